@@ -1,0 +1,122 @@
+"""From list files to batches. `train_loader` and `eval_loader` are the two doors."""
+
+import argparse
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from dataloader.classes import Classes, check_labels, find_classes
+from dataloader.dataset import EvalDataset, TrainDataset
+from dataloader.file_list import FileList, missing_files, read_list
+from dataloader.sampler import EvalSampler, TrainSampler
+from dataloader.transforms import get_transform
+from utils.batch import Batch, EvalBatch
+from utils.errors import UserError
+from utils.logger import log
+from utils.preprocess import Preprocess
+from utils.run import DEBUG_BATCHES
+
+__all__ = ["Classes", "TrainLoader", "check_labels", "eval_loader", "find_classes", "list_path", "open_list", "train_loader"]
+
+
+class TrainLoader:
+    """All batches of a run, from any point of it; workers live as long as the run does."""
+
+    def __init__(self, files: FileList, opt: argparse.Namespace, preprocess: Preprocess) -> None:
+        self.files = files
+        self.sampler = TrainSampler(len(files), opt.batch_size, opt.seed, opt.epochs, DEBUG_BATCHES if opt.debug else None)
+        dataset = TrainDataset(files, get_transform(opt, preprocess), opt.seed)
+        self._loader = _torch_loader(dataset, self.sampler, opt)
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return self.sampler.batches
+
+    def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """The batches from epoch `epoch` (from 1), batch `step` of it, to the end of the run."""
+        self.sampler.start = (epoch, step)
+        return iter(self._loader)
+
+
+def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:
+    """The loader of training batches.
+
+    Raises:
+        UserError: fewer than two images, or an unknown --transform.
+    """
+    count = len(files)
+    if count < 2:
+        raise UserError(f"{files.source} has {count} image; batch normalisation needs 2 or more in a batch.")
+    if count < opt.batch_size:
+        log.warning(f"{files.source} has {count} images, fewer than a batch of {opt.batch_size}: the batch is {count}.")
+    elif count % opt.batch_size:
+        log.info(f"An epoch leaves out {count % opt.batch_size} of {count} images, others each time (the last, ragged batch).")
+    return TrainLoader(files, opt, preprocess)
+
+
+def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess, ...]) -> "DataLoader[EvalBatch]":
+    """Batches of every listed image, in order, each image prepared in all of `ways`."""
+    sampler = EvalSampler(len(files), opt.batch_size, DEBUG_BATCHES if opt.debug else None)
+    return _torch_loader(EvalDataset(files, ways), sampler, opt)
+
+
+def list_path(opt: argparse.Namespace, name: str) -> Path:
+    """--train_list, --val_list or --test_list, or <name>.txt under --data_root."""
+    given = getattr(opt, f"{name}_list")
+    return Path(given) if given else Path(opt.data_root) / f"{name}.txt"
+
+
+def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False) -> FileList:
+    """Read the list called "train", "val" or "test", and look for its files.
+
+    Missing ones are counted and named; --on_bad_image says whether that is an error. `drop_missing` takes them out
+    of the list (training); else they stay, and count as unreadable.
+
+    Raises:
+        UserError: the list is unusable, or files are missing under --on_bad_image error.
+    """
+    files = read_list(list_path(opt, name), labelled=name != "test")
+    if not opt.check_files:
+        return files
+    gone = missing_files(files)
+    if not gone.any():
+        return files
+    shown = [f"  {files.path(index)} ({files.where(index)})" for index in np.flatnonzero(gone)[:10].tolist()]
+    count = int(gone.sum())
+    shown += [f"  … and {count - 10} more"] if count > 10 else []
+    text = "\n".join([f"{count} of {len(files)} images of {files.source} are not there:", *shown])
+    if opt.on_bad_image == "error":
+        raise UserError(f"{text}\nMend the list, or go on without them: --on_bad_image skip.")
+    log.warning(f"{text}\n" + ("They are left out." if drop_missing else "They count as unreadable."))
+    if drop_missing and gone.all():
+        raise UserError(f"No image of {files.source} is there.\nMend the list's paths (relative ones start at {files.source.parent}/).")
+    return files.select(~gone) if drop_missing else files
+
+
+def _torch_loader(dataset: Any, sampler: Any, opt: argparse.Namespace) -> "DataLoader[Any]":
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=opt.workers,
+        collate_fn=_same,  # the data set hands over whole batches
+        pin_memory=torch.cuda.is_available() and opt.gpu >= 0,
+        worker_init_fn=_start_worker,
+        prefetch_factor=4 if opt.workers else None,
+    )
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

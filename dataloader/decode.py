@@ -1,0 +1,176 @@
+"""Bytes to RGB uint8: libjpeg-turbo for JPEG, at the smallest scale that serves; OpenCV, then Pillow for the rest.
+
+Every image comes out as RGB (height, width, 3), upright (EXIF orientation applied), whatever it was: grey, palette,
+alpha (over white), 16-bit or CMYK.
+"""
+
+import io
+import struct
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from utils.errors import ImageError
+
+Image = NDArray[np.uint8]
+Need = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest factor of its size that serves
+
+MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
+TURNS = {2: (None, 1), 3: (cv2.ROTATE_180, None), 4: (None, 0), 5: (cv2.ROTATE_90_CLOCKWISE, 1),
+         6: (cv2.ROTATE_90_CLOCKWISE, None), 7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
+         8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None)}  # fmt: skip  (EXIF orientation: rotate, then flip)
+
+
+def whole(height: int, width: int) -> float:
+    """A Need: the image in full size."""
+    return 1.0
+
+
+def read_image(path: str, need: Need = whole) -> tuple[Image, tuple[int, int]]:
+    """Read and decode the file at `path`; see `decode`. Raises ImageError, which names the path."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    try:
+        return decode(data, need)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def decode(data: bytes, need: Need = whole) -> tuple[Image, tuple[int, int]]:
+    """Decode `data`.
+
+    Args:
+        need: given the upright image's height and width, the share of that size that serves, in (0, 1]; a JPEG is
+            then decoded at the smallest eighth that is no smaller, which costs a fraction of the time.
+
+    Returns:
+        uint8 (h, w, 3) RGB, and the (height, width) of the upright image in full size.
+
+    Raises:
+        ImageError: not an image, cut short, or over MAX_PIXELS.
+    """
+    if not data:
+        raise ImageError("the file is empty")
+    if data[:3] == b"\xff\xd8\xff":
+        return _decode_jpeg(data, need)
+    image = _decode_opencv(data)
+    if image is None:
+        image = _decode_pillow(data)
+    return image, image.shape[:2]
+
+
+def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except ValueError as error:
+        raise ImageError(f"damaged JPEG ({error})") from error
+    _check_size(height, width)
+    turn = orientation(data)
+    size = (width, height) if turn >= 5 else (height, width)
+    if colours not in ("YCbCr", "Gray", "RGB"):  # CMYK and YCCK
+        return _decode_pillow(data), size
+    factor = min(1.0, need(*size))
+    try:
+        image = simplejpeg.decode_jpeg(
+            data, "RGB", min_height=int(np.ceil(height * factor)), min_width=int(np.ceil(width * factor))
+        )
+    except ValueError as error:
+        raise ImageError(f"damaged JPEG ({error})") from error
+    return _upright(image, turn), size
+
+
+def _decode_opencv(data: bytes) -> Image | None:
+    """8-bit grey and colour, without alpha; None for what OpenCV does not know or would render otherwise than Pillow."""
+    if data[:4] == b"\x89PNG" and not _plain_png(data):
+        return None
+    if data[:4] != b"\x89PNG" and data[:2] != b"BM":  # WebP, TIFF and GIF may hold alpha, palettes, several frames
+        return None
+    _check_size(*_png_size(data)) if data[:4] == b"\x89PNG" and len(data) > 24 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return image
+
+
+def _decode_pillow(data: bytes) -> Image:
+    """Anything Pillow opens: its first frame, alpha over white, 16 bits cut to 8."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image: Any = PIL.Image.open(io.BytesIO(data))
+            _check_size(image.height, image.width)
+            image = PIL.ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16-bit grey
+                return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+            return np.array(image.convert("RGB"))
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
+        raise ImageError(f"not a readable image ({type(error).__name__}: {error})") from error
+
+
+def orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG, 1 to 8; 1 where there is none. Reads the few segments before the picture."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xDA or length < 2:
+            return 1
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return _exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    return 1
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None:
+        return 1
+    try:
+        (first,) = struct.unpack_from(order + "I", tiff, 4)
+        (count,) = struct.unpack_from(order + "H", tiff, first)
+        for k in range(count):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * k)
+            if tag == 0x0112 and kind == 3:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _upright(image: Image, turn: int) -> Image:
+    if turn == 1:
+        return image
+    rotation, flip = TURNS[turn]
+    if rotation is not None:
+        image = cv2.rotate(image, rotation)
+    return image if flip is None else cv2.flip(image, flip)
+
+
+def _plain_png(data: bytes) -> bool:
+    """8-bit grey or RGB without transparency or orientation, which OpenCV renders as Pillow does."""
+    return len(data) > 26 and data[24] == 8 and data[25] in (0, 2) and b"tRNS" not in data[:4096] and b"eXIf" not in data
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"{width}x{height} is over {MAX_PIXELS} pixels: a decompression bomb?")

@@ -1,0 +1,25 @@
+"""Res2Net (Gao et al., 2019), version 1b as the original template used it: timm's `d`, 26 channels, 4 scales."""
+
+from torch import Tensor, nn
+
+from network.backbones import timm_network
+from network.base_model import BaseModel
+from utils.batch import Batch
+
+
+class Model(BaseModel):
+    ARCHS = {
+        "Res2Net50": "res2net50d",
+        "Res2Net101": "res2net101d",
+    }
+
+    def build(self, arch: str) -> nn.Module:
+        return timm_network(arch, self.opt)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

@@ -1,0 +1,29 @@
+"""ResNeSt (Zhang et al., 2020): split attention. timm's resnest101e and 200e are the official ones, key for key.
+
+This is the folder to copy for a model of your own: change the network in `build`, and loss and step in `update`.
+"""
+
+from torch import Tensor, nn
+
+from network.backbones import timm_network
+from network.base_model import BaseModel
+from utils.batch import Batch
+
+
+class Model(BaseModel):
+    ARCHS = {
+        "ResNeSt50": "resnest50d",
+        "ResNeSt101": "resnest101e",
+        "ResNeSt200": "resnest200e",
+    }
+
+    def build(self, arch: str) -> nn.Module:
+        return timm_network(arch, self.opt)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

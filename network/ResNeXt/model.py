@@ -1,0 +1,25 @@
+"""ResNeXt (Xie et al., 2017): 32 groups, of 4 channels (50) and 8 (101)."""
+
+from torch import Tensor, nn
+
+from network.backbones import timm_network
+from network.base_model import BaseModel
+from utils.batch import Batch
+
+
+class Model(BaseModel):
+    ARCHS = {
+        "ResNeXt50": "resnext50_32x4d",
+        "ResNeXt101": "resnext101_32x8d",
+    }
+
+    def build(self, arch: str) -> nn.Module:
+        return timm_network(arch, self.opt)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

@@ -1,0 +1,26 @@
+"""ResNet (He et al., 2016)."""
+
+from torch import Tensor, nn
+
+from network.backbones import timm_network
+from network.base_model import BaseModel
+from utils.batch import Batch
+
+
+class Model(BaseModel):
+    ARCHS = {
+        "ResNet18": "resnet18",
+        "ResNet50": "resnet50",
+        "ResNet101": "resnet101",
+    }
+
+    def build(self, arch: str) -> nn.Module:
+        return timm_network(arch, self.opt)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

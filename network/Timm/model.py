@@ -1,0 +1,20 @@
+"""Any model of timm by its own name: `--model timm:convnext_tiny`."""
+
+from torch import Tensor, nn
+
+from network.backbones import timm_network
+from network.base_model import BaseModel
+from utils.batch import Batch
+
+
+class Model(BaseModel):
+    def build(self, arch: str) -> nn.Module:
+        return timm_network(arch.removeprefix("timm:"), self.opt)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

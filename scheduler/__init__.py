@@ -1,0 +1,142 @@
+"""Learning-rate schedules: pure functions of the step, so they can be plotted, tested, and resumed anywhere.
+
+    rate = get_schedule("2x", Span(total=2400, per_epoch=100))
+    rate(step)            # the factor of --lr at that optimizer step, counted from 0
+
+The tables below are the place for a schedule of your own: a name, its epochs, and the epochs after which the rate
+drops to a tenth. A table sets the number of epochs of the run.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from utils.errors import UserError, unknown_name
+from utils.logger import log
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`epochs` in all; after each of the epochs in `drops` the rate falls to a tenth."""
+
+    epochs: int
+    drops: tuple[int, ...]
+
+
+tables = {
+    "1x": Table(12, (7, 10)),
+    "2x": Table(24, (14, 20)),
+    "20e": Table(20, (16, 19)),
+    "100e": Table(100, (60, 90)),
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a schedule stretches over, in optimizer steps; `step_size` in epochs; `floor` is min_lr / lr."""
+
+    total: int
+    per_epoch: int
+    warmup: int = 0
+    step_size: int = 10
+    floor: float = 0.0
+
+
+def _cos(span: Span) -> Schedule:
+    """Half a cosine from 1 to the floor (Loshchilov & Hutter, 2017, without restarts)."""
+    return lambda step: span.floor + (1 - span.floor) * 0.5 * (1 + math.cos(math.pi * _done(span, step)))
+
+
+def _none(span: Span) -> Schedule:
+    """Constant."""
+    return lambda step: 1.0
+
+
+def _step(span: Span) -> Schedule:
+    """A tenth after every `step_size` epochs."""
+    return lambda step: 0.1 ** (step // (span.per_epoch * span.step_size))
+
+
+def _poly(span: Span) -> Schedule:
+    """(1 - t)^0.9, as in DeepLab (Chen et al., 2017)."""
+    return lambda step: span.floor + (1 - span.floor) * (1 - _done(span, step)) ** 0.9
+
+
+def _onecycle(span: Span) -> Schedule:
+    """Up from 1/25 over the first 30 %, then down to the floor, by cosines (Smith & Topin, 2018; torch's OneCycleLR)."""
+    peak = max(0.3 * span.total - 1, 1e-9)
+    last = max(span.total - 1, peak + 1e-9)
+
+    def rate(step: int) -> float:
+        if step <= peak:
+            return _between(1 / 25, 1.0, step / peak)
+        return _between(1.0, max(span.floor, 1 / 25e4), (min(step, last) - peak) / (last - peak))
+
+    return rate
+
+
+schedulers: dict[str, Callable[[Span], Schedule]] = {
+    "cos": _cos,
+    "none": _none,
+    "step": _step,
+    "poly": _poly,
+    "onecycle": _onecycle,
+}
+
+
+def find_table(name: str) -> Table | None:
+    """The table called `name`; "3x", "6x" … are the "1x" stretched; None where it is a curve's name.
+
+    Raises:
+        UserError: neither a table nor a curve; the message lists what there is.
+    """
+    if name in tables:
+        return tables[name]
+    if match := re.fullmatch(r"([1-9]\d{0,3})x", name):
+        times = int(match[1])
+        return Table(tables["1x"].epochs * times, tuple(drop * times for drop in tables["1x"].drops))
+    if name not in schedulers:
+        raise unknown_name("scheduler", name, [*schedulers, *tables, "Nx (any N)"])
+    return None
+
+
+def run_length(name: str, epochs: int, said: bool) -> int:
+    """The epochs of a run: a table's own, else `epochs`; a note where the user said another number than the table."""
+    table = find_table(name)
+    if table is None:
+        return epochs
+    if said and table.epochs != epochs:
+        log.warning(f"--scheduler {name} sets {table.epochs} epochs; --epochs {epochs} is not used.")
+    return table.epochs
+
+
+def get_schedule(name: str, span: Span) -> Schedule:
+    """The factor of the learning rate as a function of the optimizer step; warm-up multiplies it.
+
+    Raises:
+        UserError: unknown name, or a warm-up that is longer than the run.
+    """
+    if span.warmup >= span.total > 0 and span.warmup:
+        raise UserError(f"--warmup takes {span.warmup} steps of a run of {span.total}; allowed: less than the run.")
+    table = find_table(name)
+    if table is None:
+        rate = schedulers[name](span)
+    else:
+        drops = [drop * span.per_epoch for drop in table.drops]
+
+        def rate(step: int) -> float:
+            return 0.1 ** sum(step >= drop for drop in drops)
+
+    return lambda step: rate(step) * min(1.0, (step + 1) / span.warmup) if span.warmup else rate(step)
+
+
+def _done(span: Span, step: int) -> float:
+    """The share of the run behind us, warm-up left aside; 1 at the end and beyond."""
+    return min(1.0, max(0.0, (step - span.warmup) / max(1, span.total - span.warmup)))
+
+
+def _between(start: float, end: float, share: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

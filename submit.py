@@ -1,0 +1,59 @@
+"""Predict the class of each image of the test list, and write a CSV: `id,predicted`, a row an image, in the list's order.
+
+    python submit.py --load checkpoints/resnest/20_ResNeSt101.pt
+    python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv
+"""
+
+import argparse
+import csv
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from options import parse_submit
+from utils.run import run_command
+
+
+def main(opt: argparse.Namespace) -> None:
+    # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+    import dataloader
+    from network import load_predictor, predict
+    from utils.logger import log, start_logging
+    from utils.report import results
+    from utils.run import get_device, seed_everything
+
+    start_logging()
+    seed_everything(opt.seed, opt.deterministic)
+    files = dataloader.open_list(opt, "test")
+    loaded = load_predictor(opt, get_device(opt.gpu))
+    classes = dataloader.Classes.from_dict(loaded.data)
+
+    loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
+    predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
+    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / "submission.csv"
+    write_submission(out, predictions, files, classes)
+    if probabilities is not None:
+        results.write_probabilities(out.with_name("probs.npz"), probabilities, files, classes)
+    guessed = int((~predictions.readable).sum())
+    if guessed:
+        log.warning(f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class.")
+    log.info(f"{len(predictions.index)} predictions: {out}")
+
+
+def write_submission(path: Path, predictions: Any, files: Any, classes: Any) -> None:
+    """Write `id,predicted` rows: the file's name, its class. An unreadable image gets the commonest training class."""
+    from utils.files import atomic_write
+
+    images = classes.images or [0]
+    commonest = images.index(max(images))
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "predicted"])
+        for row, index in enumerate(predictions.index.tolist()):
+            predicted = int(predictions.top[row, 0]) if predictions.readable[row] else commonest
+            writer.writerow([os.path.basename(files.path(index)), predicted])
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(parse_submit, main))

@@ -1,0 +1,85 @@
+"""Train a classifier on the images of a list.
+
+    python train.py --tag resnest --model ResNeSt101 --optimizer sgd --scheduler 2x -b 24 --lr 0.0001
+    python train.py --tag resnest --resume
+    python train.py --tag finer --model ResNeSt101 --load checkpoints/resnest/best.pt --scale 320
+
+Writes checkpoints/<tag>/ (<epoch>_<Model>.pt, last.pt, best.pt) and logs/<tag>/ (log.txt, metrics.csv, curves.png,
+options.yaml, TensorBoard).
+"""
+
+import argparse
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from eval import evaluate
+from options import parse_train
+from utils.run import run_command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from network import BaseModel
+    from utils.batch import Batch
+    from utils.training_run import TrainingRun
+
+
+def main(opt: argparse.Namespace) -> None:
+    # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+    import torch
+
+    import dataloader
+    from network import Member, Predictor, get_model, load_into
+    from scheduler import run_length
+    from utils.run import get_device, seed_everything
+    from utils.training_run import TrainingRun
+
+    # ---------------------------------------------------------------------------------------- where to begin
+    run = TrainingRun.begin(opt)
+    opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
+    if run.complete():
+        return
+    seed_everything(opt.seed, opt.deterministic)
+
+    # ---------------------------------------------------------------------------------------- data
+    train_files = dataloader.open_list(opt, "train", drop_missing=True)
+    val_files = dataloader.open_list(opt, "val")
+    classes = dataloader.find_classes(train_files, opt.num_classes)
+    dataloader.check_labels(val_files, classes.count, "the training list")
+    opt.num_classes = classes.count
+
+    # ---------------------------------------------------------------------------------------- network
+    model = get_model(opt.model)(run.network_options())
+    if run.start is not None:
+        load_into(model, run.start, run.source, strict=opt.resume)
+    model.to(get_device(opt.gpu), memory_format=torch.channels_last)
+    opt.precision_used = model.set_precision(opt.precision)
+    train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
+    model.setup_training(opt, steps_per_epoch=len(train_loader))
+    if opt.resume:
+        model.load_state(run.start)
+
+    # ---------------------------------------------------------------------------------------- training
+    predictor = Predictor([Member(model, model.preprocess())])
+    val_loader = dataloader.eval_loader(opt, val_files, predictor.ways)
+    run.describe(model, train_files, val_files, classes)
+    batches = train_loader.batches(run.next_epoch)
+    for epoch in range(run.next_epoch, opt.epochs + 1):
+        scores = train_epoch(model, islice(batches, len(train_loader)), run, epoch)
+        if epoch % opt.val_freq == 0 or epoch == opt.epochs:
+            scores |= {f"val_{name}": value for name, value in evaluate(predictor, val_loader, classes.count).items()}
+        run.end_epoch(epoch, scores, model)
+    run.finish()
+
+
+def train_epoch(model: "BaseModel", batches: "Iterator[Batch]", run: "TrainingRun", epoch: int) -> dict[str, Any]:
+    """Update the model with each batch; returns the epoch's mean loss, rate, and speed."""
+    with run.watch(epoch, model) as watch:
+        for batch in watch(batches):
+            watch.loss(model.update(batch), batch)
+    return watch.scores()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(parse_train, main))

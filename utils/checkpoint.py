@@ -1,0 +1,95 @@
+"""Checkpoints: tensors and plain data in one file, written whole, read without running any of it.
+
+Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `opt` (the resolved options), `data` (class count
+and names, images a class, preprocessing), `history` (a dict of scores an epoch), `best`; and for --resume `training`
+(optimizer, EMA, scaler, step). A file without `format` is taken as somebody's plain state dict.
+"""
+
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+from utils.files import atomic_write, link_over
+
+FORMAT = 1
+WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # where others keep the weights
+
+
+class SaveError(UserError):
+    """A checkpoint could not be written; what was there before is whole."""
+
+
+def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None:
+    """Write `content` to `path`, and give it the names in `also` without writing it again.
+
+    Raises:
+        SaveError: the disk is full, or the folder cannot be written; earlier files are untouched.
+    """
+    try:
+        with atomic_write(path) as file:
+            torch.save({"format": FORMAT, **content}, file)
+        for other in also:
+            link_over(path, other)
+    except (OSError, RuntimeError) as error:  # torch's zip writer wraps a full disk into a RuntimeError
+        reason = error if isinstance(error, OSError) else error.__context__ or error
+        raise SaveError(
+            f"The checkpoint {path} could not be written: {reason}.\n"
+            f"Earlier checkpoints are whole. Free some space (`df -h {path.parent}`), then go on with --resume."
+        ) from error
+
+
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; a plain state dict comes back as {"weights": ...} without `format`.
+
+    Raises:
+        UserError: no such file, damaged, of a newer version, or a pickle that holds more than tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
+    try:
+        content = _read(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} is refused: it is damaged, or holds code besides tensors and plain data, which loading would run "
+            f"({str(error).splitlines()[0][:200]}).\nLoad it where you trust it, save its state_dict alone, and give that."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, AssertionError, TypeError, IndexError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{_neighbours(path)}") from error
+    if isinstance(content, dict) and "format" in content:
+        if content["format"] > FORMAT:
+            raise UserError(f"{path} has format {content['format']}; this version reads up to {FORMAT}. Update the code.")
+        return content
+    return {"weights": _plain_weights(content, path)}
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds no checkpoint and no state dict (got a {kind}); allowed: {{name: tensor}}.")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _neighbours(path: Path) -> str:
+    """The checkpoints that do lie in the folder, for an error's second line."""
+    present = sorted((p for p in path.parent.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
+    if present:
+        return "\nThere are: " + ", ".join(str(p) for p in present[:8])
+    return f"\nThe folder {path.parent} holds no checkpoint."

@@ -1,0 +1,114 @@
+"""What a run says: on the screen, in logs/<tag>/log.txt, in metrics.csv, and to TensorBoard."""
+
+import argparse
+import contextlib
+import csv
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from utils.files import atomic_write
+
+log = logging.getLogger("classifier")
+
+
+class _Screen(logging.Handler):
+    """Prints above a progress bar instead of through it; warnings in yellow where a person looks on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            text = f"\033[1;33m{text}\033[0m" if sys.stdout.isatty() else f"warning: {text}"
+        tqdm.tqdm.write(text)
+
+
+def start_logging(file: Path | None = None) -> None:
+    """Send `log` to the screen, and to `file` (appended, with times) if there is one."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(_Screen())
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file, encoding="utf-8", errors="surrogateescape")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+
+def progress(iterable: Any, description: str, total: int | None = None) -> Any:
+    """A tqdm bar over `iterable` that leaves no line behind; silent where the output is not a terminal."""
+    return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=None)
+
+
+class Scores:
+    """TensorBoard scalars, and metrics.csv written anew from the history each epoch, so no line is lost or doubled."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """`first_step`: a resumed run drops TensorBoard points from here on, which it is about to write again."""
+        from tensorboardX import SummaryWriter
+
+        self.folder = folder
+        self.writer = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+
+    def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
+        """Add a point `<prefix>/<name>` for each of `values` at `step`."""
+        legacy = legacy_modules()
+        legacy.write_meters_loss(self.writer, prefix, legacy.AverageMeters(dict(values), dict.fromkeys(values, 1)), step)
+
+    def table(self, history: list[dict[str, Any]]) -> None:
+        """Write metrics.csv: a row an epoch, a column for each name that any epoch has."""
+        names = list(dict.fromkeys(name for row in history for name in row))
+        with atomic_write(self.folder / "metrics.csv", "w") as file:
+            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(history)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def write_options(opt: argparse.Namespace, path: Path) -> None:
+    """Write the resolved options as YAML; the file serves as --config."""
+    import yaml
+
+    settings = {name: value for name, value in vars(opt).items() if name not in ("given", "config")}
+    with atomic_write(path, "w") as file:
+        yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
+
+
+def legacy_modules() -> Any:
+    """The module mscv (meters, TensorBoard helpers), imported without the `stty` complaint of its misc_utils."""
+    with _quiet_stderr():
+        import mscv
+    return mscv
+
+
+def format_count(number: int) -> str:
+    """12345678 -> "12,345,678" (misc_utils)."""
+    with _quiet_stderr():
+        from misc_utils import format_num
+    return format_num(number)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """misc_utils runs `stty size` on import, which writes to stderr where there is no terminal."""
+    if "misc_utils" in sys.modules:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

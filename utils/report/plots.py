@@ -1,0 +1,134 @@
+"""PNG pictures, by matplotlib; drawn without a display."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from utils.files import atomic_write
+from utils.metrics import Predictions
+
+MATRIX_CLASSES = 40  # more than so many classes: the worst pairs instead of the matrix
+WORST_PAIRS = 30
+
+
+def curves(path: Path, history: list[dict[str, Any]]) -> None:
+    """Loss, scores and learning rate over the epochs."""
+    figure, axes = _figure(13, 3.6, 3)
+    panels = (("loss", ("train_loss", "val_loss")), ("accuracy", ("val_top1", "val_mean_class_accuracy")), ("learning rate", ("lr",)))
+    for axis, (title, names) in zip(axes, panels, strict=True):
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if axis.lines:
+            axis.legend()
+    _save(figure, path)
+
+
+def confusion(path: Path, scored: Any) -> None:
+    """The confusion matrix (rows sum to 1), or the most frequent confusions where there are many classes."""
+    predictions, _, classes = scored
+    seen = predictions.readable & (predictions.label >= 0)
+    label, first = predictions.label[seen], predictions.top[seen][:, 0]
+    if classes.count <= MATRIX_CLASSES:
+        _matrix(path, label, first, classes)
+    else:
+        _pairs(path, label, first, classes)
+
+
+def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+    count = classes.count
+    matrix = np.bincount(label * count + first, minlength=count * count).reshape(count, count).astype(float)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 3 + 0.42 * count
+    figure, (axis,) = _figure(side + 1, side, 1)
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    names = [_short(classes.name(k)) for k in range(count)]
+    axis.set_xticks(range(count), names, rotation=60, ha="right")
+    axis.set_yticks(range(count), names)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
+        dark = share[row, column] > 0.5
+        axis.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axis.set_title("Of the images of a row's class, so many per cent were called …")
+    figure.colorbar(image, fraction=0.046)
+    _save(figure, path)
+
+
+def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+    wrong = label != first
+    pairs, counts = np.unique(np.stack([label[wrong], first[wrong]]), axis=1, return_counts=True)
+    worst = np.argsort(-counts, kind="stable")[:WORST_PAIRS][::-1]
+    figure, (axis,) = _figure(9, 1.5 + 0.28 * max(1, len(worst)), 1)
+    texts = [f"{_short(classes.name(int(pairs[0, k])))} → {_short(classes.name(int(pairs[1, k])))}" for k in worst]
+    axis.barh(texts, counts[worst])
+    axis.set_title("Most frequent confusions: true → predicted")
+    axis.set_xlabel("images")
+    _save(figure, path)
+
+
+def errors(path: Path, scored: Any, count: int = 24) -> None:
+    """The wrong predictions that the network was surest of: often wrong labels."""
+    predictions, files, classes = scored
+    chosen = surest_errors(predictions, count)
+    captions = [
+        f"{_short(classes.name(int(predictions.label[k])))}\ncalled {_short(classes.name(int(predictions.top[k, 0])))} "
+        f"{100 * predictions.probability[k, 0]:.0f} %"
+        for k in chosen
+    ]
+    gallery(path, [_thumbnail(files.path(int(predictions.index[k]))) for k in chosen], captions, "The surest errors: true class, called …")
+
+
+def surest_errors(predictions: Predictions, count: int) -> list[int]:
+    """Rows of the wrong predictions with the highest probability, surest first."""
+    wrong = predictions.readable & (predictions.label >= 0) & (predictions.top[:, 0] != predictions.label)
+    rows = np.flatnonzero(wrong)
+    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:count].tolist()
+
+
+def gallery(path: Path, images: list[np.ndarray], captions: list[str], title: str, columns: int = 8) -> None:
+    """A sheet of uint8 RGB images with captions, as PNG."""
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    figure, axes = _figure(1.7 * columns, 2.1 * rows + 0.5, columns, rows)
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, image, caption in zip(axes, images, captions, strict=False):
+        axis.imshow(image)
+        axis.set_title(caption, fontsize=8)
+    figure.suptitle(title if images else f"{title}: none")
+    _save(figure, path)
+
+
+def _thumbnail(path: str, side: int = 160) -> np.ndarray:
+    with PIL.Image.open(path) as image:
+        small = image.convert("RGB")
+        small.thumbnail((side, side))
+        return np.asarray(small)
+
+
+def _short(name: str, length: int = 24) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    rcParams["font.sans-serif"] = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei"]
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")

@@ -1,0 +1,26 @@
+"""Where all randomness comes from: counters, not states. What is drawn depends on (seed, epoch, sample) alone.
+
+Each stream is a Philox generator whose 128-bit key holds the seed and what the stream is for, so that no order of
+calls, number of workers or place where a run was cut can change it.
+"""
+
+import numpy as np
+import torch
+
+ORDER = 1 << 63  # the upper half of the second key word, which no sample reaches
+STEP_BITS = 40
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The generator of one sample's augmentation in one epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch << STEP_BITS | index]))
+
+
+def order_rng(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's order."""
+    return np.random.Generator(np.random.Philox(key=[seed, ORDER | epoch]))
+
+
+def seed_step(seed: int, epoch: int, step: int) -> None:
+    """Seed torch's generators for one training step: dropout, stochastic depth, mixup."""
+    torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + step & (1 << 63) - 1)

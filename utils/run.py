@@ -1,0 +1,96 @@
+"""How a script begins and ends: its line in run_log.txt, its exit code, its device, its seed."""
+
+import argparse
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from utils import run_log
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
+
+
+def run_command(
+    parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]
+) -> int:
+    """Parse the command line, run `main(opt)`, write run_log.txt; returns the exit code.
+
+    0 done, 2 a user's mistake (the message alone on stderr), 130 interrupted, 1 a fault of ours (with traceback).
+    """
+    if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
+        parse(None)
+    started = time.monotonic()
+    try:
+        opt = parse(None)
+    except SystemExit as wrong:
+        run_log.end(run_log.begin("-"), f"exit {wrong.code}")
+        raise
+    entry = run_log.begin(opt.tag)
+    code = _guarded(main, opt)
+    state = {0: f"done in {time.monotonic() - started:.0f} s", 130: "interrupted"}.get(code, f"exit {code}")
+    run_log.end(entry, state)
+    return code
+
+
+def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace) -> int:
+    try:
+        main(opt)
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `python eval.py … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def get_device(gpu: int) -> "torch.device":
+    """The device of --gpu: card `gpu`, or the CPU for -1 and, after a notice, where there is no CUDA device.
+
+    Raises:
+        UserError: there are cards, but not so many.
+    """
+    import torch
+
+    from utils.logger import log
+
+    if gpu < 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        log.info("No CUDA device here: running on the CPU (--gpu -1 says so without this notice).")
+        return torch.device("cpu")
+    if gpu >= torch.cuda.device_count():
+        raise UserError(f"--gpu is {gpu}; allowed: 0 to {torch.cuda.device_count() - 1}, or -1 for the CPU.")
+    return torch.device("cuda", gpu)
+
+
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seed the global generators of Python, NumPy and torch; `deterministic`: only bit-exact algorithms.
+
+    The pipeline draws from (seed, epoch, sample) and the network from (seed, step) and needs no global state; this
+    is for what a user's own code draws.
+    """
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)

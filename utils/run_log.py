@@ -1,0 +1,91 @@
+"""`run_log.txt`: a line a command, where the command ran: time, process id, tag, how it ended, the command as typed."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.files import atomic_write, locked
+
+FILE = "run_log.txt"
+
+
+@dataclass
+class Entry:
+    """One line of the log; `state` is `running`, `done in 53 s`, `exit 2`, `interrupted` or `killed`."""
+
+    time: str
+    pid: int
+    tag: str
+    state: str
+    command: str
+
+    def line(self) -> str:
+        return f"{self.time}\tpid {self.pid}\ttag {self.tag}\t{self.state}\t{self.command}"
+
+    @staticmethod
+    def parse(line: str) -> "Entry | None":
+        """The entry that a line holds; None for a line that somebody else wrote."""
+        fields = line.split("\t", 4)
+        if len(fields) != 5 or not fields[1].startswith("pid ") or not fields[2].startswith("tag "):
+            return None
+        return Entry(fields[0], int(fields[1][4:]), fields[2][4:], fields[3], fields[4])
+
+
+def begin(tag: str) -> Entry:
+    """Write this command's line, and mark those as killed that say `running` but whose process is gone."""
+    words = ["python", *sys.argv]
+    entry = Entry(time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid(), tag, "running", shlex.join(words))
+
+    def change(lines: list[str]) -> list[str]:
+        return [_mark_killed(line) for line in lines] + [entry.line()]
+
+    _rewrite(change)
+    return entry
+
+
+def end(entry: Entry, state: str) -> None:
+    """Write how the command of `entry` ended."""
+    before = entry.line()
+    entry.state = state
+    _rewrite(lambda lines: [entry.line() if line == before else line for line in lines])
+
+
+def take(tag: str) -> list[str]:
+    """Remove and return the lines of exactly `tag`, but for the line of this very process."""
+    taken: list[str] = []
+
+    def change(lines: list[str]) -> list[str]:
+        kept = []
+        for line in lines:
+            entry = Entry.parse(line)
+            mine = entry is not None and entry.tag == tag and entry.pid != os.getpid()
+            (taken if mine else kept).append(line)
+        return kept
+
+    _rewrite(change)
+    return taken
+
+
+def put_back(lines: list[str]) -> None:
+    """Add lines that `take` gave, in the order of time."""
+    _rewrite(lambda present: sorted(present + lines, key=lambda line: line.split("\t", 1)[0]))
+
+
+def _mark_killed(line: str) -> str:
+    entry = Entry.parse(line)
+    if entry is None or entry.state != "running" or Path(f"/proc/{entry.pid}").exists() or not Path("/proc/self").exists():
+        return line
+    entry.state = "killed"
+    return entry.line()
+
+
+def _rewrite(change: Callable[[list[str]], list[str]]) -> None:
+    with locked(FILE + ".lock"):
+        path = Path(FILE)
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        with atomic_write(path, "wb") as file:
+            file.write("".join(line + "\n" for line in change(lines)).encode("utf-8", errors="surrogateescape"))
