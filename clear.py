@@ -1,8 +1,8 @@
 """Put one experiment's records into the trash: checkpoints, logs, results and run_log lines of exactly this tag.
 
-    python clear.py --tag resnest               into .trash/<time>_resnest/
-    python clear.py --tag resnest --restore     back again
-    python clear.py --tag resnest --rm          for good, what lies in the trash too
+python clear.py --tag resnest               into .trash/<time>_resnest/
+python clear.py --tag resnest --restore     back again
+python clear.py --tag resnest --rm          for good, what lies in the trash too
 """
 
 import argparse

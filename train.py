@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
-    import torch
-
     import dataloader
     from network import Member, Predictor, get_model, load_into
     from scheduler import run_length
@@ -53,11 +51,11 @@ def main(opt: argparse.Namespace) -> None:
     model = get_model(opt.model)(run.network_options())
     if run.start is not None:
         load_into(model, run.start, run.source, strict=opt.resume)
-    model.to(get_device(opt.gpu), memory_format=torch.channels_last)
+    model.place(get_device(opt.gpu))
     opt.precision_used = model.set_precision(opt.precision)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
     model.setup_training(opt, steps_per_epoch=len(train_loader))
-    if opt.resume:
+    if run.start is not None and opt.resume:
         model.load_state(run.start)
 
     # ---------------------------------------------------------------------------------------- training

@@ -13,17 +13,22 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 
 from utils.errors import ImageError
 
-Image = NDArray[np.uint8]
+Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
 Need = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest factor of its size that serves
 
 MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
-TURNS = {2: (None, 1), 3: (cv2.ROTATE_180, None), 4: (None, 0), 5: (cv2.ROTATE_90_CLOCKWISE, 1),
-         6: (cv2.ROTATE_90_CLOCKWISE, None), 7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
-         8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None)}  # fmt: skip  (EXIF orientation: rotate, then flip)
+TURNS = {
+    2: (None, 1),
+    3: (cv2.ROTATE_180, None),
+    4: (None, 0),
+    5: (cv2.ROTATE_90_CLOCKWISE, 1),
+    6: (cv2.ROTATE_90_CLOCKWISE, None),
+    7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
+    8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
+}  # fmt: skip  (EXIF orientation: rotate, then flip)
 
 
 def whole(height: int, width: int) -> float:
@@ -79,9 +84,7 @@ def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
         return _decode_pillow(data), size
     factor = min(1.0, need(*size))
     try:
-        image = simplejpeg.decode_jpeg(
-            data, "RGB", min_height=int(np.ceil(height * factor)), min_width=int(np.ceil(width * factor))
-        )
+        image = simplejpeg.decode_jpeg(data, "RGB", min_height=int(np.ceil(height * factor)), min_width=int(np.ceil(width * factor)))
     except ValueError as error:
         raise ImageError(f"damaged JPEG ({error})") from error
     return _upright(image, turn), size
@@ -96,8 +99,7 @@ def _decode_opencv(data: bytes) -> Image | None:
     _check_size(*_png_size(data)) if data[:4] == b"\x89PNG" and len(data) > 24 else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    return image
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode_pillow(data: bytes) -> Image:

@@ -42,7 +42,7 @@ class FileList:
         return name if name.startswith("/") else os.path.join(self.source.parent, name)
 
     def where(self, index: int) -> str:
-        """"datasets/train.txt, line 17": for messages."""
+        """ "datasets/train.txt, line 17": for messages."""
         return f"{self.source}, line {self.line[index]}"
 
     def select(self, keep: NDArray[np.bool_]) -> "FileList":

@@ -88,7 +88,9 @@ def prepare_fashion(opt: argparse.Namespace) -> None:
         "test": (source.train, order[opt.train : opt.train + opt.test]),
     }
     for name, ((images, labels), chosen) in parts.items():
-        paths = [_write_image(out / name / f"{name}_{index:05d}.png", images[index]) for index in progress(chosen.tolist(), f"writing {name}")]
+        paths = [
+            _write_image(out / name / f"{name}_{index:05d}.png", images[index]) for index in progress(chosen.tolist(), f"writing {name}")
+        ]
         write_list(out / f"{name}.txt", paths, None if name == "test" else labels[chosen].tolist())
     _write_lines(out / "classes.txt", source.classes)
 
@@ -104,14 +106,17 @@ def _from_debian() -> Source | None:
     apt = shutil.which("apt-get")
     if not DEBIAN.is_dir() and apt and os.geteuid() == 0:
         log.info("Installing Debian's dataset-fashion-mnist …")
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         install = [apt, "install", "-y", "--no-install-recommends", "dataset-fashion-mnist"]
-        if subprocess.run(install, **quiet).returncode:  # a fresh machine has no package lists yet
-            subprocess.run([apt, "update"], **quiet)
-            subprocess.run(install, **quiet)
+        if not _quietly(install):  # a fresh machine has no package lists yet
+            _quietly([apt, "update"])
+            _quietly(install)
     if not DEBIAN.is_dir():
         return None
     return Source("Fashion-MNIST (Debian's dataset-fashion-mnist)", _read_idx("train"), _read_idx("t10k"), FASHION)
+
+
+def _quietly(command: list[str]) -> bool:
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def _read_idx(part: str) -> Arrays:

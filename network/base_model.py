@@ -25,6 +25,8 @@ class BaseModel(nn.Module):
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
     """
 
+    _mean: Tensor
+    _std: Tensor
     ARCHS: ClassVar[dict[str, str]] = {}  # our name -> the backbone's; a name that is not in it takes the first
 
     def __init__(self, opt: argparse.Namespace, name: str | None = None) -> None:
@@ -50,6 +52,11 @@ class BaseModel(nn.Module):
         raise NotImplementedError(f"{type(self).__module__}: write update(batch); network/ResNeSt/model.py is an example")
 
     # -------------------------------------------------------------------------------------------- forward
+
+    def place(self, device: torch.device) -> None:
+        """Move to `device`, weights in channels_last: convolutions are up to twice as fast so, on CPU and CUDA alike."""
+        self.to(device)
+        self.to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:

@@ -102,7 +102,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
     for path, weight in zip(opt.load, weights, strict=True):
         content = checkpoint.load(path)
         model, data = _rebuild(content, path, opt)
-        model.to(device, memory_format=torch.channels_last)
+        model.place(device)
         precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
         model.set_precision(_usable(precision, device))
         way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()

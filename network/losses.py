@@ -53,4 +53,3 @@ def get_loss(opt: argparse.Namespace) -> Loss:
     if opt.loss not in losses:
         raise unknown_name("loss", opt.loss, losses)
     return losses[opt.loss](opt)
-

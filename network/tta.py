@@ -61,7 +61,9 @@ def _fivecrop(way: Preprocess) -> list[View]:
 
 def _multiscale(way: Preprocess) -> list[View]:
     """Three sizes: 1, 1.15 and 1.3 times that of training; networks gain from testing larger (Touvron et al., 2019)."""
-    return [View(replace(way, scale=round(way.scale * factor / 8) * 8 if factor > 1 else way.scale), _dihedral(0)) for factor in (1, 1.15, 1.3)]
+    return [
+        View(replace(way, scale=round(way.scale * factor / 8) * 8 if factor > 1 else way.scale), _dihedral(0)) for factor in (1, 1.15, 1.3)
+    ]
 
 
 ttas: dict[str, Callable[[Preprocess], list[View]]] = {

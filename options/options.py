@@ -1,7 +1,7 @@
 """Every flag, in groups; one parser a script. Nothing is parsed, read or written on import.
 
-    from options import parse_train
-    opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
+from options import parse_train
+opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 """
 
 import argparse
@@ -115,7 +115,9 @@ def _data(parser: Parser, lists: tuple[str, ...]) -> None:
         group(f"--{name}_list", metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
     group("-b", "--batch_size", type=int, default=24, low=1, metavar="N", help="images a batch")
     if lists == ("test",) or lists == ("val",):
-        group("--scale", type=int, low=8, high=4096, metavar="PX", help="side of the square given to the network; by default the checkpoint's")
+        group(
+            "--scale", type=int, low=8, high=4096, metavar="PX", help="side of the square given to the network; by default the checkpoint's"
+        )
         group("--fit", choices=choices.FITS, help="how an image becomes a square; by default the checkpoint's")
         default, missing = "skip", "skip: it is named and counted apart, and gets a row all the same"
     else:
@@ -187,7 +189,14 @@ def _augmentation(parser: Parser) -> None:
 def _saving(parser: Parser) -> None:
     group = parser.group("records")
     group("--val_freq", type=int, default=1, low=1, metavar="N", help="validate every N epochs, and after the last")
-    group("--save_freq", type=int, default=10, low=1, metavar="N", help="keep a checkpoint every N epochs, and after the last; last.pt and best.pt come besides")
+    group(
+        "--save_freq",
+        type=int,
+        default=10,
+        low=1,
+        metavar="N",
+        help="keep a checkpoint every N epochs, and after the last; last.pt and best.pt come besides",
+    )
     group("--max_bad", type=float, default=0.01, low=0, high=1, help="stop when more than this share of an epoch's images cannot be read")
 
 
@@ -210,7 +219,9 @@ def _check_tag(opt: argparse.Namespace) -> list[str]:
         return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
     if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag):
         return []
-    return [f"--tag is {tag!r}; allowed: one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash)"]
+    return [
+        f"--tag is {tag!r}; allowed: one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash)"
+    ]
 
 
 def _check_load(opt: argparse.Namespace) -> list[str]:

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
 Bad = tuple[tuple[int, str], ...]  # unreadable images: (index, what is wrong, with the path)
 
 
@@ -18,7 +17,7 @@ class Batch(NamedTuple):
 
     image: Tensor
     label: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the contract's name; tuple.index is not missed
     epoch: int
     step: int
     bad: Bad
@@ -33,6 +32,6 @@ class EvalBatch(NamedTuple):
 
     images: tuple[Tensor, ...]
     label: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # the contract's name; tuple.index is not missed
     readable: Tensor
     bad: Bad

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
-def run_command(
-    parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]
-) -> int:
+def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> int:
     """Parse the command line, run `main(opt)`, write run_log.txt; returns the exit code.
 
     0 done, 2 a user's mistake (the message alone on stderr), 130 interrupted, 1 a fault of ours (with traceback).

@@ -59,7 +59,7 @@ def take(tag: str) -> list[str]:
     taken: list[str] = []
 
     def change(lines: list[str]) -> list[str]:
-        kept = []
+        kept: list[str] = []
         for line in lines:
             entry = Entry.parse(line)
             mine = entry is not None and entry.tag == tag and entry.pid != os.getpid()

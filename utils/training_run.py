@@ -60,7 +60,9 @@ class TrainingRun:
         if opt.resume and start is not None:
             _take_options(opt, start, source)
         elif any(folder.glob("*.pt")):
-            log.warning(f"{folder}/ has checkpoints of an earlier run, which this one replaces as it goes (--resume would go on with them).")
+            log.warning(
+                f"{folder}/ has checkpoints of an earlier run, which this one replaces as it goes (--resume would go on with them)."
+            )
         return cls(opt, start, source)
 
     def complete(self) -> bool:
@@ -214,7 +216,8 @@ class Watch:
         spent = max(1e-9, time.monotonic() - self.began)
         if not math.isfinite(loss):
             raise UserError(
-                f"The loss is {loss} in epoch {self.epoch}, by batch {self.count}. Earlier checkpoints in {self.run.checkpoints}/ are whole.\n"
+                f"The loss is {loss} in epoch {self.epoch}, by batch {self.count}. "
+                f"Earlier checkpoints in {self.run.checkpoints}/ are whole.\n"
                 f"Try a lower --lr (it was {self.lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
             )
         return {"train_loss": loss, "lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
@@ -240,13 +243,17 @@ def _take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -
             changed.append(f"--{name} {value} -> {getattr(opt, name)}")
     if "precision" not in opt.given:
         opt.precision = saved.get("precision_used", opt.precision)
-    log.info(f"Resuming {source} after epoch {start['epoch']}, with its options" + (f", but {shlex.join(changed)}" if changed else "") + ".")
+    log.info(
+        f"Resuming {source} after epoch {start['epoch']}, with its options" + (f", but {shlex.join(changed)}" if changed else "") + "."
+    )
 
 
 def _in_words(scores: dict[str, Any]) -> str:
     words = [f"loss {scores['train_loss']:.4f}"]
     if "val_top1" in scores:
-        words.append("val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(**scores))
+        words.append(
+            "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(**scores)
+        )
         if scores["val_unreadable"]:
             words.append(f"{scores['val_unreadable']} unreadable")
     words.append(f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s  waiting for data {100 * scores['data_wait']:.0f} %")

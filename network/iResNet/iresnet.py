@@ -29,14 +29,14 @@ class Block(nn.Module):
         super().__init__()
         outputs, stride = width * EXPANSION, 2 if kind == "start" else 1
         self.kind = kind
-        self.bn0 = nn.BatchNorm2d(inputs) if lead else None
+        self.bn0: nn.Module | None = nn.BatchNorm2d(inputs) if lead else None
         self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = None if kind == "middle" else nn.BatchNorm2d(outputs)
-        self.downsample = _projection(inputs, outputs) if kind == "start" else None
+        self.bn3: nn.Module | None = None if kind == "middle" else nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = _projection(inputs, outputs) if kind == "start" else None
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,11 +47,9 @@ class Block(nn.Module):
             x = self.relu(self.bn0(x))
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.conv3(self.relu(self.bn2(self.conv2(x))))
-        if self.kind == "start":
-            return self.bn3(x) + shortcut
-        if self.kind == "end":
-            return self.relu(self.bn3(x + shortcut))
-        return x + shortcut
+        if self.bn3 is None:
+            return x + shortcut
+        return self.bn3(x) + shortcut if self.kind == "start" else self.relu(self.bn3(x + shortcut))
 
 
 class IResNet(nn.Module):

@@ -1,0 +1,1 @@
+"""Helpers beside the four scripts: `python -m tools.<name>`."""

@@ -1,0 +1,67 @@
+"""A sheet of augmented training samples with their labels: what the network will be shown.
+
+    python -m tools.preview --data_root datasets/fashion-mnist --transform resize
+    python -m tools.preview --transform light --samples 4 --views 12 --out light.png
+
+Takes train.py's options too; each row is one image: first as evaluation sees it, then augmented as in epochs 1, 2, …
+Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+import dataloader
+from dataloader.dataset import EvalDataset, TrainDataset
+from dataloader.sampler import BatchKey
+from dataloader.transforms import get_transform
+from options import build_parser
+from utils.errors import UserError
+from utils.logger import log, progress, start_logging
+from utils.preprocess import Preprocess
+from utils.report.plots import gallery
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and draw; returns the exit code."""
+    parser = build_parser("train")
+    parser.prog = "-m tools.preview"
+    group = parser.group("preview")
+    group("--samples", type=int, default=6, low=1, high=64, help="images, a row each")
+    group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
+    group("--out", default="preview.png", metavar="FILE", help="where the PNG goes")
+    opt = parser.parse(argv)
+    start_logging()
+    try:
+        draw(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def draw(opt) -> None:
+    """Draw the sheet of `opt` and write it."""
+    files = dataloader.open_list(opt, "train", drop_missing=True)
+    classes = dataloader.find_classes(files, opt.num_classes)
+    preprocess = Preprocess(opt.scale, opt.fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    chosen = np.random.default_rng(opt.seed).permutation(len(files))[: opt.samples]
+    plain = EvalDataset(files, (preprocess,)).__getitems__(BatchKey(0, 0, chosen)).images[0]
+    dataset = TrainDataset(files, get_transform(opt, preprocess), opt.seed)
+    epochs = [dataset.__getitems__(BatchKey(epoch, 0, chosen)).image for epoch in progress(range(1, opt.views + 1), "augmenting")]
+    images, captions = [], []
+    for row, index in enumerate(chosen.tolist()):
+        images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
+        captions += [classes.name(int(files.label[index])), *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
+    gallery(Path(opt.out), images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
+    sheet = np.concatenate([np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1)
+    with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
+        writer.add_image(f"preview/{opt.transform}", sheet)
+    log.info(f"{len(chosen)} images, {opt.views} views each: {opt.out} (and TensorBoard, in {opt.log_dir}/{opt.tag})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
