@@ -37,13 +37,13 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
         if package := _packaged(name):
             return _from_package(name, package, settings)
         overlay = _source(name, Path(opt.weights_dir))
-        net = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
         return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
     except TypeError as error:
         raise UserError(f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out.") from error
 
 
-def _fresh_head(net: nn.Module) -> nn.Module:
+def _fresh_head(net: Any) -> nn.Module:
     """Let a new classifier begin near indifference: small weights, no bias.
 
     timm's own start for EfficientNet is +-1/sqrt(classes), at which ten classes begin with a loss of 4 instead of 2.3;

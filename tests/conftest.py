@@ -1,0 +1,90 @@
+"""Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+NAMES = ("china", "flower", "hopper")
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """Three photographs that scikit-learn and matplotlib ship, uint8 RGB: a temple, a flower, a portrait."""
+    import matplotlib
+    import sklearn.datasets
+
+    hopper = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    portrait = cv2.cvtColor(cv2.imread(str(hopper)), cv2.COLOR_BGR2RGB)
+    return [*sklearn.datasets.load_sample_images().images, portrait]
+
+
+@pytest.fixture(scope="session")
+def photo_set(photos, tmp_path_factory) -> Path:
+    """A folder with train.txt (36 images), val.txt (12), test.txt (6) and classes.txt: JPEG cuts of the photographs, by photograph."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for part, each in (("train", 12), ("val", 4), ("test", 2)):
+        lines = []
+        for label, photo in enumerate(photos):
+            for k in range(each):
+                side = int(rng.integers(120, 240))
+                top, left = (int(rng.integers(size - side)) for size in photo.shape[:2])
+                path = folder / f"{part}_{NAMES[label]}_{k}.jpg"
+                cv2.imwrite(str(path), cv2.cvtColor(photo[top : top + side, left : left + side], cv2.COLOR_RGB2BGR))
+                lines.append(f"{path}" if part == "test" else f"{path} {label}")
+        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
+    return folder
+
+
+class Result(NamedTuple):
+    """How a script ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Script = Callable[..., Result]
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch, capfd) -> Script:
+    """`script("train.py", "--tag", "x")` runs it in `tmp_path` as `python train.py --tag x` would, without a new process."""
+    from utils.run import run_command
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *words: object) -> Result:
+        module = importlib.import_module(name.removesuffix(".py"))
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        capfd.readouterr()
+        try:
+            code = run_command(getattr(module, f"parse_{module.__name__}"), module.main)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        shown = capfd.readouterr()
+        return Result(code, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def small() -> list[str]:
+    """Flags for a run of seconds: a small network, small images, the CPU."""
+    return "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light".split()
+
+
+@pytest.fixture(autouse=True)
+def no_albumentations_update() -> None:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
