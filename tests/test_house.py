@@ -1,0 +1,107 @@
+"""The house's own rules: nothing on import, who may use whom, lengths."""
+
+import ast
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("options", "network", "dataloader", "scheduler", "optimizer", "utils", "tools")
+SCRIPTS = ("train", "eval", "submit", "clear")
+SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
+MAY_USE = {
+    "options": {"options"},
+    "utils": {"utils"},
+    "scheduler": {"scheduler", "utils"},
+    "optimizer": {"optimizer", "utils"},
+    "network": {"network", "optimizer", "scheduler", "utils", "options"},
+    "dataloader": {"dataloader", "utils"},
+    "tools": set(ROOMS),
+    "script": {*ROOMS} - {"tools"},
+}
+
+
+def modules():
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
+
+
+def imports(path):
+    """The top-level names that a file imports, also inside functions; without those for type checking alone."""
+    tree = ast.parse(path.read_text())
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typing_only = {id(node) for guard in guards for node in ast.walk(guard)}
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_importing_everything_parses_reads_and_writes_nothing(tmp_path):
+    begin = f"import sys; sys.argv = ['x', '--no-such-flag']; sys.path.insert(0, {str(ROOT)!r})\n"
+    code = begin + "\n".join(f"import {name}" for name in modules())
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home")}
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "empty", env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_use_only_those_below(path):
+    room = path.relative_to(ROOT).parts[0] if path.parent != ROOT else "script"
+    used = {name.split(".")[0] for name in imports(path)} & {*ROOMS, *SCRIPTS}
+    allowed = MAY_USE[room] | ({"eval"} if path.name == "train.py" else set())
+    assert used <= allowed, f"{path.name} uses {used - allowed}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_lengths_and_docstrings(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= (160 if path.name == "train.py" else 300)
+    tree = ast.parse(text)
+    if text.strip():
+        assert ast.get_docstring(tree), f"{path.name} does not say what it is"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines"
+            arguments = [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+            assert len(arguments) <= 6, f"{node.name} takes {len(arguments)} arguments"
+
+
+SPEAK_FOR_THEMSELVES = {"forward", "main", "close", "line", "device", "num_classes", "emit", "error"}
+
+
+def public(tree):
+    """Functions and classes of a module and of its classes; not those inside functions."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node)
+
+
+def test_every_public_function_says_what_it_does():
+    silent = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in SOURCES
+        for node in public(ast.parse(path.read_text()))
+        if not ast.get_docstring(node) and node.name not in SPEAK_FOR_THEMSELVES and path.name != "model.py"
+    ]
+    assert silent == []
+
+
+def test_datasets_folder_does_not_shadow_the_library_of_that_name():
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+
+
+def test_scripts_can_be_imported_and_hold_a_main():
+    for name in SCRIPTS:
+        assert callable(importlib.import_module(name).main)
