@@ -56,7 +56,7 @@ def restore(tag: str) -> None:
         raise UserError(f"The trash holds nothing of tag {tag!r}.{_tags_in_trash()}")
     entry = entries[-1]
     origin = {name: Path(path) for name, path in json.loads((entry / "origin.json").read_text(encoding="utf-8")).items()}
-    taken = [str(path) for path in origin.values() if path.exists()]
+    taken = [str(path) for path in origin.values() if os.path.lexists(path)]
     if taken:
         raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: python clear.py --tag {tag}")
     for name, path in origin.items():
@@ -87,7 +87,8 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
 
 def _entries(tag: str) -> list[Path]:
     """The tag's entries in the trash, oldest first."""
-    return sorted(path for path in TRASH.glob("*_*") if path.name.split("_", 1)[1] == tag)
+    entries = [path for path in TRASH.glob("*_*") if path.name.split("_", 1)[1] == tag]
+    return sorted(entries, key=lambda path: path.name.split("_")[0])  # by time alone: "_" sorts after the "+" of to_trash
 
 
 def _tags_in_trash() -> str:

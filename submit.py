@@ -38,6 +38,8 @@ def main(opt: argparse.Namespace) -> None:
     guessed = int((~predictions.readable).sum())
     if guessed:
         log.warning(f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class.")
+    if opt.debug and len(predictions.index) < len(files):
+        log.warning(f"--debug: {len(predictions.index)} of {len(files)} rows; this is not a submission.")
     log.info(f"{len(predictions.index)} predictions: {out}")
 
 

@@ -34,9 +34,10 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
     try:
         if not opt.pretrained:
             return _fresh_head(timm.create_model(name, **settings))
-        if package := _packaged(name):
+        overlay = _local_file(name, Path(opt.weights_dir))
+        if overlay is None and (package := _packaged(name)):
             return _from_package(name, package, settings)
-        overlay = _source(name, Path(opt.weights_dir))
+        overlay = overlay or _hub(name, Path(opt.weights_dir))
         net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
         return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
     except TypeError as error:
@@ -77,17 +78,26 @@ def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
     return net
 
 
-def _source(name: str, folder: Path) -> dict[str, Any]:
-    """Where timm is to take the weights from: a local file, or (an empty overlay) the hub."""
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is None:
-        raise UserError(f"timm has no ImageNet weights for {name}. Start without: --no-pretrained.")
-    full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
-    for stem in (full, name.split(".")[0]):
+def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
+    """timm's overlay for a weight file in `folder`: <architecture>.<tag> or <architecture>, with any usual suffix."""
+    for stem in (_full_name(name), name.split(".")[0]):
         for suffix in SUFFIXES:
             if (folder / f"{stem}{suffix}").is_file():
                 log.info(f"ImageNet weights from {folder / f'{stem}{suffix}'}.")
                 return {"file": str(folder / f"{stem}{suffix}")}
+    return None
+
+
+def _full_name(name: str) -> str:
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
+
+
+def _hub(name: str, folder: Path) -> dict[str, Any]:
+    """Where timm is to take the weights from: the hub's cache, or (an empty overlay) the hub."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        raise UserError(f"timm has no ImageNet weights for {name}. Start without: --no-pretrained.")
     if config.hf_hub_id:
         import huggingface_hub
 
@@ -100,7 +110,7 @@ def _source(name: str, folder: Path) -> dict[str, Any]:
     raise UserError(
         f"The ImageNet weights of {name} cannot be had: there is no file here, and the hub does not answer.\n"
         f"Wanted: model.safetensors of the hub's {config.hf_hub_id or name}. Put it into "
-        f"{folder / f'{full}.safetensors'} (or another folder, with --weights_dir),\n"
+        f"{folder / f'{_full_name(name)}.safetensors'} (or another folder, with --weights_dir),\n"
         "or start from random weights: --no-pretrained."
     )
 

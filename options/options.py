@@ -6,7 +6,7 @@ opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from options import choices
 from options.parser import Parser
@@ -44,7 +44,7 @@ def build_parser(script: str) -> Parser:
 
 def _train() -> Parser:
     parser = Parser("train.py", "Train a classifier on the images of a list.")
-    _run(parser)
+    _run(parser, "checkpoint", "log")
     _data(parser, lists=("train", "val"))
     _model(parser)
     _training(parser)
@@ -57,7 +57,7 @@ def _train() -> Parser:
 
 def _eval() -> Parser:
     parser = Parser("eval.py", "Score one checkpoint, or several together, on the validation list.")
-    _run(parser)
+    _run(parser, "result")
     _data(parser, lists=("val",))
     _inference(parser)
     parser.rules += [_check_tag, _check_load, _check_weights]
@@ -66,7 +66,7 @@ def _eval() -> Parser:
 
 def _submit() -> Parser:
     parser = Parser("submit.py", "Predict the class of each image of the test list, and write a CSV.")
-    _run(parser)
+    _run(parser, "result")
     _data(parser, lists=("test",))
     _inference(parser)
     group = parser.group("submission")
@@ -81,7 +81,7 @@ def _clear() -> Parser:
     group("--tag", help="the experiment; exactly this one")
     group("--restore", action="store_true", help="bring the tag back from the trash (the newest, if there are several)")
     group("--rm", action="store_true", help="delete for good, the tag's entries in the trash too")
-    _folders(group)
+    _folders(group, "checkpoint", "log", "result")
     parser.rules += [_check_tag, _check_clear]
     return parser
 
@@ -89,13 +89,20 @@ def _clear() -> Parser:
 # ------------------------------------------------------------------------------------------------ groups of flags
 
 
-def _folders(group) -> None:
-    group("--checkpoint_dir", default="checkpoints", metavar="DIR", help="weights go to <DIR>/<tag>")
-    group("--log_dir", default="logs", metavar="DIR", help="log.txt and TensorBoard files go to <DIR>/<tag>")
-    group("--result_dir", default="results", metavar="DIR", help="scores and predictions go to <DIR>/<tag>")
+FOLDERS = {
+    "checkpoint": ("checkpoints", "weights go to <DIR>/<tag>"),
+    "log": ("logs", "log.txt and TensorBoard files go to <DIR>/<tag>"),
+    "result": ("results", "scores and predictions go to <DIR>/<tag>"),
+}
 
 
-def _run(parser: Parser) -> None:
+def _folders(group: Callable[..., None], *names: str) -> None:
+    for name in names:
+        default, what = FOLDERS[name]
+        group(f"--{name}_dir", default=default, metavar="DIR", help=what)
+
+
+def _run(parser: Parser, *folders: str) -> None:
     group = parser.group("run")
     group("--tag", default="cache", help="name of the experiment, and of its folders")
     group("--config", metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
@@ -104,7 +111,7 @@ def _run(parser: Parser) -> None:
     group("--deterministic", action="store_true", help="only algorithms that give the same bits each time (slower on CUDA)")
     group("-w", "--workers", type=int, default=2, low=0, help="processes that load images; 0 loads in the main one")
     group("--debug", action="store_true", help="only the first few batches of each epoch")
-    _folders(group)
+    _folders(group, *folders)
 
 
 def _data(parser: Parser, lists: tuple[str, ...]) -> None:
@@ -113,8 +120,10 @@ def _data(parser: Parser, lists: tuple[str, ...]) -> None:
     for name in lists:
         what = "an image's path a line" if name == "test" else "a line: image path, space, label"
         group(f"--{name}_list", metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
-    group("-b", "--batch_size", type=int, default=24, low=1, metavar="N", help="images a batch")
-    if lists == ("test",) or lists == ("val",):
+    training = "train" in lists
+    low = 2 if training else 1  # batch normalisation has nothing to normalise in a batch of one
+    group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
+    if not training:
         group(
             "--scale", type=int, low=8, high=4096, metavar="PX", help="side of the square given to the network; by default the checkpoint's"
         )
@@ -123,7 +132,13 @@ def _data(parser: Parser, lists: tuple[str, ...]) -> None:
     else:
         group("--scale", type=int, default=224, low=8, high=4096, metavar="PX", help="side of the square given to the network")
         group("--fit", choices=choices.FITS, default="squash", help="evaluation: squash the image, crop its centre, or pad it")
-        group("--num_classes", type=int, low=1, metavar="N", help="by default from the checkpoint, classes.txt or the labels")
+        group(
+            "--num_classes",
+            type=int,
+            low=1,
+            metavar="N",
+            help="by default the lines of classes.txt, or the largest label + 1; on --resume the checkpoint's",
+        )
         default, missing = "error", "skip: leave it out"
     group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
     group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")

@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
         if "config" not in self.flags():
             return []
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config")
+        finder.add_argument("--config", nargs="?")  # without a file's name: the real parser complains
         path = finder.parse_known_args(words)[0].config
         if path is None:
             return []
@@ -93,7 +93,7 @@ class Parser(argparse.ArgumentParser):
         try:
             with open(path, encoding="utf-8") as file:
                 settings = yaml.safe_load(file) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             self.error(f"--config {path} cannot be read: {error}")
         if not isinstance(settings, dict):
             self.error(f"--config {path} must hold lines of `option: value`, got a {type(settings).__name__}")
@@ -107,6 +107,8 @@ class Parser(argparse.ArgumentParser):
         if value is None:
             return []
         if action.nargs == 0:  # a switch: --flag, or --no-flag where there is one
+            if not isinstance(value, bool):
+                self.error(f"--config: {name} is {value!r}; allowed: true or false")
             negative = [flag for flag in action.option_strings if flag.startswith("--no-")]
             return [action.option_strings[0]] if value is True else negative[:1]
         flag = max(action.option_strings, key=len)

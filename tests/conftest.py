@@ -82,7 +82,8 @@ def script(tmp_path, monkeypatch, capfd) -> Script:
 @pytest.fixture
 def small() -> list[str]:
     """Flags for a run of seconds: a small network, small images, the CPU."""
-    return "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light".split()
+    words = "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light"
+    return words.split()
 
 
 @pytest.fixture(autouse=True)

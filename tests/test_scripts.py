@@ -28,7 +28,8 @@ def test_train_leaves_what_it_promises(trained):
 def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
     with open(trained / "logs/run/metrics.csv") as file:
         last = list(csv.DictReader(file))[-1]
-    result = script("eval.py", "--tag", "run", "--load", "checkpoints/run/2_ResNet18.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0)
+    checkpoint = "checkpoints/run/2_ResNet18.pt"
+    result = script("eval.py", "--tag", "run", "--load", checkpoint, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0)
     assert result.code == 0, result.err
     metrics = json.loads((trained / "results/run/2/metrics.json").read_text())
     for name in ("top1", "top5", "mean_class_accuracy", "loss"):

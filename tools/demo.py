@@ -15,7 +15,8 @@ TAG = "demo"
 STEPS = [
     f"datasets/prepare.py fashion-mnist --out {DATA} --train 12000",
     f"-m tools.preview --data_root {DATA} --tag {TAG} --scale 64 --transform resize --out logs/{TAG}/preview.png",
-    f"train.py --tag {TAG} --model EfficientNet-Lite0 --data_root {DATA} --scale 64 --epochs 1 -b 64 --lr 0.002 --warmup 0.1 --transform none --gpu -1",
+    f"train.py --tag {TAG} --model EfficientNet-Lite0 --data_root {DATA} --scale 64 --epochs 1"
+    " -b 64 --lr 0.002 --warmup 0.1 --transform none --gpu -1",
     f"eval.py --tag {TAG} --load checkpoints/{TAG}/best.pt --data_root {DATA} -b 100 --gpu -1",
     f"submit.py --tag {TAG} --load checkpoints/{TAG}/best.pt --data_root {DATA} -b 100 --gpu -1",
 ]
@@ -33,7 +34,9 @@ def main() -> int:
     metrics = json.loads(Path(f"results/{TAG}/1/metrics.json").read_text(encoding="utf-8"))
     print(f"\nDone in {time.monotonic() - began:.0f} s: top-1 {100 * metrics['top1']:.2f} % on {metrics['count']} validation images.")
     print(f"  what the network was shown    logs/{TAG}/preview.png")
-    print(f"  the run                       logs/{TAG}/log.txt, metrics.csv, curves.png; tensorboard --logdir logs")
+    print(
+        f"  the run                       logs/{TAG}/log.txt, metrics.csv, curves.png; or, with TensorBoard installed: tensorboard --logdir logs"
+    )
     print(f"  the weights                   checkpoints/{TAG}/best.pt")
     print(f"  scores, tables, pictures      results/{TAG}/1/  (metrics.json, per_class.csv, confusion.png, errors.png)")
     print(f"  the submission                results/{TAG}/submission.csv")

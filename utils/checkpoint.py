@@ -7,6 +7,7 @@ and names, images a class, preprocessing), `history` (a dict of scores an epoch)
 
 import os
 import pickle
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it is damaged, or holds code besides tensors and plain data, which loading would run "
-            f"({str(error).splitlines()[0][:200]}).\nLoad it where you trust it, save its state_dict alone, and give that."
+            f"({_unpickler_reason(error)}).\nLoad it where you trust it, save its state_dict alone, and give that."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, AssertionError, TypeError, IndexError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
@@ -71,10 +72,23 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on the pickle's protocol: who reads the message cannot change it
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _unpickler_reason(error: Exception) -> str:
+    """The line of torch's long message that says what was found; its first lines advise to load the file unsafely."""
+    lines = str(error).splitlines()
+    found = [line.strip() for line in lines if "WeightsUnpickler error:" in line] or lines
+    return found[0].removeprefix("WeightsUnpickler error:").strip()[:200]
 
 
 def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
@@ -89,7 +103,8 @@ def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
 
 def _neighbours(path: Path) -> str:
     """The checkpoints that do lie in the folder, for an error's second line."""
-    present = sorted((p for p in path.parent.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
+    folder = path if path.is_dir() else path.parent
+    present = sorted((p for p in folder.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
     if present:
         return "\nThere are: " + ", ".join(str(p) for p in present[:8])
-    return f"\nThe folder {path.parent} holds no checkpoint."
+    return f"\nThe folder {folder} holds no checkpoint."

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 60  # timm has 1,400: a message of 26 kB hides what it says
+
 
 class UserError(Exception):
     """A mistake that its user can mend: the message says what, what was got, what is allowed, the next command.
@@ -21,4 +23,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     lowered = {other.lower(): other for other in names}
     close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return UserError(f"There is no {kind} {name!r}.{hint}\nThere are: {', '.join(names)}.")
+    shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"… ({len(names)} in all)"]
+    return UserError(f"There is no {kind} {name!r}.{hint}\nThere are: {', '.join(shown)}.")

@@ -47,6 +47,14 @@ def progress(iterable: Any, description: str, total: int | None = None) -> Any:
     return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=None)
 
 
+def record_error(message: str) -> None:
+    """Write an error that the screen has seen already to the log file alone."""
+    record = log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None)
+    for handler in log.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
+
+
 class Scores:
     """TensorBoard scalars, and metrics.csv written anew from the history each epoch, so no line is lost or doubled."""
 
@@ -78,7 +86,7 @@ def write_options(opt: argparse.Namespace, path: Path) -> None:
     """Write the resolved options as YAML; the file serves as --config."""
     import yaml
 
-    settings = {name: value for name, value in vars(opt).items() if name not in ("given", "config")}
+    settings = {name: value for name, value in vars(opt).items() if name not in ("given", "config", "precision_used")}
     with atomic_write(path, "w") as file:
         yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from utils import run_log
 from utils.errors import UserError
+from utils.logger import log, record_error
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         main(opt)
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
+        record_error(str(error))
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -52,6 +54,7 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         return 1
     except Exception:
         traceback.print_exc()
+        record_error(traceback.format_exc())
         return 1
     return 0
 
@@ -63,8 +66,6 @@ def get_device(gpu: int) -> "torch.device":
         UserError: there are cards, but not so many.
     """
     import torch
-
-    from utils.logger import log
 
     if gpu < 0:
         return torch.device("cpu")

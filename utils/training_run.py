@@ -4,7 +4,6 @@ import argparse
 import copy
 import csv
 import math
-import shlex
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from utils.report import plots
 
 # What a resumed run does not take from its checkpoint: where it runs and writes.
 OWN = {"tag", "load", "resume", "config", "given", "gpu", "workers", "debug", "checkpoint_dir", "log_dir", "result_dir"}
+SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
 FEW_BAD = 10  # so many unreadable images are borne in any list, however short
 LOG_SECONDS = 60.0  # without a terminal, a line of progress each so often
 BAR_SECONDS = 0.5
@@ -243,9 +243,10 @@ def _take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -
             changed.append(f"--{name} {value} -> {getattr(opt, name)}")
     if "precision" not in opt.given:
         opt.precision = saved.get("precision_used", opt.precision)
-    log.info(
-        f"Resuming {source} after epoch {start['epoch']}, with its options" + (f", but {shlex.join(changed)}" if changed else "") + "."
-    )
+    but = f", but {', '.join(changed)}" if changed else ""
+    log.info(f"Resuming {source} after epoch {start['epoch']}, with its options{but}.")
+    if any(change.startswith(SHAPES_RATE) for change in changed):
+        log.warning("The learning rate follows the changed schedule from here on, so it may jump where the run was cut.")
 
 
 def _in_words(scores: dict[str, Any]) -> str:

@@ -1,0 +1,236 @@
+"""A cache that makes the second epoch nearly free: each image once, at the least size that the transforms can need.
+
+    --cache disk:/fast/cache        one memory-mapped file (LMDB), shared by runs and kept between them
+    --cache ram                     the same, in memory, for this run
+
+An entry is keyed by path, size and time of the file and by how it was encoded, so a changed image is built anew; LMDB
+writes it whole or not at all, and a build that was killed goes on where it was. An image that cannot be read has no
+entry: it is read from its file, and fails there, as without a cache.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from dataloader.decode import Image, Need, read_image, whole
+from dataloader.file_list import FileList
+from dataloader.reader import Files
+from utils.errors import ImageError, UserError
+from utils.logger import format_count, log, progress
+
+HEADER = struct.Struct("<IIHH")  # full height and width, then those of the entry
+KEY_BYTES = 16
+SPAN = 256  # entries a transaction: what a kill can lose
+PROBE = 64  # images encoded to foretell the size
+MARGIN = 1.2  # of the forecast: a page is 4 kB, and sizes vary
+Entry = tuple[int, bytes, bytes]  # index in the list, key, body
+OPEN: dict[tuple[str, int], Any] = {}  # (folder, process id) -> environment; LMDB must not be carried over a fork
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How an entry is kept: short side at most `size` pixels; "jpeg" of `quality`, or "raw" uint8."""
+
+    size: int
+    format: str
+    quality: int
+
+    def encode(self, image: Image, full: tuple[int, int]) -> bytes:
+        """The entry of an image that was decoded to `image` and is `full` (height, width) in its file."""
+        height, width = image.shape[:2]
+        shrink = min(1.0, self.size / min(height, width))
+        if shrink < 1:
+            image = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+        image = np.ascontiguousarray(image)
+        head = HEADER.pack(*full, *image.shape[:2])
+        if self.format == "raw":
+            return head + image.tobytes()
+        return head + simplejpeg.encode_jpeg(image, quality=self.quality, colorspace="RGB", colorsubsampling="420")
+
+    def decode(self, entry: Any, need: Need) -> tuple[Image, tuple[int, int]]:
+        """What `encode` was given: the image, perhaps smaller, and its full size."""
+        height, width, h, w = HEADER.unpack_from(entry)
+        body = memoryview(entry)[HEADER.size :]
+        if self.format == "raw":
+            return np.frombuffer(body, np.uint8).reshape(h, w, 3), (height, width)
+        factor = min(1.0, need(height, width) * max(height / h, width / w))
+        least = int(np.ceil(h * factor)), int(np.ceil(w * factor))
+        return simplejpeg.decode_jpeg(body, "RGB", min_height=least[0], min_width=least[1]), (height, width)
+
+    def need(self, height: int, width: int) -> float:
+        """The share of an image's size that an entry holds."""
+        return min(1.0, self.size / min(height, width))
+
+
+class Cached:
+    """Reads entries of a store, and files where it has none."""
+
+    def __init__(self, files: FileList, keys: NDArray[np.uint8], store: "Ram | Disk", encoding: Encoding) -> None:
+        self.files, self.keys, self.store, self.encoding = Files(files), keys, store, encoding
+
+    def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
+        """See Reader."""
+        entry = self.store.get(index, self.keys[index].tobytes())
+        return self.files.read(index, need) if entry is None else self.encoding.decode(entry, need)
+
+
+class Ram:
+    """Entries in this process's memory, in few large blocks, so that workers that are forked later share the pages."""
+
+    def __init__(self, count: int) -> None:
+        self.blocks: list[NDArray[np.uint8]] = []
+        self.place = np.full((count, 3), -1, np.int64)  # block, start, end of each entry
+
+    def get(self, index: int, key: bytes) -> memoryview | None:
+        """The entry of image `index`, or None."""
+        block, start, end = self.place[index].tolist()
+        return None if block < 0 else memoryview(self.blocks[block][start:end])
+
+    def put(self, entries: list[Entry]) -> None:
+        """Add entries, as one block."""
+        ends = np.cumsum([len(body) for _, _, body in entries])
+        for (index, _, body), end in zip(entries, ends.tolist(), strict=True):
+            self.place[index] = len(self.blocks), end - len(body), end
+        self.blocks.append(np.frombuffer(b"".join(body for _, _, body in entries), np.uint8))
+
+    def room(self) -> int:
+        """Bytes that may still be added."""
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class Disk:
+    """Entries in an LMDB environment: many readers and one writer at a time, in any number of processes."""
+
+    def __init__(self, folder: Path, map_size: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.map_size = folder, map_size
+
+    def get(self, index: int, key: bytes) -> memoryview | None:
+        """The entry of `key`, mapped from the file, or None."""
+        return self._environment()[1].get(key)
+
+    def put(self, entries: list[Entry]) -> None:
+        """Add entries in one transaction: all are there afterwards, or, after a kill, none."""
+        environment, _ = self._environment()
+        with environment.begin(write=True) as transaction:
+            for _, key, body in entries:
+                transaction.put(key, body, overwrite=False)
+        self.close()  # the open read transaction would not see them
+
+    def room(self) -> int:
+        """Bytes that may still be added."""
+        return shutil.disk_usage(self.folder).free
+
+    def close(self) -> None:
+        held = OPEN.pop((str(self.folder), os.getpid()), None)
+        if held:
+            held[1].abort()
+            held[0].close()
+
+    def _environment(self) -> tuple[Any, Any]:
+        """(environment, read transaction) of this process; opened when first needed, so workers have their own."""
+        import lmdb
+
+        place = (str(self.folder), os.getpid())
+        if place not in OPEN:
+            environment = lmdb.open(str(self.folder), map_size=self.map_size, max_readers=1024, readahead=False, meminit=False)
+            OPEN[place] = (environment, environment.begin(buffers=True))
+        return OPEN[place]
+
+
+def open_reader(files: FileList, opt: argparse.Namespace) -> Files | Cached:
+    """The reader that --cache asks for; builds what is missing of the cache, with a progress bar.
+
+    Raises:
+        UserError: there is not enough room; the message says how much it would take.
+    """
+    if opt.cache == "none":
+        return Files(files)
+    size = opt.cache_size or cache_size(opt)
+    encoding = Encoding(size, opt.cache_format, opt.cache_quality)
+    keys = entry_keys(files, encoding)
+    store: Ram | Disk = Ram(len(files))
+    if opt.cache != "ram":
+        folder = Path(opt.cache.removeprefix("disk:"))
+        folder.mkdir(parents=True, exist_ok=True)
+        store = Disk(folder, map_size=shutil.disk_usage(folder).total)  # a sparse file: it takes what it holds
+    build(files, keys, store, encoding)
+    return Cached(files, keys, store, encoding)
+
+
+def cache_size(opt: argparse.Namespace) -> int:
+    """The short side at which the smallest crop of --zoom still has --scale pixels; --scale without cropping."""
+    return opt.scale if opt.transform == "none" else int(np.ceil(opt.scale / np.sqrt(opt.zoom)))
+
+
+def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
+    """uint8 (N, 16): a hash of each file's path, size and time, and of the encoding."""
+    salt = repr(encoding).encode()
+
+    def keys_of(first: int) -> bytes:
+        parts = []
+        for index in range(first, min(first + 4096, len(files))):
+            path = files.path(index)
+            try:
+                status = os.stat(path)
+                stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
+            except OSError:
+                stamp = "\0missing\0"
+            parts.append(hashlib.blake2b(os.fsencode(path) + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
+        return b"".join(parts)
+
+    with ThreadPoolExecutor(16) as pool:
+        spans = range(0, len(files), 4096)
+        joined = b"".join(progress(pool.map(keys_of, spans), f"looking at the files of {files.source.name}", len(spans)))
+    return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
+
+
+def build(files: FileList, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
+    """Encode what the store lacks, in threads (decoding, resizing and encoding let go of the GIL)."""
+    lacking = [index for index in range(len(files)) if store.get(index, keys[index].tobytes()) is None]
+    if not lacking:
+        log.info(f"The cache holds all {len(files)} images of {files.source}.")
+        return
+    _check_room(files, lacking, store, encoding)
+    done = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(None, f"caching {files.source.name}", len(lacking)) as bar:
+        for first in range(0, len(lacking), SPAN):
+            span = lacking[first : first + SPAN]
+            bodies = pool.map(lambda index: _encode(files, index, encoding), span)
+            entries = [(index, keys[index].tobytes(), body) for index, body in zip(span, bodies, strict=True) if body is not None]
+            store.put(entries)
+            done += len(entries)
+            bar.update(len(span))
+    unread = len(lacking) - done
+    log.info(f"Cached {done} images of {files.source}" + (f"; {unread} could not be read." if unread else "."))
+
+
+def _encode(files: FileList, index: int, encoding: Encoding) -> bytes | None:
+    try:
+        return encoding.encode(*read_image(files.path(index), encoding.need))
+    except ImageError:
+        return None  # met again, and named, when a batch wants it
+
+
+def _check_room(files: FileList, lacking: list[int], store: Ram | Disk, encoding: Encoding) -> None:
+    probe = [lacking[k] for k in np.linspace(0, len(lacking) - 1, min(PROBE, len(lacking))).astype(int)]
+    sizes = [len(entry) for entry in (_encode(files, index, encoding) for index in probe) if entry is not None]
+    wanted = MARGIN * len(lacking) * (float(np.mean(sizes)) if sizes else 0)
+    what = f"{format_count(len(lacking))} images of {encoding.size} px as {encoding.format}"
+    log.info(f"Caching {what}: about {wanted / 1e9:.2f} GB of {store.room() / 1e9:.1f} GB that are free.")
+    if wanted > 0.95 * store.room():
+        raise UserError(
+            f"The cache of {what} takes about {wanted / 1e9:.1f} GB, and {store.room() / 1e9:.1f} GB are free.\n"
+            "Make it smaller (--cache_size, --cache_format jpeg, --cache_quality), put it elsewhere (--cache disk:DIR), or do without."
+        )
