@@ -1,22 +1,20 @@
 """From list files to batches. `train_loader` and `eval_loader` are the two doors."""
 
 import argparse
-import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
+from dataloader.cache import open_reader
 from dataloader.classes import Classes, check_labels, find_classes
 from dataloader.dataset import EvalDataset, TrainDataset
 from dataloader.file_list import FileList, missing_files, read_list
-from dataloader.sampler import EvalSampler, TrainSampler
-from dataloader.transforms import get_transform
-from utils.batch import Batch, EvalBatch
+from dataloader.geometry import Fit
+from dataloader.loading import Batches
+from dataloader.sampler import Draw, EvalSampler, TrainSampler
+from dataloader.transforms import get_stages
+from utils.batch import Batch
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
@@ -30,9 +28,12 @@ class TrainLoader:
 
     def __init__(self, files: FileList, opt: argparse.Namespace, preprocess: Preprocess) -> None:
         self.files = files
-        self.sampler = TrainSampler(len(files), opt.batch_size, opt.seed, opt.epochs, DEBUG_BATCHES if opt.debug else None)
-        dataset = TrainDataset(files, get_transform(opt, preprocess), opt.seed)
-        self._loader = _torch_loader(dataset, self.sampler, opt)
+        draw = Draw(opt.seed, opt.balance, opt.repeat_aug)
+        self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, draw, DEBUG_BATCHES if opt.debug else None)
+        stages = get_stages(opt, preprocess)
+        side = max(pipeline.geometry.side() for _, pipeline in stages)
+        self.dataset = TrainDataset(files, open_reader(files, opt, side), stages, opt.seed)
+        self._batches = Batches(self.dataset, self.sampler, opt)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -41,7 +42,7 @@ class TrainLoader:
     def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """The batches from epoch `epoch` (from 1), batch `step` of it, to the end of the run."""
         self.sampler.start = (epoch, step)
-        return iter(self._loader)
+        return iter(self._batches)
 
 
 def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:
@@ -60,10 +61,11 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
     return TrainLoader(files, opt, preprocess)
 
 
-def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess, ...]) -> "DataLoader[EvalBatch]":
-    """Batches of every listed image, in order, each image prepared in all of `ways`."""
+def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess, ...]) -> Batches:
+    """Batches (EvalBatch) of every listed image, in order, each image prepared in all of `ways`."""
     sampler = EvalSampler(len(files), opt.batch_size, DEBUG_BATCHES if opt.debug else None)
-    return _torch_loader(EvalDataset(files, ways), sampler, opt)
+    side = max(Fit(way).side() for way in ways)
+    return Batches(EvalDataset(files, open_reader(files, opt, side), ways), sampler, opt)
 
 
 def list_path(opt: argparse.Namespace, name: str) -> Path:
@@ -97,26 +99,3 @@ def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False) ->
     if drop_missing and gone.all():
         raise UserError(f"No image of {files.source} is there.\nMend the list's paths (relative ones start at {files.source.parent}/).")
     return files.select(~gone) if drop_missing else files
-
-
-def _torch_loader(dataset: Any, sampler: Any, opt: argparse.Namespace) -> "DataLoader[Any]":
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        num_workers=opt.workers,
-        collate_fn=_same,  # the data set hands over whole batches
-        pin_memory=torch.cuda.is_available() and opt.gpu >= 0,
-        worker_init_fn=_start_worker,
-        prefetch_factor=4 if opt.workers else None,
-    )
-
-
-def _same(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    """One thread a worker; Ctrl-C is the main process's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

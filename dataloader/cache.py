@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import struct
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ PROBE = 64  # images encoded to foretell the size
 MARGIN = 1.2  # of the forecast: a page is 4 kB, and sizes vary
 Entry = tuple[int, bytes, bytes]  # index in the list, key, body
 OPEN: dict[tuple[str, int], Any] = {}  # (folder, process id) -> environment; LMDB must not be carried over a fork
+OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ class Ram:
         block, start, end = self.place[index].tolist()
         return None if block < 0 else memoryview(self.blocks[block][start:end])
 
+    def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
+        """Which images (of those of `keys`, (N, 16)) have no entry."""
+        return np.flatnonzero(self.place[:, 0] < 0).tolist()
+
     def put(self, entries: list[Entry]) -> None:
         """Add entries, as one block."""
         ends = np.cumsum([len(body) for _, _, body in entries])
@@ -108,6 +114,9 @@ class Ram:
         """Bytes that may still be added."""
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
+    def close(self) -> None:
+        """Nothing to do."""
+
 
 class Disk:
     """Entries in an LMDB environment: many readers and one writer at a time, in any number of processes."""
@@ -116,49 +125,55 @@ class Disk:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.map_size = folder, map_size
 
-    def get(self, index: int, key: bytes) -> memoryview | None:
-        """The entry of `key`, mapped from the file, or None."""
-        return self._environment()[1].get(key)
+    def get(self, index: int, key: bytes) -> bytes | None:
+        """The entry of `key`, or None."""
+        with self._environment().begin() as transaction:  # one a read: a transaction belongs to one thread
+            return transaction.get(key)
+
+    def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
+        """Which images (of those of `keys`, (N, 16)) have no entry; looks at the index alone."""
+        with self._environment().begin(buffers=True) as transaction:
+            return [index for index, key in enumerate(keys) if transaction.get(key.tobytes()) is None]
 
     def put(self, entries: list[Entry]) -> None:
         """Add entries in one transaction: all are there afterwards, or, after a kill, none."""
-        environment, _ = self._environment()
-        with environment.begin(write=True) as transaction:
+        with self._environment().begin(write=True) as transaction:
             for _, key, body in entries:
                 transaction.put(key, body, overwrite=False)
-        self.close()  # the open read transaction would not see them
 
     def room(self) -> int:
         """Bytes that may still be added."""
         return shutil.disk_usage(self.folder).free
 
     def close(self) -> None:
+        """Close this process's environment; workers that are forked afterwards open their own."""
         held = OPEN.pop((str(self.folder), os.getpid()), None)
-        if held:
-            held[1].abort()
-            held[0].close()
+        if held is not None:
+            held.close()
 
-    def _environment(self) -> tuple[Any, Any]:
-        """(environment, read transaction) of this process; opened when first needed, so workers have their own."""
+    def _environment(self) -> Any:
+        """This process's environment, opened when first needed."""
         import lmdb
 
         place = (str(self.folder), os.getpid())
-        if place not in OPEN:
-            environment = lmdb.open(str(self.folder), map_size=self.map_size, max_readers=1024, readahead=False, meminit=False)
-            OPEN[place] = (environment, environment.begin(buffers=True))
-        return OPEN[place]
+        with OPENING:
+            if place not in OPEN:
+                OPEN[place] = lmdb.open(str(self.folder), map_size=self.map_size, max_readers=1024, readahead=False, meminit=False)
+            return OPEN[place]
 
 
-def open_reader(files: FileList, opt: argparse.Namespace) -> Files | Cached:
+def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | Cached:
     """The reader that --cache asks for; builds what is missing of the cache, with a progress bar.
+
+    Args:
+        side: the short side, in pixels, that what is done with the images can need; --cache_size overrides it.
 
     Raises:
         UserError: there is not enough room; the message says how much it would take.
     """
     if opt.cache == "none":
         return Files(files)
-    size = opt.cache_size or cache_size(opt)
-    encoding = Encoding(size, opt.cache_format, opt.cache_quality)
+    encoding = Encoding(opt.cache_size or side, opt.cache_format, opt.cache_quality)
     keys = entry_keys(files, encoding)
     store: Ram | Disk = Ram(len(files))
     if opt.cache != "ram":
@@ -166,12 +181,8 @@ def open_reader(files: FileList, opt: argparse.Namespace) -> Files | Cached:
         folder.mkdir(parents=True, exist_ok=True)
         store = Disk(folder, map_size=shutil.disk_usage(folder).total)  # a sparse file: it takes what it holds
     build(files, keys, store, encoding)
+    store.close()
     return Cached(files, keys, store, encoding)
-
-
-def cache_size(opt: argparse.Namespace) -> int:
-    """The short side at which the smallest crop of --zoom still has --scale pixels; --scale without cropping."""
-    return opt.scale if opt.transform == "none" else int(np.ceil(opt.scale / np.sqrt(opt.zoom)))
 
 
 def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
@@ -198,7 +209,7 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
 
 def build(files: FileList, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
     """Encode what the store lacks, in threads (decoding, resizing and encoding let go of the GIL)."""
-    lacking = [index for index in range(len(files)) if store.get(index, keys[index].tobytes()) is None]
+    lacking = store.lacking(keys)
     if not lacking:
         log.info(f"The cache holds all {len(files)} images of {files.source}.")
         return

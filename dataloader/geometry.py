@@ -50,12 +50,20 @@ class RandomCrop:
         h = min(height, max(1, round(width / self.ratio)))
         return Region((height - h) // 2, (width - w) // 2, h, w, self.scale, self.scale)
 
+    def side(self) -> int:
+        """The short side of an image whose smallest crop still has `scale` pixels."""
+        return math.ceil(self.scale / math.sqrt(self.zoom))
+
 
 @dataclass(frozen=True)
 class Fit:
     """The geometry of evaluation, without chance: see Preprocess."""
 
     preprocess: Preprocess
+
+    def side(self) -> int:
+        """The short side of an image whose square has `scale` pixels."""
+        return math.ceil(self.preprocess.scale / (CROP_SHARE if self.preprocess.fit == "crop" else 1))
 
     def place(self, height: int, width: int, rng: np.random.Generator | None = None) -> Region:
         """The region for an image of that size; `rng` is not used."""

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from utils import checkpoint
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 
@@ -29,6 +30,9 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
     """
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
+    arch, _, tag = name.partition(".")
+    if tag and name not in (known := timm.list_pretrained(f"{arch}.*")):
+        raise unknown_name("timm model", name, known)
     settings: dict[str, Any] = {"num_classes": 1000 if opt.num_classes is None else opt.num_classes}
     settings |= {key: value for key, value in (("drop_rate", opt.drop), ("drop_path_rate", opt.drop_path)) if value}
     try:
@@ -37,11 +41,22 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
         overlay = _local_file(name, Path(opt.weights_dir))
         if overlay is None and (package := _packaged(name)):
             return _from_package(name, package, settings)
-        overlay = overlay or _hub(name, Path(opt.weights_dir))
-        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-        return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
+        return _with_weights(name, overlay or _hub(name, Path(opt.weights_dir)), settings, Path(opt.weights_dir))
     except TypeError as error:
         raise UserError(f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out.") from error
+
+
+def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], folder: Path) -> nn.Module:
+    """timm's network, with the weights that `overlay` points to."""
+    try:
+        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+    except (OSError, RuntimeError) as error:  # the hub broke off, or the file is another network's
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_wanted(name, folder)}") from error
+    given = net.pretrained_cfg.pop("state_dict", None)  # timm would keep it as long as the network lives
+    if given and not given.keys() & net.state_dict().keys():
+        log.warning(f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random.")
+    return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
 
 
 def _fresh_head(net: Any) -> nn.Module:
@@ -84,7 +99,7 @@ def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
         for suffix in SUFFIXES:
             if (folder / f"{stem}{suffix}").is_file():
                 log.info(f"ImageNet weights from {folder / f'{stem}{suffix}'}.")
-                return {"file": str(folder / f"{stem}{suffix}")}
+                return {"state_dict": checkpoint.load(folder / f"{stem}{suffix}")["weights"]}
     return None
 
 
@@ -108,8 +123,15 @@ def _hub(name: str, folder: Path) -> dict[str, Any]:
     if _reachable(config):
         return {}
     raise UserError(
-        f"The ImageNet weights of {name} cannot be had: there is no file here, and the hub does not answer.\n"
-        f"Wanted: model.safetensors of the hub's {config.hf_hub_id or name}. Put it into "
+        f"The ImageNet weights of {name} cannot be had: there is no file here, and the hub does not answer.\n{_wanted(name, folder)}"
+    )
+
+
+def _wanted(name: str, folder: Path) -> str:
+    """Which file is wanted and where it goes, for an error's second line."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return (
+        f"Wanted: model.safetensors of the hub's {getattr(config, 'hf_hub_id', None) or name}. Put it into "
         f"{folder / f'{_full_name(name)}.safetensors'} (or another folder, with --weights_dir),\n"
         "or start from random weights: --no-pretrained."
     )

@@ -12,7 +12,7 @@ from network.losses import get_loss
 from network.mix import get_mix
 from optimizer import get_optimizer
 from scheduler import Span, get_schedule
-from utils.batch import Batch
+from utils.batch import Batch, to_float
 from utils.preprocess import Preprocess
 from utils.rng import seed_step
 
@@ -25,8 +25,8 @@ class BaseModel(nn.Module):
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
     """
 
-    _mean: Tensor
-    _std: Tensor
+    _scale: Tensor
+    _shift: Tensor
     ARCHS: ClassVar[dict[str, str]] = {}  # our name -> the backbone's; a name that is not in it takes the first
 
     def __init__(self, opt: argparse.Namespace, name: str | None = None) -> None:
@@ -37,8 +37,9 @@ class BaseModel(nn.Module):
         self.net = self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name)))
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
-        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1) * 255, persistent=False)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        self.register_buffer("_scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("_shift", -mean / std, persistent=False)
         self.dtype: torch.dtype | None = None  # of autocast; None: fp32 throughout
         self.ema: Any = None
         self.step_count = 0
@@ -60,7 +61,7 @@ class BaseModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self._mean.device
+        return self._scale.device
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +75,7 @@ class BaseModel(nn.Module):
         """uint8 images of any device -> normalised float32 on the network's, channels_last; floats are moved alone."""
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
-            images = (images.float() - self._mean) / self._std
+            images = to_float(images, self._scale, self._shift)
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

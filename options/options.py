@@ -5,10 +5,9 @@ opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 """
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 
-from options import choices
+from options import choices, rules
 from options.parser import Parser
 
 SWITCH = argparse.BooleanOptionalAction
@@ -51,7 +50,7 @@ def _train() -> Parser:
     _loss(parser)
     _augmentation(parser)
     _saving(parser)
-    parser.rules += [_check_tag, _check_resume, _check_mixing]
+    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.cache]
     return parser
 
 
@@ -60,7 +59,7 @@ def _eval() -> Parser:
     _run(parser, "result")
     _data(parser, lists=("val",))
     _inference(parser)
-    parser.rules += [_check_tag, _check_load, _check_weights]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache]
     return parser
 
 
@@ -71,7 +70,7 @@ def _submit() -> Parser:
     _inference(parser)
     group = parser.group("submission")
     group("--out", metavar="FILE", help="where the CSV goes; by default results/<tag>/submission.csv")
-    parser.rules += [_check_tag, _check_load, _check_weights]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache]
     return parser
 
 
@@ -82,7 +81,7 @@ def _clear() -> Parser:
     group("--restore", action="store_true", help="bring the tag back from the trash (the newest, if there are several)")
     group("--rm", action="store_true", help="delete for good, the tag's entries in the trash too")
     _folders(group, "checkpoint", "log", "result")
-    parser.rules += [_check_tag, _check_clear]
+    parser.rules += [rules.tag, rules.clear]
     return parser
 
 
@@ -109,7 +108,16 @@ def _run(parser: Parser, *folders: str) -> None:
     group("--gpu", type=int, default=0, low=-1, metavar="N", help="which card; -1 is the CPU")
     group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
     group("--deterministic", action="store_true", help="only algorithms that give the same bits each time (slower on CUDA)")
-    group("-w", "--workers", type=int, default=2, low=0, help="processes that load images; 0 loads in the main one")
+    group("-w", "--workers", type=int, default=2, low=0, help="threads or processes that load images; 0 loads between the steps")
+    group("--loader", choices=("thread", "process"), default="thread", help="process: for augmentation of your own in plain Python")
+    group(
+        "--worker_timeout",
+        type=int,
+        default=300,
+        low=0,
+        metavar="S",
+        help="seconds without a batch before a worker counts as stuck; 0: never",
+    )
     group("--debug", action="store_true", help="only the first few batches of each epoch")
     _folders(group, *folders)
 
@@ -142,6 +150,17 @@ def _data(parser: Parser, lists: tuple[str, ...]) -> None:
         default, missing = "error", "skip: leave it out"
     group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
     group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
+    group("--cache", default="none", metavar="WHERE", help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs")
+    group(
+        "--cache_size",
+        type=int,
+        low=8,
+        high=4096,
+        metavar="PX",
+        help="short side of a cached image; by default what --scale and --zoom need",
+    )
+    group("--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space")
+    group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
 
 
 def _model(parser: Parser) -> None:
@@ -184,6 +203,9 @@ def _loss(parser: Parser) -> None:
 
 def _augmentation(parser: Parser) -> None:
     group = parser.group("augmentation")
+    group("--balance", choices=("none", "sqrt", "class"), default="none", help="draw classes evenly, or by the square root of their size")
+    group("--repeat_aug", type=int, default=1, low=1, high=16, metavar="K", help="each image K times in a batch, each time augmented anew")
+    group("--scale_schedule", metavar="E:PX,…", help="training sizes from given epochs on, such as 1:128,11:192,16:224")
     group("--transform", default="resize", help="resize (all of the below), light (crop, horizontal flip), none, albumentations")
     group("--zoom", type=float, default=0.5, low=0.01, high=1, help="a random crop holds at least this share of the image")
     group("--crop_ratio", type=float, default=0.75, low=0.1, high=1, help="and its sides differ by at most this ratio, or its inverse")
@@ -223,56 +245,3 @@ def _inference(parser: Parser) -> None:
     group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
     group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: as the checkpoint was trained")
     group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")
-
-
-# ------------------------------------------------------------------------------------------------ rules across flags
-
-
-def _check_tag(opt: argparse.Namespace) -> list[str]:
-    tag = opt.tag
-    if tag is None:
-        return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
-    if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag):
-        return []
-    return [
-        f"--tag is {tag!r}; allowed: one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash)"
-    ]
-
-
-def _check_load(opt: argparse.Namespace) -> list[str]:
-    return [] if opt.load else ["--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)"]
-
-
-def _check_weights(opt: argparse.Namespace) -> list[str]:
-    if opt.weights is None or opt.load is None:
-        return []
-    problems = []
-    if len(opt.weights) != len(opt.load):
-        problems.append(f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one for each")
-    if sum(opt.weights) == 0:
-        problems.append("--weights are all 0; at least one must be above it")
-    return problems
-
-
-def _check_resume(opt: argparse.Namespace) -> list[str]:
-    problems = []
-    if opt.resume and "pretrained" in opt.given and opt.pretrained:
-        problems.append("--resume and --pretrained contradict: a resumed run has its weights from the checkpoint; leave one out")
-    if opt.load and "pretrained" in opt.given and opt.pretrained:
-        problems.append("--load and --pretrained contradict: both give the first weights; leave one out")
-    return problems
-
-
-def _check_mixing(opt: argparse.Namespace) -> list[str]:
-    problems = []
-    if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
-        problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out")
-    if opt.warmup > opt.epochs and "epochs" in opt.given:
-        problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
-    if opt.min_lr > opt.lr:
-        problems.append(f"--min_lr {opt.min_lr:g} is above --lr {opt.lr:g}; allowed: at most --lr")
-    return problems
-
-
-def _check_clear(opt: argparse.Namespace) -> list[str]:
-    return ["--restore and --rm contradict: bring back, or delete? leave one out"] if opt.restore and opt.rm else []

@@ -16,6 +16,7 @@ from tensorboardX import SummaryWriter
 
 import dataloader
 from dataloader.dataset import EvalDataset, TrainDataset
+from dataloader.reader import Files
 from dataloader.sampler import BatchKey
 from dataloader.transforms import get_transform
 from options import build_parser
@@ -49,9 +50,10 @@ def draw(opt) -> None:
     classes = dataloader.find_classes(files, opt.num_classes)
     preprocess = Preprocess(opt.scale, opt.fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[: opt.samples]
-    plain = EvalDataset(files, (preprocess,)).__getitems__(BatchKey(0, 0, chosen)).images[0]
-    dataset = TrainDataset(files, get_transform(opt, preprocess), opt.seed)
-    epochs = [dataset.__getitems__(BatchKey(epoch, 0, chosen)).image for epoch in progress(range(1, opt.views + 1), "augmenting")]
+    once = np.zeros_like(chosen)
+    plain = EvalDataset(files, Files(files), (preprocess,)).__getitems__(BatchKey(0, 0, chosen, once)).images[0]
+    dataset = TrainDataset(files, Files(files), [(1, get_transform(opt, preprocess))], opt.seed)
+    epochs = [dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image for epoch in progress(range(1, opt.views + 1), "augmenting")]
     images, captions = [], []
     for row, index in enumerate(chosen.tolist()):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]

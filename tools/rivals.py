@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from utils.batch import to_float
+
 
 class Work(NamedTuple):
     """What is asked of a pipeline: batches of `batch` squares of `scale` px, by `workers`; `full` with colour jitter."""
@@ -143,8 +145,10 @@ def spdl_loader(work: Work) -> Iterator[Any]:
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 (B, 3, S, S) -> float32, as a network on the CPU would be given it."""
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) * 255 for value in (MEAN, STD))
-    return (images.float() - mean) / std
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    if images.is_contiguous(memory_format=torch.channels_last):
+        return to_float(images, 1 / (255 * std), -mean / std)
+    return images.float().sub_(255 * mean.view(1, 3, 1, 1)).div_(255 * std.view(1, 3, 1, 1))
 
 
 RIVALS = {"timm": timm_loader, "torchvision v2": torchvision_loader, "DALI (CPU)": dali_loader, "SPDL": spdl_loader}

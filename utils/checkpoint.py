@@ -86,9 +86,9 @@ def _read(path: Path) -> Any:
 
 def _unpickler_reason(error: Exception) -> str:
     """The line of torch's long message that says what was found; its first lines advise to load the file unsafely."""
-    lines = str(error).splitlines()
-    found = [line.strip() for line in lines if "WeightsUnpickler error:" in line] or lines
-    return found[0].removeprefix("WeightsUnpickler error:").strip()[:200]
+    lines = [line.strip() for line in str(error).splitlines()]
+    found = [line for mark in ("GLOBAL", "WeightsUnpickler error:", "") for line in lines if mark in line] or [""]
+    return found[0].split("WeightsUnpickler error:")[-1].split(" Please use")[0].strip(" .")[:200]
 
 
 def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ import csv
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ def start_logging(file: Path | None = None) -> None:
     """Send `log` to the screen, and to `file` (appended, with times) if there is one."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            handler.close()
+    logging.raiseExceptions = False  # a full disk is said by the checkpoint's error, not by a traceback for each line
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(_Screen())
@@ -63,7 +65,10 @@ class Scores:
         from tensorboardX import SummaryWriter
 
         self.folder = folder
-        self.writer = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+        self.writer: Any = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+        events = self.writer.file_writer.event_writer._ev_writer
+        for name in ("write_event", "flush", "close"):
+            setattr(events, name, _never_failing(getattr(events, name)))
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add a point `<prefix>/<name>` for each of `values` at `step`."""
@@ -80,6 +85,21 @@ class Scores:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _never_failing(call: Callable[..., Any]) -> Callable[..., None]:
+    """`call`, whose OSError is said instead of raised.
+
+    A full disk ends tensorboardX's writing thread; its queue of ten then fills, and the run would wait for ever.
+    """
+
+    def attempt(*arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except OSError as error:
+            log.warning(f"TensorBoard's file cannot be written: {error}")
+
+    return attempt
 
 
 def write_options(opt: argparse.Namespace, path: Path) -> None:

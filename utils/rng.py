@@ -7,13 +7,12 @@ calls, number of workers or place where a run was cut can change it.
 import numpy as np
 import torch
 
-ORDER = 1 << 63  # the upper half of the second key word, which no sample reaches
-STEP_BITS = 40
+ORDER = 1 << 63  # the upper half of the second key word, which no sample of the first 32,768 epochs reaches
 
 
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample's augmentation in one epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch << STEP_BITS | index]))
+def sample_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
+    """The generator of one sample's augmentation in one epoch; `copy` counts how often the epoch drew it before."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch << 48 | (copy & 0xFFFF) << 32 | index]))
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:

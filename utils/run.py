@@ -1,6 +1,7 @@
 """How a script begins and ends: its line in run_log.txt, its exit code, its device, its seed."""
 
 import argparse
+import errno
 import os
 import random
 import sys
@@ -16,6 +17,8 @@ from utils.logger import log, record_error
 if TYPE_CHECKING:
     import torch
 
+# What a user can mend: a full or closed disk, a file where a folder is to be.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
@@ -52,7 +55,11 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
     except BrokenPipeError:  # `python eval.py … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            elsewhere = "--checkpoint_dir, --log_dir, --result_dir"
+            print(f"\nerror: {error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}.", file=sys.stderr)
+            return 2
         traceback.print_exc()
         record_error(traceback.format_exc())
         return 1

@@ -37,13 +37,13 @@ class Entry:
 
 def begin(tag: str) -> Entry:
     """Write this command's line, and mark those as killed that say `running` but whose process is gone."""
-    words = ["python", *sys.argv]
-    entry = Entry(time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid(), tag, "running", shlex.join(words))
+    command = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in shlex.join(["python", *sys.argv]))
+    entry = Entry(time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid(), tag, "running", command)
 
     def change(lines: list[str]) -> list[str]:
         return [_mark_killed(line) for line in lines] + [entry.line()]
 
-    _rewrite(change)
+    _record(change)
     return entry
 
 
@@ -51,19 +51,19 @@ def end(entry: Entry, state: str) -> None:
     """Write how the command of `entry` ended."""
     before = entry.line()
     entry.state = state
-    _rewrite(lambda lines: [entry.line() if line == before else line for line in lines])
+    _record(lambda lines: [entry.line() if line == before else line for line in lines])
 
 
 def take(tag: str) -> list[str]:
-    """Remove and return the lines of exactly `tag`, but for the line of this very process."""
+    """Remove and return the lines of exactly `tag`, but for the line of this very command."""
     taken: list[str] = []
 
     def change(lines: list[str]) -> list[str]:
         kept: list[str] = []
         for line in lines:
             entry = Entry.parse(line)
-            mine = entry is not None and entry.tag == tag and entry.pid != os.getpid()
-            (taken if mine else kept).append(line)
+            this = entry is not None and entry.state == "running" and entry.pid == os.getpid()
+            (taken if entry is not None and entry.tag == tag and not this else kept).append(line)
         return kept
 
     _rewrite(change)
@@ -76,11 +76,22 @@ def put_back(lines: list[str]) -> None:
 
 
 def _mark_killed(line: str) -> str:
+    """The line, as `killed` where its process is gone, or has our own id: in a container every command is process 1."""
     entry = Entry.parse(line)
-    if entry is None or entry.state != "running" or Path(f"/proc/{entry.pid}").exists() or not Path("/proc/self").exists():
+    if entry is None or entry.state != "running" or not Path("/proc/self").exists():
+        return line
+    if entry.pid != os.getpid() and Path(f"/proc/{entry.pid}").exists():
         return line
     entry.state = "killed"
     return entry.line()
+
+
+def _record(change: Callable[[list[str]], list[str]]) -> None:
+    """Rewrite the log; a full disk is said, and keeps no command from running, nor from saying how it ended."""
+    try:
+        _rewrite(change)
+    except OSError as error:
+        print(f"warning: {FILE} cannot be written: {error.strerror}", file=sys.stderr)
 
 
 def _rewrite(change: Callable[[list[str]], list[str]]) -> None:

@@ -100,14 +100,22 @@ class TrainingRun:
         return Watch(self, epoch, model)
 
     def end_epoch(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
-        """Log, plot and save. A checkpoint that cannot be written is said, and tried again next time."""
+        """Log, plot and save. What cannot be written is said, and tried again next time.
+
+        Raises:
+            UserError: the network is no longer finite; it is not saved.
+        """
         self.history.append({"epoch": epoch, **scores})
         log.info(f"epoch {epoch}/{self.opt.epochs}  " + _in_words(scores))
+        self._check_finite(epoch, scores, model)
         self.scores.scalars("train", {name: scores[name] for name in ("train_loss", "lr", "images_per_second", "data_wait")}, epoch)
         validation = {name[4:]: value for name, value in scores.items() if name.startswith("val_")}
         self.scores.scalars("val", validation, epoch)
-        self.scores.table(self.history)
-        plots.curves(self.logs / "curves.png", self.history)
+        try:
+            self.scores.table(self.history)
+            plots.curves(self.logs / "curves.png", self.history)
+        except OSError as error:
+            log.warning(f"The records in {self.logs}/ could not be written: {error}")
         self._save(epoch, model)
 
     def finish(self) -> None:
@@ -146,6 +154,20 @@ class TrainingRun:
                 f"{len(self.bad)} of {images} images cannot be read, more than --max_bad {self.opt.max_bad:g}; the list of them: "
                 f"{self.logs}/bad_images.csv.\nMend them or take them out, or allow more with --max_bad."
             )
+
+    def diverged(self, what: str, lr: float) -> UserError:
+        """The error for numbers that are no longer finite."""
+        return UserError(
+            f"{what}. Earlier checkpoints in {self.checkpoints}/ are whole.\n"
+            f"Try a lower --lr (it was {lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
+        )
+
+    def _check_finite(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
+        """Raise UserError before a broken network takes the place of a good one: the last step may have broken it."""
+        if not bool(torch.stack([parameter.isfinite().all() for parameter in model.net.parameters()]).all()):
+            raise self.diverged(f"After epoch {epoch} weights are infinite or NaN", scores["lr"])
+        if not math.isfinite(scores.get("val_loss", 0.0)):
+            raise self.diverged(f"The validation loss is {scores['val_loss']} after epoch {epoch}", scores["lr"])
 
     def _save(self, epoch: int, model: Any) -> None:
         best = self.best()
@@ -215,11 +237,7 @@ class Watch:
         loss = self.total.item() / max(1, self.count)
         spent = max(1e-9, time.monotonic() - self.began)
         if not math.isfinite(loss):
-            raise UserError(
-                f"The loss is {loss} in epoch {self.epoch}, by batch {self.count}. "
-                f"Earlier checkpoints in {self.run.checkpoints}/ are whole.\n"
-                f"Try a lower --lr (it was {self.lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
-            )
+            raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.count}", self.lr)
         return {"train_loss": loss, "lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
 
 
@@ -228,11 +246,12 @@ def _take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -
     if "training" not in start:
         raise UserError(f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume.")
     saved = start["opt"]
-    if "optimizer" in opt.given and opt.optimizer != saved["optimizer"]:
-        raise UserError(
-            f"{source} was trained with --optimizer {saved['optimizer']}, whose state does not fit {opt.optimizer}.\n"
-            f"Leave --optimizer out, or start anew from the weights: --load {source} without --resume."
-        )
+    for name, anew in (("model", "train anew"), ("optimizer", f"start anew from the weights: --load {source}")):
+        if name in opt.given and getattr(opt, name) != saved[name]:
+            raise UserError(
+                f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
+                f"Leave --{name} out, or {anew} without --resume."
+            )
     changed = []
     for name, value in saved.items():
         if name in OWN:

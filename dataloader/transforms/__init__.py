@@ -6,33 +6,40 @@ run `python train.py --transform <name>`.
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dataloader.decode import Image, read_image
+from dataloader.decode import Image, Need
 from dataloader.geometry import Fit, RandomCrop, Region, cut
 from dataloader.transforms import ops
-from utils.errors import unknown_name
+from utils.errors import UserError, unknown_name
 from utils.preprocess import Preprocess
+
+Read = Callable[[Need], tuple[Image, tuple[int, int]]]
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A geometry, then operations on the square: path and generator in, uint8 RGB (S, S, 3) out."""
+    """A geometry, then operations on the square: what reads the image and a generator in, uint8 RGB (S, S, 3) out."""
 
     geometry: RandomCrop | Fit
     operations: Sequence[ops.Op] = ()
 
-    def __call__(self, path: str, rng: np.random.Generator) -> Image:
-        """Read, crop while decoding, augment. Raises ImageError, which names the path."""
+    @property
+    def scale(self) -> int:
+        """The side of the square, in pixels."""
+        return self.geometry.preprocess.scale if isinstance(self.geometry, Fit) else self.geometry.scale
+
+    def __call__(self, read: Read, rng: np.random.Generator) -> Image:
+        """Read, crop while decoding, augment; `read` is a Reader's for one index. Raises ImageError, which names the path."""
         placed: list[Region] = []
 
         def need(height: int, width: int) -> float:
             placed.append(self.geometry.place(height, width, rng))
             return placed[0].factor()
 
-        image, full = read_image(path, need)
+        image, full = read(need)
         region = placed[0] if placed else self.geometry.place(*full, rng)
         image = cut(image, full, region)
         if isinstance(self.geometry, Fit):
@@ -77,6 +84,25 @@ transforms: dict[str, Callable[[argparse.Namespace, Preprocess], Pipeline]] = {
     "none": _none,
     "albumentations": _albumentations,
 }
+
+
+def get_stages(opt: argparse.Namespace, preprocess: Preprocess) -> list[tuple[int, Pipeline]]:
+    """(first epoch, pipeline) for each stage of --scale_schedule; one stage, of --scale, without it.
+
+    Raises:
+        UserError: the schedule cannot be read, or an unknown --transform.
+    """
+    if not opt.scale_schedule:
+        return [(1, get_transform(opt, preprocess))]
+    stages = []
+    for part in opt.scale_schedule.split(","):
+        first, _, scale = part.partition(":")
+        if not (first.strip().isdigit() and scale.strip().isdigit() and int(first) > 0 and int(scale) >= 8):
+            raise UserError(f"--scale_schedule has {part!r}; expected epoch:pixels, such as 1:128,11:192,16:224.")
+        stages.append((int(first), get_transform(opt, replace(preprocess, scale=int(scale)))))
+    if stages[0][0] != 1 or [first for first, _ in stages] != sorted({first for first, _ in stages}):
+        raise UserError(f"--scale_schedule is {opt.scale_schedule!r}; its epochs must begin with 1 and ascend.")
+    return stages
 
 
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:

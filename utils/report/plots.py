@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ def gallery(path: Path, images: list[np.ndarray], captions: list[str], title: st
     _save(figure, path)
 
 
+def bars(path: Path, values: dict[str, list[float]], title: str) -> None:
+    """A horizontal bar for each name: the median, with whiskers from the lowest value to the highest."""
+    names = list(values)[::-1]
+    medians = np.array([np.median(values[name]) for name in names])
+    spread = np.array([[m - min(values[n]), max(values[n]) - m] for n, m in zip(names, medians, strict=True)]).T
+    figure, (axis,) = _figure(10, 1 + 0.34 * len(names), 1)
+    colours = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
+    axis.barh(names, medians, xerr=spread, color=colours, capsize=3)
+    for place, median in enumerate(medians):
+        axis.text(median, place, f" {median:.0f}", va="bottom", fontsize=8)
+    axis.set_title(title)
+    _save(figure, path)
+
+
 def _thumbnail(path: str, side: int = 160) -> np.ndarray:
     with PIL.Image.open(path) as image:
         small = image.convert("RGB")
@@ -130,5 +145,6 @@ def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[A
 
 
 def _save(figure: Any, path: Path) -> None:
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a box in the picture is enough where no font has Chinese
         figure.savefig(file, dpi=110, format="png")

@@ -1,0 +1,143 @@
+"""Batches in order, made ahead by threads or by processes.
+
+Threads are the default: decoding, OpenCV and copying let go of the GIL, nothing travels between processes, no
+shared memory is needed, and a batch comes first after milliseconds. Processes (torch's DataLoader) serve where a
+user's own augmentation is Python that holds the GIL. Both give the same batches, bit for bit.
+"""
+
+import argparse
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from itertools import islice
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from dataloader.sampler import BatchKey
+from utils.errors import ImageError, UserError
+
+AHEAD = 4  # batches a worker that are made before they are asked for
+SHARED_MEMORY = "/dev/shm"
+
+
+class Batches:
+    """`make(key)` for each key of a sampler, in order; every `iter()` starts the sampler anew.
+
+    Raises:
+        UserError: while iterating: no image could be read, or a worker was killed or is stuck for --worker_timeout.
+    """
+
+    def __init__(self, dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> None:
+        self.dataset, self.sampler, self.opt = dataset, sampler, opt
+        self.pin = torch.cuda.is_available() and opt.gpu >= 0
+        if opt.workers and opt.loader == "process":
+            _check_shared_memory(dataset, opt)
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        source: Iterator[Any]
+        if self.opt.workers == 0:
+            source = map(self.dataset.__getitems__, self.sampler)
+        elif self.opt.loader == "thread":
+            source = in_threads(self.dataset.__getitems__, self.sampler, self.opt.workers, self.opt.worker_timeout)
+        else:
+            source = iter(_in_processes(self.dataset, self.sampler, self.opt))
+        return self._guarded(source)
+
+    def _guarded(self, source: Iterator[Any]) -> Iterator[Any]:
+        """Faults of the data and of the machine become messages."""
+        while True:
+            try:
+                batch = next(source, None)
+            except ImageError as error:
+                raise UserError(
+                    f"{str(error).strip().splitlines()[-1]}\nMend the list: python -m tools.doctor names what is wrong."
+                ) from error
+            except TimeoutError as error:
+                raise UserError(_stuck(self.opt)) from error
+            except RuntimeError as error:
+                text = str(error)
+                if "timed out" in text:
+                    raise UserError(_stuck(self.opt)) from error
+                if "exited unexpectedly" in text or "killed by signal" in text:
+                    raise UserError(_killed(text, self.opt)) from error
+                raise
+            if batch is None:
+                return
+            yield batch
+
+
+def in_threads(make: Callable[[BatchKey], Any], keys: Iterable[BatchKey], workers: int, timeout: float) -> Iterator[Any]:
+    """`make(key)` for each key, in order, by `workers` threads that run AHEAD batches each before the consumer."""
+    cv2.setNumThreads(0)  # a thread a worker; OpenCV's own would fight them for the cores
+    waiting: deque[Any] = deque()
+    keys = iter(keys)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    try:
+        waiting.extend(pool.submit(make, key) for key in islice(keys, workers * AHEAD))
+        while waiting:
+            batch = waiting.popleft().result(timeout)
+            waiting.extend(pool.submit(make, key) for key in islice(keys, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> "DataLoader[Any]":
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
+        num_workers=opt.workers,
+        collate_fn=_same,
+        pin_memory=torch.cuda.is_available() and opt.gpu >= 0,
+        worker_init_fn=_start_worker,
+        prefetch_factor=AHEAD,
+        timeout=opt.worker_timeout,
+    )
+
+
+def _same(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _check_shared_memory(dataset: Any, opt: argparse.Namespace) -> None:
+    """Workers hand batches over in shared memory, which containers keep small: better said now than a bus error later."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return
+    wanted = dataset.batch_bytes(opt.batch_size) * opt.workers * AHEAD
+    if wanted > free:
+        raise UserError(
+            f"{opt.workers} worker processes may hold {wanted / 1e6:.0f} MB of batches in {SHARED_MEMORY}, "
+            f"where {free / 1e6:.0f} MB are free.\nUse threads (--loader thread), fewer --workers or a smaller -b, "
+            f"or give the container more: docker run --shm-size={(wanted >> 20) + 64}m."
+        )
+
+
+def _stuck(opt: argparse.Namespace) -> str:
+    return (
+        f"No batch came for {opt.worker_timeout} s: a worker is stuck (a dead network drive, or too slow a disk?).\n"
+        "Look at the drive, or wait longer: --worker_timeout SECONDS; 0 waits for ever."
+    )
+
+
+def _killed(text: str, opt: argparse.Namespace) -> str:
+    return (
+        f"A worker process was killed ({text.strip().splitlines()[0][:200]}): most often the machine ran out of memory.\n"
+        f"Use fewer --workers (now {opt.workers}), --loader thread, or a smaller --cache ram; then go on with --resume."
+    )

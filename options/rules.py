@@ -1,0 +1,67 @@
+"""Rules across flags: each gives the problems it finds, so that all can be reported at once."""
+
+import argparse
+import re
+
+
+def tag(opt: argparse.Namespace) -> list[str]:
+    """A tag is one safe file name."""
+    tag = opt.tag
+    if tag is None:
+        return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
+    if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag):
+        return []
+    return [
+        f"--tag is {tag!r}; allowed: one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash)"
+    ]
+
+
+def load(opt: argparse.Namespace) -> list[str]:
+    """Evaluation and submission need a checkpoint."""
+    return [] if opt.load else ["--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)"]
+
+
+def weights(opt: argparse.Namespace) -> list[str]:
+    """--weights fits --load."""
+    if opt.weights is None or opt.load is None:
+        return []
+    problems = []
+    if len(opt.weights) != len(opt.load):
+        problems.append(f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one for each")
+    if sum(opt.weights) == 0:
+        problems.append("--weights are all 0; at least one must be above it")
+    return problems
+
+
+def resume(opt: argparse.Namespace) -> list[str]:
+    """What gives the first weights is said once."""
+    problems = []
+    if opt.resume and "pretrained" in opt.given and opt.pretrained:
+        problems.append("--resume and --pretrained contradict: a resumed run has its weights from the checkpoint; leave one out")
+    if opt.load and "pretrained" in opt.given and opt.pretrained:
+        problems.append("--load and --pretrained contradict: both give the first weights; leave one out")
+    return problems
+
+
+def mixing(opt: argparse.Namespace) -> list[str]:
+    """Losses, mixing and rates that do not go together."""
+    problems = []
+    if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
+        problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out")
+    if opt.warmup > opt.epochs and "epochs" in opt.given:
+        problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
+    if opt.min_lr > opt.lr:
+        problems.append(f"--min_lr {opt.min_lr:g} is above --lr {opt.lr:g}; allowed: at most --lr")
+    return problems
+
+
+def cache(opt: argparse.Namespace) -> list[str]:
+    """--cache is one of its three forms."""
+    if opt.cache in ("none", "ram") or (opt.cache.startswith("disk:") and len(opt.cache) > 5):
+        return []
+    return [f"--cache is {opt.cache!r}; allowed: none, ram, disk:DIR"]
+
+
+def clear(opt: argparse.Namespace) -> list[str]:
+    """Bring back, or delete."""
+    return ["--restore and --rm contradict: bring back, or delete? leave one out"] if opt.restore and opt.rm else []

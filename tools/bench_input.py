@@ -1,0 +1,183 @@
+"""How fast is the input pipeline, beside other people's, on the same files with the same crop and augmentations?
+
+    python -m tools.bench_input                        photographs cut from the machine's own pictures
+    python -m tools.bench_input --list train.txt --workers 4 --scale 224
+
+Each pipeline runs in a process of its own, several rounds, in turn (A B C A B C …), so that a machine whose speed
+drifts is fair to all; the first batches are not counted. Every pipeline's images end normalised as float32, but for
+the two decode-only limits. Prints medians, their spread, and ratios; writes bench_input.json and bench_input.png.
+DALI and SPDL take part where they are installed.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloader.file_list import read_list
+from tools.rivals import JITTER, NEEDS, RIVALS, ZOOM, Work, normalise
+from utils.errors import UserError
+from utils.files import write_json
+from utils.logger import log, progress, start_logging
+
+SKIP = 4  # batches that are not counted
+OURS = {
+    "ours": [],
+    "ours, processes": ["--loader", "process"],
+    "ours, cache jpeg": ["--cache", "ram"],
+    "ours, cache raw": ["--cache", "ram", "--cache_format", "raw"],
+}
+LIMIT = "decode only"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and measure; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="-m tools.bench_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
+    parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scale", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2, help="passes over the list in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", help="these pipelines alone")
+    parser.add_argument("--out", default="results/bench_input", help="folder for the JSON and the plot")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    opt = parser.parse_args(argv)
+    start_logging()
+    try:
+        if opt.one:
+            print(json.dumps(measure(*json.loads(opt.one))))
+        else:
+            compare(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(opt: argparse.Namespace) -> None:
+    """Measure all pipelines in turn, print the table, write JSON and plot."""
+    out = Path(opt.out)
+    path = Path(opt.list) if opt.list else _photographs(out / "photos", opt.count)
+    cases = [(name, full) for full in (False, True) for name in [LIMIT, *OURS, *_present()] if not opt.only or name in opt.only]
+    cases += [] if opt.only and "ours" not in opt.only else [("ours, default chain", True)]
+    rates: dict[str, list[float]] = {}
+    for name, full in progress([case for _ in range(opt.rounds) for case in cases], "measuring"):
+        task = json.dumps([name, full, str(path), opt.scale, opt.batch, opt.workers, opt.epochs])
+        done = subprocess.run([sys.executable, "-m", "tools.bench_input", "--one", task], capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{name} did not run:\n{done.stderr[-1500:]}")
+        rates.setdefault(_title(name, full), []).append(json.loads(done.stdout.splitlines()[-1]))
+    report(rates, opt, out)
+
+
+def measure(name: str, full: bool, path: str, scale: int, batch: int, workers: int, epochs: int) -> float:
+    """Images a second of one pipeline, from its fifth batch to its last."""
+    import torch
+
+    torch.set_num_threads(1)
+    files = read_list(path)
+    work = Work([files.path(k) for k in range(len(files))], files.label.tolist(), scale, batch, workers, full, epochs)
+    source = RIVALS[name](work) if name in RIVALS else _ours(name, path, work)
+    began, images = 0.0, 0
+    for k, _ in enumerate(source):
+        if k == SKIP:
+            began, images = time.perf_counter(), 0
+        images += batch
+    if not began:
+        raise UserError(f"{len(files)} images give fewer than {SKIP + 2} batches of {batch}; use a longer list or --epochs.")
+    return images / (time.perf_counter() - began)
+
+
+def _ours(name: str, path: str, work: Work) -> Iterator[Any]:
+    """This project's pipeline, and, as the limit, its decoder alone with the same crops."""
+    from dataloader import TrainLoader
+    from options import parse_train
+    from utils.preprocess import Preprocess
+
+    flags = ["--scale", str(work.scale), "-b", str(work.batch), "-w", str(work.workers), "--epochs", str(work.epochs), "--gpu", "-1"]
+    flags += ["--transform", "resize" if work.full else "light"]
+    if name != "ours, default chain":
+        flags += ["--zoom", str(ZOOM), "--vflip", "0", "--transpose", "0", "--blur", "0", "--cutout", "0", "--jitter", "1", "--hue", "0"]
+        flags += [word for kind in ("brightness", "contrast", "saturation") for word in (f"--{kind}", str(JITTER))]
+    opt = parse_train(flags + OURS.get(name, []))
+    loader = TrainLoader(read_list(path), opt, Preprocess(work.scale, "squash", (0.5,) * 3, (0.5,) * 3))
+    if name == LIMIT:
+        return _decode_only(loader, work)
+    return (normalise(batch.image) for batch in loader.batches(1))
+
+
+def _decode_only(loader: Any, work: Work) -> Iterator[Any]:
+    """Reads and decodes what the crops need, in as many threads, and throws it away."""
+    from dataloader.loading import in_threads
+    from utils.rng import sample_rng
+
+    geometry = loader.dataset.stages[0][1].geometry
+
+    def need(rng: np.random.Generator, height: int, width: int) -> float:
+        return geometry.place(height, width, rng).factor()
+
+    def decode(key: Any) -> int:
+        for index in key.indices.tolist():
+            loader.dataset.reader.read(index, partial(need, sample_rng(0, key.epoch, index)))
+        return len(key.indices)
+
+    return in_threads(decode, loader.sampler, work.workers, 300)
+
+
+def report(rates: dict[str, list[float]], opt: argparse.Namespace, out: Path) -> None:
+    """Print the table; write bench_input.json and bench_input.png."""
+    medians = {title: float(np.median(values)) for title, values in rates.items()}
+    log.info(
+        f"\n{opt.workers} workers, {opt.scale} px, batches of {opt.batch}, {opt.rounds} rounds, {platform.processor()} x {os.cpu_count()}\n"
+    )
+    log.info(f"{'images/s':44s} {'median':>8s} {'lowest':>8s} {'highest':>8s}   ours is")
+    for title, values in rates.items():
+        base = medians.get(_title("ours", title.endswith(_title("", True))))
+        ratio = f"{base / medians[title]:8.2f} x" if base else ""
+        log.info(f"{title:44s} {medians[title]:8.0f} {min(values):8.0f} {max(values):8.0f} {ratio}")
+    write_json(out / "bench_input.json", {"settings": vars(opt), "cores": os.cpu_count(), "rates": rates, "medians": medians})
+    from utils.report.plots import bars
+
+    bars(out / "bench_input.png", rates, f"Images a second, {opt.scale} px, {opt.workers} workers (median; whiskers: all rounds)")
+    log.info(f"\nWritten: {out}/bench_input.json, {out}/bench_input.png")
+
+
+def _title(name: str, full: bool) -> str:
+    if name == "ours, default chain":
+        return name
+    return f"{name} · crop, flip" + (", colour" if full else "")
+
+
+def _present() -> list[str]:
+    def there(module: str) -> bool:
+        try:
+            return importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:
+            return False
+
+    return [name for name in RIVALS if there(NEEDS[name])]
+
+
+def _photographs(folder: Path, count: int) -> Path:
+    from tools.photos import FOLDERS, make_photos
+
+    path = folder / "train.txt"
+    if path.is_file() and len(read_list(path)) == count:
+        return path
+    return make_photos(folder, count, list(FOLDERS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
