@@ -49,9 +49,10 @@ def find_classes(train: FileList, num_classes: int | None) -> Classes:
         )
     check_labels(train, count, "classes.txt" if names and not num_classes else "--num_classes")
     images = np.bincount(train.label, minlength=count)
-    if count == 1:
+    present = np.flatnonzero(images)
+    if count == 1 or (len(present) == 1 and names is None and num_classes is None):
         raise UserError(
-            f"All {len(train)} images of {train.source} are of class 0; a classifier needs two classes or more.\n"
+            f"All {len(train)} images of {train.source} are of class {present[0]}; a classifier needs two classes or more.\n"
             "List images of another class, or set --num_classes if they come later."
         )
     empty = int((images == 0).sum())

@@ -2,193 +2,206 @@
 
     python datasets/prepare.py fashion-mnist --out datasets/fashion-mnist --train 12000
     python datasets/prepare.py folder photos/ --out datasets --val 0.1
+    python datasets/prepare.py csv products.csv --path_column image --label_column category --root photos/
+    python datasets/prepare.py coco train.json --root train/
 
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
 torchvision; where neither can be had, scikit-learn's digits take their place, and it says so.
-folder: one folder a class, as ImageNet has them; a stratified split of each class goes to val.txt.
+folder: one folder a class, as ImageNet has them. csv: a table with a header. coco: JSON as COCO or AliProducts has it.
+All three hold out a share of each class for val.txt; `python datasets/prepare.py folder --help` shows the other ways.
 """
 
 import argparse
-import gzip
 import os
-import shutil
-import subprocess
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [folder for folder in (str(HERE.parent), str(HERE)) if folder not in sys.path]
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+from coco_source import read_coco
+from fashion_source import prepare_fashion
+from folder_source import read_folder, read_unlabelled
+from lists_source import Found, check_apart, check_names, read_classes, tidy, write_all
+from split_source import Plan, group_by, split
+from table_source import read_csv
 
 from utils.errors import UserError
-from utils.files import atomic_write
-from utils.logger import log, progress, start_logging
+from utils.logger import log, start_logging
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, H, W), labels (N,)
-
-
-class Source(NamedTuple):
-    """A set of small grey images, in two parts."""
-
-    name: str
-    train: Arrays
-    val: Arrays
-    classes: list[str]
+DEFAULT_VAL = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and run; returns the exit code."""
+    """Parse and run; returns the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    opt = option_parser().parse_args(argv)
+    start_logging()
+    try:
+        check_options(opt)
+        COMMANDS[opt.kind](opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}.\nIs the disk full (`df -h`), or may the folder not be written? --out DIR names another.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The parser, with a sub-command for each source."""
     parser = argparse.ArgumentParser(prog="datasets/prepare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    fashion = kinds.add_parser("fashion-mnist", help="real product images, 28 pixels, 10 classes")
+    fashion = kinds.add_parser("fashion-mnist", help="real product images, 28 pixels, 10 classes", allow_abbrev=False)
     fashion.add_argument("--out", default="datasets/fashion-mnist", help="folder for lists and images")
     fashion.add_argument("--train", type=int, default=12000, help="training images")
     fashion.add_argument("--val", type=int, default=10000, help="validation images, of the set's own test part")
     fashion.add_argument("--test", type=int, default=2000, help="images for submission, of the training part, apart from --train")
-    folder = kinds.add_parser("folder", help="one folder of images a class")
+    fashion.add_argument("--seed", type=int, default=42, help="which images are chosen")
+
+    folder = kinds.add_parser("folder", help="one folder of images a class", allow_abbrev=False)
     folder.add_argument("root", help="the folder that holds the class folders")
-    folder.add_argument("--out", default="datasets", help="folder for the lists")
-    folder.add_argument("--val", type=float, default=0.1, help="the share of each class that goes to val.txt")
-    for kind in (fashion, folder):
-        kind.add_argument("--seed", type=int, default=42)
-    opt = parser.parse_args(argv)
-    start_logging()
-    try:
-        prepare_fashion(opt) if opt.kind == "fashion-mnist" else prepare_folder(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    folder.add_argument("--val_root", metavar="DIR", help="class folders for val.txt, numbered as in the training root")
+
+    table = kinds.add_parser("csv", help="a CSV file with a header", allow_abbrev=False)
+    table.add_argument("file", help="the CSV file (UTF-8)")
+    table.add_argument("--path_column", required=True, metavar="NAME", help="the column of image paths")
+    table.add_argument("--label_column", metavar="NAME", help="the column of labels: names, or whole numbers")
+    table.add_argument("--split_column", metavar="NAME", help="a column that says train, val or test; in place of --val")
+    table.add_argument("--group_column", metavar="NAME", help="a column that says what belongs together (one product's photos)")
+    table.add_argument("--keep_labels", action="store_true", help="labels are class numbers already, and stay as they are")
+    table.add_argument("--delimiter", metavar="SIGN", help="what stands between fields (`tab` for a tab); found out if left out")
+
+    coco = kinds.add_parser("coco", help="a JSON file, as COCO or AliProducts has it", allow_abbrev=False)
+    coco.add_argument("file", help="the JSON file")
+    for kind in (table, coco):
+        kind.add_argument("--root", metavar="DIR", help="where relative paths start; the file's folder if left out")
+        text = "the list to make: train (with --val of it held out), all into val, or test without labels"
+        kind.add_argument("--part", choices=("train", "val", "test"), default="train", help=text)
+    for kind in (folder, table, coco):
+        _add_shared(kind)
+    return parser
 
 
-# ------------------------------------------------------------------------------------------------ small built-in sets
+def _add_shared(kind: argparse.ArgumentParser) -> None:
+    """Flags of every source but the built-in ones."""
+    kind.add_argument("--out", default="datasets", help="folder for the lists")
+    kind.add_argument("--val", type=float, metavar="SHARE", help=f"the share of each class that goes to val.txt ({DEFAULT_VAL}); 0: none")
+    kind.add_argument("--folds", type=int, metavar="K", help="cross-validation: divide into K parts …")
+    kind.add_argument("--fold", type=int, metavar="k", help="… of which the k-th, from 1 to K, goes to val.txt; in place of --val")
+    text = "images whose paths (below the root) agree in what REGEX catches go to the same side of the split"
+    kind.add_argument("--group_by", metavar="REGEX", help=text)
+    kind.add_argument("--seed", type=int, default=42, help="the same seed gives the same split")
+    kind.add_argument("--classes", metavar="FILE", help="a classes.txt that decides the class numbers; other labels are errors")
+    kind.add_argument("--test", metavar="DIR", help="write test.txt from all images in this folder, unlabelled")
+    kind.add_argument("--check", action="store_true", help="look whether the listed files are there")
 
 
-def prepare_fashion(opt: argparse.Namespace) -> None:
-    """Write the images as PNG and their lists; what lies there already is written anew."""
-    source = _from_debian() or _from_torchvision() or _digits()
-    log.info(f"Source: {source.name}.")
+def check_options(opt: argparse.Namespace) -> None:
+    """Raise one UserError with all that is wrong with the flags and between them."""
+    wrong = [] if 0 <= opt.seed < 2**32 else [f"--seed is {opt.seed}; allowed: 0 to {2**32 - 1}."]
+    if opt.kind == "fashion-mnist":
+        wrong += [] if opt.train > 0 else [f"--train is {opt.train}; allowed: 1 or more."]
+        wrong += [f"--{name} is {value}; allowed: 0 or more." for name, value in (("val", opt.val), ("test", opt.test)) if value < 0]
+    else:
+        wrong += _wrong_split(opt) + (_wrong_table(opt) if opt.kind == "csv" else [])
+    if wrong:
+        raise UserError("\n".join(wrong) + f"\nAll flags: `python datasets/prepare.py {opt.kind} --help`.")
+
+
+def _wrong_split(opt: argparse.Namespace) -> list[str]:
+    """What is wrong with the flags that say how to split."""
+    wrong = []
+    if opt.val is not None and not 0 <= opt.val < 1:
+        wrong.append(f"--val is {opt.val}; allowed: from 0 to below 1, a share of each class.")
+    if (opt.folds is None) != (opt.fold is None):
+        wrong.append("--folds and --fold go together: `--folds 5 --fold 1`.")
+    elif opt.folds is not None and (opt.folds < 2 or not 1 <= opt.fold <= opt.folds):
+        wrong.append(f"--folds is {opt.folds}, --fold {opt.fold}; allowed: 2 folds or more, and a fold from 1 to their number.")
+    if opt.folds is not None and opt.val is not None:
+        wrong.append("--val and --folds both say what goes to val.txt; give one of them.")
+    fixed = next((f"--{name}" for name in ("val_root", "split_column") if getattr(opt, name, None) is not None), None)
+    fixed = f"--part {opt.part}" if getattr(opt, "part", "train") != "train" else fixed
+    splitting = [f"--{name}" for name in ("val", "folds", "group_by", "group_column") if getattr(opt, name, None) is not None]
+    if fixed and splitting:
+        wrong.append(f"{fixed} says which images go where, so {', '.join(splitting)} would do nothing; leave one side out.")
+    if opt.test is not None and getattr(opt, "part", None) == "test":
+        wrong.append("--part test and --test both make test.txt; give one of them.")
+    if opt.group_by is not None:
+        try:
+            re.compile(opt.group_by)
+        except re.error as error:
+            wrong.append(f"--group_by {opt.group_by!r} is no regular expression: {error}.")
+    return wrong
+
+
+def _wrong_table(opt: argparse.Namespace) -> list[str]:
+    wrong = []
+    if opt.label_column is None and opt.part != "test":
+        wrong.append("--label_column is missing; without labels, `--part test` makes test.txt.")
+    if opt.split_column is not None and opt.part != "train":
+        wrong.append("--part and --split_column both say where rows go; give one of them.")
+    if opt.delimiter is not None and opt.delimiter not in ("tab", "\\t") and (len(opt.delimiter) != 1 or opt.delimiter in '"\r\n'):
+        wrong.append(f"--delimiter is {opt.delimiter!r}; allowed: one sign other than a quote or a line break, or `tab`.")
+    if opt.group_by is not None and opt.group_column is not None:
+        wrong.append("--group_by and --group_column both say what belongs together; give one of them.")
+    return wrong
+
+
+# ------------------------------------------------------------------------------------------------ lists
+
+
+def prepare_lists(opt: argparse.Namespace) -> None:
+    """Read a source, split it, write its lists."""
     out = Path(opt.out).resolve()
-    order = np.random.default_rng(opt.seed).permutation(len(source.train[0]))
-    wanted = opt.train + opt.test
-    if wanted > len(order):
-        opt.test = max(1, len(order) * opt.test // wanted)
-        opt.train = len(order) - opt.test
-        log.warning(f"{source.name} has {len(order)} training images: {opt.train} for training, {opt.test} for submission.")
-    parts = {
-        "train": (source.train, order[: opt.train]),
-        "val": (source.val, np.arange(min(opt.val, len(source.val[0])))),
-        "test": (source.train, order[opt.train : opt.train + opt.test]),
-    }
-    for name, ((images, labels), chosen) in parts.items():
-        paths = [
-            _write_image(out / name / f"{name}_{index:05d}.png", images[index]) for index in progress(chosen.tolist(), f"writing {name}")
-        ]
-        write_list(out / f"{name}.txt", paths, None if name == "test" else labels[chosen].tolist())
-    _write_lines(out / "classes.txt", source.classes)
+    given = None
+    if opt.classes is not None:
+        given = read_classes(Path(opt.classes))
+    elif getattr(opt, "part", None) == "val":  # what numbered the training list
+        if not (out / "classes.txt").is_file():
+            raise UserError(f"There is no {out / 'classes.txt'} to number validation by; make train.txt first, or say --classes FILE.")
+        given = read_classes(out / "classes.txt")
+    found = READERS[opt.kind](opt, given)
+    check_names(found.names)
+    if opt.test is not None:
+        if "test" in found.parts:
+            raise UserError(f"{opt.file} holds the images for test.txt, and so does --test {opt.test}; leave one out.")
+        found.parts["test"] = read_unlabelled(opt.test)
+    found.parts = {name: tidy(part, name) for name, part in found.parts.items()}
+    for name, part in found.parts.items():
+        if not part.paths:
+            raise UserError(f"No image is left for {out / name}.txt; the warnings above say why.")
+    _split(found, opt)
+    if "train" in found.parts and "val" in found.parts:
+        check_apart(found.parts["train"], found.parts["val"])
+    write_all(found, out, opt.check)
 
 
-def _write_image(path: Path, image: NDArray[np.uint8]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        raise UserError(f"{path} could not be written; is the disk full? (`df -h {path.parent}`)")
-    return path
+def _split(found: Found, opt: argparse.Namespace) -> None:
+    """Divide the training images into train and val, unless the source did."""
+    train = found.parts.get("train")
+    if train is None or "val" in found.parts or getattr(opt, "split_column", None) is not None:
+        return
+    if opt.group_by is not None:
+        root = Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
+        train.groups = group_by([os.path.relpath(path, root) for path in train.paths], opt.group_by)
+    share = DEFAULT_VAL if opt.val is None else opt.val
+    parts = split(train, Plan(share, opt.folds, opt.fold, opt.seed))
+    log.info(f"Split by seed {opt.seed}: " + ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items()))
+    found.parts = {**parts, **{name: part for name, part in found.parts.items() if name != "train"}}
 
 
-def _from_debian() -> Source | None:
-    apt = shutil.which("apt-get")
-    if not DEBIAN.is_dir() and apt and os.geteuid() == 0:
-        log.info("Installing Debian's dataset-fashion-mnist …")
-        install = [apt, "install", "-y", "--no-install-recommends", "dataset-fashion-mnist"]
-        if not _quietly(install):  # a fresh machine has no package lists yet
-            _quietly([apt, "update"])
-            _quietly(install)
-    if not DEBIAN.is_dir():
-        return None
-    return Source("Fashion-MNIST (Debian's dataset-fashion-mnist)", _read_idx("train"), _read_idx("t10k"), FASHION)
-
-
-def _quietly(command: list[str]) -> bool:
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
-
-
-def _read_idx(part: str) -> Arrays:
-    """A part of the set in Yann LeCun's IDX format: 16 or 8 bytes of header, then uint8 values."""
-    with gzip.open(DEBIAN / f"{part}-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(DEBIAN / f"{part}-labels-idx1-ubyte.gz") as file:
-        return images, np.frombuffer(file.read(), np.uint8, offset=8)
-
-
-def _from_torchvision() -> Source | None:
-    from torchvision.datasets import FashionMNIST
-
-    folder = Path.home() / ".cache" / "fashion-mnist"
-    log.info("Fetching Fashion-MNIST through torchvision …")
-    try:
-        train, val = (FashionMNIST(folder, train=part, download=True) for part in (True, False))
-    except (OSError, RuntimeError) as error:
-        log.warning(f"Fashion-MNIST cannot be fetched: {error}")
-        return None
-    arrays = [(part.data.numpy(), part.targets.numpy().astype(np.uint8)) for part in (train, val)]
-    return Source("Fashion-MNIST (torchvision)", arrays[0], arrays[1], FASHION)
-
-
-def _digits() -> Source:
-    from sklearn.datasets import load_digits
-
-    log.warning("Fashion-MNIST cannot be had here: scikit-learn's 1,797 handwritten digits of 8 pixels take its place.")
-    data = load_digits()
-    images, labels = (data.images * 15.9).astype(np.uint8), data.target.astype(np.uint8)
-    return Source("digits (scikit-learn)", (images[:1400], labels[:1400]), (images[1400:], labels[1400:]), [str(k) for k in range(10)])
-
-
-# ------------------------------------------------------------------------------------------------ class folders
-
-
-def prepare_folder(opt: argparse.Namespace) -> None:
-    """Write lists of the images under a folder of class folders."""
-    root, out = Path(opt.root).resolve(), Path(opt.out)
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}; expected a folder that holds one folder of images a class.")
-    if not 0 <= opt.val < 1:
-        raise UserError(f"--val is {opt.val}; allowed: from 0 to below 1, a share of each class.")
-    names = sorted(path.name for path in root.iterdir() if path.is_dir())
-    parts: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
-    rng = np.random.default_rng(opt.seed)
-    for label, name in enumerate(progress(names, "reading folders")):
-        images = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        count = min(round(len(images) * opt.val), max(0, len(images) - 1))  # a class keeps a training image
-        held = set(rng.permutation(len(images))[:count].tolist())
-        for index, path in enumerate(images):
-            parts["val" if index in held else "train"].append((path, label))
-    if not parts["train"]:
-        raise UserError(f"{root} holds no image in a class folder; suffixes looked for: {', '.join(sorted(IMAGE_SUFFIXES))}.")
-    for part, rows in parts.items():
-        write_list(out / f"{part}.txt", [path for path, _ in rows], [label for _, label in rows])
-    _write_lines(out / "classes.txt", names)
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def write_list(path: Path, images: list[Path], labels: list[int] | None) -> None:
-    """Write a list file: a path a line and, with `labels`, a space and the label."""
-    lines = [str(image) if labels is None else f"{image} {label}" for image, label in zip(images, labels or [0] * len(images), strict=True)]
-    _write_lines(path, lines)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    with atomic_write(path, "w") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-    log.info(f"{path}: {len(lines)} lines")
+Reader = Callable[[argparse.Namespace, list[str] | None], Found]
+READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco}
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"fashion-mnist": prepare_fashion, **dict.fromkeys(READERS, prepare_lists)}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ MODELS = (
 )
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion")
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
-TRANSFORMS = ("resize", "light", "none", "albumentations")
+TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")
 LOSSES = ("ce", "ohem", "focal")
 FITS = ("squash", "crop", "pad")
 TTAS = ("none", "flip", "x8", "fivecrop", "multiscale")

@@ -206,7 +206,7 @@ def _augmentation(parser: Parser) -> None:
     group("--balance", choices=("none", "sqrt", "class"), default="none", help="draw classes evenly, or by the square root of their size")
     group("--repeat_aug", type=int, default=1, low=1, high=16, metavar="K", help="each image K times in a batch, each time augmented anew")
     group("--scale_schedule", metavar="E:PX,…", help="training sizes from given epochs on, such as 1:128,11:192,16:224")
-    group("--transform", default="resize", help="resize (all of the below), light (crop, horizontal flip), none, albumentations")
+    group("--transform", default="resize", help=f"{', '.join(choices.TRANSFORMS)}; resize has all from --zoom to --cutout_size")
     group("--zoom", type=float, default=0.5, low=0.01, high=1, help="a random crop holds at least this share of the image")
     group("--crop_ratio", type=float, default=0.75, low=0.1, high=1, help="and its sides differ by at most this ratio, or its inverse")
     group("--hflip", type=float, default=0.5, low=0, high=1, help="probability of a left-right flip")
@@ -221,6 +221,10 @@ def _augmentation(parser: Parser) -> None:
     group("--blur", type=float, default=0.1, low=0, high=1, help="probability of a slight blur")
     group("--cutout", type=float, default=0.5, low=0, high=1, help="probability of blanking a box")
     group("--cutout_size", type=float, default=0.3, low=0.01, high=1, help="the box's longest side, as a share of the image's")
+    group("--ra_ops", type=int, default=2, low=1, high=14, metavar="N", help="randaugment: operations an image")
+    group("--ra_magnitude", type=int, default=9, low=0, high=30, metavar="M", help="randaugment: how strong each is")
+    group("--erase", type=float, default=0.0, low=0, high=1, help="probability of random noise in a box, after any --transform")
+    group("--erase_area", type=float, default=0.33, low=0.02, high=1, help="the box's largest area, as a share of the image's")
 
 
 def _saving(parser: Parser) -> None:

@@ -207,8 +207,8 @@ def parse_python(words, monkeypatch):
         prepare = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(prepare)
         called = []
-        monkeypatch.setattr(prepare, "prepare_fashion", called.append)
-        monkeypatch.setattr(prepare, "prepare_folder", called.append)
+        for kind in prepare.COMMANDS:
+            monkeypatch.setitem(prepare.COMMANDS, kind, called.append)
         assert prepare.main(rest) == 0 and len(called) == 1
         return None
     script = name.removesuffix(".py")

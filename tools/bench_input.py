@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_logging()
     try:
         if opt.one:
-            print(json.dumps(measure(*json.loads(opt.one))))
+            print(json.dumps(measure(json.loads(opt.one))))
         else:
             compare(opt)
     except UserError as error:
@@ -82,10 +82,11 @@ def compare(opt: argparse.Namespace) -> None:
     report(rates, opt, out)
 
 
-def measure(name: str, full: bool, path: str, scale: int, batch: int, workers: int, epochs: int) -> float:
-    """Images a second of one pipeline, from its fifth batch to its last."""
+def measure(task: list[Any]) -> float:
+    """Images a second of one pipeline, from its fifth batch to its last; `task` as `compare` writes it."""
     import torch
 
+    name, full, path, scale, batch, workers, epochs = task
     torch.set_num_threads(1)
     files = read_list(path)
     work = Work([files.path(k) for k in range(len(files))], files.label.tolist(), scale, batch, workers, full, epochs)

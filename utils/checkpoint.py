@@ -7,6 +7,7 @@ and names, images a class, preprocessing), `history` (a dict of scores an epoch)
 
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -85,10 +86,10 @@ def _read(path: Path) -> Any:
 
 
 def _unpickler_reason(error: Exception) -> str:
-    """The line of torch's long message that says what was found; its first lines advise to load the file unsafely."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    found = [line for mark in ("GLOBAL", "WeightsUnpickler error:", "") for line in lines if mark in line] or [""]
-    return found[0].split("WeightsUnpickler error:")[-1].split(" Please use")[0].strip(" .")[:200]
+    """What torch's long message found; around it, it advises to load the file unsafely."""
+    text = " ".join(str(error).split())
+    text = re.split(r"trusted source\.|WeightsUnpickler error:", text)[-1]
+    return re.split(r"Please use|Check the documentation", text)[0].strip(" .")[:200]
 
 
 def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:

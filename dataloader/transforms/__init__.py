@@ -12,7 +12,7 @@ import numpy as np
 
 from dataloader.decode import Image, Need
 from dataloader.geometry import Fit, RandomCrop, Region, cut
-from dataloader.transforms import ops
+from dataloader.transforms import ops, policies
 from utils.errors import UserError, unknown_name
 from utils.preprocess import Preprocess
 
@@ -78,11 +78,34 @@ def _albumentations(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline
     return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [chain(opt)])
 
 
+def _policy(opt: argparse.Namespace, preprocess: Preprocess, policy: ops.Op) -> Pipeline:
+    """The crop, a left-right flip, and a policy."""
+    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [ops.orient(opt.hflip, 0, 0), policy])
+
+
+def _randaugment(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
+    """RandAugment: --ra_ops operations, each at --ra_magnitude."""
+    return _policy(opt, preprocess, policies.randaugment(opt.ra_ops, opt.ra_magnitude, preprocess.scale))
+
+
+def _trivialaugment(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
+    """TrivialAugmentWide: one operation, of any strength."""
+    return _policy(opt, preprocess, policies.trivialaugment(preprocess.scale))
+
+
+def _augmix(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
+    """AugMix: a blend of the image and three chains of operations."""
+    return _policy(opt, preprocess, policies.augmix(preprocess.scale))
+
+
 transforms: dict[str, Callable[[argparse.Namespace, Preprocess], Pipeline]] = {
     "resize": _resize,
     "light": _light,
     "none": _none,
     "albumentations": _albumentations,
+    "randaugment": _randaugment,
+    "trivialaugment": _trivialaugment,
+    "augmix": _augmix,
 }
 
 
@@ -106,7 +129,10 @@ def get_stages(opt: argparse.Namespace, preprocess: Preprocess) -> list[tuple[in
 
 
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """The pipeline that --transform names. Raises UserError for an unknown name, with the list."""
+    """The pipeline that --transform names, ended by --erase. Raises UserError for an unknown name, with the list."""
     if opt.transform not in transforms:
         raise unknown_name("transform", opt.transform, transforms)
-    return transforms[opt.transform](opt, preprocess)
+    pipeline = transforms[opt.transform](opt, preprocess)
+    if opt.erase:
+        return replace(pipeline, operations=[*pipeline.operations, ops.erase(opt.erase, opt.erase_area)])
+    return pipeline

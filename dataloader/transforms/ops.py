@@ -14,6 +14,7 @@ Op = Callable[[Image, np.random.Generator], Image]
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 GREY = 127.5
+ERASE_LEAST = 0.02  # of the image's area
 
 
 def orient(hflip: float, vflip: float, transpose: float) -> Op:
@@ -89,8 +90,28 @@ def cutout(probability: float, size: float) -> Op:
         height, width = image.shape[:2]
         h, w = (max(1, round(side * size * rng.uniform(0.5, 1))) for side in (height, width))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        image = np.ascontiguousarray(image)
+        image = image.copy()  # not ours to write to: it may be the cache's own
         image[top : top + h, left : left + w] = round(GREY)
+        return image
+
+    return op
+
+
+def erase(probability: float, area: float) -> Op:
+    """With `probability`, noise in a box (Zhong et al., 2020): 0.02 to `area` of the image's, sides as 0.3 to 1/0.3; torchvision's rule."""
+
+    def op(image: Image, rng: np.random.Generator) -> Image:
+        if rng.random() >= probability:
+            return image
+        height, width = image.shape[:2]
+        for _ in range(10):
+            size, ratio = height * width * rng.uniform(ERASE_LEAST, area), math.exp(rng.uniform(-1, 1) * math.log(0.3))
+            h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
+            if 0 < h < height and 0 < w < width:
+                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+                image = image.copy()
+                image[top : top + h, left : left + w] = rng.integers(256, size=(h, w, 3), dtype=np.uint8)
+                break
         return image
 
     return op

@@ -1,0 +1,171 @@
+"""The command line: no flag without use, help and range; light; and the same names as the registries."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from options import build_parser, choices, parse_clear, parse_eval, parse_submit, parse_train
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train", "eval", "submit", "clear")
+PARSERS = {name: build_parser(name) for name in SCRIPTS}
+FLAGS = sorted({flag for parser in PARSERS.values() for flag in parser.flags()})
+ROOMS = ("network", "dataloader", "optimizer", "scheduler", "utils")
+LIST = 'getattr(opt, f"{name}_list")'
+# Read by a name that is put together: the expression, and the call that gives it the name.
+PUT_TOGETHER = {f"{name}_list": (LIST, f'open_list(opt, "{name}"') for name in ("train", "val", "test")}
+
+
+def sources() -> list[Path]:
+    """The files that a script can reach: those of tools/ read flags too, but no user's run goes through them."""
+    return [*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+
+
+def names_read() -> set[str]:
+    """What is read from the options outside options/: `opt.x`, `self.opt.x`, and what PUT_TOGETHER proves."""
+    found, text = set(), ""
+    for path in sources():
+        source = path.read_text()
+        text += source
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and ast.unparse(node.value).split(".")[-1] == "opt":
+                found.add(node.attr)
+    return found | {name for name, proofs in PUT_TOGETHER.items() if all(proof in text for proof in proofs)}
+
+
+@pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag != "config"])  # --config is the parser's own
+def test_every_flag_is_read_outside_the_options(flag):
+    assert flag in names_read(), f"--{flag} is declared, and nothing reads it"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_flag_has_help(name):
+    for flag, action in PARSERS[name].flags().items():
+        assert action.help and len(action.help) > 5, f"--{flag} of {name}.py has no help"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_number_has_a_range(name):
+    numbers = {flag for flag, action in PARSERS[name].flags().items() if action.type in (int, float)}
+    assert numbers == set(PARSERS[name].bounds)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_defaults_obey_the_rules(name, monkeypatch):
+    words = {"train": [], "eval": ["--load", "x.pt"], "submit": ["--load", "x.pt"], "clear": ["--tag", "x"]}[name]
+    opt = PARSERS[name].parse(words)
+    assert opt.given == sorted(word.removeprefix("--") for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("shared", ["tag", "config", "gpu", "seed", "workers", "batch_size", "data_root", "debug", "check_files", "load"])
+def test_scripts_share_their_flags(shared):
+    """submit.py had a parser of its own once, with other defaults."""
+    ours = [PARSERS[name].flags()[shared] for name in ("train", "eval", "submit")]
+    assert len({(tuple(action.option_strings), action.default, action.type) for action in ours}) == 1
+
+
+def after(code: str, cwd: Path) -> set[str]:
+    """The modules that are loaded after `code` ran in a fresh process in the empty folder `cwd`."""
+    script = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\nprint('MODULES', *sys.modules)"
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split("MODULES", 1)[1].split())
+
+
+def test_options_import_the_standard_library_alone(tmp_path):
+    loaded = {name.split(".")[0] for name in after("import options; options.parse_train([])", tmp_path)}
+    before = {name.split(".")[0] for name in after("", tmp_path)}
+    assert loaded - before <= {*sys.stdlib_module_names, "options"}
+    assert not loaded & {"torch", "numpy", "yaml"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("words, code", [(["--help"], 0), (["--no_such_flag"], 2)], ids=["help", "a typo"])
+def test_help_and_a_typo_wait_for_no_heavy_import(tmp_path, name, words, code):
+    run = f"""
+import runpy
+sys.argv = ["{name}.py", *{words!r}]
+try:
+    runpy.run_path({str(ROOT / f"{name}.py")!r}, run_name="__main__")
+except SystemExit as stop:
+    assert stop.code == {code}, stop.code
+"""
+    assert not after(run, tmp_path) & {"torch", "numpy", "cv2", "timm", "albumentations", "matplotlib"}
+
+
+def registries() -> dict[str, set[str]]:
+    from dataloader.transforms import transforms
+    from network import models
+    from network.losses import losses
+    from network.tta import ttas
+    from optimizer import optimizers
+    from scheduler import schedulers, tables
+
+    return {
+        "MODELS": set(models),
+        "OPTIMIZERS": set(optimizers),
+        "SCHEDULERS": {*schedulers, *tables},
+        "TRANSFORMS": set(transforms),
+        "LOSSES": set(losses),
+        "TTAS": set(ttas),
+    }
+
+
+@pytest.mark.parametrize("name", ["MODELS", "OPTIMIZERS", "SCHEDULERS", "TRANSFORMS", "LOSSES", "TTAS"])
+def test_names_are_those_of_the_registry(name):
+    names = getattr(choices, name)
+    assert set(names) == registries()[name]
+    assert len(set(names)) == len(names)
+
+
+def test_what_a_user_adds_to_a_registry_works_without_touching_the_choices(monkeypatch):
+    """Only what nobody is meant to extend is held against choices.py when the command line is read."""
+    for flag in ("model", "optimizer", "scheduler", "transform", "loss"):
+        assert getattr(parse_train([f"--{flag}", "mine"]), flag) == "mine"
+
+
+@pytest.mark.parametrize("parse, words", [(parse_train, []), (parse_eval, ["--load", "x"]), (parse_submit, ["--load", "x"])])
+def test_a_parser_reads_the_given_words_and_not_sys_argv(parse, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--no_such_flag"])
+    assert parse([*words, "--tag", "mine"]).tag == "mine"
+
+
+def test_sys_argv_is_read_where_no_words_are_given(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["clear.py", "--tag", "typed"])
+    assert parse_clear().tag == "typed"
+
+
+def test_a_flag_counts_as_given_even_with_its_default_value():
+    assert parse_train(["--lr", "0.0005", "--no-pretrained"]).given == ["lr", "pretrained"]
+    assert parse_train([]).given == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--lr", "nan"],
+        ["--smooth", "1.5"],
+        ["--gpu", "-2"],
+        ["--epochs", "0"],
+        ["-b", "1"],
+        ["--scale", "7"],
+        ["--seed", "-1"],
+        ["--momentum", "inf"],
+    ],
+)
+def test_numbers_out_of_range(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(words)
+    assert stop.value.code == 2
+    assert "allowed: " in capsys.readouterr().err
+
+
+def test_flags_may_not_be_abbreviated(capsys):
+    with pytest.raises(SystemExit):
+        parse_train(["--batch", "3"])
+    assert "did you mean --batch_size" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""doctor.html: one file with small pictures in it, for a desk, a phone, and the dark."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import cv2
+import simplejpeg
+
+import utils.report
+from dataloader.decode import read_image
+from tools.doctor_problems import PROBLEMS
+from tools.doctor_report import Report, summary
+from tools.doctor_scan import Store
+from utils.errors import ImageError
+from utils.files import atomic_write
+
+SIDE = 160  # of a thumbnail, in pixels
+MOST_THUMBNAILS = 200
+MOST_BYTES = 3_500_000  # of thumbnails, as base64; text adds up to a megabyte
+MOST_ROWS = 60  # a problem; doctor.csv has all
+LONGEST = 600  # characters of a path or a detail
+NO_PICTURE = {"missing", "dangling_link", "not_a_file", "empty", "truncated", "unreadable", "too_large", "wrong_extension"}
+NO_PICTURE |= {"class_not_in_train", "class_not_scored", "single_image", "label_gap", "class_names", "label_out_of_range"}
+
+
+def write_page(path: Path, report: Report, store: Store) -> None:
+    """Write the page; thumbnails come from the store where it has them."""
+    import jinja2
+
+    album = Album(report, store)
+    content = summary(report)
+    sections = []
+    for name, rows in report.found.by_problem():
+        shown = [_row(report, album, name, number) for number in rows[:MOST_ROWS].tolist()]
+        sections.append({"name": name, **PROBLEMS[name]._asdict(), "count": len(rows), "rows": shown, "rest": len(rows) - len(shown)})
+    template = (Path(utils.report.__file__).parent / "doctor.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(template).render(sections=sections, thumbnails=album.count, **content)
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8", "replace"))  # a file name of other bytes than UTF-8 holds lone surrogates
+
+
+class Album:
+    """Hands out thumbnails, until there are MOST_THUMBNAILS or MOST_BYTES."""
+
+    def __init__(self, report: Report, store: Store) -> None:
+        self.report, self.store = report, store
+        self.count = self.bytes = 0
+        self.made: dict[bytes, str] = {}
+
+    def picture(self, image: int) -> str:
+        """A data URL for image `image`; "" where there is none to be had, or no more room."""
+        key = self.report.seen.key[image].tobytes()
+        if not any(key) or self.count >= MOST_THUMBNAILS:
+            return ""
+        jpeg = self.store.thumbnail(key, lambda: thumbnail(self.report.seen.path(image)))
+        text = base64.b64encode(jpeg).decode()
+        if not text or self.bytes + len(text) > MOST_BYTES:
+            return ""
+        self.count, self.bytes = self.count + 1, self.bytes + len(text)
+        return f"data:image/jpeg;base64,{text}"
+
+
+def thumbnail(path: str) -> bytes:
+    """A small JPEG of the image at `path`; b"" where it cannot be read."""
+    try:
+        image, _ = read_image(path, lambda height, width: min(1.0, SIDE / max(height, width)))
+    except (ImageError, cv2.error):
+        return b""
+    height, width = image.shape[:2]
+    shrink = min(1.0, SIDE / max(height, width))
+    small = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+    return simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
+
+
+def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]:
+    row = report.row(number)
+    image, partner = row["image"], row["partner"]
+    sides = []
+    for side in (partner, image) if partner >= 0 else (image,):
+        if side >= 0:
+            picture = "" if name in NO_PICTURE else album.picture(side)
+            path = _short(report.seen.path(side))
+            sides.append({"where": report.where(side), "path": path, "label": _short(report.class_name(side)), "picture": picture})
+    conflict = partner >= 0 and -1 < report.seen.label[image] != report.seen.label[partner] > -1
+    apart = int(report.found.columns()[3][number])
+    bits = f"{apart} of 64 bits apart" if name.startswith("near") else ""
+    detail = bits if partner >= 0 else _short(row["detail"])
+    return {"sides": sides, "pair": partner >= 0, "detail": detail, "list": Path(row["list"]).name, "conflict": bool(conflict)}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
