@@ -5,8 +5,8 @@ alpha (over white), 16-bit or CMYK.
 """
 
 import io
+import re
 import struct
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -91,15 +91,11 @@ def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
 
 
 def _decode_opencv(data: bytes) -> Image | None:
-    """8-bit grey and colour, without alpha; None for what OpenCV does not know or would render otherwise than Pillow."""
-    if data[:4] == b"\x89PNG" and not _plain_png(data):
+    """8-bit PNG, grey or RGB, that is whole; None for what OpenCV does not know, or would render otherwise than Pillow."""
+    if data[:4] != b"\x89PNG" or not _plain_png(data):
         return None
-    if data[:4] != b"\x89PNG" and data[:2] != b"BM":  # WebP, TIFF and GIF may hold alpha, palettes, several frames
-        return None
-    _check_size(*_png_size(data)) if data[:4] == b"\x89PNG" and len(data) > 24 else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    _check_size(*_png_size(data))
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _decode_pillow(data: bytes) -> Image:
@@ -108,21 +104,19 @@ def _decode_pillow(data: bytes) -> Image:
     import PIL.ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image: Any = PIL.Image.open(io.BytesIO(data))
-            _check_size(image.height, image.width)
-            image = PIL.ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # 16-bit grey
-                return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-            return np.array(image.convert("RGB"))
+        image: Any = PIL.Image.open(io.BytesIO(data))
+        _check_size(image.height, image.width)
+        image = PIL.ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16-bit grey
+            return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
     except ImageError:
         raise
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
-        raise ImageError(f"not a readable image ({type(error).__name__}: {error})") from error
+        raise ImageError(f"not a readable image ({type(error).__name__}: {re.sub('<[^>]*>', 'the file', str(error))})") from error
 
 
 def orientation(data: bytes) -> int:
@@ -164,8 +158,15 @@ def _upright(image: Image, turn: int) -> Image:
 
 
 def _plain_png(data: bytes) -> bool:
-    """8-bit grey or RGB without transparency or orientation, which OpenCV renders as Pillow does."""
-    return len(data) > 26 and data[24] == 8 and data[25] in (0, 2) and b"tRNS" not in data[:4096] and b"eXIf" not in data
+    """Whole, 8-bit, grey or RGB, without transparency or orientation: OpenCV renders it as Pillow does."""
+    return (
+        len(data) > 26
+        and b"IEND" in data[-64:]
+        and data[24] == 8
+        and data[25] in (0, 2)
+        and b"tRNS" not in data[:4096]
+        and b"eXIf" not in data
+    )
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

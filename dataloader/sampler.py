@@ -82,6 +82,7 @@ def balanced(labels: NDArray[np.int32], how: str, rng: np.random.Generator) -> N
     share[present] = np.sqrt(size[present]) if how == "sqrt" else 1.0
     weight = np.divide(share, size, out=np.zeros(len(size)), where=present)[labels]
     order = rng.permutation(len(labels))  # which of a class's samples get the extra draw
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, so that each class's draws add up too
     edges = np.cumsum(weight[order])
     ticks = (np.arange(len(labels)) + rng.random()) * (edges[-1] / len(labels))
     return np.sort(order[np.minimum(np.searchsorted(edges, ticks, side="right"), len(labels) - 1)])

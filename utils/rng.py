@@ -12,12 +12,17 @@ ORDER = 1 << 63  # the upper half of the second key word, which no sample of the
 
 def sample_rng(seed: int, epoch: int, index: int, copy: int = 0) -> np.random.Generator:
     """The generator of one sample's augmentation in one epoch; `copy` counts how often the epoch drew it before."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch << 48 | (copy & 0xFFFF) << 32 | index]))
+    return _stream(seed, epoch << 48 | (copy & 0xFFFF) << 32 | index)
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
     """The generator of an epoch's order."""
-    return np.random.Generator(np.random.Philox(key=[seed, ORDER | epoch]))
+    return _stream(seed, ORDER | epoch)
+
+
+def _stream(seed: int, purpose: int) -> np.random.Generator:
+    # uint64 said outright: NumPy makes a list that mixes small and very large integers float64, which drops the low bits
+    return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64)))
 
 
 def seed_step(seed: int, epoch: int, step: int) -> None:

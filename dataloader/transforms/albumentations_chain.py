@@ -5,6 +5,8 @@ albumentations 2.0.8, left to itself, repeats its augmentations in every worker 
 
 import argparse
 import os
+import threading
+from typing import Any
 
 import numpy as np
 
@@ -13,24 +15,31 @@ from dataloader.transforms.ops import Op
 
 
 def chain(opt: argparse.Namespace) -> Op:
-    """The chain below, as an operation on uint8 RGB (S, S, 3) that draws from the sample's own generator alone."""
+    """The chain of `steps`, as an operation on uint8 RGB (S, S, 3) that draws from the sample's own generator alone."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
 
-    compose = A.Compose(
-        [
-            A.HorizontalFlip(p=opt.hflip),
-            A.VerticalFlip(p=opt.vflip),
-            A.Transpose(p=opt.transpose),
-            A.HueSaturationValue(round(180 * opt.hue), round(255 * opt.saturation), 0, p=opt.jitter),
-            A.RandomBrightnessContrast(opt.brightness, opt.contrast, p=opt.jitter),
-            A.OneOf([A.MotionBlur(p=1), A.GaussianBlur(p=1), A.GaussNoise(p=1)], p=opt.blur),
-            A.CoarseDropout((1, 1), (0.1, opt.cutout_size), (0.1, opt.cutout_size), fill=127, p=opt.cutout),
-        ]
-    )
+    own = threading.local()  # a composed transform holds its generator, so threads must not share one
 
     def operation(image: Image, rng: np.random.Generator) -> Image:
-        compose.set_random_seed(int(rng.integers(2**31)))
-        return compose(image=image)["image"]
+        if not hasattr(own, "compose"):
+            own.compose = A.Compose(steps(opt))
+        own.compose.set_random_seed(int(rng.integers(2**31)))
+        return own.compose(image=image)["image"]
 
     return operation
+
+
+def steps(opt: argparse.Namespace) -> list[Any]:
+    """The transforms, in order: the place to edit."""
+    import albumentations as A
+
+    return [
+        A.HorizontalFlip(p=opt.hflip),
+        A.VerticalFlip(p=opt.vflip),
+        A.Transpose(p=opt.transpose),
+        A.HueSaturationValue(round(180 * opt.hue), round(255 * opt.saturation), 0, p=opt.jitter),
+        A.RandomBrightnessContrast(opt.brightness, opt.contrast, p=opt.jitter),
+        A.OneOf([A.MotionBlur(p=1), A.GaussianBlur(p=1), A.GaussNoise(p=1)], p=opt.blur),
+        A.CoarseDropout((1, 1), (0.1, opt.cutout_size), (0.1, opt.cutout_size), fill=127, p=opt.cutout),
+    ]

@@ -96,7 +96,7 @@ def sharpness(image: Image, change: float) -> Image:
 
 def posterize(image: Image, bits: float) -> Image:
     """The upper `bits` of each value."""
-    return image & np.uint8(0xFF << 8 - int(bits) & 0xFF)
+    return np.bitwise_and(image, np.uint8(0xFF << 8 - int(bits) & 0xFF))
 
 
 def solarize(image: Image, threshold: float) -> Image:

@@ -1,0 +1,225 @@
+"""Samplers, loaders, cache: the same batches whatever makes them, wherever a run is taken up."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dataloader
+from dataloader import cache
+from dataloader.file_list import read_list
+from dataloader.geometry import RandomCrop
+from dataloader.sampler import Draw, EvalSampler, TrainSampler, balanced, occurrences
+from dataloader.transforms import ops, transforms
+from options import parse_train
+from utils.errors import UserError
+from utils.preprocess import Preprocess
+from utils.rng import order_rng, sample_rng
+
+WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def loader(photo_set, *words):
+    opt = parse_train(["--scale", "32", "-b", "12", "--epochs", "2", "--gpu", "-1", *map(str, words)])
+    return dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY)
+
+
+def batches(photo_set, *words, epoch=1, step=0):
+    return list(loader(photo_set, *words).batches(epoch, step))
+
+
+def equal(first, second):
+    pairs = list(zip(first, second, strict=True))
+    return all(torch.equal(a.image, b.image) and torch.equal(a.index, b.index) and a[3:5] == b[3:5] for a, b in pairs)
+
+
+@pytest.mark.parametrize("transform", list(transforms))
+@pytest.mark.parametrize("how", [("-w", 1), ("-w", 2), ("-w", 1, "--loader", "process"), ("-w", 2, "--loader", "process")], ids=str)
+def test_workers_change_nothing_and_repeat_nothing(photo_set, transform, how):
+    plain = batches(photo_set, "-w", 0, "--transform", transform)
+    assert equal(plain, batches(photo_set, *how, "--transform", transform))
+    pictures = [image.numpy().tobytes() for batch in plain for image in batch.image]
+    assert len(pictures) == 72
+    if transform != "none":
+        assert len(set(pictures)) >= 70  # a mirrored crop of a smooth cut may rarely agree
+    assert plain[0].image.dtype == torch.uint8
+    assert plain[0].image.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_run_is_taken_up_anywhere(photo_set):
+    plain = batches(photo_set, "-w", 0)
+    for epoch, step in [(1, 1), (1, 2), (2, 0), (2, 2)]:
+        assert equal(plain[(epoch - 1) * 3 + step :], batches(photo_set, "-w", 2, epoch=epoch, step=step))
+
+
+def test_an_epoch_shows_each_sample_once_and_orders_differ():
+    sampler = TrainSampler(np.zeros(103, np.int32), 10, 2, Draw(1))
+    keys = list(sampler)
+    assert [(key.epoch, key.step) for key in keys] == [(e, s) for e in (1, 2) for s in range(10)]
+    shown = np.concatenate([key.indices for key in keys[:10]])
+    assert len(set(shown.tolist())) == 100
+    assert not np.array_equal(sampler.order(1), sampler.order(2))
+    assert not np.array_equal(sampler.order(1), TrainSampler(np.zeros(103, np.int32), 10, 2, Draw(2)).order(1))
+    assert TrainSampler(np.zeros(5, np.int32), 10, 1, Draw(1)).batch_size == 5
+    assert len(list(TrainSampler(np.zeros(103, np.int32), 10, 3, Draw(1), limit=2))) == 6
+
+
+def test_evaluation_shows_all_in_order():
+    keys = list(EvalSampler(25, 8))
+    assert np.concatenate([key.indices for key in keys]).tolist() == list(range(25))
+    assert [len(key.indices) for key in keys] == [8, 8, 8, 1]
+
+
+@pytest.mark.parametrize("how", ["sqrt", "class"])
+def test_balanced_draws(how):
+    labels = np.repeat(np.arange(4), [1000, 400, 100, 4]).astype(np.int32)
+    drawn = balanced(labels, how, np.random.default_rng(0))
+    counts = np.bincount(labels[drawn], minlength=4)
+    share = np.sqrt([1000, 400, 100, 4]) if how == "sqrt" else np.ones(4)
+    assert len(drawn) == len(labels)
+    times = np.bincount(drawn, minlength=len(labels))
+    for label in range(4):
+        expected = share[label] / share.sum() * len(labels) / (labels == label).sum()
+        mine = times[labels == label]
+        assert set(mine.tolist()) <= {int(expected), int(expected) + 1}
+        assert abs(counts[label] - expected * (labels == label).sum()) <= 2
+
+
+def test_repeated_samples_are_augmented_anew(photo_set):
+    assert occurrences(np.array([3, 1, 3, 3, 1])).tolist() == [0, 0, 1, 2, 1]
+    first = batches(photo_set, "-w", 0, "--repeat_aug", 3)[0]
+    assert first.index.tolist() == np.repeat(first.index[::3], 3).tolist()
+    assert len({image.numpy().tobytes() for image in first.image}) == 12
+
+
+def test_streams_are_distinct():
+    draws = [sample_rng(1, e, i, c).integers(2**62) for e in range(4) for i in range(5) for c in range(3)]
+    draws += [order_rng(1, e).integers(2**62) for e in range(4)] + [sample_rng(2, 0, 0).integers(2**62)]
+    assert len(set(draws)) == len(draws)
+
+
+def test_progressive_sizes(photo_set):
+    sizes = [batch.image.shape[-1] for batch in batches(photo_set, "-w", 0, "--scale_schedule", "1:16,2:32")]
+    assert sizes == [16] * 3 + [32] * 3
+    for wrong in ("2:16", "1:16,1:32", "a:b", "1"):
+        with pytest.raises(UserError, match="--scale_schedule"):
+            loader(photo_set, "--scale_schedule", wrong)
+
+
+def test_orientations_and_colours():
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    seen = {ops.orient(0.5, 0.5, 0.5)(image, np.random.default_rng(k)).tobytes() for k in range(200)}
+    wanted = {np.ascontiguousarray(np.rot90(base, k)).tobytes() for base in (image, image.swapaxes(0, 1)) for k in range(4)}
+    assert seen == wanted
+    assert ops.colour_matrix(1, 1, 1, 0)[:, :3] == pytest.approx(np.eye(3), abs=1e-9)
+    grey = ops.colour_matrix(1, 1, 0.3, 0.2) @ np.array([90.0, 90, 90, 1])
+    assert grey == pytest.approx([90, 90, 90], abs=0.3)
+    assert ops.colour_matrix(1.2, 0.5, 1, 0) @ np.array([200.0, 100, 50, 1]) == pytest.approx([196.5, 136.5, 106.5], abs=0.1)
+
+
+def test_cutout_blanks_one_grey_box():
+    image = np.full((100, 100, 3), 7, np.uint8)
+    for k in range(20):
+        out = ops.cutout(1.0, 0.3)(image.copy(), np.random.default_rng(k))
+        rows, columns = np.nonzero((out != 7).all(axis=2))
+        h, w = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert 15 <= h <= 30
+        assert 15 <= w <= 30
+        assert len(rows) == h * w
+        assert (out[rows, columns] == 128).all()
+
+
+# ------------------------------------------------------------------------------------------------ cache
+
+
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
+@pytest.mark.parametrize("loader_kind", ["thread", "process"])
+def test_cache_in_memory_and_on_disk_agree_and_are_close_to_the_files(photo_set, tmp_path, form, loader_kind):
+    plain = batches(photo_set, "-w", 0, "--transform", "light")
+    words = ("-w", 2, "--loader", loader_kind, "--transform", "light", "--cache_format", form, "--cache")
+    ram = batches(photo_set, *words, "ram")
+    assert equal(ram, batches(photo_set, *words, f"disk:{tmp_path}/c"))
+    apart = np.mean([(a.image.float() - b.image.float()).abs().mean() for a, b in zip(plain, ram, strict=True)])
+    assert 0 < apart < 8
+
+
+def test_a_second_run_reads_no_file_and_a_changed_one_is_built_anew(photo_set, tmp_path, monkeypatch):
+    words = ("-w", 0, "--cache", f"disk:{tmp_path}/c")
+    batches(photo_set, *words)
+    encoded = []
+    real = cache._encode
+    monkeypatch.setattr(cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding))
+    batches(photo_set, *words)
+    assert encoded == []
+    path = read_list(photo_set / "train.txt").path(5)
+    os.utime(path, (1, 1))
+    batches(photo_set, *words)
+    assert set(encoded) == {5}
+
+
+def test_a_cache_that_does_not_fit_is_refused(photo_set, monkeypatch):
+    monkeypatch.setattr(cache.Ram, "room", lambda self: 1000)
+    with pytest.raises(UserError, match="--cache_size"):
+        loader(photo_set, "--cache", "ram")
+
+
+def test_the_cache_holds_what_the_smallest_crop_needs():
+    assert RandomCrop(224, 0.25, 0.75).side() == 448
+
+
+def test_a_killed_build_goes_on_and_gives_the_same(photo_set, tmp_path):
+    """SIGKILL while the entries are being written, one a transaction; then the run that was never killed."""
+    code = f"""
+import sys, time; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from dataloader import cache
+cache.SPAN = 1
+real = cache._encode
+cache._encode = lambda *a: (time.sleep(0.05), real(*a))[1]
+cache._check_room = lambda *a: None
+from dataloader.file_list import read_list
+from options import parse_train
+cache.open_reader(read_list({str(photo_set / "train.txt")!r}), parse_train(["--cache", "disk:{tmp_path}/c"]), 46)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "c/data.mdb").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.6)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    words = ("-w", 0, "--transform", "light", "--cache")
+    assert equal(batches(photo_set, *words, f"disk:{tmp_path}/c"), batches(photo_set, *words, "ram"))
+
+
+# ------------------------------------------------------------------------------------------------ workers that fail
+
+
+def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):
+    from dataloader import dataset
+
+    monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match="worker process was killed"):
+        batches(photo_set, "-w", 1, "--loader", "process")
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_stuck_worker_is_noticed(photo_set, monkeypatch, kind):
+    from dataloader import dataset
+
+    monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: time.sleep(4))
+    with pytest.raises(UserError, match="a worker is stuck"):
+        batches(photo_set, "-w", 1, "--loader", kind, "--worker_timeout", 1)
+
+
+def test_too_little_shared_memory_is_seen_at_the_start(photo_set, monkeypatch):
+    from dataloader import loading
+
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(UserError, match="--shm-size"):
+        loader(photo_set, "-w", 2, "--loader", "process")
