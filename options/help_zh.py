@@ -29,7 +29,7 @@ HELP = {
     "eval.scale": "送入网络的正方形边长；默认与检查点一致",
     "fit": "评估时图片怎样变成正方形：直接缩放（squash）、取中央（crop）或补边（pad）",
     "eval.fit": "图片怎样变成正方形；默认与检查点一致",
-    "num_classes": "类别数；默认取自检查点、classes.txt 或标签",
+    "num_classes": "默认为 classes.txt 的行数，或最大标签加一；--resume 时取检查点的",
     "on_bad_image": "开始之前发现图片缺失时：停下（error），或不用它（skip）",
     "eval.on_bad_image": "开始之前发现图片缺失时：停下（error），或跳过（skip）：记下名字、单独计数，结果里仍占一行",
     "check_files": "开始之前检查列表里的每个文件是否存在",
