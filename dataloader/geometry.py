@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from dataloader.decode import Image
 from utils.preprocess import CROP_SHARE, Preprocess
 
-AREA_FROM = 1.5  # beyond it bilinear skips pixels
+BILINEAR_TO = 1.5  # input pixels an output pixel; beyond it bilinear skips some of them
 
 
 class Region(NamedTuple):
@@ -89,22 +90,34 @@ class Fit:
 
 
 def cut(image: Image, full: tuple[int, int], region: Region) -> Image:
-    """Crop and resize once.
+    """Crop and resize once, at fractions of a pixel: rounding the region to whole pixels of a small image shifts fine textures.
 
     `image` may have been decoded smaller than its `full` size (height, width), in which `region` counts. What is left
-    to shrink by up to AREA_FROM is bilinear, at fractions of a pixel: rounding the region to whole pixels of a small
-    image would shift fine textures by up to half of one. More than that averages over areas.
+    to shrink by up to BILINEAR_TO is bilinear; more than that is Pillow's antialiased bilinear, at twice the cost.
     """
-    down, right = image.shape[0] / full[0], image.shape[1] / full[1]
-    high, wide = region.height * down / region.out_height, region.width * right / region.out_width  # input pixels an output pixel
-    if max(high, wide) <= AREA_FROM and (high, wide) != (1, 1):
-        place = [[wide, 0, region.left * right + wide / 2 - 0.5], [0, high, region.top * down + high / 2 - 0.5]]
+    down, right = shares(image.shape[:2], full)
+    top, left, height, width = region.top * down, region.left * right, region.height * down, region.width * right
+    high, wide = height / region.out_height, width / region.out_width  # input pixels an output pixel
+    if down == right == high == wide == 1:
+        return image[region.top : region.top + region.height, region.left : region.left + region.width]
+    if max(high, wide) <= BILINEAR_TO:
+        place = np.array([[wide, 0, left + wide / 2 - 0.5], [0, high, top + high / 2 - 0.5]])
         way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(image, np.array(place), (region.out_width, region.out_height), flags=way, borderMode=cv2.BORDER_REPLICATE)
-    top, left = round(region.top * down), round(region.left * right)
-    bottom = max(top + 1, round((region.top + region.height) * down))
-    end = max(left + 1, round((region.left + region.width) * right))
-    part = image[min(top, image.shape[0] - 1) : bottom, min(left, image.shape[1] - 1) : end]
-    if part.shape[:2] == (region.out_height, region.out_width):
-        return part
-    return cv2.resize(part, (region.out_width, region.out_height), interpolation=cv2.INTER_AREA)
+        return cv2.warpAffine(image, place, (region.out_width, region.out_height), flags=way, borderMode=cv2.BORDER_REPLICATE)
+    row, column = int(top), int(left)
+    part = image[row : math.ceil(top + height), column : math.ceil(left + width)]
+    box = left - column, top - row, min(left - column + width, part.shape[1]), min(top - row + height, part.shape[0])
+    size = region.out_width, region.out_height
+    return np.array(PIL.Image.fromarray(part).resize(size, PIL.Image.Resampling.BILINEAR, box))
+
+
+def shares(size: tuple[int, int], full: tuple[int, int]) -> tuple[float, float]:
+    """The scales (down, across) of an image of `size` (height, width) that was `full`.
+
+    A JPEG decoded at n/8 has its sizes rounded up: the last row and column hold less than a pixel, so the scale is
+    n/8 itself; the quotient of the sizes would shift the far end by up to a pixel.
+    """
+    for eighths in range(8, 0, -1):
+        if all(-(-whole * eighths // 8) == part for part, whole in zip(size, full, strict=True)):
+            return eighths / 8, eighths / 8
+    return size[0] / full[0], size[1] / full[1]

@@ -34,7 +34,6 @@ class Batches:
 
     def __init__(self, dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> None:
         self.dataset, self.sampler, self.opt = dataset, sampler, opt
-        self.pin = torch.cuda.is_available() and opt.gpu >= 0
         if opt.workers and opt.loader == "process":
             _check_shared_memory(dataset, opt)
 
