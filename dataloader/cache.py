@@ -196,7 +196,7 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
             try:
                 status = os.stat(path)
                 stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"
             parts.append(hashlib.blake2b(os.fsencode(path) + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
         return b"".join(parts)

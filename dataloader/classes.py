@@ -9,6 +9,8 @@ from dataloader.file_list import FileList, read_class_names
 from utils.errors import UserError
 from utils.logger import log
 
+MOST_CLASSES = 10_000_000  # more than these are taken for a slip: a classifier of 512 features would hold 20 GB
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -41,11 +43,17 @@ def find_classes(train: FileList, num_classes: int | None) -> Classes:
     names = read_class_names(train.source.parent)
     while names and not names[-1].strip():
         names.pop()
+    names = names or None
     count = num_classes or (len(names) if names else int(train.label.max()) + 1)
     if names and len(names) != count:
         raise UserError(
             f"{train.source.parent / 'classes.txt'} names {len(names)} classes, --num_classes is {count}.\n"
             "Give one line a class, or leave --num_classes out."
+        )
+    if count > MOST_CLASSES and not num_classes:
+        raise UserError(
+            f"{train.where(int(train.label.argmax()))}: the label is {count - 1}, which makes {count} classes. Is it one?\n"
+            "Number the classes from 0 without gaps, or say how many there are: --num_classes N."
         )
     check_labels(train, count, "classes.txt" if names and not num_classes else "--num_classes")
     images = np.bincount(train.label, minlength=count)

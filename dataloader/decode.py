@@ -20,6 +20,7 @@ Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
 Need = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest factor of its size that serves
 
 MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
+PADDING = "extraneous bytes before marker 0xd9"  # after the whole picture, as some cameras leave them: no damage
 TURNS = {
     2: (None, 1),
     3: (cv2.ROTATE_180, None),
@@ -41,8 +42,8 @@ def read_image(path: str, need: Need = whole) -> tuple[Image, tuple[int, int]]:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
     try:
         return decode(data, need)
     except ImageError as error:
@@ -75,18 +76,22 @@ def decode(data: bytes, need: Need = whole) -> tuple[Image, tuple[int, int]]:
 def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError as error:
-        raise ImageError(f"damaged JPEG ({error})") from error
+    except (KeyError, ValueError):  # damage, or sampling factors that TurboJPEG has no name for
+        image = _decode_pillow(data)
+        return image, image.shape[:2]
     _check_size(height, width)
     turn = orientation(data)
     size = (width, height) if turn >= 5 else (height, width)
     if colours not in ("YCbCr", "Gray", "RGB"):  # CMYK and YCCK
         return _decode_pillow(data), size
     factor = min(1.0, need(*size))
+    least = {"min_height": int(np.ceil(height * factor)), "min_width": int(np.ceil(width * factor))}
     try:
-        image = simplejpeg.decode_jpeg(data, "RGB", min_height=int(np.ceil(height * factor)), min_width=int(np.ceil(width * factor)))
+        image = simplejpeg.decode_jpeg(data, "RGB", **least)
     except ValueError as error:
-        raise ImageError(f"damaged JPEG ({error})") from error
+        if PADDING not in str(error):
+            raise ImageError(f"damaged JPEG ({error})") from error
+        image = simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
     return _upright(image, turn), size
 
 
@@ -159,14 +164,15 @@ def _upright(image: Image, turn: int) -> Image:
 
 def _plain_png(data: bytes) -> bool:
     """Whole, 8-bit, grey or RGB, without transparency or orientation: OpenCV renders it as Pillow does."""
-    return (
-        len(data) > 26
-        and b"IEND" in data[-64:]
-        and data[24] == 8
-        and data[25] in (0, 2)
-        and b"tRNS" not in data[:4096]
-        and b"eXIf" not in data
-    )
+    if len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
+        return False
+    at, name = 8, b""
+    while at + 12 <= len(data) and name != b"IEND":  # a chunk: length, name, body, checksum
+        length, name = struct.unpack_from(">I4s", data, at)
+        if name in (b"tRNS", b"eXIf"):
+            return False
+        at += 12 + length
+    return name == b"IEND" and at <= len(data)
 
 
 def _png_size(data: bytes) -> tuple[int, int]:

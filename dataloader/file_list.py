@@ -19,6 +19,7 @@ from utils.logger import progress
 
 CHUNK = 1 << 24  # bytes parsed at a time: the temporary arrays stay small beside the list itself
 SPACE, TAB, LF, CR = 32, 9, 10, 13
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks; without one, half of its bytes are zero
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
         raise UserError(_missing(path, labelled)) from None
     except OSError as error:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
+    if bytes(text[:2]) in UTF_16 or np.count_nonzero(text) < 0.75 * len(text):
+        raise UserError(f"The list {path} is not UTF-8 text (UTF-16, as Windows often writes it?). Save it as UTF-8.")
     begin = 3 if bytes(text[:3]) == b"\xef\xbb\xbf" else 0
     parts = [_parse(text, first, end, labelled, path) for first, end in _chunks(text, begin)]
     if not any(len(part[0]) for part in parts):
@@ -144,7 +147,7 @@ def read_class_names(folder: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")  # splitlines() knows ten more line ends
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name a line.") from error
 

@@ -39,7 +39,8 @@ class RandomCrop:
 
     def place(self, height: int, width: int, rng: np.random.Generator) -> Region:
         """Draw the region for an image of that size."""
-        low, high = math.log(self.ratio), -math.log(self.ratio)
+        low = math.log(self.ratio)
+        high = abs(low)  # not -low: for a ratio of 1 that is -0.0, below low in NumPy's eyes
         for _ in range(10):
             area = height * width * rng.uniform(self.zoom, 1.0)
             ratio = math.exp(rng.uniform(low, high))

@@ -82,7 +82,7 @@ def in_threads(make: Callable[[BatchKey], Any], keys: Iterable[BatchKey], worker
     try:
         waiting.extend(pool.submit(make, key) for key in islice(keys, workers * AHEAD))
         while waiting:
-            batch = waiting.popleft().result(timeout)
+            batch = waiting.popleft().result(timeout or None)
             waiting.extend(pool.submit(make, key) for key in islice(keys, 1))
             yield batch
     finally:

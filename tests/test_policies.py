@@ -1,12 +1,14 @@
 """Augmentation policies: each operation beside torchvision's, draws beside the papers' tables, erasing."""
 
 import math
+import re
 from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from scipy.stats import chisquare
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -426,3 +428,15 @@ def test_functional_and_policy_share_posterize_bits():
     for entry in policies.randaugment_entries(16)[10].magnitudes:
         wanted = functional.posterize(torch.from_numpy(image), int(entry)).numpy()
         np.testing.assert_array_equal(policies.posterize(image, entry), wanted)
+
+
+# ------------------------------------------------------------------------------------------------ the page that shows them
+
+
+def test_the_page_shows_every_transform():
+    page = (ROOT / "docs" / "transforms.md").read_text(encoding="utf-8")
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    assert pictures == [f"transforms/{name}.png" for name in (*transforms, "erase")]
+    sizes = {picture: (ROOT / "docs" / picture).stat().st_size for picture in pictures}
+    assert max(sizes.values()) <= 200_000, sizes
+    assert all(f"| `{name}` |" in page for name in transforms)

@@ -34,6 +34,7 @@ def steps(opt: argparse.Namespace) -> list[Any]:
     """The transforms, in order: the place to edit."""
     import albumentations as A
 
+    box = (min(0.1, opt.cutout_size), opt.cutout_size)
     return [
         A.HorizontalFlip(p=opt.hflip),
         A.VerticalFlip(p=opt.vflip),
@@ -41,5 +42,5 @@ def steps(opt: argparse.Namespace) -> list[Any]:
         A.HueSaturationValue(round(180 * opt.hue), round(255 * opt.saturation), 0, p=opt.jitter),
         A.RandomBrightnessContrast(opt.brightness, opt.contrast, p=opt.jitter),
         A.OneOf([A.MotionBlur(p=1), A.GaussianBlur(p=1), A.GaussNoise(p=1)], p=opt.blur),
-        A.CoarseDropout((1, 1), (0.1, opt.cutout_size), (0.1, opt.cutout_size), fill=127, p=opt.cutout),
+        A.CoarseDropout((1, 1), box, box, fill=127, p=opt.cutout),
     ]
