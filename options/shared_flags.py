@@ -1,0 +1,98 @@
+"""Flags that several scripts share: the run, its data, inference."""
+
+import argparse
+from collections.abc import Callable
+
+from options import choices
+from options.parser import Parser
+
+SWITCH = argparse.BooleanOptionalAction
+
+
+FOLDERS = {
+    "checkpoint": ("checkpoints", "weights go to <DIR>/<tag>"),
+    "log": ("logs", "log.txt and TensorBoard files go to <DIR>/<tag>"),
+    "result": ("results", "scores and predictions go to <DIR>/<tag>"),
+}
+
+
+def add_folders(group: Callable[..., None], *names: str) -> None:
+    """One --<name>_dir each."""
+    for name in names:
+        default, what = FOLDERS[name]
+        group(f"--{name}_dir", default=default, metavar="DIR", help=what)
+
+
+def run(parser: Parser, *folders: str) -> None:
+    """The tag, the device, the workers."""
+    group = parser.group("run")
+    group("--tag", default="cache", help="name of the experiment, and of its folders")
+    group("--config", metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
+    group("--gpu", type=int, default=0, low=-1, metavar="N", help="which card; -1 is the CPU")
+    group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
+    group("--deterministic", action="store_true", help="only algorithms that give the same bits each time (slower on CUDA)")
+    group("-w", "--workers", type=int, default=2, low=0, help="threads or processes that load images; 0 loads between the steps")
+    group("--loader", choices=("thread", "process"), default="thread", help="process: for augmentation of your own in plain Python")
+    group(
+        "--worker_timeout",
+        type=int,
+        default=300,
+        low=0,
+        metavar="S",
+        help="seconds without a batch before a worker counts as stuck; 0: never",
+    )
+    group("--debug", action="store_true", help="only the first few batches of each epoch")
+    add_folders(group, *folders)
+
+
+def data(parser: Parser, lists: tuple[str, ...]) -> None:
+    """Lists, batch, squares, cache."""
+    group = parser.group("data")
+    group("--data_root", default="datasets", metavar="DIR", help="the folder of the lists")
+    for name in lists:
+        what = "an image's path a line" if name == "test" else "a line: image path, space, label"
+        group(f"--{name}_list", metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
+    training = "train" in lists
+    low = 2 if training else 1  # batch normalisation has nothing to normalise in a batch of one
+    group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
+    if not training:
+        group(
+            "--scale", type=int, low=8, high=4096, metavar="PX", help="side of the square given to the network; by default the checkpoint's"
+        )
+        group("--fit", choices=choices.FITS, help="how an image becomes a square; by default the checkpoint's")
+        default, missing = "skip", "skip: it is named and counted apart, and gets a row all the same"
+    else:
+        group("--scale", type=int, default=224, low=8, high=4096, metavar="PX", help="side of the square given to the network")
+        group("--fit", choices=choices.FITS, default="squash", help="evaluation: squash the image, crop its centre, or pad it")
+        group(
+            "--num_classes",
+            type=int,
+            low=1,
+            metavar="N",
+            help="by default the lines of classes.txt, or the largest label + 1; on --resume the checkpoint's",
+        )
+        default, missing = "error", "skip: leave it out"
+    group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
+    group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
+    group("--cache", default="none", metavar="WHERE", help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs")
+    group(
+        "--cache_size",
+        type=int,
+        low=8,
+        high=4096,
+        metavar="PX",
+        help="short side of a cached image; by default what --scale and --zoom need",
+    )
+    group("--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space")
+    group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
+
+
+def inference(parser: Parser) -> None:
+    """Checkpoints to predict with, and how."""
+    group = parser.group("inference")
+    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to average, of any families")
+    group("--model", help="checked against the checkpoint; needed for a plain state dict only")
+    group("--weights", nargs="+", type=float, low=0, metavar="W", help="a weight for each --load; equal by default")
+    group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
+    group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: as the checkpoint was trained")
+    group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")

@@ -1,0 +1,91 @@
+"""The flags of training: model, optimizer, loss, augmentation, records."""
+
+import argparse
+
+from options import choices
+from options.parser import Parser
+
+SWITCH = argparse.BooleanOptionalAction
+
+
+def model(parser: Parser) -> None:
+    """The network, its first weights."""
+    group = parser.group("model")
+    group("--model", default="ResNeSt50", help=f"{', '.join(choices.MODELS)}, or timm:<name> for any model of timm")
+    group("--pretrained", action=SWITCH, default=True, help="start from ImageNet weights")
+    group("--weights_dir", default="pretrained", metavar="DIR", help="where ImageNet weight files are looked for first")
+    group("--load", metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
+    group("--resume", action="store_true", help="go on: optimizer and epoch too; from last.pt of the tag where --load is not given")
+    group("--drop", type=float, default=0.0, low=0, high=0.95, help="dropout before the classifier")
+    group("--drop_path", type=float, default=0.0, low=0, high=0.95, help="stochastic depth, in the networks of timm that have it")
+
+
+def training(parser: Parser) -> None:
+    """Epochs, optimizer, schedule, precision."""
+    group = parser.group("training")
+    group("--epochs", type=int, default=20, low=1, metavar="N", help="how many epochs; a table like 2x sets its own")
+    group("--optimizer", default="adamw", help=", ".join(choices.OPTIMIZERS))
+    group("--lr", type=float, default=5e-4, low=0, help="highest learning rate")
+    group("--weight_decay", type=float, low=0, help="not on norms and biases; by default 0.05 for adamw and lion, 1e-4 else")
+    group("--momentum", type=float, default=0.9, low=0, high=1, help="of sgd")
+    group("--scheduler", default="cos", help=f"{', '.join(choices.SCHEDULERS)}, or Nx for any N")
+    group("--warmup", type=float, default=0.0, low=0, metavar="EPOCHS", help="the rate rises linearly at first")
+    group("--min_lr", type=float, default=0.0, low=0, help="where cos, poly and onecycle end")
+    group("--step_size", type=int, default=10, low=1, metavar="EPOCHS", help="--scheduler step: a drop to a tenth each so many epochs")
+    group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: bf16 or fp16 on CUDA, fp32 on the CPU")
+    group("--clip_grad", type=float, low=0, metavar="NORM", help="clip the gradient to this norm")
+    group("--accumulate", type=int, default=1, low=1, metavar="K", help="batches an optimizer step")
+    group("--ema", type=float, default=0.0, low=0, high=0.999999, metavar="DECAY", help="keep an average of the weights, and evaluate that")
+
+
+def loss(parser: Parser) -> None:
+    """The loss and what blends targets."""
+    group = parser.group("loss")
+    group("--loss", default="ce", help=", ".join(choices.LOSSES))
+    group("--smooth", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
+    group("--ohem_ratio", type=float, default=0.7, low=0.01, high=1, help="ohem: the share of hardest samples that count")
+    group("--focal_gamma", type=float, default=2.0, low=0, help="focal: how much easy samples are played down")
+    group("--mixup", type=float, default=0.0, low=0, metavar="ALPHA", help="blend pairs of images and labels")
+    group("--cutmix", type=float, default=0.0, low=0, metavar="ALPHA", help="paste a box of one image into another")
+
+
+def augmentation(parser: Parser) -> None:
+    """Sampling and transforms."""
+    group = parser.group("augmentation")
+    group("--balance", choices=("none", "sqrt", "class"), default="none", help="draw classes evenly, or by the square root of their size")
+    group("--repeat_aug", type=int, default=1, low=1, high=16, metavar="K", help="each image K times in a batch, each time augmented anew")
+    group("--scale_schedule", metavar="E:PX,…", help="training sizes from given epochs on, such as 1:128,11:192,16:224")
+    group("--transform", default="resize", help=f"{', '.join(choices.TRANSFORMS)}; resize has all from --zoom to --cutout_size")
+    group("--zoom", type=float, default=0.5, low=0.01, high=1, help="a random crop holds at least this share of the image")
+    group("--crop_ratio", type=float, default=0.75, low=0.1, high=1, help="and its sides differ by at most this ratio, or its inverse")
+    group("--hflip", type=float, default=0.5, low=0, high=1, help="probability of a left-right flip")
+    group("--vflip", type=float, default=0.5, low=0, high=1, help="probability of an upside-down flip")
+    group("--transpose", type=float, default=0.5, low=0, high=1, help="probability of swapping rows and columns")
+    group("--rotate", type=float, default=0.0, low=0, high=180, metavar="DEG", help="random rotation up to so many degrees")
+    group("--brightness", type=float, default=0.2, low=0, high=1, help="up to so much brighter or darker")
+    group("--contrast", type=float, default=0.2, low=0, high=1, help="up to so much more or less contrast")
+    group("--saturation", type=float, default=0.3, low=0, high=1, help="up to so much more or less colour")
+    group("--hue", type=float, default=0.03, low=0, high=0.5, help="up to so much of a turn of the colour circle")
+    group("--jitter", type=float, default=0.8, low=0, high=1, help="probability of the four colour changes together")
+    group("--blur", type=float, default=0.1, low=0, high=1, help="probability of a slight blur")
+    group("--cutout", type=float, default=0.5, low=0, high=1, help="probability of blanking a box")
+    group("--cutout_size", type=float, default=0.3, low=0.01, high=1, help="the box's longest side, as a share of the image's")
+    group("--ra_ops", type=int, default=2, low=1, high=14, metavar="N", help="randaugment: operations an image")
+    group("--ra_magnitude", type=int, default=9, low=0, high=30, metavar="M", help="randaugment: how strong each is")
+    group("--erase", type=float, default=0.0, low=0, high=1, help="probability of random noise in a box, after any --transform")
+    group("--erase_area", type=float, default=0.33, low=0.02, high=1, help="the box's largest area, as a share of the image's")
+
+
+def saving(parser: Parser) -> None:
+    """What is validated and kept, and when."""
+    group = parser.group("records")
+    group("--val_freq", type=int, default=1, low=1, metavar="N", help="validate every N epochs, and after the last")
+    group(
+        "--save_freq",
+        type=int,
+        default=10,
+        low=1,
+        metavar="N",
+        help="keep a checkpoint every N epochs, and after the last; last.pt and best.pt come besides",
+    )
+    group("--max_bad", type=float, default=0.01, low=0, high=1, help="stop when more than this share of an epoch's images cannot be read")
