@@ -67,7 +67,7 @@ def _muon(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
 
     for group in groups:  # timm's fallback with Nesterov momentum would be NAdamW
         group["nesterov"] = group["use_muon"]
-    return Muon(groups, lr=opt.lr, betas=(0.9, 0.999), ns_coefficients="original")
+    return Muon(groups, lr=opt.lr, betas=(0.9, 0.999), ns_coefficients="original", adjust_lr_fn="match_rms_adamw")
 
 
 def _with_lookahead(inner: torch.optim.Optimizer) -> torch.optim.Optimizer:
