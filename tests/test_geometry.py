@@ -14,7 +14,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from dataloader.decode import decode
-from dataloader.geometry import BILINEAR_TO, Fit, RandomCrop, Region, cut, shares
+from dataloader.geometry import BILINEAR_TO, Fit, RandomCrop, Region, cut, cut_near, shares, whole_pixels
 from utils.preprocess import CROP_SHARE, Preprocess
 
 GREY = (0.5, 0.5, 0.5)
@@ -129,6 +129,43 @@ def test_scaled_decoding_and_cut_are_a_full_antialiased_resize_to_1_5_of_255(lar
     assert smaller > 24
     assert np.mean(differences) <= 1.5
     assert max(differences) < 3.5
+
+
+@pytest.mark.parametrize("scale", [64, 224])
+@pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
+def test_the_training_crop_is_the_drawn_one_to_half_a_decoded_pixel(large, zoom, scale):
+    """Where it says it was cut, and at that very box a full decode with an antialiased resize, to 1.5 of 255."""
+    crop = RandomCrop(scale, zoom, 0.75)
+    differences = []
+    for photo in large:
+        data = jpeg(photo, quality=90)
+        whole = np.asarray(PIL.Image.open(io.BytesIO(data)))
+        for k in range(24):
+            region = crop.place(*whole.shape[:2], np.random.default_rng(k))
+            image, full = decode(data, lambda height, width, region=region: region.factor())
+            down, right = shares(image.shape[:2], full)
+            top, left, height, width = whole_pixels(image.shape[:2], full, region)
+            assert abs(top - region.top * down) <= 0.5
+            assert abs(left - region.left * right) <= 0.5
+            assert abs(height - region.height * down) <= 1
+            assert abs(width - region.width * right) <= 1
+            box = left / right, top / down, min(full[1], (left + width) / right), min(full[0], (top + height) / down)
+            wanted = np.asarray(PIL.Image.fromarray(whole).resize((scale, scale), PIL.Image.Resampling.BILINEAR, box))
+            differences.append(apart(cut_near(image, full, region), wanted))
+    assert np.mean(differences) <= 1.5
+    assert max(differences) < (3.5 if scale == 224 else 5.5)  # at 1/8 the DCT's own way of shrinking shows
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (3, 3)], ids=str)
+def test_a_training_crop_of_the_smallest_images_stays_inside(size):
+    image = np.full((*size, 3), 77, np.uint8)
+    for full in (size, (8 * size[0], 8 * size[1])):
+        for k in range(50):
+            region = RandomCrop(16, 0.08, 0.5).place(*full, np.random.default_rng(k))
+            top, left, height, width = whole_pixels(size, full, region)
+            assert 0 <= top < top + height <= size[0]
+            assert 0 <= left < left + width <= size[1]
+            assert (cut_near(image, full, region) == 77).all()
 
 
 @pytest.mark.parametrize("eighths", range(1, 9))

@@ -106,7 +106,9 @@ def _ours(name: str, path: str, work: Work) -> Iterator[Any]:
     from dataloader import TrainLoader
     from options import parse_train
     from utils.preprocess import Preprocess
+    from utils.run import keep_memory
 
+    keep_memory()  # as train.py does
     flags = ["--scale", str(work.scale), "-b", str(work.batch), "-w", str(work.workers), "--epochs", str(work.epochs), "--gpu", "-1"]
     flags += ["--transform", "resize" if work.full else "light"]
     if name != "ours, default chain":

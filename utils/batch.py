@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+IN_CACHE = 1 << 18  # float32 values: 1 MB
 Bad = tuple[tuple[int, str], ...]  # unreadable images: (index, what is wrong, with the path)
 
 
@@ -27,11 +29,15 @@ def to_float(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """uint8 (B, 3, S, S), channels_last -> float32 images * scale + shift, channels_last; scale and shift are float (3,).
 
     A row of pixels is taken as one long vector: broadcasting over the channels, which are innermost in memory, would
-    run loops of three, at half the speed.
+    run loops of three, at half the speed. On the CPU a few images at a time, so that both passes run in the cache.
     """
     rows = images.permute(0, 2, 3, 1).flatten(2)
     width = images.shape[-1]
-    out = (rows * scale.repeat(width)).add_(shift.repeat(width))
+    scale, shift = scale.repeat(width), shift.repeat(width)
+    out = torch.empty(rows.shape, device=rows.device)
+    few = len(rows) if images.is_cuda else max(1, IN_CACHE // max(1, rows[0].numel()))
+    for part, done in zip(rows.split(few), out.split(few), strict=True):
+        torch.addcmul(shift, done.copy_(part), scale, out=done)
     return out.unflatten(2, (width, images.shape[1])).permute(0, 3, 1, 2)
 
 

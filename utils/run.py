@@ -1,6 +1,8 @@
 """How a script begins and ends: its line in run_log.txt, its exit code, its device, its seed."""
 
 import argparse
+import contextlib
+import ctypes
 import errno
 import os
 import random
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 # What a user can mend: a full or closed disk, a file where a folder is to be.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
@@ -66,6 +69,18 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
     return 0
 
 
+def keep_memory() -> None:
+    """Let malloc keep what is freed: without it, each batch and activation of over 32 MB costs page faults anew.
+
+    Measured: 2 to 3 % of a training step on the CPU, half of the time of normalising a large batch. Nothing where
+    the C library is not glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
 def get_device(gpu: int) -> "torch.device":
     """The device of --gpu: card `gpu`, or the CPU for -1 and, after a notice, where there is no CUDA device.
 
@@ -74,6 +89,7 @@ def get_device(gpu: int) -> "torch.device":
     """
     import torch
 
+    keep_memory()
     if gpu < 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
