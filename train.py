@@ -10,6 +10,7 @@ options.yaml, TensorBoard).
 
 import argparse
 import sys
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,9 @@ def main(opt: argparse.Namespace) -> None:
     batches = train_loader.batches(run.next_epoch)
     for epoch in range(run.next_epoch, opt.epochs + 1):
         scores = train_epoch(model, islice(batches, len(train_loader)), run, epoch)
+        model.end_epoch(epoch, train_loader)
         if epoch % opt.val_freq == 0 or epoch == opt.epochs:
-            scores |= {f"val_{name}": value for name, value in evaluate(predictor, val_loader, classes.count).items()}
+            scores |= validate(model, lambda: evaluate(predictor, val_loader, classes.count))
         run.end_epoch(epoch, scores, model)
     run.finish()
 
@@ -77,6 +79,21 @@ def train_epoch(model: "BaseModel", batches: "Iterator[Batch]", run: "TrainingRu
         for batch in watch(batches):
             watch.loss(model.update(batch), batch)
     return watch.scores()
+
+
+def validate(model: "BaseModel", evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Score the weights, and the averages of --ema and --swa beside them; the best are what the model shows from now on.
+
+    Returns:
+        The scores of the best, as val_<name>; where there are averages, each one's top-1 besides, as val_<which>_top1.
+    """
+    found = {}
+    for which in model.averages.names():
+        model.showing = which
+        found[which] = evaluate()
+    model.showing = max(found, key=lambda which: (found[which]["top1"], -found[which]["loss"]))
+    scores = {f"val_{name}": value for name, value in found[model.showing].items()}
+    return scores | ({f"val_{which}_top1": one["top1"] for which, one in found.items()} if len(found) > 1 else {})
 
 
 if __name__ == "__main__":

@@ -3,16 +3,24 @@
 import argparse
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar
 
 import torch
+from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 
+from network.averages import Averages, still_modules
+from network.backbones import head_names
+from network.finetune import freeze, rate_scales
 from network.losses import get_loss
 from network.mix import get_mix
 from optimizer import get_optimizer
+from optimizer.sam import Sam
 from scheduler import Span, get_schedule
 from utils.batch import Batch, to_float
+from utils.errors import UserError
+from utils.logger import progress
 from utils.preprocess import Preprocess
 from utils.rng import seed_step
 
@@ -41,7 +49,9 @@ class BaseModel(nn.Module):
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("_shift", -mean / std, persistent=False)
         self.dtype: torch.dtype | None = None  # of autocast; None: fp32 throughout
-        self.ema: Any = None
+        self.averages: Any = None  # Averages, while training
+        self.frozen: list[nn.Module] = []
+        self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
         self.step_count = 0
 
     def build(self, arch: str) -> nn.Module:
@@ -93,64 +103,104 @@ class BaseModel(nn.Module):
         return precision
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[nn.Module]:
-        """The network to evaluate: the averaged weights where --ema keeps them; in eval mode while the body runs."""
-        net = self.ema.module if self.ema is not None else self.net
-        was = net.training
-        net.eval()
+    def evaluating(self, which: str | None = None) -> Iterator[nn.Module]:
+        """The network to evaluate, in eval mode while the body runs: "raw", "ema" or "swa"; by default `self.showing`."""
+        which = which or self.showing
+        was = self.training
+        self.eval()
         try:
-            yield net
+            yield self.net if which == "raw" or self.averages is None else self.averages.net(which).eval()
         finally:
-            net.train(was)
+            self.train(was)
+
+    def train(self, mode: bool = True) -> "BaseModel":
+        """As nn.Module's, but what --freeze holds stays in eval mode, and its batch norm keeps its statistics."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     # -------------------------------------------------------------------------------------------- training
 
     def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int) -> None:
-        """Optimizer, schedule, scaler, EMA, mixing and loss; call it on the device, after weights were loaded.
+        """Frozen layers, optimizer, schedule, scaler, averages, mixing and loss; call it on the device, after weights were loaded.
 
         Args:
             steps_per_epoch: batches an epoch; the optimizer steps once every opt.accumulate of them, and at the end.
+
+        Raises:
+            UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
         """
         self.batches = steps_per_epoch
         self.criterion = get_loss(opt)
         self.mix = get_mix(opt, self.num_classes)
-        self.optimizer = get_optimizer(self.net, opt)
+        head = head_names(self.net)
+        self.frozen = freeze(self.net, opt.freeze)
+        self.optimizer = get_optimizer(self.net, opt, rate_scales(self.net, opt.head_lr, opt.layer_decay), head)
+        learning = {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
+        # AGC leaves the classifier alone (Brock et al., 2021, section 4.1)
+        self.clipped = [p for name, p in learning.items() if opt.clip_mode != "agc" or name not in head]
         per_epoch = -(-steps_per_epoch // opt.accumulate)
         span = Span(opt.epochs * per_epoch, per_epoch, round(opt.warmup * per_epoch), opt.step_size, opt.min_lr / opt.lr if opt.lr else 0.0)
         self.schedule = get_schedule(opt.scheduler, span)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        if opt.ema:
-            from timm.utils import ModelEmaV3
-
-            self.ema = ModelEmaV3(self.net, decay=opt.ema, use_warmup=True)
+        self.sam = Sam(self.net, opt.sam) if opt.sam else None
+        if opt.sam and self.scaler.is_enabled():
+            raise UserError("--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32.")
+        if opt.swa and opt.swa > opt.epochs:
+            raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")
+        self.averages = Averages(self.net, opt)
         self.train()
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and targets on the device: normalised, and mixed if asked. Seeds the randomness of this step."""
         seed_step(self.opt.seed, batch.epoch, batch.step)
-        self._batch = batch.step
+        self._batch = batch
         images = self.normalise(batch.image)
         targets = batch.label.to(self.device, non_blocking=True)
         return self.mix(images, targets) if self.mix else (images, targets)
 
     def step(self, loss: Tensor) -> None:
-        """Backward; every opt.accumulate batches (and at an epoch's end) clip, step the optimizer, average the weights."""
-        first = self._batch // self.opt.accumulate * self.opt.accumulate
+        """Backward; every opt.accumulate batches (and at an epoch's end) clip, step the optimizer, average the weights.
+
+        With --sam the first call of a batch climbs and runs `update` again, under the same seed; the call in there steps.
+        """
+        place = self._batch.step
+        first = place // self.opt.accumulate * self.opt.accumulate
         share = min(self.opt.accumulate, self.batches - first)
         self.scaler.scale(loss / share).backward()
-        if self._batch + 1 < first + share:
+        if place + 1 < first + share:
             return
+        if self.sam is not None:
+            if not self.sam.away:
+                self.sam.climb()
+                self.update(self._batch)
+                return
+            self.sam.back()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
+            group["lr"] = self.learning_rate() * group["lr_scale"]
         if self.opt.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.opt.clip_grad)
+            dispatch_clip_grad(self.clipped, self.opt.clip_grad, self.opt.clip_mode)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_count += 1
-        if self.ema is not None:
-            self.ema.update(self.net, step=self.step_count)
+        self.averages.after_step(self.net, self.step_count)
+
+    def end_epoch(self, epoch: int, loader: Any) -> None:
+        """Average the weights, from epoch opt.swa on; after the last epoch, take the average's batch-norm statistics.
+
+        `loader`: dataloader.TrainLoader; the statistics are those of epoch `epoch`'s images, anew.
+        """
+        if not self.opt.swa or epoch < self.opt.swa:
+            return
+        self.averages.after_epoch(self.net)
+        self.showing = "raw" if self.showing == "swa" else self.showing
+        if epoch == self.opt.epochs:
+            batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
+            with self.autocast():
+                self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
 
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""
@@ -159,10 +209,14 @@ class BaseModel(nn.Module):
     # -------------------------------------------------------------------------------------------- state
 
     def state(self) -> dict[str, Any]:
-        """This model's part of a checkpoint: `weights`, `ema` (None without), and `training`, as tensors and plain data."""
+        """This model's part of a checkpoint, as tensors and plain data.
+
+        `weights`; `ema` and `swa` (None without); `showing`, which of the three to predict with; and `training`.
+        """
+        averages = self.averages
         training = {"step": self.step_count, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        ema = None if self.ema is None else self.ema.module.state_dict()
-        return {"weights": self.net.state_dict(), "ema": ema, "training": training}
+        training["swa"] = averages.swa_state()
+        return {"weights": self.net.state_dict(), **averages.state(), "showing": self.showing, "training": training}
 
     def load_state(self, content: dict[str, Any]) -> None:
         """Take up training where `state()` was called; call it after setup_training, with the weights loaded."""
@@ -170,5 +224,5 @@ class BaseModel(nn.Module):
         self.step_count = training["step"]
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
-        if self.ema is not None and content["ema"] is not None:
-            self.ema.module.load_state_dict(content["ema"])
+        self.averages.load_state(content)
+        self.showing = content["showing"] if content["showing"] in self.averages.names() else "raw"

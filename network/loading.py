@@ -21,8 +21,8 @@ def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bo
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
-    averaged = None if strict else content.get("ema")  # to go on wants the raw weights; to start anew, the best
-    left_out = load_matching(model.net, averaged or content["weights"], source)
+    shown = "raw" if strict else content.get("showing", "ema")  # to go on wants the raw weights; to start anew, the best
+    left_out = load_matching(model.net, content.get(shown) or content["weights"], source)
     if left_out and strict:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); --resume goes on "

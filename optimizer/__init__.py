@@ -4,7 +4,7 @@ Add one of your own: write a builder, add its name to `optimizers`, run `python 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,15 +17,15 @@ Builder = Callable[[Groups, argparse.Namespace], torch.optim.Optimizer]
 
 
 def _sgd(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum, nesterov=opt.momentum > 0)
+    return _aligned(torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum, nesterov=opt.momentum > 0, fused=True))
 
 
 def _adam(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=opt.lr)
+    return _aligned(torch.optim.Adam(groups, lr=opt.lr, fused=True))
 
 
 def _adamw(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=opt.lr)
+    return _aligned(torch.optim.AdamW(groups, lr=opt.lr, fused=True))
 
 
 def _radam(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
@@ -57,6 +57,19 @@ def _lion(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
     return Lion(groups, lr=opt.lr)
 
 
+def _muon(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+    """Muon (Jordan et al., 2024) for matrices and kernels, taken as (out, in * h * w); AdamW for all else.
+
+    Steps are scaled to AdamW's size (Liu et al., 2025, equation 4), so AdamW's rate and decay serve. timm's, since torch's
+    takes two-dimensional parameters alone: a convolutional network would be left to AdamW.
+    """
+    from timm.optim import Muon
+
+    for group in groups:  # timm's fallback with Nesterov momentum would be NAdamW
+        group["nesterov"] = group["use_muon"]
+    return Muon(groups, lr=opt.lr, betas=(0.9, 0.999), ns_coefficients="original", adjust_lr_fn="match_rms_adamw")
+
+
 def _with_lookahead(inner: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """pytorch_optimizer's Lookahead: its slow weights begin at the initial ones, as in the paper's algorithm 1.
 
@@ -76,19 +89,28 @@ optimizers: dict[str, Builder] = {
     "ranger": _ranger,
     "lamb": _lamb,
     "lion": _lion,
+    "muon": _muon,
 }
-DECOUPLED = ("adamw", "lion")  # weight decay acts on the weights, not through the gradient: it takes larger values
+DECOUPLED = ("adamw", "lion", "muon")  # weight decay acts on the weights, not through the gradient: it takes larger values
 
 
-def get_optimizer(net: nn.Module, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def get_optimizer(
+    net: nn.Module, opt: argparse.Namespace, scales: Mapping[str, float] | None = None, head: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """The optimizer that --optimizer names, over the parameters of `net` that want a gradient.
+
+    Args:
+        scales: {parameter's name: factor of its rate}, 1 where a name is missing. Whoever sets a group's "lr" multiplies
+            it by the group's "lr_scale".
+        head: the classifier's parameters, by name; Muon leaves them to AdamW.
 
     Raises:
         UserError: unknown name; the message lists what there is.
     """
     if opt.optimizer not in optimizers:
         raise unknown_name("optimizer", opt.optimizer, optimizers)
-    return optimizers[opt.optimizer](parameter_groups(net, weight_decay(opt)), opt)
+    kinds = None if opt.optimizer != "muon" else _matrices(net, head)
+    return optimizers[opt.optimizer](parameter_groups(net, weight_decay(opt), scales, kinds), opt)
 
 
 def weight_decay(opt: argparse.Namespace) -> float:
@@ -98,10 +120,54 @@ def weight_decay(opt: argparse.Namespace) -> float:
     return 0.05 if opt.optimizer in DECOUPLED else 1e-4
 
 
-def parameter_groups(net: nn.Module, decay: float) -> Groups:
-    """Two groups: weights of two or more dimensions decay; biases and norms (one dimension) do not."""
-    wanted = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": decay},
-        {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    net: nn.Module, decay: float, scales: Mapping[str, float] | None = None, matrices: Collection[str] | None = None
+) -> Groups:
+    """The parameters of `net` that want a gradient, those of one rate and one decay together.
+
+    Weights of two or more dimensions decay; biases, norms and what the network exempts (timm's `no_weight_decay`, such as
+    position embeddings) do not. Each group has `lr_scale` and `weight_decay`; where `matrices` (parameters by name) are
+    given, they stand in groups of their own, and `use_muon` says in which.
+    """
+    found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    exempt = _exempt(net)
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            free = parameter.ndim < 2 or name in exempt
+            key = (scales or {}).get(name, 1.0), free, matrices is not None and name not in matrices
+            found.setdefault(key, []).append(parameter)
+    groups: Groups = []
+    for scale, free, other in sorted(found):
+        groups.append({"params": found[scale, free, other], "lr_scale": scale, "weight_decay": 0.0 if free else decay})
+        if matrices is not None:
+            groups[-1]["use_muon"] = not other
+    return groups
+
+
+def _exempt(net: nn.Module) -> Collection[str]:
+    """What timm's network wants no weight decay on, by name."""
+    names: Any = getattr(net, "no_weight_decay", set)
+    return names()
+
+
+def _matrices(net: nn.Module, head: Collection[str]) -> set[str]:
+    """What Muon is for: weights between many inputs and many outputs; not embeddings, depthwise kernels, the classifier."""
+    apart = {*_exempt(net), *head}
+    return {name for name, p in net.named_parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1 and name not in apart}
+
+
+def _aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """`optimizer`, giving each gradient its parameter's strides before a step.
+
+    torch's fused kernels walk both in memory's order, and would mix up a channels_last weight with a gradient that is not
+    (which autograd does not make, but a hook or DistributedDataParallel's buckets may).
+    """
+
+    def align(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.stride() != parameter.stride():
+                    parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+
+    optimizer.register_step_pre_hook(align)
+    return optimizer

@@ -32,7 +32,7 @@ MODELS = (
     "EfficientNet-Lite1",
     "EfficientNet-Lite2",
 )
-OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion")
+OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion", "muon")
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
 TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")
 LOSSES = ("ce", "ohem", "focal")

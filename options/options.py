@@ -45,10 +45,11 @@ def _train() -> Parser:
     shared_flags.data(parser, lists=("train", "val"))
     train_flags.model(parser)
     train_flags.training(parser)
+    train_flags.finetuning(parser)
     train_flags.loss(parser)
     train_flags.augmentation(parser)
     train_flags.saving(parser)
-    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.cache]
+    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.stepping, rules.cache]
     return parser
 
 

@@ -55,6 +55,18 @@ def mixing(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def stepping(opt: argparse.Namespace) -> list[str]:
+    """Ways to step that do not go together."""
+    problems = []
+    if opt.sam and opt.accumulate > 1:
+        problems.append("--sam and --accumulate contradict: it climbs by one batch's gradient and steps from the same; leave one out")
+    if opt.sam and opt.precision == "fp16":
+        problems.append("--sam and --precision fp16 contradict: it would climb by scaled gradients; allowed: bf16, fp32")
+    if "clip_mode" in opt.given and opt.clip_grad is None:
+        problems.append(f"--clip_mode {opt.clip_mode} clips nothing without --clip_grad VALUE; give both, or neither")
+    return problems
+
+
 def cache(opt: argparse.Namespace) -> list[str]:
     """--cache is one of its three forms."""
     if opt.cache in ("none", "ram") or (opt.cache.startswith("disk:") and len(opt.cache) > 5):

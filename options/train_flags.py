@@ -26,16 +26,40 @@ def training(parser: Parser) -> None:
     group("--epochs", type=int, default=20, low=1, metavar="N", help="how many epochs; a table like 2x sets its own")
     group("--optimizer", default="adamw", help=", ".join(choices.OPTIMIZERS))
     group("--lr", type=float, default=5e-4, low=0, help="highest learning rate")
-    group("--weight_decay", type=float, low=0, help="not on norms and biases; by default 0.05 for adamw and lion, 1e-4 else")
+    group("--weight_decay", type=float, low=0, help="not on norms and biases; by default 0.05 for adamw, lion and muon, 1e-4 else")
     group("--momentum", type=float, default=0.9, low=0, high=1, help="of sgd")
     group("--scheduler", default="cos", help=f"{', '.join(choices.SCHEDULERS)}, or Nx for any N")
     group("--warmup", type=float, default=0.0, low=0, metavar="EPOCHS", help="the rate rises linearly at first")
     group("--min_lr", type=float, default=0.0, low=0, help="where cos, poly and onecycle end")
     group("--step_size", type=int, default=10, low=1, metavar="EPOCHS", help="--scheduler step: a drop to a tenth each so many epochs")
     group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: bf16 or fp16 on CUDA, fp32 on the CPU")
-    group("--clip_grad", type=float, low=0, metavar="NORM", help="clip the gradient to this norm")
+    group("--clip_grad", type=float, low=0, metavar="VALUE", help="clip the gradient, as --clip_mode says")
+    group(
+        "--clip_mode",
+        choices=("norm", "value", "agc"),
+        default="norm",
+        help="--clip_grad bounds the whole gradient's norm, each entry, or each unit's norm as a share of its weights' (agc; 0.01)",
+    )
     group("--accumulate", type=int, default=1, low=1, metavar="K", help="batches an optimizer step")
-    group("--ema", type=float, default=0.0, low=0, high=0.999999, metavar="DECAY", help="keep an average of the weights, and evaluate that")
+    group(
+        "--ema",
+        type=float,
+        default=0.0,
+        low=0,
+        high=0.999999,
+        metavar="DECAY",
+        help="keep a running average of the weights, validate both, keep the better",
+    )
+    group("--swa", type=int, low=1, metavar="EPOCH", help="also average the weights at each epoch's end, from this epoch on")
+    group("--sam", type=float, default=0.0, low=0, metavar="RHO", help="sharpness-aware steps of this radius (0.05); twice the time")
+
+
+def finetuning(parser: Parser) -> None:
+    """Which layers learn, and how fast."""
+    group = parser.group("fine-tuning")
+    group("--freeze", type=int, low=-1, metavar="N", help="the stem and the first N stages stand still; -1: all but the classifier")
+    group("--head_lr", type=float, default=1.0, low=0, metavar="F", help="the classifier learns at F times --lr")
+    group("--layer_decay", type=float, default=1.0, low=0.01, high=1, metavar="D", help="each layer learns at D times the next one's rate")
 
 
 def loss(parser: Parser) -> None:

@@ -69,6 +69,7 @@ def scores(content):
 EXTRAS = {
     "plain": [],
     "ranger-mixup-ema": ["--optimizer", "ranger", "--mixup", "0.3", "--ema", "0.9"],
+    "swa-ema-freeze": ["--swa", "2", "--ema", "0.9", "--freeze", "2", "--layer_decay", "0.8", "--sam", "0.05", "--model", "timm:resnet10t"],
     "workers-accumulate": ["--transform", "resize", "--accumulate", "2", "-w", "2"],
 }
 

@@ -142,7 +142,7 @@ def test_accumulated_batches_step_once_and_a_ragged_group_is_its_own():
     weight = model.net.fc.bias
     values = []
     for step in range(5):
-        model._batch = step
+        model._batch = batch(1, 8, step)
         model.step((weight * torch.tensor([1.0, 2, 3, 4, 5])).sum() * (step + 1))
         values.append(weight.detach().clone())
     moved = [float(values[0][0]), *(float(values[k][0] - values[k - 1][0]) for k in range(1, 5))]
@@ -170,17 +170,17 @@ def test_two_updates_are_the_same_wherever_they_are_done(flag):
     assert results[0] == results[1]
 
 
-def test_ema_is_what_is_evaluated():
+def test_the_average_can_be_evaluated():
     opt = options("--ema", "0.999")
     model = get_model("timm:resnet10t")(opt)
     model.place(torch.device("cpu"))
     model.setup_training(opt, steps_per_epoch=3)
     for step in range(3):
         model.update(batch(step=step))
-    with model.evaluating() as net:
-        assert net is model.ema.module
+    with model.evaluating("ema") as net:
+        assert net is model.averages.ema.module
         assert not net.training
-    assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), model.ema.module.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), model.averages.ema.module.parameters(), strict=True))
 
 
 def test_families_share_the_update_step_and_nothing_else():

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from utils import checkpoint
+
 
 @pytest.fixture
 def trained(script, photo_set, small, tmp_path):
@@ -36,6 +38,34 @@ def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
         assert abs(metrics[name] - float(last[f"val_{name}"])) < 1e-6
     assert metrics["count"] == 12
     assert f"top1 {metrics['top1']:.6f}" in (trained / "logs/run/log.txt").read_text()
+
+
+def test_averages_are_scored_beside_the_weights_and_the_checkpoint_shows_the_best(script, photo_set, small, tmp_path):
+    flags = ["--data_root", photo_set, "--epochs", 2, "--ema", 0.9, "--swa", 1]
+    assert script("train.py", "--tag", "run", *small, *flags).code == 0
+    with open(tmp_path / "logs/run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    content = checkpoint.load(tmp_path / "checkpoints/run/last.pt")
+    scores = {which: float(rows[-1][f"val_{which}_top1"]) for which in ("raw", "ema", "swa")}
+    assert scores[content["showing"]] == max(scores.values()) == float(rows[-1]["val_top1"])
+    assert rows[0]["val_swa_top1"] == ""  # its batch-norm statistics are taken after the last epoch
+    found = []
+    for which in scores:
+        checkpoint.save(tmp_path / "x.pt", {**content, "showing": which})
+        assert script("eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0).code == 0
+        metrics = json.loads((tmp_path / f"results/{which}/2/metrics.json").read_text())
+        found.append(metrics["loss"])
+        assert abs(metrics["top1"] - scores[which]) < 1e-6
+        if which == content["showing"]:
+            assert abs(metrics["loss"] - float(rows[-1]["val_loss"])) < 1e-6
+    assert len(set(found)) == 3
+
+
+def test_a_resumed_run_keeps_what_learns_and_how_fast(trained, script):
+    for flag, value in (("--freeze", 1), ("--layer_decay", 0.5), ("--head_lr", 3)):
+        result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, flag, value)
+        assert result.code == 2
+        assert f"was trained with {flag} " in result.err
 
 
 def test_submission_has_every_test_image_in_order(trained, script, photo_set):

@@ -1,8 +1,9 @@
 """Checkpoints: tensors and plain data in one file, written whole, read without running any of it.
 
-Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `opt` (the resolved options), `data` (class count
-and names, images a class, preprocessing), `history` (a dict of scores an epoch), `best`; and for --resume `training`
-(optimizer, EMA, scaler, step). A file without `format` is taken as somebody's plain state dict.
+Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `swa` (their averages, or None), `showing`
+(which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options), `data` (class count and names,
+images a class, preprocessing), `history` (a dict of scores an epoch), `best`; and for --resume `training` (optimizer,
+scaler, step, how far --swa is). A file without `format` is taken as somebody's plain state dict.
 """
 
 import os

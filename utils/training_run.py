@@ -246,8 +246,9 @@ def _take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -
     if "training" not in start:
         raise UserError(f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume.")
     saved = start["opt"]
-    for name, anew in (("model", "train anew"), ("optimizer", f"start anew from the weights: --load {source}")):
-        if name in opt.given and getattr(opt, name) != saved[name]:
+    for name in ("model", "optimizer", "freeze", "head_lr", "layer_decay"):
+        anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
+        if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
             raise UserError(
                 f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
                 f"Leave --{name} out, or {anew} without --resume."
@@ -274,6 +275,7 @@ def _in_words(scores: dict[str, Any]) -> str:
         words.append(
             "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(**scores)
         )
+        words += [f"{name[4:-5]} {scores[name]:.6f}" for name in ("val_raw_top1", "val_ema_top1", "val_swa_top1") if name in scores]
         if scores["val_unreadable"]:
             words.append(f"{scores['val_unreadable']} unreadable")
     words.append(f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s  waiting for data {100 * scores['data_wait']:.0f} %")
