@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from dataloader.decode import Image
 from dataloader.file_list import FileList
-from dataloader.geometry import Fit, cut
+from dataloader.geometry import Fit
 from dataloader.reader import Reader
 from dataloader.sampler import BatchKey
 from dataloader.transforms import Pipeline
@@ -99,7 +99,7 @@ class EvalDataset(Dataset):
             return max(fit.place(height, width).factor() for fit in self.fits)
 
         image, full = self.reader.read(index, need)
-        return [fit.finish(cut(image, full, fit.place(*full))) for fit in self.fits]
+        return [fit.show(image, full, fit.place(*full)) for fit in self.fits]
 
 
 def stack(images: list[Image]) -> Tensor:

@@ -54,6 +54,10 @@ class RandomCrop:
         h = min(height, max(1, round(width / self.ratio)))
         return Region((height - h) // 2, (width - w) // 2, h, w, self.scale, self.scale)
 
+    def show(self, image: Image, full: tuple[int, int], region: Region) -> Image:
+        """The region of an image that was `full` (height, width), as the square: uint8 (S, S, 3)."""
+        return cut_near(image, full, region)
+
     def side(self) -> int:
         """The short side of an image whose smallest crop still has `scale` pixels."""
         return math.ceil(self.scale / math.sqrt(self.zoom))
@@ -79,6 +83,10 @@ class Fit:
             longest = max(height, width)
             return Region(0, 0, height, width, max(1, round(scale * height / longest)), max(1, round(scale * width / longest)))
         return Region(0, 0, height, width, scale, scale)
+
+    def show(self, image: Image, full: tuple[int, int], region: Region) -> Image:
+        """The region of an image that was `full` (height, width), as the square: uint8 (S, S, 3)."""
+        return self.finish(cut(image, full, region))
 
     def finish(self, image: Image) -> Image:
         """Pad to the square, in the colour that normalises to zero; nothing to do for the other fits."""

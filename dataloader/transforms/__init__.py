@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dataloader.decode import Image, Need
-from dataloader.geometry import Fit, RandomCrop, Region, cut, cut_near
+from dataloader.geometry import Fit, RandomCrop, Region
 from dataloader.transforms import ops, policies
 from utils.errors import UserError, unknown_name
 from utils.preprocess import Preprocess
@@ -40,11 +40,7 @@ class Pipeline:
             return placed[0].factor()
 
         image, full = read(need)
-        region = placed[0] if placed else self.geometry.place(*full, rng)
-        if isinstance(self.geometry, Fit):
-            image = self.geometry.finish(cut(image, full, region))
-        else:
-            image = cut_near(image, full, region)
+        image = self.geometry.show(image, full, placed[0] if placed else self.geometry.place(*full, rng))
         for operation in self.operations:
             image = operation(image, rng)
         return image
