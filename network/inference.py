@@ -14,7 +14,7 @@ from network.backbones import head_names
 from network.base_model import BaseModel
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
-from utils import checkpoint
+from utils import checkpoint, processes
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.metrics import Predictions
@@ -76,7 +76,7 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
         columns.append((batch.index, batch.label, top.indices, top.values, true, batch.readable))
         if keep:
             kept.append(probability.half().cpu())
-    joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
+    joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     return Predictions(*joined), torch.cat(kept).numpy() if keep else None
 
 
