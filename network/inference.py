@@ -85,7 +85,9 @@ def predict(
         if keep:
             kept.append(probability.half().cpu())
     joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
-    return Predictions(*joined, whole.rows()), torch.cat(kept).numpy() if keep else None
+    predictions = Predictions(*joined)  # type: ignore[arg-type]
+    predictions.rows = whole.rows()
+    return predictions, torch.cat(kept).numpy() if keep else None
 
 
 class _Whole:

@@ -2,8 +2,9 @@
 
 Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `swa` (their averages, or None), `showing`
 (which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options), `data` (class count and names,
-images a class, preprocessing), `history` (a dict of scores an epoch), `best`, `calibration` (by eval.py --calibrate); and for --resume `training` (optimizer,
-scaler, step, how far --swa is). A file without `format` is taken as somebody's plain state dict.
+images a class, preprocessing), `history` (a dict of scores an epoch), `best`, `calibration` (a temperature, by
+eval.py --calibrate); and for --resume `training` (optimizer, scaler, step, how far --swa is). A file without `format` is
+taken as somebody's plain state dict.
 """
 
 import os

@@ -46,7 +46,8 @@ def confident(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
     """Rows off the diagonal of the confident joint, int64 (M,), from the top K probabilities of each image.
 
     A class's threshold is the mean probability of it over the images that carry its label. An image is an issue where,
-    among the classes at or above their thresholds, the likeliest is not its label. With K = C it is the paper's rule;
+    among the classes at or above their thresholds, the likeliest is not its label, and the network does not name its
+    label either (as cleanlab has it). With K = C it is the paper's rule;
     with fewer, classes beyond the K likeliest are taken to be below their thresholds.
     """
     seen = np.flatnonzero(predictions.seen)
@@ -56,7 +57,7 @@ def confident(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
     threshold = np.divide(total, count, out=np.full(num_classes, np.inf), where=count > 0)
     above = probability >= threshold[top] - 1e-6
     first = top[np.arange(len(top)), above.argmax(axis=1)]  # top is sorted: the first above is the likeliest
-    return seen[above.any(axis=1) & (first != label)]
+    return seen[above.any(axis=1) & (first != label) & (top[:, 0] != label)]
 
 
 def write(path: Path, issues: Issues, scored: Any) -> None:

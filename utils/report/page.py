@@ -1,7 +1,6 @@
 """report.html of an evaluation: one file, no network, for a desk, a phone and the dark."""
 
 import json
-import os
 import platform
 import shlex
 import sys
@@ -120,7 +119,7 @@ def made_by() -> dict[str, str]:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "folder": os.getcwd(),
+        "folder": str(Path.cwd()),
         "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
         "torch": f"{torch.__version__}, torchvision {torchvision.__version__}, {card}",
         "numpy": np.__version__,

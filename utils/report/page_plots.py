@@ -56,6 +56,8 @@ def training_curves(history: list[dict[str, Any]]) -> str:
                 drawn = True
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(history) == 1:
+            axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
         if axis.lines:
             axis.legend(frameon=False, labelcolor=INK, fontsize=8)
     return _svg(figure, "curves") if drawn else ""
@@ -67,7 +69,7 @@ def by_train_count(predictions: Predictions, images: list[int] | None) -> list[t
         return []
     seen = predictions.seen
     label = predictions.label[seen]
-    return _grouped(np.asarray(images)[label], predictions.top[seen, 0] == label, whole=True)
+    return _grouped(np.asarray(images)[label], predictions.top[seen, 0] == label)
 
 
 def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
@@ -86,10 +88,10 @@ def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple
             continue  # the evaluation has already said which images cannot be read
     known = np.isfinite(sides)
     hit = predictions.top[rows, 0] == predictions.label[rows]
-    return _grouped(np.round(sides[known]), hit[known], whole=True), int(known.sum())
+    return _grouped(np.round(sides[known]), hit[known]), int(known.sum())
 
 
-def _grouped(values: np.ndarray, hit: np.ndarray, whole: bool) -> list[tuple[str, float, int]]:
+def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]]:
     """Up to six groups of about equal numbers."""
     if not len(values):
         return []

@@ -50,13 +50,13 @@
   const columns = [
     ["class", (k) => k, String],
     ["name", (k) => name(k), String],
+    ["accuracy", (k) => accuracy[k], percent],
     ["train images", (k) => classes.train[k], String],
     ["images", (k) => classes.count[k], String],
     ["predicted", (k) => classes.predicted[k], String],
     ["correct", (k) => classes.correct[k], String],
-    ["accuracy", (k) => accuracy[k], percent],
   ].filter(([title]) => (title !== "train images" || classes.train.length) && (title !== "name" || classes.name.length));
-  let order = { column: columns.length - 1, down: false };
+  let order = { column: columns.findIndex(([title]) => title === "accuracy"), down: false };
   let shown = [];
   const body = $("class-table").tBodies[0];
   const classPager = pager($("class-pager"), 50, (first, end) => {
