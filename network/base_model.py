@@ -197,10 +197,15 @@ class BaseModel(nn.Module):
             return
         self.averages.after_epoch(self.net)
         self.showing = "raw" if self.showing == "swa" else self.showing
-        if epoch == self.opt.epochs:
-            batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
-            with self.autocast():
-                self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
+        if epoch < self.opt.epochs:
+            return
+
+        def images() -> Iterator[Tensor]:
+            for batch in progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches):
+                yield self.normalise(batch.image)
+
+        with self.autocast():
+            self.averages.finish_swa(images(), still_modules(self.net, self.frozen))
 
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""
@@ -225,4 +230,4 @@ class BaseModel(nn.Module):
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.averages.load_state(content)
-        self.showing = content["showing"] if content["showing"] in self.averages.names() else "raw"
+        self.showing = content["showing"] if content.get("showing") in self.averages.names() else "raw"

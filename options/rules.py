@@ -68,7 +68,7 @@ def stepping(opt: argparse.Namespace) -> list[str]:
         problems.append("--sam and --accumulate contradict: it climbs by one batch's gradient and steps from the same; leave one out")
     if opt.sam and opt.precision == "fp16":
         problems.append("--sam and --precision fp16 contradict: it would climb by scaled gradients; allowed: bf16, fp32")
-    if "clip_mode" in opt.given and opt.clip_grad is None:
+    if opt.clip_mode != "norm" and opt.clip_grad is None:
         problems.append(f"--clip_mode {opt.clip_mode} clips nothing without --clip_grad VALUE; give both, or neither")
     return problems
 

@@ -207,7 +207,9 @@ def test_a_step_goes_as_far_as_the_layers_rate():
         model.update(batch())
         moved.append({key: value - before[key] for key, value in weights(model.net).items()})
         assert {group["lr"] for group in model.optimizer.param_groups} == {0.05 * g["lr_scale"] for g in model.optimizer.param_groups}
-        assert model.learning_rate() == pytest.approx(0.005)  # the second epoch's, by the schedule alone
+        model.update(batch(epoch=2))
+        for group in model.optimizer.param_groups:
+            assert group["lr"] == pytest.approx(0.005 * group["lr_scale"])  # the second epoch's, by the schedule
     scales = rate_scales(model.net, 3, 0.5)
     for key, scale in scales.items():
         assert torch.allclose(moved[1][key], moved[0][key] * scale, rtol=1e-3, atol=1e-7), key
@@ -407,6 +409,22 @@ def test_swa_beyond_the_run_and_sam_in_fp16():
         model.setup_training(opt, 1)
 
 
+def test_an_average_that_is_not_there_is_not_shown():
+    """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the weights until it is validated."""
+    short = start(Model, "--swa", "1", "--epochs", "1")
+    short.update(batch())
+    short.end_epoch(1, Loader())
+    short.showing = "swa"
+    content = short.state()
+    longer, without = start(Model, "--swa", "1"), start(Model)
+    for model in (longer, without):
+        model.load_state(content)
+    assert longer.showing == "swa"
+    longer.end_epoch(2, Loader())
+    assert longer.averages.names() == ["raw"]
+    assert longer.showing == without.showing == "raw"
+
+
 def test_ema_warms_up():
     """timm's decay at step t: 0 at first, then 1 - t^(-2/3), at most --ema."""
     model = start(Plain, "--ema", "0.6", batches=6)
@@ -440,6 +458,26 @@ def test_the_better_weights_are_shown():
     with model.evaluating() as net:
         assert net is model.net
     assert validate(start(Model), lambda: {"top1": 0.1, "loss": 2.0}) == {"val_top1": 0.1, "val_loss": 2.0}
+
+
+# ------------------------------------------------------------------------------------------------ options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--sam 0.05 --accumulate 2", "--sam and --accumulate contradict"),
+        ("--sam 0.05 --precision fp16", "--sam and --precision fp16 contradict"),
+        ("--clip_mode agc", "--clip_mode agc clips nothing without --clip_grad"),
+        ("--freeze -2", "--freeze is -2"),
+        ("--layer_decay 1.5", "--layer_decay is 1.5"),
+    ],
+)
+def test_what_does_not_go_together_is_said(words, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        options(*words.split())
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ resuming
