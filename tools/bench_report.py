@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(1)
     predictions = made_up(opt.images, opt.classes)
     names = [f"product {label}" for label in range(opt.classes)]
-    scored = results.Scored(predictions, Names(Path(opt.out) / "images"), Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist()))
+    scored = results.Scored(
+        predictions, Names(Path(opt.out) / "images"), Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist())
+    )
     options = dict.fromkeys(results.MADE_BY) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
     began = time.monotonic()
     found = results.write(Path(opt.out), scored, {**options, "compare": None, "seed": 0})
