@@ -41,7 +41,7 @@ def main(opt: argparse.Namespace) -> None:
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, predictions) if opt.calibrate else None
     folder = Path(opt.result_dir) / opt.tag / loaded.name
-    found = results.write(folder, scored, vars(opt), fitted)
+    found = results.write(folder, scored, opt, fitted)
     if probabilities is not None:
         results.write_probabilities(folder / "probs.npz", probabilities, files, classes)
     if opt.report and found.metrics["count"]:

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     options = dict.fromkeys(results.MADE_BY) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
     began = time.monotonic()
-    found = results.write(Path(opt.out), scored, {**options, "compare": None, "seed": 0})
+    found = results.write(Path(opt.out), scored, argparse.Namespace(**options, compare=None, seed=0))
     scored_at = time.monotonic()
     results.write_page(Path(opt.out), scored, found, page.Extra(found.issues))
     ended = time.monotonic()

@@ -1,5 +1,6 @@
 """What eval.py leaves in results/<tag>/<epoch>/: scores, tables, pictures."""
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -35,21 +36,21 @@ class Found(NamedTuple):
     compared: Compared | None
 
 
-def write(folder: Path, scored: Scored, options: dict[str, Any], fitted: Fitted | None = None) -> Found:
+def write(folder: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | None = None) -> Found:
     """Score, and write metrics.json, the CSVs and the pictures.
 
     Raises:
         UserError: --compare names a file that does not fit; nothing was written then.
     """
     predictions, files, classes = scored
-    compared = compare(predictions, files, options["compare"]) if options["compare"] else None
+    compared = compare(predictions, files, opt.compare) if opt.compare else None
     metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.images)}
-    if options["resamples"]:
-        metrics["intervals"] = intervals(predictions, classes.count, classes.images, options["seed"], options["resamples"])
+    if opt.resamples:
+        metrics["intervals"] = intervals(predictions, classes.count, classes.images, opt.seed, opt.resamples)
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:
-        metrics["compare"] = {"with": options["compare"], **{name: getattr(compared, name) for name in compared._fields[:5]}}
+        metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
         _write_changed(folder / "changed.csv", scored, compared)
     issues = label_issues.find(predictions, classes.count)
     label_issues.write(folder / "label_issues.csv", issues, scored)
@@ -59,7 +60,7 @@ def write(folder: Path, scored: Scored, options: dict[str, Any], fitted: Fitted 
     if metrics["count"]:
         plots.confusion(folder / "confusion.png", scored)
         plots.errors(folder / "errors.png", scored)
-    made_by = {key: options[key] for key in MADE_BY}
+    made_by = {key: getattr(opt, key) for key in MADE_BY}
     runs = _earlier(folder, made_by)
     metrics = {**metrics, "options": made_by}
     write_json(folder / "metrics.json", {**metrics, "runs": [*runs, _run(metrics)]})
