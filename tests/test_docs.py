@@ -208,7 +208,7 @@ def parse_python(words, monkeypatch):
         monkeypatch.setitem(sys.modules, "clean", clean)
         spec.loader.exec_module(clean)
         clean.option_parser().parse_args(rest)
-        return
+        return None
     if name == "datasets/prepare.py":
         spec = importlib.util.spec_from_file_location("prepare", ROOT / name)
         prepare = importlib.util.module_from_spec(spec)
