@@ -70,7 +70,9 @@ def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
     known = {os.path.abspath(files.path(index)): index for index in range(len(files))}
     missing = [path for path in decided if path not in known]
     if missing:
-        raise UserError(f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. Is it the list that was evaluated?")
+        raise UserError(
+            f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. Is it the list that was evaluated?"
+        )
     for path, decision in decided.items():
         index = known[path]
         if files.label[index] != decision.label:
@@ -88,7 +90,9 @@ def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
             if made.action != "drop":
                 label = label if made.new_label is None else made.new_label
                 file.write(f"{_written(files, index, out)} {label}\n")
-    log.info(f"{out}: {len(files) - counts['drop']} images; {counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept")
+    log.info(
+        f"{out}: {len(files) - counts['drop']} images; {counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
+    )
     return counts
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.gradcam import explain
+from network.guard import Diverged
 from network.inference import Member, Predictor, load_predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
@@ -16,7 +17,19 @@ from network.ResNeXt.model import Model as ResNeXt
 from network.Timm.model import Model as Timm
 from utils.errors import unknown_name
 
-__all__ = ["BaseModel", "Member", "Predictor", "explain", "get_model", "load_into", "load_predictor", "models", "predict", "whole_rows"]
+__all__ = [
+    "BaseModel",
+    "Diverged",
+    "Member",
+    "Predictor",
+    "explain",
+    "get_model",
+    "load_into",
+    "load_predictor",
+    "models",
+    "predict",
+    "whole_rows",
+]
 
 models: dict[str, type[BaseModel]] = {
     "ResNet18": ResNet,

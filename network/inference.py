@@ -14,7 +14,7 @@ from network.backbones import head_names
 from network.base_model import BaseModel
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
-from utils import checkpoint
+from utils import checkpoint, processes
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
@@ -84,8 +84,8 @@ def predict(
         whole.add(probability)
         if keep:
             kept.append(probability.half().cpu())
-    joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
-    predictions = Predictions(*joined)  # type: ignore[arg-type]
+    joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
+    predictions = Predictions(*joined)
     predictions.rows = whole.rows()
     return predictions, torch.cat(kept).numpy() if keep else None
 
