@@ -85,7 +85,7 @@ def predict(
         if keep:
             kept.append(probability.half().cpu())
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
-    predictions = Predictions(*joined)
+    predictions = Predictions(*joined)  # type: ignore[arg-type]
     predictions.rows = whole.rows()
     return predictions, torch.cat(kept).numpy() if keep else None
 
