@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
+from network.gradcam import explain
 from network.guard import Diverged
-from network.inference import Member, Predictor, load_predictor, predict
+from network.inference import Member, Predictor, load_predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
 from network.Res2Net.model import Model as Res2Net
@@ -16,7 +17,19 @@ from network.ResNeXt.model import Model as ResNeXt
 from network.Timm.model import Model as Timm
 from utils.errors import unknown_name
 
-__all__ = ["BaseModel", "Diverged", "Member", "Predictor", "get_model", "load_into", "load_predictor", "models", "predict"]
+__all__ = [
+    "BaseModel",
+    "Diverged",
+    "Member",
+    "Predictor",
+    "explain",
+    "get_model",
+    "load_into",
+    "load_predictor",
+    "models",
+    "predict",
+    "whole_rows",
+]
 
 models: dict[str, type[BaseModel]] = {
     "ResNet18": ResNet,

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from network.tta import get_views, pool
 from utils import checkpoint, processes
 from utils.errors import UserError
 from utils.logger import log, progress
-from utils.metrics import Predictions
+from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from utils.preprocess import Preprocess
 
 
@@ -42,6 +42,7 @@ class Predictor:
         self.views = [get_views(tta, member.way) for member in self.members]
         self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
         self.total = sum(member.weight for member in self.members)
+        self.temperature = 1.0  # of the mean: softmax(log p / T), which for one network is softmax(logits / T)
 
     @torch.inference_mode()
     def __call__(self, images: tuple[Tensor, ...]) -> Tensor:
@@ -54,11 +55,16 @@ class Predictor:
             with model.evaluating() as net, model.autocast():
                 logits = [net(model.normalise(view.change(moved[view.way]))) for view in views]
             blend = blend + pool([one.float().softmax(dim=1) for one in logits]) * (member.weight / self.total)
-        return blend
+        return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
 
 
-def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Predictions, NDArray[np.float16] | None]:
+def predict(
+    predictor: Predictor, loader: Any, keep: bool = False, rows: NDArray[np.int64] | None = None
+) -> tuple[Predictions, NDArray[np.float16] | None]:
     """Run the predictor over a loader of EvalBatch.
+
+    Args:
+        rows: int64 (M,), ascending; of these images (places in the order of the loader) whole rows go into Predictions.rows.
 
     Returns:
         The predictions, and with `keep` all probabilities, float16 (N, C), NumPy; else None. Unreadable images are
@@ -66,6 +72,7 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
     """
     columns: list[tuple[torch.Tensor, ...]] = []
     kept = []
+    whole = _Whole(rows)
     for batch in progress(loader, "evaluating", len(loader)):
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
@@ -74,19 +81,58 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
         columns.append((batch.index, batch.label, top.indices, top.values, true, batch.readable))
+        whole.add(probability)
         if keep:
             kept.append(probability.half().cpu())
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
-    return Predictions(*joined), torch.cat(kept).numpy() if keep else None
+    predictions = Predictions(*joined)  # type: ignore[arg-type]
+    predictions.rows = whole.rows()
+    return predictions, torch.cat(kept).numpy() if keep else None
+
+
+class _Whole:
+    """Gathers whole rows of probabilities as the batches pass."""
+
+    def __init__(self, wanted: NDArray[np.int64] | None) -> None:
+        self.wanted, self.passed, self.parts = wanted, 0, [np.zeros((0, 0), np.float32)]
+
+    def add(self, probability: Tensor) -> None:
+        """Keep what is wanted of the next batch, float32 (B, C)."""
+        if self.wanted is not None:
+            first, end = np.searchsorted(self.wanted, (self.passed, self.passed + len(probability)))
+            places = torch.from_numpy(self.wanted[first:end] - self.passed).to(probability.device)
+            self.parts.append(probability[places].cpu().numpy())
+            self.passed += len(probability)
+
+    def rows(self) -> Rows | None:
+        """What was gathered; None where nothing was wanted."""
+        if self.wanted is None:
+            return None
+        parts = self.parts[1:]
+        probability = np.concatenate(parts) if parts else self.parts[0]
+        return Rows(self.wanted[: len(probability)], probability)
+
+
+def whole_rows(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:
+    """Of which of `count` images to keep every probability: all, while that is MOST_FLOATS; else none, or a drawn `sample`."""
+    if count * num_classes <= MOST_FLOATS:
+        return np.arange(count)
+    if not sample:
+        return None
+    drawn = np.random.default_rng([seed, 5]).choice(count, max(1, MOST_FLOATS // num_classes), replace=False)
+    return np.sort(drawn)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), and a name for the results."""
+    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, and for a
+    single checkpoint its `history` of training.
+    """
 
     predictor: Predictor
     data: dict
     name: str
+    history: list[dict] = field(default_factory=list)
 
 
 def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
@@ -98,7 +144,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes.
     """
     weights = opt.weights or [1.0] * len(opt.load)
-    members, datas, epochs = [], [], []
+    members, datas, epochs, contents = [], [], [], []
     for path, weight in zip(opt.load, weights, strict=True):
         content = checkpoint.load(path)
         model, data = _rebuild(content, path, opt)
@@ -110,9 +156,35 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         members.append(Member(model, way, weight))
         datas.append(data)
         epochs.append(str(content.get("epoch", "weights")))
+        contents.append({key: content.get(key) for key in ("history", "calibration")})
         log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit})")
     _check_agree(datas, opt.load)
-    return Loaded(Predictor(members, opt.tta), datas[0], "+".join(epochs))
+    predictor = Predictor(members, opt.tta)
+    predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
+    return Loaded(predictor, datas[0], "+".join(epochs), _history(contents))
+
+
+def _history(contents: list[dict]) -> list[dict]:
+    """The scores of each epoch, where there is one checkpoint."""
+    history = contents[0]["history"] if len(contents) == 1 else None
+    return list(history.values()) if isinstance(history, dict) else list(history or [])
+
+
+def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
+    """--temperature: none, a number, or what `eval.py --calibrate` stored in the one checkpoint."""
+    if opt.temperature == "none":
+        return 1.0
+    if opt.temperature != "ckpt":
+        return float(opt.temperature)
+    if len(stored) > 1:
+        raise UserError(
+            "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
+        )
+    if stored[0] is None:
+        raise UserError(f"{opt.load[0]} holds no temperature. First run: python eval.py --load {opt.load[0]} --calibrate")
+    if stored[0]["tta"] != opt.tta:
+        log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
+    return float(stored[0]["temperature"])
 
 
 def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:
