@@ -25,7 +25,7 @@ from utils.logger import log, progress, start_logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "data_wait")
-RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --ema 0.9 --epochs 4"
+RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
 MOST_KILLS = 60  # of one run; by then it should have got somewhere
 
 
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in progress(range(opt.runs), "killing"):
         workers, loader = (0, 1, 3)[number % 3], ("thread", "process")[number // 3 % 2]
         kills = disturbed(out, f"run{number}", [*flags, "-w", str(workers), "--loader", loader], length, rng)
-        results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differences(out, "whole", f"run{number}")})
+        results.append(
+            {"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differences(out, "whole", f"run{number}")}
+        )
     wrong = [result for result in results if result["wrong"]]
     write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
     kills = sum(result["kills"] for result in results)
