@@ -24,7 +24,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dataloader.decode import Image, Need, read_image, whole
+from dataloader.decode import Image, Need, whole
 from dataloader.file_list import FileList
 from dataloader.reader import Files
 from utils.errors import ImageError, UserError
@@ -78,13 +78,21 @@ class Encoding:
 class Cached:
     """Reads entries of a store, and files where it has none."""
 
-    def __init__(self, files: FileList, keys: NDArray[np.uint8], store: "Ram | Disk", encoding: Encoding) -> None:
-        self.files, self.keys, self.store, self.encoding = Files(files), keys, store, encoding
+    def __init__(self, files: Files, keys: NDArray[np.uint8], store: "Ram | Disk", encoding: Encoding) -> None:
+        self.files, self.keys, self.store, self.encoding = files, keys, store, encoding
 
     def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
         """See Reader."""
         entry = self.store.get(index, self.keys[index].tobytes())
-        return self.files.read(index, need) if entry is None else self.encoding.decode(entry, need)
+        if entry is None or pixels(entry) > self.files.max_pixels:  # a run with another limit may have kept it
+            return self.files.read(index, need)
+        return self.encoding.decode(entry, need)
+
+
+def pixels(entry: Any) -> int:
+    """How many pixels the file of an entry has."""
+    height, width, _, _ = HEADER.unpack_from(entry)
+    return height * width
 
 
 class Ram:
@@ -171,8 +179,9 @@ def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | 
     Raises:
         UserError: there is not enough room; the message says how much it would take.
     """
+    source = Files(files, opt.max_pixels)
     if opt.cache == "none":
-        return Files(files)
+        return source
     encoding = Encoding(opt.cache_size or side, opt.cache_format, opt.cache_quality)
     keys = entry_keys(files, encoding)
     store: Ram | Disk = Ram(len(files))
@@ -180,9 +189,9 @@ def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | 
         folder = Path(opt.cache.removeprefix("disk:"))
         folder.mkdir(parents=True, exist_ok=True)
         store = Disk(folder, map_size=shutil.disk_usage(folder).total)  # a sparse file: it takes what it holds
-    build(files, keys, store, encoding)
+    build(source, keys, store, encoding)
     store.close()
-    return Cached(files, keys, store, encoding)
+    return Cached(source, keys, store, encoding)
 
 
 def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
@@ -207,18 +216,18 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
-def build(files: FileList, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
+def build(source: Files, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
     """Encode what the store lacks, in threads (decoding, resizing and encoding let go of the GIL)."""
-    lacking = store.lacking(keys)
+    files, lacking = source.files, store.lacking(keys)
     if not lacking:
         log.info(f"The cache holds all {len(files)} images of {files.source}.")
         return
-    _check_room(files, lacking, store, encoding)
+    _check_room(source, lacking, store, encoding)
     done = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress(None, f"caching {files.source.name}", len(lacking)) as bar:
         for first in range(0, len(lacking), SPAN):
             span = lacking[first : first + SPAN]
-            bodies = pool.map(lambda index: _encode(files, index, encoding), span)
+            bodies = pool.map(lambda index: _encode(source, index, encoding), span)
             entries = [(index, keys[index].tobytes(), body) for index, body in zip(span, bodies, strict=True) if body is not None]
             store.put(entries)
             done += len(entries)
@@ -227,16 +236,16 @@ def build(files: FileList, keys: NDArray[np.uint8], store: Ram | Disk, encoding:
     log.info(f"Cached {done} images of {files.source}" + (f"; {unread} could not be read." if unread else "."))
 
 
-def _encode(files: FileList, index: int, encoding: Encoding) -> bytes | None:
+def _encode(source: Files, index: int, encoding: Encoding) -> bytes | None:
     try:
-        return encoding.encode(*read_image(files.path(index), encoding.need))
+        return encoding.encode(*source.read(index, encoding.need))
     except ImageError:
         return None  # met again, and named, when a batch wants it
 
 
-def _check_room(files: FileList, lacking: list[int], store: Ram | Disk, encoding: Encoding) -> None:
+def _check_room(source: Files, lacking: list[int], store: Ram | Disk, encoding: Encoding) -> None:
     probe = [lacking[k] for k in np.linspace(0, len(lacking) - 1, min(PROBE, len(lacking))).astype(int)]
-    sizes = [len(entry) for entry in (_encode(files, index, encoding) for index in probe) if entry is not None]
+    sizes = [len(entry) for entry in (_encode(source, index, encoding) for index in probe) if entry is not None]
     wanted = MARGIN * len(lacking) * (float(np.mean(sizes)) if sizes else 0)
     what = f"{format_count(len(lacking))} images of {encoding.size} px as {encoding.format}"
     log.info(f"Caching {what}: about {wanted / 1e9:.2f} GB of {store.room() / 1e9:.1f} GB that are free.")

@@ -5,7 +5,9 @@ alpha (over white), 16-bit or CMYK.
 """
 
 import io
+import os
 import re
+import stat
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +21,7 @@ from utils.errors import ImageError
 Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
 Need = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest factor of its size that serves
 
-MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
+MAX_PIXELS = 178_956_970  # Pillow warns of a decompression bomb above; it refuses twice as many
 PADDING = "extraneous bytes before marker 0xd9"  # after the whole picture, as some cameras leave them: no damage
 TURNS = {
     2: (None, 1),
@@ -37,53 +39,62 @@ def whole(height: int, width: int) -> float:
     return 1.0
 
 
-def read_image(path: str, need: Need = whole) -> tuple[Image, tuple[int, int]]:
-    """Read and decode the file at `path`; see `decode`. Raises ImageError, which names the path."""
+def read_image(path: str, need: Need = whole, max_pixels: int = MAX_PIXELS) -> tuple[Image, tuple[int, int]]:
+    """Read and decode the file at `path`; see `decode`. Raises ImageError, which names the path; never waits for a pipe."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = _read(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
     try:
-        return decode(data, need)
+        return decode(data, need, max_pixels)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
 
 
-def decode(data: bytes, need: Need = whole) -> tuple[Image, tuple[int, int]]:
+def _read(path: str) -> bytes:
+    """The bytes of a regular file. Opened without waiting: a pipe that nobody writes to would hold a worker for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb", buffering=0) as file:  # a folder fails here, with the system's reason
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(None, "not a regular file")
+        return file.readall()
+
+
+def decode(data: bytes, need: Need = whole, max_pixels: int = MAX_PIXELS) -> tuple[Image, tuple[int, int]]:
     """Decode `data`.
 
     Args:
         need: given the upright image's height and width, the share of that size that serves, in (0, 1]; a JPEG is
             then decoded at the smallest eighth that is no smaller, which costs a fraction of the time.
+        max_pixels: height times width of the full-size image at most; above, nothing is decoded.
 
     Returns:
         uint8 (h, w, 3) RGB, and the (height, width) of the upright image in full size.
 
     Raises:
-        ImageError: not an image, cut short, or over MAX_PIXELS.
+        ImageError: not an image, cut short, or over `max_pixels`.
     """
     if not data:
         raise ImageError("the file is empty")
     if data[:3] == b"\xff\xd8\xff":
-        return _decode_jpeg(data, need)
-    image = _decode_opencv(data)
+        return _decode_jpeg(data, need, max_pixels)
+    image = _decode_opencv(data, max_pixels)
     if image is None:
-        image = _decode_pillow(data)
+        image = _decode_pillow(data, max_pixels)
     return image, image.shape[:2]
 
 
-def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
+def _decode_jpeg(data: bytes, need: Need, max_pixels: int) -> tuple[Image, tuple[int, int]]:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except (KeyError, ValueError):  # damage, or sampling factors that TurboJPEG has no name for
-        image = _decode_pillow(data)
+        image = _decode_pillow(data, max_pixels)
         return image, image.shape[:2]
-    _check_size(height, width)
+    _check_size(height, width, max_pixels)
     turn = orientation(data)
     size = (width, height) if turn >= 5 else (height, width)
     if colours not in ("YCbCr", "Gray", "RGB"):  # CMYK and YCCK
-        return _decode_pillow(data), size
+        return _decode_pillow(data, max_pixels), size
     factor = min(1.0, need(*size))
     least = {"min_height": int(np.ceil(height * factor)), "min_width": int(np.ceil(width * factor))}
     try:
@@ -95,22 +106,22 @@ def _decode_jpeg(data: bytes, need: Need) -> tuple[Image, tuple[int, int]]:
     return _upright(image, turn), size
 
 
-def _decode_opencv(data: bytes) -> Image | None:
+def _decode_opencv(data: bytes, max_pixels: int) -> Image | None:
     """8-bit PNG, grey or RGB, that is whole; None for what OpenCV does not know, or would render otherwise than Pillow."""
     if data[:4] != b"\x89PNG" or not _plain_png(data):
         return None
-    _check_size(*_png_size(data))
+    _check_size(*_png_size(data), max_pixels)
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def _decode_pillow(data: bytes) -> Image:
+def _decode_pillow(data: bytes, max_pixels: int) -> Image:
     """Anything Pillow opens: its first frame, alpha over white, 16 bits cut to 8."""
     import PIL.Image
     import PIL.ImageOps
 
     try:
         image: Any = PIL.Image.open(io.BytesIO(data))
-        _check_size(image.height, image.width)
+        _check_size(image.height, image.width, max_pixels)
         image = PIL.ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16-bit grey
             return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
@@ -180,6 +191,6 @@ def _png_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} is over {MAX_PIXELS} pixels: a decompression bomb?")
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise ImageError(f"{width}x{height} is over {max_pixels} pixels: a decompression bomb? (the limit: --max_pixels)")

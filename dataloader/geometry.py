@@ -132,7 +132,7 @@ def cut_near(image: Image, full: tuple[int, int], region: Region) -> Image:
     part = image[top : top + height, left : left + width]
     if (height, width) == (region.out_height, region.out_width):
         return part
-    pixels = torch.from_numpy(np.ascontiguousarray(part)).unsqueeze(0).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(np.require(part, requirements=["C", "W"])).unsqueeze(0).permute(0, 3, 1, 2)
     small = interpolate(pixels, (region.out_height, region.out_width), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from dataloader.decode import Image, Need, read_image, whole
+from dataloader.decode import MAX_PIXELS, Image, Need, read_image, whole
 from dataloader.file_list import FileList
 
 
@@ -20,11 +20,11 @@ class Reader(Protocol):
 
 
 class Files:
-    """Reads the listed files themselves."""
+    """Reads the listed files themselves; an image of more than `max_pixels` counts as unreadable."""
 
-    def __init__(self, files: FileList) -> None:
-        self.files = files
+    def __init__(self, files: FileList, max_pixels: int = MAX_PIXELS) -> None:
+        self.files, self.max_pixels = files, max_pixels
 
     def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
         """See Reader."""
-        return read_image(self.files.path(index), need)
+        return read_image(self.files.path(index), need, self.max_pixels)

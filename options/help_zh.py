@@ -36,6 +36,7 @@ HELP = {
     "cache": "none、ram 或 disk:DIR：把每张图缩小后存一次，供所有 epoch 与各次运行使用",
     "cache_size": "缓存图片的短边；默认取 --scale 与 --zoom 所需",
     "cache_format": "raw：无需解码，约占八倍空间",
+    "max_pixels": "像素数（宽乘高）超过它的图片不解码，算作读不出：可能是解压炸弹",
     "cache_quality": "缓存 JPEG 的质量",
     # ------------------------------------------------------------------------------------------ model
     "model": f"{', '.join(choices.MODELS)}，或 timm:<name> （timm 的任何模型）",

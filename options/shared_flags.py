@@ -7,6 +7,8 @@ from options import choices
 from options.parser import Parser
 
 SWITCH = argparse.BooleanOptionalAction
+MAX_PIXELS = 178_956_970  # dataloader.decode's, which this package does not import
+BOMB = "an image with more (width times height) is not decoded, and counts as unreadable: a decompression bomb?"
 
 
 FOLDERS = {
@@ -74,6 +76,7 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         default, missing = "error", "skip: leave it out"
     group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
     group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
+    group("--max_pixels", type=int, default=MAX_PIXELS, low=1, high=2 * MAX_PIXELS, metavar="N", help=BOMB)
     group("--cache", default="none", metavar="WHERE", help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs")
     group(
         "--cache_size",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList, read_list
 from tools import doctor_html, doctor_report
 from tools.doctor_classes import check_classes, read_names
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="results/doctor", metavar="DIR", help="where the findings go (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads (default: %(default)s)")
     parser.add_argument("--near", type=int, default=4, metavar="BITS", help="of 64, by which copies may differ; -1: exact copies only")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="as in train.py (default: %(default)s)")
     opt = parser.parse_args(argv)
     start_logging()
     try:
@@ -62,13 +64,15 @@ def check(opt: argparse.Namespace) -> int:
         raise UserError(f"--workers is {opt.workers}; allowed: 1 or more.")
     if not -1 <= opt.near <= MOST_BITS:
         raise UserError(f"--near is {opt.near}; allowed: 0 to {MOST_BITS}, or -1 for exact copies only.")
+    if not 1 <= opt.max_pixels <= 2 * MAX_PIXELS:
+        raise UserError(f"--max_pixels is {opt.max_pixels}; allowed: 1 to {2 * MAX_PIXELS}.")
     began = time.monotonic()
     lists = open_lists(opt.lists, opt.unlabelled)
     names_file, names = read_names(lists)
     folder = Path(opt.out)
     store = Store(folder / "doctor.sqlite")
     try:
-        seen = scan(lists, store, opt.workers)
+        seen = scan(lists, store, opt.workers, opt.max_pixels)
         found = Findings()
         _check_files(found, seen)
         _check_copies(found, seen, store, opt.near)

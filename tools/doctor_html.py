@@ -8,7 +8,7 @@ import cv2
 import simplejpeg
 
 import utils.report
-from dataloader.decode import read_image
+from dataloader.decode import MAX_PIXELS, read_image
 from tools.doctor_problems import PROBLEMS
 from tools.doctor_report import Report, summary
 from tools.doctor_scan import Store
@@ -54,7 +54,7 @@ class Album:
         key = self.report.seen.key[image].tobytes()
         if not any(key) or self.count >= MOST_THUMBNAILS:
             return ""
-        jpeg = self.store.thumbnail(key, lambda: thumbnail(self.report.seen.path(image)))
+        jpeg = self.store.thumbnail(key, lambda: thumbnail(self.report.seen.path(image), self.report.seen.max_pixels))
         text = base64.b64encode(jpeg).decode()
         if not text or self.bytes + len(text) > MOST_BYTES:
             return ""
@@ -62,10 +62,10 @@ class Album:
         return f"data:image/jpeg;base64,{text}"
 
 
-def thumbnail(path: str) -> bytes:
+def thumbnail(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
     """A small JPEG of the image at `path`; b"" where it cannot be read."""
     try:
-        image, _ = read_image(path, lambda height, width: min(1.0, SIDE / max(height, width)))
+        image, _ = read_image(path, lambda height, width: min(1.0, SIDE / max(height, width)), max_pixels)
     except (ImageError, cv2.error):
         return b""
     height, width = image.shape[:2]

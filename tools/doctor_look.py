@@ -51,8 +51,8 @@ class Look(NamedTuple):
     detail: str = ""
 
 
-def identify(path: str) -> bytes | Look:
-    """The key of the file's state (path, size, time), KEY_BYTES long; or a Look, where there is no file to be read."""
+def identify(path: str, max_pixels: int = MAX_PIXELS) -> bytes | Look:
+    """The key of the file's state (path, size, time, the limit), KEY_BYTES long; or a Look, where there is no file to be read."""
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
@@ -64,12 +64,12 @@ def identify(path: str) -> bytes | Look:
         return Look(MASKS["not_a_file"], detail=f"it is {_kind(status.st_mode)}")
     if status.st_size == 0:
         return Look(MASKS["empty"])
-    state = f"\0{status.st_size}\0{status.st_mtime_ns}\0{VERSION}".encode()
+    state = f"\0{status.st_size}\0{status.st_mtime_ns}\0{VERSION}\0{max_pixels}".encode()
     return hashlib.blake2b(os.fsencode(path) + state, digest_size=KEY_BYTES).digest()
 
 
-def look(path: str) -> Look:
-    """Read and decode the file; never raises on account of the file."""
+def look(path: str, max_pixels: int = MAX_PIXELS) -> Look:
+    """Read the file, and decode it where it has at most `max_pixels`; never raises on account of the file."""
     try:
         data = _read(path)
     except OSError as error:
@@ -81,16 +81,16 @@ def look(path: str) -> Look:
     flags = MASKS["wrong_extension"] if kind and not _suffix_fits(path, kind) else 0
     try:
         if kind in ("PNG", "BMP"):
-            _load(data)  # OpenCV decodes these, and makes do with half a file
-        image, (height, width) = decode(data, lambda high, wide: min(1.0, SMALL / max(1, min(high, wide))))
+            _load(data, max_pixels)  # OpenCV decodes these, and makes do with half a file
+        image, (height, width) = decode(data, lambda high, wide: min(1.0, SMALL / max(1, min(high, wide))), max_pixels)
     except ImageError as error:
-        name, detail = _classify(data, kind, str(error))
+        name, detail = _classify(data, kind, str(error), max_pixels)
         return Look(flags | MASKS[name], digest=digest, detail=detail)
     except (cv2.error, MemoryError) as error:
         return Look(flags | MASKS["unreadable"], digest=digest, detail=type(error).__name__)
     flags |= MASKS["tiny"] * (min(height, width) < 2)
     flags |= MASKS["extreme_aspect"] * (max(height, width) > MAX_ASPECT * min(height, width))
-    if _flat(image) and _flat(image if image.shape[:2] == (height, width) else decode(data)[0]):
+    if _flat(image) and _flat(image if image.shape[:2] == (height, width) else decode(data, max_pixels=max_pixels)[0]):
         return Look(flags | MASKS["one_colour"], height, width, digest, detail=f"all of it is about {_colour(image)}")
     dhash, sketch = fingerprint(image)
     return Look(flags, height, width, digest, dhash, sketch, f"it is a {kind}" if flags & MASKS["wrong_extension"] else "")
@@ -138,7 +138,7 @@ def _read(path: str) -> bytes | None:
         return None if status.st_size > MAX_BYTES else file.readall()
 
 
-def _load(data: bytes) -> None:
+def _load(data: bytes, max_pixels: int) -> None:
     """Let Pillow decode all of the first frame. Raises ImageError."""
     import io
 
@@ -148,16 +148,16 @@ def _load(data: bytes) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image: Any = PIL.Image.open(io.BytesIO(data))
-            if image.width * image.height <= MAX_PIXELS:  # `decode` refuses the others
+            if image.width * image.height <= max_pixels:  # `decode` refuses the others
                 image.load()
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
         raise ImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _classify(data: bytes, kind: str, complaint: str) -> tuple[str, str]:
+def _classify(data: bytes, kind: str, complaint: str, max_pixels: int) -> tuple[str, str]:
     """The problem's name and the detail to show, for an image that does not decode."""
-    if f"over {MAX_PIXELS} pixels" in complaint or "DecompressionBomb" in complaint:
-        return "too_large", f"over {MAX_PIXELS} pixels"
+    if f"over {max_pixels} pixels" in complaint or "DecompressionBomb" in complaint:
+        return "too_large", f"over {max_pixels} pixels"
     if "cannot identify" in complaint and not kind:
         return "unreadable", "no image format that is known"
     if "cannot identify" in complaint:  # Pillow's message holds an address, which differs from run to run

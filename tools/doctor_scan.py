@@ -8,11 +8,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList
 from tools import doctor_look
 from tools.doctor_look import KEY_BYTES, SKETCH, Look
@@ -98,6 +100,7 @@ class Scan:
     dhash: NDArray[np.int64]
     comparable: NDArray[np.bool_]  # has a sketch
     label: NDArray[np.int32]  # -1 in a list without labels
+    max_pixels: int = MAX_PIXELS  # an image with more is not decoded
     details: dict[int, str] = field(default_factory=dict)
     read: int = 0  # files looked at in this run
     known: int = 0  # lines whose file the store knew, or that repeat an earlier line
@@ -122,7 +125,7 @@ class Scan:
         return np.searchsorted(self.first, images, side="right") - 1
 
 
-def scan(lists: list[FileList], store: Store, workers: int) -> Scan:
+def scan(lists: list[FileList], store: Store, workers: int, max_pixels: int = MAX_PIXELS) -> Scan:
     """Look at every file that the store does not know; the rest costs a question to the file system."""
     first = np.concatenate([[0], np.cumsum([len(files) for files in lists])]).astype(np.int64)
     count = int(first[-1])
@@ -135,6 +138,7 @@ def scan(lists: list[FileList], store: Store, workers: int) -> Scan:
         np.zeros(count, np.int64),
         np.zeros(count, bool),
         np.concatenate([files.label for files in lists]),
+        max_pixels,
     )
     pool = ThreadPoolExecutor(workers)
     try:
@@ -156,11 +160,13 @@ def _spans(seen: Scan) -> Iterator[tuple[range, list[str]]]:
 
 
 def _scan_span(seen: Scan, store: Store, pool: ThreadPoolExecutor, images: range, paths: list[str]) -> None:
+    identify = partial(doctor_look.identify, max_pixels=seen.max_pixels)
+    look_at = partial(doctor_look.look, max_pixels=seen.max_pixels)
     pieces = [paths[k : k + PIECE] for k in range(0, len(paths), PIECE)]
-    states = [state for piece in pool.map(lambda piece: [doctor_look.identify(path) for path in piece], pieces) for state in piece]
+    states = [state for piece in pool.map(lambda piece: [identify(path) for path in piece], pieces) for state in piece]
     looks: dict[bytes, Look | None] = {state: store.get(state) for state in states if isinstance(state, bytes)}
     fresh = {state: path for state, path in zip(states, paths, strict=True) if isinstance(state, bytes) and looks[state] is None}
-    new = dict(zip(fresh, pool.map(doctor_look.look, fresh.values()), strict=True))
+    new = dict(zip(fresh, pool.map(look_at, fresh.values()), strict=True))
     if new:
         store.put(new)
     looks.update(new)
