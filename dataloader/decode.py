@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -174,14 +175,16 @@ def _upright(image: Image, turn: int) -> Image:
 
 
 def _plain_png(data: bytes) -> bool:
-    """Whole, 8-bit, grey or RGB, without transparency or orientation: OpenCV renders it as Pillow does."""
+    """Whole, sums right, 8-bit, grey or RGB, without transparency or orientation: OpenCV renders it as Pillow does."""
     if len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
         return False
-    at, name = 8, b""
+    at, name, view = 8, b"", memoryview(data)
     while at + 12 <= len(data) and name != b"IEND":  # a chunk: length, name, body, checksum
         length, name = struct.unpack_from(">I4s", data, at)
         if name in (b"tRNS", b"eXIf"):
             return False
+        if struct.unpack_from(">I", data, min(at + 8 + length, len(data) - 4))[0] != zlib.crc32(view[at + 4 : at + 8 + length]):
+            return False  # Pillow will say so; libpng would print a line without the path
         at += 12 + length
     return name == b"IEND" and at <= len(data)
 

@@ -1,10 +1,18 @@
 """Images that are too large, cut short, damaged or no files at all, through the real loader and the scripts."""
 
 import csv
+import io
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
+import PIL.Image
 import pytest
 
 import dataloader
@@ -12,8 +20,10 @@ from dataloader import decode
 from dataloader.file_list import read_list
 from options import parse_eval, parse_train, shared_flags
 from tools import doctor
+from utils.errors import ImageError
 from utils.preprocess import Preprocess
 
+ROOT = str(Path(__file__).resolve().parent.parent)
 WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LOADING = {"here": ("-w", "0"), "threads": ("-w", "2"), "processes": ("-w", "2", "--loader", "process")}
 
@@ -78,3 +88,146 @@ def test_the_scripts_and_the_doctor_take_it(script, sizes, small, tmp_path):
         with open(tmp_path / "out/doctor.csv") as file:
             assert [Path(row["path"]).name for row in csv.DictReader(file) if row["problem"] == "too_large"] == found
     assert doctor.main([str(sizes / "train.txt"), "--max_pixels", "0"]) == 2
+
+
+# ------------------------------------------------------------------------------------------------ a set of damaged files
+
+FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
+LONGEST = {"WEBP": 16_383}  # of one side; elsewhere 65,500 will do
+SECONDS = 150  # a run that takes longer hangs
+
+
+def encoded(image: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def damaged(photo: np.ndarray, kind: str) -> dict[str, bytes]:
+    """What is wrong -> the bytes; names that begin with "good" are whole images."""
+    rng = np.random.default_rng(0)
+    data, suffix = encoded(photo, kind), FORMATS[kind]
+    files = {f"cut at {k} tenths.{suffix}": data[: len(data) * k // 10] for k in range(10)}
+    for k in range(8):
+        changed = np.frombuffer(data, np.uint8).copy()
+        places = rng.integers(20 if k % 2 else len(data) // 4, len(data), 3)
+        changed[places] ^= rng.integers(1, 256, 3).astype(np.uint8)
+        files[f"changed {k}.{suffix}"] = changed.tobytes()
+    middle = slice(len(data) // 2, len(data) // 2 + 200)
+    files[f"zeros within.{suffix}"] = data[: middle.start] + bytes(200) + data[middle.stop :]
+    files[f"zeros from the half.{suffix}"] = data[: middle.start] + bytes(len(data) - middle.start)
+    files[f"zeros alone.{suffix}"] = bytes(1000)
+    long = LONGEST.get(kind, 65_500)
+    files[f"good, wrong extension.{'png' if kind == 'JPEG' else 'jpg'}"] = data
+    files[f"good, 1x1.{suffix}"] = encoded(photo[:1, :1], kind)
+    files[f"good, wide.{suffix}"] = encoded(np.resize(photo[:1], (1, long, 3)), kind)
+    files[f"good, high.{suffix}"] = encoded(np.resize(photo[:1], (long, 1, 3)), kind)
+    return files
+
+
+@pytest.fixture(scope="module")
+def corrupt(photos, tmp_path_factory):
+    """A folder whose lists name every kind of damage; a pipe that nobody writes to, a folder, a link to nothing; good ones between."""
+    folder = tmp_path_factory.mktemp("corrupt")
+    names = []
+    for number, kind in enumerate(FORMATS):
+        (folder / kind).mkdir()
+        for name, data in damaged(photos[number % 3][40:140, 60:190], kind).items():
+            names.append(f"{kind}/{name}".replace(" ", "_"))
+            (folder / names[-1]).write_bytes(data)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "link.jpg").symlink_to(folder / "nothing")
+    names += ["pipe.jpg", "folder.jpg", "link.jpg"]
+    for k in range(12 - len(names) % 12):  # whole batches: every image is drawn in every epoch
+        names.append(f"good_{k}.jpg")
+        (folder / names[-1]).write_bytes(encoded(photos[k % 3][k:90, k:99], "JPEG"))
+    for name in ("train", "val"):
+        (folder / f"{name}.txt").write_text("".join(f"{image} {k % 3}\n" for k, image in enumerate(names)))
+    return folder
+
+
+def pillow(path: str) -> np.ndarray | None:
+    """The picture by Pillow, or None: it cannot be read, or not as a plain one."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        image = PIL.Image.open(path)
+        image.load()
+    except Exception:
+        return None
+    return np.array(image.convert("RGB")) if image.mode in ("L", "P", "RGB") and not image.has_transparency_data else None
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's of damaged TIFF directories
+def test_each_file_is_pillows_picture_or_is_reported(corrupt):
+    files = read_list(corrupt / "val.txt")
+    opt = parse_eval(["--load", "x.pt", "-b", "9", "--gpu", "-1", "-w", "2"])
+    read = np.concatenate([batch.readable.numpy() for batch in dataloader.eval_loader(opt, files, (WAY,))])
+    compared, neither = 0, []
+    for index in range(len(files)):
+        path, wanted = files.path(index), pillow(files.path(index))
+        good = Path(path).name.startswith("good")
+        assert not good or (read[index] and wanted is not None), path
+        if wanted is None:
+            neither.append(path) if read[index] else None
+        elif read[index]:
+            compared += 1
+            assert np.abs(decode.read_image(path)[0].astype(int) - wanted).mean() < 1, path
+    assert neither == []
+    assert compared >= 6 * 4 + 1  # the whole ones, at least
+    assert not read[[k for k in range(len(files)) if "cut_at_5" in files.path(k) and not files.path(k).endswith("gif")]].any()
+
+
+RUN = """
+import sys; sys.path.insert(0, {root!r})
+import eval, train
+from utils.run import run_command
+words, loading, data = {words!r}, {loading!r}, {data!r}
+def go(name, *flags):
+    sys.argv = [name + ".py", *words, *loading, "--data_root", data, "--no-check_files", *flags]
+    module = sys.modules[name]
+    return run_command(getattr(module, "parse_" + name), module.main)
+code = go("train", *{training!r})
+sys.exit(code or go("eval", "--load", "checkpoints/bad/last.pt"))
+"""
+TRAINING = "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --transform light --num_classes 3 --precision fp32"
+
+
+@pytest.mark.parametrize("how", ["threads", "processes"])
+def test_no_damaged_file_ends_or_holds_a_run(corrupt, tmp_path, how):
+    """Training and evaluation in a process of their own, which can be killed if they hang."""
+    words = "--tag bad --scale 32 -b 12 --gpu -1".split()
+    code = RUN.format(root=ROOT, words=words, loading=LOADING[how], data=str(corrupt), training=TRAINING.split())
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "shown", "w") as shown:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=shown, stderr=shown, start_new_session=True
+        )
+        try:
+            ended = process.wait(SECONDS)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    text = (tmp_path / "shown").read_text()
+    assert ended == 0, text[-3000:]
+    assert not re.search("Traceback|libpng", text)
+
+    files = read_list(corrupt / "train.txt")
+    bad = {index for index in range(len(files)) if refused(files.path(index))}
+    assert {Path(files.path(index)).name for index in bad} >= {"pipe.jpg", "folder.jpg", "link.jpg"}
+    with open(tmp_path / "logs/bad/bad_images.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(int(row["index"]) for row in rows) == sorted(bad)  # once each, of two epochs
+    assert all(files.path(int(row["index"])) in row["reason"] for row in rows)
+    metrics = json.loads((tmp_path / "results/bad/2/metrics.json").read_text())
+    assert (metrics["count"], metrics["unreadable"]) == (len(files) - len(bad), len(bad))
+
+
+def refused(path: str) -> bool:
+    try:
+        decode.read_image(path)
+    except ImageError:
+        return True
+    return False

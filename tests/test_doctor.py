@@ -349,7 +349,7 @@ def read(monkeypatch) -> list[str]:
     names: list[str] = []
     for module, name in ((doctor_look, "look"), (doctor_html, "thumbnail")):
         real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, real=real: (names.append(Path(path).name), real(path))[1])
+        monkeypatch.setattr(module, name, lambda path, real=real, **limit: (names.append(Path(path).name), real(path, **limit))[1])
     return names
 
 
@@ -389,7 +389,7 @@ def test_killed_half_way_and_resumed(photos, tmp_path):
     train = listed(tmp_path, "train.txt", names)
     out = tmp_path / "out"
     slow = "import sys, time; from tools import doctor, doctor_look; real = doctor_look.look\n"
-    slow += "doctor_look.look = lambda path: (time.sleep(0.002), real(path))[1]; sys.exit(doctor.main())"
+    slow += "doctor_look.look = lambda path, **limit: (time.sleep(0.002), real(path, **limit))[1]; sys.exit(doctor.main())"
     command = [sys.executable, "-c", slow, str(train), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     while process.poll() is None and _kept(out / "doctor.sqlite") == 0:

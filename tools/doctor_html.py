@@ -54,7 +54,7 @@ class Album:
         key = self.report.seen.key[image].tobytes()
         if not any(key) or self.count >= MOST_THUMBNAILS:
             return ""
-        jpeg = self.store.thumbnail(key, lambda: thumbnail(self.report.seen.path(image), self.report.seen.max_pixels))
+        jpeg = self.store.thumbnail(key, lambda: thumbnail(self.report.seen.path(image), max_pixels=self.report.seen.max_pixels))
         text = base64.b64encode(jpeg).decode()
         if not text or self.bytes + len(text) > MOST_BYTES:
             return ""
