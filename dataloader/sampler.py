@@ -87,7 +87,7 @@ def balanced(labels: NDArray[np.int32], how: str, rng: np.random.Generator) -> N
     share[present] = np.sqrt(size[present]) if how == "sqrt" else 1.0
     weight = np.divide(share, size, out=np.zeros(len(size)), where=present)[labels]
     order = rng.permutation(len(labels))  # which of a class's samples get the extra draw
-    order = order[np.argsort(labels[order], kind="stable")]  # class by class, so that each class's draws add up too
+    order = order[stable_order(labels[order])]  # class by class, so that each class's draws add up too
     edges = np.cumsum(weight[order])
     ticks = (np.arange(len(labels)) + rng.random()) * (edges[-1] / len(labels))
     return np.sort(order[np.minimum(np.searchsorted(edges, ticks, side="right"), len(labels) - 1)])
@@ -95,13 +95,21 @@ def balanced(labels: NDArray[np.int32], how: str, rng: np.random.Generator) -> N
 
 def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each entry, how many equal ones stand before it; int64, of the same shape."""
-    by_value = np.argsort(order, kind="stable")
+    by_value = stable_order(order)
     ranked = order[by_value]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     before = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     out = np.empty(len(order), np.int64)
     out[by_value] = before
     return out
+
+
+def stable_order(values: NDArray[np.integer]) -> NDArray[np.int64]:
+    """`np.argsort(values, kind="stable")` of values from 0 below 2^31, (N,), N below 2^32: several times as fast.
+
+    Value and place make one number each, and NumPy sorts plain numbers by vector instructions, which no stable sort has.
+    """
+    return np.sort(values.astype(np.int64) << 32 | np.arange(len(values))) & 0xFFFFFFFF
 
 
 class EvalSampler:

@@ -197,7 +197,7 @@ TRAINING = "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --tr
 @pytest.mark.parametrize("how", ["threads", "processes"])
 def test_no_damaged_file_ends_or_holds_a_run(corrupt, tmp_path, how):
     """Training and evaluation in a process of their own, which can be killed if they hang."""
-    words = "--tag bad --scale 32 -b 12 --gpu -1".split()
+    words = ["--tag", "bad", "--scale", "32", "-b", "12", "--gpu", "-1"]
     code = RUN.format(root=ROOT, words=words, loading=LOADING[how], data=str(corrupt), training=TRAINING.split())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "shown", "w") as shown:
