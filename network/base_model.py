@@ -15,7 +15,8 @@ from network.averages import Averages, still_modules
 from network.backbones import head_names
 from network.finetune import freeze, rate_scales
 from network.guard import Guard, largest_batch
-from network.losses import get_loss
+from network.heads import shape_head
+from network.losses import Loss, get_loss
 from network.mix import get_mix
 from network.precision import for_training
 from network.runner import run_by, share_norm
@@ -47,7 +48,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.opt = opt
         self.name = name or opt.model
-        self.net = self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name)))
+        self.net = shape_head(self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name))), opt)
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
@@ -137,18 +138,23 @@ class BaseModel(nn.Module):
 
     # -------------------------------------------------------------------------------------------- training
 
-    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int) -> None:
+    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int, class_images: list[int] | None = None) -> None:
         """Frozen layers, optimizer, schedule, scaler, averages, mixing and loss; call it on the device, after weights were loaded.
 
         Args:
             steps_per_epoch: batches an epoch; the optimizer steps once every opt.accumulate of them, and at the end.
+            class_images: training images a class, for the losses of long tails.
 
         Raises:
             UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
         """
         self.batches = steps_per_epoch
         self.net = share_norm(self.net, opt, self.device)
-        self.criterion = get_loss(opt)
+        self.criterion: Loss = get_loss(opt, class_images, self.device)
+        if opt.teacher:
+            from network.inference import load_teacher  # it builds networks, and so imports this module
+
+            self.criterion = load_teacher(opt, self).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)
         head = head_names(self.net)
         self.frozen = freeze(self.net, opt.freeze)
@@ -178,7 +184,10 @@ class BaseModel(nn.Module):
             self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
         images = self.normalise(batch.image)
         targets = batch.label.to(self.device, non_blocking=True)
-        return self.mix(images, targets) if self.mix else (images, targets)
+        images, targets = self.mix(images, targets) if self.mix else (images, targets)
+        if self.opt.teacher:
+            self.criterion.images = images  # type: ignore[attr-defined]  # what the teacher is to look at
+        return images, targets
 
     def step(self, loss: Tensor) -> None:
         """Backward; every opt.accumulate batches (and at an epoch's end) clip, step the optimizer, average the weights.

@@ -239,6 +239,13 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
+    elif name in ("tools.doctor", "tools.bench_input", "tools.bench_transforms"):
+        tool = importlib.import_module(name)
+        monkeypatch.setattr(tool, "start_logging", lambda: None)
+        work = {"tools.doctor": "check", "tools.bench_input": "compare", "tools.bench_transforms": "compare"}[name]
+        called = []
+        monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
+        assert tool.main(words) == 0 and len(called) == 1
     else:
         assert name == "tools.demo" and not words, name
 
