@@ -75,7 +75,7 @@ def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
 
 def test_train_evaluate_and_teach(script, photo_set, tmp_path):
     """ArcFace with GeM, evaluated from its checkpoint; then a student of another family learns from it."""
-    common = [
+    common = ["--no-pretrained", "--scale", 32, "-b", 12, "-w", 0, "--gpu", -1, "--precision", "fp32", "--epochs", 1]
         "--no-pretrained",
         "--scale",
         "32",
