@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UserError, unknown_name
@@ -221,5 +222,4 @@ def weight_of(opt: argparse.Namespace) -> Tensor | None:
 
 def effective_weight(count: Tensor, beta: float) -> Tensor:
     """Weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n), with mean 1 (Cui et al., 2019, eq. 3)."""
-    weight = (1 - beta) / (1 - beta**count)
-    return weight * len(weight) / weight.sum()
+    return F.normalize((1 - beta) / (1 - beta**count), p=1, dim=0) * len(count)
