@@ -2,6 +2,7 @@
 
     python eval.py --load checkpoints/resnest/20_ResNeSt101.pt -b 24
     python eval.py --load a.pt b.pt --weights 2 1 --tta x8
+    python eval.py --load a.pt b.pt probs.npz --blend greedy
 
 Writes results/<tag>/<epoch>/: metrics.json, predictions.csv, per_class.csv, pictures; probs.npz with --save_probs.
 """
@@ -21,24 +22,31 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import load_predictor, predict
+    from network import fit_ensemble, load_predictor, predict, with_ensemble
+    from utils import blend, saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
+    opt = with_ensemble(opt)
     files = dataloader.open_list(opt, "val")
-    loaded = load_predictor(opt, get_device(opt.gpu))
+    loaded = load_predictor(opt, get_device(opt.gpu), files)
     classes = dataloader.Classes.from_dict(loaded.data)
     dataloader.check_labels(files, classes.count, "the checkpoint")
 
-    loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
-    predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
-    folder = Path(opt.result_dir) / opt.tag / loaded.name
-    metrics = results.write(folder, results.Scored(predictions, files, classes), vars(opt))
+    if opt.save_probs:
+        saved_probs.check_size(len(files), classes.count, "--save_probs")
+    predictor, folder = loaded.predictor, Path(opt.result_dir) / opt.tag / loaded.name
+    if opt.blend in blend.FITTED:
+        predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
+    loader = dataloader.eval_loader(opt, files, predictor.ways)
+    predictions, probabilities = predict(predictor, loader, keep=opt.save_probs)
+    scored = results.Scored(predictions, files, classes)
+    metrics = results.write(folder, scored, vars(opt))
     if probabilities is not None:
-        results.write_probabilities(folder / "probs.npz", probabilities, files, classes)
+        results.write_probabilities(folder / "probs.npz", probabilities, scored)
     log.info(results.headline(metrics))
     log.info(f"Results: {folder}/")
 

@@ -18,23 +18,27 @@ from utils.run import run_command
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import load_predictor, predict
+    from network import load_predictor, predict, with_ensemble
+    from utils import saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
+    opt = with_ensemble(opt)
     files = dataloader.open_list(opt, "test")
-    loaded = load_predictor(opt, get_device(opt.gpu))
+    loaded = load_predictor(opt, get_device(opt.gpu), files)
     classes = dataloader.Classes.from_dict(loaded.data)
+    if opt.save_probs:
+        saved_probs.check_size(len(files), classes.count, "--save_probs")
 
     loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
     predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / "submission.csv"
     write_submission(out, predictions, files, classes)
     if probabilities is not None:
-        results.write_probabilities(out.with_name("probs.npz"), probabilities, files, classes)
+        results.write_probabilities(out.with_name("probs.npz"), probabilities, results.Scored(predictions, files, classes))
     guessed = int((~predictions.readable).sum())
     if guessed:
         log.warning(f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class.")

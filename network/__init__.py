@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
+from network.ensemble import fit_ensemble, with_ensemble
 from network.inference import Member, Predictor, load_predictor, predict
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
@@ -15,7 +16,18 @@ from network.ResNeXt.model import Model as ResNeXt
 from network.Timm.model import Model as Timm
 from utils.errors import unknown_name
 
-__all__ = ["BaseModel", "Member", "Predictor", "get_model", "load_into", "load_predictor", "models", "predict"]
+__all__ = [
+    "BaseModel",
+    "Member",
+    "Predictor",
+    "fit_ensemble",
+    "get_model",
+    "load_into",
+    "load_predictor",
+    "models",
+    "predict",
+    "with_ensemble",
+]
 
 models: dict[str, type[BaseModel]] = {
     "ResNet18": ResNet,

@@ -38,4 +38,5 @@ TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivi
 LOSSES = ("ce", "ohem", "focal")
 FITS = ("squash", "crop", "pad")
 TTAS = ("none", "flip", "x8", "fivecrop", "multiscale")
+BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -58,7 +58,7 @@ def _eval() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache]
     return parser
 
 
@@ -69,7 +69,7 @@ def _submit() -> Parser:
     shared_flags.inference(parser)
     group = parser.group("submission")
     group("--out", metavar="FILE", help="where the CSV goes; by default results/<tag>/submission.csv")
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache]
     return parser
 
 

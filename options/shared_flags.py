@@ -90,9 +90,16 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
 def inference(parser: Parser) -> None:
     """Checkpoints to predict with, and how."""
     group = parser.group("inference")
-    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to average, of any families")
+    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to blend, of any families; also probs.npz of --save_probs")
+    group("--ensemble", metavar="FILE", help="in place of --load: members, weights and views from the ensemble.yaml of eval.py --blend")
     group("--model", help="checked against the checkpoint; needed for a plain state dict only")
     group("--weights", nargs="+", type=float, low=0, metavar="W", help="a weight for each --load; equal by default")
+    group(
+        "--blend",
+        choices=choices.BLENDS,
+        default="mean",
+        help="of probabilities, of logits (views too), geometric, by 1/rank; greedy, optimal (eval): a mean whose weights are fitted",
+    )
     group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
     group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: as the checkpoint was trained")
     group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")

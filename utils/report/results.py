@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from utils import saved_probs
 from utils.files import atomic_write, write_json
 from utils.metrics import Predictions, per_class, score
 from utils.report import plots
@@ -39,12 +40,9 @@ def headline(metrics: dict[str, Any]) -> str:
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 
-def write_probabilities(path: Path, probabilities: NDArray[np.float16], files: Any, classes: Any) -> None:
-    """Write probs.npz: `probabilities` float16 (N, C), `files` (N,) paths, `classes` (C,) names; no pickled objects."""
-    names = np.array([classes.name(label) for label in range(classes.count)])
-    paths = np.array([files.path(index) for index in range(len(probabilities))])
-    with atomic_write(path) as file:
-        np.savez(file, probabilities=probabilities, files=paths, classes=names)
+def write_probabilities(path: Path, probabilities: NDArray[np.float16], scored: Scored) -> None:
+    """Write probs.npz, float16 (N, C), which --load takes: see utils.saved_probs.write."""
+    saved_probs.write(path, probabilities, scored.predictions.readable, scored.files, scored.classes)
 
 
 def _write_predictions(path: Path, scored: Scored) -> None:
