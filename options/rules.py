@@ -54,6 +54,18 @@ def blend(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def submission(opt: argparse.Namespace) -> list[str]:
+    """A form that can be read back."""
+    problems = []
+    if opt.separator != "tab" and (len(opt.separator) != 1 or opt.separator in '"\r\n'):
+        problems.append(f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab")
+    if opt.top_k > 1 and not opt.joiner:
+        problems.append("--joiner is empty; allowed with --top_k: any text")
+    if opt.pseudo_label is not None and opt.blend == "rank":
+        problems.append("--pseudo_label and --blend rank contradict: ranks are no probabilities; blend by mean or logits")
+    return problems
+
+
 def resume(opt: argparse.Namespace) -> list[str]:
     """What gives the first weights is said once."""
     problems = []
