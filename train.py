@@ -11,7 +11,6 @@ options.yaml, TensorBoard).
 import argparse
 import sys
 from collections.abc import Callable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from eval import evaluate
@@ -19,22 +18,23 @@ from options import parse_train
 from utils.run import run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from dataloader import TrainLoader
     from network import BaseModel
-    from utils.batch import Batch
     from utils.training_run import TrainingRun
 
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import Member, Predictor, get_model, load_into
+    from network import Diverged, Member, Predictor, get_model, load_into
     from scheduler import run_length
+    from utils import processes
     from utils.run import get_device, seed_everything
     from utils.training_run import TrainingRun
 
     # ---------------------------------------------------------------------------------------- where to begin
+    device = get_device(opt.gpu)
+    processes.join(device)
     run = TrainingRun.begin(opt)
     opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
     if run.complete():
@@ -52,7 +52,7 @@ def main(opt: argparse.Namespace) -> None:
     model = get_model(opt.model)(run.network_options())
     if run.start is not None:
         load_into(model, run.start, run.source, strict=opt.resume)
-    model.place(get_device(opt.gpu))
+    model.place(device)
     opt.precision_used = model.set_precision(opt.precision)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
     model.setup_training(opt, steps_per_epoch=len(train_loader))
@@ -63,25 +63,32 @@ def main(opt: argparse.Namespace) -> None:
     predictor = Predictor([Member(model, model.preprocess())])
     val_loader = dataloader.eval_loader(opt, val_files, predictor.ways)
     run.describe(model, train_files, val_files, classes)
-    batches = train_loader.batches(run.next_epoch)
-    for epoch in range(run.next_epoch, opt.epochs + 1):
-        scores = train_epoch(model, islice(batches, len(train_loader)), run, epoch)
-        model.end_epoch(epoch, train_loader)
-        if epoch % opt.val_freq == 0 or epoch == opt.epochs:
-            scores |= validate(model, lambda: evaluate(predictor, val_loader, classes.count))
-        run.end_epoch(epoch, scores, model)
+    with run.going():
+        while run.next_epoch <= opt.epochs:
+            try:
+                train(run, model, train_loader, lambda: evaluate(predictor, val_loader, classes.count))
+            except Diverged as error:
+                run.rewind(error, model)
     run.finish()
 
 
-def train_epoch(model: "BaseModel", batches: "Iterator[Batch]", run: "TrainingRun", epoch: int) -> dict[str, Any]:
-    """Update the model with each batch; returns the epoch's mean loss, rate, and speed."""
-    with run.watch(epoch, model) as watch:
-        for batch in watch(batches):
-            watch.loss(model.update(batch), batch)
-    return watch.scores()
+def train(run: "TrainingRun", model: "BaseModel", loader: "TrainLoader", score: Callable[[], dict[str, Any]]) -> None:
+    """Train the epochs that are left, and validate: `score()` gives the scores of the weights that `model` shows."""
+    batches = loader.batches(run.next_epoch, run.batches_done)
+    for epoch in range(run.next_epoch, run.opt.epochs + 1):
+        with run.watch(epoch, model) as watch:
+            for batch in watch(batches):
+                watch.loss(model.update(batch))
+            if not watch.ended:
+                model.end_epoch(epoch, loader)
+            scores = watch.close()
+        if epoch % run.opt.val_freq == 0 or epoch == run.opt.epochs:
+            with run.validating(watch):
+                scores |= validate(model, score)
+        run.end_epoch(epoch, scores, model)
 
 
-def validate(model: "BaseModel", evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def validate(model: "BaseModel", score: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Score the weights, and the averages of --ema and --swa beside them; the best are what the model shows from now on.
 
     Returns:
@@ -90,7 +97,7 @@ def validate(model: "BaseModel", evaluate: Callable[[], dict[str, Any]]) -> dict
     found = {}
     for which in model.averages.names():
         model.showing = which
-        found[which] = evaluate()
+        found[which] = score()
     model.showing = max(found, key=lambda which: (found[which]["top1"], -found[which]["loss"]))
     scores = {f"val_{name}": value for name, value in found[model.showing].items()}
     return scores | ({f"val_{which}_top1": one["top1"] for which, one in found.items()} if len(found) > 1 else {})

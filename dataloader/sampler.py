@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from utils import processes
 from utils.rng import order_rng
 
 
@@ -37,12 +38,16 @@ class Draw:
 
 
 class TrainSampler:
-    """Shuffled batches of all epochs, one after another: the next epoch's are being loaded while one is evaluated."""
+    """Shuffled batches of all epochs, one after another: the next epoch's are being loaded while one is evaluated.
+
+    Of several processes each gets its part of every batch: `batch_size` is that of all of them together.
+    """
 
     def __init__(self, labels: NDArray[np.int32], batch_size: int, epochs: int, draw: Draw, limit: int | None = None) -> None:
         """`labels`: int32 (N,). `limit`: at most so many batches an epoch (--debug)."""
         self.labels, self.draw, self.epochs = labels, draw, epochs
-        self.batch_size = min(batch_size, len(labels))
+        self.batch_size = min(batch_size, len(labels) // processes.world() * processes.world())
+        processes.share(self.batch_size)
         batches = len(labels) // self.batch_size
         self.batches = batches if limit is None else min(batches, limit)
         self.start = (1, 0)
@@ -66,7 +71,7 @@ class TrainSampler:
             order = self.order(epoch)
             copies = np.zeros(len(order), np.int64) if plain else occurrences(order)
             for step in range(skip if epoch == first else 0, self.batches):
-                part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+                part = slice(step * self.batch_size + processes.rank(), (step + 1) * self.batch_size, processes.world())
                 yield BatchKey(epoch, step, order[part], copies[part])
 
 
@@ -100,18 +105,22 @@ def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 class EvalSampler:
-    """Every sample once, in the order of the list; the last batch may be small."""
+    """Every sample once, in the order of the list; the last batch may be small. Several processes take turns."""
 
     def __init__(self, count: int, batch_size: int, limit: int | None = None) -> None:
+        batch_size = processes.share(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size = count, batch_size
         self.batches = batches if limit is None else min(batches, limit)
 
     def __len__(self) -> int:
-        return self.batches
+        return len(self._mine())
+
+    def _mine(self) -> range:
+        return range(processes.rank(), self.batches, processes.world())
 
     def __iter__(self) -> Iterator[BatchKey]:
-        for step in range(self.batches):
+        for step in self._mine():
             first = step * self.batch_size
             indices = np.arange(first, min(first + self.batch_size, self.count))
             yield BatchKey(0, step, indices, np.zeros_like(indices))

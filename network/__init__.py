@@ -6,6 +6,7 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.ensemble import fit_ensemble, with_ensemble
+from network.guard import Diverged
 from network.inference import Member, Predictor, load_predictor, predict
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
@@ -18,6 +19,7 @@ from utils.errors import unknown_name
 
 __all__ = [
     "BaseModel",
+    "Diverged",
     "Member",
     "Predictor",
     "fit_ensemble",

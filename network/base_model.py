@@ -9,18 +9,23 @@ from typing import Any, ClassVar
 import torch
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from network.averages import Averages, still_modules
 from network.backbones import head_names
 from network.finetune import freeze, rate_scales
+from network.guard import Guard, largest_batch
 from network.losses import get_loss
 from network.mix import get_mix
+from network.precision import for_training
+from network.runner import run_by, share_norm
 from optimizer import get_optimizer
 from optimizer.sam import Sam
 from scheduler import Span, get_schedule
+from utils import processes
 from utils.batch import Batch, to_float
 from utils.errors import UserError
-from utils.logger import progress
+from utils.logger import log, progress
 from utils.preprocess import Preprocess
 from utils.rng import seed_step
 
@@ -53,6 +58,8 @@ class BaseModel(nn.Module):
         self.frozen: list[nn.Module] = []
         self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
         self.step_count = 0
+        self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
+        self.grad_norm: Tensor | None = None  # of the last step, before clipping
 
     def build(self, arch: str) -> nn.Module:
         """The network of `arch`, with opt.num_classes outputs."""
@@ -89,16 +96,21 @@ class BaseModel(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(self.normalise(images))
+        run = self.runner if self.training and self.runner is not None else self.net
+        return run(self.normalise(images))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of forward and loss, in the precision that was chosen."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
     def set_precision(self, precision: str) -> str:
-        """Choose "fp32", "bf16" or "fp16"; returns what "auto" came to: bf16 or fp16 on CUDA, fp32 on the CPU."""
-        if precision == "auto":
-            precision = "fp32" if self.device.type == "cpu" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        """Choose "fp32", "bf16" or "fp16"; returns what "auto" came to: bf16 or fp16 on CUDA, the faster one on the CPU."""
+        if precision == "auto" and self.device.type == "cpu":
+            precision, why = for_training(self.net, self.opt.scale, self.opt.batch_size // processes.world())
+            precision = ("fp32", "bf16")[processes.highest(int(precision == "bf16"), self.device)]
+            log.info(f"Precision: {precision} ({why}; --precision fp32 or bf16 to choose).")
+        elif precision == "auto":
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision
 
@@ -132,6 +144,7 @@ class BaseModel(nn.Module):
             UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
         """
         self.batches = steps_per_epoch
+        self.net = share_norm(self.net, opt, self.device)
         self.criterion = get_loss(opt)
         self.mix = get_mix(opt, self.num_classes)
         head = head_names(self.net)
@@ -150,12 +163,16 @@ class BaseModel(nn.Module):
         if opt.swa and opt.swa > opt.epochs:
             raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")
         self.averages = Averages(self.net, opt)
+        self.guard = Guard(self.net, opt.max_nan)
         self.train()
+        self.runner = run_by(self.net, opt, self.device)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and targets on the device: normalised, and mixed if asked. Seeds the randomness of this step."""
-        seed_step(self.opt.seed, batch.epoch, batch.step)
+        seed_step(self.opt.seed, batch.epoch, batch.step, processes.rank())
         self._batch = batch
+        if isinstance(self.runner, DistributedDataParallel):  # gradients travel once a step, not once a batch
+            self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
         images = self.normalise(batch.image)
         targets = batch.label.to(self.device, non_blocking=True)
         return self.mix(images, targets) if self.mix else (images, targets)
@@ -169,7 +186,7 @@ class BaseModel(nn.Module):
         first = place // self.opt.accumulate * self.opt.accumulate
         share = min(self.opt.accumulate, self.batches - first)
         self.scaler.scale(loss / share).backward()
-        if place + 1 < first + share:
+        if not self.between_steps(place + 1):
             return
         if self.sam is not None:
             if not self.sam.away:
@@ -179,14 +196,24 @@ class BaseModel(nn.Module):
             self.sam.back()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["lr_scale"]
-        if self.opt.clip_grad is not None:
-            self.scaler.unscale_(self.optimizer)
-            dispatch_clip_grad(self.clipped, self.opt.clip_grad, self.opt.clip_mode)
-        self.scaler.step(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
+        self.grad_norm = nn.utils.get_total_norm([p.grad for p in self.net.parameters() if p.grad is not None])
+        if self.guard.passes(self, self.grad_norm, self._batch):
+            if self.opt.clip_grad is not None:
+                dispatch_clip_grad(self.clipped, self.opt.clip_grad, self.opt.clip_mode)
+            self.scaler.step(self.optimizer)
+            self.averages.after_step(self.net, self.step_count + 1)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.step_count += 1
-        self.averages.after_step(self.net, self.step_count)
+
+    def between_steps(self, done: int) -> bool:
+        """Whether, after `done` batches of an epoch, no gradient is waiting for more."""
+        return done % self.opt.accumulate == 0 or done == self.batches
+
+    def largest_batch(self, batch: Batch) -> int | None:
+        """How many images of `batch` fit into memory, after a torch.OutOfMemoryError; None: not even two."""
+        return largest_batch(self, batch)
 
     def end_epoch(self, epoch: int, loader: Any) -> None:
         """Average the weights, from epoch opt.swa on; after the last epoch, take the average's batch-norm statistics.
@@ -221,12 +248,13 @@ class BaseModel(nn.Module):
         averages = self.averages
         training = {"step": self.step_count, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
         training["swa"] = averages.swa_state()
+        training["skipped"] = self.guard.skipped
         return {"weights": self.net.state_dict(), **averages.state(), "showing": self.showing, "training": training}
 
     def load_state(self, content: dict[str, Any]) -> None:
         """Take up training where `state()` was called; call it after setup_training, with the weights loaded."""
         training = content["training"]
-        self.step_count = training["step"]
+        self.step_count, self.guard.skipped = training["step"], training.get("skipped", 0)
         self.optimizer.load_state_dict(training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.averages.load_state(content)

@@ -15,7 +15,7 @@ from network.backbones import head_names
 from network.base_model import BaseModel
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
-from utils import checkpoint, saved_probs
+from utils import checkpoint, processes, saved_probs
 from utils.blend import combine
 from utils.errors import UserError
 from utils.logger import log, progress
@@ -51,7 +51,7 @@ class Predictor:
         self.members, self.saved, self.blend = list(members), list(saved), blend
         self.views = [get_views(tta, member.way) for member in self.members]
         self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
-        self.weights = [member.weight for member in (*self.members, *self.saved)]
+        self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
         self.known: Tensor | None = None  # bool (N,): for which images of the list every saved member has a row worth having
 
     def readable(self, batch: Any) -> Tensor:
@@ -72,9 +72,9 @@ class Predictor:
                 found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
             else:
                 found.append(pool([one.softmax(dim=1) for one in logits]))
-        for member in self.saved:
+        for one in self.saved:
             assert index is not None, "saved probabilities are found by an image's place"
-            found.append(torch.from_numpy(member.probability[index.numpy()].astype(np.float32)).to(device))
+            found.append(torch.from_numpy(one.probability[index.numpy()].astype(np.float32)).to(device))
         return torch.stack(found)
 
     def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
@@ -103,7 +103,7 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
         columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
         if keep:
             kept.append(probability.half().cpu())
-    joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
+    joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     return Predictions(*joined), torch.cat(kept).numpy() if keep else None
 
 

@@ -59,7 +59,9 @@ HELP = {
     "warmup": "开头这些 epoch 里学习率线性上升",
     "min_lr": "cos、poly、onecycle 结束时的学习率",
     "step_size": "--scheduler step：每过这么多个 epoch 降到十分之一",
-    "precision": "auto：CUDA 上为 bf16 或 fp16，CPU 上为 fp32",
+    "precision": "auto：CUDA 上为 bf16 或 fp16，CPU 上取 fp32 与 bf16 中较快者",
+    "compile": "编译网络（torch.compile）：起步慢，每步更快",
+    "sync_bn": "多进程时，批归一化按整个批而非各进程的部分计算",
     "eval.precision": "auto：与训练该检查点时相同",
     "clip_grad": "按 --clip_mode 裁剪梯度",
     "clip_mode": "--clip_grad 限制：整个梯度的范数（norm）、每个元素（value），或每个单元的梯度范数占其权重范数的份额（agc；0.01）",
@@ -103,7 +105,10 @@ HELP = {
     "erase_area": "方块的最大面积，占图片面积的份额",
     # ------------------------------------------------------------------------------------------ records
     "val_freq": "每 N 个 epoch 验证一次，最后一个之后也验证",
-    "save_freq": "每 N 个 epoch 保留一个检查点，最后一个之后也保留；另有 last.pt 与 best.pt",
+    "keep": "保留最近 N 个 epoch 的检查点；另有 last.pt 与 best.pt",
+    "save_freq": "此外每 N 个 epoch 的检查点和最后一个也保留",
+    "save_minutes": "在一个 epoch 之内也每隔这么多分钟写一次 last.pt",
+    "max_nan": "梯度含非有限值的一步被跳过；连续 N 步后回到 last.pt 一次，再发生则停止；0：不检查",
     "max_bad": "一个 epoch 里读不出的图片超过这一份额就停下",
     # ------------------------------------------------------------------------------------------ inference
     "weights": "每个 --load 一个权重；默认相等",

@@ -32,7 +32,11 @@ def training(parser: Parser) -> None:
     group("--warmup", type=float, default=0.0, low=0, metavar="EPOCHS", help="the rate rises linearly at first")
     group("--min_lr", type=float, default=0.0, low=0, help="where cos, poly and onecycle end")
     group("--step_size", type=int, default=10, low=1, metavar="EPOCHS", help="--scheduler step: a drop to a tenth each so many epochs")
-    group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: bf16 or fp16 on CUDA, fp32 on the CPU")
+    group(
+        "--precision", choices=choices.PRECISIONS, default="auto", help="auto: bf16 or fp16 on CUDA, the faster of fp32 and bf16 on the CPU"
+    )
+    group("--compile", action="store_true", help="compile the network (torch.compile): slow to begin, faster steps")
+    group("--sync_bn", action="store_true", help="several processes: batch norm over the whole batch, not over each one's part")
     group("--clip_grad", type=float, low=0, metavar="VALUE", help="clip the gradient, as --clip_mode says")
     group(
         "--clip_mode",
@@ -104,12 +108,15 @@ def saving(parser: Parser) -> None:
     """What is validated and kept, and when."""
     group = parser.group("records")
     group("--val_freq", type=int, default=1, low=1, metavar="N", help="validate every N epochs, and after the last")
+    group("--keep", type=int, default=3, low=0, metavar="N", help="keep the checkpoints of the last N epochs; last.pt and best.pt besides")
+    group("--save_freq", type=int, default=10, low=1, metavar="N", help="and those of every N-th epoch, and of the last")
+    group("--save_minutes", type=float, default=10, low=0, metavar="MIN", help="write last.pt within an epoch too, each so often")
+    group("--max_bad", type=float, default=0.01, low=0, high=1, help="stop when more than this share of an epoch's images cannot be read")
     group(
-        "--save_freq",
+        "--max_nan",
         type=int,
         default=10,
-        low=1,
+        low=0,
         metavar="N",
-        help="keep a checkpoint every N epochs, and after the last; last.pt and best.pt come besides",
+        help="a step whose gradient is not finite is skipped; after N in a row go back to last.pt once, then stop; 0: do not look",
     )
-    group("--max_bad", type=float, default=0.01, low=0, high=1, help="stop when more than this share of an epoch's images cannot be read")

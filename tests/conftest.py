@@ -82,7 +82,7 @@ def script(tmp_path, monkeypatch, capfd) -> Script:
 @pytest.fixture
 def small() -> list[str]:
     """Flags for a run of seconds: a small network, small images, the CPU."""
-    words = "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light"
+    words = "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light --precision fp32"
     return words.split()
 
 

@@ -18,7 +18,7 @@ def trained(script, photo_set, small, tmp_path):
 
 
 def test_train_leaves_what_it_promises(trained):
-    assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {"2_ResNet18.pt", "last.pt", "best.pt"}
+    assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {"1_ResNet18.pt", "2_ResNet18.pt", "last.pt", "best.pt"}
     names = {path.name for path in (trained / "logs/run").iterdir()}
     assert {"log.txt", "metrics.csv", "curves.png", "options.yaml"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)

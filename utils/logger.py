@@ -12,6 +12,7 @@ from typing import Any
 
 import tqdm
 
+from utils import processes
 from utils.files import atomic_write
 
 log = logging.getLogger("classifier")
@@ -36,6 +37,9 @@ def start_logging(file: Path | None = None) -> None:
     logging.raiseExceptions = False  # a full disk is said by the checkpoint's error, not by a traceback for each line
     log.setLevel(logging.INFO)
     log.propagate = False
+    if processes.rank():  # the first process speaks for all
+        log.addHandler(logging.NullHandler())
+        return
     log.addHandler(_Screen())
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +50,7 @@ def start_logging(file: Path | None = None) -> None:
 
 def progress(iterable: Any, description: str, total: int | None = None) -> Any:
     """A tqdm bar over `iterable` that leaves no line behind; silent where the output is not a terminal."""
-    return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=None)
+    return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=bool(processes.rank()) or None)
 
 
 def record_error(message: str) -> None:

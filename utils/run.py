@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from utils import run_log
+from utils import processes, run_log
 from utils.errors import UserError
 from utils.logger import log, record_error
+from utils.stopping import STOPPING, Stop
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,8 @@ DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> int:
     """Parse the command line, run `main(opt)`, write run_log.txt; returns the exit code.
 
-    0 done, 2 a user's mistake (the message alone on stderr), 130 interrupted, 1 a fault of ours (with traceback).
+    0 done, 2 a user's mistake (the message alone on stderr), 1 a fault of ours (with traceback); as shells have it, 128
+    and the signal's number where one ended the run (130: Ctrl-C). Of several processes the first writes the log.
     """
     if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
         parse(None)
@@ -38,10 +40,12 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
     except SystemExit as wrong:
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
+    if processes.rank():
+        return _guarded(main, opt)
     entry = run_log.begin(opt.tag)
     code = _guarded(main, opt)
-    state = {0: f"done in {time.monotonic() - started:.0f} s", 130: "interrupted"}.get(code, f"exit {code}")
-    run_log.end(entry, state)
+    stopped = {128 + number: f"interrupted ({number.name})" for number in STOPPING} | {0: f"done in {time.monotonic() - started:.0f} s"}
+    run_log.end(entry, stopped.get(code, f"exit {code}"))
     return code
 
 
@@ -52,6 +56,9 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         print(f"\nerror: {error}", file=sys.stderr)
         record_error(str(error))
         return 2
+    except Stop as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -95,6 +102,9 @@ def get_device(gpu: int) -> "torch.device":
     if not torch.cuda.is_available():
         log.info("No CUDA device here: running on the CPU (--gpu -1 says so without this notice).")
         return torch.device("cpu")
+    if processes.world() > 1:
+        gpu = processes.local_rank()
+        torch.cuda.set_device(gpu)
     if gpu >= torch.cuda.device_count():
         raise UserError(f"--gpu is {gpu}; allowed: 0 to {torch.cuda.device_count() - 1}, or -1 for the CPU.")
     return torch.device("cuda", gpu)

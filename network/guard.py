@@ -1,0 +1,135 @@
+"""What happens when numbers go wrong: steps skipped, the layer found, the largest batch that fits."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.batch import Batch
+from utils.errors import UserError
+from utils.logger import log
+
+if TYPE_CHECKING:
+    from network.base_model import BaseModel
+
+
+class Diverged(UserError):  # noqa: N818  # what happened, not a kind of mistake
+    """So many steps in a row had a gradient that was not finite."""
+
+
+class Guard:
+    """Lets a step pass only with a finite gradient; else the batch-norm statistics that the batch spoilt are put back.
+
+    skipped: how many steps of the run were not taken. in_row: how many of them last, one after another.
+    """
+
+    def __init__(self, net: nn.Module, most: int) -> None:
+        """`most`: Diverged after so many in a row; 0 looks at nothing, and so waits for no card."""
+        self.on, self.most = most > 0, most
+        self.skipped = self.in_row = 0
+        self._buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.on else []
+        self._good = [buffer.clone() for buffer in self._buffers]
+
+    def passes(self, model: "BaseModel", norm: Tensor, batch: Batch) -> bool:
+        """Whether a step with this gradient norm (a scalar) may be taken; if not, the first in a row is explained in the log.
+
+        Raises:
+            Diverged: it was the last that --max_nan bears.
+        """
+        if not self.on:
+            return True
+        if bool(norm.isfinite()):
+            self.in_row = 0
+            if self._buffers:
+                torch._foreach_copy_(self._good, self._buffers)
+            return True
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._good)
+        if model.scaler.is_enabled() and model.scaler.get_scale() > 1:
+            return False  # fp16 finds its scale by trying one that is too large
+        self.skipped += 1
+        self.in_row += 1
+        if self.in_row in (1, self.most):
+            shown = ", ".join(map(str, batch.index[:8].tolist())) + (" …" if len(batch.index) > 8 else "")
+            what = (
+                f"The gradient is not finite at epoch {batch.epoch}, batch {batch.step + 1}, samples {shown} of the training list "
+                f"(from 0): {explain(model, batch)}."
+            )
+            if self.in_row == self.most:
+                raise Diverged(f"{what} {self.most} steps in a row were skipped")
+            log.warning(f"{what} The step is skipped.")
+        return False
+
+
+def explain(model: "BaseModel", batch: Batch) -> str:
+    """Where numbers stop being finite: the first weight, layer output, or else gradient; in words."""
+    for name, parameter in model.net.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return f"the weight {name} holds {_kind(parameter)}"
+    found: list[str] = []
+
+    def look(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                found.append(f"first seen in the output of layer {name} ({type(module).__name__}), which holds {_kind(output)}")
+
+        return module.register_forward_hook(hook)
+
+    with _left_alone(model):
+        hooks = [look(name, module) for name, module in model.net.named_modules() if not list(module.children())]
+        try:
+            with torch.no_grad(), model.autocast():
+                model.net(model.prepare(batch)[0])
+        finally:
+            for hook in hooks:
+                hook.remove()
+    if found:
+        return found[0]
+    for name, parameter in reversed(list(model.net.named_parameters())):
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return f"every layer's output is finite; going backward, the gradient of {name} is the first that holds {_kind(parameter.grad)}"
+    return "it is no longer so when looked at again"
+
+
+def largest_batch(model: "BaseModel", batch: Batch) -> int | None:
+    """The largest part of `batch` (images) whose forward and backward pass fit into memory, to a sixteenth; None: not even two."""
+    whole = len(batch.label)
+    grain = max(1, whole // 16)
+    low, high = 0, whole // grain  # so many grains fit; so many do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(model, batch, middle * grain) else (low, middle)
+    if low:
+        return low * grain
+    return next((few for few in (grain // 2, grain // 4, 2) if few >= 2 and _fits(model, batch, few)), None)
+
+
+def _fits(model: "BaseModel", batch: Batch, count: int) -> bool:
+    part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
+    model.optimizer.zero_grad(set_to_none=True)
+    torch.cuda.empty_cache()
+    try:
+        images, targets = model.prepare(part)
+        with model.autocast():
+            loss = model.criterion(model.net(images), targets)
+        loss.backward()
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _left_alone(model: "BaseModel") -> Iterator[None]:
+    """Buffers are afterwards as they were."""
+    kept = [(buffer, buffer.clone()) for buffer in model.net.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def _kind(tensor: Tensor) -> str:
+    return "NaN" if bool(tensor.isnan().any()) else "infinity"

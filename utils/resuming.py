@@ -1,0 +1,79 @@
+"""What a resumed run takes over from its checkpoint."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint, processes
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log
+
+# What a resumed run does not take from its checkpoint: where it runs and writes.
+OWN = {"tag", "load", "resume", "config", "given", "gpu", "workers", "debug", "checkpoint_dir", "log_dir", "result_dir"}
+FIXED = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
+COUNTS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
+SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
+UNSAVED = ".nothing_saved_yet"
+
+
+def find_start(opt: argparse.Namespace, folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The checkpoint to start from, and its path: that of --load, or last.pt of `folder` on --resume; (None, "") without.
+
+    A run that torchrun starts anew after a process had died resumes by itself, if it has saved anything.
+
+    Raises:
+        UserError: no such checkpoint, or one that cannot be resumed.
+    """
+    fresh = folder / UNSAVED
+    if processes.restarts() and not opt.resume and (folder / "last.pt").exists() and not fresh.exists():
+        log.info(f"Restart {processes.restarts()} of torchrun: going on from {folder}/last.pt.")
+        opt.resume, opt.load = True, None
+    source = opt.load or (str(folder / "last.pt") if opt.resume else "")
+    start = checkpoint.load(source) if source else None
+    if opt.resume and start is not None:
+        take_options(opt, start, source)
+    elif any(folder.glob("*.pt")):
+        log.warning(f"{folder}/ has checkpoints of an earlier run, which this one replaces as it goes (--resume would go on with them).")
+    if processes.world() > 1 and not opt.resume and processes.rank() == 0:
+        with atomic_write(fresh, "w") as file:
+            file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
+    return start, source
+
+
+def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -> None:
+    """Make the checkpoint's options those of this run, but for the flags that were given, which are said.
+
+    Raises:
+        UserError: it holds no training state, or a flag contradicts it.
+    """
+    if "training" not in start:
+        raise UserError(f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume.")
+    saved = start["opt"]
+    for name in FIXED:
+        anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
+        if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
+            raise UserError(
+                f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
+                f"Leave --{name} out, or {anew} without --resume."
+            )
+    changed = []
+    for name, value in saved.items():
+        if name in OWN:
+            continue
+        if name not in opt.given:
+            setattr(opt, name, value)
+        elif getattr(opt, name) != value:
+            changed.append(f"--{name} {value} -> {getattr(opt, name)}")
+    if "precision" not in opt.given:
+        opt.precision = saved.get("precision_used", opt.precision)
+    within = start.get("within")
+    if within and any(getattr(opt, name) != saved.get(name) for name in COUNTS):
+        start["within"] = None
+        log.warning(f"{source} was saved in epoch {within['epoch']}, which begins again: its batches are no longer the same.")
+        within = None
+    but = f", but {', '.join(changed)}" if changed else ""
+    where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {start['epoch']}"
+    log.info(f"Resuming {source} {where}, with its options{but}.")
+    if any(change.startswith(SHAPES_RATE) for change in changed):
+        log.warning("The learning rate follows the changed schedule from here on, so it may jump where the run was cut.")

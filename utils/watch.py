@@ -1,0 +1,156 @@
+"""Counts one epoch of training as it runs, and gives the run its places to save and to stop."""
+
+import math
+import resource
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from utils import processes
+from utils.batch import Batch
+from utils.errors import UserError
+from utils.logger import log, progress
+
+if TYPE_CHECKING:
+    from utils.training_run import TrainingRun
+
+LOG_SECONDS = 60.0  # without a terminal, a line of progress each so often
+BAR_SECONDS = 0.5
+
+
+class Watch:
+    """The epoch's sums: loss and gradient norm without waiting for the device, the time, the wait for data, bad images.
+
+    done: batches that are behind us. ended: whether the epoch's training is over, as in a run that was cut while it
+    was validating. Use it in a `with`.
+    """
+
+    def __init__(self, run: "TrainingRun", epoch: int, model: Any) -> None:
+        self.run, self.epoch, self.model = run, epoch, model
+        self.total = torch.zeros(4, device=model.device)  # of losses, how many; of gradient norms, how many
+        self.done = self.counted = self.images = 0
+        self.waited = self.spent = self.lr = 0.0
+        self.ended = False
+        self.batch: Batch | None = None
+        if run.within is not None and run.within["epoch"] == epoch:
+            self._go_on(run.within)
+
+    def _go_on(self, within: dict[str, Any]) -> None:
+        totals = within["totals"]  # one a process
+        self.total.copy_(totals[processes.rank()] if len(totals) == processes.world() else torch.stack(totals).mean(0))
+        self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
+        self.waited, self.spent, self.lr, self.ended = within["waited"], within["spent"], within["lr"], within["ended"]
+
+    def __enter__(self) -> "Watch":
+        self.began = self.shown = self.logged = time.monotonic()
+        self.bar = progress(None, f"epoch {self.epoch}/{self.run.opt.epochs}", self.model.batches)
+        self.bar.update(self.done)
+        return self
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        self.bar.close()
+        if kind is not None and issubclass(kind, torch.OutOfMemoryError) and self.batch is not None:
+            raise _out_of_memory(self.model, self.batch, self.run.opt) from error
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
+        for _ in range(self.model.batches - self.done):
+            asked = time.monotonic()
+            self.batch = next(batches)
+            self.waited += time.monotonic() - asked
+            self.run.note_bad(self.batch.bad)
+            self.lr = self.model.learning_rate()
+            yield self.batch
+            if self.model.between_steps(self.done) and self.done < self.model.batches:
+                self.run.may_save(self)
+
+    def loss(self, loss: Tensor) -> None:
+        """Add a batch's loss; now and then show where we are, which alone waits for the device."""
+        self._add(0, loss)
+        self.done += 1
+        self.counted += 1
+        assert self.batch is not None
+        self.images += len(self.batch.label) * processes.world()
+        if self.model.grad_norm is not None and self.model.between_steps(self.done):
+            self._add(2, self.model.grad_norm)
+        self.bar.update()
+        now = time.monotonic()
+        if not self.bar.disable and now - self.shown > BAR_SECONDS:
+            self.shown = now
+            self.bar.set_postfix_str(in_words(self.scores()) + _memory(self.model.device))
+        elif self.bar.disable and now - self.logged > LOG_SECONDS:
+            self.logged = now
+            left = (now - self.began) / max(1, self.counted) * (self.model.batches - self.done)
+            log.info(f"epoch {self.epoch}, batch {self.done}/{self.model.batches}  {in_words(self.scores())}  {left / 60:.0f} min left")
+
+    def _add(self, place: int, value: Tensor) -> None:
+        """Add to a sum and its count; what a skipped step had is left out."""
+        fine = value.isfinite() if self.model.guard.on else torch.ones_like(value, dtype=torch.bool)
+        self.total[place] += torch.where(fine, value, 0)
+        self.total[place + 1] += fine
+
+    def close(self) -> dict[str, Any]:
+        """End the epoch's training; returns its scores, the same in every process."""
+        self.ended = True
+        self.total = processes.mean(self.total)
+        return self.scores()
+
+    def scores(self) -> dict[str, Any]:
+        """train_loss and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
+
+        Raises:
+            UserError: the loss is no longer a number.
+        """
+        losses, counted, norms, steps = self.total.tolist()
+        loss, norm = losses / max(1, counted), norms / max(1, steps)
+        spent = max(1e-9, self.spent + time.monotonic() - self.began)
+        scores = {"train_loss": loss, "lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
+        if not math.isfinite(loss):
+            raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
+        skipped = {"skipped_steps": self.model.guard.skipped} if self.model.guard.skipped else {}
+        return scores | {"grad_norm": norm} | skipped
+
+    def position(self) -> dict[str, Any]:
+        """For a checkpoint: where in the epoch we are, with the sums so far. Every process calls it."""
+        numbers = {name: getattr(self, name) for name in ("epoch", "done", "counted", "images", "waited", "lr", "ended")}
+        return {**numbers, "totals": processes.gather(self.total.cpu()), "spent": self.spent + time.monotonic() - self.began}
+
+
+def in_words(scores: dict[str, Any]) -> str:
+    """The scores of an epoch, or of a part of one, as a line of the log."""
+    words = [f"loss {scores['train_loss']:.4f}"]
+    if "val_top1" in scores:
+        words.append(
+            "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(**scores)
+        )
+        words += [f"{name[4:-5]} {scores[name]:.6f}" for name in ("val_raw_top1", "val_ema_top1", "val_swa_top1") if name in scores]
+        if scores["val_unreadable"]:
+            words.append(f"{scores['val_unreadable']} unreadable")
+    words += [f"{scores['skipped_steps']} steps skipped"] if scores.get("skipped_steps") else []
+    words.append(f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s  waiting for data {100 * scores['data_wait']:.0f} %")
+    return "  ".join(words)
+
+
+def _memory(device: torch.device) -> str:
+    """What the card holds at most, or this process, in GB."""
+    used = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return f"  {used / 1e9:.1f} GB"
+
+
+def _out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
+    """The error for a batch that the card has no room for, with the batch that it has."""
+    size = len(batch.label)
+    fits = model.largest_batch(batch)
+    if fits is None:
+        return UserError(
+            "The card has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
+        )
+    many = -(-opt.batch_size // fits)
+    fits = -(-opt.batch_size // many)
+    return UserError(
+        f"The card has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
+        f"Give -b {fits * processes.world()} --accumulate {many * opt.accumulate}, which takes steps over as many images."
+    )
