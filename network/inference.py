@@ -13,6 +13,7 @@ from torch import Tensor
 
 from network.backbones import head_names
 from network.base_model import BaseModel
+from network.folding import quicken
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
 from utils import checkpoint, processes, saved_probs
@@ -133,15 +134,14 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
     for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
         content = checkpoint.load(path)
         model, data = _rebuild(content, path, opt)
-        model.place(device)
         precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
-        model.set_precision(_usable(precision, device))
         way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
         way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
+        chosen = quicken(model, way, opt, _usable(precision, device), device)
         members.append(Member(model, way, weight))
         datas.append(data)
         epochs.append(str(content.get("epoch", "weights")))
-        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit})")
+        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
     saved = _read_saved(pairs[len(members) :], files)
     paths = tuple(path for path, _ in pairs)
     datas += [one.data for one in saved]

@@ -101,5 +101,11 @@ def inference(parser: Parser) -> None:
         help="of probabilities, of logits (views too), geometric, by 1/rank; greedy, optimal (eval): a mean whose weights are fitted",
     )
     group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
-    group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: as the checkpoint was trained")
+    group(
+        "--precision",
+        choices=(*choices.PRECISIONS, "fast"),
+        default="auto",
+        help="auto: as the checkpoint was trained; fast: on the CPU the quicker of fp32 and bf16, by timing",
+    )
+    group("--fold", action=SWITCH, default=True, help="fold batch norm into the convolutions: faster, equal but for rounding")
     group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")
