@@ -23,6 +23,10 @@ from utils.logger import log, progress
 from utils.metrics import Predictions
 from utils.preprocess import Preprocess
 
+# Pixels of a forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; measured, batches of 64 are
+# 10 to 25 % slower an image. CUDA: 128 of them, so that the views of a small batch fill the card.
+CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
+
 
 @dataclass(frozen=True)
 class SavedMember:
@@ -66,9 +70,7 @@ class Predictor:
         moved = {way: image.to(device, non_blocking=True) for way, image in zip(self.ways, images, strict=True)}
         found = []
         for member, views in zip(self.members, self.views, strict=True):
-            model = member.model
-            with model.evaluating() as net, model.autocast():
-                logits = [net(model.normalise(view.change(moved[view.way]))).float() for view in views]
+            logits = _logits(member.model, [view.change(moved[view.way]) for view in views])
             if self.blend == "logits":  # the views too
                 found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
             else:
@@ -83,6 +85,21 @@ class Predictor:
         each = self.each(images, index)
         weights = torch.tensor(self.weights, device=each.device)
         return combine(each, weights / weights.sum(), self.blend)
+
+
+def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
+    """Logits, float32 (B, C), of each of `shown`, uint8 (B, 3, S, S); those of one size share passes of a good size."""
+    places: dict[int, list[int]] = {}
+    for k, images in enumerate(shown):
+        places.setdefault(images.shape[-1], []).append(k)
+    found: dict[int, Tensor] = {}
+    with model.evaluating() as net, model.autocast():
+        for side, group in places.items():
+            images = torch.cat([shown[k] for k in group]) if len(group) > 1 else shown[group[0]]
+            most = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)
+            logits = torch.cat([net(model.normalise(part)).float() for part in images.split(most)])
+            found.update(zip(group, logits.chunk(len(group)), strict=True))
+    return [found[k] for k in range(len(shown))]
 
 
 def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Predictions, NDArray[np.float16] | None]:

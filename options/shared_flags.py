@@ -107,5 +107,10 @@ def inference(parser: Parser) -> None:
         default="auto",
         help="auto: as the checkpoint was trained; fast: on the CPU the quicker of fp32 and bf16, by timing",
     )
-    group("--fold", action=SWITCH, default=True, help="fold batch norm into the convolutions: faster, equal but for rounding")
+    group(
+        "--fold",
+        action=SWITCH,
+        default=True,
+        help="fold batch norm into convolutions: faster, equal but for rounding; not where --precision auto comes to bf16 or fp16",
+    )
     group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")

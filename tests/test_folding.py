@@ -119,3 +119,11 @@ def test_unfolded_on_request():
     net = model.net
     assert quicken(model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")) == "fp32"
     assert model.net is net
+
+
+def test_half_precision_is_folded_only_where_it_was_asked_for():
+    """A checkpoint's own bf16 must give the score that training printed."""
+    cpu = torch.device("cpu")
+    for words, folded in (([], False), (["--precision", "bf16"], True)):
+        model, _ = awake("ResNet18")
+        assert ("folded" in quicken(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
