@@ -3,8 +3,10 @@
     python eval.py --load checkpoints/resnest/20_ResNeSt101.pt -b 24
     python eval.py --load a.pt b.pt --weights 2 1 --tta x8
     python eval.py --load a.pt b.pt probs.npz --blend greedy
+    python eval.py --load a.pt --calibrate --compare results/old/20/predictions.csv
 
-Writes results/<tag>/<epoch>/: metrics.json, predictions.csv, per_class.csv, pictures; probs.npz with --save_probs.
+Writes results/<tag>/<epoch>/: report.html, metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv,
+pictures; probs.npz with --save_probs, changed.csv with --compare.
 """
 
 import argparse
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import fit_ensemble, load_predictor, predict, with_ensemble
+    from network import fit_ensemble, load_predictor, predict, whole_rows, with_ensemble
     from utils import blend, saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
@@ -42,13 +44,58 @@ def main(opt: argparse.Namespace) -> None:
     if opt.blend in blend.FITTED:
         predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
     loader = dataloader.eval_loader(opt, files, predictor.ways)
-    predictions, probabilities = predict(predictor, loader, keep=opt.save_probs)
+    rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
+    predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows)
     scored = results.Scored(predictions, files, classes)
-    metrics = results.write(folder, scored, vars(opt))
+    fitted = calibrate(opt, predictions) if opt.calibrate else None
+    found = results.write(folder, scored, opt, fitted)
     if probabilities is not None:
         results.write_probabilities(folder / "probs.npz", probabilities, scored)
-    log.info(results.headline(metrics))
+    if opt.report and found.metrics["count"]:
+        report(opt, loaded, scored, found, folder)
+    log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
+
+
+def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
+    """Fit a temperature (utils.calibration.Fitted), say it, and store it in the checkpoint where there is one."""
+    from utils import checkpoint
+    from utils.calibration import fit_temperature
+    from utils.logger import log
+
+    fitted = fit_temperature(predictions)
+    log.info(
+        f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, calibration error "
+        f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
+    )
+    if len(opt.load) == 1 and not opt.load[0].endswith(".npz"):
+        checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta})
+        log.info(f"Stored in {opt.load[0]}; use it with --temperature ckpt")
+    else:
+        log.info(f"It is of this mean alone; use it with --temperature {fitted.temperature:.6f}")
+    return fitted
+
+
+def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path) -> None:
+    """Write report.html, with Grad-CAM for the errors that it shows."""
+    import numpy as np
+
+    import dataloader
+    from network import explain
+    from utils.report import results
+    from utils.report.page import Extra
+    from utils.report.pictures import surest_errors
+
+    shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
+    maps: dict = {}
+    if len(shown) and loaded.predictor.members:
+        once = argparse.Namespace(**{**vars(opt), "cache": "none", "debug": False})
+        part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
+        places = explain(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.ways))
+        maps = {int(shown[place]): heat for place, heat in places.items()}
+    note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
+    extra = Extra(found.issues, maps, note, loaded.history, seed=opt.seed)
+    results.write_page(folder, scored, found, extra)
 
 
 def evaluate(predictor: "Predictor", loader: Any, num_classes: int) -> dict[str, Any]:

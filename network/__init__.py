@@ -6,8 +6,9 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.ensemble import fit_ensemble, with_ensemble
+from network.gradcam import explain
 from network.guard import Diverged
-from network.inference import Member, Predictor, load_predictor, predict
+from network.inference import Member, Predictor, load_predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
 from network.Res2Net.model import Model as Res2Net
@@ -22,12 +23,14 @@ __all__ = [
     "Diverged",
     "Member",
     "Predictor",
+    "explain",
     "fit_ensemble",
     "get_model",
     "load_into",
     "load_predictor",
     "models",
     "predict",
+    "whole_rows",
     "with_ensemble",
 ]
 

@@ -23,8 +23,8 @@ def quicken(model: BaseModel, way: Preprocess, opt: argparse.Namespace, precisio
     """Make a network that was loaded for inference as quick as it gets, and place it; returns the precision, with why.
 
     With opt.fold batch norm is folded, but for a checkpoint in half precision under --precision auto: there rounding
-    would show, and evaluation shall give the score that training printed. `precision` is fp32, bf16, fp16, auto or, for the quicker by timing, fast; in
-    half precision the weights are cast once, not in each pass.
+    would show, and evaluation shall give the score that training printed. `precision` is fp32, bf16, fp16, auto or, for
+    the quicker by timing, fast; in half precision the weights are cast once, not in each pass.
     """
     note = ""
     if opt.fold and not (opt.precision == "auto" and precision in ("bf16", "fp16")):

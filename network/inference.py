@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from utils import checkpoint, processes, saved_probs
 from utils.blend import combine
 from utils.errors import UserError
 from utils.logger import log, progress
-from utils.metrics import Predictions
+from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from utils.preprocess import Preprocess
 
 # Pixels of a forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; measured, batches of 64 are
@@ -57,6 +57,7 @@ class Predictor:
         self.views = [get_views(tta, member.way) for member in self.members]
         self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
+        self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
         self.known: Tensor | None = None  # bool (N,): for which images of the list every saved member has a row worth having
 
     def readable(self, batch: Any) -> Tensor:
@@ -84,7 +85,8 @@ class Predictor:
         """As `each`, blended: float32 (B, C) on the device, rows summing to 1."""
         each = self.each(images, index)
         weights = torch.tensor(self.weights, device=each.device)
-        return combine(each, weights / weights.sum(), self.blend)
+        blend = combine(each, weights / weights.sum(), self.blend)
+        return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
 
 
 def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
@@ -102,8 +104,13 @@ def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
     return [found[k] for k in range(len(shown))]
 
 
-def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Predictions, NDArray[np.float16] | None]:
+def predict(
+    predictor: Predictor, loader: Any, keep: bool = False, rows: NDArray[np.int64] | None = None
+) -> tuple[Predictions, NDArray[np.float16] | None]:
     """Run the predictor over a loader of EvalBatch.
+
+    Args:
+        rows: int64 (M,), ascending; of these images (places in the order of the loader) whole rows go into Predictions.rows.
 
     Returns:
         The predictions, and with `keep` all probabilities, float16 (N, C), NumPy; else None. Unreadable images are
@@ -111,6 +118,7 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
     """
     columns: list[tuple[torch.Tensor, ...]] = []
     kept = []
+    whole = _Whole(rows)
     for batch in progress(loader, "evaluating", len(loader)):
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
@@ -119,21 +127,58 @@ def predict(predictor: Predictor, loader: Any, keep: bool = False) -> tuple[Pred
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
         columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
+        whole.add(probability)
         if keep:
             kept.append(probability.half().cpu())
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
-    return Predictions(*joined), torch.cat(kept).numpy() if keep else None
+    predictions = Predictions(*joined)  # type: ignore[arg-type]
+    predictions.rows = whole.rows()
+    return predictions, torch.cat(kept).numpy() if keep else None
+
+
+class _Whole:
+    """Gathers whole rows of probabilities as the batches pass."""
+
+    def __init__(self, wanted: NDArray[np.int64] | None) -> None:
+        self.wanted, self.passed, self.parts = wanted, 0, [np.zeros((0, 0), np.float32)]
+
+    def add(self, probability: Tensor) -> None:
+        """Keep what is wanted of the next batch, float32 (B, C)."""
+        if self.wanted is not None:
+            first, end = np.searchsorted(self.wanted, (self.passed, self.passed + len(probability)))
+            places = torch.from_numpy(self.wanted[first:end] - self.passed).to(probability.device)
+            self.parts.append(probability[places].cpu().numpy())
+            self.passed += len(probability)
+
+    def rows(self) -> Rows | None:
+        """What was gathered; None where nothing was wanted."""
+        if self.wanted is None:
+            return None
+        parts = self.parts[1:]
+        probability = np.concatenate(parts) if parts else self.parts[0]
+        return Rows(self.wanted[: len(probability)], probability)
+
+
+def whole_rows(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:
+    """Of which of `count` images to keep every probability: all, while that is MOST_FLOATS; else none, or a drawn `sample`."""
+    if count * num_classes <= MOST_FLOATS:
+        return np.arange(count)
+    if not sample:
+        return None
+    drawn = np.random.default_rng([seed, 5]).choice(count, max(1, MOST_FLOATS // num_classes), replace=False)
+    return np.sort(drawn)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, and the
-    files of the members, in the order of `predictor.weights`.
+    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
+    checkpoint its `history` of training, and the files of the members, in the order of `predictor.weights`.
     """
 
     predictor: Predictor
     data: dict
     name: str
+    history: list[dict] = field(default_factory=list)
     paths: tuple[str, ...] = ()
 
 
@@ -147,7 +192,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
     """
     weights = opt.weights or [1.0] * len(opt.load)
     pairs = sorted(zip(opt.load, weights, strict=True), key=lambda pair: pair[0].endswith(".npz"))  # stable: networks first
-    members, datas, epochs = [], [], []
+    members, datas, epochs, contents = [], [], [], []
     for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
         content = checkpoint.load(path)
         model, data = _rebuild(content, path, opt)
@@ -159,15 +204,18 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
         datas.append(data)
         epochs.append(str(content.get("epoch", "weights")))
         log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
+        contents.append({key: content.get(key) for key in ("history", "calibration")})
     saved = _read_saved(pairs[len(members) :], files)
     paths = tuple(path for path, _ in pairs)
     datas += [one.data for one in saved]
     _check_agree(datas, list(paths))
     rows = [SavedMember(one.probability, weight) for one, (_, weight) in zip(saved, pairs[len(members) :], strict=True)]
     predictor = Predictor(members, opt.tta, opt.blend, rows)
+    predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
     if saved:
         predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
-    return Loaded(predictor, datas[0], "+".join(epochs + [Path(one.path).stem for one in saved])[:100], paths)
+    name = "+".join(epochs + [Path(one.path).stem for one in saved])[:100]
+    return Loaded(predictor, datas[0], name, _history(contents), paths)
 
 
 def _read_saved(pairs: list[tuple[str, float]], files: Any) -> list[saved_probs.SavedProbs]:
@@ -178,6 +226,29 @@ def _read_saved(pairs: list[tuple[str, float]], files: Any) -> list[saved_probs.
         saved_probs.check_list(one, files, wanted)
         log.info(f"{one.path}: probabilities of {len(one.probability)} images, {one.data['num_classes']} classes")
     return found
+
+
+def _history(contents: list[dict]) -> list[dict]:
+    """The scores of each epoch, where there is one checkpoint."""
+    history = contents[0]["history"] if len(contents) == 1 else None
+    return list(history.values()) if isinstance(history, dict) else list(history or [])
+
+
+def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
+    """--temperature: none, a number, or what `eval.py --calibrate` stored in the one checkpoint."""
+    if opt.temperature == "none":
+        return 1.0
+    if opt.temperature != "ckpt":
+        return float(opt.temperature)
+    if len(opt.load) > 1:
+        raise UserError(
+            "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
+        )
+    if not stored or stored[0] is None:
+        raise UserError(f"{opt.load[0]} holds no temperature. First run: python eval.py --load {opt.load[0]} --calibrate")
+    if stored[0]["tta"] != opt.tta:
+        log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
+    return float(stored[0]["temperature"])
 
 
 def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:

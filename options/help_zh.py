@@ -115,6 +115,12 @@ HELP = {
     "weights": "每个 --load 一个权重；默认相等",
     "tta": "对多个视图取平均：左右镜像（flip）、八种翻转与转置（x8）、五个裁剪（fivecrop）、三种尺寸（multiscale）",
     "save_probs": "另写 probs.npz：文件名、类别、概率",
+    "temperature": "logits 除以它：none、一个数，或 ckpt（eval.py --calibrate 存入的值）",
+    # ------------------------------------------------------------------------------------------ evaluation
+    "report": "写 report.html：一个可看可发的单页",
+    "compare": "同一列表另一次评测的 predictions.csv：McNemar 检验，以及变了的图片",
+    "calibrate": "在此列表上拟合温度，存入权重文件",
+    "resamples": "95 % 区间的自助重采样次数；0：不算",
     # ------------------------------------------------------------------------------------------ submission, clear
     "out": "写到哪里；默认 results/<tag>/submission.csv（或 .json）",
     "format": "json：对象的列表，各有 id 与 predicted",
@@ -141,6 +147,7 @@ GROUPS = {
     "augmentation": "数据增强",
     "records": "记录",
     "inference": "推理",
+    "evaluation": "评测",
     "submission": "提交",
     "clear": "清理",
 }

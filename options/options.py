@@ -58,7 +58,20 @@ def _eval() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache]
+    group = parser.group("evaluation")
+    group("--report", action=shared_flags.SWITCH, default=True, help="write report.html, one page to look at and to send")
+    group("--compare", metavar="CSV", help="predictions.csv of another evaluation of this list: McNemar's test, and what changed")
+    group("--calibrate", action="store_true", help="fit the temperature on this list, and store it in the checkpoint")
+    group(
+        "--resamples",
+        type=int,
+        default=1000,
+        low=0,
+        high=100_000,
+        metavar="N",
+        help="bootstrap samples for the intervals of the scores; 0: none",
+    )
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
     return parser
 
 

@@ -66,6 +66,12 @@ def submission(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def calibrate(opt: argparse.Namespace) -> list[str]:
+    """--calibrate fits from scratch."""
+    clash = opt.calibrate and opt.temperature != "none"
+    return ["--calibrate fits a temperature from 1; leave --temperature out, or say none"] if clash else []
+
+
 def resume(opt: argparse.Namespace) -> list[str]:
     """What gives the first weights is said once."""
     problems = []

@@ -87,6 +87,18 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
 
 
+def temperature(text: str) -> str:
+    """The value of --temperature: none, ckpt, or a number above 0, as text. Raises ArgumentTypeError otherwise."""
+    if text not in ("none", "ckpt"):
+        try:
+            good = 0 < float(text) < float("inf")
+        except ValueError:
+            good = False
+        if not good:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor ckpt, nor a number above 0")
+    return text
+
+
 def inference(parser: Parser) -> None:
     """Checkpoints to predict with, and how."""
     group = parser.group("inference")
@@ -112,5 +124,12 @@ def inference(parser: Parser) -> None:
         action=SWITCH,
         default=True,
         help="fold batch norm into convolutions: faster, equal but for rounding; not where --precision auto comes to bf16 or fp16",
+    )
+    group(
+        "--temperature",
+        type=temperature,
+        default="none",
+        metavar="T",
+        help="divide the logits: none, a number, or ckpt, what eval.py --calibrate stored",
     )
     group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")

@@ -127,3 +127,12 @@ def test_half_precision_is_folded_only_where_it_was_asked_for():
     for words, folded in (([], False), (["--precision", "bf16"], True)):
         model, _ = awake("ResNet18")
         assert ("folded" in quicken(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
+
+
+def test_grad_cam_of_a_folded_network_in_half_precision():
+    from network.gradcam import gradcam
+
+    model, images = awake("ResNet18")
+    plain = gradcam(model, images)
+    quicken(model, model.preprocess(), parse_eval(["--load", "x", "--precision", "bf16"]), "bf16", torch.device("cpu"))
+    assert (gradcam(model, images) - plain).abs().mean() < 0.05

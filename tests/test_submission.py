@@ -66,7 +66,9 @@ def test_what_cannot_be_read_back_is_refused_and_the_old_file_stays(scored, tmp_
         submission.write(path, scored, flags("--labels", "name", "--top_k", "2", "--joiner", ", "))
     with pytest.raises(UserError, match="--top_k is 5; allowed: 1 to 3"):
         submission.write(path, scored, flags("--top_k", "5"))
-    short = scored._replace(predictions=Predictions(*(getattr(scored.predictions, name)[1:] for name in vars(scored.predictions))))
+    short = scored._replace(
+        predictions=Predictions(*(getattr(scored.predictions, name)[1:] for name in list(vars(scored.predictions))[:6]))
+    )
     with pytest.raises(AssertionError, match="3 predictions for 4 lines"):
         submission.write(path, short, flags())
     lossy = submission._write_csv

@@ -36,7 +36,7 @@ def main() -> int:
     print(f"  what the network was shown    logs/{TAG}/preview.png")
     print(f"  the run                       logs/{TAG}/log.txt, metrics.csv, curves.png, and TensorBoard files")
     print(f"  the weights                   checkpoints/{TAG}/best.pt")
-    print(f"  scores, tables, pictures      results/{TAG}/1/  (metrics.json, per_class.csv, confusion.png, errors.png)")
+    print(f"  scores, tables, pictures      results/{TAG}/1/  (report.html, metrics.json, per_class.csv, …)")
     print(f"  the submission                results/{TAG}/submission.csv")
     return 0
 

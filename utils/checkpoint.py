@@ -2,8 +2,9 @@
 
 Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `swa` (their averages, or None), `showing`
 (which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options), `data` (class count and names,
-images a class, preprocessing), `history` (a dict of scores an epoch), `best`; and for --resume `training` (optimizer,
-scaler, step, how far --swa is). A file without `format` is taken as somebody's plain state dict.
+images a class, preprocessing), `history` (a dict of scores an epoch), `best`, `calibration` (a temperature, by
+eval.py --calibrate); and for --resume `training` (optimizer, scaler, step, how far --swa is). A file without `format` is
+taken as somebody's plain state dict.
 """
 
 import os
@@ -44,6 +45,20 @@ def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None
             f"The checkpoint {path} could not be written: {reason}.\n"
             f"Earlier checkpoints are whole. Free some space (`df -h {path.parent}`), then go on with --resume."
         ) from error
+
+
+def amend(path: Path, key: str, value: Any) -> None:
+    """Set one key of a checkpoint, and leave everything else as it is, to the bit; written whole, or not at all.
+
+    Other names of the same file (best.pt beside 3_ResNet50.pt) keep the old content.
+
+    Raises:
+        UserError: not a checkpoint of ours (a plain state dict has no place for it), or the disk is full.
+    """
+    content = load(path)
+    if "format" not in content:
+        raise UserError(f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead.")
+    save(path, {**content, key: value})
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

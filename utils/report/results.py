@@ -1,16 +1,23 @@
 """What eval.py leaves in results/<tag>/<epoch>/: scores, tables, pictures."""
 
+import argparse
 import csv
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import saved_probs
+from utils import label_issues, saved_probs
+from utils.bootstrap import Compared, compare, intervals
+from utils.calibration import Fitted
 from utils.files import atomic_write, write_json
-from utils.metrics import Predictions, per_class, score
-from utils.report import plots
+from utils.metrics import Predictions, confused_pairs, more_scores, per_class, score
+from utils.report import page, plots
+
+MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
+RUN = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # what is kept of earlier evaluations beside this one
 
 
 class Scored(NamedTuple):
@@ -21,17 +28,66 @@ class Scored(NamedTuple):
     classes: Any
 
 
-def write(folder: Path, scored: Scored, options: dict[str, Any]) -> dict[str, Any]:
-    """Write metrics.json, predictions.csv, per_class.csv, confusion.png and errors.png; returns the metrics."""
-    metrics = score(scored.predictions, scored.classes.count)
-    made_by = {key: options[key] for key in ("load", "weights", "tta", "scale", "fit", "precision")}
+class Found(NamedTuple):
+    """What `write` found out: the metrics of metrics.json, likely label errors, and the comparison, if one was asked for."""
+
+    metrics: dict[str, Any]
+    issues: label_issues.Issues
+    compared: Compared | None
+
+
+def write(folder: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | None = None) -> Found:
+    """Score, and write metrics.json, the CSVs and the pictures.
+
+    Raises:
+        UserError: --compare names a file that does not fit; nothing was written then.
+    """
+    predictions, files, classes = scored
+    compared = compare(predictions, files, opt.compare) if opt.compare else None
+    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.images)}
+    if opt.resamples:
+        metrics["intervals"] = intervals(predictions, classes.count, classes.images, opt.seed, opt.resamples)
+    if fitted:
+        metrics["calibration"] = fitted._asdict()
+    if compared:
+        metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
+        _write_changed(folder / "changed.csv", scored, compared)
+    issues = label_issues.find(predictions, classes.count)
+    label_issues.write(folder / "label_issues.csv", issues, scored)
     _write_predictions(folder / "predictions.csv", scored)
     _write_classes(folder / "per_class.csv", scored)
+    _write_confused(folder / "confused.csv", scored)
     if metrics["count"]:
         plots.confusion(folder / "confusion.png", scored)
         plots.errors(folder / "errors.png", scored)
-    write_json(folder / "metrics.json", {**metrics, "options": made_by})
-    return metrics
+    made_by = {key: getattr(opt, key) for key in MADE_BY}
+    runs = _earlier(folder, made_by)
+    metrics = {**metrics, "options": made_by}
+    write_json(folder / "metrics.json", {**metrics, "runs": [*runs, _run(metrics)]})
+    return Found(metrics, issues, compared)
+
+
+def write_page(folder: Path, scored: Scored, found: Found, extra: page.Extra) -> None:
+    """Write report.html; of the runs beside this one, the plain ones come first."""
+    extra.compared = found.compared
+    text = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.parent.glob("*/metrics.json"))]
+    runs = [run for content in text for run in content.get("runs", []) if run["count"] == found.metrics["count"]]
+    extra.runs = sorted(runs, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
+    page.write(folder / "report.html", scored, found.metrics, extra)
+
+
+def _run(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {**{key: metrics["options"][key] for key in MADE_BY}, **{key: metrics[key] for key in RUN}}
+
+
+def _earlier(folder: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that the metrics.json of this folder remembers, but for one with the same settings."""
+    try:
+        runs = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("runs", [])
+    except (OSError, ValueError):
+        return []
+    ignored = {"resamples"}
+    return [run for run in runs if any(run.get(key) != made_by[key] for key in MADE_BY if key not in ignored)]
 
 
 def headline(metrics: dict[str, Any]) -> str:
@@ -71,3 +127,23 @@ def _write_classes(path: Path, scored: Scored) -> None:
             count, predicted, correct = (int(columns[key][label]) for key in ("count", "predicted", "correct"))
             accuracy = f"{columns['accuracy'][label]:.6f}" if count else ""
             writer.writerow([label, scored.classes.name(label), trained[label], count, predicted, correct, accuracy])
+
+
+def _write_confused(path: Path, scored: Scored) -> None:
+    """The commonest confusions, at most page.MOST_PAIRS."""
+    predictions, _, classes = scored
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", "predicted", "images", "label_name", "predicted_name"])
+        for label, first, images in confused_pairs(predictions, classes.count, page.MOST_PAIRS).tolist():
+            writer.writerow([label, first, images, classes.name(label), classes.name(first)])
+
+
+def _write_changed(path: Path, scored: Scored, compared: Compared) -> None:
+    predictions, files, _ = scored
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "predicted", "other_predicted"])
+        for row in compared.rows.tolist():
+            where = files.path(int(predictions.index[row]))
+            writer.writerow([where, int(predictions.label[row]), int(predictions.top[row, 0]), int(compared.other[row])])

@@ -1,0 +1,147 @@
+"""Carry out what was decided about the labels of a list: keep, drop or relabel each image.
+
+    python datasets/clean.py datasets/val.txt --decisions label_decisions.csv --out datasets/val_clean.txt
+
+The decisions are a CSV with the columns path, label, action and new_label: exported from report.html, or the
+label_issues.csv of an evaluation with its column `action` filled in. Rows without an action change nothing. To clean
+a training list, evaluate on it: python eval.py --val_list datasets/train.txt (best with a network that did not see it).
+"""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [folder for folder in (str(HERE.parent), str(HERE)) if folder not in sys.path]
+
+from dataloader.file_list import FileList, read_list
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, start_logging
+
+ACTIONS = ("keep", "drop", "relabel")
+COLUMNS = ("path", "label", "action", "new_label")
+
+
+class Decision(NamedTuple):
+    """What is to be done with the image that `label` names now; new_label is None but for "relabel"."""
+
+    label: int
+    action: str
+    new_label: int | None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; returns the exit code: 0 done, 2 a user's mistake."""
+    opt = option_parser().parse_args(argv)
+    start_logging()
+    try:
+        clean(Path(opt.list), Path(opt.decisions), Path(opt.out))
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The parser of this script."""
+    parser = argparse.ArgumentParser(description="Drop or relabel images of a list, as decided in a CSV.")
+    parser.add_argument("list", help="the list that was evaluated: a line: image path, space, label")
+    parser.add_argument("--decisions", required=True, metavar="CSV", help="columns path, label, action (keep, drop, relabel), new_label")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the new list; the old one stays as it is")
+    return parser
+
+
+def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
+    """Write the new list; returns how many images were kept by decision, dropped, relabelled.
+
+    Raises:
+        UserError: the CSV is not one, an action or a label is unknown, an image is not in the list, its label there is
+            another, two decisions about it differ, or `out` is the list itself. Nothing was written then.
+    """
+    if out.resolve() == source.resolve():
+        raise UserError(f"--out is the list itself, {source}. Give another name; the old list is what you would compare with.")
+    files = read_list(source)
+    decided = read_decisions(decisions)
+    known = {os.path.abspath(files.path(index)): index for index in range(len(files))}
+    missing = [path for path in decided if path not in known]
+    if missing:
+        raise UserError(
+            f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. Is it the list that was evaluated?"
+        )
+    for path, decision in decided.items():
+        index = known[path]
+        if files.label[index] != decision.label:
+            raise UserError(
+                f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.where(index)}. "
+                "The decisions are of another state of the list; evaluate it again."
+            )
+    counts = dict.fromkeys(ACTIONS, 0)
+    with atomic_write(out, "w") as file:
+        for index in range(len(files)):
+            label = int(files.label[index])
+            made = decided.get(os.path.abspath(files.path(index)), Decision(label, "", None))
+            if made.action:
+                counts[made.action] += 1
+            if made.action != "drop":
+                label = label if made.new_label is None else made.new_label
+                file.write(f"{_written(files, index, out)} {label}\n")
+    log.info(
+        f"{out}: {len(files) - counts['drop']} images; {counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
+    )
+    return counts
+
+
+def read_decisions(path: Path) -> dict[str, Decision]:
+    """The decisions by absolute path; rows without an action are left out.
+
+    Raises:
+        UserError: no such file, a column is missing, or a row is wrong (the line is named).
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            if not set(COLUMNS) <= set(reader.fieldnames or []):
+                raise UserError(f"{path} has the columns {reader.fieldnames}; needed: {', '.join(COLUMNS)}.")
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"The decisions {path} cannot be read: {error.strerror}.") from error
+    decided: dict[str, Decision] = {}
+    for line, row in rows:
+        action = (row["action"] or "").strip().lower()
+        if not action:
+            continue
+        decision = _decision(f"{path}, line {line}", row, action)
+        place = os.path.abspath(row["path"])
+        if decided.get(place, decision) != decision:
+            raise UserError(f"{path}, line {line}: there is another decision about {row['path']} above.")
+        decided[place] = decision
+    return decided
+
+
+def _decision(where: str, row: dict[str, str], action: str) -> Decision:
+    if action not in ACTIONS:
+        raise UserError(f"{where}: the action is {action!r}; allowed: {', '.join(ACTIONS)}, or nothing.")
+    try:
+        label, new_label = int(row["label"]), int(row["new_label"]) if action == "relabel" else None
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: label {row['label']!r}, new_label {row['new_label']!r}; both must be class numbers.") from None
+    if new_label is not None and new_label < 0:
+        raise UserError(f"{where}: new_label is {new_label}; classes are numbered from 0.")
+    return Decision(label, action, new_label)
+
+
+def _written(files: FileList, index: int, out: Path) -> str:
+    """The path as the old list has it, where both lists lie in one folder; else absolute."""
+    start, length = int(files.start[index]), int(files.length[index])
+    plain = os.fsdecode(files.text[start : start + length].tobytes())
+    together = out.resolve().parent == files.source.resolve().parent
+    return plain if together or plain.startswith("/") else os.path.abspath(files.path(index))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

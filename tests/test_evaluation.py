@@ -1,0 +1,411 @@
+"""What eval.py adds to the plain scores: against scikit-learn, SciPy, cleanlab and torch; calibration; Grad-CAM; datasets/clean.py."""
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from utils import bootstrap, calibration, checkpoint, label_issues
+from utils.errors import UserError
+from utils.metrics import BINS, Predictions, Rows, confused_pairs, ece, more_scores, score
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 6
+
+
+def made(seed=0, count=600, classes=CLASSES, sharp=1.0, kept=None):
+    """Predictions of `count` images; every 15th is unreadable. `sharp` > 1 makes them too sure."""
+    rng = np.random.default_rng(seed)
+    label = rng.permutation(np.arange(count) % classes)
+    logits = rng.normal(size=(count, classes)) + 2.0 * np.eye(classes)[label]
+    probability = np.exp(sharp * logits)
+    probability = (probability / probability.sum(axis=1, keepdims=True)).astype(np.float32)
+    top = np.argsort(-probability, axis=1)[:, : kept or min(5, classes)]
+    true = probability[np.arange(count), label]
+    columns = (np.arange(count), label, top, np.take_along_axis(probability, top, 1), true, np.arange(count) % 15 != 0)
+    return Predictions(*columns, Rows(np.arange(count), probability)), probability
+
+
+@pytest.fixture
+def case():
+    return made()
+
+
+# ------------------------------------------------------------------------------------------------ scores
+
+
+def test_scores_are_scikit_learns(case):
+    predictions, probability = case
+    seen = predictions.seen
+    label, first = predictions.label[seen], predictions.top[seen, 0]
+    images = [500, 101, 100, 20, 19, 1]
+    found = more_scores(predictions, CLASSES, images)
+    near = {"abs": 1e-6}
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(label, first, average="macro"), **near)
+    assert found["weighted_f1"] == pytest.approx(sk.f1_score(label, first, average="weighted"), **near)
+    assert found["mean_class_error"] == pytest.approx(1 - sk.balanced_accuracy_score(label, first), **near)
+    normed = probability[seen].astype(np.float64)
+    normed /= normed.sum(axis=1, keepdims=True)
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(label, normed, multi_class="ovr", average="macro"), **near)
+    for name, members in (("head", (0, 1)), ("middle", (2, 3)), ("tail", (4, 5))):
+        inside = np.isin(label, members)
+        assert found[f"{name}_accuracy"] == pytest.approx(
+            sk.recall_score(label[inside], first[inside], labels=members, average="macro"), **near
+        )
+
+
+def test_f1_leaves_out_classes_that_never_occur(case):
+    predictions, _ = case
+    found = more_scores(predictions, CLASSES + 3)
+    assert found["macro_f1"] == pytest.approx(more_scores(predictions, CLASSES)["macro_f1"])
+    assert "roc_auc" not in found  # a class without images has no curve
+    assert "head_accuracy" not in found
+
+
+def test_ece_is_what_its_definition_says(case):
+    """Guo et al. (2017), eq. 3, bin by bin, as torchmetrics has it, but for confidences that are exactly an edge."""
+    predictions, _ = case
+    sure, hit = predictions.probability[:, 0], predictions.top[:, 0] == predictions.label
+    wanted = 0.0
+    for k in range(BINS):
+        inside = (sure > k / BINS) & (sure <= (k + 1) / BINS)
+        if inside.any():
+            wanted += inside.mean() * abs(hit[inside].mean() - sure[inside].astype(np.float64).mean())
+    assert wanted > 0.02
+    assert ece(sure, hit) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_confused_pairs_are_the_matrix_without_its_diagonal(case):
+    predictions, _ = case
+    seen = predictions.seen
+    matrix = sk.confusion_matrix(predictions.label[seen], predictions.top[seen, 0])
+    np.fill_diagonal(matrix, 0)
+    pairs = confused_pairs(predictions, CLASSES, 1000)
+    rebuilt = np.zeros_like(matrix)
+    rebuilt[pairs[:, 0], pairs[:, 1]] = pairs[:, 2]
+    assert (rebuilt == matrix).all()
+    assert (np.diff(pairs[:, 2]) <= 0).all()
+    assert len(confused_pairs(predictions, CLASSES, 3)) == 3
+
+
+# ------------------------------------------------------------------------------------------------ intervals, two predictions
+
+
+def test_intervals_hold_the_binomial_ones_and_repeat(case):
+    predictions, _ = case
+    images = [500, 101, 100, 20, 19, 1]
+    found = bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=800)
+    scores = {**score(predictions, CLASSES), **more_scores(predictions, CLASSES, images)}
+    assert set(found) == set(scores) - {"count", "unreadable", "num_classes"}
+    for name, (low, high) in found.items():
+        assert low < high, name
+        assert low <= scores[name] <= high, name
+    p, n = scores["top1"], scores["count"]
+    half = 1.96 * (p * (1 - p) / n) ** 0.5
+    assert found["top1"] == pytest.approx([p - half, p + half], abs=0.15 * half)
+    assert bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=20) == bootstrap.intervals(
+        predictions, CLASSES, images, seed=3, resamples=20
+    )
+
+
+def test_intervals_hold_the_score_where_resamples_lack_classes():
+    """Three images a class: plain percentiles of the macro F1 lie wholly below it."""
+    predictions, _ = made(count=600, classes=200)
+    found = bootstrap.intervals(predictions, 200, None, seed=0, resamples=100)
+    scores = more_scores(predictions, 200)
+    for name in ("macro_f1", "weighted_f1", "ece"):
+        low, high = found[name]
+        assert 0 <= low < scores[name] < high <= 1, name
+
+
+def test_a_resample_scores_as_the_images_repeated(case):
+    """Each weighted score equals the plain one of a list in which image i stands weight[i] times, ROC-AUC with ties too."""
+    predictions, probability = case
+    probability = np.round(probability, 2)
+    predictions.rows = Rows(np.arange(len(probability)), probability)
+    images = [500, 101, 100, 20, 19, 1]
+    seen = np.flatnonzero(predictions.seen)
+    weight = np.bincount(np.random.default_rng(0).integers(0, len(seen), len(seen)), minlength=len(seen))
+    found = bootstrap._resample(bootstrap._columns(predictions, predictions.seen, images), weight, CLASSES)
+    found["roc_auc"] = bootstrap._area(predictions, CLASSES)(weight)
+    again = np.repeat(seen, weight)
+    columns = (predictions.label, predictions.top, predictions.probability, predictions.true_probability, predictions.readable)
+    repeated = Predictions(again, *(column[again] for column in columns), Rows(np.arange(len(again)), probability[again]))
+    wanted = {**score(repeated, CLASSES), **more_scores(repeated, CLASSES, images)}
+    assert {name: wanted[name] for name in found} == pytest.approx(found, abs=1e-9)
+
+
+def listed(folder, predictions, change=()):
+    """Write a predictions.csv as eval.py does; `change`: rows whose prediction is another."""
+    path = folder / "predictions.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted"])
+        for row in range(len(predictions.index)):
+            first = int(predictions.top[row, 1 if row in change else 0])
+            writer.writerow([f"/x/{row}.jpg", predictions.label[row], first if predictions.readable[row] else ""])
+    return path
+
+
+FILES = SimpleNamespace(path=lambda index: f"/x/{index}.jpg")
+
+
+def test_compare_is_the_exact_mcnemar_test(case, tmp_path):
+    from scipy.stats import binomtest
+
+    predictions, _ = case
+    change = set(range(1, 80))
+    found = bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions, change)))
+    seen = [row for row in sorted(change) if predictions.readable[row]]
+    assert found.rows.tolist() == seen
+    lost = sum(predictions.top[row, 0] == predictions.label[row] for row in seen)
+    won = sum(predictions.top[row, 1] == predictions.label[row] for row in seen)
+    assert (found.only_this, found.only_other) == (lost, won)
+    assert lost + won + found.both + found.neither == predictions.seen.sum()
+    assert found.p_value == pytest.approx(binomtest(min(lost, won), lost + won).pvalue, abs=1e-12)
+    assert bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions))).p_value == 1
+
+
+def test_compare_refuses_what_does_not_match(case, tmp_path):
+    predictions, _ = case
+    path = listed(tmp_path, predictions)
+    text = path.read_text()
+    for wrong, message in (
+        (text.replace("/x/7.jpg", "/x/other.jpg"), "row 9"),
+        (text + "/x/600.jpg,1,1\r\n", "601 images"),
+        ("a,b\n1,2\n", "columns"),
+    ):
+        path.write_text(wrong)
+        with pytest.raises(UserError, match=message):
+            bootstrap.compare(predictions, FILES, str(path))
+    with pytest.raises(UserError, match="no file"):
+        bootstrap.compare(predictions, FILES, str(tmp_path / "none.csv"))
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def test_temperature_undoes_what_made_the_network_too_sure():
+    predictions, probability = made(sharp=1.0)
+    honest = calibration.fit_temperature(predictions).temperature
+    sharper, _ = made(sharp=3.0)
+    fitted = calibration.fit_temperature(sharper)
+    assert fitted.temperature == pytest.approx(3 * honest, rel=1e-3)
+    assert fitted.loss_after < fitted.loss_before and fitted.ece_after < fitted.ece_before
+    logits = torch.log(torch.from_numpy(made(sharp=3.0)[1]).double())[sharper.seen]
+    log_t = torch.zeros((), dtype=torch.double, requires_grad=True)
+    step = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+
+    def loss():
+        step.zero_grad()
+        value = torch.nn.functional.cross_entropy(logits / log_t.exp(), torch.from_numpy(sharper.label[sharper.seen]))
+        value.backward()
+        return value
+
+    step.step(loss)
+    assert fitted.temperature == pytest.approx(float(log_t.detach().exp()), rel=1e-3)
+    assert fitted.loss_after == pytest.approx(float(loss().detach()), abs=1e-6)
+    rows = torch.softmax(torch.from_numpy(probability).double().log() / 2.5, dim=1).numpy()
+    assert np.allclose(calibration.scale(probability, 2.5), rows, atol=1e-7)
+
+
+def test_amend_leaves_the_rest_to_the_bit(tmp_path):
+    path = tmp_path / "a.pt"
+    weights = {"w": torch.randn(3, 4).to(memory_format=torch.contiguous_format), "h": torch.randn(5).half(), "n": torch.tensor(7)}
+    content = {"model": "x", "epoch": 3, "weights": weights, "training": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
+    checkpoint.save(path, content)
+    before = checkpoint.load(path)
+    checkpoint.amend(path, "calibration", {"temperature": 1.5})
+    after = checkpoint.load(path)
+    assert after.pop("calibration") == {"temperature": 1.5}
+    assert list(after) == list(before)
+    for name, value in weights.items():
+        assert torch.equal(after["weights"][name], value) and after["weights"][name].dtype == value.dtype
+    assert torch.equal(after["training"]["m"], content["training"]["m"])
+    assert {**after, "weights": 0, "training": 0} == {**before, "weights": 0, "training": 0}
+    torch.save(weights, path)
+    with pytest.raises(UserError, match="plain state dict"):
+        checkpoint.amend(path, "calibration", {})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# ------------------------------------------------------------------------------------------------ label errors
+
+
+def test_the_bounded_variant_is_cleanlabs_where_nothing_is_left_out():
+    predictions, _ = made(seed=2, count=900, classes=5, kept=5)
+    rows = label_issues.confident(predictions, 5)
+    issues = label_issues.find(predictions, 5)
+    assert "cleanlab" in issues.method
+    assert len(rows) > 20
+    assert set(rows.tolist()) == set(issues.row.tolist())
+    assert (np.diff(issues.quality) >= 0).all()
+    assert (issues.suggested != predictions.label[issues.row]).all()
+    predictions.rows = None
+    bounded = label_issues.find(predictions, 5)
+    assert "likeliest" in bounded.method and bounded.row.tolist() == issues.row.tolist()
+
+
+def clean_module():
+    spec = importlib.util.spec_from_file_location("clean", ROOT / "datasets/clean.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["clean"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def a_list(tmp_path):
+    path = tmp_path / "val.txt"
+    path.write_text("a b.jpg 0\nc.jpg 1\nd.jpg 2\ne.jpg 0\n")
+    return path
+
+
+def decide(folder, *rows):
+    path = folder / "decisions.csv"
+    path.write_text("path,label,action,new_label\n" + "".join(f"{row}\n" for row in rows))
+    return path
+
+
+def test_clean_drops_relabels_and_keeps(a_list, tmp_path):
+    clean = clean_module()
+    decisions = decide(
+        tmp_path, f"{tmp_path}/a b.jpg,0,relabel,2", f"{tmp_path}/c.jpg,1,drop,", f"{tmp_path}/d.jpg,2,keep,0", f"{tmp_path}/e.jpg,0,,1"
+    )
+    out = tmp_path / "new.txt"
+    assert clean.main([str(a_list), "--decisions", str(decisions), "--out", str(out)]) == 0
+    assert out.read_text() == "a b.jpg 2\nd.jpg 2\ne.jpg 0\n"
+    away = tmp_path / "away" / "new.txt"
+    clean.clean(a_list, decisions, away)
+    assert away.read_text().splitlines()[0] == f"{tmp_path}/a b.jpg 2"
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{}/zz.jpg,0,drop,", "not in"),
+        ("{}/c.jpg,0,drop,", "another state"),
+        ("{}/c.jpg,1,burn,", "allowed: keep, drop, relabel"),
+        ("{}/c.jpg,1,relabel,", "must be class numbers"),
+        ("{}/c.jpg,1,relabel,-2", "from 0"),
+        ("{0}/c.jpg,1,drop,\n{0}/c.jpg,1,keep,", "another decision"),
+    ],
+)
+def test_clean_refuses_and_writes_nothing(a_list, tmp_path, row, message, capsys):
+    clean = clean_module()
+    decisions = decide(tmp_path, row.format(tmp_path))
+    out = tmp_path / "new.txt"
+    assert clean.main([str(a_list), "--decisions", str(decisions), "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+    assert clean.main([str(a_list), "--decisions", str(decide(tmp_path)), "--out", str(a_list)]) == 2
+
+
+# ------------------------------------------------------------------------------------------------ Grad-CAM
+
+
+class Plain(torch.nn.Module):
+    """Normalises nothing, and is its own net: enough of a BaseModel for Grad-CAM."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def evaluating(self):
+        import contextlib
+
+        return contextlib.nullcontext(self.net.eval())
+
+    def normalise(self, images):
+        return images.float() / 255
+
+
+def test_gradcam_is_the_class_activation_map_of_a_linear_head():
+    """After global average pooling and one linear layer, Grad-CAM is CAM (Selvaraju et al., section 3)."""
+    from network.gradcam import gradcam
+
+    torch.manual_seed(0)
+    conv, head = torch.nn.Conv2d(3, 7, 3, stride=2), torch.nn.Linear(7, 4)
+    net = torch.nn.Sequential(conv, torch.nn.ReLU(inplace=True), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
+    images = torch.randint(0, 256, (3, 3, 17, 17), dtype=torch.uint8)
+    classes = torch.tensor([0, 3, 1])
+    found = gradcam(Plain(net), images, classes)
+    with torch.no_grad():
+        features = torch.relu(conv(images.float() / 255))
+        wanted = torch.einsum("bchw,bc->bhw", features, head.weight[classes]).relu()
+    wanted = wanted / wanted.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    assert found.shape == (3, 8, 8) and not found.requires_grad
+    assert float(found.max()) == 1
+    assert torch.allclose(found, wanted, atol=1e-4)
+
+
+def test_gradcam_of_tokens_is_none():
+    from network.gradcam import gradcam
+
+    class Tokens(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm, self.head = torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+
+        def forward(self, images):
+            return self.head(self.norm(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1))
+
+    assert gradcam(Plain(Tokens()), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)) is None
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_a_huge_evaluation_holds_no_square_and_no_full_table(tmp_path):
+    """50,030 classes: what the scores allocate grows with the images, not with images x classes (30 GB) or classes squared."""
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    count, classes = 20_000, 50_030
+    top = rng.integers(0, classes, (count, 5))
+    probability = np.sort(rng.dirichlet(np.ones(6), count).astype(np.float32)[:, :5], axis=1)[:, ::-1]
+    predictions = Predictions(np.arange(count), top[:, 1].copy(), top, probability, probability[:, 1].copy(), np.ones(count, bool))
+    tracemalloc.start()
+    more_scores(predictions, classes, [3] * classes)
+    bootstrap.intervals(predictions, classes, [3] * classes, 0, resamples=2)
+    label_issues.find(predictions, classes)
+    confused_pairs(predictions, classes, 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6
+
+
+def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, small, tmp_path):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    flags = ["--load", "checkpoints/run/last.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0, "--resamples", 20]
+    assert "--calibrate" in script("eval.py", *flags, "--tag", "run", "--temperature", "ckpt").err
+    before = checkpoint.load("checkpoints/run/last.pt")
+    first = script("eval.py", *flags, "--tag", "run", "--calibrate")
+    assert first.code == 0, first.err
+    after = checkpoint.load("checkpoints/run/last.pt")
+    fitted = after.pop("calibration")
+    assert after["weights"].keys() == before["weights"].keys()
+    assert all(torch.equal(after["weights"][name], value) for name, value in before["weights"].items())
+    old = tmp_path / "results/run/1/predictions.csv"
+    result = script("eval.py", *flags, "--tag", "warm", "--temperature", "ckpt", "--compare", old, "--no-report")
+    assert result.code == 0, result.err
+    warm = json.loads((tmp_path / "results/warm/1/metrics.json").read_text())
+    cold = json.loads((tmp_path / "results/run/1/metrics.json").read_text())
+    assert warm["loss"] == pytest.approx(fitted["loss_after"], abs=1e-5)
+    assert cold["loss"] == pytest.approx(fitted["loss_before"], abs=1e-5)
+    assert warm["top1"] == cold["top1"] and warm["compare"]["p_value"] == 1
+    assert (tmp_path / "results/run/1/report.html").is_file() and not (tmp_path / "results/warm/1/report.html").exists()
+    assert script("eval.py", *flags, "--tag", "run", "--tta", "flip").code == 0
+    runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
+    assert [run["tta"] for run in runs] == ["none", "flip"]
+    assert "With other views" in (tmp_path / "results/run/1/report.html").read_text()
+    csv_path = tmp_path / "submission.csv"
+    flags = [flag for flag in flags if flag not in ("--resamples", 20)]
+    assert script("submit.py", *flags, "--tag", "run", "--temperature", "ckpt", "--out", csv_path).code == 0

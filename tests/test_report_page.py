@@ -1,0 +1,240 @@
+"""report.html in a real browser (Debian's chromium, chromium-driver): from disk, by mouse and by keys."""
+
+import csv
+import os
+import shutil
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from dataloader.classes import Classes
+from utils import label_issues
+from utils.bootstrap import intervals
+from utils.metrics import Predictions, Rows, more_scores, score
+from utils.report import page, pictures, results
+
+CLASSES, IMAGES = 130, 1300
+NASTY = '</script><b onmouseover="x">Émile & "co"'
+
+
+def scored_set(folder):
+    """1300 predictions of 130 classes with real image files, a class without images, and a name that wants to be markup."""
+    rng = np.random.default_rng(0)
+    label = np.arange(IMAGES) % (CLASSES - 1)
+    logits = rng.normal(size=(IMAGES, CLASSES)) * 1.5
+    logits[np.arange(IMAGES), label] += 4
+    probability = np.exp(logits)
+    probability = (probability / probability.sum(axis=1, keepdims=True)).astype(np.float32)
+    top = np.argsort(-probability, axis=1)[:, :5]
+    columns = (np.arange(IMAGES), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(IMAGES), label])
+    predictions = Predictions(*columns, np.ones(IMAGES, bool), Rows(np.arange(IMAGES), probability))
+    for k in range(8):
+        cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
+    files = SimpleNamespace(path=lambda index: str(folder / f"{index % 8}.jpg"), __len__=lambda: IMAGES)
+    names = [f"thing {k}" for k in range(CLASSES)]
+    names[7] = NASTY
+    return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))
+
+
+def write_page(folder, scored):
+    predictions, classes = scored.predictions, scored.classes
+    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.images)}
+    metrics["intervals"] = intervals(predictions, classes.count, classes.images, 0, 20)
+    metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
+    rows = pictures.surest_errors(predictions)
+    heat = np.linspace(0, 1, 4, dtype=np.float32).reshape(2, 2)
+    maps = {int(index): heat for index in predictions.index[rows]}
+    history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
+    path = folder / "tag" / "3" / "report.html"
+    page.write(path, scored, metrics, page.Extra(label_issues.find(predictions, classes.count), maps, history=history))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    scored = scored_set(folder)
+    return folder, scored, write_page(folder, scored)
+
+
+@pytest.fixture(scope="module")
+def browser(made):
+    """A headless Chromium; where there is none the tests are left out, but not in CI, which installs one."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        if os.environ.get("CI_CHROMIUM"):
+            pytest.fail("chromium or chromedriver is missing: apt-get install chromium chromium-driver")
+        pytest.skip("no chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(made[0] / "downloads")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def at(browser, made):
+    """The page, freshly opened; afterwards nothing may stand in the console."""
+    browser.get(made[2].as_uri())
+    yield SimpleNamespace(
+        browser=browser,
+        find=lambda css: browser.find_element("css selector", css),
+        all=lambda css: browser.find_elements("css selector", css),
+        texts=lambda css: browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(x => x.textContent)", css),
+    )
+    assert browser.get_log("browser") == []
+
+
+def click(at, css):
+    node = at.find(css)
+    at.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
+    node.click()
+
+
+def test_the_page_is_one_file_and_nothing_in_it_comes_from_elsewhere(made):
+    text = made[2].read_text()
+    for word in ("http://", "https://", "@import", '<link rel="stylesheet'):
+        assert word not in text.replace("http://www.w3.org/", "")
+    assert "<b onmouseover" not in text
+    assert len(text) < 20_000_000
+
+
+def test_classes_are_sorted_filtered_and_paged(at, made):
+    scored = made[1]
+    counts = results.per_class(scored.predictions, CLASSES)
+    name = "#class-table tbody tr td:nth-child(2)"
+    worst = np.lexsort((np.arange(CLASSES), np.where(counts["count"] > 0, counts["accuracy"], 9)))
+    assert at.texts(name) == [scored.classes.name(k) for k in worst[:50]]
+    click(at, "#class-table th:nth-child(5) button")  # images
+    head = at.find("#class-table th:nth-child(5)")
+    assert head.get_attribute("aria-sort") == "descending"
+    column = [int(text) for text in at.texts("#class-table tbody tr td:nth-child(5)")]
+    assert column == sorted(column, reverse=True) and len(set(column)) > 1
+    at.find("#class-table th:nth-child(5) button").send_keys("\ue007")  # Enter
+    assert at.find("#class-table th:nth-child(5)").get_attribute("aria-sort") == "ascending"
+    assert at.texts("#class-table tbody tr td:nth-child(5)")[0] == "0"
+    click(at, "#class-table th:nth-child(2) button")  # names, as people count
+    assert at.texts(name)[1:4] == ["thing 0", "thing 1", "thing 2"]
+    click(at, "#class-pager button:last-child")
+    assert at.texts("#class-pager span") == ["page 2 of 3"]
+    at.find("#class-filter").send_keys("thing 12")
+    assert at.texts(name) == ["thing 12", "thing 112", *(f"thing {k}" for k in range(120, 130))]
+    assert at.texts("#class-count") == ["12 of 130"]
+    click(at, "#class-seen")
+    assert at.texts("#class-count") == ["11 of 130"]
+    at.find("#class-filter").clear()
+    at.find("#class-filter").send_keys("émile")
+    assert at.texts(name) == [NASTY]
+
+
+def test_confusions_are_searched_and_the_matrix_is_zoomed_by_keys_and_mouse(at, made):
+    from utils.metrics import confused_pairs
+
+    scored = made[1]
+    pairs = confused_pairs(scored.predictions, CLASSES, 100_000).tolist()
+    shown = at.texts("#pairs tbody tr")
+    assert len(shown) == 50 and len(pairs) > 50
+    assert shown[0].startswith(scored.classes.name(pairs[0][0]) + scored.classes.name(pairs[0][1]))
+    at.find("#pair-search").send_keys("thing 128")
+    rows = at.texts("#pairs tbody tr")
+    assert len(rows) == sum(128 in pair[:2] for pair in pairs) > 0
+    assert all("thing 128" in row for row in rows)
+    assert at.texts("#window") == ["rows 110–129, columns 110–129"]  # the matrix goes where the search does
+    click(at, "#zoom-all")
+    assert at.texts("#window") == ["rows 0–129, columns 0–129"]
+    at.find("#matrix").send_keys("+")
+    near = at.texts("#window")
+    assert near == ["rows 32–97, columns 32–97"]
+    at.find("#matrix").send_keys("\ue014")  # the right arrow
+    assert at.texts("#window") == ["rows 32–97, columns 45–110"]
+    click(at, "#zoom-out")
+    assert at.texts("#window") == ["rows 0–129, columns 0–129"]
+    painted = (
+        "const c = document.getElementById('matrix'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
+    )
+    assert at.browser.execute_script(painted)
+
+
+def test_errors_are_paged_by_click_and_by_key(at, made):
+    first = at.texts("#gallery .item")
+    assert len(first) == 12
+    assert len(at.all("#gallery .pair img")) == 24  # a picture and its Grad-CAM each
+    assert at.all("#gallery .near img")
+    click(at, "#error-pager button:last-child")
+    second = at.texts("#gallery .item")
+    assert at.texts("#error-pager span") == ["page 2 of 4"] and second != first
+    at.find("#gallery").send_keys("\ue014")
+    assert at.texts("#error-pager span") == ["page 3 of 4"]
+    at.find("#gallery").send_keys("\ue012")
+    assert at.texts("#gallery .item") == second
+    sure = [float(text.split()[0]) for text in at.texts("#gallery .item .top span:nth-child(2)")]
+    assert sure == sorted(sure, reverse=True)
+    at.find("#error-order").send_keys("least")
+    sure = [float(text.split()[0]) for text in at.texts("#gallery .item .top span:nth-child(2)")]
+    assert sure == sorted(sure)
+    label = at.texts("#gallery .item strong")[0]
+    at.find("#error-filter").send_keys(label)
+    assert at.texts("#error-count")[0].endswith("of 48") and all(label in text for text in at.texts("#gallery .item"))
+    assert at.browser.execute_script("return [...document.images].every(x => !x.complete || x.naturalWidth > 0)")
+
+
+def test_marks_are_exported_for_clean(at, made):
+    import time
+
+    issues = label_issues.find(made[1].predictions, CLASSES)
+    assert not at.find("#export").is_enabled()
+    click(at, "#issues .item:nth-child(1) [value=drop]")
+    click(at, "#issues .item:nth-child(2) [value=relabel]")
+    click(at, "#issue-pager button:last-child")
+    click(at, "#issue-pager button:first-child")
+    assert at.find("#issues .item:nth-child(1) [value=drop]").is_selected()  # a mark outlives the page it is on
+    assert at.texts("#marked") == [f"2 of {min(60, len(issues.row))} marked"]
+    click(at, "#export")
+    path = made[0] / "downloads" / "label_decisions.csv"
+    for _ in range(100):
+        if path.is_file() and path.stat().st_size:
+            break
+        time.sleep(0.05)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    label = made[1].predictions.label[issues.row]
+    wanted = [("drop", label[0], ""), ("relabel", label[1], str(issues.suggested[1]))]
+    assert [(row["action"], int(row["label"]), row["new_label"]) for row in rows] == wanted
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_needs_no_sideways_scrolling_and_text_can_be_read(at, dark):
+    scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
+    at.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+    at.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    try:
+        assert at.browser.execute_script("return document.documentElement.scrollWidth") == 390
+        for css in ("h1", ".soft", "#class-table td", ".error"):
+            colour, ground = (
+                at.browser.execute_script(f"return getComputedStyle(document.querySelector({css!r})).color"),
+                at.browser.execute_script("return getComputedStyle(document.querySelector('.card')).backgroundColor"),
+            )
+            assert contrast(colour, ground) >= 4.5, css
+        assert at.browser.execute_script("return getComputedStyle(document.body).backgroundColor") == (
+            "rgb(22, 22, 21)" if dark else "rgb(246, 246, 244)"
+        )
+    finally:
+        at.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        at.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def contrast(one, other):
+    """WCAG 2's ratio of two colours of the form rgb(r, g, b)."""
+    lights = []
+    for text in (one, other):
+        channels = np.array([int(part) for part in text[4:-1].split(",")]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        lights.append(float(linear @ [0.2126, 0.7152, 0.0722]))
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

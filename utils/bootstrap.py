@@ -1,0 +1,172 @@
+"""How sure a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import UserError
+from utils.logger import progress
+from utils.metrics import BINS, TINY, Predictions, f1, shot_groups
+
+RESAMPLES = 1000
+AUC_FLOATS = 500_000  # more probabilities than these: no interval for ROC-AUC, whose resamples would take minutes
+
+
+class _Columns(NamedTuple):
+    label: NDArray[np.int64]
+    first: NDArray[np.int64]
+    share: NDArray[np.float64]  # (N, 3): top1, top5, loss
+    confidence: NDArray[np.float64]
+    place: NDArray[np.int64]
+    groups: dict[str, NDArray[np.bool_]]
+
+
+def intervals(
+    predictions: Predictions, num_classes: int, images: list[int] | None, seed: int, resamples: int = RESAMPLES
+) -> dict[str, list[float]]:
+    """The 95 % interval of each score, as {name: [low, high]}; images are drawn with replacement, `resamples` times.
+
+    The resamples' mean is moved onto the score first: with few images a class, a resample that lacks some of them has a
+    lower macro F1 and a higher calibration error than its list, and the plain interval would not hold the score.
+
+    The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals.
+    """
+    seen = predictions.seen
+    if not seen.any():
+        return {}
+    columns = _columns(predictions, seen, images)
+    area = _area(predictions, num_classes)
+    rng = np.random.default_rng([seed, 95])
+    count = len(columns.label)
+    drawn: dict[str, list[float]] = {}
+    for _ in progress(range(resamples), "bootstrap", resamples):
+        weight = np.bincount(rng.integers(0, count, count), minlength=count)
+        for name, value in {**_resample(columns, weight, num_classes), **({"roc_auc": area(weight)} if area else {})}.items():
+            drawn.setdefault(name, []).append(value)
+    scores = {**_resample(columns, np.ones(count, np.int64), num_classes), **({"roc_auc": area(np.ones(count, np.int64))} if area else {})}
+    return {name: _around(scores[name], np.array(values), name) for name, values in drawn.items() if not np.isnan(scores[name])}
+
+
+def _around(score: float, values: NDArray[np.float64], name: str) -> list[float]:
+    """Low and high, moved so that the resamples' mean stands on the score, and kept within what the score can be."""
+    moved = np.nanpercentile(values, (2.5, 97.5)) + score - np.nanmean(values)
+    return np.clip(moved, 0, np.inf if name == "loss" else 1).tolist()
+
+
+def _columns(predictions: Predictions, seen: NDArray[np.bool_], images: list[int] | None) -> _Columns:
+    label, top = predictions.label[seen], predictions.top[seen]
+    hit = top == label[:, None]
+    loss = -np.log(np.maximum(predictions.true_probability[seen].astype(np.float64), TINY))
+    share = np.stack([hit[:, 0], hit[:, :5].any(axis=1), loss], axis=1)
+    confidence = predictions.probability[seen, 0].astype(np.float64)
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return _Columns(label, top[:, 0], share, confidence, place, shot_groups(images) if images else {})
+
+
+def _resample(columns: _Columns, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
+    """Every score of one resample, in which image i stands weight[i] times."""
+    hit = weight * columns.share[:, 0]
+    total = np.bincount(columns.label, weights=weight, minlength=num_classes)
+    right = np.bincount(columns.label, weights=hit, minlength=num_classes)
+    recall = np.divide(right, total, out=np.full(num_classes, np.nan), where=total > 0)
+    mean = float(np.nanmean(recall))
+    macro, weighted = f1(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
+    gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
+    top1, top5, loss = (weight @ columns.share / len(weight)).tolist()
+    scores = {"top1": top1, "top5": top5, "loss": loss, "mean_class_accuracy": mean, "mean_class_error": 1 - mean}
+    scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / len(weight))}
+    for name, member in columns.groups.items():
+        inside = recall[member & (total > 0)]
+        scores[f"{name}_accuracy"] = float(inside.mean()) if len(inside) else np.nan
+    return scores
+
+
+def _area(predictions: Predictions, num_classes: int) -> Any:
+    """A function weight -> macro ROC-AUC; None where there is no ROC-AUC or it would take too long."""
+    rows, seen = predictions.rows, predictions.seen
+    if rows is None or len(rows.row) < len(seen) or rows.probability.size > AUC_FLOATS:
+        return None
+    label = predictions.label[rows.row][seen[rows.row]]
+    if len(np.unique(label)) < num_classes:
+        return None
+    probability = rows.probability[seen[rows.row]]
+    order = [np.argsort(probability[:, k], kind="stable") for k in range(num_classes)]
+    steps = [np.flatnonzero(np.diff(probability[order[k], k], prepend=-1)) for k in range(num_classes)]
+
+    def area(weight: NDArray[np.int64]) -> float:
+        found = []
+        for k in range(num_classes):
+            sorted_weight = weight[order[k]]
+            mine = label[order[k]] == k
+            positive = np.add.reduceat(sorted_weight * mine, steps[k])  # ties stand together
+            negative = np.add.reduceat(sorted_weight * ~mine, steps[k])
+            pairs = positive.sum() * negative.sum()
+            if pairs:
+                found.append((positive * (negative.cumsum() - negative / 2)).sum() / pairs)
+        return float(np.mean(found))
+
+    return area
+
+
+# ------------------------------------------------------------------------------------------------ two predictions
+
+
+class Compared(NamedTuple):
+    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
+
+    only_this, only_other: images that one alone gets right. p_value: two-sided. rows: int64 (M,), those whose
+    prediction changed. other: int64 (N,), the others' classes, -1 where unreadable.
+    """
+
+    only_this: int
+    only_other: int
+    both: int
+    neither: int
+    p_value: float
+    rows: NDArray[np.int64]
+    other: NDArray[np.int64]
+
+
+def compare(predictions: Predictions, files: Any, path: str) -> Compared:
+    """Compare with the predictions.csv of another evaluation.
+
+    Raises:
+        UserError: no such file, not a predictions.csv, or one of another list (the first row that differs is named).
+    """
+    from scipy.stats import binomtest
+
+    other = _read(predictions, files, path)
+    seen = predictions.seen & (other >= 0)
+    first, label = predictions.top[:, 0], predictions.label
+    here, there = (first == label)[seen], (other == label)[seen]
+    only_this, only_other = int((here & ~there).sum()), int((there & ~here).sum())
+    p_value = float(binomtest(only_this, only_this + only_other, 0.5).pvalue) if only_this + only_other else 1.0
+    rows = np.flatnonzero(seen & (first != other))
+    return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
+
+
+def _read(predictions: Predictions, files: Any, path: str) -> NDArray[np.int64]:
+    advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
+    if not Path(path).is_file():
+        raise UserError(f"--compare: there is no file {path}. {advice}")
+    found = []
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"path", "label", "predicted"} <= set(reader.fieldnames or []):
+            raise UserError(f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {advice}")
+        for row, line in enumerate(reader):
+            if row < len(predictions.index):
+                mine = (files.path(int(predictions.index[row])), str(predictions.label[row]))
+                if (line["path"], line["label"]) != mine:
+                    got = f"{line['path']} (label {line['label']})"
+                    raise UserError(f"--compare: row {row + 2} of {path} is {got}, here it is {mine[0]} (label {mine[1]}). {advice}")
+            found.append(line["predicted"])
+    if len(found) != len(predictions.index):
+        raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {advice}")
+    try:
+        return np.array([int(value) if value else -1 for value in found], dtype=np.int64)
+    except ValueError as error:
+        raise UserError(f"--compare: {path} holds a prediction that is no class number ({error}). {advice}") from error

@@ -1,0 +1,169 @@
+"""report.html of an evaluation: one file, no network, for a desk, a phone and the dark."""
+
+import json
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.bootstrap import Compared
+from utils.files import atomic_write
+from utils.label_issues import Issues
+from utils.metrics import confused_pairs, per_class
+from utils.report import page_plots
+from utils.report.pictures import Pictures, error_cards, issue_cards
+
+MOST_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
+MOST_CHANGED = 200
+TITLES = {
+    "top1": "Top-1",
+    "top5": "Top-5",
+    "mean_class_accuracy": "Mean class accuracy",
+    "mean_class_error": "Mean class error",
+    "macro_f1": "Macro F1",
+    "weighted_f1": "Weighted F1",
+    "loss": "Log loss",
+    "ece": "Calibration error",
+    "roc_auc": "ROC-AUC (macro)",
+    "head_accuracy": "Head (> 100 images)",
+    "middle_accuracy": "Middle (20–100)",
+    "tail_accuracy": "Tail (< 20)",
+}
+IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
+
+
+@dataclass
+class Extra:
+    """What the page shows beyond the scores; what is empty is left out, or said to be missing.
+
+    maps: Grad-CAM by image, float32 (h, w). note: why there are none. history: training's scores an epoch.
+    runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
+    """
+
+    issues: Issues
+    maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    note: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    compared: Compared | None = None
+    seed: int = 0
+
+
+def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
+    """Write the page; `scored` is results.Scored, `metrics` what stands in metrics.json."""
+    import jinja2
+
+    predictions, files, classes = scored
+    pictures = Pictures(files)
+    issues = issue_cards(scored, extra.issues, pictures)
+    data = {
+        "classes": _class_columns(scored),
+        "pairs": confused_pairs(predictions, classes.count, MOST_PAIRS).T.tolist(),
+        "errors": error_cards(scored, pictures, extra.maps),
+        "issues": issues,
+    }
+    sizes, sized = page_plots.by_size(predictions, files, extra.seed)
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=f"{path.parent.parent.name} / {path.parent.name}",
+        numbers=headline(metrics),
+        metrics=metrics,
+        extra=extra,
+        data=embed(data),
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        code=(folder / "report.js").read_text(encoding="utf-8"),
+        plots=_plots(scored, extra, sizes),
+        sized=sized,
+        runs=extra.runs,
+        compared=_compared(scored, extra.compared),
+        made_by=made_by(),
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8", "replace"))
+
+
+def headline(metrics: dict[str, Any]) -> list[dict[str, str]]:
+    """The scores that there are, as text: title, value, low and high of the interval ("" where there is none)."""
+    rows = []
+    for name, title in TITLES.items():
+        if name in metrics:
+            low, high = metrics.get("intervals", {}).get(name, (None, None))
+            texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]
+            rows.append({"name": name, "title": title, "value": texts[0], "low": texts[1], "high": texts[2]})
+    return rows
+
+
+def _number(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name in IN_PERCENT else f"{value:.4f}"
+
+
+def embed(data: Any) -> str:
+    """JSON that may stand inside a <script>: a class called "</script>" must not end it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+
+
+def made_by() -> dict[str, str]:
+    """The command, the folder, and the versions of what ran it."""
+    import torch
+    import torchvision
+
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "folder": str(Path.cwd()),
+        "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, torchvision {torchvision.__version__}, {card}",
+        "numpy": np.__version__,
+    }
+
+
+def _class_columns(scored: Any) -> dict[str, list[Any]]:
+    """The class table, a list a column; a class without validation images has no accuracy."""
+    predictions, _, classes = scored
+    counts = per_class(predictions, classes.count)
+    named = [classes.name(label).encode("utf-8", "replace").decode() for label in range(classes.count)]
+    return {
+        "name": named if classes.names else [],
+        "train": list(classes.images) if classes.images else [],
+        **{key: counts[key].tolist() for key in ("count", "predicted", "correct")},
+    }
+
+
+def _plots(scored: Any, extra: Extra, sizes: list[tuple[str, float, int]]) -> dict[str, str]:
+    predictions, _, classes = scored
+    counts = page_plots.by_train_count(predictions, classes.images)
+    return {
+        "reliability": page_plots.reliability_diagram(predictions),
+        "size": page_plots.accuracy_bars(sizes, "side of the image, pixels") if sizes else "",
+        "count": page_plots.accuracy_bars(counts, "training images of the class") if counts else "",
+        "curves": page_plots.training_curves(extra.history) if extra.history else "",
+    }
+
+
+def _compared(scored: Any, compared: Compared | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    predictions, files, classes = scored
+    rows = [
+        {
+            "path": files.path(int(predictions.index[row])),
+            "label": classes.name(int(predictions.label[row])),
+            "here": classes.name(int(predictions.top[row, 0])),
+            "there": _name(classes, int(compared.other[row])),
+        }
+        for row in compared.rows[:MOST_CHANGED].tolist()
+    ]
+    return {"rows": rows, "changed": len(compared.rows), **compared._asdict() | {"rows": rows}}
+
+
+def _name(classes: Any, label: int) -> str:
+    return classes.name(label) if label < classes.count else str(label)

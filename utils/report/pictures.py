@@ -1,0 +1,135 @@
+"""The pictures of report.html: errors with where the network looked and what it may have mixed them up with; likely label errors."""
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.label_issues import Issues
+from utils.logger import progress
+from utils.metrics import Predictions
+
+SIDE, SMALL = 160, 72  # of a picture and of a neighbour, in pixels
+MOST_ERRORS, MOST_ISSUES, NEIGHBOURS = 48, 60, 4
+MOST_BYTES = 12_000_000  # of all pictures together, as base64; the page stays below 20 MB
+NAMED = 5  # classes named for an error
+
+
+@dataclass
+class Pictures:
+    """Makes data URLs of small JPEGs, until MOST_BYTES are spent; "" for what cannot be read or has no more room."""
+
+    files: Any
+    spent: int = 0
+    made: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def picture(self, index: int, side: int = SIDE) -> str:
+        """Image `index` of the list, at most `side` pixels."""
+        if (index, side) not in self.made:
+            image = self._read(index, side)
+            self.made[index, side] = "" if image is None else self._url(image)
+        return self.made[index, side]
+
+    def overlay(self, index: int, heat: NDArray[np.float32] | None) -> str:
+        """Image `index` under its Grad-CAM map, float32 (h, w) in 0..1; the map's square is stretched over the image."""
+        image = None if heat is None else self._read(index, SIDE)
+        if image is None or heat is None:
+            return ""
+        height, width = image.shape[:2]
+        wide = np.clip(cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+        colour = cv2.cvtColor(cv2.applyColorMap((wide * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+        return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
+
+    def _read(self, index: int, side: int) -> NDArray[np.uint8] | None:
+        import PIL.Image
+
+        try:
+            with PIL.Image.open(self.files.path(index)) as image:
+                image.draft("RGB", (side, side))
+                small = image.convert("RGB")
+                small.thumbnail((side, side))
+                return np.asarray(small)
+        except (OSError, ValueError, PIL.Image.DecompressionBombError):
+            return None
+
+    def _url(self, image: NDArray[np.uint8]) -> str:
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
+        text = base64.b64encode(jpeg.tobytes()).decode()
+        if self.spent + len(text) > MOST_BYTES:
+            return ""
+        self.spent += len(text)
+        return f"data:image/jpeg;base64,{text}"
+
+
+def surest_errors(predictions: Predictions, most: int = MOST_ERRORS) -> NDArray[np.int64]:
+    """Rows of the wrong predictions, the surest first, int64, at most `most`."""
+    rows = np.flatnonzero(predictions.seen & (predictions.top[:, 0] != predictions.label))
+    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
+
+
+def error_cards(scored: Any, pictures: Pictures, maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
+    """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
+
+    Neighbours are the validation images of the predicted class that were rightly and most surely called so.
+    """
+    predictions, files, classes = scored
+    rows = surest_errors(predictions)
+    near = _examples(predictions, np.unique(predictions.top[rows, 0]))
+    cards = []
+    for row in progress(rows.tolist(), "pictures", len(rows)):
+        index, label, first = int(predictions.index[row]), int(predictions.label[row]), int(predictions.top[row, 0])
+        named = zip(predictions.top[row, :NAMED].tolist(), predictions.probability[row, :NAMED].tolist(), strict=True)
+        cards.append(
+            {
+                "path": _text(files.path(index)),
+                "label": _text(classes.name(label)),
+                "called": _text(classes.name(first)),
+                "sure": float(predictions.probability[row, 0]),
+                "true": float(predictions.true_probability[row]),
+                "top": [[_text(classes.name(k)), round(p, 4)] for k, p in named],
+                "picture": pictures.picture(index),
+                "cam": pictures.overlay(index, maps.get(index)),
+                "near": [url for url in (pictures.picture(other, SMALL) for other in near.get(first, [])) if url],
+            }
+        )
+    return cards
+
+
+def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
+    """What the page asks about labels, the likeliest error first."""
+    predictions, files, classes = scored
+    cards = []
+    for row, quality, other in zip(*(column[:MOST_ISSUES].tolist() for column in issues[:3]), strict=True):
+        index, label = int(predictions.index[row]), int(predictions.label[row])
+        choices = dict.fromkeys([other, *predictions.top[row].tolist()])
+        cards.append(
+            {
+                "path": _text(files.path(index)),
+                "label": label,
+                "name": _text(classes.name(label)),
+                "quality": quality,
+                "choices": [[k, _text(classes.name(k))] for k in choices if k != label],
+                "picture": pictures.picture(index),
+            }
+        )
+    return cards
+
+
+def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, list[int]]:
+    """Places of the surest right images of each wanted class."""
+    right = np.flatnonzero(predictions.seen & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted))
+    right = right[np.argsort(-predictions.probability[right, 0], kind="stable")]
+    found: dict[int, list[int]] = {}
+    for row in right.tolist():
+        mine = found.setdefault(int(predictions.label[row]), [])
+        if len(mine) < NEIGHBOURS:
+            mine.append(int(predictions.index[row]))
+    return found
+
+
+def _text(name: str) -> str:
+    """A name that can stand in UTF-8; bytes of other encodings become question marks."""
+    return name.encode("utf-8", "replace").decode()
