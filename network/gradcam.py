@@ -23,7 +23,8 @@ def explain(predictor: Predictor, loader: Any) -> dict[int, NDArray[np.float32]]
     maps: dict[int, NDArray[np.float32]] = {}
     for batch in progress(loader, "Grad-CAM", len(loader)):
         images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
-        found = gradcam(model, images)
+        with model.autocast():  # the weights may be cast already
+            found = gradcam(model, images)
         if found is None:
             return {}
         maps.update(zip(batch.index.tolist(), found.cpu().numpy(), strict=True))
@@ -48,7 +49,7 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
                 return  # pooled: no places are left
             last[:] = [output]
 
-    with torch.enable_grad(), model.autocast(), model.evaluating() as net:
+    with torch.enable_grad(), model.evaluating() as net:
         hooks = [module.register_forward_hook(remember) for module in net.modules()]
         try:
             logits = net(model.normalise(images).requires_grad_(True)).float()
