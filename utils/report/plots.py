@@ -123,6 +123,16 @@ def bars(path: Path, values: dict[str, list[float]], title: str) -> None:
     _save(figure, path)
 
 
+def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
+    """`y` over `x` as a line with points; names of the axes; an upright line at `mark`."""
+    figure, (axis,) = _figure(7, 4, 1)
+    axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1)
+    axis.plot(x, y, marker="o")
+    axis.set(xlabel=names[0], ylabel=names[1], xticks=x)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def neighbour_grid(path: Path, rows: list[list[tuple[str, str, bool | None]]]) -> None:
     """A sheet with a line of images for each of `rows`: (file, caption, framed green, red, or not at all)."""
     columns = max(len(row) for row in rows)
