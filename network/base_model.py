@@ -59,6 +59,7 @@ class BaseModel(nn.Module):
         self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
         self.step_count = 0
         self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
+        self._forwarded = False
         self.grad_norm: Tensor | None = None  # of the last step, before clipping
 
     def build(self, arch: str) -> nn.Module:
@@ -96,7 +97,9 @@ class BaseModel(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images as `normalise` takes them; in training by way of what --compile and torchrun put in between."""
         run = self.runner if self.training and self.runner is not None else self.net
+        self._forwarded = True
         return run(self.normalise(images))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -185,6 +188,9 @@ class BaseModel(nn.Module):
         place = self._batch.step
         first = place // self.opt.accumulate * self.opt.accumulate
         share = min(self.opt.accumulate, self.batches - first)
+        if self.runner is not None and not self._forwarded:
+            raise UserError(f"{type(self).__module__}: update() calls self.net(images), which torchrun and --compile miss: self(images).")
+        self._forwarded = False
         self.scaler.scale(loss / share).backward()
         if not self.between_steps(place + 1):
             return

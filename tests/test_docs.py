@@ -43,7 +43,9 @@ def commands(text):
 
 
 def readme_commands(name):
-    return [words for block in blocks(read(name), "bash") for words in commands(block)]
+    """Of torchrun's commands the script and its flags: that is what we parse."""
+    found = [words for block in blocks(read(name), "bash") for words in commands(block)]
+    return [["python", *words[words.index("train.py") :]] if words[0] == "torchrun" else words for words in found]
 
 
 def headings(name):
@@ -237,6 +239,8 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
+    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_eval"):
+        importlib.import_module(name).option_parser().parse_args(words)
     else:
         assert name == "tools.demo" and not words, name
 

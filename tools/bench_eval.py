@@ -45,8 +45,8 @@ ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it o
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and measure; returns the exit code."""
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
     parser = argparse.ArgumentParser(prog="-m tools.bench_eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
     parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
@@ -57,7 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", default="results/bench_eval", help="folder for the JSON and the plot")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    opt = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and measure; returns the exit code."""
+    opt = option_parser().parse_args(argv)
     start_logging()
     try:
         if opt.one:

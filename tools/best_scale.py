@@ -24,8 +24,8 @@ from utils.logger import log, start_logging
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and try; returns the exit code."""
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
     parser = argparse.ArgumentParser(prog="-m tools.best_scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", required=True, metavar="CKPT")
     parser.add_argument("--list", required=True, help="a validation list: path, space, label")
@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-b", "--batch_size", type=int, default=24)
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
-    opt = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and try; returns the exit code."""
+    opt = option_parser().parse_args(argv)
     start_logging()
     try:
         run(opt)

@@ -30,8 +30,8 @@ HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 
 SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and write; returns the exit code."""
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
     parser = argparse.ArgumentParser(prog="-m tools.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", required=True, metavar="CKPT")
     parser.add_argument("--list", required=True, help="images to embed: path, space, label")
@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-b", "--batch_size", type=int, default=64)
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
-    opt = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and write; returns the exit code."""
+    opt = option_parser().parse_args(argv)
     start_logging()
     try:
         run(opt)

@@ -28,8 +28,8 @@ FOLDS = 5
 MEANS = ("norm", "prior")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and fit; returns the exit code."""
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
     parser = argparse.ArgumentParser(prog="-m tools.long_tail", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--load", required=True, metavar="CKPT")
     parser.add_argument("--list", required=True, help="a validation list: path, space, label")
@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
     parser.add_argument("--seed", type=int, default=42, help="of the folds")
-    opt = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and fit; returns the exit code."""
+    opt = option_parser().parse_args(argv)
     start_logging()
     try:
         run(opt)
