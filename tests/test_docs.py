@@ -246,6 +246,8 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
         assert tool.main(words) == 0 and len(called) == 1
+    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_eval"):
+        importlib.import_module(name).option_parser().parse_args(words)
     else:
         assert name == "tools.demo" and not words, name
 
