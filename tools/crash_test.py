@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in progress(range(opt.runs), "killing"):
         workers, loader = (0, 1, 3)[number % 3], ("thread", "process")[number // 3 % 2]
         kills = disturbed(out, f"run{number}", [*flags, "-w", str(workers), "--loader", loader], length, rng)
-        results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differences(out, "whole", f"run{number}")})
+        results.append(
+            {"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differences(out, "whole", f"run{number}")}
+        )
     wrong = [result for result in results if result["wrong"]]
     write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
     kills = sum(result["kills"] for result in results)

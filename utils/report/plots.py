@@ -123,6 +123,32 @@ def bars(path: Path, values: dict[str, list[float]], title: str) -> None:
     _save(figure, path)
 
 
+def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, title: str) -> None:
+    """The loss over the learning rate of tools.lr_find.
+
+    Args:
+        columns: rate, loss and smoothed, each (N,).
+        best: the rate to mark, if any.
+    """
+    figure, (axis,) = _figure(8, 4.5, 1)
+    rate, mean = columns["rate"], columns["smoothed"]
+    axis.plot(rate, columns["loss"], color="tab:gray", alpha=0.4, linewidth=1, label="loss of a step")
+    axis.plot(rate, mean, color="tab:blue", linewidth=2, label="smoothed")
+    if best is not None:
+        height = float(mean[np.argmin(np.abs(np.log(rate / best)))])
+        axis.axvline(best, color="tab:red", linestyle="--", linewidth=1)
+        axis.plot([best], [height], "o", color="tab:red", label=f"falls fastest: {best:.2g}")
+    if len(mean):
+        low, high = float(mean.min()), float(np.median(mean[: max(1, len(mean) // 4)]))
+        axis.set_ylim(low - 0.3 * (high - low + 0.1), high + 0.8 * (high - low + 0.1))
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("training loss")
+    axis.set_title(title)
+    axis.legend(loc="upper left")
+    _save(figure, path)
+
+
 def _thumbnail(path: str, side: int = 160) -> np.ndarray:
     with PIL.Image.open(path) as image:
         small = image.convert("RGB")
