@@ -2,14 +2,18 @@
 
 import csv
 import os
+import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from options import parse_train
-from tools import lr_find
+from tools import lr_find, sweep_space
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -57,3 +61,79 @@ def test_a_range_test_that_cannot_be(tiny, capfd, tmp_path, monkeypatch, words, 
     monkeypatch.chdir(tmp_path)
     assert lr_find.main([*tiny, *words]) == 2
     assert part in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+def sweep(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tools.sweep", "--name", "s", "--space", "space.yaml", *map(str, words)]
+
+
+@pytest.mark.timeout(180)
+def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path, tiny):
+    pytest.importorskip("optuna")
+    import optuna
+
+    (tmp_path / "space.yaml").write_text("model: ['timm:test_resnet', 'timm:no_such']\nscale: [32, 48]\n")
+    flags = [word for word in tiny if word not in ("--model", "timm:test_resnet", "--scale", "32")]
+    words = sweep("--sampler", "grid", "--trials", 3, "--", *flags, "--epochs", 2)
+    with subprocess.Popen(words, cwd=tmp_path, env=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as cut:
+        for line in cut.stdout:
+            if line.startswith("s-0: top1"):
+                break
+        while not (tmp_path / "results/s/s-1.log").exists():
+            time.sleep(0.01)
+        cut.kill()
+    done = subprocess.run(words, cwd=tmp_path, env=CODE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s-1 was cut; its settings are run anew" in done.stdout
+    assert "s-0: top1" not in done.stdout  # what was done is not done again
+    assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
+    assert "s-2 failed: exit code 2: error: There is no" in done.stdout and "no_such" in done.stdout
+    with open(tmp_path / "results/s/trials.csv", newline="") as file:
+        rows = {row["tag"]: row for row in csv.DictReader(file)}
+    assert {tag: (row["state"], row["scale"], row["model"]) for tag, row in rows.items()} == {
+        "s-0": ("complete", "32", "timm:test_resnet"), "s-3": ("complete", "48", "timm:test_resnet"), "s-2": ("fail", "32", "timm:no_such"),
+    }  # fmt: skip
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
+    with open(tmp_path / "logs/s-0/metrics.csv", newline="") as file:
+        assert study.trials[0].value == max(float(row["val_top1"]) for row in csv.DictReader(file))
+    assert (tmp_path / "results/s/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "--tag s-best" in done.stdout.strip().splitlines()[-1]
+
+
+SPACES = {
+    "no flag": ("lrr: [1, 2]\n", "no option of train.py 'lrr'"),
+    "the tag": ("tag: [a, b]\n", "no option of train.py 'tag'"),
+    "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
+    "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
+    "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
+    "a value alone": ("lr: 3\n", "allowed: a list"),
+    "nothing": ("", "must hold lines"),
+    "no YAML": ("lr: [", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_a_bad_space(tmp_path, case):
+    text, part = SPACES[case]
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(part)):
+        sweep_space.read_space(tmp_path / "space.yaml", ["lr", "optimizer"])
+
+
+def test_ranges_and_their_grids(tmp_path):
+    (tmp_path / "s.yaml").write_text("lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\n")
+    space = sweep_space.read_space(tmp_path / "s.yaml", ["lr", "warmup", "hflip"])
+    table = sweep_space.grid(space)
+    assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1]) and table["warmup"] == [0, 2, 4] and table["hflip"] == [0, 0.5]
+    assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    from tools import sweep
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert sweep.main(["--name", "s", "--space", "x.yaml"]) == 2
+    assert "pip install 'optuna" in capsys.readouterr().err

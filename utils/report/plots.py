@@ -149,6 +149,33 @@ def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, t
     _save(figure, path)
 
 
+def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dict[str, dict[str, Any]]) -> None:
+    """The top-1 of a sweep's trials: in their order with the best so far, and against each setting.
+
+    Args:
+        done: (number, top1, settings) of the complete trials. space: of tools.sweep_space.
+    """
+    figure, axes = _figure(4 * (1 + len(space)), 3.8, 1 + len(space))
+    done = sorted(done, key=lambda trial: trial[0])
+    numbers, scores = [trial[0] for trial in done], [trial[1] for trial in done]
+    best = int(np.argmax(scores))
+    axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
+    axes[0].step(numbers, np.maximum.accumulate(scores), where="post", color="tab:red", label="best so far")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_xlabel("trial")
+    axes[0].set_ylabel("best validation top-1")
+    axes[0].legend()
+    for axis, (name, rule) in zip(axes[1:], space.items(), strict=True):
+        values = [str(trial[2][name]) if "choices" in rule else trial[2][name] for trial in done]
+        axis.plot(values, scores, "o", color="tab:blue")
+        axis.plot(values[best : best + 1], scores[best : best + 1], "o", color="tab:red")
+        if rule.get("log"):
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+        axis.margins(x=0.15)
+    _save(figure, path)
+
+
 def _thumbnail(path: str, side: int = 160) -> np.ndarray:
     with PIL.Image.open(path) as image:
         small = image.convert("RGB")
