@@ -137,3 +137,34 @@ def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert sweep.main(["--name", "s", "--space", "x.yaml"]) == 2
     assert "pip install 'optuna" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ TensorBoard
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = [sys.executable, ROOT / "train.py", *tiny, "--tag", "t", "--epochs", "5", "--histograms", "--save_minutes", "0"]
+    with subprocess.Popen(words, cwd=tmp_path, env=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as cut:
+        for line in cut.stdout:
+            if line.startswith("epoch 3/5"):
+                break
+        cut.kill()
+    done = subprocess.run([*words, "--resume"], cwd=tmp_path, env=CODE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
+    events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
+    wanted = {"train/loss", "train/lr", "train/grad_norm", "train/images_per_second", "train/data_wait", "val/loss", "val/top1"}
+    assert wanted <= set(events.Tags()["scalars"])
+    for name in events.Tags()["scalars"]:
+        assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name
+    assert [point.step for point in events.Images("val/confusion")] == [1, 2, 3, 4, 5]
+    assert [point.step for point in events.Images("input/first_batch")] == [0]
+    names = set(events.Tags()["histograms"])
+    assert {"weights/fc.weight", "gradients/fc.weight"} <= names
+    assert {name: [point.step for point in events.Histograms(name)] for name in names} == {key: [1, 2, 3, 4, 5] for key in names}
+    assert all(point.histogram_value.max > 0 for point in events.Histograms("gradients/fc.weight"))
+    with open(tmp_path / "logs/t/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])

@@ -17,9 +17,16 @@ WORST_PAIRS = 30
 
 
 def curves(path: Path, history: list[dict[str, Any]]) -> None:
-    """Loss, scores and learning rate over the epochs."""
-    figure, axes = _figure(13, 3.6, 3)
-    panels = (("loss", ("train_loss", "val_loss")), ("accuracy", ("val_top1", "val_mean_class_accuracy")), ("learning rate", ("lr",)))
+    """Loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
+    figure, axes = _figure(13, 7, 3, 2)
+    panels = (
+        ("loss", ("train_loss", "val_loss")),
+        ("accuracy", ("val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1", "val_swa_top1")),
+        ("learning rate", ("lr",)),
+        ("gradient norm, before clipping", ("grad_norm",)),
+        ("images per second", ("images_per_second",)),
+        ("share of the time waiting for data", ("data_wait",)),
+    )
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
@@ -28,8 +35,16 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if axis.lines:
+        if len(axis.lines) > 1:
             axis.legend()
+    if any(row.get("grad_norm", 0) > 0 for row in history):
+        axes[3].set_yscale("log")
+    axes[4].set_ylim(bottom=0)
+    axes[5].set_ylim(0, 1)
+    best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+    if best is not None:
+        axes[1].axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
+        axes[1].set_title(f"accuracy; best top-1 {best['val_top1']:.4f}, epoch {best['epoch']}")
     _save(figure, path)
 
 
