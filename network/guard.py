@@ -58,6 +58,7 @@ class Guard:
                 f"(from 0): {explain(model, batch)}."
             )
             if self.in_row == self.most:
+                self.in_row = 0
                 raise Diverged(f"{what} {self.most} steps in a row were skipped")
             log.warning(f"{what} The step is skipped.")
         return False

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from network.backbones import head_names
 from network.base_model import BaseModel
+from network.distill import Teacher
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
 from utils import checkpoint, processes
@@ -185,6 +186,15 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
     if stored[0]["tta"] != opt.tta:
         log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
     return float(stored[0]["temperature"])
+
+
+def load_teacher(opt: argparse.Namespace, student: BaseModel) -> Teacher:
+    """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit."""
+    model, _ = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
+    model.place(student.device)
+    model.dtype = student.dtype
+    model.requires_grad_(False)
+    return Teacher(model, opt, student)
 
 
 def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:

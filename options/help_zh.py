@@ -45,6 +45,10 @@ HELP = {
     "load": "从这些权重开始（检查点，或纯 state dict）",
     "eval.load": "一个检查点，或取平均的几个；可以是不同的网络",
     "resume": "接着训练：优化器与 epoch 一并恢复；没有 --load 时取该 tag 的 last.pt",
+    "head": "分类头：按夹角（cosine）、带间隔（arcface）、每类三个中心（subcenter）",
+    "head_scale": "余弦所乘的倍数",
+    "head_margin": "arcface、subcenter：加在目标类夹角上的弧度",
+    "pool": "gem：广义平均，指数可学习",
     "drop": "分类器之前的 dropout",
     "drop_path": "随机深度（stochastic depth），用于 timm 中支持它的网络",
     # ------------------------------------------------------------------------------------------ training
@@ -76,6 +80,12 @@ HELP = {
     "smooth": "标签平滑",
     "ohem_ratio": "ohem：只计最难的这一部分样本",
     "focal_gamma": "focal：对容易样本压低的程度",
+    "logit_adjust": "训练时把 tau 乘以类别占比的对数加到该类的 logit 上",
+    "class_weight": "按类别的有效图片数加权",
+    "cb_beta": "--class_weight effective：越接近 1，越接近数量的倒数",
+    "teacher": "同时学习这个检查点的概率",
+    "distill_alpha": "--teacher：它在损失中所占的份额",
+    "distill_temp": "--teacher：把它的概率软化多少",
     "mixup": "把成对的图片与标签混合",
     "cutmix": "把一张图的一块贴到另一张上",
     # ------------------------------------------------------------------------------------------ augmentation

@@ -54,6 +54,15 @@ def mixing(opt: argparse.Namespace) -> list[str]:
     problems = []
     if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
         problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out")
+    margin = opt.head in ("arcface", "subcenter") and opt.head_margin > 0
+    if margin and (opt.mixup or opt.cutmix):
+        problems.append(
+            f"--head {opt.head} and --mixup/--cutmix contradict: a margin wants one target a sample; leave one out, or --head_margin 0"
+        )
+    if opt.loss == "bce" and (margin or opt.logit_adjust):
+        problems.append("--loss bce has no softmax, which --logit_adjust and the margin of --head are for; leave one out")
+    if opt.loss == "ohem" and opt.class_weight != "none":
+        problems.append("--loss ohem and --class_weight contradict: both say which samples count; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:
         problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
     if opt.min_lr > opt.lr:

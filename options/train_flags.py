@@ -16,6 +16,15 @@ def model(parser: Parser) -> None:
     group("--weights_dir", default="pretrained", metavar="DIR", help="where ImageNet weight files are looked for first")
     group("--load", metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
     group("--resume", action="store_true", help="go on: optimizer and epoch too; from last.pt of the tag where --load is not given")
+    group(
+        "--head",
+        choices=choices.HEADS,
+        default="linear",
+        help="classifier: by angle (cosine), with a margin (arcface), with 3 centres a class",
+    )
+    group("--head_scale", type=float, default=30.0, low=0.1, help="what cosines are multiplied by")
+    group("--head_margin", type=float, default=0.3, low=0, high=1.5, help="arcface, subcenter: added to the target's angle, in radians")
+    group("--pool", choices=choices.POOLS, default="avg", help="gem: a generalised mean, whose power is learnt")
     group("--drop", type=float, default=0.0, low=0, high=0.95, help="dropout before the classifier")
     group("--drop_path", type=float, default=0.0, low=0, high=0.95, help="stochastic depth, in the networks of timm that have it")
 
@@ -73,6 +82,16 @@ def loss(parser: Parser) -> None:
     group("--smooth", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
     group("--ohem_ratio", type=float, default=0.7, low=0.01, high=1, help="ohem: the share of hardest samples that count")
     group("--focal_gamma", type=float, default=2.0, low=0, help="focal: how much easy samples are played down")
+    group(
+        "--logit_adjust", type=float, default=0.0, low=0, metavar="TAU", help="add tau * log share of the class to its logit, in training"
+    )
+    group("--class_weight", choices=("none", "effective"), default="none", help="weigh classes by their effective number of images")
+    group(
+        "--cb_beta", type=float, default=0.999, low=0, high=0.999999, help="--class_weight effective: nearer 1 is nearer one over the count"
+    )
+    group("--teacher", metavar="CKPT", help="learn from this checkpoint's probabilities too")
+    group("--distill_alpha", type=float, default=0.5, low=0, high=1, help="--teacher: its share of the loss")
+    group("--distill_temp", type=float, default=2.0, low=0.1, help="--teacher: how much its probabilities are softened")
     group("--mixup", type=float, default=0.0, low=0, metavar="ALPHA", help="blend pairs of images and labels")
     group("--cutmix", type=float, default=0.0, low=0, metavar="ALPHA", help="paste a box of one image into another")
 

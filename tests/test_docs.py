@@ -43,7 +43,9 @@ def commands(text):
 
 
 def readme_commands(name):
-    return [words for block in blocks(read(name), "bash") for words in commands(block)]
+    """Of torchrun's commands the script and its flags: that is what we parse."""
+    found = [words for block in blocks(read(name), "bash") for words in commands(block)]
+    return [["python", *words[words.index("train.py") :]] if words[0] == "torchrun" else words for words in found]
 
 
 def headings(name):

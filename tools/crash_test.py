@@ -25,7 +25,7 @@ from utils.logger import log, progress, start_logging
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "data_wait")
-RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --ema 0.9 --epochs 4"
+RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
 MOST_KILLS = 60  # of one run; by then it should have got somewhere
 
 

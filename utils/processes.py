@@ -39,8 +39,16 @@ def join(device: "torch.device") -> None:
         return
     from torch import distributed
 
-    if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if distributed.is_initialized():
+        return
+    kind = "nccl" if device.type == "cuda" else "gloo"
+    if restarts() and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        # torchrun keeps its store over a restart, and with it the addresses of the processes that are gone
+        store = next(distributed.rendezvous("env://"))[0]
+        store = distributed.PrefixStore(f"restart {restarts()}", store)
+        distributed.init_process_group(kind, store=store, rank=rank(), world_size=world())
+    else:
+        distributed.init_process_group(kind)
 
 
 def leave() -> None:

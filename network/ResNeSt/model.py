@@ -23,7 +23,7 @@ class Model(BaseModel):
     def update(self, batch: Batch) -> Tensor:
         images, targets = self.prepare(batch)
         with self.autocast():
-            logits = self.net(images)
+            logits = self(images)
             loss = self.criterion(logits, targets)
         self.step(loss)
         return loss.detach()

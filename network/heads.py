@@ -1,0 +1,88 @@
+"""Classifiers for long tails and look-alikes, and GeM pooling, put into any network in place of its own."""
+
+import argparse
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+CENTRES = 3  # a class, of sub-centre ArcFace; the paper's choice
+EPSILON = 1e-6
+
+
+class CosineHead(nn.Module):
+    """scale * cos(angle between a feature and a class's weight): logits (B, C), fp32 whatever the autocast.
+
+    With several `centres` a class the nearest counts (Deng et al., 2020, sub-centre ArcFace, section 3.2). ArcFace's
+    margin is the loss's, so that evaluation sees the plain cosines (Deng et al., 2019, eq. 3).
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float, centres: int = 1) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.scale, self.centres = in_features, out_features, scale, centres
+        self.weight = nn.Parameter(torch.empty(out_features * centres, in_features))
+        nn.init.xavier_normal_(self.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> logits (B, C)."""
+        with torch.autocast(features.device.type, enabled=False):
+            cosine = F.linear(F.normalize(features.float()), F.normalize(self.weight.float()))
+            if self.centres > 1:
+                cosine = cosine.unflatten(1, (self.out_features, self.centres)).amax(dim=2)
+            return self.scale * cosine
+
+
+class GeM(nn.Module):
+    """Generalised mean over the map: (mean of x^p)^(1/p), p learnt, from 3 (Radenovic et al., 2018, eq. 4).
+
+    Maps (B, C, H, W), or (B, H, W, C) with `channels_last`, -> (B, C), or (B, C, 1, 1) without `flatten`.
+    """
+
+    def __init__(self, flatten: bool = True, channels_last: bool = False) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.full((1,), 3.0))
+        self.flatten, self.axes = flatten, (1, 2) if channels_last else (2, 3)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The pooled features, in the type of the maps."""
+        with torch.autocast(maps.device.type, enabled=False):
+            pooled = maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
+        return pooled.to(maps.dtype)
+
+
+def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
+    """`net` with the classifier of --head and the pooling of --pool, each new where it is not the network's own.
+
+    Raises:
+        UserError: the network has no single linear classifier, or no pooled map.
+    """
+    if opt.head != "linear":
+        name, old = _classifier(net, opt)
+        _put(net, name, CosineHead(old.in_features, old.out_features, opt.head_scale, CENTRES if opt.head == "subcenter" else 1))
+    if opt.pool == "gem":
+        pools = [(name, part) for name, part in net.named_modules() if isinstance(part, SelectAdaptivePool2d) and part.pool_type]
+        pools = pools or [(name, part) for name, part in net.named_modules() if name == "avgpool"]
+        if len(pools) != 1:
+            raise UserError(f"--pool gem wants a network that pools one map into features; {opt.model} does not. Leave --pool out.")
+        name, pool = pools[0]
+        ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
+        rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
+        _put(net, name, GeM(flatten=not ours and not isinstance(pool.flatten, nn.Identity), channels_last=rows_first))
+    return net
+
+
+def _classifier(net: Any, opt: argparse.Namespace) -> tuple[str, nn.Linear]:
+    get = getattr(net, "get_classifier", None)
+    old = get() if get else net.fc
+    if not isinstance(old, nn.Linear):
+        raise UserError(f"--head {opt.head} wants a network with one linear classifier; {opt.model} has none. Leave --head out.")
+    return next(name for name, part in net.named_modules() if part is old), old
+
+
+def _put(net: nn.Module, name: str, part: nn.Module) -> None:
+    owner, _, last = name.rpartition(".")
+    setattr(net.get_submodule(owner), last, part)

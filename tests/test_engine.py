@@ -1,0 +1,293 @@
+"""What happens to a run: kills, signals, numbers that go wrong, cards that are too small."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from network import BaseModel, get_model
+from network.guard import Diverged
+from network.precision import faster, for_training
+from options import parse_train
+from tools import crash_test
+from utils import checkpoint
+from utils.batch import Batch
+from utils.saving import Saver, Spare, snapshot
+from utils.stopping import Signals, Stop
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --num_classes 3"
+
+
+def batch_of(count=6, step=0, scale=32):
+    image = torch.randint(0, 256, (count, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step))
+    image = image.contiguous(memory_format=torch.channels_last)
+    return Batch(image, torch.arange(count) % 3, torch.arange(count) + 100, 1, step, ())
+
+
+def model_for(*words, batches=100):
+    opt = parse_train([*TINY.split(), *map(str, words)])
+    torch.manual_seed(0)
+    model = get_model(opt.model)(opt)
+    model.place(torch.device("cpu"))
+    model.setup_training(opt, batches)
+    return model
+
+
+# ------------------------------------------------------------------------------------------------ kills and signals
+
+
+def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path):
+    """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m tools.crash_test` does it with 30."""
+    flags = f"{crash_test.RUN} --epochs 12"
+    assert crash_test.main(["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]) == 0
+    assert "true" not in (tmp_path / "crash_test.json").read_text()
+
+
+def test_the_comparison_sees_what_differs(photo_set, tmp_path):
+    for tag, more in (("whole", []), ("seed", ["--seed", "1"]), ("again", [])):
+        words = [*TINY.split(), "--data_root", str(photo_set), "-w", "0", "--epochs", "1", *more]
+        assert crash_test.train(tmp_path, tag, words).wait() == 0
+    assert crash_test.differences(tmp_path, "whole", "again") == []
+    assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
+
+
+def started(folder, *words):
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
+def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "200", "--val_freq", "200", "--keep", "0"]
+    process = started(tmp_path, "--tag", "cut", *words)
+    wait_for((tmp_path / "checkpoints/cut/last.pt").exists)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, out + err
+    assert "Traceback" not in err
+    content = checkpoint.load(tmp_path / "checkpoints/cut/last.pt")
+    assert 0 < content["epoch"] < 200
+    command = shlex.split(re.search(r"To go on:\n +(.*)", err)[1])
+    assert command == ["python", "train.py", "--tag", "cut", "--resume", "--gpu", "-1", "--workers", "1"]
+    assert f"interrupted ({signal.Signals(number).name})" in (tmp_path / "run_log.txt").read_text()
+
+
+def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one(script, photo_set, tmp_path, monkeypatch):
+    """Signals at chosen moments, in process: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
+    import train
+    from utils.training_run import TrainingRun
+
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--mixup", "0.2", "--accumulate", 2, "-b", 6, "--swa", 2]
+    assert script("train.py", "--tag", "whole", *words).code == 0
+    real_update, real_evaluate, real_save = BaseModel.between_steps, train.evaluate, TrainingRun._save_epoch
+    sent = []
+
+    def send(moment):
+        if moment not in sent:
+            sent.append(moment)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def between_steps(self, done):
+        if done == 2 and self.step_count == 1:
+            send("step")
+        return real_update(self, done)
+
+    def evaluate(*arguments):
+        if len(sent) == 1 and (tmp_path / "checkpoints/cut/1_timm-test_resnet.pt").exists():
+            send("validation")
+        return real_evaluate(*arguments)
+
+    def save_epoch(self, epoch, model):
+        if epoch == 3:
+            send("save")
+        return real_save(self, epoch, model)
+
+    monkeypatch.setattr(BaseModel, "between_steps", between_steps)
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(TrainingRun, "_save_epoch", save_epoch)
+    codes, within = [], []
+    for resume in ([], ["--resume"], ["--resume"], ["--resume"]):
+        codes.append(script("train.py", "--tag", "cut", *words, *resume).code)
+        within.append(checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["within"])
+    assert codes == [143, 143, 143, 0]
+    assert (within[0]["done"], within[0]["ended"]) == (2, False)
+    assert (within[1]["done"], within[1]["ended"]) == (6, True)
+    assert within[2:] == [None, None]
+    assert crash_test.differences(tmp_path, "whole", "cut") == []
+
+
+def test_a_second_interrupt_ends_at_once():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert signals.caught == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    with Signals() as signals, pytest.raises(Stop), signals.at_once():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ------------------------------------------------------------------------------------------------ saving
+
+
+def test_what_is_saved_is_what_was_when_save_was_called(tmp_path):
+    weights = torch.zeros(1000, 1000)
+    saver = Saver()
+    saver.save(tmp_path / "last.pt", {"epoch": 1, "weights": {"w": weights}})
+    weights += 1
+    saver.wait()
+    assert float(checkpoint.load(tmp_path / "last.pt")["weights"]["w"].sum()) == 0
+    assert snapshot({"a": [weights, (1, "x")]})["a"][1] == (1, "x")
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "always", "left"),
+    [(3, 10, {12}, [10, 11, 12]), (2, 4, {5, 12}, [4, 5, 8, 11, 12]), (0, 5, {12}, [5, 10, 12]), (30, 1, set(), list(range(1, 13)))],
+)
+def test_which_checkpoints_are_kept(tmp_path, keep, every, always, left):
+    for epoch in range(1, 13):
+        (tmp_path / f"{epoch}_ResNet18.pt").touch()
+    for name in ("13_ResNet18.pt", "1_ResNet50.pt", "best.pt", "last.pt", "notes.txt"):
+        (tmp_path / name).touch()
+    for path in Spare("ResNet18", keep, every, always).dropped(tmp_path, 12):
+        path.unlink()
+    numbers = sorted(int(path.name.split("_")[0]) for path in tmp_path.glob("*_ResNet18.pt"))
+    assert numbers == [*left, 13]
+    assert len(list(tmp_path.iterdir())) == len(left) + 5
+
+
+# ------------------------------------------------------------------------------------------------ numbers that go wrong
+
+
+def poison(model, monkeypatch, steps):
+    """Make the loss NaN in the given steps, by an infinite image value in the forward pass, as a broken layer would."""
+    real = model.net.forward
+    seen = []
+
+    def forward(images):
+        seen.append(1)
+        return real(images * float("inf") if model._batch.step in steps else images)
+
+    monkeypatch.setattr(model.net, "forward", forward)
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(monkeypatch, caplog):
+    """Weights, statistics, momentum and averages; but the schedule goes on."""
+    model, clean = (model_for("--ema", "0.9", "--scheduler", "none") for _ in range(2))
+    poison(model, monkeypatch, {2, 3})
+    for step in range(6):
+        model.update(batch_of(step=step))
+        if step not in (2, 3):
+            clean.step_count = step  # what EMA's warm-up counts
+            clean.update(batch_of(step=step))
+    assert model.guard.skipped == 2
+    assert model.step_count == 6
+    for one, other in zip(model.net.state_dict().values(), clean.net.state_dict().values(), strict=True):
+        assert torch.equal(one, other) or one.dtype == torch.int64  # how many batches batch norm has seen
+    assert all(bool(value.isfinite().all()) for value in model.averages.net("ema").state_dict().values())
+
+
+def test_too_many_in_a_row_name_step_samples_and_layer(monkeypatch):
+    model = model_for("--max_nan", "3")
+    poison(model, monkeypatch, {1, 2, 4, 5, 6})
+    with pytest.raises(Diverged, match=r"epoch 1, batch 7, samples 100, 101, .* layer \w+") as error:
+        for step in range(9):
+            model.update(batch_of(step=step))
+    assert "3 steps in a row" in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["weight", "gradient"])
+def test_what_is_named_is_where_it_arose(where):
+    model = model_for("--max_nan", "1")
+    name, parameter = list(model.net.named_parameters())[20]
+    if where == "weight":
+        parameter.data.view(-1)[3] = float("nan")
+    else:
+        parameter.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(Diverged, match=re.escape(name)):
+        model.update(batch_of())
+
+
+def test_a_run_goes_back_once_then_stops(script, photo_set, tmp_path, monkeypatch):
+    """A fault that passes is survived, by way of last.pt; one that lasts ends the run."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 3, "--max_nan", 2, "-b", 12]
+    assert script("train.py", "--tag", "whole", *words).code == 0
+    real, broken, faults = BaseModel.normalise, [], {"passing": 4, "lasting": 10**6}  # of 4, 2 are seen when it is explained
+
+    def normalise(self, images):
+        out = real(self, images)
+        batch = getattr(self, "_batch", None)
+        if self.training and batch is not None and batch.epoch == 2 and len(broken) < faults[self.opt.tag]:
+            broken.append(batch.step)
+            return out * float("nan")
+        return out
+
+    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    for tag, code in (("passing", 0), ("lasting", 2)):
+        broken.clear()
+        result = script("train.py", "--tag", tag, *words)
+        assert result.code == code, result.err
+        assert "Going back, once, to" in result.out
+    assert "2 steps in a row" in result.err
+    assert "Try a lower --lr" in result.err
+
+
+def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
+    real = BaseModel.normalise
+
+    def normalise(self, images):
+        if self.training and len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(self, images)
+
+    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    result = script("train.py", *TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1, "-b", 12)
+    assert result.code == 2
+    assert "no room for a batch of 12 at 32 px; the largest that fitted is 4" in result.err
+    assert "-b 4 --accumulate 3" in result.err
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+def test_the_faster_precision_is_taken():
+    slow = {"fp32": 0.02, "bf16": 0.001}
+    best, why = faster(lambda name: time.sleep(slow[name]))
+    assert best == "bf16"
+    assert re.search(r"fp32 2\d ms, bf16 \d ms", why)
+
+
+def test_timing_leaves_the_network_as_it_is():
+    model = model_for()
+    before = snapshot(model.net.state_dict())
+    name, why = for_training(model.net, 32, 6)
+    assert name in ("fp32", "bf16")
+    assert "of 6 images" in why
+    assert all(torch.equal(before[key], value) for key, value in model.net.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.net.parameters())
+
+
+def test_an_update_that_goes_around_what_runs_the_network_is_refused():
+    model = model_for()
+    model.runner = torch.nn.Identity()
+    model.forward = lambda images: model.net(images)
+    with pytest.raises(Exception, match=r"self\(images\)"):
+        model.update(batch_of())
