@@ -239,6 +239,16 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
+    elif name == "tools.lr_find":
+        from tools import lr_find
+
+        lr_find.option_parser().parse(words)
+    elif name == "tools.sweep":
+        from tools import sweep
+
+        cut = words.index("--") if "--" in words else len(words)
+        sweep.option_parser().parse_args(words[:cut])
+        build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
     else:
         assert name == "tools.demo" and not words, name
 

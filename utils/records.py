@@ -82,7 +82,7 @@ class Records:
             for name, gradient in self.gradients.items():
                 self._histogram(f"gradients/{name}", gradient, epoch)
         self.found, self.gradients = {}, {}
-        self.scores.writer.flush()  # before the checkpoint: a run that is killed and goes on leaves no gap
+        self.scores.flush()  # before the checkpoint: a run that is killed and goes on leaves no gap
 
     def _histogram(self, name: str, values: Tensor, epoch: int) -> None:
         fine = values[values.isfinite()].to(torch.float32).cpu().numpy()
