@@ -248,7 +248,7 @@ def parse_module(name, words, monkeypatch):
 
         cut = words.index("--") if "--" in words else len(words)
         sweep.option_parser().parse_args(words[:cut])
-        build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
+        options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
     else:
         assert name == "tools.demo" and not words, name
 
