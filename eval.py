@@ -2,6 +2,7 @@
 
     python eval.py --load checkpoints/resnest/20_ResNeSt101.pt -b 24
     python eval.py --load a.pt b.pt --weights 2 1 --tta x8
+    python eval.py --load a.pt b.pt probs.npz --blend greedy
     python eval.py --load a.pt --calibrate --compare results/old/20/predictions.csv
 
 Writes results/<tag>/<epoch>/: report.html, metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv,
@@ -25,27 +26,33 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import load_predictor, predict, whole_rows
+    from network import fit_ensemble, load_predictor, predict, whole_rows, with_ensemble
+    from utils import blend, saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
+    opt = with_ensemble(opt)
     files = dataloader.open_list(opt, "val")
-    loaded = load_predictor(opt, get_device(opt.gpu))
+    loaded = load_predictor(opt, get_device(opt.gpu), files)
     classes = dataloader.Classes.from_dict(loaded.data)
     dataloader.check_labels(files, classes.count, "the checkpoint")
 
-    loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
+    if opt.save_probs:
+        saved_probs.check_size(len(files), classes.count, "--save_probs")
+    predictor, folder = loaded.predictor, Path(opt.result_dir) / opt.tag / loaded.name
+    if opt.blend in blend.FITTED:
+        predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
+    loader = dataloader.eval_loader(opt, files, predictor.ways)
     rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
-    predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs, rows=rows)
+    predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows)
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, predictions) if opt.calibrate else None
-    folder = Path(opt.result_dir) / opt.tag / loaded.name
     found = results.write(folder, scored, opt, fitted)
     if probabilities is not None:
-        results.write_probabilities(folder / "probs.npz", probabilities, files, classes)
+        results.write_probabilities(folder / "probs.npz", probabilities, scored)
     if opt.report and found.metrics["count"]:
         report(opt, loaded, scored, found, folder)
     log.info(results.headline(found.metrics))
@@ -63,7 +70,7 @@ def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, calibration error "
         f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
-    if len(opt.load) == 1:
+    if len(opt.load) == 1 and not opt.load[0].endswith(".npz"):
         checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta})
         log.info(f"Stored in {opt.load[0]}; use it with --temperature ckpt")
     else:
@@ -83,7 +90,7 @@ def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder
 
     shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
     maps: dict = {}
-    if len(shown):
+    if len(shown) and loaded.predictor.members:
         once = argparse.Namespace(**{**vars(opt), "cache": "none", "debug": False})
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
         places = explain(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.ways))

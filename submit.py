@@ -2,14 +2,14 @@
 
 python submit.py --load checkpoints/resnest/20_ResNeSt101.pt
 python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv
+python submit.py --ensemble results/pair/20+20/ensemble.yaml --pseudo_label 0.95
+
+Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
 """
 
 import argparse
-import csv
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from options import parse_submit
 from utils.run import run_command
@@ -18,43 +18,37 @@ from utils.run import run_command
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import load_predictor, predict
+    from network import load_predictor, predict, with_ensemble
+    from utils import saved_probs
     from utils.logger import log, start_logging
-    from utils.report import results
+    from utils.report import results, submission
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
+    opt = with_ensemble(opt)
     files = dataloader.open_list(opt, "test")
-    loaded = load_predictor(opt, get_device(opt.gpu))
+    loaded = load_predictor(opt, get_device(opt.gpu), files)
     classes = dataloader.Classes.from_dict(loaded.data)
+    if opt.save_probs:
+        saved_probs.check_size(len(files), classes.count, "--save_probs")
 
     loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
     predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
-    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / "submission.csv"
-    write_submission(out, predictions, files, classes)
+    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
+    scored = results.Scored(predictions, files, classes)
+    submission.write(out, scored, opt)
+    submission.write_provenance(out, scored, opt, loaded)
+    if opt.pseudo_label is not None:
+        submission.write_pseudo_labels(out.with_name(f"{out.stem}.pseudo.txt"), scored, opt.pseudo_label)
     if probabilities is not None:
-        results.write_probabilities(out.with_name("probs.npz"), probabilities, files, classes)
+        results.write_probabilities(out.with_name("probs.npz"), probabilities, scored)
     guessed = int((~predictions.readable).sum())
     if guessed:
         log.warning(f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class.")
     if opt.debug and len(predictions.index) < len(files):
         log.warning(f"--debug: {len(predictions.index)} of {len(files)} rows; this is not a submission.")
     log.info(f"{len(predictions.index)} predictions: {out}")
-
-
-def write_submission(path: Path, predictions: Any, files: Any, classes: Any) -> None:
-    """Write `id,predicted` rows: the file's name, its class. An unreadable image gets the commonest training class."""
-    from utils.files import atomic_write
-
-    images = classes.images or [0]
-    commonest = images.index(max(images))
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", "predicted"])
-        for row, index in enumerate(predictions.index.tolist()):
-            predicted = int(predictions.top[row, 0]) if predictions.readable[row] else commonest
-            writer.writerow([os.path.basename(files.path(index)), predicted])
 
 
 if __name__ == "__main__":

@@ -62,10 +62,10 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
 
 
 def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess, ...]) -> Batches:
-    """Batches (EvalBatch) of every listed image, in order, each image prepared in all of `ways`."""
+    """Batches (EvalBatch) of every listed image, in order, each image prepared in all of `ways`; with none, no file is read."""
     sampler = EvalSampler(len(files), opt.batch_size, DEBUG_BATCHES if opt.debug else None)
-    side = max(Fit(way).side() for way in ways)
-    return Batches(EvalDataset(files, open_reader(files, opt, side), ways), sampler, opt)
+    reader = open_reader(files, opt, max(Fit(way).side() for way in ways)) if ways else None
+    return Batches(EvalDataset(files, reader, ways), sampler, opt)
 
 
 def list_path(opt: argparse.Namespace, name: str) -> Path:

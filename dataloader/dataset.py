@@ -69,7 +69,7 @@ class TrainDataset(Dataset):
 class EvalDataset(Dataset):
     """Images to predict: each decoded once, prepared in every way that some network asks for; without chance."""
 
-    def __init__(self, files: FileList, reader: Reader, ways: tuple[Preprocess, ...]) -> None:
+    def __init__(self, files: FileList, reader: Reader | None, ways: tuple[Preprocess, ...]) -> None:
         self.files, self.reader, self.fits = files, reader, tuple(Fit(way) for way in ways)
 
     def __len__(self) -> int:
@@ -95,6 +95,9 @@ class EvalDataset(Dataset):
         return EvalBatch(images, label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
 
     def _views(self, index: int) -> list[Image]:
+        if self.reader is None:
+            return []
+
         def need(height: int, width: int) -> float:
             return max(fit.place(height, width).factor() for fit in self.fits)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
+from network.ensemble import fit_ensemble, with_ensemble
 from network.gradcam import explain
 from network.guard import Diverged
 from network.inference import Member, Predictor, load_predictor, predict, whole_rows
@@ -23,12 +24,14 @@ __all__ = [
     "Member",
     "Predictor",
     "explain",
+    "fit_ensemble",
     "get_model",
     "load_into",
     "load_predictor",
     "models",
     "predict",
     "whole_rows",
+    "with_ensemble",
 ]
 
 models: dict[str, type[BaseModel]] = {

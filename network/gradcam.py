@@ -23,7 +23,8 @@ def explain(predictor: Predictor, loader: Any) -> dict[int, NDArray[np.float32]]
     maps: dict[int, NDArray[np.float32]] = {}
     for batch in progress(loader, "Grad-CAM", len(loader)):
         images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
-        found = gradcam(model, images)
+        with model.autocast():  # the weights may be cast already
+            found = gradcam(model, images)
         if found is None:
             return {}
         maps.update(zip(batch.index.tolist(), found.cpu().numpy(), strict=True))

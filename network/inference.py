@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,27 @@ from torch import Tensor
 from network.backbones import head_names
 from network.base_model import BaseModel
 from network.distill import Teacher
+from network.folding import quicken
 from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
-from utils import checkpoint, processes
+from utils import checkpoint, processes, saved_probs
+from utils.blend import combine
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from utils.preprocess import Preprocess
+
+# Pixels of a forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; measured, batches of 64 are
+# 10 to 25 % slower an image. CUDA: 128 of them, so that the views of a small batch fill the card.
+CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
+
+
+@dataclass(frozen=True)
+class SavedMember:
+    """Probabilities of every image of the list, float16 or float32 (N, C), from a file, and their weight."""
+
+    probability: NDArray[Any]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,31 +47,62 @@ class Member:
 
 
 class Predictor:
-    """Probabilities of the classes: the weighted mean over members, of the mean over each one's views.
+    """Probabilities of the classes: those of the members, each the mean over its views, blended.
 
     `ways` are the distinct preparations of an image that some view wants; `dataloader.eval_loader(opt, files,
-    predictor.ways)` gives batches that hold one tensor for each.
+    predictor.ways)` gives batches that hold one tensor for each. `members` are the networks, `saved` what files hold.
     """
 
-    def __init__(self, members: Sequence[Member], tta: str = "none") -> None:
-        self.members = list(members)
+    def __init__(self, members: Sequence[Member], tta: str = "none", blend: str = "mean", saved: Sequence[SavedMember] = ()) -> None:
+        self.members, self.saved, self.blend = list(members), list(saved), blend
         self.views = [get_views(tta, member.way) for member in self.members]
         self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
-        self.total = sum(member.weight for member in self.members)
-        self.temperature = 1.0  # of the mean: softmax(log p / T), which for one network is softmax(logits / T)
+        self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
+        self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
+        self.known: Tensor | None = None  # bool (N,): for which images of the list every saved member has a row worth having
+
+    def readable(self, batch: Any) -> Tensor:
+        """bool (B,): the images of an EvalBatch that all members could read."""
+        return batch.readable if self.known is None else batch.readable & self.known[batch.index]
 
     @torch.inference_mode()
-    def __call__(self, images: tuple[Tensor, ...]) -> Tensor:
-        """uint8 (B, 3, S, S) for each of `ways` -> float32 (B, C) on the device, rows summing to 1."""
-        device = self.members[0].model.device
+    def each(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
+        """uint8 (B, 3, S, S) for each of `ways`, and places in the list (B,) for `saved` -> float32 (M, B, C), networks first."""
+        device = self.members[0].model.device if self.members else torch.device("cpu")
         moved = {way: image.to(device, non_blocking=True) for way, image in zip(self.ways, images, strict=True)}
-        blend = torch.zeros((), device=device)
+        found = []
         for member, views in zip(self.members, self.views, strict=True):
-            model = member.model
-            with model.evaluating() as net, model.autocast():
-                logits = [net(model.normalise(view.change(moved[view.way]))) for view in views]
-            blend = blend + pool([one.float().softmax(dim=1) for one in logits]) * (member.weight / self.total)
+            logits = _logits(member.model, [view.change(moved[view.way]) for view in views])
+            if self.blend == "logits":  # the views too
+                found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
+            else:
+                found.append(pool([one.softmax(dim=1) for one in logits]))
+        for one in self.saved:
+            assert index is not None, "saved probabilities are found by an image's place"
+            found.append(torch.from_numpy(one.probability[index.numpy()].astype(np.float32)).to(device))
+        return torch.stack(found)
+
+    def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
+        """As `each`, blended: float32 (B, C) on the device, rows summing to 1."""
+        each = self.each(images, index)
+        weights = torch.tensor(self.weights, device=each.device)
+        blend = combine(each, weights / weights.sum(), self.blend)
         return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
+
+
+def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
+    """Logits, float32 (B, C), of each of `shown`, uint8 (B, 3, S, S); those of one size share passes of a good size."""
+    places: dict[int, list[int]] = {}
+    for k, images in enumerate(shown):
+        places.setdefault(images.shape[-1], []).append(k)
+    found: dict[int, Tensor] = {}
+    with model.evaluating() as net, model.autocast():
+        for side, group in places.items():
+            images = torch.cat([shown[k] for k in group]) if len(group) > 1 else shown[group[0]]
+            most = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)
+            logits = torch.cat([net(model.normalise(part)).float() for part in images.split(most)])
+            found.update(zip(group, logits.chunk(len(group)), strict=True))
+    return [found[k] for k in range(len(shown))]
 
 
 def predict(
@@ -77,11 +123,11 @@ def predict(
     for batch in progress(loader, "evaluating", len(loader)):
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
-        probability = predictor(batch.images)
+        probability = predictor(batch.images, batch.index)
         top = probability.topk(min(5, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
-        columns.append((batch.index, batch.label, top.indices, top.values, true, batch.readable))
+        columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
         whole.add(probability)
         if keep:
             kept.append(probability.half().cpu())
@@ -126,18 +172,19 @@ def whole_rows(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDA
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, and for a
-    single checkpoint its `history` of training.
+    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
+    checkpoint its `history` of training, and the files of the members, in the order of `predictor.weights`.
     """
 
     predictor: Predictor
     data: dict
     name: str
     history: list[dict] = field(default_factory=list)
+    paths: tuple[str, ...] = ()
 
 
-def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
-    """Build the networks of all opt.load from their checkpoints alone, on `device`.
+def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = None) -> Loaded:
+    """Build the networks of all opt.load from their checkpoints alone, on `device`; read those that are .npz for `files`.
 
     --scale and --fit override the preprocessing that a checkpoint holds; --precision its precision.
 
@@ -145,24 +192,41 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes.
     """
     weights = opt.weights or [1.0] * len(opt.load)
+    pairs = sorted(zip(opt.load, weights, strict=True), key=lambda pair: pair[0].endswith(".npz"))  # stable: networks first
     members, datas, epochs, contents = [], [], [], []
-    for path, weight in zip(opt.load, weights, strict=True):
+    for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
         content = checkpoint.load(path)
         model, data = _rebuild(content, path, opt)
-        model.place(device)
         precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
-        model.set_precision(_usable(precision, device))
         way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
         way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
+        chosen = quicken(model, way, opt, _usable(precision, device), device)
         members.append(Member(model, way, weight))
         datas.append(data)
         epochs.append(str(content.get("epoch", "weights")))
+        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
         contents.append({key: content.get(key) for key in ("history", "calibration")})
-        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit})")
-    _check_agree(datas, opt.load)
-    predictor = Predictor(members, opt.tta)
+    saved = _read_saved(pairs[len(members) :], files)
+    paths = tuple(path for path, _ in pairs)
+    datas += [one.data for one in saved]
+    _check_agree(datas, list(paths))
+    rows = [SavedMember(one.probability, weight) for one, (_, weight) in zip(saved, pairs[len(members) :], strict=True)]
+    predictor = Predictor(members, opt.tta, opt.blend, rows)
     predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
-    return Loaded(predictor, datas[0], "+".join(epochs), _history(contents))
+    if saved:
+        predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
+    name = "+".join(epochs + [Path(one.path).stem for one in saved])[:100]
+    return Loaded(predictor, datas[0], name, _history(contents), paths)
+
+
+def _read_saved(pairs: list[tuple[str, float]], files: Any) -> list[saved_probs.SavedProbs]:
+    """The files of probabilities, each checked to be of the list `files`."""
+    found = [saved_probs.read(path) for path, _ in pairs]
+    wanted = saved_probs.list_hash(files) if found else ""
+    for one in found:
+        saved_probs.check_list(one, files, wanted)
+        log.info(f"{one.path}: probabilities of {len(one.probability)} images, {one.data['num_classes']} classes")
+    return found
 
 
 def _history(contents: list[dict]) -> list[dict]:
@@ -177,11 +241,11 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
         return 1.0
     if opt.temperature != "ckpt":
         return float(opt.temperature)
-    if len(stored) > 1:
+    if len(opt.load) > 1:
         raise UserError(
             "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
         )
-    if stored[0] is None:
+    if not stored or stored[0] is None:
         raise UserError(f"{opt.load[0]} holds no temperature. First run: python eval.py --load {opt.load[0]} --calibrate")
     if stored[0]["tta"] != opt.tta:
         log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")

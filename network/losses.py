@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UserError, unknown_name
@@ -181,11 +182,11 @@ def hardest(each: Each, ratio: float) -> Loss:
     return lambda logits, targets: (losses := each(logits, targets)).topk(max(1, round(ratio * len(losses)))).values.mean()
 
 
-losses: dict[str, Callable[[argparse.Namespace, Shape, Tensor | None], Loss]] = {
-    "ce": lambda opt, shape, weight: mean(softmax_loss(shape), weight),
-    "ohem": lambda opt, shape, weight: hardest(softmax_loss(shape), opt.ohem_ratio),
-    "focal": lambda opt, shape, weight: mean(focal(softmax_loss(shape), opt.focal_gamma), weight),
-    "bce": lambda opt, shape, weight: mean(binary(opt.smooth), weight),
+losses: dict[str, Callable[[argparse.Namespace], Loss]] = {
+    "ce": lambda opt: mean(softmax_loss(shape_of(opt)), weight_of(opt)),
+    "ohem": lambda opt: hardest(softmax_loss(shape_of(opt)), opt.ohem_ratio),
+    "focal": lambda opt: mean(focal(softmax_loss(shape_of(opt)), opt.focal_gamma), weight_of(opt)),
+    "bce": lambda opt: mean(binary(opt.smooth), weight_of(opt)),
 }
 
 
@@ -200,20 +201,25 @@ def get_loss(opt: argparse.Namespace, class_images: Sequence[int] | None = None,
     """
     if opt.loss not in losses:
         raise unknown_name("loss", opt.loss, losses)
-    adjust = weight = None
-    if opt.logit_adjust or opt.class_weight != "none":
-        if class_images is None:
-            raise UserError("--logit_adjust and --class_weight need the number of training images of each class, which is not known here.")
-        count = torch.tensor(class_images, dtype=torch.float64, device=device).clamp(min=1)
-        if opt.logit_adjust:
-            adjust = (opt.logit_adjust * (count / count.sum()).log()).float()
-        if opt.class_weight == "effective":
-            weight = effective_weight(count, opt.cb_beta).float()
+    opt = argparse.Namespace(**vars(opt))
+    opt.class_count = None if class_images is None else torch.tensor(class_images, dtype=torch.float64, device=device).clamp(min=1)
+    if opt.class_count is None and (opt.logit_adjust or opt.class_weight != "none"):
+        raise UserError("--logit_adjust and --class_weight need the number of training images of each class, which is not known here.")
+    return losses[opt.loss](opt)
+
+
+def shape_of(opt: argparse.Namespace) -> Shape:
+    """What --smooth, --logit_adjust and the margin of --head do to the softmax; `opt.class_count`: images a class, float64 (C,)."""
+    adjust = (opt.logit_adjust * (opt.class_count / opt.class_count.sum()).log()).float() if opt.logit_adjust else None
     margin = opt.head_margin if opt.head in ("arcface", "subcenter") else 0.0
-    return losses[opt.loss](opt, Shape(opt.smooth, adjust, margin, opt.head_scale), weight)
+    return Shape(opt.smooth, adjust, margin, opt.head_scale)
+
+
+def weight_of(opt: argparse.Namespace) -> Tensor | None:
+    """The weights of --class_weight, float32 (C,), or None."""
+    return effective_weight(opt.class_count, opt.cb_beta).float() if opt.class_weight == "effective" else None
 
 
 def effective_weight(count: Tensor, beta: float) -> Tensor:
     """Weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n), with mean 1 (Cui et al., 2019, eq. 3)."""
-    weight = (1 - beta) / (1 - beta**count)
-    return weight * len(weight) / weight.sum()
+    return F.normalize((1 - beta) / (1 - beta**count), p=1, dim=0) * len(count)

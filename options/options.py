@@ -71,18 +71,34 @@ def _eval() -> Parser:
         metavar="N",
         help="bootstrap samples for the intervals of the scores; 0: none",
     )
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache, rules.calibrate]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
     return parser
 
 
 def _submit() -> Parser:
-    parser = Parser("submit.py", "Predict the class of each image of the test list, and write a CSV.")
+    parser = Parser("submit.py", "Predict the class of each image of the test list, and write a submission.")
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     group = parser.group("submission")
-    group("--out", metavar="FILE", help="where the CSV goes; by default results/<tag>/submission.csv")
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.cache]
+    group("--out", metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)")
+    group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
+    group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="the header of the CSV")
+    group("--header", action=shared_flags.SWITCH, default=True, help="write the header")
+    group("--separator", default=",", metavar="CHAR", help="between the columns: one character, or tab")
+    group("--id", choices=("file", "stem", "path"), default="file", help="the file's name, without its ending, or the path as listed")
+    group("--labels", choices=("number", "name"), default="number", help="what names a class: its number, or its line of classes.txt")
+    group("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="so many classes a row, likeliest first")
+    group("--joiner", default=" ", metavar="TEXT", help="between the classes of --top_k in a CSV")
+    group(
+        "--pseudo_label",
+        type=float,
+        low=0,
+        high=1,
+        metavar="P",
+        help="also write <out>.pseudo.txt: a training list of the images whose class has this probability or more",
+    )
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.cache]
     return parser
 
 

@@ -18,6 +18,9 @@ def tag(opt: argparse.Namespace) -> list[str]:
 
 def load(opt: argparse.Namespace) -> list[str]:
     """Evaluation and submission need a checkpoint."""
+    if opt.ensemble:
+        said = [name for name in ("load", "weights") if getattr(opt, name)]
+        return [f"--ensemble and --{name} contradict: the file names its members and weights; leave one out" for name in said]
     return [] if opt.load else ["--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)"]
 
 
@@ -30,6 +33,36 @@ def weights(opt: argparse.Namespace) -> list[str]:
         problems.append(f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one for each")
     if sum(opt.weights) == 0:
         problems.append("--weights are all 0; at least one must be above it")
+    return problems
+
+
+def blend(opt: argparse.Namespace) -> list[str]:
+    """Fitted weights need several members, labels, and to be left to the fit."""
+    if opt.blend not in ("greedy", "optimal"):
+        return []
+    problems = []
+    if opt.ensemble:
+        problems.append(f"--ensemble and --blend {opt.blend} contradict: the file's weights are fitted already; leave one out")
+    elif opt.load and len(opt.load) < 2:
+        problems.append(f"--blend {opt.blend} needs two or more --load")
+    if opt.weights:
+        problems.append(f"--weights and --blend {opt.blend} contradict: it finds the weights; leave one out")
+    if "test_list" in vars(opt):
+        problems.append(
+            f"--blend {opt.blend} fits weights to labels, and a test list has none: use eval.py, then submit.py --ensemble FILE"
+        )
+    return problems
+
+
+def submission(opt: argparse.Namespace) -> list[str]:
+    """A form that can be read back."""
+    problems = []
+    if opt.separator != "tab" and (len(opt.separator) != 1 or opt.separator in '"\r\n'):
+        problems.append(f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab")
+    if opt.top_k > 1 and not opt.joiner:
+        problems.append("--joiner is empty; allowed with --top_k: any text")
+    if opt.pseudo_label is not None and opt.blend == "rank":
+        problems.append("--pseudo_label and --blend rank contradict: ranks are no probabilities; blend by mean or logits")
     return problems
 
 

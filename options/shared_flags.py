@@ -102,11 +102,29 @@ def temperature(text: str) -> str:
 def inference(parser: Parser) -> None:
     """Checkpoints to predict with, and how."""
     group = parser.group("inference")
-    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to average, of any families")
+    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to blend, of any families; also probs.npz of --save_probs")
+    group("--ensemble", metavar="FILE", help="in place of --load: members, weights and views from the ensemble.yaml of eval.py --blend")
     group("--model", help="checked against the checkpoint; needed for a plain state dict only")
     group("--weights", nargs="+", type=float, low=0, metavar="W", help="a weight for each --load; equal by default")
+    group(
+        "--blend",
+        choices=choices.BLENDS,
+        default="mean",
+        help="of probabilities, of logits (views too), geometric, by 1/rank; greedy, optimal (eval): a mean whose weights are fitted",
+    )
     group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
-    group("--precision", choices=choices.PRECISIONS, default="auto", help="auto: as the checkpoint was trained")
+    group(
+        "--precision",
+        choices=(*choices.PRECISIONS, "fast"),
+        default="auto",
+        help="auto: as the checkpoint was trained; fast: on the CPU the quicker of fp32 and bf16, by timing",
+    )
+    group(
+        "--fold",
+        action=SWITCH,
+        default=True,
+        help="fold batch norm into convolutions: faster, equal but for rounding; not where --precision auto comes to bf16 or fp16",
+    )
     group(
         "--temperature",
         type=temperature,

@@ -249,6 +249,8 @@ def parse_module(name, words, monkeypatch):
         cut = words.index("--") if "--" in words else len(words)
         sweep.option_parser().parse_args(words[:cut])
         options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
+    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_eval"):
+        importlib.import_module(name).option_parser().parse_args(words)
     else:
         assert name == "tools.demo" and not words, name
 

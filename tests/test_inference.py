@@ -107,6 +107,21 @@ def test_ensemble_is_the_weighted_mean():
     assert not torch.allclose(alone[0], alone[1])
 
 
+@pytest.mark.parametrize("tta", list(ttas))
+def test_passes_of_any_size_give_the_same(monkeypatch, tta):
+    image = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
+    images = ways_of(tta, image)
+    small = predictor(Blind, tta)
+    small.members[0].model.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    whole = small(images)
+    sizes = []
+    small.members[0].model.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr("network.inference.CPU_PIXELS", 3 * 64 * 64)
+    assert torch.allclose(small(images), whole, atol=1e-6)
+    assert max(sizes) == 3
+    assert sum(sizes) == 5 * len(small.views[0])
+
+
 def test_names():
     assert set(ttas) == set(choices.TTAS)
     with pytest.raises(UserError, match="Did you mean fivecrop"):

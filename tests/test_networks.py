@@ -23,7 +23,7 @@ FAMILY_SMALLEST = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50
 
 
 def options(*words: str) -> argparse.Namespace:
-    return parse_train(["--num_classes", "5", "--no-pretrained", "--scale", "64", "--gpu", "-1", *words])
+    return parse_train(["--num_classes", "5", "--no-pretrained", "--scale", "64", "--gpu", "-1", "--precision", "fp32", *words])
 
 
 def batch(size: int = 4, scale: int = 64, step: int = 0) -> Batch:

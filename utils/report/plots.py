@@ -191,6 +191,36 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
     _save(figure, path)
 
 
+def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
+    """`y` over `x` as a line with points; names of the axes; an upright line at `mark`."""
+    figure, (axis,) = _figure(7, 4, 1)
+    axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1)
+    axis.plot(x, y, marker="o")
+    axis.set(xlabel=names[0], ylabel=names[1], xticks=x)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def neighbour_grid(path: Path, rows: list[list[tuple[str, str, bool | None]]]) -> None:
+    """A sheet with a line of images for each of `rows`: (file, caption, framed green, red, or not at all)."""
+    columns = max(len(row) for row in rows)
+    figure, axes = _figure(1.5 * columns, 1.75 * len(rows), columns, len(rows))
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    for line, row in enumerate(rows):
+        for axis, (name, caption, agrees) in zip(axes[line * columns :], row, strict=False):
+            try:
+                axis.imshow(_thumbnail(name))
+            except OSError:
+                caption = f"{caption}\nunreadable"
+            axis.set_title(caption, fontsize=8)
+            if agrees is not None:
+                axis.spines[:].set(visible=True, color="tab:green" if agrees else "tab:red", linewidth=3)
+    _save(figure, path)
+
+
 def _thumbnail(path: str, side: int = 160) -> np.ndarray:
     with PIL.Image.open(path) as image:
         small = image.convert("RGB")

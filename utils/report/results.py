@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import label_issues
+from utils import label_issues, saved_probs
 from utils.bootstrap import Compared, compare, intervals
 from utils.calibration import Fitted
 from utils.files import atomic_write, write_json
 from utils.metrics import Predictions, confused_pairs, more_scores, per_class, score
 from utils.report import page, plots
 
-MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "resamples")
+MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 RUN = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # what is kept of earlier evaluations beside this one
 
 
@@ -96,12 +96,9 @@ def headline(metrics: dict[str, Any]) -> str:
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 
-def write_probabilities(path: Path, probabilities: NDArray[np.float16], files: Any, classes: Any) -> None:
-    """Write probs.npz: `probabilities` float16 (N, C), `files` (N,) paths, `classes` (C,) names; no pickled objects."""
-    names = np.array([classes.name(label) for label in range(classes.count)])
-    paths = np.array([files.path(index) for index in range(len(probabilities))])
-    with atomic_write(path) as file:
-        np.savez(file, probabilities=probabilities, files=paths, classes=names)
+def write_probabilities(path: Path, probabilities: NDArray[np.float16], scored: Scored) -> None:
+    """Write probs.npz, float16 (N, C), which --load takes: see utils.saved_probs.write."""
+    saved_probs.write(path, probabilities, scored.predictions.readable, scored.files, scored.classes)
 
 
 def _write_predictions(path: Path, scored: Scored) -> None:

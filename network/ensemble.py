@@ -1,0 +1,129 @@
+"""Ensembles that know their weights: fitted on the validation list, kept in ensemble.yaml, used again by --ensemble."""
+
+import argparse
+import copy
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from network.inference import Loaded, Predictor, SavedMember
+from utils import blend, saved_probs
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, progress
+
+KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
+
+
+def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Path) -> Predictor:
+    """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), say what they gain, write them to `path`.
+
+    Returns:
+        A predictor that gives the blend: where all members' probabilities fit in memory (saved_probs.MOST_BYTES), it
+        holds them and runs no network again; else the networks themselves. `loaded.predictor` has the weights too.
+
+    Raises:
+        UserError: too few labelled images.
+    """
+    predictor, files = loaded.predictor, loader.dataset.files
+    members, count = len(predictor.weights), len(files)
+    size = 4 * members * count * loaded.data["num_classes"]
+    kept: list[np.ndarray] | None = [] if size <= saved_probs.MOST_BYTES else None
+    if kept is None:
+        log.info(
+            f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the likeliest classes, then the networks run again."
+        )
+    rows, rights, readables = [], [], []
+    for batch in progress(loader, f"members for --blend {opt.blend}", len(loader)):
+        each = predictor.each(batch.images, batch.index)
+        readable = predictor.readable(batch)
+        use = readable & (batch.label >= 0)
+        label = batch.label.to(each.device)
+        found = blend.candidates(each[:, use.to(each.device)], label[use.to(each.device)])
+        rows.append(found[0].cpu())
+        rights.append(found[1].cpu())
+        readables.append(readable)
+        if kept is not None:
+            kept.append(each.cpu().numpy())
+    data = blend.Candidates(torch.cat(rows, dim=1).numpy(), torch.cat(rights).numpy())
+    weights, scores = blend.fit(data, opt.blend, opt.seed)
+    for name, score in scores.items():
+        log.info(f"{name:22s} top1 {score['top1']:.6f}  loss {score['loss']:.6f}")
+    predictor.weights = weights
+    log.info("weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True)))
+    if opt.debug:
+        log.warning(f"--debug: the weights are of a few batches; {path} is not written.")
+    else:
+        write_ensemble(path, opt, loaded, {"list": str(files.source), "list_hash": saved_probs.list_hash(files), "scores": scores})
+    if kept is None:
+        return predictor
+    held = copy.copy(predictor)
+    whole = np.concatenate(kept, axis=1)
+    held.members, held.views, held.ways = [], [], ()
+    held.saved = [SavedMember(member) for member in whole]
+    held.known = torch.cat(readables)
+    return held
+
+
+def write_ensemble(path: Path, opt: argparse.Namespace, loaded: Loaded, more: dict[str, Any]) -> None:
+    """Write ensemble.yaml: the members (paths from its folder), their sha256, weights, views, and what was measured."""
+    import yaml
+
+    folder = path.parent.resolve()
+    content = {
+        "load": [os.path.relpath(Path(name).resolve(), folder) for name in loaded.paths],
+        "hashes": [file_hash(name) for name in loaded.paths],
+        "weights": [round(weight, 6) for weight in loaded.predictor.weights],
+        "blend": "mean" if opt.blend in blend.FITTED else opt.blend,
+        "fitted_by": opt.blend,
+        "tta": opt.tta,
+        "scale": opt.scale,
+        "fit": opt.fit,
+        **more,
+    }
+    with atomic_write(path, "w") as file:
+        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+    log.info(f"Written: {path}; use it with submit.py --ensemble {path}")
+
+
+def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
+    """`opt`, or with --ensemble a copy whose load, weights, blend, tta, scale and fit are the file's (but those given win).
+
+    A member of weight 0 is left out: it would cost time and change nothing.
+
+    Raises:
+        UserError: the file is missing or of another kind, or a member is gone or has changed since.
+    """
+    if not opt.ensemble:
+        return opt
+    import yaml
+
+    path = Path(opt.ensemble)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--ensemble {path} cannot be read: {error}.\nWrite one: python eval.py --load A B --blend greedy") from error
+    wrong = [key for key, kind in KEYS.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)]
+    if wrong or len({len(content[key]) for key in ("load", "hashes", "weights")}) != 1:
+        raise UserError(
+            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or unfit."
+        )
+    used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
+    load = [os.path.normpath(path.parent / content["load"][k]) for k in used]
+    for name, k in zip(load, used, strict=True):
+        if not os.path.isfile(name):
+            raise UserError(f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble anew with eval.py --blend.")
+        if file_hash(name) != content["hashes"][k]:
+            raise UserError(f"--ensemble {path}: {name} has changed since the weights were fitted. Fit them anew with eval.py --blend.")
+    settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
+    return argparse.Namespace(**{**vars(opt), **settings, "load": load, "weights": [content["weights"][k] for k in used]})
+
+
+def file_hash(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

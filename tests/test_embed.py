@@ -1,0 +1,79 @@
+"""Features are what the classifier reads, neighbours are the nearest there are, votes are their formula."""
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tools import embed
+from utils import checkpoint, saved_probs
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 16)).astype(np.float32)
+    rows[7] = rows[3]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_neighbours_are_those_of_all_pairs(points):
+    pool, queries = points[:40], points[40:]
+    near, cosine = embed.neighbours(queries, pool, 5, np.ones(40, bool), itself=False)
+    every = queries @ pool.T
+    assert near.tolist() == np.argsort(-every, axis=1)[:, :5].tolist()
+    assert cosine == pytest.approx(np.take_along_axis(every, near, 1), abs=1e-6)
+
+
+def test_nobody_is_its_own_neighbour_nor_an_unreadable_image(points):
+    readable = np.ones(60, bool)
+    readable[[0, 11]] = False
+    near, _ = embed.neighbours(points, points, 58 - 1, readable, itself=True)
+    assert all(k not in near[k] for k in range(60))
+    assert not {0, 11} & set(near.ravel().tolist())
+    assert near[3, 0] == 7 and near[7, 0] == 3
+    with pytest.raises(UserError, match="allowed: 1 to 57"):
+        embed.neighbours(points, points, 58, readable, itself=True)
+
+
+def test_votes_weigh_by_likeness():
+    votes = embed.vote(np.array([[2, 0, 2]], np.int32), np.array([[0.9, 0.8, 0.7]], np.float32), 4)
+    weight = np.exp(np.array([0.9, 0.8, 0.7]) / 0.07)
+    assert votes[0] == pytest.approx(np.array([weight[1], 0, weight[0] + weight[2], 0]) / weight.sum(), rel=1e-4)
+
+
+def test_without_faiss_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert embed.main(["--load", "x.pt", "--list", "none.txt", "--neighbours", "3"]) == 2
+    assert "pip install faiss-cpu" in capsys.readouterr().err
+
+
+def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    load, out = "checkpoints/run/last.pt", tmp_path / "out"
+    words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]
+    assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0
+    features = np.load(out / "features.npy")
+    assert features.shape == (12, 512)
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, abs=1e-5)
+
+    # the classifier over these features, up to each row's length, gives the network's own classes
+    content = checkpoint.load(tmp_path / load)
+    assert script("eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs").code == 0
+    own = saved_probs.read(str(tmp_path / "results/e/1/probs.npz")).probability.astype(np.float32)
+    weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
+    log_p = torch.from_numpy(own).log() - bias
+    logits = torch.from_numpy(features) @ weight.T
+    angle = [torch.atan2(z[:, 0] - z[:, 1], z[:, 0] - z[:, 2]) for z in (log_p, logits)]
+    assert (angle[0] - angle[1]).abs().max() < 0.05  # float16 probabilities
+
+    with open(out / "neighbours.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 48 and {row["rank"] for row in rows} == {"1", "2", "3", "4"}
+    assert all("train_" in row["neighbour"] for row in rows)
+    assert (out / "neighbours.png").read_bytes()[:4] == b"\x89PNG"
+    blended = script("eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0)
+    assert blended.code == 0, blended.err

@@ -1,0 +1,204 @@
+"""How fast does eval.py predict, beside timm used as a library, and beside what the machine could do at most?
+
+    python -m tools.bench_eval                                        photographs cut from the machine's own pictures
+    python -m tools.bench_eval --list train.txt --cases EfficientNet-Lite0:64 ResNet50:224 --rounds 5
+
+Each row runs in a process of its own, several rounds, in turn (A B C A B C …). Timed is one pass over the list, from
+the first batch asked for to the last scored, with workers' start, without building the network and two forward passes
+to warm up. The files are in the page cache. "forward" and "loader" are our two parts, each alone; "cached" rows read
+from --cache ram, filled before. timm's rows are its create_model, create_loader and the loop of its documentation, on
+the same files, squashed to the same squares; "best" adds channels_last and bf16. torch.compile takes no part on either
+side: it costs minutes before the first image. Prints medians and ratios; writes bench_eval.json and bench_eval.png.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataloader.file_list import read_list
+from tools.bench_input import _photographs
+from utils.errors import UserError
+from utils.files import write_json
+from utils.logger import log, progress, start_logging
+
+CASES = ("EfficientNet-Lite0:64", "EfficientNet-Lite0:224", "ResNet50:224")
+ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it ours
+    "ours fp32": ["--precision", "fp32"],
+    "ours bf16": ["--precision", "bf16"],
+    "ours bf16, x8": ["--precision", "bf16", "--tta", "x8"],
+    "ours bf16, 2 networks": ["--precision", "bf16"],
+    "ours bf16, cached": ["--precision", "bf16", "--cache", "ram"],
+    "forward bf16": ["--precision", "bf16"],
+    "loader, cached": ["--precision", "bf16", "--cache", "ram"],
+    "timm fp32": [],
+    "timm best": [],
+}
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
+    parser = argparse.ArgumentParser(prog="-m tools.bench_eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
+    parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
+    parser.add_argument("--cases", nargs="+", default=CASES, help="MODEL:PX each")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="these rows alone")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", default="results/bench_eval", help="folder for the JSON and the plot")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and measure; returns the exit code."""
+    opt = option_parser().parse_args(argv)
+    start_logging()
+    try:
+        if opt.one:
+            print(json.dumps(measure(json.loads(opt.one))))
+        else:
+            compare(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(opt: argparse.Namespace) -> None:
+    """Measure all rows of all cases in turn, print tables and conditions, write JSON and plot."""
+    out = Path(opt.out)
+    path = str(Path(opt.list) if opt.list else _photographs(out / "photos", opt.count))
+    rates: dict[str, dict[str, list[float]]] = {case: {row: [] for row in opt.rows} for case in opt.cases}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {case: _checkpoint(Path(folder), case, path) for case in opt.cases}
+        turns = [(case, row) for _ in range(opt.rounds) for case in opt.cases for row in opt.rows]
+        for case, row in progress(turns, "measuring"):
+            task = {"case": case, "row": row, "load": made[case], "list": path, "batch": opt.batch, "workers": opt.workers}
+            words = [sys.executable, "-m", "tools.bench_eval", "--one", json.dumps(task)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{case}, {row} did not run:\n{done.stderr[-1500:]}")
+            rates[case][row].append(json.loads(done.stdout.splitlines()[-1]))
+    report(rates, opt, out)
+
+
+def _checkpoint(folder: Path, case: str, path: str) -> str:
+    """A checkpoint of the case's network; its weights are drawn, which no time depends on."""
+    from network import get_model
+    from options import parse_train
+    from utils import checkpoint
+
+    name, _, side = case.rpartition(":")
+    if not side.isdigit() or not name:
+        raise UserError(f"--cases: {case!r}; allowed: MODEL:PX, for example ResNet50:224")
+    count = int(read_list(path).label.max()) + 1
+    model = get_model(name)(parse_train(["--model", name, "--num_classes", str(count), "--no-pretrained", "--scale", side]))
+    data = {"num_classes": count, "class_names": None, "class_images": None, "preprocess": model.preprocess().as_dict()}
+    saved = folder / f"{case.replace(':', '_')}.pt"
+    checkpoint.save(saved, {"model": name, "weights": model.net.state_dict(), "data": data})
+    return str(saved)
+
+
+def measure(task: dict[str, Any]) -> float:
+    """Images a second of one row, over one pass of the list; `task` as `compare` writes it."""
+    from utils.run import keep_memory
+
+    files = read_list(task["list"])
+    for index in range(len(files)):
+        Path(files.path(index)).read_bytes()  # into the page cache
+    if task["row"].startswith("timm"):
+        from tools.rivals_eval import timm_pass
+
+        run = timm_pass(task, files)
+    else:
+        keep_memory()  # as eval.py does
+        run = _ours(task, files)
+    began = time.perf_counter()
+    images = run()
+    return images / (time.perf_counter() - began)
+
+
+def _ours(task: dict[str, Any], files: Any) -> Any:
+    """A function that makes the pass and returns how many images it had; what is not timed has been done."""
+    import torch
+
+    from dataloader import eval_loader
+    from network import load_predictor, predict
+    from options import parse_eval
+
+    row = task["row"]
+    load = [task["load"]] * (2 if "2 networks" in row else 1)
+    opt = parse_eval(["--load", *load, "-b", str(task["batch"]), "-w", str(task["workers"]), "--gpu", "-1", *ROWS[row]])
+    predictor = load_predictor(opt, torch.device("cpu")).predictor
+    loader = eval_loader(opt, files, predictor.ways)
+    batches = [next(iter(loader)).images] * 2
+    for images in batches:
+        predictor(images)
+    if "cached" in row:
+        for _ in loader:
+            pass
+
+    def forward() -> int:
+        count = -(-min(len(files), 512) // task["batch"])
+        for _ in range(count):
+            predictor(batches[0])
+        return count * len(batches[0][0])
+
+    if row.startswith("forward"):
+        return forward
+    if row.startswith("loader"):
+        return lambda: sum(len(batch.label) for batch in loader)
+    return lambda: len(predict(predictor, loader)[0].index)
+
+
+def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace, out: Path) -> None:
+    """Print the table; write bench_eval.json and bench_eval.png."""
+    log.info(f"\n{opt.workers} workers, batches of {opt.batch}, {opt.rounds} rounds, {platform.processor()} x {os.cpu_count()}")
+    medians = {case: {row: float(np.median(values)) for row, values in rows.items()} for case, rows in rates.items()}
+    found: dict[str, dict[str, float]] = {}
+    for case, rows in rates.items():
+        log.info(f"\n{case + ', images/s':44s} {'median':>8s} {'lowest':>8s} {'highest':>8s}")
+        for row, values in rows.items():
+            log.info(f"{row:44s} {medians[case][row]:8.0f} {min(values):8.0f} {max(values):8.0f}")
+        found[case] = ratios(medians[case])
+        for name, ratio in found[case].items():
+            log.info(f"  {name:42s} {ratio:8.2f}")
+    write_json(
+        out / "bench_eval.json", {"settings": vars(opt), "cores": os.cpu_count(), "rates": rates, "medians": medians, "ratios": found}
+    )
+    from utils.report.plots import bars
+
+    flat = {f"{row} · {case}": values for case, rows in rates.items() for row, values in rows.items()}
+    bars(out / "bench_eval.png", flat, f"Images a second, {opt.workers} workers (median; whiskers: all rounds)")
+    log.info(f"\nWritten: {out}/bench_eval.json, {out}/bench_eval.png")
+
+
+def ratios(rate: dict[str, float]) -> dict[str, float]:
+    """What the medians, images a second by row, say; those whose rows were measured."""
+    wanted = {
+        "ours fp32 / timm fp32": ("ours fp32", "timm fp32"),
+        "ours bf16 / timm fp32": ("ours bf16", "timm fp32"),
+        "ours bf16 / timm best": ("ours bf16", "timm best"),
+        "time of x8 / none": ("ours bf16", "ours bf16, x8"),
+        "time of 2 networks / one": ("ours bf16", "ours bf16, 2 networks"),
+    }
+    found = {name: rate[a] / rate[b] for name, (a, b) in wanted.items() if a in rate and b in rate}
+    if {"ours bf16, cached", "forward bf16", "loader, cached"} <= rate.keys():
+        bound = 1 / (1 / rate["forward bf16"] + 1 / rate["loader, cached"])
+        found["cached / (1 / (1/forward + 1/loader))"] = rate["ours bf16, cached"] / bound
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Which size of the test images serves a network best? Networks trained with random crops see larger things in testing.
+
+    python -m tools.best_scale --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt
+
+(Touvron et al., 2019, "Fixing the train-test resolution discrepancy".) Scores each size on a validation list; p is that
+of McNemar's exact test against the checkpoint's own size: above 0.05 the difference is as good as chance, and the size
+with the best of many scores has been lucky too. Writes best_scale.csv and best_scale.png, and prints the command.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from options import parse_eval
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, start_logging
+
+FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
+    parser = argparse.ArgumentParser(prog="-m tools.best_scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", required=True, metavar="CKPT")
+    parser.add_argument("--list", required=True, help="a validation list: path, space, label")
+    parser.add_argument("--scales", nargs="+", type=int, metavar="PX", help="by default 0.75 to 1.5 of the checkpoint's, in steps of 8 px")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
+    parser.add_argument("--out", default="results/best_scale", metavar="DIR")
+    parser.add_argument("-b", "--batch_size", type=int, default=24)
+    parser.add_argument("-w", "--workers", type=int, default=2)
+    parser.add_argument("--gpu", type=int, default=0)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and try; returns the exit code."""
+    opt = option_parser().parse_args(argv)
+    start_logging()
+    try:
+        run(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(opt: argparse.Namespace) -> None:
+    """Score each size, print the table and the command, write CSV and plot."""
+    from scipy.stats import binomtest
+
+    from dataloader.file_list import read_list
+    from utils import checkpoint
+
+    files = read_list(opt.list)
+    way = checkpoint.load(opt.load).get("data", {}).get("preprocess")
+    if way is None:
+        raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
+    own = int(way["scale"])
+    scales = sorted({own, *(opt.scales or [max(8, round(own * factor / 8) * 8) for factor in FACTORS])})
+    found = {scale: _score(opt, files, scale) for scale in scales}
+    rows: list[dict[str, Any]] = []
+    log.info(f"\n{'px':>6s} {'top1':>9s} {'loss':>9s} {'gained':>7s} {'lost':>6s} {'p':>8s}")
+    for scale, (score, hit) in found.items():
+        gained, lost = (int((a & ~b).sum()) for a, b in ((hit, found[own][1]), (found[own][1], hit)))
+        p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+        rows.append({"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p})
+        log.info(
+            f"{scale:6d} {score['top1']:9.6f} {score['loss']:9.6f} {gained:7d} {lost:6d} {p:8.4f}" + ("  trained" if scale == own else "")
+        )
+    out = Path(opt.out)
+    with atomic_write(out / "best_scale.csv", "w") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    from utils.report.plots import line
+
+    line(out / "best_scale.png", scales, [row["top1"] for row in rows], ("test size, px", f"top-1 of {len(files)} images"), own)
+    best = max(rows, key=lambda row: (row["top1"], -row["loss"]))
+    if best["scale"] == own or best["p"] > 0.05:
+        log.info(f"\nNo size is better than its own, {own} px, by more than chance: leave --scale out.")
+    else:
+        log.info(f"\npython submit.py --load {opt.load} --scale {best['scale']}")
+    log.info(f"Written: {out}/best_scale.csv, best_scale.png")
+
+
+def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The scores at `scale`, and bool (N,): which images were named rightly."""
+    from dataloader import check_labels, eval_loader
+    from network import load_predictor, predict
+    from utils.metrics import score
+    from utils.run import get_device
+
+    words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
+    settings = parse_eval([*words, "--precision", opt.precision])
+    loaded = load_predictor(settings, get_device(opt.gpu))
+    check_labels(files, loaded.data["num_classes"], "the checkpoint")
+    predictions = predict(loaded.predictor, eval_loader(settings, files, loaded.predictor.ways))[0]
+    hit = (predictions.top[:, 0] == predictions.label) & predictions.readable
+    return score(predictions, loaded.data["num_classes"]), hit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

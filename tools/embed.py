@@ -1,0 +1,209 @@
+"""Features of a network, near neighbours among them, and a prediction by the neighbours as a member of an ensemble.
+
+    python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt --out results/embed
+    python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt \\
+        --among datasets/fashion-mnist/train.txt --neighbours 20
+
+Writes features.npy (float32, N x D, rows of length 1: what the classifier reads) and features.csv (row, path, label).
+With --neighbours: the nearest of --among (by default of the list itself, but for the image) by cosine, in
+neighbours.csv, and neighbours.png, a row a query: the image, then its nearest, in green where the labels agree. With
+--among also knn.npz, the votes of its labels as probabilities, which `eval.py --load best.pt knn.npz` takes. (Of the
+list itself there is none: a blend would be scored on the labels that it voted with.) Needs faiss-cpu.
+"""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from options import parse_eval
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, progress, start_logging
+
+HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 3.4
+SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
+    parser = argparse.ArgumentParser(prog="-m tools.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", required=True, metavar="CKPT")
+    parser.add_argument("--list", required=True, help="images to embed: path, space, label")
+    parser.add_argument("--unlabelled", action="store_true", help="--list has paths alone, as test.txt has")
+    parser.add_argument("--among", help="a labelled list to seek neighbours in; by default the list itself")
+    parser.add_argument("--neighbours", type=int, default=0, metavar="K", help="so many nearest of each image; 0: none")
+    parser.add_argument("--out", default="results/embed", metavar="DIR")
+    parser.add_argument("-b", "--batch_size", type=int, default=64)
+    parser.add_argument("-w", "--workers", type=int, default=2)
+    parser.add_argument("--gpu", type=int, default=0)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and write; returns the exit code."""
+    opt = option_parser().parse_args(argv)
+    start_logging()
+    try:
+        run(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(opt: argparse.Namespace) -> None:
+    """Embed the list, and seek neighbours if asked."""
+    from dataloader import Classes, check_labels
+    from dataloader.file_list import read_list
+
+    if opt.neighbours:
+        _faiss()  # better missed now than after the features
+    files = read_list(opt.list, labelled=not opt.unlabelled)
+    features, readable, data = embed(opt, files)
+    out = Path(opt.out)
+    write_features(out, features, files)
+    if not opt.neighbours:
+        return
+    pool_files, pool, kept = files, features, readable
+    if opt.among:
+        pool_files = read_list(opt.among)
+        pool, kept, _ = embed(opt, pool_files)
+    elif opt.unlabelled:
+        raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
+    classes = Classes.from_dict(data)
+    check_labels(pool_files, classes.count, "the checkpoint")
+    near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
+    _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
+    votes = vote(pool_files.label[near], cosine, classes.count)
+    if not opt.unlabelled:
+        log.info(f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)")
+    picture(out / "neighbours.png", files, pool_files, near, cosine)
+    log.info(f"Written: {out}/neighbours.csv, neighbours.png")
+    if opt.among:
+        from utils import saved_probs
+
+        saved_probs.write(out / "knn.npz", votes.astype(np.float16), readable, files, classes)
+        log.info(f"Written: {out}/knn.npz; blend it: python eval.py --load {opt.load} {out}/knn.npz")
+
+
+def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:
+    """What the classifier of --load reads of each image: float32 (N, D), rows of length 1; which were readable; its classes.
+
+    Raises:
+        UserError: the network has no classifier that is one linear layer.
+    """
+    import torch
+
+    from dataloader import eval_loader
+    from network import load_predictor
+    from utils.run import get_device
+
+    words = ["--load", opt.load, "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
+    settings = parse_eval(words)
+    loaded = load_predictor(settings, get_device(opt.gpu))
+    net: Any = loaded.predictor.members[0].model.net
+    head = net.get_classifier() if hasattr(net, "get_classifier") else None
+    if not isinstance(head, torch.nn.Linear):
+        raise UserError(f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear.")
+    seen: list[Any] = []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    found, readable = [], []
+    loader = eval_loader(settings, files, loaded.predictor.ways)
+    for batch in progress(loader, f"features of {files.source.name}", len(loader)):
+        seen.clear()
+        loaded.predictor(batch.images)
+        found.append(torch.cat(seen))
+        readable.append(batch.readable)
+        for _, reason in batch.bad:
+            log.warning(f"unreadable, nobody's neighbour: {reason}")
+    hook.remove()
+    return torch.nn.functional.normalize(torch.cat(found)).numpy(), torch.cat(readable).numpy(), loaded.data
+
+
+def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:
+    """Write features.npy and features.csv, a row an image."""
+    with atomic_write(folder / "features.npy") as file:
+        np.save(file, features, allow_pickle=False)
+    with atomic_write(folder / "features.csv", "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "path", "label"])
+        writer.writerows([row, files.path(row), int(files.label[row])] for row in range(len(files)))
+    log.info(f"Written: {folder}/features.npy {features.shape}, features.csv")
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError("--neighbours needs FAISS, which is not installed. Run: pip install faiss-cpu") from error
+    return faiss
+
+
+def neighbours(
+    queries: NDArray[np.float32], pool: NDArray[np.float32], k: int, readable: NDArray[np.bool_], itself: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k nearest rows of `pool` (M, D) for each of `queries` (N, D), by cosine, exactly; both have rows of length 1.
+
+    Args:
+        readable: bool (M,); the others are nobody's neighbour. itself: queries are the pool, and none is its own neighbour.
+
+    Returns:
+        int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
+
+    Raises:
+        UserError: k is more than there are, or FAISS is missing.
+    """
+    faiss = _faiss()
+    places = np.flatnonzero(readable)
+    if not 1 <= k <= len(places) - itself:
+        raise UserError(f"--neighbours is {k}; allowed: 1 to {len(places) - itself} (readable images to choose from).")
+    index = faiss.IndexFlatIP(pool.shape[1])
+    index.add(np.ascontiguousarray(pool[places]))
+    cosine, near = index.search(np.ascontiguousarray(queries), k + itself)
+    near = places[near]
+    if not itself:
+        return near, cosine
+    own = near == np.arange(len(near))[:, None]
+    own[~own.any(axis=1), -1] = True  # of many equal images it is not among the nearest: the last one goes
+    return near[~own].reshape(-1, k), cosine[~own].reshape(-1, k)
+
+
+def vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
+    """Neighbours' labels (N, k) and cosines -> float32 (N, C): their votes, weighted exp(cosine / 0.07), rows summing to 1."""
+    weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / HEAT)
+    votes = np.zeros((len(labels), num_classes), np.float32)
+    np.add.at(votes, (np.arange(len(labels))[:, None], labels), weight)
+    return votes / votes.sum(axis=1, keepdims=True)
+
+
+def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "label", "rank", "neighbour", "neighbour_label", "cosine"])
+        for row in range(len(near)):
+            for rank, (place, value) in enumerate(zip(near[row].tolist(), cosine[row].tolist(), strict=True), 1):
+                writer.writerow([files.path(row), int(files.label[row]), rank, pool.path(place), int(pool.label[place]), f"{value:.6f}"])
+
+
+def picture(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
+    """A grid: queries, evenly picked from the list, and beside each its nearest."""
+    from utils.report.plots import neighbour_grid
+
+    rows = []
+    for row in np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int)).tolist():
+        line: list[tuple[str, str, bool | None]] = [(files.path(row), f"query, class {files.label[row]}", None)]
+        for place, value in list(zip(near[row].tolist(), cosine[row].tolist(), strict=True))[:WIDE]:
+            agrees = None if files.label[row] < 0 else bool(files.label[row] == pool.label[place])
+            line.append((pool.path(place), f"{pool.label[place]} · {value:.2f}", agrees))
+        rows.append(line)
+    neighbour_grid(path, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""A submission: the form that a competition asks for, checked by reading it back, and where it came from."""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections import Counter
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.files import atomic_write, write_json
+from utils.logger import log
+from utils.report.results import Scored
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+NOT_OPTIONS = ("given", "config")
+
+
+def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
+    """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
+
+    An unreadable image gets the commonest training class. The file is read back, and takes its name only where every
+    line is there once, in order, with what was predicted.
+
+    Raises:
+        UserError: names that would make the file ambiguous, or --top_k beyond the classes.
+    """
+    rows = _rows(scored, opt)
+    _check_names(rows, opt)
+    listed = scored.predictions.index
+    if not opt.debug and not np.array_equal(listed, np.arange(len(scored.files))):
+        raise AssertionError(f"{len(listed)} predictions for {len(scored.files)} lines of {scored.files.source}, or not in their order")
+    with atomic_write(path, "w") as file:
+        _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
+        file.flush()
+        if _read_back(file.name, opt) != [(name, [str(one) for one in classes]) for name, classes in rows]:
+            raise AssertionError(f"{path} does not read back as it was written; nothing was put in its place")
+
+
+def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]]:
+    """(id, classes), likeliest first, for each image."""
+    predictions, files, classes = scored
+    if opt.top_k > predictions.top.shape[1]:
+        raise UserError(
+            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and no more than there are classes)."
+        )
+    images = np.array(classes.images or [0] * classes.count)
+    common = np.argsort(-images, kind="stable")[: opt.top_k]
+    rows = []
+    for row, index in enumerate(predictions.index.tolist()):
+        named = predictions.top[row, : opt.top_k] if predictions.readable[row] else common
+        labels = named.tolist()
+        rows.append((_id(files.path(index), opt.id), [classes.name(label) for label in labels] if opt.labels == "name" else labels))
+    return rows
+
+
+def _id(path: str, how: str) -> str:
+    name = path if how == "path" else os.path.basename(path)
+    return name.removesuffix(Path(name).suffix) if how == "stem" else name
+
+
+def _check_names(rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+    if opt.top_k > 1 and opt.format == "csv":
+        for _, classes in rows:
+            for name in map(str, classes):
+                if opt.joiner in name:
+                    raise UserError(f"The class name {name!r} holds --joiner {opt.joiner!r}. Give another --joiner, or --labels number.")
+    names = [name for name, _ in rows]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        log.warning(f"{len(twice)} ids stand in more than one row (the first: {twice[0]}); --id path tells them apart.")
+
+
+def _separator(opt: argparse.Namespace) -> str:
+    return "\t" if opt.separator == "tab" else opt.separator
+
+
+def _write_csv(file: IO[str], rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+    writer = csv.writer(file, delimiter=_separator(opt), lineterminator="\n")
+    if opt.header:
+        writer.writerow(opt.columns)
+    writer.writerows([name, opt.joiner.join(map(str, classes))] for name, classes in rows)
+
+
+def _write_json(file: IO[str], rows: list[tuple[str, list[Any]]]) -> None:
+    content = [{"id": name, "predicted": classes[0] if len(classes) == 1 else classes} for name, classes in rows]
+    file.write("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in content) + "\n]\n")
+
+
+def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if opt.format == "json":
+            content = [(row["id"], row["predicted"]) for row in json.load(file)]
+            return [(name, [str(one) for one in (got if isinstance(got, list) else [got])]) for name, got in content]
+        rows = list(csv.reader(file, delimiter=_separator(opt)))
+    if opt.header and rows.pop(0) != list(opt.columns):
+        return []
+    return [(name, got.split(opt.joiner) if opt.top_k > 1 else [got]) for name, got in rows]
+
+
+def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
+    """Write <path's stem>.provenance.json: members with their sha256, options, the list's hash, versions, the file's sha256."""
+    from utils.saved_probs import list_hash
+
+    members = [
+        {"path": name, "sha256": _sha256(name), "weight": weight}
+        for name, weight in zip(loaded.paths, loaded.predictor.weights, strict=True)
+    ]
+    content = {
+        "submission": {"path": str(path), "sha256": _sha256(path), "rows": len(scored.predictions.index)},
+        "unreadable": int((~scored.predictions.readable).sum()),
+        "members": members,
+        "list": {"path": str(scored.files.source), "hash": list_hash(scored.files), "images": len(scored.files)},
+        "command": sys.argv,
+        "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+    write_json(path.with_name(f"{path.stem}.provenance.json"), content)
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write_pseudo_labels(path: Path, scored: Scored, least: float) -> None:
+    """Write the images whose likeliest class has a probability of `least` or more as a training list, absolute paths.
+
+    (Lee, 2013.) Says how many there are; where there is none, no file is written.
+    """
+    predictions, files, classes = scored
+    sure = predictions.readable & (predictions.probability[:, 0] >= least)
+    if not sure.any():
+        best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
+        log.warning(f"--pseudo_label {least:g}: no image is so sure (the surest: {best:.4f}); {path} is not written.")
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path, "w") as file:
+        for row in np.flatnonzero(sure).tolist():
+            file.write(f"{os.path.abspath(files.path(int(predictions.index[row])))} {int(predictions.top[row, 0])}\n")
+    named = len(np.unique(predictions.top[sure, 0]))
+    log.info(f"{int(sure.sum())} of {len(sure)} images, of {named} of {classes.count} classes, at {least:g} or more: {path}")
