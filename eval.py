@@ -11,6 +11,7 @@ pictures; probs.npz with --save_probs, changed.csv with --compare.
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from utils.run import run_command
 
 if TYPE_CHECKING:
     from network import Predictor
+    from utils.metrics import Predictions
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -98,12 +100,18 @@ def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder
     results.write_page(folder, scored, found, extra)
 
 
-def evaluate(predictor: "Predictor", loader: Any, num_classes: int) -> dict[str, Any]:
-    """The scores of utils.metrics.score over a loader of EvalBatch; what train.py prints and main() reproduces."""
+def evaluate(predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None) -> dict[str, Any]:
+    """The scores of utils.metrics.score over a loader of EvalBatch; what train.py prints and main() reproduces.
+
+    `see` is shown the predictions.
+    """
     from network import predict
     from utils import metrics
 
-    return metrics.score(predict(predictor, loader)[0], num_classes)
+    predictions = predict(predictor, loader)[0]
+    if see is not None:
+        see(predictions)
+    return metrics.score(predictions, num_classes)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main(opt: argparse.Namespace) -> None:
     with run.going():
         while run.next_epoch <= opt.epochs:
             try:
-                train(run, model, train_loader, lambda: evaluate(predictor, val_loader, classes.count))
+                train(run, model, train_loader, lambda: evaluate(predictor, val_loader, classes.count, run.seen(model)))
             except Diverged as error:
                 run.rewind(error, model)
     run.finish()

@@ -119,6 +119,7 @@ HELP = {
     "val_freq": "每 N 个 epoch 验证一次，最后一个之后也验证",
     "keep": "保留最近 N 个 epoch 的检查点；另有 last.pt 与 best.pt",
     "save_freq": "此外每 N 个 epoch 的检查点和最后一个也保留",
+    "histograms": "每个 epoch 把权重和梯度的直方图写入 TensorBoard",
     "save_minutes": "在一个 epoch 之内也每隔这么多分钟写一次 last.pt",
     "max_nan": "梯度含非有限值的一步被跳过；连续 N 步后回到 last.pt 一次，再发生则停止；0：不检查",
     "max_bad": "一个 epoch 里读不出的图片超过这一份额就停下",

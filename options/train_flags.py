@@ -129,6 +129,7 @@ def saving(parser: Parser) -> None:
     group("--val_freq", type=int, default=1, low=1, metavar="N", help="validate every N epochs, and after the last")
     group("--keep", type=int, default=3, low=0, metavar="N", help="keep the checkpoints of the last N epochs; last.pt and best.pt besides")
     group("--save_freq", type=int, default=10, low=1, metavar="N", help="and those of every N-th epoch, and of the last")
+    group("--histograms", action="store_true", help="send histograms of the weights and gradients to TensorBoard each epoch")
     group("--save_minutes", type=float, default=10, low=0, metavar="MIN", help="write last.pt within an epoch too, each so often")
     group("--max_bad", type=float, default=0.01, low=0, high=1, help="stop when more than this share of an epoch's images cannot be read")
     group(

@@ -246,6 +246,16 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
         assert tool.main(words) == 0 and len(called) == 1
+    elif name == "tools.lr_find":
+        from tools import lr_find
+
+        lr_find.option_parser().parse(words)
+    elif name == "tools.sweep":
+        from tools import sweep
+
+        cut = words.index("--") if "--" in words else len(words)
+        sweep.option_parser().parse_args(words[:cut])
+        options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
     elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_eval"):
         importlib.import_module(name).option_parser().parse_args(words)
     else:

@@ -89,7 +89,7 @@ def test_interrupted_with_control_c(command):
     process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode == 130
-    assert entries()[0][2] == "interrupted"
+    assert entries()[0][2] == "interrupted (SIGINT)"
 
 
 def test_a_killed_one_is_marked_by_the_next_command_and_a_living_one_is_not(command):

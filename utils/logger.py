@@ -6,6 +6,7 @@ import csv
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from utils import processes
 from utils.files import atomic_write
 
 log = logging.getLogger("classifier")
+WRITE_OUT = "write out"  # in the queue of tensorboardX's thread, in place of an event
+FLUSH_SECONDS = 10.0  # at most, on a slow disk; the run goes on then
 
 
 class _Screen(logging.Handler):
@@ -68,16 +71,32 @@ class Scores:
         """`first_step`: a resumed run drops TensorBoard points from here on, which it is about to write again."""
         from tensorboardX import SummaryWriter
 
-        self.folder = folder
+        self.folder, self.written = folder, threading.Event()
         self.writer: Any = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
         events = self.writer.file_writer.event_writer._ev_writer
         for name in ("write_event", "flush", "close"):
             setattr(events, name, _never_failing(getattr(events, name)))
+        write = events.write_event
+
+        def write_or_mark(event: Any) -> None:
+            if event == WRITE_OUT:
+                events.flush()
+                self.written.set()
+            else:
+                write(event)
+
+        events.write_event = write_or_mark
 
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add a point `<prefix>/<name>` for each of `values` at `step`."""
         legacy = legacy_modules()
         legacy.write_meters_loss(self.writer, prefix, legacy.AverageMeters(dict(values), dict.fromkeys(values, 1)), step)
+
+    def flush(self) -> None:
+        """Have what was added on the disk. tensorboardX's own flush() does not wait for the points that its thread has yet to write."""
+        self.written.clear()
+        self.writer.file_writer.event_writer._event_queue.put(WRITE_OUT)
+        self.written.wait(FLUSH_SECONDS)
 
     def table(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.csv: a row an epoch, a column for each name that any epoch has."""

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import copy
-import csv
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,9 @@ import torch
 
 from utils import checkpoint, processes, resuming
 from utils.errors import UserError
-from utils.files import atomic_write, link_over
+from utils.files import link_over
 from utils.logger import Scores, format_count, log, start_logging, write_options
+from utils.records import Records, write_bad
 from utils.report import plots
 from utils.saving import Saver, Spare, file_name
 from utils.stopping import Signals, Stop, how_to_go_on
@@ -90,6 +90,7 @@ class TrainingRun:
         if not self.writes:
             return
         self.scores = Scores(self.logs, first_step=self.next_epoch)
+        self.records = Records(self.scores, classes, opt.histograms)
         write_options(opt, self.logs / "options.yaml")
         self._mend_records(model)
         count = format_count(sum(p.numel() for p in model.net.parameters()))
@@ -109,6 +110,10 @@ class TrainingRun:
     def watch(self, epoch: int, model: Any) -> Watch:
         """A watch over one epoch's batches; use it in a `with`."""
         return Watch(self, epoch, model)
+
+    def seen(self, model: Any) -> Any:
+        """What takes a validation's utils.metrics.Predictions, for the confusion matrix; None where nothing is written."""
+        return (lambda predictions: self.records.predicted(model.showing, predictions)) if self.writes else None
 
     # -------------------------------------------------------------------------------------------- saving and stopping
 
@@ -197,8 +202,7 @@ class TrainingRun:
         log.info(f"epoch {epoch}/{self.opt.epochs}  " + in_words(scores))
         self._check_finite(epoch, scores, model)
         if self.writes:
-            self.scores.scalars("train", {name: value for name, value in scores.items() if not name.startswith("val_")}, epoch)
-            self.scores.scalars("val", {name[4:]: value for name, value in scores.items() if name.startswith("val_")}, epoch)
+            self.records.end_epoch(epoch, scores, model)
             self._write_records()
         self._save_epoch(epoch, model)
         asked = processes.highest(self.signals.caught or 0, model.device)
@@ -237,7 +241,7 @@ class TrainingRun:
         for reason in new.values():
             log.warning(f"unreadable, skipped (the next of the list stands in): {reason}")
         if self.writes:
-            self._write_bad()
+            write_bad(self.logs / "bad_images.csv", self.bad)
         if len(self.bad) > max(FEW_BAD, self.opt.max_bad * self.train_images):
             raise UserError(
                 f"{len(self.bad)} of {self.train_images} images cannot be read, more than --max_bad {self.opt.max_bad:g}; "
@@ -266,7 +270,7 @@ class TrainingRun:
         for part in processes.gather(self.bad):
             self.bad |= part
         if self.writes and self.bad:
-            self._write_bad()
+            write_bad(self.logs / "bad_images.csv", self.bad)
         self.save(model, None, names, spare)
 
     def _names(self, epoch: int, model: Any) -> list[str]:
@@ -293,8 +297,3 @@ class TrainingRun:
             plots.curves(self.logs / "curves.png", self.history)
         except OSError as error:
             log.warning(f"The records in {self.logs}/ could not be written: {error}")
-
-    def _write_bad(self) -> None:
-        with atomic_write(self.logs / "bad_images.csv", "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([("index", "reason"), *self.bad.items()])

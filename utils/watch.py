@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,9 +63,21 @@ class Watch:
             self.waited += time.monotonic() - asked
             self.run.note_bad(self.batch.bad)
             self.lr = self.model.learning_rate()
-            yield self.batch
+            stop = self._record(self.batch)
+            try:
+                yield self.batch
+            finally:
+                stop()
             if self.model.between_steps(self.done) and self.done < self.model.batches:
                 self.run.may_save(self)
+
+    def _record(self, batch: Batch) -> Callable[[], Any]:
+        """Show the run's first batch, and keep the gradients of an epoch's last; returns what ends that."""
+        if self.run.writes and self.done == 0 and self.epoch == 1:
+            self.run.records.first_batch(batch)
+        if self.run.writes and self.done + 1 == self.model.batches:
+            return self.run.records.watch_gradients(self.model)
+        return lambda: None
 
     def loss(self, loss: Tensor) -> None:
         """Add a batch's loss; now and then show where we are, which alone waits for the device."""

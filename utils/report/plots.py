@@ -17,9 +17,16 @@ WORST_PAIRS = 30
 
 
 def curves(path: Path, history: list[dict[str, Any]]) -> None:
-    """Loss, scores and learning rate over the epochs."""
-    figure, axes = _figure(13, 3.6, 3)
-    panels = (("loss", ("train_loss", "val_loss")), ("accuracy", ("val_top1", "val_mean_class_accuracy")), ("learning rate", ("lr",)))
+    """Loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
+    figure, axes = _figure(13, 7, 3, 2)
+    panels = (
+        ("loss", ("train_loss", "val_loss")),
+        ("accuracy", ("val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1", "val_swa_top1")),
+        ("learning rate", ("lr",)),
+        ("gradient norm, before clipping", ("grad_norm",)),
+        ("images per second", ("images_per_second",)),
+        ("share of the time waiting for data", ("data_wait",)),
+    )
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
@@ -28,8 +35,16 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if axis.lines:
+        if len(axis.lines) > 1:
             axis.legend()
+    if any(row.get("grad_norm", 0) > 0 for row in history):
+        axes[3].set_yscale("log")
+    axes[4].set_ylim(bottom=0)
+    axes[5].set_ylim(0, 1)
+    best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+    if best is not None:
+        axes[1].axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
+        axes[1].set_title(f"accuracy; best top-1 {best['val_top1']:.4f}, epoch {best['epoch']}")
     _save(figure, path)
 
 
@@ -120,6 +135,59 @@ def bars(path: Path, values: dict[str, list[float]], title: str) -> None:
     for place, median in enumerate(medians):
         axis.text(median, place, f" {median:.0f}", va="bottom", fontsize=8)
     axis.set_title(title)
+    _save(figure, path)
+
+
+def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, title: str) -> None:
+    """The loss over the learning rate of tools.lr_find.
+
+    Args:
+        columns: rate, loss and smoothed, each (N,).
+        best: the rate to mark, if any.
+    """
+    figure, (axis,) = _figure(8, 4.5, 1)
+    rate, mean = columns["rate"], columns["smoothed"]
+    axis.plot(rate, columns["loss"], color="tab:gray", alpha=0.4, linewidth=1, label="loss of a step")
+    axis.plot(rate, mean, color="tab:blue", linewidth=2, label="smoothed")
+    if best is not None:
+        height = float(mean[np.argmin(np.abs(np.log(rate / best)))])
+        axis.axvline(best, color="tab:red", linestyle="--", linewidth=1)
+        axis.plot([best], [height], "o", color="tab:red", label=f"falls fastest: {best:.2g}")
+    if len(mean):
+        low, high = float(mean.min()), float(np.median(mean[: max(1, len(mean) // 4)]))
+        axis.set_ylim(low - 0.3 * (high - low + 0.1), high + 0.8 * (high - low + 0.1))
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("training loss")
+    axis.set_title(title)
+    axis.legend(loc="upper left")
+    _save(figure, path)
+
+
+def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dict[str, dict[str, Any]]) -> None:
+    """The top-1 of a sweep's trials: in their order with the best so far, and against each setting.
+
+    Args:
+        done: (number, top1, settings) of the complete trials. space: of tools.sweep_space.
+    """
+    figure, axes = _figure(4 * (1 + len(space)), 3.8, 1 + len(space))
+    done = sorted(done, key=lambda trial: trial[0])
+    numbers, scores = [trial[0] for trial in done], [trial[1] for trial in done]
+    best = int(np.argmax(scores))
+    axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
+    axes[0].step(numbers, np.maximum.accumulate(scores), where="post", color="tab:red", label="best so far")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_xlabel("trial")
+    axes[0].set_ylabel("best validation top-1")
+    axes[0].legend()
+    for axis, (name, rule) in zip(axes[1:], space.items(), strict=True):
+        values = [str(trial[2][name]) if "choices" in rule else trial[2][name] for trial in done]
+        axis.plot(values, scores, "o", color="tab:blue")
+        axis.plot(values[best : best + 1], scores[best : best + 1], "o", color="tab:red")
+        if rule.get("log"):
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+        axis.margins(x=0.15)
     _save(figure, path)
 
 

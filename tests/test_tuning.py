@@ -1,0 +1,170 @@
+"""tools.lr_find and tools.sweep: a rate is found, a sweep is killed and goes on; TensorBoard's points are there once each."""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from options import parse_train
+from tools import lr_find, sweep_space
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def tiny(photo_set) -> list[str]:
+    """Flags for a run of a third of a second: 373,000 parameters, epochs of three batches."""
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
+
+
+# ------------------------------------------------------------------------------------------------ lr_find
+
+
+def test_the_steepest_fall_of_a_known_curve_is_found():
+    rates = np.logspace(-6, 1, 200)
+    losses = 1 + 1 / (1 + (rates / 1e-2) ** 2) + np.where(rates > 1, rates, 0)  # falls fastest at 1e-2, in log(rate)
+    found = lr_find.suggest(rates, losses)
+    assert 0.7e-2 <= found <= 1.4e-2
+    assert lr_find.suggest(rates, np.linspace(1, 2, 200)) is None
+
+
+def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypatch, tiny, capfd, photo_set):
+    monkeypatch.chdir(tmp_path)
+    words = [*tiny, "--high", "100", "--low=1e-5", "--steps", "60", "--out", "found/rates.png", "--accumulate", "2"]
+    code = lr_find.main(words)
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    assert {path.name for path in tmp_path.iterdir()} == {"found"}
+    with open("found/rates.csv", newline="") as file:
+        rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
+    factor = (100 / 1e-5) ** (1 / 59)
+    assert rows[0][0] == pytest.approx(1e-5) and rows[5][0] / rows[4][0] == pytest.approx(factor)
+    assert len(rows) < 60 and "exploded" in shown.out  # a rate of 100 blows every network up
+    line = shown.out.strip().splitlines()[-1].split()
+    assert line[:2] == ["python", "train.py"]
+    monkeypatch.setattr(sys, "argv", line[1:])
+    opt = parse_train()
+    assert 1e-5 < opt.lr < 100 and opt.model == "timm:test_resnet" and opt.accumulate == 2
+
+
+@pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume goes on")])
+def test_a_range_test_that_cannot_be(tiny, capfd, tmp_path, monkeypatch, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert lr_find.main([*tiny, *words]) == 2
+    assert part in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+def sweep(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tools.sweep", "--name", "s", "--space", "space.yaml", *map(str, words)]
+
+
+@pytest.mark.timeout(180)
+def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path, tiny):
+    pytest.importorskip("optuna")
+    import optuna
+
+    (tmp_path / "space.yaml").write_text("model: ['timm:test_resnet', 'timm:no_such']\nscale: [32, 48]\n")
+    flags = [word for word in tiny if word not in ("--model", "timm:test_resnet", "--scale", "32")]
+    words = sweep("--sampler", "grid", "--trials", 3, "--", *flags, "--epochs", 2)
+    with subprocess.Popen(words, cwd=tmp_path, env=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as cut:
+        for line in cut.stdout:
+            if line.startswith("s-0: top1"):
+                break
+        while not (tmp_path / "results/s/s-1.log").exists():
+            time.sleep(0.01)
+        cut.kill()
+    done = subprocess.run(words, cwd=tmp_path, env=CODE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s-1 was cut; its settings are run anew" in done.stdout
+    assert "s-0: top1" not in done.stdout  # what was done is not done again
+    assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
+    assert "s-2 failed: exit code 2: error: There is no" in done.stdout and "no_such" in done.stdout
+    with open(tmp_path / "results/s/trials.csv", newline="") as file:
+        rows = {row["tag"]: row for row in csv.DictReader(file)}
+    assert {tag: (row["state"], row["scale"], row["model"]) for tag, row in rows.items()} == {
+        "s-0": ("complete", "32", "timm:test_resnet"), "s-3": ("complete", "48", "timm:test_resnet"), "s-2": ("fail", "32", "timm:no_such"),
+    }  # fmt: skip
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
+    with open(tmp_path / "logs/s-0/metrics.csv", newline="") as file:
+        assert study.trials[0].value == max(float(row["val_top1"]) for row in csv.DictReader(file))
+    assert (tmp_path / "results/s/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "--tag s-best" in done.stdout.strip().splitlines()[-1]
+
+
+SPACES = {
+    "no flag": ("lrr: [1, 2]\n", "no option of train.py 'lrr'"),
+    "the tag": ("tag: [a, b]\n", "no option of train.py 'tag'"),
+    "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
+    "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
+    "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
+    "a value alone": ("lr: 3\n", "allowed: a list"),
+    "nothing": ("", "must hold lines"),
+    "no YAML": ("lr: [", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_a_bad_space(tmp_path, case):
+    text, part = SPACES[case]
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(part)):
+        sweep_space.read_space(tmp_path / "space.yaml", ["lr", "optimizer"])
+
+
+def test_ranges_and_their_grids(tmp_path):
+    (tmp_path / "s.yaml").write_text("lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\n")
+    space = sweep_space.read_space(tmp_path / "s.yaml", ["lr", "warmup", "hflip"])
+    table = sweep_space.grid(space)
+    assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1]) and table["warmup"] == [0, 2, 4] and table["hflip"] == [0, 0.5]
+    assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    from tools import sweep
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert sweep.main(["--name", "s", "--space", "x.yaml"]) == 2
+    assert "pip install 'optuna" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ TensorBoard
+
+
+@pytest.mark.timeout(120)
+def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = [sys.executable, ROOT / "train.py", *tiny, "--tag", "t", "--epochs", "5", "--histograms", "--save_minutes", "0"]
+    with subprocess.Popen(words, cwd=tmp_path, env=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as cut:
+        for line in cut.stdout:
+            if line.startswith("epoch 3/5"):
+                break
+        cut.kill()
+    done = subprocess.run([*words, "--resume"], cwd=tmp_path, env=CODE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
+    events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
+    wanted = {"train/loss", "train/lr", "train/grad_norm", "train/images_per_second", "train/data_wait", "val/loss", "val/top1"}
+    assert wanted <= set(events.Tags()["scalars"])
+    for name in events.Tags()["scalars"]:
+        assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name
+    assert [point.step for point in events.Images("val/confusion")] == [1, 2, 3, 4, 5]
+    assert [point.step for point in events.Images("input/first_batch")] == [0]
+    names = set(events.Tags()["histograms"])
+    assert {"weights/fc.weight", "gradients/fc.weight"} <= names
+    assert {name: [point.step for point in events.Histograms(name)] for name in names} == {key: [1, 2, 3, 4, 5] for key in names}
+    assert all(point.histogram_value.max > 0 for point in events.Histograms("gradients/fc.weight"))
+    with open(tmp_path / "logs/t/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])

@@ -1,0 +1,189 @@
+"""A learning-rate range test: train a few batches while the rate rises, and see where the loss falls fastest.
+
+    python -m tools.lr_find --data_root datasets/fashion-mnist --model ResNet18 --optimizer sgd --scale 96
+    python -m tools.lr_find --model ConvNeXt --optimizer adamw --low 1e-7 --high 0.1 --steps 200 --out rates.png
+
+Takes train.py's options. The rate rises by the same factor each step (Smith, "Cyclical Learning Rates for Training
+Neural Networks", 2017, section 3.3). Writes a PNG and a CSV; checkpoints/ and logs/ are neither read nor written,
+but for a --load.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from options import build_parser
+from options.parser import Parser
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, progress, start_logging
+
+SMOOTHING = 0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
+WIDTH = 0.05  # of the Gaussian mean that the suggestion is read from, as a share of the steps
+EXPLODED = 4.0  # the run ends where the smoothed loss is so many times the lowest that was seen
+BEFORE = 10  # of steps that an explosion does not end, while the mean is still few batches
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, draw; returns the exit code."""
+    opt = option_parser().parse(argv)
+    start_logging()
+    try:
+        if opt.low >= opt.high:
+            raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
+        rates, losses = range_test(opt)
+        report(opt, rates, losses, list(argv if argv is not None else sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def option_parser() -> Parser:
+    """The command line of this tool: train.py's, and how far and how fast the rate rises."""
+    parser = build_parser("train")
+    parser.prog = "-m tools.lr_find"
+    group = parser.group("range test")
+    group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
+    group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
+    group("--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before")
+    group("--out", default="lr_find.png", metavar="FILE", help="where the PNG goes; the CSV lies beside it")
+    return parser
+
+
+def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Train with a rising rate; returns the rates and the losses of the steps that were taken, float64 (N,).
+
+    Every step is the model's own update(): its loss, mixing, clipping, --sam and --accumulate take part. The loss of a
+    step is the mean over its batches. A loss that is no number, or far above the lowest, ends the test.
+
+    Raises:
+        UserError: a list or a checkpoint cannot be read, or a flag does not fit the network.
+    """
+    import torch
+
+    from network import Diverged
+
+    model, loader = build(opt)
+    model.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
+    rates, losses, mean, lowest = [], [], 0.0, math.inf
+    batches = loader.batches(1, 0)
+    for number in progress(range(1, opt.steps + 1), "range test"):
+        rates.append(model.learning_rate())
+        before, parts = model.step_count, []
+        try:
+            while model.step_count == before:
+                parts.append(model.update(next(batches)))
+        except Diverged:
+            rates.pop()
+            break
+        loss = float(torch.stack(parts).mean())
+        losses.append(loss)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smooth = mean / (1 - SMOOTHING**number)
+        lowest = min(lowest, smooth) if number > BEFORE else lowest
+        if not math.isfinite(loss) or (number > BEFORE and smooth > EXPLODED * lowest):
+            log.info(f"The loss exploded at a rate of {rates[-1]:.3g}, step {number}.")
+            break
+    return np.array(rates[: len(losses)]), np.array(losses)
+
+
+def build(opt: argparse.Namespace) -> tuple[Any, Any]:
+    """The model, ready to train, and its loader, as train.py builds them; but no run is begun.
+
+    Raises:
+        UserError: as range_test.
+    """
+    import dataloader
+    from network import get_model, load_into
+    from utils import checkpoint
+    from utils.run import get_device, seed_everything
+
+    if opt.resume:
+        raise UserError("--resume goes on with a run's own rate; leave it out, or start from its weights with --load CHECKPOINT.")
+    seed_everything(opt.seed, opt.deterministic)
+    files = dataloader.open_list(opt, "train", drop_missing=True)
+    opt.num_classes = dataloader.find_classes(files, opt.num_classes).count
+    content = checkpoint.load(Path(opt.load)) if opt.load else None
+    opt.lr = opt.lr or 1.0
+    opt.pretrained = opt.pretrained and content is None
+    opt.swa, opt.max_nan = 0, 0
+    model = get_model(opt.model)(opt)
+    if content is not None:
+        load_into(model, content, opt.load, strict=False)
+    model.place(get_device(opt.gpu))
+    opt.precision_used = model.set_precision(opt.precision)
+    opt.epochs = opt.steps * opt.accumulate  # an epoch has a step at least
+    loader = dataloader.train_loader(opt, files, model.preprocess())
+    model.setup_training(opt, steps_per_epoch=len(loader))
+    return model, loader
+
+
+def smoothed(losses: np.ndarray) -> np.ndarray:
+    """Losses (N,) without the noise of single batches: a Gaussian mean over a twentieth of them, which does not lag behind."""
+    from scipy.ndimage import gaussian_filter1d
+
+    return gaussian_filter1d(losses, max(1.0, len(losses) * WIDTH), mode="nearest") if len(losses) else losses
+
+
+def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
+    """The rate where the smoothed loss falls fastest against log(rate), before its lowest point; None where it never falls.
+
+    Args:
+        rates, losses: (N,), of range_test.
+    """
+    fine = np.isfinite(losses)
+    rates, means = rates[fine], smoothed(losses[fine])
+    lowest = int(np.argmin(means)) if len(means) else 0
+    if lowest < BEFORE:
+        return None
+    slope = np.gradient(means[: lowest + 1], np.log(rates[: lowest + 1]))
+    steepest = int(np.argmin(slope))
+    return float(rates[steepest]) if slope[steepest] < 0 else None
+
+
+def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words: list[str]) -> None:
+    """Write the PNG and the CSV, and say the rate and the command to train with it.
+
+    Raises:
+        UserError: the loss fell nowhere between --low and --high.
+    """
+    from utils.report.plots import range_test as draw
+
+    best, out = suggest(rates, losses), Path(opt.out)
+    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (f" × {opt.accumulate}" if opt.accumulate > 1 else "")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fine = np.isfinite(losses)
+    draw(out, {"rate": rates[fine], "loss": losses[fine], "smoothed": smoothed(losses[fine])}, best, title)
+    with atomic_write(out.with_suffix(".csv"), "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("lr", "loss"), *zip(rates.tolist(), losses.tolist(), strict=True)])
+    log.info(f"{len(losses)} steps, rates {rates[0] if len(rates) else opt.low:.3g} to {rates[-1] if len(rates) else opt.low:.3g}: {out}")
+    if best is None:
+        raise UserError(
+            f"The loss fell nowhere in {len(losses)} steps from --low {opt.low:g} to --high {opt.high:g}; see {out}.\n"
+            f"Give a wider range or more --steps; with noisy batches a larger -b."
+        )
+    log.info(f"The loss falls fastest at a rate of {best:.2g}. To train with it:\n{command(words, best)}")
+
+
+def command(words: list[str], lr: float) -> str:
+    """The train.py command line of this tool's own `words`, with `lr` for its rate."""
+    import shlex
+
+    own, kept, skip = {"--low", "--high", "--steps", "--out", "--lr"}, [], False
+    for word in words:
+        if not skip and word.split("=")[0] not in own:
+            kept.append(word)
+        skip = not skip and word in own
+    return shlex.join(["python", "train.py", *kept, "--lr", f"{lr:.2g}"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

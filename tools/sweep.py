@@ -1,0 +1,260 @@
+"""A search for good settings: many short runs of train.py, each with its own tag, and which was best.
+
+    python -m tools.sweep --name first --space space.yaml --trials 20 -- --model ResNet18 --data_root datasets/fashion-mnist --epochs 5
+    python -m tools.sweep --name first --space space.yaml --sampler grid -- --model ResNet18 --data_root datasets/fashion-mnist
+
+space.yaml holds a line for each flag that varies:
+
+    lr: {low: 1e-5, high: 1e-2, log: true}
+    warmup: {low: 0, high: 3, step: 1}
+    optimizer: [sgd, adamw]
+
+What stands after -- goes to every trial. Writes results/<name>/: study.db (Optuna, SQLite), <name>-<number>.log of each
+trial, trials.csv and sweep.png. The same command goes on with a sweep that was cut: a trial that was running then
+is run anew, with the same settings. Needs Optuna: python -m pip install optuna.
+"""
+
+import argparse
+import contextlib
+import csv
+import ctypes
+import itertools
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from options import build_parser
+from tools.sweep_space import grid, in_words, read_space, suggest, words_of
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, progress, start_logging
+
+ROOT = Path(__file__).resolve().parent.parent
+POLL_SECONDS = 0.2
+OURS = ("tag", "resume", "load", "config")  # of train.py, what no space may vary
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, search, report; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    opt = option_parser().parse_args(ours)
+    start_logging()
+    try:
+        return search(opt, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """The command line of this tool; what follows -- is train.py's."""
+    parser = argparse.ArgumentParser(prog="-m tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="of the sweep: a folder in --result_dir, and the start of each tag")
+    parser.add_argument("--space", required=True, metavar="FILE", help="YAML: which flags vary, and how far")
+    parser.add_argument("--trials", type=int, default=20, help="how many, with those that an earlier command has done")
+    parser.add_argument("--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, --trials at most")
+    parser.add_argument("--prune", action="store_true", help="end a trial whose val_top1 is below the median of the others' at its epoch")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler")
+    parser.add_argument("--result_dir", default="results", metavar="DIR")
+    return parser
+
+
+def search(opt: argparse.Namespace, rest: list[str]) -> int:
+    """Run the trials that are left, then report. Returns 0, or 2 where every trial failed.
+
+    Raises:
+        UserError: Optuna is missing, the space or the flags are wrong, or the name is taken by another space.
+    """
+    optuna = _optuna()
+    space = read_space(Path(opt.space), [name for name in build_parser("train").flags() if name not in OURS])
+    settings = _check(opt, rest, space)
+    folder = Path(opt.result_dir) / opt.name
+    folder.mkdir(parents=True, exist_ok=True)
+    table = grid(space)
+    combinations = [dict(zip(table, values, strict=True)) for values in itertools.islice(itertools.product(*table.values()), opt.trials)]
+    combinations = combinations if opt.sampler == "grid" else []
+    sampler = optuna.samplers.TPESampler(seed=opt.seed) if opt.sampler == "tpe" else optuna.samplers.RandomSampler(seed=opt.seed)
+    study = optuna.create_study(
+        storage=f"sqlite:///{(folder / 'study.db').resolve()}", study_name=opt.name, direction="maximize",
+        load_if_exists=True, sampler=sampler, pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+    )  # fmt: skip
+    _same_space(study, space)
+    _enqueue(study, combinations)
+    total = len(combinations) or opt.trials
+    bar = progress(None, opt.name, total)
+    bar.update(len(finished(study)))
+    while len(finished(study)) < total:
+        trial = study.ask()
+        chosen = suggest(trial, space)
+        tag = f"{opt.name}-{trial.number}"
+        trial.set_user_attr("tag", tag)
+        log.info(f"{tag}: {', '.join(in_words(chosen))}")
+        run_trial(
+            study, trial, [*rest, *words_of(chosen), "--tag", tag], Trial(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune)
+        )
+        bar.update()
+    bar.close()
+    return report(study, folder, rest)
+
+
+class Trial:
+    """Where a trial's output goes, where its metrics.csv lies, and whether it may be pruned."""
+
+    def __init__(self, output: Path, logs: Path, prune: bool) -> None:
+        self.output, self.logs, self.prune = output, logs, prune
+
+    def scores(self) -> list[tuple[int, float]]:
+        """(epoch, val_top1) of the epochs that were validated so far."""
+        with contextlib.suppress(OSError, ValueError, KeyError), open(self.logs / "metrics.csv", newline="", encoding="utf-8") as file:
+            return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row.get("val_top1")]
+        return []
+
+
+def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
+    """Run train.py with `words`, and tell the study its best val_top1, that it was pruned, or that it failed."""
+    optuna = _optuna()
+    (place.logs / "metrics.csv").unlink(missing_ok=True)  # of a sweep of the same name that was deleted
+    told: set[int] = set()
+    with open(place.output, "w", encoding="utf-8") as output, _ended(words, output) as process:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+            for epoch, top1 in place.scores():
+                if epoch not in told:
+                    told.add(epoch)
+                    trial.report(top1, epoch)
+            if process.poll() is not None:
+                break
+            if place.prune and trial.should_prune():
+                log.info(f"{trial.user_attrs['tag']}: pruned after epoch {max(told)}")
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return
+    scores = place.scores()
+    if process.returncode or not scores:
+        last = (place.output.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-6:]
+        reason = next((line for line in last if line.startswith("error:")), last[-1])
+        trial.set_user_attr("failed", f"exit code {process.returncode}: {reason}")
+        log.warning(f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})")
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return
+    best = max(top1 for _, top1 in scores)
+    log.info(f"{trial.user_attrs['tag']}: top1 {best:.6f}")
+    study.tell(trial, best)
+
+
+@contextlib.contextmanager
+def _ended(words: list[str], output: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """train.py as a process, which does not outlive the body."""
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _end_with_parent() -> None:
+    """Linux: a sweep that is killed takes its trial along (prctl 1 is PR_SET_PDEATHSIG)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
+def finished(study: Any) -> list[Any]:
+    """The trials that ended: complete, pruned, or failed by themselves; not those that were cut with the sweep."""
+    cut = study.user_attrs.get("cut", [])
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in cut]
+
+
+def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
+    """Enqueue the settings of the trials that were running when the sweep was cut, and those of a grid that are not there yet."""
+    optuna = _optuna()
+    for settings in combinations:
+        study.enqueue_trial(settings, skip_if_exists=True)
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        settings = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if settings:
+            study.enqueue_trial(settings)
+        study.set_user_attr("cut", [*study.user_attrs.get("cut", []), trial.number])
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        log.info(f"{study.study_name}-{trial.number} was cut; its settings are run anew")
+
+
+def _same_space(study: Any, space: dict[str, Any]) -> None:
+    if study.user_attrs.get("space", space) != space:
+        raise UserError(
+            f"The sweep {study.study_name} was begun with another space: {study.user_attrs['space']}.\n"
+            f"Give the space it had, or another --name."
+        )
+    study.set_user_attr("space", space)
+
+
+def _check(opt: argparse.Namespace, rest: list[str], space: dict[str, Any]) -> argparse.Namespace:
+    """train.py's options as the first values of the space give them; SystemExit(2) or UserError where they are wrong."""
+    if Path(opt.name).name != opt.name or opt.name.startswith((".", "-")) or opt.trials < 1:
+        raise UserError(f"--name is {opt.name!r}, --trials {opt.trials}; allowed: one file name, and 1 or more trials.")
+    given = {word.split("=")[0].lstrip("-") for word in rest if word.startswith("--")}
+    twice = sorted(given & {*space, *OURS[:2]})
+    if twice:
+        raise UserError(f"--{twice[0]} is given after -- too; each trial has its own. Leave it out there.")
+    first = {name: rule["choices"][0] if "choices" in rule else rule["low"] for name, rule in space.items()}
+    return build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
+
+
+def _optuna() -> Any:
+    """The module, silent about what we say ourselves. Raises UserError where it is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("tools.sweep needs Optuna, which is not installed. Run: python -m pip install 'optuna>=4,<6'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+# ---------------------------------------------------------------------------------------------------- the end
+
+
+def report(study: Any, folder: Path, rest: list[str]) -> int:
+    """Write trials.csv and sweep.png, say the best trials, the failed ones and the best command; 2 where none succeeded."""
+    from utils.report.plots import trials as draw
+
+    names = list(study.user_attrs["space"])
+    done = finished(study)
+    good = sorted((trial for trial in done if trial.state.name == "COMPLETE"), key=lambda trial: (-trial.value, trial.number))
+    bad = [trial for trial in done if "failed" in trial.user_attrs]
+    with atomic_write(folder / "trials.csv", "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("tag", "state", "val_top1", *names))
+        for trial in sorted(done, key=lambda trial: trial.number):
+            score = trial.value if trial.state.name == "COMPLETE" else ""
+            writer.writerow((trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names)))
+    pruned = len(done) - len(good) - len(bad)
+    log.info(f"{len(done)} trials: {len(good)} complete, {pruned} pruned, {len(bad)} failed; {folder}/trials.csv")
+    for trial in bad:
+        log.warning(f"{trial.user_attrs['tag']} failed: {trial.user_attrs['failed']}")
+    if not good:
+        raise UserError(f"No trial was completed; what they said: {folder}/*.log.")
+    draw(folder / "sweep.png", [(trial.number, trial.value, trial.params) for trial in good], study.user_attrs["space"])
+    width = max(len(trial.user_attrs["tag"]) for trial in good)
+    for trial in good[:10]:
+        log.info(f"{trial.user_attrs['tag']:{width}}  {trial.value:.6f}  {'  '.join(in_words(trial.params))}")
+    best = shlex.join(["python", "train.py", *rest, *words_of(good[0].params), "--tag", f"{study.study_name}-best"])
+    log.info(f"Picture: {folder}/sweep.png. The best, to train longer under a tag of its own:\n{best}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The search space of tools.sweep: which flags of train.py vary, and how far."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError, unknown_name
+
+GRID_POINTS = 5  # of a range without a step, in a grid
+KEYS = {"low", "high", "log", "step"}
+
+
+def read_space(path: Path, known: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{flag: {"choices": […]} or {"low", "high", "log", "step" (or None), "whole"}} of a YAML file.
+
+    YAML reads 1e-5 as text; it is taken as a number.
+
+    Raises:
+        UserError: the file cannot be read, a flag is not in `known`, or a range or list is none.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The space {path} cannot be read: {' '.join(str(error).split())}.") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} must hold lines like `lr: {{low: 1e-5, high: 1e-2, log: true}}` or `optimizer: [sgd, adamw]`.")
+    space = {}
+    for name, rule in content.items():
+        if name not in known:
+            raise unknown_name("option of train.py", str(name), known)
+        space[name] = _rule(f"{name} in {path}", rule)
+    return space
+
+
+def _rule(where: str, rule: Any) -> dict[str, Any]:
+    if isinstance(rule, list) and rule and all(isinstance(value, str | int | float | bool) for value in rule):
+        return {"choices": rule}
+    if not isinstance(rule, dict) or not {"low", "high"} <= set(rule) <= KEYS:
+        raise UserError(f"{where} is {rule!r}; allowed: a list of values, or {{low: A, high: B}} with log: true or step: C.")
+    low, high, step = (_number(where, rule[key]) if rule.get(key) is not None else None for key in ("low", "high", "step"))
+    log = rule.get("log", False)
+    assert low is not None and high is not None
+    if not low < high or (log and low <= 0) or not isinstance(log, bool) or (step is not None and (step <= 0 or log)):
+        raise UserError(f"{where} is {rule!r}; allowed: low below high, above 0 where log is true, and step above 0, without log.")
+    whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
+    return {"low": low, "high": high, "log": log, "step": step, "whole": whole}
+
+
+def _number(where: str, value: Any) -> int | float:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{where} holds {value!r}, which is no number.")
+    return number
+
+
+def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The values of an Optuna trial: {flag: value}."""
+    chosen = {}
+    for name, rule in space.items():
+        if "choices" in rule:
+            chosen[name] = trial.suggest_categorical(name, rule["choices"])
+        elif rule["whole"]:
+            chosen[name] = trial.suggest_int(name, rule["low"], rule["high"], step=rule["step"] or 1, log=rule["log"])
+        else:
+            chosen[name] = trial.suggest_float(name, rule["low"], rule["high"], step=rule["step"], log=rule["log"])
+    return chosen
+
+
+def grid(space: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """{flag: its values} for a grid: the list, each step of a range, or five points evenly spread (in the logarithm)."""
+    return {name: rule["choices"] if "choices" in rule else _points(rule) for name, rule in space.items()}
+
+
+def _points(rule: dict[str, Any]) -> list[Any]:
+    low, high = rule["low"], rule["high"]
+    if rule["step"] is not None:
+        return [low + k * rule["step"] for k in range(int((high - low) / rule["step"] + 1e-9) + 1)]
+    shares = [k / (GRID_POINTS - 1) for k in range(GRID_POINTS)]
+    points = [low * (high / low) ** share if rule["log"] else low + (high - low) * share for share in shares]
+    points = [low, *points[1:-1], high]
+    return list(dict.fromkeys(round(point) for point in points)) if rule["whole"] else points
+
+
+def words_of(chosen: dict[str, Any]) -> list[str]:
+    """The values as words of a command line: a switch as --name or --no-name."""
+    words = []
+    for name, value in chosen.items():
+        value = float(f"{value:.5g}") if isinstance(value, float) else value
+        words += [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}={value}"]
+    return words
+
+
+def in_words(chosen: dict[str, Any]) -> list[str]:
+    """["lr 0.00443", "optimizer sgd"] for a line of the log."""
+    return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()]

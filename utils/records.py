@@ -1,0 +1,105 @@
+"""The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from utils.batch import Batch
+from utils.files import atomic_write
+from utils.logger import Scores, log
+from utils.metrics import Predictions
+from utils.report import plots
+
+SHOWN = 16  # images of the first batch
+TRAIN_NAMES = {"train_loss": "loss"}
+
+
+class Records:
+    """What one run sends to TensorBoard in logs/<tag>/; by the first process alone. Steps are epochs, from 1; 0 is the start.
+
+    train/loss, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
+    input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
+    """
+
+    def __init__(self, scores: Scores, classes: Any, histograms: bool) -> None:
+        self.scores, self.classes, self.histograms = scores, classes, histograms
+        self.found: dict[str, Predictions] = {}
+        self.gradients: dict[str, Tensor] = {}
+
+    def first_batch(self, batch: Batch) -> None:
+        """Show the augmented images (uint8 (B, 3, S, S)) that the network sees first, with their labels; first_batch.png too."""
+        images = [image.permute(1, 2, 0).numpy() for image in batch.image[:SHOWN]]
+        names = [self.classes.name(label) for label in batch.label[:SHOWN].tolist()]
+        path = self.scores.folder / "first_batch.png"
+        self._picture("input/first_batch", path, lambda: plots.gallery(path, images, names, "The first training batch"), 0)
+
+    def predicted(self, which: str, predictions: Predictions) -> None:
+        """Keep what the weights `which` ("raw", "ema" or "swa") predicted, for this epoch's confusion matrix."""
+        self.found[which] = predictions
+
+    def watch_gradients(self, model: Any) -> Callable[[], None]:
+        """Keep a copy of the gradients of the steps taken from now on, before clipping; returns what ends that.
+
+        Of fp16's scaled gradients the scale is taken out. Call it before an epoch's last step.
+        """
+        if not self.histograms:
+            return lambda: None
+
+        def keep(name: str) -> Callable[[Tensor], None]:
+            def hook(parameter: Tensor) -> None:
+                assert parameter.grad is not None
+                self.gradients[name] = parameter.grad.detach() / model.scaler.get_scale()
+
+            return hook
+
+        learning = [(name, p) for name, p in model.net.named_parameters() if p.requires_grad]
+        hooks = [p.register_post_accumulate_grad_hook(keep(name)) for name, p in learning]
+
+        def stop() -> None:
+            for hook in hooks:
+                hook.remove()
+
+        return stop
+
+    def end_epoch(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
+        """Add the epoch's points. A full disk is said, not raised."""
+        train = {TRAIN_NAMES.get(name, name): value for name, value in scores.items() if not name.startswith("val_")}
+        self.scores.scalars("train", train, epoch)
+        self.scores.scalars("val", {name[4:]: value for name, value in scores.items() if name.startswith("val_")}, epoch)
+        shown = self.found.get(model.showing)
+        if shown is not None:
+            path = self.scores.folder / "confusion.png"
+            self._picture("val/confusion", path, lambda: plots.confusion(path, (shown, None, self.classes)), epoch)
+        if self.histograms:
+            for name, weight in model.net.named_parameters():
+                self._histogram(f"weights/{name}", weight.detach(), epoch)
+            for name, gradient in self.gradients.items():
+                self._histogram(f"gradients/{name}", gradient, epoch)
+        self.found, self.gradients = {}, {}
+        self.scores.flush()  # before the checkpoint: a run that is killed and goes on leaves no gap
+
+    def _histogram(self, name: str, values: Tensor, epoch: int) -> None:
+        fine = values[values.isfinite()].to(torch.float32).cpu().numpy()
+        if fine.size:
+            self.scores.writer.add_histogram(name, fine, epoch)
+
+    def _picture(self, name: str, path: Path, draw: Callable[[], None], step: int) -> None:
+        try:
+            draw()
+            with PIL.Image.open(path) as image:
+                self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        except OSError as error:
+            log.warning(f"{path} could not be written: {error}")
+
+
+def write_bad(path: Path, bad: dict[str, str]) -> None:
+    """Write bad_images.csv of `bad`: {place in the training list: what is wrong}."""
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([("index", "reason"), *bad.items()])
