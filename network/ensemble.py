@@ -3,6 +3,7 @@
 import argparse
 import copy
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from network.inference import Loaded, Predictor, SavedMember
+from network.tta import ttas
 from utils import blend, saved_probs
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -87,7 +89,11 @@ def write_ensemble(path: Path, opt: argparse.Namespace, loaded: Loaded, more: di
     }
     with atomic_write(path, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
-    log.info(f"Written: {path}; use it with submit.py --ensemble {path}")
+    if any(str(name).endswith(".npz") for name in loaded.paths):
+        use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
+    else:
+        use = f"submit.py --ensemble {path}"
+    log.info(f"Written: {path}; use it with {use}")
 
 
 def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
@@ -112,6 +118,7 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
         raise UserError(
             f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or unfit."
         )
+    _check_values(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
     load = [os.path.normpath(path.parent / content["load"][k]) for k in used]
     for name, k in zip(load, used, strict=True):
@@ -121,6 +128,24 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
             raise UserError(f"--ensemble {path}: {name} has changed since the weights were fitted. Fit them anew with eval.py --blend.")
     settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
     return argparse.Namespace(**{**vars(opt), **settings, "load": load, "weights": [content["weights"][k] for k in used]})
+
+
+def _check_values(content: dict[str, Any], path: Path) -> None:
+    """Raise UserError for what somebody's hand has made of an ensemble.yaml, all of it at once."""
+    wrong = [f"{key} holds what is no text" for key in ("load", "hashes") if not all(isinstance(one, str) for one in content[key])]
+    weights = content["weights"]
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < math.inf for one in weights) or not any(weights):
+        wrong.append(f"weights are {weights}; allowed: numbers from 0 on, not all 0")
+    for key, allowed in (("blend", blend.WAYS), ("tta", ttas), ("fit", ("squash", "crop", "pad", None))):
+        if content.get(key) not in allowed:
+            wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
+    scale = content.get("scale")
+    if scale is not None and not (isinstance(scale, int) and 8 <= scale <= 4096):
+        wrong.append(f"scale is {scale!r}; allowed: 8 to 4096")
+    if wrong:
+        raise UserError(
+            f"--ensemble {path}:\n  " + "\n  ".join(wrong) + "\nMend it, or fit it anew: python eval.py --load A B --blend greedy"
+        )
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

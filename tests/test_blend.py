@@ -146,6 +146,35 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
     assert refused.code == 2 and "has changed since" in refused.err
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("blend", "foo", "blend is 'foo'; allowed: mean"),
+        ("weights", [0, 0], "weights are"),
+        ("weights", ["much", 1], "numbers from 0 on"),
+        ("weights", [float("nan"), 1], "numbers from 0 on"),
+        ("load", [3, 4], "load holds what is no text"),
+        ("tta", "foo", "tta is 'foo'"),
+        ("scale", "big", "scale is 'big'"),
+        ("fit", "stretch", "fit is 'stretch'"),
+    ],
+)
+def test_an_ensemble_file_that_was_spoilt_by_hand(script, tmp_path, photo_set, key, value, said):
+    content = {
+        "load": ["a.pt", "b.pt"],
+        "hashes": ["0", "1"],
+        "weights": [1, 2],
+        "blend": "mean",
+        "tta": "none",
+        "scale": None,
+        "fit": None,
+    }
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(content | {key: value}))
+    result = script("submit.py", "--ensemble", "e.yaml", "--data_root", photo_set, "--gpu", -1)
+    assert result.code == 2
+    assert said in result.err
+
+
 def test_files_of_another_list_are_refused(script, pair, photo_set, tmp_path):
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     lines = (photo_set / "val.txt").read_text().splitlines()

@@ -74,6 +74,10 @@ class IResNet(nn.Module):
         """As timm's networks have it: which parameters make up the stem, and each stage (coarse) or block (fine)."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
+    def get_classifier(self) -> nn.Module:
+        """As timm's networks have it."""
+        return self.fc
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
