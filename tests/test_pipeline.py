@@ -200,6 +200,23 @@ cache.open_reader(read_list({str(photo_set / "train.txt")!r}), parse_train(["--c
 # ------------------------------------------------------------------------------------------------ workers that fail
 
 
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_threads_hand_page_locked_images_to_a_card(photo_set, monkeypatch, kind):
+    """There is no card here: what would be asked of torch is recorded."""
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    for gpu, count in (("0", 1), ("-1", 0)):
+        pinned.clear()
+        opt = parse_train(["-b", "4", "-w", "1", "--gpu", gpu, "--scale", "32"])
+        way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
+        files = read_list(photo_set / "train.txt")
+        loader = dataloader.train_loader(opt, files, way).batches(1) if kind == "train" else dataloader.eval_loader(opt, files, (way,))
+        batch = next(iter(loader))
+        images = batch.image if kind == "train" else batch.images[0]
+        assert sum(one is images for one in pinned) == count
+
+
 def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):
     from dataloader import dataset
 
