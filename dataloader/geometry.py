@@ -15,6 +15,8 @@ from utils.preprocess import CROP_SHARE, Preprocess
 
 BILINEAR_TO = 1.5  # input pixels an output pixel; beyond it bilinear skips too much of them
 
+TRIES = 10  # draws of a crop before the centre is taken, as in torchvision
+
 
 class Region(NamedTuple):
     """A rectangle of the full-size image, in pixels, and the size it is brought to."""
@@ -41,15 +43,14 @@ class RandomCrop:
 
     def place(self, height: int, width: int, rng: np.random.Generator) -> Region:
         """Draw the region for an image of that size."""
-        low = math.log(self.ratio)
-        high = abs(low)  # not -low: for a ratio of 1 that is -0.0, below low in NumPy's eyes
-        for _ in range(10):
-            area = height * width * rng.uniform(self.zoom, 1.0)
-            ratio = math.exp(rng.uniform(low, high))
+        most = math.log(self.ratio)
+        down, across, *draws = rng.random(2 + 2 * TRIES).tolist()  # in one call: one at a time they take 20 µs
+        for share, turn in zip(draws[::2], draws[1::2], strict=True):
+            area = height * width * (self.zoom + (1 - self.zoom) * share)
+            ratio = math.exp(most * (1 - 2 * turn))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                return Region(top, left, h, w, self.scale, self.scale)
+                return Region(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w, self.scale, self.scale)
         w = min(width, max(1, round(height / self.ratio)))  # a long, thin image: the widest allowed crop, centred
         h = min(height, max(1, round(width / self.ratio)))
         return Region((height - h) // 2, (width - w) // 2, h, w, self.scale, self.scale)
@@ -164,6 +165,6 @@ def shares(size: tuple[int, int], full: tuple[int, int]) -> tuple[float, float]:
     n/8 itself; the quotient of the sizes would shift the far end by up to a pixel.
     """
     for eighths in range(8, 0, -1):
-        if all(-(-whole * eighths // 8) == part for part, whole in zip(size, full, strict=True)):
+        if -(-full[0] * eighths // 8) == size[0] and -(-full[1] * eighths // 8) == size[1]:
             return eighths / 8, eighths / 8
     return size[0] / full[0], size[1] / full[1]
