@@ -67,7 +67,7 @@ def test_area_ratio_and_place_are_distributed_as_torchvisions(size, zoom, ratio)
         assert ks_2samp(of(ours), of(wanted)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (7, 100), (1, 3), (300, 1)], ids=str)
+@pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (7, 100), (1, 5), (300, 1)], ids=str)
 def test_an_image_too_thin_for_any_crop_gives_torchvisions_centre(size):
     box = v2.RandomResizedCrop(8, scale=(0.9, 1.0), ratio=(0.75, 4 / 3)).make_params([torch.zeros(1, *size)])
     region = RandomCrop(8, 0.9, 0.75).place(*size, np.random.default_rng(0))

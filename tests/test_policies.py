@@ -354,7 +354,7 @@ def test_flags_out_of_range(words):
 @pytest.mark.parametrize("name", POLICIES)
 def test_hflip_comes_before_the_policy(name, squares):
     pipeline = build("--transform", name, "--hflip", "1")
-    flipped = pipeline.operations[0](squares[0], np.random.default_rng(0))
+    flipped = pipeline.operations[0](squares[0].copy(), np.random.default_rng(0))
     np.testing.assert_array_equal(flipped, squares[0][:, ::-1])
     assert len(pipeline.operations) == 2
 
@@ -373,7 +373,7 @@ def test_erasing_comes_last_and_only_where_asked(name):
     assert len(erasing.operations) == len(plain.operations) + 1
     op, rng = erasing.operations[-1], np.random.default_rng(0)
     blank = np.full((64, 64, 3), 90, np.uint8)
-    share = np.mean([(op(blank, rng) != 90).any() for _ in range(2000)])
+    share = np.mean([(op(blank.copy(), rng) != 90).any() for _ in range(2000)])
     assert abs(share - 0.4) < 0.04
 
 
