@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -32,8 +33,8 @@ def scored_set(folder):
     columns = (np.arange(IMAGES), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(IMAGES), label])
     predictions = Predictions(*columns, np.ones(IMAGES, bool), Rows(np.arange(IMAGES), probability))
     for k in range(8):
-        cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
-    files = SimpleNamespace(path=lambda index: str(folder / f"{index % 8}.jpg"), __len__=lambda: IMAGES)
+        cv2.imwrite(str(folder / f'a, "{k}".jpg'), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
+    files = SimpleNamespace(path=lambda index: str(folder / f'a, "{index % 8}".jpg'), __len__=lambda: IMAGES)
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
     return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))
@@ -124,8 +125,22 @@ def test_classes_are_sorted_filtered_and_paged(at, made):
     assert at.texts("#class-table tbody tr td:nth-child(5)")[0] == "0"
     click(at, "#class-table th:nth-child(2) button")  # names, as people count
     assert at.texts(name)[1:4] == ["thing 0", "thing 1", "thing 2"]
+    assert len(at.all("#class-table th[aria-sort]")) == 1
+    assert not at.find("#class-pager button:first-child").is_enabled()
     click(at, "#class-pager button:last-child")
     assert at.texts("#class-pager span") == ["page 2 of 3"]
+    assert at.find("#class-pager button:first-child").is_enabled()
+    click(at, "#class-pager button:last-child")
+    assert at.texts("#class-pager span") == ["page 3 of 3"]
+    assert not at.find("#class-pager button:last-child").is_enabled()
+    click(at, "#class-table th:nth-child(3) button")  # accuracy: the worst first, then the best; without images last, either way
+    assert at.texts(name)[0] == scored.classes.name(worst[0])
+    click(at, "#class-table th:nth-child(3) button")
+    assert at.texts("#class-table tbody tr td:nth-child(3)")[0] == f"{100 * np.nanmax(counts['accuracy']):.1f} %"
+    click(at, "#class-pager button:last-child")
+    click(at, "#class-pager button:last-child")
+    assert at.texts(name)[-1] == f"thing {CLASSES - 1}"
+    click(at, "#class-table th:nth-child(2) button")
     at.find("#class-filter").send_keys("thing 12")
     assert at.texts(name) == ["thing 12", "thing 112", *(f"thing {k}" for k in range(120, 130))]
     assert at.texts("#class-count") == ["12 of 130"]
@@ -164,6 +179,66 @@ def test_confusions_are_searched_and_the_matrix_is_zoomed_by_keys_and_mouse(at, 
     assert at.browser.execute_script(painted)
 
 
+def mouse(at, kind, x, y, **more):
+    """An event over the matrix, at (x, y) of its width and height."""
+    at.browser.execute_script(
+        "const [kind, x, y, more] = arguments, c = document.getElementById('matrix'), box = c.getBoundingClientRect();"
+        "const Kind = kind === 'wheel' ? WheelEvent : PointerEvent, at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};"
+        "c.dispatchEvent(new Kind(kind, {...at, bubbles: true, cancelable: true, ...more}))",
+        kind,
+        x,
+        y,
+        more,
+    )
+
+
+def test_the_matrix_shows_the_counts_where_they_belong(at, made):
+    from utils.metrics import confused_pairs
+
+    scored = made[1]
+    pairs = confused_pairs(scored.predictions, CLASSES, 100_000).tolist()
+    both = {(a, b) for a, b, _ in pairs}
+    true, called, count = next(pair for pair in pairs if (pair[1], pair[0]) not in both)
+    alpha = (
+        "const c = document.getElementById('matrix'), all = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "return arguments[0].map(([x, y]) => all[4 * (Math.floor(y * c.height) * c.width + Math.floor(x * c.width)) + 3])"
+    )
+    row, column = (true + 0.5) / CLASSES, (called + 0.5) / CLASSES
+    here, mirrored = at.browser.execute_script(alpha, [[column, row], [row, column]])
+    assert here > 0 and mirrored == 0  # painted without a click; rows are true classes
+    mouse(at, "pointermove", column, row)
+    images = results.per_class(scored.predictions, CLASSES)["count"]
+    name = scored.classes.name
+    assert at.texts("#cell") == [f"True {name(true)}, called {name(called)}: {count} of {images[true]} images."]
+    share = f"{100 * count / images[true]:.1f} %"
+    assert any(text == f"{name(true)}{name(called)}{count}{share}" for text in at.texts("#pairs tbody tr"))
+
+
+def test_the_matrix_is_moved_by_keys_wheel_and_finger(at):
+    window = lambda: at.texts("#window")[0]  # noqa: E731
+    mouse(at, "wheel", 0.5, 0.5, deltaY=-1)
+    assert window() == "rows 0–129, columns 0–129"  # the page is scrolled, until the matrix is chosen
+    matrix = at.find("#matrix")
+    matrix.send_keys("++")
+    assert window() == "rows 48–81, columns 48–81"
+    matrix.send_keys("\ue012\ue013")  # left, up
+    assert window() == "rows 42–74, columns 42–74"
+    matrix.send_keys("\ue014\ue015")
+    assert window() == "rows 48–81, columns 48–81"
+    matrix.send_keys("-")
+    assert window() == "rows 32–97, columns 32–97"
+    mouse(at, "wheel", 0, 0, deltaY=-1)
+    assert window() == "rows 32–84, columns 32–84"  # what is under the pointer stays
+    mouse(at, "pointerdown", 0.5, 0.5, pointerType="touch")
+    mouse(at, "pointermove", 0.75, 0.25, pointerType="touch")
+    assert window() == "rows 45–97, columns 19–71"  # pulled right and up
+    mouse(at, "pointerup", 0.75, 0.25)
+    mouse(at, "pointermove", 0.2, 0.2)
+    assert window() == "rows 45–97, columns 19–71"
+    matrix.send_keys("0")
+    assert window() == "rows 0–129, columns 0–129"
+
+
 def test_errors_are_paged_by_click_and_by_key(at, made):
     first = at.texts("#gallery .item")
     assert len(first) == 12
@@ -189,17 +264,42 @@ def test_errors_are_paged_by_click_and_by_key(at, made):
     assert at.browser.execute_script("return [...document.images].every(x => !x.complete || x.naturalWidth > 0)")
 
 
-def test_marks_are_exported_for_clean(at, made):
-    import time
+def test_an_error_shows_its_true_class_and_who_is_near(at, made):
+    predictions, classes = made[1].predictions, made[1].classes
+    row = int(pictures.surest_errors(predictions)[0])
+    names = [classes.name(k) for k in (predictions.label[row], *predictions.top[row])]
+    assert at.texts("#gallery .item:first-child strong") == names[:2]
+    good = at.texts("#gallery .item:first-child .top .good")
+    assert good == [names[0] if names[0] in names[1:] else f"{names[0]} (true)"]
+    labels = at.browser.execute_script(
+        "return [...document.querySelectorAll('#gallery .item')].map(item => ["
+        "...[...item.querySelectorAll('strong')].map(x => x.textContent),"
+        "[...item.querySelectorAll('figcaption')].map(x => [x.textContent.replace(/ [\\d.]+$/, ''), x.className])])"
+    )
+    for true, called, near in labels:
+        for label, kind in near:
+            assert kind == ("good" if label == true else "error" if label == called else "")
+    called = names[1]
+    at.find("#error-filter").send_keys(called)
+    assert any(text == called for text in at.texts("#gallery .item strong.error"))
+    true_alone = [true for true, other, _ in labels if called not in (true, other)]
+    assert not set(true_alone) & set(at.texts("#gallery .item strong:first-child")) or len(at.all("#gallery .item")) < 12
 
+
+def test_marks_are_exported_for_clean(at, made):
     issues = label_issues.find(made[1].predictions, CLASSES)
     assert not at.find("#export").is_enabled()
     click(at, "#issues .item:nth-child(1) [value=drop]")
     click(at, "#issues .item:nth-child(2) [value=relabel]")
+    choice = "const s = document.querySelector('#issues .item:nth-child(3) select');"
+    other = at.browser.execute_script(choice + "s.selectedIndex = 1; s.dispatchEvent(new Event('change')); return s.value")
+    assert at.find("#issues .item:nth-child(3) [value=relabel]").is_selected()
     click(at, "#issue-pager button:last-child")
+    click(at, "#issues .item:nth-child(1) [value=keep]")
     click(at, "#issue-pager button:first-child")
     assert at.find("#issues .item:nth-child(1) [value=drop]").is_selected()  # a mark outlives the page it is on
-    assert at.texts("#marked") == [f"2 of {min(60, len(issues.row))} marked"]
+    assert at.browser.execute_script(choice + "return s.value") == other != str(issues.suggested[2])
+    assert at.texts("#marked") == [f"4 of {min(60, len(issues.row))} marked"]
     click(at, "#export")
     path = made[0] / "downloads" / "label_decisions.csv"
     for _ in range(100):
@@ -209,7 +309,9 @@ def test_marks_are_exported_for_clean(at, made):
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     label = made[1].predictions.label[issues.row]
-    wanted = [("drop", label[0], ""), ("relabel", label[1], str(issues.suggested[1]))]
+    wanted = [("drop", label[0], ""), ("relabel", label[1], str(issues.suggested[1])), ("relabel", label[2], other), ("keep", label[12], "")]
+    path = made[1].files.path
+    assert [row["path"] for row in rows] == [path(int(made[1].predictions.index[issues.row[k]])) for k in (0, 1, 2, 12)]
     assert [(row["action"], int(row["label"]), row["new_label"]) for row in rows] == wanted
 
 
@@ -219,6 +321,11 @@ def test_a_phone_needs_no_sideways_scrolling_and_text_can_be_read(at, dark):
     at.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     at.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
     try:
+        painted = "const c = document.getElementById('matrix'); return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
+        heat = at.browser.execute_script("return getComputedStyle(document.documentElement).getPropertyValue('--heat').trim()")
+        time.sleep(0.2)
+        got, wanted = at.browser.execute_script(painted), heat.replace(" ", "")
+        assert max(abs(int(a) - int(b)) for a, b in zip(got.split(","), wanted.split(","), strict=True)) <= 3, (got, wanted)
         assert at.browser.execute_script("return document.documentElement.scrollWidth") == 390
         for css in ("h1", ".soft", "#class-table td", ".error"):
             colour, ground = (

@@ -29,8 +29,10 @@ def intervals(
 ) -> dict[str, list[float]]:
     """The 95 % interval of each score, as {name: [low, high]}; images are drawn with replacement, `resamples` times.
 
-    The resamples' mean is moved onto the score first: with few images a class, a resample that lacks some of them has a
-    lower macro F1 and a higher calibration error than its list, and the plain interval would not hold the score.
+    With few images a class, a resample has a lower macro F1 and a higher calibration error than its list, as the list has
+    than the truth. So the resamples' mean is moved onto the score, and the interval reaches to where it would stand were it
+    moved as far again, for the score's own bias. That does not do for a calibration error near 0: its interval begins at
+    0 where an honest network would show as much (dev/LOG.md has how often each interval holds the truth).
 
     The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals.
     """
@@ -47,13 +49,31 @@ def intervals(
         for name, value in {**_resample(columns, weight, num_classes), **({"roc_auc": area(weight)} if area else {})}.items():
             drawn.setdefault(name, []).append(value)
     scores = {**_resample(columns, np.ones(count, np.int64), num_classes), **({"roc_auc": area(np.ones(count, np.int64))} if area else {})}
-    return {name: _around(scores[name], np.array(values), name) for name, values in drawn.items() if not np.isnan(scores[name])}
+    found = {name: _around(scores[name], np.array(values), name) for name, values in drawn.items() if not np.isnan(scores[name])}
+    if scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
+        found["ece"][0] = 0.0
+    return found
 
 
 def _around(score: float, values: NDArray[np.float64], name: str) -> list[float]:
-    """Low and high, moved so that the resamples' mean stands on the score, and kept within what the score can be."""
-    moved = np.nanpercentile(values, (2.5, 97.5)) + score - np.nanmean(values)
+    """Low and high, with the resamples' mean moved onto the score, or as far beyond; kept within what the score can be."""
+    bias = np.nanmean(values) - score
+    low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
+    moved = np.array([min(low, low - bias), max(high, high - bias)])
     return np.clip(moved, 0, np.inf if name == "loss" else 1).tolist()
+
+
+def _chance_ece(columns: _Columns, rng: np.random.Generator, resamples: int) -> float:
+    """The calibration error that a network whose confidences are true stays below in 97.5 % of lists like this one.
+
+    Hits are drawn with the confidences as their chances (consistency resampling; Bröcker & Smith, 2007).
+    """
+    count = len(columns.label)
+    drawn = np.empty(resamples)
+    for k in range(resamples):
+        gap = np.bincount(columns.place, weights=(rng.random(count) < columns.confidence) - columns.confidence, minlength=BINS)
+        drawn[k] = np.abs(gap).sum() / count
+    return float(np.percentile(drawn, 97.5))
 
 
 def _columns(predictions: Predictions, seen: NDArray[np.bool_], images: list[int] | None) -> _Columns:
