@@ -45,6 +45,50 @@ def test_a_newer_format_is_refused(tmp_path):
         checkpoint.load(tmp_path / "x.pt")
 
 
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "1.pt"
+    checkpoint.save(path, {"weights": {"a": torch.zeros(2)}})
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(checkpoint.SaveError, match="(?s)No space left.*--resume"):
+        checkpoint.save(path, {"weights": {}})
+    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["1.pt"]
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "state_dict_ema"])
+def test_others_wrapped_state_dicts_are_taken(tmp_path, key):
+    torch.save({key: {"module.a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    assert checkpoint.load(tmp_path / "w.pt") == {"weights": {"a": torch.ones(1)}}
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"a": 1}, {"state_dict": {"a": "b"}}])
+def test_what_holds_no_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="no state dict"):
+        checkpoint.load(tmp_path / "w.pt")
+
+
+def test_code_in_a_pickle_is_not_run_and_what_is_there_is_named(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"format": 1, "x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="is refused"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "bad.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(UserError, match="(?s)damaged or cut short.*evil.pt"):
+        checkpoint.load(tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match="(?s)There is no checkpoint.*There are: .*evil.pt"):
+        checkpoint.load(tmp_path / "none.pt")
+
+
 def test_a_zip_of_something_else(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
         file.writestr("hello.txt", "hello")

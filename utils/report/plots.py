@@ -34,7 +34,9 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
         axis.set_title(title)
         axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        if axis.lines:
+            axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # an epoch has no half
         if len(axis.lines) > 1:
             axis.legend()
     if any(row.get("grad_norm", 0) > 0 for row in history):
@@ -71,7 +73,7 @@ def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> N
     axis.set_yticks(range(count), names)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
-    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
+    for row, column in zip(*np.nonzero(share > 0.005), strict=True):
         dark = share[row, column] > 0.5
         axis.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     axis.set_title("Of the images of a row's class, so many per cent were called …")
