@@ -183,7 +183,8 @@ def mouse(at, kind, x, y, **more):
     """An event over the matrix, at (x, y) of its width and height."""
     at.browser.execute_script(
         "const [kind, x, y, more] = arguments, c = document.getElementById('matrix'), box = c.getBoundingClientRect();"
-        "const Kind = kind === 'wheel' ? WheelEvent : PointerEvent, at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};"
+        "const Kind = kind === 'wheel' ? WheelEvent : PointerEvent;"
+        "const at = {clientX: box.left + x * box.width, clientY: box.top + y * box.height};"
         "c.dispatchEvent(new Kind(kind, {...at, bubbles: true, cancelable: true, ...more}))",
         kind,
         x,
