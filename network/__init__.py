@@ -6,11 +6,13 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.ensemble import fit_ensemble, with_ensemble
+from network.features import Features
 from network.gradcam import explain
 from network.guard import Diverged
-from network.inference import Member, Predictor, load_predictor, predict, whole_rows
+from network.inference import Member, Predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
+from network.members import load_predictor
 from network.Res2Net.model import Model as Res2Net
 from network.ResNeSt.model import Model as ResNeSt
 from network.ResNet.model import Model as ResNet
@@ -21,6 +23,7 @@ from utils.errors import unknown_name
 __all__ = [
     "BaseModel",
     "Diverged",
+    "Features",
     "Member",
     "Predictor",
     "explain",
