@@ -9,9 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +19,19 @@ from dataloader.file_list import read_list
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log, progress, start_logging
+from utils.run import share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 44  # of a table's first column
 Values = Mapping[str, Sequence[float]]  # of each row, one a round
+
+
+class Row(NamedTuple):
+    """What is to be measured: `task` is what the tool's `measure` is given. `ours`: with the threads as run_command sets them."""
+
+    title: Any
+    task: Any
+    ours: bool
 
 
 def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
@@ -72,24 +81,27 @@ def into_page_cache(files: Any) -> None:
         Path(files.path(index)).read_bytes()
 
 
-def one(name: str, title: str, task: Any) -> Any:
-    """What `python -m tools.<name> --one` measures for `task`.
+def one(name: str, row: Row) -> Any:
+    """What `python -m tools.<name> --one` measures for `row`.
 
     Raises:
         UserError: it failed; with the end of what it said.
     """
-    words = [sys.executable, "-m", f"tools.{name}", "--one", json.dumps(task)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+    words = [sys.executable, "-m", f"tools.{name}", "--one", json.dumps(row.task)]
+    environ = dict(os.environ)
+    if row.ours:
+        share_cores(environ)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environ)
     if done.returncode:
-        raise UserError(f"{title} did not run:\n{done.stderr[-1500:]}")
+        raise UserError(f"{row.title} did not run:\n{done.stderr[-1500:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turn(name: str, rows: Iterable[tuple[Any, Any]], rounds: int) -> Iterator[tuple[Any, Any]]:
-    """(title, what was measured) of each of `rows`, (title, task), over and over."""
+def in_turn(name: str, rows: Sequence[Row], rounds: int) -> Iterator[tuple[Any, Any]]:
+    """(title, what was measured) of each of `rows`, over and over."""
     turns = [row for _ in range(rounds) for row in rows]
-    for title, task in progress(turns, "measuring"):
-        yield title, one(name, str(title), task)
+    for row in progress(turns, "measuring"):
+        yield row.title, one(name, row)
 
 
 def conditions(opt: argparse.Namespace) -> str:

@@ -62,7 +62,11 @@ def compare(opt: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = {case: _checkpoint(Path(folder), case, path) for case in opt.cases}
         common = {"list": path, "batch": opt.batch, "workers": opt.workers}
-        rows = [((case, row), {"case": case, "row": row, "load": made[case], **common}) for case in opt.cases for row in opt.rows]
+        rows = [
+            bench.Row((case, row), {"case": case, "row": row, "load": made[case], **common}, not row.startswith("timm"))
+            for case in opt.cases
+            for row in opt.rows
+        ]
         for (case, row), rate in bench.in_turn(NAME, rows, opt.rounds):
             rates[case][row].append(rate)
     report(rates, opt)

@@ -56,7 +56,8 @@ def compare(opt: argparse.Namespace) -> None:
     path = bench.photographs(opt)
     cases = [(name, full) for full in (False, True) for name in [LIMIT, *OURS, *_present()] if not opt.only or name in opt.only]
     cases += [] if opt.only and "ours" not in opt.only else [("ours, default chain", True)]
-    rows = [(_title(*case), [*case, str(path), opt.scale, opt.batch, opt.workers, opt.epochs]) for case in cases]
+    work = [str(path), opt.scale, opt.batch, opt.workers, opt.epochs]
+    rows = [bench.Row(_title(*case), [*case, *work], case[0] not in RIVALS) for case in cases]
     rates: dict[str, list[float]] = {}
     for title, rate in bench.in_turn(NAME, rows, opt.rounds):
         rates.setdefault(title, []).append(rate)
@@ -123,7 +124,7 @@ def _decode_only(loader: Any, work: Work) -> Iterator[Any]:
 def report(rates: dict[str, list[float]], opt: argparse.Namespace) -> None:
     """Print the table; write bench_input.json and bench_input.png."""
     medians = bench.medians(rates)
-    base = {title: medians.get(_title("ours", title.endswith(_title("", True)))) for title in rates}
+    base = {title: medians.get(_title("ours", title.endswith(_title("", True))), 0.0) for title in rates}
     beside = {title: f"{base[title] / medians[title]:.2f} x" for title in rates if base[title]}
     log.info(f"\n{opt.scale} px, batches of {opt.batch}, {bench.conditions(opt)}")
     bench.table("images/s", rates, "ours is", beside)

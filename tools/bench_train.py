@@ -8,7 +8,8 @@ optimizer step over one prepared batch; "loader" hands batches over and nothing 
 itself: `main`, timed from batch to batch within its first epoch, without start, validation and saving. "cached" rows
 read from --cache ram --cache_format raw, "jpeg" rows the files, which are in the page cache. timm's rows are its
 create_model, create_loader, create_optimizer_v2 and the loop of its documentation, on the same files with the same crop
-and flip; of its two rows in channels_last the faster counts. All take SGD with momentum. Where data and network share
+and flip; of its two rows in channels_last the faster counts. All take SGD with momentum; ours wait as train.py lets threads wait
+(utils.run.share_cores), timm's as torch does. Where data and network share
 the cores, the loop's limit is 1 / (1/step + 1/loader). torch.compile takes no part on either side. Prints medians,
 ratios and the share of the time that train.py says it waited for data; writes bench_train.json and bench_train.png.
 """
@@ -16,7 +17,6 @@ ratios and the share of the time that train.py says it waited for data; writes b
 import argparse
 import contextlib
 import csv
-import os
 import runpy
 import sys
 import tempfile
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import dataloader
 from dataloader.file_list import FileList, read_list
@@ -53,11 +54,11 @@ BEST = {"timm defaults": None, "timm channels_last": "fp32", "timm channels_last
 
 
 class Aim(NamedTuple):
-    """A ratio to report, and the least that is aimed at; `least` holds it by network, "" for any other; None: no aim."""
+    """A ratio to report, and the least that is aimed at; `least` holds it by network, "" for any other; empty: no aim."""
 
     name: str
     of: Callable[[dict[str, float]], float]
-    least: dict[str, float] | None = None
+    least: dict[str, float] = {}
 
 
 AIMS = (
@@ -104,7 +105,7 @@ def compare(opt: argparse.Namespace) -> None:
     waits: dict[str, dict[str, list[float]]] = {network: {} for network in opt.networks}
     with tempfile.TemporaryDirectory() as folder:
         tasks = {network: _task(opt, network, photos, Path(folder)) for network in opt.networks}
-        rows = [((network, row), tasks[network] | {"row": row}) for network in opt.networks for row in opt.only]
+        rows = [bench.Row((network, row), tasks[network] | {"row": row}, row not in BEST) for network in opt.networks for row in opt.only]
         for (network, row), found in bench.in_turn(NAME, rows, opt.rounds):
             rates[network][row].append(found["rate"])
             if "data_wait" in found:
@@ -114,7 +115,7 @@ def compare(opt: argparse.Namespace) -> None:
 
 def _task(opt: argparse.Namespace, network: str, photos: FileList, folder: Path) -> dict[str, Any]:
     """What the rows of a network are to do, with a list that is one epoch of just so many batches as are wanted."""
-    name, side, batch = network.split(":") if network.count(":") == 2 else ("", "", "")
+    name, side, batch = network.rsplit(":", 2) if network.count(":") > 1 else ("", "", "")
     if not (name and side.isdigit() and batch.isdigit()):
         raise UserError(f"--networks: {network!r}; allowed: MODEL:PX:BATCH, for example ResNet50:128:32")
     count = (SKIP + opt.steps) * int(batch)
@@ -126,7 +127,7 @@ def _task(opt: argparse.Namespace, network: str, photos: FileList, folder: Path)
     task = {"model": name, "scale": int(side), "batch": int(batch), "workers": opt.workers, "steps": opt.steps}
     task |= {"list": str(path), "val": str(val), "precision": opt.precision}
     if opt.precision == "auto":
-        task["precision"] = bench.one(NAME, f"{network}, the choice of a precision", task | {"row": "precision"})
+        task["precision"] = bench.one(NAME, bench.Row(f"{network}, the choice of a precision", task | {"row": "precision"}, ours=True))
     return task
 
 
@@ -150,14 +151,10 @@ def report(rates: dict[str, Any], waits: dict[str, Any], precisions: dict[str, s
 
 def ratios(network: str, rate: dict[str, float]) -> dict[str, tuple[float, float | None]]:
     """Of each ratio whose rows were measured, what it is by the medians (images a second by row), and the aim or None."""
-    found = {}
+    found: dict[str, tuple[float, float | None]] = {}
     for aim in AIMS:
-        try:
-            value = aim.of(rate)
-        except KeyError:
-            continue
-        least = aim.least and aim.least.get(network.rpartition(":")[0], aim.least[""])
-        found[aim.name] = value, least
+        with contextlib.suppress(KeyError):  # a row that was not asked for
+            found[aim.name] = aim.of(rate), aim.least.get(network.rpartition(":")[0], aim.least.get(""))
     return found
 
 
@@ -267,15 +264,12 @@ def _loop(task: dict[str, Any]) -> dict[str, float]:
             handed.append(time.perf_counter())
             yield batch
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         opt = _options(task, "--tag", "bench", "--epochs", "3", "--val_freq", "3")
-        dataloader.TrainLoader.batches = marked  # type: ignore[method-assign]
-        with contextlib.suppress(_Enough):
+        with mock.patch.object(dataloader.TrainLoader, "batches", marked), contextlib.suppress(_Enough):
             runpy.run_path(str(bench.ROOT / "train.py"))["main"](opt)
         with open("logs/bench/metrics.csv", newline="") as file:
             first = next(csv.DictReader(file))
-        os.chdir(bench.ROOT)
     steps = len(handed) - 1 - SKIP
     return {"rate": steps * task["batch"] / (handed[-1] - handed[SKIP]), "data_wait": float(first["data_wait"])}
 
