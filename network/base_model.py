@@ -138,12 +138,19 @@ class BaseModel(nn.Module):
 
     # -------------------------------------------------------------------------------------------- training
 
-    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int, class_images: list[int] | None = None) -> None:
+    def setup_training(
+        self,
+        opt: argparse.Namespace,
+        steps_per_epoch: int,
+        class_images: list[int] | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
         """Frozen layers, optimizer, schedule, scaler, averages, mixing and loss; call it on the device, after weights were loaded.
 
         Args:
             steps_per_epoch: batches an epoch; the optimizer steps once every opt.accumulate of them, and at the end.
             class_images: training images a class, for the losses of long tails.
+            class_names: those of a teacher must be the same.
 
         Raises:
             UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
@@ -154,7 +161,7 @@ class BaseModel(nn.Module):
         if opt.teacher:
             from network.inference import load_teacher  # it builds networks, and so imports this module
 
-            self.criterion = load_teacher(opt, self).loss(self.criterion)
+            self.criterion = load_teacher(opt, self, class_names).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)
         head = head_names(self.net)
         self.frozen = freeze(self.net, opt.freeze)

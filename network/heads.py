@@ -71,7 +71,8 @@ def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
         name, pool = pools[0]
         ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
         rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
-        _put(net, name, GeM(flatten=not ours and not isinstance(pool.flatten, nn.Identity), channels_last=rows_first))
+        flat = not ours and (not isinstance(pool.flatten, nn.Identity) or getattr(pool.pool, "flatten", False))
+        _put(net, name, GeM(flatten=flat, channels_last=rows_first))
     return net
 
 

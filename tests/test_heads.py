@@ -84,6 +84,15 @@ def test_train_evaluate_and_teach(script, photo_set, tmp_path):
     result = script("train.py", "--tag", "s", *common, *student, "--data_root", photo_set)
     assert result.code == 0, result.err
     assert not any("teacher" in name for name in checkpoint.load("checkpoints/s/last.pt")["weights"])
+    names = (photo_set / "classes.txt").read_text().split()
+    for changed, said in ((names[::-1], "In another order"), (["cat", *names[1:]], "Give a teacher that was trained")):
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        for name in ("train.txt", "val.txt"):
+            (tmp_path / "lists" / name).write_text((photo_set / name).read_text())
+        (tmp_path / "lists/classes.txt").write_text("\n".join(changed))
+        result = script("train.py", "--tag", "s3", *common, *student, "--data_root", tmp_path / "lists")
+        assert result.code == 2
+        assert f"class 0 is {names[0]!r} there and {changed[0]!r} in classes.txt" in result.err and said in result.err
     result = script("train.py", "--tag", "s2", *common, *student, "--data_root", photo_set, "--num_classes", 4)
     assert result.code == 2
     assert "knows 3 classes, this run has" in result.err or "names 3 classes" in result.err
