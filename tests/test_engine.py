@@ -41,6 +41,35 @@ def model_for(*words, batches=100):
     return model
 
 
+# ------------------------------------------------------------------------------------------------ top-1 of the training batches
+
+
+@pytest.mark.parametrize("words", [[], ["--cutmix", "1"], ["--sam", "0.05"]], ids=" ".join)
+def test_a_batch_tells_its_top1(words):
+    """By hand, of the logits and targets of the batch's first pass; of blended samples the larger share counts."""
+    model = model_for(*words)
+    seen = []
+    ran, prepared = model.net.forward, model.prepare
+    model.net.forward = lambda images: seen.append(ran(images)) or seen[-1]
+    model.prepare = lambda batch: seen.append(prepared(batch)) or seen[-1]
+    for step in range(4):
+        seen.clear()
+        loss = model.update(batch_of(12, step))
+        (_, targets), logits = seen[:2]
+        right = targets
+        if targets.ndim == 2:
+            right = torch.tensor([max(range(3), key=lambda k, row=row: row[k]) for row in targets.tolist()])
+        assert model.top1.item() == pytest.approx(sum(logits.detach().max(dim=1).indices == right).item() / 12)
+        assert model.top1.device == loss.device and not model.top1.requires_grad
+
+
+def test_a_network_that_goes_its_own_way_has_no_top1():
+    model = model_for()
+    model.forward = model.net.forward  # as with update() that calls self.net(images)
+    model.update(batch_of())
+    assert model.top1 is None
+
+
 # ------------------------------------------------------------------------------------------------ kills and signals
 
 

@@ -155,7 +155,16 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
     events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
-    wanted = {"train/loss", "train/lr", "train/grad_norm", "train/images_per_second", "train/data_wait", "val/loss", "val/top1"}
+    wanted = {
+        "train/loss",
+        "train/top1",
+        "train/lr",
+        "train/grad_norm",
+        "train/images_per_second",
+        "train/data_wait",
+        "val/loss",
+        "val/top1",
+    }
     assert wanted <= set(events.Tags()["scalars"])
     for name in events.Tags()["scalars"]:
         assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name

@@ -17,13 +17,13 @@ from utils.metrics import Predictions
 from utils.report import plots
 
 SHOWN = 16  # images of the first batch
-TRAIN_NAMES = {"train_loss": "loss"}
+TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
 
 
 class Records:
     """What one run sends to TensorBoard in logs/<tag>/; by the first process alone. Steps are epochs, from 1; 0 is the start.
 
-    train/loss, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
+    train/loss, top1, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
     input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
     """
 
