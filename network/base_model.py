@@ -127,6 +127,8 @@ class BaseModel(nn.Module):
             log.info(f"Precision: {precision} ({why}; --precision fp32 or bf16 to choose).")
         elif precision == "auto":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        elif precision == "fp16" and self.device.type == "cpu":
+            log.warning("fp16 on the CPU works, but is ten and more times slower than fp32 or bf16: it is for trying things out.")
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision
 

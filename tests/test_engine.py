@@ -41,6 +41,54 @@ def model_for(*words, batches=100):
     return model
 
 
+# ------------------------------------------------------------------------------------------------ fp16 and its scaler
+
+
+def half_model(*words):
+    opt = parse_train([*TINY.replace("fp32", "fp16").split(), *words])
+    torch.manual_seed(0)
+    model = get_model(opt.model)(opt)
+    model.place(torch.device("cpu"))
+    assert model.set_precision(opt.precision) == "fp16"
+    model.setup_training(opt, 100)
+    return model
+
+
+def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
+    """On the CPU, where it is slow, all is as on a card: too large a scale skips steps, and that is no divergence."""
+    model = half_model("--max_nan", "2")
+    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 2.0**30})
+    before = [parameter.detach().clone() for parameter in model.net.parameters()]
+    scales = []
+    for step in range(40):
+        model.update(batch_of(4, step))
+        scales.append(model.scaler.get_scale())
+        moved = not all(map(torch.equal, before, model.net.parameters()))
+        assert moved == (step > 0 and scales[-1] == scales[-2])  # a step is taken, or the scale halved
+        if moved:
+            break
+    assert 3 < len(scales) < 40 and scales[:3] == [2.0**29, 2.0**28, 2.0**27]
+    assert model.guard.skipped == model.guard.in_row == 0 and model.step_count == len(scales)
+    again = half_model("--max_nan", "2")
+    content = snapshot(model.state())
+    again.net.load_state_dict(content["weights"])
+    again.load_state(content)
+    assert again.scaler.state_dict() == model.scaler.state_dict() and again.scaler.get_scale() == scales[-1]
+    assert torch.equal(model.update(batch_of(4, 50)), again.update(batch_of(4, 50)))
+    assert all(map(torch.equal, model.net.parameters(), again.net.parameters()))
+
+
+def test_what_is_broken_in_fp16_is_still_seen():
+    model = half_model("--max_nan", "2")
+    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 4.0})
+    with torch.no_grad():
+        model.net.fc.weight[0, 0] = float("nan")
+    with pytest.raises(Diverged, match="fc.weight holds NaN"):
+        for step in range(4):  # down to a scale of 1 in two steps, then as often as --max_nan says
+            model.update(batch_of(4, step))
+    assert step == 3 and model.guard.skipped == 2
+
+
 # ------------------------------------------------------------------------------------------------ top-1 of the training batches
 
 
