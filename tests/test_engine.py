@@ -1,8 +1,10 @@
 """What happens to a run: kills, signals, numbers that go wrong, cards that are too small."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,3 +370,33 @@ def test_an_update_that_goes_around_what_runs_the_network_is_refused():
     model.forward = lambda images: model.net(images)
     with pytest.raises(Exception, match=r"self\(images\)"):
         model.update(batch_of())
+
+
+# ------------------------------------------------------------------------------------------------ --compile
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(photo_set, tmp_path):
+    """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9"]
+    assert started(tmp_path, "--tag", "plain", *words, "--epochs", "2").wait(100) == 0
+    cut = started(tmp_path, "--tag", "fast", *words, "--epochs", "2", "--compile")
+    for line in cut.stdout:
+        if line.startswith("epoch 1/2"):
+            break
+    cut.send_signal(signal.SIGTERM)
+    assert cut.wait(60) == 128 + signal.SIGTERM
+    cut.communicate()
+    assert started(tmp_path, "--tag", "fast", "--resume", "--data_root", photo_set, "--gpu", "-1").wait(300) == 0
+    plain, fast = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("plain", "fast"))
+    assert fast["opt"]["compile"] and fast["epoch"] == 2
+    for name in ("weights", "ema"):
+        assert list(plain[name]) == list(fast[name])
+        for key, tensor in plain[name].items():
+            assert torch.allclose(tensor.float(), fast[name][key].float(), atol=2e-3), key
+    command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/fast/last.pt", "--data_root", photo_set, "--gpu", "-1"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    found = json.loads(next((tmp_path / "results").rglob("metrics.json")).read_text())
+    assert found["top1"] == fast["history"][-1]["val_top1"]

@@ -1,6 +1,5 @@
 """The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from utils.batch import Batch
-from utils.files import atomic_write
 from utils.logger import Scores, log
 from utils.metrics import Predictions
 from utils.report import plots
@@ -96,10 +94,3 @@ class Records:
                 self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         except OSError as error:
             log.warning(f"{path} could not be written: {error}")
-
-
-def write_bad(path: Path, bad: dict[str, str]) -> None:
-    """Write bad_images.csv of `bad`: {place in the training list: what is wrong}."""
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("index", "reason"), *bad.items()])

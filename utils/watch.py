@@ -62,7 +62,7 @@ class Watch:
             asked = time.monotonic()
             self.batch = next(batches)
             self.waited += time.monotonic() - asked
-            self.run.note_bad(self.batch.bad)
+            self.run.bad.note(self.batch.bad, self.run.train_images)
             self.lr = self.model.learning_rate()
             stop = self._record(self.batch)
             try:
