@@ -53,6 +53,10 @@ class GeM(nn.Module):
             pooled = maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
         return pooled.to(maps.dtype)
 
+    def is_identity(self) -> bool:
+        """No, as timm asks of a pooling."""
+        return False
+
 
 def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
     """`net` with the classifier of --head and the pooling of --pool, each new where it is not the network's own.
