@@ -1,10 +1,12 @@
 """Heads, pooling and teachers: against formulas, in every family, through checkpoints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from network import get_model, load_into
+from network import get_model, heads, load_into
 from network.backbones import head_names
 from network.heads import CosineHead, GeM
 from options import choices, parse_train
@@ -62,6 +64,44 @@ def test_what_a_network_cannot_have_is_said():
         built("--model", "timm:test_vit", "--pool", "gem")
     with pytest.raises(UserError, match=r"--head arcface .* one linear classifier"):
         built("--model", "timm:deit_tiny_distilled_patch16_224", "--head", "arcface")
+
+
+OF_TIMM = [  # small ones of each kind: how they pool, and where their classifier lies, differs
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "resnest14d",
+    "densenet121", "tf_efficientnetv2_b0", "convnextv2_atto", "maxvit_pico_rw_256", "dla46_c", "lowformer_b0", "crossvit_tiny_240",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
+    """Forward and backward, at 64 px where the network takes them; each parameter has a finite gradient."""
+    worked = []
+    for words in (["--head", "subcenter"], ["--pool", "gem"]):
+        scale = 64
+        while True:
+            try:
+                model = built("--model", f"timm:{name}", "--scale", scale, *words)
+            except UserError as error:
+                said = str(error)
+                if scale == 64 and "--scale 64" in said:  # the network has a size of its own, and says it
+                    scale = int(re.search(r"give --scale (\d+), its own size", said)[1])
+                    continue
+                assert "wants a network" in said and f"timm:{name}" in said and "Leave --" in said
+                break
+            logits = model.train()(torch.rand(2, 3, scale, scale))
+            assert logits.shape == (2, 5)
+            logits.square().sum().backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.net.parameters())
+            worked.append(words[0])
+            break
+    refused = {"vit_tiny_patch16_224": ["--head"], "dla46_c": ["--pool"], "crossvit_tiny_240": []}
+    assert worked == refused.get(name, ["--head", "--pool"])
+
+
+def test_a_new_part_that_does_not_fit_is_found_before_training(monkeypatch):
+    monkeypatch.setattr(heads.GeM, "forward", lambda self, maps: maps.mean(dim=1))
+    with pytest.raises(UserError, match=r"timm:test_resnet does not go with .*--pool gem"):
+        built("--model", "timm:test_resnet", "--pool", "gem", "--scale", 64)
 
 
 def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
