@@ -71,8 +71,9 @@ def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
         f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
     if len(opt.load) == 1 and not opt.load[0].endswith(".npz"):
-        checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta})
-        log.info(f"Stored in {opt.load[0]}; use it with --temperature ckpt")
+        others = checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta})
+        without = f" ({', '.join(other.name for other in others)}, the same until now, stay without it)" if others else ""
+        log.info(f"Stored in {opt.load[0]}{without}; use it with --temperature ckpt")
     else:
         log.info(f"It is of this mean alone; use it with --temperature {fitted.temperature:.6f}")
     return fitted

@@ -24,7 +24,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dataloader.decode import Image, Need, whole
+from dataloader.decode import Image, Need, scaled, whole
 from dataloader.file_list import FileList
 from dataloader.reader import Files
 from utils.errors import ImageError, UserError
@@ -66,9 +66,8 @@ class Encoding:
         body = memoryview(entry)[HEADER.size :]
         if self.format == "raw":
             return np.frombuffer(body, np.uint8).reshape(h, w, 3), (height, width)
-        factor = min(1.0, need(height, width) * max(height / h, width / w))
-        least = int(np.ceil(h * factor)), int(np.ceil(w * factor))
-        return simplejpeg.decode_jpeg(body, "RGB", min_height=least[0], min_width=least[1]), (height, width)
+        factor = need(height, width) * max(height / h, width / w)
+        return simplejpeg.decode_jpeg(body, "RGB", **scaled(h, w, factor)), (height, width)
 
     def need(self, height: int, width: int) -> float:
         """The share of an image's size that an entry holds."""

@@ -42,25 +42,24 @@ class TrainDataset(Dataset):
 
     def __getitems__(self, key: BatchKey) -> Batch:
         """The batch of `key`; torch's DataLoader calls this once a batch."""
-        images, indices, bad = [], [], []
         pipeline = self.pipeline(key.epoch)
-        for index, copy in zip(key.indices.tolist(), key.copies.tolist(), strict=True):
-            image, used, failures = self._readable(pipeline, key.epoch, index, copy)
-            images.append(image)
-            indices.append(used)
+        images = empty_images(len(key.indices), pipeline.scale)
+        used, bad = np.empty(len(images), np.int64), []
+        for row, (index, copy) in enumerate(zip(key.indices.tolist(), key.copies.tolist(), strict=True)):
+            used[row], failures = self._show(pipeline, key.epoch, index, copy, images[row])
             bad += failures
-        index = np.array(indices)
-        label = torch.from_numpy(self.files.label[index].astype(np.int64))
-        return Batch(stack(images), label, torch.from_numpy(index), key.epoch, key.step, tuple(bad))
+        label = torch.from_numpy(self.files.label[used].astype(np.int64))
+        return Batch(as_tensor(images), label, torch.from_numpy(used), key.epoch, key.step, tuple(bad))
 
-    def _readable(self, pipeline: Pipeline, epoch: int, index: int, copy: int) -> tuple[Image, int, list[tuple[int, str]]]:
-        """The image of `index` or, where it cannot be read, of the next that can: (image, its index, the failures)."""
+    def _show(self, pipeline: Pipeline, epoch: int, index: int, copy: int, out: Image) -> tuple[int, list[tuple[int, str]]]:
+        """Write to `out` image `index` or, where it cannot be read, the next that can: (its index, the failures)."""
         failures: list[tuple[int, str]] = []
         for ahead in range(min(STAND_INS, len(self.files))):
             used = (index + ahead) % len(self.files)
             try:
                 read = partial(self.reader.read, used)
-                return pipeline(read, sample_rng(self.seed, epoch, used, copy)), used, failures
+                pipeline(read, sample_rng(self.seed, epoch, used, copy), out)
+                return used, failures
             except ImageError as error:
                 failures.append((used, f"{error} ({self.files.where(used)})"))
         raise ImageError(f"{len(failures)} images in a row cannot be read; the first: {failures[0][1]}")
@@ -81,33 +80,37 @@ class EvalDataset(Dataset):
 
     def __getitems__(self, key: BatchKey) -> EvalBatch:
         """The batch of `key`; an unreadable image is black, marked, and named in `bad`."""
-        rows: list[list[Image]] = []
+        images = [empty_images(len(key.indices), fit.preprocess.scale) for fit in self.fits]
         bad: dict[int, str] = {}
-        for index in key.indices.tolist():
+        for row, index in enumerate(key.indices.tolist()):
             try:
-                rows.append(self._views(index))
+                self._show(index, [squares[row] for squares in images])
             except ImageError as error:
                 bad[index] = f"{error} ({self.files.where(index)})"
-                rows.append([np.zeros((fit.preprocess.scale, fit.preprocess.scale, 3), np.uint8) for fit in self.fits])
+                for squares in images:
+                    squares[row] = 0
         readable = torch.tensor([index not in bad for index in key.indices.tolist()])
         label = torch.from_numpy(self.files.label[key.indices].astype(np.int64))
-        images = tuple(stack([row[k] for row in rows]) for k in range(len(self.fits)))
-        return EvalBatch(images, label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
+        return EvalBatch(tuple(map(as_tensor, images)), label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
 
-    def _views(self, index: int) -> list[Image]:
+    def _show(self, index: int, views: list[Image]) -> None:
+        """Write image `index` to `views`, prepared in each way."""
         if self.reader is None:
-            return []
+            return
 
         def need(height: int, width: int) -> float:
             return max(fit.place(height, width).factor() for fit in self.fits)
 
         image, full = self.reader.read(index, need)
-        return [fit.show(image, full, fit.place(*full)) for fit in self.fits]
+        for fit, out in zip(self.fits, views, strict=True):
+            fit.show(image, full, fit.place(*full), out)
 
 
-def stack(images: list[Image]) -> Tensor:
-    """uint8 (S, S, 3) each -> uint8 (B, 3, S, S), channels_last in memory: no value is moved twice."""
-    out = np.empty((len(images), *images[0].shape), np.uint8)
-    for row, image in zip(out, images, strict=True):
-        row[...] = image
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
+def empty_images(count: int, scale: int) -> Image:
+    """Room for a batch, uint8 (B, S, S, 3), whose rows the images are written to: no value is moved twice."""
+    return np.empty((count, scale, scale, 3), np.uint8)
+
+
+def as_tensor(images: Image) -> Tensor:
+    """The same memory as uint8 (B, 3, S, S), channels_last."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)

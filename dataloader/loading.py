@@ -45,7 +45,8 @@ class Batches:
         if self.opt.workers == 0:
             source = map(self.dataset.__getitems__, self.sampler)
         elif self.opt.loader == "thread":
-            source = in_threads(self.dataset.__getitems__, self.sampler, self.opt.workers, self.opt.worker_timeout)
+            make = _pinning(self.dataset.__getitems__) if _wants_pinned(self.opt) else self.dataset.__getitems__
+            source = in_threads(make, self.sampler, self.opt.workers, self.opt.worker_timeout)
         else:
             source = iter(_in_processes(self.dataset, self.sampler, self.opt))
         return self._guarded(source)
@@ -95,11 +96,30 @@ def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Names
         batch_sampler=sampler,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
         num_workers=opt.workers,
         collate_fn=_same,
-        pin_memory=torch.cuda.is_available() and opt.gpu >= 0,
+        pin_memory=_wants_pinned(opt),
         worker_init_fn=_start_worker,
         prefetch_factor=AHEAD,
         timeout=opt.worker_timeout,
     )
+
+
+def _wants_pinned(opt: argparse.Namespace) -> bool:
+    """Whether batches go to a card, which copies from page-locked memory while the network runs."""
+    return torch.cuda.is_available() and opt.gpu >= 0
+
+
+def _pinning(make: Callable[[BatchKey], Any]) -> Callable[[BatchKey], Any]:
+    """`make`, whose images are then copied to page-locked memory, in the worker's thread."""
+
+    def pinned(key: BatchKey) -> Any:
+        batch = make(key)
+        return batch._replace(**{name: _pin(getattr(batch, name)) for name in ("image", "images") if hasattr(batch, name)})
+
+    return pinned
+
+
+def _pin(images: Any) -> Any:
+    return tuple(image.pin_memory() for image in images) if isinstance(images, tuple) else images.pin_memory()
 
 
 def _same(batch: Any) -> Any:

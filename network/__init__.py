@@ -8,9 +8,10 @@ from network.EfficientNet.model import Model as EfficientNet
 from network.ensemble import fit_ensemble, with_ensemble
 from network.gradcam import explain
 from network.guard import Diverged
-from network.inference import Member, Predictor, load_predictor, predict, whole_rows
+from network.inference import Member, Predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
+from network.members import load_predictor
 from network.Res2Net.model import Model as Res2Net
 from network.ResNeSt.model import Model as ResNeSt
 from network.ResNet.model import Model as ResNet

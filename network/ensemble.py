@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from network.inference import Loaded, Predictor, SavedMember
+from network.inference import Predictor, SavedMember
+from network.members import Loaded
 from network.tta import ttas
 from utils import blend, saved_probs
 from utils.errors import UserError
@@ -34,12 +34,12 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Pat
     predictor, files = loaded.predictor, loader.dataset.files
     members, count = len(predictor.weights), len(files)
     size = 4 * members * count * loaded.data["num_classes"]
-    kept: list[np.ndarray] | None = [] if size <= saved_probs.MOST_BYTES else None
+    kept = np.empty((members, count, loaded.data["num_classes"]), np.float32) if size <= saved_probs.MOST_BYTES else None
     if kept is None:
         log.info(
             f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the likeliest classes, then the networks run again."
         )
-    rows, rights, readables = [], [], []
+    rows, rights, readables, done = [], [], [], 0
     for batch in progress(loader, f"members for --blend {opt.blend}", len(loader)):
         each = predictor.each(batch.images, batch.index)
         readable = predictor.readable(batch)
@@ -50,7 +50,8 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Pat
         rights.append(found[1].cpu())
         readables.append(readable)
         if kept is not None:
-            kept.append(each.cpu().numpy())
+            kept[:, done : done + len(label)] = each.cpu().numpy()
+        done += len(label)
     data = blend.Candidates(torch.cat(rows, dim=1).numpy(), torch.cat(rights).numpy())
     weights, scores = blend.fit(data, opt.blend, opt.seed)
     for name, score in scores.items():
@@ -64,21 +65,20 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Pat
     if kept is None:
         return predictor
     held = copy.copy(predictor)
-    whole = np.concatenate(kept, axis=1)
     held.members, held.views, held.ways = [], [], ()
-    held.saved = [SavedMember(member) for member in whole]
+    held.saved = [SavedMember(member[:done]) for member in kept]
     held.known = torch.cat(readables)
     return held
 
 
 def write_ensemble(path: Path, opt: argparse.Namespace, loaded: Loaded, more: dict[str, Any]) -> None:
-    """Write ensemble.yaml: the members (paths from its folder), their sha256, weights, views, and what was measured."""
+    """Write ensemble.yaml: the members (paths from its folder), their identities, weights, views, and what was measured."""
     import yaml
 
     folder = path.parent.resolve()
     content = {
         "load": [os.path.relpath(Path(name).resolve(), folder) for name in loaded.paths],
-        "hashes": [file_hash(name) for name in loaded.paths],
+        "hashes": list(loaded.identities),
         "weights": [round(weight, 6) for weight in loaded.predictor.weights],
         "blend": "mean" if opt.blend in blend.FITTED else opt.blend,
         "fitted_by": opt.blend,
@@ -102,7 +102,8 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
     A member of weight 0 is left out: it would cost time and change nothing.
 
     Raises:
-        UserError: the file is missing or of another kind, or a member is gone or has changed since.
+        UserError: the file is missing or of another kind, or a member is gone. One that has changed since is refused by
+            load_predictor.
     """
     if not opt.ensemble:
         return opt
@@ -121,13 +122,14 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
     _check_values(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
     load = [os.path.normpath(path.parent / content["load"][k]) for k in used]
-    for name, k in zip(load, used, strict=True):
+    for name in load:
         if not os.path.isfile(name):
             raise UserError(f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble anew with eval.py --blend.")
-        if file_hash(name) != content["hashes"][k]:
-            raise UserError(f"--ensemble {path}: {name} has changed since the weights were fitted. Fit them anew with eval.py --blend.")
     settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
-    return argparse.Namespace(**{**vars(opt), **settings, "load": load, "weights": [content["weights"][k] for k in used]})
+    if settings.get("blend") == "rank" and vars(opt).get("pseudo_label") is not None:
+        raise UserError(f"--ensemble {path} blends by rank, and ranks are no probabilities for --pseudo_label. Give --blend mean too.")
+    members = {"load": load, "weights": [content["weights"][k] for k in used], "identities": [content["hashes"][k] for k in used]}
+    return argparse.Namespace(**{**vars(opt), **settings, **members})
 
 
 def _check_values(content: dict[str, Any], path: Path) -> None:
@@ -146,9 +148,3 @@ def _check_values(content: dict[str, Any], path: Path) -> None:
         raise UserError(
             f"--ensemble {path}:\n  " + "\n  ".join(wrong) + "\nMend it, or fit it anew: python eval.py --load A B --blend greedy"
         )
-
-
-def file_hash(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file, as hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -87,7 +87,7 @@ def _tried(net: Any, opt: argparse.Namespace) -> nn.Module:
     """
     own = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 0, 0))[-1]
     parts = " ".join([f"--head {opt.head}"] * (opt.head != "linear") + ["--pool gem"] * (opt.pool == "gem"))
-    if not opt.model.startswith("timm:") or (opt.scale == own and not parts):
+    if not opt.model.startswith("timm:") or (opt.scale == own and not parts) or getattr(opt, "rebuilt", False):
         return net
     was = net.training
     try:

@@ -1,9 +1,7 @@
-"""From checkpoints to probabilities: one network or several, one view or many."""
+"""From images to probabilities: one network or several, one view or many."""
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from network.backbones import head_names
 from network.base_model import BaseModel
-from network.distill import Teacher, same_names
-from network.folding import quicken
-from network.loading import check_name, load_into, plain_classes, rebuild_options
 from network.tta import get_views, pool
-from utils import checkpoint, processes, saved_probs
+from utils import processes
 from utils.blend import combine
-from utils.errors import UserError
 from utils.logger import log, progress
 from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from utils.preprocess import Preprocess
@@ -31,10 +24,16 @@ CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
 
 @dataclass(frozen=True)
 class SavedMember:
-    """Probabilities of every image of the list, float16 or float32 (N, C), from a file, and their weight."""
+    """Probabilities of every image of the list, float32 (N, C), or with `logs` their logarithms, float16, and their weight."""
 
-    probability: NDArray[Any]
+    values: NDArray[Any]
     weight: float = 1.0
+    logs: bool = False
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Probabilities of the images at `index` (B,): float32 (B, C)."""
+        rows = torch.from_numpy(self.values[index.numpy()].astype(np.float32))
+        return rows.softmax(dim=1) if self.logs else rows
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Predictor:
                 found.append(pool([one.softmax(dim=1) for one in logits]))
         for one in self.saved:
             assert index is not None, "saved probabilities are found by an image's place"
-            found.append(torch.from_numpy(one.probability[index.numpy()].astype(np.float32)).to(device))
+            found.append(one.rows(index).to(device))
         return torch.stack(found)
 
     def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
@@ -114,11 +113,12 @@ def predict(
         rows: int64 (M,), ascending; of these images (places in the order of the loader) whole rows go into Predictions.rows.
 
     Returns:
-        The predictions, and with `keep` all probabilities, float16 (N, C), NumPy; else None. Unreadable images are
-        named in the log, and their rows hold no prediction worth having: see Predictions.readable.
+        The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None. Unreadable
+        images are named in the log, and their rows hold no prediction worth having: see Predictions.readable.
     """
     columns: list[tuple[torch.Tensor, ...]] = []
-    kept = []
+    kept: NDArray[np.float16] | None = None
+    done = 0
     whole = _Whole(rows)
     for batch in progress(loader, "evaluating", len(loader)):
         for _, reason in batch.bad:
@@ -130,11 +130,14 @@ def predict(
         columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
         whole.add(probability)
         if keep:
-            kept.append(probability.half().cpu())
+            if kept is None:  # at once: parts would be held twice while they are joined
+                kept = np.empty((len(loader.dataset), probability.shape[1]), np.float16)
+            kept[done : done + len(label)] = probability.clamp_min(TINY).log().half().cpu().numpy()
+        done += len(label)
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     predictions = Predictions(*joined)  # type: ignore[arg-type]
     predictions.rows = whole.rows()
-    return predictions, torch.cat(kept).numpy() if keep else None
+    return predictions, kept if kept is None else kept[:done]
 
 
 class _Whole:
@@ -168,124 +171,3 @@ def whole_rows(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDA
         return None
     drawn = np.random.default_rng([seed, 5]).choice(count, max(1, MOST_FLOATS // num_classes), replace=False)
     return np.sort(drawn)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
-    checkpoint its `history` of training, and the files of the members, in the order of `predictor.weights`.
-    """
-
-    predictor: Predictor
-    data: dict
-    name: str
-    history: list[dict] = field(default_factory=list)
-    paths: tuple[str, ...] = ()
-
-
-def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = None) -> Loaded:
-    """Build the networks of all opt.load from their checkpoints alone, on `device`; read those that are .npz for `files`.
-
-    --scale and --fit override the preprocessing that a checkpoint holds; --precision its precision.
-
-    Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes.
-    """
-    weights = opt.weights or [1.0] * len(opt.load)
-    pairs = sorted(zip(opt.load, weights, strict=True), key=lambda pair: pair[0].endswith(".npz"))  # stable: networks first
-    members, datas, epochs, contents = [], [], [], []
-    for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
-        content = checkpoint.load(path)
-        model, data = _rebuild(content, path, opt)
-        precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
-        way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
-        way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
-        chosen = quicken(model, way, opt, _usable(precision, device), device)
-        members.append(Member(model, way, weight))
-        datas.append(data)
-        epochs.append(str(content.get("epoch", "weights")))
-        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
-        contents.append({key: content.get(key) for key in ("history", "calibration")})
-    saved = _read_saved(pairs[len(members) :], files)
-    paths = tuple(path for path, _ in pairs)
-    datas += [one.data for one in saved]
-    _check_agree(datas, list(paths))
-    rows = [SavedMember(one.probability, weight) for one, (_, weight) in zip(saved, pairs[len(members) :], strict=True)]
-    predictor = Predictor(members, opt.tta, opt.blend, rows)
-    predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
-    if saved:
-        predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
-    name = "+".join(epochs + [Path(one.path).stem for one in saved])[:100]
-    return Loaded(predictor, datas[0], name, _history(contents), paths)
-
-
-def _read_saved(pairs: list[tuple[str, float]], files: Any) -> list[saved_probs.SavedProbs]:
-    """The files of probabilities, each checked to be of the list `files`."""
-    found = [saved_probs.read(path) for path, _ in pairs]
-    wanted = saved_probs.list_hash(files) if found else ""
-    for one in found:
-        saved_probs.check_list(one, files, wanted)
-        log.info(f"{one.path}: probabilities of {len(one.probability)} images, {one.data['num_classes']} classes")
-    return found
-
-
-def _history(contents: list[dict]) -> list[dict]:
-    """The scores of each epoch, where there is one checkpoint."""
-    history = contents[0]["history"] if len(contents) == 1 else None
-    return list(history.values()) if isinstance(history, dict) else list(history or [])
-
-
-def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
-    """--temperature: none, a number, or what `eval.py --calibrate` stored in the one checkpoint."""
-    if opt.temperature == "none":
-        return 1.0
-    if opt.temperature != "ckpt":
-        return float(opt.temperature)
-    if len(opt.load) > 1:
-        raise UserError(
-            "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
-        )
-    if not stored or stored[0] is None:
-        raise UserError(f"{opt.load[0]} holds no temperature. First run: python eval.py --load {opt.load[0]} --calibrate")
-    if stored[0]["tta"] != opt.tta:
-        log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
-    return float(stored[0]["temperature"])
-
-
-def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
-    """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit."""
-    model, data = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
-    model.place(student.device)
-    model.dtype = student.dtype
-    model.requires_grad_(False)
-    same_names(data["class_names"], class_names, opt.teacher)
-    return Teacher(model, opt, student)
-
-
-def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:
-    """The network of a checkpoint, or of a plain state dict and --model; and the checkpoint's `data`."""
-    from network import get_model  # the registry imports this module
-
-    check_name(content, opt.model, path)
-    name = content.get("model") or opt.model
-    if name is None:
-        raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
-    data = content.get("data")
-    if data is None:
-        head = head_names(get_model(name)(rebuild_options(content, 2, name)).net)
-        data = {"num_classes": plain_classes(content, head), "class_names": None, "class_images": None}
-    model = get_model(name)(rebuild_options(content, data["num_classes"], name))
-    load_into(model, content, path)
-    return model.eval(), data
-
-
-def _usable(precision: str, device: torch.device) -> str:
-    """fp16 is CUDA's; a checkpoint that was trained so is evaluated in fp32 on a CPU."""
-    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
-
-
-def _check_agree(datas: list[dict], paths: list[str]) -> None:
-    for data, path in zip(datas[1:], paths[1:], strict=True):
-        for key, what in (("num_classes", "number of classes"), ("class_names", "class names")):
-            if data[key] != datas[0][key]:
-                raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")

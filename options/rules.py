@@ -59,6 +59,9 @@ def submission(opt: argparse.Namespace) -> list[str]:
     problems = []
     if opt.separator != "tab" and (len(opt.separator) != 1 or opt.separator in '"\r\n'):
         problems.append(f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab")
+    if opt.format == "json":
+        unused = [name for name in ("columns", "header", "separator", "joiner") if name in opt.given]
+        problems += [f"--{name} and --format json contradict: its keys are id and predicted; leave one out" for name in unused]
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.pseudo_label is not None and opt.blend == "rank":

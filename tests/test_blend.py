@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
+from network.inference import SavedMember
 from options import choices
-from utils import blend, saved_probs
+from utils import blend, checkpoint, saved_probs
 from utils.errors import UserError
 
 
@@ -140,10 +141,66 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
     assert again["loss"] == pytest.approx(scores["loss"], rel=1e-4)
     assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
     heavier = "ab"[int(np.argmax(content["weights"]))]
-    with open(tmp_path / f"checkpoints/{heavier}/last.pt", "ab") as file:
-        file.write(b"x")
+    member = tmp_path / f"checkpoints/{heavier}/last.pt"
+    run_eval(script, "--tag", "t", "--load", member, "--calibrate", *pair)  # stores a temperature, which a blend leaves alone
+    assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
+    other = checkpoint.load(member)
+    name = next(name for name, value in other["weights"].items() if value.is_floating_point())
+    other["weights"][name] = other["weights"][name] + 1e-3
+    checkpoint.save(member, other)
     refused = script("submit.py", "--tag", "fit", "--ensemble", written, *pair)
     assert refused.code == 2 and "has changed since" in refused.err
+
+    content["blend"] = "rank"
+    written.write_text(yaml.safe_dump(content))
+    refused = script("submit.py", "--tag", "fit", "--ensemble", written, "--pseudo_label", 0.9, *pair)
+    assert refused.code == 2 and "ranks are no probabilities" in refused.err
+
+
+def test_saved_probabilities_keep_their_tails():
+    """A geometric mean hangs on the smallest: of plain float16 what is below 6e-8 would be lost."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
+    each = logits.softmax(dim=2).float()
+    saved = torch.stack([SavedMember(saved_probs.logs(one.numpy()), logs=True).rows(torch.arange(500)) for one in each])
+    assert (each < 1e-8).float().mean() > 0.2
+    assert torch.allclose(saved.sum(dim=2), torch.ones(2, 500), atol=1e-5)
+    assert (saved / each - 1).abs().max() < 0.02
+    assert (saved - each).abs().max() < 1e-3
+    weights = torch.tensor([0.5, 0.5])
+    exact, found = (blend.combine(p, weights, "geometric") for p in (each, saved))
+    assert (exact - found).abs().max() < 4e-3
+    plain = blend.combine(each.half().float(), weights, "geometric")
+    assert (exact - plain).abs().max() > 0.1
+
+
+def test_an_identity_is_of_what_decides_the_predictions_alone():
+    content = {
+        "model": "m",
+        "epoch": 3,
+        "weights": {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(7)},
+        "ema": None,
+        "showing": "raw",
+        "opt": {"head": "linear", "pool": "avg"},
+        "data": {"num_classes": 3, "class_names": ["x", "y", "z"]},
+        "calibration": None,
+    }
+    same = [
+        content | {"calibration": {"temperature": 2.0}, "training": {"step": 4}, "epoch": 9},
+        content | {"weights": dict(reversed(content["weights"].items()))},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].t().contiguous().t()}},
+    ]
+    assert {checkpoint.identity(one) for one in same} == {checkpoint.identity(content)}
+    others = [
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].view(3, 2)}},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].double()}},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"] + 1e-6}},
+        content | {"ema": content["weights"]},
+        content | {"showing": "ema"},
+        content | {"opt": {"head": "cosine", "pool": "avg"}},
+        content | {"data": {"num_classes": 3, "class_names": ["x", "yz", ""]}},
+    ]
+    assert len({checkpoint.identity(one) for one in [content, *others]}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +247,14 @@ def test_files_of_another_list_are_refused(script, pair, photo_set, tmp_path):
 def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, pair):
     with pytest.raises(UserError, match=r"150000 images of 50030 classes are 15\.0 GB"):
         saved_probs.check_size(150_000, 50_030, "--save_probs")
+    run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
+    path = "results/a/1/probs.npz"
+    size = saved_probs.read(path).log_probability.nbytes
+    monkeypatch.setattr(saved_probs, "MOST_BYTES", 2 * size)
+    run_eval(script, "--load", path, path, *pair)
+    monkeypatch.setattr(saved_probs, "MOST_BYTES", 2 * size - 128 - 4096 * 3)
+    refused = script("eval.py", "--load", path, path, path, *pair)
+    assert refused.code == 2 and "together" in refused.err
     monkeypatch.setattr(saved_probs, "MOST_BYTES", 10)
     refused = script("eval.py", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     assert refused.code == 2 and "of probabilities" in refused.err

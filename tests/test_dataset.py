@@ -9,10 +9,10 @@ import torch
 
 import dataloader
 from dataloader import dataset
-from dataloader.dataset import EvalDataset, TrainDataset, stack
+from dataloader.dataset import EvalDataset, TrainDataset, as_tensor
 from dataloader.decode import read_image
 from dataloader.file_list import read_list
-from dataloader.geometry import Fit, cut
+from dataloader.geometry import Fit
 from dataloader.reader import Files
 from dataloader.sampler import BatchKey
 from dataloader.transforms import get_stages
@@ -195,8 +195,8 @@ def test_several_ways_are_prepared_from_one_reading(folder, monkeypatch):
         alone = evaluation(folder, way).__getitems__(key(0, 1)).images[0]
         assert (alone.float() - images.float()).abs().mean() < 3  # it may have been decoded at another eighth
         image, full = read_image(f"{folder}/0.jpg")
-        fit = Fit(way)
-        whole = fit.finish(cut(image, full, fit.place(*full)))
+        fit, whole = Fit(way), np.empty((way.scale, way.scale, 3), np.uint8)
+        fit.show(image, full, fit.place(*full), whole)
         assert np.abs(images[0].permute(1, 2, 0).numpy().astype(int) - whole).mean() < 3
     assert evaluation(folder, *ways).batch_bytes(7) == 7 * 3 * (32**2 + 48**2 + 40**2 + 16**2)
 
@@ -214,23 +214,15 @@ def test_a_list_without_labels_has_minus_one_and_the_loader_two_equal_passes(fol
         assert one.bad == other.bad
 
 
-# ------------------------------------------------------------------------------------------------ stacking
+# ------------------------------------------------------------------------------------------------ memory
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_stack_keeps_every_pixel_in_its_place(count):
-    """Also of views that are flipped, transposed or cut out."""
-    base = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-    for view in (lambda x: x, lambda x: x[:, ::-1], lambda x: x.swapaxes(0, 1), lambda x: x[2:7, 1:6]):
-        images = [view(image) for image in base]
-        out = stack(images)
-        assert out.is_contiguous(memory_format=torch.channels_last)
-        assert np.array_equal(out.permute(0, 2, 3, 1).numpy(), np.stack(images))
-
-
-def test_images_of_different_sizes_are_not_stacked():
-    with pytest.raises(ValueError, match="broadcast"):
-        stack([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)])
+def test_a_batch_is_the_memory_that_its_images_were_written_to():
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    batch = as_tensor(images)
+    assert batch.data_ptr() == images.ctypes.data
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), images)
 
 
 def test_the_reader_is_asked_for_no_more_than_the_largest_way_needs(folder):

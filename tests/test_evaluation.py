@@ -222,7 +222,10 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     content = {"model": "x", "epoch": 3, "weights": weights, "training": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
     checkpoint.save(path, content)
     before = checkpoint.load(path)
-    checkpoint.amend(path, "calibration", {"temperature": 1.5})
+    (tmp_path / "best.pt").hardlink_to(path)
+    assert checkpoint.amend(path, "calibration", {"temperature": 1.5}) == [tmp_path / "best.pt"]
+    assert "calibration" not in checkpoint.load(tmp_path / "best.pt")
+    (tmp_path / "best.pt").unlink()
     after = checkpoint.load(path)
     assert after.pop("calibration") == {"temperature": 1.5}
     assert list(after) == list(before)

@@ -114,7 +114,7 @@ def test_progressive_sizes(photo_set):
 
 def test_orientations_and_colours():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    seen = {ops.orient(0.5, 0.5, 0.5)(image, np.random.default_rng(k)).tobytes() for k in range(200)}
+    seen = {ops.orient(0.5, 0.5, 0.5)(image.copy(), np.random.default_rng(k)).tobytes() for k in range(200)}
     wanted = {np.ascontiguousarray(np.rot90(base, k)).tobytes() for base in (image, image.swapaxes(0, 1)) for k in range(4)}
     assert seen == wanted
     assert ops.colour_matrix(1, 1, 1, 0)[:, :3] == pytest.approx(np.eye(3), abs=1e-9)
@@ -198,6 +198,23 @@ cache.open_reader(read_list({str(photo_set / "train.txt")!r}), parse_train(["--c
 
 
 # ------------------------------------------------------------------------------------------------ workers that fail
+
+
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_threads_hand_page_locked_images_to_a_card(photo_set, monkeypatch, kind):
+    """There is no card here: what would be asked of torch is recorded."""
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    for gpu, count in (("0", 1), ("-1", 0)):
+        pinned.clear()
+        opt = parse_train(["-b", "4", "-w", "1", "--gpu", gpu, "--scale", "32"])
+        way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
+        files = read_list(photo_set / "train.txt")
+        loader = dataloader.train_loader(opt, files, way).batches(1) if kind == "train" else dataloader.eval_loader(opt, files, (way,))
+        batch = next(iter(loader))
+        images = batch.image if kind == "train" else batch.images[0]
+        assert sum(one is images for one in pinned) == count
 
 
 def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):

@@ -38,6 +38,22 @@ def test_the_default_is_the_projects_own_form(scored, tmp_path):
     assert (tmp_path / "s.csv").read_text() == 'id,predicted\none.jpg,2\ntwo words.jpg,0\n"three,x.jpg",1\none.jpg,1\n'
 
 
+@pytest.mark.parametrize("words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str)
+def test_nothing_is_asked_of_json_in_vain(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        flags("--format", "json", *words)
+    assert stop.value.code == 2
+    assert "--format json contradict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["eval.py", "submit.py"])
+def test_several_processes_are_refused(name, script, photo_set, small, monkeypatch):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = script(name, "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
+    assert refused.code == 2 and "torchrun started 2" in refused.err
+
+
 def test_forms(scored, tmp_path):
     words = ["--columns", "image", "label", "--separator", "tab", "--id", "stem", "--labels", "name", "--top_k", "2", "--joiner", "|"]
     submission.write(tmp_path / "s.tsv", scored, flags(*words))

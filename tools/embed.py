@@ -61,6 +61,7 @@ def run(opt: argparse.Namespace) -> None:
     """Embed the list, and seek neighbours if asked."""
     from dataloader import Classes, check_labels
     from dataloader.file_list import read_list
+    from utils import saved_probs
 
     if opt.neighbours:
         _faiss()  # better missed now than after the features
@@ -80,15 +81,14 @@ def run(opt: argparse.Namespace) -> None:
     check_labels(pool_files, classes.count, "the checkpoint")
     near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
     _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
+    saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
     votes = vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
         log.info(f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)")
     picture(out / "neighbours.png", files, pool_files, near, cosine)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
-        from utils import saved_probs
-
-        saved_probs.write(out / "knn.npz", votes.astype(np.float16), readable, files, classes)
+        saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
         log.info(f"Written: {out}/knn.npz; blend it: python eval.py --load {opt.load} {out}/knn.npz")
 
 
@@ -102,6 +102,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
 
     from dataloader import eval_loader
     from network import load_predictor
+    from network.heads import CosineHead
     from utils.run import get_device
 
     words = ["--load", opt.load, "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
@@ -109,7 +110,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     loaded = load_predictor(settings, get_device(opt.gpu))
     net: Any = loaded.predictor.members[0].model.net
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
-    if not isinstance(head, torch.nn.Linear):
+    if not isinstance(head, torch.nn.Linear | CosineHead):
         raise UserError(f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear.")
     seen: list[Any] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))

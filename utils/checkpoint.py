@@ -7,6 +7,7 @@ eval.py --calibrate); and for --resume `training` (optimizer, scaler, step, how 
 taken as somebody's plain state dict.
 """
 
+import hashlib
 import os
 import pickle
 import re
@@ -47,10 +48,11 @@ def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None
         ) from error
 
 
-def amend(path: Path, key: str, value: Any) -> None:
+def amend(path: Path, key: str, value: Any) -> list[Path]:
     """Set one key of a checkpoint, and leave everything else as it is, to the bit; written whole, or not at all.
 
-    Other names of the same file (best.pt beside 3_ResNet50.pt) keep the old content.
+    Returns:
+        Other names of the same file in its folder (3_ResNet50.pt beside best.pt): they keep the old content.
 
     Raises:
         UserError: not a checkpoint of ours (a plain state dict has no place for it), or the disk is full.
@@ -58,7 +60,39 @@ def amend(path: Path, key: str, value: Any) -> None:
     content = load(path)
     if "format" not in content:
         raise UserError(f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead.")
+    others = [other for other in sorted(path.parent.glob("*.pt")) if other != path and other.samefile(path)]
     save(path, {**content, key: value})
+    return others
+
+
+def identity(content: dict[str, Any]) -> str:
+    """sha256, as hex, of what in a checkpoint decides its predictions: the network, all of its weights, classes, preprocessing.
+
+    What `amend` or going on with training adds (a temperature, the optimizer's state) is no part of it.
+    """
+    digest = hashlib.sha256()
+    for key in ("model", "weights", "ema", "swa", "showing", "opt", "data"):
+        _feed(digest, key)
+        _feed(digest, content.get(key))
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    """Add a value to the digest; of a dict, its items in the order of their names."""
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        digest.update(f"{{{len(value)}".encode())
+        for key in sorted(value, key=str):
+            _feed(digest, str(key))
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for one in value:
+            _feed(digest, one)
+    else:
+        digest.update(f"{type(value).__name__} {value!r};".encode(errors="surrogateescape"))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -51,6 +51,14 @@ def join(device: "torch.device") -> None:
         distributed.init_process_group(kind)
 
 
+def refuse(what: str) -> None:
+    """Raise UserError under torchrun with several processes: each would do all of the work and write the same files."""
+    if world() > 1:
+        raise UserError(
+            f"{what} run in one process, and torchrun started {world()}.\nStart it by itself: python SCRIPT … (--gpu says where)."
+        )
+
+
 def leave() -> None:
     """Part from the other processes."""
     if world() > 1:

@@ -21,7 +21,10 @@ Read = Callable[[Need], tuple[Image, tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A geometry, then operations on the square: what reads the image and a generator in, uint8 RGB (S, S, 3) out."""
+    """A geometry, then operations on the square: what reads the image and a generator in, uint8 RGB (S, S, 3) out.
+
+    `out`: where the result is written, such as a row of a batch; without it, a new array.
+    """
 
     geometry: RandomCrop | Fit
     operations: Sequence[ops.Op] = ()
@@ -31,7 +34,7 @@ class Pipeline:
         """The side of the square, in pixels."""
         return self.geometry.preprocess.scale if isinstance(self.geometry, Fit) else self.geometry.scale
 
-    def __call__(self, read: Read, rng: np.random.Generator) -> Image:
+    def __call__(self, read: Read, rng: np.random.Generator, out: Image | None = None) -> Image:
         """Read, crop while decoding, augment; `read` is a Reader's for one index. Raises ImageError, which names the path."""
         placed: list[Region] = []
 
@@ -40,10 +43,14 @@ class Pipeline:
             return placed[0].factor()
 
         image, full = read(need)
-        image = self.geometry.show(image, full, placed[0] if placed else self.geometry.place(*full, rng))
+        square = np.empty((self.scale, self.scale, 3), np.uint8) if out is None else out
+        self.geometry.show(image, full, placed[0] if placed else self.geometry.place(*full, rng), square)
+        image = square
         for operation in self.operations:
             image = operation(image, rng)
-        return image
+        if image is not square:
+            square[...] = image
+        return square
 
 
 def _resize(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:

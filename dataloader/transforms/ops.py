@@ -1,4 +1,7 @@
-"""Augmentations on uint8 RGB (S, S, 3): each a function of the image and its own random generator, nothing else."""
+"""Augmentations on uint8 RGB (S, S, 3): each a function of the image and its own random generator, nothing else.
+
+An operation owns the image that it is given, and may write to it.
+"""
 
 import math
 from collections.abc import Callable
@@ -26,7 +29,7 @@ def orient(hflip: float, vflip: float, transpose: float) -> Op:
         if draw[2] < transpose:
             image = cv2.transpose(image)
         if across or down:
-            image = cv2.flip(image, -1 if across and down else 1 if across else 0)
+            cv2.flip(image, -1 if across and down else 1 if across else 0, image)
         return image
 
     return op
@@ -90,7 +93,6 @@ def cutout(probability: float, size: float) -> Op:
         height, width = image.shape[:2]
         h, w = (max(1, round(side * size * rng.uniform(0.5, 1))) for side in (height, width))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        image = image.copy()  # not ours to write to: it may be the cache's own
         image[top : top + h, left : left + w] = round(GREY)
         return image
 
@@ -109,7 +111,6 @@ def erase(probability: float, area: float) -> Op:
             h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
             if 0 < h < height and 0 < w < width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-                image = image.copy()
                 image[top : top + h, left : left + w] = rng.integers(256, size=(h, w, 3), dtype=np.uint8)
                 break
         return image

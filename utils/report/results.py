@@ -96,9 +96,9 @@ def headline(metrics: dict[str, Any]) -> str:
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 
-def write_probabilities(path: Path, probabilities: NDArray[np.float16], scored: Scored) -> None:
-    """Write probs.npz, float16 (N, C), which --load takes: see utils.saved_probs.write."""
-    saved_probs.write(path, probabilities, scored.predictions.readable, scored.files, scored.classes)
+def write_probabilities(path: Path, log_probability: NDArray[np.float16], scored: Scored) -> None:
+    """Write probs.npz, of float16 (N, C) log p, which --load takes: see utils.saved_probs.write."""
+    saved_probs.write(path, log_probability, scored.predictions.readable, scored.files, scored.classes)
 
 
 def _write_predictions(path: Path, scored: Scored) -> None:

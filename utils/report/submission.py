@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, file_hash, write_json
 from utils.logger import log
 from utils.report.results import Scored
 
@@ -110,11 +109,11 @@ def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded
     from utils.saved_probs import list_hash
 
     members = [
-        {"path": name, "sha256": _sha256(name), "weight": weight}
-        for name, weight in zip(loaded.paths, loaded.predictor.weights, strict=True)
+        {"path": name, "sha256": sha256, "weight": weight}
+        for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
     ]
     content = {
-        "submission": {"path": str(path), "sha256": _sha256(path), "rows": len(scored.predictions.index)},
+        "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
         "unreadable": int((~scored.predictions.readable).sum()),
         "members": members,
         "list": {"path": str(scored.files.source), "hash": list_hash(scored.files), "images": len(scored.files)},
@@ -123,11 +122,6 @@ def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
     write_json(path.with_name(f"{path.stem}.provenance.json"), content)
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(package: str) -> str | None:
