@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import fit_ensemble, load_predictor, predict, whole_rows, with_ensemble
+    from network import Features, fit_ensemble, load_predictor, predict, whole_rows, with_ensemble
     from utils import blend, saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
@@ -47,14 +47,15 @@ def main(opt: argparse.Namespace) -> None:
         predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
     loader = dataloader.eval_loader(opt, files, predictor.ways)
     rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
-    predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows)
+    with Features(predictor, len(files)) as features:
+        predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, predictions) if opt.calibrate else None
     found = results.write(folder, scored, opt, fitted)
     if probabilities is not None:
         results.write_probabilities(folder / "probs.npz", probabilities, scored)
     if opt.report and found.metrics["count"]:
-        report(opt, loaded, scored, found, folder)
+        report(opt, loaded, scored, found, folder, features)
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
 
@@ -79,15 +80,15 @@ def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
     return fitted
 
 
-def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path) -> None:
-    """Write report.html, with Grad-CAM for the errors that it shows."""
+def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path, features: Any) -> None:
+    """Write report.html, with Grad-CAM and the nearest images of the errors that it shows."""
     import numpy as np
 
     import dataloader
     from network import explain
     from utils.report import results
     from utils.report.page import Extra
-    from utils.report.pictures import surest_errors
+    from utils.report.pictures import NEIGHBOURS, surest_errors
 
     shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
     maps: dict = {}
@@ -97,7 +98,8 @@ def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder
         places = explain(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.ways))
         maps = {int(shown[place]): heat for place, heat in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
-    extra = Extra(found.issues, maps, note, loaded.history, seed=opt.seed)
+    near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
+    extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed)
     results.write_page(folder, scored, found, extra)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.ensemble import fit_ensemble, with_ensemble
+from network.features import Features
 from network.gradcam import explain
 from network.guard import Diverged
 from network.inference import Member, Predictor, predict, whole_rows
@@ -22,6 +23,7 @@ from utils.errors import unknown_name
 __all__ = [
     "BaseModel",
     "Diverged",
+    "Features",
     "Member",
     "Predictor",
     "explain",

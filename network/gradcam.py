@@ -1,5 +1,7 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al., 2017) on the last map of features that still has a height and a width."""
+"""Where a network looked: Grad-CAM (Selvaraju et al., 2017) on the last features that still have places."""
 
+import math
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,15 @@ from network.base_model import BaseModel
 from network.inference import Predictor
 from utils.logger import progress
 
+NEWEST = 64  # outputs looked through: the last blocks of any network
+
 
 def explain(predictor: Predictor, loader: Any) -> dict[int, NDArray[np.float32]]:
     """A map for each image of a loader of EvalBatch, by its place in the list; of the first network's first view.
 
     Returns:
         {index: float32 (h, w), 0 to 1}: what spoke for the class that this network names first. {} where the network
-        has no spatial map (a transformer of tokens).
+        has no features with places.
     """
     model, view = predictor.members[0].model, predictor.views[0][0]
     maps: dict[int, NDArray[np.float32]] = {}
@@ -34,20 +38,20 @@ def explain(predictor: Predictor, loader: Any) -> dict[int, NDArray[np.float32]]
 def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
     """Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
 
+    The features are the newest output of a part of the network that has places, and a gradient there: of a transformer
+    whose classifier reads its class token alone, what the last attention reads.
+
     Args:
         classes: int64 (B,), the class of each image whose evidence is mapped; by default the one named first.
 
     Returns:
-        float32 (B, h, w), each scaled to 0..1; None where the network's last features are tokens, not a map.
+        float32 (B, h, w), each scaled to 0..1; None where the network has no such features.
     """
-    last: list[Tensor] = []
+    newest: deque[Tensor] = deque(maxlen=NEWEST)
 
     def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        """Keep the newest output that has places: a map (B, C, h, w) or tokens (B, N, C)."""
-        if isinstance(output, Tensor) and output.requires_grad and output.ndim in (3, 4) and output.shape[1] > 1:
-            if output.ndim == 4 and output.shape[2] * output.shape[3] == 1:
-                return  # pooled: no places are left
-            last[:] = [output]
+        if isinstance(output, Tensor) and output.requires_grad and _as_map(model.net, output) is not None:
+            newest.appendleft(output)
 
     with torch.enable_grad(), model.evaluating() as net:
         hooks = [module.register_forward_hook(remember) for module in net.modules()]
@@ -56,12 +60,32 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
         finally:
             for hook in hooks:
                 hook.remove()
-        if not last or last[0].ndim != 4:
+        if not newest:
             return None
         classes = logits.argmax(dim=1) if classes is None else classes
-        features = last[0]
-        (slope,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), features)
-    if features.shape[2] != features.shape[3] and features.shape[1] == features.shape[2]:  # (B, h, w, C), as Swin has it
-        features, slope = features.permute(0, 3, 1, 2), slope.permute(0, 3, 1, 2)
-    heat = (features * slope.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu().detach().float()
-    return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        slopes = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), list(newest), allow_unused=True)
+    for features, slope in zip(newest, slopes, strict=True):
+        if slope is not None:
+            there, steep = _as_map(model.net, features), _as_map(model.net, slope)
+            assert there is not None and steep is not None
+            if steep.any():
+                heat = (there * steep.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu().detach().float()
+                return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    return None
+
+
+def _as_map(net: nn.Module, output: Tensor) -> Tensor | None:
+    """(B, C, h, h) of an output in one of the layouts that networks have; None for what has no places.
+
+    Images are square, so maps are: what is not, is heads of attention, channels, or tokens that are pooled in part.
+    """
+    if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+        return output
+    if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:  # channels last, as in Swin
+        return output.permute(0, 3, 1, 2)
+    if output.ndim == 3 and output.shape[2] == getattr(net, "num_features", output.shape[2]):
+        tokens = output[:, int(getattr(net, "num_prefix_tokens", 0)) :]
+        side = math.isqrt(tokens.shape[1])
+        if side > 1 and side * side == tokens.shape[1]:
+            return tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return None

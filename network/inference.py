@@ -105,11 +105,12 @@ def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
 
 
 def predict(
-    predictor: Predictor, loader: Any, keep: bool = False, rows: NDArray[np.int64] | None = None
+    predictor: Predictor, loader: Any, keep: bool = False, rows: NDArray[np.int64] | None = None, features: Any = None
 ) -> tuple[Predictions, NDArray[np.float16] | None]:
     """Run the predictor over a loader of EvalBatch.
 
     Args:
+        features: a network.features.Features of the same predictor, which is then filled.
         rows: int64 (M,), ascending; of these images (places in the order of the loader) whole rows go into Predictions.rows.
 
     Returns:
@@ -133,6 +134,8 @@ def predict(
             if kept is None:  # at once: parts would be held twice while they are joined
                 kept = np.empty((len(loader.dataset), probability.shape[1]), np.float16)
             kept[done : done + len(label)] = probability.clamp_min(TINY).log().half().cpu().numpy()
+        if features is not None:
+            features.take(len(label))
         done += len(label)
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     predictions = Predictions(*joined)  # type: ignore[arg-type]

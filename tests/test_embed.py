@@ -2,11 +2,13 @@
 
 import csv
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from network import features
 from tools import embed
 from utils import checkpoint, saved_probs
 from utils.errors import UserError
@@ -49,6 +51,54 @@ def test_without_faiss_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert embed.main(["--load", "x.pt", "--list", "none.txt", "--neighbours", "3"]) == 2
     assert "pip install faiss-cpu" in capsys.readouterr().err
+
+
+class Reading(torch.nn.Module):
+    """A network of one layer, as timm's are asked for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(6, 3)
+
+    def get_classifier(self):
+        return self.fc
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, block):
+    monkeypatch.setattr(features, "BLOCK", block)
+    count, net = len(points), Reading()
+    net.fc = torch.nn.Linear(points.shape[1], 3)
+    predictor = SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))])
+    readable = np.arange(count) % 5 > 0
+    with features.Features(predictor, count, np.float32) as found:
+        for part in torch.from_numpy(points * np.linspace(1, 9, count, dtype=np.float32)[:, None]).split(11):
+            net.fc(part)
+            net.fc(part.flip(0))  # a second view, which does not count
+            found.take(len(part))
+    net.fc(torch.from_numpy(points))  # outside of the `with` nothing is kept
+    assert np.allclose(found.rows, points, atol=1e-6)
+    places = np.array([0, 3, 20, count - 1])
+    near = found.nearest(places, readable, 4)
+    cosine = points @ points.T
+    for place in places.tolist():
+        others = [k for k in np.argsort(-cosine[place]) if readable[k] and k != place][:4]
+        assert [other for other, _ in near[place]] == others
+        assert [value for _, value in near[place]] == pytest.approx(cosine[place, others], abs=1e-5)
+
+
+def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
+    monkeypatch.setattr(features, "MOST_BYTES", 100)
+    for net, rows in ((Reading(), None), (torch.nn.Sequential(), None)):
+        with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
+            if isinstance(net, Reading):
+                net.fc(torch.zeros(4, 6))
+            found.take(4)
+        assert found.rows is rows
+        assert found.nearest(np.array([1]), np.ones(4, bool), 2) == {}
+    with features.Features(SimpleNamespace(members=[]), 50) as found:  # saved probabilities alone
+        found.take(4)
+    assert found.rows is None
 
 
 def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path):

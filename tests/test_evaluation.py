@@ -349,18 +349,44 @@ def test_gradcam_is_the_class_activation_map_of_a_linear_head():
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_gradcam_of_tokens_is_none():
+class Tokens(torch.nn.Module):
+    """A transformer of one block; its classifier reads the class token, or the mean of the others."""
+
+    def __init__(self, pool, width=4):
+        super().__init__()
+        self.pool, self.num_features, self.num_prefix_tokens = pool, 8, 1
+        self.embed, self.first = torch.nn.Conv2d(3, 8, width, stride=width), torch.nn.Parameter(torch.zeros(1, 1, 8))
+        self.norm1, self.norm, self.head = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+
+    def forward(self, images):
+        tokens = torch.cat([self.first.expand(len(images), -1, -1), self.embed(images).flatten(2).transpose(1, 2)], dim=1)
+        read = self.norm1(tokens)
+        tokens = self.norm(tokens + (read @ read.transpose(1, 2)).softmax(dim=2) @ read)
+        return self.head(tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1))
+
+
+@pytest.mark.parametrize(("pool", "part"), [("token", "norm1"), ("mean", "norm")])
+def test_gradcam_of_tokens_is_of_the_last_that_the_class_hangs_on(pool, part):
     from network.gradcam import gradcam
 
-    class Tokens(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed, self.norm, self.head = torch.nn.Conv2d(3, 8, 4, stride=4), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
+    torch.manual_seed(1)
+    net, kept = Tokens(pool), []
+    images = torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
+    found = gradcam(Plain(net), images)
+    getattr(net, part).register_forward_hook(lambda *parts: kept.append(parts[2]))
+    logits = net(images.float() / 255)
+    (slope,) = torch.autograd.grad(logits.amax(dim=1).sum(), kept[0])
+    weight = slope[:, 1:].mean(dim=1, keepdim=True)
+    wanted = (kept[0][:, 1:] * weight).sum(dim=2).relu().view(2, 3, 3).detach()
+    assert torch.allclose(found, wanted / wanted.amax(dim=(1, 2), keepdim=True), atol=1e-5)
+    assert found.amax(dim=(1, 2)).tolist() == [1, 1]
 
-        def forward(self, images):
-            return self.head(self.norm(self.embed(images).flatten(2).transpose(1, 2)).mean(dim=1))
 
-    assert gradcam(Plain(Tokens()), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)) is None
+def test_gradcam_of_what_has_no_places_is_none():
+    from network.gradcam import gradcam
+
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    assert gradcam(Plain(flat), torch.zeros(2, 3, 6, 6, dtype=torch.uint8)) is None
 
 
 # ------------------------------------------------------------------------------------------------ memory

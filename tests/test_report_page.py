@@ -1,6 +1,7 @@
 """report.html in a real browser (Debian's chromium, chromium-driver): from disk, by mouse and by keys."""
 
 import csv
+import itertools
 import os
 import shutil
 from types import SimpleNamespace
@@ -48,7 +49,8 @@ def write_page(folder, scored):
     maps = {int(index): heat for index in predictions.index[rows]}
     history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
     path = folder / "tag" / "3" / "report.html"
-    page.write(path, scored, metrics, page.Extra(label_issues.find(predictions, classes.count), maps, history=history))
+    near = {int(index): [(int(index + 1) % IMAGES, 0.987), (5, 0.5)] for index in predictions.index[rows]}
+    page.write(path, scored, metrics, page.Extra(label_issues.find(predictions, classes.count), maps, near=near, history=history))
     return path
 
 
@@ -166,7 +168,9 @@ def test_errors_are_paged_by_click_and_by_key(at, made):
     first = at.texts("#gallery .item")
     assert len(first) == 12
     assert len(at.all("#gallery .pair img")) == 24  # a picture and its Grad-CAM each
-    assert at.all("#gallery .near img")
+    assert len(at.all("#gallery .near img")) == 24
+    captions = at.texts("#gallery .near figcaption")
+    assert all(text.endswith(end) for text, end in zip(captions, itertools.cycle((" 0.99", "thing 5 0.50")), strict=False))
     click(at, "#error-pager button:last-child")
     second = at.texts("#gallery .item")
     assert at.texts("#error-pager span") == ["page 2 of 4"] and second != first

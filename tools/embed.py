@@ -101,30 +101,26 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     import torch
 
     from dataloader import eval_loader
-    from network import load_predictor
-    from network.heads import CosineHead
+    from network import Features, load_predictor
     from utils.run import get_device
 
     words = ["--load", opt.load, "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
     settings = parse_eval(words)
     loaded = load_predictor(settings, get_device(opt.gpu))
-    net: Any = loaded.predictor.members[0].model.net
-    head = net.get_classifier() if hasattr(net, "get_classifier") else None
-    if not isinstance(head, torch.nn.Linear | CosineHead):
-        raise UserError(f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear.")
-    seen: list[Any] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    found, readable = [], []
+    features = Features(loaded.predictor, len(files), np.float32)
+    if features.head is None:
+        raise UserError(f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head.")
+    readable = []
     loader = eval_loader(settings, files, loaded.predictor.ways)
-    for batch in progress(loader, f"features of {files.source.name}", len(loader)):
-        seen.clear()
-        loaded.predictor(batch.images)
-        found.append(torch.cat(seen))
-        readable.append(batch.readable)
-        for _, reason in batch.bad:
-            log.warning(f"unreadable, nobody's neighbour: {reason}")
-    hook.remove()
-    return torch.nn.functional.normalize(torch.cat(found)).numpy(), torch.cat(readable).numpy(), loaded.data
+    with features:
+        for batch in progress(loader, f"features of {files.source.name}", len(loader)):
+            loaded.predictor(batch.images)
+            features.take(len(batch.label))
+            readable.append(batch.readable)
+            for _, reason in batch.bad:
+                log.warning(f"unreadable, nobody's neighbour: {reason}")
+    assert features.rows is not None
+    return features.rows, torch.cat(readable).numpy(), loaded.data
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:

@@ -41,13 +41,15 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 class Extra:
     """What the page shows beyond the scores; what is empty is left out, or said to be missing.
 
-    maps: Grad-CAM by image, float32 (h, w). note: why there are none. history: training's scores an epoch.
+    maps: Grad-CAM by image, float32 (h, w). note: why there are none. near: the images nearest to an error, with their cosines,
+    by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
     """
 
     issues: Issues
     maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     note: str = ""
+    near: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
@@ -64,7 +66,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
     data = {
         "classes": _class_columns(scored),
         "pairs": confused_pairs(predictions, classes.count, MOST_PAIRS).T.tolist(),
-        "errors": error_cards(scored, pictures, extra.maps),
+        "errors": error_cards(scored, pictures, extra.maps, extra.near),
         "issues": issues,
     }
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)

@@ -70,17 +70,21 @@ def surest_errors(predictions: Predictions, most: int = MOST_ERRORS) -> NDArray[
     return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
 
 
-def error_cards(scored: Any, pictures: Pictures, maps: dict[int, NDArray[np.float32]]) -> list[dict[str, Any]]:
+def error_cards(
+    scored: Any, pictures: Pictures, maps: dict[int, NDArray[np.float32]], near: dict[int, list[tuple[int, float]]]
+) -> list[dict[str, Any]]:
     """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
 
-    Neighbours are the validation images of the predicted class that were rightly and most surely called so.
+    Neighbours are those of `near`, {image: [(image, cosine)]}; without it, the images of the predicted class that were
+    rightly and most surely called so.
     """
     predictions, files, classes = scored
     rows = surest_errors(predictions)
-    near = _examples(predictions, np.unique(predictions.top[rows, 0]))
+    examples = {} if near else _examples(predictions, np.unique(predictions.top[rows, 0]))
     cards = []
     for row in progress(rows.tolist(), "pictures", len(rows)):
         index, label, first = int(predictions.index[row]), int(predictions.label[row]), int(predictions.top[row, 0])
+        beside: list[tuple[int, float | None]] = [*near.get(index, ())] or [(other, None) for other in examples.get(first, ())]
         named = zip(predictions.top[row, :NAMED].tolist(), predictions.probability[row, :NAMED].tolist(), strict=True)
         cards.append(
             {
@@ -92,10 +96,21 @@ def error_cards(scored: Any, pictures: Pictures, maps: dict[int, NDArray[np.floa
                 "top": [[_text(classes.name(k)), round(p, 4)] for k, p in named],
                 "picture": pictures.picture(index),
                 "cam": pictures.overlay(index, maps.get(index)),
-                "near": [url for url in (pictures.picture(other, SMALL) for other in near.get(first, [])) if url],
+                "near": _neighbours(scored, pictures, beside),
             }
         )
     return cards
+
+
+def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | None]]) -> list[list[Any]]:
+    """(picture, class, cosine) of each neighbour whose picture there is."""
+    predictions, _, classes = scored
+    rows = np.searchsorted(predictions.index, [other for other, _ in near])
+    found = [
+        [pictures.picture(other, SMALL), _text(classes.name(int(predictions.label[row]))), cosine and round(cosine, 2)]
+        for row, (other, cosine) in zip(rows.tolist(), near, strict=True)
+    ]
+    return [one for one in found if one[0]]
 
 
 def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:

@@ -286,7 +286,13 @@
     item.append(pair, said, top);
     if (card.near.length) {
       const near = make("div", undefined, "near");
-      near.append(...card.near.map((url) => image(url, `a right ${card.called}`)));
+      for (const [url, label, cosine] of card.near) {
+        const one = make("figure");
+        const words = cosine === null ? label : `${label} ${cosine.toFixed(2)}`;
+        one.append(image(url, cosine === null ? `a right ${label}` : `a neighbour of class ${label}`));
+        one.append(make("figcaption", words, label === card.label ? "good" : label === card.called ? "error" : ""));
+        near.append(one);
+      }
       item.append(near);
     }
     item.append(make("div", card.path, "path soft"));
