@@ -31,6 +31,7 @@ def intervals(
 
     The resamples' mean is moved onto the score first: with few images a class, a resample that lacks some of them has a
     lower macro F1 and a higher calibration error than its list, and the plain interval would not hold the score.
+    It speaks of lists of this size: with three images a class macro F1 is lower than with thirty, and no interval says so.
 
     The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals.
     """
