@@ -53,15 +53,14 @@ def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(holding.fcntl, "lockf", refuse)
-    with holding.hold(tmp_path / "t", "t") as file:
-        assert file.name.endswith(holding.FILE)
+    held = holding.hold(tmp_path / "t", "t")
+    assert f"process {os.getpid()} on" in (tmp_path / "t" / holding.FILE).read_text() and held.number > 2
     holding.check_free(tmp_path / "t", "t")
     holding.check_free(tmp_path / "none", "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_the_error_names_who(tmp_path):
-    with open(tmp_path / holding.FILE, "a+") as file:
-        file.write("process 7 on here\n")
-        error = holding.in_use(file, "t")
+    (tmp_path / holding.FILE).write_text("process 7 on here\n")
+    error = holding.in_use(holding.Held(os.open(tmp_path / holding.FILE, os.O_RDONLY)), "t")
     assert isinstance(error, UserError) and "(process 7 on here)" in str(error)

@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import IO
 
 from utils.errors import UserError
 
@@ -17,40 +16,51 @@ FILE = ".running"  # in logs/<tag>/; it stays there, and says nothing unless it 
 PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be quite gone
 
 
-def hold(folder: Path, tag: str) -> IO[str] | None:
-    """Make the records of `folder`, logs/<tag>, this process's own for as long as the returned file is open.
+class Held:
+    """The open lock file, as the system's number; it is closed, and with it the lock let go, when nobody has this any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.number)
+
+
+def hold(folder: Path, tag: str) -> Held:
+    """Make the records of `folder`, logs/<tag>, this process's own for as long as the returned object lives.
 
     The lock is a record lock, which belongs to the process alone: one that a killed run's workers had inherited would
-    outlive it. None on a file system without locks.
+    outlive it. On a file system without locks there is none.
 
     Raises:
         UserError: another process holds them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / FILE, "a+", encoding="utf-8", errors="surrogateescape")
-    if not _locked(file):
-        raise in_use(file, tag)
-    command = shlex.join(["python", *sys.argv])
+    held = Held(os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+    if not _locked(held):
+        raise in_use(held, tag)
+    who = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}: {command}\n")
-        file.flush()
-    return file
+        os.ftruncate(held.number, 0)
+        os.write(held.number, f"{who}: {shlex.join(['python', *sys.argv])}\n".encode(errors="surrogateescape"))
+    return held
 
 
 def check_free(folder: Path, tag: str) -> None:
     """Raise UserError where a run in another process holds the records of `folder`, logs/<tag>. Nothing is written."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(folder / FILE, "r+", encoding="utf-8") as file:
-        if not _locked(file):
-            raise in_use(file, tag)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        held = Held(os.open(folder / FILE, os.O_RDWR | os.O_CLOEXEC))
+        if not _locked(held):
+            raise in_use(held, tag)
 
 
-def _locked(file: IO[str]) -> bool:
+def _locked(held: Held) -> bool:
     """Whether the lock is ours now, or there is none to be had here."""
     until = time.monotonic() + PATIENCE
     while True:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(held.number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
@@ -60,11 +70,11 @@ def _locked(file: IO[str]) -> bool:
         time.sleep(0.1)
 
 
-def in_use(file: IO[str], tag: str) -> UserError:
+def in_use(held: Held, tag: str) -> UserError:
     """The error for a tag that another process holds: who, and what to do."""
-    file.seek(0)
+    who = os.pread(held.number, 4096, 0).decode(errors="replace").strip()
     return UserError(
-        f"A run of tag {tag!r} is going on ({file.read().strip() or 'by another process'}).\n"
+        f"A run of tag {tag!r} is going on ({who or 'by another process'}).\n"
         "Wait for its end, or end it: Ctrl-C there, or kill -TERM and the number of the process, saves where it is. "
         "To train beside it, give another --tag."
     )

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ from utils import checkpoint, processes, resuming
 from utils.bad_images import BadImages
 from utils.errors import UserError
 from utils.files import link_over
-from utils.holding import hold
+from utils.holding import Held, hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
 from utils.records import Records
 from utils.report import plots
@@ -39,7 +39,7 @@ class TrainingRun:
         self.saver, self.signals = Saver(), Signals()
         self.saved_at = time.monotonic()
         self.rewound = False
-        self.held: IO[str] | None = None  # the tag is ours while this is open
+        self.held: Held | None = None  # the tag is ours while this lives
         self._take_up(start if opt.resume and start else {})
 
     def _take_up(self, content: dict[str, Any]) -> None:
