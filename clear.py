@@ -17,6 +17,7 @@ from options import parse_clear
 from utils import run_log
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
+from utils.holding import check_free
 from utils.run import run_command
 
 TRASH = Path(".trash")
@@ -24,6 +25,7 @@ TRASH = Path(".trash")
 
 def main(opt: argparse.Namespace) -> None:
     folders = {name: Path(getattr(opt, f"{name}_dir")) / opt.tag for name in ("checkpoint", "log", "result")}
+    check_free(folders["log"], opt.tag)
     if opt.restore:
         restore(opt.tag)
     elif opt.rm:

@@ -55,7 +55,7 @@ def main(opt: argparse.Namespace) -> None:
     model.place(device)
     opt.precision_used = model.set_precision(opt.precision)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
-    model.setup_training(opt, steps_per_epoch=len(train_loader), class_images=classes.images)
+    model.setup_training(opt, len(train_loader), classes.images, classes.names)
     if run.start is not None and opt.resume:
         model.load_state(run.start)
 

@@ -62,6 +62,8 @@ class BaseModel(nn.Module):
         self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
         self._forwarded = False
         self.grad_norm: Tensor | None = None  # of the last step, before clipping
+        self.top1: Tensor | None = None  # of the last batch, the share that the network had right; a scalar on the device
+        self._wanted: Tensor | None = None  # what the next logits are to be compared with
 
     def build(self, arch: str) -> nn.Module:
         """The network of `arch`, with opt.num_classes outputs."""
@@ -101,7 +103,17 @@ class BaseModel(nn.Module):
         """Logits (B, C) of images as `normalise` takes them; in training by way of what --compile and torchrun put in between."""
         run = self.runner if self.training and self.runner is not None else self.net
         self._forwarded = True
-        return run(self.normalise(images))
+        logits = run(self.normalise(images))
+        if self.training and self._wanted is not None:
+            self._compare(logits.detach())
+        return logits
+
+    def _compare(self, logits: Tensor) -> None:
+        """Set `top1`; of a blended sample (--mixup, --cutmix) the class with the larger share is the right one."""
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None and logits.ndim == 2 and len(logits) == len(wanted):
+            right = wanted if wanted.ndim == 1 else wanted.argmax(dim=1)
+            self.top1 = (logits.argmax(dim=1) == right).float().mean()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of forward and loss, in the precision that was chosen."""
@@ -115,6 +127,8 @@ class BaseModel(nn.Module):
             log.info(f"Precision: {precision} ({why}; --precision fp32 or bf16 to choose).")
         elif precision == "auto":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        elif precision == "fp16" and self.device.type == "cpu":
+            log.warning("fp16 on the CPU works, but is ten and more times slower than fp32 or bf16: it is for trying things out.")
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision
 
@@ -138,12 +152,19 @@ class BaseModel(nn.Module):
 
     # -------------------------------------------------------------------------------------------- training
 
-    def setup_training(self, opt: argparse.Namespace, steps_per_epoch: int, class_images: list[int] | None = None) -> None:
+    def setup_training(
+        self,
+        opt: argparse.Namespace,
+        steps_per_epoch: int,
+        class_images: list[int] | None = None,
+        class_names: list[str] | None = None,
+    ) -> None:
         """Frozen layers, optimizer, schedule, scaler, averages, mixing and loss; call it on the device, after weights were loaded.
 
         Args:
             steps_per_epoch: batches an epoch; the optimizer steps once every opt.accumulate of them, and at the end.
             class_images: training images a class, for the losses of long tails.
+            class_names: those of a teacher must be the same.
 
         Raises:
             UserError: --freeze, --layer_decay, --sam or --swa do not fit this network or this run.
@@ -154,7 +175,7 @@ class BaseModel(nn.Module):
         if opt.teacher:
             from network.members import load_teacher  # it builds networks, and so imports this module
 
-            self.criterion = load_teacher(opt, self).loss(self.criterion)
+            self.criterion = load_teacher(opt, self, class_names).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)
         head = head_names(self.net)
         self.frozen = freeze(self.net, opt.freeze)
@@ -185,6 +206,8 @@ class BaseModel(nn.Module):
         images = self.normalise(batch.image)
         targets = batch.label.to(self.device, non_blocking=True)
         images, targets = self.mix(images, targets) if self.mix else (images, targets)
+        if self.sam is None or not self.sam.away:  # the second pass of --sam has other weights
+            self._wanted, self.top1 = targets, None
         if self.opt.teacher:
             self.criterion.images = images  # type: ignore[attr-defined]  # what the teacher is to look at
         return images, targets

@@ -53,12 +53,16 @@ class GeM(nn.Module):
             pooled = maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
         return pooled.to(maps.dtype)
 
+    def is_identity(self) -> bool:
+        """No, as timm asks of a pooling."""
+        return False
+
 
 def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
     """`net` with the classifier of --head and the pooling of --pool, each new where it is not the network's own.
 
     Raises:
-        UserError: the network has no single linear classifier, or no pooled map.
+        UserError: the network has no single linear classifier, or no pooled map; or it is timm's and cannot take --scale.
     """
     if opt.head != "linear":
         name, old = _classifier(net, opt)
@@ -71,7 +75,34 @@ def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
         name, pool = pools[0]
         ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
         rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
-        _put(net, name, GeM(flatten=not ours and not isinstance(pool.flatten, nn.Identity), channels_last=rows_first))
+        flat = not ours and (not isinstance(pool.flatten, nn.Identity) or getattr(pool.pool, "flatten", False))
+        _put(net, name, GeM(flatten=flat, channels_last=rows_first))
+    return _tried(net, opt)
+
+
+def _tried(net: Any, opt: argparse.Namespace) -> nn.Module:
+    """`net`, after a black image went through it, where that may fail: one of timm's at another size than its own, or with new parts.
+
+    Transformers have a size, windows a divisor, and timm's networks pool in more ways than can be foreseen.
+    """
+    own = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 0, 0))[-1]
+    parts = " ".join([f"--head {opt.head}"] * (opt.head != "linear") + ["--pool gem"] * (opt.pool == "gem"))
+    if not opt.model.startswith("timm:") or (opt.scale == own and not parts) or getattr(opt, "rebuilt", False):
+        return net
+    was = net.training
+    try:
+        with torch.no_grad():
+            found = tuple(net.eval()(torch.zeros(1, 3, opt.scale, opt.scale)).shape)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        fit = f"give --scale {own}, its own size" if opt.scale != own else f"leave {parts} out"
+        raise UserError(f"{opt.model} does not go with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}.") from error
+    finally:
+        net.train(was)
+    if parts and found != (1, net.num_classes):
+        raise UserError(
+            f"{opt.model} does not go with {parts}: it would give {found} for one image, not {(1, net.num_classes)}. Leave that out."
+        )
     return net
 
 

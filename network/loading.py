@@ -46,6 +46,7 @@ def rebuild_options(content: dict[str, Any], num_classes: int, model: str) -> ar
     opt = parse_train([])
     vars(opt).update(content.get("opt", {}))
     opt.model, opt.num_classes, opt.pretrained = model, num_classes, False
+    opt.rebuilt = True  # it was trained so; or, of a plain state dict, the size is yet to be said
     return opt
 
 

@@ -1,10 +1,12 @@
 """Losses: a name, a builder. Each gives a loss a sample (B,) from logits (B, C) and targets, int64 (B,) or probabilities (B, C).
 
 A classifier of 50,030 classes makes logits of 13 MB for 64 images; torch's cross entropy keeps their logarithm and makes
-their gradient, so its peak is twice that. Here the gradient is computed with the loss, in one buffer.
+their gradient, so its peak is twice that, and more with soft targets. Here the gradient is computed with the loss, in one
+buffer. Soft targets are probabilities: each row sums to 1.
 """
 
 import argparse
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +19,9 @@ from utils.errors import UserError, unknown_name
 
 Each = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss a sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
+SMALL = 1 << 19  # logits (batch * classes) up to which torch's cross entropy is the quicker: measured, see dev/LOG.md
+PARTS = 20  # where there are temporaries: each is of so small a part of the logits
+HALF_LIFT = 1024  # a gradient in fp16 is kept so much larger: probabilities below 6e-8 would be lost
 
 
 class Shape(NamedTuple):
@@ -34,65 +39,92 @@ class Shape(NamedTuple):
     temperature: float = 1.0
 
 
-class _Softmax(torch.autograd.Function):
-    """Cross entropy a sample: softmax, then the gradient, in one buffer of the logits' size."""
+Part = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, targets, where their gradient goes -> a loss a sample, of some rows
+
+
+class _Eager(torch.autograd.Function):
+    """A loss a sample, fp32 (B,), whose gradient is made with it, in one buffer of the logits' size and type.
+
+    Autocast has no say in it. `plain`: hard labels of fp32 logits need no temporaries, so all rows go at once; else
+    a PARTS-th of them at a time.
+    """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, shape: Shape) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, part: Part, plain: bool) -> Tensor:
         losses = torch.empty(len(logits), device=logits.device)
         grad = torch.empty_like(logits)
-        rows = len(logits) if logits.dtype == torch.float32 else max(1, len(logits) // 16)  # else a part in fp32 at a time
-        for first in range(0, len(logits), rows):
-            part = slice(first, first + rows)
-            work = grad[part] if logits.dtype == torch.float32 else torch.empty_like(logits[part], dtype=torch.float32)
-            losses[part] = _softmax_part(logits[part], targets[part], shape, work)
-            if work.dtype != grad.dtype:
-                grad[part] = work
+        same = logits.dtype == torch.float32
+        ctx.lift = HALF_LIFT if logits.dtype == torch.float16 else 1
+        with torch.autocast(logits.device.type, enabled=False):
+            rows = len(logits) if same and plain and targets.ndim == 1 else max(1, len(logits) // PARTS)
+            for first in range(0, len(logits), rows):
+                some = slice(first, first + rows)
+                work = grad[some] if same else torch.empty_like(logits[some], dtype=torch.float32)
+                losses[some] = part(logits[some], targets[some], work)
+                if not same:
+                    grad[some] = work.mul_(ctx.lift) if ctx.lift != 1 else work
         ctx.grad = grad
         return losses
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, None]:
-        return _scaled(ctx, outer[0]), None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, None, None]:
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            raise RuntimeError("this loss goes backward once: its gradient was made in place")
+        factor = outer[0][:, None] / ctx.lift
+        if grad.dtype != torch.float16:
+            return grad.mul_(factor.to(grad.dtype)), None, None, None
+        for some, by in zip(*(tensor.split(max(1, len(grad) // PARTS)) for tensor in (grad, factor)), strict=True):
+            some.copy_(some.float().mul_(by))  # a factor below 6e-5 is no good in fp16
+        return grad, None, None, None
 
 
-def _scaled(ctx: Any, outer: Tensor) -> Tensor:
-    """The gradient made in forward, times that of what came after, (B,); in place, so once."""
-    grad, ctx.grad = ctx.grad, None
-    if grad is None:
-        raise RuntimeError("this loss goes backward once: its gradient was made in place")
-    return grad.mul_(outer[:, None].to(grad.dtype))
-
-
-def _softmax_part(logits: Tensor, targets: Tensor, shape: Shape, work: Tensor) -> Tensor:
-    """The losses of some rows; their gradient goes to `work`, float32 of the logits' shape."""
-    torch.mul(logits, 1 / shape.temperature, out=work)
-    if shape.adjust is not None:
-        work += shape.adjust
-    slope = torch.ones(len(work), device=work.device)
-    labels = targets[:, None] if targets.ndim == 1 else None
-    if shape.margin and labels is not None:
-        moved, slope = _with_margin(work.gather(1, labels)[:, 0], shape)
-        work.scatter_(1, labels, moved[:, None])
-    keep = 1 - shape.smooth
-    wanted = keep * (work.gather(1, labels)[:, 0] if labels is not None else torch.linalg.vecdot(work, targets.float()))
-    if shape.smooth:
-        wanted = wanted + shape.smooth * work.mean(dim=1)
-    highest = work.amax(dim=1, keepdim=True)
-    total = work.sub_(highest).exp_().sum(dim=1, keepdim=True)
-    work.div_(total)
-    if labels is not None:
-        work.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32) * keep)
-    else:
-        work.add_(targets, alpha=-keep)
-    if shape.smooth:
-        work.sub_(shape.smooth / work.shape[1])
-    if shape.margin and labels is not None:
+def _softmax_part(shape: Shape, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+    """The cross entropy of some rows; its gradient goes to `work`, float32 of the logits' shape."""
+    moved, slope = _moved(shape, logits, targets)
+    torch.log_softmax(moved, 1, out=work)
+    del moved  # before the temporary of soft targets
+    losses = -_wanted(work, targets, shape.smooth)
+    _less_wanted(work.exp_(), targets, shape.smooth)
+    if slope is not None:
+        labels = targets[:, None]
         work.scatter_(1, labels, work.gather(1, labels) * slope[:, None])
     if shape.temperature != 1:
         work.div_(shape.temperature)
-    return (total.log() + highest)[:, 0] - wanted
+    return losses
+
+
+def _moved(shape: Shape, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The logits that go into the softmax, float32, and with a margin the slope of the targets' logits (B,)."""
+    moved = logits.float()
+    if shape.temperature != 1:
+        moved = moved / shape.temperature
+    if shape.adjust is not None:
+        moved = moved + shape.adjust
+    if not shape.margin or targets.ndim == 2:
+        return moved, None
+    labels = targets[:, None]
+    target, slope = _with_margin(moved.gather(1, labels)[:, 0], shape)
+    return moved.scatter(1, labels, target[:, None]), slope
+
+
+def _wanted(values: Tensor, targets: Tensor, smooth: float) -> Tensor:
+    """What the smoothed targets say of `values` (B, C), summed a sample: (B,)."""
+    labels = targets[:, None] if targets.ndim == 1 else None
+    wanted = values.gather(1, labels)[:, 0] if labels is not None else (values * targets).sum(dim=1)
+    return (1 - smooth) * wanted + smooth * values.mean(dim=1) if smooth else wanted
+
+
+def _less_wanted(values: Tensor, targets: Tensor, smooth: float) -> None:
+    """Subtract the smoothed targets from `values`, in place."""
+    if targets.ndim == 1:
+        labels = targets[:, None]
+        values.scatter_add_(1, labels, torch.full_like(labels, -1, dtype=torch.float32) * (1 - smooth))
+    else:
+        values.add_(targets, alpha=smooth - 1)
+    if smooth:
+        values.sub_(smooth / values.shape[1])
 
 
 def _with_margin(target: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
@@ -108,45 +140,26 @@ def _with_margin(target: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
     return shape.scale * moved, torch.where(near, cos + sin * cosine / sine, 1.0)
 
 
-class _Binary(torch.autograd.Function):
-    """Binary cross entropy of every class, summed a sample; one buffer of the logits' size."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, smooth: float) -> Tensor:
-        losses = torch.empty(len(logits), device=logits.device)
-        grad = torch.empty_like(logits)
-        rows = len(logits) if logits.dtype == torch.float32 else max(1, len(logits) // 16)
-        for first in range(0, len(logits), rows):
-            part = slice(first, first + rows)
-            one = grad[part] if logits.dtype == torch.float32 else torch.empty_like(logits[part], dtype=torch.float32)
-            some, spread = targets[part], smooth / logits.shape[1]
-            one.copy_(logits[part])
-            if some.ndim == 1:
-                wanted = (1 - smooth) * one.gather(1, some[:, None])[:, 0] + spread * one.sum(dim=1)
-            else:
-                wanted = (1 - smooth) * torch.linalg.vecdot(one, some.float()) + spread * one.sum(dim=1)
-            torch.logaddexp(one, one.new_zeros(()), out=one)
-            losses[part] = one.sum(dim=1) - wanted
-            one.copy_(logits[part]).sigmoid_()
-            if some.ndim == 1:
-                one.scatter_add_(1, some[:, None], torch.full_like(some[:, None], -1, dtype=torch.float32) * (1 - smooth))
-            else:
-                one.add_(some, alpha=-(1 - smooth))
-            one.sub_(spread)
-            if one.dtype != grad.dtype:
-                grad[part] = one
-        ctx.grad = grad
-        return losses
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, None, None]:
-        return _scaled(ctx, outer[0]), None, None
+def _binary_part(smooth: float, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+    """The binary cross entropy of every class, summed a sample, of some rows; its gradient goes to `work`."""
+    wanted = _wanted(work.copy_(logits), targets, smooth)
+    losses = torch.logaddexp(work, work.new_zeros(()), out=work).sum(dim=1) - wanted
+    _less_wanted(work.copy_(logits).sigmoid_(), targets, smooth)
+    return losses
 
 
 def softmax_loss(shape: Shape) -> Each:
-    """Cross entropy a sample, in fp32."""
-    return lambda logits, targets: _Softmax.apply(logits, targets, shape)
+    """Cross entropy a sample, in fp32; of few values by torch, which is quicker there."""
+
+    plain = shape.adjust is None and shape.temperature == 1 and not shape.margin
+
+    def each(logits: Tensor, targets: Tensor) -> Tensor:
+        if logits.numel() > SMALL or shape.margin:
+            return _Eager.apply(logits, targets, functools.partial(_softmax_part, shape), plain)
+        moved, wanted = _moved(shape, logits, targets)[0], targets if targets.ndim == 1 else targets.float()
+        return F.cross_entropy(moved, wanted, reduction="none", label_smoothing=shape.smooth)
+
+    return each
 
 
 def focal(each: Each, gamma: float) -> Each:
@@ -161,7 +174,7 @@ def focal(each: Each, gamma: float) -> Each:
 
 def binary(smooth: float) -> Each:
     """A yes or no for every class (Wightman et al., 2021, section 3.2), the mean over the classes."""
-    return lambda logits, targets: _Binary.apply(logits, targets, smooth) / logits.shape[1]
+    return lambda logits, targets: _Eager.apply(logits, targets, functools.partial(_binary_part, smooth), True) / logits.shape[1]
 
 
 def mean(each: Each, weight: Tensor | None) -> Loss:
@@ -171,7 +184,8 @@ def mean(each: Each, weight: Tensor | None) -> Loss:
         losses = each(logits, targets)
         if weight is None:
             return losses.mean()
-        share = weight[targets] if targets.ndim == 1 else targets.float() @ weight
+        with torch.autocast(targets.device.type, enabled=False):
+            share = weight[targets] if targets.ndim == 1 else targets.float() @ weight
         return (share * losses).sum() / share.sum()
 
     return loss

@@ -10,7 +10,7 @@ import torch
 
 from network.backbones import head_names
 from network.base_model import BaseModel
-from network.distill import Teacher
+from network.distill import Teacher, same_names
 from network.folding import quicken
 from network.inference import Member, Predictor, SavedMember
 from network.loading import check_name, load_into, plain_classes, rebuild_options
@@ -125,12 +125,13 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
     return float(stored[0]["temperature"])
 
 
-def load_teacher(opt: argparse.Namespace, student: BaseModel) -> Teacher:
+def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
     """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit."""
-    model, _ = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
+    model, data = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
     model.place(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
+    same_names(data["class_names"], class_names, opt.teacher)
     return Teacher(model, opt, student)
 
 

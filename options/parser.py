@@ -53,11 +53,14 @@ class Parser(argparse.ArgumentParser):
         words = self._config_words(words) + words
         unset = object()
         opt, unknown = self.parse_known_args(words)
-        if unknown:
-            self.error("\n".join(self._unknown(word) for word in unknown if word.startswith("-")) or f"what is {unknown[0]!r}?")
-        marked = self.parse_args(words, argparse.Namespace(**dict.fromkeys(self.flags(), unset)))
+        mistyped = [self._unknown(word) for word in unknown if word.startswith("-")]
+        if unknown and not mistyped:
+            mistyped = [f"what is {unknown[0]!r}?"]
+        marked, _ = self.parse_known_args(words, argparse.Namespace(**dict.fromkeys(self.flags(), unset)))
         opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not unset and name != "config")
         problems = self._out_of_bounds(opt) + [line for rule in self.rules for line in rule(opt)]
+        # --lod x: that --load is needed follows from it
+        problems = mistyped + [line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)]
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt

@@ -34,7 +34,7 @@ def training(parser: Parser) -> None:
     group = parser.group("training")
     group("--epochs", type=int, default=20, low=1, metavar="N", help="how many epochs; a table like 2x sets its own")
     group("--optimizer", default="adamw", help=", ".join(choices.OPTIMIZERS))
-    group("--lr", type=float, default=5e-4, low=0, help="highest learning rate")
+    group("--lr", type=float, default=5e-4, low=0, high=100, help="highest learning rate")
     group("--weight_decay", type=float, low=0, help="not on norms and biases; by default 0.05 for adamw, lion and muon, 1e-4 else")
     group("--momentum", type=float, default=0.9, low=0, high=1, help="of sgd")
     group("--scheduler", default="cos", help=f"{', '.join(choices.SCHEDULERS)}, or Nx for any N")

@@ -239,10 +239,10 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
-    elif name in ("tools.doctor", "tools.bench_input", "tools.bench_transforms"):
+    elif name in ("tools.doctor", "tools.bench_transforms"):
         tool = importlib.import_module(name)
         monkeypatch.setattr(tool, "start_logging", lambda: None)
-        work = {"tools.doctor": "check", "tools.bench_input": "compare", "tools.bench_transforms": "compare"}[name]
+        work = {"tools.doctor": "check", "tools.bench_transforms": "compare"}[name]
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
         assert tool.main(words) == 0 and len(called) == 1
@@ -256,7 +256,7 @@ def parse_module(name, words, monkeypatch):
         cut = words.index("--") if "--" in words else len(words)
         sweep.option_parser().parse_args(words[:cut])
         options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
-    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_eval"):
+    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_input", "tools.bench_eval", "tools.bench_train"):
         importlib.import_module(name).option_parser().parse_args(words)
     else:
         assert name == "tools.demo" and not words, name

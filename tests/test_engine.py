@@ -1,8 +1,10 @@
 """What happens to a run: kills, signals, numbers that go wrong, cards that are too small."""
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +41,83 @@ def model_for(*words, batches=100):
     model.place(torch.device("cpu"))
     model.setup_training(opt, batches)
     return model
+
+
+# ------------------------------------------------------------------------------------------------ fp16 and its scaler
+
+
+def half_model(*words):
+    opt = parse_train([*TINY.replace("fp32", "fp16").split(), *words])
+    torch.manual_seed(0)
+    model = get_model(opt.model)(opt)
+    model.place(torch.device("cpu"))
+    assert model.set_precision(opt.precision) == "fp16"
+    model.setup_training(opt, 100)
+    return model
+
+
+def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
+    """On the CPU, where it is slow, all is as on a card: too large a scale skips steps, and that is no divergence."""
+    model = half_model("--max_nan", "2")
+    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 2.0**30})
+    before = [parameter.detach().clone() for parameter in model.net.parameters()]
+    scales = []
+    for step in range(40):
+        model.update(batch_of(4, step))
+        scales.append(model.scaler.get_scale())
+        moved = not all(map(torch.equal, before, model.net.parameters()))
+        assert moved == (step > 0 and scales[-1] == scales[-2])  # a step is taken, or the scale halved
+        if moved:
+            break
+    assert 3 < len(scales) < 40 and scales[:3] == [2.0**29, 2.0**28, 2.0**27]
+    assert model.guard.skipped == model.guard.in_row == 0 and model.step_count == len(scales)
+    again = half_model("--max_nan", "2")
+    content = snapshot(model.state())
+    again.net.load_state_dict(content["weights"])
+    again.load_state(content)
+    assert again.scaler.state_dict() == model.scaler.state_dict() and again.scaler.get_scale() == scales[-1]
+    assert torch.equal(model.update(batch_of(4, 50)), again.update(batch_of(4, 50)))
+    assert all(map(torch.equal, model.net.parameters(), again.net.parameters()))
+
+
+def test_what_is_broken_in_fp16_is_still_seen():
+    model = half_model("--max_nan", "2")
+    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 4.0})
+    with torch.no_grad():
+        model.net.fc.weight[0, 0] = float("nan")
+    with pytest.raises(Diverged, match="fc.weight holds NaN"):
+        for step in range(4):  # down to a scale of 1 in two steps, then as often as --max_nan says
+            model.update(batch_of(4, step))
+    assert step == 3 and model.guard.skipped == 2
+
+
+# ------------------------------------------------------------------------------------------------ top-1 of the training batches
+
+
+@pytest.mark.parametrize("words", [[], ["--cutmix", "1"], ["--sam", "0.05"]], ids=" ".join)
+def test_a_batch_tells_its_top1(words):
+    """By hand, of the logits and targets of the batch's first pass; of blended samples the larger share counts."""
+    model = model_for(*words)
+    seen = []
+    ran, prepared = model.net.forward, model.prepare
+    model.net.forward = lambda images: seen.append(ran(images)) or seen[-1]
+    model.prepare = lambda batch: seen.append(prepared(batch)) or seen[-1]
+    for step in range(4):
+        seen.clear()
+        loss = model.update(batch_of(12, step))
+        (_, targets), logits = seen[:2]
+        right = targets
+        if targets.ndim == 2:
+            right = torch.tensor([max(range(3), key=lambda k, row=row: row[k]) for row in targets.tolist()])
+        assert model.top1.item() == pytest.approx(sum(logits.detach().max(dim=1).indices == right).item() / 12)
+        assert model.top1.device == loss.device and not model.top1.requires_grad
+
+
+def test_a_network_that_goes_its_own_way_has_no_top1():
+    model = model_for()
+    model.forward = model.net.forward  # as with update() that calls self.net(images)
+    model.update(batch_of())
+    assert model.top1 is None
 
 
 # ------------------------------------------------------------------------------------------------ kills and signals
@@ -291,3 +370,33 @@ def test_an_update_that_goes_around_what_runs_the_network_is_refused():
     model.forward = lambda images: model.net(images)
     with pytest.raises(Exception, match=r"self\(images\)"):
         model.update(batch_of())
+
+
+# ------------------------------------------------------------------------------------------------ --compile
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(photo_set, tmp_path):
+    """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9"]
+    assert started(tmp_path, "--tag", "plain", *words, "--epochs", "2").wait(100) == 0
+    cut = started(tmp_path, "--tag", "fast", *words, "--epochs", "2", "--compile")
+    for line in cut.stdout:
+        if line.startswith("epoch 1/2"):
+            break
+    cut.send_signal(signal.SIGTERM)
+    assert cut.wait(60) == 128 + signal.SIGTERM
+    cut.communicate()
+    assert started(tmp_path, "--tag", "fast", "--resume", "--data_root", photo_set, "--gpu", "-1").wait(300) == 0
+    plain, fast = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("plain", "fast"))
+    assert fast["opt"]["compile"] and fast["epoch"] == 2
+    for name in ("weights", "ema"):
+        assert list(plain[name]) == list(fast[name])
+        for key, tensor in plain[name].items():
+            assert torch.allclose(tensor.float(), fast[name][key].float(), atol=2e-3), key
+    command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/fast/last.pt", "--data_root", photo_set, "--gpu", "-1"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    found = json.loads(next((tmp_path / "results").rglob("metrics.json")).read_text())
+    assert found["top1"] == fast["history"][-1]["val_top1"]

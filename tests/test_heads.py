@@ -1,10 +1,12 @@
 """Heads, pooling and teachers: against formulas, in every family, through checkpoints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from network import get_model, load_into
+from network import get_model, heads, load_into
 from network.backbones import head_names
 from network.heads import CosineHead, GeM
 from options import choices, parse_train
@@ -64,6 +66,44 @@ def test_what_a_network_cannot_have_is_said():
         built("--model", "timm:deit_tiny_distilled_patch16_224", "--head", "arcface")
 
 
+OF_TIMM = [  # small ones of each kind: how they pool, and where their classifier lies, differs
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "resnest14d",
+    "densenet121", "tf_efficientnetv2_b0", "convnextv2_atto", "maxvit_pico_rw_256", "dla46_c", "lowformer_b0", "crossvit_tiny_240",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
+    """Forward and backward, at 64 px where the network takes them; each parameter has a finite gradient."""
+    worked = []
+    for words in (["--head", "subcenter"], ["--pool", "gem"]):
+        scale = 64
+        while True:
+            try:
+                model = built("--model", f"timm:{name}", "--scale", scale, *words)
+            except UserError as error:
+                said = str(error)
+                if scale == 64 and "--scale 64" in said:  # the network has a size of its own, and says it
+                    scale = int(re.search(r"give --scale (\d+), its own size", said)[1])
+                    continue
+                assert "wants a network" in said and f"timm:{name}" in said and "Leave --" in said
+                break
+            logits = model.train()(torch.rand(2, 3, scale, scale))
+            assert logits.shape == (2, 5)
+            logits.square().sum().backward()
+            assert all(p.grad is not None and p.grad.isfinite().all() for p in model.net.parameters())
+            worked.append(words[0])
+            break
+    refused = {"vit_tiny_patch16_224": ["--head"], "dla46_c": ["--pool"], "crossvit_tiny_240": []}
+    assert worked == refused.get(name, ["--head", "--pool"])
+
+
+def test_a_new_part_that_does_not_fit_is_found_before_training(monkeypatch):
+    monkeypatch.setattr(heads.GeM, "forward", lambda self, maps: maps.mean(dim=1))
+    with pytest.raises(UserError, match=r"timm:test_resnet does not go with .*--pool gem"):
+        built("--model", "timm:test_resnet", "--pool", "gem", "--scale", 64)
+
+
 def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
     old = built("--model", "timm:test_resnet")
     new = built("--model", "timm:test_resnet", "--head", "subcenter", "--pool", "gem")
@@ -84,6 +124,15 @@ def test_train_evaluate_and_teach(script, photo_set, tmp_path):
     result = script("train.py", "--tag", "s", *common, *student, "--data_root", photo_set)
     assert result.code == 0, result.err
     assert not any("teacher" in name for name in checkpoint.load("checkpoints/s/last.pt")["weights"])
+    names = (photo_set / "classes.txt").read_text().split()
+    for changed, said in ((names[::-1], "In another order"), (["cat", *names[1:]], "Give a teacher that was trained")):
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        for name in ("train.txt", "val.txt"):
+            (tmp_path / "lists" / name).write_text((photo_set / name).read_text())
+        (tmp_path / "lists/classes.txt").write_text("\n".join(changed))
+        result = script("train.py", "--tag", "s3", *common, *student, "--data_root", tmp_path / "lists")
+        assert result.code == 2
+        assert f"class 0 is {names[0]!r} there and {changed[0]!r} in classes.txt" in result.err and said in result.err
     result = script("train.py", "--tag", "s2", *common, *student, "--data_root", photo_set, "--num_classes", 4)
     assert result.code == 2
     assert "knows 3 classes, this run has" in result.err or "names 3 classes" in result.err

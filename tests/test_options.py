@@ -156,6 +156,8 @@ def test_a_flag_counts_as_given_even_with_its_default_value():
         ["--scale", "7"],
         ["--seed", "-1"],
         ["--momentum", "inf"],
+        ["--lr", "1e10"],
+        ["--lr", "nan"],
     ],
 )
 def test_numbers_out_of_range(words, capsys):
@@ -163,6 +165,23 @@ def test_numbers_out_of_range(words, capsys):
         parse_train(words)
     assert stop.value.code == 2
     assert "allowed: " in capsys.readouterr().err
+
+
+def test_a_mistyped_flag_hides_no_other_problem(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--optimiser", "sgd", "--lr", "1e10", "--hflip", "2", "--mixup", "1", "--loss", "ohem"])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and "4 problems" in shown
+    for part in (
+        "no option --optimiser; did you mean --optimizer",
+        "--lr is 10000000000.0; allowed: from 0 to 100",
+        "--hflip is 2",
+        "ohem and",
+    ):
+        assert part in shown
+    with pytest.raises(SystemExit):
+        parse_eval(["--lod", "x.pt"])
+    assert "is needed" not in capsys.readouterr().err  # it follows
 
 
 def test_flags_may_not_be_abbreviated(capsys):

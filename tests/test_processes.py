@@ -46,6 +46,11 @@ def alone(photo_set, tmp_path_factory):
     return folder
 
 
+def apart(one, two):
+    """The largest difference of two checkpoints' weights."""
+    return max(float((one["weights"][name] - two["weights"][name]).abs().max()) for name in one["weights"])
+
+
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     """With the same global batch, a network without batch norm; on one machine, or two agents as two."""
@@ -56,13 +61,23 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     started = [torchrun(alone, agent, *words) for agent in agents]
     assert [process.wait(120) for process in started] == [0] * nodes, logs(alone)
     one, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("one", f"nodes{nodes}"))
-    assert max(float((one["weights"][name] - two["weights"][name]).abs().max()) for name in one["weights"]) < 1e-5
+    assert apart(one, two) < 1e-5
     for before, after in zip(one["history"], two["history"], strict=True):
         assert after["val_count"] == before["val_count"] == 12
         assert after["val_loss"] == pytest.approx(before["val_loss"], abs=1e-5)
         assert after["train_loss"] == pytest.approx(before["train_loss"], abs=1e-5)
     lines = (alone / "run_log.txt").read_text().splitlines()
     assert sum(f"tag nodes{nodes}\t" in line for line in lines) == 1
+
+
+def test_two_processes_climb_as_one(alone, photo_set):
+    """--sam: each process climbs by the gradient of the whole batch, and steps by that of the whole batch up there."""
+    words = [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2", "--sam", "0.5"]
+    assert crash_test.train(alone, "sam", words).wait() == 0
+    assert torchrun(alone, ["--nproc_per_node=2", "--master_port", free_port()], *words, "--tag", "sam2").wait(120) == 0, logs(alone)
+    one, plain, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("sam", "one", "sam2"))
+    assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
+    assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
 
 
 def test_a_killed_process_is_made_good_to_the_bit(photo_set, tmp_path):

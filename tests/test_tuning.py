@@ -75,9 +75,9 @@ def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path
     pytest.importorskip("optuna")
     import optuna
 
-    (tmp_path / "space.yaml").write_text("model: ['timm:test_resnet', 'timm:no_such']\nscale: [32, 48]\n")
-    flags = [word for word in tiny if word not in ("--model", "timm:test_resnet", "--scale", "32")]
-    words = sweep("--sampler", "grid", "--trials", 3, "--", *flags, "--epochs", 2)
+    (tmp_path / "space.yaml").write_text("scale: [32, 48, 4]\n")  # 4 is refused at once
+    flags = [word for word in tiny if word not in ("--scale", "32")]
+    words = sweep("--sampler", "grid", "--trials", 3, "--", *flags, "--epochs", 1)
     with subprocess.Popen(words, cwd=tmp_path, env=CODE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as cut:
         for line in cut.stdout:
             if line.startswith("s-0: top1"):
@@ -90,17 +90,55 @@ def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path
     assert "s-1 was cut; its settings are run anew" in done.stdout
     assert "s-0: top1" not in done.stdout  # what was done is not done again
     assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
-    assert "s-2 failed: exit code 2: error: There is no" in done.stdout and "no_such" in done.stdout
+    assert "s-2 failed: exit code 2: train.py: --scale is 4; allowed" in done.stdout
     with open(tmp_path / "results/s/trials.csv", newline="") as file:
         rows = {row["tag"]: row for row in csv.DictReader(file)}
-    assert {tag: (row["state"], row["scale"], row["model"]) for tag, row in rows.items()} == {
-        "s-0": ("complete", "32", "timm:test_resnet"), "s-3": ("complete", "48", "timm:test_resnet"), "s-2": ("fail", "32", "timm:no_such"),
+    assert {tag: (row["state"], row["scale"]) for tag, row in rows.items()} == {
+        "s-0": ("complete", "32"), "s-3": ("complete", "48"), "s-2": ("fail", "4"),
     }  # fmt: skip
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
     with open(tmp_path / "logs/s-0/metrics.csv", newline="") as file:
         assert study.trials[0].value == max(float(row["val_top1"]) for row in csv.DictReader(file))
     assert (tmp_path / "results/s/sweep.png").read_bytes().startswith(b"\x89PNG")
     assert "--tag s-best" in done.stdout.strip().splitlines()[-1]
+
+
+STUB = """
+import csv, pathlib, sys, time
+words = dict(word.lstrip("-").split("=") for word in sys.argv[1:] if "=" in word)
+folder = pathlib.Path("logs") / sys.argv[sys.argv.index("--tag") + 1]
+folder.mkdir(parents=True)
+(folder / "began").touch()
+for epoch in range(1, 60 if folder.name == "s-3" else 4):
+    rows = [(k, float(words["lr"])) for k in range(1, epoch + 1)]
+    (folder / "metrics.tmp").write_text("epoch,val_top1\\n" + "".join(f"{k},{top1}\\n" for k, top1 in rows))
+    (folder / "metrics.tmp").rename(folder / "metrics.csv")
+    time.sleep(0.05 if epoch < 4 else 1)
+(folder / "ended").touch()
+"""
+
+
+def test_a_weak_trial_is_pruned_and_its_process_ends(tmp_path, monkeypatch, capfd):
+    """With a train.py that scores its --lr each epoch: three trials set the median; the fourth, below it, would run for a minute."""
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text(STUB)
+    (tmp_path / "space.yaml").write_text("lr: [0.5, 0.6, 0.7, 0.01, 0.8]\n")
+    assert tool.main(["--name", "s", "--space", "space.yaml", "--sampler", "grid", "--trials", "5", "--prune"]) == 0
+    shown = capfd.readouterr().out
+    assert "s-3: pruned after epoch" in shown and "5 trials: 4 complete, 1 pruned, 0 failed" in shown
+    with open("results/s/trials.csv", newline="") as file:
+        assert [(row["tag"], row["state"], row["val_top1"]) for row in csv.DictReader(file)] == [
+            ("s-0", "complete", "0.5"),
+            ("s-1", "complete", "0.6"),
+            ("s-2", "complete", "0.7"),
+            ("s-3", "pruned", ""),
+            ("s-4", "complete", "0.8"),
+        ]
+    assert (tmp_path / "logs/s-3/began").exists() and not (tmp_path / "logs/s-3/ended").exists()
 
 
 SPACES = {
@@ -155,7 +193,16 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
     events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
-    wanted = {"train/loss", "train/lr", "train/grad_norm", "train/images_per_second", "train/data_wait", "val/loss", "val/top1"}
+    wanted = {
+        "train/loss",
+        "train/top1",
+        "train/lr",
+        "train/grad_norm",
+        "train/images_per_second",
+        "train/data_wait",
+        "val/loss",
+        "val/top1",
+    }
     assert wanted <= set(events.Tags()["scalars"])
     for name in events.Tags()["scalars"]:
         assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name

@@ -12,10 +12,6 @@ side: it costs minutes before the first image. Prints medians and ratios; writes
 """
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,21 +19,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dataloader.file_list import read_list
-from tools.bench_input import _photographs
+from tools import bench
 from utils.errors import UserError
-from utils.files import write_json
-from utils.logger import log, progress, start_logging
+from utils.logger import log
 
+NAME = "bench_eval"
 CASES = ("EfficientNet-Lite0:64", "EfficientNet-Lite0:224", "ResNet50:224")
 ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it ours
     "ours fp32": ["--precision", "fp32"],
     "ours bf16": ["--precision", "bf16"],
     "ours bf16, x8": ["--precision", "bf16", "--tta", "x8"],
     "ours bf16, 2 networks": ["--precision", "bf16"],
+    "ours fp32, cached": ["--precision", "fp32", "--cache", "ram"],
     "ours bf16, cached": ["--precision", "bf16", "--cache", "ram"],
+    "forward fp32": ["--precision", "fp32"],
     "forward bf16": ["--precision", "bf16"],
     "loader, cached": ["--precision", "bf16", "--cache", "ram"],
     "timm fp32": [],
@@ -47,50 +43,33 @@ ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it o
 
 def option_parser() -> argparse.ArgumentParser:
     """The flags of this tool."""
-    parser = argparse.ArgumentParser(prog="-m tools.bench_eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
-    parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
+    parser = bench.option_parser(NAME, __doc__)
     parser.add_argument("--cases", nargs="+", default=CASES, help="MODEL:PX each")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="these rows alone")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", default="results/bench_eval", help="folder for the JSON and the plot")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and measure; returns the exit code."""
-    opt = option_parser().parse_args(argv)
-    start_logging()
-    try:
-        if opt.one:
-            print(json.dumps(measure(json.loads(opt.one))))
-        else:
-            compare(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return bench.run(option_parser().parse_args(argv), measure, compare)
 
 
 def compare(opt: argparse.Namespace) -> None:
     """Measure all rows of all cases in turn, print tables and conditions, write JSON and plot."""
-    out = Path(opt.out)
-    path = str(Path(opt.list) if opt.list else _photographs(out / "photos", opt.count))
+    path = str(bench.photographs(opt))
     rates: dict[str, dict[str, list[float]]] = {case: {row: [] for row in opt.rows} for case in opt.cases}
     with tempfile.TemporaryDirectory() as folder:
         made = {case: _checkpoint(Path(folder), case, path) for case in opt.cases}
-        turns = [(case, row) for _ in range(opt.rounds) for case in opt.cases for row in opt.rows]
-        for case, row in progress(turns, "measuring"):
-            task = {"case": case, "row": row, "load": made[case], "list": path, "batch": opt.batch, "workers": opt.workers}
-            words = [sys.executable, "-m", "tools.bench_eval", "--one", json.dumps(task)]
-            done = subprocess.run(words, capture_output=True, text=True)
-            if done.returncode:
-                raise UserError(f"{case}, {row} did not run:\n{done.stderr[-1500:]}")
-            rates[case][row].append(json.loads(done.stdout.splitlines()[-1]))
-    report(rates, opt, out)
+        common = {"list": path, "batch": opt.batch, "workers": opt.workers}
+        rows = [
+            bench.Row((case, row), {"case": case, "row": row, "load": made[case], **common}, not row.startswith("timm"))
+            for case in opt.cases
+            for row in opt.rows
+        ]
+        for (case, row), rate in bench.in_turn(NAME, rows, opt.rounds):
+            rates[case][row].append(rate)
+    report(rates, opt)
 
 
 def _checkpoint(folder: Path, case: str, path: str) -> str:
@@ -115,8 +94,7 @@ def measure(task: dict[str, Any]) -> float:
     from utils.run import keep_memory
 
     files = read_list(task["list"])
-    for index in range(len(files)):
-        Path(files.path(index)).read_bytes()  # into the page cache
+    bench.into_page_cache(files)
     if task["row"].startswith("timm"):
         from tools.rivals_eval import timm_pass
 
@@ -162,26 +140,19 @@ def _ours(task: dict[str, Any], files: Any) -> Any:
     return lambda: len(predict(predictor, loader)[0].index)
 
 
-def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace, out: Path) -> None:
+def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace) -> None:
     """Print the table; write bench_eval.json and bench_eval.png."""
-    log.info(f"\n{opt.workers} workers, batches of {opt.batch}, {opt.rounds} rounds, {platform.processor()} x {os.cpu_count()}")
-    medians = {case: {row: float(np.median(values)) for row, values in rows.items()} for case, rows in rates.items()}
+    log.info(f"\nbatches of {opt.batch}, {bench.conditions(opt)}")
+    medians = {case: bench.medians(rows) for case, rows in rates.items()}
     found: dict[str, dict[str, float]] = {}
     for case, rows in rates.items():
-        log.info(f"\n{case + ', images/s':44s} {'median':>8s} {'lowest':>8s} {'highest':>8s}")
-        for row, values in rows.items():
-            log.info(f"{row:44s} {medians[case][row]:8.0f} {min(values):8.0f} {max(values):8.0f}")
+        bench.table(f"{case}, images/s", rows)
         found[case] = ratios(medians[case])
         for name, ratio in found[case].items():
             log.info(f"  {name:42s} {ratio:8.2f}")
-    write_json(
-        out / "bench_eval.json", {"settings": vars(opt), "cores": os.cpu_count(), "rates": rates, "medians": medians, "ratios": found}
-    )
-    from utils.report.plots import bars
-
     flat = {f"{row} · {case}": values for case, rows in rates.items() for row, values in rows.items()}
-    bars(out / "bench_eval.png", flat, f"Images a second, {opt.workers} workers (median; whiskers: all rounds)")
-    log.info(f"\nWritten: {out}/bench_eval.json, {out}/bench_eval.png")
+    title = f"Images a second, {opt.workers} workers (median; whiskers: all rounds)"
+    bench.write(NAME, opt, {"rates": rates, "medians": medians, "ratios": found}, (flat, title))
 
 
 def ratios(rate: dict[str, float]) -> dict[str, float]:
@@ -194,9 +165,10 @@ def ratios(rate: dict[str, float]) -> dict[str, float]:
         "time of 2 networks / one": ("ours bf16", "ours bf16, 2 networks"),
     }
     found = {name: rate[a] / rate[b] for name, (a, b) in wanted.items() if a in rate and b in rate}
-    if {"ours bf16, cached", "forward bf16", "loader, cached"} <= rate.keys():
-        bound = 1 / (1 / rate["forward bf16"] + 1 / rate["loader, cached"])
-        found["cached / (1 / (1/forward + 1/loader))"] = rate["ours bf16, cached"] / bound
+    for precision, name in (("bf16", "cached / (1 / (1/forward + 1/loader))"), ("fp32", "cached / its limit, fp32")):
+        cached, forward = f"ours {precision}, cached", f"forward {precision}"
+        if {cached, forward, "loader, cached"} <= rate.keys():
+            found[name] = rate[cached] * (1 / rate[forward] + 1 / rate["loader, cached"])
     return found
 
 

@@ -11,25 +11,21 @@ DALI and SPDL take part where they are installed.
 
 import argparse
 import importlib.util
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dataloader.file_list import read_list
+from tools import bench
 from tools.rivals import JITTER, NEEDS, RIVALS, ZOOM, Work, normalise
 from utils.errors import UserError
-from utils.files import write_json
-from utils.logger import log, progress, start_logging
+from utils.logger import log
 
+NAME = "bench_input"
 SKIP = 4  # batches that are not counted
 OURS = {
     "ours": [],
@@ -40,46 +36,32 @@ OURS = {
 LIMIT = "decode only"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and measure; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="-m tools.bench_input", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
-    parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
-    parser.add_argument("--workers", type=int, default=2)
+def option_parser() -> argparse.ArgumentParser:
+    """The flags of this tool."""
+    parser = bench.option_parser(NAME, __doc__)
     parser.add_argument("--scale", type=int, default=256)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=2, help="passes over the list in a round")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", help="these pipelines alone")
-    parser.add_argument("--out", default="results/bench_input", help="folder for the JSON and the plot")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    opt = parser.parse_args(argv)
-    start_logging()
-    try:
-        if opt.one:
-            print(json.dumps(measure(json.loads(opt.one))))
-        else:
-            compare(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and measure; returns the exit code."""
+    return bench.run(option_parser().parse_args(argv), measure, compare)
 
 
 def compare(opt: argparse.Namespace) -> None:
     """Measure all pipelines in turn, print the table, write JSON and plot."""
-    out = Path(opt.out)
-    path = Path(opt.list) if opt.list else _photographs(out / "photos", opt.count)
+    path = bench.photographs(opt)
     cases = [(name, full) for full in (False, True) for name in [LIMIT, *OURS, *_present()] if not opt.only or name in opt.only]
     cases += [] if opt.only and "ours" not in opt.only else [("ours, default chain", True)]
+    work = [str(path), opt.scale, opt.batch, opt.workers, opt.epochs]
+    rows = [bench.Row(_title(*case), [*case, *work], case[0] not in RIVALS) for case in cases]
     rates: dict[str, list[float]] = {}
-    for name, full in progress([case for _ in range(opt.rounds) for case in cases], "measuring"):
-        task = json.dumps([name, full, str(path), opt.scale, opt.batch, opt.workers, opt.epochs])
-        done = subprocess.run([sys.executable, "-m", "tools.bench_input", "--one", task], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"{name} did not run:\n{done.stderr[-1500:]}")
-        rates.setdefault(_title(name, full), []).append(json.loads(done.stdout.splitlines()[-1]))
-    report(rates, opt, out)
+    for title, rate in bench.in_turn(NAME, rows, opt.rounds):
+        rates.setdefault(title, []).append(rate)
+    report(rates, opt)
 
 
 def measure(task: list[Any]) -> float:
@@ -139,22 +121,15 @@ def _decode_only(loader: Any, work: Work) -> Iterator[Any]:
     return in_threads(decode, loader.sampler, work.workers, 300)
 
 
-def report(rates: dict[str, list[float]], opt: argparse.Namespace, out: Path) -> None:
+def report(rates: dict[str, list[float]], opt: argparse.Namespace) -> None:
     """Print the table; write bench_input.json and bench_input.png."""
-    medians = {title: float(np.median(values)) for title, values in rates.items()}
-    log.info(
-        f"\n{opt.workers} workers, {opt.scale} px, batches of {opt.batch}, {opt.rounds} rounds, {platform.processor()} x {os.cpu_count()}\n"
-    )
-    log.info(f"{'images/s':44s} {'median':>8s} {'lowest':>8s} {'highest':>8s}   ours is")
-    for title, values in rates.items():
-        base = medians.get(_title("ours", title.endswith(_title("", True))))
-        ratio = f"{base / medians[title]:8.2f} x" if base else ""
-        log.info(f"{title:44s} {medians[title]:8.0f} {min(values):8.0f} {max(values):8.0f} {ratio}")
-    write_json(out / "bench_input.json", {"settings": vars(opt), "cores": os.cpu_count(), "rates": rates, "medians": medians})
-    from utils.report.plots import bars
-
-    bars(out / "bench_input.png", rates, f"Images a second, {opt.scale} px, {opt.workers} workers (median; whiskers: all rounds)")
-    log.info(f"\nWritten: {out}/bench_input.json, {out}/bench_input.png")
+    medians = bench.medians(rates)
+    base = {title: medians.get(_title("ours", title.endswith(_title("", True))), 0.0) for title in rates}
+    beside = {title: f"{base[title] / medians[title]:.2f} x" for title in rates if base[title]}
+    log.info(f"\n{opt.scale} px, batches of {opt.batch}, {bench.conditions(opt)}")
+    bench.table("images/s", rates, "ours is", beside)
+    title = f"Images a second, {opt.scale} px, {opt.workers} workers (median; whiskers: all rounds)"
+    bench.write(NAME, opt, {"rates": rates, "medians": medians}, (rates, title))
 
 
 def _title(name: str, full: bool) -> str:
@@ -171,15 +146,6 @@ def _present() -> list[str]:
             return False
 
     return [name for name in RIVALS if there(NEEDS[name])]
-
-
-def _photographs(folder: Path, count: int) -> Path:
-    from tools.photos import FOLDERS, make_photos
-
-    path = folder / "train.txt"
-    if path.is_file() and len(read_list(path)) == count:
-        return path
-    return make_photos(folder, count, list(FOLDERS))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def timm_loader(work: Work) -> Iterator[Any]:
-    """timm's create_loader with its prefetcher: Pillow in worker processes, normalised in the main one."""
+    """The images of `timm_batches`."""
+    return (images for images, _ in timm_batches(work))
+
+
+def timm_batches(work: Work) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """timm's create_loader with its prefetcher: Pillow in worker processes, normalised in the main one; images and labels."""
     from timm.data import ImageDataset, create_loader
 
     class Listed:
@@ -55,8 +60,7 @@ def timm_loader(work: Work) -> Iterator[Any]:
         device=torch.device("cpu"),
     )
     for _ in range(work.epochs):
-        for images, _ in loader:
-            yield images
+        yield from loader
 
 
 class _Decoded(torch.utils.data.Dataset):

@@ -123,6 +123,7 @@ def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
     optuna = _optuna()
     (place.logs / "metrics.csv").unlink(missing_ok=True)  # of a sweep of the same name that was deleted
     told: set[int] = set()
+    weak = False  # asked after each epoch: several may have passed since the last look
     with open(place.output, "w", encoding="utf-8") as output, _ended(words, output) as process:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -131,16 +132,17 @@ def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
                 if epoch not in told:
                     told.add(epoch)
                     trial.report(top1, epoch)
+                    weak = weak or (place.prune and trial.should_prune())
             if process.poll() is not None:
                 break
-            if place.prune and trial.should_prune():
+            if weak:
                 log.info(f"{trial.user_attrs['tag']}: pruned after epoch {max(told)}")
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 return
     scores = place.scores()
     if process.returncode or not scores:
         last = (place.output.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-6:]
-        reason = next((line for line in last if line.startswith("error:")), last[-1])
+        reason = next((line for line in last if line.startswith(("error:", "train.py:"))), last[-1])
         trial.set_user_attr("failed", f"exit code {process.returncode}: {reason}")
         log.warning(f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})")
         study.tell(trial, state=optuna.trial.TrialState.FAIL)

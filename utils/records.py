@@ -1,6 +1,5 @@
 """The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,18 @@ import torch
 from torch import Tensor
 
 from utils.batch import Batch
-from utils.files import atomic_write
 from utils.logger import Scores, log
 from utils.metrics import Predictions
 from utils.report import plots
 
 SHOWN = 16  # images of the first batch
-TRAIN_NAMES = {"train_loss": "loss"}
+TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
 
 
 class Records:
     """What one run sends to TensorBoard in logs/<tag>/; by the first process alone. Steps are epochs, from 1; 0 is the start.
 
-    train/loss, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
+    train/loss, top1, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
     input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
     """
 
@@ -96,10 +94,3 @@ class Records:
                 self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         except OSError as error:
             log.warning(f"{path} could not be written: {error}")
-
-
-def write_bad(path: Path, bad: dict[str, str]) -> None:
-    """Write bad_images.csv of `bad`: {place in the training list: what is wrong}."""
-    with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([("index", "reason"), *bad.items()])

@@ -9,7 +9,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from utils import processes, run_log
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What a user can mend: a full or closed disk, a file where a folder is to be.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+SPINS = "300"  # how often a thread of libgomp looks before it sleeps; 300,000 by default: milliseconds
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
@@ -32,6 +33,7 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
     0 done, 2 a user's mistake (the message alone on stderr), 1 a fault of ours (with traceback); as shells have it, 128
     and the signal's number where one ended the run (130: Ctrl-C). Of several processes the first writes the log.
     """
+    share_cores(os.environ)
     if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
         parse(None)
     started = time.monotonic()
@@ -74,6 +76,16 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         record_error(traceback.format_exc())
         return 1
     return 0
+
+
+def share_cores(environ: MutableMapping[str, str]) -> None:
+    """Let threads of the network that wait for one another sleep, so that the loader's have the core. Before torch is imported.
+
+    They would spin, and hold up the very thread that they wait for, wherever another one wants a core. Left alone where
+    the user has set OMP_WAIT_POLICY or GOMP_SPINCOUNT. Libraries other than libgomp do not read it.
+    """
+    if "OMP_WAIT_POLICY" not in environ:
+        environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def keep_memory() -> None:

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from utils import checkpoint, processes, resuming
+from utils.bad_images import BadImages
 from utils.errors import UserError
 from utils.files import link_over
+from utils.holding import Held, hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
-from utils.records import Records, write_bad
+from utils.records import Records
 from utils.report import plots
 from utils.saving import Saver, Spare, file_name
 from utils.stopping import Signals, Stop, how_to_go_on
 from utils.watch import Watch, in_words
-
-FEW_BAD = 10  # so many unreadable images are borne in any list, however short
 
 
 class TrainingRun:
@@ -39,28 +39,31 @@ class TrainingRun:
         self.saver, self.signals = Saver(), Signals()
         self.saved_at = time.monotonic()
         self.rewound = False
+        self.held: Held | None = None  # the tag is ours while this lives
         self._take_up(start if opt.resume and start else {})
 
     def _take_up(self, content: dict[str, Any]) -> None:
         self.history: list[dict[str, Any]] = list(content.get("history", []))
         self.next_epoch: int = content.get("epoch", 0) + 1
         self.within: dict[str, Any] | None = content.get("within")
-        self.bad: dict[str, str] = dict(content.get("bad", {}))
+        self.bad = BadImages(self.logs / "bad_images.csv", self.opt.max_bad, content.get("bad", {}))
 
     @classmethod
     def begin(cls, opt: argparse.Namespace) -> "TrainingRun":
-        """Open the log, read the checkpoint of --load or --resume, and on --resume take over its options.
+        """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take over its options.
 
         Flags that were given win over the checkpoint's, and each difference is said.
 
         Raises:
-            UserError: no such checkpoint, or one that cannot be resumed.
+            UserError: another run of the tag is going on; no such checkpoint, or one that cannot be resumed.
         """
+        held = None if processes.rank() else hold(Path(opt.log_dir) / opt.tag, opt.tag)
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
         folder = Path(opt.checkpoint_dir) / opt.tag
         start, source = resuming.find_start(opt, folder)
         processes.wait_for_all()
         run = cls(opt, start, source)
+        run.held = held
         if run.writes:
             for left in folder.glob(".*.tmp"):  # of a run that was killed while it saved
                 left.unlink(missing_ok=True)
@@ -166,7 +169,7 @@ class TrainingRun:
         epoch = self.history[-1]["epoch"] if self.history else 0
         options = {name: value for name, value in vars(self.opt).items() if name not in ("given", "config")}
         content = {"model": model.name, "epoch": epoch, "opt": options, "data": self.data, "history": self.history}
-        content |= {"within": within, "bad": self.bad, **model.state()}
+        content |= {"within": within, "bad": self.bad.named, **model.state()}
         self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)
         (self.checkpoints / resuming.UNSAVED).unlink(missing_ok=True)
 
@@ -215,8 +218,7 @@ class TrainingRun:
         if not self.writes:
             return
         self.scores.close()
-        if self.bad:
-            log.warning(f"{len(self.bad)} images could not be read in training; they are named in {self.logs}/bad_images.csv.")
+        self.bad.sum_up()
         if self.saver.error is not None:
             raise self.saver.error
         best = self.best()
@@ -227,26 +229,6 @@ class TrainingRun:
     def best(self) -> dict[str, Any] | None:
         """The history's row of the best validated epoch (the first of equals); None before any validation."""
         return max((row for row in self.history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
-
-    def note_bad(self, bad: Iterable[tuple[int, str]]) -> None:
-        """Count and name unreadable images, each once.
-
-        Raises:
-            UserError: more than --max_bad of the list, and more than ten.
-        """
-        new = {str(index): reason for index, reason in bad if str(index) not in self.bad}
-        if not new:
-            return
-        self.bad |= new
-        for reason in new.values():
-            log.warning(f"unreadable, skipped (the next of the list stands in): {reason}")
-        if self.writes:
-            write_bad(self.logs / "bad_images.csv", self.bad)
-        if len(self.bad) > max(FEW_BAD, self.opt.max_bad * self.train_images):
-            raise UserError(
-                f"{len(self.bad)} of {self.train_images} images cannot be read, more than --max_bad {self.opt.max_bad:g}; "
-                f"the list of them: {self.logs}/bad_images.csv.\nMend them or take them out, or allow more with --max_bad."
-            )
 
     def diverged(self, what: str, lr: float) -> UserError:
         """The error for numbers that are no longer finite."""
@@ -267,10 +249,7 @@ class TrainingRun:
         best = self.best()
         keep = {epoch} if best is None else {epoch, best["epoch"]}
         spare = Spare(file_name(model.name), self.opt.keep, self.opt.save_freq, keep)
-        for part in processes.gather(self.bad):
-            self.bad |= part
-        if self.writes and self.bad:
-            write_bad(self.logs / "bad_images.csv", self.bad)
+        self.bad.gather()
         self.save(model, None, names, spare)
 
     def _names(self, epoch: int, model: Any) -> list[str]:

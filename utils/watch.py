@@ -22,7 +22,7 @@ BAR_SECONDS = 0.5
 
 
 class Watch:
-    """The epoch's sums: loss and gradient norm without waiting for the device, the time, the wait for data, bad images.
+    """The epoch's sums: loss, top-1 and gradient norm without waiting for the device, the time, the wait for data, bad images.
 
     done: batches that are behind us. ended: whether the epoch's training is over, as in a run that was cut while it
     was validating. Use it in a `with`.
@@ -30,7 +30,7 @@ class Watch:
 
     def __init__(self, run: "TrainingRun", epoch: int, model: Any) -> None:
         self.run, self.epoch, self.model = run, epoch, model
-        self.total = torch.zeros(4, device=model.device)  # of losses, how many; of gradient norms, how many
+        self.total = torch.zeros(6, device=model.device)  # of losses, how many; of gradient norms, how many; of top-1, how many
         self.done = self.counted = self.images = 0
         self.waited = self.spent = self.lr = 0.0
         self.ended = False
@@ -40,7 +40,8 @@ class Watch:
 
     def _go_on(self, within: dict[str, Any]) -> None:
         totals = within["totals"]  # one a process
-        self.total.copy_(totals[processes.rank()] if len(totals) == processes.world() else torch.stack(totals).mean(0))
+        total = totals[processes.rank()] if len(totals) == processes.world() else torch.stack(totals).mean(0)
+        self.total[: len(total)] = total  # older checkpoints have no top-1
         self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
         self.waited, self.spent, self.lr, self.ended = within["waited"], within["spent"], within["lr"], within["ended"]
 
@@ -61,7 +62,7 @@ class Watch:
             asked = time.monotonic()
             self.batch = next(batches)
             self.waited += time.monotonic() - asked
-            self.run.note_bad(self.batch.bad)
+            self.run.bad.note(self.batch.bad, self.run.train_images)
             self.lr = self.model.learning_rate()
             stop = self._record(self.batch)
             try:
@@ -82,6 +83,8 @@ class Watch:
     def loss(self, loss: Tensor) -> None:
         """Add a batch's loss; now and then show where we are, which alone waits for the device."""
         self._add(0, loss)
+        if self.model.top1 is not None:
+            self._add(4, self.model.top1 + 0 * loss)  # where the loss is no number, neither is this
         self.done += 1
         self.counted += 1
         assert self.batch is not None
@@ -111,15 +114,19 @@ class Watch:
         return self.scores()
 
     def scores(self) -> dict[str, Any]:
-        """train_loss and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
+        """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
+
+        train_top1 is that of the augmented images, as each step's weights saw them; it is left out where `update` of a
+        network of your own does not run `self(images)`.
 
         Raises:
             UserError: the loss is no longer a number.
         """
-        losses, counted, norms, steps = self.total.tolist()
+        losses, counted, norms, steps, right, compared = self.total.tolist()
         loss, norm = losses / max(1, counted), norms / max(1, steps)
         spent = max(1e-9, self.spent + time.monotonic() - self.began)
-        scores = {"train_loss": loss, "lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
+        scores = {"train_loss": loss} | ({"train_top1": right / compared} if compared else {})
+        scores |= {"lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
         if not math.isfinite(loss):
             raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
         skipped = {"skipped_steps": self.model.guard.skipped} if self.model.guard.skipped else {}
@@ -134,6 +141,7 @@ class Watch:
 def in_words(scores: dict[str, Any]) -> str:
     """The scores of an epoch, or of a part of one, as a line of the log."""
     words = [f"loss {scores['train_loss']:.4f}"]
+    words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
     if "val_top1" in scores:
         words.append(
             "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(**scores)

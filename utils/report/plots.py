@@ -21,7 +21,7 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
     figure, axes = _figure(13, 7, 3, 2)
     panels = (
         ("loss", ("train_loss", "val_loss")),
-        ("accuracy", ("val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1", "val_swa_top1")),
+        ("accuracy", ("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1", "val_swa_top1")),
         ("learning rate", ("lr",)),
         ("gradient norm, before clipping", ("grad_norm",)),
         ("images per second", ("images_per_second",)),

@@ -1,0 +1,123 @@
+"""tools.bench_input, bench_eval and bench_train, each from its flags to its JSON, at a tiny size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import bench, bench_eval, bench_input, bench_train
+from utils.errors import UserError
+from utils.run import share_cores
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Rows are measured in this process, which spares the imports; the number of threads is afterwards as it was."""
+
+    def one(name, row):
+        assert row.ours == ("timm" not in str(row.title))
+        tool = {"bench_input": bench_input, "bench_eval": bench_eval, "bench_train": bench_train}[name]
+        return json.loads(json.dumps(tool.measure(json.loads(json.dumps(row.task)))))
+
+    monkeypatch.setattr(bench, "one", one)
+    monkeypatch.setattr(bench_input, "SKIP", 1)
+    monkeypatch.setattr(bench_train, "SKIP", 1)
+    monkeypatch.setattr(bench_train, "LOADER_SECONDS", 0.0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def measured(tool, photo_set, tmp_path, *words):
+    """What `tool` writes after one round of the 36 photographs."""
+    out = tmp_path / "out"
+    assert tool.main(["--list", str(photo_set / "train.txt"), "--rounds", "1", "--workers", "1", "--out", str(out), *words]) == 0
+    assert (out / f"{tool.NAME}.png").stat().st_size > 5_000
+    return json.loads((out / f"{tool.NAME}.json").read_text())
+
+
+def test_input(here, photo_set, tmp_path, capsys):
+    found = measured(bench_input, photo_set, tmp_path, "--scale", "32", "--batch", "6", "--only", "decode only", "ours", "timm")
+    assert set(found) == {"settings", "cores", "rates", "medians"}
+    kinds = ("crop, flip", "crop, flip, colour")
+    assert set(found["rates"]) == {f"{name} · {kind}" for name in ("decode only", "ours", "timm") for kind in kinds} | {
+        "ours, default chain"
+    }
+    assert all(len(values) == 1 and values[0] > 0 for values in found["rates"].values())
+    assert "1.00 x" in capsys.readouterr().out
+
+
+def test_eval(here, photo_set, tmp_path):
+    found = measured(bench_eval, photo_set, tmp_path, "--cases", "ResNet18:32", "--batch", "12")
+    assert set(found) == {"settings", "cores", "rates", "medians", "ratios"}
+    assert set(found["rates"]["ResNet18:32"]) == set(bench_eval.ROWS)
+    rate, ratios = found["medians"]["ResNet18:32"], found["ratios"]["ResNet18:32"]
+    assert len(ratios) == 7 and min(rate.values()) > 0
+    limit = 1 / (1 / rate["forward fp32"] + 1 / rate["loader, cached"])
+    assert ratios["cached / its limit, fp32"] == pytest.approx(rate["ours fp32, cached"] / limit)
+
+
+def test_train(here, photo_set, tmp_path, capsys):
+    network, before = "ResNet18:32:6", Path.cwd()
+    found = measured(bench_train, photo_set, tmp_path, "--networks", network, "--steps", "4", "--precision", "fp32")
+    assert Path.cwd() == before
+    assert set(found["rates"][network]) == set(bench_train.ROWS)
+    assert all(len(values) == 1 and values[0] > 0 for values in found["rates"][network].values())
+    assert set(found["data_wait"][network]) == {"ours, loop cached", "ours, loop jpeg"}
+    assert all(0 < values[0] < 1 for values in found["data_wait"][network].values())
+    rate, ratios = found["medians"][network], found["ratios"][network]
+    assert set(ratios) == {aim.name for aim in bench_train.AIMS}
+    best = max(rate["timm channels_last"], rate["timm channels_last bf16"])
+    assert ratios["loop jpeg / timm best"] == pytest.approx(rate["ours, loop jpeg"] / best)
+    assert found["aims"][network]["loop jpeg / timm best"] == 1.05
+    assert "waiting for data" in capsys.readouterr().out
+
+
+def test_a_row_runs_in_a_process_of_its_own_and_its_precision_is_chosen_once(photo_set, tmp_path, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    words = ["--networks", "timm:test_resnet:32:6", "--only", "ours, step", "--steps", "2"]
+    found = measured(bench_train, photo_set, tmp_path, *words)
+    assert found["precision"]["timm:test_resnet:32:6"] in ("fp32", "bf16")
+    assert found["rates"]["timm:test_resnet:32:6"]["ours, step"][0] > 0
+    assert found["ratios"]["timm:test_resnet:32:6"] == {}
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match="nobody did not run"):
+        bench.one("bench_train", bench.Row("nobody", {}, ours=True))
+
+
+def test_the_ratios_are_what_they_are_called():
+    rate = {"ours, step": 100.0, "ours, loader cached": 300.0, "ours, loop cached": 60.0, "timm defaults": 20.0, "ours, loop jpeg": 50.0}
+    found = bench_train.ratios("EfficientNet-Lite0:64:64", rate)
+    assert found["loop cached / (1 / (1/step + 1/loader))"] == (pytest.approx(0.8), 0.95)
+    assert found["loop jpeg / timm defaults"] == (2.5, 1.8)
+    assert found["loop cached / step"] == (0.6, None)
+    assert "loop jpeg / timm best" not in found
+    rate |= {"timm channels_last": 40.0, "timm channels_last bf16": 25.0}
+    assert bench_train.ratios("EfficientNet-Lite0:64:64", rate)["loop jpeg / timm best"] == (1.25, 1.3)
+    assert bench_train.ratios("ResNet50:128:32", rate)["loop jpeg / timm best"] == (1.25, 1.05)
+
+
+@pytest.mark.parametrize("words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str)
+def test_a_wrong_flag_is_said(words, photo_set, tmp_path, capsys):
+    given = [] if "--list" in words else ["--list", str(photo_set / "train.txt")]
+    assert bench_train.main([*given, "--out", str(tmp_path), *words]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_cores_are_shared_unless_the_user_has_decided():
+    plain: dict[str, str] = {}
+    share_cores(plain)
+    assert plain == {"GOMP_SPINCOUNT": "300"}
+    for given in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
+        mine = dict(given)
+        share_cores(mine)
+        assert mine == given
+
+
+def test_the_scripts_share_the_cores_before_torch_is_there(tmp_path):
+    """libgomp reads its settings when it is loaded, and no later."""
+    code = "import sys, utils.run, options, train, eval, submit; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=bench.ROOT).returncode == 0

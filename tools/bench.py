@@ -1,0 +1,133 @@
+"""What the benchmarks share: rows measured in turn, each in a process of its own; the table, the JSON and the plot.
+
+A machine whose speed drifts is fair to all rows that way (A B C A B C …), and what one leaves behind no other meets.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dataloader.file_list import read_list
+from utils.errors import UserError
+from utils.files import write_json
+from utils.logger import log, progress, start_logging
+from utils.run import share_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH = 44  # of a table's first column
+Values = Mapping[str, Sequence[float]]  # of each row, one a round
+
+
+class Row(NamedTuple):
+    """What is to be measured: `task` is what the tool's `measure` is given. `ours`: with the threads as run_command sets them."""
+
+    title: Any
+    task: Any
+    ours: bool
+
+
+def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """The flags that all of them take; `name` is the tool's, as in `python -m tools.<name>`."""
+    parser = argparse.ArgumentParser(prog=f"-m tools.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
+    parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", default=f"results/{name}", help="folder for the JSON and the plot")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    return parser
+
+
+def run(opt: argparse.Namespace, measure: Callable[[Any], Any], compare: Callable[[argparse.Namespace], None]) -> int:
+    """`compare(opt)`, or with --one `measure(task)`, whose result is printed as JSON; returns the exit code."""
+    start_logging()
+    try:
+        if opt.one:
+            print(json.dumps(measure(json.loads(opt.one))))
+        elif opt.rounds < 1:
+            raise UserError(f"--rounds is {opt.rounds}; allowed: 1 or more.")
+        else:
+            compare(opt)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def photographs(opt: argparse.Namespace) -> Path:
+    """--list, or a list of `opt.count` photographs, cut where they are not there from an earlier run."""
+    if opt.list:
+        return Path(opt.list).resolve()
+    from tools.photos import FOLDERS, make_photos
+
+    folder = Path(opt.out).resolve() / "photos"
+    path = folder / "train.txt"
+    if path.is_file() and len(read_list(path)) == opt.count:
+        return path
+    return make_photos(folder, opt.count, list(FOLDERS))
+
+
+def into_page_cache(files: Any) -> None:
+    """Read each file of a FileList once, so that no row waits for the disk."""
+    for index in range(len(files)):
+        Path(files.path(index)).read_bytes()
+
+
+def one(name: str, row: Row) -> Any:
+    """What `python -m tools.<name> --one` measures for `row`.
+
+    Raises:
+        UserError: it failed; with the end of what it said.
+    """
+    words = [sys.executable, "-m", f"tools.{name}", "--one", json.dumps(row.task)]
+    environ = dict(os.environ)
+    if row.ours:
+        share_cores(environ)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environ)
+    if done.returncode:
+        raise UserError(f"{row.title} did not run:\n{done.stderr[-1500:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turn(name: str, rows: Sequence[Row], rounds: int) -> Iterator[tuple[Any, Any]]:
+    """(title, what was measured) of each of `rows`, over and over."""
+    turns = [row for _ in range(rounds) for row in rows]
+    for row in progress(turns, "measuring"):
+        yield row.title, one(name, row)
+
+
+def conditions(opt: argparse.Namespace) -> str:
+    """On what, and how often, it was measured: for the line above a table."""
+    return f"{opt.workers} workers, {opt.rounds} rounds, {platform.processor() or platform.machine()} x {os.cpu_count()}"
+
+
+def medians(rates: Values) -> dict[str, float]:
+    """The median of each row that was measured."""
+    return {row: float(np.median(values)) for row, values in rates.items() if values}
+
+
+def table(title: str, rates: Values, heading: str = "", beside: Mapping[str, str] | None = None) -> None:
+    """A line a row: median, lowest and highest; and, under `heading`, what stands `beside` it."""
+    log.info(f"\n{title:{WIDTH}s} {'median':>8s} {'lowest':>8s} {'highest':>8s}   {heading}".rstrip())
+    for row, median in medians(rates).items():
+        values = rates[row]
+        log.info(f"{row:{WIDTH}s} {median:8.0f} {min(values):8.0f} {max(values):8.0f}   {(beside or {}).get(row, '')}".rstrip())
+
+
+def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tuple[Values, str]) -> None:
+    """Write <name>.json, with the settings, and <name>.png, bars of (values by row, title), into --out."""
+    from utils.report import plots
+
+    out = Path(opt.out)
+    settings = {key: value for key, value in vars(opt).items() if key != "one"}
+    write_json(out / f"{name}.json", {"settings": settings, "cores": os.cpu_count(), **measured})
+    plots.bars(out / f"{name}.png", {row: list(values) for row, values in bars[0].items() if values}, bars[1])
+    log.info(f"\nWritten: {out}/{name}.json, {out}/{name}.png")
