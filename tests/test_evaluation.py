@@ -253,6 +253,7 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     checkpoint.save(path, content)
     before = checkpoint.load(path)
     (tmp_path / "best.pt").hardlink_to(path)
+    (tmp_path / "another.pt").write_bytes(path.read_bytes())  # equal, but no link
     assert checkpoint.amend(path, "calibration", {"temperature": 1.5}) == [tmp_path / "best.pt"]
     assert "calibration" not in checkpoint.load(tmp_path / "best.pt")
     (tmp_path / "best.pt").unlink()
