@@ -128,6 +128,7 @@ def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path):
     flags = f"{crash_test.RUN} --epochs 12"
     assert crash_test.main(["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]) == 0
     assert "true" not in (tmp_path / "crash_test.json").read_text()
+    assert all(run["kills"] for run in json.loads((tmp_path / "crash_test.json").read_text())["results"])
 
 
 def test_the_comparison_sees_what_differs(photo_set, tmp_path):

@@ -10,6 +10,7 @@ run, with 0, 1 or 3 workers. Writes crash_test.json; exit code 1 where one diffe
 import argparse
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from utils.logger import log, progress, start_logging
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "data_wait")
 RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
-MOST_KILLS = 60  # of one run; by then it should have got somewhere
+MOST_STARTS = 60  # of one run; by then it should have got somewhere
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,20 +71,29 @@ def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
 
 
 def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> int:
-    """Run to the end, killing at random moments of the `length` seconds that it takes; returns how often it was killed."""
-    for kills in range(MOST_KILLS):
+    """Run to the end, killing at random moments of the `length` seconds that it takes; returns how often it was killed.
+
+    One that ended before its first kill (the machine is quicker now) begins anew, with earlier moments.
+    """
+    kills = 0
+    for start in range(MOST_STARTS):
         resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else []
         process = train(out, tag, flags + resume)
         try:
-            code = process.wait(rng.uniform(0.4, 1.1) * length if kills < MOST_KILLS - 1 else None)
+            code = process.wait(rng.uniform(0.3, 1.0) * length if start < MOST_STARTS - 1 else None)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            kills += 1
             continue
         if code:
             raise RuntimeError(f"{tag} ended with {code}:\n{(out / f'{tag}.log').read_text()[-2000:]}")
-        return kills
-    raise RuntimeError(f"{tag} is not done after {MOST_KILLS} kills")
+        if kills:
+            return kills
+        length *= 0.7
+        for folder in ("checkpoints", "logs"):
+            shutil.rmtree(out / folder / tag)
+    raise RuntimeError(f"{tag} was started {MOST_STARTS} times, killed {kills} times, and is not done")
 
 
 def differences(out: Path, whole: str, tag: str) -> list[str]:
