@@ -20,7 +20,7 @@ from network.losses import Loss, get_loss
 from network.mix import get_mix
 from network.precision import for_training
 from network.runner import run_by, share_norm
-from optimizer import get_optimizer
+from optimizer import get_optimizer, take_up
 from optimizer.sam import Sam
 from scheduler import Span, get_schedule
 from utils import processes
@@ -293,7 +293,7 @@ class BaseModel(nn.Module):
         """Take up training where `state()` was called; call it after setup_training, with the weights loaded."""
         training = content["training"]
         self.step_count, self.guard.skipped = training["step"], training.get("skipped", 0)
-        self.optimizer.load_state_dict(training["optimizer"])
+        take_up(self.optimizer, training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.averages.load_state(content)
         self.showing = content["showing"] if content.get("showing") in self.averages.names() else "raw"

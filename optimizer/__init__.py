@@ -14,6 +14,7 @@ from utils.errors import unknown_name
 
 Groups = list[dict[str, Any]]
 Builder = Callable[[Groups, argparse.Namespace], torch.optim.Optimizer]
+FLAGS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # what of a group is said by flags
 
 
 def _sgd(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
@@ -111,6 +112,14 @@ def get_optimizer(
         raise unknown_name("optimizer", opt.optimizer, optimizers)
     kinds = None if opt.optimizer != "muon" else _matrices(net, head)
     return optimizers[opt.optimizer](parameter_groups(net, weight_decay(opt), scales, kinds), opt)
+
+
+def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state_dict, but for what flags say: they are this run's, and may have been given anew on --resume."""
+    said = [{name: group[name] for name in FLAGS if name in group} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, flags in zip(optimizer.param_groups, said, strict=True):
+        group.update(flags)
 
 
 def weight_decay(opt: argparse.Namespace) -> float:

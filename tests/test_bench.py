@@ -110,7 +110,7 @@ def test_a_wrong_flag_is_said(words, photo_set, tmp_path, capsys):
 def test_cores_are_shared_unless_the_user_has_decided():
     plain: dict[str, str] = {}
     share_cores(plain)
-    assert plain == {"GOMP_SPINCOUNT": "300"}
+    assert plain == {"GOMP_SPINCOUNT": "20000"}
     for given in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
         mine = dict(given)
         share_cores(mine)

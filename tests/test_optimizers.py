@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from network import get_model
-from optimizer import get_optimizer, optimizers, parameter_groups
+from optimizer import get_optimizer, optimizers, parameter_groups, take_up
 from options import choices, parse_train
 from utils.errors import UserError
 
@@ -220,3 +220,31 @@ def test_norms_and_biases_do_not_decay():
 def test_unknown_name():
     with pytest.raises(UserError, match=r"Did you mean .*adamw"):
         get_optimizer(Weight(), parse_train(["--optimizer", "adamv"]))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "ranger"])
+def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
+    def made(*words):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
+        return net, get_optimizer(net, parse_train(["--optimizer", name, "--lr", "0.1", *words]))
+
+    def step(net, optimizer):
+        optimizer.zero_grad()
+        net(torch.ones(2, 4)).square().sum().backward()
+        optimizer.step()
+
+    net, optimizer = made("--weight_decay", "0.3")
+    step(net, optimizer)
+    other_net, other = made("--weight_decay", "0.01", "--momentum", "0.5")
+    other_net.load_state_dict(net.state_dict())
+    take_up(other, optimizer.state_dict())
+    assert sorted({group["weight_decay"] for group in other.param_groups}) == [0.0, 0.01]
+    if name == "sgd":
+        assert {group["momentum"] for group in other.param_groups} == {0.5}
+    same_net, same = made("--weight_decay", "0.3")
+    same_net.load_state_dict(net.state_dict())
+    take_up(same, optimizer.state_dict())
+    for pair in ((net, optimizer), (same_net, same)):
+        step(*pair)
+    assert all(torch.equal(one, two) for one, two in zip(net.parameters(), same_net.parameters(), strict=True))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # What a user can mend: a full or closed disk, a file where a folder is to be.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-SPINS = "300"  # how often a thread of libgomp looks before it sleeps; 300,000 by default: milliseconds
+SPINS = "20000"  # how often a thread of libgomp looks before it sleeps; 300,000 by default: milliseconds
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
