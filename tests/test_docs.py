@@ -144,7 +144,7 @@ def test_links_lead_somewhere(name):
 @pytest.mark.parametrize("name", READMES)
 def test_pictures_are_there(name):
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", read(name))
-    assert len(pictures) == 5
+    assert len(pictures) == 6
     assert [picture for picture in pictures if not (ROOT / picture).is_file()] == []
 
 

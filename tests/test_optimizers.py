@@ -1,5 +1,6 @@
 """Each optimizer's path on a small problem, against a reference written out here in NumPy float64."""
 
+import copy
 import math
 
 import numpy as np
@@ -238,13 +239,14 @@ def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
     step(net, optimizer)
     other_net, other = made("--weight_decay", "0.01", "--momentum", "0.5")
     other_net.load_state_dict(net.state_dict())
-    take_up(other, optimizer.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())  # loading shares its tensors
+    take_up(other, copy.deepcopy(state))
     assert sorted({group["weight_decay"] for group in other.param_groups}) == [0.0, 0.01]
     if name == "sgd":
         assert {group["momentum"] for group in other.param_groups} == {0.5}
     same_net, same = made("--weight_decay", "0.3")
     same_net.load_state_dict(net.state_dict())
-    take_up(same, optimizer.state_dict())
+    take_up(same, state)
     for pair in ((net, optimizer), (same_net, same)):
         step(*pair)
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), same_net.parameters(), strict=True))
