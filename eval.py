@@ -10,6 +10,7 @@ pictures; probs.npz with --save_probs, changed.csv with --compare.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ def main(opt: argparse.Namespace) -> None:
         predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
     loader = dataloader.eval_loader(opt, files, predictor.ways)
     rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
-    with Features(predictor, len(files)) as features:
+    features = Features(predictor, len(files))
+    with features if opt.report else contextlib.nullcontext():  # the report alone shows neighbours
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, predictions) if opt.calibrate else None

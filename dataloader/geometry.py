@@ -14,7 +14,6 @@ from dataloader.decode import Image
 from utils.preprocess import CROP_SHARE, Preprocess
 
 BILINEAR_TO = 1.5  # input pixels an output pixel; beyond it bilinear skips too much of them
-
 TRIES = 10  # draws of a crop before the centre is taken, as in torchvision
 
 
