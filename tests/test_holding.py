@@ -53,14 +53,23 @@ def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(holding.fcntl, "lockf", refuse)
-    held = holding.hold(tmp_path / "t", "t")
-    assert f"process {os.getpid()} on" in (tmp_path / "t" / holding.FILE).read_text() and held.number > 2
+    holding.hold(tmp_path / "t", "t")
+    assert f"process {os.getpid()} on" in (tmp_path / "t" / holding.FILE).read_text()
     holding.check_free(tmp_path / "t", "t")
     holding.check_free(tmp_path / "none", "none")
     assert not (tmp_path / "none").exists()
+    holding.let_go()
+
+
+def test_a_command_that_ended_holds_nothing_though_its_process_lives(script, photo_set, tmp_path):
+    result = script("train.py", "--tag", "over", *FLAGS.split(), "--data_root", photo_set, "--train_list", "none.txt")
+    assert result.code == 2 and (tmp_path / "logs/over" / holding.FILE).exists(), result.err
+    look = f"import pathlib; from utils.holding import check_free; check_free(pathlib.Path({str(tmp_path / 'logs/over')!r}), 'over')"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_error_names_who(tmp_path):
     (tmp_path / holding.FILE).write_text("process 7 on here\n")
-    error = holding.in_use(holding.Held(os.open(tmp_path / holding.FILE, os.O_RDONLY)), "t")
+    error = holding.in_use(os.open(tmp_path / holding.FILE, os.O_RDONLY), "t")
     assert isinstance(error, UserError) and "(process 7 on here)" in str(error)

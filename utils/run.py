@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from utils import processes, run_log
 from utils.errors import UserError
+from utils.holding import let_go
 from utils.logger import log, record_error
 from utils.stopping import STOPPING, Stop
 
@@ -75,6 +76,8 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         traceback.print_exc()
         record_error(traceback.format_exc())
         return 1
+    finally:
+        let_go()
     return 0
 
 

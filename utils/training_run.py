@@ -15,7 +15,7 @@ from utils import checkpoint, processes, resuming
 from utils.bad_images import BadImages
 from utils.errors import UserError
 from utils.files import link_over
-from utils.holding import Held, hold
+from utils.holding import hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
 from utils.records import Records
 from utils.report import plots
@@ -39,7 +39,6 @@ class TrainingRun:
         self.saver, self.signals = Saver(), Signals()
         self.saved_at = time.monotonic()
         self.rewound = False
-        self.held: Held | None = None  # the tag is ours while this lives
         self._take_up(start if opt.resume and start else {})
 
     def _take_up(self, content: dict[str, Any]) -> None:
@@ -57,13 +56,13 @@ class TrainingRun:
         Raises:
             UserError: another run of the tag is going on; no such checkpoint, or one that cannot be resumed.
         """
-        held = None if processes.rank() else hold(Path(opt.log_dir) / opt.tag, opt.tag)
+        if processes.rank() == 0:
+            hold(Path(opt.log_dir) / opt.tag, opt.tag)
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
         folder = Path(opt.checkpoint_dir) / opt.tag
         start, source = resuming.find_start(opt, folder)
         processes.wait_for_all()
         run = cls(opt, start, source)
-        run.held = held
         if run.writes:
             for left in folder.glob(".*.tmp"):  # of a run that was killed while it saved
                 left.unlink(missing_ok=True)
