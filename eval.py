@@ -98,7 +98,7 @@ def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder
         once = argparse.Namespace(**{**vars(opt), "cache": "none", "debug": False})
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
         places = explain(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.ways))
-        maps = {int(shown[place]): heat for place, heat in places.items()}
+        maps = {int(shown[place]): seen for place, seen in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
     near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
     extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed)

@@ -53,6 +53,17 @@ def read_image(path: str, need: Need = whole, max_pixels: int = MAX_PIXELS) -> t
         raise ImageError(f"{path}: {error}") from error
 
 
+def thumbnail(path: str, side: int, max_pixels: int = MAX_PIXELS) -> Image | None:
+    """The image at `path`, for people to look at: its longer side is `side` pixels at most. None where it cannot be read."""
+    try:
+        image, _ = read_image(path, lambda height, width: min(1.0, side / max(height, width)), max_pixels)
+    except (ImageError, cv2.error):
+        return None
+    height, width = image.shape[:2]
+    shrink = min(1.0, side / max(height, width))
+    return cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+
+
 def _read(path: str) -> bytes:
     """The bytes of a regular file. Opened without waiting: a pipe that nobody writes to would hold a worker for ever."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,12 @@ class FileList:
         start = self.start[index]
         name = os.fsdecode(self.text[start : start + self.length[index]].tobytes())
         return name if name.startswith("/") else os.path.join(self.source.parent, name)
+
+    def picture(self, index: int, side: int) -> NDArray[Any] | None:
+        """Image `index` as uint8 RGB, upright, its longer side at most `side` pixels; None where it cannot be read."""
+        from dataloader.decode import thumbnail
+
+        return thumbnail(self.path(index), side)
 
     def where(self, index: int) -> str:
         """ "datasets/train.txt, line 17": for messages."""

@@ -14,32 +14,35 @@ from network.inference import Predictor
 from utils.logger import progress
 
 NEWEST = 64  # outputs looked through: the last blocks of any network
+FINE = 4  # cells a side: fewer tell nothing of an image
 
 
-def explain(predictor: Predictor, loader: Any) -> dict[int, NDArray[np.float32]]:
+def explain(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """A map for each image of a loader of EvalBatch, by its place in the list; of the first network's first view.
 
     Returns:
-        {index: float32 (h, w), 0 to 1}: what spoke for the class that this network names first. {} where the network
-        has no features with places.
+        {index: (uint8 (S, S, 3), float32 (h, w), 0 to 1)}: what the network was shown, and what in it spoke for the
+        class that it names first. {} where the network has no features with places.
     """
     model, view = predictor.members[0].model, predictor.views[0][0]
-    maps: dict[int, NDArray[np.float32]] = {}
+    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
     for batch in progress(loader, "Grad-CAM", len(loader)):
         images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
         with model.autocast():  # the weights may be cast already
             found = gradcam(model, images)
         if found is None:
             return {}
-        maps.update(zip(batch.index.tolist(), found.cpu().numpy(), strict=True))
+        squares = images.permute(0, 2, 3, 1).cpu().numpy()
+        maps.update(zip(batch.index.tolist(), zip(squares, found.cpu().numpy(), strict=True), strict=True))
     return maps
 
 
 def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
     """Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
 
-    The features are the newest output of a part of the network that has places, and a gradient there: of a transformer
-    whose classifier reads its class token alone, what the last attention reads.
+    The features are the newest output of a part of the network that has places, FINE a side or, where nothing has so
+    many, two, and a gradient there: of a transformer whose classifier reads its class token alone, what the last
+    attention reads.
 
     Args:
         classes: int64 (B,), the class of each image whose evidence is mapped; by default the one named first.
@@ -47,11 +50,13 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
     Returns:
         float32 (B, h, w), each scaled to 0..1; None where the network has no such features.
     """
-    newest: deque[Tensor] = deque(maxlen=NEWEST)
+    fine: deque[Tensor] = deque(maxlen=NEWEST)
+    coarse: deque[Tensor] = deque(maxlen=NEWEST)
 
     def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad and _as_map(model.net, output) is not None:
-            newest.appendleft(output)
+        there = _as_map(model.net, output) if isinstance(output, Tensor) and output.requires_grad else None
+        if there is not None:
+            (fine if there.shape[-1] >= FINE else coarse).appendleft(output)
 
     with torch.enable_grad(), model.evaluating() as net:
         hooks = [module.register_forward_hook(remember) for module in net.modules()]
@@ -60,10 +65,11 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
         finally:
             for hook in hooks:
                 hook.remove()
+        newest = [*fine, *coarse]
         if not newest:
             return None
         classes = logits.argmax(dim=1) if classes is None else classes
-        slopes = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), list(newest), allow_unused=True)
+        slopes = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), newest, allow_unused=True)
     for features, slope in zip(newest, slopes, strict=True):
         if slope is not None:
             there, steep = _as_map(model.net, features), _as_map(model.net, slope)

@@ -11,6 +11,7 @@ import PIL.ImageOps
 import pytest
 
 from dataloader.decode import decode, read_image
+from dataloader.file_list import read_list
 from dataloader.geometry import Fit, RandomCrop, cut
 from utils.errors import ImageError
 from utils.preprocess import Preprocess
@@ -470,3 +471,18 @@ def test_a_cut_picture_says_nothing_past_its_error(photo, kind, capfd):
     with pytest.raises(ImageError):
         decode(data[: len(data) // 2])
     assert capfd.readouterr().err == ""
+
+
+def test_a_picture_to_look_at_is_upright_small_and_over_white(photo, tmp_path):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "turned.jpg").write_bytes(encoded(photo, "JPEG", quality=95, exif=exif))
+    PIL.Image.new("RGBA", (30, 20), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    (tmp_path / "list.txt").write_text("turned.jpg 0\nclear.png 1\nnone.jpg 0\n")
+    files = read_list(tmp_path / "list.txt")
+    turned, clear, none = (files.picture(index, 64) for index in range(3))
+    assert max(turned.shape) == 64
+    wanted = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "turned.jpg")).resize(turned.shape[1::-1], PIL.Image.Resampling.BOX)
+    assert np.abs(turned.astype(int) - np.asarray(wanted)).mean() < 9 < np.abs(turned[::-1].astype(int) - np.asarray(wanted)).mean()
+    assert clear.shape == (20, 30, 3) and (clear == 255).all()
+    assert none is None

@@ -408,6 +408,19 @@ def test_gradcam_is_the_class_activation_map_of_a_linear_head():
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
+def test_gradcam_takes_the_last_features_that_are_fine_enough_to_look_at():
+    from network.gradcam import gradcam
+
+    torch.manual_seed(0)
+    first, second = torch.nn.Conv2d(3, 5, 3, stride=4), torch.nn.Conv2d(5, 7, 2, stride=2)
+    net = torch.nn.Sequential(first, second, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(7, 4))
+    assert [gradcam(Plain(net), torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape[1:] for side in (35, 27, 11)] == [
+        (4, 4),  # of `second`
+        (7, 7),  # of `first`: `second` has 3 x 3
+        (3, 3),  # nothing is fine: the last that has places
+    ]
+
+
 class Tokens(torch.nn.Module):
     """A transformer of one block; its classifier reads the class token, or the mean of the others."""
 

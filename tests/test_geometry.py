@@ -327,3 +327,21 @@ def test_the_smallest_images_come_out_whole_in_every_way(shape):
     for k in range(10):
         region = RandomCrop(32, 0.08, 0.75).place(*shape, np.random.default_rng(k))
         assert (cut(image, shape, region) == np.full((32, 32, 3), (10, 128, 250))).all()
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("scale", [7, 64, 224])
+def test_every_size_decoded_at_every_scale_fills_its_square(fit, scale):
+    """White stays white to the edges, whatever rounding does to the sizes on the way."""
+    rng = np.random.default_rng(scale)
+    geometry, crop = Fit(Preprocess(scale, fit, GREY, GREY)), RandomCrop(scale, 0.08, 4 / 3)
+    for _ in range(600):
+        full = tuple(int(side) for side in np.exp(rng.uniform(0, math.log(700), 2)))
+        eighths = int(rng.choice((1, 2, 3, 4, 8)))
+        image = np.full((*(-(-side * eighths // 8) for side in full), 3), 255, np.uint8)
+        region, square = geometry.place(*full), np.zeros((scale, scale, 3), np.uint8)
+        geometry.show(image, full, region, square)
+        shown = (square == 255).all(axis=2)
+        assert shown.sum() == region.out_height * region.out_width, (full, eighths)
+        crop.show(image, full, crop.place(*full, rng), square)
+        assert (square == 255).all(), (full, eighths)

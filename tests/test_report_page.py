@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dataloader.classes import Classes
+from dataloader.decode import thumbnail
 from utils import label_issues
 from utils.bootstrap import intervals
 from utils.metrics import Predictions, Rows, more_scores, score
@@ -34,7 +35,8 @@ def scored_set(folder):
     predictions = Predictions(*columns, np.ones(IMAGES, bool), Rows(np.arange(IMAGES), probability))
     for k in range(8):
         cv2.imwrite(str(folder / f'a, "{k}".jpg'), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
-    files = SimpleNamespace(path=lambda index: str(folder / f'a, "{index % 8}".jpg'), __len__=lambda: IMAGES)
+    path = lambda index: str(folder / f'a, "{index % 8}".jpg')  # noqa: E731
+    files = SimpleNamespace(path=path, picture=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES)
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
     return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))
@@ -46,8 +48,8 @@ def write_page(folder, scored):
     metrics["intervals"] = intervals(predictions, classes.count, classes.images, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
     rows = pictures.surest_errors(predictions)
-    heat = np.linspace(0, 1, 4, dtype=np.float32).reshape(2, 2)
-    maps = {int(index): heat for index in predictions.index[rows]}
+    seen = np.full((24, 24, 3), 90, np.uint8), np.linspace(0, 1, 4, dtype=np.float32).reshape(2, 2)
+    maps = {int(index): seen for index in predictions.index[rows]}
     history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
     path = folder / "tag" / "3" / "report.html"
     near = {int(index): [(int(index + CLASSES - 1) % IMAGES, 0.987), (5, 0.5)] for index in predictions.index[rows]}

@@ -4,15 +4,14 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import cv2
 import simplejpeg
 
 import utils.report
-from dataloader.decode import MAX_PIXELS, read_image
+from dataloader import decode
+from dataloader.decode import MAX_PIXELS
 from tools.doctor_problems import PROBLEMS
 from tools.doctor_report import Report, summary
 from tools.doctor_scan import Store
-from utils.errors import ImageError
 from utils.files import atomic_write
 
 SIDE = 160  # of a thumbnail, in pixels
@@ -64,14 +63,8 @@ class Album:
 
 def thumbnail(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
     """A small JPEG of the image at `path`; b"" where it cannot be read."""
-    try:
-        image, _ = read_image(path, lambda height, width: min(1.0, SIDE / max(height, width)), max_pixels)
-    except (ImageError, cv2.error):
-        return b""
-    height, width = image.shape[:2]
-    shrink = min(1.0, SIDE / max(height, width))
-    small = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
-    return simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
+    small = decode.thumbnail(path, SIDE, max_pixels)
+    return b"" if small is None else simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
 
 
 def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]:

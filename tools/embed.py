@@ -190,14 +190,15 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
 
 def picture(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
     """A grid: queries, evenly picked from the list, and beside each its nearest."""
+    from utils.report.pictures import SIDE
     from utils.report.plots import neighbour_grid
 
     rows = []
     for row in np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int)).tolist():
-        line: list[tuple[str, str, bool | None]] = [(files.path(row), f"query, class {files.label[row]}", None)]
+        line: list[tuple[Any, str, bool | None]] = [(files.picture(row, SIDE), f"query, class {files.label[row]}", None)]
         for place, value in list(zip(near[row].tolist(), cosine[row].tolist(), strict=True))[:WIDE]:
             agrees = None if files.label[row] < 0 else bool(files.label[row] == pool.label[place])
-            line.append((pool.path(place), f"{pool.label[place]} · {value:.2f}", agrees))
+            line.append((pool.picture(place, SIDE), f"{pool.label[place]} · {value:.2f}", agrees))
         rows.append(line)
     neighbour_grid(path, rows)
 

@@ -41,13 +41,13 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 class Extra:
     """What the page shows beyond the scores; what is empty is left out, or said to be missing.
 
-    maps: Grad-CAM by image, float32 (h, w). note: why there are none. near: the images nearest to an error, with their cosines,
+    maps: what network.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
     by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
     """
 
     issues: Issues
-    maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = field(default_factory=dict)
     note: str = ""
     near: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -84,6 +84,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         code=(folder / "report.js").read_text(encoding="utf-8"),
         plots=_plots(scored, extra, sizes),
         sized=sized,
+        cells=" × ".join(map(str, next(iter(extra.maps.values()))[1].shape)) if extra.maps else "",
         runs=extra.runs,
         compared=_compared(scored, extra.compared),
         made_by=made_by(),

@@ -29,33 +29,20 @@ class Pictures:
     def picture(self, index: int, side: int = SIDE) -> str:
         """Image `index` of the list, at most `side` pixels."""
         if (index, side) not in self.made:
-            image = self._read(index, side)
+            image = self.files.picture(index, side)
             self.made[index, side] = "" if image is None else self._url(image)
         return self.made[index, side]
 
-    def overlay(self, index: int, heat: NDArray[np.float32] | None) -> str:
-        """Image `index` under its Grad-CAM map, float32 (h, w) in 0..1; the map's square is stretched over the image."""
-        image = None if heat is None else self._read(index, SIDE)
-        if image is None or heat is None:
+    def overlay(self, seen: tuple[NDArray[np.uint8], NDArray[np.float32]] | None) -> str:
+        """What the network was shown, uint8 RGB (S, S, 3), under its Grad-CAM map, float32 (h, w) in 0..1."""
+        if seen is None:
             return ""
-        height, width = image.shape[:2]
-        wide = np.clip(cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+        image = cv2.resize(seen[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(seen[0]) > SIDE else cv2.INTER_LINEAR)
+        wide = np.clip(cv2.resize(seen[1], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)
         colour = cv2.cvtColor(cv2.applyColorMap((wide * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
 
-    def _read(self, index: int, side: int) -> NDArray[np.uint8] | None:
-        import PIL.Image
-
-        try:
-            with PIL.Image.open(self.files.path(index)) as image:
-                image.draft("RGB", (side, side))
-                small = image.convert("RGB")
-                small.thumbnail((side, side))
-                return np.asarray(small)
-        except (OSError, ValueError, PIL.Image.DecompressionBombError):
-            return None
-
-    def _url(self, image: NDArray[np.uint8]) -> str:
+    def _url(self, image: NDArray[Any]) -> str:
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
         text = base64.b64encode(jpeg.tobytes()).decode()
         if self.spent + len(text) > MOST_BYTES:
@@ -70,11 +57,10 @@ def surest_errors(predictions: Predictions, most: int = MOST_ERRORS) -> NDArray[
     return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
 
 
-def error_cards(
-    scored: Any, pictures: Pictures, maps: dict[int, NDArray[np.float32]], near: dict[int, list[tuple[int, float]]]
-) -> list[dict[str, Any]]:
+def error_cards(scored: Any, pictures: Pictures, maps: dict[int, Any], near: dict[int, list[tuple[int, float]]]) -> list[dict[str, Any]]:
     """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
 
+    maps: what `network.explain` found, by image.
     Neighbours are those of `near`, {image: [(image, cosine)]}; without it, the images of the predicted class that were
     rightly and most surely called so.
     """
@@ -95,7 +81,7 @@ def error_cards(
                 "true": float(predictions.true_probability[row]),
                 "top": [[_text(classes.name(k)), round(p, 4)] for k, p in named],
                 "picture": pictures.picture(index),
-                "cam": pictures.overlay(index, maps.get(index)),
+                "cam": pictures.overlay(maps.get(index)),
                 "near": _neighbours(scored, pictures, beside),
             }
         )

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
 from utils.files import atomic_write
-from utils.metrics import Predictions
+from utils.report.pictures import SIDE, surest_errors
 
 MATRIX_CLASSES = 40  # more than so many classes: the worst pairs instead of the matrix
 WORST_PAIRS = 30
@@ -96,32 +95,24 @@ def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> No
 def errors(path: Path, scored: Any, count: int = 24) -> None:
     """The wrong predictions that the network was surest of: often wrong labels."""
     predictions, files, classes = scored
-    chosen = surest_errors(predictions, count)
+    chosen = surest_errors(predictions, count).tolist()
     captions = [
         f"{_short(classes.name(int(predictions.label[k])))}\ncalled {_short(classes.name(int(predictions.top[k, 0])))} "
         f"{100 * predictions.probability[k, 0]:.0f} %"
         for k in chosen
     ]
-    gallery(path, [_thumbnail(files.path(int(predictions.index[k]))) for k in chosen], captions, "The surest errors: true class, called …")
+    gallery(path, [files.picture(int(predictions.index[k]), SIDE) for k in chosen], captions, "The surest errors: true class, called …")
 
 
-def surest_errors(predictions: Predictions, count: int) -> list[int]:
-    """Rows of the wrong predictions with the highest probability, surest first."""
-    wrong = predictions.readable & (predictions.label >= 0) & (predictions.top[:, 0] != predictions.label)
-    rows = np.flatnonzero(wrong)
-    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:count].tolist()
-
-
-def gallery(path: Path, images: list[np.ndarray], captions: list[str], title: str, columns: int = 8) -> None:
-    """A sheet of uint8 RGB images with captions, as PNG."""
+def gallery(path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8) -> None:
+    """A sheet of uint8 RGB images with captions, as PNG; None is an image that cannot be read."""
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     figure, axes = _figure(1.7 * columns, 2.1 * rows + 0.5, columns, rows)
     for axis in axes:
         axis.set_axis_off()
     for axis, image, caption in zip(axes, images, captions, strict=False):
-        axis.imshow(image)
-        axis.set_title(caption, fontsize=8)
+        _show(axis, image, caption)
     figure.suptitle(title if images else f"{title}: none")
     _save(figure, path)
 
@@ -203,8 +194,8 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
     _save(figure, path)
 
 
-def neighbour_grid(path: Path, rows: list[list[tuple[str, str, bool | None]]]) -> None:
-    """A sheet with a line of images for each of `rows`: (file, caption, framed green, red, or not at all)."""
+def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
+    """A sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, framed green, red, or not)."""
     columns = max(len(row) for row in rows)
     figure, axes = _figure(1.5 * columns, 1.75 * len(rows), columns, len(rows))
     for axis in axes:
@@ -212,22 +203,18 @@ def neighbour_grid(path: Path, rows: list[list[tuple[str, str, bool | None]]]) -
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     for line, row in enumerate(rows):
-        for axis, (name, caption, agrees) in zip(axes[line * columns :], row, strict=False):
-            try:
-                axis.imshow(_thumbnail(name))
-            except OSError:
-                caption = f"{caption}\nunreadable"
-            axis.set_title(caption, fontsize=8)
+        for axis, (image, caption, agrees) in zip(axes[line * columns :], row, strict=False):
+            _show(axis, image, caption)
             if agrees is not None:
                 axis.spines[:].set(visible=True, color="tab:green" if agrees else "tab:red", linewidth=3)
     _save(figure, path)
 
 
-def _thumbnail(path: str, side: int = 160) -> np.ndarray:
-    with PIL.Image.open(path) as image:
-        small = image.convert("RGB")
-        small.thumbnail((side, side))
-        return np.asarray(small)
+def _show(axis: Any, image: Any, caption: str) -> None:
+    """`image`, uint8 RGB, under its caption; None is said to be unreadable."""
+    if image is not None:
+        axis.imshow(image)
+    axis.set_title(caption if image is not None else f"{caption}\nunreadable", fontsize=8)
 
 
 def _short(name: str, length: int = 24) -> str:
