@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from dataloader import Classes
+from dataloader.decode import thumbnail
 from utils.logger import start_logging
 from utils.metrics import Predictions
 from utils.report import page, results
@@ -34,6 +36,10 @@ class Names:
     def path(self, index: int) -> str:
         """The path of image `index`."""
         return str(self.folder / f"{index % FILES}.jpg")
+
+    def picture(self, index: int, side: int) -> Any:
+        """Image `index`, its longer side at most `side` pixels."""
+        return thumbnail(self.path(index), side)
 
 
 def made_up(images: int, classes: int) -> Predictions:
