@@ -14,7 +14,7 @@ from dataloader.decode import Image
 from utils.preprocess import CROP_SHARE, Preprocess
 
 BILINEAR_TO = 1.5  # input pixels an output pixel; beyond it bilinear skips too much of them
-BREATH = 1 + 1e-12
+BREATH = 1 + 1e-12  # a factor that is rounded down grows by it, so that no rounding error costs a pixel
 TRIES = 10  # draws of a crop before the centre is taken, as in torchvision
 
 
@@ -144,7 +144,7 @@ def resize(image: Image, size: tuple[float, float], out: tuple[int, int]) -> Ima
     pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).unsqueeze(0).permute(0, 3, 1, 2)
     if size == image.shape[:2]:
         small = interpolate(pixels, out, mode="bilinear", antialias=True)
-    else:  # the size that comes of it is rounded down, so never by a rounding error below `out`; it may be larger
+    else:  # the size that comes of it may be larger than asked
         factor = BREATH * out[0] / size[0], BREATH * out[1] / size[1]
         small = interpolate(pixels, scale_factor=factor, mode="bilinear", antialias=True, recompute_scale_factor=False)
     return small[0, :, : out[0], : out[1]].permute(1, 2, 0).numpy()

@@ -15,7 +15,6 @@ from utils.errors import UserError
 FILE = ".running"  # in logs/<tag>/; it stays there, and says nothing unless it is locked
 PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be quite gone
 
-
 _held: list[int] = []  # the system's numbers of the open lock files
 
 
