@@ -34,8 +34,8 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- where to begin
     device = get_device(opt.gpu)
-    processes.join(device)
-    run = TrainingRun.begin(opt)
+    again = processes.join(device)
+    run = TrainingRun.begin(opt, again)
     opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
     if run.complete():
         return

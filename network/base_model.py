@@ -17,8 +17,8 @@ from network.finetune import freeze, rate_scales
 from network.guard import Guard, largest_batch
 from network.heads import shape_head
 from network.losses import Loss, get_loss
-from network.mix import get_mix
-from network.precision import for_training
+from network.mix import blended, get_mix
+from network.precision import choose
 from network.runner import run_by, share_norm
 from optimizer import get_optimizer, take_up
 from optimizer.sam import Sam
@@ -26,7 +26,7 @@ from scheduler import Span, get_schedule
 from utils import processes
 from utils.batch import Batch, to_float
 from utils.errors import UserError
-from utils.logger import log, progress
+from utils.logger import progress
 from utils.preprocess import Preprocess
 from utils.rng import seed_step
 
@@ -120,15 +120,8 @@ class BaseModel(nn.Module):
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
     def set_precision(self, precision: str) -> str:
-        """Choose "fp32", "bf16" or "fp16"; returns what "auto" came to: bf16 or fp16 on CUDA, the faster one on the CPU."""
-        if precision == "auto" and self.device.type == "cpu":
-            precision, why = for_training(self.net, self.opt.scale, self.opt.batch_size // processes.world())
-            precision = ("fp32", "bf16")[processes.highest(int(precision == "bf16"), self.device)]
-            log.info(f"Precision: {precision} ({why}; --precision fp32 or bf16 to choose).")
-        elif precision == "auto":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        elif precision == "fp16" and self.device.type == "cpu":
-            log.warning("fp16 on the CPU works, but is ten and more times slower than fp32 or bf16: it is for trying things out.")
+        """Choose "fp32", "bf16" or "fp16"; returns what "auto" came to, and `precision_why` says how: see network.precision.choose."""
+        precision, self.precision_why = choose(self, precision)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision
 
@@ -199,13 +192,14 @@ class BaseModel(nn.Module):
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Images and targets on the device: normalised, and mixed if asked. Seeds the randomness of this step."""
-        seed_step(self.opt.seed, batch.epoch, batch.step, processes.rank())
+        seed_step(self.opt.seed, batch.epoch, batch.step)
         self._batch = batch
         if isinstance(self.runner, DistributedDataParallel):  # gradients travel once a step, not once a batch
             self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
-        images = self.normalise(batch.image)
-        targets = batch.label.to(self.device, non_blocking=True)
-        images, targets = self.mix(images, targets) if self.mix else (images, targets)
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
+        images, targets = blended(self.mix, images, labels, self.normalise)
+        if processes.rank():  # blended alike; dropout differs
+            seed_step(self.opt.seed, batch.epoch, batch.step, processes.rank())
         if self.sam is None or not self.sam.away:  # the second pass of --sam has other weights
             self._wanted, self.top1 = targets, None
         if self.opt.teacher:

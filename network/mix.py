@@ -3,8 +3,11 @@
 import argparse
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
 from torchvision.transforms import v2
+
+from utils import processes
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -23,3 +26,34 @@ def get_mix(opt: argparse.Namespace, num_classes: int) -> Mix | None:
     if len(mixes) < 2:
         return mixes[0] if mixes else None
     return v2.RandomChoice(mixes)
+
+
+def blended(mix: Mix | None, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Normalised images (B, 3, S, S) and targets of uint8 images and labels int64 (B,), all on the device.
+
+    A sample is blended with the one before it in the batch, which several processes make up together: so their number
+    changes nothing, where they draw alike.
+    """
+    if mix is None:
+        return normalise(images), labels
+    if processes.world() == 1:
+        return mix(normalise(images), labels)
+    images, targets = mix(normalise(_after_neighbours(images)), _after_neighbours(labels))
+    return images[1::2].contiguous(memory_format=torch.channels_last), targets[1::2]
+
+
+def _after_neighbours(own: Tensor) -> Tensor:
+    """(2B, …): each row of `own` (B, …) after the one before it in the batch of all processes, which take its rows in turn.
+
+    Those before mine are the rows of the process before me; before the first process's come the last's of one turn earlier.
+    """
+    mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: as it lies in memory
+    theirs = torch.empty_like(mine)
+    rank, world = processes.rank(), processes.world()
+    to = distributed.P2POp(distributed.isend, mine, (rank + 1) % world)
+    fro = distributed.P2POp(distributed.irecv, theirs, (rank - 1) % world)
+    for travelling in distributed.batch_isend_irecv([to, fro]):
+        travelling.wait()
+    theirs = theirs if rank else theirs.roll(1, 0)
+    both = torch.stack([theirs, mine], dim=1).flatten(0, 1)
+    return both.permute(0, 3, 1, 2) if own.ndim == 4 else both

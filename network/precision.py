@@ -9,11 +9,30 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from utils.logger import progress
+from utils import processes
+from utils.logger import log, progress
 
 ENOUGH = 2.0  # seconds of timed steps a precision
 MOST = 8  # or so many of them
 ONE_STEP = 0.5  # seconds that a step may take
+
+
+def choose(model: Any, precision: str) -> tuple[str, str]:
+    """What to train a BaseModel in, and why: `precision`, or for "auto" on CUDA bf16 or fp16, on the CPU the faster of fp32 and bf16."""
+    on_cpu = model.device.type == "cpu"
+    if precision != "auto":
+        if precision == "fp16" and on_cpu:
+            log.warning("fp16 on the CPU works, but is ten and more times slower than fp32 or bf16: it is for trying things out.")
+        return precision, f"--precision {precision}"
+    if on_cpu:
+        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // processes.world())
+        precision = ("fp32", "bf16")[processes.highest(int(precision == "bf16"))]
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
+        precision, why = "bf16", "the card has it"
+    else:
+        precision, why = "fp16", "the card has no bf16"
+    log.info(f"Precision: {precision} ({why}; --precision to choose).")
+    return precision, why
 
 
 def faster(step: Callable[[str], Any], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:

@@ -238,6 +238,20 @@ def test_what_is_saved_is_what_was_when_save_was_called(tmp_path):
     assert snapshot({"a": [weights, (1, "x")]})["a"][1] == (1, "x")
 
 
+def test_the_mark_of_nothing_saved_stays_until_something_is(tmp_path):
+    """What a restart of torchrun goes by: an earlier run's last.pt lies there until this one's takes its place."""
+    marker = tmp_path / ".nothing_saved_yet"
+    marker.touch()
+    saver = Saver(marker)
+    (tmp_path / "file").touch()
+    saver.save(tmp_path / "file" / "last.pt", {"epoch": 1})
+    saver.wait()
+    assert saver.error is not None and marker.exists()
+    saver.save(tmp_path / "last.pt", {"epoch": 1})
+    saver.wait()
+    assert (tmp_path / "last.pt").exists() and not marker.exists()
+
+
 @pytest.mark.parametrize(
     ("keep", "every", "always", "left"),
     [(3, 10, {12}, [10, 11, 12]), (2, 4, {5, 12}, [4, 5, 8, 11, 12]), (0, 5, {12}, [5, 10, 12]), (30, 1, set(), list(range(1, 13)))],

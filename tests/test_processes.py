@@ -1,10 +1,13 @@
 """Several processes under torchrun: the same result as one, no sample twice, a lost process made good."""
 
+import argparse
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import torch
 
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from tools import crash_test
-from utils import checkpoint, processes
+from utils import checkpoint, processes, resuming
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,9 +30,13 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def torchrun(folder, launcher, *words):
+def torchrun(folder, launcher, *words, machine=None):
+    """An agent, in the network namespace `machine`."""
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, launcher), str(ROOT / "train.py"), *map(str, words)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if machine is not None:
+        command = ["ip", "netns", "exec", machine, *command]
+        environment["GLOO_SOCKET_IFNAME"] = "eth0"
     with open(folder / f"torchrun{time.monotonic_ns()}.log", "wb") as file:
         return subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)
 
@@ -44,6 +51,13 @@ def alone(photo_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     assert crash_test.train(folder, "one", [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2"]).wait() == 0
     return folder
+
+
+def wait_for(condition, seconds=120.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.05)
 
 
 def apart(one, two):
@@ -70,35 +84,168 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     assert sum(f"tag nodes{nodes}\t" in line for line in lines) == 1
 
 
-def test_two_processes_climb_as_one(alone, photo_set):
-    """--sam: each process climbs by the gradient of the whole batch, and steps by that of the whole batch up there."""
-    words = [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2", "--sam", "0.5"]
-    assert crash_test.train(alone, "sam", words).wait() == 0
-    assert torchrun(alone, ["--nproc_per_node=2", "--master_port", free_port()], *words, "--tag", "sam2").wait(120) == 0, logs(alone)
-    one, plain, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("sam", "one", "sam2"))
+@pytest.mark.parametrize("more", ["--sam 0.5", "--mixup 0.4 --cutmix 1"])
+def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
+    """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch."""
+    tag = more.split()[0].strip("-")
+    words = [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2", *more.split()]
+    assert crash_test.train(alone, tag, words).wait() == 0
+    launcher = ["--nproc_per_node=2", "--master_port", free_port()]
+    assert torchrun(alone, launcher, *words, "--tag", f"{tag}2").wait(120) == 0, logs(alone)
+    one, plain, two = (checkpoint.load(alone / f"checkpoints/{name}/last.pt") for name in (tag, "one", f"{tag}2"))
     assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
 
 
-def test_a_killed_process_is_made_good_to_the_bit(photo_set, tmp_path):
-    words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 30, "--save_minutes", 0, "--drop", 0.1, "--optimizer", "adamw"]
-    assert torchrun(tmp_path, ["--nproc_per_node=2", "--master_port", free_port()], *words, "--tag", "whole").wait(200) == 0, logs(tmp_path)
+# ------------------------------------------------------------------------------------------------ processes that die
+
+LONG = ["--epochs", 30, "--save_minutes", 0, "--drop", 0.1, "--optimizer", "adamw"]
+
+
+def reached(folder, epoch):
+    log = folder / "logs/cut/log.txt"
+    return log.exists() and f"epoch {epoch}/30" in log.read_text()
+
+
+def signal_a_rank(agent, which=0, number=signal.SIGKILL):
+    """A signal to a training process of a torchrun."""
+    ranks = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    assert len(ranks) > which
+    os.kill(int(ranks[which]), number)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photo_set, tmp_path_factory):
+    """The folder of a longer run of two processes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "whole"]
+    assert torchrun(folder, ["--nproc_per_node=2", "--master_port", free_port()], *words).wait(200) == 0, logs(folder)
+    return folder
+
+
+def as_undisturbed(undisturbed, folder):
+    """Whether the run "cut" of `folder` ended as "whole"."""
+    for room in ("checkpoints", "logs"):
+        shutil.copytree(undisturbed / room / "whole", folder / room / "whole")
+    return crash_test.differences(folder, "whole", "cut") == []
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path):
     (tmp_path / "checkpoints/cut").mkdir(parents=True)
-    (tmp_path / "checkpoints/cut/last.pt").write_bytes((tmp_path / "checkpoints/whole/last.pt").read_bytes())  # of an earlier run
-    process = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words, "--tag", "cut")
+    shutil.copy(undisturbed / "checkpoints/whole/last.pt", tmp_path / "checkpoints/cut")  # of an earlier run
+    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
+    agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words)
     for kill in range(2):
-        until = time.monotonic() + 120
-        goal = f"epoch {4 + 8 * kill}/30"
-        while time.monotonic() < until and not (
-            (tmp_path / "logs/cut/log.txt").exists() and goal in (tmp_path / "logs/cut/log.txt").read_text()
-        ):
-            time.sleep(0.05)
-        ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(ranks) >= 2, logs(tmp_path)
-        os.kill(int(ranks[1 - kill]), signal.SIGKILL)
-    assert process.wait(200) == 0, logs(tmp_path)
-    assert "Restart 2 of torchrun" in (tmp_path / "logs/cut/log.txt").read_text()
-    assert crash_test.differences(tmp_path, "whole", "cut") == []
+        wait_for(lambda kill=kill: reached(tmp_path, 4 + 8 * kill))
+        signal_a_rank(agent, 1 - kill)
+    assert agent.wait(200) == 0, logs(tmp_path)
+    assert (tmp_path / "logs/cut/log.txt").read_text().count("torchrun started the run anew: going on from") == 2
+    assert as_undisturbed(undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, photo_set, tmp_path):
+    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--save_minutes", 10, "--tag", "cut"]
+    launcher = ["--nproc_per_node=2", "--master_port", free_port()]
+    agent = torchrun(tmp_path, launcher, *words)
+    wait_for(lambda: reached(tmp_path, 4))
+    signal_a_rank(agent, 1, signal.SIGUSR1)
+    assert agent.wait(60) == 1  # torchrun's code where a process gives any but 0
+    assert "SIGUSR1: the run ends here" in logs(tmp_path)
+    assert 4 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 30
+    assert torchrun(tmp_path, launcher, "--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0).wait(200) == 0, logs(tmp_path)
+    assert as_undisturbed(undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["static", "c10d"])
+def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path, kind):
+    """Two agents without a folder in common; torchrun counts their restarts apart."""
+    port, agents = free_port(), []
+    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
+    for node in range(2):
+        (tmp_path / str(node)).mkdir()
+        where = ["--master_addr", "127.0.0.1", "--master_port", port, f"--node_rank={node}"]
+        if kind == "c10d":
+            where = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf", f"is_host={1 - node}"]
+        agents.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words))
+    # with c10d the first process may be on either machine, and is on the same after a restart
+    wait_for(lambda: any(reached(tmp_path / node, 4) for node in "01"))
+    first = 0 if reached(tmp_path / "0", 4) else 1
+    signal_a_rank(agents[1 - first])
+    wait_for(lambda: reached(tmp_path / str(first), 12))
+    signal_a_rank(agents[first])
+    assert [agent.wait(200) for agent in agents] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+    assert not (tmp_path / str(1 - first) / "checkpoints").exists()
+    assert as_undisturbed(undisturbed, tmp_path / str(first))
+
+
+def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
+    """Names in the store: a process that begins first waits for the newest start, whatever an earlier one left."""
+    store = torch.distributed.HashStore()
+    names = {}
+
+    def start(rank, label):
+        names[label] = processes._agree(store)
+
+    monkeypatch.setattr(processes, "rank", lambda: int(threading.current_thread().name))
+    monkeypatch.setattr(processes, "world", lambda: 3)
+    for round_ in range(2):
+        threads = [threading.Thread(target=start, args=(rank, (round_, rank)), name=str(rank)) for rank in range(3)]
+        for thread in reversed(threads):
+            thread.start()
+            time.sleep(0.3)
+        for thread in threads:
+            thread.join(20)
+    assert [len({names[round_, rank] for rank in range(3)}) for round_ in range(2)] == [1, 1]
+    assert names[0, 0] != names[1, 0]
+
+
+def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
+    opt = argparse.Namespace(tag="x", resume=False, load=None)
+    with pytest.raises(UserError, match="on another machine now"):
+        resuming.find_start(opt, tmp_path, again=True)
+    monkeypatch.setattr(processes, "from_first", lambda make: make())
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resuming.find_start(opt, tmp_path, again=False) == (None, "")
+    assert resuming.find_start(opt, tmp_path, again=True) == (None, "")  # it had begun, and not saved yet
+
+
+# ------------------------------------------------------------------------------------------------ machines of their own
+
+
+@pytest.fixture
+def two_machines():
+    """Two network namespaces on a cable, and their addresses: each is a machine to the programs in it."""
+    names = [f"classifier{os.getpid()}{letter}" for letter in "ab"]
+    if os.geteuid() or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    if subprocess.run(["ip", "netns", "add", names[0]], capture_output=True).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    try:
+        lines = [f"netns add {names[1]}", f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"]
+        for k, name in enumerate(names):
+            lines += [f"-n {name} addr add 10.77.0.{k + 1}/24 dev eth0", f"-n {name} link set eth0 up", f"-n {name} link set lo up"]
+        for line in lines:
+            subprocess.run(["ip", *line.split()], check=True)
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def test_two_machines_reach_the_weights_of_one(alone, photo_set, tmp_path, two_machines):
+    """Network namespaces, each with its own folder, with the README's command."""
+    words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", "far"]
+    agents = []
+    for rank, machine in enumerate(two_machines):
+        (tmp_path / str(rank)).mkdir()
+        launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=10.77.0.1", "--master_port=29500"]
+        agents.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
+    assert [agent.wait(120) for agent in agents] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+    assert apart(checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")) < 1e-5
+    assert not (tmp_path / "1/checkpoints").exists()
 
 
 def as_process(monkeypatch, rank, world):

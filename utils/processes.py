@@ -4,13 +4,21 @@ The environment says who we are (RANK, WORLD_SIZE, LOCAL_RANK), so asking needs 
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+T = TypeVar("T")
+START = "classifier/start"  # in torchrun's store: the name of the newest start
+PATIENCE, LOOK = timedelta(minutes=5), timedelta(seconds=1)  # with processes that begin later; between two looks
 
 
 def rank() -> int:
@@ -28,27 +36,50 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def restarts() -> int:
-    """How often torchrun has started all processes anew, after one had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+def join(device: "torch.device") -> bool:
+    """Meet the other processes: by gloo, and by nccl besides between cards. Returns whether torchrun had started this run before.
 
-
-def join(device: "torch.device") -> None:
-    """Meet the other processes: nccl between cards, gloo on the CPU."""
+    torchrun keeps its store over a restart, and in it the addresses of processes that are gone: so those of one start
+    agree on a name first, and meet under it. That the store knows an earlier name is what tells a restart; torchrun's own
+    count does not, for it differs between machines.
+    """
     if world() == 1:
-        return
+        return False
     from torch import distributed
 
     if distributed.is_initialized():
-        return
-    kind = "nccl" if device.type == "cuda" else "gloo"
-    if restarts() and os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        # torchrun keeps its store over a restart, and with it the addresses of the processes that are gone
-        store = next(distributed.rendezvous("env://"))[0]
-        store = distributed.PrefixStore(f"restart {restarts()}", store)
-        distributed.init_process_group(kind, store=store, rank=rank(), world_size=world())
-    else:
-        distributed.init_process_group(kind)
+        return False
+    store = next(distributed.rendezvous("env://"))[0]
+    again = store.check([START]) if rank() == 0 else False
+    name = _agree(store)
+    # objects and flags travel by gloo, which holds up no card
+    kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(kind, store=distributed.PrefixStore(name, store), rank=rank(), world_size=world())
+    return bool(from_first(lambda: again))
+
+
+def _agree(store: Any) -> str:
+    """The name of this start, the same in all of its processes. What those of earlier starts left in `store` is not taken for it."""
+    from torch import distributed
+
+    mine = uuid.uuid4().hex
+    if rank() == 0:
+        store.set(START, mine)
+        for other in range(1, world()):
+            answer = f"{mine}/{other}"  # whoever is there now
+            store.wait([answer], PATIENCE)
+            store.set(f"{answer}/{store.get(answer).decode()}", "")
+        return mine
+    until = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        name = store.get(START).decode()  # of this start, or of one before
+        store.set(f"{name}/{rank()}", mine)
+        try:
+            store.wait([f"{name}/{rank()}/{mine}"], LOOK)
+            return name
+        except distributed.DistStoreError:
+            if time.monotonic() > until:
+                raise
 
 
 def refuse(what: str) -> None:
@@ -99,15 +130,51 @@ def mean(values: "torch.Tensor") -> "torch.Tensor":
     return values
 
 
-def highest(value: int, device: "torch.device") -> int:
+def highest(value: int) -> int:
     """The highest `value` of all processes, in each of them."""
-    if world() == 1:
-        return value
-    import torch
+    return max(gather(value))
 
-    shared = torch.tensor(value, device=device)
-    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-    return int(shared)
+
+class Vote:
+    """Asks all processes, each step, without holding one up: the answer to a question comes with the next."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[Any, Any] | None = None
+
+    def highest(self, value: int) -> int | None:
+        """The highest `value` that any process gave in the last call (in this one, where there is one process); None in the first."""
+        if world() == 1:
+            return value
+        import torch
+
+        before, mine = self._asked, torch.tensor(value)
+        self._asked = mine, torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.MAX, async_op=True)
+        if before is None:
+            return None
+        before[1].wait()
+        return int(before[0])
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make()` gives in the first process, in every process.
+
+    Raises:
+        UserError: where it did in the first process.
+    """
+    if world() == 1:
+        return make()
+    from torch import distributed
+
+    found: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            found = [make(), None]
+        except UserError as error:
+            found = [None, str(error)]
+    distributed.broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
 
 
 def gather_rows(columns: "list[NDArray[Any]]") -> "list[NDArray[Any]]":

@@ -17,28 +17,41 @@ SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--bat
 UNSAVED = ".nothing_saved_yet"
 
 
-def find_start(opt: argparse.Namespace, folder: Path) -> tuple[dict[str, Any] | None, str]:
+def find_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[dict[str, Any] | None, str]:
     """The checkpoint to start from, and its path: that of --load, or last.pt of `folder` on --resume; (None, "") without.
 
-    A run that torchrun starts anew after a process had died resumes by itself, if it has saved anything.
+    Of several processes the first alone reads, and hands on what it read: other machines need not have the file. With
+    `again`, torchrun has started the run anew after a process had died: it resumes by itself, if it has saved anything.
 
     Raises:
         UserError: no such checkpoint, or one that cannot be resumed.
     """
-    fresh = folder / UNSAVED
-    if processes.restarts() and not opt.resume and (folder / "last.pt").exists() and not fresh.exists():
-        log.info(f"Restart {processes.restarts()} of torchrun: going on from {folder}/last.pt.")
-        opt.resume, opt.load = True, None
-    source = opt.load or (str(folder / "last.pt") if opt.resume else "")
-    start = checkpoint.load(source) if source else None
+    opt.resume, start, source = processes.from_first(lambda: _read_start(opt, folder, again))
     if opt.resume and start is not None:
         take_options(opt, start, source)
-    elif any(folder.glob("*.pt")):
+    return start, source
+
+
+def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[bool, dict[str, Any] | None, str]:
+    """Whether to resume, and the checkpoint and its path as `find_start` gives them."""
+    last, fresh = folder / "last.pt", folder / UNSAVED
+    if again and not (last.exists() or fresh.exists()):
+        raise UserError(
+            f"torchrun started tag {opt.tag!r} anew, and {folder}/ has nothing of it: the first process is on another machine now.\n"
+            "Put checkpoints where all machines see them (--checkpoint_dir), or fix who is first by --node_rank; "
+            "then go on where last.pt lies, with --resume."
+        )
+    if again and not fresh.exists():
+        log.info(f"torchrun started the run anew: going on from {last}.")
+        return True, checkpoint.load(last), str(last)
+    source = opt.load or (str(last) if opt.resume else "")
+    start = checkpoint.load(source) if source else None
+    if not opt.resume and any(folder.glob("*.pt")):
         log.warning(f"{folder}/ has checkpoints of an earlier run, which this one replaces as it goes (--resume would go on with them).")
-    if processes.world() > 1 and not opt.resume and processes.rank() == 0:
+    if processes.world() > 1 and source != str(last):
         with atomic_write(fresh, "w") as file:
             file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
-    return start, source
+    return opt.resume, start, source
 
 
 def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -> None:
@@ -67,6 +80,8 @@ def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) ->
             changed.append(f"--{name} {value} -> {getattr(opt, name)}")
     if "precision" not in opt.given:
         opt.precision = saved.get("precision_used", opt.precision)
+    elif opt.precision != saved.get("precision_used"):
+        opt.precision_why = ""  # chosen anew
     within = start.get("within")
     if within and any(getattr(opt, name) != saved.get(name) for name in COUNTS):
         start["within"] = None

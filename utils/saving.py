@@ -19,7 +19,9 @@ class Saver:
     error: why the last one could not be written, or None. waited: seconds that the caller was held up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, marker: Path | None = None) -> None:
+        """`marker`: a file that is taken away once something is written."""
+        self._marker = marker
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
         self.error: checkpoint.SaveError | None = None
@@ -35,8 +37,15 @@ class Saver:
         began = time.monotonic()
         self.wait()
         copied = snapshot(content)
-        self._pending = self._thread.submit(_write, path, copied, list(also), spare)
+        self._pending = self._thread.submit(self._write, path, copied, list(also), spare)
         self.waited += time.monotonic() - began
+
+    def _write(self, path: Path, content: dict[str, Any], also: list[Path], spare: "Spare | None") -> None:
+        checkpoint.save(path, content, also)
+        if self._marker is not None:
+            self._marker.unlink(missing_ok=True)
+        for old in spare.dropped(path.parent, content["epoch"]) if spare else []:
+            old.unlink(missing_ok=True)
 
     def wait(self) -> None:
         """Until the last one is written; a failure is said, and kept in `error` until one succeeds."""
@@ -82,9 +91,3 @@ def snapshot(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return type(content)(snapshot(value) for value in content)
     return content
-
-
-def _write(path: Path, content: dict[str, Any], also: list[Path], spare: Spare | None) -> None:
-    checkpoint.save(path, content, also)
-    for old in spare.dropped(path.parent, content["epoch"]) if spare else []:
-        old.unlink(missing_ok=True)

@@ -36,7 +36,7 @@ class TrainingRun:
         self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
         self.writes = processes.rank() == 0
         self.data: dict[str, Any] = {}
-        self.saver, self.signals = Saver(), Signals()
+        self.saver, self.signals, self.vote = Saver(self.checkpoints / resuming.UNSAVED), Signals(), processes.Vote()
         self.saved_at = time.monotonic()
         self.rewound = False
         self._take_up(start if opt.resume and start else {})
@@ -48,20 +48,18 @@ class TrainingRun:
         self.bad = BadImages(self.logs / "bad_images.csv", self.opt.max_bad, content.get("bad", {}))
 
     @classmethod
-    def begin(cls, opt: argparse.Namespace) -> "TrainingRun":
+    def begin(cls, opt: argparse.Namespace, again: bool) -> "TrainingRun":
         """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take over its options.
 
-        Flags that were given win over the checkpoint's, and each difference is said.
+        Flags that were given win over the checkpoint's, and each difference is said. `again`: torchrun started it before.
 
         Raises:
             UserError: another run of the tag is going on; no such checkpoint, or one that cannot be resumed.
         """
-        if processes.rank() == 0:
-            hold(Path(opt.log_dir) / opt.tag, opt.tag)
+        processes.from_first(lambda: hold(Path(opt.log_dir) / opt.tag, opt.tag))
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
         folder = Path(opt.checkpoint_dir) / opt.tag
-        start, source = resuming.find_start(opt, folder)
-        processes.wait_for_all()
+        start, source = resuming.find_start(opt, folder, again)
         run = cls(opt, start, source)
         if run.writes:
             for left in folder.glob(".*.tmp"):  # of a run that was killed while it saved
@@ -87,6 +85,7 @@ class TrainingRun:
     def describe(self, model: Any, train_files: Any, val_files: Any, classes: Any) -> None:
         """Say what is about to be trained, and write options.yaml."""
         opt = self.opt
+        opt.precision_why = vars(opt).get("precision_why") or model.precision_why  # a resumed run knows why it was chosen
         self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         self.train_images = len(train_files)
         if not self.writes:
@@ -137,9 +136,10 @@ class TrainingRun:
     def may_save(self, watch: Watch) -> None:
         """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
         late = self.writes and not self.saver.busy and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
-        asked = processes.highest(self.signals.caught or -int(not late), watch.model.device)
-        if asked >= 0:
-            self.save(watch.model, watch)
+        asked = self.vote.highest(self.signals.caught or int(late) - 1)
+        if asked is None or asked < 0:
+            return
+        self.save(watch.model, watch)
         if asked > 0:
             raise Stop(asked)
 
@@ -170,7 +170,6 @@ class TrainingRun:
         content = {"model": model.name, "epoch": epoch, "opt": options, "data": self.data, "history": self.history}
         content |= {"within": within, "bad": self.bad.named, **model.state()}
         self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)
-        (self.checkpoints / resuming.UNSAVED).unlink(missing_ok=True)
 
     def rewind(self, error: UserError, model: Any) -> None:
         """Go back to last.pt, once: a fault of the machine may not come again.
@@ -207,7 +206,7 @@ class TrainingRun:
             self.records.end_epoch(epoch, scores, model)
             self._write_records()
         self._save_epoch(epoch, model)
-        asked = processes.highest(self.signals.caught or 0, model.device)
+        asked = processes.highest(self.signals.caught or 0)
         if asked and epoch < self.opt.epochs:
             raise Stop(asked)
 
