@@ -1,12 +1,13 @@
 # make demo    a pretrained network, fine-tuned on real product images, scored, and turned into a submission
 # make test    all tests
 # make check   lint, format, types, fast tests: the gate before a commit
+# make lint    the same without the tests
 PYTHON ?= python3
 BIN := .venv/bin
 # One torch thread a test process: two processes on two cores get on better than one with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test check lint format docs clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -14,11 +15,13 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(PYTEST)
 
-check: .venv/installed-dev
+check: lint
+	$(PYTEST) -m "not slow"
+
+lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
-	$(PYTEST) -m "not slow"
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

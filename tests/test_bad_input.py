@@ -627,3 +627,14 @@ def test_a_limit_on_the_size_of_files_leaves_the_old_checkpoint_whole(trained, t
 def test_a_folder_that_cannot_be_made(script, tiny, tmp_path):
     (tmp_path / "logs").write_text("a file")
     refused(script("train.py", *tiny), "logs/cache")
+
+
+def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tiny, monkeypatch):
+    from network import BaseModel
+
+    def normalise(self, images):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has …")
+
+    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    result = script("eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2])
+    refused(result, "The card has no room (CUDA out of memory)", "smaller -b")

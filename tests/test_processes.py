@@ -30,6 +30,20 @@ def free_port():
         return sock.getsockname()[1]
 
 
+agents = []
+
+
+@pytest.fixture(autouse=True)
+def no_agent_left():
+    """A torchrun whose test failed is ended, with its processes."""
+    yield
+    while agents:
+        agent = agents.pop()
+        if agent.poll() is None:
+            agent.terminate()
+            agent.wait(60)
+
+
 def torchrun(folder, launcher, *words, machine=None):
     """An agent, in the network namespace `machine`."""
     command = [sys.executable, "-m", "torch.distributed.run", *map(str, launcher), str(ROOT / "train.py"), *map(str, words)]
@@ -38,7 +52,8 @@ def torchrun(folder, launcher, *words, machine=None):
         command = ["ip", "netns", "exec", machine, *command]
         environment["GLOO_SOCKET_IFNAME"] = "eth0"
     with open(folder / f"torchrun{time.monotonic_ns()}.log", "wb") as file:
-        return subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        agents.append(subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment))
+    return agents[-1]
 
 
 def logs(folder):
@@ -71,8 +86,8 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", f"nodes{nodes}"]
     port = free_port()
     where = ["--master_addr", "127.0.0.1", "--master_port", port]
-    agents = [[*where, f"--nproc_per_node={2 // nodes}", f"--nnodes={nodes}", f"--node_rank={rank}"] for rank in range(nodes)]
-    started = [torchrun(alone, agent, *words) for agent in agents]
+    launchers = [[*where, f"--nproc_per_node={2 // nodes}", f"--nnodes={nodes}", f"--node_rank={rank}"] for rank in range(nodes)]
+    started = [torchrun(alone, launcher, *words) for launcher in launchers]
     assert [process.wait(120) for process in started] == [0] * nodes, logs(alone)
     one, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("one", f"nodes{nodes}"))
     assert apart(one, two) < 1e-5
@@ -162,21 +177,21 @@ def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, pho
 @pytest.mark.parametrize("kind", ["static", "c10d"])
 def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path, kind):
     """Two agents without a folder in common; torchrun counts their restarts apart."""
-    port, agents = free_port(), []
+    port, nodes = free_port(), []
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
     for node in range(2):
         (tmp_path / str(node)).mkdir()
         where = ["--master_addr", "127.0.0.1", "--master_port", port, f"--node_rank={node}"]
         if kind == "c10d":
             where = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf", f"is_host={1 - node}"]
-        agents.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words))
+        nodes.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words))
     # with c10d the first process may be on either machine, and is on the same after a restart
     wait_for(lambda: any(reached(tmp_path / node, 4) for node in "01"))
     first = 0 if reached(tmp_path / "0", 4) else 1
-    signal_a_rank(agents[1 - first])
+    signal_a_rank(nodes[1 - first])
     wait_for(lambda: reached(tmp_path / str(first), 12))
-    signal_a_rank(agents[first])
-    assert [agent.wait(200) for agent in agents] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+    signal_a_rank(nodes[first])
+    assert [node.wait(200) for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
     assert not (tmp_path / str(1 - first) / "checkpoints").exists()
     assert as_undisturbed(undisturbed, tmp_path / str(first))
 
@@ -238,12 +253,12 @@ def two_machines():
 def test_two_machines_reach_the_weights_of_one(alone, photo_set, tmp_path, two_machines):
     """Network namespaces, each with its own folder, with the README's command."""
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", "far"]
-    agents = []
+    nodes = []
     for rank, machine in enumerate(two_machines):
         (tmp_path / str(rank)).mkdir()
         launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=10.77.0.1", "--master_port=29500"]
-        agents.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
-    assert [agent.wait(120) for agent in agents] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+        nodes.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
+    assert [node.wait(120) for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
     assert apart(checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")) < 1e-5
     assert not (tmp_path / "1/checkpoints").exists()
 

@@ -2,15 +2,19 @@
 
     python -m tools.crash_test --runs 30 --data_root datasets/fashion-mnist
 
-Each run is killed by SIGKILL (in a step, while saving, in evaluation, between epochs, wherever it is) until it is
-complete; then its weights, optimizer state and the scores of its epochs must be bit for bit those of the undisturbed
-run, with 0, 1 or 3 workers. Writes crash_test.json; exit code 1 where one differs.
+Each run is killed by SIGKILL (in a step, while saving, in evaluation, between epochs, wherever it is: its stack tells)
+until it is complete; then its weights, optimizer state, the scores of its epochs and the points of its curves must be bit for bit
+those of the undisturbed run, with 0, 1 or 3 workers. Writes crash_test.json; exit code 1 where one differs.
 """
 
 import argparse
+import collections
 import csv
+import importlib.util
 import json
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +32,23 @@ ROOT = Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "data_wait")
 RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
 MOST_STARTS = 60  # of one run; by then it should have got somewhere
+# train.py, which writes its threads' stacks to a file of that name when SIGUSR2 comes; it is there once that is so
+WATCHED = """
+import faulthandler, os, runpy, signal, sys
+stacks, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
+file = open(stacks + ".begun", "w")
+faulthandler.register(signal.SIGUSR2, file)
+os.rename(stacks + ".begun", stacks)
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+MOMENTS = {  # where a run was, by what one of its stacks holds; the first that is found
+    "saving": r'utils/(checkpoint|saving)\.py", line \d+ in (save|_write|snapshot)',
+    "in evaluation": r'train\.py", line \d+ in validate',
+    "between epochs": r"in end_epoch",
+    "in a step": r'train\.py", line \d+ in train\b',
+}
+ELSEWHERE = "at the start or the end"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", default=RUN, help="the flags of train.py")
     opt = parser.parse_args(argv)
     start_logging()
+    if points(Path(opt.out)) is None:
+        log.warning("TensorBoard's points are not compared: python -m pip install tensorboard.")
     out = Path(opt.out).resolve()
     flags = [*opt.train.split(), "--data_root", str(Path(opt.data_root).resolve()), "--save_minutes", "0"]
     rng = np.random.default_rng(opt.seed)
@@ -50,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in progress(range(opt.runs), "killing"):
         workers, loader = (0, 1, 3)[number % 3], ("thread", "process")[number // 3 % 2]
         kills = disturbed(out, f"run{number}", [*flags, "-w", str(workers), "--loader", loader], length, rng)
-        results.append(
-            {"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differences(out, "whole", f"run{number}")}
-        )
+        differing = differences(out, "whole", f"run{number}")
+        results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differing})
     wrong = [result for result in results if result["wrong"]]
     write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
-    kills = sum(result["kills"] for result in results)
-    log.info(f"{len(results) - len(wrong)} of {len(results)} runs, killed {kills} times, ended as the undisturbed one")
+    moments = collections.Counter(moment for result in results for moment in result["kills"])
+    words = ", ".join(f"{moment} {times}" for moment, times in moments.most_common())
+    log.info(f"{len(results) - len(wrong)} of {len(results)} runs ended as the undisturbed one; killed {moments.total()} times: {words}")
     for result in wrong:
         log.warning(json.dumps(result))
     return 1 if wrong else 0
@@ -65,26 +88,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
     """Start train.py with `flags`; what it says is added to <out>/<tag>.log."""
     out.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, str(ROOT / "train.py"), "--tag", tag, *flags]
+    stacks = out / f"{tag}.stacks"
+    stacks.unlink(missing_ok=True)
+    words = [sys.executable, "-c", WATCHED, str(stacks), str(ROOT / "train.py"), "--tag", tag, *flags]
     with open(out / f"{tag}.log", "ab") as file:
         return subprocess.Popen(words, cwd=out, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> int:
-    """Run to the end, killing at random moments of the `length` seconds that it takes; returns how often it was killed.
+def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
+    """SIGKILL to a process of `train`, whose file for stacks is `stacks`; returns where it was a moment before."""
+    if stacks.exists():
+        process.send_signal(signal.SIGUSR2)
+        until, size = time.monotonic() + 1, 0
+        while time.monotonic() < until and (size == 0 or stacks.stat().st_size > size):
+            size = stacks.stat().st_size
+            time.sleep(0.001)
+    process.kill()
+    process.wait()
+    found = stacks.read_text() if stacks.exists() else ""
+    return next((moment for moment, frame in MOMENTS.items() if re.search(frame, found)), ELSEWHERE)
+
+
+def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> list[str]:
+    """Run to the end, killing at random moments of the `length` seconds that it takes; returns where it was when it was killed.
 
     One that ended before its first kill (the machine is quicker now) begins anew, with earlier moments.
     """
-    kills = 0
+    kills: list[str] = []
     for start in range(MOST_STARTS):
         resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else []
         process = train(out, tag, flags + resume)
         try:
             code = process.wait(rng.uniform(0.3, 1.0) * length if start < MOST_STARTS - 1 else None)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
+            kills.append(kill(process, out / f"{tag}.stacks"))
             continue
         if code:
             raise RuntimeError(f"{tag} ended with {code}:\n{(out / f'{tag}.log').read_text()[-2000:]}")
@@ -93,7 +130,7 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
         length *= 0.7
         for folder in ("checkpoints", "logs"):
             shutil.rmtree(out / folder / tag)
-    raise RuntimeError(f"{tag} was started {MOST_STARTS} times, killed {kills} times, and is not done")
+    raise RuntimeError(f"{tag} was started {MOST_STARTS} times, killed {len(kills)} times, and is not done")
 
 
 def differences(out: Path, whole: str, tag: str) -> list[str]:
@@ -109,7 +146,19 @@ def differences(out: Path, whole: str, tag: str) -> list[str]:
     for run in (whole, tag):
         with open(out / "logs" / run / "metrics.csv") as file:
             rows.append([{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)])
-    return wrong + (["metrics.csv"] if rows[0] != rows[1] else [])
+    wrong += ["metrics.csv"] if rows[0] != rows[1] else []
+    return wrong + (["TensorBoard's points"] if points(out / "logs" / whole) != points(out / "logs" / tag) else [])
+
+
+def points(logs: Path) -> list[tuple[str, int, float]] | None:
+    """(name, step, value) of each point that TensorBoard shows for a run, but for what a clock measured; None where it is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.endswith(TIMED)]
+    return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]
 
 
 def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -69,9 +69,10 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK:
-            elsewhere = "--checkpoint_dir, --log_dir, --result_dir"
-            print(f"\nerror: {error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}.", file=sys.stderr)
+        mendable = _mendable(error)
+        if mendable is not None:
+            print(f"\nerror: {mendable}", file=sys.stderr)
+            record_error(mendable)
             return 2
         traceback.print_exc()
         record_error(traceback.format_exc())
@@ -79,6 +80,16 @@ def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace
     finally:
         let_go()
     return 0
+
+
+def _mendable(error: Exception) -> str | None:
+    """What to tell the user of a fault that is the machine's, and no code of ours names; None for any other."""
+    if isinstance(error, OSError) and error.errno in DISK:
+        return f"{error}.\nMake room there (`df -h`), or write elsewhere: --checkpoint_dir, --log_dir, --result_dir."
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
+        what = str(error).split(". ")[0]
+        return f"The card has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."
+    return None
 
 
 def share_cores(environ: MutableMapping[str, str]) -> None:
