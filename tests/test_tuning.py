@@ -215,3 +215,36 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
     with open(tmp_path / "logs/t/metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])
+
+
+def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tmp_path, caplog, monkeypatch):
+    from utils.report.artist import Artist
+
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    artist, drawn, gate = Artist(), [], threading.Event()
+
+    def draw(what):
+        gate.wait(10)
+        if what == "broken":
+            raise ValueError("no such colour")
+        drawn.append(what)
+
+    for what in ("one", "broken", "two"):
+        artist.draw(tmp_path / what, lambda what=what: draw(what))
+    assert drawn == []  # nobody waited
+    threading.Timer(0.2, gate.set).start()
+    artist.draw(tmp_path / "one", lambda: draw("one again"))
+    assert drawn[0] == "one"  # the same picture is not drawn twice at a time
+    artist.wait()
+    assert drawn == ["one", "two", "one again"]
+    assert "broken could not be drawn: ValueError: no such colour" in caplog.text
+
+
+def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
+    from utils.report import plots
+
+    monkeypatch.setattr(plots, "curves", lambda *_: 1 / 0)
+    result = script("train.py", *small, "--data_root", photo_set, "--epochs", 2, "--tag", "t")
+    assert result.code == 0, result.err
+    assert "curves.png could not be drawn: ZeroDivisionError" in result.out
+    assert (tmp_path / "logs/t/confusion.png").stat().st_size > 5000

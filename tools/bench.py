@@ -122,12 +122,15 @@ def table(title: str, rates: Values, heading: str = "", beside: Mapping[str, str
         log.info(f"{row:{WIDTH}s} {median:8.0f} {min(values):8.0f} {max(values):8.0f}   {(beside or {}).get(row, '')}".rstrip())
 
 
-def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tuple[Values, str]) -> None:
-    """Write <name>.json, with the settings, and <name>.png, bars of (values by row, title), into --out."""
+def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tuple[Mapping[str, Values], str]) -> None:
+    """Write <name>.json, with the settings, and <name>.png, bars of (values by row, by panel; title), into --out."""
     from utils.report import plots
 
     out = Path(opt.out)
     settings = {key: value for key, value in vars(opt).items() if key != "one"}
     write_json(out / f"{name}.json", {"settings": settings, "cores": os.cpu_count(), **measured})
-    plots.bars(out / f"{name}.png", {row: list(values) for row, values in bars[0].items() if values}, bars[1])
-    log.info(f"\nWritten: {out}/{name}.json, {out}/{name}.png")
+    panels = {panel: {row: list(values) for row, values in rows.items() if values} for panel, rows in bars[0].items()}
+    panels = {panel: rows for panel, rows in panels.items() if rows}
+    if panels:
+        plots.bars(out / f"{name}.png", panels, bars[1])
+    log.info(f"\nWritten: {out}/{name}.json" + (f", {out}/{name}.png" if panels else ""))

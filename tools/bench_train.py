@@ -145,8 +145,11 @@ def report(rates: dict[str, Any], waits: dict[str, Any], precisions: dict[str, s
     measured = {"rates": rates, "medians": medians, "data_wait": waits, "precision": precisions}
     measured["ratios"] = {network: {name: ratio for name, (ratio, _) in rows.items()} for network, rows in found.items()}
     measured["aims"] = {network: {name: least for name, (_, least) in rows.items() if least} for network, rows in found.items()}
-    flat = {f"{row} · {network}": values for network, rows in rates.items() for row, values in rows.items()}
-    bench.write(NAME, opt, measured, (flat, f"Images a second in training, {opt.workers} workers (median; whiskers: all rounds)"))
+    shown = {  # a loader alone is so much quicker that nothing else could be seen beside it
+        f"{network} ({precisions[network]})": {row: values for row, values in rows.items() if "loader" not in row}
+        for network, rows in rates.items()
+    }
+    bench.write(NAME, opt, measured, (shown, f"Images a second in training, {opt.workers} workers (median; whiskers: all rounds)"))
 
 
 def ratios(network: str, rate: dict[str, float]) -> dict[str, tuple[float, float | None]]:

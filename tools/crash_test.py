@@ -48,6 +48,7 @@ MOMENTS = {  # where a run was, by what one of its stacks holds; the first that 
     "between epochs": r"in end_epoch",
     "in a step": r'train\.py", line \d+ in train\b',
 }
+SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
 ELSEWHERE = "at the start or the end"
 
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", default=RUN, help="the flags of train.py")
     opt = parser.parse_args(argv)
     start_logging()
-    if points(Path(opt.out)) is None:
+    if not SEES_POINTS:
         log.warning("TensorBoard's points are not compared: python -m pip install tensorboard.")
     out = Path(opt.out).resolve()
     flags = [*opt.train.split(), "--data_root", str(Path(opt.data_root).resolve()), "--save_minutes", "0"]
@@ -152,7 +153,7 @@ def differences(out: Path, whole: str, tag: str) -> list[str]:
 
 def points(logs: Path) -> list[tuple[str, int, float]] | None:
     """(name, step, value) of each point that TensorBoard shows for a run, but for what a clock measured; None where it is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
+    if not SEES_POINTS:
         return None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from utils.batch import Batch
-from utils.logger import Scores, log
+from utils.logger import Scores
 from utils.metrics import Predictions
 from utils.report import plots
+from utils.report.artist import Artist
 
 SHOWN = 16  # images of the first batch
 TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
@@ -27,6 +28,7 @@ class Records:
 
     def __init__(self, scores: Scores, classes: Any, histograms: bool) -> None:
         self.scores, self.classes, self.histograms = scores, classes, histograms
+        self.artist = Artist()
         self.found: dict[str, Predictions] = {}
         self.gradients: dict[str, Tensor] = {}
 
@@ -72,8 +74,8 @@ class Records:
         self.scores.scalars("val", {name[4:]: value for name, value in scores.items() if name.startswith("val_")}, epoch)
         shown = self.found.get(model.showing)
         if shown is not None:
-            path = self.scores.folder / "confusion.png"
-            self._picture("val/confusion", path, lambda: plots.confusion(path, (shown, None, self.classes)), epoch)
+            path, scored = self.scores.folder / "confusion.png", (shown, None, self.classes)
+            self._picture("val/confusion", path, lambda: plots.confusion(path, scored), epoch)
         if self.histograms:
             for name, weight in model.net.named_parameters():
                 self._histogram(f"weights/{name}", weight.detach(), epoch)
@@ -87,10 +89,20 @@ class Records:
         if fine.size:
             self.scores.writer.add_histogram(name, fine, epoch)
 
+    def curves(self, history: list[dict[str, Any]]) -> None:
+        """Draw curves.png anew."""
+        path, rows = self.scores.folder / "curves.png", list(history)
+        self.artist.draw(path, lambda: plots.curves(path, rows))
+
+    def close(self) -> None:
+        """When all pictures are drawn."""
+        self.artist.wait()
+        self.scores.close()
+
     def _picture(self, name: str, path: Path, draw: Callable[[], None], step: int) -> None:
-        try:
+        def shown() -> None:
             draw()
             with PIL.Image.open(path) as image:
                 self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-        except OSError as error:
-            log.warning(f"{path} could not be written: {error}")
+
+        self.artist.draw(path, shown)

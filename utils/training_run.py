@@ -18,7 +18,6 @@ from utils.files import link_over
 from utils.holding import hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
 from utils.records import Records
-from utils.report import plots
 from utils.saving import Saver, Spare, file_name
 from utils.stopping import Signals, Stop, how_to_go_on
 from utils.watch import Watch, in_words
@@ -215,7 +214,7 @@ class TrainingRun:
         self.saver.wait()
         if not self.writes:
             return
-        self.scores.close()
+        self.records.close()
         self.bad.sum_up()
         if self.saver.error is not None:
             raise self.saver.error
@@ -271,6 +270,6 @@ class TrainingRun:
     def _write_records(self) -> None:
         try:
             self.scores.table(self.history)
-            plots.curves(self.logs / "curves.png", self.history)
+            self.records.curves(self.history)
         except OSError as error:
             log.warning(f"The records in {self.logs}/ could not be written: {error}")

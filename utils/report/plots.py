@@ -117,17 +117,21 @@ def gallery(path: Path, images: list[Any], captions: list[str], title: str, colu
     _save(figure, path)
 
 
-def bars(path: Path, values: dict[str, list[float]], title: str) -> None:
-    """A horizontal bar for each name: the median, with whiskers from the lowest value to the highest."""
-    names = list(values)[::-1]
-    medians = np.array([np.median(values[name]) for name in names])
-    spread = np.array([[m - min(values[n]), max(values[n]) - m] for n, m in zip(names, medians, strict=True)]).T
-    figure, (axis,) = _figure(10, 1 + 0.34 * len(names), 1)
-    colours = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
-    axis.barh(names, medians, xerr=spread, color=colours, capsize=3)
-    for place, median in enumerate(medians):
-        axis.text(median, place, f" {median:.0f}", va="bottom", fontsize=8)
-    axis.set_title(title)
+def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> None:
+    """A panel each, with its own scale: a horizontal bar for each name, the median, with whiskers from the lowest value to the highest."""
+    rows = max(len(values) for values in panels.values())
+    figure, axes = _figure(10, 0.6 + len(panels) * (0.6 + 0.34 * rows), 1, len(panels))
+    for axis, (heading, values) in zip(axes, panels.items(), strict=True):
+        names = list(values)[::-1]
+        medians = np.array([np.median(values[name]) for name in names])
+        spread = np.array([[m - min(values[n]), max(values[n]) - m] for n, m in zip(names, medians, strict=True)]).T
+        colours = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
+        axis.barh(names, medians, xerr=spread, color=colours, capsize=3)
+        for place, median in enumerate(medians):
+            axis.text(median, place, f" {median:.0f}", va="bottom", fontsize=8)
+        axis.margins(x=0.08)
+        axis.set_title(heading)
+    figure.suptitle(title)
     _save(figure, path)
 
 
