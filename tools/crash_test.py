@@ -12,6 +12,7 @@ import collections
 import csv
 import importlib.util
 import json
+import logging
 import re
 import shutil
 import signal
@@ -157,6 +158,7 @@ def points(logs: Path) -> list[tuple[str, int, float]] | None:
         return None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a run was cut is known
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
     names = [name for name in events.Tags()["scalars"] if not name.endswith(TIMED)]
     return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]

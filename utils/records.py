@@ -82,7 +82,6 @@ class Records:
             for name, gradient in self.gradients.items():
                 self._histogram(f"gradients/{name}", gradient, epoch)
         self.found, self.gradients = {}, {}
-        self.scores.flush()  # before the checkpoint: a run that is killed and goes on leaves no gap
 
     def _histogram(self, name: str, values: Tensor, epoch: int) -> None:
         fine = values[values.isfinite()].to(torch.float32).cpu().numpy()
@@ -93,6 +92,11 @@ class Records:
         """Draw curves.png anew."""
         path, rows = self.scores.folder / "curves.png", list(history)
         self.artist.draw(path, lambda: plots.curves(path, rows))
+
+    def settle(self) -> None:
+        """Until what was recorded is drawn and on the disk: before a checkpoint is, a run that is killed and goes on leaves no gap."""
+        self.artist.wait()
+        self.scores.flush()
 
     def close(self) -> None:
         """When all pictures are drawn."""

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ class Saver:
     error: why the last one could not be written, or None. waited: seconds that the caller was held up.
     """
 
-    def __init__(self, marker: Path | None = None) -> None:
-        """`marker`: a file that is taken away once something is written."""
-        self._marker = marker
+    def __init__(self, marker: Path | None = None, first: Callable[[], None] = lambda: None) -> None:
+        """`marker`: a file that is taken away once something is written. `first`: what is to be done before anything is, in the thread."""
+        self._marker, self.first = marker, first
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
         self.error: checkpoint.SaveError | None = None
@@ -41,6 +41,7 @@ class Saver:
         self.waited += time.monotonic() - began
 
     def _write(self, path: Path, content: dict[str, Any], also: list[Path], spare: "Spare | None") -> None:
+        self.first()
         checkpoint.save(path, content, also)
         if self._marker is not None:
             self._marker.unlink(missing_ok=True)

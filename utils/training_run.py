@@ -91,6 +91,7 @@ class TrainingRun:
             return
         self.scores = Scores(self.logs, first_step=self.next_epoch)
         self.records = Records(self.scores, classes, opt.histograms)
+        self.saver.first = self.records.settle
         write_options(opt, self.logs / "options.yaml")
         self._mend_records(model)
         count = format_count(sum(p.numel() for p in model.net.parameters()))

@@ -21,9 +21,8 @@ class Artist:
         self._begun[path] = self._thread.submit(_drawn, path, draw)
 
     def wait(self) -> None:
-        """Until all are drawn."""
-        for begun in self._begun.values():
-            begun.result()
+        """Until all that were asked for are drawn. Any thread may wait."""
+        self._thread.submit(lambda: None).result()  # they are drawn in turn
 
 
 def _drawn(path: Path, draw: Callable[[], None]) -> None:
