@@ -16,6 +16,8 @@ import pytest
 import torch
 
 from utils import checkpoint
+from utils.errors import UserError
+from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -638,3 +640,23 @@ def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tin
     monkeypatch.setattr(BaseModel, "normalise", normalise)
     result = script("eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2])
     refused(result, "The card has no room (CUDA out of memory)", "smaller -b")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        (None, 0, ""),
+        (UserError("no such list"), 2, "error: no such list"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device"), 2, "Make room there"),
+        (ValueError("a bug"), 1, "Traceback"),
+    ],
+    ids=repr,
+)
+def test_tools_end_as_scripts_do(fault, code, said, capsys):
+    def act():
+        if fault is not None:
+            raise fault
+
+    assert run_tool(act) == code
+    assert said in capsys.readouterr().err

@@ -18,8 +18,8 @@ import numpy as np
 from dataloader.file_list import read_list
 from utils.errors import UserError
 from utils.files import write_json
-from utils.logger import log, progress, start_logging
-from utils.run import share_cores
+from utils.logger import log, progress
+from utils.run import run_tool, share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 44  # of a table's first column
@@ -48,18 +48,16 @@ def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
 
 def run(opt: argparse.Namespace, measure: Callable[[Any], Any], compare: Callable[[argparse.Namespace], None]) -> int:
     """`compare(opt)`, or with --one `measure(task)`, whose result is printed as JSON; returns the exit code."""
-    start_logging()
-    try:
+
+    def act() -> None:
         if opt.one:
             print(json.dumps(measure(json.loads(opt.one))))
         elif opt.rounds < 1:
             raise UserError(f"--rounds is {opt.rounds}; allowed: 1 or more.")
         else:
             compare(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_tool(act)
 
 
 def photographs(opt: argparse.Namespace) -> Path:

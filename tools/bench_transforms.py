@@ -24,8 +24,9 @@ from dataloader.transforms import get_transform, ops, policies, transforms
 from options import parse_train
 from utils.errors import UserError
 from utils.files import write_json
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
 from utils.preprocess import Preprocess
+from utils.run import run_tool
 
 LEVEL = 15  # of 30: the strength of single operations
 KIND = {
@@ -49,13 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="images a row and round")
     parser.add_argument("--out", default="results/bench_transforms", help="folder for the JSON")
     opt = parser.parse_args(argv)
-    start_logging()
-    try:
-        compare(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: compare(opt))
 
 
 def compare(opt: argparse.Namespace) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 from options import parse_eval
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, start_logging
+from utils.logger import log
+from utils.run import run_tool
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
@@ -41,13 +42,7 @@ def option_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and try; returns the exit code."""
     opt = option_parser().parse_args(argv)
-    start_logging()
-    try:
-        run(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: run(opt))
 
 
 def run(opt: argparse.Namespace) -> None:

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from options import parse_eval
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 3.4
 SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
@@ -48,13 +49,7 @@ def option_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and write; returns the exit code."""
     opt = option_parser().parse_args(argv)
-    start_logging()
-    try:
-        run(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: run(opt))
 
 
 def run(opt: argparse.Namespace) -> None:

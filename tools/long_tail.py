@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from options import parse_eval
 from utils.errors import UserError
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 TAUS = np.round(np.arange(0, 2.01, 0.1), 1)
 FOLDS = 5
@@ -43,13 +44,7 @@ def option_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fit; returns the exit code."""
     opt = option_parser().parse_args(argv)
-    start_logging()
-    try:
-        run(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: run(opt))
 
 
 def run(opt: argparse.Namespace) -> None:

@@ -22,7 +22,8 @@ from options import build_parser
 from options.parser import Parser
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 SMOOTHING = 0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
 WIDTH = 0.05  # of the Gaussian mean that the suggestion is read from, as a share of the steps
@@ -33,16 +34,15 @@ BEFORE = 10  # of steps that an explosion does not end, while the mean is still 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, draw; returns the exit code."""
     opt = option_parser().parse(argv)
-    start_logging()
-    try:
-        if opt.low >= opt.high:
-            raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
-        rates, losses = range_test(opt)
-        report(opt, rates, losses, list(argv if argv is not None else sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: find(opt, list(argv if argv is not None else sys.argv[1:])))
+
+
+def find(opt: argparse.Namespace, words: list[str]) -> None:
+    """Test the range of rates, and report; `words`: the command line. Raises UserError where there is no range."""
+    if opt.low >= opt.high:
+        raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
+    rates, losses = range_test(opt)
+    report(opt, rates, losses, words)
 
 
 def option_parser() -> Parser:

@@ -19,7 +19,8 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 FOLDERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/tuxpaint/stamps")
 QUALITY = 90
@@ -34,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", help="a folder of pictures to cut from")
     parser.add_argument("--seed", type=int, default=42)
     opt = parser.parse_args(argv)
-    start_logging()
-    try:
-        make_photos(Path(opt.out), opt.count, [opt.source] if opt.source else list(FOLDERS), opt.seed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: make_photos(Path(opt.out), opt.count, [opt.source] if opt.source else list(FOLDERS), opt.seed))
 
 
 def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Path:

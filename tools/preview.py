@@ -20,10 +20,10 @@ from dataloader.reader import Files
 from dataloader.sampler import BatchKey
 from dataloader.transforms import get_transform
 from options import build_parser
-from utils.errors import UserError
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
 from utils.preprocess import Preprocess
 from utils.report.plots import gallery
+from utils.run import run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,13 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
     group("--out", default="preview.png", metavar="FILE", help="where the PNG goes")
     opt = parser.parse(argv)
-    start_logging()
-    try:
-        draw(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_tool(lambda: draw(opt))
 
 
 def draw(opt) -> None:

@@ -10,12 +10,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils import processes, run_log
 from utils.errors import UserError
 from utils.holding import let_go
-from utils.logger import log, record_error
+from utils.logger import log, record_error, start_logging
 from utils.stopping import STOPPING, Stop
 
 if TYPE_CHECKING:
@@ -44,17 +44,23 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
     if processes.rank():
-        return _guarded(main, opt)
+        return _guarded(lambda: main(opt))
     entry = run_log.begin(opt.tag)
-    code = _guarded(main, opt)
+    code = _guarded(lambda: main(opt))
     stopped = {128 + number: f"interrupted ({number.name})" for number in STOPPING} | {0: f"done in {time.monotonic() - started:.0f} s"}
     run_log.end(entry, stopped.get(code, f"exit {code}"))
     return code
 
 
-def _guarded(main: Callable[[argparse.Namespace], None], opt: argparse.Namespace) -> int:
+def run_tool(act: Callable[[], Any]) -> int:
+    """`act()`, ended as `run_command` ends a script, for a tool; returns the exit code."""
+    start_logging()
+    return _guarded(act)
+
+
+def _guarded(act: Callable[[], Any]) -> int:
     try:
-        main(opt)
+        act()
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         record_error(str(error))
