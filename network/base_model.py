@@ -287,6 +287,8 @@ class BaseModel(nn.Module):
         """Take up training where `state()` was called; call it after setup_training, with the weights loaded."""
         training = content["training"]
         self.step_count, self.guard.skipped = training["step"], training.get("skipped", 0)
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that was given up
+        self.guard.remember()
         take_up(self.optimizer, training["optimizer"])
         self.scaler.load_state_dict(training["scaler"])
         self.averages.load_state(content)

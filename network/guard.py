@@ -32,6 +32,11 @@ class Guard:
         self._buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.on else []
         self._good = [buffer.clone() for buffer in self._buffers]
 
+    def remember(self) -> None:
+        """Take the statistics as they are now for good."""
+        if self._buffers:
+            torch._foreach_copy_(self._good, self._buffers)
+
     def passes(self, model: "BaseModel", norm: Tensor, batch: Batch) -> bool:
         """Whether a step with this gradient norm (a scalar) may be taken; if not, the first in a row is explained in the log.
 
@@ -42,8 +47,7 @@ class Guard:
             return True
         if bool(norm.isfinite()):
             self.in_row = 0
-            if self._buffers:
-                torch._foreach_copy_(self._good, self._buffers)
+            self.remember()
             return True
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._good)

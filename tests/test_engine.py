@@ -299,6 +299,19 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(monk
     assert all(bool(value.isfinite().all()) for value in model.averages.net("ema").state_dict().values())
 
 
+def test_a_step_skipped_after_going_back_leaves_the_statistics_that_were_loaded(monkeypatch):
+    model = model_for("--max_nan", "3")
+    content = snapshot(model.state())
+    for step in range(3):
+        model.update(batch_of(step=step))
+    model.net.load_state_dict(content["weights"])
+    model.load_state(content)
+    poison(model, monkeypatch, {0})
+    model.update(batch_of())
+    now = model.net.state_dict()
+    assert all(torch.equal(tensor, now[name]) for name, tensor in content["weights"].items() if tensor.is_floating_point())
+
+
 def test_too_many_in_a_row_name_step_samples_and_layer(monkeypatch):
     model = model_for("--max_nan", "3")
     poison(model, monkeypatch, {1, 2, 4, 5, 6})
@@ -342,6 +355,36 @@ def test_a_run_goes_back_once_then_stops(script, photo_set, tmp_path, monkeypatc
         assert "Going back, once, to" in result.out
     assert "2 steps in a row" in result.err
     assert "Try a lower --lr" in result.err
+    assert crash_test.differences(tmp_path, "whole", "passing") == []
+
+
+def test_what_a_run_goes_back_to_is_its_own(script, photo_set, tmp_path, monkeypatch):
+    """Within the first epoch its own save; never the last.pt that an earlier run left under the tag."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1, "--max_nan", 1, "-b", 12, "--tag", "t"]
+    assert script("train.py", *words, "--seed", 1).code == 0
+    shutil.copy("checkpoints/t/last.pt", "earlier.pt")
+    assert script("train.py", *words, "--load", "earlier.pt").code == 0
+    whole = checkpoint.load("checkpoints/t/last.pt")
+    real, broken = BaseModel.normalise, []
+
+    def normalise(self, images):
+        at = getattr(self, "_batch", None)
+        if self.training and at is not None and at.step == where and len(broken) < 2:  # the step, and once more to explain it
+            broken.append(at.step)
+            return real(self, images) * float("nan")
+        return real(self, images)
+
+    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    where = 2
+    result = script("train.py", *words, "--load", "earlier.pt", "--save_minutes", 0)
+    assert result.code == 0, result.out
+    assert re.search(r"Going back, once, to where the run was after [12] steps", result.out)
+    again = checkpoint.load("checkpoints/t/last.pt")
+    assert all(torch.equal(tensor, again["weights"][name]) for name, tensor in whole["weights"].items())
+    where = 0
+    broken.clear()
+    result = script("train.py", *words, "--load", "earlier.pt")
+    assert result.code == 2 and "Going back" not in result.out
 
 
 def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):

@@ -16,7 +16,8 @@ from utils.logger import log
 class Saver:
     """Copies what is to be saved and writes it in a thread of its own, one checkpoint after another.
 
-    error: why the last one could not be written, or None. waited: seconds that the caller was held up.
+    error: why the last one could not be written, or None. written: the path of the last that was. waited: for how many seconds
+    callers were held up.
     """
 
     def __init__(self, marker: Path | None = None, first: Callable[[], None] = lambda: None) -> None:
@@ -25,6 +26,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
         self.error: checkpoint.SaveError | None = None
+        self.written: Path | None = None
         self.waited = 0.0
 
     @property
@@ -43,6 +45,7 @@ class Saver:
     def _write(self, path: Path, content: dict[str, Any], also: list[Path], spare: "Spare | None") -> None:
         self.first()
         checkpoint.save(path, content, also)
+        self.written = path
         if self._marker is not None:
             self._marker.unlink(missing_ok=True)
         for old in spare.dropped(path.parent, content["epoch"]) if spare else []:

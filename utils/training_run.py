@@ -172,22 +172,25 @@ class TrainingRun:
         self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)
 
     def rewind(self, error: UserError, model: Any) -> None:
-        """Go back to last.pt, once: a fault of the machine may not come again.
+        """Go back to what was saved last, once: a fault of the machine may not come again.
 
         Raises:
             UserError: `error`, where it came again, or where nothing was saved yet.
         """
         self.saver.wait()
-        processes.wait_for_all()
-        last = self.checkpoints / "last.pt"
-        if self.rewound or not (self.history or self.within or self.start) or not last.is_file():
+        content = None if self.rewound else processes.from_first(self._last_good)
+        if content is None:
             raise self.diverged(str(error), model.learning_rate()) from None
         self.rewound = True
-        log.warning(f"{error}. Going back, once, to {last}.")
-        content = checkpoint.load(last)
+        log.warning(f"{error}. Going back, once, to where the run was after {content['training']['step']} steps.")
         model.net.load_state_dict(content["weights"])
         model.load_state(content)
         self._take_up(content)
+
+    def _last_good(self) -> dict[str, Any] | None:
+        """The checkpoint that this run wrote last, or else resumed from. What an earlier run left under its tag is none of it."""
+        path = self.saver.written or (self.source if self.opt.resume else None)
+        return checkpoint.load(path) if path else None
 
     # -------------------------------------------------------------------------------------------- an epoch's end, the run's end
 
