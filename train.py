@@ -47,6 +47,7 @@ def main(opt: argparse.Namespace) -> None:
     classes = dataloader.find_classes(train_files, opt.num_classes)
     dataloader.check_labels(val_files, classes.count, "the training list")
     opt.num_classes = classes.count
+    run.take_list(train_files.fingerprint())
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(run.network_options())

@@ -22,7 +22,7 @@ from network.precision import choose
 from network.runner import run_by, share_norm
 from optimizer import get_optimizer, take_up
 from optimizer.sam import Sam
-from scheduler import Span, get_schedule
+from scheduler import get_schedule, span_of
 from utils import processes
 from utils.batch import Batch, to_float
 from utils.errors import UserError
@@ -176,9 +176,8 @@ class BaseModel(nn.Module):
         learning = {name: parameter for name, parameter in self.net.named_parameters() if parameter.requires_grad}
         # AGC leaves the classifier alone (Brock et al., 2021, section 4.1)
         self.clipped = [p for name, p in learning.items() if opt.clip_mode != "agc" or name not in head]
-        per_epoch = -(-steps_per_epoch // opt.accumulate)
-        span = Span(opt.epochs * per_epoch, per_epoch, round(opt.warmup * per_epoch), opt.step_size, opt.min_lr / opt.lr if opt.lr else 0.0)
-        self.schedule = get_schedule(opt.scheduler, span)
+        self.per_epoch = -(-steps_per_epoch // opt.accumulate)  # optimizer steps
+        self.schedule = get_schedule(opt.scheduler, span_of(opt, self.per_epoch))
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.sam = Sam(self.net, opt.sam) if opt.sam else None
         if opt.sam and self.scaler.is_enabled():
@@ -254,17 +253,12 @@ class BaseModel(nn.Module):
         """
         if not self.opt.swa or epoch < self.opt.swa:
             return
-        self.averages.after_epoch(self.net)
         self.showing = "raw" if self.showing == "swa" else self.showing
-        if epoch < self.opt.epochs:
-            return
-
-        def images() -> Iterator[Tensor]:
-            for batch in progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches):
-                yield self.normalise(batch.image)
-
-        with self.autocast():
-            self.averages.finish_swa(images(), still_modules(self.net, self.frozen))
+        self.averages.after_epoch(self.net)
+        if epoch == self.opt.epochs:
+            batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
+            with self.autocast():
+                self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
 
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""
@@ -286,7 +280,10 @@ class BaseModel(nn.Module):
     def load_state(self, content: dict[str, Any]) -> None:
         """Take up training where `state()` was called; call it after setup_training, with the weights loaded."""
         training = content["training"]
-        self.step_count, self.guard.skipped = training["step"], training.get("skipped", 0)
+        self.guard.skipped = training.get("skipped", 0)
+        # at an epoch's begin by the epochs, which may have another number of steps from here on (-b, or another list)
+        between = "epoch" in content and not content.get("within")
+        self.step_count = content["epoch"] * self.per_epoch if between else training["step"]
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was given up
         self.guard.remember()
         take_up(self.optimizer, training["optimizer"])

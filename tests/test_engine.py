@@ -1,5 +1,6 @@
 """What happens to a run: kills, signals, numbers that go wrong, cards that are too small."""
 
+import csv
 import json
 import os
 import re
@@ -209,6 +210,54 @@ def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one
     assert (within[1]["done"], within[1]["ended"]) == (6, True)
     assert within[2:] == [None, None]
     assert crash_test.differences(tmp_path, "whole", "cut") == []
+
+
+def rates(tag):
+    with open(f"logs/{tag}/metrics.csv") as file:
+        return [float(row["lr"]) for row in csv.DictReader(file)]
+
+
+def test_a_resumed_run_with_another_batch_keeps_to_the_schedule(script, photo_set):
+    """Its epochs have another number of steps; the rate is that of a run which had it from the beginning."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--keep", 4]
+    for tag, batch in (("six", 6), ("twelve", 12)):
+        assert script("train.py", *words, "-b", batch, "--tag", tag).code == 0
+    load = ["--load", "checkpoints/six/2_timm-test_resnet.pt", "--resume", "-b", 12, "--tag", "changed"]
+    assert script("train.py", *load).code == 0
+    assert rates("changed") == rates("six")[:2] + rates("twelve")[2:]
+    assert rates("changed")[2] > 0.001
+
+
+def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_path, monkeypatch):
+    """The same images elsewhere are the same list; of another one the epoch begins again, and the rate keeps to the schedule."""
+    lines = (photo_set / "train.txt").read_text().splitlines(keepends=True)
+    moved = tmp_path / "moved"
+    shutil.copytree(photo_set, moved)
+    (moved / "train.txt").write_text("".join(lines).replace(str(photo_set), str(moved)))
+    words = [*TINY.split(), "-w", "0", "--epochs", 3, "--save_minutes", 0, "--val_list", photo_set / "val.txt"]
+    assert script("train.py", *words, "--train_list", photo_set / "train.txt", "--tag", "whole").code == 0
+    real = BaseModel.between_steps
+
+    def between_steps(self, done):
+        if done == 2 and self.step_count == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, done)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseModel, "between_steps", between_steps)
+        assert script("train.py", *words, "--train_list", photo_set / "train.txt", "--tag", "cut").code == 143
+    for tag in ("longer", "moved"):
+        for room in ("checkpoints", "logs"):
+            shutil.copytree(f"{room}/cut", f"{room}/{tag}")
+    result = script("train.py", "--tag", "moved", "--resume", "--train_list", moved / "train.txt", "--gpu", -1)
+    assert result.code == 0 and "The training list is not" not in result.out
+    assert [what for what in crash_test.differences(tmp_path, "whole", "moved") if "/opt/train_list" not in what] == []
+    (tmp_path / "longer.txt").write_text("".join(lines + lines[:12]))
+    result = script("train.py", "--tag", "longer", "--resume", "--train_list", tmp_path / "longer.txt")
+    assert result.code == 0, result.err
+    assert "The training list is not the one that checkpoints/longer/last.pt was trained on: epoch 2 begins again" in result.out
+    assert script("train.py", *words, "--train_list", tmp_path / "longer.txt", "--tag", "all_longer").code == 0
+    assert rates("longer")[1:] == rates("all_longer")[1:]
 
 
 def test_a_second_interrupt_ends_at_once():

@@ -369,3 +369,20 @@ def test_a_list_can_be_named_outright(gappy, tmp_path):
     other = tmp_path / "other name.list"
     other.write_text(f"{gappy}/1.jpg 0\n")
     assert opened("nowhere", "--train_list", str(other)).source == other
+
+
+def test_a_fingerprint_tells_lists_apart_wherever_they_lie(tmp_path, monkeypatch):
+    def mark(*lines):
+        path = tmp_path / "list.txt"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return read_list(path).fingerprint()
+
+    one = mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1", "x 2")
+    assert mark("/other/place/photos/0001.jpg 0", "/other/place/photos/0002.jpg 1", "x 2") == one
+    assert mark("/a/photos/0002.jpg 0", "/a/photos/0001.jpg 1", "x 2") != one  # another order
+    assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 0", "x 2") != one  # another label
+    assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1") != one
+    monkeypatch.setattr(file_list, "ROWS", 2)
+    assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1", "x 2") == one
+    names = [f"/data/{k:07d}.jpg {k % 7}" for k in range(50)]
+    assert len({mark(*names), mark(*names[::-1]), mark(*names[1:])}) == 3

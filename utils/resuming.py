@@ -82,13 +82,18 @@ def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) ->
         opt.precision = saved.get("precision_used", opt.precision)
     elif opt.precision != saved.get("precision_used"):
         opt.precision_why = ""  # chosen anew
-    within = start.get("within")
-    if within and any(getattr(opt, name) != saved.get(name) for name in COUNTS):
-        start["within"] = None
+    within = start.get("within") or {}
+    if any(getattr(opt, name) != saved.get(name) for name in COUNTS) and begin_epoch_again(start):
         log.warning(f"{source} was saved in epoch {within['epoch']}, which begins again: its batches are no longer the same.")
-        within = None
+        within = {}
     but = f", but {', '.join(changed)}" if changed else ""
     where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {start['epoch']}"
     log.info(f"Resuming {source} {where}, with its options{but}.")
     if any(change.startswith(SHAPES_RATE) for change in changed):
         log.warning("The learning rate follows the changed schedule from here on, so it may jump where the run was cut.")
+
+
+def begin_epoch_again(start: dict[str, Any]) -> bool:
+    """Forget how far the checkpoint `start` is within its epoch; returns whether it was."""
+    within, start["within"] = start.get("within"), None
+    return within is not None

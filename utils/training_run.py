@@ -81,11 +81,25 @@ class TrainingRun:
         opt.pretrained = opt.pretrained and self.start is None
         return opt
 
+    def take_list(self, fingerprint: str) -> None:
+        """Note what the epochs are made of. Where it is not what the checkpoint was trained on, its epoch begins again."""
+        self.fingerprint = fingerprint
+        before = self.start["data"].get("train_list", fingerprint) if self.opt.resume and self.start else fingerprint
+        if before == fingerprint:
+            return
+        self.bad.named.clear()  # by their places in the list
+        again = resuming.begin_epoch_again(self.start) if self.start else False
+        self.within = None
+        log.warning(
+            f"The training list is not the one that {self.source} was trained on"
+            + (f": epoch {self.next_epoch} begins again." if again else "; it is used from here on.")
+        )
+
     def describe(self, model: Any, train_files: Any, val_files: Any, classes: Any) -> None:
         """Say what is about to be trained, and write options.yaml."""
         opt = self.opt
         opt.precision_why = vars(opt).get("precision_why") or model.precision_why  # a resumed run knows why it was chosen
-        self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict()}
+        self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint}
         self.train_images = len(train_files)
         if not self.writes:
             return
