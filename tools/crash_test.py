@@ -43,14 +43,15 @@ os.rename(stacks + ".begun", stacks)
 sys.path.insert(0, os.path.dirname(script))
 runpy.run_path(script, run_name="__main__")
 """
-MOMENTS = {  # where a run was, by what one of its stacks holds; the first that is found
-    "saving": r'utils/(checkpoint|saving)\.py", line \d+ in (save|_write|snapshot)',
+MOMENTS = {  # where a run was, by what the stack of its main thread holds; the first that is found
     "in evaluation": r'train\.py", line \d+ in validate',
     "between epochs": r"in end_epoch",
     "in a step": r'train\.py", line \d+ in train\b',
+    "at the start or the end": "",
 }
+LAST = '"<string>"'  # in the main thread's lowest frame, with which the stacks end
+SAVING = r'utils/(checkpoint|saving)\.py", line \d+ in (save|_write)'  # in any thread's
 SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
-ELSEWHERE = "at the start or the end"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,16 +100,16 @@ def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
 
 def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
     """SIGKILL to a process of `train`, whose file for stacks is `stacks`; returns where it was a moment before."""
+    found, until = "", time.monotonic() + 1
     if stacks.exists():
         process.send_signal(signal.SIGUSR2)
-        until, size = time.monotonic() + 1, 0
-        while time.monotonic() < until and (size == 0 or stacks.stat().st_size > size):
-            size = stacks.stat().st_size
-            time.sleep(0.001)
+        while LAST not in found and time.monotonic() < until:
+            found = stacks.read_text()
     process.kill()
     process.wait()
-    found = stacks.read_text() if stacks.exists() else ""
-    return next((moment for moment, frame in MOMENTS.items() if re.search(frame, found)), ELSEWHERE)
+    main_thread = next((stack for stack in found.split("\n\n") if "in run_command" in stack), "")
+    moment = next(moment for moment, frame in MOMENTS.items() if re.search(frame, main_thread))
+    return moment + (", saving" if re.search(SAVING, found) else "")
 
 
 def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> list[str]:
