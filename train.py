@@ -43,9 +43,10 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- data
     train_files = dataloader.open_list(opt, "train", drop_missing=True)
-    val_files = dataloader.open_list(opt, "val")
+    val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
     classes = dataloader.find_classes(train_files, opt.num_classes)
-    dataloader.check_labels(val_files, classes.count, "the training list")
+    if val_files is not None:
+        dataloader.check_labels(val_files, classes.count, "the training list")
     opt.num_classes = classes.count
     run.take_list(train_files.fingerprint())
 
@@ -62,7 +63,7 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- training
     predictor = Predictor([Member(model, model.preprocess())])
-    val_loader = dataloader.eval_loader(opt, val_files, predictor.ways)
+    val_loader = dataloader.eval_loader(opt, val_files, predictor.ways) if val_files is not None else None
     run.describe(model, train_files, val_files, classes)
     with run.going():
         while run.next_epoch <= opt.epochs:
@@ -83,7 +84,7 @@ def train(run: "TrainingRun", model: "BaseModel", loader: "TrainLoader", score: 
             if not watch.ended:
                 model.end_epoch(epoch, loader)
             scores = watch.close()
-        if epoch % run.opt.val_freq == 0 or epoch == run.opt.epochs:
+        if run.validates(epoch):
             with run.validating(watch):
                 scores |= validate(model, score)
         run.end_epoch(epoch, scores, model)

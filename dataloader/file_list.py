@@ -177,9 +177,10 @@ def _expected(labelled: bool) -> str:
 
 def _missing(path: Path, labelled: bool) -> str:
     present = ", ".join(sorted(str(p) for p in path.parent.glob("*.txt"))[:8]) or "no .txt file"
+    without = " To train without validation: --val_freq 0." if path.stem == "val" else ""
     return (
         f"There is no list {path}; expected {_expected(labelled)}. In {path.parent}/ there is: {present}.\n"
-        f"Make lists with `python datasets/prepare.py --help`, or say where they are: --data_root DIR, --{path.stem}_list FILE."
+        f"Make lists with `python datasets/prepare.py --help`, or say where they are: --data_root DIR, --{path.stem}_list FILE.{without}"
     )
 
 

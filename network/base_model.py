@@ -249,16 +249,19 @@ class BaseModel(nn.Module):
     def end_epoch(self, epoch: int, loader: Any) -> None:
         """Average the weights, from epoch opt.swa on; after the last epoch, take the average's batch-norm statistics.
 
+        Where nothing is ever validated (--val_freq 0), the model shows an average from now on, if there is one.
+
         `loader`: dataloader.TrainLoader; the statistics are those of epoch `epoch`'s images, anew.
         """
-        if not self.opt.swa or epoch < self.opt.swa:
-            return
-        self.showing = "raw" if self.showing == "swa" else self.showing
-        self.averages.after_epoch(self.net)
-        if epoch == self.opt.epochs:
-            batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
-            with self.autocast():
-                self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
+        if self.opt.swa and epoch >= self.opt.swa:
+            self.showing = "raw" if self.showing == "swa" else self.showing
+            self.averages.after_epoch(self.net)
+            if epoch == self.opt.epochs:
+                batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
+                with self.autocast():
+                    self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
+        if not self.opt.val_freq:
+            self.showing = self.averages.names()[-1]
 
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""

@@ -126,7 +126,9 @@ def augmentation(parser: Parser) -> None:
 def saving(parser: Parser) -> None:
     """What is validated and kept, and when."""
     group = parser.group("records")
-    group("--val_freq", type=int, default=1, low=1, metavar="N", help="validate every N epochs, and after the last")
+    group(
+        "--val_freq", type=int, default=1, low=0, metavar="N", help="validate every N epochs and after the last; 0: never, without a list"
+    )
     group("--keep", type=int, default=3, low=0, metavar="N", help="keep the checkpoints of the last N epochs; last.pt and best.pt besides")
     group("--save_freq", type=int, default=10, low=1, metavar="N", help="and those of every N-th epoch, and of the last")
     group("--histograms", action="store_true", help="send histograms of the weights and gradients to TensorBoard each epoch")

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 
@@ -75,3 +76,20 @@ def test_submission_has_every_test_image_in_order(trained, script, photo_set):
     assert lines[0] == "id,predicted"
     assert [line.split(",")[0] for line in lines[1:]] == [path.split("/")[-1] for path in listed]
     assert all(line.split(",")[1] in ("0", "1", "2") for line in lines[1:])
+
+
+@pytest.mark.parametrize(("more", "shown"), [([], "raw"), (["--ema", "0.9"], "ema"), (["--ema", "0.9", "--swa", 2], "swa")])
+def test_training_without_a_validation_list(script, small, photo_set, tmp_path, more, shown):
+    """All that there is to learn from; the newest weights, or their average, are what is submitted."""
+    shutil.copy(photo_set / "train.txt", tmp_path)
+    words = [*small, "--data_root", tmp_path, "--tag", "all", "--epochs", 2, *more]
+    refused = script("train.py", *words)
+    assert refused.code == 2 and "--val_freq 0" in refused.err
+    result = script("train.py", *words, "--val_freq", 0)
+    assert result.code == 0, result.err
+    assert "36 training and 0 validation images" in result.out and "val top1" not in result.out
+    assert not (tmp_path / "checkpoints/all/best.pt").exists()
+    assert checkpoint.load(tmp_path / "checkpoints/all/last.pt")["showing"] == shown
+    command = re.search(r"Next: python (.*)", result.out)[1].split()
+    assert script(*command, "--data_root", photo_set, "--gpu", -1).code == 0
+    assert len((tmp_path / "results/cache/submission.csv").read_text().splitlines()) == 7

@@ -96,7 +96,7 @@ class TrainingRun:
         )
 
     def describe(self, model: Any, train_files: Any, val_files: Any, classes: Any) -> None:
-        """Say what is about to be trained, and write options.yaml."""
+        """Say what is about to be trained, and write options.yaml. `val_files`: None with --val_freq 0."""
         opt = self.opt
         opt.precision_why = vars(opt).get("precision_why") or model.precision_why  # a resumed run knows why it was chosen
         self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint}
@@ -112,7 +112,7 @@ class TrainingRun:
         log.info(
             f"{model.name}: {count} parameters, {classes.count} classes, {opt.scale} px, "
             f"{opt.precision_used} on {model.device}{processes.in_words()}\n"
-            f"{len(train_files)} training and {len(val_files)} validation images, {model.batches} batches of "
+            f"{len(train_files)} training and {len(val_files or ())} validation images, {model.batches} batches of "
             f"{min(opt.batch_size, len(train_files))} an epoch, epochs {self.next_epoch} to {opt.epochs}\n"
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, seed {opt.seed}"
         )
@@ -156,6 +156,10 @@ class TrainingRun:
         self.save(watch.model, watch)
         if asked > 0:
             raise Stop(asked)
+
+    def validates(self, epoch: int) -> bool:
+        """Whether epoch `epoch` ends with a validation."""
+        return self.opt.val_freq > 0 and (epoch % self.opt.val_freq == 0 or epoch == self.opt.epochs)
 
     @contextlib.contextmanager
     def validating(self, watch: Watch) -> Iterator[None]:
@@ -239,7 +243,8 @@ class TrainingRun:
         best = self.best()
         if best is not None:
             log.info(f"best: epoch {best['epoch']}, top1 {best['val_top1']:.6f}")
-        log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: python eval.py --load {self.checkpoints}/best.pt")
+        then = f"submit.py --load {self.checkpoints}/last.pt" if best is None else f"eval.py --load {self.checkpoints}/best.pt"
+        log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: python {then}")
 
     def best(self) -> dict[str, Any] | None:
         """The history's row of the best validated epoch (the first of equals); None before any validation."""
