@@ -249,7 +249,7 @@ class BaseModel(nn.Module):
     def end_epoch(self, epoch: int, loader: Any) -> None:
         """Average the weights, from epoch opt.swa on; after the last epoch, take the average's batch-norm statistics.
 
-        Where nothing is ever validated (--val_freq 0), the model shows an average from now on, if there is one.
+        All processes call it. Where nothing is ever validated (--val_freq 0), the model shows an average from now on, if there is one.
 
         `loader`: dataloader.TrainLoader; the statistics are those of epoch `epoch`'s images, anew.
         """
@@ -260,6 +260,8 @@ class BaseModel(nn.Module):
                 batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
                 with self.autocast():
                     self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
+        for which in self.averages.names():  # what is validated is what process 0 saves
+            processes.same_statistics(self.averages.net(which) if which != "raw" else self.net)
         if not self.opt.val_freq:
             self.showing = self.averages.names()[-1]
 

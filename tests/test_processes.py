@@ -1,6 +1,7 @@
 """Several processes under torchrun: the same result as one, no sample twice, a lost process made good."""
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -110,6 +111,22 @@ def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
     one, plain, two = (checkpoint.load(alone / f"checkpoints/{name}/last.pt") for name in (tag, "one", f"{tag}2"))
     assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
+
+
+def test_eval_gives_the_score_that_two_processes_printed(photo_set, tmp_path):
+    """With batch norm, whose statistics differ between the processes after each step."""
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd --precision fp32 --epochs 3"
+    launcher = ["--nproc_per_node=2", "--master_port", free_port()]
+    more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
+    assert torchrun(tmp_path, launcher, *words.split(), *more).wait(120) == 0, logs(tmp_path)
+    last = checkpoint.load(tmp_path / "checkpoints/bn/last.pt")["history"][-1]
+    command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/bn/last.pt", "--data_root", photo_set, "-b", "12", "--gpu", "-1"]
+    command += ["--no-fold", "--no-report", "--resamples", "0"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results/cache/3/metrics.json").read_text())
+    assert found["loss"] == pytest.approx(last["val_loss"], abs=1e-6)
+    assert found["top1"] == last["val_top1"]
 
 
 # ------------------------------------------------------------------------------------------------ processes that die

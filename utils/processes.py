@@ -99,14 +99,6 @@ def leave() -> None:
             distributed.destroy_process_group()
 
 
-def wait_for_all() -> None:
-    """Come back when every process has called this."""
-    if world() > 1:
-        from torch import distributed
-
-        distributed.barrier()
-
-
 def in_words() -> str:
     """ ", 2 processes" where there are several."""
     return f", {world()} processes" if world() > 1 else ""
@@ -200,10 +192,10 @@ def gather(thing: Any) -> list[Any]:
     return parts
 
 
-def same_everywhere(module: "torch.nn.Module") -> None:
-    """Give every process the buffers and weights of process 0: between steps, batch statistics differ."""
+def same_statistics(module: "torch.nn.Module") -> None:
+    """Give every process the batch statistics of process 0: each has seen its own part of the last batch."""
     if world() > 1:
         from torch import distributed
 
-        for tensor in module.state_dict().values():
-            distributed.broadcast(tensor, 0)
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
