@@ -6,8 +6,10 @@ user's own augmentation is Python that holds the GIL. Both give the same batches
 """
 
 import argparse
+import os
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from dataloader.sampler import BatchKey
 from utils.errors import ImageError, UserError
+from utils.stopping import STOPPING
 
 AHEAD = 4  # batches a worker that are made before they are asked for
 SHARED_MEMORY = "/dev/shm"
@@ -127,10 +130,20 @@ def _same(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker; Ctrl-C is the main process's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread a worker. Signals that end the run are the main process's to handle: batch systems send them to all processes."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_for_parent, args=(os.getppid(),), daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def _end_for_parent(parent: int) -> None:
+    """End this worker when SIGTERM comes from the process `parent` itself, which ends its workers so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _check_shared_memory(dataset: Any, opt: argparse.Namespace) -> None:

@@ -168,6 +168,22 @@ def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     assert f"interrupted ({signal.Signals(number).name})" in (tmp_path / "run_log.txt").read_text()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
+def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_path, number):
+    """As batch systems send it, and a terminal: not to the main process alone."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "200", "--val_freq", "0", "--keep", "0"]
+    command = [sys.executable, ROOT / "train.py", "--tag", "cut", *map(str, words)]
+    with open(tmp_path / "out", "w") as out:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
+    wait_for((tmp_path / "checkpoints/cut/last.pt").exists)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    os.killpg(process.pid, number)
+    assert process.wait(60) == 128 + number, (tmp_path / "out").read_text()
+    assert f"{signal.Signals(number).name}: the run ends here" in (tmp_path / "out").read_text()
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
+
+
 def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one(script, photo_set, tmp_path, monkeypatch):
     """Signals at chosen moments, in process: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
     import train
