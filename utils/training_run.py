@@ -26,8 +26,8 @@ from utils.watch import Watch, in_words
 class TrainingRun:
     """Begin with `TrainingRun.begin(opt)`. Of several processes, the first alone writes.
 
-    start: the checkpoint to start from, or None; source: its path. history: a dict of scores for each epoch done.
-    next_epoch: the epoch to train next, from 1; within: how far it is already (see Watch.position), or None.
+    start: the checkpoint to start from, or None, as it is after `describe`; source: its path. history: a dict of scores for
+    each epoch done. next_epoch: the epoch to train next, from 1; within: how far it is already (see Watch.position), or None.
     """
 
     def __init__(self, opt: argparse.Namespace, start: dict[str, Any] | None, source: str) -> None:
@@ -101,6 +101,7 @@ class TrainingRun:
         opt.precision_why = vars(opt).get("precision_why") or model.precision_why  # a resumed run knows why it was chosen
         self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint}
         self.train_images = len(train_files)
+        self.start = None  # its tensors lie in the model now
         if not self.writes:
             return
         self.scores = Scores(self.logs, first_step=self.next_epoch)
@@ -207,8 +208,9 @@ class TrainingRun:
 
     def _last_good(self) -> dict[str, Any] | None:
         """The checkpoint that this run wrote last, or else resumed from. What an earlier run left under its tag is none of it."""
-        path = self.saver.written or (self.source if self.opt.resume else None)
-        return checkpoint.load(path) if path else None
+        if self.saver.written is not None:
+            return checkpoint.load(self.saver.written)
+        return checkpoint.load(self.source) | {"within": self.within} if self.opt.resume else None
 
     # -------------------------------------------------------------------------------------------- an epoch's end, the run's end
 
