@@ -241,6 +241,21 @@ def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tm
     assert "broken could not be drawn: ValueError: no such colour" in caplog.text
 
 
+def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkeypatch):
+    from utils.report import artist as module
+
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    monkeypatch.setattr(module, "SECONDS", 0.1)
+    artist, gate = module.Artist(), threading.Event()
+    artist.draw(tmp_path / "one", gate.wait)
+    began = time.monotonic()
+    artist.wait()
+    artist.draw(tmp_path / "one", gate.wait)
+    assert 0.2 <= time.monotonic() - began < 5
+    assert "one is still being drawn after 0.1 s; a newer one is left out" in caplog.text
+    gate.set()
+
+
 def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
     from utils.report import plots
 

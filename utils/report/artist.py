@@ -1,10 +1,14 @@
 """Pictures drawn while training goes on."""
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from utils.logger import log
+
+SECONDS = 30.0  # that anything waits for a picture: checkpoints must be written though a disk or a font hangs
 
 
 class Artist:
@@ -16,13 +20,21 @@ class Artist:
 
     def draw(self, path: Path, draw: Callable[[], None]) -> None:
         """Have `draw()` write `path`. Returns at once, unless the last picture of that name is still to be drawn."""
-        if path in self._begun:
-            self._begun[path].result()
+        if path in self._begun and not _ends(self._begun[path]):
+            log.warning(f"{path} is still being drawn after {SECONDS:g} s; a newer one is left out.")
+            return
         self._begun[path] = self._thread.submit(_drawn, path, draw)
 
     def wait(self) -> None:
-        """Until all that were asked for are drawn. Any thread may wait."""
-        self._thread.submit(lambda: None).result()  # they are drawn in turn
+        """Until all that were asked for are drawn, or for SECONDS. Any thread may wait."""
+        _ends(self._thread.submit(lambda: None))  # they are drawn in turn
+
+
+def _ends(begun: "Future[Any]") -> bool:
+    """Whether it is done, within SECONDS."""
+    with contextlib.suppress(TimeoutError):
+        begun.result(SECONDS)
+    return begun.done()
 
 
 def _drawn(path: Path, draw: Callable[[], None]) -> None:
