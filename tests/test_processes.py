@@ -34,9 +34,9 @@ def free_port():
 agents = []
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_agent_left():
-    """A torchrun whose test failed is ended, with its processes."""
+    """A torchrun whose test failed is ended in the end, with its processes."""
     yield
     while agents:
         agent = agents.pop()
