@@ -132,9 +132,12 @@ class BaseModel(nn.Module):
         was = self.training
         self.eval()
         try:
-            yield self.net if which == "raw" or self.averages is None else self.averages.net(which).eval()
+            yield self._with_weights(which).eval()
         finally:
             self.train(was)
+
+    def _with_weights(self, which: str) -> nn.Module:
+        return self.net if which == "raw" or self.averages is None else self.averages.net(which)
 
     def train(self, mode: bool = True) -> "BaseModel":
         """As nn.Module's, but what --freeze holds stays in eval mode, and its batch norm keeps its statistics."""
@@ -261,7 +264,7 @@ class BaseModel(nn.Module):
                 with self.autocast():
                     self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
         for which in self.averages.names():  # what is validated is what process 0 saves
-            processes.same_statistics(self.averages.net(which) if which != "raw" else self.net)
+            processes.same_statistics(self._with_weights(which))
         if not self.opt.val_freq:
             self.showing = self.averages.names()[-1]
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,14 @@ def photo_set(photos, tmp_path_factory) -> Path:
         (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines))
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES))
     return folder
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Until `condition()` holds; a failure after `seconds`."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.02)
 
 
 class Result(NamedTuple):

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import wait_for
+from torch.utils.data import DataLoader
 
+from dataloader.loading import _start_worker
 from network import BaseModel, get_model
 from network.guard import Diverged
 from network.precision import faster, for_training
@@ -145,13 +148,6 @@ def started(folder, *words):
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "200", "--val_freq", "200", "--keep", "0"]
@@ -182,6 +178,19 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_pat
     assert process.wait(60) == 128 + number, (tmp_path / "out").read_text()
     assert f"{signal.Signals(number).name}: the run ends here" in (tmp_path / "out").read_text()
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
+
+
+def test_a_worker_ends_for_its_parent_alone():
+    """SIGTERM of another process is the run's to handle; torch ends a worker that hangs by the parent's own."""
+    batches = iter(DataLoader(list(range(1000)), num_workers=1, worker_init_fn=_start_worker))
+    next(batches)  # the worker has begun
+    worker = batches._workers[0]
+    subprocess.run(["sh", "-c", f"kill -TERM {worker.pid}"], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(10)
+    assert not worker.is_alive()
 
 
 def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one(script, photo_set, tmp_path, monkeypatch):

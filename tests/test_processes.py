@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import wait_for
 
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from tools import crash_test
@@ -67,13 +68,6 @@ def alone(photo_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
     assert crash_test.train(folder, "one", [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2"]).wait() == 0
     return folder
-
-
-def wait_for(condition, seconds=120.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.05)
 
 
 def apart(one, two):
@@ -169,7 +163,7 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
     agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words)
     for kill in range(2):
-        wait_for(lambda kill=kill: reached(tmp_path, 4 + 8 * kill))
+        wait_for(lambda kill=kill: reached(tmp_path, 4 + 8 * kill), 120)
         signal_a_rank(agent, 1 - kill)
     assert agent.wait(200) == 0, logs(tmp_path)
     assert (tmp_path / "logs/cut/log.txt").read_text().count("torchrun started the run anew: going on from") == 2
@@ -181,7 +175,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, pho
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--save_minutes", 10, "--tag", "cut"]
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     agent = torchrun(tmp_path, launcher, *words)
-    wait_for(lambda: reached(tmp_path, 4))
+    wait_for(lambda: reached(tmp_path, 4), 120)
     signal_a_rank(agent, 1, signal.SIGUSR1)
     assert agent.wait(60) == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
@@ -203,10 +197,10 @@ def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, p
             where = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf", f"is_host={1 - node}"]
         nodes.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words))
     # with c10d the first process may be on either machine, and is on the same after a restart
-    wait_for(lambda: any(reached(tmp_path / node, 4) for node in "01"))
+    wait_for(lambda: any(reached(tmp_path / node, 4) for node in "01"), 120)
     first = 0 if reached(tmp_path / "0", 4) else 1
     signal_a_rank(nodes[1 - first])
-    wait_for(lambda: reached(tmp_path / str(first), 12))
+    wait_for(lambda: reached(tmp_path / str(first), 12), 120)
     signal_a_rank(nodes[first])
     assert [node.wait(200) for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
     assert not (tmp_path / str(1 - first) / "checkpoints").exists()
