@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("options", "network", "dataloader", "scheduler", "optimizer", "utils", "tools")
 SCRIPTS = ("train", "eval", "submit", "clear")
 SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 80, 6
 MAY_USE = {
     "options": {"options"},
     "utils": {"utils"},
@@ -54,26 +53,35 @@ def test_importing_everything_parses_reads_and_writes_nothing(tmp_path):
     assert list((tmp_path / "empty").iterdir()) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_rooms_use_only_those_below(path):
-    room = path.relative_to(ROOT).parts[0] if path.parent != ROOT else "script"
-    used = {name.split(".")[0] for name in imports(path)} & {*ROOMS, *SCRIPTS}
-    allowed = MAY_USE[room] | ({"eval"} if path.name == "train.py" else set())
-    assert used <= allowed, f"{path.name} uses {used - allowed}"
+def test_rooms_use_only_those_below():
+    upwards = []
+    for path in SOURCES:
+        room = path.relative_to(ROOT).parts[0] if path.parent != ROOT else "script"
+        allowed = MAY_USE[room] | ({"eval"} if path.name == "train.py" else set())
+        used = {name.split(".")[0] for name in imports(path)} & {*ROOMS, *SCRIPTS}
+        upwards += [f"{path.relative_to(ROOT)} uses {name}" for name in sorted(used - allowed)]
+    assert upwards == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_lengths_and_docstrings(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= (160 if path.name == "train.py" else 300)
-    tree = ast.parse(text)
-    if text.strip():
-        assert ast.get_docstring(tree), f"{path.name} does not say what it is"
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef):
-            assert node.end_lineno - node.lineno < 60, f"{node.name} is {node.end_lineno - node.lineno + 1} lines"
-            arguments = [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
-            assert len(arguments) <= 6, f"{node.name} takes {len(arguments)} arguments"
+def test_every_file_says_what_it_is():
+    trees = {path: ast.parse(path.read_text()) for path in SOURCES}
+    assert [str(path.relative_to(ROOT)) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
+
+
+def test_no_file_function_or_signature_grows_out_of_hand():
+    """The bounds leave room for one long thing; below them a reviewer decides."""
+    grown = []
+    for path in SOURCES:
+        text, name = path.read_text(), str(path.relative_to(ROOT))
+        if len(text.splitlines()) > MAX_FILE_LINES:
+            grown.append(f"{name}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                arguments = [a for a in node.args.args + node.args.kwonlyargs if a.arg not in ("self", "cls")]
+                if lines > MAX_FUNCTION_LINES or len(arguments) > MAX_ARGUMENTS:
+                    grown.append(f"{name}:{node.lineno}: {node.name} has {lines} lines, {len(arguments)} arguments")
+    assert grown == []
 
 
 SPEAK_FOR_THEMSELVES = {"forward", "main", "close", "line", "device", "num_classes", "emit", "error"}
