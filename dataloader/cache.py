@@ -1,19 +1,17 @@
 """A cache that makes the second epoch nearly free: each image once, at the least size that the transforms can need.
 
-    --cache disk:/fast/cache        one memory-mapped file (LMDB), shared by runs and kept between them
+    --cache disk:/fast/cache        one SQLite file, shared by runs and projects, and kept between them
     --cache ram                     the same, in memory, for this run
 
-An entry is keyed by path, size and time of the file and by how it was encoded, so a changed image is built anew; LMDB
-writes it whole or not at all, and a build that was killed goes on where it was. An image that cannot be read has no
-entry: it is read from its file, and fails there, as without a cache.
+An entry is keyed by absolute path, size and time of the file and by how it was encoded, so a changed image gets a new
+one. Entries are written whole or not at all, and a build that was killed continues where it was. An image that cannot
+be read has no entry: it is read from its file, and fails there, as without a cache.
 """
 
 import argparse
 import hashlib
 import os
-import shutil
 import struct
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from dataloader.decode import Image, Need, scaled, whole
 from dataloader.file_list import FileList
 from dataloader.reader import Files
+from dataloader.stores import Disk, Ram
 from utils.errors import ImageError, UserError
 from utils.logger import format_count, log, progress
 
@@ -35,9 +34,6 @@ KEY_BYTES = 16
 SPAN = 256  # entries a transaction: what a kill can lose
 PROBE = 64  # images encoded to foretell the size
 MARGIN = 1.2  # of the forecast: a page is 4 kB, and sizes vary
-Entry = tuple[int, bytes, bytes]  # index in the list, key, body
-OPEN: dict[tuple[str, int], Any] = {}  # (folder, process id) -> environment; LMDB must not be carried over a fork
-OPENING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Encoding:
 class Cached:
     """Reads entries of a store, and files where it has none."""
 
-    def __init__(self, files: Files, keys: NDArray[np.uint8], store: "Ram | Disk", encoding: Encoding) -> None:
+    def __init__(self, files: Files, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
         self.files, self.keys, self.store, self.encoding = files, keys, store, encoding
 
     def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
@@ -92,81 +88,6 @@ def pixels(entry: Any) -> int:
     """How many pixels the file of an entry has."""
     height, width, _, _ = HEADER.unpack_from(entry)
     return height * width
-
-
-class Ram:
-    """Entries in this process's memory, in few large blocks, so that workers that are forked later share the pages."""
-
-    def __init__(self, count: int) -> None:
-        self.blocks: list[NDArray[np.uint8]] = []
-        self.place = np.full((count, 3), -1, np.int64)  # block, start, end of each entry
-
-    def get(self, index: int, key: bytes) -> memoryview | None:
-        """The entry of image `index`, or None."""
-        block, start, end = self.place[index].tolist()
-        return None if block < 0 else memoryview(self.blocks[block][start:end])
-
-    def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
-        """Which images (of those of `keys`, (N, 16)) have no entry."""
-        return np.flatnonzero(self.place[:, 0] < 0).tolist()
-
-    def put(self, entries: list[Entry]) -> None:
-        """Add entries, as one block."""
-        ends = np.cumsum([len(body) for _, _, body in entries])
-        for (index, _, body), end in zip(entries, ends.tolist(), strict=True):
-            self.place[index] = len(self.blocks), end - len(body), end
-        self.blocks.append(np.frombuffer(b"".join(body for _, _, body in entries), np.uint8))
-
-    def room(self) -> int:
-        """Bytes that may still be added."""
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-class Disk:
-    """Entries in an LMDB environment: many readers and one writer at a time, in any number of processes."""
-
-    def __init__(self, folder: Path, map_size: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.map_size = folder, map_size
-
-    def get(self, index: int, key: bytes) -> bytes | None:
-        """The entry of `key`, or None."""
-        with self._environment().begin() as transaction:  # one a read: a transaction belongs to one thread
-            return transaction.get(key)
-
-    def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
-        """Which images (of those of `keys`, (N, 16)) have no entry; looks at the index alone."""
-        with self._environment().begin(buffers=True) as transaction:
-            return [index for index, key in enumerate(keys) if transaction.get(key.tobytes()) is None]
-
-    def put(self, entries: list[Entry]) -> None:
-        """Add entries in one transaction: all are there afterwards, or, after a kill, none."""
-        with self._environment().begin(write=True) as transaction:
-            for _, key, body in entries:
-                transaction.put(key, body, overwrite=False)
-
-    def room(self) -> int:
-        """Bytes that may still be added."""
-        return shutil.disk_usage(self.folder).free
-
-    def close(self) -> None:
-        """Close this process's environment; workers that are forked afterwards open their own."""
-        held = OPEN.pop((str(self.folder), os.getpid()), None)
-        if held is not None:
-            held.close()
-
-    def _environment(self) -> Any:
-        """This process's environment, opened when first needed."""
-        import lmdb
-
-        place = (str(self.folder), os.getpid())
-        with OPENING:
-            if place not in OPEN:
-                OPEN[place] = lmdb.open(str(self.folder), map_size=self.map_size, max_readers=1024, readahead=False, meminit=False)
-            return OPEN[place]
 
 
 def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | Cached:
@@ -185,17 +106,15 @@ def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | 
     keys = entry_keys(files, encoding)
     store: Ram | Disk = Ram(len(files))
     if opt.cache != "ram":
-        folder = Path(opt.cache.removeprefix("disk:"))
-        folder.mkdir(parents=True, exist_ok=True)
-        store = Disk(folder, map_size=shutil.disk_usage(folder).total)  # a sparse file: it takes what it holds
+        store = Disk(Path(opt.cache.removeprefix("disk:")))
     build(source, keys, store, encoding)
     store.close()
     return Cached(source, keys, store, encoding)
 
 
 def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
-    """uint8 (N, 16): a hash of each file's path, size and time, and of the encoding."""
-    salt = repr(encoding).encode()
+    """Return uint8 (N, 16): a hash of each file's absolute path, size and time, and of the encoding."""
+    here, salt = str(Path.cwd()), repr(encoding).encode()  # os.path.abspath asks for the folder each time
 
     def keys_of(first: int) -> bytes:
         parts = []
@@ -206,7 +125,11 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
                 stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
             except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"
-            parts.append(hashlib.blake2b(os.fsencode(path) + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
+            parts.append(
+                hashlib.blake2b(
+                    os.fsencode(os.path.normpath(os.path.join(here, path))) + stamp.encode() + salt, digest_size=KEY_BYTES
+                ).digest()
+            )
         return b"".join(parts)
 
     with ThreadPoolExecutor(16) as pool:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -173,28 +174,85 @@ def test_the_cache_holds_what_the_smallest_crop_needs():
     assert RandomCrop(224, 0.25, 0.75).side() == 448
 
 
-def test_a_killed_build_goes_on_and_gives_the_same(photo_set, tmp_path):
-    """SIGKILL while the entries are being written, one a transaction; then the run that was never killed."""
+def test_cache_build_killed_between_two_transactions_continues_and_gives_the_same(photo_set, tmp_path):
+    """SIGKILL where the third of many transactions is open; then a run that was never killed."""
     code = f"""
-import sys, time; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from dataloader import cache
-cache.SPAN = 1
-real = cache._encode
-cache._encode = lambda *a: (time.sleep(0.05), real(*a))[1]
-cache._check_room = lambda *a: None
+import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from dataloader import cache, stores
+cache.SPAN, puts = 1, []
+class Slow(stores.Disk):
+    def put(self, entries):
+        puts.append(1)
+        if len(puts) == 3:
+            self._connection().execute("BEGIN IMMEDIATE")
+            self._connection().execute("INSERT INTO entries VALUES (?, 0, ?)", (b"half", b"x" * 1000000))
+            print("here", flush=True)
+            sys.stdin.read()
+        super().put(entries)
+cache.Disk = Slow
 from dataloader.file_list import read_list
 from options import parse_train
 cache.open_reader(read_list({str(photo_set / "train.txt")!r}), parse_train(["--cache", "disk:{tmp_path}/c"]), 46)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "c/data.mdb").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.6)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    while process.stdout.readline().strip() != b"here":
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
     words = ("-w", 0, "--transform", "light", "--cache")
     assert equal(batches(photo_set, *words, f"disk:{tmp_path}/c"), batches(photo_set, *words, "ram"))
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def garble(path):
+    rng, held = np.random.default_rng(0), bytearray(path.read_bytes())
+    for at in rng.integers(len(held), size=40).tolist():
+        held[at] ^= 1 << int(rng.integers(8))
+    path.write_bytes(held)
+
+
+def overwrite(path):
+    path.write_bytes(b"not a cache" * 1000)
+
+
+@pytest.mark.parametrize("damage", [cut, garble, overwrite])
+def test_damaged_disk_cache_gives_the_same_batches_and_is_built_again(photo_set, tmp_path, monkeypatch, damage):
+    """Damaged between two runs, and while a run reads it: nothing ends by a signal, and the next run's pixels are a sound cache's."""
+    words = ("-w", 0, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
+    sound = batches(photo_set, *words)
+    running = iter(loader(photo_set, *words).batches(1))
+    next(running)
+    (held,) = (tmp_path / "c").glob("*.sqlite")
+    damage(held)
+    assert len(list(running)) == len(sound) - 1  # from the files themselves where the cache fails
+    encoded, real = [], cache._encode
+    monkeypatch.setattr(cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding))
+    assert equal(batches(photo_set, *words), sound)
+    assert set(encoded) == set(range(36))
+    (held,) = (tmp_path / "c").glob("*.sqlite")
+    damage(held)
+    rest = batches(photo_set, *words)
+    assert [batch.index.tolist() for batch in rest] == [batch.index.tolist() for batch in sound]
+    assert equal(batches(photo_set, *words), sound)
+
+
+def test_two_projects_with_the_same_relative_paths_share_a_disk_cache(tmp_path, monkeypatch):
+    """Files of the same name, size and time in two folders; each project gets its own images."""
+    means = []
+    for project, value in (("one", 40), ("two", 200)):
+        folder = tmp_path / project / "data"
+        folder.mkdir(parents=True)
+        for k in range(4):
+            cv2.imwrite(str(folder / f"{k}.bmp"), np.full((64, 64, 3), value, np.uint8))
+            os.utime(folder / f"{k}.bmp", (1, 1))
+        (folder / "train.txt").write_text("".join(f"{k}.bmp {k % 2}\n" for k in range(4)))
+        monkeypatch.chdir(tmp_path / project)
+        words = ("-w", 0, "--transform", "none", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
+        means.append(float(next(iter(loader(Path("data"), *words).batches(1))).image.float().mean()))
+    assert means == [40, 200]
 
 
 # ------------------------------------------------------------------------------------------------ workers that fail
