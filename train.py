@@ -29,6 +29,7 @@ def main(opt: argparse.Namespace) -> None:
     from network import Diverged, Member, Predictor, get_model, load_into
     from scheduler import run_length
     from utils import processes
+    from utils.agreement import check_agree
     from utils.run import get_device, seed_everything
     from utils.training_run import TrainingRun
 
@@ -49,6 +50,7 @@ def main(opt: argparse.Namespace) -> None:
         dataloader.check_labels(val_files, classes.count, "the training list")
     opt.num_classes = classes.count
     run.take_list(train_files.fingerprint())
+    check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(run.network_options())

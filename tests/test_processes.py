@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -92,6 +93,28 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
         assert after["train_loss"] == pytest.approx(before["train_loss"], abs=1e-5)
     lines = (alone / "run_log.txt").read_text().splitlines()
     assert sum(f"tag nodes{nodes}\t" in line for line in lines) == 1
+
+
+def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set, tmp_path):
+    """Unlike batches would wait for each other for ever; unlike rates and seeds would train nonsense, with exit code 0."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/classes.txt").write_text((photo_set / "classes.txt").read_text())
+    for name in ("train", "val"):
+        lines = (photo_set / f"{name}.txt").read_text().splitlines()
+        (tmp_path / f"other/{name}.txt").write_text("\n".join(lines[:-1] if name == "train" else lines) + "\n")
+    alike = [sys.executable, ROOT / "train.py", *FLAGS.split(), "--epochs", 1, "--tag", "unlike"]
+    words = [["--data_root", photo_set], ["--data_root", tmp_path / "other", "-b", 24, "--lr", 0.5, "--seed", 3]]
+    cases = "\n".join(f"{rank}) exec {shlex.join(map(str, [*alike, *more]))} ;;" for rank, more in enumerate(words))
+    (tmp_path / "start.sh").write_text(f"case $RANK in\n{cases}\nesac\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "--no-python"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "bash", tmp_path / "start.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    told = done.stderr.split("not started alike:")[1].split("Give each machine")[0].splitlines()
+    assert [line.split(":")[0].strip() for line in told if ":" in line] == ["--batch_size", "--lr", "--seed", "the training list"]
+    assert "--lr: 0.01 (process 0), 0.5 (process 1)" in done.stderr
+    assert "Traceback" not in done.stderr.split("not started alike:")[0]
+    assert not list(tmp_path.glob("checkpoints/unlike/*.pt"))
 
 
 @pytest.mark.parametrize("more", ["--sam 0.5", "--mixup 0.4 --cutmix 1"])
