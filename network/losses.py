@@ -19,7 +19,8 @@ from utils.errors import UserError, unknown_name
 
 Each = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss a sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
-SMALL = 1 << 19  # logits (batch * classes) up to which torch's cross entropy is the quicker: measured, see dev/LOG.md
+SMALL = 1 << 19  # logits (batch * classes) up to which torch's cross entropy is the quicker on a CPU: measured, see dev/LOG.md
+MAX_GPU_BYTES = 1 << 30  # of logits on another device: up to here memory is cheap there, and each kernel costs a launch
 PARTS = 20  # where there are temporaries: each is of so small a part of the logits
 HALF_LIFT = 1024  # a gradient in fp16 is kept so much larger: probabilities below 6e-8 would be lost
 
@@ -39,24 +40,33 @@ class Shape(NamedTuple):
     temperature: float = 1.0
 
 
+def saves_memory(device: str, dtype: torch.dtype, numel: int) -> bool:
+    """Return whether a loss of `numel` logits should spend time to save memory: a gradient made by parts, in one buffer.
+
+    Args:
+        device: the type of the logits' device, such as "cpu" or "cuda".
+    """
+    return numel > SMALL if device == "cpu" else numel * dtype.itemsize > MAX_GPU_BYTES
+
+
 Part = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, targets, where their gradient goes -> a loss a sample, of some rows
 
 
 class _Eager(torch.autograd.Function):
     """A loss a sample, fp32 (B,), whose gradient is made with it, in one buffer of the logits' size and type.
 
-    Autocast has no say in it. `plain`: hard labels of fp32 logits need no temporaries, so all rows go at once; else
-    a PARTS-th of them at a time.
+    Autocast has no say in it. `whole`: all rows go at once, for `part` makes few temporaries, or there is room for them;
+    else a PARTS-th of the rows at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, part: Part, plain: bool) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, part: Part, whole: bool) -> Tensor:
         losses = torch.empty(len(logits), device=logits.device)
         grad = torch.empty_like(logits)
         same = logits.dtype == torch.float32
         ctx.lift = HALF_LIFT if logits.dtype == torch.float16 else 1
         with torch.autocast(logits.device.type, enabled=False):
-            rows = len(logits) if same and plain and targets.ndim == 1 else max(1, len(logits) // PARTS)
+            rows = ctx.rows = len(logits) if whole else max(1, len(logits) // PARTS)
             for first in range(0, len(logits), rows):
                 some = slice(first, first + rows)
                 work = grad[some] if same else torch.empty_like(logits[some], dtype=torch.float32)
@@ -75,9 +85,16 @@ class _Eager(torch.autograd.Function):
         factor = outer[0][:, None] / ctx.lift
         if grad.dtype != torch.float16:
             return grad.mul_(factor.to(grad.dtype)), None, None, None
-        for some, by in zip(*(tensor.split(max(1, len(grad) // PARTS)) for tensor in (grad, factor)), strict=True):
+        for some, by in zip(grad.split(ctx.rows), factor.split(ctx.rows), strict=True):
             some.copy_(some.float().mul_(by))  # a factor below 6e-5 is no good in fp16
         return grad, None, None, None
+
+
+def _eager(logits: Tensor, targets: Tensor, part: Part, plain: bool) -> Tensor:
+    """Apply _Eager. `plain`: `part` makes no temporaries for hard labels of fp32 logits."""
+    roomy = logits.device.type != "cpu" and not saves_memory(logits.device.type, logits.dtype, logits.numel())
+    whole = roomy or (plain and targets.ndim == 1 and logits.dtype == torch.float32)
+    return _Eager.apply(logits, targets, part, whole)
 
 
 def _softmax_part(shape: Shape, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
@@ -149,13 +166,13 @@ def _binary_part(smooth: float, logits: Tensor, targets: Tensor, work: Tensor) -
 
 
 def softmax_loss(shape: Shape) -> Each:
-    """Cross entropy a sample, in fp32; of few values by torch, which is quicker there."""
+    """Cross entropy a sample, in fp32; by torch, which is quicker, where memory need not be saved."""
 
     plain = shape.adjust is None and shape.temperature == 1 and not shape.margin
 
     def each(logits: Tensor, targets: Tensor) -> Tensor:
-        if logits.numel() > SMALL or shape.margin:
-            return _Eager.apply(logits, targets, functools.partial(_softmax_part, shape), plain)
+        if shape.margin or saves_memory(logits.device.type, logits.dtype, logits.numel()):
+            return _eager(logits, targets, functools.partial(_softmax_part, shape), plain)
         moved, wanted = _moved(shape, logits, targets)[0], targets if targets.ndim == 1 else targets.float()
         return F.cross_entropy(moved, wanted, reduction="none", label_smoothing=shape.smooth)
 
@@ -174,7 +191,7 @@ def focal(each: Each, gamma: float) -> Each:
 
 def binary(smooth: float) -> Each:
     """A yes or no for every class (Wightman et al., 2021, section 3.2), the mean over the classes."""
-    return lambda logits, targets: _Eager.apply(logits, targets, functools.partial(_binary_part, smooth), True) / logits.shape[1]
+    return lambda logits, targets: _eager(logits, targets, functools.partial(_binary_part, smooth), True) / logits.shape[1]
 
 
 def mean(each: Each, weight: Tensor | None) -> Loss:

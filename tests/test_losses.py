@@ -1,8 +1,12 @@
 """Losses and mixing against values computed independently, in NumPy."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import network.losses
 from network.losses import get_loss, losses
@@ -236,3 +240,62 @@ def test_mixing_blends_images_and_labels_alike(words):
         changed += bool((soft.max(dim=1).values < 0.999).any())
     assert changed >= 3
     assert get_mix(parse_train([]), 4) is None
+
+
+# ------------------------------------------------------------------------------------------------ on a GPU, by fake tensors
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that a device would launch a kernel for."""
+
+    FREE = {"device", "empty", "empty_like", "slice", "unsqueeze", "select", "expand", "view", "detach", "alias", "transpose"}
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ not in self.FREE
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("words", "most"), [([], 6), (["--smooth", "0.1"], 12), (["--head", "arcface"], 40), (["--loss", "bce"], 16)], ids=lambda x: str(x)
+)
+def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(words, most, monkeypatch):
+    """64 x 50,030 in bf16, forward; what goes backward is a tensor or two more."""
+    monkeypatch.undo()  # of `small`: a GPU has a limit of its own
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # autocast: there is no GPU here
+        loss = get_loss(parse_train(words))
+        logits = torch.empty(64, 50_030, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        labels = torch.zeros(64, dtype=torch.int64, device="cuda")
+        with Kernels() as kernels:
+            assert loss(logits, labels).device.type == "cuda"
+        assert kernels.count <= most
+        monkeypatch.setattr(network.losses, "MAX_GPU_BYTES", 64 * 50_030 * 2 - 1)
+        with Kernels() as by_parts:
+            loss(logits, labels)
+        assert by_parts.count > 200
+
+
+def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
+    monkeypatch.undo()
+    saves = network.losses.saves_memory
+    assert [saves("cuda", torch.bfloat16, count) for count in (64 * 50_030, 1 << 29, (1 << 29) + 1)] == [False, False, True]
+    assert [saves("cuda", torch.float32, count) for count in (1 << 28, (1 << 28) + 1)] == [False, True]
+    assert [saves("cpu", dtype, 1 << 19 | more) for dtype in (torch.float32, torch.bfloat16) for more in (0, 1)] == [False, True] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("words", [[], ["--smooth", "0.1", "--head", "arcface"], ["--loss", "bce"]], ids=str)
+def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypatch):
+    found = []
+    real = network.losses._Eager.apply
+    monkeypatch.setattr(network.losses, "SMALL", 0)
+    for whole in (False, True):
+        monkeypatch.setattr(network.losses._Eager, "apply", lambda *given, whole=whole: real(*given[:3], whole))
+        logits = torch.randn(50, 11, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+        (get_loss(parse_train(words))(logits, torch.arange(50) % 11) * 100).backward()
+        found.append(logits.grad)
+    assert torch.equal(*found)
