@@ -181,7 +181,7 @@ class BaseModel(nn.Module):
         self.clipped = [p for name, p in learning.items() if opt.clip_mode != "agc" or name not in head]
         self.per_epoch = -(-steps_per_epoch // opt.accumulate)  # optimizer steps
         self.schedule = get_schedule(opt.scheduler, span_of(opt, self.per_epoch))
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.scaler = self._new_scaler()
         self.sam = Sam(self.net, opt.sam) if opt.sam else None
         if opt.sam and self.scaler.is_enabled():
             raise UserError("--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32.")
@@ -268,6 +268,9 @@ class BaseModel(nn.Module):
         if not self.opt.val_freq:
             self.showing = self.averages.names()[-1]
 
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
     def learning_rate(self) -> float:
         """The rate of the next optimizer step."""
         return self.opt.lr * self.schedule(self.step_count)
@@ -295,6 +298,8 @@ class BaseModel(nn.Module):
         self.optimizer.zero_grad(set_to_none=True)  # of a step that was given up
         self.guard.remember()
         take_up(self.optimizer, training["optimizer"])
-        self.scaler.load_state_dict(training["scaler"])
+        self.scaler = self._new_scaler()  # the old one may be within a step that was given up
+        if training["scaler"]:  # {} of a run that was not in fp16
+            self.scaler.load_state_dict(training["scaler"])
         self.averages.load_state(content)
         self.showing = content["showing"] if content.get("showing") in self.averages.names() else "raw"

@@ -18,7 +18,9 @@ FLAGS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # what of a group 
 
 
 def _sgd(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return _aligned(torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum, nesterov=opt.momentum > 0, fused=True))
+    sgd = torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum, nesterov=opt.momentum > 0, fused=True)
+    sgd.register_step_pre_hook(_begin_momentum)
+    return _aligned(sgd)
 
 
 def _adam(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
@@ -163,6 +165,17 @@ def _matrices(net: nn.Module, head: Collection[str]) -> set[str]:
     """What Muon is for: weights between many inputs and many outputs; not embeddings, depthwise kernels, the classifier."""
     apart = {*_exempt(net), *head}
     return {name for name, p in net.named_parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1 and name not in apart}
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Give each parameter that is about to move, and has no momentum yet, one of zeros.
+
+    torch's fused SGD makes it without writing to it, and never does where fp16's scaler finds an overflow in that step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

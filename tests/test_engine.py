@@ -60,6 +60,13 @@ def half_model(*words):
     return model
 
 
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)  # which also fills new memory with NaN
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
     """On the CPU, where it is slow, all is as on a card: too large a scale skips steps, and that is no divergence."""
     model = half_model("--max_nan", "2")
@@ -93,6 +100,46 @@ def test_what_is_broken_in_fp16_is_still_seen():
         for step in range(4):  # down to a scale of 1 in two steps, then as often as --max_nan says
             model.update(batch_of(4, step))
     assert step == 3 and model.guard.skipped == 2
+
+
+def test_fp16_goes_back_after_a_divergence_and_goes_on():
+    """The step that is given up has unscaled its gradients, and the scaler does not do so twice."""
+    model = half_model("--max_nan", "1")
+    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 1.0})
+    content = snapshot(model.state())
+    with torch.no_grad():
+        model.net.fc.weight[0, 0] = float("nan")
+    with pytest.raises(Diverged):
+        model.update(batch_of(4, 0))
+    model.net.load_state_dict(content["weights"])
+    model.load_state(content)
+    assert model.scaler.get_scale() == 1.0
+    model.update(batch_of(4, 1))
+    assert any(not torch.equal(content["weights"][name], tensor) for name, tensor in model.net.state_dict().items())
+
+
+def test_a_run_of_another_precision_is_resumed_in_fp16():
+    """Its scaler is empty: a new one finds its scale. And the other way round."""
+    for before, after in ((model_for(), half_model()), (half_model(), model_for())):
+        before.update(batch_of(4, 0))
+        content = snapshot(before.state())
+        after.net.load_state_dict(content["weights"])
+        after.load_state(content)
+        after.update(batch_of(4, 1))
+        assert bool(after.state()["training"]["scaler"]) == after.scaler.is_enabled()
+
+
+def test_an_overflow_in_the_first_step_leaves_no_momentum(deterministic):
+    """Without --max_nan's look the fused optimizer itself skips the step; memory that nobody wrote to is NaN here."""
+    model = half_model("--max_nan", "0")
+    content = snapshot(model.state())  # without a momentum, as checkpoints of before the first step are
+    for _ in range(2):
+        model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 2.0**60})
+        model.update(batch_of(4, 0))
+        assert model.scaler.get_scale() == 2.0**59
+        state = model.optimizer.state_dict()["state"].values()
+        assert len(state) and all(not one["momentum_buffer"].any() for one in state)
+        model.load_state(content)
 
 
 # ------------------------------------------------------------------------------------------------ top-1 of the training batches
