@@ -19,6 +19,7 @@ from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.holding import check_free
 from utils.run import run_command
+from utils.text import say
 
 TRASH = Path(".trash")
 
@@ -47,8 +48,8 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
     lines = run_log.take(tag)
     with atomic_write(entry / run_log.FILE, "w") as file:
         file.write("".join(line + "\n" for line in lines))
-    print(f"Moved {_listed(present)} and {len(lines)} line(s) of {run_log.FILE} to {entry}/")
-    print(f"Bring them back: python clear.py --tag {tag} --restore      Delete for good: python clear.py --tag {tag} --rm")
+    say(f"Moved {_listed(present)} and {len(lines)} line(s) of {run_log.FILE} to {entry}/", sys.stdout)
+    say(f"Bring them back: python clear.py --tag {tag} --restore      Delete for good: python clear.py --tag {tag} --rm", sys.stdout)
 
 
 def restore(tag: str) -> None:
@@ -66,7 +67,7 @@ def restore(tag: str) -> None:
         shutil.move(entry / name, path)
     run_log.put_back((entry / run_log.FILE).read_text(encoding="utf-8").splitlines())
     shutil.rmtree(entry)
-    print(f"Restored {_listed(origin)} from {entry}/")
+    say(f"Restored {_listed(origin)} from {entry}/", sys.stdout)
 
 
 def remove(tag: str, folders: dict[str, Path]) -> None:
@@ -76,7 +77,7 @@ def remove(tag: str, folders: dict[str, Path]) -> None:
     for path in [*present.values(), *entries]:
         path.unlink() if path.is_symlink() else shutil.rmtree(path)
     lines = run_log.take(tag)
-    print(f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.")
+    say(f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.", sys.stdout)
 
 
 def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:

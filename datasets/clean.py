@@ -19,9 +19,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [folder for folder in (str(HERE.parent), str(HERE)) if folder not in sys.path]
 
 from dataloader.file_list import FileList, read_list
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, start_logging
+from utils.logger import log
+from utils.run import run_tool
 
 ACTIONS = ("keep", "drop", "relabel")
 COLUMNS = ("path", "label", "action", "new_label")
@@ -37,22 +39,21 @@ class Decision(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code: 0 done, 2 a user's mistake."""
-    opt = option_parser().parse_args(argv)
-    start_logging()
-    try:
+
+    def act(opt: argparse.Namespace) -> None:
         clean(Path(opt.list), Path(opt.decisions), Path(opt.out))
-    except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_tool(lambda: option_parser().parse_args(argv), act)
 
 
 def option_parser() -> argparse.ArgumentParser:
     """The parser of this script."""
-    parser = argparse.ArgumentParser(description="Drop or relabel images of a list, as decided in a CSV.")
-    parser.add_argument("list", help="the list that was evaluated: a line: image path, space, label")
-    parser.add_argument("--decisions", required=True, metavar="CSV", help="columns path, label, action (keep, drop, relabel), new_label")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the new list; the old one stays as it is")
+    parser = ToolParser("datasets/clean.py", "Drop or relabel images of a list, as decided in a CSV.")
+    parser.add_argument("list", type=expanded, help="the list that was evaluated: a line: image path, space, label")
+    parser.add_argument(
+        "--decisions", type=expanded, required=True, metavar="CSV", help="columns path, label, action (keep, drop, relabel), new_label"
+    )
+    parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the new list; the old one stays as it is")
     return parser
 
 

@@ -28,29 +28,26 @@ from lists_source import Found, check_apart, check_names, read_classes, tidy, wr
 from split_source import Plan, group_by, split
 from table_source import read_csv
 
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
-from utils.logger import log, start_logging
+from utils.logger import log
+from utils.run import run_tool
 
 DEFAULT_VAL = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
-    opt = option_parser().parse_args(argv)
-    start_logging()
+    return run_tool(lambda: option_parser().parse_args(argv), prepare)
+
+
+def prepare(opt: argparse.Namespace) -> None:
+    """Check the options, and make the lists. Raises UserError where that cannot be."""
+    check_options(opt)
     try:
-        check_options(opt)
         COMMANDS[opt.kind](opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {error}.\nIs the disk full (`df -h`), or may the folder not be written? --out DIR names another.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
-    return 0
+        raise UserError(f"{error}.\nIs the disk full (`df -h`), or may the folder not be written? --out DIR names another.") from error
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -58,21 +55,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def option_parser() -> argparse.ArgumentParser:
     """The parser, with a sub-command for each source."""
-    parser = argparse.ArgumentParser(prog="datasets/prepare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser("datasets/prepare.py", __doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     fashion = kinds.add_parser("fashion-mnist", help="real product images, 28 pixels, 10 classes", allow_abbrev=False)
-    fashion.add_argument("--out", default="datasets/fashion-mnist", help="folder for lists and images")
+    fashion.add_argument("--out", type=expanded, default="datasets/fashion-mnist", help="folder for lists and images")
     fashion.add_argument("--train", type=int, default=12000, help="training images")
     fashion.add_argument("--val", type=int, default=10000, help="validation images, of the set's own test part")
     fashion.add_argument("--test", type=int, default=2000, help="images for submission, of the training part, apart from --train")
     fashion.add_argument("--seed", type=int, default=42, help="which images are chosen")
 
     folder = kinds.add_parser("folder", help="one folder of images a class", allow_abbrev=False)
-    folder.add_argument("root", help="the folder that holds the class folders")
-    folder.add_argument("--val_root", metavar="DIR", help="class folders for val.txt, numbered as in the training root")
+    folder.add_argument("root", type=expanded, help="the folder that holds the class folders")
+    folder.add_argument("--val_root", type=expanded, metavar="DIR", help="class folders for val.txt, numbered as in the training root")
 
     table = kinds.add_parser("csv", help="a CSV file with a header", allow_abbrev=False)
-    table.add_argument("file", help="the CSV file (UTF-8)")
+    table.add_argument("file", type=expanded, help="the CSV file (UTF-8)")
     table.add_argument("--path_column", required=True, metavar="NAME", help="the column of image paths")
     table.add_argument("--label_column", metavar="NAME", help="the column of labels: names, or whole numbers")
     table.add_argument("--split_column", metavar="NAME", help="a column that says train, val or test; in place of --val")
@@ -81,9 +78,9 @@ def option_parser() -> argparse.ArgumentParser:
     table.add_argument("--delimiter", metavar="SIGN", help="what stands between fields (`tab` for a tab); found out if left out")
 
     coco = kinds.add_parser("coco", help="a JSON file, as COCO or AliProducts has it", allow_abbrev=False)
-    coco.add_argument("file", help="the JSON file")
+    coco.add_argument("file", type=expanded, help="the JSON file")
     for kind in (table, coco):
-        kind.add_argument("--root", metavar="DIR", help="where relative paths start; the file's folder if left out")
+        kind.add_argument("--root", type=expanded, metavar="DIR", help="where relative paths start; the file's folder if left out")
         text = "the list to make: train (with --val of it held out), all into val, or test without labels"
         kind.add_argument("--part", choices=("train", "val", "test"), default="train", help=text)
     for kind in (folder, table, coco):
@@ -93,15 +90,17 @@ def option_parser() -> argparse.ArgumentParser:
 
 def _add_shared(kind: argparse.ArgumentParser) -> None:
     """Flags of every source but the built-in ones."""
-    kind.add_argument("--out", default="datasets", help="folder for the lists")
+    kind.add_argument("--out", type=expanded, default="datasets", help="folder for the lists")
     kind.add_argument("--val", type=float, metavar="SHARE", help=f"the share of each class that goes to val.txt ({DEFAULT_VAL}); 0: none")
     kind.add_argument("--folds", type=int, metavar="K", help="cross-validation: divide into K parts …")
     kind.add_argument("--fold", type=int, metavar="k", help="… of which the k-th, from 1 to K, goes to val.txt; in place of --val")
     text = "images whose paths (below the root) agree in what REGEX catches go to the same side of the split"
     kind.add_argument("--group_by", metavar="REGEX", help=text)
     kind.add_argument("--seed", type=int, default=42, help="the same seed gives the same split")
-    kind.add_argument("--classes", metavar="FILE", help="a classes.txt that decides the class numbers; other labels are errors")
-    kind.add_argument("--test", metavar="DIR", help="write test.txt from all images in this folder, unlabelled")
+    kind.add_argument(
+        "--classes", type=expanded, metavar="FILE", help="classes.txt that decides the class numbers; other labels are errors"
+    )
+    kind.add_argument("--test", type=expanded, metavar="DIR", help="write test.txt from all images in this folder, unlabelled")
     kind.add_argument("--check", action="store_true", help="look whether the listed files are there")
 
 

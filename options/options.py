@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 
 from options import rules, shared_flags, train_flags
-from options.parser import Parser
+from options.parser import Parser, expanded
 
 
 def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -60,7 +60,12 @@ def _eval() -> Parser:
     shared_flags.inference(parser)
     group = parser.group("evaluation")
     group("--report", action=shared_flags.SWITCH, default=True, help="write report.html, one page to look at and to send")
-    group("--compare", metavar="CSV", help="predictions.csv of another evaluation of this list: McNemar's test, and what changed")
+    group(
+        "--compare",
+        type=expanded,
+        metavar="CSV",
+        help="predictions.csv of another evaluation of this list: McNemar's test, and changes",
+    )
     group("--calibrate", action="store_true", help="fit the temperature on this list, and store it in the checkpoint")
     group(
         "--resamples",
@@ -81,7 +86,7 @@ def _submit() -> Parser:
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     group = parser.group("submission")
-    group("--out", metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)")
+    group("--out", type=expanded, metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)")
     group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
     group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="the header of the CSV")
     group("--header", action=shared_flags.SWITCH, default=True, help="write the header")

@@ -1,27 +1,80 @@
-"""An argparse parser that reads a YAML file of defaults, checks ranges, and reports all problems at once."""
+"""Argparse parsers that name the near flag for a mistyped one; the scripts' also checks ranges and reads a YAML file of defaults."""
 
 import argparse
 import difflib
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from options.plain_yaml import YamlError, read_yaml
+
 Rule = Callable[[argparse.Namespace], list[str]]
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # of a switch in a file
 
 
-class Parser(argparse.ArgumentParser):
-    """ArgumentParser with three additions: `bounds` of numbers, `rules` across flags, `--config`.
+def expanded(text: str) -> str:
+    """Return the path of an option, with `~` as the home folder: a shell expands it neither after = nor in a file."""
+    return os.path.expanduser(text)  # noqa: PTH111  # Path would change what needs no change: "" and "./x"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean a or b?" for the names of `known` that are near `name`, or ""."""
+    lowered = {other.lower(): other for other in known}
+    close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Descriptions as they are written; a default after each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+class ToolParser(argparse.ArgumentParser):
+    """ArgumentParser of a tool: a mistake ends with exit code 2, a short message, and the near name for a mistyped one."""
+
+    def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
+        super().__init__(prog=prog, description=description, **{"formatter_class": _Help, "allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nAll options: python {self.prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, with the near flag for one that there is not."""
+        opt, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            kinds = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+            parser = next((action.choices[getattr(opt, action.dest)] for action in kinds), self)
+            parser.error("; ".join(parser.unknown_words(unknown)))
+        return opt
+
+    def unknown_words(self, words: Sequence[str]) -> list[str]:
+        """Return a line for each flag of `words`, or for the first word where there is no flag among them."""
+        return [self._unknown(word) for word in words if word.startswith("-")] or [f"what is {words[0]!r}?" for _ in words[:1]]
+
+    def _unknown(self, word: str) -> str:
+        flag = word.split("=")[0]
+        return f"there is no option {flag}" + did_you_mean(flag, self._option_string_actions)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise ArgumentError for a value that is no choice: the near one first."""
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r}{did_you_mean(str(value), names)} (choose from {', '.join(names)})"
+            )
+
+
+class Parser(ToolParser):
+    """The parser of a script, with three additions: `bounds` of numbers, `rules` across flags, `--config`.
 
     A mistake of the user ends with exit code 2 and one message that lists every problem found.
     """
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(
-            prog=prog,
-            description=description,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        super().__init__(prog, description)
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
         self.rules: list[Rule] = []
 
@@ -40,9 +93,6 @@ class Parser(argparse.ArgumentParser):
         """{dest: action} of every flag but --help, in the order of the help text."""
         return {action.dest: action for action in self._actions if action.dest != "help"}
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nAll options: python {self.prog} --help\n")
-
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse `argv` (None: sys.argv); `opt.given` holds the names set on the command line or in --config.
 
@@ -50,13 +100,11 @@ class Parser(argparse.ArgumentParser):
             SystemExit: code 2, after printing what is wrong; 0 after --help.
         """
         words = list(sys.argv[1:] if argv is None else argv)
-        words = self._config_words(words) + words
+        settings = self._config(words)
         unset = object()
-        opt, unknown = self.parse_known_args(words)
-        mistyped = [self._unknown(word) for word in unknown if word.startswith("-")]
-        if unknown and not mistyped:
-            mistyped = [f"what is {unknown[0]!r}?"]
-        marked, _ = self.parse_known_args(words, argparse.Namespace(**dict.fromkeys(self.flags(), unset)))
+        opt, unknown = self.parse_known_args(words, argparse.Namespace(**settings))
+        mistyped = self.unknown_words(unknown)
+        marked, _ = self.parse_known_args(words, argparse.Namespace(**{**dict.fromkeys(self.flags(), unset), **settings}))
         opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not unset and name != "config")
         problems = self._out_of_bounds(opt) + [line for rule in self.rules for line in rule(opt)]
         # --lod x: that --load is needed follows from it
@@ -64,12 +112,6 @@ class Parser(argparse.ArgumentParser):
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt
-
-    def _unknown(self, word: str) -> str:
-        flag = word.split("=")[0]
-        known = [name for action in self._actions for name in action.option_strings]
-        close = difflib.get_close_matches(flag, known, n=3, cutoff=0.6)
-        return f"there is no option {flag}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
     def _out_of_bounds(self, opt: argparse.Namespace) -> list[str]:
         problems = []
@@ -82,39 +124,58 @@ class Parser(argparse.ArgumentParser):
                 problems.append(f"--{name} is {number}; allowed: {allowed}")
         return problems
 
-    def _config_words(self, words: list[str]) -> list[str]:
-        """The flags in the file that --config names, as command-line words, so that both are checked alike."""
-        if "config" not in self.flags():
-            return []
-        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config", nargs="?")  # without a file's name: the real parser complains
-        path = finder.parse_known_args(words)[0].config
-        if path is None:
-            return []
-        import yaml  # the one import here that is not the standard library's: only who asks for a file pays for it
+    def value(self, name: str, content: Any) -> Any:
+        """Return the value of flag `name` for the `content` that a file gives it, read as the command line reads a word.
 
-        try:
-            with open(path, encoding="utf-8") as file:
-                settings = yaml.safe_load(file) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            self.error(f"--config {path} cannot be read: {error}")
-        if not isinstance(settings, dict):
-            self.error(f"--config {path} must hold lines of `option: value`, got a {type(settings).__name__}")
-        unknown = [self._unknown(f"--{name}") for name in settings if name not in self.flags()]
-        if unknown:
-            self.error(f"--config {path}: " + "; ".join(unknown))
-        return [word for name, value in settings.items() for word in self._as_words(name, value)]
+        Args:
+            content: a text, or a list of texts for a flag that takes several, as options.plain_yaml reads them.
 
-    def _as_words(self, name: str, value: Any) -> list[str]:
+        Raises:
+            ValueError: of another kind, or not allowed; the message says what is.
+        """
         action = self.flags()[name]
-        if value is None:
-            return []
-        if action.nargs == 0:  # a switch: --flag, or --no-flag where there is one
-            if not isinstance(value, bool):
-                self.error(f"--config: {name} is {value!r}; allowed: true or false")
-            negative = [flag for flag in action.option_strings if flag.startswith("--no-")]
-            return [action.option_strings[0]] if value is True else negative[:1]
-        flag = max(action.option_strings, key=len)
-        if isinstance(value, list):
-            return [flag, *map(str, value)] if value else []
-        return [f"{flag}={value}"]
+        if action.nargs == 0:  # a switch
+            if not isinstance(content, str) or content.lower() not in TRUE + FALSE:
+                raise ValueError(f"--{name} is {content!r}; allowed: true or false")
+            return content.lower() in TRUE
+        texts = content if isinstance(content, list) and action.nargs else [content]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            wanted = "texts, at least one" if action.nargs else "one value"
+            raise ValueError(f"--{name} is {content!r}; allowed: {wanted}")
+        if isinstance(action.nargs, int) and len(texts) != action.nargs:
+            raise ValueError(f"--{name} is {content!r}; allowed: {action.nargs} values")
+        try:
+            values = [self._get_value(action, text) for text in texts]
+            for value in values:
+                self._check_value(action, value)
+        except argparse.ArgumentError as error:
+            raise ValueError(f"--{name}: {error.message}") from None
+        return values if action.nargs else values[0]
+
+    def _config(self, words: list[str]) -> dict[str, Any]:
+        """The settings of the file that --config names, {flag: value}, each checked as on the command line."""
+        if "config" not in self.flags():
+            return {}
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config", nargs="?", type=expanded)  # without a file's name: the real parser complains
+        file = finder.parse_known_args(words)[0].config
+        if file is None:
+            return {}
+        try:
+            content = read_yaml(file)
+        except (OSError, YamlError) as error:
+            self.error(f"--config {file} cannot be read: {error}")
+        content = {} if content is None else content
+        if not isinstance(content, dict):
+            self.error(f"--config {file} must hold lines of `option: value`, got a {'list' if isinstance(content, list) else 'text'}")
+        unknown = [self._unknown(f"--{name}") for name in content if name not in self.flags()]
+        settings, wrong = {}, ["config: a file names no other"] if content.get("config") is not None else []
+        for name, given in content.items():
+            if name in self.flags() and name != "config" and given is not None and given != []:
+                try:
+                    settings[name] = self.value(name, given)
+                except ValueError as error:
+                    wrong.append(str(error))
+        if unknown or wrong:
+            self.error(f"--config {file}: " + "; ".join(unknown + wrong))
+        return settings

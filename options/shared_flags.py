@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from options import choices
-from options.parser import Parser
+from options.parser import Parser, expanded
 
 SWITCH = argparse.BooleanOptionalAction
 MAX_PIXELS = 178_956_970  # dataloader.decode's, which this package does not import
@@ -22,14 +22,14 @@ def add_folders(group: Callable[..., None], *names: str) -> None:
     """One --<name>_dir each."""
     for name in names:
         default, what = FOLDERS[name]
-        group(f"--{name}_dir", default=default, metavar="DIR", help=what)
+        group(f"--{name}_dir", type=expanded, default=default, metavar="DIR", help=what)
 
 
 def run(parser: Parser, *folders: str) -> None:
     """The tag, the device, the workers."""
     group = parser.group("run")
     group("--tag", default="cache", help="name of the experiment, and of its folders")
-    group("--config", metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
+    group("--config", type=expanded, metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
     group("--gpu", type=int, default=0, low=-1, metavar="N", help="which card; -1 is the CPU")
     group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
     group("--deterministic", action="store_true", help="only algorithms that give the same bits each time (slower on CUDA)")
@@ -50,10 +50,10 @@ def run(parser: Parser, *folders: str) -> None:
 def data(parser: Parser, lists: tuple[str, ...]) -> None:
     """Lists, batch, squares, cache."""
     group = parser.group("data")
-    group("--data_root", default="datasets", metavar="DIR", help="the folder of the lists")
+    group("--data_root", type=expanded, default="datasets", metavar="DIR", help="the folder of the lists")
     for name in lists:
         what = "an image's path a line" if name == "test" else "a line: image path, space, label"
-        group(f"--{name}_list", metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
+        group(f"--{name}_list", type=expanded, metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
     training = "train" in lists
     low = 2 if training else 1  # batch normalisation has nothing to normalise in a batch of one
     group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
@@ -77,7 +77,13 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
     group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
     group("--max_pixels", type=int, default=MAX_PIXELS, low=1, high=2 * MAX_PIXELS, metavar="N", help=BOMB)
-    group("--cache", default="none", metavar="WHERE", help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs")
+    group(
+        "--cache",
+        type=place,
+        default="none",
+        metavar="WHERE",
+        help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs",
+    )
     group(
         "--cache_size",
         type=int,
@@ -88,6 +94,11 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     )
     group("--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space")
     group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
+
+
+def place(text: str) -> str:
+    """Return the value of --cache, with `~` in disk:DIR as the home folder."""
+    return f"disk:{expanded(text[5:])}" if text.startswith("disk:") else text
 
 
 def temperature(text: str) -> str:
@@ -105,8 +116,19 @@ def temperature(text: str) -> str:
 def inference(parser: Parser) -> None:
     """Checkpoints to predict with, and how."""
     group = parser.group("inference")
-    group("--load", nargs="+", metavar="CKPT", help="one checkpoint, or several to blend, of any families; also probs.npz of --save_probs")
-    group("--ensemble", metavar="FILE", help="in place of --load: members, weights and views from the ensemble.yaml of eval.py --blend")
+    group(
+        "--load",
+        type=expanded,
+        nargs="+",
+        metavar="CKPT",
+        help="one checkpoint, or several to blend, of any families; also probs.npz of --save_probs",
+    )
+    group(
+        "--ensemble",
+        type=expanded,
+        metavar="FILE",
+        help="in place of --load: members, weights and views from the ensemble.yaml of eval.py --blend",
+    )
     group("--model", help="checked against the checkpoint; needed for a plain state dict only")
     group("--weights", nargs="+", type=float, low=0, metavar="W", help="a weight for each --load; equal by default")
     group(

@@ -3,7 +3,7 @@
 import argparse
 
 from options import choices
-from options.parser import Parser
+from options.parser import Parser, expanded
 
 SWITCH = argparse.BooleanOptionalAction
 
@@ -13,8 +13,8 @@ def model(parser: Parser) -> None:
     group = parser.group("model")
     group("--model", default="ResNeSt50", help=f"{', '.join(choices.MODELS)}, or timm:<name> for any model of timm")
     group("--pretrained", action=SWITCH, default=True, help="start from ImageNet weights")
-    group("--weights_dir", default="pretrained", metavar="DIR", help="where ImageNet weight files are looked for first")
-    group("--load", metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
+    group("--weights_dir", type=expanded, default="pretrained", metavar="DIR", help="where ImageNet weight files are looked for first")
+    group("--load", type=expanded, metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
     group("--resume", action="store_true", help="go on: optimizer and epoch too; from last.pt of the tag where --load is not given")
     group(
         "--head",
@@ -89,7 +89,7 @@ def loss(parser: Parser) -> None:
     group(
         "--cb_beta", type=float, default=0.999, low=0, high=0.999999, help="--class_weight effective: nearer 1 is nearer one over the count"
     )
-    group("--teacher", metavar="CKPT", help="learn from this checkpoint's probabilities too")
+    group("--teacher", type=expanded, metavar="CKPT", help="learn from this checkpoint's probabilities too")
     group("--distill_alpha", type=float, default=0.5, low=0, high=1, help="--teacher: its share of the loss")
     group("--distill_temp", type=float, default=2.0, low=0.1, help="--teacher: how much its probabilities are softened")
     group("--mixup", type=float, default=0.0, low=0, metavar="ALPHA", help="blend pairs of images and labels")

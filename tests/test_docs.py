@@ -239,7 +239,6 @@ def parse_module(name, words, monkeypatch):
         assert preview.main(words) == 0 and len(called) == 1
     elif name in ("tools.doctor", "tools.bench_transforms"):
         tool = importlib.import_module(name)
-        monkeypatch.setattr(tool, "start_logging", lambda: None)
         work = {"tools.doctor": "check", "tools.bench_transforms": "compare"}[name]
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)

@@ -188,3 +188,69 @@ def test_flags_may_not_be_abbreviated(capsys):
     with pytest.raises(SystemExit):
         parse_train(["--batch", "3"])
     assert "did you mean --batch_size" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ files of options, and paths
+
+TEXTS = {  # text flags that are no path: a new one is sorted in here, or takes type=expanded
+    *("tag", "model", "optimizer", "scheduler", "precision", "head", "pool", "loss", "class_weight", "balance", "transform"),
+    *("scale_schedule", "clip_mode", "fit", "on_bad_image", "cache_format", "loader", "tta", "blend", "temperature", "format"),
+    *("columns", "separator", "id", "labels", "joiner"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_home_folder_is_found_in_every_path(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = PARSERS[name]
+    for flag, action in parser.flags().items():
+        if action.nargs != 0 and action.type not in (int, float) and flag not in TEXTS:
+            prefix = "disk:" if flag == "cache" else ""
+            assert parser.value(flag, [f"{prefix}~/x"] if action.nargs else f"{prefix}~/x") in (f"{prefix}/home/me/x", ["/home/me/x"]), flag
+    (tmp_path / "c.yaml").write_text("load: [~/a.pt, b.pt]\n")
+    assert parse_eval([f"--config={tmp_path}/c.yaml"]).load == ["/home/me/a.pt", "b.pt"]
+
+
+def test_a_file_s_values_are_the_text_that_was_written(tmp_path):
+    """YAML 1.1 would make 83, 1.1 and True of the first three."""
+    file = tmp_path / "c.yaml"
+    for text in ("0123", "1.10", "on", "2020-01-01", "'null'", "!!str 0x10"):
+        file.write_text(f"tag: {text}\n")
+        assert parse_train(["--config", str(file)]).tag == text.removeprefix("!!str ").strip("'")
+    file.write_text("lr: 1e-3\nema: .5\nbatch_size: 32\nresume: on\npretrained: No\nval_list: ~\nload: null\nscale_schedule: 1:128,11:19\n")
+    opt = parse_train(["--config", str(file)])
+    assert (opt.lr, opt.ema, opt.batch_size, opt.resume, opt.pretrained) == (1e-3, 0.5, 32, True, False)
+    assert (opt.val_list, opt.load, opt.scale_schedule) == (None, None, "1:128,11:19")
+    assert opt.given == ["batch_size", "ema", "lr", "pretrained", "resume", "scale_schedule"]
+    file.write_text("columns: [0, on]\n")
+    assert parse_submit(["--config", str(file), "--load", "x"]).columns == ["0", "on"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tag: [mine, --lr, 5]", "--tag is ['mine', '--lr', '5']; allowed: one value"),
+        ("load: {a: b}", "--load is {'a': 'b'}; allowed: texts, at least one"),
+        ("load: [[a.pt]]", "--load is [['a.pt']]"),
+        ("columns: [id]", "--columns is ['id']; allowed: 2 values"),
+        ("tta: x88", "--tta: invalid choice: 'x88'; did you mean x8?"),
+        ("scale: 12.5", "--scale: invalid int value: '12.5'"),
+        ("tag: a\ntag: b", "'tag' stands there twice"),
+        ("a: &a [x, x]\nb: &b [*a, *a]", "aliases are not allowed"),
+        ("tag: !!python/object/apply:os.getcwd []", "the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not allowed"),
+        ("tag: " + "[" * 5000, "nested deeper"),
+        ("#" * 1_000_001, "more than 1,000,000 bytes"),
+        ("config: other.yaml", "a file names no other"),
+    ],
+)
+def test_what_no_file_of_options_may_hold(text, said, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parse_submit(["--config", str(tmp_path / "c.yaml"), "--load", "x.pt"])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_flag_in_a_list_is_a_value(tmp_path):
+    (tmp_path / "c.yaml").write_text("load: [a.pt, --tta, x8]\n")
+    opt = parse_eval(["--config", str(tmp_path / "c.yaml")])
+    assert (opt.load, opt.tta) == (["a.pt", "--tta", "x8"], "none")

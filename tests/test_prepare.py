@@ -318,6 +318,19 @@ def test_mistaken_flags(make, words, said):
     wrong(make(*words.split()), said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("foldr p", "'foldr'; did you mean folder?"),
+        ("csv f --path_column a --label_colum b", "prepare.py csv: there is no option --label_colum; did you mean --label_column"),
+        ("coco f --part trian", "'trian'; did you mean train?"),
+    ],
+)
+def test_mistyped_words_get_the_near_one(make, words, said):
+    made = make(*words.split())
+    assert made.code == 2 and said in made.said and "usage:" not in made.said
+
+
 def test_all_mistaken_flags_are_told_at_once(make):
     wrong(make("folder", "p", "--val", 2, "--seed", -1, "--folds", 3), "--val is 2", "--seed is -1", "go together", "folder --help")
 

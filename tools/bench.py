@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataloader.file_list import read_list
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log, progress
@@ -36,20 +37,20 @@ class Row(NamedTuple):
 
 def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
     """The flags that all of them take; `name` is the tool's, as in `python -m tools.<name>`."""
-    parser = argparse.ArgumentParser(prog=f"-m tools.{name}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", help="a list of images with labels; by default photographs are cut by tools.photos")
+    parser = ToolParser(f"-m tools.{name}", about)
+    parser.add_argument("--list", type=expanded, help="a list of images with labels; by default photographs are cut by tools.photos")
     parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", default=f"results/{name}", help="folder for the JSON and the plot")
+    parser.add_argument("--out", type=expanded, default=f"results/{name}", help="folder for the JSON and the plot")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
 
-def run(opt: argparse.Namespace, measure: Callable[[Any], Any], compare: Callable[[argparse.Namespace], None]) -> int:
-    """`compare(opt)`, or with --one `measure(task)`, whose result is printed as JSON; returns the exit code."""
+def run(parse: Callable[[], argparse.Namespace], measure: Callable[[Any], Any], compare: Callable[[argparse.Namespace], None]) -> int:
+    """`compare(parse())`, or with --one `measure(task)`, whose result is printed as JSON; returns the exit code."""
 
-    def act() -> None:
+    def act(opt: argparse.Namespace) -> None:
         if opt.one:
             print(json.dumps(measure(json.loads(opt.one))))
         elif opt.rounds < 1:
@@ -57,7 +58,7 @@ def run(opt: argparse.Namespace, measure: Callable[[Any], Any], compare: Callabl
         else:
             compare(opt)
 
-    return run_tool(act)
+    return run_tool(parse, act)
 
 
 def photographs(opt: argparse.Namespace) -> Path:

@@ -48,7 +48,7 @@ def option_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and measure; returns the exit code."""
-    return bench.run(option_parser().parse_args(argv), measure, compare)
+    return bench.run(lambda: option_parser().parse_args(argv), measure, compare)
 
 
 def compare(opt: argparse.Namespace) -> None:

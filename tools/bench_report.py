@@ -16,9 +16,10 @@ import numpy as np
 
 from dataloader import Classes
 from dataloader.decode import thumbnail
-from utils.logger import start_logging
+from options.parser import ToolParser, expanded
 from utils.metrics import Predictions
 from utils.report import page, results
+from utils.run import run_tool
 
 TOP, FILES = 5, 32
 
@@ -56,13 +57,16 @@ def made_up(images: int, classes: int) -> Predictions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Score, write all of eval.py's files, and print seconds, bytes, and the most memory held."""
-    parser = argparse.ArgumentParser(description="Time report.html for many classes.")
+    """Parse; score, write all of eval.py's files, and print seconds, bytes, and the most memory held."""
+    parser = ToolParser("-m tools.bench_report", "Time report.html for many classes.")
     parser.add_argument("--classes", type=int, default=50_030)
     parser.add_argument("--images", type=int, default=150_000)
-    parser.add_argument("--out", default="results/bench/0", help="the folder to write into")
-    opt = parser.parse_args(argv)
-    start_logging()
+    parser.add_argument("--out", type=expanded, default="results/bench/0", help="the folder to write into")
+    return run_tool(lambda: parser.parse_args(argv), time_page)
+
+
+def time_page(opt: argparse.Namespace) -> None:
+    """Score, write, measure; print it."""
     rng = np.random.default_rng(1)
     predictions = made_up(opt.images, opt.classes)
     names = [f"product {label}" for label in range(opt.classes)]
@@ -78,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = (Path(opt.out) / "report.html").stat().st_size / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"scores and tables {scored_at - began:.1f} s, page {ended - scored_at:.1f} s, {size:.1f} MB, at most {memory:.2f} GB held")
-    return 0
 
 
 if __name__ == "__main__":

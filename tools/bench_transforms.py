@@ -22,6 +22,7 @@ import torch
 
 from dataloader.transforms import get_transform, ops, policies, transforms
 from options import parse_train
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log, progress
@@ -42,15 +43,12 @@ Run = Callable[[int], Any]  # the number of the image -> what came out
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and measure; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="-m tools.bench_transforms", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ToolParser("-m tools.bench_transforms", __doc__)
     parser.add_argument("--scale", type=int, default=224, help="side of the images, in pixels")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=100, help="images a row and round")
-    parser.add_argument("--out", default="results/bench_transforms", help="folder for the JSON")
-    opt = parser.parse_args(argv)
-    return run_tool(lambda: compare(opt))
+    parser.add_argument("--out", type=expanded, default="results/bench_transforms", help="folder for the JSON")
+    return run_tool(lambda: parser.parse_args(argv), compare)
 
 
 def compare(opt: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from options import parse_eval
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -27,12 +28,12 @@ FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 def option_parser() -> argparse.ArgumentParser:
     """The flags of this tool."""
-    parser = argparse.ArgumentParser(prog="-m tools.best_scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load", required=True, metavar="CKPT")
-    parser.add_argument("--list", required=True, help="a validation list: path, space, label")
+    parser = ToolParser("-m tools.best_scale", __doc__)
+    parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
+    parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
     parser.add_argument("--scales", nargs="+", type=int, metavar="PX", help="by default 0.75 to 1.5 of the checkpoint's, in steps of 8 px")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
-    parser.add_argument("--out", default="results/best_scale", metavar="DIR")
+    parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=24)
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
@@ -41,8 +42,7 @@ def option_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and try; returns the exit code."""
-    opt = option_parser().parse_args(argv)
-    return run_tool(lambda: run(opt))
+    return run_tool(lambda: option_parser().parse_args(argv), run)
 
 
 def run(opt: argparse.Namespace) -> None:

@@ -25,9 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from options.parser import ToolParser, expanded
 from utils import checkpoint
 from utils.files import write_json
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMED = ("images_per_second", "data_wait")
@@ -56,14 +58,17 @@ SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, kill, compare; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="-m tools.crash_test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser("-m tools.crash_test", __doc__)
     parser.add_argument("--runs", type=int, default=30)
-    parser.add_argument("--data_root", required=True, help="a folder with train.txt and val.txt")
-    parser.add_argument("--out", default="results/crash_test", help="where the runs and crash_test.json go")
+    parser.add_argument("--data_root", type=expanded, required=True, help="a folder with train.txt and val.txt")
+    parser.add_argument("--out", type=expanded, default="results/crash_test", help="where the runs and crash_test.json go")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", default=RUN, help="the flags of train.py")
-    opt = parser.parse_args(argv)
-    start_logging()
+    return run_tool(lambda: parser.parse_args(argv), compare_runs)
+
+
+def compare_runs(opt: argparse.Namespace) -> int:
+    """Kill runs, and compare them with an undisturbed one; returns 1 where one ended otherwise, else 0."""
     if not SEES_POINTS:
         log.warning("TensorBoard's points are not compared: python -m pip install tensorboard.")
     out = Path(opt.out).resolve()

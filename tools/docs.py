@@ -16,9 +16,10 @@ from pathlib import Path
 
 from options import build_parser
 from options.help_zh import GROUPS, help_zh
-from options.parser import Parser
+from options.parser import Parser, ToolParser
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
@@ -77,16 +78,16 @@ FILES = {"README.md": ENGLISH, "README_zh.md": CHINESE}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the tables, or with --check compare them; returns the exit code."""
-    opt = option_parser().parse_args(argv)
+    return run_tool(lambda: option_parser().parse_args(argv), update)
+
+
+def update(opt: argparse.Namespace) -> int:
+    """Write the tables, or compare them; returns the exit code. Raises UserError where a README has no place for one."""
     stale = []
     for name, language in FILES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
-        try:
-            wanted = fill(text, tables(language), name)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        wanted = fill(text, tables(language), name)
         if wanted != text:
             stale.append(name)
             if not opt.check:
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def option_parser() -> argparse.ArgumentParser:
     """The command line of this tool."""
-    parser = argparse.ArgumentParser(prog="python -m tools.docs", description="Write the option tables of the two READMEs.")
+    parser = ToolParser("-m tools.docs", "Write the option tables of the two READMEs.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is out of date")
     return parser
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList, read_list
+from options.parser import ToolParser, expanded
 from tools import doctor_html, doctor_report
 from tools.doctor_classes import check_classes, read_names
 from tools.doctor_pairs import Pairs, contents, exact, near
@@ -26,36 +27,23 @@ from tools.doctor_problems import MASKS, Findings
 from tools.doctor_report import Report
 from tools.doctor_scan import Scan, Store, default_workers, scan
 from utils.errors import UserError
-from utils.logger import start_logging
-from utils.run import DISK
+from utils.run import run_tool
 
 MOST_BITS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and check; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="-m tools.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("lists", nargs="+", metavar="LIST", help="list files, train.txt first")
-    parser.add_argument("--unlabelled", action="append", default=[], metavar="FILE", help="one more list, or one of those, without labels")
-    parser.add_argument("--out", default="results/doctor", metavar="DIR", help="where the findings go (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=default_workers(), help="threads (default: %(default)s)")
+    parser = ToolParser("-m tools.doctor", __doc__)
+    parser.add_argument("lists", type=expanded, nargs="+", metavar="LIST", help="list files, train.txt first")
+    parser.add_argument(
+        "--unlabelled", type=expanded, action="append", default=[], metavar="FILE", help="one more list, or one of those, without labels"
+    )
+    parser.add_argument("--out", type=expanded, default="results/doctor", metavar="DIR", help="where the findings go")
+    parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
     parser.add_argument("--near", type=int, default=4, metavar="BITS", help="of 64, by which copies may differ; -1: exact copies only")
-    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="as in train.py (default: %(default)s)")
-    opt = parser.parse_args(argv)
-    start_logging()
-    try:
-        return check(opt)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"error: {error}.\nFree some space (`df -h`), or write elsewhere: --out DIR.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="as in train.py")
+    return run_tool(lambda: parser.parse_args(argv), check, again="the same command goes on from here")
 
 
 def check(opt: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from options import parse_eval
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -33,13 +34,13 @@ SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
 
 def option_parser() -> argparse.ArgumentParser:
     """The flags of this tool."""
-    parser = argparse.ArgumentParser(prog="-m tools.embed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load", required=True, metavar="CKPT")
-    parser.add_argument("--list", required=True, help="images to embed: path, space, label")
+    parser = ToolParser("-m tools.embed", __doc__)
+    parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
+    parser.add_argument("--list", type=expanded, required=True, help="images to embed: path, space, label")
     parser.add_argument("--unlabelled", action="store_true", help="--list has paths alone, as test.txt has")
-    parser.add_argument("--among", help="a labelled list to seek neighbours in; by default the list itself")
+    parser.add_argument("--among", type=expanded, help="a labelled list to seek neighbours in; by default the list itself")
     parser.add_argument("--neighbours", type=int, default=0, metavar="K", help="so many nearest of each image; 0: none")
-    parser.add_argument("--out", default="results/embed", metavar="DIR")
+    parser.add_argument("--out", type=expanded, default="results/embed", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
@@ -48,8 +49,7 @@ def option_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and write; returns the exit code."""
-    opt = option_parser().parse_args(argv)
-    return run_tool(lambda: run(opt))
+    return run_tool(lambda: option_parser().parse_args(argv), run)
 
 
 def run(opt: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from options import parse_eval
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.run import run_tool
@@ -31,9 +32,9 @@ MEANS = ("norm", "prior")
 
 def option_parser() -> argparse.ArgumentParser:
     """The flags of this tool."""
-    parser = argparse.ArgumentParser(prog="-m tools.long_tail", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--load", required=True, metavar="CKPT")
-    parser.add_argument("--list", required=True, help="a validation list: path, space, label")
+    parser = ToolParser("-m tools.long_tail", __doc__)
+    parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
+    parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
     parser.add_argument("-w", "--workers", type=int, default=2)
     parser.add_argument("--gpu", type=int, default=0)
@@ -43,8 +44,7 @@ def option_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and fit; returns the exit code."""
-    opt = option_parser().parse_args(argv)
-    return run_tool(lambda: run(opt))
+    return run_tool(lambda: option_parser().parse_args(argv), run)
 
 
 def run(opt: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from options import build_parser
-from options.parser import Parser
+from options.parser import Parser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -33,8 +33,8 @@ BEFORE = 10  # of steps that an explosion does not end, while the mean is still 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, draw; returns the exit code."""
-    opt = option_parser().parse(argv)
-    return run_tool(lambda: find(opt, list(argv if argv is not None else sys.argv[1:])))
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_tool(lambda: option_parser().parse(words), lambda opt: find(opt, words))
 
 
 def find(opt: argparse.Namespace, words: list[str]) -> None:
@@ -53,7 +53,7 @@ def option_parser() -> Parser:
     group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
     group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
     group("--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before")
-    group("--out", default="lr_find.png", metavar="FILE", help="where the PNG goes; the CSV lies beside it")
+    group("--out", type=expanded, default="lr_find.png", metavar="FILE", help="where the PNG goes; the CSV lies beside it")
     return parser
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -29,13 +30,16 @@ CLASSES = 10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and write; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="-m tools.photos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default="datasets/photos", help="folder for the images and lists")
+    parser = ToolParser("-m tools.photos", __doc__)
+    parser.add_argument("--out", type=expanded, default="datasets/photos", help="folder for the images and lists")
     parser.add_argument("--count", type=int, default=1500, help="how many images")
-    parser.add_argument("--source", help="a folder of pictures to cut from")
+    parser.add_argument("--source", type=expanded, help="a folder of pictures to cut from")
     parser.add_argument("--seed", type=int, default=42)
-    opt = parser.parse_args(argv)
-    return run_tool(lambda: make_photos(Path(opt.out), opt.count, [opt.source] if opt.source else list(FOLDERS), opt.seed))
+
+    def act(opt: argparse.Namespace) -> None:
+        make_photos(Path(opt.out), opt.count, [opt.source] if opt.source else list(FOLDERS), opt.seed)
+
+    return run_tool(lambda: parser.parse_args(argv), act)
 
 
 def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Path:

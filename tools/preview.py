@@ -20,6 +20,7 @@ from dataloader.reader import Files
 from dataloader.sampler import BatchKey
 from dataloader.transforms import get_transform
 from options import build_parser
+from options.parser import expanded
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
 from utils.report.plots import gallery
@@ -33,9 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     group = parser.group("preview")
     group("--samples", type=int, default=6, low=1, high=64, help="images, a row each")
     group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
-    group("--out", default="preview.png", metavar="FILE", help="where the PNG goes")
-    opt = parser.parse(argv)
-    return run_tool(lambda: draw(opt))
+    group("--out", type=expanded, default="preview.png", metavar="FILE", help="where the PNG goes")
+    return run_tool(lambda: parser.parse(argv), draw)
 
 
 def draw(opt) -> None:

@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from options import build_parser
+from options.parser import ToolParser, expanded
 from tools.sweep_space import grid, in_words, read_space, suggest, words_of
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, progress, start_logging
+from utils.logger import log, progress
+from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
@@ -42,28 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    opt = option_parser().parse_args(ours)
-    start_logging()
-    try:
-        return search(opt, rest)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return run_tool(lambda: option_parser().parse_args(ours), lambda opt: search(opt, rest), again="the same command goes on")
 
 
 def option_parser() -> argparse.ArgumentParser:
     """The command line of this tool; what follows -- is train.py's."""
-    parser = argparse.ArgumentParser(prog="-m tools.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser("-m tools.sweep", __doc__)
     parser.add_argument("--name", required=True, help="of the sweep: a folder in --result_dir, and the start of each tag")
-    parser.add_argument("--space", required=True, metavar="FILE", help="YAML: which flags vary, and how far")
+    parser.add_argument("--space", type=expanded, required=True, metavar="FILE", help="YAML: which flags vary, and how far")
     parser.add_argument("--trials", type=int, default=20, help="how many, with those that an earlier command has done")
     parser.add_argument("--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, --trials at most")
     parser.add_argument("--prune", action="store_true", help="end a trial whose val_top1 is below the median of the others' at its epoch")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
-    parser.add_argument("--result_dir", default="results", metavar="DIR")
+    parser.add_argument("--result_dir", type=expanded, default="results", metavar="DIR")
     return parser
 
 

@@ -15,6 +15,7 @@ import tqdm
 
 from utils import processes
 from utils.files import atomic_write
+from utils.text import still_there, visible
 
 log = logging.getLogger("classifier")
 WRITE_OUT = "write out"  # in the queue of tensorboardX's thread, in place of an event
@@ -25,10 +26,22 @@ class _Screen(logging.Handler):
     """Prints above a progress bar instead of through it; warnings in yellow where a person looks on."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        text = visible(record.getMessage())
         if record.levelno >= logging.WARNING:
             text = f"\033[1;33m{text}\033[0m" if sys.stdout.isatty() else f"warning: {text}"
-        tqdm.tqdm.write(text)
+        with still_there(sys.stdout):
+            tqdm.tqdm.write(text)
+
+
+class _Line(logging.Formatter):
+    """A line of log.txt, with its time; a name in it cannot steer the terminal that shows the file later."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, made visible."""
+        return visible(super().format(record))
 
 
 def start_logging(file: Path | None = None) -> None:
@@ -46,8 +59,8 @@ def start_logging(file: Path | None = None) -> None:
     log.addHandler(_Screen())
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(file, encoding="utf-8", errors="surrogateescape")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler = logging.FileHandler(file, encoding="utf-8")
+        handler.setFormatter(_Line())
         log.addHandler(handler)
 
 

@@ -10,13 +10,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils import processes, run_log
 from utils.errors import UserError
 from utils.holding import let_go
 from utils.logger import log, record_error, start_logging
 from utils.stopping import STOPPING, Stop
+from utils.text import prepare_streams, say
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
     and the signal's number where one ended the run (130: Ctrl-C). Of several processes the first writes the log.
     """
     share_cores(os.environ)
+    prepare_streams()
     if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
         parse(None)
     started = time.monotonic()
@@ -52,46 +54,58 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
     return code
 
 
-def run_tool(act: Callable[[], Any]) -> int:
-    """`act()`, ended as `run_command` ends a script, for a tool; returns the exit code."""
+def run_tool(parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Namespace], int | None], again: str = "") -> int:
+    """Call `act(parse())` and end as `run_command` ends a script, for a tool.
+
+    Args:
+        again: what to say after Ctrl-C.
+
+    Returns:
+        The exit code; that of `act` where it gives one.
+    """
+    prepare_streams()
+    opt = parse()
     start_logging()
-    return _guarded(act)
+    return _guarded(lambda: act(opt), "--out DIR", again)
 
 
-def _guarded(act: Callable[[], Any]) -> int:
+def _guarded(act: Callable[[], int | None], elsewhere: str = "--checkpoint_dir, --log_dir, --result_dir", again: str = "") -> int:
     try:
-        act()
+        return act() or 0
     except UserError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
+        say(f"\nerror: {error}")
         record_error(str(error))
         return 2
     except Stop as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        say(f"\n{stop}")
         return 128 + stop.number
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        say("\ninterrupted" + (f"; {again}" if again else ""))
         return 130
     except BrokenPipeError:  # `python eval.py … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        mendable = _mendable(error)
+        mendable = _mendable(error, elsewhere)
         if mendable is not None:
-            print(f"\nerror: {mendable}", file=sys.stderr)
+            say(f"\nerror: {mendable}")
             record_error(mendable)
             return 2
-        traceback.print_exc()
+        say(traceback.format_exc())
         record_error(traceback.format_exc())
         return 1
     finally:
         let_go()
-    return 0
 
 
-def _mendable(error: Exception) -> str | None:
-    """What to tell the user of a fault that is the machine's, and no code of ours names; None for any other."""
+def _mendable(error: Exception, elsewhere: str) -> str | None:
+    """What to tell the user of a fault that is the machine's, and no code of ours names; None for any other.
+
+    Args:
+        elsewhere: the flags that say where to write.
+    """
     if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error}.\nMake room there (`df -h`), or write elsewhere: --checkpoint_dir, --log_dir, --result_dir."
+        return f"{error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}."
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
         what = str(error).split(". ")[0]
         return f"The card has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."

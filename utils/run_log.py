@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.files import atomic_write, locked
+from utils.text import say
 
 FILE = "run_log.txt"
 
@@ -91,7 +92,7 @@ def _record(change: Callable[[list[str]], list[str]]) -> None:
     try:
         _rewrite(change)
     except OSError as error:
-        print(f"warning: {FILE} cannot be written: {error.strerror}", file=sys.stderr)
+        say(f"warning: {FILE} cannot be written: {error.strerror}")
 
 
 def _rewrite(change: Callable[[list[str]], list[str]]) -> None:

@@ -1,0 +1,55 @@
+"""Text that a person is shown: names of any bytes are printed, and none of them steers a terminal."""
+
+import contextlib
+import errno
+import os
+import re
+import sys
+from typing import IO, Any
+
+# Control characters but for tab and line feed, what turns the direction of writing or ends a line unseen, and lone
+# surrogates: bytes of a file name that are not UTF-8.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Return `text` as a screen, a log or a page may show it: what cannot be seen stands there as \x1b, \xff or \u202e."""
+    return _HIDDEN.sub(_escape, text)
+
+
+def _escape(match: "re.Match[str]") -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: a byte
+        return f"\\x{code - 0xDC00:02x}"
+    return "\\r" if code == 13 else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def exact(path: str) -> str:
+    """Return a path as UTF-8 text that keeps its bytes (surrogateescape), whatever encoding the system's names are read in."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr print any text: a character that the terminal does not know is escaped, and ends no command."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a notebook's, or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def say(text: str, stream: IO[str] | None = None) -> None:
+    """Print `text`, made visible, to `stream` (stderr if None)."""
+    stream = stream or sys.stderr
+    with still_there(stream):
+        print(visible(text), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def still_there(stream: Any) -> Any:
+    """While entered, write to a terminal that may be gone: a window that was closed (EIO) swallows what comes, and ends no run."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
