@@ -69,6 +69,8 @@ class Batches:
                 text = str(error)
                 if "timed out" in text:
                     raise UserError(_stuck(self.opt)) from error
+                if SHARED_MEMORY in text:
+                    raise UserError(_no_shared_memory(text, self.dataset, self.opt)) from error
                 if "exited unexpectedly" in text or "killed by signal" in text:
                     raise UserError(_killed(text, self.opt)) from error
                 raise
@@ -95,7 +97,7 @@ def in_threads(make: Callable[[BatchKey], Any], keys: Iterable[BatchKey], worker
 
 def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> "DataLoader[Any]":
     return DataLoader(
-        dataset,
+        _Shared(dataset),  # type: ignore[arg-type]  # all that DataLoader asks of a data set is __getitems__
         batch_sampler=sampler,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
         num_workers=opt.workers,
         collate_fn=_same,
@@ -104,6 +106,31 @@ def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Names
         prefetch_factor=AHEAD,
         timeout=opt.worker_timeout,
     )
+
+
+class _Shared:
+    """A data set whose batches are in shared memory when they are handed over.
+
+    torch would move them there in a thread of the worker's queue, where a full /dev/shm loses the batch and the main
+    process waits for it until --worker_timeout. Here the worker itself fails, and says so at once.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, key: BatchKey) -> Any:
+        batch = self.dataset.__getitems__(key)
+        try:
+            for field in batch:
+                for tensor in field if isinstance(field, tuple) else (field,):
+                    if isinstance(tensor, torch.Tensor):
+                        tensor.share_memory_()
+        except (RuntimeError, OSError) as error:
+            raise RuntimeError(f"{SHARED_MEMORY}: {error}") from None
+        return batch
 
 
 def _wants_pinned(opt: argparse.Namespace) -> bool:
@@ -152,13 +179,30 @@ def _check_shared_memory(dataset: Any, opt: argparse.Namespace) -> None:
         free = shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return
-    wanted = dataset.batch_bytes(opt.batch_size) * opt.workers * AHEAD
+    wanted = _shared_bytes(dataset, opt)
     if wanted > free:
         raise UserError(
-            f"{opt.workers} worker processes may hold {wanted / 1e6:.0f} MB of batches in {SHARED_MEMORY}, "
-            f"where {free / 1e6:.0f} MB are free.\nUse threads (--loader thread), fewer --workers or a smaller -b, "
-            f"or give the container more: docker run --shm-size={(wanted >> 20) + 64}m."
+            f"{opt.workers} worker processes may hold {wanted / 1e6:.1f} MB of batches in {SHARED_MEMORY}, "
+            f"where {free / 1e6:.1f} MB are free.\n{_less_shared_memory(wanted)}"
         )
+
+
+def _shared_bytes(dataset: Any, opt: argparse.Namespace) -> int:
+    """Return how many bytes of batches the workers of all processes on this machine may hold at a time."""
+    return dataset.batch_bytes(opt.batch_size) * opt.workers * AHEAD * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def _less_shared_memory(wanted: int) -> str:
+    return (
+        "Use threads (--loader thread), fewer --workers or a smaller -b, "
+        f"or give the container more: docker run --shm-size={(wanted >> 20) + 64}m."
+    )
+
+
+def _no_shared_memory(text: str, dataset: Any, opt: argparse.Namespace) -> str:
+    why = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
+    wanted = 2 * _shared_bytes(dataset, opt)  # training's and validation's workers live side by side
+    return f"A worker process found no room for a batch ({why[:200]}).\n{_less_shared_memory(wanted)} Then continue with --resume."
 
 
 def _stuck(opt: argparse.Namespace) -> str:

@@ -298,3 +298,25 @@ def test_too_little_shared_memory_is_seen_at_the_start(photo_set, monkeypatch):
     monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(UserError, match="--shm-size"):
         loader(photo_set, "-w", 2, "--loader", "process")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a small /dev/shm of its own takes root")
+def test_worker_whose_batch_finds_no_shared_memory_ends_the_run_at_once(photo_set, tmp_path):
+    """Somebody else fills /dev/shm after the check at the start; torch alone would lose the batch, and wait for it."""
+    code = f"""
+import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
+from test_pipeline import Path, UserError, loader
+from dataloader import loading
+opened = loader(Path({str(photo_set)!r}), "--scale", 64, "-w", 2, "--loader", "process", "--worker_timeout", 0)
+open("/dev/shm/other", "wb").write(bytes(6_800_000))
+held = []
+try:
+    for batch in opened.batches(1):
+        held.append(batch)
+except UserError as error:
+    print(error)
+"""
+    command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=7m tmpfs /dev/shm && exec "$@"', "sh", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert "found no room for a batch (/dev/shm" in done.stdout, done.stdout + done.stderr
+    assert "docker run --shm-size=" in done.stdout
