@@ -1,6 +1,10 @@
 """clear.py takes away exactly one tag's records, and gives them back byte for byte."""
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -8,6 +12,7 @@ import pytest
 
 from utils.run_log import FILE, Entry
 
+ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("checkpoints", "logs", "results")
 NOT_OURS = ("run", "run.12", "run.1_b", "run-1", "Run.1", "2_run.1")
 
@@ -164,3 +169,103 @@ def test_restore_and_rm_contradict(script, records):
     result = script("clear.py", "--tag", "run.1", "--restore", "--rm")
     assert result.code == 2
     assert "--restore and --rm contradict" in result.err
+
+
+KILLED = """
+import contextlib, io, os, pathlib, shutil, signal, sys
+import clear
+from options import parse_clear
+from utils import holding, run_log
+from utils.errors import UserError
+
+before, here, other = (pathlib.Path(path) for path in sys.argv[1:4])
+ours = ["--tag", "run.1", "--checkpoint_dir", str(other)]
+os.fsync = lambda _: None  # no power is cut here
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "open")
+
+def command(*words, kill=0):
+    # clear.py in a child, which kills itself before its `kill`-th change of the disk; the waiting status.
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    changes = 0
+    def watch(event, arguments):
+        nonlocal changes
+        if event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            changes += 1
+            if changes == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv, holding.PATIENCE = ["clear.py", *words], 0
+    opt = parse_clear([*ours, *words])
+    sys.addaudithook(watch)
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            clear.main(opt)
+        except UserError:
+            os._exit(2)
+        holding.let_go()
+    os._exit(0)
+
+def anew():
+    for folder in (here, other):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(before, here, symlinks=True)
+    shutil.move(here / "checkpoints", other)
+    os.chdir(here)
+
+def content():
+    # Every file but locks and half files of killed commands, by path; the lines of run_log.txt sorted.
+    found = {}
+    for top in (here, other):
+        for path in top.rglob("*"):
+            if path.is_symlink() or path.is_file() and path.suffix not in (".lock", ".tmp"):
+                lines = path.name == run_log.FILE
+                found[str(path)] = sorted(path.read_text().splitlines()) if lines else path.is_symlink() or path.read_bytes()
+    return found
+
+anew()
+whole = content()
+rest = {name: value for name, value in whole.items() if "/run.1/" not in name and not name.endswith(run_log.FILE)}
+for first, then in ([], "--restore"), ([], ""), (["--restore"], "--restore"), (["--rm"], "--rm"):
+    for kill in range(1, 1000):
+        anew()
+        if first == ["--restore"]:
+            command()
+        killed = command(*first, kill=kill)
+        if killed != signal.SIGKILL:
+            assert killed == 0, (first, then, kill, killed)
+            break
+        half, status = content(), command(*[then][: bool(then)])
+        found, where = content(), (first, then, kill, status)
+        # repeated, or undone; or there was nothing left to do, or nothing done yet, which is exit code 2
+        assert status == 0 or (status == 2 << 8 and found in (half, whole)), where
+        if then == "":
+            entries = [path for path in pathlib.Path(".trash").iterdir() if path.suffix != ".lock"]
+            assert len(entries) == 1 and not [name for name in found if "/run.1/" in name], (where, entries)
+            command("--restore")
+            found = content()
+        if then == "--rm":
+            assert {name: value for name, value in found.items() if not name.endswith(run_log.FILE)} == rest, where
+        else:
+            assert found == whole, (where, sorted(found.keys() ^ whole.keys()))
+    print(kill - 1, end=" ")
+"""
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one file system", "two file systems"])
+def test_clear_killed_before_any_of_its_changes_is_undone_or_gone_on_with(records, tmp_path, apart):
+    """SIGKILL before each rename, unlink, mkdir and open for writing in turn; then --restore, or the command again."""
+    quick = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    here, other = quick / "here", (tmp_path.parent / f"{tmp_path.name}_other" if apart else quick / "other")
+    try:
+        if apart and quick.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is no second file system here")
+        (records / "logs/run.1/link").symlink_to("nowhere")
+        for path in [path for tag in NOT_OURS[1:] for path in records.glob(f"*/{tag}")]:
+            shutil.rmtree(path)
+        words = [sys.executable, "-c", KILLED, records, here, other]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    finally:
+        shutil.rmtree(quick)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert min(map(int, done.stdout.split())) > 15, done.stdout

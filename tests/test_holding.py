@@ -1,51 +1,123 @@
-"""A tag that a run holds: a second run and clear.py keep off; a run that was killed holds nothing."""
+"""Folders of a tag that a command is at work on: others keep off; a command that was killed holds nothing."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+import pytest
+from conftest import wait_for
 
 from utils import holding
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --transform light"
+# holds a folder, says so, and waits for its end
+HOLDER = "import pathlib as p, sys; from utils.holding import hold; hold(p.Path(sys.argv[1]), {shared}); print('held', flush=True); input()"
+# clear.py, which stops itself before its first rename of a folder of the tag
+STOPPED = """
+import os, signal, sys
+import clear
+from options import parse_clear
+from utils.run import run_command
+def watch(event, arguments):
+    if event == "os.rename" and str(arguments[0]).endswith("checkpoints/busy"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+sys.addaudithook(watch)
+sys.exit(run_command(parse_clear, clear.main))
+"""
 
 
 def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, photo_set, tmp_path, monkeypatch):
-    """With --loader process, workers that outlive the killed run for a moment have inherited its open files."""
+def stopped(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
     monkeypatch.setattr(holding, "PATIENCE", 0.2)
+    yield
+    holding.let_go()
+
+
+def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, photo_set, tmp_path):
+    """With --loader process, workers that outlive the killed run for a moment have inherited its open files."""
     words = [*FLAGS.split(), "--data_root", str(photo_set), "-w", "1", "--loader", "process", "--keep", "0", "--save_minutes", "0"]
     command = [sys.executable, str(ROOT / "train.py"), "--tag", "busy", *words, "--epochs", "5000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
             if line.startswith("epoch 3/"):  # so that the end of epoch 1 is written
                 break
-        os.kill(run.pid, signal.SIGSTOP)  # so that its records stand still
-        time.sleep(0.1)
-        before = files(tmp_path / "logs")
-        for refused in (
-            ("train.py", "--tag", "busy", *words),
-            ("train.py", "--tag", "busy", "--resume", "--data_root", photo_set),
-            ("clear.py", "--tag", "busy"),
-            ("clear.py", "--tag", "busy", "--rm"),
+        run.send_signal(signal.SIGSTOP)  # its records are still from now on
+        wait_for(lambda: stopped(run))
+        before = files(tmp_path)
+        for folder, refused in (
+            ("checkpoints/busy", ("train.py", "--tag", "busy", *words)),
+            ("checkpoints/busy", ("train.py", "--tag", "busy", "--resume", "--data_root", photo_set)),
+            ("checkpoints/busy", ("train.py", "--tag", "busy", *words, "--log_dir", "elsewhere")),
+            ("logs/busy", ("train.py", "--tag", "busy", *words, "--checkpoint_dir", "elsewhere")),
+            ("checkpoints/busy", ("clear.py", "--tag", "busy")),
+            ("checkpoints/busy", ("clear.py", "--tag", "busy", "--log_dir", "elsewhere", "--result_dir", "elsewhere")),
+            ("logs/busy", ("clear.py", "--tag", "busy", "--rm", "--checkpoint_dir", "elsewhere")),
         ):
             result = script(*refused)
             assert result.code == 2, refused
-            assert f"A run of tag 'busy' is going on (process {run.pid} on " in result.err and "--tag busy" in result.err
+            assert f"{folder}/ is in use by another command (process {run.pid} on " in result.err and "--tag busy" in result.err
             assert "give another --tag" in result.err
-        assert files(tmp_path / "logs") == before and not (tmp_path / ".trash").exists()
+        after = {path: content for path, content in files(tmp_path).items() if path.name not in ("run_log.txt", "run_log.txt.lock")}
+        assert after == {path: content for path, content in before.items() if path.name not in ("run_log.txt", "run_log.txt.lock")}
         run.kill()
         result = script("train.py", "--tag", "busy", "--resume", "--epochs", "1", "--data_root", photo_set)
         assert result.code == 0 and "is complete" in result.out, result.err
     assert script("clear.py", "--tag", "busy").code == 0
-    assert not (tmp_path / "logs/busy").exists()
+    assert not list(tmp_path.glob("*/busy")) and not list(tmp_path.glob("*/.*.lock"))
+
+
+def test_clear_moves_nothing_of_a_run_that_begins_meanwhile(script, photo_set, tmp_path):
+    for folder in ("checkpoints", "logs"):
+        (tmp_path / folder / "busy").mkdir(parents=True)
+        (tmp_path / folder / "busy/old").write_text("of the old run")
+    words = [sys.executable, "-c", STOPPED, "--tag", "busy"]
+    with subprocess.Popen(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as clear:
+        wait_for(lambda: stopped(clear))
+        result = script("train.py", "--tag", "busy", *FLAGS.split(), "--data_root", photo_set)
+        assert result.code == 2 and "checkpoints/busy/ is in use by another command" in result.err, result.err
+        clear.send_signal(signal.SIGCONT)
+        assert clear.wait(60) == 0
+    assert script("train.py", "--tag", "busy", *FLAGS.split(), "--data_root", photo_set, "--epochs", 1, "-w", 0).code == 0
+    entry = next((tmp_path / ".trash").glob("2*_busy"))
+    assert {str(path) for path in files(entry)} == {"origin.json", "run_log.txt", "checkpoint/old", "log/old"}
+    assert (tmp_path / "checkpoints/busy/last.pt").exists()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, shared):
+    folder = tmp_path / "results" / "t"
+    words = [sys.executable, "-c", HOLDER.format(shared=shared), folder]
+    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        if shared:
+            holding.hold(folder, shared=True)
+            holding.let_go()
+        for wanted in [False] if shared else [False, True]:
+            with pytest.raises(UserError, match="results/t/ is in use by another command"):
+                holding.hold(folder, wanted)
+        folder.mkdir()
+        link = tmp_path / "link"
+        link.symlink_to(folder)
+        with pytest.raises(UserError, match="link/ is in use by another command"):
+            holding.hold(link)
+        holding.let_go()
+        other.kill()
+    assert holding.lock_file(folder).exists()
+    holding.hold(folder)
+    holding.let_go()
+    assert list(tmp_path.rglob("*.lock")) == []
 
 
 def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
@@ -53,23 +125,14 @@ def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(holding.fcntl, "lockf", refuse)
-    holding.hold(tmp_path / "t", "t")
-    assert f"process {os.getpid()} on" in (tmp_path / "t" / holding.FILE).read_text()
-    holding.check_free(tmp_path / "t", "t")
-    holding.check_free(tmp_path / "none", "none")
-    assert not (tmp_path / "none").exists()
-    holding.let_go()
+    holding.hold(tmp_path / "t")
+    assert f"process {os.getpid()} on" in holding.lock_file(tmp_path / "t").read_text()
 
 
 def test_a_command_that_ended_holds_nothing_though_its_process_lives(script, photo_set, tmp_path):
     result = script("train.py", "--tag", "over", *FLAGS.split(), "--data_root", photo_set, "--train_list", "none.txt")
-    assert result.code == 2 and (tmp_path / "logs/over" / holding.FILE).exists(), result.err
-    look = f"import pathlib; from utils.holding import check_free; check_free(pathlib.Path({str(tmp_path / 'logs/over')!r}), 'over')"
-    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_error_names_who(tmp_path):
-    (tmp_path / holding.FILE).write_text("process 7 on here\n")
-    error = holding.in_use(os.open(tmp_path / holding.FILE, os.O_RDONLY), "t")
-    assert isinstance(error, UserError) and "(process 7 on here)" in str(error)
+    assert result.code == 2 and (tmp_path / "logs/over/log.txt").exists(), result.err
+    assert list(tmp_path.rglob(".over.lock")) == []
+    words = [sys.executable, "-c", HOLDER.format(shared=False), tmp_path / "logs/over"]
+    done = subprocess.run(words, cwd=ROOT, input="\n", capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "held\n", done.stderr

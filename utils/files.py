@@ -5,9 +5,13 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from utils.errors import UserError
 
 
 @contextlib.contextmanager
@@ -15,20 +19,25 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     """Open a file beside `path` for writing; on leaving, flush, fsync, and put it in `path`'s place.
 
     A reader sees the old content or the new, never half of one. Where the body or the disk fails, the old file
-    stays and nothing is left behind. Text is UTF-8; file names of other bytes keep them (surrogateescape).
+    stays and nothing is left behind. A new file has the permissions that open() gives, a replaced one keeps its own.
+    A link is replaced, not followed. Text is UTF-8; file names of other bytes keep them (surrogateescape).
 
     Raises:
+        UserError: `path` is a folder, a device, or anything else that is no regular file.
         OSError: the disk is full, the folder cannot be written, and so on.
     """
     path = Path(path)
+    check_regular(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _name_beside(path)
     encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "surrogateescape", "")
     try:
-        with open(beside, mode, encoding=encoding, errors=errors, newline=newline) as file:
+        with open(beside, mode, encoding=encoding, errors=errors, newline=newline, opener=_create) as file:
             yield file
             file.flush()
+            _take_permissions(path, file.fileno())
             os.fsync(file.fileno())
+        check_regular(path)  # again: the body may have taken hours
         os.replace(beside, path)
     except BaseException as error:
         beside.unlink(missing_ok=True)
@@ -38,18 +47,56 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     _sync_folder(path.parent)
 
 
+def check_regular(path: Path) -> None:
+    """Raise UserError where `path` exists and is no regular file: a folder, a device, a pipe. Links are followed."""
+    try:
+        kind = path.stat().st_mode
+    except OSError:  # nothing there, a link to nothing, or a folder that the writing will complain of
+        return
+    if stat.S_ISDIR(kind):
+        raise UserError(f"{path} is a folder; expected the name of a file. Try: {path / 'NAME'}")
+    if not stat.S_ISREG(kind):
+        raise UserError(f"{path} is a device or a pipe, which cannot be replaced; expected the name of a regular file.")
+
+
 def link_over(source: Path, path: Path) -> None:
     """Give the content of `source` a second name, in place of what `path` held; a copy where links are not to be had."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _name_beside(path)
     try:
-        beside.unlink(missing_ok=True)
         os.link(source, beside)
         os.replace(beside, path)
         _sync_folder(path.parent)
     except OSError:  # a file system without hard links
+        beside.unlink(missing_ok=True)
         with atomic_write(path) as target, open(source, "rb") as file:
             while block := file.read(1 << 24):
                 target.write(block)
+
+
+def _name_beside(path: Path) -> Path:
+    """A name in the folder of `path` that nobody can foresee, and so prepare a link under; at most 255 bytes."""
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    return path.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
+
+
+def _create(path: str, flags: int) -> int:
+    """Create a file that does not exist yet, with the permissions that open() gives; an opener."""
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _take_permissions(path: Path, number: int) -> None:
+    """Give the open file `number` the owner and the permissions of the regular file that it is about to replace."""
+    try:
+        old, new = path.lstat(), os.fstat(number)
+    except OSError:  # nothing to replace
+        return
+    if not stat.S_ISREG(old.st_mode):
+        return
+    with contextlib.suppress(OSError):  # only root may give a file away
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            os.fchown(number, old.st_uid, old.st_gid)
+    with contextlib.suppress(OSError):  # a file system without permissions
+        os.fchmod(number, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

@@ -1,4 +1,8 @@
-"""Who is at work on a tag: a lock that the kernel lets go of, however its process ends."""
+"""Who is at work on a folder of a tag: locks that the kernel lets go of, however their process ends.
+
+The lock of checkpoints/run is the file checkpoints/.run.lock beside it: a folder that is moved takes no lock along. The file
+says who holds it, and is deleted when the last holder lets go; one that a killed process left behind locks nothing.
+"""
 
 import contextlib
 import errno
@@ -9,74 +13,102 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.errors import UserError
 
-FILE = ".running"  # in logs/<tag>/; it stays there, and says nothing unless it is locked
 PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be quite gone
 
-_held: list[int] = []  # the system's numbers of the open lock files
+
+class _Lock(NamedTuple):
+    """An open lock file: the system's number of it, its device and inode, and its path."""
+
+    number: int
+    inode: tuple[int, int]
+    path: Path
 
 
-def hold(folder: Path, tag: str) -> None:
-    """Make the records of `folder`, logs/<tag>, this process's own until `let_go`, or its end.
+_held: list[_Lock] = []
 
-    The lock is a record lock, which belongs to the process alone: one that a killed run's workers had inherited would
-    outlive it. On a file system without locks there is none.
+
+def hold(folder: Path, shared: bool = False) -> None:
+    """Keep other processes off `folder`, which need not exist yet, until `let_go` or the end of this process.
+
+    `shared`: beside others that share it too. Who replaces or moves the folder as a whole does not share it. Where the folder
+    is a link, its target is held as well. The locks are record locks, which belong to the process alone: one that a killed
+    run's workers had inherited would outlive it. On a file system without locks there is none.
 
     Raises:
-        UserError: another process holds them.
+        UserError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    number = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _held.append(number)
-    if not _locked(number):
-        raise in_use(number, tag)
-    who = f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(number, 0)
-        os.write(number, f"{who}: {shlex.join(['python', *sys.argv])}\n".encode(errors="surrogateescape"))
+    _hold(lock_file(folder), folder, shared)
+    if folder.is_symlink():
+        with contextlib.suppress(OSError):  # beside the target nothing may be written
+            _hold(lock_file(folder.resolve()), folder, shared)
 
 
 def let_go() -> None:
     """Let go of all that this process holds."""
     while _held:
-        os.close(_held.pop())
+        lock = _held.pop()
+        if _locked(lock.number, shared=False) and _inode(lock.path) == lock.inode:  # nobody shares it
+            with contextlib.suppress(OSError):
+                lock.path.unlink()
+        os.close(lock.number)
 
 
-def check_free(folder: Path, tag: str) -> None:
-    """Raise UserError where a run in another process holds the records of `folder`, logs/<tag>. Nothing is written."""
-    try:
-        number = os.open(folder / FILE, os.O_RDWR | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    try:
-        if not _locked(number):
-            raise in_use(number, tag)
-    finally:
-        os.close(number)
+def lock_file(folder: Path) -> Path:
+    """Where the lock of `folder` is. No tag begins with a dot, so it is in no tag's way."""
+    return folder.parent / f".{os.fsdecode(os.fsencode(folder.name)[:200])}.lock"
 
 
-def _locked(number: int) -> bool:
-    """Whether the lock is ours now, or there is none to be had here."""
+def _hold(path: Path, folder: Path, shared: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + PATIENCE
     while True:
-        try:
-            fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
+        if _inode(path) in [lock.inode for lock in _held]:  # to open and close it once more would end the lock
+            return
+        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        state = os.fstat(number)
+        if not _locked(number, shared):
+            if time.monotonic() > until:
+                who = os.pread(number, 4096, 0).decode(errors="replace").strip()
+                os.close(number)
+                raise in_use(folder, who)
+            os.close(number)
+            time.sleep(0.05)
+        elif _inode(path) != (state.st_dev, state.st_ino):  # its holder has just deleted it
+            os.close(number)
+        else:
+            break
+    _held.append(_Lock(number, (state.st_dev, state.st_ino), path))
+    since = f"since {time.strftime('%Y-%m-%d %H:%M:%S')}: {shlex.join(['python', *sys.argv])}"
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(number, 0)
+        os.write(number, f"process {os.getpid()} on {socket.gethostname()}, {since}\n".encode(errors="surrogateescape"))
 
 
-def in_use(number: int, tag: str) -> UserError:
-    """The error for a tag that another process holds: who, and what to do."""
-    who = os.pread(number, 4096, 0).decode(errors="replace").strip()
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _locked(number: int, shared: bool) -> bool:
+    """Whether the lock is ours now, or there is none to be had here."""
+    try:
+        fcntl.lockf(number, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def in_use(folder: Path, who: str) -> UserError:
+    """The error for a folder that another process holds: who, and what to do."""
     return UserError(
-        f"A run of tag {tag!r} is going on ({who or 'by another process'}).\n"
-        "Wait for its end, or end it: Ctrl-C there, or kill -TERM and the number of the process, saves where it is. "
-        "To train beside it, give another --tag."
+        f"{folder}/ is in use by another command ({who or 'it has not said which'}).\n"
+        "Wait for its end, or end it: Ctrl-C there, or kill -TERM and the number of the process; a training run saves where it is. "
+        "To work beside it, give another --tag."
     )

@@ -55,8 +55,11 @@ def end(entry: Entry, state: str) -> None:
     _record(lambda lines: [entry.line() if line == before else line for line in lines])
 
 
-def take(tag: str) -> list[str]:
-    """Remove and return the lines of exactly `tag`, but for the line of this very command."""
+def take(tag: str, keep: Callable[[list[str]], None] = lambda _: None) -> list[str]:
+    """Remove and return the lines of exactly `tag`, but for the line of this very command.
+
+    `keep` is given them before they are removed, to write them elsewhere: a command that is killed loses none.
+    """
     taken: list[str] = []
 
     def change(lines: list[str]) -> list[str]:
@@ -65,6 +68,7 @@ def take(tag: str) -> list[str]:
             entry = Entry.parse(line)
             this = entry is not None and entry.state == "running" and entry.pid == os.getpid()
             (taken if entry is not None and entry.tag == tag and not this else kept).append(line)
+        keep(taken)
         return kept
 
     _rewrite(change)
@@ -72,8 +76,12 @@ def take(tag: str) -> list[str]:
 
 
 def put_back(lines: list[str]) -> None:
-    """Add lines that `take` gave, in the order of time."""
-    _rewrite(lambda present: sorted(present + lines, key=lambda line: line.split("\t", 1)[0]))
+    """Add lines that `take` gave, but for those that are there, in the order of time."""
+
+    def change(present: list[str]) -> list[str]:
+        return sorted([*present, *(line for line in lines if line not in present)], key=lambda line: line.split("\t", 1)[0])
+
+    _rewrite(change)
 
 
 def _mark_killed(line: str) -> str:

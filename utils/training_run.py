@@ -55,7 +55,8 @@ class TrainingRun:
         Raises:
             UserError: another run of the tag is going on; no such checkpoint, or one that cannot be resumed.
         """
-        processes.from_first(lambda: hold(Path(opt.log_dir) / opt.tag, opt.tag))
+        processes.from_first(lambda: hold(Path(opt.checkpoint_dir) / opt.tag))
+        processes.from_first(lambda: hold(Path(opt.log_dir) / opt.tag))
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
         folder = Path(opt.checkpoint_dir) / opt.tag
         start, source = resuming.find_start(opt, folder, again)
