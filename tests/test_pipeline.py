@@ -306,9 +306,9 @@ def test_worker_whose_batch_finds_no_shared_memory_ends_the_run_at_once(photo_se
     code = f"""
 import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parent.parent)!r}]
 from test_pipeline import Path, UserError, loader
-from dataloader import loading
+import shutil
 opened = loader(Path({str(photo_set)!r}), "--scale", 64, "-w", 2, "--loader", "process", "--worker_timeout", 0)
-open("/dev/shm/other", "wb").write(bytes(6_800_000))
+open("/dev/shm/other", "wb").write(bytes(shutil.disk_usage("/dev/shm").free - 100_000))
 held = []
 try:
     for batch in opened.batches(1):
