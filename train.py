@@ -30,10 +30,12 @@ def main(opt: argparse.Namespace) -> None:
     from scheduler import run_length
     from utils import processes
     from utils.agreement import check_agree
+    from utils.logger import start_logging
     from utils.run import get_device, seed_everything
     from utils.training_run import TrainingRun
 
     # ---------------------------------------------------------------------------------------- where to begin
+    start_logging()
     device = get_device(opt.gpu)
     again = processes.join(device)
     run = TrainingRun.begin(opt, again)
@@ -57,7 +59,7 @@ def main(opt: argparse.Namespace) -> None:
     if run.start is not None:
         load_into(model, run.start, run.source, strict=opt.resume)
     model.place(device)
-    opt.precision_used = model.set_precision(opt.precision)
+    opt.precision_used = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
     model.setup_training(opt, len(train_loader), classes.images, classes.names)
     if run.start is not None and opt.resume:

@@ -1,9 +1,11 @@
 """From indices to batches, in a worker: read, crop, augment, stack."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -28,6 +30,7 @@ class TrainDataset(Dataset):
     def __init__(self, files: FileList, reader: Reader, stages: Stages, seed: int) -> None:
         """`stages`: (first epoch, pipeline) each, ascending: what --scale_schedule changes on the way."""
         self.files, self.reader, self.stages, self.seed = files, reader, stages, seed
+        self.pinned = False  # whether batches are made in page-locked memory
 
     def __len__(self) -> int:
         return len(self.files)
@@ -43,13 +46,14 @@ class TrainDataset(Dataset):
     def __getitems__(self, key: BatchKey) -> Batch:
         """The batch of `key`; torch's DataLoader calls this once a batch."""
         pipeline = self.pipeline(key.epoch)
-        images = empty_images(len(key.indices), pipeline.scale)
+        room = empty_images(len(key.indices), pipeline.scale, self.pinned)
+        images = room.numpy()
         used, bad = np.empty(len(images), np.int64), []
         for row, (index, copy) in enumerate(zip(key.indices.tolist(), key.copies.tolist(), strict=True)):
             used[row], failures = self._show(pipeline, key.epoch, index, copy, images[row])
             bad += failures
-        label = torch.from_numpy(self.files.label[used].astype(np.int64))
-        return Batch(as_tensor(images), label, torch.from_numpy(used), key.epoch, key.step, tuple(bad))
+        label = as_label(self.files.label[used], self.pinned)
+        return Batch(as_images(room), label, torch.from_numpy(used), key.epoch, key.step, tuple(bad))
 
     def _show(self, pipeline: Pipeline, epoch: int, index: int, copy: int, out: Image) -> tuple[int, list[tuple[int, str]]]:
         """Write to `out` image `index` or, where it cannot be read, the next that can: (its index, the failures)."""
@@ -70,6 +74,7 @@ class EvalDataset(Dataset):
 
     def __init__(self, files: FileList, reader: Reader | None, ways: tuple[Preprocess, ...]) -> None:
         self.files, self.reader, self.fits = files, reader, tuple(Fit(way) for way in ways)
+        self.pinned = False  # whether batches are made in page-locked memory
 
     def __len__(self) -> int:
         return len(self.files)
@@ -80,7 +85,8 @@ class EvalDataset(Dataset):
 
     def __getitems__(self, key: BatchKey) -> EvalBatch:
         """The batch of `key`; an unreadable image is black, marked, and named in `bad`."""
-        images = [empty_images(len(key.indices), fit.preprocess.scale) for fit in self.fits]
+        rooms = [empty_images(len(key.indices), fit.preprocess.scale, self.pinned) for fit in self.fits]
+        images = [room.numpy() for room in rooms]
         bad: dict[int, str] = {}
         for row, index in enumerate(key.indices.tolist()):
             try:
@@ -90,8 +96,8 @@ class EvalDataset(Dataset):
                 for squares in images:
                     squares[row] = 0
         readable = torch.tensor([index not in bad for index in key.indices.tolist()])
-        label = torch.from_numpy(self.files.label[key.indices].astype(np.int64))
-        return EvalBatch(tuple(map(as_tensor, images)), label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
+        label = as_label(self.files.label[key.indices], self.pinned)
+        return EvalBatch(tuple(map(as_images, rooms)), label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
 
     def _show(self, index: int, views: list[Image]) -> None:
         """Write image `index` to `views`, prepared in each way."""
@@ -106,11 +112,22 @@ class EvalDataset(Dataset):
             fit.show(image, full, fit.place(*full), out)
 
 
-def empty_images(count: int, scale: int) -> Image:
-    """Room for a batch, uint8 (B, S, S, 3), whose rows the images are written to: no value is moved twice."""
-    return np.empty((count, scale, scale, 3), np.uint8)
+def empty_images(count: int, scale: int, pinned: bool) -> Tensor:
+    """Return room for a batch, uint8 (B, S, S, 3), whose rows the images are written to: no value is moved twice.
+
+    `pinned`: page-locked memory, from which a GPU copies while it computes.
+    """
+    shape = (count, scale, scale, 3)
+    # NumPy's, since torch's own would be filled first under --deterministic
+    return torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else torch.from_numpy(np.empty(shape, np.uint8))
 
 
-def as_tensor(images: Image) -> Tensor:
-    """The same memory as uint8 (B, 3, S, S), channels_last."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
+def as_images(room: Tensor) -> Tensor:
+    """Return the same memory as uint8 (B, 3, S, S), channels_last."""
+    return room.permute(0, 3, 1, 2)
+
+
+def as_label(labels: NDArray[Any], pinned: bool) -> Tensor:
+    """Return labels (B,) as int64; `pinned`: in page-locked memory."""
+    label = torch.from_numpy(labels.astype(np.int64))
+    return label.pin_memory() if pinned else label

@@ -6,6 +6,7 @@ user's own augmentation is Python that holds the GIL. Both give the same batches
 """
 
 import argparse
+import functools
 import os
 import shutil
 import signal
@@ -21,10 +22,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from dataloader.sampler import BatchKey
+from utils import processes
 from utils.errors import ImageError, UserError
+from utils.logger import log
 from utils.stopping import STOPPING
 
 AHEAD = 4  # batches a worker that are made before they are asked for
+CPU_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds AHEAD batches
 SHARED_MEMORY = "/dev/shm"
 
 
@@ -37,21 +41,27 @@ class Batches:
 
     def __init__(self, dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> None:
         self.dataset, self.sampler, self.opt = dataset, sampler, opt
-        if opt.workers and opt.loader == "process":
-            _check_shared_memory(dataset, opt)
+        on_gpu, limit = _for_gpu(opt), MAX_WORKERS
+        if opt.loader == "process":
+            # training's and validation's workers live side by side
+            limit = max(CPU_WORKERS, min(limit, _shared_memory() // max(1, 2 * _shared_bytes(dataset, opt, workers=1))))
+        else:
+            dataset.pinned = on_gpu  # what forked workers make, torch's DataLoader copies
+        self.workers: int = opt.workers if opt.workers is not None else _workers_here(on_gpu, limit)
+        if self.workers and opt.loader == "process":
+            _check_shared_memory(dataset, opt, self.workers)
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
         source: Iterator[Any]
-        if self.opt.workers == 0:
+        if self.workers == 0:
             source = map(self.dataset.__getitems__, self.sampler)
         elif self.opt.loader == "thread":
-            make = _pinning(self.dataset.__getitems__) if _wants_pinned(self.opt) else self.dataset.__getitems__
-            source = in_threads(make, self.sampler, self.opt.workers, self.opt.worker_timeout)
+            source = in_threads(self.dataset.__getitems__, self.sampler, self.workers, self.opt.worker_timeout)
         else:
-            source = iter(_in_processes(self.dataset, self.sampler, self.opt))
+            source = iter(_in_processes(self.dataset, self.sampler, self.opt, self.workers))
         return self._guarded(source)
 
     def _guarded(self, source: Iterator[Any]) -> Iterator[Any]:
@@ -70,9 +80,9 @@ class Batches:
                 if "timed out" in text:
                     raise UserError(_stuck(self.opt)) from error
                 if SHARED_MEMORY in text:
-                    raise UserError(_no_shared_memory(text, self.dataset, self.opt)) from error
+                    raise UserError(_no_shared_memory(text, self.dataset, self.opt, self.workers)) from error
                 if "exited unexpectedly" in text or "killed by signal" in text:
-                    raise UserError(_killed(text, self.opt)) from error
+                    raise UserError(_killed(text, self.workers)) from error
                 raise
             if batch is None:
                 return
@@ -95,13 +105,39 @@ def in_threads(make: Callable[[BatchKey], Any], keys: Iterable[BatchKey], worker
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> "DataLoader[Any]":
+def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]:
+    """Return how many workers load images where nobody has said it, and why in words.
+
+    Args:
+        on_gpu: whether the network runs on a GPU, and leaves the cores to the workers.
+        cores: those that this run may use.
+        processes: how many of the run's share them.
+    """
+    if not on_gpu:
+        return CPU_WORKERS, "the network runs on the same cores"
+    share = f" for {processes} processes" if processes > 1 else ""
+    return min(MAX_WORKERS, max(CPU_WORKERS, cores // processes - 1)), f"{cores} cores{share}, one left for the GPU's kernels"
+
+
+@functools.cache  # once for all loaders of a run, and so logged once
+def _workers_here(on_gpu: bool, limit: int) -> int:
+    """Return and log default_workers on this machine, at most `limit`."""
+    from joblib import cpu_count  # which knows a container's share of the cores
+
+    count, why = default_workers(on_gpu, cpu_count(), processes.local_world())
+    if limit < count:
+        count, why = limit, f"for more, {SHARED_MEMORY} is too small"
+    log.info(f"Workers: {count} ({why}; -w to choose).")
+    return count
+
+
+def _in_processes(dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace, workers: int) -> "DataLoader[Any]":
     return DataLoader(
         _Shared(dataset),  # type: ignore[arg-type]  # all that DataLoader asks of a data set is __getitems__
         batch_sampler=sampler,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
-        num_workers=opt.workers,
+        num_workers=workers,
         collate_fn=_same,
-        pin_memory=_wants_pinned(opt),
+        pin_memory=_for_gpu(opt),
         worker_init_fn=_start_worker,
         prefetch_factor=AHEAD,
         timeout=opt.worker_timeout,
@@ -133,23 +169,9 @@ class _Shared:
         return batch
 
 
-def _wants_pinned(opt: argparse.Namespace) -> bool:
-    """Whether batches go to a card, which copies from page-locked memory while the network runs."""
-    return torch.cuda.is_available() and opt.gpu >= 0
-
-
-def _pinning(make: Callable[[BatchKey], Any]) -> Callable[[BatchKey], Any]:
-    """`make`, whose images are then copied to page-locked memory, in the worker's thread."""
-
-    def pinned(key: BatchKey) -> Any:
-        batch = make(key)
-        return batch._replace(**{name: _pin(getattr(batch, name)) for name in ("image", "images") if hasattr(batch, name)})
-
-    return pinned
-
-
-def _pin(images: Any) -> Any:
-    return tuple(image.pin_memory() for image in images) if isinstance(images, tuple) else images.pin_memory()
+def _for_gpu(opt: argparse.Namespace) -> bool:
+    """Whether batches go to a GPU, which copies from page-locked memory while the network runs."""
+    return torch.cuda.is_available() and (opt.gpu is None or opt.gpu >= 0)
 
 
 def _same(batch: Any) -> Any:
@@ -173,23 +195,27 @@ def _end_for_parent(parent: int) -> None:
     os._exit(0)
 
 
-def _check_shared_memory(dataset: Any, opt: argparse.Namespace) -> None:
-    """Workers hand batches over in shared memory, which containers keep small: better said now than a bus error later."""
+def _shared_memory() -> int:
+    """Return how many bytes of shared memory are free; where there is no such folder, more than anybody needs."""
     try:
-        free = shutil.disk_usage(SHARED_MEMORY).free
+        return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
-        return
-    wanted = _shared_bytes(dataset, opt)
+        return 1 << 62
+
+
+def _check_shared_memory(dataset: Any, opt: argparse.Namespace, workers: int) -> None:
+    """Workers hand batches over in shared memory, which containers keep small: better said now than a bus error later."""
+    free, wanted = _shared_memory(), _shared_bytes(dataset, opt, workers)
     if wanted > free:
         raise UserError(
-            f"{opt.workers} worker processes may hold {wanted / 1e6:.1f} MB of batches in {SHARED_MEMORY}, "
+            f"{workers} worker processes may hold {wanted / 1e6:.1f} MB of batches in {SHARED_MEMORY}, "
             f"where {free / 1e6:.1f} MB are free.\n{_less_shared_memory(wanted)}"
         )
 
 
-def _shared_bytes(dataset: Any, opt: argparse.Namespace) -> int:
+def _shared_bytes(dataset: Any, opt: argparse.Namespace, workers: int) -> int:
     """Return how many bytes of batches the workers of all processes on this machine may hold at a time."""
-    return dataset.batch_bytes(opt.batch_size) * opt.workers * AHEAD * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return dataset.batch_bytes(opt.batch_size) * workers * AHEAD * processes.local_world()
 
 
 def _less_shared_memory(wanted: int) -> str:
@@ -199,9 +225,9 @@ def _less_shared_memory(wanted: int) -> str:
     )
 
 
-def _no_shared_memory(text: str, dataset: Any, opt: argparse.Namespace) -> str:
+def _no_shared_memory(text: str, dataset: Any, opt: argparse.Namespace, workers: int) -> str:
     why = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
-    wanted = 2 * _shared_bytes(dataset, opt)  # training's and validation's workers live side by side
+    wanted = 2 * _shared_bytes(dataset, opt, workers)  # training's and validation's workers live side by side
     return f"A worker process found no room for a batch ({why[:200]}).\n{_less_shared_memory(wanted)} Then continue with --resume."
 
 
@@ -212,8 +238,8 @@ def _stuck(opt: argparse.Namespace) -> str:
     )
 
 
-def _killed(text: str, opt: argparse.Namespace) -> str:
+def _killed(text: str, workers: int) -> str:
     return (
         f"A worker process was killed ({text.strip().splitlines()[0][:200]}): most often the machine ran out of memory.\n"
-        f"Use fewer --workers (now {opt.workers}), --loader thread, or a smaller --cache ram; then go on with --resume."
+        f"Use fewer --workers (now {workers}), --loader thread, or a smaller --cache ram; then go on with --resume."
     )

@@ -119,9 +119,9 @@ class BaseModel(nn.Module):
         """The context of forward and loss, in the precision that was chosen."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
-    def set_precision(self, precision: str) -> str:
+    def set_precision(self, precision: str, kept: bool = False) -> str:
         """Choose "fp32", "bf16" or "fp16"; returns what "auto" came to, and `precision_why` says how: see network.precision.choose."""
-        precision, self.precision_why = choose(self, precision)
+        precision, self.precision_why = choose(self, precision, kept)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision
 

@@ -17,22 +17,38 @@ MOST = 8  # or so many of them
 ONE_STEP = 0.5  # seconds that a step may take
 
 
-def choose(model: Any, precision: str) -> tuple[str, str]:
-    """What to train a BaseModel in, and why: `precision`, or for "auto" on CUDA bf16 or fp16, on the CPU the faster of fp32 and bf16."""
+def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
+    """Return what to train a BaseModel in, and why: `precision`, or for "auto" on CUDA bf16 or fp16, on the CPU the faster of fp32, bf16.
+
+    `kept`: nobody asked for `precision`, it is what a resumed run was trained in until now. It stays, so that the run is
+    as if it had not been cut, unless this device has to emulate it: then it is chosen as for "auto", with a warning.
+    """
     on_cpu = model.device.type == "cpu"
+    no_bf16 = not on_cpu and bool(processes.highest(int(not torch.cuda.is_bf16_supported(including_emulation=False))))
+    emulated = precision == "fp16" if on_cpu else precision == "bf16" and no_bf16
+    if emulated and kept:
+        log.warning(f"The run was in {precision}, which {_name(model.device)} emulates: it goes on in another, and no longer to the bit.")
+        precision = "auto"
     if precision != "auto":
-        if precision == "fp16" and on_cpu:
-            log.warning("fp16 on the CPU works, but is ten and more times slower than fp32 or bf16: it is for trying things out.")
+        if emulated:
+            than = "fp32 or bf16" if on_cpu else "fp16"
+            log.warning(f"{_name(model.device)} emulates {precision}, which works, but is far slower than {than}.")
+        if kept:
+            log.info(f"Precision: {precision} (as until now; --precision to choose).")
         return precision, f"--precision {precision}"
     if on_cpu:
         precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // processes.world())
         precision = ("fp32", "bf16")[processes.highest(int(precision == "bf16"))]
-    elif torch.cuda.is_bf16_supported(including_emulation=False):
-        precision, why = "bf16", "the card has it"
+    elif not no_bf16:
+        precision, why = "bf16", "the GPU has it"
     else:
-        precision, why = "fp16", "the card has no bf16"
+        precision, why = "fp16", "the GPU has no bf16"
     log.info(f"Precision: {precision} ({why}; --precision to choose).")
     return precision, why
+
+
+def _name(device: torch.device) -> str:
+    return "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def faster(step: Callable[[str], Any], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:

@@ -36,6 +36,11 @@ def build_parser(script: str) -> Parser:
     return {"train": _train, "eval": _eval, "submit": _submit, "clear": _clear}[script]()
 
 
+def given_words(opt: argparse.Namespace, *names: str) -> list[str]:
+    """Return those of a tool's flags that are not None as words for a script's parser: `["--gpu", "1"]`."""
+    return [word for name in names if getattr(opt, name) is not None for word in (f"--{name}", str(getattr(opt, name)))]
+
+
 # ------------------------------------------------------------------------------------------------ the four parsers
 
 

@@ -30,10 +30,16 @@ def run(parser: Parser, *folders: str) -> None:
     group = parser.group("run")
     group("--tag", default="cache", help="name of the experiment, and of its folders")
     group("--config", type=expanded, metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
-    group("--gpu", type=int, default=0, low=-1, metavar="N", help="which card; -1 is the CPU")
+    group("--gpu", type=int, low=-1, metavar="N", help="which GPU; -1 is the CPU; by default GPU 0, or the CPU where there is none")
     group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
-    group("--deterministic", action="store_true", help="only algorithms that give the same bits each time (slower on CUDA)")
-    group("-w", "--workers", type=int, default=2, low=0, help="threads or processes that load images; 0 loads between the steps")
+    group("--deterministic", action="store_true", help="only algorithms that give the same bits each time, and no TF32 (slower on CUDA)")
+    group(
+        "-w",
+        "--workers",
+        type=int,
+        low=0,
+        help="threads or processes that load images; 0 loads between the steps; by default 2 on the CPU, on a GPU up to 16, by the cores",
+    )
     group("--loader", choices=("thread", "process"), default="thread", help="process: for augmentation of your own in plain Python")
     group(
         "--worker_timeout",

@@ -9,7 +9,7 @@ import torch
 
 import dataloader
 from dataloader import dataset
-from dataloader.dataset import EvalDataset, TrainDataset, as_tensor
+from dataloader.dataset import EvalDataset, TrainDataset, as_images
 from dataloader.decode import read_image
 from dataloader.file_list import read_list
 from dataloader.geometry import Fit
@@ -219,7 +219,7 @@ def test_a_list_without_labels_has_minus_one_and_the_loader_two_equal_passes(fol
 
 def test_a_batch_is_the_memory_that_its_images_were_written_to():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    batch = as_tensor(images)
+    batch = as_images(torch.from_numpy(images))
     assert batch.data_ptr() == images.ctypes.data
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), images)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import network
-from dataloader.dataset import as_tensor
+from dataloader.dataset import as_images
 from dataloader.geometry import Fit, cut
 from network import get_model, load_into, models
 from options import choices, parse_train
@@ -107,7 +107,7 @@ def test_pretrained_lite0_from_its_package_sees_what_is_in_the_photos(photos):
     fit = Fit(Preprocess(224, "crop", model.mean, model.std))
     squares = [np.ascontiguousarray(cut(photo, photo.shape[:2], fit.place(*photo.shape[:2]))) for photo in photos]
     with torch.no_grad():
-        top = model(as_tensor(np.stack(squares))).argmax(dim=1).tolist()
+        top = model(as_images(torch.from_numpy(np.stack(squares)))).argmax(dim=1).tolist()
     assert top[0] == 698
     assert top[1] == 985
     assert top[2] in (652, 667, 400)

@@ -258,21 +258,51 @@ def test_two_projects_with_the_same_relative_paths_share_a_disk_cache(tmp_path, 
 # ------------------------------------------------------------------------------------------------ workers that fail
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("kind", ["train", "eval"])
-def test_threads_hand_page_locked_images_to_a_card(photo_set, monkeypatch, kind):
-    """There is no card here: what would be asked of torch is recorded."""
-    pinned = []
+def test_images_are_decoded_into_the_page_locked_memory_that_a_gpu_reads(photo_set, monkeypatch, kind, workers):
+    """There is no GPU here: what would be asked of torch is recorded."""
+    from dataloader import dataset
+
+    rooms, labels, real = [], [], dataset.empty_images
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
-    for gpu, count in (("0", 1), ("-1", 0)):
-        pinned.clear()
-        opt = parse_train(["-b", "4", "-w", "1", "--gpu", gpu, "--scale", "32"])
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: labels.append(self) or self)
+    monkeypatch.setattr(dataset, "empty_images", lambda *given: rooms.append((real(*given[:2], False), given[2])) or rooms[-1][0])
+    for words, wanted in ((["--gpu", "0"], True), ([], True), (["--gpu", "-1"], False)):
+        rooms.clear()
+        labels.clear()
+        opt = parse_train(["-b", "4", "-w", workers, "--scale", "32", *words])
         way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
         files = read_list(photo_set / "train.txt")
         loader = dataloader.train_loader(opt, files, way).batches(1) if kind == "train" else dataloader.eval_loader(opt, files, (way,))
         batch = next(iter(loader))
         images = batch.image if kind == "train" else batch.images[0]
-        assert sum(one is images for one in pinned) == count
+        assert [pinned for room, pinned in rooms if room.data_ptr() == images.data_ptr()] == [wanted]  # without a copy
+        assert sum(one is batch.label for one in labels) == wanted
+
+
+def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeypatch, caplog):
+    import joblib
+
+    from dataloader import loading
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * loading.AHEAD * 10})())
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    caplog.set_level("INFO")
+    cases = [(8, 1, "thread", [], 7), (64, 1, "thread", [], 16), (32, 4, "thread", [], 7), (1, 1, "thread", [], 2)]
+    cases += [(64, 1, "process", [], 5), (64, 1, "thread", ["--gpu", "-1"], 2), (64, 1, "process", ["-w", "3"], 3)]
+    for cores, world, kind, words, wanted in cases:
+        loading._workers_here.cache_clear()
+        caplog.clear()
+        monkeypatch.setattr(joblib, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
+        opt = parse_train(["-b", "24", "--scale", "32", "--loader", kind, *words])
+        way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
+        found = {dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (way,)).workers for _ in range(2)}
+        assert found == {wanted}
+        assert [line.startswith(f"Workers: {wanted} (") for line in caplog.messages] == [True] * ("-w" not in words)
+    loading._workers_here.cache_clear()
 
 
 def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):

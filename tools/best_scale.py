@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from options import parse_eval
+from options import given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -35,8 +35,8 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
     parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=24)
-    parser.add_argument("-w", "--workers", type=int, default=2)
-    parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("-w", "--workers", type=int)
+    parser.add_argument("--gpu", type=int)
     return parser
 
 
@@ -91,7 +91,7 @@ def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, A
     from utils.metrics import score
     from utils.run import get_device
 
-    words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
+    words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval([*words, "--precision", opt.precision])
     loaded = load_predictor(settings, get_device(opt.gpu))
     check_labels(files, loaded.data["num_classes"], "the checkpoint")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from options import parse_eval
+from options import given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -42,8 +42,8 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--neighbours", type=int, default=0, metavar="K", help="so many nearest of each image; 0: none")
     parser.add_argument("--out", type=expanded, default="results/embed", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
-    parser.add_argument("-w", "--workers", type=int, default=2)
-    parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("-w", "--workers", type=int)
+    parser.add_argument("--gpu", type=int)
     return parser
 
 
@@ -99,7 +99,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     from network import Features, load_predictor
     from utils.run import get_device
 
-    words = ["--load", opt.load, "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)]
+    words = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval(words)
     loaded = load_predictor(settings, get_device(opt.gpu))
     features = Features(loaded.predictor, len(files), np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from options import parse_eval
+from options import given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.logger import log, progress
@@ -36,8 +36,8 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
-    parser.add_argument("-w", "--workers", type=int, default=2)
-    parser.add_argument("--gpu", type=int, default=0)
+    parser.add_argument("-w", "--workers", type=int)
+    parser.add_argument("--gpu", type=int)
     parser.add_argument("--seed", type=int, default=42, help="of the folds")
     return parser
 
@@ -146,7 +146,7 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     from utils.saved_probs import check_size
 
     files = read_list(opt.list)
-    settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), "-w", str(opt.workers), "--gpu", str(opt.gpu)])
+    settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
     loaded = load_predictor(settings, get_device(opt.gpu))
     predictor = loaded.predictor
     check_labels(files, loaded.data["num_classes"], "the checkpoint")

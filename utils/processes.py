@@ -32,8 +32,13 @@ def world() -> int:
 
 
 def local_rank() -> int:
-    """Which process of its machine this is, from 0: its card."""
+    """Which process of its machine this is, from 0: its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world() -> int:
+    """How many processes there are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def join(device: "torch.device") -> bool:

@@ -4,11 +4,14 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import random
+import shlex
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 SPINS = "20000"  # how often a thread of libgomp looks before it sleeps; 300,000 by default: milliseconds
+GPU_FILES = "/dev/nvidia[0-9]*"
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
@@ -134,26 +138,71 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def get_device(gpu: int) -> "torch.device":
-    """The device of --gpu: card `gpu`, or the CPU for -1 and, after a notice, where there is no CUDA device.
+def get_device(gpu: int | None) -> "torch.device":
+    """Return the device of --gpu, and make it torch's current one: -1 is the CPU; None is GPU 0, or the CPU where there is none.
+
+    Under torchrun each process of a machine takes a GPU of its own, by LOCAL_RANK. fp32 matrices are multiplied in TF32
+    there, unless torch is to be deterministic.
 
     Raises:
-        UserError: there are cards, but not so many.
+        UserError: `gpu` is a number, and torch finds no such GPU; or there are more processes than GPUs.
     """
     import torch
 
     keep_memory()
-    if gpu < 0:
+    if gpu is not None and gpu < 0:
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    reason = _why_no_gpu()
+    if reason and gpu is not None:
+        raise UserError(
+            f"--gpu is {gpu}, and torch finds no GPU: {reason}.\nTry: nvidia-smi (does the driver work?), or --gpu -1 for the CPU."
+        )
+    if reason and _gpu_files():
+        log.warning(f"There is a GPU, but torch cannot use it: {reason}. Running on the CPU. Try: nvidia-smi")
+    elif reason:
         log.info("No CUDA device here: running on the CPU (--gpu -1 says so without this notice).")
+    if reason:
         return torch.device("cpu")
+    gpu, count = gpu or 0, torch.cuda.device_count()
     if processes.world() > 1:
-        gpu = processes.local_rank()
-        torch.cuda.set_device(gpu)
-    if gpu >= torch.cuda.device_count():
-        raise UserError(f"--gpu is {gpu}; allowed: 0 to {torch.cuda.device_count() - 1}, or -1 for the CPU.")
+        gpu = _own_gpu(gpu, count)
+    if gpu >= count:
+        raise UserError(f"--gpu is {gpu}; allowed: 0 to {count - 1}, or -1 for the CPU.")
+    torch.cuda.set_device(gpu)  # what torch then says of "the" device, such as its precisions, is said of this one
+    # for a GPU alone: some versions of torch take it for the CPU's matrices too
+    torch.backends.cuda.matmul.allow_tf32 = not torch.are_deterministic_algorithms_enabled()
     return torch.device("cuda", gpu)
+
+
+def _why_no_gpu() -> str:
+    """Return torch's reason for having no GPU; "" where it has one."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exception says the same
+        if torch.cuda.is_available():
+            return ""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        return str(error).strip().splitlines()[0].rstrip(".")
+    return "torch.cuda.is_available() is false"
+
+
+def _gpu_files() -> list[str]:
+    """Return the device files of the GPUs that a driver knows; none where the environment hides them from CUDA."""
+    return [] if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else glob.glob(GPU_FILES)
+
+
+def _own_gpu(gpu: int, count: int) -> int:
+    """Return this process's GPU of `count`, under torchrun. Raises UserError where there are fewer GPUs than processes."""
+    own = processes.local_rank()
+    if own >= count:
+        command = shlex.join(["torchrun", f"--nproc_per_node={count}", *sys.argv])
+        raise UserError(f"torchrun started {processes.local_world()} processes on a machine with {count} GPUs.\nTry: {command}")
+    if gpu and own == 0:
+        log.warning(f"--gpu {gpu} is left out: under torchrun each process takes a GPU of its own, from 0 on.")
+    return own
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -172,3 +221,4 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -99,7 +99,8 @@ class TrainingRun:
     def describe(self, model: Any, train_files: Any, val_files: Any, classes: Any) -> None:
         """Say what is about to be trained, and write options.yaml. `val_files`: None with --val_freq 0."""
         opt = self.opt
-        opt.precision_why = vars(opt).get("precision_why") or model.precision_why  # a resumed run knows why it was chosen
+        known = vars(opt).get("precision_why") if opt.precision == opt.precision_used else ""  # by a run that is resumed
+        opt.precision_why = known or model.precision_why
         self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint}
         self.train_images = len(train_files)
         self.start = None  # its tensors lie in the model now

@@ -119,12 +119,13 @@ def made_by() -> dict[str, str]:
     import torch
     import torchvision
 
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    # CUDA is set up by the first use of a GPU, and so not by --gpu -1; the current device is that of --gpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "CPU"
     return {
         "command": shlex.join(["python", *sys.argv]),
         "folder": str(Path.cwd()),
         "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
-        "torch": f"{torch.__version__}, torchvision {torchvision.__version__}, {card}",
+        "torch": f"{torch.__version__}, torchvision {torchvision.__version__}, {device}",
         "numpy": np.__version__,
     }
 
