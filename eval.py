@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import Features, fit_ensemble, load_predictor, predict, whole_rows, with_ensemble
+    from network import Features, fit_ensemble, load_predictor, predict, whole_rows, with_ensemble, write_ensemble
     from utils import blend, saved_probs
     from utils.logger import log, start_logging
     from utils.report import results
@@ -45,7 +45,7 @@ def main(opt: argparse.Namespace) -> None:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
     predictor, folder = loaded.predictor, Path(opt.result_dir) / opt.tag / loaded.name
     if opt.blend in blend.FITTED:
-        predictor = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways), folder / "ensemble.yaml")
+        predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways))
     loader = dataloader.eval_loader(opt, files, predictor.ways)
     rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
     features = Features(predictor, len(files))
@@ -53,11 +53,14 @@ def main(opt: argparse.Namespace) -> None:
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, predictions) if opt.calibrate else None
-    found = results.write(folder, scored, opt, fitted)
-    if probabilities is not None:
-        results.write_probabilities(folder / "probs.npz", probabilities, scored)
-    if opt.report and found.metrics["count"]:
-        report(opt, loaded, scored, found, folder, features)
+    with results.place(folder, opt) as new:
+        found = results.write(new, scored, opt, fitted, earlier=folder)
+        if opt.blend in blend.FITTED:
+            write_ensemble(new, folder, opt, loaded, measured)
+        if probabilities is not None:
+            results.write_probabilities(new / results.PROBS, probabilities, scored)
+        if opt.report and found.metrics["count"]:
+            results.write_page(new, scored, found, report_extra(opt, loaded, scored, found, folder, features))
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
 
@@ -82,13 +85,12 @@ def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
     return fitted
 
 
-def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path, features: Any) -> None:
-    """Write report.html, with Grad-CAM and the nearest images of the errors that it shows."""
+def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path, features: Any) -> Any:
+    """What report.html of `folder` shows beyond the scores (utils.report.page.Extra): Grad-CAM, the nearest images of errors."""
     import numpy as np
 
     import dataloader
     from network import explain
-    from utils.report import results
     from utils.report.page import Extra
     from utils.report.pictures import NEIGHBOURS, surest_errors
 
@@ -101,8 +103,7 @@ def report(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder
         maps = {int(shown[place]): seen for place, seen in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
     near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
-    extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed)
-    results.write_page(folder, scored, found, extra)
+    return Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, folder=folder)
 
 
 def evaluate(predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
-from network.ensemble import fit_ensemble, with_ensemble
+from network.ensemble import fit_ensemble, with_ensemble, write_ensemble
 from network.features import Features
 from network.gradcam import explain
 from network.guard import Diverged
@@ -35,6 +35,7 @@ __all__ = [
     "predict",
     "whole_rows",
     "with_ensemble",
+    "write_ensemble",
 ]
 
 models: dict[str, type[BaseModel]] = {

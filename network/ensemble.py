@@ -21,12 +21,13 @@ from utils.logger import log, progress
 KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
-def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Path) -> Predictor:
-    """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), say what they gain, write them to `path`.
+def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[Predictor, dict[str, Any]]:
+    """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), and log what they gain.
 
     Returns:
         A predictor that gives the blend: where all members' probabilities fit in memory (saved_probs.MOST_BYTES), it
         holds them and runs no network again; else the networks themselves. `loaded.predictor` has the weights too.
+        And what was measured, for `write_ensemble`.
 
     Raises:
         UserError: too few labelled images.
@@ -58,24 +59,28 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any, path: Pat
         log.info(f"{name:22s} top1 {score['top1']:.6f}  loss {score['loss']:.6f}")
     predictor.weights = weights
     log.info("weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True)))
-    if opt.debug:
-        log.warning(f"--debug: the weights are of a few batches; {path} is not written.")
-    else:
-        write_ensemble(path, opt, loaded, {"list": str(files.source), "list_hash": saved_probs.list_hash(files), "scores": scores})
+    measured = {"list": str(files.source), "list_hash": saved_probs.list_hash(files), "scores": scores}
     if kept is None:
-        return predictor
+        return predictor, measured
     held = copy.copy(predictor)
     held.members, held.views, held.ways = [], [], ()
     held.saved = [SavedMember(member[:done]) for member in kept]
     held.known = torch.cat(readables)
-    return held
+    return held, measured
 
 
-def write_ensemble(path: Path, opt: argparse.Namespace, loaded: Loaded, more: dict[str, Any]) -> None:
-    """Write ensemble.yaml: the members (paths from its folder), their identities, weights, views, and what was measured."""
+def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loaded, more: dict[str, Any]) -> None:
+    """Write ensemble.yaml into the folder `new`, which is going to be `folder`.
+
+    It holds the members (paths from its folder), their identities, weights, views, and `more`, what was measured.
+    """
     import yaml
 
-    folder = path.parent.resolve()
+    path = folder / "ensemble.yaml"
+    if opt.debug:
+        log.warning(f"--debug: the weights are of a few batches; {path} is not written.")
+        return
+    folder = folder.resolve()
     content = {
         "load": [os.path.relpath(Path(name).resolve(), folder) for name in loaded.paths],
         "hashes": list(loaded.identities),
@@ -87,7 +92,7 @@ def write_ensemble(path: Path, opt: argparse.Namespace, loaded: Loaded, more: di
         "fit": opt.fit,
         **more,
     }
-    with atomic_write(path, "w") as file:
+    with atomic_write(new / path.name, "w") as file:
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
     if any(str(name).endswith(".npz") for name in loaded.paths):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"

@@ -44,7 +44,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         if isinstance(error, OSError) and error.filename in (None, str(beside)):
             error.filename = str(path)  # the kernel does not say which file a full disk cut short
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def check_regular(path: Path) -> None:
@@ -65,7 +65,7 @@ def link_over(source: Path, path: Path) -> None:
     try:
         os.link(source, beside)
         os.replace(beside, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError:  # a file system without hard links
         beside.unlink(missing_ok=True)
         with atomic_write(path) as target, open(source, "rb") as file:
@@ -120,7 +120,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut; file systems that cannot sync a folder are left alone."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -44,6 +44,7 @@ class Extra:
     maps: what network.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
     by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
+    folder: where the page is going to be, by default the folder that it is written to.
     """
 
     issues: Issues
@@ -54,6 +55,7 @@ class Extra:
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
     seed: int = 0
+    folder: Path | None = None
 
 
 def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
@@ -70,12 +72,12 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         "issues": issues,
     }
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)
-    folder = Path(__file__).parent
+    folder, place = Path(__file__).parent, extra.folder or path.parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html.j2").render(
-        title=f"{path.parent.parent.name} / {path.parent.name}",
+        title=f"{place.parent.name} / {place.name}",
         numbers=headline(metrics),
         metrics=metrics,
         extra=extra,

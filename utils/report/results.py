@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,15 @@ from utils import label_issues, saved_probs
 from utils.bootstrap import Compared, compare, intervals
 from utils.calibration import Fitted
 from utils.files import atomic_write, write_json
+from utils.logger import log
 from utils.metrics import Predictions, confused_pairs, more_scores, per_class, score
 from utils.report import page, plots
+from utils.whole_folder import whole_folder
 
 MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
+ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
+TABLES = ("metrics.json", "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
+WRITTEN = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROBS)  # what an evaluation writes
 RUN = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # what is kept of earlier evaluations beside this one
 
 
@@ -36,8 +43,28 @@ class Found(NamedTuple):
     compared: Compared | None
 
 
-def write(folder: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | None = None) -> Found:
-    """Score, and write metrics.json, the CSVs and the pictures.
+def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
+    """A new folder to write an evaluation into, which on leaving replaces `folder` as a whole: see utils.whole_folder.
+
+    Of an earlier evaluation in `folder`, only its fitted blend, which names its own members, stays beside the new scores,
+    and what --load reads; its probabilities, which may have taken hours, become probs.earlier.npz. Other people's files stay.
+    """
+    loaded = {os.path.realpath(path) for path in opt.load or ()}
+
+    def keep(name: str) -> str | None:
+        if name not in WRITTEN or name == ENSEMBLE or os.path.realpath(folder / name) in loaded:
+            return name
+        renamed = EARLIER if name == PROBS else None
+        log.info(f"{folder / name} is of an earlier evaluation: it is " + (f"now {renamed}." if renamed else "removed."))
+        return renamed
+
+    return whole_folder(folder, keep)
+
+
+def write(new: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | None = None, earlier: Path | None = None) -> Found:
+    """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
+
+    `earlier`: the folder whose metrics.json knows of evaluations with other settings, by default `new` itself.
 
     Raises:
         UserError: --compare names a file that does not fit; nothing was written then.
@@ -51,29 +78,31 @@ def write(folder: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted 
         metrics["calibration"] = fitted._asdict()
     if compared:
         metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
-        _write_changed(folder / "changed.csv", scored, compared)
+        _write_changed(new / "changed.csv", scored, compared)
     issues = label_issues.find(predictions, classes.count)
-    label_issues.write(folder / "label_issues.csv", issues, scored)
-    _write_predictions(folder / "predictions.csv", scored)
-    _write_classes(folder / "per_class.csv", scored)
-    _write_confused(folder / "confused.csv", scored)
+    label_issues.write(new / "label_issues.csv", issues, scored)
+    _write_predictions(new / "predictions.csv", scored)
+    _write_classes(new / "per_class.csv", scored)
+    _write_confused(new / "confused.csv", scored)
     if metrics["count"]:
-        plots.confusion(folder / "confusion.png", scored)
-        plots.errors(folder / "errors.png", scored)
+        plots.confusion(new / "confusion.png", scored)
+        plots.errors(new / "errors.png", scored)
     made_by = {key: getattr(opt, key) for key in MADE_BY}
-    runs = _earlier(folder, made_by)
+    runs = _earlier(earlier or new, made_by)
     metrics = {**metrics, "options": made_by}
-    write_json(folder / "metrics.json", {**metrics, "runs": [*runs, _run(metrics)]})
+    write_json(new / "metrics.json", {**metrics, "runs": [*runs, _run(metrics)]})
     return Found(metrics, issues, compared)
 
 
-def write_page(folder: Path, scored: Scored, found: Found, extra: page.Extra) -> None:
-    """Write report.html; of the runs beside this one, the plain ones come first."""
+def write_page(new: Path, scored: Scored, found: Found, extra: page.Extra) -> None:
+    """Write report.html into `new`, which is going to be extra.folder; of the runs beside it, the plain ones come first."""
     extra.compared = found.compared
-    text = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.parent.glob("*/metrics.json"))]
+    folder = extra.folder or new
+    others = {path.parent: path for path in folder.parent.glob("[!.]*/metrics.json")} | {folder: new / "metrics.json"}
+    text = [json.loads(others[beside].read_text(encoding="utf-8")) for beside in sorted(others)]
     runs = [run for content in text for run in content.get("runs", []) if run["count"] == found.metrics["count"]]
     extra.runs = sorted(runs, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
-    page.write(folder / "report.html", scored, found.metrics, extra)
+    page.write(new / "report.html", scored, found.metrics, extra)
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
