@@ -47,6 +47,8 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- data
     train_files = dataloader.open_list(opt, "train", drop_missing=True)
     val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
+    if val_files is not None:
+        dataloader.warn_shared(train_files, val_files)
     classes = dataloader.find_classes(train_files, opt.num_classes)
     if val_files is not None:
         dataloader.check_labels(val_files, classes.count, "the training list")

@@ -2,15 +2,13 @@
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
-
-import numpy as np
 
 from dataloader.cache import open_reader
 from dataloader.classes import Classes, check_labels, find_classes
 from dataloader.dataset import EvalDataset, TrainDataset
-from dataloader.file_list import FileList, missing_files, read_list
+from dataloader.file_list import FileList
 from dataloader.geometry import Fit
+from dataloader.lists import list_path, open_list, warn_shared
 from dataloader.loading import Batches
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from dataloader.transforms import get_stages
@@ -20,7 +18,7 @@ from utils.logger import log
 from utils.preprocess import Preprocess
 from utils.run import DEBUG_BATCHES
 
-__all__ = ["Classes", "TrainLoader", "check_labels", "eval_loader", "find_classes", "list_path", "open_list", "train_loader"]
+__all__ = ["Classes", "TrainLoader", "check_labels", "eval_loader", "find_classes", "list_path", "open_list", "train_loader", "warn_shared"]
 
 
 class TrainLoader:
@@ -66,36 +64,3 @@ def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess
     sampler = EvalSampler(len(files), opt.batch_size, DEBUG_BATCHES if opt.debug else None)
     reader = open_reader(files, opt, max(Fit(way).side() for way in ways)) if ways else None
     return Batches(EvalDataset(files, reader, ways), sampler, opt)
-
-
-def list_path(opt: argparse.Namespace, name: str) -> Path:
-    """--train_list, --val_list or --test_list, or <name>.txt under --data_root."""
-    given = getattr(opt, f"{name}_list")
-    return Path(given) if given else Path(opt.data_root) / f"{name}.txt"
-
-
-def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False) -> FileList:
-    """Read the list called "train", "val" or "test", and look for its files.
-
-    Missing ones are counted and named; --on_bad_image says whether that is an error. `drop_missing` takes them out
-    of the list (training); else they stay, and count as unreadable.
-
-    Raises:
-        UserError: the list is unusable, or files are missing under --on_bad_image error.
-    """
-    files = read_list(list_path(opt, name), labelled=name != "test")
-    if not opt.check_files:
-        return files
-    gone = missing_files(files)
-    if not gone.any():
-        return files
-    shown = [f"  {files.path(index)} ({files.where(index)})" for index in np.flatnonzero(gone)[:10].tolist()]
-    count = int(gone.sum())
-    shown += [f"  … and {count - 10} more"] if count > 10 else []
-    text = "\n".join([f"{count} of {len(files)} images of {files.source} are not there:", *shown])
-    if opt.on_bad_image == "error":
-        raise UserError(f"{text}\nMend the list, or go on without them: --on_bad_image skip.")
-    log.warning(f"{text}\n" + ("They are left out." if drop_missing else "They count as unreadable."))
-    if drop_missing and gone.all():
-        raise UserError(f"No image of {files.source} is there.\nMend the list's paths (relative ones start at {files.source.parent}/).")
-    return files.select(~gone) if drop_missing else files

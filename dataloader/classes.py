@@ -41,9 +41,6 @@ def find_classes(train: FileList, num_classes: int | None) -> Classes:
         UserError: a label out of range (file and line are named), a single class, or names that do not fit the count.
     """
     names = read_class_names(train.source.parent)
-    while names and not names[-1].strip():
-        names.pop()
-    names = names or None
     count = num_classes or (len(names) if names else int(train.label.max()) + 1)
     if names and len(names) != count:
         raise UserError(

@@ -11,6 +11,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import cv2
@@ -34,6 +35,18 @@ TURNS = {
     7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
     8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
 }  # fmt: skip  (EXIF orientation: rotate, then flip)
+
+
+STUBS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but cannot decode them without another program
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Return the endings of file names, lower case with their dots, whose files `decode` reads: those of Pillow's decoders."""
+    import PIL.Image
+
+    names = PIL.Image.registered_extensions()
+    return tuple(sorted(suffix for suffix, kind in names.items() if kind in PIL.Image.OPEN and kind not in STUBS))
 
 
 def whole(height: int, width: int) -> float:

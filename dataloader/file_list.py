@@ -1,8 +1,8 @@
 """A list of images as a few flat arrays: 2.5 million lines take a fifth of what Python strings would.
 
-A line is a path, a space, an integer label; in a list without labels, a path alone. Paths may hold spaces and any
-characters; the label is what follows the last space. UTF-8, with or without a byte-order mark; LF or CRLF; blank
-lines are passed over. A relative path starts at the list's folder.
+A line is a path, blanks, an integer label; in a list without labels, a path alone. Paths may hold spaces and any
+characters but a zero byte; the label is what follows the last blank. UTF-8, with or without a byte-order mark; LF, CRLF,
+or CR where there is no LF; blank lines and blanks at a line's end are skipped. A relative path starts at the list's folder.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader import list_advice
 from utils.errors import UserError
 from utils.logger import progress
 
@@ -23,7 +24,6 @@ CHUNK = 1 << 24  # bytes parsed at a time: the temporary arrays stay small besid
 SPACE, TAB, LF, CR = 32, 9, 10, 13
 ROWS = 1 << 16  # lines whose endings are looked at together
 ENDING = 16  # bytes of a path that tell one image from the next
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks; without one, half of its bytes are zero
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,14 @@ class FileList:
     def __len__(self) -> int:
         return len(self.start)
 
+    def as_written(self, index: int) -> str:
+        """The path of image `index` as it is written in the list."""
+        start = self.start[index]
+        return os.fsdecode(self.text[start : start + self.length[index]].tobytes())
+
     def path(self, index: int) -> str:
         """The path of image `index`, as the file system takes it."""
-        start = self.start[index]
-        name = os.fsdecode(self.text[start : start + self.length[index]].tobytes())
+        name = self.as_written(index)
         return name if name.startswith("/") else os.path.join(self.source.parent, name)
 
     def picture(self, index: int, side: int) -> NDArray[Any] | None:
@@ -55,6 +59,14 @@ class FileList:
     def where(self, index: int) -> str:
         """ "datasets/train.txt, line 17": for messages."""
         return f"{self.source}, line {self.line[index]}"
+
+    def why_unreadable(self, indices: NDArray[np.int64]) -> str:
+        """Return the likeliest reason why these images cannot be read, with what mends it; empty where none is found."""
+        return list_advice.likeliest_reason(self, indices)
+
+    def check_readable(self, index: NDArray[np.int64], readable: NDArray[np.bool_]) -> None:
+        """Raise UserError where none of the images `index` (M,) was `readable` (M,); warn where over half were not."""
+        list_advice.check_readable(self, index, readable)
 
     def fingerprint(self) -> str:
         """sha256, as hex, of the labels and the last bytes of each path, in order: of what epochs are made, wherever the images lie."""
@@ -74,48 +86,44 @@ def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
     """Read a list file.
 
     Raises:
-        UserError: no such file, no images in it, a line without a label, or with one that is no whole number from 0;
+        UserError: no such file, no text in it, no images, a line without a label, or with one that is no whole number from 0;
             the message names file and line.
     """
     path = Path(path)
     try:
         text = np.fromfile(path, dtype=np.uint8)
-    except FileNotFoundError:
-        raise UserError(_missing(path, labelled)) from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(list_advice.missing_list(path, labelled)) from None
     except OSError as error:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
-    if bytes(text[:2]) in UTF_16 or np.count_nonzero(text) < 0.75 * len(text):
-        raise UserError(f"The list {path} is not UTF-8 text (UTF-16, as Windows often writes it?). Save it as UTF-8.")
+    list_advice.check_text(path, text)
     begin = 3 if bytes(text[:3]) == b"\xef\xbb\xbf" else 0
-    parts = [_parse(text, first, end, labelled, path) for first, end in _chunks(text, begin)]
+    newline = LF if (text == LF).any() else CR
+    parts = [_parse(text, span, newline, labelled, path) for span in _chunks(text, begin, newline)]
     if not any(len(part[0]) for part in parts):
-        raise UserError(f"The list {path} holds no image; expected {_expected(labelled)}.")
+        raise UserError(f"The list {path} holds no image; expected {list_advice.expected(labelled)}.")
     return FileList(path, text, *(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _chunks(text: NDArray[np.uint8], begin: int) -> Iterator[tuple[int, int]]:
-    """Spans of about CHUNK bytes that end after a line feed, or where the text does."""
+def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple[int, int]]:
+    """Spans of about CHUNK bytes that end after a line break, or where the text does."""
     while begin < len(text):
         end = min(begin + CHUNK, len(text))
-        while end < len(text) and text[end - 1] != LF:
-            ahead = np.flatnonzero(text[end : end + 4096] == LF)
+        while end < len(text) and text[end - 1] != newline:
+            ahead = np.flatnonzero(text[end : end + 4096] == newline)
             end = end + int(ahead[0]) + 1 if len(ahead) else min(end + 4096, len(text))
         yield begin, end
         begin = end
 
 
-def _parse(text: NDArray[np.uint8], first: int, end: int, labelled: bool, path: Path) -> tuple[NDArray, ...]:
+def _parse(text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path) -> tuple[NDArray, ...]:
     """start (int64), length, label and line number (int32) of the samples in text[first:end]."""
+    first, end = span
     part = text[first:end]
-    breaks = np.flatnonzero(part == LF)
+    breaks = np.flatnonzero(part == newline)
     starts = np.concatenate([[0], breaks + 1])
-    ends = np.concatenate([breaks, [len(part)]])
-    before = int(np.count_nonzero(text[:first] == LF)) if first else 0
-    for _ in range(len(part)):  # trailing carriage returns and blanks, one a round; two rounds do for most files
-        blank = (ends > starts) & np.isin(part[np.maximum(ends - 1, 0)], (CR, SPACE, TAB))
-        if not blank.any():
-            break
-        ends = ends - blank
+    ends = _without_blanks(part, starts, np.concatenate([breaks, [len(part)]]))
+    before = int(np.count_nonzero(text[:first] == newline)) if first else 0
     full = ends > starts
     starts, ends, lines = starts[full], ends[full], np.flatnonzero(full) + before + 1
     lines = lines.astype(np.int32)
@@ -125,13 +133,33 @@ def _parse(text: NDArray[np.uint8], first: int, end: int, labelled: bool, path: 
     gaps = gaps if len(gaps) else np.array([-1])
     last = gaps[np.maximum(np.searchsorted(gaps, ends) - 1, 0)]
     bare = (last <= starts) | (last >= ends)
+    path_ends = _without_blanks(part, starts, np.where(bare, starts, last))
+    bare |= path_ends <= starts
     if bare.any():
-        raise _no_label(path, int(lines[bare][0]), part[starts[bare][0] : ends[bare][0]])
+        raise list_advice.no_label(path, int(lines[bare][0]), part[starts[bare][0] : ends[bare][0]])
     label = _integers(part, last + 1, ends)
     if (label < 0).any():
         at = int(np.flatnonzero(label < 0)[0])
-        raise _bad_label(path, int(lines[at]), part[last[at] + 1 : ends[at]])
-    return starts + first, (last - starts).astype(np.int32), label.astype(np.int32), lines
+        raise list_advice.bad_label(path, int(lines[at]), part[last[at] + 1 : ends[at]])
+    return starts + first, (path_ends - starts).astype(np.int32), label.astype(np.int32), lines
+
+
+def _without_blanks(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.int64]:
+    """`ends` moved back over the blanks before them, to `starts` where there is nothing else."""
+    ends = ends - _after_blank(part, starts, ends)  # the CR of CRLF; most files have no more
+    more = _after_blank(part, starts, ends)
+    if more.any():
+        blank = (part == SPACE) | (part == TAB) | (part == CR) | (part == LF)
+        words = np.flatnonzero(~blank & np.append(blank[1:], True)) + 1  # where runs of other bytes end
+        words = np.concatenate([[0], words])
+        ends[more] = np.maximum(words[np.searchsorted(words, ends[more], "right") - 1], starts[more])
+    return ends
+
+
+def _after_blank(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.bool_]:
+    """Which of `ends` follow a blank of their line."""
+    byte = part[np.maximum(ends - 1, 0)]
+    return (ends > starts) & ((byte == CR) | (byte == SPACE) | (byte == TAB))
 
 
 def _integers(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.int64]:
@@ -161,34 +189,40 @@ def missing_files(files: FileList, threads: int = 16) -> NDArray[np.bool_]:
 
 
 def read_class_names(folder: Path) -> list[str] | None:
-    """The lines of `classes.txt` in `folder` (line k, from 0, names class k); None where there is no such file."""
+    """Return the names of `classes.txt` in `folder` (line k, from 0, names class k); None where there is no such file, or no name.
+
+    Raises:
+        UserError: see `check_class_names` and `read_lines`.
+    """
     path = folder / "classes.txt"
     if not path.is_file():
         return None
+    names = read_lines(path)
+    check_class_names(path, names)
+    return names or None
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a file of names, without the blank ones at its end. Raises UserError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")  # splitlines() knows ten more line ends
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() knows ten more line ends
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name a line.") from error
+        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name per line.") from error
+    except OSError as error:
+        raise UserError(f"The class list {path} cannot be read: {error.strerror}. Expected: one class name per line.") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
-def _expected(labelled: bool) -> str:
-    return "`/path/to/image.jpg 3` a line (path, space, label)" if labelled else "an image's path a line"
-
-
-def _missing(path: Path, labelled: bool) -> str:
-    present = ", ".join(sorted(str(p) for p in path.parent.glob("*.txt"))[:8]) or "no .txt file"
-    without = " To train without validation: --val_freq 0." if path.stem == "val" else ""
-    return (
-        f"There is no list {path}; expected {_expected(labelled)}. In {path.parent}/ there is: {present}.\n"
-        f"Make lists with `python datasets/prepare.py --help`, or say where they are: --data_root DIR, --{path.stem}_list FILE.{without}"
-    )
-
-
-def _no_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
-    shown = bytes(text[:200]).decode(errors="replace")
-    return UserError(f"{path}, line {line} has no label: {shown!r}; expected {_expected(True)}.")
-
-
-def _bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
-    shown = bytes(text[:60]).decode(errors="replace")
-    return UserError(f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0.")
+def check_class_names(path: Path, names: list[str]) -> None:
+    """Raise UserError, naming the line, where one of `names`, the lines of `path`, is blank or occurs twice."""
+    lines: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if not name.strip():
+            raise UserError(f"{path}, line {line} is blank; expected one class name per line, each once.")
+        if name in lines:
+            raise UserError(
+                f"{path}, line {line} names {name!r} again, after line {lines[name]}; expected one class name per line, each once."
+            )
+        lines[name] = line

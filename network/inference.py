@@ -116,6 +116,9 @@ def predict(
     Returns:
         The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None. Unreadable
         images are named in the log, and their rows hold no prediction worth having: see Predictions.readable.
+
+    Raises:
+        UserError: no image can be read.
     """
     columns: list[tuple[torch.Tensor, ...]] = []
     kept: NDArray[np.float16] | None = None
@@ -140,6 +143,7 @@ def predict(
     joined = processes.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     predictions = Predictions(*joined)  # type: ignore[arg-type]
     predictions.rows = whole.rows()
+    loader.dataset.files.check_readable(predictions.index, predictions.readable)
     return predictions, kept if kept is None else kept[:done]
 
 

@@ -184,8 +184,9 @@ def test_more_unreadable_images_than_max_bad_and_than_ten_stop_the_run(script, t
 @pytest.mark.parametrize("loading", [["-w", 0], ["-w", 2], ["-w", 2, "--loader", "process"]], ids=["here", "threads", "processes"])
 def test_a_list_of_unreadable_images_alone(script, tiny, listed, tmp_path, loading):
     folder = listed(train=[f"{garbage(tmp_path / f'bad{k}.jpg')} {k % 2}" for k in range(4)])
-    result = script("train.py", *tiny, "--data_root", folder, "--num_classes", 3, *loading)
-    refused(result, "cannot be read", f"{tmp_path}/bad", f"{folder}/train.txt, line")
+    flags = [*tiny, "--data_root", folder, "--num_classes", 3, *loading]
+    refused(script("train.py", *flags, "--no-check_files"), "cannot be read", f"{tmp_path}/bad", f"{folder}/train.txt, line")
+    refused(script("train.py", *flags), "None of the 4 images", f"{tmp_path}/bad0.jpg", f"{folder}/train.txt, line 1", "tools.doctor")
 
 
 def test_unreadable_image_counts_in_no_score_and_gets_its_row_in_a_submission(script, trained, lines, listed, tmp_path):

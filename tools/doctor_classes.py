@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.file_list import FileList, read_class_names
+from dataloader.file_list import FileList, read_lines
 from tools.doctor_problems import Findings
 from tools.doctor_scan import Scan
 
@@ -16,10 +16,8 @@ Names = list[str] | None
 def read_names(lists: list[FileList]) -> tuple[Path, Names]:
     """classes.txt beside the first list: its path, and its names without blank lines at the end; None where there is none."""
     folder = lists[0].source.parent
-    names = read_class_names(folder)
-    while names and not names[-1].strip():
-        names.pop()
-    return folder / "classes.txt", names
+    path = folder / "classes.txt"
+    return path, read_lines(path) if path.is_file() else None
 
 
 def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[dict[str, Any] | None]:
@@ -83,9 +81,9 @@ def _check_names(found: Findings, seen: Scan, labelled: list[int], names_file: P
     by_name: dict[str, int] = {}
     for label, name in enumerate(names):
         if not name.strip():
-            found.say("class_names", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
+            found.say("class_name_unusable", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
         elif name in by_name:
-            found.say("class_names", labelled[0], -1, f"{name!r} names class {by_name[name]} and class {label}")
+            found.say("class_name_unusable", labelled[0], -1, f"{name!r} names class {by_name[name]} and class {label}")
         by_name.setdefault(name, label)
     for place in labelled:
         files = seen.lists[place]

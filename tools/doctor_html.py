@@ -20,7 +20,15 @@ MOST_BYTES = 3_500_000  # of thumbnails, as base64; text adds up to a megabyte
 MOST_ROWS = 60  # a problem; doctor.csv has all
 LONGEST = 600  # characters of a path or a detail
 NO_PICTURE = {"missing", "dangling_link", "not_a_file", "empty", "truncated", "unreadable", "too_large", "wrong_extension"}
-NO_PICTURE |= {"class_not_in_train", "class_not_scored", "single_image", "label_gap", "class_names", "label_out_of_range"}
+NO_PICTURE |= {
+    "class_not_in_train",
+    "class_not_scored",
+    "single_image",
+    "label_gap",
+    "class_names",
+    "class_name_unusable",
+    "label_out_of_range",
+}
 
 
 def write_page(path: Path, report: Report, store: Store) -> None:

@@ -29,6 +29,7 @@ PROBLEMS: dict[str, Problem] = {
     "unreadable": Problem(ERROR, "Unreadable images", "Training cannot decode it: fetch it anew, or take the line out."),
     "too_large": Problem(ERROR, "Images over the limit of pixels", "Training refuses it: make it smaller."),
     "label_out_of_range": Problem(ERROR, "Labels without a name", "Add the names to classes.txt, or mend the labels."),
+    "class_name_unusable": Problem(ERROR, "Blank or double class names", "Give one name per line of classes.txt, each once."),
     "conflicting_labels": Problem(WARNING, "Same bytes, different labels", "One of the two labels is wrong."),
     "near_conflict": Problem(WARNING, "Near-duplicates with different labels", "Look at the pair: one of the two labels may be wrong."),
     "duplicate": Problem(WARNING, "Duplicates inside a list", "They count twice in training and in scores."),

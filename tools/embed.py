@@ -115,7 +115,9 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
             for _, reason in batch.bad:
                 log.warning(f"unreadable, nobody's neighbour: {reason}")
     assert features.rows is not None
-    return features.rows, torch.cat(readable).numpy(), loaded.data
+    kept = torch.cat(readable).numpy()
+    files.check_readable(np.arange(len(files)), kept)
+    return features.rows, kept, loaded.data
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:

@@ -157,7 +157,7 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     if not isinstance(head, torch.nn.Linear) or not name:
         raise UserError(f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear.")
     seen: list[torch.Tensor] = []
-    logits, labels = [], []
+    logits, labels, readable = [], [], []
     hook = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.float().cpu()))
     loader = eval_loader(settings, files, predictor.ways)
     for batch in progress(loader, "logits", len(loader)):
@@ -165,7 +165,11 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
         predictor(batch.images)
         logits.append(torch.cat(seen)[batch.readable])
         labels.append(batch.label[batch.readable])
+        readable.append(batch.readable)
+        for _, reason in batch.bad:
+            log.warning(f"unreadable, counts in no score: {reason}")
     hook.remove()
+    files.check_readable(np.arange(len(files)), torch.cat(readable).numpy())
     return torch.cat(logits).numpy(), torch.cat(labels).numpy(), (f"{name}.weight", f"{name}.bias")
 
 

@@ -1,0 +1,64 @@
+"""From a path that names no file to the file that it means: without its ending, in the other Unicode form, with backslashes."""
+
+import os
+import unicodedata
+from pathlib import Path
+
+ENDING, FORM, BACKSLASH, CASE = "ending", "Unicode form", "backslash", "case"  # how a path differs from the file's
+
+
+class FileFinder:
+    """Looks for files; reads each folder once."""
+
+    def __init__(self) -> None:
+        from dataloader.decode import image_suffixes
+
+        self._suffixes = image_suffixes()
+        self._folders: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
+
+    def find(self, path: str) -> tuple[str, str] | None:
+        """Return (the one file that `path`, which is not there, may mean; how they differ); None where none or several may."""
+        if "\\" in path:
+            other = path.replace("\\", "/")
+            if os.path.exists(other):
+                return other, BACKSLASH
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, path)
+            if other != path and os.path.exists(other):
+                return other, FORM
+        folder, name = os.path.split(path)
+        same = self._index(folder)[0].get(_fold(name), [])
+        if len(same) == 1:
+            kind = FORM if unicodedata.normalize("NFC", same[0]) == unicodedata.normalize("NFC", name) else CASE
+            return os.path.join(folder, same[0]), kind
+        longer = self.with_ending(path)
+        return (longer[0], ENDING) if len(longer) == 1 else None
+
+    def with_ending(self, path: str) -> list[str]:
+        """Return the image files that have the name of `path` and an ending besides."""
+        folder, name = os.path.split(path)
+        return [os.path.join(folder, other) for other in self._index(folder)[1].get(_fold(name), [])]
+
+    def has_ending(self, path: str) -> bool:
+        """Return whether `path` ends as an image's name does."""
+        return path.lower().endswith(self._suffixes)
+
+    def _index(self, folder: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """The names in `folder`, by folded name and, those of images, by folded name without its ending."""
+        if folder not in self._folders:
+            names: dict[str, list[str]] = {}
+            stems: dict[str, list[str]] = {}
+            try:
+                present = sorted(os.listdir(folder or "."))
+            except OSError:
+                present = []
+            for name in present:
+                names.setdefault(_fold(name), []).append(name)
+                if self.has_ending(name):
+                    stems.setdefault(_fold(Path(name).stem), []).append(name)
+            self._folders[folder] = names, stems
+        return self._folders[folder]
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
