@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 from utils.run import run_tool
+from utils.text import exact, visible
 
 ACTIONS = ("keep", "drop", "relabel")
 COLUMNS = ("path", "label", "action", "new_label")
@@ -68,14 +69,19 @@ def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
         raise UserError(f"--out is the list itself, {source}. Give another name; the old list is what you would compare with.")
     files = read_list(source)
     decided = read_decisions(decisions)
-    known = {os.path.abspath(files.path(index)): index for index in range(len(files))}
+    paths = [os.path.abspath(files.path(index)) for index in range(len(files))]
+    known = {visible(path): index for index, path in enumerate(paths)}  # as report.html shows and exports a path
+    known |= {exact(path): index for index, path in enumerate(paths)}
     missing = [path for path in decided if path not in known]
     if missing:
         raise UserError(
             f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. Is it the list that was evaluated?"
         )
+    chosen: dict[int, Decision] = {}
     for path, decision in decided.items():
         index = known[path]
+        if chosen.setdefault(index, decision) != decision:
+            raise UserError(f"{decisions}: there are two decisions about {path}.")
         if files.label[index] != decision.label:
             raise UserError(
                 f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.where(index)}. "
@@ -85,7 +91,7 @@ def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
     with atomic_write(out, "w") as file:
         for index in range(len(files)):
             label = int(files.label[index])
-            made = decided.get(os.path.abspath(files.path(index)), Decision(label, "", None))
+            made = chosen.get(index, Decision(label, "", None))
             if made.action:
                 counts[made.action] += 1
             if made.action != "drop":

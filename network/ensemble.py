@@ -13,11 +13,14 @@ import torch
 from network.inference import Predictor, SavedMember
 from network.members import Loaded
 from network.tta import ttas
+from options.parser import expanded
+from options.plain_yaml import YamlError, read_yaml
 from utils import blend, saved_probs
-from utils.errors import UserError
+from utils.errors import UserError, near
 from utils.files import atomic_write
 from utils.logger import log, progress
 
+FIT = "python eval.py --load A B --blend greedy"
 KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
@@ -112,21 +115,21 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
     """
     if not opt.ensemble:
         return opt
-    import yaml
-
     path = Path(opt.ensemble)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--ensemble {path} cannot be read: {error}.\nWrite one: python eval.py --load A B --blend greedy") from error
+        content = read_yaml(path)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path} for --ensemble.{near(path)}\nWrite one: {FIT}") from error
+    except (OSError, YamlError) as error:
+        raise UserError(f"--ensemble {path} cannot be read: {error}.\nWrite one: {FIT}") from error
     wrong = [key for key, kind in KEYS.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)]
     if wrong or len({len(content[key]) for key in ("load", "hashes", "weights")}) != 1:
         raise UserError(
             f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or unfit."
         )
-    _check_values(content, path)
+    content = _typed(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
-    load = [os.path.normpath(path.parent / content["load"][k]) for k in used]
+    load = [os.path.normpath(path.parent / expanded(content["load"][k])) for k in used]
     for name in load:
         if not os.path.isfile(name):
             raise UserError(f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble anew with eval.py --blend.")
@@ -137,19 +140,30 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(opt), **settings, **members})
 
 
-def _check_values(content: dict[str, Any], path: Path) -> None:
-    """Raise UserError for what somebody's hand has made of an ensemble.yaml, all of it at once."""
+def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the texts of an ensemble.yaml as what they stand for.
+
+    Raises:
+        UserError: somebody's hand has made something else of it; all of it at once.
+    """
     wrong = [f"{key} holds what is no text" for key in ("load", "hashes") if not all(isinstance(one, str) for one in content[key])]
-    weights = content["weights"]
-    if not all(isinstance(one, int | float) and not isinstance(one, bool) and 0 <= one < math.inf for one in weights) or not any(weights):
-        wrong.append(f"weights are {weights}; allowed: numbers from 0 on, not all 0")
+    weights = [_number(one) for one in content["weights"]]
+    if not all(0 <= one < math.inf for one in weights) or not any(weights):
+        wrong.append(f"weights are {content['weights']}; allowed: numbers from 0 on, not all 0")
     for key, allowed in (("blend", blend.WAYS), ("tta", ttas), ("fit", ("squash", "crop", "pad", None))):
-        if content.get(key) not in allowed:
+        if not isinstance(content.get(key), str | None) or content.get(key) not in allowed:
             wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
-    scale = content.get("scale")
-    if scale is not None and not (isinstance(scale, int) and 8 <= scale <= 4096):
-        wrong.append(f"scale is {scale!r}; allowed: 8 to 4096")
+    scale = None if content.get("scale") is None else _number(content["scale"])
+    if scale is not None and scale not in range(8, 4097):
+        wrong.append(f"scale is {content['scale']!r}; allowed: 8 to 4096")
     if wrong:
-        raise UserError(
-            f"--ensemble {path}:\n  " + "\n  ".join(wrong) + "\nMend it, or fit it anew: python eval.py --load A B --blend greedy"
-        )
+        raise UserError(f"--ensemble {path}:\n  " + "\n  ".join(wrong) + f"\nMend it, or fit it anew: {FIT}")
+    return {**content, "weights": weights, "scale": None if scale is None else int(scale)}
+
+
+def _number(text: Any) -> float:
+    """The number that `text` is; NaN, which is in no range, where it is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan

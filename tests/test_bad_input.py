@@ -129,7 +129,7 @@ def test_lists_of_windows_with_spaces_and_chinese_names(script, tiny, lines, tmp
     result = script("eval.py", *common)
     assert result.code == 0, result.err
     assert result.err == ""
-    assert not recwarn.list
+    assert not recwarn.list, [str(one.message) for one in recwarn.list]
     with open("results/中文/1/predictions.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["label_name"] for row in rows] == ["寺"] * 4 + ["花"] * 4 + ["人"] * 4
@@ -269,7 +269,7 @@ def test_unknown_name_gets_the_near_one_and_the_list(script, tiny, flag):
 def test_unknown_timm_model_or_weights_of_it(script, tiny, typed, meant):
     result = script("train.py", *tiny, "--model", f"timm:{typed}")
     refused(result, f"There is no timm model {typed!r}", f"Did you mean {meant}")
-    assert len(result.err) < 3000
+    assert len(result.err) < 300  # the near ones alone, of 1,400
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_an_identity_is_of_what_decides_the_predictions_alone():
         ("weights", [0, 0], "weights are"),
         ("weights", ["much", 1], "numbers from 0 on"),
         ("weights", [float("nan"), 1], "numbers from 0 on"),
-        ("load", [3, 4], "load holds what is no text"),
+        ("load", [["a.pt"], None], "load holds what is no text"),
         ("tta", "foo", "tta is 'foo'"),
         ("scale", "big", "scale is 'big'"),
         ("fit", "stretch", "fit is 'stretch'"),
@@ -269,7 +269,7 @@ def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, p
         (["--load", "a.pt", "b.pt", "--blend", "optimal", "--weights", "1", "2"], "it finds the weights"),
         (["--load", "a.pt", "--ensemble", "x.yaml"], "contradict"),
         (["--ensemble", "x.yaml", "--blend", "greedy"], "fitted already"),
-        (["--ensemble", "x.yaml"], "cannot be read"),
+        (["--ensemble", "x.yaml"], "There is no file x.yaml for --ensemble"),
     ],
 )
 def test_contradictions(script, words, what):

@@ -157,12 +157,22 @@ def test_help_is_not_logged(script, tmp_path, name, flag):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_of_others_stay(command):
-    Path("run_log.txt").write_bytes(b"my own note\n\xff\xfe bytes\n")
-    start(command, "a").communicate()
-    lines = Path("run_log.txt").read_bytes().splitlines()
-    assert lines[:2] == [b"my own note", b"\xff\xfe bytes"]
-    assert len(lines) == 3
+def test_lines_of_others_stay_and_break_no_command(script, tmp_path):
+    foreign = [
+        b"my own note",
+        b"\xff\xfe bytes\x00\x0c\x1d and \xc2\x85 what other programs end a line with\r",
+        b"now\tpid 12x\ttag a\trunning\tno number",
+        "now\tpid ²\ttag a\trunning\ta digit to str.isdigit, and to no int".encode(),
+        b"now\tpid 99999999999999999999999\ttag a\trunning\tno process",
+        b"the last, without an end",
+    ]
+    (tmp_path / "logs/a").mkdir(parents=True)
+    Path("run_log.txt").write_bytes(b"\n".join(foreign))
+    assert script("clear.py", "--tag", "a").code == 0
+    assert script("clear.py", "--tag", "a", "--restore").code == 0
+    lines = Path("run_log.txt").read_bytes().removesuffix(b"\n").split(b"\n")
+    assert set(foreign) <= set(lines)
+    assert len(lines) == 8
 
 
 def test_a_log_that_cannot_be_written_keeps_no_command_from_running(script, monkeypatch, tmp_path):

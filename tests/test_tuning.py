@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from options import parse_train
+from options import build_parser, parse_train
 from tools import lr_find, sweep_space
+from tools.sweep import OURS
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +149,9 @@ SPACES = {
     "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
     "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
     "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
+    "a word for a number": ("scale: [64, big]\n", "--scale: invalid int value: 'big'"),
+    "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
+    "an alias": ("lr: &a [1, 2]\nmin_lr: *a\n", "aliases are not allowed"),
     "a value alone": ("lr: 3\n", "allowed: a list"),
     "nothing": ("", "must hold lines"),
     "no YAML": ("lr: [", "cannot be read"),
@@ -159,14 +163,17 @@ def test_a_bad_space(tmp_path, case):
     text, part = SPACES[case]
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(part)):
-        sweep_space.read_space(tmp_path / "space.yaml", ["lr", "optimizer"])
+        sweep_space.read_space(tmp_path / "space.yaml", build_parser("train"), OURS)
 
 
 def test_ranges_and_their_grids(tmp_path):
-    (tmp_path / "s.yaml").write_text("lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\n")
-    space = sweep_space.read_space(tmp_path / "s.yaml", ["lr", "warmup", "hflip"])
+    (tmp_path / "s.yaml").write_text(
+        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nscale: [0128]\nsync_bn: [on, off]\n"
+    )
+    space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)
     assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1]) and table["warmup"] == [0, 2, 4] and table["hflip"] == [0, 0.5]
+    assert table["scale"] == [128] and table["sync_bn"] == [True, False]
     assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
 
 

@@ -8,7 +8,6 @@ with the best of many scores has been lucky too. Writes best_scale.csv and best_
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from options import given_words, parse_eval
 from options.parser import ToolParser, expanded
+from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -70,7 +70,7 @@ def run(opt: argparse.Namespace) -> None:
         )
     out = Path(opt.out)
     with atomic_write(out / "best_scale.csv", "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = tables.dict_writer(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
     from utils.report.plots import line

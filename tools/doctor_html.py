@@ -13,6 +13,7 @@ from tools.doctor_problems import PROBLEMS
 from tools.doctor_report import Report, summary
 from tools.doctor_scan import Store
 from utils.files import atomic_write
+from utils.text import for_page
 
 SIDE = 160  # of a thumbnail, in pixels
 MOST_THUMBNAILS = 200
@@ -42,10 +43,12 @@ def write_page(path: Path, report: Report, store: Store) -> None:
         shown = [_row(report, album, name, number) for number in rows[:MOST_ROWS].tolist()]
         sections.append({"name": name, **PROBLEMS[name]._asdict(), "count": len(rows), "rows": shown, "rest": len(rows) - len(shown)})
     template = (Path(utils.report.__file__).parent / "doctor.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=for_page, trim_blocks=True, lstrip_blocks=True
+    )
     page = environment.from_string(template).render(sections=sections, thumbnails=album.count, **content)
     with atomic_write(path) as file:
-        file.write(page.encode("utf-8", "replace"))  # a file name of other bytes than UTF-8 holds lone surrogates
+        file.write(page.encode("utf-8"))
 
 
 class Album:

@@ -1,6 +1,5 @@
 """What tools.doctor says: on the screen, in doctor.json, and in doctor.csv."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from tools.doctor_problems import ERROR, PROBLEMS, Findings
 from tools.doctor_scan import Scan
+from utils import tables
 from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
 
@@ -66,7 +66,7 @@ class Report:
 def write_csv(path: Path, report: Report) -> None:
     """A row a finding, gravest first, then in the lists' order."""
     with atomic_write(path, "w") as file:
-        writer = csv.DictWriter(file, ["list", "line", "path", "problem", "detail"], extrasaction="ignore", lineterminator="\n")
+        writer = tables.dict_writer(file, ["list", "line", "path", "problem", "detail"])
         writer.writeheader()
         writer.writerows(_rows(report))
 

@@ -12,7 +12,6 @@ list itself there is none: a blend would be scored on the labels that it voted w
 """
 
 import argparse
-import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from options import given_words, parse_eval
 from options.parser import ToolParser, expanded
+from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -125,7 +125,7 @@ def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> N
     with atomic_write(folder / "features.npy") as file:
         np.save(file, features, allow_pickle=False)
     with atomic_write(folder / "features.csv", "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["row", "path", "label"])
         writer.writerows([row, files.path(row), int(files.label[row])] for row in range(len(files)))
     log.info(f"Written: {folder}/features.npy {features.shape}, features.csv")
@@ -178,7 +178,7 @@ def vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: in
 
 def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["path", "label", "rank", "neighbour", "neighbour_label", "cosine"])
         for row in range(len(near)):
             for rank, (place, value) in enumerate(zip(near[row].tolist(), cosine[row].tolist(), strict=True), 1):

@@ -9,7 +9,6 @@ but for a --load.
 """
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from options import build_parser
 from options.parser import Parser, expanded
+from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -162,7 +162,7 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words
     fine = np.isfinite(losses)
     draw(out, {"rate": rates[fine], "loss": losses[fine], "smoothed": smoothed(losses[fine])}, best, title)
     with atomic_write(out.with_suffix(".csv"), "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerows([("lr", "loss"), *zip(rates.tolist(), losses.tolist(), strict=True)])
     log.info(f"{len(losses)} steps, rates {rates[0] if len(rates) else opt.low:.3g} to {rates[-1] if len(rates) else opt.low:.3g}: {out}")
     if best is None:

@@ -30,6 +30,7 @@ from typing import Any
 from options import build_parser
 from options.parser import ToolParser, expanded
 from tools.sweep_space import grid, in_words, read_space, suggest, words_of
+from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -67,7 +68,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         UserError: Optuna is missing, the space or the flags are wrong, or the name is taken by another space.
     """
     optuna = _optuna()
-    space = read_space(Path(opt.space), [name for name in build_parser("train").flags() if name not in OURS])
+    space = read_space(Path(opt.space), build_parser("train"), OURS)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def report(study: Any, folder: Path, rest: list[str]) -> int:
     good = sorted((trial for trial in done if trial.state.name == "COMPLETE"), key=lambda trial: (-trial.value, trial.number))
     bad = [trial for trial in done if "failed" in trial.user_attrs]
     with atomic_write(folder / "trials.csv", "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(("tag", "state", "val_top1", *names))
         for trial in sorted(done, key=lambda trial: trial.number):
             score = trial.value if trial.state.name == "COMPLETE" else ""

@@ -1,59 +1,64 @@
 """The search space of tools.sweep: which flags of train.py vary, and how far."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, unknown_name
+from options.parser import Parser
+from options.plain_yaml import YamlError, read_yaml
+from utils.errors import UserError, near, unknown_name
 
 GRID_POINTS = 5  # of a range without a step, in a grid
 KEYS = {"low", "high", "log", "step"}
 
 
-def read_space(path: Path, known: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """{flag: {"choices": […]} or {"low", "high", "log", "step" (or None), "whole"}} of a YAML file.
+def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return {flag: {"choices": […]} or {"low", "high", "log", "step" (or None), "whole"}} of a YAML file.
 
-    YAML reads 1e-5 as text; it is taken as a number.
+    Args:
+        parser: train.py's; it reads each choice as it reads the command line. fixed: its flags that no space may vary.
 
     Raises:
-        UserError: the file cannot be read, a flag is not in `known`, or a range or list is none.
+        UserError: the file cannot be read, there is no such flag, it does not take a value, or a range or list is none.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The space {path} cannot be read: {' '.join(str(error).split())}.") from None
+        content = read_yaml(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path} for --space.{near(path)}") from None
+    except (OSError, YamlError) as error:
+        raise UserError(f"The space {path} cannot be read: {error}.") from None
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} must hold lines like `lr: {{low: 1e-5, high: 1e-2, log: true}}` or `optimizer: [sgd, adamw]`.")
-    space = {}
+    space, known = {}, [name for name in parser.flags() if name not in fixed]
     for name, rule in content.items():
         if name not in known:
             raise unknown_name("option of train.py", str(name), known)
-        space[name] = _rule(f"{name} in {path}", rule)
+        try:
+            choices = [parser.value(name, value) for value in rule] if isinstance(rule, list) else []
+        except ValueError as error:
+            raise UserError(f"{path}: {error}.") from None
+        space[name] = {"choices": choices} if choices else _rule(f"{name} in {path}", rule)
     return space
 
 
 def _rule(where: str, rule: Any) -> dict[str, Any]:
-    if isinstance(rule, list) and rule and all(isinstance(value, str | int | float | bool) for value in rule):
-        return {"choices": rule}
-    if not isinstance(rule, dict) or not {"low", "high"} <= set(rule) <= KEYS:
+    if not isinstance(rule, dict) or not {"low", "high"} <= {key for key in rule if rule[key] is not None} <= set(rule) <= KEYS:
         raise UserError(f"{where} is {rule!r}; allowed: a list of values, or {{low: A, high: B}} with log: true or step: C.")
     low, high, step = (_number(where, rule[key]) if rule.get(key) is not None else None for key in ("low", "high", "step"))
-    log = rule.get("log", False)
+    text = rule.get("log") or "false"
+    log = text == "true"
     assert low is not None and high is not None
-    if not low < high or (log and low <= 0) or not isinstance(log, bool) or (step is not None and (step <= 0 or log)):
+    if not low < high or (log and low <= 0) or text not in ("true", "false") or (step is not None and (step <= 0 or log)):
         raise UserError(f"{where} is {rule!r}; allowed: low below high, above 0 where log is true, and step above 0, without log.")
     whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
     return {"low": low, "high": high, "log": log, "step": step, "whole": whole}
 
 
 def _number(where: str, value: Any) -> int | float:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
     try:
-        number = float(value)
+        number = int(value) if re.fullmatch(r"[+-]?\d+", str(value)) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):

@@ -1,10 +1,9 @@
 """Training images that cannot be read: each is named once, and too many end the run."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from utils import processes
+from utils import processes, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -57,5 +56,5 @@ class BadImages:
         if processes.rank():
             return
         with atomic_write(self.path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = tables.writer(file)
             writer.writerows([("index", "reason"), *self.named.items()])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from utils.errors import UserError
 from utils.logger import progress
 from utils.metrics import BINS, TINY, Predictions, f1, shot_groups
+from utils.text import exact
 
 RESAMPLES = 1000
 AUC_FLOATS = 500_000  # more probabilities than these: no interval for ROC-AUC, whose resamples would take minutes
@@ -179,7 +180,7 @@ def _read(predictions: Predictions, files: Any, path: str) -> NDArray[np.int64]:
             raise UserError(f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {advice}")
         for row, line in enumerate(reader):
             if row < len(predictions.index):
-                mine = (files.path(int(predictions.index[row])), str(predictions.label[row]))
+                mine = (exact(files.path(int(predictions.index[row]))), str(predictions.label[row]))
                 if (line["path"], line["label"]) != mine:
                     got = f"{line['path']} (label {line['label']})"
                     raise UserError(f"--compare: row {row + 2} of {path} is {got}, here it is {mine[0]} (label {mine[1]}). {advice}")

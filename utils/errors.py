@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
-MOST_NAMES = 60  # timm has 1,400: a message of 26 kB hides what it says
+MAX_NAMES = 60  # timm has 1,400: of more than these, the near ones alone are named
+MAX_NEAR = 5
 
 
 class UserError(Exception):
@@ -18,10 +20,34 @@ class ImageError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that no registry holds: the near ones first, then all."""
+    """Return the error for a name that no registry holds: the near ones first, then all, unless there are too many to read."""
     names = list(known)
-    lowered = {other.lower(): other for other in names}
-    close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+    close = near_names(name, names, MAX_NEAR if len(names) > MAX_NAMES else 3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    shown = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"… ({len(names)} in all)"]
-    return UserError(f"There is no {kind} {name!r}.{hint}\nThere are: {', '.join(shown)}.")
+    if len(names) > MAX_NAMES:
+        return UserError(f"There is no {kind} {name!r} among {len(names):,}.{hint or ' No name is near it.'}")
+    return UserError(f"There is no {kind} {name!r}.{hint}\nThere are: {', '.join(names)}.")
+
+
+def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return those of `known` that are near `name`, nearest first, at most `most`."""
+    lowered = {other.lower(): other for other in known}
+    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
+
+
+def near(path: Path) -> str:
+    """Return what to say after "there is no file <path>": the part of the path that is not there, and the names near it; or ""."""
+    missing = path
+    while missing.parent != missing and not missing.parent.exists():
+        missing = missing.parent
+    if not missing.parent.is_dir():
+        return f" {missing.parent} is no folder." if missing.parent.exists() else ""
+    hint = f" There is no folder {missing}." if missing != path else ""
+    try:
+        names = sorted(entry.name for entry in missing.parent.iterdir())
+    except OSError:
+        return hint
+    tail = path.relative_to(missing)
+    found = [missing.parent / name / tail for name in near_names(missing.name, names)]
+    there = [str(other) for other in found if other.exists()]
+    return hint + (f" Did you mean {' or '.join(there)}?" if there else "")

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -102,8 +103,13 @@ def _take_permissions(path: Path, number: int) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with atomic_write(path, "w") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(json_text(content, indent=2) + "\n")
+
+
+def json_text(content: Any, **settings: Any) -> str:
+    r"""Return `content` as JSON that is UTF-8 for every reader: a byte of a file name that is none stands as \udcXX, as Python reads it."""
+    text = json.dumps(content, ensure_ascii=False, **settings)
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:

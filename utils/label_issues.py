@@ -1,12 +1,12 @@
 """Which labels are likely wrong: confident learning (Northcutt et al., 2021)."""
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils import tables
 from utils.files import atomic_write
 from utils.metrics import Predictions
 
@@ -64,7 +64,7 @@ def write(path: Path, issues: Issues, scored: Any) -> None:
     """label_issues.csv, for datasets/clean.py: fill in `action` (keep, drop, relabel) and, to relabel, `new_label`."""
     predictions, files, classes = scored
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["path", "label", "action", "new_label", "quality", "label_name", "suggested_name"])
         for row, quality, other in zip(*(column.tolist() for column in issues[:3]), strict=True):
             label = int(predictions.label[row])

@@ -2,18 +2,18 @@
 
 import argparse
 import contextlib
-import csv
 import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tqdm
 
-from utils import processes
+from utils import processes, tables
 from utils.files import atomic_write
 from utils.text import still_there, visible
 
@@ -115,7 +115,7 @@ class Scores:
         """Write metrics.csv: a row an epoch, a column for each name that any epoch has."""
         names = list(dict.fromkeys(name for row in history for name in row))
         with atomic_write(self.folder / "metrics.csv", "w") as file:
-            writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+            writer = tables.dict_writer(file, names)
             writer.writeheader()
             writer.writerows(history)
 
@@ -172,7 +172,9 @@ def _quiet_stderr() -> Iterator[None]:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it leaves the process's pipe open
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

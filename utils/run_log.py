@@ -1,6 +1,7 @@
 """`run_log.txt`: a line a command, where the command ran: time, process id, tag, how it ended, the command as typed."""
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -31,7 +32,7 @@ class Entry:
     def parse(line: str) -> "Entry | None":
         """The entry that a line holds; None for a line that somebody else wrote."""
         fields = line.split("\t", 4)
-        if len(fields) != 5 or not fields[1].startswith("pid ") or not fields[2].startswith("tag "):
+        if len(fields) != 5 or not re.fullmatch("pid [0-9]{1,10}", fields[1]) or not fields[2].startswith("tag "):
             return None
         return Entry(fields[0], int(fields[1][4:]), fields[2][4:], fields[3], fields[4])
 
@@ -103,9 +104,15 @@ def _record(change: Callable[[list[str]], list[str]]) -> None:
         say(f"warning: {FILE} cannot be written: {error.strerror}")
 
 
+def read(path: Path) -> list[str]:
+    """Return the lines of a run_log.txt, somebody else's as they are, to the byte: no other sign than a line feed ends one."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def _rewrite(change: Callable[[list[str]], list[str]]) -> None:
     with locked(FILE + ".lock"):
         path = Path(FILE)
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if path.exists() else []
+        lines = read(path) if path.exists() else []
         with atomic_write(path, "wb") as file:
             file.write("".join(line + "\n" for line in change(lines)).encode("utf-8", errors="surrogateescape"))

@@ -24,6 +24,11 @@ def _escape(match: "re.Match[str]") -> str:
     return "\\r" if code == 13 else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def for_page(value: Any) -> Any:
+    """Return `value`, text of it made visible: for jinja2's `finalize`. Markup, which a template has escaped already, stays as it is."""
+    return visible(value) if type(value) is str else value
+
+
 def exact(path: str) -> str:
     """Return a path as UTF-8 text that keeps its bytes (surrogateescape), whatever encoding the system's names are read in."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")

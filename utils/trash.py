@@ -197,7 +197,7 @@ def _state(path: Path) -> list[int] | None:
 def _lines(entry: Entry) -> list[str]:
     """The run_log lines that an entry holds."""
     try:
-        return (entry.path / run_log.FILE).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return run_log.read(entry.path / run_log.FILE)
     except FileNotFoundError:
         return []
 

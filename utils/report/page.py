@@ -17,6 +17,7 @@ from utils.label_issues import Issues
 from utils.metrics import confused_pairs, per_class
 from utils.report import page_plots
 from utils.report.pictures import Pictures, error_cards, issue_cards
+from utils.text import for_page, visible
 
 MOST_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
 MOST_CHANGED = 200
@@ -74,7 +75,12 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)
     folder, place = Path(__file__).parent, extra.folder or path.parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=for_page,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
         title=f"{place.parent.name} / {place.name}",
@@ -92,7 +98,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         made_by=made_by(),
     )
     with atomic_write(path) as file:
-        file.write(page.encode("utf-8", "replace"))
+        file.write(page.encode("utf-8"))
 
 
 def headline(metrics: dict[str, Any]) -> list[dict[str, str]]:
@@ -136,7 +142,7 @@ def _class_columns(scored: Any) -> dict[str, list[Any]]:
     """The class table, a list a column; a class without validation images has no accuracy."""
     predictions, _, classes = scored
     counts = per_class(predictions, classes.count)
-    named = [classes.name(label).encode("utf-8", "replace").decode() for label in range(classes.count)]
+    named = [visible(classes.name(label)) for label in range(classes.count)]
     return {
         "name": named if classes.names else [],
         "train": list(classes.images) if classes.images else [],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from utils.label_issues import Issues
 from utils.logger import progress
 from utils.metrics import Predictions
+from utils.text import visible
 
 SIDE, SMALL = 160, 72  # of a picture and of a neighbour, in pixels
 MOST_ERRORS, MOST_ISSUES, NEIGHBOURS = 48, 60, 4
@@ -132,5 +133,5 @@ def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, 
 
 
 def _text(name: str) -> str:
-    """A name that can stand in UTF-8; bytes of other encodings become question marks."""
-    return name.encode("utf-8", "replace").decode()
+    """A name as a page may show it."""
+    return visible(name)

@@ -1,7 +1,6 @@
 """What eval.py leaves in results/<tag>/<epoch>/: scores, tables, pictures."""
 
 import argparse
-import csv
 import json
 import os
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import label_issues, saved_probs
+from utils import label_issues, saved_probs, tables
 from utils.bootstrap import Compared, compare, intervals
 from utils.calibration import Fitted
 from utils.files import atomic_write, write_json
@@ -134,7 +133,7 @@ def _write_predictions(path: Path, scored: Scored) -> None:
     """A row an image, in the list's order; an unreadable one has no prediction."""
     predictions, files, classes = scored
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["path", "label", "predicted", "probability", "label_name", "predicted_name", "label_probability", "top5"])
         for row, index in enumerate(predictions.index.tolist()):
             label, top = int(predictions.label[row]), predictions.top[row].tolist()
@@ -150,7 +149,7 @@ def _write_classes(path: Path, scored: Scored) -> None:
     columns = per_class(scored.predictions, scored.classes.count)
     trained = scored.classes.images or [""] * scored.classes.count
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["class", "name", "train_images", "count", "predicted", "correct", "accuracy"])
         for label in range(scored.classes.count):
             count, predicted, correct = (int(columns[key][label]) for key in ("count", "predicted", "correct"))
@@ -162,7 +161,7 @@ def _write_confused(path: Path, scored: Scored) -> None:
     """The commonest confusions, at most page.MOST_PAIRS."""
     predictions, _, classes = scored
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["label", "predicted", "images", "label_name", "predicted_name"])
         for label, first, images in confused_pairs(predictions, classes.count, page.MOST_PAIRS).tolist():
             writer.writerow([label, first, images, classes.name(label), classes.name(first)])
@@ -171,7 +170,7 @@ def _write_confused(path: Path, scored: Scored) -> None:
 def _write_changed(path: Path, scored: Scored, compared: Compared) -> None:
     predictions, files, _ = scored
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = tables.writer(file)
         writer.writerow(["path", "label", "predicted", "other_predicted"])
         for row in compared.rows.tolist():
             where = files.path(int(predictions.index[row]))

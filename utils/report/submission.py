@@ -13,10 +13,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from utils import tables
 from utils.errors import UserError
-from utils.files import atomic_write, file_hash, write_json
+from utils.files import atomic_write, file_hash, json_text, write_json
 from utils.logger import log
 from utils.report.results import Scored
+from utils.text import exact
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 NOT_OPTIONS = ("given", "config")
@@ -61,6 +63,7 @@ def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]
 
 
 def _id(path: str, how: str) -> str:
+    path = exact(path)
     name = path if how == "path" else os.path.basename(path)
     return name.removesuffix(Path(name).suffix) if how == "stem" else name
 
@@ -82,7 +85,7 @@ def _separator(opt: argparse.Namespace) -> str:
 
 
 def _write_csv(file: IO[str], rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
-    writer = csv.writer(file, delimiter=_separator(opt), lineterminator="\n")
+    writer = tables.writer(file, _separator(opt))
     if opt.header:
         writer.writerow(opt.columns)
     writer.writerows([name, opt.joiner.join(map(str, classes))] for name, classes in rows)
@@ -90,7 +93,7 @@ def _write_csv(file: IO[str], rows: list[tuple[str, list[Any]]], opt: argparse.N
 
 def _write_json(file: IO[str], rows: list[tuple[str, list[Any]]]) -> None:
     content = [{"id": name, "predicted": classes[0] if len(classes) == 1 else classes} for name, classes in rows]
-    file.write("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in content) + "\n]\n")
+    file.write("[\n" + ",\n".join(map(json_text, content)) + "\n]\n")
 
 
 def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]]:
