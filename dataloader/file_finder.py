@@ -20,7 +20,9 @@ class FileFinder:
         """Return (the one file that `path`, which is not there, may mean; how they differ); None where none or several may."""
         if "\\" in path:
             other = path.replace("\\", "/")
-            if os.path.exists(other):
+            if not os.path.exists(other):
+                other = (self.find(other) or ("", ""))[0]
+            if other:
                 return other, BACKSLASH
         for form in ("NFC", "NFD"):
             other = unicodedata.normalize(form, path)

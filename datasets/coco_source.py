@@ -7,12 +7,14 @@ AliProducts  {"images": [{"image_id", "class_id"}]}, for the images <class_id>/<
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lists_source import IMAGE_SUFFIXES, Found, Part, Tally, absolute, in_order, number
+from lists_source import Found, Part, Tally, absolute, in_order, number
 
+from dataloader.decode import image_suffixes
 from utils.errors import UserError
 from utils.logger import log
 
@@ -100,8 +102,10 @@ def _classes(file: Path, content: dict[str, Any], ids: list[str], given: list[st
     numbers = number(ids, known, lambda k: f"{file}, an image's category id", "`categories`")
     names = [name_of.get(key, key) for key in known]
     if given is None:
-        if len(set(names)) < len(names):
-            log.warning(f"{file}: {len(names) - len(set(names))} categories have a name that another has too; their numbers differ.")
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        if twice:
+            names = [f"{name} ({key})" if name in twice else name for name, key in zip(names, known, strict=True)]
+            log.warning(f"{file}: {len(twice)} name(s) are those of several categories, and got their ids: {', '.join(sorted(twice)[:8])}.")
         return names, numbers
     used = sorted(set(numbers))
     to = dict(zip(used, number([names[k] for k in used], given, lambda k: f"{file}, category {known[used[k]]}", "--classes"), strict=True))
@@ -118,7 +122,7 @@ def _paths(file: Path, images: list[dict], ids: Sequence[str | None], root: str)
         name = image.get("file_name", image.get("image_id"))
         if not name or not isinstance(name, str | int):
             raise UserError(f"{file}: images[{k}] has the keys {', '.join(image) or 'none'}; expected `file_name`, or `image_id`.")
-        names.append(str(name) if "file_name" in image or str(name).lower().endswith(IMAGE_SUFFIXES) else f"{name}.jpg")
+        names.append(str(name) if "file_name" in image or str(name).lower().endswith(image_suffixes()) else f"{name}.jpg")
     if "file_name" in images[0] or ids[0] is None:
         return [absolute(name, root) for name in names]
     layouts = {

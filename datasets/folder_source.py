@@ -4,12 +4,14 @@ import argparse
 import os
 from pathlib import Path
 
-from lists_source import IMAGE_SUFFIXES, Found, Part, Tally, number
+from lists_source import Found, Part, Tally, in_order, number
 
+from dataloader.decode import image_suffixes
 from utils.errors import UserError
 from utils.logger import log, progress
 
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what desktops leave behind, beside names with a dot
+SHOWN = ".jpg, .png, .webp or .tif (whatever Pillow decodes)"
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -22,8 +24,7 @@ def read_folder(opt: argparse.Namespace, given: list[str] | None) -> Found:
     if not parts["train"].paths:
         loose = "There are images in it, but not in class folders. " if images_under(root, Tally()) else ""
         raise UserError(
-            f"{root} holds no image in a class folder. {loose}Expected: {root}/<class>/<image>, with one of the suffixes "
-            f"{', '.join(IMAGE_SUFFIXES)}."
+            f"{root} holds no image in a class folder. {loose}Expected: {root}/<class>/<image>, with an ending such as {SHOWN}."
         )
     if opt.val_root is not None:
         val = _folder(opt.val_root, "one folder of images a class")
@@ -42,7 +43,7 @@ def read_unlabelled(folder: str) -> Part:
     paths = images_under(root, tally)
     tally.report()
     if not paths:
-        raise UserError(f"{root} holds no image; suffixes looked for: {', '.join(IMAGE_SUFFIXES)}.")
+        raise UserError(f"{root} holds no image; expected files with an ending such as {SHOWN}.")
     return Part(paths, None)
 
 
@@ -64,7 +65,7 @@ def images_under(folder: str, tally: Tally) -> list[str]:
                     tally.add("hidden file(s) or folder(s) passed over", entry.path)
                 elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     stack.append(entry.path)
-                elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                elif not entry.name.lower().endswith(image_suffixes()):
                     tally.add("file(s) passed over, which are no images by their suffix", entry.path)
                 elif not os.path.isfile(entry.path) if entry.is_symlink() else not entry.is_file():
                     tally.add("link(s) passed over, which lead nowhere", entry.path)
@@ -85,7 +86,7 @@ def _folder(path: str, holds: str) -> str:
 
 
 def _class_folders(root: str, tally: Tally) -> list[str]:
-    """The names of the class folders, sorted; what lies beside them is tallied."""
+    """The names of the class folders, in the order of `in_order`; what lies beside them is tallied."""
     names = []
     for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
@@ -95,7 +96,7 @@ def _class_folders(root: str, tally: Tally) -> list[str]:
             names.append(name)
         else:
             tally.add("file(s) passed over, which lie in no class folder", path)
-    return names
+    return in_order(names)
 
 
 def _read(root: str, folders: list[str], names: list[str], origin: str, tally: Tally) -> Part:
@@ -117,7 +118,9 @@ def _not_one_too_high(root: str, names: list[str]) -> None:
     if len(names) < 2 or not {name.lower() for name in names} <= SPLITS:
         return
     if any(
-        entry.is_file() and entry.name.lower().endswith(IMAGE_SUFFIXES) for name in names for entry in os.scandir(os.path.join(root, name))
+        entry.is_file() and entry.name.lower().endswith(image_suffixes())
+        for name in names
+        for entry in os.scandir(os.path.join(root, name))
     ):
         return
     train = next((name for name in names if name.lower().startswith("train")), names[0])

@@ -1,20 +1,25 @@
 """What every source of lists shares: images with labels, classes and their numbers, tidying, writing, the summary."""
 
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.file_list import missing_files, read_list
+from dataloader.file_finder import BACKSLASH, ENDING, FORM, FileFinder
+from dataloader.file_list import check_class_names, missing_files, read_lines, read_list
 from utils.errors import UserError, unknown_name
-from utils.files import atomic_write
+from utils.files import atomic_write_all
 from utils.logger import log
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+CHANGES = {
+    ENDING: "path(s) got the ending that the file there has",
+    FORM: "path(s) are written in the Unicode form (NFC, NFD) of the file there",
+    BACKSLASH: "path(s) had backslashes, which are slashes now",
+}
 
 
 @dataclass
@@ -63,8 +68,8 @@ class Tally:
 def in_order(labels: Iterable[str]) -> list[str]:
     """The distinct labels, sorted: as numbers where all are whole numbers (2 before 10), else as text."""
     distinct = set(labels)
-    if all(re.fullmatch(r"[0-9]+", label) for label in distinct):
-        return sorted(distinct, key=lambda label: (int(label), label))
+    if all(label.isascii() and label.isdigit() for label in distinct):  # not by int(), which refuses over 4,300 digits
+        return sorted(distinct, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"), label))
     return sorted(distinct)
 
 
@@ -72,30 +77,20 @@ def read_classes(path: Path) -> list[str]:
     """The names of a classes.txt, which decides the numbering: line k, counted from 0, is class k.
 
     Raises:
-        UserError: no such file, a name that stands twice or is blank, bytes that are not UTF-8.
+        UserError: no such file, no name, a name that occurs twice or is blank, bytes that are not UTF-8.
     """
-    try:
-        names = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name a line.") from error
-    except OSError as error:
-        raise UserError(f"The class list {path} cannot be read: {error.strerror}. Expected: one class name a line.") from error
-    while names and not names[-1].strip():
-        names.pop()
-    lines: dict[str, int] = {}
-    for line, name in enumerate(names, 1):
-        if not name.strip() or name in lines:
-            wrong = f"names {name!r} again, after line {lines[name]}" if name in lines else "is blank"
-            raise UserError(f"{path}, line {line} {wrong}; expected one class name a line, each once.")
-        lines[name] = line
+    names = read_lines(path)
+    check_class_names(path, names)
     if not names:
-        raise UserError(f"{path} names no class; expected one class name a line.")
+        raise UserError(f"{path} names no class; expected one class name per line.")
     return names
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise UserError for a class name that cannot stand as a line of classes.txt."""
-    for name in names:
+    """Raise UserError for a class name that cannot be a line of classes.txt, or that two classes have."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{count} classes are called {name!r}; classes.txt has each name once. Rename all but one.")
         if len(name.splitlines()) != 1 or not name.strip():
             raise UserError(f"The class name {name!r} is blank or holds a line break; classes.txt has a name a line. Rename the class.")
         try:
@@ -122,6 +117,44 @@ def number(labels: Sequence[str], names: Sequence[str], where: Callable[[int], s
     )
 
 
+# ------------------------------------------------------------------------------------------------ paths
+
+
+def absolute(path: str, root: str) -> str:
+    """`path`, from `root` where it is relative, without `.` and `..`; links are left as they are."""
+    return os.path.normpath(os.path.join(root, path))
+
+
+def as_on_disk(paths: Sequence[str], suffix: str | None) -> list[str]:
+    """`paths` as the files there are called: with their endings, in their Unicode form, with slashes; each change is counted.
+
+    `suffix`: is appended to what does not end in it. Looked for are names without an image's ending, beyond ASCII, or with a
+    backslash; what is found under no name stays as it is.
+
+    Raises:
+        UserError: a name without ending is there with several.
+    """
+    finder, tally, found = FileFinder(), Tally(), []
+    for path in paths:
+        if suffix is not None and not path.lower().endswith(suffix.lower()):
+            path += suffix
+        bare = not finder.has_ending(path)
+        if (bare or not path.isascii() or "\\" in path) and not os.path.lexists(path):
+            meant, kind = finder.find(path) or (path, "")
+            if kind in CHANGES:
+                tally.add(CHANGES[kind], path)
+                path = meant
+            elif bare and len(longer := finder.with_ending(path)) > 1:
+                raise UserError(
+                    f"{path!r} has no ending, and is there as {', '.join(map(os.path.basename, longer))}. Say which: --suffix .jpg"
+                )
+            elif bare:
+                tally.add("path(s) have no image's ending and name no file; they are listed as they are (--suffix .jpg adds one)", path)
+        found.append(path)
+    tally.report()
+    return found
+
+
 # ------------------------------------------------------------------------------------------------ tidying
 
 
@@ -139,7 +172,7 @@ def tidy(part: Part, list_name: str) -> Part:
         while end < len(order) and part.paths[order[end]] == path:
             end += 1
         labels = {part.labels[k] for k in order[first:end]} if part.labels is not None else set()
-        if "\n" in path or path != path.rstrip():
+        if "\n" in path or path != path.rstrip(" \t\r"):
             tally.add("path(s) left out, which hold a line break or end in a space", path)
         elif len(labels) > 1:
             tally.add("image(s) left out, which have two different labels", path)
@@ -168,42 +201,47 @@ def check_apart(train: Part, val: Part) -> None:
 
 
 def write_all(found: Found, out: Path, check: bool = False) -> None:
-    """Write a list for each part, and classes.txt where a part has labels; say what stands in them.
+    """Write a list for each part, and classes.txt where a part has labels; say what they hold.
 
+    All of them are complete on the disk before the first takes its name: where the command is killed, the old ones stay.
     `check`: look whether the images are there.
     """
+    lines = {out / f"{name}.txt": _lines(part) for name, part in found.parts.items()}
+    labelled = any(part.labels is not None for part in found.parts.values())
+    if labelled:
+        _warn_renumbered(out / "classes.txt", found.names)
+        lines[out / "classes.txt"] = iter(found.names)
+    with atomic_write_all(list(lines), "w") as files:
+        for file, content in zip(files, lines.values(), strict=True):
+            file.writelines(f"{line}\n" for line in content)
     for name, part in found.parts.items():
-        write_list(out / f"{name}.txt", part.paths, part.labels)
         log.info(f"{out / name}.txt: {_summary(part, found.names)}")
-    if any(part.labels is not None for part in found.parts.values()):
-        write_classes(out / "classes.txt", found.names)
+    if labelled:
+        log.info(f"{out / 'classes.txt'}: {len(found.names)} classes")
     if "train" in found.parts and "val" not in found.parts:
         log.info(f"No {out / 'val.txt'} was written: there are no validation images.")
         if (out / "val.txt").exists():
-            log.warning(f"{out / 'val.txt'} is of an earlier run; its images may be in train.txt now. Delete it, or make it anew.")
+            log.warning(f"{out / 'val.txt'} is of an earlier run; its images may be in train.txt now. Delete it, or make it again.")
     if check:
         for name, part in found.parts.items():
             check_files(out / f"{name}.txt", part.labels is not None)
 
 
-def write_list(path: Path, images: Sequence[str | Path], labels: Sequence[int] | None) -> None:
-    """Write a list file: a path a line and, with `labels`, a space and the label."""
-    if labels is None:
-        _write_lines(path, (str(image) for image in images))
-    else:
-        _write_lines(path, (f"{image} {label}" for image, label in zip(images, labels, strict=True)))
+def _lines(part: Part) -> Iterator[str]:
+    """The lines of a list: a path and, with labels, a space and the label."""
+    if part.labels is None:
+        return iter(part.paths)
+    return (f"{path} {label}" for path, label in zip(part.paths, part.labels, strict=True))
 
 
-def write_classes(path: Path, names: Sequence[str]) -> None:
-    """Write classes.txt; warn where it numbered the classes otherwise before."""
+def _warn_renumbered(path: Path, names: Sequence[str]) -> None:
+    """Warn where classes.txt numbers the classes otherwise than `names`."""
     try:
-        before = path.read_text(encoding="utf-8-sig").splitlines() if path.exists() else list(names)
-    except (OSError, UnicodeDecodeError):
+        before = read_lines(path) if path.exists() else list(names)
+    except UserError:
         before = []
-    if [name for name in before if name] != list(names):
+    if before != list(names):
         log.warning(f"{path} named {len(before)} other classes before: checkpoints and lists with the old numbers do not fit the new ones.")
-    _write_lines(path, names)
-    log.info(f"{path}: {len(names)} classes")
 
 
 def check_files(path: Path, labelled: bool) -> int:
@@ -216,11 +254,6 @@ def check_files(path: Path, labelled: bool) -> int:
     else:
         log.info(f"{path}: all {len(files)} files are there")
     return len(gone)
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path, "w") as file:
-        file.writelines(f"{line}\n" for line in lines)
 
 
 def _summary(part: Part, names: Sequence[str]) -> str:
@@ -237,8 +270,3 @@ def _summary(part: Part, names: Sequence[str]) -> str:
         text += f", a class has from {counts[small]:,} ({names[small]!r}) to {counts[large]:,} ({names[large]!r})"
     missing = len(names) - len(present)
     return text + (f"; {missing:,} of {len(names):,} classes have none here" if missing else "")
-
-
-def absolute(path: str, root: str) -> str:
-    """`path`, from `root` where it is relative, without `.` and `..`; links are left as they are."""
-    return os.path.normpath(os.path.join(root, path))

@@ -4,16 +4,19 @@
     python datasets/prepare.py folder photos/ --out datasets --val 0.1
     python datasets/prepare.py csv products.csv --path_column image --label_column category --root photos/
     python datasets/prepare.py coco train.json --root train/
+    python datasets/prepare.py list all.txt --val 0.1 --out datasets
 
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
 torchvision; where neither can be had, scikit-learn's digits take their place, and it says so.
 folder: one folder a class, as ImageNet has them. csv: a table with a header. coco: JSON as COCO or AliProducts has it.
-All three hold out a share of each class for val.txt; `python datasets/prepare.py folder --help` shows the other ways.
+list: a list that is ready. All four hold out a share of each class for val.txt; `python datasets/prepare.py folder --help`
+shows the other ways.
 """
 
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +27,8 @@ sys.path[:0] = [folder for folder in (str(HERE.parent), str(HERE)) if folder not
 from coco_source import read_coco
 from fashion_source import prepare_fashion
 from folder_source import read_folder, read_unlabelled
-from lists_source import Found, check_apart, check_names, read_classes, tidy, write_all
+from lists_source import Found, as_on_disk, check_apart, check_names, read_classes, tidy, write_all
+from ready_source import read_ready
 from split_source import Plan, group_by, split
 from table_source import read_csv
 
@@ -70,7 +74,7 @@ def option_parser() -> argparse.ArgumentParser:
 
     table = kinds.add_parser("csv", help="a CSV file with a header", allow_abbrev=False)
     table.add_argument("file", type=expanded, help="the CSV file (UTF-8)")
-    table.add_argument("--path_column", required=True, metavar="NAME", help="the column of image paths")
+    table.add_argument("--path_column", metavar="NAME", help="the column of image paths; left out, the columns are named")
     table.add_argument("--label_column", metavar="NAME", help="the column of labels: names, or whole numbers")
     table.add_argument("--split_column", metavar="NAME", help="a column that says train, val or test; in place of --val")
     table.add_argument("--group_column", metavar="NAME", help="a column that says what belongs together (one product's photos)")
@@ -79,11 +83,16 @@ def option_parser() -> argparse.ArgumentParser:
 
     coco = kinds.add_parser("coco", help="a JSON file, as COCO or AliProducts has it", allow_abbrev=False)
     coco.add_argument("file", type=expanded, help="the JSON file")
-    for kind in (table, coco):
+
+    ready = kinds.add_parser("list", help="a list that is ready: image path, space, label per line", allow_abbrev=False)
+    ready.add_argument("file", type=expanded, help="the list")
+    for kind in (table, coco, ready):
         kind.add_argument("--root", type=expanded, metavar="DIR", help="where relative paths start; the file's folder if left out")
         text = "the list to make: train (with --val of it held out), all into val, or test without labels"
         kind.add_argument("--part", choices=("train", "val", "test"), default="train", help=text)
-    for kind in (folder, table, coco):
+        text = "what file names end in beside the names given (.jpg); left out, the ending that the file there has"
+        kind.add_argument("--suffix", metavar="TEXT", help=text)
+    for kind in (folder, table, coco, ready):
         _add_shared(kind)
     return parser
 
@@ -134,6 +143,9 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
         wrong.append(f"{fixed} says which images go where, so {', '.join(splitting)} would do nothing; leave one side out.")
     if opt.test is not None and getattr(opt, "part", None) == "test":
         wrong.append("--part test and --test both make test.txt; give one of them.")
+    suffix = getattr(opt, "suffix", None)
+    if suffix is not None and ("." not in suffix or "/" in suffix):
+        wrong.append(f"--suffix is {suffix!r}; allowed: the end of a file's name, with its dot, such as .jpg.")
     if opt.group_by is not None:
         try:
             re.compile(opt.group_by)
@@ -144,8 +156,6 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
 
 def _wrong_table(opt: argparse.Namespace) -> list[str]:
     wrong = []
-    if opt.label_column is None and opt.part != "test":
-        wrong.append("--label_column is missing; without labels, `--part test` makes test.txt.")
     if opt.split_column is not None and opt.part != "train":
         wrong.append("--part and --split_column both say where rows go; give one of them.")
     if opt.delimiter is not None and opt.delimiter not in ("tab", "\\t") and (len(opt.delimiter) != 1 or opt.delimiter in '"\r\n'):
@@ -168,8 +178,12 @@ def prepare_lists(opt: argparse.Namespace) -> None:
         if not (out / "classes.txt").is_file():
             raise UserError(f"There is no {out / 'classes.txt'} to number validation by; make train.txt first, or say --classes FILE.")
         given = read_classes(out / "classes.txt")
+    _keep_source(opt, out)
     found = READERS[opt.kind](opt, given)
     check_names(found.names)
+    if opt.kind != "folder":
+        for part in found.parts.values():
+            part.paths = as_on_disk(part.paths, opt.suffix)
     if opt.test is not None:
         if "test" in found.parts:
             raise UserError(f"{opt.file} holds the images for test.txt, and so does --test {opt.test}; leave one out.")
@@ -182,6 +196,18 @@ def prepare_lists(opt: argparse.Namespace) -> None:
     if "train" in found.parts and "val" in found.parts:
         check_apart(found.parts["train"], found.parts["val"])
     write_all(found, out, opt.check)
+
+
+def _keep_source(opt: argparse.Namespace, out: Path) -> None:
+    """Raise UserError where a list that is to be written is the file that is to be read."""
+    source = getattr(opt, "file", None)
+    if source is None or not Path(source).is_file():
+        return
+    for name in ("train", "val", "test"):
+        target = out / f"{name}.txt"
+        if target.exists() and target.samefile(source):
+            again = shlex.join(["python", "datasets/prepare.py", opt.kind, source, "--out", str(out / "split")])
+            raise UserError(f"{source} would be replaced by the {target.name} that is made of it. Give another folder.\nTry: {again}")
 
 
 def _split(found: Found, opt: argparse.Namespace) -> None:
@@ -199,7 +225,7 @@ def _split(found: Found, opt: argparse.Namespace) -> None:
 
 
 Reader = Callable[[argparse.Namespace, list[str] | None], Found]
-READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco}
+READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco, "list": read_ready}
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"fashion-mnist": prepare_fashion, **dict.fromkeys(READERS, prepare_lists)}
 
 

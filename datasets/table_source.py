@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,22 @@ from utils.logger import log
 
 DELIMITERS = ",;\t|"
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+PATHS = (
+    "path",
+    "image_path",
+    "image_file",
+    "filepath",
+    "file_path",
+    "image",
+    "img",
+    "file",
+    "filename",
+    "file_name",
+    "image_name",
+    "image_id",
+    "id",
+)
+LABELS = ("label", "class", "category", "target", "class_name", "category_name", "label_name", "class_id", "category_id", "y")
 MOST_CLASSES = 1_000_000  # a label above is no class number but a product's
 
 
@@ -121,6 +138,7 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
     rows = Rows(file, [], [], [], [], [])
     try:
         header = [name.strip() for name in next(reader, [])]
+        _check_columns(opt, header)
         at = {name: _column(file, header, name) for name in columns}
         for fields in reader:
             if not any(field.strip() for field in fields):
@@ -139,6 +157,32 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
         raise UserError(f"{file} has no row below its header; expected an image a row.")
     log.info(f"{os.fspath(file)}: {len(rows.paths):,} rows, delimiter {delimiter!r}, columns {', '.join(header)}")
     return rows
+
+
+def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
+    """Raise UserError where a flag does not say which column holds the paths, or the labels; name the columns that there are."""
+    flags = ["path_column"] + ["label_column"] * (opt.part != "test")
+    missing = [f"--{flag}" for flag in flags if getattr(opt, flag) is None]
+    if not missing:
+        return
+    if not any(header):
+        raise UserError(f"{opt.file} has no header: the first line must name the columns.")
+    rest = [name for name in header if name not in (opt.path_column, opt.label_column)]
+    path = opt.path_column or _likely(rest, PATHS) or (rest or header)[0]
+    label = opt.label_column or _likely([name for name in rest if name != path], LABELS) or header[-1]
+    words = ["python", "datasets/prepare.py", "csv", opt.file, "--path_column", path]
+    words += ["--label_column", label] if opt.part != "test" else ["--part", "test"]
+    words += [word for name in ("root", "out") if getattr(opt, name) is not None for word in (f"--{name}", getattr(opt, name))]
+    raise UserError(
+        f"{' and '.join(missing)} missing; {opt.file} has the columns {', '.join(header)}. Without labels, --part test makes test.txt.\n"
+        f"Try: {shlex.join(words)}"
+    )
+
+
+def _likely(header: list[str], usual: tuple[str, ...]) -> str | None:
+    """The first of the `usual` names that is in `header`, in its spelling there."""
+    spelled = {name.lower().replace(" ", "_"): name for name in reversed(header)}
+    return next((spelled[name] for name in usual if name in spelled), None)
 
 
 def _delimiter(text: str, columns: list[str], given: str | None) -> str:

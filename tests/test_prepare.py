@@ -4,20 +4,20 @@ import collections
 import importlib.util
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
-import test_house
 from conftest import ROOT
 
 from dataloader.file_list import read_list
-
-SOURCES = [*sorted((ROOT / "datasets").glob("*_source.py")), ROOT / "datasets" / "prepare.py"]
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,39 @@ def test_given_classes_decide(make, tmp_path):
     wrong(make("folder", "photos", "--classes", "none.txt", out="out2"), "none.txt cannot be read")
 
 
+def test_folders_called_by_numbers_are_in_the_order_that_a_csv_has(make, tmp_path):
+    photos_of(tmp_path, {"10": 1, "9": 1, "2": 1, "007": 1})
+    assert make("folder", "photos", "--val", 0).classes == ["2", "007", "9", "10"]
+    rows = "".join(f"{k}.jpg,{label}\n" for k, label in enumerate(("10", "9", "2", "007", "9" * 5000)))
+    assert make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).classes == ["2", "007", "9", "10", "9" * 5000]
+
+
+def test_every_ending_that_the_decoder_reads_is_taken(make, tmp_path, photos):
+    import PIL.Image
+
+    from dataloader.decode import image_suffixes, read_image
+
+    read = []
+    small = PIL.Image.fromarray(photos[0][:32, :48])
+    for suffix in image_suffixes():
+        path = tmp_path / f"photos/a/x{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = PIL.Image.registered_extensions()[suffix]
+        if kind in PIL.Image.SAVE:
+            for mode in ("RGB", "P", "1"):
+                try:
+                    small.convert(mode).save(path)
+                    break
+                except (OSError, ValueError):
+                    continue
+            assert read_image(str(path))[0].shape[2] == 3
+            read.append(f"photos/a/x{suffix}")
+        else:
+            path.write_bytes(b"")
+    assert len(read) >= 40 and {"photos/a/x.avif", "photos/a/x.jfif", "photos/a/x.jp2", "photos/a/x.tga"} <= set(read)
+    assert set(make("folder", "photos", "--val", 0).train) == {f"photos/a/x{suffix}" for suffix in image_suffixes()}
+
+
 def test_mistaken_folders(make, tmp_path):
     wrong(make("folder", "none"), "none is not there")
     touch(tmp_path, "loose/a.jpg", "file.jpg")
@@ -306,7 +339,7 @@ def test_splits_that_cannot_be(make, tmp_path):
         ("csv f --path_column a --label_column b --split_column c --folds 2 --fold 1", "--split_column says"),
         ("csv f --path_column a --label_column b --delimiter ab", "--delimiter is 'ab'"),
         ("csv f --path_column a --label_column b --group_column c --group_by d", "belongs together"),
-        ("csv f --path_column a", "--label_column is missing"),
+        ("csv f --path_column a --label_column b --suffix jpg", "--suffix is 'jpg'"),
         ("coco f --part val --val 0.1", "--part val says"),
         ("coco f --part test --test d", "both make test.txt"),
         ("coco f --part val", "make train.txt first"),
@@ -438,6 +471,52 @@ def test_repetitions_and_contradictions_are_counted(make, tmp_path):
     wrong(make("csv", table(tmp_path, "image,label\nb.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0, out="o"), "No image is left")
 
 
+@pytest.mark.parametrize(
+    ("words", "missing", "then"),
+    [
+        ("", "--path_column and --label_column", "--path_column 'Image file' --label_column label --out o"),
+        ("--label_column note", "--path_column", "--path_column 'Image file' --label_column note --out o"),
+        ("--part test", "--path_column", "--path_column 'Image file' --part test --out o"),
+    ],
+)
+def test_columns_that_are_not_said_are_named_in_a_command_that_works(make, tmp_path, words, missing, then):
+    made = make("csv", table(tmp_path, "note,Image file,label\nq,a.jpg,x\nr,b.jpg,y\n"), *words.split(), out="o")
+    wrong(made, f"{missing} missing", "the columns note, Image file, label")
+    command = made.said.split("Try: ")[1].strip().splitlines()[0]
+    assert command == f"python datasets/prepare.py csv list.csv {then}"
+    assert make(*shlex.split(command)[2:-2], out="o").code == 0
+
+
+def test_names_without_endings_get_those_of_the_files(make, tmp_path):
+    touch(
+        tmp_path,
+        "a.jpg",
+        "b.PNG",
+        "sub/v1.2.webp",
+        "both.jpg",
+        "both.png",
+        "c",
+        "café.jpg",
+        f"{unicodedata.normalize('NFD', 'schöne')}.gif",
+    )
+    rows = ["a,x", "b,x", "sub/v1.2,y", "sub\\v1.2,y", "c,x", "gone,y", "schöne.gif,x", "schöne,x"]
+    text = "image,label\n" + "".join(f"{row}\n" for row in rows)
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0)
+    found = {"a.jpg", "b.PNG", "sub/v1.2.webp", "c", "gone", f"{unicodedata.normalize('NFD', 'schöne')}.gif"}
+    assert set(made.train) == found
+    for said in (
+        "4 path(s) got the ending",
+        "1 path(s) are written in the Unicode form",
+        "1 path(s) had backslashes",
+        "1 path(s) have no",
+        "gone",
+    ):
+        assert said in made.said, made.said
+    wrong(make("csv", table(tmp_path, "image,label\nboth,x\n"), *COLUMNS, out="o"), "there as both.jpg, both.png", "--suffix .jpg")
+    made = make("csv", table(tmp_path, "image,label\nboth,x\na.jpg,y\n"), *COLUMNS, "--suffix", ".png", "--val", 0, out="o")
+    assert set(made.train) == {"both.png", "a.jpg.png"}
+
+
 # ------------------------------------------------------------------------------------------------ JSON
 
 
@@ -467,6 +546,12 @@ def test_coco(make, tmp_path):
     assert make("coco", "x.json", "--val", 0, "--classes", "c.txt").train == {"im 1.jpg": 0, "im 3.jpg": 1, "im 5.jpg": 2}
     table(tmp_path, "鞋\nbag\ncap\n", "c.txt")
     wrong(make("coco", "x.json", "--classes", "c.txt", out="o"), "category 7", "Did you mean bag")
+
+
+def test_categories_of_one_name_get_their_ids(make, tmp_path):
+    twice = {**COCO, "categories": [{"id": 100, "name": "cap"}, {"id": 7, "name": "bag"}, {"id": 20, "name": "cap"}]}
+    made = make("coco", as_json(tmp_path, twice), "--val", 0)
+    assert made.classes == ["bag", "cap (20)", "cap (100)"] and "got their ids: cap" in made.said
 
 
 @pytest.mark.parametrize(("place", "key"), [("7", 7), ("00007", 7), ("00007", "00007"), ("", 7)])
@@ -517,7 +602,73 @@ def test_files_that_are_no_json(make, tmp_path):
     wrong(make("coco", "none.json"), "none.json cannot be read")
 
 
+# ------------------------------------------------------------------------------------------------ lists that are ready
+
+
+def ready(tmp_path, names="cap\nshoe\nbag\n", count=60):
+    """all.txt, of images of three classes with relative paths, and the names beside it."""
+    touch(tmp_path, "raw/classes.txt", *(f"raw/{k}.jpg" for k in range(count)))
+    (tmp_path / "raw/all.txt").write_text("".join(f"{k}.jpg {k % 3}\n" for k in range(count)))
+    if names:
+        (tmp_path / "raw/classes.txt").write_text(names)
+    else:
+        (tmp_path / "raw/classes.txt").unlink()
+
+
+def test_a_ready_list_is_split_by_class_and_seed(make, tmp_path):
+    ready(tmp_path)
+    made = make("list", "raw/all.txt", "--val", 0.2)
+    assert made.classes == ["cap", "shoe", "bag"]
+    assert sorted(collections.Counter(made.val.values()).items()) == [(0, 4), (1, 4), (2, 4)]
+    together = {**made.train, **made.val}
+    assert together == {f"raw/{k}.jpg": k % 3 for k in range(60)} and len(made.train) + len(made.val) == 60
+    assert make("list", "raw/all.txt", "--val", 0.2).val == made.val != make("list", "raw/all.txt", "--val", 0.2, "--seed", 1).val
+    (tmp_path / "raw/test.txt").write_text("3.jpg\n1.jpg\n")
+    assert (
+        make("list", "raw/test.txt", "--part", "test").test
+        == make("list", "raw/all.txt", "--part", "test").test[3:0:-2]
+        == ["raw/3.jpg", "raw/1.jpg"]
+    )
+
+
+def test_a_ready_list_is_numbered_by_name(make, tmp_path):
+    ready(tmp_path)
+    table(tmp_path, "bag\ncap\nhat\nshoe\n", "c.txt")
+    made = make("list", "raw/all.txt", "--val", 0, "--classes", "c.txt")
+    assert made.train == {f"raw/{k}.jpg": (1, 3, 0)[k % 3] for k in range(60)} and "renumbered by name" in made.said
+    table(tmp_path, "bag\ncap\n", "c.txt")
+    wrong(make("list", "raw/all.txt", "--classes", "c.txt", out="o"), "raw/classes.txt, line 2", "no class 'shoe'")
+    ready(tmp_path, names=None)
+    assert make("list", "raw/all.txt", "--val", 0, out="numbers").classes == ["0", "1", "2"]
+    ready(tmp_path, names="cap\nshoe\n")
+    wrong(make("list", "raw/all.txt", out="o"), "all.txt, line 3: the label is 2", "0 to 1")
+
+
+def test_a_list_is_not_written_over_itself(make, tmp_path):
+    ready(tmp_path)
+    (tmp_path / "raw/all.txt").rename(tmp_path / "raw/train.txt")
+    before = (tmp_path / "raw/train.txt").read_text()
+    made = make("list", "raw/train.txt", out="raw")
+    assert made.code == 2 and "would be replaced" in made.said and (tmp_path / "raw/train.txt").read_text() == before
+    command = made.said.split("Try: ")[1].strip()
+    assert make(*shlex.split(command)[2:-2], out=shlex.split(command)[-1]).code == 0
+
+
 # ------------------------------------------------------------------------------------------------ together
+
+
+def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
+    """The second list's bytes are on their way to the disk when the signal comes; the first used to have its name by then."""
+    photos_of(tmp_path, {"a": 30, "b": 30})
+    made = make("folder", "photos", "--val", 0.1)
+    code = f"import os, sys; sys.path.insert(0, {str(ROOT / 'datasets')!r}); import prepare\nreal, calls = os.fsync, []\n"
+    code += f"def fsync(handle):\n    calls.append(handle)\n    len(calls) == 2 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+    code += "    real(handle)\n"
+    code += "os.fsync = fsync\nprepare.main(['folder', 'photos', '--val', '0.5', '--out', 'out'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for name in ("train", "val"):
+        assert listed(tmp_path / f"out/{name}.txt", tmp_path, labelled=True) == getattr(made, name)
 
 
 def test_missing_files_are_counted(make, tmp_path):
@@ -580,8 +731,3 @@ def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
             parts = split(tidy(Part(part.paths, part.labels, groups), "train"), plan)
             assert len(parts["train"].paths) + len(parts["val"].paths) == len(labels)
     assert time.monotonic() - began < 60
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
-def test_lengths_and_docstrings(path):
-    test_house.test_lengths_and_docstrings(path)

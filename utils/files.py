@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +46,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             error.filename = str(path)  # the kernel does not say which file a full disk cut short
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") -> Iterator[list[IO[Any]]]:
+    """Open a file beside each of `paths`, as `atomic_write` does; all are complete on the disk before the first is put in its place.
+
+    So files that belong together are all old or all new, but for a kill in the instant between their renames.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(atomic_write(path, mode)) for path in paths]
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def check_regular(path: Path) -> None:
