@@ -658,12 +658,12 @@ def test_a_list_is_not_written_over_itself(make, tmp_path):
 
 
 def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
-    """The second list's bytes are on their way to the disk when the signal comes; the first used to have its name by then."""
+    """The bytes of the last file are on their way to the disk when the signal comes; the first used to have its name by then."""
     photos_of(tmp_path, {"a": 30, "b": 30})
     made = make("folder", "photos", "--val", 0.1)
-    code = f"import os, sys; sys.path.insert(0, {str(ROOT / 'datasets')!r}); import prepare\nreal, calls = os.fsync, []\n"
-    code += f"def fsync(handle):\n    calls.append(handle)\n    len(calls) == 2 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
-    code += "    real(handle)\n"
+    code = f"import os, stat, sys; sys.path.insert(0, {str(ROOT / 'datasets')!r}); import prepare\nreal, calls = os.fsync, []\n"
+    code += "def fsync(handle):\n    stat.S_ISREG(os.fstat(handle).st_mode) and calls.append(handle)\n"
+    code += f"    len(calls) == 3 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n    real(handle)\n"
     code += "os.fsync = fsync\nprepare.main(['folder', 'photos', '--val', '0.5', '--out', 'out'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -27,25 +27,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         UserError: `path` is a folder, a device, or anything else that is no regular file.
         OSError: the disk is full, the folder cannot be written, and so on.
     """
-    path = Path(path)
-    check_regular(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _name_beside(path)
-    encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "surrogateescape", "")
-    try:
-        with open(beside, mode, encoding=encoding, errors=errors, newline=newline, opener=_create) as file:
-            yield file
-            file.flush()
-            _take_permissions(path, file.fileno())
-            os.fsync(file.fileno())
-        check_regular(path)  # again: the body may have taken hours
-        os.replace(beside, path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(beside)):
-            error.filename = str(path)  # the kernel does not say which file a full disk cut short
-        raise
-    sync_folder(path.parent)
+    with atomic_write_all([path], mode) as (file,):
+        yield file
 
 
 @contextlib.contextmanager
@@ -54,12 +37,35 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
 
     So files that belong together are all old or all new, but for a kill in the instant between their renames.
     """
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(atomic_write(path, mode)) for path in paths]
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
+    targets = [Path(path) for path in paths]
+    besides = [_name_beside(path) for path in targets]
+    encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "surrogateescape", "")
+    try:
+        with contextlib.ExitStack() as stack:
+            files: list[IO[Any]] = []
+            for path, beside in zip(targets, besides, strict=True):
+                check_regular(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                opened = open(beside, mode, encoding=encoding, errors=errors, newline=newline, opener=_create)
+                files.append(stack.enter_context(opened))
+            yield files
+            for path, file in zip(targets, files, strict=True):
+                file.flush()
+                _take_permissions(path, file.fileno())
+                os.fsync(file.fileno())
+        for path in targets:
+            check_regular(path)  # again: the body may have taken hours
+        for path, beside in zip(targets, besides, strict=True):
+            os.replace(beside, path)
+    except BaseException as error:
+        for beside in besides:
+            beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # the kernel does not say which file a full disk cut short
+            meant = {str(beside): str(path) for path, beside in zip(targets, besides, strict=True)} | {None: str(targets[0])}
+            error.filename = meant.get(error.filename, error.filename)
+        raise
+    for folder in dict.fromkeys(path.parent for path in targets):
+        sync_folder(folder)
 
 
 def check_regular(path: Path) -> None:
