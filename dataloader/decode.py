@@ -4,7 +4,6 @@ Every image comes out as RGB (height, width, 3), upright (EXIF orientation appli
 alpha (over white), 16-bit or CMYK.
 """
 
-import io
 import os
 import re
 import stat
@@ -12,12 +11,14 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import NoReturn
 
 import cv2
 import numpy as np
 import simplejpeg
 
+from dataloader import jpeg, pillow
+from utils import faults
 from utils.errors import ImageError
 
 Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
@@ -25,7 +26,8 @@ Need = Callable[[int, int], float]  # (height, width) of the upright image -> th
 
 MAX_PIXELS = 178_956_970  # Pillow warns of a decompression bomb above; it refuses twice as many
 SCALES = (1, 2, 3, 4)  # eighths; the others are not vectorised: 5/8 to 7/8 take longer than decoding in full
-PADDING = "extraneous bytes before marker 0xd9"  # after the whole picture, as some cameras leave them: no damage
+PNG_ODD = (b"tRNS", b"eXIf", b"acTL")  # of an animation OpenCV takes another frame
+PNG_TEXT, PNG_TURNS = (b"tEXt", b"zTXt", b"iTXt"), (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 TURNS = {
     2: (None, 1),
     3: (cv2.ROTATE_180, None),
@@ -55,30 +57,42 @@ def whole(height: int, width: int) -> float:
 
 
 def read_image(path: str, need: Need = whole, max_pixels: int = MAX_PIXELS) -> tuple[Image, tuple[int, int]]:
-    """Read and decode the file at `path`; see `decode`. Raises ImageError, which names the path; never waits for a pipe."""
+    """Read and decode the file at `path`; see `decode`. Never waits for a pipe; `need` may be asked again.
+
+    Raises:
+        ImageError: it cannot be read or decoded; the message names the path.
+        MachineFault: the machine failed, again and again; see utils.faults.
+    """
     try:
-        data = _read(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
-    try:
-        return decode(data, need, max_pixels)
+        try:
+            return decode(read_file(path), need, max_pixels)
+        except (OSError, MemoryError, cv2.error) as error:
+            if not faults.is_fault(error):
+                raise
+        return faults.patiently(lambda: decode(read_file(path), need, max_pixels), path)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+    except (OSError, ValueError, cv2.error) as error:  # ValueError: a zero byte in the path
+        raise ImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
 
 
 def thumbnail(path: str, side: int, max_pixels: int = MAX_PIXELS) -> Image | None:
     """The image at `path`, for people to look at: its longer side is `side` pixels at most. None where it cannot be read."""
     try:
         image, _ = read_image(path, lambda height, width: min(1.0, side / max(height, width)), max_pixels)
-    except (ImageError, cv2.error):
+    except ImageError:
         return None
     height, width = image.shape[:2]
     shrink = min(1.0, side / max(height, width))
     return cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
 
 
-def _read(path: str) -> bytes:
-    """The bytes of a regular file. Opened without waiting: a pipe that nobody writes to would hold a worker for ever."""
+def read_file(path: str) -> bytes:
+    """Return the bytes of a regular file. Opened without waiting: a pipe that nobody writes to would hold a worker for ever.
+
+    Raises:
+        OSError, ValueError: it cannot be read; a zero byte in the path.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb", buffering=0) as file:  # a folder fails here, with the system's reason
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -117,18 +131,33 @@ def _decode_jpeg(data: bytes, need: Need, max_pixels: int) -> tuple[Image, tuple
         image = _decode_pillow(data, max_pixels)
         return image, image.shape[:2]
     _check_size(height, width, max_pixels)
-    turn = orientation(data)
-    size = (width, height) if turn >= 5 else (height, width)
     if colours not in ("YCbCr", "Gray", "RGB"):  # CMYK and YCCK
-        return _decode_pillow(data, max_pixels), size
+        _check_whole(data, jpeg.complaint_of(data))
+        image = _decode_pillow(data, max_pixels)
+        return image, image.shape[:2]
+    try:
+        turn = jpeg.orientation(data)
+    except Exception as error:
+        _refuse(error)
+    size = (width, height) if turn >= 5 else (height, width)
     least = scaled(height, width, need(*size))
     try:
         image = simplejpeg.decode_jpeg(data, "RGB", **least)
     except ValueError as error:
-        if PADDING not in str(error):
-            raise ImageError(f"damaged JPEG ({error})") from error
-        image = simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
+        _check_whole(data, str(error))
+        try:
+            image = simplejpeg.decode_jpeg(data, "RGB", **least, strict=False)
+        except ValueError:  # TurboJPEG takes no warning of the header lightly
+            return _decode_pillow(data, max_pixels), size
     return _upright(image, turn), size
+
+
+def _check_whole(data: bytes, complaint: str) -> None:
+    """Raise ImageError for a JPEG that is damaged; what libjpeg complains of may be odd alone."""
+    if "memory" in complaint.lower():
+        raise MemoryError(complaint)
+    if complaint and not jpeg.is_whole(data, complaint):
+        raise ImageError(f"damaged JPEG ({complaint})")
 
 
 def scaled(height: int, width: int, factor: float) -> dict[str, int]:
@@ -146,53 +175,24 @@ def _decode_opencv(data: bytes, max_pixels: int) -> Image | None:
 
 
 def _decode_pillow(data: bytes, max_pixels: int) -> Image:
-    """Anything Pillow opens: its first frame, alpha over white, 16 bits cut to 8."""
-    import PIL.Image
-    import PIL.ImageOps
-
+    """Anything Pillow opens: its first frame, upright, alpha over white, deep samples by their range (pillow.py)."""
     try:
-        image: Any = PIL.Image.open(io.BytesIO(data))
+        image = pillow.open_image(data)
         _check_size(image.height, image.width, max_pixels)
-        image = PIL.ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16-bit grey
-            return np.repeat((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))
-    except ImageError:
-        raise
+        packed = pillow.rawmode(image)
+        image.load()
+        turn = pillow.turn_of(image)
+        pixels = pillow.to_rgb(image, data, packed)
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
-        raise ImageError(f"not a readable image ({type(error).__name__}: {re.sub('<[^>]*>', 'the file', str(error))})") from error
+        _refuse(error)
+    return _upright(pixels, turn)
 
 
-def orientation(data: bytes) -> int:
-    """The EXIF orientation of a JPEG, 1 to 8; 1 where there is none. Reads the few segments before the picture."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xDA or length < 2:
-            return 1
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + length
-    return 1
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None:
-        return 1
-    try:
-        (first,) = struct.unpack_from(order + "I", tiff, 4)
-        (count,) = struct.unpack_from(order + "H", tiff, first)
-        for k in range(count):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, first + 2 + 12 * k)
-            if tag == 0x0112 and kind == 3:
-                return value if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
+def _refuse(error: Exception) -> NoReturn:
+    """Raise the ImageError of what Pillow raised; a fault of the machine, or what is one already, stays what it is."""
+    if isinstance(error, ImageError) or faults.is_fault(error):
+        raise error
+    raise ImageError(f"not a readable image ({type(error).__name__}: {re.sub('<[^>]*>', 'the file', str(error))})") from error
 
 
 def _upright(image: Image, turn: int) -> Image:
@@ -205,13 +205,13 @@ def _upright(image: Image, turn: int) -> Image:
 
 
 def _plain_png(data: bytes) -> bool:
-    """Whole, sums right, 8-bit, grey or RGB, without transparency or orientation: OpenCV renders it as Pillow does."""
+    """Whole, sums right, 8-bit, grey or RGB, still, without transparency or orientation: OpenCV renders it as Pillow does."""
     if len(data) < 33 or data[24] != 8 or data[25] not in (0, 2):
         return False
     at, name, view = 8, b"", memoryview(data)
     while at + 12 <= len(data) and name != b"IEND":  # a chunk: length, name, body, checksum
         length, name = struct.unpack_from(">I4s", data, at)
-        if name in (b"tRNS", b"eXIf"):
+        if name in PNG_ODD or (name in PNG_TEXT and data.startswith(PNG_TURNS, at + 8)):
             return False
         if struct.unpack_from(">I", data, min(at + 8 + length, len(data) - 4))[0] != zlib.crc32(view[at + 4 : at + 8 + length]):
             return False  # Pillow will say so; libpng would print a line without the path

@@ -15,6 +15,13 @@ class UserError(Exception):
     """
 
 
+class MachineFault(UserError):  # noqa: N818
+    """A file could not be read, and the machine is at fault (utils.faults): the message holds its path and the reason.
+
+    It ends the command, as no file that is read next would fare better.
+    """
+
+
 class ImageError(Exception):
     """An image that cannot be read; the message holds its path and the reason."""
 
