@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils.errors import UserError, unknown_name
+from utils.logger import log
 
 Each = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss a sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
@@ -236,7 +237,17 @@ def get_loss(opt: argparse.Namespace, class_images: Sequence[int] | None = None,
     opt.class_count = None if class_images is None else torch.tensor(class_images, dtype=torch.float64, device=device).clamp(min=1)
     if opt.class_count is None and (opt.logit_adjust or opt.class_weight != "none"):
         raise UserError("--logit_adjust and --class_weight need the number of training images of each class, which is not known here.")
+    _warn_of_two(opt)
     return losses[opt.loss](opt)
+
+
+def _warn_of_two(opt: argparse.Namespace) -> None:
+    """Warn where more than one flag makes up for rare classes."""
+    given = [f"--balance {opt.balance}"] if opt.balance != "none" else []
+    given += [f"--class_weight {opt.class_weight}"] if opt.class_weight != "none" else []
+    given += [f"--logit_adjust {opt.logit_adjust:g}"] if opt.logit_adjust else []
+    if len(given) > 1:
+        log.warning(f"{' and '.join(given)} each make up for rare classes: together they correct twice. Leave one out.")
 
 
 def shape_of(opt: argparse.Namespace) -> Shape:

@@ -431,6 +431,26 @@ def test_a_checkpoint_that_is_not_there(script, trained, photo_set, what):
     refused(result, "There is no checkpoint", *(f"checkpoints/ok/{name}" for name in ("last.pt", "best.pt", "1_timm-test_resnet.pt")))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["eval.py", "--load", "checkpoints/okk/best.pt"], "There is no folder checkpoints/okk. Did you mean checkpoints/ok/best.pt?"),
+        (["eval.py", "--load", "checkpoints/zzz/best.pt"], "There is no folder checkpoints/zzz. In checkpoints/ there are: ok."),
+        (["train.py", "--tag", "okk", "--resume"], "There is no folder checkpoints/okk. Did you mean checkpoints/ok/last.pt?"),
+        (["train.py", "--teacher", "checkpoint/ok/best.pt"], "There is no folder checkpoint. Did you mean checkpoints/ok/best.pt?"),
+        (["submit.py", "--ensemble", "checkpoints/ok/bset.pt"], "bset.pt for --ensemble. Did you mean checkpoints/ok/best.pt or"),
+        (["eval.py", "--load", "logs/ok/best.pt"], "The folder logs/ok holds no checkpoint."),
+    ],
+    ids=str,
+)
+def test_a_path_that_is_not_there_is_told_apart_by_folder_and_name(script, tiny, tmp_path, photo_set, words, said):
+    for path in (tmp_path / "checkpoints/ok/best.pt", tmp_path / "checkpoints/ok/last.pt", tmp_path / "logs/ok/log.txt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    flags = tiny if words[0] == "train.py" else ["--data_root", photo_set, "--gpu", -1]
+    refused(script(words[0], *flags, *words[1:]), said)
+
+
 def test_a_head_of_another_size_starts_anew_on_the_old_backbone(script, trained, tiny, listed, monkeypatch):
     import network.loading
 

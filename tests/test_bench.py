@@ -100,6 +100,25 @@ def test_the_ratios_are_what_they_are_called():
     assert bench_train.ratios("ResNet50:128:32", rate)["loop jpeg / timm best"] == (1.25, 1.05)
 
 
+def test_a_benchmark_that_is_ended_has_kept_its_rows(photo_set, tmp_path, capsys, monkeypatch):
+    measured = [100.0, 50.0, 120.0]
+
+    def one(name, row):
+        if len(measured) == 1:
+            raise KeyboardInterrupt
+        return measured.pop(0)
+
+    monkeypatch.setattr(bench, "one", one)
+    words = ["--list", str(photo_set / "train.txt"), "--out", str(tmp_path), "--only", "ours", "timm"]
+    assert bench_input.main(words) == 130
+    kept = json.loads((tmp_path / "bench_input.rows.json").read_text())
+    assert [row["measured"] for row in kept["rows"]] == [100.0, 50.0] and kept["of"] == 15 and kept["settings"]["workers"] == 2
+    assert "1/15  ours · crop, flip" in capsys.readouterr().out
+    measured[:] = [1.0] * 99
+    assert bench_input.main([*words, "--rounds", "1"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"bench_input.json", "bench_input.png"}
+
+
 @pytest.mark.parametrize("words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str)
 def test_a_wrong_flag_is_said(words, photo_set, tmp_path, capsys):
     given = [] if "--list" in words else ["--list", str(photo_set / "train.txt")]

@@ -1,14 +1,18 @@
 """What happens to a run: kills, signals, numbers that go wrong, cards that are too small."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -209,6 +213,47 @@ def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     command = shlex.split(re.search(r"To go on:\n +(.*)", err)[1])
     assert command == ["python", "train.py", "--tag", "cut", "--resume", "--gpu", "-1", "--workers", "1"]
     assert f"interrupted ({signal.Signals(number).name})" in (tmp_path / "run_log.txt").read_text()
+
+
+def test_a_terminal_that_is_closed_ends_the_run_saved(photo_set, tmp_path):
+    """The kernel sends SIGHUP, and what is printed from then on meets EIO."""
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", "2000", "--val_freq", "0", "--keep", "0", "--tag", "cut"]
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    def saved() -> bool:
+        with contextlib.suppress(BlockingIOError):  # nobody else reads what the terminal shows
+            while os.read(ours, 65536):
+                pass
+        return (tmp_path / "checkpoints/cut/last.pt").exists()
+
+    command = [sys.executable, ROOT / "train.py", *map(str, words)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=begin)
+    os.close(theirs)
+    wait_for(saved)
+    os.close(ours)
+    assert process.wait(60) == 128 + signal.SIGHUP
+    assert "interrupted (SIGHUP)" in (tmp_path / "run_log.txt").read_text()
+    assert 0 < checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 2000
+
+
+def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.caught is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.caught == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)

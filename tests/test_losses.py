@@ -1,5 +1,6 @@
 """Losses and mixing against values computed independently, in NumPy."""
 
+import logging
 import warnings
 
 import numpy as np
@@ -299,3 +300,18 @@ def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypat
         (get_loss(parse_train(words))(logits, torch.arange(50) % 11) * 100).backward()
         found.append(logits.grad)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--balance class --class_weight effective", "--balance class and --class_weight effective"),
+        ("--balance sqrt --logit_adjust 1", "--balance sqrt and --logit_adjust 1"),
+        ("--balance class", ""),
+        ("--class_weight effective", ""),
+    ],
+)
+def test_two_corrections_for_rare_classes_are_warned_of(words, named, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    get_loss(parse_train(words.split()), COUNTS)
+    assert ("correct twice" in caplog.text) == bool(named) and named in caplog.text

@@ -15,6 +15,7 @@ import pytest
 from options import build_parser, parse_train
 from tools import lr_find, sweep_space
 from tools.sweep import OURS
+from utils import logger
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +42,14 @@ def test_the_steepest_fall_of_a_known_curve_is_found():
 
 def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypatch, tiny, capfd, photo_set):
     monkeypatch.chdir(tmp_path)
-    words = [*tiny, "--high", "100", "--low=1e-5", "--steps", "60", "--out", "found/rates.png", "--accumulate", "2"]
+    words = [*tiny, "--high", "100", "--low=1e-5", "--steps", "60", "--tag", "found", "--accumulate", "2"]
+    monkeypatch.setattr(logger, "LINE_SECONDS", 0.0)
     code = lr_find.main(words)
     shown = capfd.readouterr()
     assert code == 0, shown.err
-    assert {path.name for path in tmp_path.iterdir()} == {"found"}
-    with open("found/rates.csv", newline="") as file:
+    assert sorted(str(path) for path in Path().rglob("*.*")) == ["logs/found/lr_find.csv", "logs/found/lr_find.png"]
+    assert re.search(r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE)  # no terminal shows a bar here
+    with open("logs/found/lr_find.csv", newline="") as file:
         rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
     factor = (100 / 1e-5) ** (1 / 59)
     assert rows[0][0] == pytest.approx(1e-5) and rows[5][0] / rows[4][0] == pytest.approx(factor)

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from dataloader.file_list import read_list
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
-from utils.logger import log, progress
+from utils.logger import log
 from utils.run import run_tool, share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,11 +97,31 @@ def one(name: str, row: Row) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turn(name: str, rows: Sequence[Row], rounds: int) -> Iterator[tuple[Any, Any]]:
-    """(title, what was measured) of each of `rows`, over and over."""
-    turns = [row for _ in range(rounds) for row in rows]
-    for row in progress(turns, "measuring"):
-        yield row.title, one(name, row)
+def in_turn(name: str, rows: Sequence[Row], opt: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
+    """Yield (title, what was measured) of each of `rows`, over and over.
+
+    Each is printed and kept in <name>.rows.json as it comes, so that a benchmark that is ended has lost none; `write` deletes
+    the file, for its own holds them all.
+    """
+    kept: list[dict[str, Any]] = []
+    turns, began = [row for _ in range(opt.rounds) for row in rows], time.monotonic()
+    for number, row in enumerate(turns, 1):
+        found = one(name, row)
+        kept.append({"round": (number - 1) // len(rows) + 1, "row": row.title, "measured": found})
+        write_json(_rows_file(name, opt), {"settings": _settings(opt), "of": len(turns), "rows": kept})
+        title = row.title if isinstance(row.title, str) else " ".join(row.title)
+        rate = found["rate"] if isinstance(found, dict) else found
+        left = (time.monotonic() - began) / number * (len(turns) - number) / 60
+        log.info(f"{number}/{len(turns)}  {title:{WIDTH}s} {rate:8.0f}   {left:.0f} min left")
+        yield row.title, found
+
+
+def _rows_file(name: str, opt: argparse.Namespace) -> Path:
+    return Path(opt.out) / f"{name}.rows.json"
+
+
+def _settings(opt: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(opt).items() if key != "one"}
 
 
 def conditions(opt: argparse.Namespace) -> str:
@@ -126,8 +147,8 @@ def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tu
     from utils.report import plots
 
     out = Path(opt.out)
-    settings = {key: value for key, value in vars(opt).items() if key != "one"}
-    write_json(out / f"{name}.json", {"settings": settings, "cores": os.cpu_count(), **measured})
+    write_json(out / f"{name}.json", {"settings": _settings(opt), "cores": os.cpu_count(), **measured})
+    _rows_file(name, opt).unlink(missing_ok=True)
     panels = {panel: {row: list(values) for row, values in rows.items() if values} for panel, rows in bars[0].items()}
     panels = {panel: rows for panel, rows in panels.items() if rows}
     if panels:

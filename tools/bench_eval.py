@@ -67,7 +67,7 @@ def compare(opt: argparse.Namespace) -> None:
             for case in opt.cases
             for row in opt.rows
         ]
-        for (case, row), rate in bench.in_turn(NAME, rows, opt.rounds):
+        for (case, row), rate in bench.in_turn(NAME, rows, opt):
             rates[case][row].append(rate)
     report(rates, opt)
 

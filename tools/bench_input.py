@@ -59,7 +59,7 @@ def compare(opt: argparse.Namespace) -> None:
     work = [str(path), opt.scale, opt.batch, opt.workers, opt.epochs]
     rows = [bench.Row(_title(*case), [*case, *work], case[0] not in RIVALS) for case in cases]
     rates: dict[str, list[float]] = {}
-    for title, rate in bench.in_turn(NAME, rows, opt.rounds):
+    for title, rate in bench.in_turn(NAME, rows, opt):
         rates.setdefault(title, []).append(rate)
     report(rates, opt)
 

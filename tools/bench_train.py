@@ -106,7 +106,7 @@ def compare(opt: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tasks = {network: _task(opt, network, photos, Path(folder)) for network in opt.networks}
         rows = [bench.Row((network, row), tasks[network] | {"row": row}, row not in BEST) for network in opt.networks for row in opt.only]
-        for (network, row), found in bench.in_turn(NAME, rows, opt.rounds):
+        for (network, row), found in bench.in_turn(NAME, rows, opt):
             rates[network][row].append(found["rate"])
             if "data_wait" in found:
                 waits[network].setdefault(row, []).append(found["data_wait"])
@@ -127,6 +127,7 @@ def _task(opt: argparse.Namespace, network: str, photos: FileList, folder: Path)
     task = {"model": name, "scale": int(side), "batch": int(batch), "workers": opt.workers, "steps": opt.steps}
     task |= {"list": str(path), "val": str(val), "precision": opt.precision}
     if opt.precision == "auto":
+        log.info(f"{network}: choosing a precision")
         task["precision"] = bench.one(NAME, bench.Row(f"{network}, the choice of a precision", task | {"row": "precision"}, ours=True))
     return task
 

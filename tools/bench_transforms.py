@@ -65,12 +65,13 @@ def compare(opt: argparse.Namespace) -> None:
             for side, run in sides.items():
                 spent = _microseconds(run, opt.count)
                 times[name].setdefault(side, []).extend([spent] if turn >= 0 else [])
+        content = {"settings": vars(opt), "cores": os.cpu_count(), "rounds": turn + 1, "microseconds": times}
+        write_json(Path(opt.out) / "bench_transforms.json", content)  # as it is so far: whoever ends it keeps that
     log.info(f"\n{opt.scale} px, {opt.rounds} rounds of {opt.count} images, {platform.processor()} x {os.cpu_count()}; µs an image\n")
     for name, spent_by in times.items():
         shown = {side: f"{np.median(spent):.0f} ({min(spent):.0f}–{max(spent):.0f})" for side, spent in spent_by.items()}
         ratio = f"{np.median(spent_by['torchvision']) / np.median(spent_by['ours']):.1f}" if "torchvision" in spent_by else ""
         log.info(f"| {name} | {shown['ours']} | {shown.get('torchvision', '')} | {ratio} |")
-    write_json(Path(opt.out) / "bench_transforms.json", {"settings": vars(opt), "cores": os.cpu_count(), "microseconds": times})
     log.info(f"\nWritten: {opt.out}/bench_transforms.json")
 
 

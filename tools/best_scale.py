@@ -58,7 +58,10 @@ def run(opt: argparse.Namespace) -> None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
     own = int(way["scale"])
     scales = sorted({own, *(opt.scales or [max(8, round(own * factor / 8) * 8) for factor in FACTORS])})
-    found = {scale: _score(opt, files, scale) for scale in scales}
+    found = {}
+    for scale in scales:
+        found[scale] = _score(opt, files, scale)
+        log.info(f"{scale} px: top1 {found[scale][0]['top1']:.6f}")
     rows: list[dict[str, Any]] = []
     log.info(f"\n{'px':>6s} {'top1':>9s} {'loss':>9s} {'gained':>7s} {'lost':>6s} {'p':>8s}")
     for scale, (score, hit) in found.items():

@@ -83,8 +83,9 @@ def compare_runs(opt: argparse.Namespace) -> int:
         kills = disturbed(out, f"run{number}", [*flags, "-w", str(workers), "--loader", loader], length, rng)
         differing = differences(out, "whole", f"run{number}")
         results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differing})
+        write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
+        log.info(f"run {number}: killed {len(kills)} times, {'NOT ' if differing else ''}as the undisturbed one")
     wrong = [result for result in results if result["wrong"]]
-    write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
     moments = collections.Counter(moment for result in results for moment in result["kills"])
     words = ", ".join(f"{moment} {times}" for moment, times in moments.most_common())
     log.info(f"{len(results) - len(wrong)} of {len(results)} runs ended as the undisturbed one; killed {moments.total()} times: {words}")

@@ -4,8 +4,8 @@
     python -m tools.lr_find --model ConvNeXt --optimizer adamw --low 1e-7 --high 0.1 --steps 200 --out rates.png
 
 Takes train.py's options. The rate rises by the same factor each step (Smith, "Cyclical Learning Rates for Training
-Neural Networks", 2017, section 3.3). Writes a PNG and a CSV; checkpoints/ and logs/ are neither read nor written,
-but for a --load.
+Neural Networks", 2017, section 3.3). Writes a PNG and a CSV into logs/<tag>/; no run is
+read or changed, but for a --load.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def option_parser() -> Parser:
     group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
     group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
     group("--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before")
-    group("--out", type=expanded, default="lr_find.png", metavar="FILE", help="where the PNG goes; the CSV lies beside it")
+    group("--out", type=expanded, metavar="FILE", help="where the PNG goes, and the CSV beside it; by default logs/<tag>/lr_find.png")
     return parser
 
 
@@ -156,7 +156,7 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words
     """
     from utils.report.plots import range_test as draw
 
-    best, out = suggest(rates, losses), Path(opt.out)
+    best, out = suggest(rates, losses), Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
     title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (f" × {opt.accumulate}" if opt.accumulate > 1 else "")
     out.parent.mkdir(parents=True, exist_ok=True)
     fine = np.isfinite(losses)

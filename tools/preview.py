@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group = parser.group("preview")
     group("--samples", type=int, default=6, low=1, high=64, help="images, a row each")
     group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
-    group("--out", type=expanded, default="preview.png", metavar="FILE", help="where the PNG goes")
+    group("--out", type=expanded, metavar="FILE", help="where the PNG goes; by default logs/<tag>/preview.png")
     return run_tool(lambda: parser.parse(argv), draw)
 
 
@@ -52,11 +52,12 @@ def draw(opt) -> None:
     for row, index in enumerate(chosen.tolist()):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
         captions += [classes.name(int(files.label[index])), *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
-    gallery(Path(opt.out), images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
+    out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
+    gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
     sheet = np.concatenate([np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1)
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
         writer.add_image(f"preview/{opt.transform}", sheet)
-    log.info(f"{len(chosen)} images, {opt.views} views each: {opt.out} (and TensorBoard, in {opt.log_dir}/{opt.tag})")
+    log.info(f"{len(chosen)} images, {opt.views} views each: {out} (and TensorBoard, in {opt.log_dir}/{opt.tag})")
 
 
 if __name__ == "__main__":

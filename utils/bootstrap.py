@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import UserError
+from utils.errors import UserError, near
 from utils.logger import progress
 from utils.metrics import BINS, TINY, Predictions, f1, shot_groups
 from utils.text import exact
@@ -172,7 +172,7 @@ def compare(predictions: Predictions, files: Any, path: str) -> Compared:
 def _read(predictions: Predictions, files: Any, path: str) -> NDArray[np.int64]:
     advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
     if not Path(path).is_file():
-        raise UserError(f"--compare: there is no file {path}. {advice}")
+        raise UserError(f"--compare: there is no file {path}.{near(Path(path))} {advice}")
     found = []
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)

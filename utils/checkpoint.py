@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from utils.errors import UserError
+from utils.errors import UserError, near
 from utils.files import atomic_write, link_over
 
 FORMAT = 1
@@ -156,6 +156,8 @@ def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
 def _neighbours(path: Path) -> str:
     """The checkpoints that do lie in the folder, for an error's second line."""
     folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return near(path)
     present = sorted((p for p in folder.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
     if present:
         return "\nThere are: " + ", ".join(str(p) for p in present[:8])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 MAX_NAMES = 60  # timm has 1,400: of more than these, the near ones alone are named
 MAX_NEAR = 5
+MAX_BESIDE = 8
 
 
 class UserError(Exception):
@@ -57,4 +58,7 @@ def near(path: Path) -> str:
     tail = path.relative_to(missing)
     found = [missing.parent / name / tail for name in near_names(missing.name, names)]
     there = [str(other) for other in found if other.exists()]
-    return hint + (f" Did you mean {' or '.join(there)}?" if there else "")
+    if there:
+        return f"{hint} Did you mean {' or '.join(there)}?"
+    beside = [name for name in names if (missing.parent / name).is_dir() and not name.startswith(".")][:MAX_BESIDE]
+    return hint + (f" In {missing.parent}/ there are: {', '.join(beside)}." if hint and beside else "")

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from utils.files import atomic_write
 from utils.text import still_there, visible
 
 log = logging.getLogger("classifier")
+LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
 WRITE_OUT = "write out"  # in the queue of tensorboardX's thread, in place of an event
 FLUSH_SECONDS = 10.0  # at most, on a slow disk; the run goes on then
 
@@ -64,9 +66,50 @@ def start_logging(file: Path | None = None) -> None:
         log.addHandler(handler)
 
 
-def progress(iterable: Any, description: str, total: int | None = None) -> Any:
-    """A tqdm bar over `iterable` that leaves no line behind; silent where the output is not a terminal."""
-    return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=bool(processes.rank()) or None)
+def progress(iterable: Any, description: str, total: int | None = None, lines: bool = True) -> Any:
+    """Return a tqdm bar over `iterable` that leaves no line behind; where no terminal shows it, a line now and then, unless not `lines`.
+
+    Of several processes, the first alone shows it.
+    """
+    description, silent = visible(description), bool(processes.rank())
+    if not silent and lines and not (sys.stderr is not None and sys.stderr.isatty()):
+        return _Lines(iterable, description, total)
+    return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=silent or None)
+
+
+class _Lines:
+    """Stands in for a bar in a pipe or a file: says each LINE_SECONDS how much is done, of how much, and how long the rest takes."""
+
+    disable = True
+
+    def __init__(self, iterable: Any, description: str, total: int | None) -> None:
+        self.iterable, self.description, self.done = iterable, description, 0
+        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self.began = self.said = time.monotonic()
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.iterable:
+            yield item
+            self.update()
+
+    def update(self, count: int = 1) -> None:
+        """Count `count` more as done."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.said < LINE_SECONDS or self.done == self.total:
+            return
+        self.said = now
+        left = (now - self.began) / max(1, self.done) * ((self.total or 0) - self.done) / 60
+        log.info(f"{self.description}: {self.done}" + (f" of {self.total}, {left:.1f} min left" if self.total else ""))
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        pass
 
 
 def record_error(message: str) -> None:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from pathlib import Path
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what batch systems send before their time is up
+# SIGHUP comes when a terminal is closed; SIGUSR1 is what batch systems send before their time is up.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Stop(Exception):  # noqa: N818  # nothing went wrong
@@ -30,7 +31,10 @@ class Stop(Exception):  # noqa: N818  # nothing went wrong
 
 
 class Signals:
-    """While entered, a signal of STOPPING is noted in `caught`, or raises Stop where `at_once()`; a second SIGINT interrupts."""
+    """While entered, a signal of STOPPING is noted in `caught`, or raises Stop where `at_once()`; a second SIGINT interrupts.
+
+    A SIGHUP that was ignored from the start, as nohup has it, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.caught: int | None = None
@@ -39,7 +43,8 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         with contextlib.suppress(ValueError):  # not in the main thread: nothing to do
-            self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
+            wanted = [number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in wanted}
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -66,7 +71,8 @@ class Signals:
             text = f"\n{signal.Signals(number).name}: saving where we are" + (
                 " (once more to end at once)" if number == signal.SIGINT else ""
             )
-            os.write(2, f"{text} …\n".encode())
+            with contextlib.suppress(OSError):  # the terminal was closed
+                os.write(2, f"{text} ...\n".encode())
         if self._at_once:
             self._at_once = False
             raise Stop(number)

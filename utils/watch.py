@@ -47,7 +47,7 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self.began = self.shown = self.logged = time.monotonic()
-        self.bar = progress(None, f"epoch {self.epoch}/{self.run.opt.epochs}", self.model.batches)
+        self.bar = progress(None, f"epoch {self.epoch}/{self.run.opt.epochs}", self.model.batches, lines=False)  # it has lines of its own
         self.bar.update(self.done)
         return self
 
