@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+    from torch import OutOfMemoryError
+
     import dataloader
     from network import Diverged, Member, Predictor, get_model, load_into
     from scheduler import run_length
@@ -73,10 +75,13 @@ def main(opt: argparse.Namespace) -> None:
     run.describe(model, train_files, val_files, classes)
     with run.going():
         while run.next_epoch <= opt.epochs:
+            failed: Exception | None = None
             try:
                 train(run, model, train_loader, lambda: evaluate(predictor, val_loader, classes.count, run.seen(model)))
-            except Diverged as error:
-                run.rewind(error, model)
+            except (Diverged, OutOfMemoryError) as error:
+                failed = error.with_traceback(None)
+            if failed is not None:
+                run.recover(failed, model)
     run.finish()
 
 

@@ -199,7 +199,7 @@ class BaseModel(nn.Module):
         if isinstance(self.runner, DistributedDataParallel):  # gradients travel once a step, not once a batch
             self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
-        images, targets = blended(self.mix, images, labels, self.normalise)
+        images, targets = blended(self.mix, images, labels, self.normalise, alone=self.runner is None)
         if processes.rank():  # blended alike; dropout differs
             seed_step(self.opt.seed, batch.epoch, batch.step, processes.rank())
         if self.sam is None or not self.sam.away:  # the second pass of --sam has other weights
@@ -238,15 +238,21 @@ class BaseModel(nn.Module):
             self.scaler.step(self.optimizer)
             self.averages.after_step(self.net, self.step_count + 1)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.zero_gradients()
         self.step_count += 1
 
     def between_steps(self, done: int) -> bool:
         """Whether, after `done` batches of an epoch, no gradient is waiting for more."""
         return done % self.opt.accumulate == 0 or done == self.batches
 
+    def zero_gradients(self) -> None:
+        """Let go of the gradients, and of what a step of --sam that was given up kept."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.sam is not None and self.sam.away:
+            self.sam.back()
+
     def largest_batch(self, batch: Batch) -> int | None:
-        """How many images of `batch` fit into memory, after a torch.OutOfMemoryError; None: not even two."""
+        """Return how many images of `batch` fit into memory, after a torch.OutOfMemoryError; None: not even two. See network.guard."""
         return largest_batch(self, batch)
 
     def end_epoch(self, epoch: int, loader: Any) -> None:
@@ -295,7 +301,7 @@ class BaseModel(nn.Module):
         # at an epoch's begin by the epochs, which may have another number of steps from here on (-b, or another list)
         between = "epoch" in content and not content.get("within")
         self.step_count = content["epoch"] * self.per_epoch if between else training["step"]
-        self.optimizer.zero_grad(set_to_none=True)  # of a step that was given up
+        self.zero_gradients()  # of a step that was given up
         self.guard.remember()
         take_up(self.optimizer, training["optimizer"])
         self.scaler = self._new_scaler()  # the old one may be within a step that was given up

@@ -1,11 +1,13 @@
 """What happens when numbers go wrong: steps skipped, the layer found, the largest batch that fits."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from utils.batch import Batch
 from utils.errors import UserError
@@ -99,30 +101,74 @@ def explain(model: "BaseModel", batch: Batch) -> str:
 
 
 def largest_batch(model: "BaseModel", batch: Batch) -> int | None:
-    """The largest part of `batch` (images) whose forward and backward pass fit into memory, to a sixteenth; None: not even two."""
+    """Return the largest part of `batch` (images) of which a step fits into memory, to a sixteenth; None: not even two.
+
+    Call it outside of the handler of the torch.OutOfMemoryError, whose traceback holds the failed step's graph. The run is
+    over then: what is tried are whole steps, at a learning rate of 0.
+    """
+    gc.collect()
+    model.zero_gradients()
+    try:
+        buckets = _leave_processes(model)
+    except torch.OutOfMemoryError:
+        return None
+    if not _fits(model, batch, 2):  # the optimizer has its state from now on
+        return None
     whole = len(batch.label)
     grain = max(1, whole // 16)
     low, high = 0, whole // grain  # so many grains fit; so many do not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _fits(model, batch, middle * grain) else (low, middle)
-    if low:
-        return low * grain
-    return next((few for few in (grain // 2, grain // 4, 2) if few >= 2 and _fits(model, batch, few)), None)
+    largest = low * grain or next((few for few in (grain // 2, grain // 4) if few > 2 and _fits(model, batch, few)), 2)
+    del buckets  # held until here
+    return largest
+
+
+def _leave_processes(model: "BaseModel") -> list[Tensor]:
+    """Take the network out of its group, for the others are within a step; return as much memory as the group's buckets took."""
+    if not isinstance(model.runner, DistributedDataParallel):
+        return []
+    model.runner = None
+    gc.collect()  # DistributedDataParallel goes, and with it its hooks on the gradients
+    for module in model.net.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.eval()  # in training it asks the others for their batch
+    return [torch.empty_like(parameter) for parameter in model.net.parameters() if parameter.requires_grad]
 
 
 def _fits(model: "BaseModel", batch: Batch, count: int) -> bool:
+    """Whether a step over several batches of `count` images fits, with the optimizer's state and the averages."""
     part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
-    model.optimizer.zero_grad(set_to_none=True)
     torch.cuda.empty_cache()
+    fits = True
     try:
-        images, targets = model.prepare(part)
+        _try_step(model, part)
+    except torch.OutOfMemoryError:
+        fits = False
+    model.zero_gradients()  # here, where the handler has been left, and with it the graph
+    return fits
+
+
+def _try_step(model: "BaseModel", batch: Batch) -> None:
+    """Forward and backward, again with the gradients of the first in memory, as --accumulate does, and the optimizer's step."""
+
+    def gradients() -> None:
+        images, targets = model.prepare(batch)
         with model.autocast():
             loss = model.criterion(model.net(images), targets)
         loss.backward()
-    except torch.OutOfMemoryError:
-        return False
-    return True
+
+    gradients()
+    if model.sam is not None:
+        model.sam.climb()
+    gradients()
+    if model.sam is not None:
+        model.sam.back()
+    for group in model.optimizer.param_groups:
+        group["lr"] = 0.0
+    model.optimizer.step()
+    model.averages.after_step(model.net, model.step_count + 1)
 
 
 @contextlib.contextmanager

@@ -28,15 +28,15 @@ def get_mix(opt: argparse.Namespace, num_classes: int) -> Mix | None:
     return v2.RandomChoice(mixes)
 
 
-def blended(mix: Mix | None, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def blended(mix: Mix | None, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor], alone: bool) -> tuple[Tensor, Tensor]:
     """Normalised images (B, 3, S, S) and targets of uint8 images and labels int64 (B,), all on the device.
 
     A sample is blended with the one before it in the batch, which several processes make up together: so their number
-    changes nothing, where they draw alike.
+    changes nothing, where they draw alike. `alone`: the other processes are not asked.
     """
     if mix is None:
         return normalise(images), labels
-    if processes.world() == 1:
+    if alone or processes.world() == 1:
         return mix(normalise(images), labels)
     images, targets = mix(normalise(_after_neighbours(images)), _after_neighbours(labels))
     return images[1::2].contiguous(memory_format=torch.channels_last), targets[1::2]

@@ -660,7 +660,7 @@ def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tin
 
     monkeypatch.setattr(BaseModel, "normalise", normalise)
     result = script("eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2])
-    refused(result, "The card has no room (CUDA out of memory)", "smaller -b")
+    refused(result, "The GPU has no room (CUDA out of memory)", "smaller -b")
 
 
 @pytest.mark.parametrize(

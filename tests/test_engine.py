@@ -14,6 +14,8 @@ import subprocess
 import sys
 import termios
 import time
+import types
+import weakref
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ from utils import checkpoint
 from utils.batch import Batch
 from utils.saving import Saver, Spare, snapshot
 from utils.stopping import Signals, Stop
+from utils.watch import out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --num_classes 3"
@@ -562,10 +565,89 @@ def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
         return real(self, images)
 
     monkeypatch.setattr(BaseModel, "normalise", normalise)
-    result = script("train.py", *TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1, "-b", 12)
+    outputs, alive = [], []  # of the step that failed: its graph, which must be gone before a smaller step is tried
+    watched = torch.nn.Conv2d.forward
+
+    def forward(self, images):
+        out = watched(self, images)
+        if not alive:
+            outputs.append(weakref.ref(out))
+        return out
+
+    def criterion(logits, targets):
+        if len(logits) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
+    monkeypatch.setattr("network.base_model.get_loss", lambda *_: criterion)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(sum(one() is not None for one in outputs)))
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1]
+    result = script("train.py", *words, "-b", 5)
     assert result.code == 2
-    assert "no room for a batch of 12 at 32 px; the largest that fitted is 4" in result.err
-    assert "-b 4 --accumulate 3" in result.err
+    assert "no room for a batch of 5 at 32 px; the largest that fitted is 4" in result.err, result.err
+    assert "-b 3 --accumulate 2" in result.err
+    assert len(outputs) > 5 and not any(alive)
+
+
+@pytest.mark.parametrize(
+    ("world", "words", "advice"),
+    [
+        (1, [], "Give -b 4 --accumulate 3,"),
+        (2, ["--accumulate", "2"], "Give -b 8 --accumulate 6,"),  # 4 of the 12 that each process has
+        (1, ["--sam", "0.05"], "Give -b 4; --sam goes without --accumulate"),
+    ],
+)
+def test_out_of_memory_advises_flags_that_keep_the_images_of_a_step(monkeypatch, world, words, advice):
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    model = types.SimpleNamespace(largest_batch=lambda batch: 5)
+    error = out_of_memory(model, batch_of(12), parse_train(["-b", str(12 * world), *words]))
+    assert "largest that fitted is 5" in str(error) and advice in str(error)
+
+
+def held(model):
+    """Bytes of the gradients and of the optimizer's state."""
+    tensors = [parameter.grad for parameter in model.net.parameters() if parameter.grad is not None]
+    tensors += [value for state in model.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def test_out_of_memory_counts_gradients_and_the_optimizers_state(monkeypatch):
+    """In the first step neither is there; from the second on, and with --accumulate, both are."""
+    model = model_for("--optimizer", "adam", "--ema", "0.9")
+    weights = sum(parameter.nbytes for parameter in model.net.parameters())
+    real, averaged = BaseModel.normalise, []
+
+    def normalise(self, images):
+        if held(self) + len(images) * weights / 4 > 4.6 * weights:  # 1 of gradients, 2 of Adam's, 6 images
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, images)
+
+    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    monkeypatch.setattr(model.averages, "after_step", lambda *_: averaged.append(held(model)))
+    assert model.largest_batch(batch_of(12)) == 6
+    assert averaged and min(averaged) >= 3 * weights
+
+
+def test_out_of_memory_in_backward_of_several_processes_is_tried_alone(monkeypatch, tmp_path):
+    """DistributedDataParallel's hooks wait for the others, and count each gradient once a step."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        model = model_for()
+        model.runner = torch.nn.parallel.DistributedDataParallel(model.net)
+        parameter = list(model.net.parameters())[5]
+
+        def full(_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        hook = parameter.register_hook(full)
+        with pytest.raises(torch.OutOfMemoryError):
+            model.update(batch_of(12))
+        hook.remove()
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: pytest.fail("the others are asked"))
+        assert model.largest_batch(batch_of(12)) == 11  # all but the whole, which is known not to fit
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # ------------------------------------------------------------------------------------------------ precision

@@ -112,7 +112,7 @@ def _mendable(error: Exception, elsewhere: str) -> str | None:
         return f"{error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}."
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
         what = str(error).split(". ")[0]
-        return f"The card has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."
+        return f"The GPU has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."
     return None
 
 

@@ -127,7 +127,8 @@ class TrainingRun:
 
     def watch(self, epoch: int, model: Any) -> Watch:
         """A watch over one epoch's batches; use it in a `with`."""
-        return Watch(self, epoch, model)
+        self.watching = Watch(self, epoch, model)
+        return self.watching
 
     def seen(self, model: Any) -> Any:
         """What takes a validation's utils.metrics.Predictions, for the confusion matrix; None where nothing is written."""
@@ -191,6 +192,21 @@ class TrainingRun:
         content = {"model": model.name, "epoch": epoch, "opt": options, "data": self.data, "history": self.history}
         content |= {"within": within, "bad": self.bad.named, **model.state()}
         self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)
+
+    def recover(self, error: Exception, model: Any) -> None:
+        """Go back after a divergence; after running out of memory, look for the batch that fits, and raise.
+
+        Call it where the handler of `error` has been left, with `error` freed of its traceback: its frames hold the failed step's
+        graph, and so the very memory that a smaller batch would have.
+
+        Raises:
+            UserError: as `rewind`, or with the batch that fits.
+            torch.OutOfMemoryError: it was not in training.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            raise self.watching.out_of_memory(error) from None
+        assert isinstance(error, UserError)
+        self.rewind(error, model)
 
     def rewind(self, error: UserError, model: Any) -> None:
         """Go back to what was saved last, once: a fault of the machine may not come again.

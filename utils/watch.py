@@ -51,10 +51,14 @@ class Watch:
         self.bar.update(self.done)
         return self
 
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.bar.close()
-        if kind is not None and issubclass(kind, torch.OutOfMemoryError) and self.batch is not None:
-            raise _out_of_memory(self.model, self.batch, self.run.opt) from error
+
+    def out_of_memory(self, error: torch.OutOfMemoryError) -> Exception:
+        """Return the error that says which batch fits, where training ran out of memory; else `error`. Call it outside of its handler."""
+        if self.batch is None or self.ended:
+            return error
+        return out_of_memory(self.model, self.batch, self.run.opt)
 
     def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
@@ -155,22 +159,26 @@ def in_words(scores: dict[str, Any]) -> str:
 
 
 def _memory(device: torch.device) -> str:
-    """What the card holds at most, or this process, in GB."""
+    """What the GPU holds at most, or this process, in GB."""
     used = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return f"  {used / 1e9:.1f} GB"
 
 
-def _out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
-    """The error for a batch that the card has no room for, with the batch that it has."""
+def out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
+    """Return the error for a batch that the GPU has no room for, with the batch that fits, and the flags for it."""
     size = len(batch.label)
     fits = model.largest_batch(batch)
     if fits is None:
         return UserError(
-            "The card has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
+            "The GPU has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
         )
-    many = -(-opt.batch_size // fits)
-    fits = -(-opt.batch_size // many)
+    many = -(-size // fits)
+    batch_size = -(-size // many) * processes.world()  # -b is that of all processes together
     return UserError(
-        f"The card has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
-        f"Give -b {fits * processes.world()} --accumulate {many * opt.accumulate}, which takes steps over as many images."
+        f"The GPU has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
+        + (
+            f"Give -b {batch_size}; --sam goes without --accumulate, so the steps are over fewer images, and --lr may have to be lower."
+            if opt.sam
+            else f"Give -b {batch_size} --accumulate {many * opt.accumulate}, which takes steps over as many images."
+        )
     )
