@@ -7,7 +7,7 @@ from torch import Tensor
 
 from network.base_model import BaseModel
 from network.losses import Loss, Shape, softmax_loss
-from utils.errors import UserError
+from utils.errors import NotFinite, UserError
 
 
 class Teacher:
@@ -21,7 +21,7 @@ class Teacher:
             raise UserError(
                 f"--teacher {opt.teacher} knows {model.num_classes} classes, this run has {student.num_classes}; they must be the same."
             )
-        self.model, self.alpha, self.temperature = model.eval(), opt.distill_alpha, opt.distill_temp
+        self.path, self.model, self.alpha, self.temperature = opt.teacher, model.eval(), opt.distill_alpha, opt.distill_temp
         self.each = softmax_loss(Shape(temperature=opt.distill_temp))
         shape = (1, 3, 1, 1)
         mean, std = (torch.tensor(values, device=student.device).view(shape) for values in (student.mean, student.std))
@@ -34,6 +34,15 @@ class Teacher:
         own = images if bool((self.scale == 1).all() and (self.shift == 0).all()) else images * self.scale + self.shift
         with self.model.autocast():
             return (self.model.net(own).float() / self.temperature).softmax(dim=1)
+
+    def check(self, images: Tensor) -> None:
+        """Raise NotFinite where the teacher's answers for `images`, normalised for the student, are no numbers."""
+        broken = int((~self.targets(images).isfinite().all(dim=1)).sum())
+        if broken:
+            raise NotFinite(
+                f"--teacher {self.path} gives NaN or infinite logits for {broken} of {len(images)} images.\n"
+                "Its weights are broken, or half precision overflows: give another checkpoint, or add --precision fp32."
+            )
 
     def loss(self, plain: Loss) -> "DistilledLoss":
         """`plain` and the teacher's, mixed."""

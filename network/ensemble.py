@@ -18,7 +18,7 @@ from options.plain_yaml import YamlError, read_yaml
 from utils import blend, saved_probs
 from utils.errors import UserError, near
 from utils.files import atomic_write
-from utils.logger import log, progress
+from utils.logger import log
 
 FIT = "python eval.py --load A B --blend greedy"
 KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
@@ -33,7 +33,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
         And what was measured, for `write_ensemble`.
 
     Raises:
-        UserError: too few labelled images.
+        UserError: too few labelled images, or a member whose answers are no numbers.
     """
     predictor, files = loaded.predictor, loader.dataset.files
     members, count = len(predictor.weights), len(files)
@@ -44,8 +44,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
             f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the likeliest classes, then the networks run again."
         )
     rows, rights, readables, done = [], [], [], 0
-    for batch in progress(loader, f"members for --blend {opt.blend}", len(loader)):
-        each = predictor.each(batch.images, batch.index)
+    for batch, each in predictor.over(loader, f"members for --blend {opt.blend}"):
         readable = predictor.readable(batch)
         use = readable & (batch.label >= 0)
         label = batch.label.to(each.device)

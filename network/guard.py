@@ -71,7 +71,11 @@ class Guard:
 
 
 def explain(model: "BaseModel", batch: Batch) -> str:
-    """Where numbers stop being finite: the first weight, layer output, or else gradient; in words."""
+    """Where numbers stop being finite: the first weight, layer output, or else gradient; in words.
+
+    Raises:
+        NotFinite: it was the teacher of --teacher.
+    """
     for name, parameter in model.net.named_parameters():
         if not bool(parameter.isfinite().all()):
             return f"the weight {name} holds {_kind(parameter)}"
@@ -88,7 +92,11 @@ def explain(model: "BaseModel", batch: Batch) -> str:
         hooks = [look(name, module) for name, module in model.net.named_modules() if not list(module.children())]
         try:
             with torch.no_grad(), model.autocast():
-                model.net(model.prepare(batch)[0])
+                images = model.prepare(batch)[0]
+                teacher = getattr(model.criterion, "teacher", None)
+                if teacher is not None:
+                    teacher.check(images)
+                model.net(images)
         finally:
             for hook in hooks:
                 hook.remove()

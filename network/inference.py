@@ -1,6 +1,6 @@
 """From images to probabilities: one network or several, one view or many."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from network.base_model import BaseModel
 from network.tta import get_views, pool
 from utils import processes
 from utils.blend import combine
+from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from utils.preprocess import Preprocess
@@ -29,6 +30,7 @@ class SavedMember:
     values: NDArray[Any]
     weight: float = 1.0
     logs: bool = False
+    path: str = "the saved probabilities"
 
     def rows(self, index: Tensor) -> Tensor:
         """Probabilities of the images at `index` (B,): float32 (B, C)."""
@@ -43,6 +45,7 @@ class Member:
     model: BaseModel
     way: Preprocess
     weight: float = 1.0
+    path: str = ""  # its checkpoint; "": it is being trained
 
 
 class Predictor:
@@ -66,16 +69,21 @@ class Predictor:
 
     @torch.inference_mode()
     def each(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
-        """uint8 (B, 3, S, S) for each of `ways`, and places in the list (B,) for `saved` -> float32 (M, B, C), networks first."""
+        """uint8 (B, 3, S, S) for each of `ways`, and places in the list (B,) for `saved` -> float32 (M, B, C), networks first.
+
+        Where a network's logits for an image are not all finite, its row is NaN.
+        """
         device = self.members[0].model.device if self.members else torch.device("cpu")
         moved = {way: image.to(device, non_blocking=True) for way, image in zip(self.ways, images, strict=True)}
         found = []
         for member, views in zip(self.members, self.views, strict=True):
             logits = _logits(member.model, [view.change(moved[view.way]) for view in views])
             if self.blend == "logits":  # the views too
-                found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
+                blended = torch.stack(logits).mean(dim=0).softmax(dim=1)
             else:
-                found.append(pool([one.softmax(dim=1) for one in logits]))
+                blended = pool([one.softmax(dim=1) for one in logits])
+            finite = torch.stack([one.isfinite().all(dim=1) for one in logits]).all(dim=0)
+            found.append(blended.masked_fill(~finite[:, None], torch.nan))
         for one in self.saved:
             assert index is not None, "saved probabilities are found by an image's place"
             found.append(one.rows(index).to(device))
@@ -83,10 +91,47 @@ class Predictor:
 
     def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
         """As `each`, blended: float32 (B, C) on the device, rows summing to 1."""
-        each = self.each(images, index)
+        return self.blended(self.each(images, index))
+
+    @torch.inference_mode()
+    def blended(self, each: Tensor) -> Tensor:
+        """float32 (M, B, C) of `each` -> float32 (B, C)."""
         weights = torch.tensor(self.weights, device=each.device)
         blend = combine(each, weights / weights.sum(), self.blend)
         return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
+
+    def over(self, loader: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
+        """Pass on each batch of `loader` (EvalBatch) with what `each` gives for it; `what` names the progress bar.
+
+        All that uses a predictor's answers takes them from here, since an answer that is no number must not become a score.
+
+        Raises:
+            NotFinite: a member gave NaN or infinite logits; raised after the first batch, or else at the end, when all are counted.
+        """
+        broken = torch.zeros(len(self.weights), dtype=torch.long)
+        seen = 0
+        for batch in progress(loader, what, len(loader)):
+            each = self.each(batch.images, batch.index)
+            broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
+            first, seen = seen == 0, seen + each.shape[1]
+            if first and processes.world() == 1:  # what is broken throughout is not run for hours
+                self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
+            yield batch, each
+        counts = processes.gather((broken.tolist(), seen))
+        total = sum(part for _, part in counts)
+        self._refuse_broken([sum(one) for one in zip(*(part for part, _ in counts), strict=True)], str(total))
+
+    def _refuse_broken(self, broken: list[int], seen: str) -> None:
+        """Raise NotFinite for the first member with answers that are no numbers."""
+        who: list[tuple[str, BaseModel | None]] = [(member.path, member.model) for member in self.members]
+        for (path, model), count in zip(who + [(one.path, None) for one in self.saved], broken, strict=True):
+            if count and not path:
+                which = "" if model is None or model.showing == "raw" else f" (its {model.showing} average)"
+                raise NotFinite(f"The network{which} gives NaN or infinite logits for {count} of {seen} validation images")
+            if count:
+                half = model is not None and model.dtype is not None
+                hint = "Half precision may overflow: add --precision fp32." if half else "Its weights are broken: give another checkpoint."
+                raise NotFinite(f"{path} gives NaN or infinite logits for {count} of {seen} images. Nothing was written.\n{hint}")
 
 
 def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
@@ -119,15 +164,16 @@ def predict(
 
     Raises:
         UserError: no image can be read.
+        NotFinite: a member gave NaN or infinite logits.
     """
     columns: list[tuple[torch.Tensor, ...]] = []
     kept: NDArray[np.float16] | None = None
     done = 0
     whole = _Whole(rows)
-    for batch in progress(loader, "evaluating", len(loader)):
+    for batch, each in predictor.over(loader, "evaluating"):
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
-        probability = predictor(batch.images, batch.index)
+        probability = predictor.blended(each)
         top = probability.topk(min(5, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]

@@ -61,7 +61,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
         way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
         way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
         chosen = quicken(model, way, opt, _usable(precision, device), device)
-        members.append(Member(model, way, weight))
+        members.append(Member(model, way, weight, path))
         datas.append(data)
         epochs.append(str(content.get("epoch", "weights")))
         log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
@@ -71,7 +71,10 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
     saved = _read_saved(pairs[len(members) :], files)
     datas += [one.data for one in saved]
     _check_agree(datas, list(paths))
-    rows = [SavedMember(one.log_probability, weight, logs=True) for one, (_, weight) in zip(saved, pairs[len(members) :], strict=True)]
+    rows = [
+        SavedMember(one.log_probability, weight, logs=True, path=path)
+        for one, (path, weight) in zip(saved, pairs[len(members) :], strict=True)
+    ]
     predictor = Predictor(members, opt.tta, opt.blend, rows)
     predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
     if saved:
@@ -126,13 +129,16 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
 
 
 def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
-    """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit."""
+    """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit, or is broken."""
     model, data = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
     model.place(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
     same_names(data["class_names"], class_names, opt.teacher)
-    return Teacher(model, opt, student)
+    teacher = Teacher(model, opt, student)
+    noise = torch.randint(0, 256, (2, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    teacher.check(student.normalise(noise))
+    return teacher
 
 
 def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:

@@ -25,7 +25,7 @@ from options.parser import ToolParser, expanded
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.logger import log, progress
+from utils.logger import log
 from utils.run import run_tool
 
 HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 3.4
@@ -108,8 +108,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     readable = []
     loader = eval_loader(settings, files, loaded.predictor.ways)
     with features:
-        for batch in progress(loader, f"features of {files.source.name}", len(loader)):
-            loaded.predictor(batch.images)
+        for batch, _ in loaded.predictor.over(loader, f"features of {files.source.name}"):
             features.take(len(batch.label))
             readable.append(batch.readable)
             for _, reason in batch.bad:

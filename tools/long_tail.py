@@ -160,14 +160,13 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     logits, labels, readable = [], [], []
     hook = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.float().cpu()))
     loader = eval_loader(settings, files, predictor.ways)
-    for batch in progress(loader, "logits", len(loader)):
-        seen.clear()
-        predictor(batch.images)
+    for batch, _ in predictor.over(loader, "logits"):
         logits.append(torch.cat(seen)[batch.readable])
         labels.append(batch.label[batch.readable])
         readable.append(batch.readable)
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
+        seen.clear()
     hook.remove()
     files.check_readable(np.arange(len(files)), torch.cat(readable).numpy())
     return torch.cat(logits).numpy(), torch.cat(labels).numpy(), (f"{name}.weight", f"{name}.bias")

@@ -23,6 +23,10 @@ class MachineFault(UserError):  # noqa: N818
     """
 
 
+class NotFinite(UserError):  # noqa: N818  # what happened, not a kind of mistake
+    """A network's answers are no numbers: NaN or infinite logits."""
+
+
 class ImageError(Exception):
     """An image that cannot be read; the message holds its path and the reason."""
 

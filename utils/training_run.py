@@ -13,7 +13,7 @@ import torch
 
 from utils import checkpoint, processes, resuming
 from utils.bad_images import BadImages
-from utils.errors import UserError
+from utils.errors import NotFinite, UserError
 from utils.files import link_over
 from utils.holding import hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
@@ -170,16 +170,18 @@ class TrainingRun:
         """Around a validation, in which a signal ends the run at once: it is done anew when the run goes on.
 
         Of several processes each would leave at another place: they validate to the end.
+
+        Raises:
+            UserError: the network's answers are no numbers.
         """
-        if processes.world() > 1:
-            yield
-            return
         try:
-            with self.signals.at_once():
+            with self.signals.at_once() if processes.world() == 1 else contextlib.nullcontext():
                 yield
         except Stop:
             self.save(watch.model, watch)
             raise
+        except NotFinite as error:
+            raise self.diverged(f"{error} after epoch {watch.epoch}", watch.lr) from error
 
     def save(self, model: Any, watch: Watch | None = None, names: Iterable[str] = (), spare: Spare | None = None) -> None:
         """Write last.pt, under `names` too, while training goes on; with `watch`, from within its epoch."""

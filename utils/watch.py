@@ -112,10 +112,27 @@ class Watch:
         self.total[place + 1] += fine
 
     def close(self) -> dict[str, Any]:
-        """End the epoch's training; returns its scores, the same in every process."""
+        """End the epoch's training; returns its scores, the same in every process.
+
+        Raises:
+            UserError: the loss is no longer a number, or no step of the epoch was taken.
+        """
         self.ended = True
         self.total = processes.mean(self.total)
-        return self.scores()
+        scores = self.scores()
+        if self.model.guard.on and self.model.grad_norm is not None and not self.total[3]:
+            self._none_taken()
+        return scores
+
+    def _none_taken(self) -> None:
+        """Warn where fp16 needed the whole epoch to find its scale; else raise UserError."""
+        what = f"No step of epoch {self.epoch} was taken: no gradient of its {self.done} batches was finite"
+        if self.model.scaler.is_enabled() and self.model.scaler.get_scale() > 1:
+            log.warning(
+                f"{what}. fp16 is still finding its scale, now {self.model.scaler.get_scale():g}; short epochs need several for it."
+            )
+            return
+        raise self.run.diverged(what, self.lr)
 
     def scores(self) -> dict[str, Any]:
         """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
@@ -127,11 +144,11 @@ class Watch:
             UserError: the loss is no longer a number.
         """
         losses, counted, norms, steps, right, compared = self.total.tolist()
-        loss, norm = losses / max(1, counted), norms / max(1, steps)
+        loss, norm = losses / counted if counted else math.nan, norms / max(1, steps)  # NaN: all steps so far were skipped
         spent = max(1e-9, self.spent + time.monotonic() - self.began)
         scores = {"train_loss": loss} | ({"train_top1": right / compared} if compared else {})
         scores |= {"lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
-        if not math.isfinite(loss):
+        if counted and not math.isfinite(loss):
             raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
         skipped = {"skipped_steps": self.model.guard.skipped} if self.model.guard.skipped else {}
         return scores | {"grad_norm": norm} | skipped
