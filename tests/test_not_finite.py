@@ -18,17 +18,18 @@ def place(tmp_path, monkeypatch):
     good = checkpoint.load(tiny.unpack("sgd", tmp_path))
     checkpoint.save(tmp_path / "good.pt", good)
     changed(good, tmp_path / "nan.pt", lambda weights: weights["fc.bias"].__setitem__(0, torch.nan))
-    lowest = torch.finfo(torch.float32).max
+    largest = torch.finfo(torch.float32).max
 
     def some(weights):
-        """Make the logit of class 0 as large as half of the images bear."""
+        """Let the logit of class 0 overflow for the images whose features add up to more than the median."""
         model = network.get_model("Tiny")(network.loading.rebuild_options(good, 3, "Tiny"))
         model.net.load_state_dict(weights)
         features = []
         model.net.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
         model.eval()(picture_batch(tmp_path))
-        value = features[0].double().sum(dim=1)
-        weights["fc.weight"][0] = (lowest / value.median()).float()
+        value = features[0].sum(dim=1)
+        weights["fc.weight"][0] = 0.2 * largest
+        weights["fc.bias"][0] = largest * (1 - 0.2 * float(value.median()))
 
     changed(good, tmp_path / "some.pt", some)
     return tmp_path
