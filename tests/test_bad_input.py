@@ -142,7 +142,7 @@ def test_lists_of_windows_with_spaces_and_chinese_names(script, tiny, lines, tmp
 
 
 def test_missing_image_stops_before_the_start_or_is_left_out(script, tiny, lines, listed):
-    folder = listed(train=[*lines["train"], "/no/such.jpg 1", "/no/other.jpg 1"])
+    folder = listed(train=[*lines["train"], "/no/such.jpg 1", "/no/other.jpg 1"], val=[*lines["val"], lines["train"][5]])
     flags = [*tiny, "--data_root", folder]
     result = script("train.py", *flags)
     refused(result, "2 of 38 images", "/no/such.jpg", f"{folder}/train.txt, line 37", "/no/other.jpg", "--on_bad_image skip")
@@ -150,7 +150,8 @@ def test_missing_image_stops_before_the_start_or_is_left_out(script, tiny, lines
     assert result.code == 0, result.err
     assert "2 of 38 images" in result.out
     assert "/no/such.jpg" in result.out
-    assert "36 training and 12 validation images" in result.out
+    assert "36 training and 13 validation images" in result.out
+    assert f"1 of 13 images of {folder}/val.txt are in {folder}/train.txt too" in result.out
 
 
 def test_unreadable_image_in_training_is_skipped_counted_and_named(script, tiny, lines, listed, tmp_path):
@@ -203,6 +204,15 @@ def test_unreadable_image_counts_in_no_score_and_gets_its_row_in_a_submission(sc
     assert "2 of 4 images could not be read" in result.out
     names = [line.split(",")[0] for line in Path("results/cache/submission.csv").read_text().splitlines()[1:]]
     assert names == [Path(lines["test"][0]).name, "bad.jpg", Path(lines["test"][1]).name, "such.jpg"]
+    before = sorted(Path("results").rglob("*"))
+    folder = listed(test=[str(bad)])
+    common = ["--load", trained, "--data_root", folder, "--gpu", -1, "-w", 0, "--no-check_files", "--tag", "other"]
+    refused(script("submit.py", *common), "None of the 1 images", f"{folder}/test.txt")
+    result = script("eval.py", *common, "--val_list", listed(val=[f"{bad} 1"]) / "val.txt")
+    refused(result, "None of the 1 images")
+    assert sorted(Path("results").rglob("*")) == before
+    result = script("eval.py", *common, "--val_list", listed(val=[f"{bad} 1", f"{bad} 2", lines["val"][0]]) / "val.txt")
+    assert result.code == 0 and "2 of 3 images" in result.out and "over half" in result.out
 
 
 # ------------------------------------------------------------------------------------------------ sizes

@@ -68,7 +68,7 @@ def test_forms(scored, tmp_path):
         ["one", 'big "dog"|old, fox'],
     ]
     submission.write(tmp_path / "s.txt", scored, flags("--no-header", "--separator", " ", "--id", "path"))
-    assert len((tmp_path / "s.txt").read_text().splitlines()) == 4
+    assert (tmp_path / "s.txt").read_text().splitlines() == ["a/one.jpg 2", '"a/two words.jpg" 0', "a/three,x.jpg 1", "b/one.jpg 1"]
     submission.write(tmp_path / "s.json", scored, flags("--format", "json"))
     assert json.loads((tmp_path / "s.json").read_text())[2] == {"id": "three,x.jpg", "predicted": 1}
     submission.write(tmp_path / "s.json", scored, flags("--format", "json", "--top_k", "3"))

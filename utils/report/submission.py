@@ -58,7 +58,7 @@ def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]
     for row, index in enumerate(predictions.index.tolist()):
         named = predictions.top[row, : opt.top_k] if predictions.readable[row] else common
         labels = named.tolist()
-        rows.append((_id(files.path(index), opt.id), [classes.name(label) for label in labels] if opt.labels == "name" else labels))
+        rows.append((_id(files.as_written(index), opt.id), [classes.name(label) for label in labels] if opt.labels == "name" else labels))
     return rows
 
 
