@@ -52,7 +52,7 @@ def main(opt: argparse.Namespace) -> None:
     with features if opt.report else contextlib.nullcontext():  # the report alone shows neighbours
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
     scored = results.Scored(predictions, files, classes)
-    fitted = calibrate(opt, predictions) if opt.calibrate else None
+    fitted = calibrate(opt, loaded, predictions) if opt.calibrate else None
     with results.place(folder, opt) as new:
         found = results.write(new, scored, opt, fitted, earlier=folder)
         if opt.blend in blend.FITTED:
@@ -65,7 +65,7 @@ def main(opt: argparse.Namespace) -> None:
     log.info(f"Results: {folder}/")
 
 
-def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
+def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
     """Fit a temperature (utils.calibration.Fitted), say it, and store it in the checkpoint where there is one."""
     from utils import checkpoint
     from utils.calibration import fit_temperature
@@ -77,7 +77,7 @@ def calibrate(opt: argparse.Namespace, predictions: Any) -> Any:
         f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
     if len(opt.load) == 1 and not opt.load[0].endswith(".npz"):
-        others = checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta})
+        others = checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta}, loaded.identities[0])
         without = f" ({', '.join(other.name for other in others)}, the same until now, stay without it)" if others else ""
         log.info(f"Stored in {opt.load[0]}{without}; use it with --temperature ckpt")
     else:

@@ -20,14 +20,20 @@ def main(opt: argparse.Namespace) -> None:
     import dataloader
     from network import load_predictor, predict, with_ensemble
     from utils import saved_probs
+    from utils.holding import hold
     from utils.logger import log, start_logging
+    from utils.outputs import check, inputs
     from utils.report import results, submission
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     opt = with_ensemble(opt)
+    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
+    hold(Path(opt.result_dir) / opt.tag, shared=True)
     files = dataloader.open_list(opt, "test")
+    check(submission.planned(out, opt), inputs(opt, files), [files], opt.force)
+    hold(out)
     loaded = load_predictor(opt, get_device(opt.gpu), files)
     classes = dataloader.Classes.from_dict(loaded.data)
     if opt.save_probs:
@@ -35,12 +41,11 @@ def main(opt: argparse.Namespace) -> None:
 
     loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
     predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
-    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
     scored = results.Scored(predictions, files, classes)
     submission.write(out, scored, opt)
     submission.write_provenance(out, scored, opt, loaded)
     if opt.pseudo_label is not None:
-        submission.write_pseudo_labels(out.with_name(f"{out.stem}.pseudo.txt"), scored, opt.pseudo_label)
+        submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
         results.write_probabilities(out.with_name("probs.npz"), probabilities, scored)
     guessed = int((~predictions.readable).sum())

@@ -23,6 +23,7 @@ from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
+from utils.outputs import Output, check, is_list
 from utils.run import run_tool
 from utils.text import exact, visible
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; returns the exit code: 0 done, 2 a user's mistake."""
 
     def act(opt: argparse.Namespace) -> None:
-        clean(Path(opt.list), Path(opt.decisions), Path(opt.out))
+        clean(Path(opt.list), Path(opt.decisions), Path(opt.out), opt.force)
 
     return run_tool(lambda: option_parser().parse_args(argv), act)
 
@@ -55,19 +56,20 @@ def option_parser() -> argparse.ArgumentParser:
         "--decisions", type=expanded, required=True, metavar="CSV", help="columns path, label, action (keep, drop, relabel), new_label"
     )
     parser.add_argument("--out", type=expanded, required=True, metavar="FILE", help="the new list; the old one stays as it is")
+    parser.add_argument("--force", action="store_true", help="let --out replace a file of another kind")
     return parser
 
 
-def clean(source: Path, decisions: Path, out: Path) -> dict[str, int]:
+def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict[str, int]:
     """Write the new list; returns how many images were kept by decision, dropped, relabelled.
 
     Raises:
         UserError: the CSV is not one, an action or a label is unknown, an image is not in the list, its label there is
-            another, two decisions about it differ, or `out` is the list itself. Nothing was written then.
+            another, two decisions about it differ, or `out` is a file that is read, or (without `force`) of another kind.
+            Nothing was written then.
     """
-    if out.resolve() == source.resolve():
-        raise UserError(f"--out is the list itself, {source}. Give another name; the old list is what you would compare with.")
     files = read_list(source)
+    check([Output(out, "a list", is_list)], {str(source): "the list itself", str(decisions): "--decisions"}, [files], force)
     decided = read_decisions(decisions)
     paths = [os.path.abspath(files.path(index)) for index in range(len(files))]
     known = {visible(path): index for index, path in enumerate(paths)}  # as report.html shows and exports a path

@@ -92,6 +92,7 @@ def _submit() -> Parser:
     shared_flags.inference(parser)
     group = parser.group("submission")
     group("--out", type=expanded, metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)")
+    shared_flags.force(group, "--out")
     group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
     group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="the header of the CSV")
     group("--header", action=shared_flags.SWITCH, default=True, help="write the header")

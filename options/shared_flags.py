@@ -25,6 +25,11 @@ def add_folders(group: Callable[..., None], *names: str) -> None:
         group(f"--{name}_dir", type=expanded, default=default, metavar="DIR", help=what)
 
 
+def force(group: Callable[..., None], flag: str) -> None:
+    """--force, for what `flag` names."""
+    group("--force", action="store_true", help=f"let {flag} replace a file of another kind; what the command reads is never replaced")
+
+
 def run(parser: Parser, *folders: str) -> None:
     """The tag, the device, the workers."""
     group = parser.group("run")

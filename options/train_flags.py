@@ -16,6 +16,7 @@ def model(parser: Parser) -> None:
     group("--weights_dir", type=expanded, default="pretrained", metavar="DIR", help="where ImageNet weight files are looked for first")
     group("--load", type=expanded, metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
     group("--resume", action="store_true", help="go on: optimizer and epoch too; from last.pt of the tag where --load is not given")
+    group("--overwrite", action="store_true", help="delete the checkpoints and tables of an earlier run of this tag; else it is kept")
     group(
         "--head",
         choices=choices.HEADS,

@@ -336,4 +336,4 @@ def test_parts_of_your_own(copy, photo_set):
     (command,) = commands(blocks(text, "bash")[0])
     run_small(command, copy, photo_set, "--model", "ResNet18", "--no-pretrained")
     assert (copy / "checkpoints/mine/3_ResNet18.pt").is_file()
-    run_small(command, copy, photo_set, "--model", "ResNet18", "--no-pretrained", "--scheduler", "sqrt", "--epochs", "1")
+    run_small(command, copy, photo_set, "--model", "ResNet18", "--no-pretrained", "--scheduler", "sqrt", "--epochs", "1", "--overwrite")

@@ -254,7 +254,15 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     before = checkpoint.load(path)
     (tmp_path / "best.pt").hardlink_to(path)
     (tmp_path / "another.pt").write_bytes(path.read_bytes())  # equal, but no link
-    assert checkpoint.amend(path, "calibration", {"temperature": 1.5}) == [tmp_path / "best.pt"]
+    path.chmod(0o640)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    known = checkpoint.identity(before)
+    with pytest.raises(UserError, match="not the checkpoint any more that was loaded"):
+        checkpoint.amend(link, "calibration", {}, checkpoint.identity({**before, "epoch": 4, "model": "y"}))
+    assert checkpoint.amend(link, "calibration", {"temperature": 1.5}, known) == [tmp_path / "best.pt"]
+    assert link.is_symlink() and link.samefile(path) and path.stat().st_mode & 0o777 == 0o640
+    link.unlink()
     assert "calibration" not in checkpoint.load(tmp_path / "best.pt")
     for name in ("best.pt", "another.pt"):
         (tmp_path / name).unlink()
@@ -267,7 +275,7 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     assert {**after, "weights": 0, "training": 0} == {**before, "weights": 0, "training": 0}
     torch.save(weights, path)
     with pytest.raises(UserError, match="plain state dict"):
-        checkpoint.amend(path, "calibration", {})
+        checkpoint.amend(path, "calibration", {}, known)
     assert list(tmp_path.iterdir()) == [path]
 
 

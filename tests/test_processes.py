@@ -183,7 +183,7 @@ def as_undisturbed(undisturbed, folder):
 def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path):
     (tmp_path / "checkpoints/cut").mkdir(parents=True)
     shutil.copy(undisturbed / "checkpoints/whole/last.pt", tmp_path / "checkpoints/cut")  # of an earlier run
-    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
+    words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut", "--overwrite"]
     agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words)
     for kill in range(2):
         wait_for(lambda kill=kill: reached(tmp_path, 4 + 8 * kill), 120)

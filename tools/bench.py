@@ -21,6 +21,7 @@ from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
+from utils.outputs import check_folder
 from utils.run import run_tool, share_cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +66,8 @@ def run(parse: Callable[[], argparse.Namespace], measure: Callable[[Any], Any], 
 def photographs(opt: argparse.Namespace) -> Path:
     """--list, or a list of `opt.count` photographs, cut where they are not there from an earlier run."""
     if opt.list:
+        names = [f"bench_{what}.{kind}" for what in ("eval", "input", "train") for kind in ("json", "png")]
+        check_folder(Path(opt.out), names, opt, read_list(opt.list))
         return Path(opt.list).resolve()
     from tools.photos import FOLDERS, make_photos
 

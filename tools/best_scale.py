@@ -21,6 +21,7 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
+from utils.outputs import check_folder
 from utils.run import run_tool
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
@@ -52,7 +53,8 @@ def run(opt: argparse.Namespace) -> None:
     from dataloader.file_list import read_list
     from utils import checkpoint
 
-    files = read_list(opt.list)
+    files, out = read_list(opt.list), Path(opt.out)
+    check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
     way = checkpoint.load(opt.load).get("data", {}).get("preprocess")
     if way is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
@@ -71,7 +73,6 @@ def run(opt: argparse.Namespace) -> None:
         log.info(
             f"{scale:6d} {score['top1']:9.6f} {score['loss']:9.6f} {gained:7d} {lost:6d} {p:8.4f}" + ("  trained" if scale == own else "")
         )
-    out = Path(opt.out)
     with atomic_write(out / "best_scale.csv", "w") as file:
         writer = tables.dict_writer(file, list(rows[0]))
         writer.writeheader()

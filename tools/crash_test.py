@@ -75,7 +75,7 @@ def compare_runs(opt: argparse.Namespace) -> int:
     flags = [*opt.train.split(), "--data_root", str(Path(opt.data_root).resolve()), "--save_minutes", "0"]
     rng = np.random.default_rng(opt.seed)
     began = time.monotonic()
-    assert train(out, "whole", [*flags, "-w", "0"]).wait() == 0, (out / "whole.log").read_text()[-2000:]
+    assert train(out, "whole", [*flags, "-w", "0", "--overwrite"]).wait() == 0, (out / "whole.log").read_text()[-2000:]
     length = time.monotonic() - began
     results = []
     for number in progress(range(opt.runs), "killing"):
@@ -125,7 +125,7 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
     """
     kills: list[str] = []
     for start in range(MOST_STARTS):
-        resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else []
+        resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else ["--overwrite"]
         process = train(out, tag, flags + resume)
         try:
             code = process.wait(rng.uniform(0.3, 1.0) * length if start < MOST_STARTS - 1 else None)

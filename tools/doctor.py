@@ -27,6 +27,7 @@ from tools.doctor_problems import MASKS, Findings
 from tools.doctor_report import Report
 from tools.doctor_scan import Scan, Store, default_workers, scan
 from utils.errors import UserError
+from utils.outputs import check_folder
 from utils.run import run_tool
 
 MOST_BITS = 8
@@ -58,6 +59,7 @@ def check(opt: argparse.Namespace) -> int:
     lists = open_lists(opt.lists, opt.unlabelled)
     names_file, names = read_names(lists)
     folder = Path(opt.out)
+    check_folder(folder, ("doctor.sqlite", "doctor.csv", "doctor.html", "doctor.json"), opt, *lists)
     store = Store(folder / "doctor.sqlite")
     try:
         seen = scan(lists, store, opt.workers, opt.max_pixels)

@@ -26,9 +26,11 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
+from utils.outputs import check_folder
 from utils.run import run_tool
 
 HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 3.4
+WRITES = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
 SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
 
 
@@ -61,8 +63,9 @@ def run(opt: argparse.Namespace) -> None:
     if opt.neighbours:
         _faiss()  # better missed now than after the features
     files = read_list(opt.list, labelled=not opt.unlabelled)
-    features, readable, data = embed(opt, files)
     out = Path(opt.out)
+    check_folder(out, WRITES, opt, files)
+    features, readable, data = embed(opt, files)
     write_features(out, features, files)
     if not opt.neighbours:
         return

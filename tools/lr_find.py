@@ -19,10 +19,12 @@ import numpy as np
 
 from options import build_parser
 from options.parser import Parser, expanded
+from options.shared_flags import force
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
+from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
 
 SMOOTHING = 0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
@@ -53,6 +55,7 @@ def option_parser() -> Parser:
     group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
     group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
     group("--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before")
+    force(group, "--out")
     group("--out", type=expanded, metavar="FILE", help="where the PNG goes, and the CSV beside it; by default logs/<tag>/lr_find.png")
     return parser
 
@@ -94,6 +97,11 @@ def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     return np.array(rates[: len(losses)]), np.array(losses)
 
 
+def place(opt: argparse.Namespace) -> Path:
+    """Return where the PNG goes."""
+    return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
+
+
 def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     """The model, ready to train, and its loader, as train.py builds them; but no run is begun.
 
@@ -109,6 +117,12 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
         raise UserError("--resume goes on with a run's own rate; leave it out, or start from its weights with --load CHECKPOINT.")
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)
+    out = place(opt)
+    planned = [
+        Output(out, "a drawn picture", is_plot),
+        Output(out.with_suffix(".csv"), "a table of rates", begins_with("lr", "loss")),
+    ]
+    check(planned, inputs(opt, files), [files], opt.force)
     opt.num_classes = dataloader.find_classes(files, opt.num_classes).count
     content = checkpoint.load(Path(opt.load)) if opt.load else None
     opt.lr = opt.lr or 1.0
@@ -156,7 +170,7 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words
     """
     from utils.report.plots import range_test as draw
 
-    best, out = suggest(rates, losses), Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
+    best, out = suggest(rates, losses), place(opt)
     title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (f" × {opt.accumulate}" if opt.accumulate > 1 else "")
     out.parent.mkdir(parents=True, exist_ok=True)
     fine = np.isfinite(losses)
@@ -179,7 +193,7 @@ def command(words: list[str], lr: float) -> str:
 
     own, kept, skip = {"--low", "--high", "--steps", "--out", "--lr"}, [], False
     for word in words:
-        if not skip and word.split("=")[0] not in own:
+        if not skip and word.split("=")[0] not in {*own, "--force"}:
             kept.append(word)
         skip = not skip and word in own
     return shlex.join(["python", "train.py", *kept, "--lr", f"{lr:.2g}"])

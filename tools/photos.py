@@ -21,6 +21,7 @@ from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
+from utils.outputs import Output, check
 from utils.run import run_tool
 
 FOLDERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/tuxpaint/stamps")
@@ -55,6 +56,7 @@ def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Pa
             "Install some (Debian: apt-get install plasma-workspace-wallpapers), or name a folder: --source DIR."
         )
     out = out.resolve()
+    check([Output(out / "train.txt", "a list of these photographs", _is_ours)], {})
     out.mkdir(parents=True, exist_ok=True)
     chosen = np.random.default_rng(seed).integers(len(sources), size=count)
     lines: list[str] = [""] * count
@@ -73,6 +75,10 @@ def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Pa
     size = sum(path.stat().st_size for path in out.glob("photo_*.jpg")) / count / 1000
     log.info(f"{out}/train.txt: {count} JPEGs of 500 to 1200 px, {size:.0f} kB on average, from {len(sources)} pictures")
     return out / "train.txt"
+
+
+def _is_ours(path: Path) -> bool:
+    return b"/photo_00000.jpg " in path.read_bytes()[:5000].split(b"\n")[0]
 
 
 def find_pictures(folders: list[str]) -> list[Path]:

@@ -21,7 +21,9 @@ from dataloader.sampler import BatchKey
 from dataloader.transforms import get_transform
 from options import build_parser
 from options.parser import expanded
+from options.shared_flags import force
 from utils.logger import log, progress
+from utils.outputs import Output, check, inputs, is_plot
 from utils.preprocess import Preprocess
 from utils.report.plots import gallery
 from utils.run import run_tool
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group = parser.group("preview")
     group("--samples", type=int, default=6, low=1, high=64, help="images, a row each")
     group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
+    force(group, "--out")
     group("--out", type=expanded, metavar="FILE", help="where the PNG goes; by default logs/<tag>/preview.png")
     return run_tool(lambda: parser.parse(argv), draw)
 
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def draw(opt) -> None:
     """Draw the sheet of `opt` and write it."""
     files = dataloader.open_list(opt, "train", drop_missing=True)
+    out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
+    check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes)
     preprocess = Preprocess(opt.scale, opt.fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[: opt.samples]
@@ -52,7 +57,6 @@ def draw(opt) -> None:
     for row, index in enumerate(chosen.tolist()):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
         captions += [classes.name(int(files.label[index])), *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
-    out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
     sheet = np.concatenate([np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1)
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:

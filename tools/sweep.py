@@ -19,6 +19,7 @@ import contextlib
 import csv
 import ctypes
 import itertools
+import re
 import shlex
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
+from utils.outputs import check_folder
 from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     space = read_space(Path(opt.space), build_parser("train"), OURS)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
+    check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     folder.mkdir(parents=True, exist_ok=True)
     table = grid(space)
     combinations = [dict(zip(table, values, strict=True)) for values in itertools.islice(itertools.product(*table.values()), opt.trials)]
@@ -81,6 +84,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         load_if_exists=True, sampler=sampler, pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
     )  # fmt: skip
     _same_space(study, space)
+    _check_new(study, settings)
     _enqueue(study, combinations)
     total = len(combinations) or opt.trials
     bar = progress(None, opt.name, total)
@@ -115,7 +119,8 @@ class Trial:
 def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
     """Run train.py with `words`, and tell the study its best val_top1, that it was pruned, or that it failed."""
     optuna = _optuna()
-    (place.logs / "metrics.csv").unlink(missing_ok=True)  # of a sweep of the same name that was deleted
+    if "--overwrite" in words:
+        (place.logs / "metrics.csv").unlink(missing_ok=True)  # of a sweep of the same name that was deleted
     told: set[int] = set()
     weak = False  # asked after each epoch: several may have passed since the last look
     with open(place.output, "w", encoding="utf-8") as output, _ended(words, output) as process:
@@ -196,6 +201,20 @@ def _same_space(study: Any, space: dict[str, Any]) -> None:
             f"Give the space it had, or another --name."
         )
     study.set_user_attr("space", space)
+
+
+def _check_new(study: Any, settings: argparse.Namespace) -> None:
+    """Raise UserError where a sweep that begins would meet the runs of a deleted one of the same name."""
+    if study.get_trials(deepcopy=False) or settings.overwrite:
+        return
+    parents = [Path(folder) for folder in (settings.checkpoint_dir, settings.log_dir) if Path(folder).is_dir()]
+    ours = re.compile(rf"{re.escape(study.study_name)}-\d+")
+    left = sorted({path.name for parent in parents for path in parent.iterdir() if ours.fullmatch(path.name)})
+    if left:
+        raise UserError(
+            f"There are runs of an earlier sweep {study.study_name!r}: {', '.join(left[:8])}{' …' if len(left) > 8 else ''}.\n"
+            "Give another --name, or --overwrite after -- to replace them; python clear.py --tag NAME puts one into the trash."
+        )
 
 
 def _check(opt: argparse.Namespace, rest: list[str], space: dict[str, Any]) -> argparse.Namespace:

@@ -49,18 +49,30 @@ def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None
         ) from error
 
 
-def amend(path: Path, key: str, value: Any) -> list[Path]:
+def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
     """Set one key of a checkpoint, and leave everything else as it is, to the bit; written whole, or not at all.
+
+    Where `path` is a link, its target is changed and the link stays. The file keeps its owner and permissions.
+
+    Args:
+        known: the `identity` of the checkpoint that `value` is of.
 
     Returns:
         Other names of the same file in its folder (3_ResNet50.pt beside best.pt): they keep the old content.
 
     Raises:
-        UserError: not a checkpoint of ours (a plain state dict has no place for it), or the disk is full.
+        UserError: another checkpoint is in its place by now; it is none of ours (a plain state dict has no place for it); or
+            the disk is full.
     """
+    path = path.resolve()
     content = load(path)
     if "format" not in content:
         raise UserError(f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead.")
+    if identity(content) != known:
+        raise UserError(
+            f"{path} is not the checkpoint any more that was loaded (a run may have replaced it), so `{key}` is not written into it.\n"
+            "Score it again, or give a copy of it."
+        )
     others = [other for other in sorted(path.parent.glob("*.pt")) if other != path and other.samefile(path)]
     save(path, {**content, key: value})
     return others

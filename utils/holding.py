@@ -21,11 +21,12 @@ PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be qui
 
 
 class _Lock(NamedTuple):
-    """An open lock file: the system's number of it, its device and inode, and its path."""
+    """An open lock file: the system's number of it, its device and inode, its path, and the folders that were made for it."""
 
     number: int
     inode: tuple[int, int]
     path: Path
+    made: list[Path]
 
 
 _held: list[_Lock] = []
@@ -55,6 +56,9 @@ def let_go() -> None:
             with contextlib.suppress(OSError):
                 lock.path.unlink()
         os.close(lock.number)
+        with contextlib.suppress(OSError):  # something is in them by now
+            for folder in lock.made:
+                folder.rmdir()
 
 
 def lock_file(folder: Path) -> Path:
@@ -63,7 +67,11 @@ def lock_file(folder: Path) -> Path:
 
 
 def _hold(path: Path, folder: Path, shared: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in path.parents if not parent.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(error.errno, f"{error.strerror}, for {folder}", error.filename) from error
     until = time.monotonic() + PATIENCE
     while True:
         if _inode(path) in [lock.inode for lock in _held]:  # to open and close it once more would end the lock
@@ -81,7 +89,7 @@ def _hold(path: Path, folder: Path, shared: bool) -> None:
             os.close(number)
         else:
             break
-    _held.append(_Lock(number, (state.st_dev, state.st_ino), path))
+    _held.append(_Lock(number, (state.st_dev, state.st_ino), path, made))
     since = f"since {time.strftime('%Y-%m-%d %H:%M:%S')}: {shlex.join(['python', *sys.argv])}"
     with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
         os.ftruncate(number, 0)
@@ -108,7 +116,7 @@ def _locked(number: int, shared: bool) -> bool:
 def in_use(folder: Path, who: str) -> UserError:
     """The error for a folder that another process holds: who, and what to do."""
     return UserError(
-        f"{folder}/ is in use by another command ({who or 'it has not said which'}).\n"
+        f"{folder} is in use by another command ({who or 'it has not said which'}).\n"
         "Wait for its end, or end it: Ctrl-C there, or kill -TERM and the number of the process; a training run saves where it is. "
         "To work beside it, give another --tag."
     )

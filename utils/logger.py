@@ -185,7 +185,8 @@ def write_options(opt: argparse.Namespace, path: Path) -> None:
     """Write the resolved options as YAML; the file serves as --config."""
     import yaml
 
-    settings = {name: value for name, value in vars(opt).items() if name not in ("given", "config", "precision_used", "precision_why")}
+    left_out = ("given", "config", "overwrite", "precision_used", "precision_why")
+    settings = {name: value for name, value in vars(opt).items() if name not in left_out}
     with atomic_write(path, "w") as file:
         yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START = "classifier/start"  # in torchrun's store: the name of the newest start
+BEGUN = "classifier/begun"  # in torchrun's store, once the run has the folders of its tag
 PATIENCE, LOOK = timedelta(minutes=5), timedelta(seconds=1)  # with processes that begin later; between two looks
+
+
+_stores: list[Any] = []  # torchrun's
 
 
 def rank() -> int:
@@ -45,8 +49,8 @@ def join(device: "torch.device") -> bool:
     """Meet the other processes: by gloo, and by nccl besides between cards. Returns whether torchrun had started this run before.
 
     torchrun keeps its store over a restart, and in it the addresses of processes that are gone: so those of one start
-    agree on a name first, and meet under it. That the store knows an earlier name is what tells a restart; torchrun's own
-    count does not, for it differs between machines.
+    agree on a name first, and meet under it. That `begin` was called before is what tells a restart; torchrun's own count does
+    not, for it differs between machines, and counts a start that was refused.
     """
     if world() == 1:
         return False
@@ -55,12 +59,19 @@ def join(device: "torch.device") -> bool:
     if distributed.is_initialized():
         return False
     store = next(distributed.rendezvous("env://"))[0]
-    again = store.check([START]) if rank() == 0 else False
+    _stores.append(store)
+    again = store.check([BEGUN]) if rank() == 0 else False
     name = _agree(store)
     # objects and flags travel by gloo, which holds up no card
     kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(kind, store=distributed.PrefixStore(name, store), rank=rank(), world_size=world())
     return bool(from_first(lambda: again))
+
+
+def begin() -> None:
+    """Note in torchrun's store that the run has begun: whatever starts after this is a restart of it."""
+    if world() > 1 and rank() == 0:
+        _stores[-1].set(BEGUN, "")
 
 
 def _agree(store: Any) -> str:

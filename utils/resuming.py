@@ -10,7 +10,7 @@ from utils.files import atomic_write
 from utils.logger import log
 
 # What a resumed run does not take from its checkpoint: where it runs and writes.
-OWN = {"tag", "load", "resume", "config", "given", "gpu", "workers", "debug", "checkpoint_dir", "log_dir", "result_dir"}
+OWN = {"tag", "load", "resume", "config", "given", "gpu", "workers", "debug", "checkpoint_dir", "log_dir", "result_dir", "overwrite"}
 FIXED = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
 COUNTS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
 SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
@@ -46,8 +46,6 @@ def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[boo
         return True, checkpoint.load(last), str(last)
     source = opt.load or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
-    if not opt.resume and any(folder.glob("*.pt")):
-        log.warning(f"{folder}/ has checkpoints of an earlier run, which this one replaces as it goes (--resume would go on with them).")
     if processes.world() > 1 and source != str(last):
         with atomic_write(fresh, "w") as file:
             file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")

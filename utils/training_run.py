@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import copy
+import functools
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ import torch
 
 from utils import checkpoint, processes, resuming
 from utils.bad_images import BadImages
+from utils.earlier import check_earlier, remove_earlier
 from utils.errors import NotFinite, UserError
 from utils.files import link_over
 from utils.holding import hold
@@ -53,12 +55,15 @@ class TrainingRun:
         Flags that were given win over the checkpoint's, and each difference is said. `again`: torchrun started it before.
 
         Raises:
-            UserError: another run of the tag is going on; no such checkpoint, or one that cannot be resumed.
+            UserError: another run of the tag is going on, or would be replaced; no such checkpoint, or one that cannot be resumed.
         """
-        processes.from_first(lambda: hold(Path(opt.checkpoint_dir) / opt.tag))
-        processes.from_first(lambda: hold(Path(opt.log_dir) / opt.tag))
+        folders = [Path(folder) / opt.tag for folder in (opt.checkpoint_dir, opt.log_dir)]
+        for folder in folders:
+            processes.from_first(functools.partial(hold, folder))
+        processes.from_first(lambda: None if again else check_earlier(opt, *folders))
+        processes.begin()
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
-        folder = Path(opt.checkpoint_dir) / opt.tag
+        folder = folders[0]
         start, source = resuming.find_start(opt, folder, again)
         run = cls(opt, start, source)
         if run.writes:
@@ -106,6 +111,8 @@ class TrainingRun:
         self.start = None  # its tensors lie in the model now
         if not self.writes:
             return
+        if opt.overwrite and not (opt.resume and self.source == str(self.checkpoints / "last.pt")):
+            remove_earlier(self.checkpoints, self.logs)
         self.scores = Scores(self.logs, first_step=self.next_epoch)
         self.records = Records(self.scores, classes, opt.histograms)
         self.saver.first = self.records.settle
@@ -190,7 +197,7 @@ class TrainingRun:
         if not self.writes:
             return
         epoch = self.history[-1]["epoch"] if self.history else 0
-        options = {name: value for name, value in vars(self.opt).items() if name not in ("given", "config")}
+        options = {name: value for name, value in vars(self.opt).items() if name not in ("given", "config", "overwrite")}
         content = {"model": model.name, "epoch": epoch, "opt": options, "data": self.data, "history": self.history}
         content |= {"within": within, "bad": self.bad.named, **model.state()}
         self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)

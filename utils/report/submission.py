@@ -17,11 +17,50 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, file_hash, json_text, write_json
 from utils.logger import log
+from utils.outputs import Output, has_key, is_list, is_probabilities
 from utils.report.results import Scored
 from utils.text import exact
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 NOT_OPTIONS = ("given", "config")
+
+
+def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
+    """What submit.py is going to write: the submission `out`, and what is put beside it."""
+    files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt))]
+    files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
+    if opt.pseudo_label is not None:
+        files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_list))
+    if opt.save_probs:
+        files.append(Output(out.with_name("probs.npz"), "a file of probabilities", is_probabilities))
+    return files
+
+
+def pseudo_labels(out: Path) -> Path:
+    """Where the list of --pseudo_label goes: beside the submission `out`."""
+    return out.with_name(f"{out.stem}.pseudo.txt")
+
+
+def _provenance(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.provenance.json")
+
+
+def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
+    """Whether the file is what its provenance says was written, or has the form that the flags ask for."""
+    try:
+        said = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
+        if said["sha256"] == file_hash(path):
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        if opt.format == "json":
+            rows = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+            return isinstance(rows, list) and all(isinstance(row, dict) and set(row) == {"id", "predicted"} for row in rows)
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return bool(opt.header) and next(csv.reader(file, delimiter=_separator(opt)), None) == list(opt.columns)
+    except (OSError, ValueError, csv.Error):
+        return False
 
 
 def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
@@ -124,7 +163,7 @@ def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded
         "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
-    write_json(path.with_name(f"{path.stem}.provenance.json"), content)
+    write_json(_provenance(path), content)
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,123 @@
+"""What a command may write: never what it reads, never a folder or a device, and another kind of file only with --force."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from utils.errors import UserError
+from utils.files import check_regular
+
+READS = ("load", "ensemble", "config", "compare", "teacher", "list", "among", "decisions", "space", "file", "classes")  # flags of inputs
+HEAD = 4096  # bytes that tell what a file is
+
+
+class Output(NamedTuple):
+    """A file that is going to be written: its path, what it is, and whether a file that is there already is one of these.
+
+    ours: None where every regular file may be replaced, for the folder is ours.
+    """
+
+    path: Path
+    what: str
+    ours: Callable[[Path], bool] | None = None
+
+
+def inputs(opt: argparse.Namespace, *lists: Any) -> dict[str, str]:
+    """What a command reads: {path: what it is}, of the flags READS that are in `opt`, and the FileLists `lists`."""
+    found: dict[str, str] = {}
+    for name in READS:
+        value = vars(opt).get(name)
+        found |= {str(path): f"--{name}" for path in (value if isinstance(value, list) else [value]) if path}
+    for files in lists:
+        found |= {str(files.source): "a list", str(files.source.parent / "classes.txt"): "the class names"}
+    return found
+
+
+def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[Any] = (), force: bool = False) -> None:
+    """Raise UserError where a file of `outputs` must not be written. Call it before the work, which may take hours.
+
+    Args:
+        read: what the command reads, of `inputs`; compared as files are, so that links are seen through. lists: FileLists, whose
+            images are not replaced either. force: replace files of another kind.
+    """
+    outputs, lists = list(outputs), list(lists)
+    for place, out in enumerate(outputs):
+        twice = next((other for other in outputs[:place] if os.path.abspath(other.path) == os.path.abspath(out.path)), None)
+        if twice is not None:
+            raise UserError(f"{out.path} would be {twice.what} and {out.what} at once. Give another name.")
+        check_regular(out.path)
+        if not out.path.exists():
+            continue
+        state = out.path.stat()
+        for path, what in [*read.items(), *_images(lists)]:
+            if _is(path, state):
+                raise UserError(f"{out.path} ({out.what}) is the same file as {path} ({what}), which is read. Give another name for it.")
+        if out.ours is not None and not force and state.st_size and not out.ours(out.path):
+            raise UserError(f"{out.path} is there already and does not look like {out.what}. Give another name, or --force to replace it.")
+
+
+def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: Any) -> None:
+    """`check` for files of these names in an output folder: whatever has their names there was written by the same tool."""
+    check([Output(folder / name, name) for name in names], inputs(opt, *lists), lists)
+
+
+def _images(lists: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    for files in lists:
+        for index in range(len(files)):
+            yield files.path(index), "an image of the list"
+
+
+def _is(path: str, state: os.stat_result) -> bool:
+    """Whether `path` is the file of `state`."""
+    try:
+        return os.path.samestat(os.stat(path), state)
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ which files are of a kind
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(HEAD)
+
+
+def is_plot(path: Path) -> bool:
+    """Whether the file is a PNG that matplotlib has drawn, which says so; a photograph is none."""
+    head = _head(path)
+    return head.startswith(b"\x89PNG\r\n\x1a\n") and b"Matplotlib" in head
+
+
+def is_probabilities(path: Path) -> bool:
+    """Whether the file begins as saved_probs.write begins it."""
+    head = _head(path)
+    return head.startswith(b"PK") and b"log_probabilities.npy" in head[:100]
+
+
+def is_list(path: Path) -> bool:
+    """Whether the file is text whose first line ends in a space and a whole number."""
+    first = _head(path).split(b"\n")[0].rstrip(b"\r")
+    return b"\0" not in first and first.rpartition(b" ")[2].isdigit() and b" " in first
+
+
+def begins_with(*words: str, separator: str = ",") -> Callable[[Path], bool]:
+    """A test whether the first line of a CSV has the columns `words`."""
+    line = separator.join(words).encode()
+    return lambda path: _head(path).split(b"\n")[0].rstrip(b"\r") == line
+
+
+def has_key(key: str) -> Callable[[Path], bool]:
+    """A test whether the file is a JSON object with `key`."""
+
+    def test(path: Path) -> bool:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(content, dict) and key in content
+
+    return test
