@@ -98,7 +98,7 @@ def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
     list_advice.check_text(path, text)
     begin = 3 if bytes(text[:3]) == b"\xef\xbb\xbf" else 0
-    newline = LF if (text == LF).any() else CR
+    newline = LF if any((text[first : first + CHUNK] == LF).any() for first in range(0, len(text), CHUNK)) else CR
     parts = [_parse(text, span, newline, labelled, path) for span in _chunks(text, begin, newline)]
     if not any(len(part[0]) for part in parts):
         raise UserError(f"The list {path} holds no image; expected {list_advice.expected(labelled)}.")

@@ -235,18 +235,22 @@ def _reason_missing(files: "FileList", index: int, finder: FileFinder) -> tuple[
 
 def _advice(reason: str, files: "FileList") -> str:
     """What mends `reason`, as a sentence, most often with a command; empty for what the sentence before says already."""
-    out = files.source.parent / "mended"
-    part = ("--part", "test") if files.label[0] < 0 else ("--val", 0)
-    mended = f"Try: {prepare('list', files.source, *part, '--out', out)}"
+    out, stem = files.source.parent / "mended", files.source.stem
+    made = "train" if files.label[0] >= 0 else "test"
+    part: tuple[object, ...] = ("--val", 0) if made == "train" else ("--part", "test")
+    if stem == "val" and (files.source.parent / "classes.txt").is_file():
+        made, part = "val", ("--part", "val", "--classes", files.source.parent / "classes.txt")
+    then = f"\nThen give --{stem}_list {shlex.quote(str(out / made))}.txt." if stem in ("train", "val", "test") else ""
+    mended = f"Try: {prepare('list', files.source, *part, '--out', out)}{then}"
     return {
-        "labels": f"Try: {prepare('list', files.source, '--part', 'test', '--out', out)}",
+        "labels": mended,
         "no labels": "Add a label to each line, or give the list as --test_list to submit.py.",
-        "here": f"Try: {prepare('list', files.source, *part, '--root', '.', '--out', out)}",
+        "here": f"Try: {prepare('list', files.source, *part, '--root', '.', '--out', out)}{then}",
         ENDING: mended,
         FORM: mended,
         BACKSLASH: mended,
         CASE: "Write the names as the files have them.",
-        "endings": f"Try: {prepare('list', files.source, *part, '--suffix', '.jpg', '--out', out)}",
+        "endings": f"Try: {prepare('list', files.source, *part, '--suffix', '.jpg', '--out', out)}{then}",
         "CR": "Save the list with LF alone at line ends.",
         "windows": "Write the paths as this machine has them.",
         "quotes": "Write the paths without quotes; spaces in them are fine.",

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ from numpy.typing import NDArray
 
 from dataloader.decode import read_image
 from dataloader.file_list import FileList, missing_files, read_list
+from utils import processes
 from utils.errors import ImageError, UserError
 from utils.logger import log
 
 MAX_NAMES = 10  # of missing images that a message shows
-TRIED = 32  # images of a list that are decoded before the start
+TRIED = 16  # images of a list that are decoded before the start
 SMALL = 1 / 16  # of an image's size: what the trial decodes
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
 INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
@@ -86,9 +88,8 @@ def _try_some(files: FileList, there: NDArray[np.int64], opt: argparse.Namespace
     text = f"the first: {first}" + (f"\n{why}" if why else "")
     tried = f"the {len(some)} images" if len(some) == len(files) else f"{len(some)} images, spread over the list,"
     if len(bad) == len(some):
-        raise UserError(
-            f"None of {tried} of {files.source} can be read; {text}\n`python -m tools.doctor {files.source}` names all that is wrong."
-        )
+        doctor = shlex.join(["python", "-m", "tools.doctor", str(files.source)])
+        raise UserError(f"None of {tried} of {files.source} can be read; {text}\n`{doctor}` names all that is wrong.")
     log.warning(f"{len(bad)} of {tried} of {files.source} cannot be read, over half of them; {text}")
 
 
@@ -97,6 +98,8 @@ def _try_some(files: FileList, there: NDArray[np.int64], opt: argparse.Namespace
 
 def warn_shared(train: FileList, val: FileList) -> None:
     """Warn where a path is in both lists: a score on what was trained on says nothing."""
+    if processes.rank():  # one process speaks for all
+        return
     shared = shared_images(train, val)
     if len(shared):
         first = int(shared[0])
@@ -143,9 +146,11 @@ def path_hashes(files: FileList) -> NDArray[np.uint64]:
 
 def _unusual(files: FileList) -> NDArray[np.bool_]:
     """Which paths may not be in their shortest form: those that begin with a dot, or hold "//" or "/."."""
-    text = files.text
-    after = (text[:-1] == ord("/")) & ((text[1:] == ord("/")) | (text[1:] == ord(".")))
-    places = np.flatnonzero(after)
+    text, found = files.text, []
+    for first in range(0, len(text), BYTES):  # by parts: masks of the whole text would be as large as the list
+        part = text[first : first + BYTES + 1]
+        found.append(np.flatnonzero((part[:-1] == ord("/")) & ((part[1:] == ord("/")) | (part[1:] == ord(".")))) + first)
+    places = np.concatenate(found)
     inside = np.searchsorted(places, files.start + files.length - 1) > np.searchsorted(places, files.start)
     return inside | (text[files.start] == ord(".")) | (text[files.start + files.length - 1] == ord("/"))
 

@@ -208,7 +208,10 @@ def write_all(found: Found, out: Path, check: bool = False) -> None:
     """
     lines = {out / f"{name}.txt": _lines(part) for name, part in found.parts.items()}
     labelled = any(part.labels is not None for part in found.parts.values())
-    if labelled:
+    named = labelled and bool(found.names)  # a list that was ready may have numbers alone
+    if labelled and not named and (out / "classes.txt").exists():
+        log.warning(f"The labels have no names, and {out / 'classes.txt'} is of an earlier run: delete it where it does not name them.")
+    if named:
         _warn_renumbered(out / "classes.txt", found.names)
         lines[out / "classes.txt"] = iter(found.names)
     with atomic_write_all(list(lines), "w") as files:
@@ -216,7 +219,7 @@ def write_all(found: Found, out: Path, check: bool = False) -> None:
             file.writelines(f"{line}\n" for line in content)
     for name, part in found.parts.items():
         log.info(f"{out / name}.txt: {_summary(part, found.names)}")
-    if labelled:
+    if named:
         log.info(f"{out / 'classes.txt'}: {len(found.names)} classes")
     if "train" in found.parts and "val" not in found.parts:
         log.info(f"No {out / 'val.txt'} was written: there are no validation images.")
@@ -263,6 +266,7 @@ def _summary(part: Part, names: Sequence[str]) -> str:
     counts: NDArray[np.int64] = np.bincount(np.asarray(part.labels, np.int64), minlength=len(names))
     present = np.flatnonzero(counts)
     small, large = (int(present[pick(counts[present])]) for pick in (np.argmin, np.argmax))
+    names = names or [str(k) for k in range(len(counts))]
     text = f"{len(part.paths):,} images of {len(present):,} classes"
     if counts[small] == counts[large]:
         text += f", {counts[small]:,} of each"

@@ -14,7 +14,7 @@ LOOKED_AT = 32  # lines of a list that is to be a test list: whether they end in
 
 
 def read_ready(opt: argparse.Namespace, given: list[str] | None) -> Found:
-    """The images of the list opt.file. Labels stay as they are; the classes.txt beside it, or `given`, names them.
+    """The images of the list opt.file. Labels stay as they are; the classes.txt beside it, or `given`, names them, or nothing does.
 
     Where both do, and differ, the labels are renumbered by name.
     """
@@ -25,10 +25,9 @@ def read_ready(opt: argparse.Namespace, given: list[str] | None) -> Found:
         return Found([], {"test": Part([absolute(files.as_written(k), root) for k in range(len(files))], None)})
     files = read_list(file)
     labels, names = files.label.tolist(), read_class_names(file.parent)
-    if names is None:
-        names = given or [str(k) for k in range(max(labels) + 1)]
+    names = names or given or []
     for k, label in enumerate(labels):
-        if label >= len(names):
+        if names and label >= len(names):
             raise UserError(
                 f"{files.where(k)}: the label is {label}; allowed: 0 to {len(names) - 1}, since {len(names)} classes have names."
             )

@@ -85,9 +85,21 @@ def test_the_likeliest_reason_is_said_and_the_command_works(case, here, prepare)
         case in ("labels", "endings", "labelled endings", "several endings", "backslashes", "from here") or "form" in case
     )
     if command is not None:
-        words = shlex.split(command[1])
+        words, then = shlex.split(command[1]), re.search(rf"\nThen give --{name}_list (.*)\.$", str(error.value))[1]
         assert prepare.main(words) == 0
-        assert len(opened(words[-1], name)) == text.count("\n")
+        assert then == f"{words[-1]}/{name}.txt" and len(opened(words[-1], name)) == text.count("\n")
+
+
+def test_a_validation_list_is_mended_under_its_own_name(here, prepare):
+    (here / "set/val.txt").write_text("a b 1\n")
+    for names in ("", "x\ny\n"):
+        (here / "set/classes.txt").write_text(names) if names else None
+        with pytest.raises(UserError) as error:
+            opened("set", "val")
+        words = shlex.split(str(error.value).split("Try: python datasets/prepare.py ")[1].splitlines()[0])
+        then = str(error.value).split("Then give --val_list ")[1][:-1]
+        assert prepare.main(words) == 0 and read_list(then).label.tolist() == [1]
+        assert then == f"set/mended/{'val' if names else 'train'}.txt"
 
 
 def test_over_half_missing_or_unreadable_is_said_before_the_start(here, capsys):

@@ -639,7 +639,10 @@ def test_a_ready_list_is_numbered_by_name(make, tmp_path):
     table(tmp_path, "bag\ncap\n", "c.txt")
     wrong(make("list", "raw/all.txt", "--classes", "c.txt", out="o"), "raw/classes.txt, line 2", "no class 'shoe'")
     ready(tmp_path, names=None)
-    assert make("list", "raw/all.txt", "--val", 0, out="numbers").classes == ["0", "1", "2"]
+    made = make("list", "raw/all.txt", "--val", 0.2, out="numbers")
+    assert made.code == 0 and made.classes == [] and len(made.val) == 12
+    (tmp_path / "numbers/classes.txt").write_text("a\nb\nc\n")
+    assert "have no names" in make("list", "raw/all.txt", "--val", 0, out="numbers").said
     ready(tmp_path, names="cap\nshoe\n")
     wrong(make("list", "raw/all.txt", out="o"), "all.txt, line 3: the label is 2", "0 to 1")
 
