@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
@@ -16,6 +17,9 @@ class Averages:
 
     def __init__(self, net: nn.Module, opt: argparse.Namespace) -> None:
         self.ema = ModelEmaV3(net, decay=opt.ema, use_warmup=True) if opt.ema else None
+        self._pairs = list(zip(_slots(self.ema.module), _slots(net), strict=True)) if self.ema is not None else []
+        # weights of 16 bits need timm's rounding, or small changes are lost
+        self._short = any(slot[name].dtype in (torch.bfloat16, torch.float16) for (slot, name), _ in self._pairs)
         self.swa = AveragedModel(net) if opt.swa else None
         self.swa_ready = False  # its batch norm has statistics of its own
 
@@ -28,10 +32,23 @@ class Averages:
         average: Any = {"ema": self.ema, "swa": self.swa}[which]
         return average.module
 
+    @torch.no_grad()
     def after_step(self, net: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step `step` (from 1)."""
-        if self.ema is not None:
+        """Take in the weights after optimizer step `step` (from 1).
+
+        As ModelEmaV3.update, which builds two state dicts for it each time: 1 to 3 ms in which no kernel is launched.
+        """
+        if self.ema is None:
+            return
+        if self._short:
             self.ema.update(net, step=step)
+            return
+        pairs = [(mine[mine_name], theirs[name]) for (mine, mine_name), (theirs, name) in self._pairs]
+        moving = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([one for one, _ in moving], [other for _, other in moving], weight=1.0 - self.ema.get_decay(step))
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
 
     def after_epoch(self, net: nn.Module) -> None:
         """Take in the weights at the end of an epoch that --swa averages."""
@@ -77,6 +94,16 @@ class Averages:
             swa = content["training"]["swa"]
             self.swa.n_averaged.fill_(swa["count"])
             self.swa_ready = swa["ready"]
+
+
+def _slots(net: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Return where the tensors of net.state_dict() are kept, in its order: a module may put another tensor there."""
+    found: list[tuple[dict[str, Any], str]] = []
+    for _, module in net.named_modules(remove_duplicate=False):
+        found += [(module._parameters, name) for name, tensor in module._parameters.items() if tensor is not None]
+        temporary = module._non_persistent_buffers_set
+        found += [(module._buffers, name) for name, tensor in module._buffers.items() if tensor is not None and name not in temporary]
+    return found
 
 
 def still_modules(net: nn.Module, frozen: Iterable[nn.Module]) -> list[bool]:

@@ -58,6 +58,7 @@ class BaseModel(nn.Module):
         self.averages: Any = None  # Averages, while training
         self.frozen: list[nn.Module] = []
         self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
+        self._evaluated: tuple[str, nn.Module] | None = None  # within `evaluating`: which, and its network
         self.step_count = 0
         self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
         self._forwarded = False
@@ -127,13 +128,21 @@ class BaseModel(nn.Module):
 
     @contextlib.contextmanager
     def evaluating(self, which: str | None = None) -> Iterator[nn.Module]:
-        """The network to evaluate, in eval mode while the body runs: "raw", "ema" or "swa"; by default `self.showing`."""
+        """The network to evaluate, in eval mode while the body runs: "raw", "ema" or "swa"; by default `self.showing`.
+
+        Each of hundreds of modules is told so: enter it outside of a loop, within which entering it again costs nothing.
+        """
         which = which or self.showing
-        was = self.training
+        before, was = self._evaluated, self.training
+        if before is not None and before[0] == which:
+            yield before[1]
+            return
         self.eval()
         try:
-            yield self._with_weights(which).eval()
+            self._evaluated = which, self._with_weights(which).eval()
+            yield self._evaluated[1]
         finally:
+            self._evaluated = before
             self.train(was)
 
     def _with_weights(self, which: str) -> nn.Module:

@@ -27,11 +27,12 @@ class Teacher:
         mean, std = (torch.tensor(values, device=student.device).view(shape) for values in (student.mean, student.std))
         own_mean, own_std = (torch.tensor(values, device=student.device).view(shape) for values in (model.mean, model.std))
         self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+        self.alike = bool((self.scale == 1).all() and (self.shift == 0).all())  # here: each step would wait for the device
 
     @torch.inference_mode()
     def targets(self, images: Tensor) -> Tensor:
         """Softened probabilities, float32 (B, C), for images that are normalised for the student."""
-        own = images if bool((self.scale == 1).all() and (self.shift == 0).all()) else images * self.scale + self.shift
+        own = images if self.alike else images * self.scale + self.shift
         with self.model.autocast():
             return (self.model.net(own).float() / self.temperature).softmax(dim=1)
 

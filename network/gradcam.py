@@ -26,14 +26,15 @@ def explain(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uin
     """
     model, view = predictor.members[0].model, predictor.views[0][0]
     maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
-    for batch in progress(loader, "Grad-CAM", len(loader)):
-        images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
-        with model.autocast():  # the weights may be cast already
-            found = gradcam(model, images)
-        if found is None:
-            return {}
-        squares = images.permute(0, 2, 3, 1).cpu().numpy()
-        maps.update(zip(batch.index.tolist(), zip(squares, found.cpu().numpy(), strict=True), strict=True))
+    with model.evaluating():
+        for batch in progress(loader, "Grad-CAM", len(loader)):
+            images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
+            with model.autocast():  # the weights may be cast already
+                found = gradcam(model, images)
+            if found is None:
+                return {}
+            squares = images.permute(0, 2, 3, 1).cpu().numpy()
+            maps.update(zip(batch.index.tolist(), zip(squares, found.cpu().numpy(), strict=True), strict=True))
     return maps
 
 

@@ -1,5 +1,6 @@
 """From images to probabilities: one network or several, one view or many."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ class Predictor:
         self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
         self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
+        self._shares: tuple[Any, Tensor] | None = None
         self.known: Tensor | None = None  # bool (N,): for which images of the list every saved member has a row worth having
 
     def readable(self, batch: Any) -> Tensor:
@@ -96,9 +98,24 @@ class Predictor:
     @torch.inference_mode()
     def blended(self, each: Tensor) -> Tensor:
         """float32 (M, B, C) of `each` -> float32 (B, C)."""
-        weights = torch.tensor(self.weights, device=each.device)
-        blend = combine(each, weights / weights.sum(), self.blend)
+        blend = combine(each, self._share(each.device), self.blend)
         return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
+
+    def _share(self, device: torch.device) -> Tensor:
+        """Return the weights, float32 (M,), of sum 1; made once, since making it waits for the device."""
+        of = (*self.weights, device)
+        if self._shares is None or self._shares[0] != of:
+            weights = torch.tensor(self.weights, device=device)
+            self._shares = of, weights / weights.sum()
+        return self._shares[1]
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """All networks in eval mode while the body runs: enter it outside of a loop over batches."""
+        with contextlib.ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member.model.evaluating())
+            yield
 
     def over(self, loader: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
         """Pass on each batch of `loader` (EvalBatch) with what `each` gives for it; `what` names the progress bar.
@@ -110,13 +127,14 @@ class Predictor:
         """
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
-        for batch in progress(loader, what, len(loader)):
-            each = self.each(batch.images, batch.index)
-            broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
-            first, seen = seen == 0, seen + each.shape[1]
-            if first and processes.world() == 1:  # what is broken throughout is not run for hours
-                self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
-            yield batch, each
+        with self.evaluating():
+            for batch in progress(loader, what, len(loader)):
+                each = self.each(batch.images, batch.index)
+                broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
+                first, seen = seen == 0, seen + each.shape[1]
+                if first and processes.world() == 1:  # what is broken throughout is not run for hours
+                    self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
+                yield batch, each
         counts = processes.gather((broken.tolist(), seen))
         total = sum(part for _, part in counts)
         self._refuse_broken([sum(one) for one in zip(*(part for part, _ in counts), strict=True)], str(total))

@@ -8,6 +8,7 @@ from torch import nn
 from network import Member, Predictor, get_model
 from network.tta import get_views, ttas
 from options import choices, parse_train
+from utils.batch import EvalBatch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
 
@@ -120,6 +121,28 @@ def test_passes_of_any_size_give_the_same(monkeypatch, tta):
     assert torch.allclose(small(images), whole, atol=1e-6)
     assert max(sizes) == 3
     assert sum(sizes) == 5 * len(small.views[0])
+
+
+def test_what_a_batch_does_not_change_is_done_once_for_all_of_them(monkeypatch):
+    """Modules told that they are evaluated, and weights that travel to the device, cost a GPU milliseconds each time."""
+    counts, calls, told, made = {}, [], nn.Module.train, torch.tensor
+    for batches in (1, 4):
+        several = predictor(Blind(), "flip", (1.0, 2.0))
+        for member in several.members:
+            member.model.train()
+        images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+        loader = [EvalBatch((images,), torch.zeros(2), torch.arange(2), torch.ones(2, dtype=torch.bool), ())] * batches
+        calls.clear()
+        monkeypatch.setattr(nn.Module, "train", lambda self, mode=True: calls.append(self) or told(self, mode))
+        monkeypatch.setattr(torch, "tensor", lambda *given, **more: calls.append(given) or made(*given, **more))
+        answers = [several.blended(each) for _, each in several.over(loader, "")]
+        counts[batches] = len(calls)
+        monkeypatch.undo()
+        assert len(answers) == batches and torch.equal(answers[0], several((images,)))
+        assert all(module.training for member in several.members for module in member.model.modules())
+        several.weights = [0.0, 1.0]  # as a fitted blend sets them
+        assert torch.equal(several((images,)), predictor(several.members[1].model.net, "flip")((images,)))
+    assert counts[1] == counts[4] > 0
 
 
 def test_names():

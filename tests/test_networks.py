@@ -2,11 +2,13 @@
 
 import argparse
 import ast
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import network
 from dataloader.dataset import as_images
@@ -181,6 +183,26 @@ def test_the_average_can_be_evaluated():
         assert net is model.averages.ema.module
         assert not net.training
     assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), model.averages.ema.module.parameters(), strict=True))
+
+
+def test_the_moving_average_is_timms_without_its_state_dicts(monkeypatch):
+    """Bit for bit, batch norm's statistics and counts too, also where a module has put another tensor in a buffer's place."""
+    opt = options("--ema", "0.9")
+    model = get_model("ResNet18")(opt)
+    model.setup_training(opt, steps_per_epoch=4)
+    timms = copy.deepcopy(model.averages.ema)
+    for step in range(4):
+        model.net.bn1.running_mean = model.net.bn1.running_mean + 1
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Module, "state_dict", lambda *_, **__: pytest.fail("a state dict each step"))
+            for parameter in model.net.parameters():
+                parameter.data += 0.1
+            model.net.bn1.num_batches_tracked += 1
+            model.averages.after_step(model.net, step + 1)
+        timms.update(model.net, step=step + 1)
+        ours = model.averages.ema.module.state_dict()
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in timms.module.state_dict().items())
+        assert any(name.endswith("num_batches_tracked") for name in ours)
 
 
 def test_families_share_the_update_step_and_nothing_else():
