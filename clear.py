@@ -14,7 +14,7 @@ from pathlib import Path
 
 from options import parse_clear
 from utils import run_log, trash
-from utils.errors import UserError
+from utils.errors import UserError, near_names
 from utils.holding import hold
 from utils.run import run_command
 from utils.text import say
@@ -84,7 +84,9 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
         return present
     parents = [folder.parent for folder in folders.values() if folder.parent.is_dir()]
     tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
-    raise UserError(f"There are no records of tag {tag!r}.\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}")
+    near = near_names(tag, tags)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise UserError(f"There are no records of tag {tag!r}.{hint}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}")
 
 
 def _tags_in_trash() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lists_source import Found, Part, Tally, in_order, number
 
 from dataloader.decode import image_suffixes
-from utils.errors import UserError
+from utils.errors import UserError, near
 from utils.logger import log, progress
 
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what desktops leave behind, beside names with a dot
@@ -81,7 +81,7 @@ def _hidden(name: str) -> bool:
 def _folder(path: str, holds: str) -> str:
     if not Path(path).is_dir():
         what = "is a file, not a folder" if Path(path).exists() else "is not there"
-        raise UserError(f"{path} {what}; expected a folder that holds {holds}.")
+        raise UserError(f"{path} {what}; expected a folder that holds {holds}.{near(Path(path))}")
     return str(Path(path).resolve())
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utils import checkpoint
-from utils.errors import UserError, unknown_name
+from utils.errors import UserError, near, unknown_name
 from utils.logger import log
 
 POOLS = ("global_pool", "head.global_pool", "avgpool")
@@ -39,6 +39,8 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
     try:
         if not opt.pretrained:
             return _fresh_head(timm.create_model(name, **settings))
+        if "weights_dir" in vars(opt).get("given", ()) and not Path(opt.weights_dir).is_dir():
+            raise UserError(f"There is no folder {opt.weights_dir} for --weights_dir.{near(Path(opt.weights_dir))}")
         overlay = _local_file(name, Path(opt.weights_dir))
         if overlay is None and (package := _packaged(name)):
             return _from_package(name, package, settings)

@@ -58,6 +58,16 @@ class ToolParser(argparse.ArgumentParser):
         flag = word.split("=")[0]
         return f"there is no option {flag}" + did_you_mean(flag, self._option_string_actions)
 
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        """Return the value of a word. Raises ArgumentError for one that is no number, with what the flag is for: `--gpu cpu`."""
+        try:
+            return super()._get_value(action, text)
+        except argparse.ArgumentError:
+            kind = {int: "whole number", float: "number"}.get(action.type)  # type: ignore[call-overload]
+            if kind is None:
+                raise
+            raise argparse.ArgumentError(action, f"{text!r} is no {kind}" + (f" ({action.help})" if action.help else "")) from None
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Raise ArgumentError for a value that is no choice: the near one first."""
         if action.choices is not None and value not in action.choices:

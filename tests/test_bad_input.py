@@ -450,6 +450,9 @@ def test_a_checkpoint_that_is_not_there(script, trained, photo_set, what):
         (["train.py", "--teacher", "checkpoint/ok/best.pt"], "There is no folder checkpoint. Did you mean checkpoints/ok/best.pt?"),
         (["submit.py", "--ensemble", "checkpoints/ok/bset.pt"], "bset.pt for --ensemble. Did you mean checkpoints/ok/best.pt or"),
         (["eval.py", "--load", "logs/ok/best.pt"], "The folder logs/ok holds no checkpoint."),
+        (["train.py", "--pretrained", "--weights_dir", "checkpoint"], "There is no folder checkpoint for --weights_dir. Did you mean"),
+        (["train.py", "--gpu", "cpu"], "'cpu' is no whole number (which GPU; -1 is the CPU"),
+        (["clear.py", "--tag", "okk"], "There are no records of tag 'okk'. Did you mean ok?"),
     ],
     ids=str,
 )
@@ -457,7 +460,7 @@ def test_a_path_that_is_not_there_is_told_apart_by_folder_and_name(script, tiny,
     for path in (tmp_path / "checkpoints/ok/best.pt", tmp_path / "checkpoints/ok/last.pt", tmp_path / "logs/ok/log.txt"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    flags = tiny if words[0] == "train.py" else ["--data_root", photo_set, "--gpu", -1]
+    flags = {"train.py": tiny, "clear.py": []}.get(words[0], ["--data_root", photo_set, "--gpu", -1])
     refused(script(words[0], *flags, *words[1:]), said)
 
 

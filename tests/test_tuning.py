@@ -152,7 +152,7 @@ SPACES = {
     "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
     "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
     "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
-    "a word for a number": ("scale: [64, big]\n", "--scale: invalid int value: 'big'"),
+    "a word for a number": ("scale: [64, big]\n", "--scale: 'big' is no whole number"),
     "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
     "an alias": ("lr: &a [1, 2]\nmin_lr: *a\n", "aliases are not allowed"),
     "a value alone": ("lr: 3\n", "allowed: a list"),

@@ -126,6 +126,18 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
         file.write(json_text(content, indent=2) + "\n")
 
 
+def write_yaml(path: str | os.PathLike[str], content: Any) -> None:
+    """Write `content` as YAML, whole or not at all; what occurs twice is written twice, for our reader refuses aliases."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    with atomic_write(path, "w") as file:
+        yaml.dump(content, file, Dumper=Plain, sort_keys=False, allow_unicode=True)
+
+
 def json_text(content: Any, **settings: Any) -> str:
     r"""Return `content` as JSON that is UTF-8 for every reader: a byte of a file name that is none stands as \udcXX, as Python reads it."""
     text = json.dumps(content, ensure_ascii=False, **settings)

@@ -15,7 +15,7 @@ from typing import Any
 import tqdm
 
 from utils import processes, tables
-from utils.files import atomic_write
+from utils.files import atomic_write, write_yaml
 from utils.text import still_there, visible
 
 log = logging.getLogger("classifier")
@@ -183,12 +183,9 @@ def _never_failing(call: Callable[..., Any]) -> Callable[..., None]:
 
 def write_options(opt: argparse.Namespace, path: Path) -> None:
     """Write the resolved options as YAML; the file serves as --config."""
-    import yaml
-
     left_out = ("given", "config", "overwrite", "precision_used", "precision_why")
     settings = {name: value for name, value in vars(opt).items() if name not in left_out}
-    with atomic_write(path, "w") as file:
-        yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True)
+    write_yaml(path, settings)
 
 
 def legacy_modules() -> Any:
