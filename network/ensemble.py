@@ -17,7 +17,7 @@ from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import blend, saved_probs
 from utils.errors import UserError, near
-from utils.files import atomic_write
+from utils.files import write_yaml
 from utils.logger import log
 
 FIT = "python eval.py --load A B --blend greedy"
@@ -76,8 +76,6 @@ def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loa
 
     It holds the members (paths from its folder), their identities, weights, views, and `more`, what was measured.
     """
-    import yaml
-
     path = folder / "ensemble.yaml"
     if opt.debug:
         log.warning(f"--debug: the weights are of a few batches; {path} is not written.")
@@ -94,8 +92,7 @@ def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loa
         "fit": opt.fit,
         **more,
     }
-    with atomic_write(new / path.name, "w") as file:
-        yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
+    write_yaml(new / path.name, content)
     if any(str(name).endswith(".npz") for name in loaded.paths):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
     else:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from options import build_parser, choices, parse_clear, parse_eval, parse_submit, parse_train
+from options.plain_yaml import read_yaml
+from utils.files import write_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "eval", "submit", "clear")
@@ -254,3 +256,12 @@ def test_a_flag_in_a_list_is_a_value(tmp_path):
     (tmp_path / "c.yaml").write_text("load: [a.pt, --tta, x8]\n")
     opt = parse_eval(["--config", str(tmp_path / "c.yaml")])
     assert (opt.load, opt.tta) == (["a.pt", "--tta", "x8"], "none")
+
+
+def test_what_is_written_reads_back_as_text(tmp_path):
+    texts = ["0123", "on", "null", "~", "", "a: b", "- x", "caf\udce9", "\x1b\r\n", "图", "!tag", "&a", "*a", "1.10", "# no"]
+    twice = ["x"]
+    write_yaml(tmp_path / "c.yaml", {"texts": texts, "one": twice, "two": twice, "nothing": None, "number": 5e-4})
+    found = read_yaml(tmp_path / "c.yaml")
+    assert (found["texts"], found["one"], found["two"], found["nothing"]) == (texts, twice, twice, None)
+    assert float(found["number"]) == 5e-4

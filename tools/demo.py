@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from utils.text import prepare_streams
+
 DATA = "datasets/fashion-mnist"
 TAG = "demo"
 STEPS = [
@@ -24,6 +26,7 @@ STEPS = [
 
 def main() -> int:
     """Run the steps; returns the exit code of the first that fails, else 0."""
+    prepare_streams()
     began = time.monotonic()
     for step in STEPS:
         print(f"\n$ python {step}", flush=True)
