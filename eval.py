@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from options import parse_eval
+from options import after_evaluation, parse_eval
 from utils.run import run_command
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ def main(opt: argparse.Namespace) -> None:
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
-    opt = with_ensemble(opt)
-    files = dataloader.open_list(opt, "val")
-    loaded = load_predictor(opt, get_device(opt.gpu), files)
+    asked, opt = opt, with_ensemble(opt)
+    loaded = load_predictor(opt, get_device(opt.gpu))
     classes = dataloader.Classes.from_dict(loaded.data)
-    dataloader.check_labels(files, classes.count, "the checkpoint")
+    files = dataloader.number_as(dataloader.open_list(opt, "val", known=loaded.lists), classes, "the checkpoint")
+    loaded.check_list(files)
 
     if opt.save_probs:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
@@ -63,6 +63,27 @@ def main(opt: argparse.Namespace) -> None:
             results.write_page(new, scored, found, report_extra(opt, loaded, scored, found, folder, features))
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
+    ensemble = folder / "ensemble.yaml" if opt.blend in blend.FITTED else None
+    temperature = None if fitted is None else "ckpt" if stored(opt) else f"{fitted.temperature:.6f}"
+    if submission_follows(opt, loaded, fits=ensemble is not None):
+        log.info(f"Next: {after_evaluation(asked, ensemble, temperature)}")
+
+
+def submission_follows(opt: argparse.Namespace, loaded: Any, fits: bool) -> bool:
+    """Whether submit.py can follow: there is a test list, all members are networks, and weights that were fitted are written."""
+    import dataloader
+    from utils.errors import UserError
+
+    try:
+        path = dataloader.known_list(opt, "test", loaded.lists)[0] or dataloader.list_path(opt, "test")
+    except UserError:  # the members had different ones
+        return False
+    return path.is_file() and not loaded.saved and not (fits and opt.debug)
+
+
+def stored(opt: argparse.Namespace) -> bool:
+    """Whether a fitted temperature has a place in a checkpoint: there is one, and no file of probabilities."""
+    return bool(opt.load) and len(opt.load) == 1 and not opt.load[0].endswith(".npz")
 
 
 def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
@@ -76,7 +97,7 @@ def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, calibration error "
         f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
-    if len(opt.load) == 1 and not opt.load[0].endswith(".npz"):
+    if stored(opt):
         others = checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta}, loaded.identities[0])
         without = f" ({', '.join(other.name for other in others)}, the same until now, stay without it)" if others else ""
         log.info(f"Stored in {opt.load[0]}{without}; use it with --temperature ckpt")

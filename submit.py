@@ -31,11 +31,13 @@ def main(opt: argparse.Namespace) -> None:
     opt = with_ensemble(opt)
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
     hold(Path(opt.result_dir) / opt.tag, shared=True)
-    files = dataloader.open_list(opt, "test")
+    loaded = load_predictor(opt, get_device(opt.gpu))
+    classes = dataloader.Classes.from_dict(loaded.data)
+    files = dataloader.open_list(opt, "test", known=loaded.lists)
     check(submission.planned(out, opt), inputs(opt, files), [files], opt.force)
     hold(out)
-    loaded = load_predictor(opt, get_device(opt.gpu), files)
-    classes = dataloader.Classes.from_dict(loaded.data)
+    dataloader.check_numbering(files, classes, pseudo=opt.pseudo_label is not None, numbers=opt.labels == "number")
+    loaded.check_list(files)
     if opt.save_probs:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from eval import evaluate
-from options import parse_train
+from options import after_training, parse_train
 from utils.run import run_command
 
 if TYPE_CHECKING:
@@ -51,17 +51,18 @@ def main(opt: argparse.Namespace) -> None:
     val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
     if val_files is not None:
         dataloader.warn_shared(train_files, val_files)
+    run.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
     classes = dataloader.find_classes(train_files, opt.num_classes)
     if val_files is not None:
-        dataloader.check_labels(val_files, classes.count, "the training list")
+        val_files = dataloader.number_as(val_files, classes, "the training list")
     opt.num_classes = classes.count
-    run.take_list(train_files.fingerprint())
+    run.take_lists(train_files.fingerprint(), dataloader.lists_of(opt))
     check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(run.network_options())
     if run.start is not None:
-        load_into(model, run.start, run.source, strict=opt.resume)
+        load_into(model, run.start, run.source, strict=opt.resume, names=classes.names)
     model.place(device)
     opt.precision_used = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
@@ -82,7 +83,7 @@ def main(opt: argparse.Namespace) -> None:
                 failed = error.with_traceback(None)
             if failed is not None:
                 run.recover(failed, model)
-    run.finish()
+    run.finish(lambda script, path: after_training(script, path, opt))
 
 
 def train(run: "TrainingRun", model: "BaseModel", loader: "TrainLoader", score: Callable[[], dict[str, Any]]) -> None:

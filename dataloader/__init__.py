@@ -4,21 +4,38 @@ import argparse
 from collections.abc import Iterator
 
 from dataloader.cache import open_reader
-from dataloader.classes import Classes, check_labels, find_classes
+from dataloader.classes import check_labels, check_numbering, find_classes, number_as
 from dataloader.dataset import EvalDataset, TrainDataset
-from dataloader.file_list import FileList
+from dataloader.file_list import FileList, read_class_names
 from dataloader.geometry import Fit
-from dataloader.lists import list_path, open_list, warn_shared
+from dataloader.list_paths import known_list, list_path, lists_of
+from dataloader.lists import open_list, warn_shared
 from dataloader.loading import Batches
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from dataloader.transforms import get_stages
 from utils.batch import Batch
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
 from utils.run import DEBUG_BATCHES
 
-__all__ = ["Classes", "TrainLoader", "check_labels", "eval_loader", "find_classes", "list_path", "open_list", "train_loader", "warn_shared"]
+__all__ = [
+    "Classes",
+    "TrainLoader",
+    "check_labels",
+    "check_numbering",
+    "eval_loader",
+    "find_classes",
+    "known_list",
+    "list_path",
+    "lists_of",
+    "number_as",
+    "open_list",
+    "read_class_names",
+    "train_loader",
+    "warn_shared",
+]
 
 
 class TrainLoader:

@@ -1,37 +1,13 @@
 """Which classes there are: one answer, from the training list, that travels in the checkpoint."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from dataloader.file_list import FileList, read_class_names
+from utils.classes import Classes, difference, names_agree, places
 from utils.errors import UserError
 from utils.logger import log
 
 MOST_CLASSES = 10_000_000  # more than these are taken for a slip: a classifier of 512 features would hold 20 GB
-
-
-@dataclass(frozen=True)
-class Classes:
-    """`count` classes; `names` of them (None: they are numbers); `images`: training images of each (None: unknown)."""
-
-    count: int
-    names: list[str] | None = None
-    images: list[int] | None = None
-
-    def name(self, label: int) -> str:
-        """The name of class `label`, its number where there are no names; "?" for -1."""
-        return "?" if label < 0 else self.names[label] if self.names else str(label)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, for a checkpoint."""
-        return {"num_classes": self.count, "class_names": self.names, "class_images": self.images}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Classes":
-        """The opposite of `as_dict`."""
-        return cls(data["num_classes"], data["class_names"], data["class_images"])
 
 
 def find_classes(train: FileList, num_classes: int | None) -> Classes:
@@ -75,3 +51,58 @@ def check_labels(files: FileList, count: int, source: str) -> None:
             f"{files.where(first)}: the label is {int(files.label[first])}; allowed: 0 to {count - 1} "
             f"({count} classes, by {source}). {len(wrong)} line(s) are out of range."
         )
+
+
+def number_as(files: FileList, classes: Classes, source: str) -> FileList:
+    """Return `files` with labels that mean what they mean in `classes`; `source` says whose those are, such as "the checkpoint".
+
+    The classes.txt beside the list says what its labels mean. Where it numbers the classes otherwise, the labels are
+    renumbered by name. Without names on either side, the labels are taken as they are.
+
+    Raises:
+        UserError: the list names a class that `classes` does not know, or not clearly; or a label is out of range.
+    """
+    names = read_class_names(files.source.parent)
+    if files.label.max(initial=-1) < 0 or names is None or classes.names is None or names_agree(names, classes.names):
+        check_labels(files, classes.count, source)
+        return files
+    beside = files.source.parent / "classes.txt"
+    check_labels(files, len(names), str(beside))
+    numbers = places(names, classes.names)
+    unknown = np.flatnonzero(numbers < 0)
+    if len(unknown):
+        raise UserError(
+            f"{files.source} is numbered by {beside}, whose classes are not those of {source}: {len(unknown)} of its {len(names)} "
+            f"names are unknown to {source}, or not unique (the first: {names[unknown[0]]!r}).\n"
+            f"Allowed: a list whose classes.txt names classes of {source}, in any order; or one without classes.txt, "
+            "whose labels are then taken as they are."
+        )
+    moved = int((numbers != np.arange(len(numbers))).sum())
+    log.info(
+        f"{files.source}: {beside} numbers the classes otherwise than {source}; its labels are matched by name "
+        f"({len(names)} of {classes.count} classes, {moved} of them under another number)."
+    )
+    return files.renumbered(numbers, classes.count)
+
+
+def check_numbering(files: FileList, classes: Classes, pseudo: bool, numbers: bool) -> None:
+    """Look whether the classes.txt beside a list to predict numbers the classes as `classes`, the checkpoint's, do.
+
+    Args:
+        pseudo: a training list is to be made of the predictions. numbers: they are to be written as numbers.
+
+    Raises:
+        UserError: it does not, and `pseudo`: such a list would join others that mean other classes by its numbers.
+    """
+    names = read_class_names(files.source.parent)
+    if names is None or classes.names is None or names_agree(names, classes.names):
+        return
+    beside = files.source.parent / "classes.txt"
+    text = f"The checkpoint numbers the classes otherwise than {beside}: {difference(classes.names, names, 'classes.txt')}."
+    if pseudo:
+        raise UserError(
+            f"{text} A list of --pseudo_label would not fit the lists there.\n"
+            "Give a checkpoint that was trained on lists of this numbering, or leave --pseudo_label out."
+        )
+    if numbers:
+        log.warning(f"{text} The submission has the checkpoint's numbers; --labels name writes names instead.")

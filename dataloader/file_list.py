@@ -36,6 +36,7 @@ class FileList:
     length: NDArray[np.int32]
     label: NDArray[np.int32]
     line: NDArray[np.int32]
+    numbers: NDArray[np.int64] | None = None  # where `label` is not as the file has it: the file's number of each class, or -1
 
     def __len__(self) -> int:
         return len(self.start)
@@ -76,6 +77,16 @@ class FileList:
             places = start + self.length[first : first + ROWS, None] - np.arange(1, ENDING + 1)
             digest.update(self.text[np.maximum(places, start)].tobytes())
         return digest.hexdigest()
+
+    def renumbered(self, numbers: NDArray[np.int64], count: int) -> "FileList":
+        """Return the list with label k as `numbers[k]`, one of `count` classes; `listed` gives the file's own numbers."""
+        back = np.full(count, -1, np.int64)
+        back[numbers] = np.arange(len(numbers))
+        return replace(self, label=numbers[self.label].astype(np.int32), numbers=back)
+
+    def listed(self, label: int) -> int:
+        """Return the number that the file itself gives the class `label`; -1: it has none."""
+        return label if self.numbers is None else int(self.numbers[label])
 
     def select(self, keep: NDArray[np.bool_]) -> "FileList":
         """The list of the images that `keep` (bool, (N,)) marks; the text is shared."""

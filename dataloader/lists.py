@@ -3,13 +3,15 @@
 import argparse
 import os
 import shlex
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.decode import read_image
 from dataloader.file_list import FileList, missing_files, read_list
+from dataloader.list_paths import choose_list, list_path
 from utils import processes
 from utils.errors import ImageError, UserError
 from utils.logger import log
@@ -22,23 +24,19 @@ INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 BYTES = 1 << 20  # hashed at a time
 
 
-def list_path(opt: argparse.Namespace, name: str) -> Path:
-    """--train_list, --val_list or --test_list, or <name>.txt under --data_root."""
-    given = getattr(opt, f"{name}_list")
-    return Path(given) if given else Path(opt.data_root) / f"{name}.txt"
-
-
-def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False) -> FileList:
+def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, Any] | None = None) -> FileList:
     """Read the list called "train", "val" or "test", look for its files, and decode a few of them.
 
     Missing ones are counted and named; --on_bad_image says whether that is an error. `drop_missing` takes them out
     of the list (training); else they stay, and count as unreadable. With --no-check_files, and where only saved
-    probabilities are blended, no file is looked at.
+    probabilities are blended, no file is looked at. `known`: the lists that the checkpoints remember
+    (network.members.Loaded.lists), which are read where no flag says another; see dataloader.list_paths.
 
     Raises:
         UserError: the list is unusable, files are missing under --on_bad_image error, or no image can be read.
     """
-    files = read_list(list_path(opt, name), labelled=name != "test")
+    path = list_path(opt, name) if known is None else choose_list(opt, name, known)
+    files = read_list(path, labelled=name != "test")
     if not opt.check_files or _from_files_alone(opt, name):
         return files
     gone = missing_files(files)

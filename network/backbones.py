@@ -183,8 +183,31 @@ def head_names(net: nn.Module) -> set[str]:
     return {name for name in net.state_dict() if name.startswith(_head_prefixes(net))}
 
 
-def _head_prefixes(net: nn.Module) -> tuple[str, ...]:
+def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tensor]:
+    """Return the tensors whose rows are classes, by their state-dict names: of the classifier's last layer, and a norm after it.
+
+    Networks with several classifiers (distilled ones) have the tensors of each.
+    """
+    found: dict[str, torch.Tensor] = {}
+    parts = dict(net.named_modules())
+    for prefix in _classifiers(net):
+        leaves = [(name, part) for name, part in parts.items() if name == prefix or name.startswith(f"{prefix}.")]
+        for name, leaf in reversed([(name, part) for name, part in leaves if getattr(part, "weight", None) is not None]):
+            tensors = {f"{name}.{key}": value for key, value in leaf.state_dict().items() if value.ndim}
+            if any(value.shape[0] % num_classes for value in tensors.values()):
+                break
+            found |= tensors
+            if leaf.weight.ndim > 1:
+                break
+    return found
+
+
+def _classifiers(net: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that classify."""
     config = getattr(net, "pretrained_cfg", None) or {}
     prefixes = config.get("classifier") or ("fc", "classifier", "head")
-    prefixes = (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
-    return tuple(f"{prefix}." for prefix in (*prefixes, *POOLS))
+    return (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
+
+
+def _head_prefixes(net: nn.Module) -> tuple[str, ...]:
+    return tuple(f"{prefix}." for prefix in (*_classifiers(net), *POOLS))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from network.base_model import BaseModel
 from network.losses import Loss, Shape, softmax_loss
+from utils.classes import difference, names_agree
 from utils.errors import NotFinite, UserError
 
 
@@ -52,16 +53,12 @@ class Teacher:
 
 def same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:
     """Raise UserError where both know names of classes, and they differ, in their order too: class k must mean the same."""
-    if teacher is None or own is None or teacher == own:
+    if not teacher or not own or names_agree(teacher, own):
         return
     hint = "In another order they are another numbering: number the lists as the teacher's."
     if sorted(teacher) != sorted(own):
         hint = "Give a teacher that was trained on these classes."
-    if len(teacher) != len(own):
-        what = f"it names {len(teacher)} classes, classes.txt {len(own)}"
-    else:
-        place, (theirs, ours) = next((k, pair) for k, pair in enumerate(zip(teacher, own, strict=True)) if pair[0] != pair[1])
-        what = f"class {place} is {theirs!r} there and {ours!r} in classes.txt"
+    what = difference(teacher, own, "classes.txt")
     raise UserError(f"--teacher {path} has other classes than this run: {what}. They must be the same, in the same order.\n{hint}")
 
 

@@ -13,6 +13,7 @@ import torch
 from network.inference import Predictor, SavedMember
 from network.members import Loaded
 from network.tta import ttas
+from options import after_evaluation
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import blend, saved_probs
@@ -96,7 +97,7 @@ def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loa
     if any(str(name).endswith(".npz") for name in loaded.paths):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
     else:
-        use = f"submit.py --ensemble {path}"
+        use = after_evaluation(opt, path)
     log.info(f"Written: {path}; use it with {use}")
 
 

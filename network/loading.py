@@ -1,35 +1,82 @@
 """Checkpoints into models: for fine-tuning, for going on, and for prediction."""
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from network.backbones import load_matching
+from network.backbones import classifier_layers, load_matching
 from network.base_model import BaseModel
+from utils.classes import names_agree, places
 from utils.errors import UserError
 from utils.logger import log
 
 
-def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bool = False) -> None:
+def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None) -> None:
     """Load the weights of a checkpoint (as utils.checkpoint.load gives it) into `model`.
 
     Args:
-        strict: an error where the classifier has another size; else it is left out, and said which tensors were.
+        strict: an error where the classifier has another size; else it is left out, with a warning that names the tensors.
+        names: of the classes that `model` is to know. Where the checkpoint's are others, or in another order, the
+            classifier's rows are carried over by name, and new names start fresh; this is logged.
 
     Raises:
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
     shown = "raw" if strict else content.get("showing", "ema")  # to go on wants the raw weights; to start anew, the best
-    left_out = load_matching(model.net, content.get(shown) or content["weights"], source)
+    weights = content.get(shown) or content["weights"]
+    known = (content.get("data") or {}).get("class_names")
+    if not strict and known and names and not names_agree(known, names):
+        weights = carry_by_name(model, weights, known, names, source)
+    left_out = load_matching(model.net, weights, source)
     if left_out and strict:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); --resume goes on "
             "with the same classes.\nGive the lists it was trained on, or start anew from its backbone: --load without --resume."
         )
     if left_out:
-        log.warning(f"{source}: the classifier has another size and starts anew; left out: {', '.join(left_out)}.")
+        log.warning(f"{source}: the classifier is of other classes or another size and starts anew; left out: {', '.join(left_out)}.")
+
+
+def carry_by_name(
+    model: BaseModel, weights: dict[str, Tensor], known: Sequence[str], names: Sequence[str], source: str
+) -> dict[str, Tensor]:
+    """Return `weights` with a classifier for `names`: of each class that is among `known` its rows, of the others those of `model`.
+
+    A classifier that cannot be carried over (another --head, no name in common) is left out. A class may have several
+    rows, one after another, as the centres of --head subcenter are.
+
+    Raises:
+        UserError: no layer of the network is known to be its classifier.
+    """
+    numbers = torch.from_numpy(places(names, known))
+    layers = classifier_layers(model.net, len(names))
+    if not layers:
+        raise UserError(
+            f"{source} has other classes than this run, or in another order, and which layer of {model.name} is the classifier is not "
+            "plain.\nCall its last layer fc, classifier or head, or number the lists as the checkpoint's."
+        )
+    kept = numbers >= 0
+    carried, of_head = dict(weights), 0
+    for name, own in layers.items():
+        old = carried.pop(name, None)
+        rows = own.shape[0] // len(names)
+        if old is None or not kept.any() or old.shape != (rows * len(known), *own.shape[1:]):
+            continue
+        new = own.detach().clone().unflatten(0, (len(names), rows))
+        new[kept] = old.to(new).unflatten(0, (len(known), rows))[numbers[kept]]
+        carried[name] = new.flatten(0, 1)
+        of_head += 1
+    if of_head:
+        count = int(kept.sum())
+        log.info(
+            f"{source}: its classes are others, or in another order. The classifier keeps {count} of {len(names)} classes, by name; "
+            f"{len(names) - count} start fresh, and {len(known) - count} of the checkpoint's are left out."
+        )
+    return carried
 
 
 def check_name(content: dict[str, Any], name: str | None, source: str) -> None:

@@ -14,7 +14,9 @@ from network.distill import Teacher, same_names
 from network.folding import quicken
 from network.inference import Member, Predictor, SavedMember
 from network.loading import check_name, load_into, plain_classes, rebuild_options
+from options import command
 from utils import checkpoint, processes, saved_probs
+from utils.classes import Classes, difference, names_agree
 from utils.errors import UserError
 from utils.files import file_hash
 from utils.logger import log
@@ -25,7 +27,8 @@ from utils.preprocess import Preprocess
 class Loaded:
     """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
     checkpoint its `history` of training, the files of the members, in the order of `predictor.weights`, the sha256 of each
-    file, and of what in it decides its predictions.
+    file, and of what in it decides its predictions; `saved`, the files of probabilities among them; and `lists`, which lists
+    each checkpoint remembers (dataloader.list_paths).
     """
 
     predictor: Predictor
@@ -35,10 +38,20 @@ class Loaded:
     paths: tuple[str, ...] = ()
     hashes: tuple[str, ...] = ()
     identities: tuple[str, ...] = ()
+    saved: tuple[saved_probs.SavedProbs, ...] = ()
+    lists: dict[str, Any] = field(default_factory=dict)
+
+    def check_list(self, files: Any) -> None:
+        """Raise UserError where saved probabilities are of another list than `files`, a FileList in the checkpoint's numbering."""
+        wanted = saved_probs.list_hash(files) if self.saved else ""
+        for one in self.saved:
+            saved_probs.check_list(one, files, wanted)
 
 
-def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = None) -> Loaded:
-    """Build the networks of all opt.load from their checkpoints alone, on `device`; read those that are .npz for `files`.
+def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
+    """Build the networks of all opt.load from their checkpoints alone, on `device`; read those that are .npz.
+
+    Whoever predicts for a list calls `check_list` with it: probabilities in a file are of one list alone.
 
     --scale and --fit override the preprocessing that a checkpoint holds; --precision its precision.
 
@@ -68,7 +81,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
         contents.append({key: content.get(key) for key in ("history", "calibration")})
     identities += hashes[len(members) :]
     _check_same(opt, paths, identities)
-    saved = _read_saved(pairs[len(members) :], files)
+    lists = {path: data.get("lists") for path, data in zip(paths, datas, strict=False)}
+    saved = _read_saved(pairs[len(members) :])
     datas += [one.data for one in saved]
     _check_agree(datas, list(paths))
     rows = [
@@ -80,7 +94,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device, files: Any = N
     if saved:
         predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     name = "+".join(epochs + [Path(one.path).stem for one in saved])[:100]
-    return Loaded(predictor, datas[0], name, _history(contents), paths, hashes, tuple(identities))
+    return Loaded(predictor, datas[0], name, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists)
 
 
 def _check_same(opt: argparse.Namespace, paths: tuple[str, ...], identities: list[str]) -> None:
@@ -94,13 +108,11 @@ def _check_same(opt: argparse.Namespace, paths: tuple[str, ...], identities: lis
             )
 
 
-def _read_saved(pairs: list[tuple[str, float]], files: Any) -> list[saved_probs.SavedProbs]:
-    """The files of probabilities, each checked to be of the list `files`."""
+def _read_saved(pairs: list[tuple[str, float]]) -> list[saved_probs.SavedProbs]:
+    """Return the files of probabilities."""
     saved_probs.check_total([path for path, _ in pairs])
     found = [saved_probs.read(path) for path, _ in pairs]
-    wanted = saved_probs.list_hash(files) if found else ""
     for one in found:
-        saved_probs.check_list(one, files, wanted)
         log.info(f"{one.path}: probabilities of {len(one.readable)} images, {one.data['num_classes']} classes")
     return found
 
@@ -122,7 +134,8 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
             "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
         )
     if not stored or stored[0] is None:
-        raise UserError(f"{opt.load[0]} holds no temperature. First run: python eval.py --load {opt.load[0]} --calibrate")
+        first = command("eval", {**vars(opt), "temperature": None, "save_probs": None, "calibrate": True})
+        raise UserError(f"{opt.load[0]} holds no temperature. First run: {first}")
     if stored[0]["tta"] != opt.tta:
         log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
     return float(stored[0]["temperature"])
@@ -164,7 +177,13 @@ def _usable(precision: str, device: torch.device) -> str:
 
 
 def _check_agree(datas: list[dict], paths: list[str]) -> None:
-    for data, path in zip(datas[1:], paths[1:], strict=True):
-        for key, what in (("num_classes", "number of classes"), ("class_names", "class names")):
-            if data[key] != datas[0][key]:
-                raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")
+    """Raise UserError where members do not number the same classes in the same way."""
+    first = Classes.from_dict(datas[0])
+    for one, path in zip(map(Classes.from_dict, datas[1:]), paths[1:], strict=True):
+        what = "number of classes" if one.count != first.count else ""
+        if (one.names is None) != (first.names is None):
+            what = what or "class names"
+        elif not names_agree(one.names, first.names) and one.names and first.names:
+            what = what or f"class names ({difference(first.names, one.names, path)})"
+        if what:
+            raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")

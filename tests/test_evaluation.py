@@ -184,7 +184,7 @@ def listed(folder, predictions, change=()):
     return path
 
 
-FILES = SimpleNamespace(path=lambda index: f"/x/{index}.jpg")
+FILES = SimpleNamespace(path=lambda index: f"/x/{index}.jpg", listed=int)
 
 
 def test_compare_is_the_exact_mcnemar_test(case, tmp_path):

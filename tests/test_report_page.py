@@ -36,7 +36,7 @@ def scored_set(folder):
     for k in range(8):
         cv2.imwrite(str(folder / f'a, "{k}".jpg'), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
     path = lambda index: str(folder / f'a, "{index % 8}".jpg')  # noqa: E731
-    files = SimpleNamespace(path=path, picture=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES)
+    files = SimpleNamespace(path=path, picture=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, listed=int)
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
     return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from options import given_words, parse_eval
+from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils import tables
 from utils.errors import UserError
@@ -50,14 +50,17 @@ def run(opt: argparse.Namespace) -> None:
     """Score each size, print the table and the command, write CSV and plot."""
     from scipy.stats import binomtest
 
+    from dataloader import Classes, number_as
     from dataloader.file_list import read_list
     from utils import checkpoint
 
     files, out = read_list(opt.list), Path(opt.out)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
-    way = checkpoint.load(opt.load).get("data", {}).get("preprocess")
+    data = checkpoint.load(opt.load).get("data") or {}
+    way = data.get("preprocess")
     if way is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
+    files = number_as(files, Classes.from_dict(data), "the checkpoint")
     own = int(way["scale"])
     scales = sorted({own, *(opt.scales or [max(8, round(own * factor / 8) * 8) for factor in FACTORS])})
     found = {}
@@ -84,13 +87,14 @@ def run(opt: argparse.Namespace) -> None:
     if best["scale"] == own or best["p"] > 0.05:
         log.info(f"\nNo size is better than its own, {own} px, by more than chance: leave --scale out.")
     else:
-        log.info(f"\npython submit.py --load {opt.load} --scale {best['scale']}")
+        chosen = {"load": [opt.load], "scale": best["scale"], "precision": opt.precision, "gpu": opt.gpu}
+        log.info(f"\n{command('submit', chosen)}")
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
 
 
 def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], np.ndarray]:
     """The scores at `scale`, and bool (N,): which images were named rightly."""
-    from dataloader import check_labels, eval_loader
+    from dataloader import eval_loader
     from network import load_predictor, predict
     from utils.metrics import score
     from utils.run import get_device
@@ -98,7 +102,6 @@ def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, A
     words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval([*words, "--precision", opt.precision])
     loaded = load_predictor(settings, get_device(opt.gpu))
-    check_labels(files, loaded.data["num_classes"], "the checkpoint")
     predictions = predict(loaded.predictor, eval_loader(settings, files, loaded.predictor.ways))[0]
     hit = (predictions.top[:, 0] == predictions.label) & predictions.readable
     return score(predictions, loaded.data["num_classes"]), hit

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from options import given_words, parse_eval
+from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils import tables
 from utils.errors import UserError
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(opt: argparse.Namespace) -> None:
     """Embed the list, and seek neighbours if asked."""
-    from dataloader import Classes, check_labels
+    from dataloader import Classes, number_as
     from dataloader.file_list import read_list
     from utils import saved_probs
 
@@ -69,14 +69,14 @@ def run(opt: argparse.Namespace) -> None:
     write_features(out, features, files)
     if not opt.neighbours:
         return
+    classes = Classes.from_dict(data)
+    files = number_as(files, classes, "the checkpoint")
     pool_files, pool, kept = files, features, readable
     if opt.among:
-        pool_files = read_list(opt.among)
+        pool_files = number_as(read_list(opt.among), classes, "the checkpoint")
         pool, kept, _ = embed(opt, pool_files)
     elif opt.unlabelled:
         raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
-    classes = Classes.from_dict(data)
-    check_labels(pool_files, classes.count, "the checkpoint")
     near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
     _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
@@ -87,7 +87,8 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
         saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
-        log.info(f"Written: {out}/knn.npz; blend it: python eval.py --load {opt.load} {out}/knn.npz")
+        blend = command("eval", {"load": [opt.load, str(out / "knn.npz")], "val_list": opt.list, "gpu": opt.gpu})
+        log.info(f"Written: {out}/knn.npz; blend it: {blend}")
 
 
 def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from options import given_words, parse_eval
+from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.logger import log, progress
@@ -84,7 +84,8 @@ def run(opt: argparse.Namespace) -> None:
     kept: dict[str, Any] = {name: content[name] for name in ("model", "epoch", "opt", "data") if name in content}
     path = Path(opt.load).with_suffix(f".{mean}.pt")
     checkpoint.save(path, {**kept, "weights": weights, "showing": "raw", "long_tail": {"mean": mean, "tau": tau, "list": opt.list}})
-    log.info(f"\nWritten: {path}; score it: python eval.py --load {path}")
+    score_it = command("eval", {"load": [str(path)], "val_list": opt.list, "gpu": opt.gpu})
+    log.info(f"\nWritten: {path}; score it: {score_it}")
 
 
 def hits_top1(logits: NDArray[np.float32], label: NDArray[np.int64]) -> float:
@@ -139,17 +140,16 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     Raises:
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
-    from dataloader import check_labels, eval_loader
+    from dataloader import Classes, eval_loader, number_as
     from dataloader.file_list import read_list
     from network import load_predictor
     from utils.run import get_device
     from utils.saved_probs import check_size
 
-    files = read_list(opt.list)
     settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
     loaded = load_predictor(settings, get_device(opt.gpu))
     predictor = loaded.predictor
-    check_labels(files, loaded.data["num_classes"], "the checkpoint")
+    files = number_as(read_list(opt.list), Classes.from_dict(loaded.data), "the checkpoint")
     check_size(2 * len(files), loaded.data["num_classes"], "logits")
     net: Any = predictor.members[0].model.net
     head = net.get_classifier() if hasattr(net, "get_classifier") else None

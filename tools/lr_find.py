@@ -123,14 +123,15 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
         Output(out.with_suffix(".csv"), "a table of rates", begins_with("lr", "loss")),
     ]
     check(planned, inputs(opt, files), [files], opt.force)
-    opt.num_classes = dataloader.find_classes(files, opt.num_classes).count
+    classes = dataloader.find_classes(files, opt.num_classes)
+    opt.num_classes = classes.count
     content = checkpoint.load(Path(opt.load)) if opt.load else None
     opt.lr = opt.lr or 1.0
     opt.pretrained = opt.pretrained and content is None
     opt.swa, opt.max_nan = 0, 0
     model = get_model(opt.model)(opt)
     if content is not None:
-        load_into(model, content, opt.load, strict=False)
+        load_into(model, content, opt.load, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
     opt.precision_used = model.set_precision(opt.precision)
     opt.epochs = opt.steps * opt.accumulate  # an epoch has a step at least

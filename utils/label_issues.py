@@ -61,7 +61,10 @@ def confident(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
 
 
 def write(path: Path, issues: Issues, scored: Any) -> None:
-    """label_issues.csv, for datasets/clean.py: fill in `action` (keep, drop, relabel) and, to relabel, `new_label`."""
+    """Write label_issues.csv, for datasets/clean.py: fill in `action` (keep, drop, relabel) and, to relabel, `new_label`.
+
+    Both numbers are the list's own: see dataloader.file_list.FileList.listed.
+    """
     predictions, files, classes = scored
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
@@ -69,4 +72,6 @@ def write(path: Path, issues: Issues, scored: Any) -> None:
         for row, quality, other in zip(*(column.tolist() for column in issues[:3]), strict=True):
             label = int(predictions.label[row])
             where = files.path(int(predictions.index[row]))
-            writer.writerow([where, label, "", other, f"{quality:.6f}", classes.name(label), classes.name(other)])
+            new = files.listed(other)
+            cells = [where, files.listed(label), "", new if new >= 0 else "", f"{quality:.6f}", classes.name(label), classes.name(other)]
+            writer.writerow(cells)

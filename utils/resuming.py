@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, processes
+from utils.classes import difference, names_agree
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -89,6 +90,31 @@ def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) ->
     log.info(f"Resuming {source} {where}, with its options{but}.")
     if any(change.startswith(SHAPES_RATE) for change in changed):
         log.warning("The learning rate follows the changed schedule from here on, so it may jump where the run was cut.")
+
+
+def check_classes(start: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
+    """Raise UserError where the classes.txt beside `listed`, with `names`, numbers the classes otherwise than the checkpoint."""
+    known = (start.get("data") or {}).get("class_names")
+    if known and names and not names_agree(known, names):
+        raise UserError(
+            f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
+            f"{difference(known, names, 'classes.txt')}. --resume goes on with the same classes.\n"
+            f"Put the lists and classes.txt back as they were, or start from its weights: --load {source} without --resume "
+            "carries the classifier over by name."
+        )
+
+
+def holds(path: Path, row: dict[str, Any]) -> bool:
+    """Return whether `path` is a checkpoint of the end of the epoch that `row` of the history is of, with the same scores."""
+    if not path.is_file():
+        return False
+    try:
+        content = checkpoint.load(path)
+    except UserError:
+        return False
+    history = content.get("history")
+    last = history[-1] if isinstance(history, list) and history else {}
+    return content.get("within") is None and all(last.get(key) == row.get(key) for key in ("epoch", "val_top1", "val_loss"))
 
 
 def begin_epoch_again(start: dict[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ class Signals:
 
 def how_to_go_on(stop: Stop, opt: "Namespace", checkpoints: "Path") -> str:
     """What a run that was stopped says last: where it is saved, and the command that goes on."""
-    words = ["train.py", "--tag", opt.tag, "--resume"]
+    running = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
+    words = [running, "--tag", opt.tag, "--resume", *["--debug"] * opt.debug]
     for name in ("checkpoint_dir", "log_dir", "gpu", "workers"):
         words += [f"--{name}", str(getattr(opt, name))] if name in opt.given else []
     start = f"torchrun --nproc_per_node={processes.world()}" if processes.world() > 1 else "python"

@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +87,18 @@ class TrainingRun:
         opt.pretrained = opt.pretrained and self.start is None
         return opt
 
-    def take_list(self, fingerprint: str) -> None:
-        """Note what the epochs are made of. Where it is not what the checkpoint was trained on, its epoch begins again."""
-        self.fingerprint = fingerprint
+    def check_classes(self, names: list[str] | None, listed: Path) -> None:
+        """Raise UserError where this is resumed with other classes: `names` are those of the classes.txt beside the list `listed`."""
+        if self.opt.resume and self.start:
+            resuming.check_classes(self.start, self.source, names, listed)
+
+    def take_lists(self, fingerprint: str, lists: dict[str, str]) -> None:
+        """Note what the epochs are made of. Where it is not what the checkpoint was trained on, its epoch begins again.
+
+        Args:
+            fingerprint: of the training list. lists: where the lists are, for who evaluates the checkpoints.
+        """
+        self.fingerprint, self.lists = fingerprint, lists
         before = self.start["data"].get("train_list", fingerprint) if self.opt.resume and self.start else fingerprint
         if before == fingerprint:
             return
@@ -106,7 +115,7 @@ class TrainingRun:
         opt = self.opt
         known = vars(opt).get("precision_why") if opt.precision == opt.precision_used else ""  # by a run that is resumed
         opt.precision_why = known or model.precision_why
-        self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint}
+        self.data = {**classes.as_dict(), "preprocess": model.preprocess().as_dict(), "train_list": self.fingerprint, "lists": self.lists}
         self.train_images = len(train_files)
         self.start = None  # its tensors lie in the model now
         if not self.writes:
@@ -116,6 +125,7 @@ class TrainingRun:
         self.scores = Scores(self.logs, first_step=self.next_epoch)
         self.records = Records(self.scores, classes, opt.histograms)
         self.saver.first = self.records.settle
+        self._bring_best()
         write_options(opt, self.logs / "options.yaml")
         self._mend_records(model)
         count = format_count(sum(p.numel() for p in model.net.parameters()))
@@ -260,8 +270,12 @@ class TrainingRun:
         if asked and epoch < self.opt.epochs:
             raise Stop(asked)
 
-    def finish(self) -> None:
-        """Close the records and say where they lie. Raises UserError where the last checkpoint could not be written."""
+    def finish(self, command: Callable[[str, str], str]) -> None:
+        """Close the records and say where they are, and what to run next: `command("eval", checkpoint)` gives that.
+
+        Raises:
+            UserError: the last checkpoint could not be written.
+        """
         self.saver.wait()
         if not self.writes:
             return
@@ -272,8 +286,14 @@ class TrainingRun:
         best = self.best()
         if best is not None:
             log.info(f"best: epoch {best['epoch']}, top1 {best['val_top1']:.6f}")
-        then = f"submit.py --load {self.checkpoints}/last.pt" if best is None else f"eval.py --load {self.checkpoints}/best.pt"
-        log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: python {then}")
+        there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
+        if best is not None and not there:
+            log.warning(
+                f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}: that was another run's, and is not beside its last."
+            )
+        path = self.checkpoints / ("best.pt" if there else "last.pt")
+        then = command("submit" if best is None else "eval", str(path))
+        log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: {then}")
 
     def best(self) -> dict[str, Any] | None:
         """The history's row of the best validated epoch (the first of equals); None before any validation."""
@@ -306,6 +326,17 @@ class TrainingRun:
         best = self.best()
         kept = self.opt.keep > 0 or epoch % self.opt.save_freq == 0 or epoch == self.opt.epochs
         return [f"{epoch}_{file_name(model.name)}.pt"] * kept + ["best.pt"] * (best is not None and best["epoch"] == epoch)
+
+    def _bring_best(self) -> None:
+        """Give the best checkpoint of a run that is resumed under another tag a name here too, as it would have in one run."""
+        best, folder = self.best(), Path(self.source).parent
+        if not self.opt.resume or best is None or folder.resolve() == self.checkpoints.resolve():
+            return
+        source = next((path for path in (Path(self.source), folder / "best.pt") if resuming.holds(path, best)), None)
+        if source is not None:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            link_over(source, self.checkpoints / "best.pt")
+            log.info(f"{self.checkpoints}/best.pt is {source} (epoch {best['epoch']}) until an epoch is better.")
 
     def _mend_records(self, model: Any) -> None:
         """Complete what a run that was killed between two of its files had left undone."""

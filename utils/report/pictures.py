@@ -101,7 +101,7 @@ def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | N
 
 
 def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
-    """What the page asks about labels, the likeliest error first."""
+    """Return what the page asks about labels, the likeliest error first; numbers are the list's own, which clean.py edits."""
     predictions, files, classes = scored
     cards = []
     for row, quality, other in zip(*(column[:MOST_ISSUES].tolist() for column in issues[:3]), strict=True):
@@ -110,10 +110,10 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
         cards.append(
             {
                 "path": _text(files.path(index)),
-                "label": label,
+                "label": files.listed(label),
                 "name": _text(classes.name(label)),
                 "quality": quality,
-                "choices": [[k, _text(classes.name(k))] for k in choices if k != label],
+                "choices": [[files.listed(k), _text(classes.name(k))] for k in choices if k != label and files.listed(k) >= 0],
                 "picture": pictures.picture(index),
             }
         )
