@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+# Under nohup and in a script's background some are ignored, and children would inherit that.
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 NAMES = ("china", "flower", "hopper")
 

@@ -197,22 +197,29 @@ def test_the_comparison_sees_what_differs(photo_set, tmp_path):
     assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
 
 
-def started(folder, *words):
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, words)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def gated(folder, epochs, *words, **settings):
+    """Start train.py so that it waits after `epochs` (see gate.py), and wait until it is there."""
+    gates = folder / "gates"
+    gates.mkdir()
+    command = [sys.executable, str(ROOT / "tests/gate.py"), str(gates), epochs, str(ROOT / "train.py"), *map(str, words)]
+    with open(folder / "out", "w") as out:
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=out, **settings)
+    wait_for(lambda: (gates / epochs).exists() or process.poll() is not None, 120)
+    assert process.poll() is None, (folder / "out").read_text()
+    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "200", "--val_freq", "200", "--keep", "0"]
-    process = started(tmp_path, "--tag", "cut", *words)
-    wait_for((tmp_path / "checkpoints/cut/last.pt").exists)
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "4", "--val_freq", "4", "--keep", "0"]
+    process = gated(tmp_path, "1", "--tag", "cut", *words)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, out + err
+    code = process.wait()
+    err = (tmp_path / "out").read_text()
+    assert code == 128 + number, err
     assert "Traceback" not in err
     content = checkpoint.load(tmp_path / "checkpoints/cut/last.pt")
-    assert 0 < content["epoch"] < 200
+    assert content["epoch"] == 1
     command = shlex.split(re.search(r"To go on:\n +(.*)", err)[1])
     assert command == ["python", "train.py", "--tag", "cut", "--resume", "--gpu", "-1", "--workers", "1"]
     assert f"interrupted ({signal.Signals(number).name})" in (tmp_path / "run_log.txt").read_text()
@@ -262,15 +269,12 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_path, number):
     """As batch systems send it, and a terminal: not to the main process alone."""
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "200", "--val_freq", "0", "--keep", "0"]
-    command = [sys.executable, ROOT / "train.py", "--tag", "cut", *map(str, words)]
-    with open(tmp_path / "out", "w") as out:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
-    wait_for((tmp_path / "checkpoints/cut/last.pt").exists)
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "4", "--val_freq", "0", "--keep", "0"]
+    process = gated(tmp_path, "1", "--tag", "cut", *words, start_new_session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
     os.killpg(process.pid, number)
-    assert process.wait(60) == 128 + number, (tmp_path / "out").read_text()
+    assert process.wait() == 128 + number, (tmp_path / "out").read_text()
     assert f"{signal.Signals(number).name}: the run ends here" in (tmp_path / "out").read_text()
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
 
@@ -687,15 +691,16 @@ def test_an_update_that_goes_around_what_runs_the_network_is_refused():
 def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(photo_set, tmp_path):
     """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9"]
-    assert started(tmp_path, "--tag", "plain", *words, "--epochs", "2").wait(100) == 0
-    cut = started(tmp_path, "--tag", "fast", *words, "--epochs", "2", "--compile")
-    for line in cut.stdout:
-        if line.startswith("epoch 1/2"):
-            break
+    whole, again = (
+        [sys.executable, ROOT / "train.py", *more] for more in (["--tag", "plain", *words, "--epochs", "2"], ["--tag", "fast", "--resume"])
+    )
+    assert subprocess.run(list(map(str, whole)), cwd=tmp_path, capture_output=True).returncode == 0
+    cut = gated(tmp_path, "1", "--tag", "fast", *words, "--epochs", "2", "--compile")
     cut.send_signal(signal.SIGTERM)
-    assert cut.wait(60) == 128 + signal.SIGTERM
-    cut.communicate()
-    assert started(tmp_path, "--tag", "fast", "--resume", "--data_root", photo_set, "--gpu", "-1").wait(300) == 0
+    assert cut.wait() == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
+    assert (
+        subprocess.run([*map(str, again), "--data_root", str(photo_set), "--gpu", "-1"], cwd=tmp_path, capture_output=True).returncode == 0
+    )
     plain, fast = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("plain", "fast"))
     assert fast["opt"]["compile"] and fast["epoch"] == 2
     for name in ("weights", "ema"):
