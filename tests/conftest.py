@@ -3,11 +3,12 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -54,12 +55,24 @@ def photo_set(photos, tmp_path_factory) -> Path:
     return folder
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     """Until `condition()` holds; a failure after `seconds`."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.02)
+
+
+def gated(folder: Path, epochs: str, *words: object, **settings: Any) -> "subprocess.Popen[bytes]":
+    """Start train.py in `folder` so that it waits after `epochs` (see gate.py), and wait until it is there; it prints to folder/out."""
+    gates = folder / "gates"
+    gates.mkdir()
+    command = [sys.executable, ROOT / "tests/gate.py", gates, epochs, ROOT / "train.py", *words]
+    with open(folder / "out", "w") as out:
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=out, **settings)
+    wait_for(lambda: (gates / epochs).exists() or process.poll() is not None)
+    assert process.poll() is None, (folder / "out").read_text()
+    return process
 
 
 class Result(NamedTuple):

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from conftest import wait_for
 
 from tools import doctor, doctor_html, doctor_look, doctor_pairs, doctor_problems
 
@@ -163,9 +164,7 @@ def test_odd_files_come_under_their_own_heading(photos, tmp_path):
     bomb[29:33] = __import__("zlib").crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     (folder / "bomb.png").write_bytes(bomb)
     names = sorted([path.name for path in folder.iterdir()] + ["gone.jpg", "x" * 300 + ".jpg"])
-    began = time.monotonic()
     done = examine(tmp_path, listed(folder, "train.txt", [f"{name} {k % 2}" for k, name in enumerate(names)]))
-    assert time.monotonic() - began < 30
     expected = {
         "empty.jpg": {"empty"}, "text.jpg": {"unreadable"}, "zeros.jpg": {"unreadable"}, "bomb.png": {"too_large"},
         "really.png": {"wrong_extension"}, "UPPER.JPG": set(), "no_suffix": set(), "board.jpg": set(), "white.jpg": {"one_colour"},
@@ -294,9 +293,9 @@ def _flips(rng, count: int, most: int) -> np.ndarray:
 def test_many_hashes_do_not_take_the_square_of_time():
     hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, dtype=np.uint64)
     hashes[1000:2000] = hashes[:1000] ^ np.uint64(0b1011)
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, whatever else runs
     assert sum(len(one) for one, _, _ in doctor_pairs.close_hashes(hashes, 4)) == 1000
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 # ------------------------------------------------------------------------------------------------ classes
@@ -388,12 +387,21 @@ def test_killed_half_way_and_resumed(photos, tmp_path):
         names.append(f"{number}.jpg {number % 3}")
     train = listed(tmp_path, "train.txt", names)
     out = tmp_path / "out"
-    slow = "import sys, time; from tools import doctor, doctor_look; real = doctor_look.look\n"
-    slow += "doctor_look.look = lambda path, **limit: (time.sleep(0.002), real(path, **limit))[1]; sys.exit(doctor.main())"
-    command = [sys.executable, "-c", slow, str(train), "--out", str(out), "--workers", "2"]
+    held = """
+import os, sys, time
+from pathlib import Path
+from tools import doctor, doctor_look
+real, scan, test = doctor_look.look, os.getpid(), os.getppid()
+def look(path, **limit):
+    while int(Path(path).stem) >= 1200 and os.getppid() in (scan, test):  # as long as the scan lives
+        time.sleep(0.01)
+    return real(path, **limit)
+doctor_look.look = look
+sys.exit(doctor.main())
+"""
+    command = [sys.executable, "-c", held, str(train), "--out", str(out), "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.poll() is None and _kept(out / "doctor.sqlite") == 0:
-        time.sleep(0.02)
+    wait_for(lambda: process.poll() is not None or _kept(out / "doctor.sqlite"))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
     kept = _kept(out / "doctor.sqlite")

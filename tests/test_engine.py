@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import wait_for
+from conftest import gated, wait_for
 from torch.utils.data import DataLoader
 
 from dataloader.loading import _start_worker
@@ -197,18 +197,6 @@ def test_the_comparison_sees_what_differs(photo_set, tmp_path):
     assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
 
 
-def gated(folder, epochs, *words, **settings):
-    """Start train.py so that it waits after `epochs` (see gate.py), and wait until it is there."""
-    gates = folder / "gates"
-    gates.mkdir()
-    command = [sys.executable, str(ROOT / "tests/gate.py"), str(gates), epochs, str(ROOT / "train.py"), *map(str, words)]
-    with open(folder / "out", "w") as out:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=out, **settings)
-    wait_for(lambda: (gates / epochs).exists() or process.poll() is not None, 120)
-    assert process.poll() is None, (folder / "out").read_text()
-    return process
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "4", "--val_freq", "4", "--keep", "0"]
@@ -276,7 +264,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_pat
     os.killpg(process.pid, number)
     assert process.wait() == 128 + number, (tmp_path / "out").read_text()
     assert f"{signal.Signals(number).name}: the run ends here" in (tmp_path / "out").read_text()
-    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 20)
+    wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 
 def test_a_worker_ends_for_its_parent_alone():
@@ -387,14 +375,13 @@ def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_pat
 def test_a_second_interrupt_ends_at_once():
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        assert signals.caught == signal.SIGINT
+        wait_for(lambda: signals.caught == signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
+            wait_for(lambda: False)
     with Signals() as signals, pytest.raises(Stop), signals.at_once():
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+        wait_for(lambda: False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -657,11 +644,13 @@ def test_out_of_memory_in_backward_of_several_processes_is_tried_alone(monkeypat
 # ------------------------------------------------------------------------------------------------ precision
 
 
-def test_the_faster_precision_is_taken():
-    slow = {"fp32": 0.02, "bf16": 0.001}
-    best, why = faster(lambda name: time.sleep(slow[name]))
+def test_the_faster_precision_is_taken(monkeypatch):
+    """By a clock that the steps themselves move."""
+    slow, now = {"fp32": 0.02, "bf16": 0.001}, [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    best, why = faster(lambda name: now.append(now.pop() + slow[name]))
     assert best == "bf16"
-    assert re.search(r"fp32 2\d ms, bf16 \d ms", why)
+    assert "fp32 20 ms, bf16 1 ms" in why
 
 
 def test_timing_leaves_the_network_as_it_is():

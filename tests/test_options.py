@@ -74,7 +74,7 @@ def after(code: str, cwd: Path) -> set[str]:
     """The modules that are loaded after `code` ran in a fresh process in the empty folder `cwd`."""
     script = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{code}\nprint('MODULES', *sys.modules)"
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split("MODULES", 1)[1].split())
 

@@ -728,9 +728,9 @@ def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
 
     labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
     part = Part([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, whatever else runs
     for groups in (None, part.groups):
         for plan in (Plan(0.1, None, None, 0), Plan(0.1, 5, 1, 0)):
             parts = split(tidy(Part(part.paths, part.labels, groups), "train"), plan)
             assert len(parts["train"].paths) + len(parts["val"].paths) == len(labels)
-    assert time.monotonic() - began < 60
+    assert time.process_time() - began < 60

@@ -44,18 +44,22 @@ def no_agent_left():
         agent = agents.pop()
         if agent.poll() is None:
             agent.terminate()
-            agent.wait(60)
+            agent.wait()
 
 
-def torchrun(folder, launcher, *words, machine=None):
-    """An agent, in the network namespace `machine`."""
-    command = [sys.executable, "-m", "torch.distributed.run", *map(str, launcher), str(ROOT / "train.py"), *map(str, words)]
+def torchrun(folder, launcher, *words, machine=None, gates=None):
+    """An agent, in the network namespace `machine`; the first process waits after each epoch of `gates`, "2,4" (see gate.py)."""
+    script = [ROOT / "train.py"]
+    if gates is not None:
+        (folder / "gates").mkdir(exist_ok=True)
+        script = [ROOT / "tests/gate.py", folder / "gates", gates, *script]
+    command = [sys.executable, "-m", "torch.distributed.run", *map(str, [*launcher, *script, *words])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     if machine is not None:
         command = ["ip", "netns", "exec", machine, *command]
         environment["GLOO_SOCKET_IFNAME"] = "eth0"
     with open(folder / f"torchrun{time.monotonic_ns()}.log", "wb") as file:
-        agents.append(subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment))
+        agents.append(subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=environment))
     return agents[-1]
 
 
@@ -84,7 +88,7 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     where = ["--master_addr", "127.0.0.1", "--master_port", port]
     launchers = [[*where, f"--nproc_per_node={2 // nodes}", f"--nnodes={nodes}", f"--node_rank={rank}"] for rank in range(nodes)]
     started = [torchrun(alone, launcher, *words) for launcher in launchers]
-    assert [process.wait(120) for process in started] == [0] * nodes, logs(alone)
+    assert [process.wait() for process in started] == [0] * nodes, logs(alone)
     one, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("one", f"nodes{nodes}"))
     assert apart(one, two) < 1e-5
     for before, after in zip(one["history"], two["history"], strict=True):
@@ -124,7 +128,7 @@ def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
     words = [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2", *more.split()]
     assert crash_test.train(alone, tag, words).wait() == 0
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
-    assert torchrun(alone, launcher, *words, "--tag", f"{tag}2").wait(120) == 0, logs(alone)
+    assert torchrun(alone, launcher, *words, "--tag", f"{tag}2").wait() == 0, logs(alone)
     one, plain, two = (checkpoint.load(alone / f"checkpoints/{name}/last.pt") for name in (tag, "one", f"{tag}2"))
     assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
@@ -135,7 +139,7 @@ def test_eval_gives_the_score_that_two_processes_printed(photo_set, tmp_path):
     words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd --precision fp32 --epochs 3"
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
-    assert torchrun(tmp_path, launcher, *words.split(), *more).wait(120) == 0, logs(tmp_path)
+    assert torchrun(tmp_path, launcher, *words.split(), *more).wait() == 0, logs(tmp_path)
     last = checkpoint.load(tmp_path / "checkpoints/bn/last.pt")["history"][-1]
     command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/bn/last.pt", "--data_root", photo_set, "-b", "12", "--gpu", "-1"]
     command += ["--no-fold", "--no-report", "--resamples", "0"]
@@ -148,12 +152,12 @@ def test_eval_gives_the_score_that_two_processes_printed(photo_set, tmp_path):
 
 # ------------------------------------------------------------------------------------------------ processes that die
 
-LONG = ["--epochs", 30, "--save_minutes", 0, "--drop", 0.1, "--optimizer", "adamw"]
+LONG = ["--epochs", 6, "--save_minutes", 0, "--drop", 0.1, "--optimizer", "adamw"]
 
 
 def reached(folder, epoch):
-    log = folder / "logs/cut/log.txt"
-    return log.exists() and f"epoch {epoch}/30" in log.read_text()
+    """Whether the first process waits at that gate, and so the others for it."""
+    return (folder / "gates" / str(epoch)).exists()
 
 
 def signal_a_rank(agent, which=0, number=signal.SIGKILL):
@@ -168,7 +172,7 @@ def undisturbed(photo_set, tmp_path_factory):
     """The folder of a longer run of two processes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "whole"]
-    assert torchrun(folder, ["--nproc_per_node=2", "--master_port", free_port()], *words).wait(200) == 0, logs(folder)
+    assert torchrun(folder, ["--nproc_per_node=2", "--master_port", free_port()], *words).wait() == 0, logs(folder)
     return folder
 
 
@@ -184,11 +188,11 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
     (tmp_path / "checkpoints/cut").mkdir(parents=True)
     shutil.copy(undisturbed / "checkpoints/whole/last.pt", tmp_path / "checkpoints/cut")  # of an earlier run
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut", "--overwrite"]
-    agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words)
+    agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=2", "--max-restarts=2"], *words, gates="2,4")
     for kill in range(2):
-        wait_for(lambda kill=kill: reached(tmp_path, 4 + 8 * kill), 120)
+        wait_for(lambda kill=kill: reached(tmp_path, 2 + 2 * kill))
         signal_a_rank(agent, 1 - kill)
-    assert agent.wait(200) == 0, logs(tmp_path)
+    assert agent.wait() == 0, logs(tmp_path)
     assert (tmp_path / "logs/cut/log.txt").read_text().count("torchrun started the run anew: going on from") == 2
     assert as_undisturbed(undisturbed, tmp_path)
 
@@ -197,13 +201,15 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
 def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, photo_set, tmp_path):
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--save_minutes", 10, "--tag", "cut"]
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
-    agent = torchrun(tmp_path, launcher, *words)
-    wait_for(lambda: reached(tmp_path, 4), 120)
+    agent = torchrun(tmp_path, launcher, *words, gates="2")
+    wait_for(lambda: reached(tmp_path, 2))
     signal_a_rank(agent, 1, signal.SIGUSR1)
-    assert agent.wait(60) == 1  # torchrun's code where a process gives any but 0
+    wait_for(lambda: "SIGUSR1: saving where we are" in logs(tmp_path))
+    (tmp_path / "gates/2.open").touch()
+    assert agent.wait() == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
-    assert 4 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 30
-    assert torchrun(tmp_path, launcher, "--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0).wait(200) == 0, logs(tmp_path)
+    assert 2 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 6
+    assert torchrun(tmp_path, launcher, "--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0).wait() == 0, logs(tmp_path)
     assert as_undisturbed(undisturbed, tmp_path)
 
 
@@ -218,14 +224,14 @@ def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, p
         where = ["--master_addr", "127.0.0.1", "--master_port", port, f"--node_rank={node}"]
         if kind == "c10d":
             where = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf", f"is_host={1 - node}"]
-        nodes.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words))
+        nodes.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words, gates="2,4"))
     # with c10d the first process may be on either machine, and is on the same after a restart
-    wait_for(lambda: any(reached(tmp_path / node, 4) for node in "01"), 120)
-    first = 0 if reached(tmp_path / "0", 4) else 1
+    wait_for(lambda: any(reached(tmp_path / node, 2) for node in "01"))
+    first = 0 if reached(tmp_path / "0", 2) else 1
     signal_a_rank(nodes[1 - first])
-    wait_for(lambda: reached(tmp_path / str(first), 12), 120)
+    wait_for(lambda: reached(tmp_path / str(first), 4))
     signal_a_rank(nodes[first])
-    assert [node.wait(200) for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+    assert [node.wait() for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
     assert not (tmp_path / str(1 - first) / "checkpoints").exists()
     assert as_undisturbed(undisturbed, tmp_path / str(first))
 
@@ -292,7 +298,7 @@ def test_two_machines_reach_the_weights_of_one(alone, photo_set, tmp_path, two_m
         (tmp_path / str(rank)).mkdir()
         launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=10.77.0.1", "--master_port=29500"]
         nodes.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
-    assert [node.wait(120) for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
+    assert [node.wait() for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
     assert apart(checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")) < 1e-5
     assert not (tmp_path / "1/checkpoints").exists()
 

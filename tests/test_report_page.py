@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from conftest import wait_for
 
 from dataloader.classes import Classes
 from dataloader.decode import thumbnail
@@ -308,10 +309,7 @@ def test_marks_are_exported_for_clean(at, made):
     assert at.texts("#marked") == [f"4 of {min(60, len(issues.row))} marked"]
     click(at, "#export")
     path = made[0] / "downloads" / "label_decisions.csv"
-    for _ in range(100):
-        if path.is_file() and path.stat().st_size:
-            break
-        time.sleep(0.05)
+    wait_for(lambda: path.is_file() and path.stat().st_size)
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     label = made[1].predictions.label[issues.row]
@@ -337,9 +335,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_text_can_be_read(at, dark):
             "const c = document.getElementById('matrix'); return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
         )
         heat = at.browser.execute_script("return getComputedStyle(document.documentElement).getPropertyValue('--heat').trim()")
-        time.sleep(0.2)
-        got, wanted = at.browser.execute_script(painted), heat.replace(" ", "")
-        assert max(abs(int(a) - int(b)) for a, b in zip(got.split(","), wanted.split(","), strict=True)) <= 3, (got, wanted)
+        wanted = [int(part) for part in heat.split(",")]
+        wait_for(lambda: max(abs(int(a) - b) for a, b in zip(at.browser.execute_script(painted).split(","), wanted, strict=True)) <= 3)
         assert at.browser.execute_script("return document.documentElement.scrollWidth") == 390
         for css in ("h1", ".soft", "#class-table td", ".error"):
             colour, ground = (
