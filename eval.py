@@ -5,8 +5,9 @@
     python eval.py --load a.pt b.pt probs.npz --blend greedy
     python eval.py --load a.pt --calibrate --compare results/old/20/predictions.csv
 
-Writes results/<tag>/<epoch>/: report.html, metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv,
-pictures; probs.npz with --save_probs, changed.csv with --compare.
+Writes results/<tag>/<epoch>/, for a checkpoint of another tag results/<tag>/<its tag>_<epoch>_<views>/: report.html,
+metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv, pictures; probs.npz with --save_probs, changed.csv
+with --compare.
 """
 
 import argparse
@@ -29,13 +30,16 @@ def main(opt: argparse.Namespace) -> None:
     import dataloader
     from network import Features, fit_ensemble, load_predictor, predict, whole_rows, with_ensemble, write_ensemble
     from utils import blend, saved_probs
+    from utils.holding import hold
     from utils.logger import log, start_logging
+    from utils.outputs import check, inputs
     from utils.report import results
     from utils.run import get_device, seed_everything
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     asked, opt = opt, with_ensemble(opt)
+    hold(Path(opt.result_dir) / opt.tag, shared=True)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = dataloader.Classes.from_dict(loaded.data)
     files = dataloader.number_as(dataloader.open_list(opt, "val", known=loaded.lists), classes, "the checkpoint")
@@ -44,6 +48,10 @@ def main(opt: argparse.Namespace) -> None:
     if opt.save_probs:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
     predictor, folder = loaded.predictor, Path(opt.result_dir) / opt.tag / loaded.name
+    check(results.planned(folder, opt), inputs(opt, files))
+    hold(folder)
+    if opt.calibrate and loaded.run is not None:
+        hold(loaded.run, shared=True)
     if opt.blend in blend.FITTED:
         predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways))
     loader = dataloader.eval_loader(opt, files, predictor.ways)
@@ -54,13 +62,14 @@ def main(opt: argparse.Namespace) -> None:
     scored = results.Scored(predictions, files, classes)
     fitted = calibrate(opt, loaded, predictions) if opt.calibrate else None
     with results.place(folder, opt) as new:
-        found = results.write(new, scored, opt, fitted, earlier=folder)
+        found = results.write(new, scored, opt, fitted, folder, loaded.identities)
         if opt.blend in blend.FITTED:
             write_ensemble(new, folder, opt, loaded, measured)
         if probabilities is not None:
             results.write_probabilities(new / results.PROBS, probabilities, scored)
         if opt.report and found.metrics["count"]:
             results.write_page(new, scored, found, report_extra(opt, loaded, scored, found, folder, features))
+        results.set_aside(folder, loaded.identities)
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
     ensemble = folder / "ensemble.yaml" if opt.blend in blend.FITTED else None

@@ -2,7 +2,7 @@
 
 python submit.py --load checkpoints/resnest/20_ResNeSt101.pt
 python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv
-python submit.py --ensemble results/pair/20+20/ensemble.yaml --pseudo_label 0.95
+python submit.py --ensemble results/pair/a_20+b_20/ensemble.yaml --pseudo_label 0.95
 
 Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
 """

@@ -1,6 +1,7 @@
 """From checkpoints, and files of probabilities, to a Predictor."""
 
 import argparse
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ from utils.preprocess import Preprocess
 @dataclass(frozen=True)
 class Loaded:
     """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
-    checkpoint its `history` of training, the files of the members, in the order of `predictor.weights`, the sha256 of each
-    file, and of what in it decides its predictions; `saved`, the files of probabilities among them; and `lists`, which lists
-    each checkpoint remembers (dataloader.list_paths).
+    checkpoint its `tag` and its `history` of training, the files of the members, in the order of `predictor.weights`, the
+    sha256 of each file, and of what in it decides its predictions; `saved`, the files of probabilities among them; and `lists`,
+    which lists each checkpoint remembers (dataloader.list_paths).
     """
 
     predictor: Predictor
     data: dict
     name: str
+    tag: str = ""
     history: list[dict] = field(default_factory=list)
     paths: tuple[str, ...] = ()
     hashes: tuple[str, ...] = ()
@@ -46,6 +48,12 @@ class Loaded:
         wanted = saved_probs.list_hash(files) if self.saved else ""
         for one in self.saved:
             saved_probs.check_list(one, files, wanted)
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the one checkpoint where that is the folder of its tag, so that its run may be going on; or None."""
+        folder = Path(self.paths[0]).resolve().parent
+        return folder if len(self.paths) == 1 and folder.name == self.tag else None
 
 
 def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
@@ -65,7 +73,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
     paths = tuple(path for path, _ in pairs)
     # before they are read, for a run may put others in their places meanwhile; one that is missing is named below
     hashes = tuple(file_hash(path) if Path(path).is_file() else "" for path in paths)
-    members, datas, epochs, contents, identities = [], [], [], [], []
+    members, datas, origins, contents, identities = [], [], [], [], []
     for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
         content = checkpoint.load(path)
         identities.append(checkpoint.identity(content))
@@ -76,8 +84,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         chosen = quicken(model, way, opt, _usable(precision, device), device)
         members.append(Member(model, way, weight, path))
         datas.append(data)
-        epochs.append(str(content.get("epoch", "weights")))
-        log.info(f"{path}: {model.name}, epoch {epochs[-1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
+        origins.append((content.get("opt", {}).get("tag") or Path(path).stem, str(content.get("epoch", "weights"))))
+        log.info(f"{path}: {model.name}, epoch {origins[-1][1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}")
         contents.append({key: content.get(key) for key in ("history", "calibration")})
     identities += hashes[len(members) :]
     _check_same(opt, paths, identities)
@@ -93,8 +101,24 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
     predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
     if saved:
         predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
-    name = "+".join(epochs + [Path(one.path).stem for one in saved])[:100]
-    return Loaded(predictor, datas[0], name, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists)
+    name = _folder_name(opt, origins, [Path(one.path).stem for one in saved])
+    tag = origins[0][0] if len(origins) == 1 else ""
+    return Loaded(predictor, datas[0], name, tag, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists)
+
+
+def _folder_name(opt: argparse.Namespace, origins: list[tuple[str, str]], saved: list[str]) -> str:
+    """The name of the folder for the results, below --tag: the epochs, and where a checkpoint is of another tag, tags and views too.
+
+    Args:
+        origins: the tag and the epoch of each checkpoint. saved: the names of the files of probabilities.
+    """
+    tags = [re.sub(r"[^\w.+-]", "_", tag).lstrip(".")[:60] or "_" for tag, _ in origins]
+    epochs = [re.sub(r"[^\w-]", "_", epoch)[:20] for _, epoch in origins]
+    if all(tag == opt.tag for tag, _ in origins):
+        return "+".join(epochs + saved)[:100]
+    same = [f"{tags[0]}_{'+'.join(epochs)}"] if len(set(tags)) == 1 else [f"{tag}_{epoch}" for tag, epoch in zip(tags, epochs, strict=True)]
+    views = f"_{opt.tta}" if opt.tta != "none" else ""
+    return "+".join(same + saved)[: 100 - len(views)] + views
 
 
 def _check_same(opt: argparse.Namespace, paths: tuple[str, ...], identities: list[str]) -> None:

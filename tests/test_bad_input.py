@@ -196,7 +196,7 @@ def test_unreadable_image_counts_in_no_score_and_gets_its_row_in_a_submission(sc
     result = script("eval.py", *common)
     assert result.code == 0, result.err
     assert f"{bad}" in result.out
-    metrics = json.loads(Path("results/cache/1/metrics.json").read_text())
+    metrics = json.loads(Path("results/cache/ok_1/metrics.json").read_text())
     assert (metrics["count"], metrics["unreadable"]) == (12, 1)
     result = script("submit.py", *common)
     assert result.code == 0, result.err

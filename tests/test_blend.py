@@ -132,7 +132,7 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
 
     out = run_eval(script, "--tag", "fit", "--blend", "optimal", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair)
     assert "fitted, other images" in out
-    written = tmp_path / "results/fit/1+1/ensemble.yaml"
+    written = tmp_path / "results/fit/a_1+b_1/ensemble.yaml"
     content = yaml.safe_load(written.read_text())
     scores = json.loads((written.parent / "metrics.json").read_text())
     assert scores["loss"] == pytest.approx(content["scores"]["fitted, same images"]["loss"], rel=1e-4)

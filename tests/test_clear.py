@@ -269,3 +269,20 @@ def test_clear_killed_before_any_of_its_changes_is_undone_or_gone_on_with(record
         shutil.rmtree(quick)
     assert done.returncode == 0, done.stderr[-3000:]
     assert min(map(int, done.stdout.split())) > 15, done.stdout
+
+
+def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_path):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    (entry,) = (records / ".trash").glob("2*")
+    good = (entry / "origin.json").read_text()
+    before = files(records, "*")
+    for content in ("{", "[]", "{}", '{"checkpoint": 1}', '{"checkpoint": "/etc"}', '{"other": "checkpoints/run.1"}', None):
+        (entry / "origin.json").unlink()
+        if content is not None:
+            (entry / "origin.json").write_text(content)
+        for flags in (["--restore"], ["--rm"], []):
+            result = script("clear.py", "--tag", "run.1", *flags)
+            assert result.code == 2 and f".trash/{entry.name}/ has no valid origin.json; it is left alone" in result.err
+        (entry / "origin.json").write_text(good)
+    assert files(records, "*") == before
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0

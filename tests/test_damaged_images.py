@@ -79,7 +79,7 @@ def test_the_scripts_and_the_doctor_take_it(script, sizes, small, tmp_path):
     with open("logs/big/bad_images.csv") as file:
         assert {int(row["index"]) for row in csv.DictReader(file)} == {6, 7}
     assert script("eval.py", *words, "--load", "checkpoints/big/best.pt").code == 0
-    metrics = json.loads(Path("results/cache/1/metrics.json").read_text())
+    metrics = json.loads(Path("results/cache/big_1/metrics.json").read_text())
     assert (metrics["count"], metrics["unreadable"]) == (6, 2)
     assert "2 of 8 images could not be read" in script("submit.py", *words, "--load", "checkpoints/big/best.pt").out
     assert script("train.py", *small, "--max_pixels", 400_000_000).code == 2

@@ -113,7 +113,7 @@ def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path):
     # the classifier over these features, up to each row's length, gives the network's own classes
     content = checkpoint.load(tmp_path / load)
     assert script("eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs").code == 0
-    own = saved_probs.read(str(tmp_path / "results/e/1/probs.npz")).log_probability.astype(np.float32)
+    own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).log_probability.astype(np.float32)
     weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
     log_p = torch.from_numpy(own) - bias
     logits = torch.from_numpy(features) @ weight.T

@@ -523,6 +523,7 @@ def test_what_a_run_goes_back_to_is_its_own(script, photo_set, tmp_path, monkeyp
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1, "--max_nan", 1, "-b", 12, "--tag", "t"]
     assert script("train.py", *words, "--seed", 1).code == 0
     shutil.copy("checkpoints/t/last.pt", "earlier.pt")
+    words += ["--overwrite"]
     assert script("train.py", *words, "--load", "earlier.pt").code == 0
     whole = checkpoint.load("checkpoints/t/last.pt")
     real, broken = BaseModel.normalise, []

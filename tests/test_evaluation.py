@@ -505,12 +505,12 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     old = tmp_path / "results/run/1/predictions.csv"
     result = script("eval.py", *flags, "--tag", "warm", "--temperature", "ckpt", "--compare", old, "--no-report")
     assert result.code == 0, result.err
-    warm = json.loads((tmp_path / "results/warm/1/metrics.json").read_text())
+    warm = json.loads((tmp_path / "results/warm/run_1/metrics.json").read_text())
     cold = json.loads((tmp_path / "results/run/1/metrics.json").read_text())
     assert warm["loss"] == pytest.approx(fitted["loss_after"], abs=1e-5)
     assert cold["loss"] == pytest.approx(fitted["loss_before"], abs=1e-5)
     assert warm["top1"] == cold["top1"] and warm["compare"]["p_value"] == 1
-    assert (tmp_path / "results/run/1/report.html").is_file() and not (tmp_path / "results/warm/1/report.html").exists()
+    assert (tmp_path / "results/run/1/report.html").is_file() and not (tmp_path / "results/warm/run_1/report.html").exists()
     assert script("eval.py", *flags, "--tag", "run", "--tta", "flip").code == 0
     runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
     assert [run["tta"] for run in runs] == ["none", "flip"]

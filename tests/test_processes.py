@@ -145,7 +145,7 @@ def test_eval_gives_the_score_that_two_processes_printed(photo_set, tmp_path):
     command += ["--no-fold", "--no-report", "--resamples", "0"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results/cache/3/metrics.json").read_text())
+    found = json.loads((tmp_path / "results/cache/bn_3/metrics.json").read_text())
     assert found["loss"] == pytest.approx(last["val_loss"], abs=1e-6)
     assert found["top1"] == last["val_top1"]
 

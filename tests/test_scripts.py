@@ -54,7 +54,7 @@ def test_averages_are_scored_beside_the_weights_and_the_checkpoint_shows_the_bes
     for which in scores:
         checkpoint.save(tmp_path / "x.pt", {**content, "showing": which})
         assert script("eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0).code == 0
-        metrics = json.loads((tmp_path / f"results/{which}/2/metrics.json").read_text())
+        metrics = json.loads((tmp_path / f"results/{which}/run_2/metrics.json").read_text())
         found.append(metrics["loss"])
         assert abs(metrics["top1"] - scores[which]) < 1e-6
         if which == content["showing"]:

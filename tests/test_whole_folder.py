@@ -10,6 +10,7 @@ import pytest
 import tiny
 from conftest import ROOT
 
+from utils import checkpoint
 from utils import whole_folder as module
 from utils.whole_folder import remove_leftovers, whole_folder
 
@@ -157,10 +158,11 @@ def test_an_evaluation_that_is_killed_leaves_the_earlier_one_whole(script, tmp_p
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data, path = tiny.write_images(tmp_path), tiny.unpack("sgd", tmp_path)
     words = ["--load", str(path), "--data_root", str(data), "--gpu", "-1", "-w", "0", "--resamples", "0"]
+    words += ["--tag", checkpoint.load(path)["opt"]["tag"]]
     result = script("eval.py", *words, "--save_probs", "--compare", "no.csv")
-    assert result.code == 2 and not list(tmp_path.glob("results/cache/*"))
+    assert result.code == 2 and not list(tmp_path.glob("results/*/*"))
     assert script("eval.py", *words, "--save_probs").code == 0
-    folder = tmp_path / "results/cache/1"
+    (folder,) = tmp_path.glob("results/*/1")
     (folder / "notes.txt").write_text("mine")
     before = {one.name: one.read_bytes() for one in folder.iterdir()}
     assert {"metrics.json", "report.html", "probs.npz", "errors.png"} <= before.keys()
@@ -173,7 +175,7 @@ def test_an_evaluation_that_is_killed_leaves_the_earlier_one_whole(script, tmp_p
     finally:
         child.kill()
         child.communicate()
-    assert len(list(folder.parent.iterdir())) == 2
+    assert len([one for one in folder.parent.iterdir() if one.is_dir()]) == 2
     assert {one.name: one.read_bytes() for one in folder.iterdir()} == before
 
     result = script("eval.py", *words, "--tta", "flip", "--no-report")

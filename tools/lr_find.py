@@ -22,7 +22,7 @@ from options.parser import Parser, expanded
 from options.shared_flags import force
 from utils import tables
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, check_regular
 from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
@@ -118,6 +118,7 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     out = place(opt)
+    check_regular(out)
     planned = [
         Output(out, "a drawn picture", is_plot),
         Output(out.with_suffix(".csv"), "a table of rates", begins_with("lr", "loss")),

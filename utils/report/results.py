@@ -3,6 +3,8 @@
 import argparse
 import json
 import os
+import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import label_issues, saved_probs, tables
+from utils import blend, label_issues, saved_probs, tables
 from utils.bootstrap import Compared, compare, intervals
 from utils.calibration import Fitted
 from utils.files import atomic_write, write_json
 from utils.logger import log
 from utils.metrics import Predictions, confused_pairs, more_scores, per_class, score
+from utils.outputs import Output
 from utils.report import page, plots
 from utils.whole_folder import whole_folder
 
 MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
-TABLES = ("metrics.json", "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
+METRICS = "metrics.json"
+TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
 WRITTEN = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROBS)  # what an evaluation writes
 RUN = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # what is kept of earlier evaluations beside this one
 
@@ -42,6 +46,45 @@ class Found(NamedTuple):
     compared: Compared | None
 
 
+def planned(folder: Path, opt: argparse.Namespace) -> list[Output]:
+    """The files in `folder` that an evaluation replaces or removes."""
+    left = {name for name, written in ((ENSEMBLE, opt.blend in blend.FITTED), (PROBS, opt.save_probs)) if not written}
+    return [Output(folder / name, name) for name in WRITTEN if name not in left]
+
+
+def set_aside(folder: Path, identities: Sequence[str]) -> None:
+    """Rename `folder` where it holds the results of other checkpoints than those of `identities`, and log its new name.
+
+    So do the results of a version that did not note whose they are.
+    """
+    try:
+        noted, state = _metrics(folder).get("checkpoints"), (folder / METRICS).stat()
+    except OSError:
+        return
+    if _same(noted, identities):
+        return
+    place = Path(os.path.realpath(folder))  # a link stays a link
+    other = place.with_name(f"{place.name}.{time.strftime('%Y%m%d-%H%M%S', time.localtime(state.st_mtime))}")
+    while os.path.lexists(other):
+        other = other.with_name(f"{other.name}+")
+    place.rename(other)
+    log.warning(f"{folder}/ held the results of another checkpoint: they are in {other.name}/ beside it now.")
+
+
+def _same(noted: Any, identities: Sequence[str]) -> bool:
+    """Whether what metrics.json notes is of these checkpoints, in any order."""
+    return isinstance(noted, list) and sorted(map(str, noted)) == sorted(identities)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """What metrics.json of `folder` holds; nothing where there is none that can be read."""
+    try:
+        content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
     """A new folder to write an evaluation into, which on leaving replaces `folder` as a whole: see utils.whole_folder.
 
@@ -60,10 +103,18 @@ def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]
     return whole_folder(folder, keep)
 
 
-def write(new: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | None = None, earlier: Path | None = None) -> Found:
+def write(
+    new: Path,
+    scored: Scored,
+    opt: argparse.Namespace,
+    fitted: Fitted | None = None,
+    earlier: Path | None = None,
+    identities: Sequence[str] = (),
+) -> Found:
     """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
 
-    `earlier`: the folder whose metrics.json knows of evaluations with other settings, by default `new` itself.
+    `earlier`: the folder whose metrics.json knows of evaluations with other settings, by default `new` itself. `identities`:
+    of the checkpoints, as utils.checkpoint.identity gives them.
 
     Raises:
         UserError: --compare names a file that does not fit; nothing was written then.
@@ -87,9 +138,9 @@ def write(new: Path, scored: Scored, opt: argparse.Namespace, fitted: Fitted | N
         plots.confusion(new / "confusion.png", scored)
         plots.errors(new / "errors.png", scored)
     made_by = {key: getattr(opt, key) for key in MADE_BY}
-    runs = _earlier(earlier or new, made_by)
-    metrics = {**metrics, "options": made_by}
-    write_json(new / "metrics.json", {**metrics, "runs": [*runs, _run(metrics)]})
+    runs = _earlier(earlier or new, made_by, identities)
+    metrics = {**metrics, "options": made_by, "checkpoints": list(identities)}
+    write_json(new / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
     return Found(metrics, issues, compared)
 
 
@@ -108,12 +159,10 @@ def _run(metrics: dict[str, Any]) -> dict[str, Any]:
     return {**{key: metrics["options"][key] for key in MADE_BY}, **{key: metrics[key] for key in RUN}}
 
 
-def _earlier(folder: Path, made_by: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that the metrics.json of this folder remembers, but for one with the same settings."""
-    try:
-        runs = json.loads((folder / "metrics.json").read_text(encoding="utf-8")).get("runs", [])
-    except (OSError, ValueError):
-        return []
+def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs that the metrics.json of this folder remembers of the same checkpoints, but for one with the same settings."""
+    content = _metrics(folder)
+    runs = content.get("runs", []) if _same(content.get("checkpoints"), identities) else []
     ignored = {"resamples"}
     return [run for run in runs if any(run.get(key) != made_by[key] for key in MADE_BY if key not in ignored)]
 

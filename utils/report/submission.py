@@ -15,7 +15,7 @@ import numpy as np
 
 from utils import tables
 from utils.errors import UserError
-from utils.files import atomic_write, file_hash, json_text, write_json
+from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
 from utils.logger import log
 from utils.outputs import Output, has_key, is_list, is_probabilities
 from utils.report.results import Scored
@@ -27,6 +27,7 @@ NOT_OPTIONS = ("given", "config")
 
 def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
     """What submit.py is going to write: the submission `out`, and what is put beside it."""
+    check_regular(out)
     files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt))]
     files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
     if opt.pseudo_label is not None:
