@@ -26,6 +26,7 @@ from dataloader.decode import Image, Need, scaled, whole
 from dataloader.file_list import FileList
 from dataloader.reader import Files
 from dataloader.stores import Disk, Ram
+from utils import faults
 from utils.errors import ImageError, UserError
 from utils.logger import format_count, log, progress
 
@@ -121,7 +122,7 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
         for index in range(first, min(first + 4096, len(files))):
             path = files.path(index)
             try:
-                status = os.stat(path)
+                status = faults.status(path)
                 stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
             except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"

@@ -64,11 +64,6 @@ def read_image(path: str, need: Need = whole, max_pixels: int = MAX_PIXELS) -> t
         MachineFault: the machine failed, again and again; see utils.faults.
     """
     try:
-        try:
-            return decode(read_file(path), need, max_pixels)
-        except (OSError, MemoryError, cv2.error) as error:
-            if not faults.is_fault(error):
-                raise
         return faults.patiently(lambda: decode(read_file(path), need, max_pixels), path)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader import list_advice
+from utils import faults
 from utils.errors import UserError
 from utils.logger import progress
 
@@ -192,7 +193,7 @@ def missing_files(files: FileList, threads: int = 16) -> NDArray[np.bool_]:
     spans = range(0, len(files), size)
 
     def look(first: int) -> list[bool]:
-        return [not os.path.exists(files.path(index)) for index in range(first, min(first + size, len(files)))]
+        return [not faults.exists(files.path(index)) for index in range(first, min(first + size, len(files)))]
 
     with ThreadPoolExecutor(threads) as pool:
         found = list(progress(pool.map(look, spans), f"looking for the files of {files.source.name}", len(spans)))

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from dataloader.sampler import BatchKey
 from utils import processes
-from utils.errors import ImageError, UserError
+from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
 from utils.stopping import STOPPING
 
@@ -73,6 +73,8 @@ class Batches:
                 raise UserError(
                     f"{str(error).strip().splitlines()[-1]}\nMend the list: python -m tools.doctor names what is wrong."
                 ) from error
+            except MachineFault as error:  # from a worker process, with its traceback
+                raise MachineFault(str(error).rpartition(f"{MachineFault.__name__}: ")[2].strip()) from error
             except TimeoutError as error:
                 raise UserError(_stuck(self.opt)) from error
             except RuntimeError as error:

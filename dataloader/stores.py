@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils import faults
 from utils.logger import log
 
 Entry = tuple[int, bytes, bytes]  # index in the list, key, body
@@ -84,10 +85,14 @@ class Disk:
     def get(self, index: int, key: bytes) -> bytes | None:
         """Return the entry of `key`; None without one, and, with a warning, where it cannot be read as it was written."""
         try:
-            found = self._connection().execute("SELECT crc32, body FROM entries WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            self._note_damage(error)
-            return None
+            found = self._find(key)
+        except sqlite3.Error:
+            try:
+                faults.patiently(lambda: os.close(os.open(self.path, os.O_RDONLY)), self.path)  # no damage, where that fails
+                found = self._find(key)
+            except (sqlite3.Error, OSError) as error:
+                self._note_damage(error)
+                return None
         if found is None:
             return None
         crc32, body = found
@@ -95,6 +100,9 @@ class Disk:
             self._note_damage("an entry's checksum differs")
             return None
         return body
+
+    def _find(self, key: bytes) -> tuple[int, bytes] | None:
+        return self._connection().execute("SELECT crc32, body FROM entries WHERE key = ?", (key,)).fetchone()
 
     def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
         """Return which images (of those of `keys`, (N, 16)) have no entry; looks at the index alone."""

@@ -8,9 +8,8 @@ import contextlib
 import hashlib
 import os
 import stat
-import warnings
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 
 from dataloader.decode import MAX_PIXELS, Image, decode
 from tools.doctor_problems import MASKS
+from utils import faults
 from utils.errors import ImageError
 
-VERSION = 1  # a change of what `look` finds must look at every file anew: part of the key
+VERSION = 2  # a change of what `look` finds must look at every file anew: part of the key
 KEY_BYTES = 16
 MAX_BYTES = 1 << 31  # a larger file is not read
 MAX_ASPECT = 20
@@ -54,7 +54,7 @@ class Look(NamedTuple):
 def identify(path: str, max_pixels: int = MAX_PIXELS) -> bytes | Look:
     """The key of the file's state (path, size, time, the limit), KEY_BYTES long; or a Look, where there is no file to be read."""
     try:
-        status = os.stat(path)
+        status = faults.status(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         with contextlib.suppress(OSError, ValueError):  # no link, or a name that no file can have
             return Look(MASKS["dangling_link"], detail=f"it points to {Path(path).readlink()}")
@@ -69,10 +69,20 @@ def identify(path: str, max_pixels: int = MAX_PIXELS) -> bytes | Look:
 
 
 def look(path: str, max_pixels: int = MAX_PIXELS) -> Look:
-    """Read the file, and decode it where it has at most `max_pixels`; never raises on account of the file."""
+    """Read the file, and decode it where it has at most `max_pixels`; never raises on account of the file.
+
+    Raises:
+        MachineFault: the machine failed, again and again; see utils.faults.
+    """
+    return faults.patiently(lambda: _look(path, max_pixels), path)
+
+
+def _look(path: str, max_pixels: int) -> Look:
     try:
         data = _read(path)
     except OSError as error:
+        if faults.is_fault(error):
+            raise
         return Look(MASKS["unreadable"], detail=error.strerror or str(error))
     if data is None:
         return Look(MASKS["too_large"], detail=f"over {MAX_BYTES >> 30} GiB: not read")
@@ -80,13 +90,13 @@ def look(path: str, max_pixels: int = MAX_PIXELS) -> Look:
     kind = sniff(data)
     flags = MASKS["wrong_extension"] if kind and not _suffix_fits(path, kind) else 0
     try:
-        if kind in ("PNG", "BMP"):
-            _load(data, max_pixels)  # OpenCV decodes these, and makes do with half a file
         image, (height, width) = decode(data, lambda high, wide: min(1.0, SMALL / max(1, min(high, wide))), max_pixels)
     except ImageError as error:
         name, detail = _classify(data, kind, str(error), max_pixels)
         return Look(flags | MASKS[name], digest=digest, detail=detail)
-    except (cv2.error, MemoryError) as error:
+    except cv2.error as error:
+        if faults.is_fault(error):
+            raise
         return Look(flags | MASKS["unreadable"], digest=digest, detail=type(error).__name__)
     flags |= MASKS["tiny"] * (min(height, width) < 2)
     flags |= MASKS["extreme_aspect"] * (max(height, width) > MAX_ASPECT * min(height, width))
@@ -136,22 +146,6 @@ def _read(path: str) -> bytes | None:
         if not stat.S_ISREG(status.st_mode):
             raise OSError("no longer a regular file")
         return None if status.st_size > MAX_BYTES else file.readall()
-
-
-def _load(data: bytes, max_pixels: int) -> None:
-    """Let Pillow decode all of the first frame. Raises ImageError."""
-    import io
-
-    import PIL.Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image: Any = PIL.Image.open(io.BytesIO(data))
-            if image.width * image.height <= max_pixels:  # `decode` refuses the others
-                image.load()
-    except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
-        raise ImageError(f"{type(error).__name__}: {error}") from error
 
 
 def _classify(data: bytes, kind: str, complaint: str, max_pixels: int) -> tuple[str, str]:

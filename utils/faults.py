@@ -12,7 +12,7 @@ T = TypeVar("T")
 WAIT_SECONDS = (0.1, 0.5, 2.0, 5.0)  # before the second try, the third, and so on
 FILES = "Raise the limit (`ulimit -n 65536`), or read with fewer --workers."
 MEMORY = "Use fewer --workers, a smaller -b or no --cache ram, or a lower --max_pixels."
-DRIVE = "Look at the drive (`dmesg`, `mount`, `df`), then run the same command again."
+DRIVE = "Look at the drive: `dmesg`, `mount`, `df`."
 # What the kernel says of itself, of a disk and of a network drive; EACCES, ENOENT, EISDIR and the like are about the path.
 HINTS = dict.fromkeys((errno.EMFILE, errno.ENFILE), FILES) | dict.fromkeys((errno.ENOMEM, errno.ENOBUFS), MEMORY)
 HINTS |= dict.fromkeys(
@@ -67,6 +67,24 @@ def patiently(act: Callable[[], T], path: str | os.PathLike[str]) -> T:
                 raise _named(error, path) from error
         pause(wait)  # out of the handler, which would hold the failed try's memory
     raise AssertionError("the last try returns or raises")
+
+
+def status(path: str) -> os.stat_result:
+    """Return `os.stat(path)`. Raises as it does, but for MachineFault where the machine fails again and again."""
+    return patiently(lambda: os.stat(path), path)
+
+
+def exists(path: str) -> bool:
+    """Return whether `path` is there, as os.path.exists does, which takes a drive that fails for a missing file.
+
+    Raises:
+        MachineFault: the machine fails again and again.
+    """
+    try:
+        status(path)
+    except (OSError, ValueError):  # ValueError: a zero byte in the path
+        return False
+    return True
 
 
 def _named(error: Exception, path: str | os.PathLike[str]) -> MachineFault:

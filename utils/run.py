@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
-from utils import processes, run_log
+from utils import faults, processes, run_log
 from utils.errors import UserError
 from utils.holding import let_go
 from utils.logger import log, record_error, start_logging
@@ -110,6 +110,10 @@ def _mendable(error: Exception, elsewhere: str) -> str | None:
     """
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}."
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's allocator on the CPU
+        return f"The machine has no memory left ({error or 'MemoryError'}).\n{faults.MEMORY}"
+    if faults.is_fault(error) and getattr(error, "filename", None):
+        return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
         what = str(error).split(". ")[0]
         return f"The GPU has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."

@@ -81,9 +81,14 @@ class Signals:
 
 def how_to_go_on(stop: Stop, opt: "Namespace", checkpoints: "Path") -> str:
     """What a run that was stopped says last: where it is saved, and the command that goes on."""
+    return f"{stop.name}: the run ends here, and is saved in {checkpoints}/last.pt. To go on:\n    {resume_command(opt)}"
+
+
+def resume_command(opt: "Namespace") -> str:
+    """Return the command that continues the run of `opt` from its last.pt."""
     running = sys.argv[0] if os.path.basename(sys.argv[0]) == "train.py" else "train.py"
     words = [running, "--tag", opt.tag, "--resume", *["--debug"] * opt.debug]
     for name in ("checkpoint_dir", "log_dir", "gpu", "workers"):
         words += [f"--{name}", str(getattr(opt, name))] if name in opt.given else []
     start = f"torchrun --nproc_per_node={processes.world()}" if processes.world() > 1 else "python"
-    return f"{stop.name}: the run ends here, and is saved in {checkpoints}/last.pt. To go on:\n    {shlex.join([*start.split(), *words])}"
+    return shlex.join([*start.split(), *words])

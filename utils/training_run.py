@@ -15,13 +15,13 @@ import torch
 from utils import checkpoint, processes, resuming
 from utils.bad_images import BadImages
 from utils.earlier import check_earlier, remove_earlier
-from utils.errors import NotFinite, UserError
+from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over
 from utils.holding import hold
 from utils.logger import Scores, format_count, log, start_logging, write_options
 from utils.records import Records
 from utils.saving import Saver, Spare, file_name
-from utils.stopping import Signals, Stop, how_to_go_on
+from utils.stopping import Signals, Stop, how_to_go_on, resume_command
 from utils.watch import Watch, in_words
 
 
@@ -164,6 +164,12 @@ class TrainingRun:
             if self.saver.error is not None:
                 raise self.saver.error from None
             raise Stop(stop.number, how_to_go_on(stop, self.opt, self.checkpoints)) from None
+        except MachineFault as fault:
+            self.saver.wait()
+            if self.saver.written is None:
+                raise
+            where = f"The run is saved in {self.checkpoints}/last.pt. To go on, once that is mended:\n    {resume_command(self.opt)}"
+            raise MachineFault(f"{fault}\n{where}") from fault
         finally:
             self.saver.wait()
             processes.leave()
@@ -196,6 +202,10 @@ class TrainingRun:
                 yield
         except Stop:
             self.save(watch.model, watch)
+            raise
+        except MachineFault:
+            if processes.world() == 1:
+                self.save(watch.model, watch)
             raise
         except NotFinite as error:
             raise self.diverged(f"{error} after epoch {watch.epoch}", watch.lr) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from utils import processes
 from utils.batch import Batch
-from utils.errors import UserError
+from utils.errors import MachineFault, UserError
 from utils.logger import log, progress
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Watch:
         """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
         for _ in range(self.model.batches - self.done):
             asked = time.monotonic()
-            self.batch = next(batches)
+            self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
             self.run.bad.note(self.batch.bad, self.run.train_images)
             self.lr = self.model.learning_rate()
@@ -75,6 +75,15 @@ class Watch:
                 stop()
             if self.model.between_steps(self.done) and self.done < self.model.batches:
                 self.run.may_save(self)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; where the machine cannot read it, what is trained so far is saved before that ends the run."""
+        try:
+            return next(batches)
+        except MachineFault:
+            if processes.world() == 1 and self.done and self.model.between_steps(self.done):
+                self.run.save(self.model, self)
+            raise
 
     def _record(self, batch: Batch) -> Callable[[], Any]:
         """Show the run's first batch, and keep the gradients of an epoch's last; returns what ends that."""

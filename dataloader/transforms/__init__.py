@@ -39,7 +39,8 @@ class Pipeline:
         placed: list[Region] = []
 
         def need(height: int, width: int) -> float:
-            placed.append(self.geometry.place(height, width, rng))
+            if not placed:  # asked again where the machine failed: drawn once
+                placed.append(self.geometry.place(height, width, rng))
             return placed[0].factor()
 
         image, full = read(need)

@@ -3,10 +3,12 @@
 import io
 import os
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from utils import faults
 from utils.metrics import BINS, Predictions, reliability
 
 INK, SOFT = "#010203", "#040506"  # stand for the page's own colours until the drawing is done
@@ -81,14 +83,22 @@ def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple
         rows = np.sort(np.random.default_rng([seed, 7]).choice(rows, SIZES_READ, replace=False))
     sides = np.full(len(rows), np.nan)
     for place, row in enumerate(rows.tolist()):
+        path = files.path(int(predictions.index[row]))
         try:
-            with PIL.Image.open(files.path(int(predictions.index[row]))) as image:
-                sides[place] = (image.width * image.height) ** 0.5
+            sides[place] = faults.patiently(partial(_side, path), path)
         except (OSError, ValueError, PIL.Image.DecompressionBombError):
             continue  # the evaluation has already said which images cannot be read
     known = np.isfinite(sides)
     hit = predictions.top[rows, 0] == predictions.label[rows]
     return _grouped(np.round(sides[known]), hit[known]), int(known.sum())
+
+
+def _side(path: str) -> float:
+    """The geometric mean of an image's sides, in pixels."""
+    import PIL.Image
+
+    with PIL.Image.open(path) as image:
+        return (image.width * image.height) ** 0.5
 
 
 def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]]:
