@@ -116,22 +116,23 @@ class Parser(ToolParser):
         mistyped = self.unknown_words(unknown)
         marked, _ = self.parse_known_args(words, argparse.Namespace(**{**dict.fromkeys(self.flags(), unset), **settings}))
         opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not unset and name != "config")
-        problems = self._out_of_bounds(opt) + [line for rule in self.rules for line in rule(opt)]
+        problems = [line for name in self.bounds for line in self.out_of_bounds(name, getattr(opt, name))]
+        problems += [line for rule in self.rules for line in rule(opt)]
         # --lod x: that --load is needed follows from it
         problems = mistyped + [line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)]
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt
 
-    def _out_of_bounds(self, opt: argparse.Namespace) -> list[str]:
+    def out_of_bounds(self, name: str, value: Any) -> list[str]:
+        """Return a line for each number of `value` (one, or a list) that is beyond the bounds of flag `name`."""
         problems = []
-        for name, (low, high) in self.bounds.items():
-            value = getattr(opt, name)
-            for number in value if isinstance(value, list) else [value]:
-                if number is None or not ((low is not None and number < low) or (high is not None and number > high) or number != number):
-                    continue
-                allowed = f"from {low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"{high} or less"
-                problems.append(f"--{name} is {number}; allowed: {allowed}")
+        low, high = self.bounds.get(name, (None, None))
+        for number in value if isinstance(value, list) else [value]:
+            if number is None or not ((low is not None and number < low) or (high is not None and number > high) or number != number):
+                continue
+            allowed = f"from {low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"{high} or less"
+            problems.append(f"--{name} is {number}; allowed: {allowed}")
         return problems
 
     def value(self, name: str, content: Any) -> Any:

@@ -165,6 +165,8 @@ SPACES = {
     "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
     "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
     "a word for a number": ("scale: [64, big]\n", "--scale: 'big' is no whole number"),
+    "a choice out of range": ("hflip: [0, 2]\n", "--hflip is 2.0; allowed: from 0 to 1"),
+    "an end out of range": ("lr: {low: 1e-3, high: 1e3}\n", "--lr is 1000.0; allowed: from 0 to 100"),
     "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
     "an alias": ("lr: &a [1, 2]\nmin_lr: *a\n", "aliases are not allowed"),
     "a value alone": ("lr: 3\n", "allowed: a list"),

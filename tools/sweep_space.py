@@ -40,6 +40,9 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
         except ValueError as error:
             raise UserError(f"{path}: {error}.") from None
         space[name] = {"choices": choices} if choices else _rule(f"{name} in {path}", rule)
+        wrong = parser.out_of_bounds(name, choices or [space[name]["low"], space[name]["high"]])
+        if wrong:
+            raise UserError(f"{path}: {'; '.join(wrong)}.")
     return space
 
 
