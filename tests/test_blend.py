@@ -1,6 +1,7 @@
 """Blending: each way is its formula, fitted weights are the best there are, and files of another list are refused."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -118,12 +119,15 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
         run_eval(script, "--tag", tag, "--load", f"checkpoints/{tag}/last.pt", "--save_probs", *pair)
     files = [f"results/{tag}/1/probs.npz" for tag in "ab"]
     run_eval(script, "--tag", "nets", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
-    photo = next(photo_set.glob("val_*.jpg"))
-    photo.rename(photo.with_suffix(".away"))  # no image is read where only files are blended
+    away = photo_set.with_name("away")
+    photo_set.rename(away)  # no image is read, nor looked for, where only files are blended
+    photo_set.mkdir()
+    shutil.copy(away / "val.txt", photo_set)
     try:
-        run_eval(script, "--tag", "files", "--load", *files, "--weights", 1, 3, "--no-check_files", *pair)
+        run_eval(script, "--tag", "files", "--load", *files, "--weights", 1, 3, *pair)
     finally:
-        photo.with_suffix(".away").rename(photo)
+        shutil.rmtree(photo_set)
+        away.rename(photo_set)
     run_eval(script, "--tag", "both", "--load", files[0], "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
     found = {tag: json.loads(next((tmp_path / f"results/{tag}").glob("*/metrics.json")).read_text()) for tag in ("nets", "files", "both")}
     assert found["files"]["loss"] == pytest.approx(found["nets"]["loss"], rel=1e-3)

@@ -101,7 +101,7 @@ def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
     assert found.rows is None
 
 
-def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path):
+def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path, capfd):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
     words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]
@@ -127,3 +127,10 @@ def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path):
     assert (out / "neighbours.png").read_bytes()[:4] == b"\x89PNG"
     blended = script("eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0)
     assert blended.code == 0, blended.err
+
+    (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
+    before = (out / "features.npy").stat().st_mtime_ns
+    capfd.readouterr()
+    assert embed.main([str(word) for word in ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]]) == 2
+    assert "None of the 1 images" in capfd.readouterr().err and (out / "features.npy").stat().st_mtime_ns == before

@@ -85,6 +85,15 @@ def test_the_written_checkpoint_is_the_adjusted_network(skewed, script, photo_se
         scores.append(json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())["mean_class_accuracy"])
     assert scores[0] == pytest.approx(1 / 3)
     assert scores[1] > scores[0]
+    (skewed.parent / "bad.jpg").write_text("no image")
+    for more, code, said in (
+        ("", 2, "None of the 1 images"),
+        ("".join((photo_set / "val.txt").open()), 0, "unreadable, counts in no score"),
+    ):
+        (skewed.parent / "bad.txt").write_text(f"bad.jpg 0\n{more}")
+        capfd.readouterr()
+        assert long_tail.main(["--load", str(skewed), "--list", str(skewed.parent / "bad.txt"), "--gpu", "-1", "-w", "0"]) == code
+        assert said in "".join(capfd.readouterr())
 
 
 def test_best_scale_scores_each_size_as_eval_does(skewed, script, photo_set, tmp_path, capfd):
