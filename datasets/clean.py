@@ -146,8 +146,7 @@ def _decision(where: str, row: dict[str, str], action: str) -> Decision:
 
 def _written(files: FileList, index: int, out: Path) -> str:
     """The path as the old list has it, where both lists lie in one folder; else absolute."""
-    start, length = int(files.start[index]), int(files.length[index])
-    plain = os.fsdecode(files.text[start : start + length].tobytes())
+    plain = files.as_written(index)
     together = out.resolve().parent == files.source.resolve().parent
     return plain if together or plain.startswith("/") else os.path.abspath(files.path(index))
 
