@@ -211,8 +211,7 @@ def write_all(found: Found, out: Path, check: bool = False) -> None:
     named = labelled and bool(found.names)  # a list that was ready may have numbers alone
     if labelled and not named and (out / "classes.txt").exists():
         log.warning(f"The labels have no names, and {out / 'classes.txt'} is of an earlier run: delete it where it does not name them.")
-    if named:
-        _warn_renumbered(out / "classes.txt", found.names)
+    if named and not _numbered(out / "classes.txt", found.names):  # one that says the same may be what --classes reads: it stays
         lines[out / "classes.txt"] = iter(found.names)
     with atomic_write_all(list(lines), "w") as files:
         for file, content in zip(files, lines.values(), strict=True):
@@ -237,14 +236,17 @@ def _lines(part: Part) -> Iterator[str]:
     return (f"{path} {label}" for path, label in zip(part.paths, part.labels, strict=True))
 
 
-def _warn_renumbered(path: Path, names: Sequence[str]) -> None:
-    """Warn where classes.txt numbers the classes otherwise than `names`."""
+def _numbered(path: Path, names: Sequence[str]) -> bool:
+    """Whether classes.txt numbers the classes as `names`; warn where it numbers them otherwise."""
+    if not path.exists():
+        return False
     try:
-        before = read_lines(path) if path.exists() else list(names)
+        before = read_lines(path)
     except UserError:
         before = []
     if before != list(names):
         log.warning(f"{path} named {len(before)} other classes before: checkpoints and lists with the old numbers do not fit the new ones.")
+    return before == list(names)
 
 
 def check_files(path: Path, labelled: bool) -> int:

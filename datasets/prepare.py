@@ -203,7 +203,7 @@ def _keep_source(opt: argparse.Namespace, out: Path) -> None:
     source = getattr(opt, "file", None)
     if source is None or not Path(source).is_file():
         return
-    for name in ("train", "val", "test"):
+    for name in ("train", "val", "test", "classes"):
         target = out / f"{name}.txt"
         if target.exists() and target.samefile(source):
             again = shlex.join(["python", "datasets/prepare.py", opt.kind, source, "--out", str(out / "split")])

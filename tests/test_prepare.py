@@ -171,6 +171,9 @@ def test_given_classes_decide(make, tmp_path):
     table(tmp_path, "c\nb\na\n", "classes.txt")
     made = make("folder", "photos", "--classes", "classes.txt", "--val", 0)
     assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)} and made.classes == ["c", "b", "a"]
+    (tmp_path / "out/classes.txt").write_bytes(b"\xef\xbb\xbfc\r\nb\r\na\r\n")
+    made = make("folder", "photos", "--classes", "out/classes.txt", "--val", 0)
+    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(b"\xef")  # what is read is not replaced
     assert "named 3 other classes before" in make("folder", "photos", "--val", 0).said
     for text, said in (
         ("a\nx\n", "'b'"),
@@ -662,11 +665,12 @@ def test_a_list_is_not_written_over_itself(make, tmp_path):
 
 def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
     """The bytes of the last file are on their way to the disk when the signal comes; the first used to have its name by then."""
+    # classes.txt stays as it is
     photos_of(tmp_path, {"a": 30, "b": 30})
     made = make("folder", "photos", "--val", 0.1)
     code = f"import os, stat, sys; sys.path.insert(0, {str(ROOT / 'datasets')!r}); import prepare\nreal, calls = os.fsync, []\n"
     code += "def fsync(handle):\n    stat.S_ISREG(os.fstat(handle).st_mode) and calls.append(handle)\n"
-    code += f"    len(calls) == 3 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n    real(handle)\n"
+    code += f"    len(calls) == 2 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n    real(handle)\n"
     code += "os.fsync = fsync\nprepare.main(['folder', 'photos', '--val', '0.5', '--out', 'out'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr

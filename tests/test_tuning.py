@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -156,6 +157,10 @@ def test_a_weak_trial_is_pruned_and_its_process_ends(tmp_path, monkeypatch, capf
             ("s-4", "complete", "0.8"),
         ]
     assert (tmp_path / "logs/s-3/began").exists() and not (tmp_path / "logs/s-3/ended").exists()
+    shutil.rmtree(tmp_path / "results")  # the sweep is deleted, and its runs are not: they are kept
+    assert tool.main(["--name", "s", "--space", "space.yaml"]) == 2
+    assert "There are runs of an earlier sweep 's': s-0, s-1, s-2, s-3, s-4." in capfd.readouterr().err
+    assert not list((tmp_path / "results").glob("s/*.log"))
 
 
 SPACES = {
