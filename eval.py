@@ -70,6 +70,8 @@ def main(opt: argparse.Namespace) -> None:
         if opt.report and found.metrics["count"]:
             results.write_page(new, scored, found, report_extra(opt, loaded, scored, found, folder, features))
         results.set_aside(folder, loaded.identities)
+    if found.compared:
+        log.info(f"{results.against(opt.compare, found.compared)}: {folder}/changed.csv")
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
     ensemble = folder / "ensemble.yaml" if opt.blend in blend.FITTED else None
@@ -133,7 +135,9 @@ def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, 
         maps = {int(shown[place]): seen for place, seen in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
     near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
-    return Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, folder=folder)
+    extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, title=loaded.title)
+    extra.about = f"{' + '.join(loaded.paths)} on {scored.files.source}"
+    return extra
 
 
 def evaluate(predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None) -> dict[str, Any]:

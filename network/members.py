@@ -29,7 +29,7 @@ class Loaded:
     """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
     checkpoint its `tag` and its `history` of training, the files of the members, in the order of `predictor.weights`, the
     sha256 of each file, and of what in it decides its predictions; `saved`, the files of probabilities among them; and `lists`,
-    which lists each checkpoint remembers (dataloader.list_paths).
+    which lists each checkpoint remembers (dataloader.list_paths). title: the networks, for people.
     """
 
     predictor: Predictor
@@ -42,6 +42,7 @@ class Loaded:
     identities: tuple[str, ...] = ()
     saved: tuple[saved_probs.SavedProbs, ...] = ()
     lists: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
 
     def check_list(self, files: Any) -> None:
         """Raise UserError where saved probabilities are of another list than `files`, a FileList in the checkpoint's numbering."""
@@ -103,7 +104,9 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     name = _folder_name(opt, origins, [Path(one.path).stem for one in saved])
     tag = origins[0][0] if len(origins) == 1 else ""
-    return Loaded(predictor, datas[0], name, tag, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists)
+    networks = [f"{member.model.name}, epoch {epoch} of {tag}" for member, (tag, epoch) in zip(members, origins, strict=True)]
+    title = " + ".join(networks + [Path(one.path).name for one in saved])
+    return Loaded(predictor, datas[0], name, tag, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists, title)
 
 
 def _folder_name(opt: argparse.Namespace, origins: list[tuple[str, str]], saved: list[str]) -> str:

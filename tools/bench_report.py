@@ -77,7 +77,7 @@ def time_page(opt: argparse.Namespace) -> None:
     began = time.monotonic()
     found = results.write(Path(opt.out), scored, argparse.Namespace(**options, compare=None, seed=0))
     scored_at = time.monotonic()
-    results.write_page(Path(opt.out), scored, found, page.Extra(found.issues))
+    results.write_page(Path(opt.out), scored, found, page.Extra(found.issues, title="made-up predictions"))
     ended = time.monotonic()
     size = (Path(opt.out) / "report.html").stat().st_size / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -1,6 +1,7 @@
 """doctor.html: one file with small pictures in it, for a desk, a phone, and the dark."""
 
 import base64
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tools.doctor_problems import PROBLEMS
 from tools.doctor_report import Report, summary
 from tools.doctor_scan import Store
 from utils.files import atomic_write
+from utils.names import shorten
 from utils.text import for_page
 
 SIDE = 160  # of a thumbnail, in pixels
@@ -46,7 +48,9 @@ def write_page(path: Path, report: Report, store: Store) -> None:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, finalize=for_page, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(template).render(sections=sections, thumbnails=album.count, **content)
+    page = environment.from_string(template).render(
+        sections=sections, thumbnails=album.count, made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), **content
+    )
     with atomic_write(path) as file:
         file.write(page.encode("utf-8"))
 
@@ -85,14 +89,12 @@ def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]
     for side in (partner, image) if partner >= 0 else (image,):
         if side >= 0:
             picture = "" if name in NO_PICTURE else album.picture(side)
-            path = _short(report.seen.path(side))
-            sides.append({"where": report.where(side), "path": path, "label": _short(report.class_name(side)), "picture": picture})
+            path = shorten(report.seen.path(side), LONGEST)
+            sides.append(
+                {"where": report.where(side), "path": path, "label": shorten(report.class_name(side), LONGEST), "picture": picture}
+            )
     conflict = partner >= 0 and -1 < report.seen.label[image] != report.seen.label[partner] > -1
     apart = int(report.found.columns()[3][number])
     bits = f"{apart} of 64 bits apart" if name.startswith("near") else ""
-    detail = bits if partner >= 0 else _short(row["detail"])
+    detail = bits if partner >= 0 else shorten(row["detail"], LONGEST)
     return {"sides": sides, "pair": partner >= 0, "detail": detail, "list": Path(row["list"]).name, "conflict": bool(conflict)}
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"

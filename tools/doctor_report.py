@@ -12,6 +12,7 @@ from tools.doctor_scan import Scan
 from utils import tables
 from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
+from utils.names import columns, shorten
 
 EXAMPLES = 3  # a problem's findings that the screen shows
 
@@ -109,7 +110,8 @@ def show(report: Report, folder: Path) -> None:
     for entry in content["lists"]:
         counts = entry["problems"]
         errors = sum(count for name, count in counts.items() if PROBLEMS[name].severity == ERROR)
-        line = f"{_end(entry['list'], 28):<28} {format_count(entry['images']):>11} {errors:>8} {sum(counts.values()) - errors:>8}"
+        name = shorten(entry["list"], 28)
+        line = f"{name}{' ' * (28 - columns(name))} {format_count(entry['images']):>11} {errors:>8} {sum(counts.values()) - errors:>8}"
         spread = entry["classes"]
         text = f" {spread['classes']:>8} {_a_class(spread):>22} {spread['gini']:>5.2f}" if spread else f" {'no labels':>8}"
         log.info(line + text)
@@ -147,7 +149,3 @@ def _problems_of(report: Report, place: int) -> dict[str, int]:
 
 def _a_class(spread: dict[str, Any]) -> str:
     return f"{spread['min']} / {spread['median']:g} / {spread['max']}"
-
-
-def _end(text: str, length: int) -> str:
-    return text if len(text) <= length else "…" + text[1 - length :]

@@ -83,7 +83,7 @@ def run(opt: argparse.Namespace) -> None:
     votes = vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
         log.info(f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)")
-    picture(out / "neighbours.png", files, pool_files, near, cosine)
+    picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
         saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
@@ -188,17 +188,21 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
                 writer.writerow([files.path(row), int(files.label[row]), rank, pool.path(place), int(pool.label[place]), f"{value:.6f}"])
 
 
-def picture(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
-    """A grid: queries, evenly picked from the list, and beside each its nearest."""
+def picture(path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any) -> None:
+    """Draw a grid: queries, evenly picked from the list, and beside each its nearest in `pool`, with their classes."""
     from utils.report.pictures import SIDE
-    from utils.report.plots import neighbour_grid
+    from utils.report.plots import class_names, neighbour_grid
 
+    shown = np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int))
+    near, cosine = near[shown, :WIDE], cosine[shown, :WIDE]
+    own, others = queries.label[shown].tolist(), pool.label[near].tolist()
+    names = class_names(classes, sorted({*own, *pool.label[near].ravel().tolist()}))
     rows = []
-    for row in np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int)).tolist():
-        line: list[tuple[Any, str, bool | None]] = [(files.picture(row, SIDE), f"query, class {files.label[row]}", None)]
-        for place, value in list(zip(near[row].tolist(), cosine[row].tolist(), strict=True))[:WIDE]:
-            agrees = None if files.label[row] < 0 else bool(files.label[row] == pool.label[place])
-            line.append((pool.picture(place, SIDE), f"{pool.label[place]} · {value:.2f}", agrees))
+    for k, index in enumerate(shown.tolist()):
+        line: list[tuple[Any, str, bool | None]] = [(queries.picture(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)]
+        for place, label, value in zip(near[k].tolist(), others[k], cosine[k].tolist(), strict=True):
+            agrees = None if own[k] < 0 else own[k] == label
+            line.append((pool.picture(place, SIDE), f"{names[label]}\ncosine {value:.2f}", agrees))
         rows.append(line)
     neighbour_grid(path, rows)
 

@@ -25,7 +25,7 @@ from options.shared_flags import force
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs, is_plot
 from utils.preprocess import Preprocess
-from utils.report.plots import gallery
+from utils.report.plots import class_names, gallery
 from utils.run import run_tool
 
 
@@ -54,9 +54,11 @@ def draw(opt) -> None:
     dataset = TrainDataset(files, Files(files), [(1, get_transform(opt, preprocess))], opt.seed)
     epochs = [dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image for epoch in progress(range(1, opt.views + 1), "augmenting")]
     images, captions = [], []
-    for row, index in enumerate(chosen.tolist()):
+    labels = files.label[chosen].tolist()
+    names = class_names(classes, labels)
+    for row, label in enumerate(labels):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
-        captions += [classes.name(int(files.label[index])), *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
+        captions += [names[label], *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
     gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
     sheet = np.concatenate([np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1)
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:

@@ -35,7 +35,8 @@ def intervals(
     moved as far again, for the score's own bias. That does not do for a calibration error near 0: its interval begins at
     0 where an honest network would show as much (dev/LOG.md has how often each interval holds the truth).
 
-    The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals.
+    The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals. A score that
+    is the same in all resamples, as of three images that are all wrong, has none: it would be as wide as a point.
     """
     seen = predictions.seen
     if not seen.any():
@@ -50,10 +51,16 @@ def intervals(
         for name, value in {**_resample(columns, weight, num_classes), **({"roc_auc": area(weight)} if area else {})}.items():
             drawn.setdefault(name, []).append(value)
     scores = {**_resample(columns, np.ones(count, np.int64), num_classes), **({"roc_auc": area(np.ones(count, np.int64))} if area else {})}
-    found = {name: _around(scores[name], np.array(values), name) for name, values in drawn.items() if not np.isnan(scores[name])}
-    if scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
+    found = {name: _around(scores[name], np.array(values), name) for name, values in drawn.items() if _varies(scores[name], values)}
+    if "ece" in found and scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
         found["ece"][0] = 0.0
     return found
+
+
+def _varies(score: float, values: list[float]) -> bool:
+    """Whether resamples differ by more than rounding, so that they say how sure `score` is."""
+    known = [value for value in values if not np.isnan(value)]
+    return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
 
 
 def _around(score: float, values: NDArray[np.float64], name: str) -> list[float]:

@@ -34,8 +34,11 @@ def find(predictions: Predictions, num_classes: int) -> Issues:
         found, method = np.flatnonzero(seen)[mask], "cleanlab's confident learning, from all probabilities"
     else:
         found = confident(predictions, num_classes)
-        kept = predictions.top.shape[1]
-        method = f"confident learning from the {kept} likeliest classes of each image alone, for there are too many to keep all"
+        if rows is None or len(rows.row) < len(seen):
+            reason = f"as {len(seen):,} × {num_classes:,} probabilities are too many to keep"
+        else:
+            reason = f"as {num_classes - len(present):,} of {num_classes:,} classes have no image here"
+        method = f"confident learning from the {predictions.top.shape[1]} likeliest classes of each image, {reason}"
     found = found[np.argsort(predictions.true_probability[found], kind="stable")]
     top, label = predictions.top[found], predictions.label[found]
     other = np.where(top[:, 0] != label, top[:, 0], top[:, min(1, top.shape[1] - 1)])

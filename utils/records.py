@@ -35,9 +35,14 @@ class Records:
     def first_batch(self, batch: Batch) -> None:
         """Show the augmented images (uint8 (B, 3, S, S)) that the network sees first, with their labels; first_batch.png too."""
         images = [image.permute(1, 2, 0).numpy() for image in batch.image[:SHOWN]]
-        names = [self.classes.name(label) for label in batch.label[:SHOWN].tolist()]
+        labels = batch.label[:SHOWN].tolist()
         path = self.scores.folder / "first_batch.png"
-        self._picture("input/first_batch", path, lambda: plots.gallery(path, images, names, "The first training batch"), 0)
+
+        def draw() -> None:
+            names = plots.class_names(self.classes, labels)
+            plots.gallery(path, images, [names[label] for label in labels], "The first training batch")
+
+        self._picture("input/first_batch", path, draw, 0)
 
     def predicted(self, which: str, predictions: Predictions) -> None:
         """Keep what the weights `which` ("raw", "ema" or "swa") predicted, for this epoch's confusion matrix."""

@@ -2,9 +2,11 @@
 
 import json
 import platform
+import re
 import shlex
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from utils.bootstrap import Compared
 from utils.files import atomic_write
 from utils.label_issues import Issues
-from utils.metrics import confused_pairs, per_class
+from utils.metrics import confused_pairs, per_class, shot_groups
 from utils.report import page_plots
 from utils.report.pictures import Pictures, error_cards, issue_cards
 from utils.text import for_page, visible
@@ -45,7 +47,7 @@ class Extra:
     maps: what network.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
     by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
-    folder: where the page is going to be, by default the folder that it is written to.
+    title: which networks were scored, and `about`: their files and the list, in a few words.
     """
 
     issues: Issues
@@ -56,7 +58,8 @@ class Extra:
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
     seed: int = 0
-    folder: Path | None = None
+    title: str = "predictions"
+    about: str = ""
 
 
 def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
@@ -73,7 +76,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         "issues": issues,
     }
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)
-    folder, place = Path(__file__).parent, extra.folder or path.parent
+    folder = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,
@@ -83,8 +86,10 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
-        title=f"{place.parent.name} / {place.name}",
-        numbers=headline(metrics),
+        title=extra.title,
+        about=extra.about,
+        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        numbers=headline(metrics, group_sizes(scored)),
         metrics=metrics,
         extra=extra,
         data=embed(data),
@@ -101,15 +106,26 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         file.write(page.encode("utf-8"))
 
 
-def headline(metrics: dict[str, Any]) -> list[dict[str, str]]:
-    """The scores that there are, as text: title, value, low and high of the interval ("" where there is none)."""
+def headline(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:
+    """Return the scores that there are, as text: title, value, low and high of the interval ("" where there is none), and `sizes`."""
     rows = []
     for name, title in TITLES.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]
-            rows.append({"name": name, "title": title, "value": texts[0], "low": texts[1], "high": texts[2]})
+            size = (sizes or {}).get(name, "")
+            rows.append({"name": name, "title": title, "value": texts[0], "low": texts[1], "high": texts[2], "size": size})
     return rows
+
+
+def group_sizes(scored: Any) -> dict[str, str]:
+    """Return how many classes and images head, middle and tail have, as text, by the name of the score."""
+    predictions, _, classes = scored
+    count = per_class(predictions, classes.count)["count"]
+    found = {}
+    for name, member in shot_groups(classes.images).items() if classes.images else ():
+        found[f"{name}_accuracy"] = f"{int((count[member] > 0).sum()):,} classes, {int(count[member].sum()):,} images"
+    return found
 
 
 def _number(name: str, value: float) -> str:
@@ -117,8 +133,9 @@ def _number(name: str, value: float) -> str:
 
 
 def embed(data: Any) -> str:
-    """JSON that may stand inside a <script>: a class called "</script>" must not end it."""
+    """Return JSON that may stand inside a <script>: a class called "</script>" must not end it. Bytes of a path stay lone surrogates."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = re.sub("[\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 

@@ -24,7 +24,7 @@ def reliability_diagram(predictions: Predictions) -> str:
     middle, filled = (np.arange(BINS) + 0.5) / BINS, bins["count"] > 0
     axis.plot([0, 1], [0, 1], linestyle="--", color=SOFT, linewidth=1)
     axis.bar(middle[filled], bins["accuracy"][filled], width=0.9 / BINS, color=BLUE)
-    axis.plot(bins["confidence"][filled], bins["accuracy"][filled], "o", color=ORANGE, markersize=4)
+    axis.plot(bins["confidence"][filled], bins["accuracy"][filled], "o", color=ORANGE, markersize=4, clip_on=False)
     axis.set_ylabel("accuracy")
     axis.set_ylim(0, 1)
     below.bar(middle, bins["count"] / max(bins["count"].sum(), 1), width=0.9 / BINS, color=SOFT)
@@ -61,7 +61,7 @@ def training_curves(history: list[dict[str, Any]]) -> str:
         if len(history) == 1:
             axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
         if axis.lines:
-            axis.legend(frameon=False, labelcolor=INK, fontsize=8)
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, labelcolor=INK, fontsize=8)
     return _svg(figure, "curves") if drawn else ""
 
 

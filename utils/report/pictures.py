@@ -75,12 +75,12 @@ def error_cards(scored: Any, pictures: Pictures, maps: dict[int, Any], near: dic
         named = zip(predictions.top[row, :NAMED].tolist(), predictions.probability[row, :NAMED].tolist(), strict=True)
         cards.append(
             {
-                "path": _text(files.path(index)),
-                "label": _text(classes.name(label)),
-                "called": _text(classes.name(first)),
+                "path": files.path(index),
+                "label": visible(classes.name(label)),
+                "called": visible(classes.name(first)),
                 "sure": float(predictions.probability[row, 0]),
                 "true": float(predictions.true_probability[row]),
-                "top": [[_text(classes.name(k)), round(p, 4)] for k, p in named],
+                "top": [[visible(classes.name(k)), round(p, 4)] for k, p in named],
                 "picture": pictures.picture(index),
                 "cam": pictures.overlay(maps.get(index)),
                 "near": _neighbours(scored, pictures, beside),
@@ -94,7 +94,7 @@ def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | N
     predictions, _, classes = scored
     rows = np.searchsorted(predictions.index, [other for other, _ in near])
     found = [
-        [pictures.picture(other, SMALL), _text(classes.name(int(predictions.label[row]))), cosine and round(cosine, 2)]
+        [pictures.picture(other, SMALL), visible(classes.name(int(predictions.label[row]))), cosine and round(cosine, 2)]
         for row, (other, cosine) in zip(rows.tolist(), near, strict=True)
     ]
     return [one for one in found if one[0]]
@@ -109,11 +109,11 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
         choices = dict.fromkeys([other, *predictions.top[row].tolist()])
         cards.append(
             {
-                "path": _text(files.path(index)),
+                "path": files.path(index),
                 "label": files.listed(label),
-                "name": _text(classes.name(label)),
+                "name": visible(classes.name(label)),
                 "quality": quality,
-                "choices": [[files.listed(k), _text(classes.name(k))] for k in choices if k != label and files.listed(k) >= 0],
+                "choices": [[files.listed(k), visible(classes.name(k))] for k in choices if k != label and files.listed(k) >= 0],
                 "picture": pictures.picture(index),
             }
         )
@@ -131,7 +131,3 @@ def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, 
             mine.append(int(predictions.index[row]))
     return found
 
-
-def _text(name: str) -> str:
-    """A name as a page may show it."""
-    return visible(name)

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 
 from utils.files import atomic_write
+from utils.names import shorten_all
+from utils.report import fonts
 from utils.report.pictures import SIDE, surest_errors
+from utils.text import visible
 
-MATRIX_CLASSES = 40  # more than so many classes: the worst pairs instead of the matrix
+MATRIX_CLASSES = 40  # of more classes, the worst pairs are drawn instead of the matrix
 WORST_PAIRS = 30
+LABEL_POINTS = 190.0  # the longest class name beside a matrix or a bar
+LABEL_SIZE, CAPTION_SIZE = 9.0, 8.0  # points, of letters
+CELL, WIDE_CELL = 1.7, 2.3  # inches, of an image in a sheet; with a sentence above it
+MIN_WIDTH = 5.0  # inches, of a sheet with a title
+RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
+LOG_RATIO = 20.0  # of the largest to the smallest value, from which an axis is logarithmic
 
 
 def curves(path: Path, history: list[dict[str, Any]]) -> None:
@@ -30,17 +39,18 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
         for name in names:
             points = [(row["epoch"], row[name]) for row in history if name in row]
             if points:
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+                axis.plot(*zip(*points, strict=True), marker="o" if len(points) <= 30 else "", markersize=3, label=name)
         axis.set_title(title)
         axis.set_xlabel("epoch")
         if axis.lines:
             axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # an epoch has no half
         if len(axis.lines) > 1:
-            axis.legend()
-    if any(row.get("grad_norm", 0) > 0 for row in history):
+            _legend_below(axis, 2)
+    norms = [row["grad_norm"] for row in history if row.get("grad_norm", 0) > 0]
+    if norms and max(norms) > LOG_RATIO * min(norms):
         axes[3].set_yscale("log")
-    axes[4].set_ylim(bottom=0)
+    axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
     axes[5].set_ylim(0, 1)
     best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
     if best is not None:
@@ -50,33 +60,46 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def confusion(path: Path, scored: Any) -> None:
-    """The confusion matrix (rows sum to 1), or the most frequent confusions where there are many classes."""
+    """Draw the confusion matrix, in per cent of each true class, or the most frequent confusions where there are many classes."""
     predictions, _, classes = scored
     seen = predictions.readable & (predictions.label >= 0)
     label, first = predictions.label[seen], predictions.top[seen][:, 0]
-    if classes.count <= MATRIX_CLASSES:
+    if classes.count <= MATRIX_CLASSES and len(label):
         _matrix(path, label, first, classes)
     else:
         _pairs(path, label, first, classes)
 
 
 def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
-    count = classes.count
-    matrix = np.bincount(label * count + first, minlength=count * count).reshape(count, count).astype(float)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = 3 + 0.42 * count
-    figure, (axis,) = _figure(side + 1, side, 1)
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    names = [_short(classes.name(k)) for k in range(count)]
-    axis.set_xticks(range(count), names, rotation=60, ha="right")
-    axis.set_yticks(range(count), names)
+    """Rows: the classes that have images. Columns: those, and what was predicted besides."""
+    rows, row = np.unique(label, return_inverse=True)
+    columns = np.union1d(rows, first)
+    column = np.searchsorted(columns, first)
+    count = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns)).reshape(len(rows), len(columns))
+    share = count / count.sum(axis=1, keepdims=True)
+    right = rows[:, None] == columns
+    ink = np.where(right[..., None], RIGHT, WRONG)
+    strength = np.where(share > 0, 0.12 + 0.88 * share, 0)[..., None]
+    figure, (axis,) = _figure(max(6.5, 5 + 0.42 * len(columns)), 3.5 + 0.42 * len(rows), 1)
+    axis.imshow((255 + (ink - 255) * strength).astype(np.uint8))
+    names = class_names(classes, columns, LABEL_POINTS, LABEL_SIZE)
+    axis.set_xticks(
+        range(len(columns)), [names[k] for k in columns.tolist()], fontsize=LABEL_SIZE, rotation=60, ha="right", rotation_mode="anchor"
+    )
+    axis.set_yticks(
+        range(len(rows)), [f"{names[k]} ({n})" for k, n in zip(rows.tolist(), count.sum(axis=1).tolist(), strict=True)], fontsize=LABEL_SIZE
+    )
+    axis.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="0.9", linewidth=0.5)
+    axis.tick_params(which="minor", length=0)
     axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    for row, column in zip(*np.nonzero(share > 0.005), strict=True):
-        dark = share[row, column] > 0.5
-        axis.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axis.set_title("Of the images of a row's class, so many per cent were called …")
-    figure.colorbar(image, fraction=0.046)
+    axis.set_ylabel("true (images)")
+    for y, x in zip(*np.nonzero(share > 0.005), strict=True):
+        axis.text(x, y, f"{100 * share[y, x]:.0f}", ha="center", va="center", fontsize=8, color="white" if share[y, x] > 0.5 else "black")
+    without = classes.count - len(rows)
+    left_out = f"\n{without} of {classes.count} classes have no image here, and no row" if without else ""
+    figure.suptitle(f"Per cent of each true class's images; blue: right, red: wrong{left_out}", fontsize=11)
     _save(figure, path)
 
 
@@ -84,33 +107,42 @@ def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> No
     wrong = label != first
     pairs, counts = np.unique(np.stack([label[wrong], first[wrong]]), axis=1, return_counts=True)
     worst = np.argsort(-counts, kind="stable")[:WORST_PAIRS][::-1]
+    images = np.bincount(label, minlength=classes.count)
     figure, (axis,) = _figure(9, 1.5 + 0.28 * max(1, len(worst)), 1)
-    texts = [f"{_short(classes.name(int(pairs[0, k])))} → {_short(classes.name(int(pairs[1, k])))}" for k in worst]
-    axis.barh(texts, counts[worst])
-    axis.set_title("Most frequent confusions: true → predicted")
-    axis.set_xlabel("images")
+    names = class_names(classes, np.unique(pairs[:, worst]), LABEL_POINTS, LABEL_SIZE)
+    texts = [f"{names[true]} → {names[called]}" for true, called in pairs[:, worst].T.tolist()]
+    drawn = axis.barh(range(len(worst)), counts[worst], color=np.array(WRONG) / 255)  # by place: two equal texts would share a bar
+    axis.bar_label(drawn, [f"{n} of {images[k]}" for n, k in zip(counts[worst], pairs[0, worst], strict=True)], padding=3, fontsize=8)
+    axis.set_yticks(range(len(worst)), texts, fontsize=LABEL_SIZE)
+    axis.margins(x=0.12, y=0.01)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    nothing = "none, all were right" if len(label) else "none, no image could be scored"
+    axis.set_title("Most frequent confusions: true → predicted" if len(worst) else f"Confusions: {nothing}")
+    axis.set_xlabel("images, of those of the true class")
     _save(figure, path)
 
 
 def errors(path: Path, scored: Any, count: int = 24) -> None:
-    """The wrong predictions that the network was surest of: often wrong labels."""
+    """Draw the wrong predictions that the network was surest of: often wrong labels."""
     predictions, files, classes = scored
-    chosen = surest_errors(predictions, count).tolist()
-    captions = [
-        f"{_short(classes.name(int(predictions.label[k])))}\ncalled {_short(classes.name(int(predictions.top[k, 0])))} "
-        f"{100 * predictions.probability[k, 0]:.0f} %"
-        for k in chosen
-    ]
-    gallery(path, [files.picture(int(predictions.index[k]), SIDE) for k in chosen], captions, "The surest errors: true class, called …")
+    chosen = surest_errors(predictions, count)
+    label, first = predictions.label[chosen].tolist(), predictions.top[chosen, 0].tolist()
+    names = class_names(classes, np.unique(label + first), 72 * WIDE_CELL - _width("called ", CAPTION_SIZE), CAPTION_SIZE)
+    sure = (100 * predictions.probability[chosen, 0]).tolist()
+    captions = [f"true {names[a]}\ncalled {names[b]}\n{p:.0f} % sure" for a, b, p in zip(label, first, sure, strict=True)]
+    images = [files.picture(int(index), SIDE) for index in predictions.index[chosen]]
+    gallery(path, images, captions, "The errors that the network was surest of", columns=6, cell=WIDE_CELL)
 
 
-def gallery(path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8) -> None:
-    """A sheet of uint8 RGB images with captions, as PNG; None is an image that cannot be read."""
+def gallery(path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8, cell: float = CELL) -> None:
+    """Draw a sheet of uint8 RGB images, each in a cell of `cell` inches under its caption; None is an image that cannot be read."""
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
-    figure, axes = _figure(1.7 * columns, 2.1 * rows + 0.5, columns, rows)
+    lines = max((caption.count("\n") for caption in captions), default=0)
+    figure, axes = _figure(max(MIN_WIDTH, cell * columns), (cell + 0.25 + 0.14 * lines) * rows + 0.5, columns, rows)
     for axis in axes:
         axis.set_axis_off()
+        axis.set_anchor("N")  # captions of one row stand at one height
     for axis, image, caption in zip(axes, images, captions, strict=False):
         _show(axis, image, caption)
     figure.suptitle(title if images else f"{title}: none")
@@ -127,9 +159,10 @@ def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> N
         spread = np.array([[m - min(values[n]), max(values[n]) - m] for n, m in zip(names, medians, strict=True)]).T
         colours = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
         axis.barh(names, medians, xerr=spread, color=colours, capsize=3)
-        for place, median in enumerate(medians):
-            axis.text(median, place, f" {median:.0f}", va="bottom", fontsize=8)
-        axis.margins(x=0.08)
+        for place, (median, beyond) in enumerate(zip(medians, spread[1], strict=True)):
+            text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            axis.annotate(text, (median + beyond, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.margins(x=0.1)
         axis.set_title(heading)
     figure.suptitle(title)
     _save(figure, path)
@@ -157,7 +190,7 @@ def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, t
     axis.set_xlabel("learning rate")
     axis.set_ylabel("training loss")
     axis.set_title(title)
-    axis.legend(loc="upper left")
+    _legend_below(axis, 3)
     _save(figure, path)
 
 
@@ -176,7 +209,7 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
     axes[0].xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel("best validation top-1")
-    axes[0].legend()
+    _legend_below(axes[0], 2)
     for axis, (name, rule) in zip(axes[1:], space.items(), strict=True):
         values = [str(trial[2][name]) if "choices" in rule else trial[2][name] for trial in done]
         axis.plot(values, scores, "o", color="tab:blue")
@@ -189,10 +222,11 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
 
 
 def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
-    """`y` over `x` as a line with points; names of the axes; an upright line at `mark`."""
-    figure, (axis,) = _figure(7, 4, 1)
-    axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1)
+    """Draw `y` over `x` as a line with points; names of the axes; an upright line at `mark`, as trained."""
+    figure, (axis,) = _figure(7, 4.3, 1)
+    axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1, label=f"as trained: {mark}")
     axis.plot(x, y, marker="o")
+    _legend_below(axis, 1)
     axis.set(xlabel=names[0], ylabel=names[1], xticks=x)
     axis.grid(alpha=0.3)
     _save(figure, path)
@@ -201,11 +235,14 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
 def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
     """A sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, framed green, red, or not)."""
     columns = max(len(row) for row in rows)
-    figure, axes = _figure(1.5 * columns, 1.75 * len(rows), columns, len(rows))
+    figure, axes = _figure(max(MIN_WIDTH, CELL * columns), (CELL + 0.4) * len(rows) + 0.5, columns, len(rows))
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
+        axis.set_anchor("N")
+    framed = any(agrees is not None for row in rows for _, _, agrees in row)
+    figure.suptitle("Each query and its nearest images, by cosine" + "; green: of its class, red: of another" * framed)
     for line, row in enumerate(rows):
         for axis, (image, caption, agrees) in zip(axes[line * columns :], row, strict=False):
             _show(axis, image, caption)
@@ -214,28 +251,56 @@ def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -
     _save(figure, path)
 
 
+def class_names(classes: Any, labels: Any, points: float = 72 * CELL, size: float = CAPTION_SIZE) -> dict[int, str]:
+    """Return the names of the classes `labels` (a sequence), none wider than `points` in letters of `size` points, no two alike."""
+    names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
+    family = fonts.families("".join(names.values()))
+    return shorten_all(names, points, lambda text: _width(text, size, family))
+
+
+def _legend_below(axis: Any, columns: int) -> None:
+    """Put the legend where it covers no line."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
+
+
+def _width(text: str, size: float, family: list[str] | None = None) -> float:
+    """The width of `text` in points, and a little more: hinting makes a letter wider."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    properties = FontProperties(family=family or [fonts.DEFAULT], size=size)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        return 1.06 * text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]
+
+
 def _show(axis: Any, image: Any, caption: str) -> None:
-    """`image`, uint8 RGB, under its caption; None is said to be unreadable."""
+    """Draw `image`, uint8 RGB, under its caption; None is marked as unreadable."""
     if image is not None:
         axis.imshow(image)
-    axis.set_title(caption if image is not None else f"{caption}\nunreadable", fontsize=8)
-
-
-def _short(name: str, length: int = 24) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"
+    else:
+        axis.text(0.5, 0.5, "unreadable", ha="center", va="center", transform=axis.transAxes, fontsize=CAPTION_SIZE)
+    axis.set_title(caption, fontsize=CAPTION_SIZE)
 
 
 def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
     os.environ.setdefault("MPLBACKEND", "Agg")
-    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
-    rcParams["font.sans-serif"] = ["DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "SimHei"]
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
 
 
 def _save(figure: Any, path: Path) -> None:
+    """Write the PNG, each text in fonts that have its characters. "$5 to $9" is no formula; only the ticks of a log axis are."""
+    from matplotlib.text import Text
+
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
+    formulas = {id(text) for axis in axes for text in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if id(text) not in formulas:
+            text.set_parse_math(False)
+            text.set_fontfamily(fonts.families(text.get_text()))
     with atomic_write(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a box in the picture is enough where no font has Chinese
+        warnings.filterwarnings("ignore", "Glyph")  # `fonts` has warned, with what helps
         figure.savefig(file, dpi=110, format="png")

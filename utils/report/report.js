@@ -21,8 +21,43 @@
     node.loading = "lazy";
     return node;
   };
+  const pen = $("matrix").getContext("2d");
+  const font = (size) => `${size}px system-ui, "Noto Sans CJK SC", sans-serif`;
+  const measure = (text) => pen.measureText(text).width;
   const matches = (text, words) => words.every((word) => text.includes(word));
   const wordsOf = (input) => input.value.toLowerCase().split(/\s+/).filter(Boolean);
+
+  /* As utils/text.py: what a path hides, and bytes that are not UTF-8 (lone surrogates), can be seen. */
+  const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Surrogate}/gu;
+  const hex = (code, length) => code.toString(16).padStart(length, "0");
+  const byteOf = (letter) => (letter >= "\udc80" && letter <= "\udcff" ? letter.charCodeAt(0) - 0xdc00 : -1);
+  const visible = (text) => text.replace(hidden, (letter) => {
+    const code = byteOf(letter) >= 0 ? byteOf(letter) : letter.charCodeAt(0);
+    return code === 13 ? "\\r" : code < 256 ? `\\x${hex(code, 2)}` : `\\u${hex(code, 4)}`;
+  });
+  /* As utils/names.py: cut in the middle, and of those that would look alike, with the number before. Pixels, in the font that `pen` has. */
+  function shorten(text, room) {
+    if (measure(text) <= room) return text;
+    const letters = Array.from(new Intl.Segmenter().segment(text), (one) => one.segment);
+    const kept = (n) => `${letters.slice(0, n - (n >> 1)).join("")}…${letters.slice(letters.length - (n >> 1)).join("")}`;
+    let low = 0;
+    let high = letters.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (measure(kept(middle)) <= room) low = middle;
+      else high = middle - 1;
+    }
+    return kept(low);
+  }
+  function shortenAll(labels, room, called = name) {
+    const found = new Map(labels.map((k) => [k, shorten(called(k), room)]));
+    const times = new Map();
+    for (const text of found.values()) times.set(text, (times.get(text) || 0) + 1);
+    for (const [k, text] of found) {
+      if (times.get(text) > 1) found.set(k, `${k}: ${shorten(called(k), room - measure(`${k}: `))}`);
+    }
+    return found;
+  }
 
   /* A pager: `show(first)` draws the page that begins at item `first`. */
   function pager(box, size, show) {
@@ -149,10 +184,28 @@
 
   /* ------------------------------------------------------------------ confusion: matrix */
   const canvas = $("matrix");
-  const pen = canvas.getContext("2d");
+  const readable = 9; // pixels: names beside smaller cells would run into each other
   let view = { x: 0, y: 0, span: total };
+  let place = { margin: 0, cell: 1 }; // of what is drawn, in pixels
+  let pointed = null; // the cell under the pointer
   const cells = new Map();
   truth.forEach((y, i) => cells.set(y * total + called[i], often[i]));
+  function inView(low) {
+    const first = Math.max(0, Math.floor(low));
+    return Array.from({ length: Math.max(0, Math.min(total, Math.ceil(low + view.span)) - first) }, (_, k) => first + k);
+  }
+  /* The names of the classes in view, and the room that they take; none where the cells would be too small. */
+  function names(side) {
+    const most = side * 0.34;
+    if ((side - most) / view.span < readable) return null;
+    pen.font = font(Math.max(9, Math.min(12, ((side - most) / view.span) * 0.9)));
+    const down = inView(view.y);
+    const across = inView(view.x);
+    const found = shortenAll([...new Set([...down, ...across])], most - 10);
+    const widest = (labels) => Math.max(0, ...labels.map((k) => measure(found.get(k)))) + 10;
+    const margin = Math.min(most, Math.max(widest(down), widest(across)));
+    return { found, down, across, margin, font: pen.font };
+  }
   function draw() {
     const side = canvas.clientWidth;
     const ratio = window.devicePixelRatio || 1;
@@ -163,60 +216,78 @@
     view.span = Math.max(Math.min(4, total), Math.min(total, view.span));
     view.x = Math.max(0, Math.min(total - view.span, view.x));
     view.y = Math.max(0, Math.min(total - view.span, view.y));
-    const named = view.span <= 30;
-    const margin = named ? Math.min(110, side * 0.26) : 0;
+    const named = names(side);
+    const margin = named ? named.margin : 0;
     const cell = (side - margin) / view.span;
     const heat = colour("--heat");
     const wrong = colour("--wrong");
     const least = Math.max(1.5, cell);
+    const count = (n) => (n < 10000 ? String(n) : `${Math.round(n / 1000)}k`);
+    place = { margin, cell };
     pen.clearRect(0, 0, side, side);
     pen.save();
     pen.beginPath();
     pen.rect(margin, margin, side - margin, side - margin);
     pen.clip();
-    const dot = (y, x, count, tint) => {
-      const share = count / Math.max(1, classes.count[y]);
-      pen.fillStyle = `rgba(${tint}, ${0.12 + 0.88 * Math.min(1, share)})`;
+    if (cell >= readable) grid(margin, cell, side, colour("--line"));
+    const dot = (y, x, images, tint) => {
+      const share = Math.min(1, images / Math.max(1, classes.count[y]));
+      pen.fillStyle = `rgba(${tint}, ${0.12 + 0.88 * share})`;
       pen.fillRect(margin + (x - view.x) * cell, margin + (y - view.y) * cell, least, least);
-      if (named && cell > 17) {
+      pen.font = font(Math.min(13, cell / 2.2));
+      if (cell > 17 && measure(count(images)) < cell - 2) {
         pen.fillStyle = share > 0.5 ? colour("--card") : colour("--ink");
         pen.textAlign = "center";
         pen.textBaseline = "middle";
-        pen.font = `${Math.min(13, cell / 2.6)}px system-ui, sans-serif`;
-        pen.fillText(String(count), margin + (x - view.x + 0.5) * cell, margin + (y - view.y + 0.5) * cell);
+        pen.fillText(count(images), margin + (x - view.x + 0.5) * cell, margin + (y - view.y + 0.5) * cell);
       }
     };
     const inside = (v, low) => v > low - 1 && v < low + view.span;
-    for (let k = Math.max(0, Math.floor(view.y)); k < Math.min(total, view.y + view.span); k++) {
+    for (const k of inView(view.y)) {
       if (classes.correct[k] && inside(k, view.x)) dot(k, k, classes.correct[k], heat);
     }
     for (let i = 0; i < truth.length; i++) {
       if (inside(truth[i], view.y) && inside(called[i], view.x)) dot(truth[i], called[i], often[i], wrong);
     }
     pen.restore();
-    if (named) labels(margin, cell, side, colour("--soft"));
+    if (named) labels(named, cell, side, colour("--ink"), colour("--soft"));
     const last = (v) => Math.min(total, Math.ceil(v + view.span)) - 1;
     $("window").textContent = `rows ${Math.floor(view.y)}–${last(view.y)}, columns ${Math.floor(view.x)}–${last(view.x)}`;
   }
-  function labels(margin, cell, side, colour) {
-    const letters = Math.floor(margin / 6.2);
-    const short = (k) => (name(k).length > letters ? `${name(k).slice(0, letters - 1)}…` : name(k));
-    pen.fillStyle = colour;
-    pen.font = `${Math.max(8, Math.min(11, cell))}px system-ui, sans-serif`;
-    pen.textBaseline = "middle";
-    for (let k = Math.ceil(view.y - 0.5); k < Math.min(total, view.y + view.span); k++) {
-      pen.textAlign = "right";
-      const at = margin + (k - view.y + 0.5) * cell;
-      if (at > margin && at < side) pen.fillText(short(k), margin - 5, at);
+  function grid(margin, cell, side, colour) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = 0.5;
+    pen.beginPath();
+    for (const k of inView(view.x)) {
+      pen.moveTo(margin + (k - view.x) * cell, margin);
+      pen.lineTo(margin + (k - view.x) * cell, side);
     }
-    for (let k = Math.ceil(view.x - 0.5); k < Math.min(total, view.x + view.span); k++) {
-      const at = margin + (k - view.x + 0.5) * cell;
+    for (const k of inView(view.y)) {
+      pen.moveTo(margin, margin + (k - view.y) * cell);
+      pen.lineTo(side, margin + (k - view.y) * cell);
+    }
+    pen.stroke();
+  }
+  function labels(named, cell, side, ink, soft) {
+    const { margin, found } = named;
+    pen.font = named.font;
+    pen.textBaseline = "middle";
+    const middle = (k, low) => margin + (k - low + 0.5) * cell;
+    for (const k of named.down) {
+      pen.fillStyle = pointed && pointed.y === k ? ink : soft;
+      pen.textAlign = "right";
+      const at = middle(k, view.y);
+      if (at > margin && at < side) pen.fillText(found.get(k), margin - 5, at);
+    }
+    for (const k of named.across) {
+      const at = middle(k, view.x);
       if (at < margin || at > side) continue;
+      pen.fillStyle = pointed && pointed.x === k ? ink : soft;
       pen.save();
       pen.translate(at, margin - 5);
       pen.rotate(-Math.PI / 2);
       pen.textAlign = "left";
-      pen.fillText(short(k), 0, 0);
+      pen.fillText(found.get(k), 0, 0);
       pen.restore();
     }
   }
@@ -236,35 +307,59 @@
     }[event.key];
     if (act && !event.ctrlKey && !event.metaKey) { act(); event.preventDefault(); }
   });
+  /* Where an event is on the canvas, in its pixels. */
+  const at = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return { left: event.clientX - box.left - canvas.clientLeft, top: event.clientY - box.top - canvas.clientTop };
+  };
   canvas.addEventListener("wheel", (event) => {
     if (document.activeElement !== canvas) return; // the page scrolls, until the matrix was clicked
-    const box = canvas.getBoundingClientRect();
-    zoom(event.deltaY > 0 ? 1.25 : 0.8, (event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height);
+    const { left, top } = at(event);
+    const share = (v) => Math.max(0, v - place.margin) / (canvas.clientWidth - place.margin);
+    zoom(event.deltaY > 0 ? 1.25 : 0.8, share(left), share(top));
     event.preventDefault();
   }, { passive: false });
   let grip = null;
   canvas.addEventListener("pointerdown", (event) => {
     grip = { x: event.clientX, y: event.clientY };
     if (event.pointerType === "mouse") canvas.setPointerCapture(event.pointerId);
+    point(at(event));
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { grip = null; });
   canvas.addEventListener("pointermove", (event) => {
-    const box = canvas.getBoundingClientRect();
-    if (grip) {
-      view.x -= ((event.clientX - grip.x) / box.width) * view.span;
-      view.y -= ((event.clientY - grip.y) / box.height) * view.span;
-      grip = { x: event.clientX, y: event.clientY };
-      draw();
+    if (!grip) {
+      point(at(event));
       return;
     }
-    const margin = view.span <= 30 ? Math.min(110, box.width * 0.26) : 0;
-    const scale = view.span / (box.width - margin);
-    const x = Math.floor(view.x + (event.clientX - box.left - margin) * scale);
-    const y = Math.floor(view.y + (event.clientY - box.top - margin) * scale);
-    if (x < 0 || y < 0 || x >= total || y >= total || event.clientX - box.left < margin || event.clientY - box.top < margin) return;
-    const count = x === y ? classes.correct[x] : cells.get(y * total + x) || 0;
-    $("cell").textContent = `True ${name(y)}, called ${name(x)}: ${count} of ${classes.count[y]} images.`;
+    view.x -= (event.clientX - grip.x) / place.cell;
+    view.y -= (event.clientY - grip.y) / place.cell;
+    grip = { x: event.clientX, y: event.clientY };
+    $("tip").hidden = true;
+    draw();
   });
+  canvas.addEventListener("pointerleave", () => point({ left: -1, top: -1 }));
+  /* Names what is at (left, top) of the canvas, below it and beside the pointer. */
+  function point({ left, top }) {
+    const x = Math.floor(view.x + (left - place.margin) / place.cell);
+    const y = Math.floor(view.y + (top - place.margin) / place.cell);
+    const there = left >= place.margin && top >= place.margin && x < total && y < total;
+    const tip = $("tip");
+    tip.hidden = !there;
+    const before = pointed;
+    pointed = there ? { x, y } : null;
+    if (place.cell >= readable && (before && `${before.x},${before.y}`) !== (pointed && `${x},${y}`)) draw();
+    if (!there) return;
+    const count = x === y ? classes.correct[x] : cells.get(y * total + x) || 0;
+    const text = `True ${name(y)}, called ${name(x)}: ${count} of ${classes.count[y]} images.`;
+    $("cell").textContent = text;
+    tip.textContent = text;
+    const right = left > canvas.clientWidth / 2;
+    tip.style.left = right ? "" : `${left + 14}px`;
+    tip.style.right = right ? `${canvas.clientWidth - left + 14}px` : "";
+    const low = top > canvas.clientHeight / 2;
+    tip.style.top = low ? "" : `${top + 14}px`;
+    tip.style.bottom = low ? `${canvas.clientHeight - top + 14}px` : "";
+  }
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
@@ -295,7 +390,7 @@
       }
       item.append(near);
     }
-    item.append(make("div", card.path, "path soft"));
+    item.append(make("div", visible(card.path), "path soft"));
     return item;
   };
   let errors = [];
@@ -340,14 +435,20 @@
     }
     const select = document.createElement("select");
     select.setAttribute("aria-label", "new label");
-    for (const [value, title] of card.choices) select.append(new Option(`to ${title}`, value, false, value === marks[k].to));
+    pen.font = font(14.4);
+    const short = shortenAll(card.choices.map(([value]) => value), 240); // a browser cuts at the end, where names differ
+    for (const [value, title] of card.choices) {
+      const option = new Option(`to ${short.get(value)}`, value, false, value === marks[k].to);
+      option.title = title;
+      select.append(option);
+    }
     select.addEventListener("change", () => {
       marks[k] = { action: "relabel", to: Number(select.value) };
       group.querySelector("[value=relabel]").checked = true;
       said();
     });
     group.append(select);
-    item.append(frame(card.picture, `labelled ${card.name}`), text, group, make("div", card.path, "path soft"));
+    item.append(frame(card.picture, `labelled ${card.name}`), text, group, make("div", visible(card.path), "path soft"));
     return item;
   };
   pager($("issue-pager"), 12, (first, end) => {
@@ -361,7 +462,9 @@
     });
     const text = rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    // a path's bytes that are not UTF-8 go out as they came in
+    const parts = Array.from(text, (letter) => (byteOf(letter) >= 0 ? new Uint8Array([byteOf(letter)]) : letter));
+    link.href = URL.createObjectURL(new Blob(parts, { type: "text/csv" }));
     link.download = "label_decisions.csv";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);

@@ -173,6 +173,14 @@ def headline(metrics: dict[str, Any]) -> str:
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 
+def against(path: str, compared: Compared) -> str:
+    """Return what --compare found, in words."""
+    return (
+        f"Against {path}: {compared.only_this} images right here alone, {compared.only_other} right there alone, {compared.both} both, "
+        f"{compared.neither} neither; McNemar's exact test p = {compared.p_value:.3g}; {len(compared.rows)} predictions changed"
+    )
+
+
 def write_probabilities(path: Path, log_probability: NDArray[np.float16], scored: Scored) -> None:
     """Write probs.npz, of float16 (N, C) log p, which --load takes: see utils.saved_probs.write."""
     saved_probs.write(path, log_probability, scored.predictions.readable, scored.files, scored.classes)

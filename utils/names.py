@@ -1,0 +1,65 @@
+"""Names cut to the room that there is: in the middle, so that neither beginning nor end is lost, and never two alike."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+ELLIPSIS = "…"
+JOINER = "\u200d"  # between the parts of one emoji
+
+Measure = Callable[[str], float]
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal `text` takes: a Chinese character takes two, an accent of its own none."""
+    return sum(0 if _attached(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def shorten(text: str, room: float, measure: Measure = columns) -> str:
+    """Return `text`, or its beginning, an ellipsis and its end, such that `measure` of it is at most `room`.
+
+    Args:
+        room: in the unit of `measure`: columns of a terminal, points in a picture. The ellipsis alone may exceed it.
+        measure: the width of a text.
+    """
+    if measure(text) <= room:
+        return text
+    letters = _letters(text)
+    low, high = 0, len(letters) - 1  # letters that are kept
+    while low < high:
+        middle = (low + high + 1) // 2
+        if measure(_without_middle(letters, middle)) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return _without_middle(letters, low)
+
+
+def shorten_all(names: Mapping[int, str], room: float, measure: Measure = columns) -> dict[int, str]:
+    """Return the names of classes, by number, each cut to `room`; those that would look alike begin with their number."""
+    found = {number: shorten(name, room, measure) for number, name in names.items()}
+    times = Counter(found.values())
+    for number, text in found.items():
+        if times[text] > 1:
+            before = f"{number}: "
+            found[number] = before + shorten(names[number], room - measure(before), measure)
+    return found
+
+
+def _without_middle(letters: list[str], kept: int) -> str:
+    return "".join(letters[: kept - kept // 2]) + ELLIPSIS + "".join(letters[len(letters) - kept // 2 :])
+
+
+def _letters(text: str) -> list[str]:
+    """The letters, each with its accents, so that none is cut from what it belongs to."""
+    letters: list[str] = []
+    for letter in text:
+        if letters and (_attached(letter) or letters[-1].endswith(JOINER)):
+            letters[-1] += letter
+        else:
+            letters.append(letter)
+    return letters
+
+
+def _attached(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Mn", "Me", "Cf")
