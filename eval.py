@@ -135,7 +135,7 @@ def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, 
         maps = {int(shown[place]): seen for place, seen in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
     near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
-    extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, title=loaded.title)
+    extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, folder=folder, title=loaded.title)
     extra.about = f"{' + '.join(loaded.paths)} on {scored.files.source}"
     return extra
 

@@ -47,7 +47,8 @@ class Extra:
     maps: what network.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
     by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
-    title: which networks were scored, and `about`: their files and the list, in a few words.
+    folder: where the page is going to be, by default the folder that it is written to. title: which networks were scored, and
+    `about`: their files and the list, in a few words.
     """
 
     issues: Issues
@@ -58,6 +59,7 @@ class Extra:
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
     seed: int = 0
+    folder: Path | None = None
     title: str = "predictions"
     about: str = ""
 

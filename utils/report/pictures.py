@@ -130,4 +130,3 @@ def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, 
         if len(mine) < NEIGHBOURS:
             mine.append(int(predictions.index[row]))
     return found
-
