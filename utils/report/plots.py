@@ -3,6 +3,8 @@
 import math
 import os
 import warnings
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ WORST_PAIRS = 30
 LABEL_POINTS = 190.0  # the longest class name beside a matrix or a bar
 LABEL_SIZE, CAPTION_SIZE = 9.0, 8.0  # points, of letters
 CELL, WIDE_CELL = 1.7, 2.3  # inches, of an image in a sheet; with a sentence above it
+GAP = 8.0  # points, between captions side by side
+DPI = 110
 MIN_WIDTH = 5.0  # inches, of a sheet with a title
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
 LOG_RATIO = 20.0  # of the largest to the smallest value, from which an axis is logarithmic
@@ -127,7 +131,7 @@ def errors(path: Path, scored: Any, count: int = 24) -> None:
     predictions, files, classes = scored
     chosen = surest_errors(predictions, count)
     label, first = predictions.label[chosen].tolist(), predictions.top[chosen, 0].tolist()
-    names = class_names(classes, np.unique(label + first), 72 * WIDE_CELL - _width("called ", CAPTION_SIZE), CAPTION_SIZE)
+    names = class_names(classes, np.unique(label + first), 72 * WIDE_CELL - GAP - _width("called ", CAPTION_SIZE), CAPTION_SIZE)
     sure = (100 * predictions.probability[chosen, 0]).tolist()
     captions = [f"true {names[a]}\ncalled {names[b]}\n{p:.0f} % sure" for a, b, p in zip(label, first, sure, strict=True)]
     images = [files.picture(int(index), SIDE) for index in predictions.index[chosen]]
@@ -251,7 +255,7 @@ def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -
     _save(figure, path)
 
 
-def class_names(classes: Any, labels: Any, points: float = 72 * CELL, size: float = CAPTION_SIZE) -> dict[int, str]:
+def class_names(classes: Any, labels: Any, points: float = 72 * CELL - GAP, size: float = CAPTION_SIZE) -> dict[int, str]:
     """Return the names of the classes `labels` (a sequence), none wider than `points` in letters of `size` points, no two alike."""
     names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
     family = fonts.families("".join(names.values()))
@@ -263,15 +267,21 @@ def _legend_below(axis: Any, columns: int) -> None:
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
 
 
-def _width(text: str, size: float, family: list[str] | None = None) -> float:
-    """The width of `text` in points, and a little more: hinting makes a letter wider."""
+def _width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:
+    """The width of `text` in points, as it is drawn."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
 
-    properties = FontProperties(family=family or [fonts.DEFAULT], size=size)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")
-        return 1.06 * text_to_path.get_text_width_height_descent(text, properties, ismath=False)[0]
+        pixels = _renderer().get_text_width_height_descent(text, FontProperties(family=list(family), size=size), ismath=False)[0]
+    return float(72 / DPI * pixels)
+
+
+@cache
+def _renderer() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)
 
 
 def _show(axis: Any, image: Any, caption: str) -> None:
@@ -287,7 +297,7 @@ def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[A
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
 
 
@@ -303,4 +313,4 @@ def _save(figure: Any, path: Path) -> None:
             text.set_fontfamily(fonts.families(text.get_text()))
     with atomic_write(path) as file, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # `fonts` has warned, with what helps
-        figure.savefig(file, dpi=110, format="png")
+        figure.savefig(file, format="png")
