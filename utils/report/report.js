@@ -436,7 +436,8 @@
     const select = document.createElement("select");
     select.setAttribute("aria-label", "new label");
     pen.font = font(14.4);
-    const short = shortenAll(card.choices.map(([value]) => value), 240); // a browser cuts at the end, where names differ
+    const titles = new Map(card.choices);
+    const short = shortenAll([...titles.keys()], 240, (k) => titles.get(k)); // a browser cuts at the end, where names differ
     for (const [value, title] of card.choices) {
       const option = new Option(`to ${short.get(value)}`, value, false, value === marks[k].to);
       option.title = title;
