@@ -507,4 +507,4 @@ def test_mistakes_are_one_message(clean, capfd):
         capfd.readouterr()
         assert doctor.main([str(word) for word in (*words, *([] if "--out" in words else ["--out", clean / "o"]))]) == 2
         error = capfd.readouterr().err
-        assert expected in error and "Traceback" not in error and error.startswith("error: ")
+        assert expected in error and "Traceback" not in error and error.lstrip().startswith("error: ")

@@ -350,11 +350,11 @@ def test_clean_needs_the_columns_and_the_file(a_list, tmp_path, capsys):
 
 def test_a_list_that_clean_could_not_finish_is_not_there(a_list, tmp_path, monkeypatch):
     clean, out = clean_module(), tmp_path / "new.txt"
-    out.write_text("before\n")
+    out.write_text("before.jpg 0\n")
     monkeypatch.setattr(clean, "_written", lambda files, index, out: 1 / (2 - index) and "a.jpg")
     with pytest.raises(ZeroDivisionError):
         clean.clean(a_list, decide(tmp_path, f"{tmp_path}/d.jpg,2,keep,"), out)
-    assert out.read_text() == "before\n"
+    assert out.read_text() == "before.jpg 0\n"
 
 
 @pytest.mark.parametrize(

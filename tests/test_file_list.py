@@ -129,7 +129,7 @@ LINE = st.tuples(NAME, st.sampled_from([b" ", b"\t"]), st.integers(0, 999_999_99
 BETWEEN = st.sampled_from([b"\n", b"     \t \r \r\n", b"\r\n", b"\n\n", b"\n  \r\n", b"\n\t\n"])
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     begin=st.sampled_from([b"", b"\xef\xbb\xbf", b"\n", b"\xef\xbb\xbf\r\n"]),
     lines=st.lists(st.tuples(LINE, BETWEEN), min_size=1, max_size=12),
