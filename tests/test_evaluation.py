@@ -1,6 +1,7 @@
 """What eval.py adds to the plain scores: against scikit-learn, SciPy, cleanlab and torch; calibration; Grad-CAM; datasets/clean.py."""
 
 import csv
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -113,6 +114,23 @@ def test_intervals_hold_the_binomial_ones_and_repeat(case):
     assert bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=20) == bootstrap.intervals(
         predictions, CLASSES, images, seed=3, resamples=20
     )
+
+
+def test_a_score_without_spread_has_no_interval(case):
+    """Of three images that are all wrong, the interval would be 0 to 0."""
+    predictions, _ = case
+    wrong = predictions.label == 5
+    predictions = dataclasses.replace(predictions, top=np.where(wrong[:, None], np.arange(5), predictions.top))
+    found = bootstrap.intervals(predictions, CLASSES, [500, 500, 500, 500, 500, 1], seed=3, resamples=20)
+    assert "tail_accuracy" not in found and found["head_accuracy"][0] < found["head_accuracy"][1] and "top1" in found
+    assert more_scores(predictions, CLASSES, [500, 500, 500, 500, 500, 1])["tail_accuracy"] == 0
+
+
+def test_label_errors_say_why_few_probabilities_were_used(case):
+    predictions, _ = case
+    few = dataclasses.replace(predictions, rows=None)
+    assert label_issues.find(few, CLASSES).method.endswith("as 600 × 6 probabilities are too many to keep")
+    assert label_issues.find(predictions, CLASSES + 2).method.endswith(f"as 2 of {CLASSES + 2} classes have no image here")
 
 
 def test_intervals_hold_the_score_where_resamples_lack_classes():
@@ -505,6 +523,7 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     old = tmp_path / "results/run/1/predictions.csv"
     result = script("eval.py", *flags, "--tag", "warm", "--temperature", "ckpt", "--compare", old, "--no-report")
     assert result.code == 0, result.err
+    assert f"Against {old}: 0 images right here alone, 0 right there alone" in result.out and "p = 1; 0 predictions changed" in result.out
     warm = json.loads((tmp_path / "results/warm/run_1/metrics.json").read_text())
     cold = json.loads((tmp_path / "results/run/1/metrics.json").read_text())
     assert warm["loss"] == pytest.approx(fitted["loss_after"], abs=1e-5)
@@ -514,7 +533,8 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     assert script("eval.py", *flags, "--tag", "run", "--tta", "flip").code == 0
     runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
     assert [run["tta"] for run in runs] == ["none", "flip"]
-    assert "With other views" in (tmp_path / "results/run/1/report.html").read_text()
+    text = (tmp_path / "results/run/1/report.html").read_text()
+    assert "With other views" in text and "<h1>Evaluation of ResNet18, epoch 1 of run</h1>" in text and str(photo_set / "val.txt") in text
     csv_path = tmp_path / "submission.csv"
     flags = [flag for flag in flags if flag not in ("--resamples", 20)]
     assert script("submit.py", *flags, "--tag", "run", "--temperature", "ckpt", "--out", csv_path).code == 0

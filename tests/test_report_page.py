@@ -1,7 +1,9 @@
 """report.html in a real browser (Debian's chromium, chromium-driver): from disk, by mouse and by keys."""
 
 import csv
+import functools
 import itertools
+import json
 import os
 import shutil
 import time
@@ -17,6 +19,7 @@ from dataloader.decode import thumbnail
 from utils import label_issues
 from utils.bootstrap import intervals
 from utils.metrics import Predictions, Rows, more_scores, score
+from utils.names import shorten_all
 from utils.report import page, pictures, results
 
 CLASSES, IMAGES = 130, 1300
@@ -24,7 +27,7 @@ NASTY = '</script><b onmouseover="x">Émile & "co"'
 
 
 def scored_set(folder):
-    """1300 predictions of 130 classes with real image files, a class without images, and a name that wants to be markup."""
+    """1300 predictions of 130 classes: real files with a byte that is no UTF-8, a class without images, a name that is markup."""
     rng = np.random.default_rng(0)
     label = np.arange(IMAGES) % (CLASSES - 1)
     logits = rng.normal(size=(IMAGES, CLASSES)) * 1.5
@@ -34,9 +37,10 @@ def scored_set(folder):
     top = np.argsort(-probability, axis=1)[:, :5]
     columns = (np.arange(IMAGES), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(IMAGES), label])
     predictions = Predictions(*columns, np.ones(IMAGES, bool), Rows(np.arange(IMAGES), probability))
+    path = lambda index: str(folder / f'a, "{index % 8}"\udce9.jpg')  # noqa: E731
     for k in range(8):
-        cv2.imwrite(str(folder / f'a, "{k}".jpg'), rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))
-    path = lambda index: str(folder / f'a, "{index % 8}".jpg')  # noqa: E731
+        with open(path(k), "wb") as file:
+            file.write(cv2.imencode(".jpg", rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))[1])
     files = SimpleNamespace(path=path, picture=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, listed=int)
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
@@ -310,8 +314,9 @@ def test_marks_are_exported_for_clean(at, made):
     click(at, "#export")
     path = made[0] / "downloads" / "label_decisions.csv"
     wait_for(lambda: path.is_file() and path.stat().st_size)
-    with open(path, newline="") as file:
+    with open(path, newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
+    assert at.texts("#issues .item .path")[0].endswith(r"\xe9.jpg")  # shown so that it can be read, exported byte for byte
     label = made[1].predictions.label[issues.row]
     wanted = [
         ("drop", label[0], ""),
@@ -322,6 +327,65 @@ def test_marks_are_exported_for_clean(at, made):
     path = made[1].files.path
     assert [row["path"] for row in rows] == [path(int(made[1].predictions.index[issues.row[k]])) for k in (0, 1, 2, 12)]
     assert [(row["action"], int(row["label"]), row["new_label"]) for row in rows] == wanted
+
+
+LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green", "black") for size in "SML"]
+LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 1300, 100)]
+LONG += ["男士纯棉短袖圆领T恤 白色 大号", "衬衫", "Mug", "W" * 30, "a_name_without_any_space_" * 3, "x" * 9, "y", "z"]
+
+
+def long_set():
+    """32 classes of long names; all images of the last class, the only ones of few training images, are wrong."""
+    label = np.repeat(np.arange(32), 4)
+    first = np.where(np.arange(128) % 4 == 0, (label + 5) % 32, label)
+    first[-4:] = 0
+    top = np.stack([(first + k) % 32 for k in range(5)], axis=1)
+    probability = np.tile(np.array([0.6, 0.2, 0.1, 0.05, 0.01], np.float32), (128, 1))
+    predictions = Predictions(np.arange(128), label, top, probability, probability[:, 0], np.ones(128, bool))
+    files = SimpleNamespace(path=lambda index: f"/none/{index}.jpg", picture=lambda index, side: None, listed=int)
+    return results.Scored(predictions, files, Classes(32, LONG, [50] * 31 + [3]))
+
+
+def test_a_matrix_of_long_names_is_labelled_and_names_the_cell_under_the_pointer(browser, tmp_path):
+    scored = long_set()
+    metrics = {**score(scored.predictions, 32), **more_scores(scored.predictions, 32, scored.classes.images)}
+    metrics["intervals"] = intervals(scored.predictions, 32, scored.classes.images, 0, 20)
+    metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
+    extra = page.Extra(label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt")
+    page.write(tmp_path / "report.html", scored, metrics, extra)
+    keep = "window.drawn = []; const fill = CanvasRenderingContext2D.prototype.fillText; CanvasRenderingContext2D.prototype.fillText = "
+    keep += "function (text, x, y) { const at = this.getTransform(); drawn.push([text, this.measureText(text).width, x, this.font, "
+    keep += "at.b !== 0]); fill.call(this, text, x, y); }"
+    hook = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": keep})["identifier"]
+    try:
+        browser.get((tmp_path / "report.html").as_uri())
+        look = lambda script, *words: browser.execute_script("return " + script, *words)  # noqa: E731
+        assert look("document.querySelector('h1').textContent") == "Evaluation of ResNet18, epoch 2 of shirts"
+        wait_for(lambda: look("drawn.length"))
+        drawn = [one for one in look("drawn.splice(0)") if not one[0].isdigit()]
+        down, across = ({text: width for text, width, _, _, turned in drawn if turned is side} for side in (False, True))
+        assert len(down) == len(across) == 32 and down.keys() == across.keys()
+        margin = next(x for _, _, x, _, turned in drawn if not turned)
+        assert max(down.values()) <= margin and max(across.values()) <= margin  # none is clipped
+        font = json.dumps(next(one[3] for one in drawn))
+        room = look("arguments[0].clientWidth * 0.34 - 10", browser.find_element("id", "matrix"))
+        ruler = f"(pen => {{ pen.font = {font}; return pen.measureText(arguments[0]).width }})(new OffscreenCanvas(1, 1).getContext('2d'))"
+        width = functools.cache(lambda text: look(ruler, text))
+        assert set(shorten_all(dict(enumerate(LONG)), room, width).values()) == down.keys()  # the page's function is Python's
+        at = SimpleNamespace(browser=browser)
+        mouse(at, "pointermove", 0.99, 0.99)
+        tip = "document.getElementById('tip')"
+        assert not look(f"{tip}.hidden") and look(f"{tip}.textContent") == "True z, called z: 0 of 4 images."
+        assert look("document.documentElement.scrollWidth <= innerWidth")
+        mouse(at, "pointerleave", 0, 0)
+        assert look(f"{tip}.hidden")
+        tile = look("[...document.querySelectorAll('.tile')].map(x => x.textContent).find(x => x.startsWith('Tail'))")
+        assert tile == "Tail (< 20)0.00 %no interval1 classes, 4 images"
+        options = look("[...document.querySelectorAll('#issues select')].map(x => [...x.options].map(y => y.text))")
+        assert options and all(len(set(texts)) == len(texts) for texts in options)
+        assert browser.get_log("browser") == []
+    finally:
+        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", {"identifier": hook})
 
 
 @pytest.mark.parametrize("dark", [False, True])
