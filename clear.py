@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from options import parse_clear
+from options import command, parse_clear
 from utils import run_log, trash
 from utils.errors import UserError, near_names
 from utils.holding import hold
@@ -49,7 +49,8 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
         entry = trash.put(tag, present)
         lines = (entry.path / run_log.FILE).read_text(encoding="utf-8", errors="surrogateescape").count("\n")
         say(f"Moved {_listed(present)} and {lines} line(s) of {run_log.FILE} to {entry.path}/", sys.stdout)
-    say(f"Bring them back: python clear.py --tag {tag} --restore      Delete for good: python clear.py --tag {tag} --rm", sys.stdout)
+    back, gone = (command("clear", {"tag": tag, flag: True}) for flag in ("restore", "rm"))
+    say(f"Bring them back: {back}      Delete for good: {gone}", sys.stdout)
 
 
 def restore(tag: str) -> None:

@@ -85,8 +85,9 @@ def submission_follows(opt: argparse.Namespace, loaded: Any, fits: bool) -> bool
     import dataloader
     from utils.errors import UserError
 
+    plain = argparse.Namespace(**vars(opt), test_list=None)
     try:
-        path = dataloader.known_list(opt, "test", loaded.lists)[0] or dataloader.list_path(opt, "test")
+        path = dataloader.known_list(plain, "test", loaded.lists)[0] or dataloader.list_path(plain, "test")
     except UserError:  # the members had different ones
         return False
     return path.is_file() and not loaded.saved and not (fits and opt.debug)

@@ -15,7 +15,7 @@ KINDS = {"train": "training", "val": "validation", "test": "test"}
 
 def list_path(opt: argparse.Namespace, name: str) -> Path:
     """Return --train_list, --val_list or --test_list, or <name>.txt under --data_root."""
-    given = getattr(opt, f"{name}_list", None)
+    given = getattr(opt, f"{name}_list")
     return Path(given) if given else Path(opt.data_root) / f"{name}.txt"
 
 
@@ -72,4 +72,4 @@ def choose_list(opt: argparse.Namespace, name: str, known: Mapping[str, Any]) ->
 
 
 def _said(opt: argparse.Namespace, name: str) -> bool:
-    return bool(getattr(opt, f"{name}_list", None)) or "data_root" in opt.given
+    return bool(getattr(opt, f"{name}_list")) or "data_root" in opt.given

@@ -8,6 +8,7 @@ user's own augmentation is Python that holds the GIL. Both give the same batches
 import argparse
 import functools
 import os
+import shlex
 import shutil
 import signal
 import threading
@@ -70,9 +71,8 @@ class Batches:
             try:
                 batch = next(source, None)
             except ImageError as error:
-                raise UserError(
-                    f"{str(error).strip().splitlines()[-1]}\nMend the list: python -m tools.doctor names what is wrong."
-                ) from error
+                look = shlex.join(["python", "-m", "tools.doctor", str(self.dataset.files.source)])
+                raise UserError(f"{str(error).strip().splitlines()[-1]}\nMend the list; what is wrong, says: {look}") from error
             except MachineFault as error:  # from a worker process, with its traceback
                 raise MachineFault(str(error).rpartition(f"{MachineFault.__name__}: ")[2].strip()) from error
             except TimeoutError as error:

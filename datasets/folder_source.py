@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from lists_source import Found, Part, Tally, in_order, number
@@ -125,8 +126,8 @@ def _not_one_too_high(root: str, names: list[str]) -> None:
         return
     train = next((name for name in names if name.lower().startswith("train")), names[0])
     val = next((name for name in names if name.lower().startswith("val")), None)
-    more = f" --val_root {root}/{val}" if val else ""
+    words = ["python", "datasets/prepare.py", "folder", f"{root}/{train}", *(["--val_root", f"{root}/{val}"] if val else [])]
     raise UserError(
         f"{root} holds the folders {', '.join(names)}; these are no classes, it seems: the images lie deeper.\n"
-        f"Name the training folder itself: `python datasets/prepare.py folder {root}/{train}{more}`."
+        f"Name the training folder itself: `{shlex.join(words)}`."
     )

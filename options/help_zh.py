@@ -21,9 +21,11 @@ HELP = {
     "result_dir": "评分与预测写到 <DIR>/<tag>",
     # ------------------------------------------------------------------------------------------ data
     "data_root": "列表文件所在的文件夹",
+    "eval.data_root": "列表文件所在的文件夹；默认为检查点的列表所在的文件夹",
     "train_list": "每行：图片路径、空格、标签；默认为 --data_root 下的 train.txt",
     "val_list": "每行：图片路径、空格、标签；默认为 --data_root 下的 val.txt",
-    "test_list": "每行一个图片路径；默认为 --data_root 下的 test.txt",
+    "eval.val_list": "每行：图片路径、空格、标签；默认为检查点的列表，或 --data_root 下的 val.txt",
+    "test_list": "每行一个图片路径；默认为检查点的列表，或 --data_root 下的 test.txt",
     "batch_size": "每个 batch 的图片数",
     "scale": "送入网络的正方形边长",
     "eval.scale": "送入网络的正方形边长；默认与检查点一致",

@@ -61,11 +61,13 @@ def run(parser: Parser, *folders: str) -> None:
 def data(parser: Parser, lists: tuple[str, ...]) -> None:
     """Lists, batch, squares, cache."""
     group = parser.group("data")
-    group("--data_root", type=expanded, default="datasets", metavar="DIR", help="the folder of the lists")
+    training = "train" in lists
+    where = "the folder of the lists" if training else "the folder of the lists; by default that of the checkpoint's list"
+    group("--data_root", type=expanded, default="datasets", metavar="DIR", help=where)
     for name in lists:
         what = "an image's path a line" if name == "test" else "a line: image path, space, label"
-        group(f"--{name}_list", type=expanded, metavar="FILE", help=f"{what}; by default {name}.txt in --data_root")
-    training = "train" in lists
+        usual = f"{name}.txt in --data_root" if training else f"the checkpoint's, or {name}.txt in --data_root"
+        group(f"--{name}_list", type=expanded, metavar="FILE", help=f"{what}; by default {usual}")
     low = 2 if training else 1  # batch normalisation has nothing to normalise in a batch of one
     group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
     if not training:

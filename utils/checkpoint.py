@@ -2,10 +2,10 @@
 
 Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `swa` (their averages, or None), `showing`
 (which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options; what --precision auto came to, and
-why), `data` (class count and names, images a class, preprocessing, the training list's fingerprint), `history` (a dict of
-scores an epoch), `best`, `calibration` (a temperature, by eval.py --calibrate); and for --resume `within` (how far the
-epoch is) and `training` (optimizer, scaler, step, how far --swa is). A file without `format` is taken as somebody's
-plain state dict.
+why), `data` (class count and names, images a class, preprocessing, the training list's fingerprint, the paths of the
+lists), `history` (a dict of scores an epoch), `best`, `calibration` (a temperature, by eval.py --calibrate); and for
+--resume `within` (how far the epoch is) and `training` (optimizer, scaler, step, how far --swa is). A file without
+`format` is taken as somebody's plain state dict.
 """
 
 import hashlib

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterable
@@ -113,7 +114,9 @@ def bring_back(entry: Entry) -> None:
     inside = {name: entry.path / name for name in entry.origin if os.path.lexists(entry.path / name)}
     taken = [str(entry.origin[name]) for name, path in inside.items() if _taken(journal.get(name, {}), path, entry.origin[name])]
     if taken:
-        raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: python clear.py --tag {entry.tag}")
+        folders = [word for name, path in entry.origin.items() for word in (f"--{name}_dir", str(path.parent))]
+        first = shlex.join(["python", "clear.py", "--tag", entry.tag, *folders])
+        raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: {first}")
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():
         _carry(entry, name, path, entry.origin[name])
