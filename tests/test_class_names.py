@@ -17,7 +17,7 @@ from dataloader import Classes, number_as
 from dataloader.file_list import read_list
 from dataloader.list_paths import known_list, lists_of
 from network import get_model, load_into
-from options import command, parse_train
+from options import command, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
 from utils import checkpoint
 from utils.classes import names_agree, places
@@ -182,7 +182,7 @@ def test_a_checkpoint_remembers_its_lists():
     plain, given = parse_train([]), parse_train(["--data_root", "datasets"])
     known = {"a.pt": {"val": "/x/val.txt"}, "b.pt": None, "c.pt": {"val": "/x/../x/val.txt", "test": 3}}
     assert known_list(plain, "val", known) == (Path("/x/val.txt"), "a.pt and c.pt")
-    assert known_list(plain, "test", known) == known_list(given, "val", known) == (None, "")
+    assert known_list(parse_submit(["--load", "a.pt"]), "test", known) == known_list(given, "val", known) == (None, "")
     with pytest.raises(UserError, match=r"different validation lists:\n  a.pt: /x/val.txt\n  c.pt: .*\n  d.pt: /y.txt\n.*--val_list FILE"):
         known_list(plain, "val", known | {"d.pt": {"val": "/y.txt"}})
 
