@@ -25,7 +25,7 @@ XMP, XMP_TURN = b"http://ns.adobe.com/xap/1.0/\0", b"tiff:Orientation"
 FOUR = ("CMYK", "YCCK")
 EXIF = b"Exif\0\0"
 STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-MAX_SCANS, MAX_TRIMS = 100, 8  # beyond, the check takes too long, and the file counts as damaged
+MAX_SCANS, MAX_TRIMS, MAX_INTERVALS, MAX_SCAN_PIXELS = 100, 8, 20_000, 2e9  # beyond, a check takes too long: the file counts as damaged
 MAX_SIDE = 65_500
 
 
@@ -146,8 +146,8 @@ class _File:
         scan, every = self.scans[place], self.restarts[place]
         parts = RESTART.split(scan.data)
         high, wide, size = self._units(scan)
-        if not every or len(parts) != -(-size // every):
-            raise ValueError("intervals are missing")
+        if not every or len(parts) != -(-size // every) or len(parts) > MAX_INTERVALS:
+            raise ValueError("intervals are missing, or too many")
         tables = b"".join(one.tables for one in self.scans[: place + 1])
         components = scan.header[4 : 5 + 2 * scan.header[4]]
         for k, part in enumerate(parts):
@@ -253,6 +253,9 @@ def _after_all(complaint: str) -> bool:
 
 def _sound_scans(file: _File) -> bool:
     """Whether each scan is whole, once the stray bytes at the ends of the earlier ones are cut off."""
+    height, width = struct.unpack_from(">HH", file.frame, 1)
+    if height * width * len(file.scans) > MAX_SCAN_PIXELS:
+        return False
     before = file.head()
     for scan in file.scans:
         for _ in range(MAX_TRIMS):

@@ -22,6 +22,11 @@ ORIENTATION, SAMPLE_FORMAT = 274, 339  # tags of TIFF and EXIF
 UNSIGNED = 1
 
 
+def load_plugins() -> None:
+    """Load Pillow's plugins: one that could not be opened later, without a free descriptor, would make its format unknown."""
+    _module()
+
+
 def open_image(data: bytes) -> Any:
     """Return a PIL image of `data`, which is not loaded yet. Raises whatever Pillow raises."""
     return _module().open(io.BytesIO(data))
@@ -29,7 +34,7 @@ def open_image(data: bytes) -> Any:
 
 @functools.cache
 def _module() -> Any:
-    """PIL.Image with all its plugins: one that cannot be opened later would make its format unknown. What it warns of is judged here."""
+    """PIL.Image with all its plugins, and without its warnings: what they are of is judged here."""
     import PIL.Image
 
     PIL.Image.init()

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from dataloader.decode import MAX_PIXELS, Image, Need, read_image, whole
 from dataloader.file_list import FileList
+from dataloader.pillow import load_plugins
 
 
 class Reader(Protocol):
@@ -16,6 +17,7 @@ class Reader(Protocol):
 
         Raises:
             ImageError: it cannot be read; the message names the path.
+            MachineFault: the machine failed, again and again.
         """
 
 
@@ -24,6 +26,7 @@ class Files:
 
     def __init__(self, files: FileList, max_pixels: int = MAX_PIXELS) -> None:
         self.files, self.max_pixels = files, max_pixels
+        load_plugins()
 
     def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
         """See Reader."""

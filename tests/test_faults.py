@@ -4,6 +4,8 @@ import errno
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -120,6 +122,31 @@ def test_a_process_without_a_free_descriptor_calls_no_image_bad(photo_set, tmp_p
     begin()
     with pytest.raises(MachineFault, match="Too many open files.*\n.*ulimit -n"):
         read_image(str(path))
+
+
+WEBP = """
+import io, os, resource, sys
+sys.path.insert(0, {root!r})
+from dataloader.decode import decode
+from dataloader.file_list import read_list
+from dataloader.reader import Files
+files = read_list({listed!r})
+reader, data = Files(files), open(files.path(0), "rb").read()
+free = os.open(os.devnull, os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+os.close(free)
+print(decode(data)[1])
+"""
+
+
+def test_a_format_is_known_though_its_plugin_could_no_longer_be_opened(tmp_path):
+    import PIL.Image
+
+    PIL.Image.new("RGB", (30, 20)).save(tmp_path / "x.webp")
+    (tmp_path / "train.txt").write_text("x.webp 0\n")
+    code = WEBP.format(root=str(Path(__file__).parent.parent), listed=str(tmp_path / "train.txt"))
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.stdout == "(20, 30)\n", ended.stderr
 
 
 def test_a_cache_that_cannot_be_opened_is_not_damaged(tmp_path, full, monkeypatch):

@@ -111,7 +111,8 @@ def _mendable(error: Exception, elsewhere: str) -> str | None:
     if isinstance(error, OSError) and error.errno in DISK:
         return f"{error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's allocator on the CPU
-        return f"The machine has no memory left ({error or 'MemoryError'}).\n{faults.MEMORY}"
+        what = (str(error).strip() or "MemoryError").splitlines()[-1]  # of a worker process it holds a traceback
+        return f"The machine has no memory left ({what}).\n{faults.MEMORY}"
     if faults.is_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
