@@ -235,6 +235,11 @@ def test_compare_refuses_what_does_not_match(case, tmp_path):
             bootstrap.compare(predictions, FILES, str(path))
     with pytest.raises(UserError, match="no file"):
         bootstrap.compare(predictions, FILES, str(tmp_path / "none.csv"))
+    head, *rows = text.splitlines()
+    path.write_text("\n".join([f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]))
+    assert bootstrap.compare(predictions, FILES, str(path), list("abcdef")).p_value == 1
+    with pytest.raises(UserError, match="class 1 is 'b' in .*, and 'c' here"):
+        bootstrap.compare(predictions, FILES, str(path), list("acbdef"))
 
 
 # ------------------------------------------------------------------------------------------------ calibration

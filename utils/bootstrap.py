@@ -1,12 +1,14 @@
 """How sure a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.classes import names_agree
 from utils.errors import UserError, near
 from utils.logger import progress
 from utils.metrics import BINS, TINY, Predictions, f1, shot_groups
@@ -158,15 +160,16 @@ class Compared(NamedTuple):
     other: NDArray[np.int64]
 
 
-def compare(predictions: Predictions, files: Any, path: str) -> Compared:
-    """Compare with the predictions.csv of another evaluation.
+def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str] | None = None) -> Compared:
+    """Compare with the predictions.csv of another evaluation; `names` are those of the classes that `predictions` speak of.
 
     Raises:
-        UserError: no such file, not a predictions.csv, or one of another list (the first row that differs is named).
+        UserError: no such file, not a predictions.csv, or one of another list (the first row that differs is named) or of
+            classes in another order.
     """
     from scipy.stats import binomtest
 
-    other = _read(predictions, files, path)
+    other = _read(predictions, files, path, names or ())
     seen = predictions.seen & (other >= 0)
     first, label = predictions.top[:, 0], predictions.label
     here, there = (first == label)[seen], (other == label)[seen]
@@ -176,11 +179,11 @@ def compare(predictions: Predictions, files: Any, path: str) -> Compared:
     return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
 
 
-def _read(predictions: Predictions, files: Any, path: str) -> NDArray[np.int64]:
+def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str]) -> NDArray[np.int64]:
     advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
     if not Path(path).is_file():
         raise UserError(f"--compare: there is no file {path}.{near(Path(path))} {advice}")
-    found = []
+    found, named = [], set()
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         if not {"path", "label", "predicted"} <= set(reader.fieldnames or []):
@@ -192,8 +195,16 @@ def _read(predictions: Predictions, files: Any, path: str) -> NDArray[np.int64]:
                     got = f"{line['path']} (label {line['label']})"
                     raise UserError(f"--compare: row {row + 2} of {path} is {got}, here it is {mine[0]} (label {mine[1]}). {advice}")
             found.append(line["predicted"])
+            named.add((line["predicted"], line.get("predicted_name")))
     if len(found) != len(predictions.index):
         raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {advice}")
+    numbers = {str(number): name for number, name in enumerate(names)}
+    apart = next((one for one in sorted(named, key=str) if one[1] and not names_agree([one[1]], [numbers.get(one[0], one[1])])), None)
+    if apart is not None:
+        raise UserError(
+            f"--compare: class {apart[0]} is {apart[1]!r} in {path}, and {numbers[apart[0]]!r} here. "
+            "Give the predictions of a checkpoint that numbers its classes alike."
+        )
     try:
         return np.array([int(value) if value else -1 for value in found], dtype=np.int64)
     except ValueError as error:

@@ -120,7 +120,7 @@ def write(
         UserError: --compare names a file that does not fit; nothing was written then.
     """
     predictions, files, classes = scored
-    compared = compare(predictions, files, opt.compare) if opt.compare else None
+    compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
     metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.images)}
     if opt.resamples:
         metrics["intervals"] = intervals(predictions, classes.count, classes.images, opt.seed, opt.resamples)
