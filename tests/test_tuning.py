@@ -95,9 +95,8 @@ def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path
     pytest.importorskip("optuna")
     import optuna
 
-    (tmp_path / "space.yaml").write_text("scale: [32, 48, 4]\n")  # 4 is refused at once
-    flags = [word for word in tiny if word not in ("--scale", "32")]
-    words = sweep("--sampler", "grid", "--trials", 3, "--", *flags, "--epochs", 1)
+    (tmp_path / "space.yaml").write_text("cache: [none, ram, dsk]\n")  # the last is refused at once
+    words = sweep("--sampler", "grid", "--trials", 3, "--", *tiny, "--epochs", 1)
     (tmp_path / "train.py").write_text(HELD.format(real=str(ROOT / "train.py")))
     code = "import sys; from pathlib import Path; from tools import sweep; sweep.ROOT = Path.cwd(); sys.exit(sweep.main())"
     with subprocess.Popen([sys.executable, "-c", code, *words[3:]], cwd=tmp_path, env=CODE, stdout=subprocess.DEVNULL) as cut:
@@ -108,11 +107,11 @@ def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path
     assert "s-1 was cut; its settings are run anew" in done.stdout
     assert "s-0: top1" not in done.stdout  # what was done is not done again
     assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
-    assert "s-2 failed: exit code 2: train.py: --scale is 4; allowed" in done.stdout
+    assert "s-2 failed: exit code 2: train.py: --cache is 'dsk'; allowed" in done.stdout
     with open(tmp_path / "results/s/trials.csv", newline="") as file:
         rows = {row["tag"]: row for row in csv.DictReader(file)}
-    assert {tag: (row["state"], row["scale"]) for tag, row in rows.items()} == {
-        "s-0": ("complete", "32"), "s-3": ("complete", "48"), "s-2": ("fail", "4"),
+    assert {tag: (row["state"], row["cache"]) for tag, row in rows.items()} == {
+        "s-0": ("complete", "none"), "s-3": ("complete", "ram"), "s-2": ("fail", "dsk"),
     }  # fmt: skip
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
     with open(tmp_path / "logs/s-0/metrics.csv", newline="") as file:
