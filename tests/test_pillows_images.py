@@ -41,7 +41,6 @@ def images() -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_each_of_pillows_images_is_decoded_as_pillow_does_or_refused_by_both(images):
     counts, wrong = Counter(), []
     for name, data in images.items():
