@@ -378,6 +378,9 @@ def test_a_list_that_clean_could_not_finish_is_not_there(a_list, tmp_path, monke
     with pytest.raises(ZeroDivisionError):
         clean.clean(a_list, decide(tmp_path, f"{tmp_path}/d.jpg,2,keep,"), out)
     assert out.read_text() == "before.jpg 0\n"
+    out.write_text("no list\n")
+    with pytest.raises(UserError, match="does not look like a list"):
+        clean.clean(a_list, decide(tmp_path, f"{tmp_path}/d.jpg,2,keep,"), out)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,20 @@ def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, sh
     assert list(tmp_path.rglob("*.lock")) == []
 
 
+def test_a_lock_file_that_its_holder_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    real, numbers = holding._locked, []
+
+    def locked(number, shared):
+        if not numbers:  # between our open() and our lock its holder lets go
+            holding.lock_file(tmp_path / "t").unlink()
+        numbers.append(number)
+        return real(number, shared)
+
+    monkeypatch.setattr(holding, "_locked", locked)
+    holding.hold(tmp_path / "t")
+    assert len(numbers) == 2 and holding.lock_file(tmp_path / "t").exists()
+
+
 def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
