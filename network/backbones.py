@@ -12,6 +12,7 @@ from torch import nn
 
 from utils import checkpoint
 from utils.errors import UserError, near, unknown_name
+from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
 POOLS = ("global_pool", "head.global_pool", "avgpool")
@@ -173,7 +174,8 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
     ]
     if wrong:
         shown = ", ".join(wrong[:4]) + (f", … ({len(wrong)} in all)" if len(wrong) > 4 else "")
-        raise UserError(f"{source} does not fit this network: {shown} differ. It holds {len(state)} tensors, the network {len(wanted)}.")
+        what = f"{shown} differ. It holds {len(state)} tensors, the network {len(wanted)}."
+        raise UserError(f"{source} does not fit this network: {what}{prefix_hint(state, wanted, source)}")
     net.load_state_dict({name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False)
     return left_out
 

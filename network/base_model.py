@@ -312,7 +312,7 @@ class BaseModel(nn.Module):
         self.step_count = content["epoch"] * self.per_epoch if between else training["step"]
         self.zero_gradients()  # of a step that was given up
         self.guard.remember()
-        take_up(self.optimizer, training["optimizer"])
+        take_up(self.optimizer, training["optimizer"], self.opt)
         self.scaler = self._new_scaler()  # the old one may be within a step that was given up
         if training["scaler"]:  # {} of a run that was not in fp16
             self.scaler.load_state_dict(training["scaler"])

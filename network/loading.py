@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from network.backbones import classifier_layers, load_matching
+from network.backbones import classifier_layers, head_names, load_matching
 from network.base_model import BaseModel
 from utils.classes import names_agree, places
 from utils.errors import UserError
+from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
 
@@ -91,16 +92,18 @@ def rebuild_options(content: dict[str, Any], num_classes: int, model: str) -> ar
     from options import parse_train  # the defaults, for what an older checkpoint or a plain state dict does not say
 
     opt = parse_train([])
-    vars(opt).update(content.get("opt", {}))
+    known = {*vars(opt), "precision_used", "precision_why"} - {"given", "config"}
+    vars(opt).update({name: value for name, value in content.get("opt", {}).items() if name in known})
     opt.model, opt.num_classes, opt.pretrained = model, num_classes, False
     opt.rebuilt = True  # it was trained so; or, of a plain state dict, the size is yet to be said
     return opt
 
 
-def plain_classes(content: dict[str, Any], head: set[str]) -> int:
-    """The number of classes of a plain state dict, from its classifier's bias or weight. Raises UserError without one."""
-    for name in head & content["weights"].keys():
-        tensor: torch.Tensor = content["weights"][name]
-        if tensor.ndim in (1, 2):
-            return int(tensor.shape[0])
-    raise UserError("The state dict holds no classifier, so it can be trained on (train.py --load), not evaluated.")
+def plain_classes(weights: dict[str, torch.Tensor], net: torch.nn.Module, path: str) -> int:
+    """The number of classes of a plain state dict for `net`, from its classifier's bias or weight. Raises UserError without one."""
+    head = head_names(net)
+    for name in sorted(head & weights.keys()):
+        if weights[name].ndim in (1, 2):
+            return int(weights[name].shape[0])
+    hint = prefix_hint(weights, net.state_dict(), path) or "\nA backbone alone can be trained on (train.py --load), not evaluated."
+    raise UserError(f"None of the {len(weights)} tensors of {path} is this network's classifier ({', '.join(sorted(head))}).{hint}")

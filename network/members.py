@@ -191,9 +191,18 @@ def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseMod
         raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
     data = content.get("data")
     if data is None:
-        head = head_names(get_model(name)(rebuild_options(content, 2, name)).net)
-        data = {"num_classes": plain_classes(content, head), "class_names": None, "class_images": None}
+        net = get_model(name)(rebuild_options(content, 2, name)).net
+        data = {"num_classes": plain_classes(content["weights"], net, path), "class_names": None, "class_images": None}
     model = get_model(name)(rebuild_options(content, data["num_classes"], name))
+    own = model.net.state_dict()
+    unfit = [
+        key for key in sorted(head_names(model.net)) if key not in content["weights"] or content["weights"][key].shape != own[key].shape
+    ]
+    if unfit:  # load_into would let it begin with random weights
+        raise UserError(
+            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that ({', '.join(unfit)}).\n"
+            "It is damaged, or was put together by hand: give another checkpoint."
+        )
     load_into(model, content, path)
     return model.eval(), data
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from optimizer.state import check_state
 from utils.errors import unknown_name
 
 Groups = list[dict[str, Any]]
@@ -116,8 +117,13 @@ def get_optimizer(
     return optimizers[opt.optimizer](parameter_groups(net, weight_decay(opt), scales, kinds), opt)
 
 
-def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state_dict, but for what flags say: they are this run's, and may have been given anew on --resume."""
+def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any], opt: argparse.Namespace) -> None:
+    """Load a state_dict, but for what flags say: they are this run's, and may have been given anew on --resume.
+
+    Raises:
+        UserError: it is of another optimizer, or of other parameters.
+    """
+    state = check_state(optimizer, state, get_optimizer, opt)
     said = [{name: group[name] for name in FLAGS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, flags in zip(optimizer.param_groups, said, strict=True):

@@ -2,6 +2,7 @@
 
 from options.commands import after_evaluation, after_training, command
 from options.options import build_parser, given_words, parse_clear, parse_eval, parse_submit, parse_train
+from options.saved import problems_of_saved
 
 __all__ = [
     "after_evaluation",
@@ -13,4 +14,5 @@ __all__ = [
     "parse_eval",
     "parse_submit",
     "parse_train",
+    "problems_of_saved",
 ]

@@ -1,11 +1,23 @@
 """Checkpoints and resuming: whole files, plain data, and the run that would have been."""
 
+import copy
 import csv
+import logging
+import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from conftest import ROOT
+from safetensors.torch import save_file
 
+import network
+from optimizer import take_up
+from options import parse_eval, parse_train
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -154,3 +166,123 @@ def test_load_and_resume_in_another_tag_as_the_readme_says(script, photo_set, sm
     again = script("train.py", "--tag", "second", "--resume", "--gpu", -1)
     assert again.code == 0
     assert "is complete: epoch 2 of 2" in again.out
+
+
+def messages(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    caplog.set_level("INFO")
+    return lambda: " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_flipped_bit_is_found_by_the_files_own_checksums_and_what_has_none_is_named(tmp_path, caplog, monkeypatch):
+    said = messages(caplog, monkeypatch)
+    path, weights = tmp_path / "x.pt", {"a": torch.arange(1000.0)}
+    checkpoint.save(path, {"weights": weights})
+    whole = path.read_bytes()
+    at = whole.index(weights["a"].numpy().tobytes()) + 2001
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    assert torch.load(path, weights_only=True)["weights"]["a"].shape == (1000,), "torch.load takes it"
+    with pytest.raises(UserError, match=r"damaged or cut short \(Bad CRC-32 for file"):
+        checkpoint.load(path)
+    assert not said()
+    torch.save(weights, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, tmp_path / "none.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    save_file(weights, tmp_path / "w.safetensors")
+    for name in ("legacy.pth", "none.pth", "w.safetensors"):
+        assert torch.equal(checkpoint.load(tmp_path / name)["weights"]["a"], weights["a"])
+        assert f"{name} " in said() and "without checksums" in said()
+
+
+def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
+    """Prefixes are named, with a command that removes them and works as printed; averages beside the weights are mentioned."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    data = tiny.write_images(tmp_path)
+    weights = checkpoint.load(tiny.unpack("sgd", tmp_path))["weights"]
+    words = ["--model", "Tiny", "--data_root", data, "--gpu", -1, "-w", 0, "--scale", 32, "--no-report", "--resamples", 0]
+    opt = parse_eval(["--load", "theirs.pth", "--model", "Tiny"])
+    for prefix in ("model.", "_orig_mod.", "backbone.net."):
+        torch.save({"state_dict": {prefix + name: value for name, value in weights.items()}}, "theirs.pth")
+        with pytest.raises(UserError, match=f"Its tensors have the prefix {prefix!r}"):
+            network.load_predictor(opt, torch.device("cpu"))
+        with pytest.raises(UserError, match=f"does not fit this network(?s:.*)the prefix {prefix!r}"):
+            network.load_into(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
+    result = script("eval.py", "--load", "theirs.pth", *words)
+    assert result.code == 2 and "holds no classifier" not in result.err
+    command = result.err.strip().splitlines()[-1]
+    subprocess.run(
+        command, shell=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    )
+    assert script("eval.py", "--load", "theirs.plain.pt", *words).code == 0
+    torch.save({"a": torch.ones(1)}, "other.pth")
+    result = script("eval.py", "--load", "other.pth", *words)
+    assert result.code == 2 and "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, "both.pth")
+    result = script("eval.py", "--load", "both.pth", *words)
+    assert "its weights 'state_dict' are loaded; the averaged ones beside them, 'state_dict_ema', are not" in result.out
+    torch.save({"module.a": torch.ones(1), "a": torch.ones(1)}, "twice.pth")
+    with pytest.raises(UserError, match="two tensors of one name"):
+        checkpoint.load("twice.pth")
+
+
+def test_a_checkpoint_does_not_say_where_files_go(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    data = tiny.write_images(tmp_path)
+    content = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    torch.save({**content, "epoch": "../../x"}, "epoch.pt")
+    words = ["--data_root", data, "--gpu", -1, "-w", 0]
+    result = script("eval.py", "--load", "epoch.pt", *words)
+    assert result.code == 2 and "epoch: input should be a valid integer, got '../../x'" in result.err
+    folders = {f"{name}_dir": str(tmp_path / f"their_{name}") for name in ("checkpoint", "log", "result")}
+    torch.save({**content, "opt": {**content["opt"], **folders, "cache": f"disk:{tmp_path}/theirs"}}, "paths.pt")
+    again = ["train.py", "--tag", "on", "--load", "paths.pt", "--resume", *words]
+    result = script(*again)
+    assert result.code == 2 and f"{tmp_path}/theirs/ holds no cache" in result.err and "--cache ram" in result.err
+    assert script("eval.py", "--load", "paths.pt", *words, "--no-report", "--resamples", 0).code == 0
+    assert not list(tmp_path.glob("their*"))
+    assert script(*again, "--cache", f"disk:{tmp_path}/mine").code == 0
+    assert not list(tmp_path.glob("their*")) and list((tmp_path / "mine").iterdir())
+    torch.save({**content, "opt": {**content["opt"], "cache": f"disk:{tmp_path}/mine"}}, "mine.pt")
+    assert script("train.py", "--tag", "again", "--load", "mine.pt", "--resume", *words).code == 0
+
+
+@pytest.mark.parametrize("name", tiny.KEPT)
+def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(name, tmp_path, monkeypatch):
+    """The fused kernels read it unchecked: such a file ended in SIGSEGV, or in memory that is another tensor's."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    content = checkpoint.load(tiny.unpack(name, tmp_path))
+    opt = parse_train(
+        [
+            *tiny.FLAGS,
+            "--num_classes",
+            "3",
+            *{"sgd": ["--optimizer", "sgd"], "ranger_fp16": ["--optimizer", "ranger", "--head", "arcface"]}.get(name, []),
+        ]
+    )
+    model = network.get_model("Tiny")(opt)
+    model.set_precision("fp32")
+    model.setup_training(opt, 2)
+    saved = content["training"]["optimizer"]
+    take_up(model.optimizer, copy.deepcopy(saved), opt)
+    part = "base_optimizer" if name == "ranger_fp16" else None
+    changes = {
+        "shape": lambda state: state[0].__setitem__(next(key for key in state[0] if key != "step"), torch.zeros(2)),
+        "dtype": lambda state: state[0].update({key: value.double() for key, value in state[0].items() if key != "step"}),
+        "missing": lambda state: (
+            state[1].pop(next(key for key in state[1] if key != "step")) if len(state[1]) > 1 else state[1].update(momentum_buffer=3.0)
+        ),
+        "number": lambda state: state.__setitem__(9999, state.pop(0)),
+    }
+    for what, change in changes.items():
+        state = copy.deepcopy(saved)
+        change((state[part] if part else state)["state"])
+        with pytest.raises(UserError, match="The optimizer's state in the checkpoint does not fit"):
+            take_up(model.optimizer, state, opt)
+            raise AssertionError(what)
+    state = copy.deepcopy(saved)
+    (state[part] if part else state)["param_groups"].pop()
+    with pytest.raises(UserError, match="its groups have"):
+        take_up(model.optimizer, state, opt)

@@ -272,7 +272,7 @@ def test_temperature_undoes_what_made_the_network_too_sure():
 def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     path = tmp_path / "a.pt"
     weights = {"w": torch.randn(3, 4).to(memory_format=torch.contiguous_format), "h": torch.randn(5).half(), "n": torch.tensor(7)}
-    content = {"model": "x", "epoch": 3, "weights": weights, "training": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
+    content = {"model": "x", "epoch": 3, "weights": weights, "more": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
     checkpoint.save(path, content)
     before = checkpoint.load(path)
     (tmp_path / "best.pt").hardlink_to(path)
@@ -283,19 +283,19 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     known = checkpoint.identity(before)
     with pytest.raises(UserError, match="not the checkpoint any more that was loaded"):
         checkpoint.amend(link, "calibration", {}, checkpoint.identity({**before, "epoch": 4, "model": "y"}))
-    assert checkpoint.amend(link, "calibration", {"temperature": 1.5}, known) == [tmp_path / "best.pt"]
+    assert checkpoint.amend(link, "calibration", {"temperature": 1.5, "tta": "none"}, known) == [tmp_path / "best.pt"]
     assert link.is_symlink() and link.samefile(path) and path.stat().st_mode & 0o777 == 0o640
     link.unlink()
     assert "calibration" not in checkpoint.load(tmp_path / "best.pt")
     for name in ("best.pt", "another.pt"):
         (tmp_path / name).unlink()
     after = checkpoint.load(path)
-    assert after.pop("calibration") == {"temperature": 1.5}
+    assert after.pop("calibration") == {"temperature": 1.5, "tta": "none"}
     assert list(after) == list(before)
     for name, value in weights.items():
         assert torch.equal(after["weights"][name], value) and after["weights"][name].dtype == value.dtype
-    assert torch.equal(after["training"]["m"], content["training"]["m"])
-    assert {**after, "weights": 0, "training": 0} == {**before, "weights": 0, "training": 0}
+    assert torch.equal(after["more"]["m"], content["more"]["m"])
+    assert {**after, "weights": 0, "more": 0} == {**before, "weights": 0, "more": 0}
     torch.save(weights, path)
     with pytest.raises(UserError, match="plain state dict"):
         checkpoint.amend(path, "calibration", {}, known)

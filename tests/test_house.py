@@ -15,7 +15,7 @@ FILES = sorted([*SOURCES, *(ROOT / "datasets").glob("*.py")])
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 80, 6
 MAY_USE = {
     "options": {"options"},
-    "utils": {"utils"},
+    "utils": {"utils", "options"},  # the schema of a checkpoint holds its saved options against the flags
     "scheduler": {"scheduler", "utils"},
     "optimizer": {"optimizer", "utils"},
     "network": {"network", "optimizer", "scheduler", "utils", "options"},

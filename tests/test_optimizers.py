@@ -228,7 +228,8 @@ def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
     def made(*words):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
-        return net, get_optimizer(net, parse_train(["--optimizer", name, "--lr", "0.1", *words]))
+        opt = parse_train(["--optimizer", name, "--lr", "0.1", *words])
+        return net, get_optimizer(net, opt)
 
     def step(net, optimizer):
         optimizer.zero_grad()
@@ -240,13 +241,13 @@ def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
     other_net, other = made("--weight_decay", "0.01", "--momentum", "0.5")
     other_net.load_state_dict(net.state_dict())
     state = copy.deepcopy(optimizer.state_dict())  # loading shares its tensors
-    take_up(other, copy.deepcopy(state))
+    take_up(other, copy.deepcopy(state), parse_train(["--optimizer", name]))
     assert sorted({group["weight_decay"] for group in other.param_groups}) == [0.0, 0.01]
     if name == "sgd":
         assert {group["momentum"] for group in other.param_groups} == {0.5}
     same_net, same = made("--weight_decay", "0.3")
     same_net.load_state_dict(net.state_dict())
-    take_up(same, state)
+    take_up(same, state, parse_train(["--optimizer", name]))
     for pair in ((net, optimizer), (same_net, same)):
         step(*pair)
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), same_net.parameters(), strict=True))

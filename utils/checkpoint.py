@@ -4,15 +4,18 @@ Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `s
 (which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options; what --precision auto came to, and
 why), `data` (class count and names, images a class, preprocessing, the training list's fingerprint, the paths of the
 lists), `history` (a dict of scores an epoch), `best`, `calibration` (a temperature, by eval.py --calibrate); and for
---resume `within` (how far the epoch is) and `training` (optimizer, scaler, step, how far --swa is). A file without
-`format` is taken as somebody's plain state dict.
+--resume `within` (how far the epoch is) and `training` (optimizer, scaler, step, how far --swa is). utils.checkpoint_schema
+declares their types, and is held against each file that is read. A file without `format` is taken as somebody's plain state dict.
 """
 
 import hashlib
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,12 @@ import torch
 
 from utils.errors import UserError, near
 from utils.files import atomic_write, link_over
+from utils.foreign_weights import plain_weights
+from utils.logger import log
 
 FORMAT = 1
-WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # where others keep the weights
+MAX_PROBLEMS = 8  # named in a message
+BLOCK_BYTES = 1 << 20
 
 
 class SaveError(UserError):
@@ -127,11 +133,48 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, AssertionError, TypeError, IndexError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{_neighbours(path)}") from error
-    if isinstance(content, dict) and "format" in content:
+    if isinstance(content, dict) and isinstance(content.get("format"), int) and "weights" in content:
         if content["format"] > FORMAT:
             raise UserError(f"{path} has format {content['format']}; this version reads up to {FORMAT}. Update the code.")
+        _check(content, path)
         return content
-    return {"weights": _plain_weights(content, path)}
+    return {"weights": plain_weights(content, path)}
+
+
+def _check(content: dict[str, Any], path: Path) -> None:
+    """Raise UserError where a checkpoint is not what train.py writes."""
+    from utils.checkpoint_schema import problems
+
+    found = problems(content)
+    if found:
+        more = f"\n  … and {len(found) - MAX_PROBLEMS} more" if len(found) > MAX_PROBLEMS else ""
+        shown = "".join(f"\n  {line}" for line in found[:MAX_PROBLEMS])
+        raise UserError(f"The checkpoint {path} is damaged, or no file of train.py:{shown}{more}{_neighbours(path)}")
+
+
+def _verify(path: Path) -> None:
+    """Read the file once against its own checksums, which torch.load leaves alone: flipped bits would become weights.
+
+    Only the zip format of torch.save has them. Raises ValueError where one is wrong.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\3\4":
+                raise ValueError("the end of the file is missing")
+        log.info(f"{path} is of a format without checksums: damage inside its tensors cannot be seen.")
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if not any(entry.CRC for entry in entries):  # torch.serialization.set_crc32_options(False)
+                log.info(f"{path} was saved without checksums: damage inside its tensors cannot be seen.")
+                return
+            for entry in entries:
+                with archive.open(entry) as part:
+                    while part.read(BLOCK_BYTES):
+                        pass
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error) as error:
+        raise ValueError(str(error)) from error
 
 
 def _read(path: Path) -> Any:
@@ -139,10 +182,12 @@ def _read(path: Path) -> Any:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        log.info(f"{path} is of a format without checksums: damage inside its tensors cannot be seen.")
         try:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
+    _verify(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on the pickle's protocol: who reads the message cannot change it
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -153,16 +198,6 @@ def _unpickler_reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = re.split(r"trusted source\.|WeightsUnpickler error:", text)[-1]
     return re.split(r"Please use|Check the documentation", text)[0].strip(" .")[:200]
-
-
-def _plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        kind = type(content).__name__
-        raise UserError(f"{path} holds no checkpoint and no state dict (got a {kind}); allowed: {{name: tensor}}.")
-    return {name.removeprefix("module."): value for name, value in content.items()}
 
 
 def _neighbours(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What a resumed run takes over from its checkpoint."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ OWN = {"tag", "load", "resume", "config", "given", "gpu", "workers", "debug", "c
 FIXED = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
 COUNTS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
 SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
+WORKED_OUT = ("precision_used", "precision_why")  # what a run finds out, beside the flags
+CACHE_FILES = "images-*.sqlite"  # as dataloader.stores names them
 UNSAVED = ".nothing_saved_yet"
 
 
@@ -44,23 +47,30 @@ def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[boo
         )
     if again and not fresh.exists():
         log.info(f"torchrun started the run anew: going on from {last}.")
-        return True, checkpoint.load(last), str(last)
+        return True, _checked(opt, checkpoint.load(last), str(last)), str(last)
     source = opt.load or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
+    start = _checked(opt, start, source) if start is not None and opt.resume else start
     if processes.world() > 1 and source != str(last):
         with atomic_write(fresh, "w") as file:
             file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
     return opt.resume, start, source
 
 
+def _checked(opt: argparse.Namespace, start: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return `start`, a checkpoint to resume. Raises UserError where it is none, or would say where this run writes."""
+    if "training" not in start:
+        raise UserError(f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume.")
+    _check_cache(opt, start["opt"], source)
+    return start
+
+
 def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -> None:
     """Make the checkpoint's options those of this run, but for the flags that were given, which are said.
 
     Raises:
-        UserError: it holds no training state, or a flag contradicts it.
+        UserError: a flag contradicts it.
     """
-    if "training" not in start:
-        raise UserError(f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume.")
     saved = start["opt"]
     for name in FIXED:
         anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
@@ -71,7 +81,7 @@ def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) ->
             )
     changed = []
     for name, value in saved.items():
-        if name in OWN:
+        if name in OWN or name not in {*vars(opt), *WORKED_OUT}:
             continue
         if name not in opt.given:
             setattr(opt, name, value)
@@ -115,6 +125,18 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
     history = content.get("history")
     last = history[-1] if isinstance(history, list) and history else {}
     return content.get("within") is None and all(last.get(key) == row.get(key) for key in ("epoch", "val_top1", "val_loss"))
+
+
+def _check_cache(opt: argparse.Namespace, saved: dict[str, Any], source: str) -> None:
+    """Raise UserError where the checkpoint names a folder for --cache that is no cache yet: a file must not say what is created."""
+    cache = str(saved.get("cache", "none"))
+    folder = Path(cache.removeprefix("disk:"))
+    if "cache" in opt.given or not cache.startswith("disk:") or any(folder.glob(CACHE_FILES)):
+        return
+    raise UserError(
+        f"{source} was trained with --cache {cache}, and {folder}/ holds no cache. A checkpoint does not decide where files go.\n"
+        f"Add --cache {shlex.quote(cache)} to make one there, or --cache ram, which holds the same images."
+    )
 
 
 def begin_epoch_again(start: dict[str, Any]) -> bool:

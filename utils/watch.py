@@ -39,6 +39,11 @@ class Watch:
             self._go_on(run.within)
 
     def _go_on(self, within: dict[str, Any]) -> None:
+        if within["done"] > self.model.batches:
+            raise UserError(
+                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.model.batches}. It is damaged.\n"
+                f"Resume from an earlier one: ls {self.run.checkpoints}"
+            )
         totals = within["totals"]  # one a process
         total = totals[processes.rank()] if len(totals) == processes.world() else torch.stack(totals).mean(0)
         self.total[: len(total)] = total  # older checkpoints have no top-1

@@ -1,0 +1,53 @@
+"""Options that a checkpoint holds, held against the flags of train.py: a file's values are not to be trusted as a parser's are."""
+
+import argparse
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from options import rules
+from options.options import build_parser
+from options.parser import Parser
+
+PRECISIONS = ("fp32", "bf16", "fp16")  # what --precision auto can come to
+
+
+@functools.cache
+def _parser() -> Parser:
+    return build_parser("train")
+
+
+def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
+    """Return a line for each value that no command line could have given to its flag. Names that are no flags are left alone."""
+    parser, problems = _parser(), []
+    for name, action in parser.flags().items():
+        if name in values:
+            allowed = _allowed(action, parser.bounds.get(name, (None, None)), values[name])
+            problems += [f"{name} is {str(values[name])[:60]!r}; allowed: {allowed}"] if allowed else []
+    if "tag" in values and not problems:
+        problems += rules.tag(argparse.Namespace(tag=values["tag"]))
+    if values.get("precision_used", "fp32") not in PRECISIONS:
+        problems.append(f"precision_used is {values['precision_used']!r}; allowed: {', '.join(PRECISIONS)}")
+    if not isinstance(values.get("precision_why", ""), str):
+        problems.append("precision_why is no text")
+    return problems
+
+
+def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None], value: Any) -> str:
+    """Return what the flag allows, where `value` is something else; else ""."""
+    if value is None:
+        return "" if action.default is None else "a value"
+    if action.nargs == 0:
+        return "" if isinstance(value, bool) else "true or false"
+    if action.choices is not None:
+        return "" if isinstance(value, str) and value in action.choices else ", ".join(map(str, action.choices))
+    if action.type not in (int, float):
+        return "" if isinstance(value, str) and "\0" not in value else "text"
+    kinds, name = ((int,), "a whole number") if action.type is int else ((int, float), "a number")
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        return name
+    low, high = bounds
+    if (low is not None and value < low) or (high is not None and value > high):
+        return f"from {low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"{high} or less"
+    return ""

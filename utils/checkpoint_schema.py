@@ -1,0 +1,243 @@
+"""What a checkpoint of train.py holds: every key with its type and range, declared once and checked where a file is read.
+
+Keys that are not declared may hold any tensors and plain data. Only the file's own consistency is checked here: whether its
+weights are those of a network, and its optimizer's state that of these weights, is for who builds the network.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from options import problems_of_saved
+
+MAX_DEPTH = 16  # of plain data: deeper ones are made to exhaust the stack
+MAX_CLASSES = 10_000_000
+SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
+SHOWN = 3  # problems in a message
+OPEN: Any = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+# ------------------------------------------------------------------------------------------------ leaves
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """A tensor of its own memory: no sparse one, none without data, none that repeats a few numbers to an enormous size."""
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"a {type(value).__name__}; allowed: a tensor")
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        raise ValueError(f"a tensor of layout {value.layout} on {value.device}; allowed: a dense one")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of shape {tuple(value.shape)} over {value.untyped_storage().nbytes()} bytes of data")
+    return value
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Tensors, numbers, text, None, and lists and dicts of them."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str | int | tuple):
+                raise ValueError(f"a key that is a {type(key).__name__}; allowed: text")
+            _plain(item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _plain(item, depth + 1)
+    elif isinstance(value, torch.Tensor):
+        _tensor(value)
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise ValueError(f"a {type(value).__name__}; allowed: tensors and plain data")
+    return value
+
+
+def _sums(value: Any) -> torch.Tensor:
+    """An epoch's sums, as utils.watch keeps them; older checkpoints have fewer."""
+    tensor = _tensor(value)
+    if tensor.ndim != 1 or not 1 <= len(tensor) <= 6 or not tensor.is_floating_point():
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: up to 6 floats")
+    return tensor
+
+
+def _options(value: dict[str, Any]) -> dict[str, Any]:
+    problems = problems_of_saved(value)
+    if problems:
+        raise ValueError("; ".join(problems[:SHOWN]))
+    return value
+
+
+def _scaler(value: dict[str, float]) -> dict[str, float]:
+    """torch.amp.GradScaler's state; {} where there was none."""
+    if value and (set(value) != SCALER or value["scale"] <= 0 or any(part < 0 for part in value.values())):
+        raise ValueError(f"{str(value)[:100]}; allowed: {', '.join(sorted(SCALER))}, the scale above 0")
+    return value
+
+
+def _row(value: Any) -> dict[str, Any]:
+    """The scores of an epoch: numbers by name, one of them the epoch's, from 1."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"a {type(value).__name__}; allowed: {{name of a score: number}}")
+    wrong = [name for name, score in value.items() if isinstance(score, bool) or not isinstance(score, int | float)]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {str(value[wrong[0]])[:60]!r}; allowed: a number")
+    if not isinstance(value.get("epoch"), int) or value["epoch"] < 1:
+        raise ValueError(f"the epoch is {value.get('epoch')!r}; allowed: 1 and more")
+    return value
+
+
+Tensor = Annotated[Any, BeforeValidator(_tensor)]
+Plain = Annotated[Any, BeforeValidator(_plain)]
+Text = Annotated[str, Strict()]
+Whole = Annotated[int, Strict()]
+Count = Annotated[Whole, Field(ge=0)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Seconds = Annotated[Number, Field(ge=0)]
+Weights = dict[Text, Tensor]
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+@with_config(OPEN)
+class Preprocessing(TypedDict):
+    """See utils.preprocess."""
+
+    scale: Annotated[Whole, Field(ge=1, le=16384)]
+    fit: Literal["squash", "crop", "pad"]
+    mean: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+@with_config(OPEN)
+class Data(TypedDict):
+    """The classes, and what the network is shown; dataloader.Classes.as_dict."""
+
+    num_classes: Annotated[Whole, Field(ge=1, le=MAX_CLASSES)]
+    class_names: list[Text] | None
+    class_images: list[Count] | None
+    preprocess: NotRequired[Preprocessing]
+    train_list: NotRequired[Text]
+    lists: NotRequired[dict[Text, Text] | None]
+
+
+@with_config(OPEN)
+class Within(TypedDict):
+    """How far an epoch is; utils.watch.Watch.position."""
+
+    epoch: Annotated[Whole, Field(ge=1)]
+    done: Count
+    counted: Count
+    images: Count
+    waited: Seconds
+    lr: Number
+    spent: Seconds
+    ended: Annotated[bool, Strict()]
+    totals: Annotated[list[Annotated[Any, BeforeValidator(_sums)]], Field(min_length=1)]
+
+
+@with_config(OPEN)
+class Swa(TypedDict):
+    """network.averages.Averages.swa_state."""
+
+    count: Count
+    ready: Annotated[bool, Strict()]
+
+
+@with_config(OPEN)
+class Training(TypedDict):
+    """What --resume needs; network.base_model.BaseModel.state. optimizer.take_up checks the optimizer's."""
+
+    step: Count
+    optimizer: Annotated[dict[Text, Any], BeforeValidator(_plain)]
+    scaler: Annotated[dict[Text, Number], AfterValidator(_scaler)]
+    swa: NotRequired[Swa]
+    skipped: NotRequired[Count]
+
+
+@with_config(OPEN)
+class Calibration(TypedDict):
+    """utils.calibration.Fitted, and the views that it was fitted with."""
+
+    temperature: Annotated[Number, Field(gt=0)]
+    tta: Text
+
+
+@with_config(OPEN)
+class Checkpoint(TypedDict):
+    """The whole. `model` and what follows it are absent in a file of weights alone."""
+
+    format: Annotated[Whole, Field(ge=1)]
+    weights: Annotated[Weights, Field(min_length=1)]
+    model: NotRequired[Annotated[Text, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,99}$")]]
+    epoch: NotRequired[Count]
+    opt: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain), AfterValidator(_options)]]
+    data: NotRequired[Data]
+    history: NotRequired[list[Annotated[Any, BeforeValidator(_row)]]]
+    within: NotRequired[Within | None]
+    bad: NotRequired[dict[Text, Text]]
+    ema: NotRequired[Weights | None]
+    swa: NotRequired[Weights | None]
+    showing: NotRequired[Literal["raw", "ema", "swa"]]
+    training: NotRequired[Training]
+    calibration: NotRequired[Calibration | None]
+
+
+FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")
+_adapter: list[TypeAdapter[Any]] = []  # built once, when the first checkpoint is read
+
+
+def problems(content: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a checkpoint, as lines like "data.num_classes: …"; [] where nothing is."""
+    if not _adapter:
+        _adapter.append(TypeAdapter(Checkpoint))
+    try:
+        _adapter[0].validate_python(content)
+        _plain({name: value for name, value in content.items() if name not in Checkpoint.__annotations__})
+        return _contradictions(content)
+    except ValidationError as error:
+        return [f"{'.'.join(str(place) for place in one['loc'])[:100]}: {_reason(one)}" for one in error.errors(include_url=False)]
+    except (ValueError, RecursionError) as error:
+        return [str(error)[:300]]
+
+
+def _reason(one: Any) -> str:
+    text = one["msg"].removeprefix("Value error, ")
+    return text if one["type"] == "value_error" else f"{text[:1].lower()}{text[1:]}, got {str(one['input'])[:60]!r}"
+
+
+def _contradictions(content: dict[str, Any]) -> list[str]:
+    """What no single key can tell."""
+    found = []
+    for name in ("ema", "swa"):
+        average = content.get(name)
+        if average is not None and _shapes(average) != _shapes(content["weights"]):
+            found.append(f"{name}: other tensors than those of weights")
+    showing = content.get("showing", "raw")
+    if showing != "raw" and content.get(showing) is None:
+        found.append(f"showing: {showing!r}, and there is no {showing}")
+    data = content.get("data") or {}
+    lists = [name for name in ("class_names", "class_images") if data.get(name) is not None]
+    found += [
+        f"data.{name}: {len(data[name])} for {data['num_classes']} classes" for name in lists if len(data[name]) != data["num_classes"]
+    ]
+    return found + (_of_training(content) if "training" in content else [])
+
+
+def _of_training(content: dict[str, Any]) -> list[str]:
+    """What --resume takes for granted."""
+    missing = [name for name in FOR_RESUME if name not in content]
+    if missing:
+        return [f"training: there is no {', '.join(missing)} beside it"]
+    found = [] if "preprocess" in content["data"] else ["data.preprocess: missing"]
+    if content.get("swa") is not None and "swa" not in content["training"]:
+        found.append("training.swa: missing")
+    epochs = [row["epoch"] for row in content["history"]]
+    if epochs != sorted(set(epochs)) or (epochs[-1] if epochs else 0) != content["epoch"]:
+        found.append(f"history: epochs {str(epochs)[:60]} for a checkpoint of epoch {content['epoch']}")
+    within = content.get("within")
+    if within and within["epoch"] != content["epoch"] + 1:
+        found.append(f"within.epoch: {within['epoch']} after epoch {content['epoch']}")
+    return found
+
+
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[Any, ...]]:
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}

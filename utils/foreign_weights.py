@@ -1,0 +1,56 @@
+"""State dicts that other programs wrote: where in a file they lie, and how their tensors are named."""
+
+import re
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import UserError
+from utils.logger import log
+
+WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # where others keep the weights, the first that is there
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # and their running average
+PARALLEL = "module."  # DataParallel's prefix, which says nothing about the network
+
+
+def plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """Return the {name: tensor} that a foreign file holds, without DataParallel's prefix. An average beside it is logged.
+
+    Raises:
+        UserError: it holds none, or two tensors of one name.
+    """
+    for key in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            averages = [name for name in AVERAGES if name != key and isinstance(content.get(name), dict)]
+            if averages:
+                log.warning(f"{path}: its weights {key!r} are loaded; the averaged ones beside them, {averages[0]!r}, are not.")
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        kind = type(content).__name__
+        raise UserError(f"{path} holds no checkpoint and no state dict (got a {kind}); allowed: {{name: tensor}}.")
+    if not all(isinstance(name, str) for name in content):
+        raise UserError(f"{path} holds tensors without names; allowed: {{name: tensor}}.")
+    weights = {name.removeprefix(PARALLEL): value for name, value in content.items()}
+    if len(weights) < len(content):
+        raise UserError(f"{path} holds two tensors of one name, with {PARALLEL!r} and without. Save the state dict of one network alone.")
+    return weights
+
+
+def prefix_hint(given: Iterable[str], wanted: Iterable[str], path: str) -> str:
+    """Return a sentence on the prefix that all names of `wanted` have in `given`, with the command that removes it; "" without one."""
+    given, wanted = set(given), set(wanted)
+    ending = next((name for name in sorted(wanted, key=len, reverse=True) if name not in given), "")
+    prefixes = [name.removesuffix(ending) for name in given if ending and name.endswith(f".{ending}")]
+    prefix = next((one for one in prefixes if sum(one + name in given for name in wanted) > len(wanted) / 2), "")
+    if not prefix or not re.fullmatch(r"[\w.]+", prefix):
+        return ""
+    out = str(Path(path).with_suffix("")) + ".plain.pt"
+    code = (
+        "import sys, torch; from utils import checkpoint; source, out, prefix = sys.argv[1:]; "
+        "weights = checkpoint.load(source)['weights']; torch.save({n.removeprefix(prefix): w for n, w in weights.items()}, out)"
+    )
+    command = shlex.join(["python", "-c", code, path, out, prefix])
+    return f"\nIts tensors have the prefix {prefix!r} (such as {prefix}{ending}). Remove it, and load {out}:\n  {command}"
