@@ -227,8 +227,9 @@ def test_mutated_checkpoints_are_refused_or_give_their_own_weights(tmp_path, mon
             if result not in ("refused", "equal"):
                 wrong.append(f"{number} ({tiny.KEPT[which]}, {what}), {reader}: {result}")
     path.unlink()
-    with capfd.disabled():
-        print(*sorted(found.items()), *wrong, sep="\n")
+    if os.environ.get("MUTATIONS"):
+        with capfd.disabled():
+            print(*sorted(found.items()), *wrong, sep="\n")
     assert not wrong, "\n".join(wrong)
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "curves.png"}
     assert min(found[reader, "equal"] for reader in READERS) > 0 and min(found[reader, "refused"] for reader in READERS) > 0
