@@ -8,6 +8,7 @@ import shlex
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,13 +20,19 @@ from dataloader.list_paths import known_list, lists_of
 from network import get_model, load_into
 from options import command, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
-from utils import checkpoint
+from utils import checkpoint, label_issues
 from utils.classes import names_agree, places
 from utils.errors import UserError
 
 HEADS = [("timm:test_resnet", head) for head in ("linear", "cosine", "arcface", "subcenter")]
 HEADS += [("iResNet50", "linear"), ("timm:deit_tiny_distilled_patch16_224", "linear")]
 QUIET = ["--gpu", -1, "-w", 0, "--resamples", 0, "--no-report"]
+
+
+@pytest.fixture
+def small(small):
+    """As everywhere, but with a network of a few thousand weights."""
+    return ["--model", "timm:test_resnet", *small[2:]]
 
 
 @pytest.fixture
@@ -74,6 +81,12 @@ def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):
     assert found.label.tolist() == [2, 0, 0] and found.label.dtype == np.int32
     assert [found.listed(label) for label in range(3)] == [1, -1, 0]
     assert "matched by name (2 of 3 classes, 2 of them" in said.text
+    issues = label_issues.Issues(np.array([0, 1]), np.array([0.1, 0.2], np.float32), np.array([0, 1]), "")
+    predictions = SimpleNamespace(label=found.label, index=np.arange(3))
+    label_issues.write(tmp_path / "issues.csv", issues, (predictions, found, Classes(3, ["cat", "cow", "dog"])))
+    with open(tmp_path / "issues.csv") as file:  # clean.py edits the list, by its own numbers; it has none for a cow
+        rows = [(row["label"], row["new_label"], row["label_name"], row["suggested_name"]) for row in csv.DictReader(file)]
+    assert rows == [("0", "1", "dog", "cat"), ("1", "", "cat", "cow")]
     assert number_as(files, Classes(2, ["dog", "cat"]), "x") is files is number_as(files, Classes(2), "x")
     for names in (["cat", "cow", "pig"], ["cat", "dog", "dog"]):
         with pytest.raises(UserError, match=r"1 of its 2 names are unknown to the checkpoint, or not unique \(the first: 'dog'\)"):
@@ -115,6 +128,7 @@ def test_load_carries_the_classifier_over_by_name(name, head, said):
         assert "is of other classes or another size and starts anew" in said.text
 
 
+@pytest.mark.slow
 def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 4, *small).code == 0
     load = ["--load", "checkpoints/run/last.pt"]
@@ -127,13 +141,7 @@ def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_s
         metrics = json.loads(next(Path(f"results/{folder.name}").glob("*/metrics.json")).read_text())
         scores.append({key: metrics[key] for key in ("top1", "loss", "macro_f1", "mean_class_accuracy")})
     assert "matched by name (3 of 3 classes, 2 of them" in result.out
-    assert scores[0] == scores[1] and scores[0]["top1"] > 0.5
-    listed = dict(line.rsplit(" ", 1) for line in (turned / "val.txt").read_text().splitlines())
-    with open(next(Path("results/turned").glob("*/label_issues.csv"))) as file:
-        issues = list(csv.DictReader(file))
-    names = ["hopper", "flower", "china"]  # clean.py edits the list: its own numbers
-    assert all(row["label"] == listed[row["path"]] and names[int(row["new_label"])] == row["suggested_name"] for row in issues)
-
+    assert scores[0] == scores[1]
     refused = [script("eval.py", *load, "--data_root", other, *QUIET)]
     refused += [script("submit.py", *load, "--data_root", turned, "--gpu", -1, "--pseudo_label", 0.1)]
     before = Path("checkpoints/run/last.pt").read_bytes()
@@ -152,9 +160,10 @@ def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_s
     assert result.code == 0 and "keeps 3 of 3 classes, by name" in result.out
     one, two = (checkpoint.load(f"checkpoints/{tag}/last.pt") for tag in ("run", "on"))
     assert torch.equal(one["weights"]["fc.weight"].flip(0), two["weights"]["fc.weight"])
-    assert two["data"]["class_names"] == names
+    assert two["data"]["class_names"] == ["hopper", "flower", "china"]
 
 
+@pytest.mark.slow
 def test_tools_compare_names_too(script, photo_set, small, tmp_path, capfd):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     turned = renumbered(photo_set, tmp_path / "turned", ["hopper", "flower", "china"])
@@ -195,6 +204,7 @@ def test_a_command_is_complete_and_quoted(monkeypatch):
     assert command("submit", {"out": "-x.csv", "debug": True}) == "python submit.py --debug --out=-x.csv"
 
 
+@pytest.mark.slow
 def test_printed_commands_run_as_printed(script, photo_set, small, tmp_path):
     """Another project's lists are in datasets/, where eval.py used to look: its scores would be those of wrong labels."""
     (tmp_path / "datasets").mkdir()
@@ -239,6 +249,7 @@ def test_printed_commands_run_as_printed(script, photo_set, small, tmp_path):
     assert gone.code == 2 and f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
 
 
+@pytest.mark.slow
 def test_a_run_resumed_under_another_tag_names_a_checkpoint_that_is_there(script, photo_set, small, monkeypatch):
     from utils.training_run import TrainingRun
 
@@ -253,7 +264,6 @@ def test_a_run_resumed_under_another_tag_names_a_checkpoint_that_is_there(script
         assert f"checkpoints/{tag}/{there}" in printed(result)
         if there == "best.pt":
             assert checkpoint.load("checkpoints/two/best.pt")["epoch"] == 1
-            assert script(*printed(result)).code == 0
             Path("checkpoints/one/best.pt").unlink()
         else:
             assert "has no checkpoint of epoch 1" in result.out
