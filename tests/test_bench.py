@@ -1,4 +1,4 @@
-"""tools.bench_input, bench_eval and bench_train, each from its flags to its JSON, at a tiny size."""
+"""tools.bench_input, bench_eval, bench_train and bench_report, each from its flags to its JSON, at a tiny size."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools import bench, bench_eval, bench_input, bench_train
+from tools import bench, bench_eval, bench_input, bench_report, bench_train
 from utils.errors import UserError
 from utils.run import share_cores
 
@@ -140,3 +140,9 @@ def test_the_scripts_share_the_cores_before_torch_is_there(tmp_path):
     """libgomp reads its settings when it is loaded, and no later."""
     code = "import sys, utils.run, options, train, eval, submit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=bench.ROOT).returncode == 0
+
+
+def test_bench_report_writes_a_page_and_says_how_long_it_took(tmp_path, capsys):
+    assert bench_report.main(["--classes", "12", "--images", "60", "--out", str(tmp_path / "0")]) == 0
+    assert (tmp_path / "0/report.html").stat().st_size > 50_000
+    assert "scores and tables" in capsys.readouterr().out
