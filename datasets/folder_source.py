@@ -2,25 +2,24 @@
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 
 from lists_source import Found, Part, Tally, in_order, number
 
 from dataloader.decode import image_suffixes
+from dataloader.list_advice import SPLITS, prepare
 from utils.errors import UserError, near
 from utils.logger import log, progress
 
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what desktops leave behind, beside names with a dot
 SHOWN = ".jpg, .png, .webp or .tif (whatever Pillow decodes)"
-SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
 def read_folder(opt: argparse.Namespace, given: list[str] | None) -> Found:
     """The images of opt.root and, if given, of opt.val_root; the training root's folders are the classes, or `given`."""
     root, tally = _folder(opt.root, "one folder of images a class"), Tally()
     names = _class_folders(root, tally)
-    _not_one_too_high(root, names)
+    _not_one_too_high(root, names, opt.out)
     parts = {"train": _read(root, names, given or names, "--classes", tally)}
     if not parts["train"].paths:
         loose = "There are images in it, but not in class folders. " if images_under(root, Tally()) else ""
@@ -114,7 +113,7 @@ def _read(root: str, folders: list[str], names: list[str], origin: str, tally: T
     return Part(paths, numbers)
 
 
-def _not_one_too_high(root: str, names: list[str]) -> None:
+def _not_one_too_high(root: str, names: list[str], out: str) -> None:
     """Raise UserError where the "classes" are train/, val/ and the like, whose folders are the classes."""
     if len(names) < 2 or not {name.lower() for name in names} <= SPLITS:
         return
@@ -126,8 +125,8 @@ def _not_one_too_high(root: str, names: list[str]) -> None:
         return
     train = next((name for name in names if name.lower().startswith("train")), names[0])
     val = next((name for name in names if name.lower().startswith("val")), None)
-    words = ["python", "datasets/prepare.py", "folder", f"{root}/{train}", *(["--val_root", f"{root}/{val}"] if val else [])]
+    command = prepare("folder", f"{root}/{train}", *(["--val_root", f"{root}/{val}"] if val else []), "--out", out)
     raise UserError(
         f"{root} holds the folders {', '.join(names)}; these are no classes, it seems: the images lie deeper.\n"
-        f"Name the training folder itself: `{shlex.join(words)}`."
+        f"Name the training folder itself: `{command}`."
     )

@@ -91,7 +91,7 @@ def check_names(names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"{count} classes are called {name!r}; classes.txt has each name once. Rename all but one.")
-        if len(name.splitlines()) != 1 or not name.strip():
+        if name.splitlines() != [name] or not name.strip():
             raise UserError(f"The class name {name!r} is blank or holds a line break; classes.txt has a name a line. Rename the class.")
         try:
             name.encode()

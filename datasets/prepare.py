@@ -16,7 +16,6 @@ shows the other ways.
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +31,8 @@ from ready_source import read_ready
 from split_source import Plan, group_by, split
 from table_source import read_csv
 
+from dataloader.list_advice import prepare as prepare_command
+from options.commands import words
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.logger import log
@@ -206,7 +207,8 @@ def _keep_source(opt: argparse.Namespace, out: Path) -> None:
     for name in ("train", "val", "test", "classes"):
         target = out / f"{name}.txt"
         if target.exists() and target.samefile(source):
-            again = shlex.join(["python", "datasets/prepare.py", opt.kind, source, "--out", str(out / "split")])
+            kinds = next(action for action in option_parser()._actions if isinstance(action, argparse._SubParsersAction))
+            again = prepare_command(opt.kind, *words(kinds.choices[opt.kind], {**vars(opt), "out": str(out / "split")}))
             raise UserError(f"{source} would be replaced by the {target.name} that is made of it. Give another folder.\nTry: {again}")
 
 

@@ -5,13 +5,13 @@ import csv
 import io
 import os
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from lists_source import Found, Part, absolute, in_order, number
 from split_source import own
 
+from dataloader.list_advice import prepare
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 
@@ -170,12 +170,12 @@ def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
     rest = [name for name in header if name not in (opt.path_column, opt.label_column)]
     path = opt.path_column or _likely(rest, PATHS) or (rest or header)[0]
     label = opt.label_column or _likely([name for name in rest if name != path], LABELS) or header[-1]
-    words = ["python", "datasets/prepare.py", "csv", opt.file, "--path_column", path]
+    words = ["csv", opt.file, "--path_column", path]
     words += ["--label_column", label] if opt.part != "test" else ["--part", "test"]
     words += [word for name in ("root", "out") if getattr(opt, name) is not None for word in (f"--{name}", getattr(opt, name))]
     raise UserError(
         f"{' and '.join(missing)} missing; {opt.file} has the columns {', '.join(header)}. Without labels, --part test makes test.txt.\n"
-        f"Try: {shlex.join(words)}"
+        f"Try: {prepare(*words)}"
     )
 
 

@@ -8,20 +8,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from options.options import build_parser
+from options.parser import long_name
 
 SCRIPTS = ("train.py", "eval.py", "submit.py", "clear.py")
 CHECKPOINTS_OWN = ("tag", "config", "seed", "model", "scale", "fit", "precision", "on_bad_image")  # not for who evaluates a run
-
 ENSEMBLES_OWN = ("load", "weights", "blend", "tta", "scale", "fit")  # what an ensemble.yaml says
+GIVEN_COUNTS = ("data_root",)  # its default, typed, overrides the lists that a checkpoint remembers
 
 
 def command(script: str, values: Mapping[str, Any]) -> str:
     """Return the shell command that runs `script` ("eval") with those of `values` that are its flags and not their defaults.
 
+    A flag of GIVEN_COUNTS that `values["given"]` names is printed with its default too.
     The script is looked for where the running one is. What `values` calls None, and what is no flag of it, is left out.
     """
-    words = [word for action in build_parser(script).flags().values() for word in _words(action, values.get(action.dest))]
+    given = set(values.get("given") or ()) & set(GIVEN_COUNTS)
+    flags = build_parser(script).flags().values()
+    words = [word for action in flags for word in _words(action, values.get(action.dest), action.dest in given)]
     return shlex.join(["python", _beside(f"{script}.py"), *words])
+
+
+def words(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[str]:
+    """Return those of `values` that are arguments of `parser` and not their defaults, as words: `["all.txt", "--val", "0.2"]`."""
+    return [word for action in parser._actions for word in _words(action, values.get(action.dest), False)]
 
 
 def after_training(script: str, checkpoint: str, opt: argparse.Namespace) -> str:
@@ -47,10 +56,13 @@ def _beside(script: str) -> str:
     return os.path.join(os.path.dirname(running), script) if os.path.basename(running) in SCRIPTS else script
 
 
-def _words(action: argparse.Action, value: Any) -> list[str]:
-    if value is None or value == action.default:
+def _words(action: argparse.Action, value: Any, given: bool) -> list[str]:
+    """The words of a command line for one flag; none where it has its default, unless it was `given`."""
+    if value is None or (value == action.default and not given):
         return []
-    flag = max((name for name in action.option_strings if not name.startswith("--no-")), key=len)
+    if not action.option_strings:
+        return [str(value)]
+    flag = long_name(action)
     if action.nargs == 0:
         negative = [name for name in action.option_strings if name.startswith("--no-")]
         return [flag] if value else negative[:1]

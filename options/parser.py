@@ -25,6 +25,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def long_name(action: argparse.Action) -> str:
+    """Return the flag's long name, without its --no- twin."""
+    return max((flag for flag in action.option_strings if not flag.startswith("--no-")), key=len)
+
+
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Descriptions as they are written; a default after each flag that has one."""
 

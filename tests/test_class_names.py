@@ -18,7 +18,7 @@ from dataloader import Classes, number_as
 from dataloader.file_list import read_list
 from dataloader.list_paths import known_list, lists_of
 from network import get_model, load_into
-from options import command, parse_submit, parse_train
+from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
 from utils import checkpoint, label_issues
 from utils.classes import names_agree, places
@@ -202,6 +202,9 @@ def test_a_command_is_complete_and_quoted(monkeypatch):
     assert command("eval", opt) == "python '/my code/eval.py' --gpu -1 --load 'a b.pt' 'c;d.pt' --weights 2.0 1 --no-report"
     monkeypatch.setattr("sys.argv", ["/x/pytest"])
     assert command("submit", {"out": "-x.csv", "debug": True}) == "python submit.py --debug --out=-x.csv"
+    typed = parse_eval(["--load", "x.pt", "--data_root", "datasets"])  # the default, which overrides the list that x.pt remembers
+    assert after_evaluation(typed) == "python submit.py --data_root datasets --load x.pt"
+    assert after_evaluation(parse_eval(["--load", "x.pt"])) == "python submit.py --load x.pt"
 
 
 @pytest.mark.slow

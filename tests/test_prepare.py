@@ -226,8 +226,10 @@ def test_mistaken_folders(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2}, "high/train")
     photos_of(tmp_path, {"a": 2, "b": 2}, "high/val")
     wrong(make("folder", "high"), f"folder {tmp_path}/high/train --val_root {tmp_path}/high/val")
-    photos_of(tmp_path, {"a\nb": 1}, "broken")
-    wrong(make("folder", "broken"), "line break")
+    for name in ("a\nb", "a\n", "a\r"):
+        photos_of(tmp_path, {name: 1}, repr(name))
+        wrong(make("folder", repr(name)), "line break")
+    wrong(make("folder", "high", out="my lists"), "--out 'my lists'`")
     photos_of(tmp_path, {os.fsdecode(b"caf\xe9"): 1}, "latin")
     wrong(make("folder", "latin"), "not UTF-8")
     photos_of(tmp_path, {"a": 2})
@@ -654,10 +656,12 @@ def test_a_list_is_not_written_over_itself(make, tmp_path):
     ready(tmp_path)
     (tmp_path / "raw/all.txt").rename(tmp_path / "raw/train.txt")
     before = (tmp_path / "raw/train.txt").read_text()
-    made = make("list", "raw/train.txt", out="raw")
+    made = make("list", "raw/train.txt", "--val", 0.2, "--seed", 7, out="raw")
     assert made.code == 2 and "would be replaced" in made.said and (tmp_path / "raw/train.txt").read_text() == before
-    command = made.said.split("Try: ")[1].strip()
-    assert make(*shlex.split(command)[2:-2], out=shlex.split(command)[-1]).code == 0
+    words = shlex.split(made.said.split("Try: ")[1])[2:]
+    place = words.index("--out")
+    again = make(*words[:place], *words[place + 2 :], out=words[place + 1])
+    assert again.code == 0 and len(again.val) == 12 and "Split by seed 7" in again.said
 
 
 # ------------------------------------------------------------------------------------------------ together
@@ -723,7 +727,7 @@ def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
     )
     assert predicted.code == 0, predicted.err
     bad = subprocess.run([*command[:3], "none"], cwd=tmp_path, capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stderr.startswith("error: none is not there") and "Traceback" not in bad.stderr
+    assert bad.returncode == 2 and bad.stderr.startswith("\nerror: none is not there") and "Traceback" not in bad.stderr
 
 
 def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):

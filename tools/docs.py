@@ -16,7 +16,7 @@ from pathlib import Path
 
 from options import build_parser
 from options.help_zh import GROUPS, help_zh
-from options.parser import Parser, ToolParser
+from options.parser import Parser, ToolParser, long_name
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.run import run_tool
@@ -132,13 +132,8 @@ def _section(script: str, language: Language) -> Iterator[str]:
             yield from (_row(script, parser, action, language) for action in rows)
             yield ""
     if same:
-        flags = language.words["comma"].join(f"`{_long(action)}`" for action in same)
+        flags = language.words["comma"].join(f"`{long_name(action)}`" for action in same)
         yield from (language.words["also"].format(other=other, flags=flags), "")
-
-
-def _long(action: argparse.Action) -> str:
-    """The flag's long name, without its --no- twin."""
-    return max((flag for flag in action.option_strings if not flag.startswith("--no-")), key=len)
 
 
 def _meaning(parser: Parser, action: argparse.Action) -> tuple[object, ...]:
