@@ -84,7 +84,8 @@ def missing_list(path: Path, labelled: bool) -> str:
     folder = path.parent
     without = "\nTo train without validation: --val_freq 0." if path.stem == "val" else ""
     said = f"There is no list {path}; expected {expected(labelled)}."
-    where = f"Say where they are: --data_root DIR, --{path.stem}_list FILE.{without}"
+    flag = f", --{path.stem}_list FILE" if path.stem in ("train", "val", "test") else ""  # else it may have come by any flag
+    where = f"Say where they are: --data_root DIR{flag}.{without}" if flag else f"Say where it is.{without}"
     if not folder.exists():
         return f"{said} The folder {folder} does not exist.\n{where}\nOr make lists: `python datasets/prepare.py --help`."
     if not folder.is_dir():
@@ -92,9 +93,9 @@ def missing_list(path: Path, labelled: bool) -> str:
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
         tables = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith((".csv", ".json")))
+        command = _prepare_folders(folder, names)
     except OSError as error:
-        return f"{said} The folder {folder} cannot be read: {error.strerror}."
-    command = _prepare_folders(folder, names)
+        return f"{said} {error.filename or folder} cannot be read: {error.strerror}."
     if command is not None:
         return f"{said} {folder} holds {command.holds}, and no such list.\nTry: {command.line}\n{where}"
     if tables:

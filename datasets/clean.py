@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def option_parser() -> argparse.ArgumentParser:
     """The parser of this script."""
     parser = ToolParser("datasets/clean.py", "Drop or relabel images of a list, as decided in a CSV.")
-    parser.add_argument("list", type=expanded, help="the list that was evaluated: a line: image path, space, label")
+    parser.add_argument("list", type=expanded, help="the list that was evaluated: image path, space, label per line")
     parser.add_argument(
         "--decisions", type=expanded, required=True, metavar="CSV", help="columns path, label, action (keep, drop, relabel), new_label"
     )

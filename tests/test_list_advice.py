@@ -136,6 +136,8 @@ def test_a_folder_that_is_none_is_said(here):
         opened("nowhere", "train")
     with pytest.raises(UserError, match="c.jpg is a file, not a folder"):
         opened("set/c.jpg", "train")
+    with pytest.raises(UserError, match=r"There is no list set/holdout.txt.*\n.*\nSay where it is\.$"):
+        read_list("set/holdout.txt")  # of no flag called --holdout_list
     (here / "tables").mkdir()
     (here / "tables/all.csv").write_text("image,label\n")
     with pytest.raises(UserError, match="python datasets/prepare.py csv tables/all.csv --out tables"):

@@ -19,6 +19,7 @@ import numpy as np
 
 from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList, read_list
+from dataloader.list_advice import expected
 from options.parser import ToolParser, expanded
 from tools import doctor_html, doctor_report
 from tools.doctor_classes import check_classes, read_names
@@ -90,7 +91,7 @@ def open_lists(paths: Sequence[str], unlabelled: Sequence[str]) -> list[FileList
     for path in wanted:
         if not os.path.isfile(path):
             what = "is no regular file" if os.path.exists(path) else "does not exist"
-            raise UserError(f"The list {path} {what}; expected a text file, `/path/to/image.jpg 3` a line (path, space, label).")
+            raise UserError(f"The list {path} {what}; expected a text file, {expected(True)}.")
         if os.path.realpath(path) in taken:
             raise UserError(f"{path} and {taken[os.path.realpath(path)]} are the same list. Name each once.")
         taken[os.path.realpath(path)] = path
