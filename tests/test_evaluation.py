@@ -538,6 +538,9 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     assert cold["loss"] == pytest.approx(fitted["loss_before"], abs=1e-5)
     assert warm["top1"] == cold["top1"] and warm["compare"]["p_value"] == 1
     assert (tmp_path / "results/run/1/report.html").is_file() and not (tmp_path / "results/warm/run_1/report.html").exists()
+    for name, foreign in (("a", "[1]"), ("b", '{"runs": [3, {"count": 12}]}'), ("c", "{")):  # other programs' files
+        (tmp_path / "results/run" / name).mkdir()
+        (tmp_path / "results/run" / name / "metrics.json").write_text(foreign)
     assert script("eval.py", *flags, "--tag", "run", "--tta", "flip").code == 0
     runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
     assert [run["tta"] for run in runs] == ["none", "flip"]

@@ -148,11 +148,17 @@ def write_page(new: Path, scored: Scored, found: Found, extra: page.Extra) -> No
     """Write report.html into `new`, which is going to be extra.folder; of the runs beside it, the plain ones come first."""
     extra.compared = found.compared
     folder = extra.folder or new
-    others = {path.parent: path for path in folder.parent.glob("[!.]*/metrics.json")} | {folder: new / "metrics.json"}
-    text = [json.loads(others[beside].read_text(encoding="utf-8")) for beside in sorted(others)]
-    runs = [run for content in text for run in content.get("runs", []) if run["count"] == found.metrics["count"]]
+    others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
+    noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]
+    runs = [run for of_one in noted for run in (of_one if isinstance(of_one, list) else ()) if _is_run(run)]
+    runs = [run for run in runs if run["count"] == found.metrics["count"]]
     extra.runs = sorted(runs, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
     page.write(new / "report.html", scored, found.metrics, extra)
+
+
+def _is_run(run: Any) -> bool:
+    """Whether this is what `_run` notes: another program's metrics.json may be in a folder beside ours."""
+    return isinstance(run, dict) and {"load", "tta", "temperature", *RUN} <= run.keys() and isinstance(run["load"], list)
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
