@@ -1,6 +1,7 @@
 """What a command may write: never what it reads, never a folder or a device, and another kind of file only with --force."""
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -43,19 +44,20 @@ def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[An
         read: what the command reads, of `inputs`; compared as files are, so that links are seen through. lists: FileLists, whose
             images are not replaced either. force: replace files of another kind.
     """
-    outputs, lists = list(outputs), list(lists)
+    outputs, present = list(outputs), list[Output]()
     for place, out in enumerate(outputs):
         twice = next((other for other in outputs[:place] if os.path.abspath(other.path) == os.path.abspath(out.path)), None)
         if twice is not None:
             raise UserError(f"{out.path} would be {twice.what} and {out.what} at once. Give another name.")
         check_regular(out.path)
-        if not out.path.exists():
-            continue
-        state = out.path.stat()
-        for path, what in [*read.items(), *_images(lists)]:
-            if _is(path, state):
-                raise UserError(f"{out.path} ({out.what}) is the same file as {path} ({what}), which is read. Give another name for it.")
-        if out.ours is not None and not force and state.st_size and not out.ours(out.path):
+        present += [out] if out.path.exists() else []
+    there = {_identity(out.path): out for out in present}
+    for path, what in itertools.chain(read.items(), _images(lists)) if there else ():
+        same = there.get(_identity(path))
+        if same is not None:
+            raise UserError(f"{same.path} ({same.what}) is the same file as {path} ({what}), which is read. Give another name for it.")
+    for out in present:
+        if out.ours is not None and not force and out.path.stat().st_size and not out.ours(out.path):
             raise UserError(f"{out.path} is there already and does not look like {out.what}. Give another name, or --force to replace it.")
 
 
@@ -70,12 +72,13 @@ def _images(lists: Iterable[Any]) -> Iterable[tuple[str, str]]:
             yield files.path(index), "an image of the list"
 
 
-def _is(path: str, state: os.stat_result) -> bool:
-    """Whether `path` is the file of `state`."""
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode of the file; None where there is none, or a name that no file can have."""
     try:
-        return os.path.samestat(os.stat(path), state)
-    except OSError:
-        return False
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return state.st_dev, state.st_ino
 
 
 # ------------------------------------------------------------------------------------------------ which files are of a kind
