@@ -11,6 +11,7 @@ be read has no entry: it is read from its file, and fails there, as without a ca
 import argparse
 import hashlib
 import os
+import sqlite3
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ HEADER = struct.Struct("<IIHH")  # full height and width, then those of the entr
 KEY_BYTES = 16
 SPAN = 256  # entries a transaction: what a kill can lose
 PROBE = 64  # images encoded to foretell the size
-MARGIN = 1.2  # of the forecast: a page is 4 kB, and sizes vary
+MARGIN = 1.2  # of the forecast: pages are filled in part, and sizes vary
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,22 @@ def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | 
         side: the short side, in pixels, that what is done with the images can need; --cache_size overrides it.
 
     Raises:
-        UserError: there is not enough room; the message says how much it would take.
+        UserError: there is not enough room (the message says how much it would take), or the cache cannot be written.
     """
     source = Files(files, opt.max_pixels)
     if opt.cache == "none":
         return source
     encoding = Encoding(opt.cache_size or side, opt.cache_format, opt.cache_quality)
     keys = entry_keys(files, encoding)
-    store: Ram | Disk = Ram(len(files))
-    if opt.cache != "ram":
-        store = Disk(Path(opt.cache.removeprefix("disk:")))
-    build(source, keys, store, encoding)
-    store.close()
+    try:
+        store = Ram(len(files)) if opt.cache == "ram" else Disk(Path(opt.cache.removeprefix("disk:")))
+        build(source, keys, store, encoding)
+        store.close()
+    except sqlite3.Error as error:
+        raise UserError(
+            f"The cache {opt.cache} cannot be written: {error}.\n"
+            "Make room there (`df -h`), put it elsewhere (--cache disk:DIR), or leave --cache out."
+        ) from error
     return Cached(source, keys, store, encoding)
 
 

@@ -12,6 +12,7 @@ import threading
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,7 +132,7 @@ class Disk:
         if (self.folder / DAMAGED).exists():
             return "an earlier run could not read an entry"
         try:
-            connection = self._connection()
+            connection = self._connection(create=True)
             if not _is_ours(connection):
                 connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 connection.execute(SCHEMA)
@@ -143,19 +144,28 @@ class Disk:
         held = os.stat(self.path).st_size
         return f"it has {held} of {pages * size} bytes" if held < pages * size else ""
 
-    def _connection(self) -> sqlite3.Connection:
-        """Return this thread's connection in this process, opened when first needed."""
+    def _connection(self, create: bool = False) -> sqlite3.Connection:
+        """Return this thread's connection in this process, opened when first needed; only `create` makes a file where there is none."""
         place = (str(self.path), os.getpid())
         held = _connections()
         if place not in held:
-            held[place] = sqlite3.connect(self.path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+            held[place] = sqlite3.connect(
+                f"file:{quote(os.fsencode(self.path.absolute()))}?mode={'rwc' if create else 'rw'}",
+                uri=True,
+                timeout=LOCK_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
             held[place].execute("PRAGMA cell_size_check = ON")
         return held[place]
 
     def _note_damage(self, why: object) -> None:
-        """Warn once, and leave word for the next run."""
+        """Warn once, and leave word for the next run; of a store that another run has replaced, warn alone."""
         if not self._warned:
             self._warned = True
+            if not self.path.exists():
+                log.warning(f"The cache {self.path} is gone: another run builds it again. Its images are read from their files.")
+                return
             log.warning(f"The cache {self.path} is damaged ({why}). Such images are read from their files; the next run builds it again.")
             try:
                 (self.folder / DAMAGED).touch()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -237,6 +238,25 @@ def test_damaged_disk_cache_gives_the_same_batches_and_is_built_again(photo_set,
     rest = batches(photo_set, *words)
     assert [batch.index.tolist() for batch in rest] == [batch.index.tolist() for batch in sound]
     assert equal(batches(photo_set, *words), sound)
+
+
+def test_a_cache_that_another_run_has_replaced_is_neither_made_again_nor_called_damaged(photo_set, tmp_path, caplog, monkeypatch):
+    words = ("-w", 1, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
+    sound = batches(photo_set, *words)
+    held = loader(photo_set, *words)  # its threads have opened nothing yet
+    next((tmp_path / "c").glob("*.sqlite")).unlink()
+    monkeypatch.setattr(cache.log, "propagate", True)
+    assert [batch.index.tolist() for batch in held.batches(1)] == [batch.index.tolist() for batch in sound]
+    assert list((tmp_path / "c").iterdir()) == [] and "is gone" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_the_user_s_to_mend(photo_set, tmp_path, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(cache.Disk, "put", full)
+    with pytest.raises(UserError, match="cannot be written: database or disk is full"):
+        loader(photo_set, "--cache", f"disk:{tmp_path}/c")
 
 
 def test_two_projects_with_the_same_relative_paths_share_a_disk_cache(tmp_path, monkeypatch):
