@@ -1,6 +1,7 @@
 """From checkpoints, and files of probabilities, to a Predictor."""
 
 import argparse
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from utils.errors import UserError
 from utils.files import file_hash
 from utils.logger import log
 from utils.preprocess import Preprocess
+
+MAX_NAME, MAX_NAME_BYTES = 100, 150  # of a folder for results; a file system takes 255 bytes, of which a folder on its way needs more
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,15 @@ def _folder_name(opt: argparse.Namespace, origins: list[tuple[str, str]], saved:
     tags = [re.sub(r"[^\w.+-]", "_", tag).lstrip(".")[:60] or "_" for tag, _ in origins]
     epochs = [re.sub(r"[^\w-]", "_", epoch)[:20] for _, epoch in origins]
     if all(tag == opt.tag for tag, _ in origins):
-        return "+".join(epochs + saved)[:100]
+        return _cut("+".join(epochs + saved), MAX_NAME)
     same = [f"{tags[0]}_{'+'.join(epochs)}"] if len(set(tags)) == 1 else [f"{tag}_{epoch}" for tag, epoch in zip(tags, epochs, strict=True)]
     views = f"_{opt.tta}" if opt.tta != "none" else ""
-    return "+".join(same + saved)[: 100 - len(views)] + views
+    return _cut("+".join(same + saved), MAX_NAME - len(views)) + views
+
+
+def _cut(name: str, letters: int) -> str:
+    """The name with so many letters at most, and MAX_NAME_BYTES at most: a Chinese letter takes three."""
+    return os.fsencode(name[:letters])[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def _check_same(opt: argparse.Namespace, paths: tuple[str, ...], identities: list[str]) -> None:

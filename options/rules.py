@@ -1,7 +1,10 @@
 """Rules across flags: each gives the problems it finds, so that all can be reported at once."""
 
 import argparse
+import os
 import re
+
+MAX_TAG_BYTES = 200  # a folder that is on its way has a longer name, and file systems take 255
 
 
 def tag(opt: argparse.Namespace) -> list[str]:
@@ -9,11 +12,12 @@ def tag(opt: argparse.Namespace) -> list[str]:
     tag = opt.tag
     if tag is None:
         return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
-    if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag):
+    if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag) and len(os.fsencode(tag)) <= MAX_TAG_BYTES:
         return []
-    return [
-        f"--tag is {tag!r}; allowed: one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash)"
-    ]
+    allowed = (
+        f"one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash), {MAX_TAG_BYTES} bytes at most"
+    )
+    return [f"--tag is {tag!r}; allowed: {allowed}"]
 
 
 def load(opt: argparse.Namespace) -> list[str]:

@@ -153,6 +153,7 @@ def test_a_flag_counts_as_given_even_with_its_default_value():
         ["--lr", "nan"],
         ["--smooth", "1.5"],
         ["--gpu", "-2"],
+        ["--tag", "鞋" * 67],
         ["--epochs", "0"],
         ["-b", "1"],
         ["--scale", "7"],
