@@ -47,7 +47,7 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
     if not unfinished or any(map(os.path.lexists, folders.values())):
         present = _present(tag, folders)
         entry = trash.put(tag, present)
-        lines = (entry.path / run_log.FILE).read_text(encoding="utf-8", errors="surrogateescape").count("\n")
+        lines = len(run_log.read(entry.path / run_log.FILE))
         say(f"Moved {_listed(present)} and {lines} line(s) of {run_log.FILE} to {entry.path}/", sys.stdout)
     back, gone = (command("clear", {"tag": tag, flag: True}) for flag in ("restore", "rm"))
     say(f"Bring them back: {back}      Delete for good: {gone}", sys.stdout)

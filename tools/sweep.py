@@ -64,10 +64,10 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def search(opt: argparse.Namespace, rest: list[str]) -> int:
-    """Run the trials that are left, then report. Returns 0, or 2 where every trial failed.
+    """Run the trials that are left, then report. Returns 0.
 
     Raises:
-        UserError: Optuna is missing, the space or the flags are wrong, or the name is taken by another space.
+        UserError: Optuna is missing, the space or the flags are wrong, the name is taken by another space, or no trial was completed.
     """
     optuna = _optuna()
     space = read_space(Path(opt.space), build_parser("train"), OURS)
@@ -140,7 +140,7 @@ def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
                 return
     scores = place.scores()
     if process.returncode or not scores:
-        last = (place.output.read_text(encoding="utf-8").strip().splitlines() or ["no output"])[-6:]
+        last = (place.output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-6:]
         reason = next((line for line in last if line.startswith(("error:", "train.py:"))), last[-1])
         trial.set_user_attr("failed", f"exit code {process.returncode}: {reason}")
         log.warning(f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})")
@@ -243,7 +243,11 @@ def _optuna() -> Any:
 
 
 def report(study: Any, folder: Path, rest: list[str]) -> int:
-    """Write trials.csv and sweep.png, say the best trials, the failed ones and the best command; 2 where none succeeded."""
+    """Write trials.csv and sweep.png, say the best trials, the failed ones and the best command. Returns 0.
+
+    Raises:
+        UserError: no trial was completed.
+    """
     from utils.report.plots import trials as draw
 
     names = list(study.user_attrs["space"])

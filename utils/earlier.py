@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.errors import UserError
 from utils.logger import log
+from utils.stopping import beside
 
 WRITTEN = re.compile(r"(\d+_.+|last|best)\.pt")
 DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
@@ -38,7 +39,7 @@ def check_earlier(opt: argparse.Namespace, folder: Path, logs: Path) -> None:
         return
     names = ", ".join(path.name for path in checkpoints[:6]) + (f" and {len(checkpoints) - 6} more" if len(checkpoints) > 6 else "")
     there = [f"{folder}/ holds {names}"] * bool(checkpoints) + [f"{logs}/metrics.csv has {epochs} epoch(s)"] * bool(epochs)
-    clear = ["python", "clear.py", "--tag", opt.tag]
+    clear = ["python", beside("clear.py"), "--tag", opt.tag]
     for name in ("checkpoint_dir", "log_dir"):
         clear += [f"--{name}", getattr(opt, name)] if name in opt.given else []
     raise UserError(

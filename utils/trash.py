@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from utils import run_log
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
+from utils.stopping import beside
 
 TRASH = Path(".trash")
 KINDS = ("checkpoint", "log", "result")
@@ -115,7 +116,7 @@ def bring_back(entry: Entry) -> None:
     taken = [str(entry.origin[name]) for name, path in inside.items() if _taken(journal.get(name, {}), path, entry.origin[name])]
     if taken:
         folders = [word for name, path in entry.origin.items() for word in (f"--{name}_dir", str(path.parent))]
-        first = shlex.join(["python", "clear.py", "--tag", entry.tag, *folders])
+        first = shlex.join(["python", beside("clear.py"), "--tag", entry.tag, *folders])
         raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: {first}")
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():

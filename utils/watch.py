@@ -116,7 +116,7 @@ class Watch:
             self.bar.set_postfix_str(in_words(self.scores()) + _memory(self.model.device))
         elif self.bar.disable and now - self.logged > LOG_SECONDS:
             self.logged = now
-            left = (now - self.began) / max(1, self.counted) * (self.model.batches - self.done)
+            left = (self.spent + now - self.began) / max(1, self.counted) * (self.model.batches - self.done)
             log.info(f"epoch {self.epoch}, batch {self.done}/{self.model.batches}  {in_words(self.scores())}  {left / 60:.0f} min left")
 
     def _add(self, place: int, value: Tensor) -> None:

@@ -1,8 +1,6 @@
 """report.html of an evaluation: one file, no network, for a desk, a phone and the dark."""
 
-import json
 import platform
-import re
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -14,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.bootstrap import Compared
-from utils.files import atomic_write
+from utils.files import atomic_write, json_text
 from utils.label_issues import Issues
 from utils.metrics import confused_pairs, per_class, shot_groups
 from utils.report import page_plots
@@ -136,8 +134,7 @@ def _number(name: str, value: float) -> str:
 
 def embed(data: Any) -> str:
     """Return JSON that may stand inside a <script>: a class called "</script>" must not end it. Bytes of a path stay lone surrogates."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    text = re.sub("[\ud800-\udfff]", lambda one: f"\\u{ord(one[0]):04x}", text)
+    text = json_text(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
