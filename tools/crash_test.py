@@ -191,7 +191,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _own(key: str) -> bool:
-    """Whether a value is a run's own: its name, its workers, what a clock measured."""
+    """Whether a value is a run's own: its name, its workers, where its lists were, what a clock measured."""
+    if key.startswith("/data/lists/"):
+        return True
     return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(TIMED)
 
 
