@@ -22,7 +22,11 @@ from utils.trash import TRASH
 
 
 def main(opt: argparse.Namespace) -> None:
-    folders = {name: Path(getattr(opt, f"{name}_dir")) / opt.tag for name in trash.KINDS}
+    folders: dict[str, Path] = {}
+    for name in trash.KINDS:  # two of them may be one
+        parent = Path(getattr(opt, f"{name}_dir"))
+        if os.path.realpath(parent) not in [os.path.realpath(other.parent) for other in folders.values()]:
+            folders[name] = parent / opt.tag
     origins = [where for entry in trash.entries(opt.tag)[0] for where in entry.origin.values()]
     for folder in [*folders.values(), *origins, TRASH / opt.tag]:
         if folder.parent.is_dir():
@@ -74,7 +78,8 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     present = _present(tag, folders) if found or not (entries or left) else {}
     lines = run_log.take(tag)  # first: a command that is killed then finds the folders when it is repeated
     for path in [*present.values(), *entries]:
-        trash.discard(path, tag)
+        if os.path.lexists(path):  # not inside one that is gone already
+            trash.discard(path, tag)
     say(f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.", sys.stdout)
 
 

@@ -286,3 +286,17 @@ def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_p
         (entry / "origin.json").write_text(good)
     assert files(records, "*") == before
     assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/run.1"])
+def test_folders_that_are_one_or_lie_in_one_another_are_moved_and_deleted_once(script, tmp_path, where):
+    (tmp_path / where / "run.1").mkdir(parents=True)
+    (tmp_path / where / "run.1/file.bin").write_bytes(b"kept")
+    words = ["clear.py", "--tag", "run.1", "--checkpoint_dir", "runs", "--log_dir", where, "--result_dir", f"{where}/"]
+    assert script(*words).code == 0
+    assert not (tmp_path / "runs/run.1").exists()
+    assert script(*words, "--restore").code == 0
+    assert (tmp_path / where / "run.1/file.bin").read_bytes() == b"kept"
+    result = script(*words, "--rm")
+    assert result.code == 0, result.err
+    assert not (tmp_path / "runs/run.1").exists()

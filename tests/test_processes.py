@@ -198,6 +198,21 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
 
 
 @pytest.mark.slow
+def test_one_killed_process_goes_on_and_overwrites_no_second_time(photo_set, tmp_path):
+    (tmp_path / "checkpoints/cut").mkdir(parents=True)
+    (tmp_path / "checkpoints/cut/last.pt").write_bytes(b"of an earlier run")
+    words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 3, "--tag", "cut", "--overwrite"]
+    agent = torchrun(tmp_path, ["--standalone", "--nproc_per_node=1", "--max-restarts=1"], *words, gates="2")
+    wait_for(lambda: reached(tmp_path, 2))
+    signal_a_rank(agent)
+    assert agent.wait() == 0, logs(tmp_path)
+    said = (tmp_path / "logs/cut/log.txt").read_text()
+    assert said.count("--overwrite: deleted") == 1
+    assert said.count("torchrun started the run anew: going on from") == 1
+    assert said.count("epoch 1/3") == 1
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, photo_set, tmp_path):
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--save_minutes", 10, "--tag", "cut"]
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]

@@ -50,9 +50,10 @@ def join(device: "torch.device") -> bool:
 
     torchrun keeps its store over a restart, and in it the addresses of processes that are gone: so those of one start
     agree on a name first, and meet under it. That `begin` was called before is what tells a restart; torchrun's own count does
-    not, for it differs between machines, and counts a start that was refused.
+    not, for it differs between machines, and counts a start that was refused. One process alone meets nobody, but may be
+    started anew just as well.
     """
-    if world() == 1:
+    if not _has_agent():
         return False
     from torch import distributed
 
@@ -61,6 +62,8 @@ def join(device: "torch.device") -> bool:
     store = next(distributed.rendezvous("env://"))[0]
     _stores.append(store)
     again = store.check([BEGUN]) if rank() == 0 else False
+    if world() == 1:
+        return bool(again)
     name = _agree(store)
     # objects and flags travel by gloo, which holds up no card
     kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -70,8 +73,18 @@ def join(device: "torch.device") -> bool:
 
 def begin() -> None:
     """Note in torchrun's store that the run has begun: whatever starts after this is a restart of it."""
-    if world() > 1 and rank() == 0:
+    if _stores and rank() == 0:
         _stores[-1].set(BEGUN, "")
+
+
+def restarts() -> bool:
+    """Whether an agent may start this run anew by itself: torchrun has told us its store."""
+    return bool(_stores)
+
+
+def _has_agent() -> bool:
+    """Whether there are several processes, or torchrun started this one."""
+    return world() > 1 or ("TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ)
 
 
 def _agree(store: Any) -> str:

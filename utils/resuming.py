@@ -51,7 +51,7 @@ def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[boo
     source = opt.load or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
     start = _checked(opt, start, source) if start is not None and opt.resume else start
-    if processes.world() > 1 and source != str(last):
+    if processes.restarts() and source != str(last):
         with atomic_write(fresh, "w") as file:
             file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
     return opt.resume, start, source
