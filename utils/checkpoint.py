@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from utils import faults
 from utils.errors import UserError, near
 from utils.files import atomic_write, link_over
 from utils.foreign_weights import plain_weights
@@ -118,13 +119,17 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; a plain state dict comes back as {"weights": ...} without `format`.
 
     Raises:
-        UserError: no such file, damaged, of a newer version, or a pickle that holds more than tensors and plain data.
+        MachineFault: the machine failed, again and again; see utils.faults.
+        UserError: no such file, one that may not be read, damaged, of a newer version, or a pickle that holds more than tensors
+            and plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
     try:
-        content = _read(path)
+        content = faults.patiently(lambda: _read(path), path)
+    except PermissionError as error:
+        raise UserError(f"The checkpoint {path} may not be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it is damaged, or holds code besides tensors and plain data, which loading would run "

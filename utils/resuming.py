@@ -7,7 +7,7 @@ from typing import Any
 
 from utils import checkpoint, processes
 from utils.classes import difference, names_agree
-from utils.errors import UserError
+from utils.errors import MachineFault, UserError
 from utils.files import atomic_write
 from utils.logger import log
 
@@ -120,6 +120,8 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
         return False
     try:
         content = checkpoint.load(path)
+    except MachineFault:
+        raise
     except UserError:
         return False
     history = content.get("history")
