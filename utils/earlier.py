@@ -3,12 +3,11 @@
 import argparse
 import csv
 import re
-import shlex
 from pathlib import Path
 
+from options import command
 from utils.errors import UserError
 from utils.logger import log
-from utils.stopping import beside
 
 WRITTEN = re.compile(r"(\d+_.+|last|best)\.pt")
 DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
@@ -39,13 +38,11 @@ def check_earlier(opt: argparse.Namespace, folder: Path, logs: Path) -> None:
         return
     names = ", ".join(path.name for path in checkpoints[:6]) + (f" and {len(checkpoints) - 6} more" if len(checkpoints) > 6 else "")
     there = [f"{folder}/ holds {names}"] * bool(checkpoints) + [f"{logs}/metrics.csv has {epochs} epoch(s)"] * bool(epochs)
-    clear = ["python", beside("clear.py"), "--tag", opt.tag]
-    for name in ("checkpoint_dir", "log_dir"):
-        clear += [f"--{name}", getattr(opt, name)] if name in opt.given else []
+    clear = command("clear", {name: getattr(opt, name) for name in ("tag", "checkpoint_dir", "log_dir")})
     raise UserError(
         f"There is a run of tag {opt.tag!r} already, which this one would replace: {'; '.join(there)}.\n"
         "Give --resume to continue it, --overwrite to delete it, or another --tag. "
-        f"To put it into the trash, try: {shlex.join(clear)}"
+        f"To put it into the trash, try: {clear}"
     )
 
 

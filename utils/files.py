@@ -38,7 +38,7 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
     So files that belong together are all old or all new, but for a kill in the instant between their renames.
     """
     targets = [Path(path) for path in paths]
-    besides = [_name_beside(path) for path in targets]
+    besides = [name_beside(path) for path in targets]
     encoding, errors, newline = (None, None, None) if "b" in mode else ("utf-8", "surrogateescape", "")
     try:
         with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ def check_regular(path: Path) -> None:
 
 def link_over(source: Path, path: Path) -> None:
     """Give the content of `source` a second name, in place of what `path` held; a copy where links are not to be had."""
-    beside = _name_beside(path)
+    beside = name_beside(path)
     try:
         os.link(source, beside)
         os.replace(beside, path)
@@ -94,10 +94,13 @@ def link_over(source: Path, path: Path) -> None:
                 target.write(block)
 
 
-def _name_beside(path: Path) -> Path:
-    """A name in the folder of `path` that nobody can foresee, and so prepare a link under; at most 255 bytes."""
+def name_beside(path: Path, kind: str = "tmp") -> Path:
+    """Return a name in the folder of `path` that nobody can foresee, and so prepare a link under: .<name>.<16 hex digits>.<kind>.
+
+    At most 255 bytes: of a longer name the first 200 bytes.
+    """
     name = os.fsdecode(os.fsencode(path.name)[:200])
-    return path.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{name}.{secrets.token_hex(8)}.{kind}")
 
 
 def _create(path: str, flags: int) -> int:

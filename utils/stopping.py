@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from options import command
 from utils import processes
 
 if TYPE_CHECKING:
@@ -84,16 +83,8 @@ def how_to_go_on(stop: Stop, opt: "Namespace", checkpoints: "Path") -> str:
     return f"{stop.name}: the run ends here, and is saved in {checkpoints}/last.pt. To go on:\n    {resume_command(opt)}"
 
 
-def beside(script: str) -> str:
-    """Return the path of `script` ("clear.py") to type here: it is in the folder of train.py and clear.py, one of which may be running."""
-    running = sys.argv[0] if sys.argv else ""
-    return os.path.join(os.path.dirname(running), script) if os.path.basename(running) in ("train.py", "clear.py") else script
-
-
 def resume_command(opt: "Namespace") -> str:
     """Return the command that continues the run of `opt` from its last.pt."""
-    words = [beside("train.py"), "--tag", opt.tag, "--resume", *["--debug"] * opt.debug]
-    for name in ("checkpoint_dir", "log_dir", "gpu", "workers"):
-        words += [f"--{name}", str(getattr(opt, name))] if name in opt.given else []
-    start = f"torchrun --nproc_per_node={processes.world()}" if processes.world() > 1 else "python"
-    return shlex.join([*start.split(), *words])
+    own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
+    text = command("train", own | {"resume": True})
+    return f"torchrun --nproc_per_node={processes.world()} {text.removeprefix('python ')}" if processes.world() > 1 else text

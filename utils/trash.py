@@ -11,18 +11,16 @@ import errno
 import json
 import os
 import re
-import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from options import command
 from utils import run_log
 from utils.errors import UserError
-from utils.files import atomic_write, write_json
-from utils.stopping import beside
+from utils.files import atomic_write, name_beside, write_json
 
 TRASH = Path(".trash")
 KINDS = ("checkpoint", "log", "result")
@@ -73,7 +71,7 @@ def put(tag: str, present: dict[str, Path]) -> Entry:
     path = TRASH / f"{time.strftime('%Y%m%d-%H%M%S')}_{tag}"
     while os.path.lexists(path):
         path = path.with_name(path.name.replace("_", "+_", 1))  # a second one within a second
-    new = _aside(TRASH / tag, "new")
+    new = name_beside(TRASH / tag, "new")
     new.mkdir(parents=True)
     write_json(new / ORIGIN, {name: str(where) for name, where in present.items()})
     write_json(new / JOURNAL, {name: {"source": _state(where)} for name, where in present.items()})
@@ -115,8 +113,8 @@ def bring_back(entry: Entry) -> None:
     inside = {name: entry.path / name for name in entry.origin if os.path.lexists(entry.path / name)}
     taken = [str(entry.origin[name]) for name, path in inside.items() if _taken(journal.get(name, {}), path, entry.origin[name])]
     if taken:
-        folders = [word for name, path in entry.origin.items() for word in (f"--{name}_dir", str(path.parent))]
-        first = shlex.join(["python", beside("clear.py"), "--tag", entry.tag, *folders])
+        folders = {f"{name}_dir": str(path.parent) for name, path in entry.origin.items()}
+        first = command("clear", {"tag": entry.tag, **folders})
         raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: {first}")
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():
@@ -143,7 +141,7 @@ def _carry(entry: Entry, name: str, source: Path, target: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        part = _aside(target, "part")
+        part = name_beside(target, "part")
         if source.is_symlink():
             part.symlink_to(source.readlink())
         else:
@@ -157,7 +155,7 @@ def _carry(entry: Entry, name: str, source: Path, target: Path) -> None:
 
 def discard(path: Path, tag: str) -> None:
     """Delete a folder or a link: it loses its name at once, then its content. A link's target is left alone."""
-    gone = _aside(path.with_name(tag), "gone")
+    gone = name_beside(path.with_name(tag), "gone")
     path.rename(gone)
     _delete(gone)
 
@@ -177,17 +175,14 @@ def sweep(tag: str, folders: Iterable[Path]) -> int:
     inside = {entry.path: "|".join(KINDS) for entry in entries(tag)[0]}
     left = 0
     for folder, name in (ours | inside).items():
-        pattern = re.compile(rf"\.({name if folder in inside else re.escape(name)})\.[0-9a-f]{{16}}\.(new|part|gone)")
+        pattern = re.compile(  # of name_beside
+            rf"\.({name if folder in inside else re.escape(name)})\.[0-9a-f]{{16}}\.(new|part|gone)"
+        )
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if pattern.fullmatch(path.name):
                 _delete(path)
                 left += 1
     return left
-
-
-def _aside(path: Path, what: str) -> Path:
-    """A name beside `path` that `sweep` knows."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{what}")
 
 
 def _state(path: Path) -> list[int] | None:

@@ -6,12 +6,11 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.files import sync_folder
+from utils.files import name_beside, sync_folder
 
 LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>partial|old)", re.DOTALL)  # as `_begin` and `_replace` name folders
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -79,7 +78,7 @@ def remove_leftovers(folder: Path) -> None:
 def _begin(path: Path) -> tuple[Path, int | None]:
     """A new folder beside `path`, and the lock that tells others that somebody fills it (None: no locks here)."""
     with _held(path.parent):
-        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+        new = name_beside(path, "partial")
         new.mkdir()
         if path.is_dir():
             new.chmod(path.stat().st_mode & 0o7777)
