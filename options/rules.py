@@ -1,21 +1,23 @@
 """Rules across flags: each gives the problems it finds, so that all can be reported at once."""
 
 import argparse
-import os
 import re
 
 MAX_TAG_BYTES = 200  # a folder that is on its way has a longer name, and file systems take 255
 
 
-def tag(opt: argparse.Namespace) -> list[str]:
+def tag(opt: argparse.Namespace, max_bytes: int = MAX_TAG_BYTES) -> list[str]:
     """A tag is one safe file name."""
     tag = opt.tag
     if tag is None:
         return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
-    if re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag) and len(os.fsencode(tag)) <= MAX_TAG_BYTES:
+    if (
+        re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag)
+        and len(tag.encode(errors="surrogatepass")) <= max_bytes
+    ):
         return []
     allowed = (
-        f"one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash), {MAX_TAG_BYTES} bytes at most"
+        f"one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash), {max_bytes} bytes at most"
     )
     return [f"--tag is {tag!r}; allowed: {allowed}"]
 

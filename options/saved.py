@@ -26,7 +26,7 @@ def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
             allowed = _allowed(action, parser.bounds.get(name, (None, None)), values[name])
             problems += [f"{name} is {str(values[name])[:60]!r}; allowed: {allowed}"] if allowed else []
     if "tag" in values and not problems:
-        problems += rules.tag(argparse.Namespace(tag=values["tag"]))
+        problems += rules.tag(argparse.Namespace(tag=values["tag"]), max_bytes=255)  # earlier versions took what a file system takes
     if values.get("precision_used", "fp32") not in PRECISIONS:
         problems.append(f"precision_used is {values['precision_used']!r}; allowed: {', '.join(PRECISIONS)}")
     if not isinstance(values.get("precision_why", ""), str):
