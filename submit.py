@@ -44,6 +44,7 @@ def main(opt: argparse.Namespace) -> None:
     loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
     predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
     scored = results.Scored(predictions, files, classes)
+    submission.set_aside(out, opt, loaded.hashes)
     submission.write(out, scored, opt)
     submission.write_provenance(out, scored, opt, loaded)
     if opt.pseudo_label is not None:

@@ -165,6 +165,25 @@ def test_results_of_one_checkpoint_never_take_the_place_of_anothers(script, read
     assert len(list((tmp_path / "results/small").iterdir())) == 2  # the same checkpoint: replaced
 
 
+def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_it(script, ready, tmp_path):
+    words = ["submit.py", *ready, "--tag", "one"]
+    folder = tmp_path / "results/one"
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    before = {path.name.partition(".")[0::2]: path.read_bytes() for path in folder.iterdir()}
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    assert len(list(folder.iterdir())) == len(before) == 4  # of the same checkpoint
+    content = checkpoint.load(tmp_path / "checkpoints/small/last.pt")
+    content["opt"]["seed"] += 1
+    checkpoint.save(tmp_path / "checkpoints/small/last.pt", content)
+    result = script(*words)
+    assert result.code == 0 and "was of other checkpoints" in result.out + result.err
+    kept = [path for path in folder.iterdir() if path.name not in ("submission.csv", "submission.provenance.json")]
+    assert len(kept) == 4
+    assert {path.name.partition(".")[0] for path in kept} == {"submission", "probs"}
+    csv = next(path for path in kept if path.suffix == ".csv")
+    assert csv.read_bytes() == before["submission", "csv"]
+
+
 def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
     hold = "import pathlib as p, sys; from utils.holding import hold; hold(p.Path(sys.argv[1]), {}); print('held', flush=True); input()"

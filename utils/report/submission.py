@@ -6,7 +6,9 @@ import json
 import os
 import platform
 import sys
+import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -40,6 +42,35 @@ def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
 def pseudo_labels(out: Path) -> Path:
     """Where the list of --pseudo_label goes: beside the submission `out`."""
     return out.with_name(f"{out.stem}.pseudo.txt")
+
+
+def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None:
+    """Rename a submission of other members under the name that --tag gives, with all that belongs to it, and log its new name.
+
+    Args:
+        hashes: sha256 of each member's file. A name that --out gave is the user's own: that one is replaced.
+    """
+    try:
+        members = json.loads(_provenance(out).read_text(encoding="utf-8"))["members"]
+        noted, state = sorted(str(member["sha256"]) for member in members), out.stat()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if opt.out or noted == sorted(hashes):
+        return
+    loaded = {os.path.realpath(path) for path in opt.load}
+    found = [path for path in (out, _provenance(out), pseudo_labels(out), out.with_name("probs.npz")) if path.is_file()]
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(state.st_mtime))
+    while any(os.path.lexists(_stamped(path, stamp)) for path in found):
+        stamp += "+"
+    for path in found:
+        if os.path.realpath(path) not in loaded:
+            path.rename(_stamped(path, stamp))
+    log.warning(f"{out} was of other checkpoints, or of an earlier state of these: it is {_stamped(out, stamp).name} beside it now.")
+
+
+def _stamped(path: Path, stamp: str) -> Path:
+    first, _, rest = path.name.partition(".")
+    return path.with_name(f"{first}.{stamp}.{rest}")
 
 
 def _provenance(out: Path) -> Path:
