@@ -32,6 +32,8 @@ def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bo
     known = (content.get("data") or {}).get("class_names")
     if not strict and known and names and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source)
+    if "format" in content:
+        _check_types(model, weights, source)
     left_out = load_matching(model.net, weights, source)
     if left_out and strict:
         raise UserError(
@@ -40,6 +42,17 @@ def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bo
         )
     if left_out:
         log.warning(f"{source}: the classifier is of other classes or another size and starts anew; left out: {', '.join(left_out)}.")
+
+
+def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> None:
+    """Raise UserError where a checkpoint of train.py, which saves tensors as they are, has one of another dtype: it was rounded."""
+    own = model.net.state_dict()
+    other = [name for name, value in weights.items() if name in own and value.dtype != own[name].dtype]
+    if other:
+        raise UserError(
+            f"{source} is damaged, or was put together by hand: {other[0]} is {weights[other[0]].dtype}, "
+            f"the network's is {own[other[0]].dtype} ({len(other)} tensor(s) differ so)."
+        )
 
 
 def carry_by_name(

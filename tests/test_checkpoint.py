@@ -286,3 +286,14 @@ def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(nam
     (state[part] if part else state)["param_groups"].pop()
     with pytest.raises(UserError, match="its groups have"):
         take_up(model.optimizer, state, opt)
+
+
+def test_weights_of_another_type_than_the_networks_are_refused(tmp_path, monkeypatch):
+    """They would be converted in silence: statistics in half precision are other statistics."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    content = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    content["weights"]["bn1.running_mean"] = content["weights"]["bn1.running_mean"].half()
+    model = network.get_model("Tiny")(network.loading.rebuild_options(content, 3, "Tiny"))
+    with pytest.raises(UserError, match=r"bn1.running_mean is torch.float16, the network's is torch.float32 \(1 tensor"):
+        network.load_into(model, content, "x.pt")
+    network.load_into(model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision")
