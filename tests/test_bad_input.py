@@ -325,10 +325,10 @@ def test_weights_that_fit_no_ensemble(script, flags, message):
 
 
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "submit.py", "clear.py"])
-@pytest.mark.parametrize("tag", ["a/b", "..", "", " ", "-x", ".hidden", "a\\b", "a\nb", "a" * 101])
-def test_every_script_refuses_a_tag_that_is_no_plain_file_name(script, tmp_path, name, tag):
-    result = script(name, f"--tag={tag}", *(["--load", "x.pt"] if name in ("eval.py", "submit.py") else []))
-    refused(result, f"--tag is {tag!r}", "allowed: one file name")
+def test_every_script_refuses_a_tag_that_is_no_plain_file_name(script, tmp_path, name):
+    for tag in ("a/b", "..", "", " ", "-x", ".hidden", "a\\b", "a\nb", "a" * 101):
+        result = script(name, f"--tag={tag}", *(["--load", "x.pt"] if name in ("eval.py", "submit.py") else []))
+        refused(result, f"--tag is {tag!r}", "allowed: one file name")
     assert {path.name for path in tmp_path.iterdir()} == {"run_log.txt", "run_log.txt.lock"}
 
 

@@ -87,10 +87,10 @@ def test_warmup_rises_linearly_to_the_curve(name):
 
 
 @pytest.mark.parametrize("name", [*schedulers, *tables])
-@pytest.mark.parametrize("steps", [1, 2, 3])
-def test_short_runs_have_a_rate(name, steps):
-    rate = get_schedule(name, Span(steps, 1))
-    assert all(0 <= rate(k) <= 1 for k in range(steps + 2))
+def test_short_runs_have_a_rate(name):
+    for steps in (1, 2, 3):
+        rate = get_schedule(name, Span(steps, 1))
+        assert all(0 <= rate(k) <= 1 for k in range(steps + 2))
 
 
 def test_unknown_name_and_long_warmup():
