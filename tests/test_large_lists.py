@@ -40,7 +40,7 @@ class Index(TrainDataset):
         for index in key.indices.tolist():
             self.work(index, self.files.path(index), self.files.where(index))
         assert self.files.label[key.indices].min() >= 0
-        return private()
+        return (private(),)
 
 
 def growth(folder: Path, lines: int, work) -> int:
@@ -49,7 +49,7 @@ def growth(folder: Path, lines: int, work) -> int:
         file.writelines(f"/data/images/class_{k % 50_030:05}/photograph_{k:07}.jpg {k % 50_030}\n" for k in range(lines))
     files = read_list(folder / "train.txt")
     opt = parse_train(["-w", "1", "--loader", "process", "-b", str(BATCH), "--gpu", "-1"])
-    seen = list(Batches(Index(files, work), TrainSampler(files.label, BATCH, 1, Draw(1)), opt))
+    seen = [batch[0] for batch in Batches(Index(files, work), TrainSampler(files.label, BATCH, 1, Draw(1)), opt)]
     assert len(seen) == lines // BATCH
     return max(seen) - seen[0]
 
