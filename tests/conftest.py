@@ -1,12 +1,13 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
 import importlib
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,3 +118,14 @@ def small() -> list[str]:
 @pytest.fixture(autouse=True)
 def no_albumentations_update() -> None:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture(autouse=True)
+def logger_as_imported() -> Iterator[None]:
+    """What a script of a test made of the logger ends with it: pytest hears a logger that does not propagate apart, and so twice."""
+    yield
+    log = logging.getLogger("classifier")
+    log.propagate = True
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
