@@ -1,7 +1,6 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
 import importlib
-import logging
 import os
 import signal
 import subprocess
@@ -123,9 +122,7 @@ def no_albumentations_update() -> None:
 @pytest.fixture(autouse=True)
 def logger_as_imported() -> Iterator[None]:
     """What a script of a test made of the logger ends with it: pytest hears a logger that does not propagate apart, and so twice."""
+    from utils.logger import end_logging
+
     yield
-    log = logging.getLogger("classifier")
-    log.propagate = True
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
+    end_logging()

@@ -48,10 +48,7 @@ class _Line(logging.Formatter):
 
 def start_logging(file: Path | None = None) -> None:
     """Send `log` to the screen, and to `file` (appended, with times) if there is one."""
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # what a full disk did not take
-            handler.close()
+    end_logging()
     logging.raiseExceptions = False  # a full disk is said by the checkpoint's error, not by a traceback for each line
     log.setLevel(logging.INFO)
     log.propagate = False
@@ -64,6 +61,15 @@ def start_logging(file: Path | None = None) -> None:
         handler = logging.FileHandler(file, encoding="utf-8")
         handler.setFormatter(_Line())
         log.addHandler(handler)
+
+
+def end_logging() -> None:
+    """Close what `start_logging` opened, and leave `log` as it is on import."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        with contextlib.suppress(OSError):  # what a full disk did not take
+            handler.close()
+    log.propagate = True
 
 
 def progress(iterable: Any, description: str, total: int | None = None, lines: bool = True) -> Any:
