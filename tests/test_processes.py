@@ -277,7 +277,7 @@ def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="on another machine now"):
         resuming.find_start(opt, tmp_path, again=True)
     monkeypatch.setattr(processes, "from_first", lambda make: make())
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "restarts", lambda: True)
     assert resuming.find_start(opt, tmp_path, again=False) == (None, "")
     assert resuming.find_start(opt, tmp_path, again=True) == (None, "")  # it had begun, and not saved yet
 
