@@ -131,11 +131,8 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
                 stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
             except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"
-            parts.append(
-                hashlib.blake2b(
-                    os.fsencode(os.path.normpath(os.path.join(here, path))) + stamp.encode() + salt, digest_size=KEY_BYTES
-                ).digest()
-            )
+            name = os.fsencode(os.path.normpath(os.path.join(here, path)))
+            parts.append(hashlib.blake2b(name + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
         return b"".join(parts)
 
     with ThreadPoolExecutor(16) as pool:

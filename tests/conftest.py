@@ -1,6 +1,6 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
-import importlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import cv2
@@ -105,6 +106,15 @@ def script(tmp_path, monkeypatch, capfd) -> Script:
         return Result(code, shown.out, shown.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def prepare() -> ModuleType:
+    """datasets/prepare.py, which is in no package."""
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets" / "prepare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Lists whose images cannot be read, and lists that are not there: the likeliest reason is said, and the command printed mends it."""
 
-import importlib.util
 import os
 import re
 import shlex
@@ -9,7 +8,6 @@ import unicodedata
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,14 +19,6 @@ from utils.errors import UserError
 from utils.logger import start_logging
 
 NFC, NFD = (unicodedata.normalize(form, "été.jpg") for form in ("NFC", "NFD"))
-
-
-@pytest.fixture(scope="module")
-def prepare():
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`datasets/prepare.py`: lists from folders, CSV and JSON; classes, splits, groups, folds; what a mistake is told."""
 
 import collections
-import importlib.util
 import json
 import os
 import shlex
@@ -18,14 +17,6 @@ import pytest
 from conftest import ROOT
 
 from dataloader.file_list import read_list
-
-
-@pytest.fixture(scope="module")
-def prepare():
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Made(NamedTuple):
