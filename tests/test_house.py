@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("options", "network", "dataloader", "scheduler", "optimizer", "utils", "tools")
+ROOMS = ("benchmarks", "options", "network", "dataloader", "scheduler", "optimizer", "utils", "tools")
 SCRIPTS = ("train", "eval", "submit", "clear")
 SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
 FILES = sorted([*SOURCES, *(ROOT / "datasets").glob("*.py")])
@@ -20,8 +20,9 @@ MAY_USE = {
     "optimizer": {"optimizer", "utils"},
     "network": {"network", "optimizer", "scheduler", "utils", "options"},
     "dataloader": {"dataloader", "utils"},
-    "tools": set(ROOMS),
-    "script": {*ROOMS} - {"tools"},
+    "tools": set(ROOMS) - {"benchmarks"},
+    "benchmarks": set(ROOMS),
+    "script": {*ROOMS} - {"tools", "benchmarks"},
 }
 
 
