@@ -82,7 +82,7 @@ RUNS: dict[str, tuple[str, str]] = {
     "cut": (CUT, "--ema 0.9 --mixup 0.4 --accumulate 2 --epochs 3 --optimizer adamw"),
     "cut ranger": (CUT, "--optimizer ranger --sam 0.05 --epochs 3"),
     "ranks": (TWO, "--ema 0.9 --mixup 0.4"),
-    "ranks sam": (TWO, "--sam 0.05 --accumulate 2"),
+    "ranks sam": (TWO, "--sam 0.05 --mixup 0.2"),
     "ranks swa": (TWO, "--swa 1 --optimizer adamw --head arcface"),
 }
 
