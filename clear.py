@@ -15,8 +15,8 @@ from pathlib import Path
 from options import command, parse_clear
 from utils import run_log, trash
 from utils.errors import UserError, near_names
-from utils.holding import hold
 from utils.run import run_command
+from utils.run_lock import hold
 from utils.text import say
 from utils.trash import TRASH
 
@@ -47,7 +47,10 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
     unfinished = [entry for entry in trash.entries(tag)[0] if entry.unfinished]
     for entry in unfinished:
         moved = trash.finish(entry)
-        say(f"Went on with {entry.path}/, which a killed command had left unfinished: moved {_listed(moved)}.", sys.stdout)
+        say(
+            f"Went on with {entry.path}/, which a killed command had left unfinished: moved {_listed(moved)}.",
+            sys.stdout,
+        )
     if not unfinished or any(map(os.path.lexists, folders.values())):
         present = _present(tag, folders)
         entry = trash.put(tag, present)
@@ -80,7 +83,10 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     for path in [*present.values(), *entries]:
         if os.path.lexists(path):  # not inside one that is gone already
             trash.discard(path, tag)
-    say(f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.", sys.stdout)
+    say(
+        f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.",
+        sys.stdout,
+    )
 
 
 def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
@@ -92,7 +98,9 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
     tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
     near = near_names(tag, tags)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise UserError(f"There are no records of tag {tag!r}.{hint}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}")
+    raise UserError(
+        f"There are no records of tag {tag!r}.{hint}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
+    )
 
 
 def _tags_in_trash() -> str:

@@ -21,20 +21,29 @@ from options import after_evaluation, parse_eval
 from utils.run import run_command
 
 if TYPE_CHECKING:
-    from network import Predictor
-    from utils.metrics import Predictions
+    from evaluation.metrics import Predictions
+    from inference import Predictor
 
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import Features, fit_ensemble, load_predictor, predict, whole_rows, with_ensemble, write_ensemble
-    from utils import blend, saved_probs
-    from utils.holding import hold
+    from evaluation import results
+    from inference import (
+        Features,
+        blend,
+        fit_ensemble,
+        load_predictor,
+        predict,
+        saved_probs,
+        whole_rows,
+        with_ensemble,
+        write_ensemble,
+    )
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
-    from utils.report import results
     from utils.run import get_device, seed_everything
+    from utils.run_lock import hold
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
@@ -99,9 +108,9 @@ def stored(opt: argparse.Namespace) -> bool:
 
 
 def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
-    """Fit a temperature (utils.calibration.Fitted), say it, and store it in the checkpoint where there is one."""
+    """Fit a temperature (evaluation.calibration.Fitted), say it, and store it in the checkpoint where there is one."""
+    from evaluation.calibration import fit_temperature
     from utils import checkpoint
-    from utils.calibration import fit_temperature
     from utils.logger import log
 
     fitted = fit_temperature(predictions)
@@ -110,8 +119,12 @@ def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
         f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
     if stored(opt):
-        others = checkpoint.amend(Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta}, loaded.identities[0])
-        without = f" ({', '.join(other.name for other in others)}, the same until now, stay without it)" if others else ""
+        others = checkpoint.amend(
+            Path(opt.load[0]), "calibration", {**fitted._asdict(), "tta": opt.tta}, loaded.identities[0]
+        )
+        without = (
+            f" ({', '.join(other.name for other in others)}, the same until now, stay without it)" if others else ""
+        )
         log.info(f"Stored in {opt.load[0]}{without}; use it with --temperature ckpt")
     else:
         log.info(f"It is of this mean alone; use it with --temperature {fitted.temperature:.6f}")
@@ -119,13 +132,13 @@ def calibrate(opt: argparse.Namespace, loaded: Any, predictions: Any) -> Any:
 
 
 def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, folder: Path, features: Any) -> Any:
-    """What report.html of `folder` shows beyond the scores (utils.report.page.Extra): Grad-CAM, the nearest images of errors."""
+    """What report.html of `folder` shows beyond the scores (evaluation.report.page.Extra): Grad-CAM, the nearest images of errors."""
     import numpy as np
 
     import dataloader
-    from network import explain
-    from utils.report.page import Extra
-    from utils.report.pictures import NEIGHBOURS, surest_errors
+    from evaluation.report.page import Extra
+    from evaluation.report.pictures import NEIGHBOURS, surest_errors
+    from inference import explain
 
     shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
     maps: dict = {}
@@ -141,13 +154,15 @@ def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, 
     return extra
 
 
-def evaluate(predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None) -> dict[str, Any]:
-    """The scores of utils.metrics.score over a loader of EvalBatch; what train.py prints and main() reproduces.
+def evaluate(
+    predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None
+) -> dict[str, Any]:
+    """The scores of evaluation.metrics.score over a loader of EvalBatch; what train.py prints and main() reproduces.
 
     `see` is shown the predictions.
     """
-    from network import predict
-    from utils import metrics
+    from evaluation import metrics
+    from inference import predict
 
     predictions = predict(predictor, loader)[0]
     if see is not None:

@@ -18,13 +18,12 @@ from utils.run import run_command
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     import dataloader
-    from network import load_predictor, predict, with_ensemble
-    from utils import saved_probs
-    from utils.holding import hold
+    from evaluation import results, submission
+    from inference import load_predictor, predict, saved_probs, with_ensemble
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
-    from utils.report import results, submission
     from utils.run import get_device, seed_everything
+    from utils.run_lock import hold
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
@@ -53,7 +52,9 @@ def main(opt: argparse.Namespace) -> None:
         results.write_probabilities(out.with_name("probs.npz"), probabilities, scored)
     guessed = int((~predictions.readable).sum())
     if guessed:
-        log.warning(f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class.")
+        log.warning(
+            f"{guessed} of {len(files)} images could not be read; their rows hold the commonest training class."
+        )
     if opt.debug and len(predictions.index) < len(files):
         log.warning(f"--debug: {len(predictions.index)} of {len(files)} rows; this is not a submission.")
     log.info(f"{len(predictions.index)} predictions: {out}")

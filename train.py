@@ -20,7 +20,7 @@ from utils.run import run_command
 if TYPE_CHECKING:
     from dataloader import TrainLoader
     from network import BaseModel
-    from utils.training_run import TrainingRun
+    from training.run import TrainingRun
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -28,18 +28,20 @@ def main(opt: argparse.Namespace) -> None:
     from torch import OutOfMemoryError
 
     import dataloader
-    from network import Diverged, Member, Predictor, get_model, load_into
+    from inference import Member, Predictor
+    from network import get_model, load_into
     from scheduler import run_length
-    from utils import processes
-    from utils.agreement import check_agree
+    from training.agreement import check_agree
+    from training.guard import Diverged
+    from training.run import TrainingRun
+    from utils import distributed
     from utils.logger import start_logging
     from utils.run import get_device, seed_everything
-    from utils.training_run import TrainingRun
 
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
     device = get_device(opt.gpu)
-    again = processes.join(device)
+    again = distributed.join(device)
     run = TrainingRun.begin(opt, again)
     opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
     if run.complete():

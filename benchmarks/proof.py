@@ -90,8 +90,12 @@ RUNS: dict[str, tuple[str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, compare; returns the exit code."""
     parser = ToolParser("-m benchmarks.proof", __doc__)
-    parser.add_argument("--record", type=expanded, default=str(RECORD), metavar="FILE", help="what to compare with, or to write")
-    parser.add_argument("--write", action="store_true", help="write the record instead of comparing; the tree must be clean")
+    parser.add_argument(
+        "--record", type=expanded, default=str(RECORD), metavar="FILE", help="what to compare with, or to write"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the record instead of comparing; the tree must be clean"
+    )
     parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="runs whose names hold one of these")
     return run_tool(lambda: parser.parse_args(argv), prove)
 
@@ -102,12 +106,16 @@ def prove(opt: argparse.Namespace) -> int:
     known = {} if opt.write else read_record(record)
     chosen = [name for name in RUNS if any(part in name for part in opt.only)]
     if opt.write and (len(chosen) < len(RUNS) or changed_files()):
-        raise UserError(f"--write records all runs of a commit; --only is given, or these files differ from it: {changed_files()}.")
+        raise UserError(
+            f"--write records all runs of a commit; --only is given, or these files differ from it: {changed_files()}."
+        )
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="proof") as folder:
         work = Path(folder)
         draw_images(work / "data")
-        for name in progress([name for name in RUNS if name in chosen or (name == "adamw" and needs_teacher(chosen))], "runs"):
+        for name in progress(
+            [name for name in RUNS if name in chosen or (name == "adamw" and needs_teacher(chosen))], "runs"
+        ):
             found[name] = train(work, name)
     if opt.write:
         write_json(record, {"machine": machine(), "commit": git("rev-parse", "HEAD"), "runs": found})
@@ -128,7 +136,9 @@ def needs_teacher(names: list[str]) -> bool:
 def read_record(path: Path) -> dict[str, Any]:
     """Return the record. Raises UserError where there is none, or it is of another machine."""
     if not path.is_file():
-        raise UserError(f"There is no record {path}.\nTry: python -m benchmarks.proof --write, at the commit to compare with.")
+        raise UserError(
+            f"There is no record {path}.\nTry: python -m benchmarks.proof --write, at the commit to compare with."
+        )
     known = json.loads(path.read_text())
     if known["machine"] != machine():
         raise UserError(
@@ -189,7 +199,9 @@ def train(work: Path, name: str) -> dict[str, Any]:
         end_early(process, last)
         process = start([*command, "--resume"], work / f"{tag}.log", work)
     if process.wait():
-        raise UserError(f"The run {name} ended with exit code {process.returncode}:\n{(work / f'{tag}.log').read_text()[-3000:]}")
+        raise UserError(
+            f"The run {name} ended with exit code {process.returncode}:\n{(work / f'{tag}.log').read_text()[-3000:]}"
+        )
     with open(work / "logs" / tag / "metrics.csv") as file:
         scores = [{key: value for key, value in row.items() if key not in CLOCKED} for row in csv.DictReader(file)]
     found = {"scores": scores, "hashes": hashes(last)}
@@ -226,7 +238,9 @@ def hashes(path: Path) -> dict[str, str]:
         for place, value in leaves(part):
             digest.update(place.encode())
             digest.update(
-                value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
+                value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+                if hasattr(value, "numpy")
+                else repr(value).encode()
             )
         found[key] = digest.hexdigest()[:16]
     return found
@@ -234,7 +248,13 @@ def hashes(path: Path) -> dict[str, str]:
 
 def leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (path, value) for each value in nested dicts and lists."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list | tuple) else None
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list | tuple)
+        else None
+    )
     if items is None:
         yield place, content
         return

@@ -10,7 +10,7 @@ from dataloader.file_list import FileList, read_class_names
 from dataloader.geometry import Fit
 from dataloader.list_paths import known_list, list_path, lists_of
 from dataloader.lists import open_list, warn_shared
-from dataloader.loading import Batches
+from dataloader.prefetch import Batches
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from dataloader.transforms import get_stages
 from utils.batch import Batch
@@ -72,7 +72,9 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
     if count < opt.batch_size:
         log.warning(f"{files.source} has {count} images, fewer than a batch of {opt.batch_size}: the batch is {count}.")
     elif count % opt.batch_size:
-        log.info(f"An epoch leaves out {count % opt.batch_size} of {count} images, others each time (the last, ragged batch).")
+        log.info(
+            f"An epoch leaves out {count % opt.batch_size} of {count} images, others each time (the last, ragged batch)."
+        )
     return TrainLoader(files, opt, preprocess)
 
 

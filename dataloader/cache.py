@@ -51,7 +51,9 @@ class Encoding:
         height, width = image.shape[:2]
         shrink = min(1.0, self.size / min(height, width))
         if shrink < 1:
-            image = cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+            image = cv2.resize(
+                image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA
+            )
         image = np.ascontiguousarray(image)
         head = HEADER.pack(*full, *image.shape[:2])
         if self.format == "raw":
@@ -137,7 +139,9 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
 
     with ThreadPoolExecutor(16) as pool:
         spans = range(0, len(files), 4096)
-        joined = b"".join(progress(pool.map(keys_of, spans), f"looking at the files of {files.source.name}", len(spans)))
+        joined = b"".join(
+            progress(pool.map(keys_of, spans), f"looking at the files of {files.source.name}", len(spans))
+        )
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
@@ -149,11 +153,18 @@ def build(source: Files, keys: NDArray[np.uint8], store: Ram | Disk, encoding: E
         return
     _check_room(source, lacking, store, encoding)
     done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress(None, f"caching {files.source.name}", len(lacking)) as bar:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        progress(None, f"caching {files.source.name}", len(lacking)) as bar,
+    ):
         for first in range(0, len(lacking), SPAN):
             span = lacking[first : first + SPAN]
             bodies = pool.map(lambda index: _encode(source, index, encoding), span)
-            entries = [(index, keys[index].tobytes(), body) for index, body in zip(span, bodies, strict=True) if body is not None]
+            entries = [
+                (index, keys[index].tobytes(), body)
+                for index, body in zip(span, bodies, strict=True)
+                if body is not None
+            ]
             store.put(entries)
             done += len(entries)
             bar.update(len(span))

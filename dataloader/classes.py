@@ -38,7 +38,9 @@ def find_classes(train: FileList, num_classes: int | None) -> Classes:
         )
     empty = int((images == 0).sum())
     if empty:
-        log.warning(f"{empty} of {count} classes have no image in {train.source} (the first: {int(np.argmin(images))}).")
+        log.warning(
+            f"{empty} of {count} classes have no image in {train.source} (the first: {int(np.argmin(images))})."
+        )
     return Classes(count, names, images.tolist())
 
 

@@ -55,7 +55,9 @@ class TrainDataset(Dataset):
         label = as_label(self.files.label[used], self.pinned)
         return Batch(as_images(room), label, torch.from_numpy(used), key.epoch, key.step, tuple(bad))
 
-    def _show(self, pipeline: Pipeline, epoch: int, index: int, copy: int, out: Image) -> tuple[int, list[tuple[int, str]]]:
+    def _show(
+        self, pipeline: Pipeline, epoch: int, index: int, copy: int, out: Image
+    ) -> tuple[int, list[tuple[int, str]]]:
         """Write to `out` image `index` or, where it cannot be read, the next that can: (its index, the failures)."""
         failures: list[tuple[int, str]] = []
         for ahead in range(min(STAND_INS, len(self.files))):
@@ -97,7 +99,9 @@ class EvalDataset(Dataset):
                     squares[row] = 0
         readable = torch.tensor([index not in bad for index in key.indices.tolist()])
         label = as_label(self.files.label[key.indices], self.pinned)
-        return EvalBatch(tuple(map(as_images, rooms)), label, torch.from_numpy(key.indices), readable, tuple(bad.items()))
+        return EvalBatch(
+            tuple(map(as_images, rooms)), label, torch.from_numpy(key.indices), readable, tuple(bad.items())
+        )
 
     def _show(self, index: int, views: list[Image]) -> None:
         """Write image `index` to `views`, prepared in each way."""
@@ -119,7 +123,11 @@ def empty_images(count: int, scale: int, pinned: bool) -> Tensor:
     """
     shape = (count, scale, scale, 3)
     # NumPy's, since torch's own would be filled first under --deterministic
-    return torch.empty(shape, dtype=torch.uint8, pin_memory=True) if pinned else torch.from_numpy(np.empty(shape, np.uint8))
+    return (
+        torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        if pinned
+        else torch.from_numpy(np.empty(shape, np.uint8))
+    )
 
 
 def as_images(room: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ from utils import faults
 from utils.errors import ImageError
 
 Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
-Need = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest factor of its size that serves
+Need = Callable[
+    [int, int], float
+]  # (height, width) of the upright image -> the smallest factor of its size that serves
 
 MAX_PIXELS = 178_956_970  # Pillow warns of a decompression bomb above; it refuses twice as many
 SCALES = (1, 2, 3, 4)  # eighths; the others are not vectorised: 5/8 to 7/8 take longer than decoding in full
@@ -39,7 +41,14 @@ TURNS = {
 }  # fmt: skip  (EXIF orientation: rotate, then flip)
 
 
-STUBS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens them, but cannot decode them without another program
+STUBS = (
+    "BUFR",
+    "EPS",
+    "GRIB",
+    "HDF5",
+    "MPEG",
+    "WMF",
+)  # Pillow opens them, but cannot decode them without another program
 
 
 @cache
@@ -79,7 +88,9 @@ def thumbnail(path: str, side: int, max_pixels: int = MAX_PIXELS) -> Image | Non
         return None
     height, width = image.shape[:2]
     shrink = min(1.0, side / max(height, width))
-    return cv2.resize(image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA
+    )
 
 
 def read_file(path: str) -> bytes:
@@ -187,7 +198,9 @@ def _refuse(error: Exception) -> NoReturn:
     """Raise the ImageError of what Pillow raised; a fault of the machine, or what is one already, stays what it is."""
     if isinstance(error, ImageError) or faults.is_fault(error):
         raise error
-    raise ImageError(f"not a readable image ({type(error).__name__}: {re.sub('<[^>]*>', 'the file', str(error))})") from error
+    raise ImageError(
+        f"not a readable image ({type(error).__name__}: {re.sub('<[^>]*>', 'the file', str(error))})"
+    ) from error
 
 
 def _upright(image: Image, turn: int) -> Image:
@@ -208,7 +221,9 @@ def _plain_png(data: bytes) -> bool:
         length, name = struct.unpack_from(">I4s", data, at)
         if name in PNG_ODD or (name in PNG_TEXT and data.startswith(PNG_TURNS, at + 8)):
             return False
-        if struct.unpack_from(">I", data, min(at + 8 + length, len(data) - 4))[0] != zlib.crc32(view[at + 4 : at + 8 + length]):
+        if struct.unpack_from(">I", data, min(at + 8 + length, len(data) - 4))[0] != zlib.crc32(
+            view[at + 4 : at + 8 + length]
+        ):
             return False  # Pillow will say so; libpng would print a line without the path
         at += 12 + length
     return name == b"IEND" and at <= len(data)
@@ -221,4 +236,6 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
-        raise ImageError(f"{width}x{height} is over {max_pixels} pixels: a decompression bomb? (the limit: --max_pixels)")
+        raise ImageError(
+            f"{width}x{height} is over {max_pixels} pixels: a decompression bomb? (the limit: --max_pixels)"
+        )

@@ -37,7 +37,9 @@ class FileList:
     length: NDArray[np.int32]
     label: NDArray[np.int32]
     line: NDArray[np.int32]
-    numbers: NDArray[np.int64] | None = None  # where `label` is not as the file has it: the file's number of each class, or -1
+    numbers: NDArray[np.int64] | None = (
+        None  # where `label` is not as the file has it: the file's number of each class, or -1
+    )
 
     def __len__(self) -> int:
         return len(self.start)
@@ -91,7 +93,9 @@ class FileList:
 
     def select(self, keep: NDArray[np.bool_]) -> "FileList":
         """The list of the images that `keep` (bool, (N,)) marks; the text is shared."""
-        return replace(self, start=self.start[keep], length=self.length[keep], label=self.label[keep], line=self.line[keep])
+        return replace(
+            self, start=self.start[keep], length=self.length[keep], label=self.label[keep], line=self.line[keep]
+        )
 
 
 def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
@@ -128,7 +132,9 @@ def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple
         begin = end
 
 
-def _parse(text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path) -> tuple[NDArray, ...]:
+def _parse(
+    text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path
+) -> tuple[NDArray, ...]:
     """start (int64), length, label and line number (int32) of the samples in text[first:end]."""
     first, end = span
     part = text[first:end]
@@ -221,7 +227,9 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name per line.") from error
     except OSError as error:
-        raise UserError(f"The class list {path} cannot be read: {error.strerror}. Expected: one class name per line.") from error
+        raise UserError(
+            f"The class list {path} cannot be read: {error.strerror}. Expected: one class name per line."
+        ) from error
     while lines and not lines[-1].strip():
         lines.pop()
     return lines

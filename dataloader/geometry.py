@@ -82,7 +82,9 @@ class Fit:
             return Region((height - side) // 2, (width - side) // 2, side, side, scale, scale)
         if self.preprocess.fit == "pad":
             longest = max(height, width)
-            return Region(0, 0, height, width, max(1, round(scale * height / longest)), max(1, round(scale * width / longest)))
+            return Region(
+                0, 0, height, width, max(1, round(scale * height / longest)), max(1, round(scale * width / longest))
+            )
         return Region(0, 0, height, width, scale, scale)
 
     def show(self, image: Image, full: tuple[int, int], region: Region, out: Image) -> None:

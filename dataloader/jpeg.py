@@ -25,7 +25,12 @@ XMP, XMP_TURN = b"http://ns.adobe.com/xap/1.0/\0", b"tiff:Orientation"
 FOUR = ("CMYK", "YCCK")
 EXIF = b"Exif\0\0"
 STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-MAX_SCANS, MAX_TRIMS, MAX_INTERVALS, MAX_SCAN_PIXELS = 100, 8, 20_000, 2e9  # beyond, a check takes too long: the file counts as damaged
+MAX_SCANS, MAX_TRIMS, MAX_INTERVALS, MAX_SCAN_PIXELS = (
+    100,
+    8,
+    20_000,
+    2e9,
+)  # beyond, a check takes too long: the file counts as damaged
 MAX_SIDE = 65_500
 
 

@@ -59,7 +59,9 @@ def check_text(path: Path, text: NDArray[np.uint8]) -> None:
     if zeros:
         at = int(np.argmin(text))
         line = int(np.count_nonzero(text[:at] == 10)) + 1
-        raise UserError(f"{path}, line {line} holds a zero byte: no path does. It is a binary file, or the line is damaged; expected text.")
+        raise UserError(
+            f"{path}, line {line} holds a zero byte: no path does. It is a binary file, or the line is damaged; expected text."
+        )
 
 
 def no_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
@@ -84,10 +86,14 @@ def missing_list(path: Path, labelled: bool) -> str:
     folder = path.parent
     without = "\nTo train without validation: --val_freq 0." if path.stem == "val" else ""
     said = f"There is no list {path}; expected {expected(labelled)}."
-    flag = f", --{path.stem}_list FILE" if path.stem in ("train", "val", "test") else ""  # else it may have come by any flag
+    flag = (
+        f", --{path.stem}_list FILE" if path.stem in ("train", "val", "test") else ""
+    )  # else it may have come by any flag
     where = f"Say where they are: --data_root DIR{flag}.{without}" if flag else f"Say where it is.{without}"
     if not folder.exists():
-        return f"{said} The folder {folder} does not exist.\n{where}\nOr make lists: `python datasets/prepare.py --help`."
+        return (
+            f"{said} The folder {folder} does not exist.\n{where}\nOr make lists: `python datasets/prepare.py --help`."
+        )
     if not folder.is_dir():
         return f"{said} {folder} is a file, not a folder.\n{where}"
     try:
@@ -118,7 +124,9 @@ def _prepare_folders(folder: Path, names: list[str]) -> Command | None:
     train = next((name for key, name in parts.items() if key.startswith("train")), None)
     if train is not None and _class_folders(folder / train):
         words: list[object] = ["folder", folder / train]
-        val = next((name for key, name in parts.items() if key.startswith("val") and _class_folders(folder / name)), None)
+        val = next(
+            (name for key, name in parts.items() if key.startswith("val") and _class_folders(folder / name)), None
+        )
         words += ["--val_root", folder / val] if val else []
         words += ["--test", folder / parts["test"]] if "test" in parts else []
         return Command(f"the folders {', '.join(parts.values())}", prepare(*words, "--out", folder))
@@ -135,7 +143,11 @@ def _class_folders(folder: Path, names: list[str] | None = None) -> list[str]:
 
     if names is None:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    held = [name for name in names[:LOOKED_AT] if any(other.lower().endswith(image_suffixes()) for other in os.listdir(folder / name))]
+    held = [
+        name
+        for name in names[:LOOKED_AT]
+        if any(other.lower().endswith(image_suffixes()) for other in os.listdir(folder / name))
+    ]
     return held + names[LOOKED_AT:] if held else []
 
 
@@ -170,7 +182,9 @@ def check_readable(files: "FileList", index: NDArray[np.int64], readable: NDArra
     if readable.any():
         log.warning(f"{len(bad)} of {len(index)} images of {files.source} cannot be read, over half of them.{why}")
         return
-    raise UserError(f"None of the {len(index)} images of {files.source} can be read, so there is nothing to predict.{why}")
+    raise UserError(
+        f"None of the {len(index)} images of {files.source} can be read, so there is nothing to predict.{why}"
+    )
 
 
 def _reason(files: "FileList", index: int, finder: FileFinder) -> tuple[str, str]:
@@ -188,7 +202,11 @@ def _reason(files: "FileList", index: int, finder: FileFinder) -> tuple[str, str
         with open(path, "rb") as file:
             begin = file.read(64).lstrip().lower()
     except OSError as error:
-        return ("permission", f"{path!r} may not be read: {error.strerror}.") if isinstance(error, PermissionError) else ("", "")
+        return (
+            ("permission", f"{path!r} may not be read: {error.strerror}.")
+            if isinstance(error, PermissionError)
+            else ("", "")
+        )
     if not begin:
         return "empty", f"{listed!r} is empty."
     if begin.startswith(b"version https://git-lfs"):
@@ -225,7 +243,10 @@ def _reason_missing(files: "FileList", index: int, finder: FileFinder) -> tuple[
     if len(listed) > 2 and listed[0] == listed[-1] and listed[0] in "'\"":
         return "quotes", f"{listed!r} is in quotes; a list has none."
     if not listed.startswith("/") and os.path.exists(listed):
-        return "here", f"{listed!r} is there from {Path.cwd()}, but a relative path starts at the list's folder, {files.source.parent}."
+        return (
+            "here",
+            f"{listed!r} is there from {Path.cwd()}, but a relative path starts at the list's folder, {files.source.parent}.",
+        )
     above = missing = Path(path).parent
     if above.is_dir():
         return "", ""

@@ -26,7 +26,12 @@ def lists_of(opt: argparse.Namespace) -> dict[str, str]:
     """
     beside = opt.train_list and opt.data_root == DEFAULT and "data_root" not in opt.given
     root = Path(opt.train_list).parent if beside else Path(opt.data_root)
-    found = {"data_root": root, "train": list_path(opt, "train"), "val": list_path(opt, "val"), "test": root / "test.txt"}
+    found = {
+        "data_root": root,
+        "train": list_path(opt, "train"),
+        "val": list_path(opt, "val"),
+        "test": root / "test.txt",
+    }
     return {name: os.path.abspath(path) for name, path in found.items()}
 
 
@@ -41,7 +46,11 @@ def known_list(opt: argparse.Namespace, name: str, known: Mapping[str, Any]) -> 
     """
     if _said(opt, name):
         return None, ""
-    found = {path: lists[name] for path, lists in known.items() if isinstance(lists, Mapping) and isinstance(lists.get(name), str)}
+    found = {
+        path: lists[name]
+        for path, lists in known.items()
+        if isinstance(lists, Mapping) and isinstance(lists.get(name), str)
+    }
     if len(set(map(os.path.realpath, found.values()))) > 1:
         shown = "\n".join(f"  {path}: {listed}" for path, listed in found.items())
         raise UserError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dataloader.decode import read_image
 from dataloader.file_list import FileList, missing_files, read_list
 from dataloader.list_paths import choose_list, list_path
-from utils import processes
+from utils import distributed
 from utils.errors import ImageError, UserError
 from utils.logger import log
 
@@ -24,13 +24,15 @@ INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 BYTES = 1 << 20  # hashed at a time
 
 
-def open_list(opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, Any] | None = None) -> FileList:
+def open_list(
+    opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, Any] | None = None
+) -> FileList:
     """Read the list called "train", "val" or "test", look for its files, and decode a few of them.
 
     Missing ones are counted and named; --on_bad_image says whether that is an error. `drop_missing` takes them out
     of the list (training); else they stay, and count as unreadable. With --no-check_files, and where only saved
     probabilities are blended, no file is looked at. `known`: the lists that the checkpoints remember
-    (network.members.Loaded.lists), which are read where no flag says another; see dataloader.list_paths.
+    (inference.loading.Loaded.lists), which are read where no flag says another; see dataloader.list_paths.
 
     Raises:
         UserError: the list is unusable, files are missing under --on_bad_image error, or no image can be read.
@@ -53,14 +55,19 @@ def _from_files_alone(opt: argparse.Namespace, name: str) -> bool:
 
 def _say_missing(files: FileList, gone: NDArray[np.bool_], opt: argparse.Namespace, drop_missing: bool) -> None:
     """Warn of missing files; raise UserError under --on_bad_image error, or where all are missing."""
-    count, shown = int(gone.sum()), [f"  {files.path(index)} ({files.where(index)})" for index in np.flatnonzero(gone)[:MAX_NAMES].tolist()]
+    count, shown = (
+        int(gone.sum()),
+        [f"  {files.path(index)} ({files.where(index)})" for index in np.flatnonzero(gone)[:MAX_NAMES].tolist()],
+    )
     shown += [f"  … and {count - MAX_NAMES} more"] if count > MAX_NAMES else []
     why = files.why_unreadable(np.flatnonzero(gone))
     if gone.all():
         mend = why or f"Mend the list's paths (relative ones start at {files.source.parent}/)."
         raise UserError("\n".join([f"No image of {files.source} is there, of {count}:", *shown, mend]))
     over = ", over half of them" if 2 * count > len(files) else ""
-    text = "\n".join([f"{count} of {len(files)} images of {files.source} are not there{over}:", *shown] + [why] * bool(why))
+    text = "\n".join(
+        [f"{count} of {len(files)} images of {files.source} are not there{over}:", *shown] + [why] * bool(why)
+    )
     if opt.on_bad_image == "error":
         raise UserError(f"{text}\nMend the list, or go on without them: --on_bad_image skip.")
     log.warning(f"{text}\n" + ("They are left out." if drop_missing else "They count as unreadable."))
@@ -96,7 +103,7 @@ def _try_some(files: FileList, there: NDArray[np.int64], opt: argparse.Namespace
 
 def warn_shared(train: FileList, val: FileList) -> None:
     """Warn where a path is in both lists: a score on what was trained on says nothing."""
-    if processes.rank():  # one process speaks for all
+    if distributed.rank():  # one process speaks for all
         return
     shared = shared_images(train, val)
     if len(shared):
@@ -138,7 +145,9 @@ def path_hashes(files: FileList) -> NDArray[np.uint64]:
     if len(odd):
         names = [os.fsencode(os.path.abspath(files.path(index))) for index in odd.tolist()]
         ends = np.cumsum([len(name) for name in names])
-        found[odd] = _hash(np.frombuffer(b"".join(names), np.uint8), np.concatenate([[0], ends[:-1]]), np.diff(ends, prepend=0))
+        found[odd] = _hash(
+            np.frombuffer(b"".join(names), np.uint8), np.concatenate([[0], ends[:-1]]), np.diff(ends, prepend=0)
+        )
     return found
 
 
@@ -147,7 +156,9 @@ def _unusual(files: FileList) -> NDArray[np.bool_]:
     text, found = files.text, []
     for first in range(0, len(text), BYTES):  # by parts: masks of the whole text would be as large as the list
         part = text[first : first + BYTES + 1]
-        found.append(np.flatnonzero((part[:-1] == ord("/")) & ((part[1:] == ord("/")) | (part[1:] == ord(".")))) + first)
+        found.append(
+            np.flatnonzero((part[:-1] == ord("/")) & ((part[1:] == ord("/")) | (part[1:] == ord(".")))) + first
+        )
     places = np.concatenate(found)
     inside = np.searchsorted(places, files.start + files.length - 1) > np.searchsorted(places, files.start)
     return inside | (text[files.start] == ord(".")) | (text[files.start + files.length - 1] == ord("/"))

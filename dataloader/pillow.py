@@ -72,7 +72,11 @@ def to_rgb(image: Any, data: bytes, packed: str) -> NDArray[np.uint8]:
     if image.mode[0] in "IF":
         return _grey(image)
     colours = image.mode in ("RGB", "RGBA", "RGBX", "LA")
-    if ";16" in packed and colours and max(high for _, high in image.getextrema()[: 1 if image.mode == "LA" else 3]) <= DARK:
+    if (
+        ";16" in packed
+        and colours
+        and max(high for _, high in image.getextrema()[: 1 if image.mode == "LA" else 3]) <= DARK
+    ):
         return _whole_samples(data)
     if image.has_transparency_data:
         image = image.convert("RGBA")

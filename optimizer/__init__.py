@@ -95,7 +95,11 @@ optimizers: dict[str, Builder] = {
     "lion": _lion,
     "muon": _muon,
 }
-DECOUPLED = ("adamw", "lion", "muon")  # weight decay acts on the weights, not through the gradient: it takes larger values
+DECOUPLED = (
+    "adamw",
+    "lion",
+    "muon",
+)  # weight decay acts on the weights, not through the gradient: it takes larger values
 
 
 def get_optimizer(

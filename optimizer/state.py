@@ -41,7 +41,8 @@ def check_state(optimizer: Any, state: Any, build: Build, opt: argparse.Namespac
         raise _unfit(f"it has slow weights of {len(slow)} parameters; there are {len(places)}")
     return {
         LOOKAHEAD[0]: {
-            place: _like(slow[place], optimizer.param_groups[place[0]]["params"][place[1]], {"slow_params": True}) for place in places
+            place: _like(slow[place], optimizer.param_groups[place[0]]["params"][place[1]], {"slow_params": True})
+            for place in places
         },
         LOOKAHEAD[1]: _checked(optimizer.optimizer, state[LOOKAHEAD[1]], names),
     }
@@ -63,7 +64,8 @@ def state_names(build: Build, opt: argparse.Namespace) -> dict[bool, dict[str, b
     for group in inner.param_groups:
         for parameter in group["params"]:
             kind = {
-                name: isinstance(value, torch.Tensor) and value.shape == parameter.shape for name, value in inner.state[parameter].items()
+                name: isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                for name, value in inner.state[parameter].items()
             }
             found[bool(group.get("use_muon"))] |= kind
     return found
@@ -71,15 +73,26 @@ def state_names(build: Build, opt: argparse.Namespace) -> dict[bool, dict[str, b
 
 def _checked(optimizer: torch.optim.Optimizer, state: Any, names: dict[bool, dict[str, bool]]) -> State:
     """A checked copy of the state dict of a torch optimizer."""
-    if not isinstance(state, dict) or not isinstance(state.get("state"), dict) or not isinstance(state.get("param_groups"), list):
+    if (
+        not isinstance(state, dict)
+        or not isinstance(state.get("state"), dict)
+        or not isinstance(state.get("param_groups"), list)
+    ):
         raise _unfit(f"it has the parts {_keys(state)}, not state, param_groups")
     groups, saved = optimizer.param_groups, state["param_groups"]
     sizes = [len(group["params"]) for group in groups]
-    held = [len(group["params"]) if isinstance(group, dict) and isinstance(group.get("params"), list) else -1 for group in saved]
+    held = [
+        len(group["params"]) if isinstance(group, dict) and isinstance(group.get("params"), list) else -1
+        for group in saved
+    ]
     if sizes != held:
         raise _unfit(f"its groups have {held} parameters; here they have {sizes}")
     places = [place for group in saved for place in group["params"]]
-    if not all(isinstance(place, int) for place in places) or len(set(places)) < len(places) or not set(state["state"]) <= set(places):
+    if (
+        not all(isinstance(place, int) for place in places)
+        or len(set(places)) < len(places)
+        or not set(state["state"]) <= set(places)
+    ):
         raise _unfit("its parameters are not numbered one by one")
     states = {}
     for group, old in zip(groups, saved, strict=True):

@@ -11,7 +11,16 @@ from options.options import build_parser
 from options.parser import long_name
 
 SCRIPTS = ("train.py", "eval.py", "submit.py", "clear.py")
-CHECKPOINTS_OWN = ("tag", "config", "seed", "model", "scale", "fit", "precision", "on_bad_image")  # not for who evaluates a run
+CHECKPOINTS_OWN = (
+    "tag",
+    "config",
+    "seed",
+    "model",
+    "scale",
+    "fit",
+    "precision",
+    "on_bad_image",
+)  # not for who evaluates a run
 ENSEMBLES_OWN = ("load", "weights", "blend", "tta", "scale", "fit")  # what an ensemble.yaml says
 GIVEN_COUNTS = ("data_root",)  # its default, typed, overrides the lists that a checkpoint remembers
 
@@ -68,4 +77,6 @@ def _words(action: argparse.Action, value: Any, given: bool) -> list[str]:
         return [flag] if value else negative[:1]
     if isinstance(value, list | tuple):
         return [flag, *map(str, value)]
-    return [f"{flag}={value}"] if str(value).startswith("-") and not isinstance(value, int | float) else [flag, str(value)]
+    return (
+        [f"{flag}={value}"] if str(value).startswith("-") and not isinstance(value, int | float) else [flag, str(value)]
+    )

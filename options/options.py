@@ -64,7 +64,9 @@ def _eval() -> Parser:
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
     group = parser.group("evaluation")
-    group("--report", action=shared_flags.SWITCH, default=True, help="write report.html, one page to look at and to send")
+    group(
+        "--report", action=shared_flags.SWITCH, default=True, help="write report.html, one page to look at and to send"
+    )
     group(
         "--compare",
         type=expanded,
@@ -91,14 +93,26 @@ def _submit() -> Parser:
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     group = parser.group("submission")
-    group("--out", type=expanded, metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)")
+    group(
+        "--out", type=expanded, metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)"
+    )
     shared_flags.force(group, "--out")
     group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
     group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="the header of the CSV")
     group("--header", action=shared_flags.SWITCH, default=True, help="write the header")
     group("--separator", default=",", metavar="CHAR", help="between the columns: one character, or tab")
-    group("--id", choices=("file", "stem", "path"), default="file", help="the file's name, without its ending, or the path as listed")
-    group("--labels", choices=("number", "name"), default="number", help="what names a class: its number, or its line of classes.txt")
+    group(
+        "--id",
+        choices=("file", "stem", "path"),
+        default="file",
+        help="the file's name, without its ending, or the path as listed",
+    )
+    group(
+        "--labels",
+        choices=("number", "name"),
+        default="number",
+        help="what names a class: its number, or its line of classes.txt",
+    )
     group("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="so many classes a row, likeliest first")
     group("--joiner", default=" ", metavar="TEXT", help="between the classes of --top_k in a CSV")
     group(

@@ -41,7 +41,9 @@ class ToolParser(argparse.ArgumentParser):
     """ArgumentParser of a tool: a mistake ends with exit code 2, a short message, and the near name for a mistyped one."""
 
     def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
-        super().__init__(prog=prog, description=description, **{"formatter_class": _Help, "allow_abbrev": False, **settings})
+        super().__init__(
+            prog=prog, description=description, **{"formatter_class": _Help, "allow_abbrev": False, **settings}
+        )
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\nAll options: python {self.prog} --help\n")
@@ -57,7 +59,9 @@ class ToolParser(argparse.ArgumentParser):
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
         """Return a line for each flag of `words`, or for the first word where there is no flag among them."""
-        return [self._unknown(word) for word in words if word.startswith("-")] or [f"what is {words[0]!r}?" for _ in words[:1]]
+        return [self._unknown(word) for word in words if word.startswith("-")] or [
+            f"what is {words[0]!r}?" for _ in words[:1]
+        ]
 
     def _unknown(self, word: str) -> str:
         flag = word.split("=")[0]
@@ -71,7 +75,9 @@ class ToolParser(argparse.ArgumentParser):
             kind = {int: "whole number", float: "number"}.get(action.type)  # type: ignore[call-overload]
             if kind is None:
                 raise
-            raise argparse.ArgumentError(action, f"{text!r} is no {kind}" + (f" ({action.help})" if action.help else "")) from None
+            raise argparse.ArgumentError(
+                action, f"{text!r} is no {kind}" + (f" ({action.help})" if action.help else "")
+            ) from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Raise ArgumentError for a value that is no choice: the near one first."""
@@ -119,12 +125,16 @@ class Parser(ToolParser):
         unset = object()
         opt, unknown = self.parse_known_args(words, argparse.Namespace(**settings))
         mistyped = self.unknown_words(unknown)
-        marked, _ = self.parse_known_args(words, argparse.Namespace(**{**dict.fromkeys(self.flags(), unset), **settings}))
+        marked, _ = self.parse_known_args(
+            words, argparse.Namespace(**{**dict.fromkeys(self.flags(), unset), **settings})
+        )
         opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not unset and name != "config")
         problems = [line for name in self.bounds for line in self.out_of_bounds(name, getattr(opt, name))]
         problems += [line for rule in self.rules for line in rule(opt)]
         # --lod x: that --load is needed follows from it
-        problems = mistyped + [line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)]
+        problems = mistyped + [
+            line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)
+        ]
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt
@@ -134,9 +144,17 @@ class Parser(ToolParser):
         problems = []
         low, high = self.bounds.get(name, (None, None))
         for number in value if isinstance(value, list) else [value]:
-            if number is None or not ((low is not None and number < low) or (high is not None and number > high) or number != number):
+            if number is None or not (
+                (low is not None and number < low) or (high is not None and number > high) or number != number
+            ):
                 continue
-            allowed = f"from {low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"{high} or less"
+            allowed = (
+                f"from {low} to {high}"
+                if None not in (low, high)
+                else f"{low} or more"
+                if high is None
+                else f"{high} or less"
+            )
             problems.append(f"--{name} is {number}; allowed: {allowed}")
         return problems
 
@@ -183,7 +201,9 @@ class Parser(ToolParser):
             self.error(f"--config {file} cannot be read: {error}")
         content = {} if content is None else content
         if not isinstance(content, dict):
-            self.error(f"--config {file} must hold lines of `option: value`, got a {'list' if isinstance(content, list) else 'text'}")
+            self.error(
+                f"--config {file} must hold lines of `option: value`, got a {'list' if isinstance(content, list) else 'text'}"
+            )
         unknown = [self._unknown(f"--{name}") for name in content if name not in self.flags()]
         settings, wrong = {}, ["config: a file names no other"] if content.get("config") is not None else []
         for name, given in content.items():

@@ -49,7 +49,9 @@ def _loader() -> Any:
                     None, None, "aliases are not allowed; write the value again", self.peek_event().start_mark
                 )
             if self.depth >= MAX_DEPTH:
-                raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH} levels", self.peek_event().start_mark)
+                raise yaml.composer.ComposerError(
+                    None, None, f"nested deeper than {MAX_DEPTH} levels", self.peek_event().start_mark
+                )
             self.depth += 1
             try:
                 return super().compose_node(parent, index)

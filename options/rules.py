@@ -17,7 +17,8 @@ def tag(opt: argparse.Namespace, max_bytes: int = MAX_TAG_BYTES) -> list[str]:
     ):
         return []
     allowed = (
-        f"one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash), {max_bytes} bytes at most"
+        "one file name of 1 to 100 letters, digits, _ - . + (no separator or space, no leading dot or dash), "
+        f"{max_bytes} bytes at most"
     )
     return [f"--tag is {tag!r}; allowed: {allowed}"]
 
@@ -26,7 +27,10 @@ def load(opt: argparse.Namespace) -> list[str]:
     """Evaluation and submission need a checkpoint."""
     if opt.ensemble:
         said = [name for name in ("load", "weights") if getattr(opt, name)]
-        return [f"--ensemble and --{name} contradict: the file names its members and weights; leave one out" for name in said]
+        return [
+            f"--ensemble and --{name} contradict: the file names its members and weights; leave one out"
+            for name in said
+        ]
     return [] if opt.load else ["--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)"]
 
 
@@ -48,7 +52,9 @@ def blend(opt: argparse.Namespace) -> list[str]:
         return []
     problems = []
     if opt.ensemble:
-        problems.append(f"--ensemble and --blend {opt.blend} contradict: the file's weights are fitted already; leave one out")
+        problems.append(
+            f"--ensemble and --blend {opt.blend} contradict: the file's weights are fitted already; leave one out"
+        )
     elif opt.load and len(opt.load) < 2:
         problems.append(f"--blend {opt.blend} needs two or more --load")
     if opt.weights:
@@ -64,14 +70,20 @@ def submission(opt: argparse.Namespace) -> list[str]:
     """A form that can be read back."""
     problems = []
     if opt.separator != "tab" and (len(opt.separator) != 1 or opt.separator in '"\r\n'):
-        problems.append(f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab")
+        problems.append(
+            f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab"
+        )
     if opt.format == "json":
         unused = [name for name in ("columns", "header", "separator", "joiner") if name in opt.given]
-        problems += [f"--{name} and --format json contradict: its keys are id and predicted; leave one out" for name in unused]
+        problems += [
+            f"--{name} and --format json contradict: its keys are id and predicted; leave one out" for name in unused
+        ]
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.pseudo_label is not None and opt.blend == "rank":
-        problems.append("--pseudo_label and --blend rank contradict: ranks are no probabilities; blend by mean or logits")
+        problems.append(
+            "--pseudo_label and --blend rank contradict: ranks are no probabilities; blend by mean or logits"
+        )
     return problems
 
 
@@ -85,7 +97,9 @@ def resume(opt: argparse.Namespace) -> list[str]:
     """What gives the first weights is said once."""
     problems = []
     if opt.resume and "pretrained" in opt.given and opt.pretrained:
-        problems.append("--resume and --pretrained contradict: a resumed run has its weights from the checkpoint; leave one out")
+        problems.append(
+            "--resume and --pretrained contradict: a resumed run has its weights from the checkpoint; leave one out"
+        )
     if opt.load and "pretrained" in opt.given and opt.pretrained:
         problems.append("--load and --pretrained contradict: both give the first weights; leave one out")
     return problems
@@ -95,14 +109,18 @@ def mixing(opt: argparse.Namespace) -> list[str]:
     """Losses, mixing and rates that do not go together."""
     problems = []
     if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
-        problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out")
+        problems.append(
+            "--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out"
+        )
     margin = opt.head in ("arcface", "subcenter") and opt.head_margin > 0
     if margin and (opt.mixup or opt.cutmix):
         problems.append(
             f"--head {opt.head} and --mixup/--cutmix contradict: a margin wants one target a sample; leave one out, or --head_margin 0"
         )
     if opt.loss == "bce" and (margin or opt.logit_adjust):
-        problems.append("--loss bce has no softmax, which --logit_adjust and the margin of --head are for; leave one out")
+        problems.append(
+            "--loss bce has no softmax, which --logit_adjust and the margin of --head are for; leave one out"
+        )
     if opt.loss == "ohem" and opt.class_weight != "none":
         problems.append("--loss ohem and --class_weight contradict: both say which samples count; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:
@@ -116,9 +134,13 @@ def stepping(opt: argparse.Namespace) -> list[str]:
     """Ways to step that do not go together."""
     problems = []
     if opt.sam and opt.accumulate > 1:
-        problems.append("--sam and --accumulate contradict: it climbs by one batch's gradient and steps from the same; leave one out")
+        problems.append(
+            "--sam and --accumulate contradict: it climbs by one batch's gradient and steps from the same; leave one out"
+        )
     if opt.sam and opt.precision == "fp16":
-        problems.append("--sam and --precision fp16 contradict: it would climb by scaled gradients; allowed: bf16, fp32")
+        problems.append(
+            "--sam and --precision fp16 contradict: it would climb by scaled gradients; allowed: bf16, fp32"
+        )
     if opt.clip_mode != "norm" and opt.clip_grad is None:
         problems.append(f"--clip_mode {opt.clip_mode} clips nothing without --clip_grad VALUE; give both, or neither")
     return problems

@@ -26,7 +26,9 @@ def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
             allowed = _allowed(action, parser.bounds.get(name, (None, None)), values[name])
             problems += [f"{name} is {str(values[name])[:60]!r}; allowed: {allowed}"] if allowed else []
     if "tag" in values and not problems:
-        problems += rules.tag(argparse.Namespace(tag=values["tag"]), max_bytes=255)  # earlier versions took what a file system takes
+        problems += rules.tag(
+            argparse.Namespace(tag=values["tag"]), max_bytes=255
+        )  # earlier versions took what a file system takes
     if values.get("precision_used", "fp32") not in PRECISIONS:
         problems.append(f"precision_used is {values['precision_used']!r}; allowed: {', '.join(PRECISIONS)}")
     if not isinstance(values.get("precision_why", ""), str):
@@ -49,5 +51,11 @@ def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None],
         return name
     low, high = bounds
     if (low is not None and value < low) or (high is not None and value > high):
-        return f"from {low} to {high}" if None not in (low, high) else f"{low} or more" if high is None else f"{high} or less"
+        return (
+            f"from {low} to {high}"
+            if None not in (low, high)
+            else f"{low} or more"
+            if high is None
+            else f"{high} or less"
+        )
     return ""

@@ -27,7 +27,11 @@ def add_folders(group: Callable[..., None], *names: str) -> None:
 
 def force(group: Callable[..., None], flag: str) -> None:
     """--force, for what `flag` names."""
-    group("--force", action="store_true", help=f"let {flag} replace a file of another kind; what the command reads is never replaced")
+    group(
+        "--force",
+        action="store_true",
+        help=f"let {flag} replace a file of another kind; what the command reads is never replaced",
+    )
 
 
 def run(parser: Parser, *folders: str) -> None:
@@ -35,9 +39,19 @@ def run(parser: Parser, *folders: str) -> None:
     group = parser.group("run")
     group("--tag", default="cache", help="name of the experiment, and of its folders")
     group("--config", type=expanded, metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
-    group("--gpu", type=int, low=-1, metavar="N", help="which GPU; -1 is the CPU; by default GPU 0, or the CPU where there is none")
+    group(
+        "--gpu",
+        type=int,
+        low=-1,
+        metavar="N",
+        help="which GPU; -1 is the CPU; by default GPU 0, or the CPU where there is none",
+    )
     group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
-    group("--deterministic", action="store_true", help="only algorithms that give the same bits each time, and no TF32 (slower on CUDA)")
+    group(
+        "--deterministic",
+        action="store_true",
+        help="only algorithms that give the same bits each time, and no TF32 (slower on CUDA)",
+    )
     group(
         "-w",
         "--workers",
@@ -45,7 +59,12 @@ def run(parser: Parser, *folders: str) -> None:
         low=0,
         help="threads or processes that load images; 0 loads between the steps; by default 2 on the CPU, on a GPU up to 16, by the cores",
     )
-    group("--loader", choices=("thread", "process"), default="thread", help="process: for augmentation of your own in plain Python")
+    group(
+        "--loader",
+        choices=("thread", "process"),
+        default="thread",
+        help="process: for augmentation of your own in plain Python",
+    )
     group(
         "--worker_timeout",
         type=int,
@@ -62,7 +81,9 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     """Lists, batch, squares, cache."""
     group = parser.group("data")
     training = "train" in lists
-    where = "the folder of the lists" if training else "the folder of the lists; by default that of the checkpoint's list"
+    where = (
+        "the folder of the lists" if training else "the folder of the lists; by default that of the checkpoint's list"
+    )
     group("--data_root", type=expanded, default="datasets", metavar="DIR", help=where)
     for name in lists:
         what = "an image's path a line" if name == "test" else "a line: image path, space, label"
@@ -72,13 +93,31 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
     if not training:
         group(
-            "--scale", type=int, low=8, high=4096, metavar="PX", help="side of the square given to the network; by default the checkpoint's"
+            "--scale",
+            type=int,
+            low=8,
+            high=4096,
+            metavar="PX",
+            help="side of the square given to the network; by default the checkpoint's",
         )
         group("--fit", choices=choices.FITS, help="how an image becomes a square; by default the checkpoint's")
         default, missing = "skip", "skip: it is named and counted apart, and gets a row all the same"
     else:
-        group("--scale", type=int, default=224, low=8, high=4096, metavar="PX", help="side of the square given to the network")
-        group("--fit", choices=choices.FITS, default="squash", help="evaluation: squash the image, crop its centre, or pad it")
+        group(
+            "--scale",
+            type=int,
+            default=224,
+            low=8,
+            high=4096,
+            metavar="PX",
+            help="side of the square given to the network",
+        )
+        group(
+            "--fit",
+            choices=choices.FITS,
+            default="squash",
+            help="evaluation: squash the image, crop its centre, or pad it",
+        )
         group(
             "--num_classes",
             type=int,
@@ -87,7 +126,12 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
             help="by default the lines of classes.txt, or the largest label + 1; on --resume the checkpoint's",
         )
         default, missing = "error", "skip: leave it out"
-    group("--on_bad_image", choices=("error", "skip"), default=default, help=f"a missing image, found before the start: stop, or {missing}")
+    group(
+        "--on_bad_image",
+        choices=("error", "skip"),
+        default=default,
+        help=f"a missing image, found before the start: stop, or {missing}",
+    )
     group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
     group("--max_pixels", type=int, default=MAX_PIXELS, low=1, high=2 * MAX_PIXELS, metavar="N", help=BOMB)
     group(
@@ -105,7 +149,9 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         metavar="PX",
         help="short side of a cached image; by default what --scale and --zoom need",
     )
-    group("--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space")
+    group(
+        "--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space"
+    )
     group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
 
 
@@ -150,7 +196,12 @@ def inference(parser: Parser) -> None:
         default="mean",
         help="of probabilities, of logits (views too), geometric, by 1/rank; greedy, optimal (eval): a mean whose weights are fitted",
     )
-    group("--tta", choices=choices.TTAS, default="none", help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes")
+    group(
+        "--tta",
+        choices=choices.TTAS,
+        default="none",
+        help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes",
+    )
     group(
         "--precision",
         choices=(*choices.PRECISIONS, "fast"),

@@ -21,7 +21,7 @@ def end_with_the_test() -> None:
 
 
 def main() -> None:
-    from utils.training_run import TrainingRun
+    from training.run import TrainingRun
 
     folder, epochs = Path(sys.argv[1]), {int(word) for word in sys.argv[2].split(",")}
     real = TrainingRun._save_epoch

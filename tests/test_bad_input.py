@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from utils import checkpoint
 from utils.errors import UserError
 from utils.run import run_tool

@@ -1,4 +1,4 @@
-"""tools.bench_input, bench_eval, bench_train and bench_report, each from its flags to its JSON, at a tiny size."""
+"""benchmarks.input, bench_eval, bench_train and bench_report, each from its flags to its JSON, at a tiny size."""
 
 import json
 import subprocess
@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tools import bench, bench_eval, bench_input, bench_report, bench_train
+from benchmarks import eval as bench_eval
+from benchmarks import harness as bench
+from benchmarks import input as bench_input
+from benchmarks import report as bench_report
+from benchmarks import train as bench_train
 from utils.errors import UserError
 from utils.run import share_cores
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-
-from network.inference import SavedMember
+from inference import blend, saved_probs
+from inference.predictor import SavedMember
 from options import choices
-from utils import blend, checkpoint, saved_probs
+from utils import checkpoint
 from utils.errors import UserError
 
 

@@ -9,17 +9,18 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-import tiny
-import torch
-from conftest import ROOT
-from safetensors.torch import save_file
-
+import inference
 import network
+import pytest
+import torch
 from optimizer import take_up
 from options import parse_eval, parse_train
+from safetensors.torch import save_file
 from utils import checkpoint
 from utils.errors import UserError
+
+import tiny
+from conftest import ROOT
 
 
 def test_round_trip_and_links(tmp_path):
@@ -134,9 +135,9 @@ EXTRAS = {
 def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script, photo_set, small, tmp_path, extra, monkeypatch):
     flags = [*small, *extra, "--data_root", photo_set, "--epochs", 3, "--save_freq", 1]
     assert script("train.py", "--tag", "whole", *flags).code == 0
-    import utils.training_run
+    import training.run
 
-    real = utils.training_run.TrainingRun.end_epoch
+    real = training.run.TrainingRun.end_epoch
 
     def cut(self, epoch, scores, model):
         real(self, epoch, scores, model)
@@ -144,7 +145,7 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(utils.training_run.TrainingRun, "end_epoch", cut)
+        patch.setattr(training.run.TrainingRun, "end_epoch", cut)
         assert script("train.py", "--tag", "cut", *flags).code == 130
     assert script("train.py", "--tag", "cut", "--resume", "--gpu", -1).code == 0
     whole, resumed = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("whole", "cut"))
@@ -207,7 +208,7 @@ def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
     for prefix in ("model.", "_orig_mod.", "backbone.net."):
         torch.save({"state_dict": {prefix + name: value for name, value in weights.items()}}, "theirs.pth")
         with pytest.raises(UserError, match=f"Its tensors have the prefix {prefix!r}"):
-            network.load_predictor(opt, torch.device("cpu"))
+            inference.load_predictor(opt, torch.device("cpu"))
         with pytest.raises(UserError, match=f"does not fit this network(?s:.*)the prefix {prefix!r}"):
             network.load_into(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
     result = script("eval.py", "--load", "theirs.pth", *words)

@@ -13,14 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
 from dataloader import Classes, number_as
 from dataloader.file_list import read_list
 from dataloader.list_paths import known_list, lists_of
+from evaluation import label_issues
 from network import get_model, load_into
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
-from utils import checkpoint, label_issues
+from utils import checkpoint
 from utils.classes import names_agree, places
 from utils.errors import UserError
 
@@ -254,7 +254,7 @@ def test_printed_commands_run_as_printed(script, photo_set, small, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_resumed_under_another_tag_names_a_checkpoint_that_is_there(script, photo_set, small, monkeypatch):
-    from utils.training_run import TrainingRun
+    from training.run import TrainingRun
 
     real = TrainingRun.end_epoch
     monkeypatch.setattr(  # the first epoch stays the best

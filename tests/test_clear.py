@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from utils.run_log import FILE, Entry
 
 ROOT = Path(__file__).resolve().parent.parent

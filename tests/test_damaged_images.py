@@ -11,15 +11,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import dataloader
 import numpy as np
 import PIL.Image
 import pytest
-
-import dataloader
 from dataloader import decode
 from dataloader.file_list import read_list
 from options import parse_eval, parse_train, shared_flags
-from tools import doctor
+from tools.doctor import command as doctor
 from utils.errors import ImageError
 from utils.preprocess import Preprocess
 

@@ -3,11 +3,10 @@
 from types import SimpleNamespace
 
 import cv2
+import dataloader
 import numpy as np
 import pytest
 import torch
-
-import dataloader
 from dataloader import dataset
 from dataloader.dataset import EvalDataset, TrainDataset, as_images
 from dataloader.decode import read_image

@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
-
 from dataloader.decode import decode, read_image
 from dataloader.file_list import read_list
 from dataloader.geometry import Fit, RandomCrop, cut

@@ -14,10 +14,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
+from dataloader.decode import decode
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from dataloader.decode import decode
 from utils.errors import ImageError
 
 EXAMPLES = int(os.environ.get("FAMILIES", "100"))

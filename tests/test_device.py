@@ -4,11 +4,10 @@ import types
 
 import pytest
 import torch
-
+from evaluation.report.page import made_by
 from network.precision import choose
 from utils import run
 from utils.errors import UserError
-from utils.report.page import made_by
 from utils.run import get_device, seed_everything
 
 

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import textwrap
 
-import pytest
-from conftest import ROOT
-
 import options
+import pytest
 from options import choices
 from options.help_zh import GROUPS, HELP, help_zh
 from tools import docs
 from utils import checkpoint
+
+from conftest import ROOT
 
 READMES = ("README.md", "README_zh.md")
 SCRIPTS = ("train", "eval", "submit", "clear")
@@ -162,7 +162,6 @@ def test_the_readme_names_all_that_the_registries_hold(name):
 
 def test_weight_files_have_the_names_that_are_looked_for():
     import timm
-
     from network import models
 
     page = read("pretrained/README.md")
@@ -244,9 +243,9 @@ def parse_module(name, words, monkeypatch):
         called = []
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
-    elif name in ("tools.doctor", "tools.bench_transforms"):
+    elif name in ("tools.doctor", "benchmarks.transforms"):
         tool = importlib.import_module(name)
-        work = {"tools.doctor": "check", "tools.bench_transforms": "compare"}[name]
+        work = {"tools.doctor": "check", "benchmarks.transforms": "compare"}[name]
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
         assert tool.main(words) == 0 and len(called) == 1
@@ -260,7 +259,7 @@ def parse_module(name, words, monkeypatch):
         cut = words.index("--") if "--" in words else len(words)
         sweep.option_parser().parse_args(words[:cut])
         options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
-    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "tools.bench_input", "tools.bench_eval", "tools.bench_train"):
+    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "benchmarks.input", "benchmarks.eval", "benchmarks.train"):
         importlib.import_module(name).option_parser().parse_args(words)
     else:
         assert name == "tools.demo" and not words, name

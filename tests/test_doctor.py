@@ -15,9 +15,10 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import wait_for
+from tools.doctor import command as doctor
+from tools.doctor import duplicates, findings, inspection, page
 
-from tools import doctor, doctor_html, doctor_look, doctor_pairs, doctor_problems
+from conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE_ERRORS = {"missing", "dangling_link", "not_a_file", "empty", "truncated", "unreadable", "too_large"}
@@ -127,8 +128,8 @@ def test_flipped_bytes_are_judged_as_training_judges_them(photos, tmp_path, suff
             bad[at] ^= int(rng.integers(1, 256))
         path = tmp_path / f"flipped{suffix}"
         path.write_bytes(bad)
-        flags = doctor_look.look(str(path)).flags
-        named = {name for name in FILE_ERRORS if flags & doctor_problems.MASKS[name]}
+        flags = inspection.look(str(path)).flags
+        named = {name for name in FILE_ERRORS if flags & findings.MASKS[name]}
         try:
             decode(bytes(bad))
         except ImageError:
@@ -180,7 +181,7 @@ def test_odd_files_come_under_their_own_heading(photos, tmp_path):
 
 def test_a_pipe_that_takes_a_files_place_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "late.jpg")
-    assert doctor_look.look(str(tmp_path / "late.jpg")).flags == doctor_problems.MASKS["unreadable"]
+    assert inspection.look(str(tmp_path / "late.jpg")).flags == findings.MASKS["unreadable"]
 
 
 # ------------------------------------------------------------------------------------------------ copies
@@ -228,7 +229,7 @@ def test_another_colour_is_no_copy(photos, tmp_path):
 def test_a_hash_alone_makes_no_copy(photos, tmp_path):
     grey = cv2.cvtColor(cut(photos, 1), cv2.COLOR_RGB2GRAY)
     plain, red = np.stack([grey] * 3, axis=2), np.stack([grey, grey // 2, grey // 2], axis=2)
-    hashes = np.array([doctor_look.fingerprint(image)[0] for image in (plain, red)])
+    hashes = np.array([inspection.fingerprint(image)[0] for image in (plain, red)])
     assert np.bitwise_count(hashes[0] ^ hashes[1]) <= 4
     for name, image in (("plain", plain), ("red", red)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
@@ -239,9 +240,9 @@ def test_thumbnails_are_copies_only_where_they_are_nearly_equal(photos, tmp_path
     small = cv2.resize(cut(photos, 1), (28, 28), interpolation=cv2.INTER_AREA)
     changed = small.copy()
     changed[4:8, 4:20] = changed[4:8, 4:20] * 0.6
-    hashes, sketches = zip(*(doctor_look.fingerprint(image) for image in (small, changed)), strict=True)
+    hashes, sketches = zip(*(inspection.fingerprint(image) for image in (small, changed)), strict=True)
     assert np.bitwise_count(np.int64(hashes[0]) ^ np.int64(hashes[1])) <= 4
-    assert doctor_look.likeness(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0] > doctor_pairs.ALIKE
+    assert inspection.likeness(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0] > duplicates.ALIKE
     for name, image in (("one", small), ("changed", changed)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     (tmp_path / "copy.jpg").write_bytes(jpeg(np.ascontiguousarray(small[:, :, ::-1]), 95))
@@ -276,7 +277,7 @@ def test_close_hashes_are_those_of_comparing_each_with_each(bits):
     expected = {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(distance <= bits, 1)), strict=True)}
     found = [
         tuple(sorted(pair))
-        for one, two, _ in doctor_pairs.close_hashes(hashes, bits)
+        for one, two, _ in duplicates.close_hashes(hashes, bits)
         for pair in zip(one.tolist(), two.tolist(), strict=True)
     ]
     assert len(found) == len(set(found)), "each once"
@@ -294,7 +295,7 @@ def test_many_hashes_do_not_take_the_square_of_time():
     hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, dtype=np.uint64)
     hashes[1000:2000] = hashes[:1000] ^ np.uint64(0b1011)
     began = time.process_time()  # of this process alone, whatever else runs
-    assert sum(len(one) for one, _, _ in doctor_pairs.close_hashes(hashes, 4)) == 1000
+    assert sum(len(one) for one, _, _ in duplicates.close_hashes(hashes, 4)) == 1000
     assert time.process_time() - began < 20
 
 
@@ -346,7 +347,7 @@ def test_a_label_in_the_millions_takes_no_memory(clean):
 def read(monkeypatch) -> list[str]:
     """Names of the files that are read and decoded, also for thumbnails."""
     names: list[str] = []
-    for module, name in ((doctor_look, "look"), (doctor_html, "thumbnail")):
+    for module, name in ((inspection, "look"), (page, "thumbnail")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, real=real, **limit: (names.append(Path(path).name), real(path, **limit))[1])
     return names
@@ -391,12 +392,12 @@ def test_killed_half_way_and_resumed(photos, tmp_path):
 import os, sys, time
 from pathlib import Path
 from tools import doctor, doctor_look
-real, scan, test = doctor_look.look, os.getpid(), os.getppid()
+real, scan, test = inspection.look, os.getpid(), os.getppid()
 def look(path, **limit):
     while int(Path(path).stem) >= 1200 and os.getppid() in (scan, test):  # as long as the scan lives
         time.sleep(0.01)
     return real(path, **limit)
-doctor_look.look = look
+inspection.look = look
 sys.exit(doctor.main())
 """
     command = [sys.executable, "-c", held, str(train), "--out", str(out), "--workers", "2"]

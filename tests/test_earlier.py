@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from utils import checkpoint, processes
+from utils import checkpoint, distributed
 
 FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
 
@@ -85,12 +84,12 @@ def test_a_start_that_was_refused_is_not_taken_for_the_beginning_of_a_run(monkey
 
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 0, 1)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
-    monkeypatch.setattr(processes, "world", lambda: 2)
-    monkeypatch.setattr(processes, "_agree", lambda _: "name")
-    monkeypatch.setattr(processes, "from_first", lambda make: make())
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "_agree", lambda _: "name")
+    monkeypatch.setattr(distributed, "from_first", lambda make: make())
     store, found = torch.distributed.HashStore(), []
     for begins in (False, True, True):
-        found.append(processes.join(torch.device("cpu")))
+        found.append(distributed.join(torch.device("cpu")))
         if begins:
-            processes.begin()
+            distributed.begin()
     assert found == [False, False, True]

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from network import features
+from inference import features, saved_probs
 from tools import embed
-from utils import checkpoint, saved_probs
+from utils import checkpoint
 from utils.errors import UserError
 
 

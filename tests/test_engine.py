@@ -20,20 +20,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import gated, wait_for
-from torch.utils.data import DataLoader
-
-from dataloader.loading import _start_worker
+from benchmarks import crash_test
+from dataloader.prefetch import _start_worker
 from network import BaseModel, get_model
-from network.guard import Diverged
 from network.precision import faster, for_training
 from options import parse_train
-from tools import crash_test
+from torch.utils.data import DataLoader
+from training.checkpoint_writer import Saver, Spare, snapshot
+from training.epoch import out_of_memory
+from training.guard import Diverged
 from utils import checkpoint
 from utils.batch import Batch
-from utils.saving import Saver, Spare, snapshot
-from utils.stopping import Signals, Stop
-from utils.watch import out_of_memory
+from utils.signals import Signals, Stop
+
+from conftest import gated, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --num_classes 3"
@@ -182,7 +182,7 @@ def test_a_network_that_goes_its_own_way_has_no_top1():
 
 
 def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path):
-    """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m tools.crash_test` does it with 30."""
+    """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m benchmarks.crash_test` does it with 30."""
     flags = f"{crash_test.RUN} --epochs 12"
     assert crash_test.main(["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]) == 0
     assert "true" not in (tmp_path / "crash_test.json").read_text()
@@ -285,7 +285,7 @@ def test_a_worker_ends_for_its_parent_alone():
 def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one(script, photo_set, tmp_path, monkeypatch):
     """Signals at chosen moments, in process: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
     import train
-    from utils.training_run import TrainingRun
+    from training.run import TrainingRun
 
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--mixup", "0.2", "--accumulate", 2, "-b", 6, "--swa", 2]
     assert script("train.py", "--tag", "whole", *words).code == 0

@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from evaluation import bootstrap, calibration, label_issues
+from evaluation.metrics import BINS, Predictions, Rows, confused_pairs, ece, more_scores, score
 from sklearn import metrics as sk
-
-from utils import bootstrap, calibration, checkpoint, label_issues
+from utils import checkpoint
 from utils.errors import UserError
-from utils.metrics import BINS, Predictions, Rows, confused_pairs, ece, more_scores, score
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = 6
@@ -425,7 +425,7 @@ class Plain(torch.nn.Module):
 
 def test_gradcam_is_the_class_activation_map_of_a_linear_head():
     """After global average pooling and one linear layer, Grad-CAM is CAM (Selvaraju et al., section 3)."""
-    from network.gradcam import gradcam
+    from inference.gradcam import gradcam
 
     torch.manual_seed(0)
     conv, head = torch.nn.Conv2d(3, 7, 3, stride=2), torch.nn.Linear(7, 4)
@@ -443,7 +443,7 @@ def test_gradcam_is_the_class_activation_map_of_a_linear_head():
 
 
 def test_gradcam_takes_the_last_features_that_are_fine_enough_to_look_at():
-    from network.gradcam import gradcam
+    from inference.gradcam import gradcam
 
     torch.manual_seed(0)
     first, second = torch.nn.Conv2d(3, 5, 3, stride=4), torch.nn.Conv2d(5, 7, 2, stride=2)
@@ -473,7 +473,7 @@ class Tokens(torch.nn.Module):
 
 @pytest.mark.parametrize(("pool", "part"), [("token", "norm1"), ("mean", "norm")])
 def test_gradcam_of_tokens_is_of_the_last_that_the_class_hangs_on(pool, part):
-    from network.gradcam import gradcam
+    from inference.gradcam import gradcam
 
     torch.manual_seed(1)
     net, kept = Tokens(pool), []
@@ -489,7 +489,7 @@ def test_gradcam_of_tokens_is_of_the_last_that_the_class_hangs_on(pool, part):
 
 
 def test_gradcam_of_what_has_no_places_is_none():
-    from network.gradcam import gradcam
+    from inference.gradcam import gradcam
 
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     assert gradcam(Plain(flat), torch.zeros(2, 3, 6, 6, dtype=torch.uint8)) is None

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-
 from dataloader.cache import Encoding, entry_keys
 from dataloader.decode import read_image
 from dataloader.file_list import missing_files, read_list
 from dataloader.geometry import RandomCrop
 from dataloader.stores import Disk
 from dataloader.transforms import Pipeline
-from tools import doctor
+from tools.doctor import command as doctor
 from utils import checkpoint, faults
 from utils.errors import ImageError, MachineFault, UserError
 from utils.rng import sample_rng

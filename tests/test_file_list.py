@@ -6,16 +6,15 @@ import shutil
 import time
 
 import cv2
+import dataloader
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-import dataloader
 from dataloader import classes, file_list, lists
 from dataloader.classes import Classes, check_labels, find_classes
 from dataloader.decode import read_image
 from dataloader.file_list import missing_files, read_class_names, read_list
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from options import parse_eval, parse_train
 from utils.errors import ImageError, UserError
 

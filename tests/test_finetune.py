@@ -6,17 +6,16 @@ import io
 import numpy as np
 import pytest
 import torch
-from pytorch_optimizer import SAM
-from torch import nn
-from torch.nn import functional as F
-
 from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel
-from network.finetune import freeze, layers, rate_scales
 from optimizer import get_optimizer, parameter_groups
 from optimizer.sam import Sam
 from options import parse_train
+from pytorch_optimizer import SAM
+from torch import nn
+from torch.nn import functional as F
+from training.finetune import freeze, layers, rate_scales
 from utils.batch import Batch
 from utils.errors import UserError
 

@@ -4,12 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-
+from inference.folding import fold, quicken
 from network import get_model, models
-from network.folding import fold, quicken
 from network.precision import cast_weights
 from options import parse_eval, parse_train
+from torch import nn
 
 FAMILIES = {
     "ResNet18": 20,
@@ -91,7 +90,7 @@ def test_what_others_read_is_left_and_a_part_of_what_cannot_be_traced_is_folded(
 
 def test_a_fold_that_would_change_logits_is_not_used(monkeypatch):
     model, images = awake("ResNet18")
-    monkeypatch.setattr("network.folding.fuse_conv_bn_weights", lambda weight, bias, mean, *rest: (weight, mean))
+    monkeypatch.setattr("inference.folding.fuse_conv_bn_weights", lambda weight, bias, mean, *rest: (weight, mean))
     assert fold(model.net, images) == (model.net, 0)
 
 
@@ -130,7 +129,7 @@ def test_half_precision_is_folded_only_where_it_was_asked_for():
 
 
 def test_grad_cam_of_a_folded_network_in_half_precision():
-    from network import Member, Predictor, explain
+    from inference import Member, Predictor, explain
     from utils.batch import EvalBatch
 
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)

@@ -9,13 +9,12 @@ import PIL.Image
 import pytest
 import simplejpeg
 import torch
+from dataloader.decode import decode
+from dataloader.geometry import Fit, RandomCrop, Region, cut, cut_near, shares, whole_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
-
-from dataloader.decode import decode
-from dataloader.geometry import Fit, RandomCrop, Region, cut, cut_near, shares, whole_pixels
 from utils.preprocess import CROP_SHARE, Preprocess
 
 GREY = (0.5, 0.5, 0.5)

@@ -5,12 +5,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from network import get_model, heads, load_into
 from network.backbones import head_names
 from network.heads import CosineHead, GeM
 from options import choices, parse_train
+from torch.utils._python_dispatch import TorchDispatchMode
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -151,8 +150,8 @@ class Reads(TorchDispatchMode):
 
 def test_distillation_is_hintons_formula(tmp_path):
     """A teacher with another normalisation, temperature 3, alpha 0.4; NumPy in float64."""
-    from network.distill import Teacher
-    from network.losses import get_loss
+    from training.distill import Teacher
+    from training.losses import get_loss
     from utils.batch import Batch
 
     teacher = built("--model", "timm:test_vit", "--scale", 160).eval()

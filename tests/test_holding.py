@@ -7,15 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
-
-from utils import holding
+from utils import run_lock
 from utils.errors import UserError
+
+from conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --transform light"
 # holds a folder, says so, and waits for its end
-HOLDER = "import pathlib as p, sys; from utils.holding import hold; hold(p.Path(sys.argv[1]), {shared}); print('held', flush=True); input()"
+HOLDER = (
+    "import pathlib as p, sys; from utils.run_lock import hold; hold(p.Path(sys.argv[1]), {shared}); print('held', flush=True); input()"
+)
 # clear.py, which stops itself before its first rename of a folder of the tag
 STOPPED = """
 import os, signal, sys
@@ -40,9 +42,9 @@ def stopped(process):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(holding, "PATIENCE", 0.2)
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
     yield
-    holding.let_go()
+    run_lock.let_go()
 
 
 def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, photo_set, tmp_path):
@@ -102,45 +104,45 @@ def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, sh
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         if shared:
-            holding.hold(folder, shared=True)
-            holding.let_go()
+            run_lock.hold(folder, shared=True)
+            run_lock.let_go()
         for wanted in [False] if shared else [False, True]:
             with pytest.raises(UserError, match="results/t is in use by another command"):
-                holding.hold(folder, wanted)
+                run_lock.hold(folder, wanted)
         folder.mkdir()
         link = tmp_path / "link"
         link.symlink_to(folder)
         with pytest.raises(UserError, match="link is in use by another command"):
-            holding.hold(link)
-        holding.let_go()
+            run_lock.hold(link)
+        run_lock.let_go()
         other.kill()
-    assert holding.lock_file(folder).exists()
-    holding.hold(folder)
-    holding.let_go()
+    assert run_lock.lock_file(folder).exists()
+    run_lock.hold(folder)
+    run_lock.let_go()
     assert list(tmp_path.rglob("*.lock")) == []
 
 
 def test_a_lock_file_that_its_holder_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
-    real, numbers = holding._locked, []
+    real, numbers = run_lock._locked, []
 
     def locked(number, shared):
         if not numbers:  # between our open() and our lock its holder lets go
-            holding.lock_file(tmp_path / "t").unlink()
+            run_lock.lock_file(tmp_path / "t").unlink()
         numbers.append(number)
         return real(number, shared)
 
-    monkeypatch.setattr(holding, "_locked", locked)
-    holding.hold(tmp_path / "t")
-    assert len(numbers) == 2 and holding.lock_file(tmp_path / "t").exists()
+    monkeypatch.setattr(run_lock, "_locked", locked)
+    run_lock.hold(tmp_path / "t")
+    assert len(numbers) == 2 and run_lock.lock_file(tmp_path / "t").exists()
 
 
 def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(holding.fcntl, "lockf", refuse)
-    holding.hold(tmp_path / "t")
-    assert f"process {os.getpid()} on" in holding.lock_file(tmp_path / "t").read_text()
+    monkeypatch.setattr(run_lock.fcntl, "lockf", refuse)
+    run_lock.hold(tmp_path / "t")
+    assert f"process {os.getpid()} on" in run_lock.lock_file(tmp_path / "t").read_text()
 
 
 def test_a_command_that_ended_holds_nothing_though_its_process_lives(script, photo_set, tmp_path):

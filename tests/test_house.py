@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("benchmarks", "options", "network", "dataloader", "scheduler", "optimizer", "utils", "tools")
+ROOMS = (
+    "options", "utils", "optimizer", "scheduler", "dataloader", "network", "evaluation", "training", "inference", "tools", "benchmarks"
+)  # fmt: skip
 SCRIPTS = ("train", "eval", "submit", "clear")
 SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))])
 FILES = sorted([*SOURCES, *(ROOT / "datasets").glob("*.py")])
@@ -18,10 +20,13 @@ MAY_USE = {
     "utils": {"utils", "options"},  # the schema of a checkpoint holds its saved options against the flags
     "scheduler": {"scheduler", "utils"},
     "optimizer": {"optimizer", "utils"},
-    "network": {"network", "optimizer", "scheduler", "utils", "options"},
     "dataloader": {"dataloader", "utils"},
-    "tools": set(ROOMS) - {"benchmarks"},
-    "benchmarks": set(ROOMS),
+    "network": {"network", "optimizer", "scheduler", "utils", "options", "training", "inference"},
+    "evaluation": {"evaluation", "dataloader", "utils", "inference"},
+    "training": {"training", "network", "dataloader", "optimizer", "scheduler", "evaluation", "utils", "options"},
+    "inference": {"inference", "network", "dataloader", "evaluation", "utils", "options", "training"},
+    "tools": {*ROOMS} - {"benchmarks"},
+    "benchmarks": {*ROOMS},
     "script": {*ROOMS} - {"tools", "benchmarks"},
 }
 

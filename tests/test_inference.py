@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-from network import Member, Predictor, get_model
-from network.tta import get_views, ttas
+from inference import Member, Predictor
+from inference.tta import get_views, ttas
+from network import get_model
 from options import choices, parse_train
+from torch import nn
 from utils.batch import EvalBatch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
@@ -117,7 +117,7 @@ def test_passes_of_any_size_give_the_same(monkeypatch, tta):
     whole = small(images)
     sizes = []
     small.members[0].model.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    monkeypatch.setattr("network.inference.CPU_PIXELS", 3 * 64 * 64)
+    monkeypatch.setattr("inference.predictor.CPU_PIXELS", 3 * 64 * 64)
     assert torch.allclose(small(images), whole, atol=1e-6)
     assert max(sizes) == 3
     assert sum(sizes) == 5 * len(small.views[0])

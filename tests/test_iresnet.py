@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from network.iResNet.iresnet import DEPTHS, IResNet
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "iresnet.json").read_text())

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from dataloader.dataset import TrainDataset
 from dataloader.file_list import FileList, read_list
-from dataloader.loading import Batches
+from dataloader.prefetch import Batches
 from dataloader.sampler import Draw, TrainSampler, stable_order
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from options import parse_train
 
 LINES = 500_000  # a fifth of 2.5 million, and so is the memory allowed

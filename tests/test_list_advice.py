@@ -6,14 +6,13 @@ import shlex
 import shutil
 import unicodedata
 
+import dataloader
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-import dataloader
 from dataloader import lists
 from dataloader.file_list import read_list
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from options import parse_submit, parse_train
 from utils.errors import UserError
 from utils.logger import start_logging

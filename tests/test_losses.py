@@ -6,13 +6,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import training.losses
+from options import choices, parse_train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-
-import network.losses
-from network.losses import get_loss, losses
-from network.mix import get_mix
-from options import choices, parse_train
+from training.losses import get_loss, losses
+from training.mix import get_mix
 from utils.errors import UserError
 from utils.rng import seed_step
 
@@ -26,7 +25,7 @@ SOFT = RNG.dirichlet(np.ones(7), 10)
 def small(request, monkeypatch):
     """Few logits go to torch's cross entropy: with 0, none do."""
     if request.param is not None:
-        monkeypatch.setattr(network.losses, "SMALL", request.param)
+        monkeypatch.setattr(training.losses, "SMALL", request.param)
 
 
 def log_softmax(x):
@@ -169,7 +168,7 @@ def test_a_certain_sample_costs_nothing_under_autocast():
 
 def test_small_probabilities_live_in_fp16(monkeypatch):
     """p = 2e-9 is 0 in fp16; times the scaler's 65536 it is not."""
-    monkeypatch.setattr(network.losses, "SMALL", 0)
+    monkeypatch.setattr(training.losses, "SMALL", 0)
     logits = torch.tensor([[0.0, -20.0]] * 4, dtype=torch.float16, requires_grad=True)
     (get_loss(parse_train([]))(logits, torch.zeros(4, dtype=torch.long)) * 65536).backward()
     assert logits.grad[:, 1].tolist() == pytest.approx([65536 / 4 * np.exp(-20.0)] * 4, rel=0.05)
@@ -195,7 +194,7 @@ def peak(act):
 @pytest.mark.parametrize("words", EVERY.values(), ids=EVERY)
 def test_the_peak_beyond_the_logits_is_their_size(words, soft, kind, small):
     """Forward and backward of the loss alone, 64 x 50,030."""
-    if network.losses.SMALL == 0:
+    if training.losses.SMALL == 0:
         pytest.skip("the size decides")
     if soft and "arcface" in words:
         pytest.skip("a margin wants one target a sample")
@@ -274,7 +273,7 @@ def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(w
         with Kernels() as kernels:
             assert loss(logits, labels).device.type == "cuda"
         assert kernels.count <= most
-        monkeypatch.setattr(network.losses, "MAX_GPU_BYTES", 64 * 50_030 * 2 - 1)
+        monkeypatch.setattr(training.losses, "MAX_GPU_BYTES", 64 * 50_030 * 2 - 1)
         with Kernels() as by_parts:
             loss(logits, labels)
         assert by_parts.count > 200
@@ -282,7 +281,7 @@ def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(w
 
 def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
     monkeypatch.undo()
-    saves = network.losses.saves_memory
+    saves = training.losses.saves_memory
     assert [saves("cuda", torch.bfloat16, count) for count in (64 * 50_030, 1 << 29, (1 << 29) + 1)] == [False, False, True]
     assert [saves("cuda", torch.float32, count) for count in (1 << 28, (1 << 28) + 1)] == [False, True]
     assert [saves("cpu", dtype, 1 << 19 | more) for dtype in (torch.float32, torch.bfloat16) for more in (0, 1)] == [False, True] * 2
@@ -292,10 +291,10 @@ def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
 @pytest.mark.parametrize("words", [[], ["--smooth", "0.1", "--head", "arcface"], ["--loss", "bce"]], ids=str)
 def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypatch):
     found = []
-    real = network.losses._Eager.apply
-    monkeypatch.setattr(network.losses, "SMALL", 0)
+    real = training.losses._Eager.apply
+    monkeypatch.setattr(training.losses, "SMALL", 0)
     for whole in (False, True):
-        monkeypatch.setattr(network.losses._Eager, "apply", lambda *given, whole=whole: real(*given[:3], whole))
+        monkeypatch.setattr(training.losses._Eager, "apply", lambda *given, whole=whole: real(*given[:3], whole))
         logits = torch.randn(50, 11, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
         (get_loss(parse_train(words))(logits, torch.arange(50) % 11) * 100).backward()
         found.append(logits.grad)

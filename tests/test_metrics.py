@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
+from evaluation.metrics import Predictions, per_class, score
 from sklearn import metrics as sk
-
-from utils.metrics import Predictions, per_class, score
 
 CLASSES = 12
 

@@ -8,18 +8,20 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import tiny
-import torch
-
 import dataloader
+import inference
 import network
+import numpy as np
+import torch
+from evaluation.report import plots
 from options import parse_eval, parse_train
 from scheduler import run_length
-from utils import checkpoint, resuming
+from training import resuming
+from training.run import TrainingRun
+from utils import checkpoint
 from utils.errors import UserError
-from utils.report import plots
-from utils.training_run import TrainingRun
+
+import tiny
 
 MUTATIONS_BY_DEFAULT = 48
 DEEP: list = []
@@ -145,11 +147,11 @@ def evaluated(path, _):
     opt = parse_eval(
         ["--load", str(path), "--model", "Tiny", "--gpu", "-1", "-w", "0", "--no-fold", "--data_root", ".", "--precision", "fp32"]
     )
-    loaded = network.load_predictor(opt, torch.device("cpu"))
+    loaded = inference.load_predictor(opt, torch.device("cpu"))
     dataloader.Classes.from_dict(loaded.data).name(0)
     assert Path(loaded.name).name == loaded.name and not loaded.name.startswith("."), f"results would go to {loaded.name}"
     files = dataloader.open_list(opt, "val")
-    network.predict(loaded.predictor, dataloader.eval_loader(opt, files, loaded.predictor.ways))
+    inference.predict(loaded.predictor, dataloader.eval_loader(opt, files, loaded.predictor.ways))
     return loaded.predictor.members[0].model.net.state_dict()
 
 

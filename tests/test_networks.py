@@ -5,16 +5,15 @@ import ast
 import copy
 from pathlib import Path
 
+import network
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
-import network
 from dataloader.dataset import as_images
 from dataloader.geometry import Fit, cut
 from network import get_model, load_into, models
 from options import choices, parse_train
+from torch import nn
 from utils import checkpoint
 from utils.batch import Batch
 from utils.errors import UserError

@@ -2,12 +2,12 @@
 
 import importlib
 
-import pytest
-import tiny
-import torch
-
 import network
+import pytest
+import torch
 from utils import checkpoint
+
+import tiny
 
 
 @pytest.fixture

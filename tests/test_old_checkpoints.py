@@ -7,15 +7,16 @@ They are of tests/tiny.py's network and images. `sgd`: after epoch 1 of 2, with 
 import json
 
 import cv2
+import dataloader
+import inference
+import network
 import numpy as np
 import pytest
 import torch
-from tiny import DATA, KEPT, Tiny, unpack, write_images
-
-import dataloader
-import network
 from options import parse_eval
 from utils import checkpoint
+
+from tiny import DATA, KEPT, Tiny, unpack, write_images
 
 EXPECTED = json.loads((DATA / "checkpoints.json").read_text())
 
@@ -53,9 +54,9 @@ def test_an_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
 
     words = ["--load", str(path), "--data_root", str(data), "--gpu", "-1", "-w", "0"]
     opt = parse_eval([*words, "--precision", "fp32", "--no-fold"])
-    predictor = network.load_predictor(opt, torch.device("cpu")).predictor
+    predictor = inference.load_predictor(opt, torch.device("cpu")).predictor
     loader = dataloader.eval_loader(opt, dataloader.open_list(opt, "val"), predictor.ways)
-    rows = network.predict(predictor, loader, rows=np.arange(6))[0].rows
+    rows = inference.predict(predictor, loader, rows=np.arange(6))[0].rows
     assert torch.equal(torch.from_numpy(rows.probability), plain_probabilities(content, data))
 
     result = script("train.py", "--tag", "on", *words, "--resume")

@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from network import get_model
 from optimizer import get_optimizer, optimizers, parameter_groups, take_up
 from options import choices, parse_train
+from torch import nn
 from utils.errors import UserError
 
 LR, DECAY, STEPS = 0.05, 0.02, 20

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from options import build_parser, choices, parse_clear, parse_eval, parse_submit, parse_train
 from options.plain_yaml import read_yaml
 from utils.files import write_yaml
@@ -101,11 +100,11 @@ except SystemExit as stop:
 
 def registries() -> dict[str, set[str]]:
     from dataloader.transforms import transforms
+    from inference.tta import ttas
     from network import models
-    from network.losses import losses
-    from network.tta import ttas
     from optimizer import optimizers
     from scheduler import schedulers, tables
+    from training.losses import losses
 
     return {
         "MODELS": set(models),

@@ -7,16 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import network
 import numpy as np
 import PIL.Image
 import pytest
-import tiny
-
-import network
-from tools import doctor, lr_find, preview
-from utils import checkpoint, holding, outputs
+from tools import lr_find, preview
+from tools.doctor import command as doctor
+from utils import checkpoint, outputs, run_lock
 from utils.errors import UserError
 from utils.files import atomic_write, link_over
+
+import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def ready(tmp_path, monkeypatch):
     """Images and lists in the current folder, a checkpoint of tag `small` in its folder; flags of evaluation and submission."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
-    monkeypatch.setattr(holding, "PATIENCE", 0.2)
+    monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
     tiny.write_images(tmp_path)
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))
     content["opt"]["tag"] = "small"
@@ -186,7 +187,7 @@ def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_
 
 def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
-    hold = "import pathlib as p, sys; from utils.holding import hold; hold(p.Path(sys.argv[1]), {}); print('held', flush=True); input()"
+    hold = "import pathlib as p, sys; from utils.run_lock import hold; hold(p.Path(sys.argv[1]), {}); print('held', flush=True); input()"
     for folder, shared, refused in (
         ("results/t", False, [["eval.py", *ready, "--tag", "t"], ["submit.py", *ready, "--tag", "t"]]),
         ("results/t", True, [["clear.py", "--tag", "t"]]),

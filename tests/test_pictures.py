@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 import pytest
+from dataloader.classes import Classes
+from evaluation import results
+from evaluation.metrics import Predictions
+from evaluation.report import fonts, plots
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from dataloader.classes import Classes
-from utils.metrics import Predictions
 from utils.names import columns, shorten, shorten_all
-from utils.report import fonts, plots, results
 
 LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green") for size in "SML"]
 LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 700, 100)]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from test_decode_families import pillows
-
 from dataloader.decode import decode
 from utils.errors import ImageError
+
+from test_decode_families import pillows
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "classifier-tests"
 BROKEN = {"hopper_bad_exif.jpg"}  # its restart intervals are damaged, and Pillow shows what it gets

@@ -9,11 +9,10 @@ import time
 from pathlib import Path
 
 import cv2
+import dataloader
 import numpy as np
 import pytest
 import torch
-
-import dataloader
 from dataloader import cache
 from dataloader.file_list import read_list
 from dataloader.geometry import RandomCrop
@@ -303,17 +302,16 @@ def test_images_are_decoded_into_the_page_locked_memory_that_a_gpu_reads(photo_s
 
 def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeypatch, caplog):
     import joblib
-
-    from dataloader import loading
+    from dataloader import prefetch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * loading.AHEAD * 10})())
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.AHEAD * 10})())
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
     cases = [(8, 1, "thread", [], 7), (64, 1, "thread", [], 16), (32, 4, "thread", [], 7), (1, 1, "thread", [], 2)]
     cases += [(64, 1, "process", [], 5), (64, 1, "thread", ["--gpu", "-1"], 2), (64, 1, "process", ["-w", "3"], 3)]
     for cores, world, kind, words, wanted in cases:
-        loading._workers_here.cache_clear()
+        prefetch._workers_here.cache_clear()
         caplog.clear()
         monkeypatch.setattr(joblib, "cpu_count", lambda cores=cores: cores)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
@@ -322,7 +320,7 @@ def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeyp
         found = {dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (way,)).workers for _ in range(2)}
         assert found == {wanted}
         assert [line.startswith(f"Workers: {wanted} (") for line in caplog.messages] == [True] * ("-w" not in words)
-    loading._workers_here.cache_clear()
+    prefetch._workers_here.cache_clear()
 
 
 def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):
@@ -343,9 +341,9 @@ def test_a_stuck_worker_is_noticed(photo_set, monkeypatch, kind):
 
 
 def test_too_little_shared_memory_is_seen_at_the_start(photo_set, monkeypatch):
-    from dataloader import loading
+    from dataloader import prefetch
 
-    monkeypatch.setattr(loading.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(UserError, match="--shm-size"):
         loader(photo_set, "-w", 2, "--loader", "process")
 

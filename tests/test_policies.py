@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from scipy.stats import chisquare
-from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional
-
 from dataloader.geometry import RandomCrop
 from dataloader.transforms import Pipeline, get_transform, ops, policies, transforms
 from options import parse_train
+from scipy.stats import chisquare
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
 from utils.errors import UserError
 from utils.preprocess import Preprocess
 from utils.rng import sample_rng
+
+from conftest import ROOT
 
 POLICIES = {
     "randaugment": lambda side: policies.randaugment(2, 9, side),

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
-
 from dataloader.file_list import read_list
+
+from conftest import ROOT
 
 
 class Made(NamedTuple):
@@ -185,7 +185,6 @@ def test_folders_called_by_numbers_are_in_the_order_that_a_csv_has(make, tmp_pat
 
 def test_every_ending_that_the_decoder_reads_is_taken(make, tmp_path, photos):
     import PIL.Image
-
     from dataloader.decode import image_suffixes, read_image
 
     read = []
@@ -233,7 +232,7 @@ def test_mistaken_folders(make, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
 def test_every_class_keeps_a_training_image(prepare, share, seed):
-    from split_source import share_of_classes
+    from tools.prepare.splits import share_of_classes
 
     sizes = [1, 1, 2, 3, 3, 3, 3, 3, 10, 100, 1000]
     labels = np.repeat(np.arange(len(sizes)), sizes)
@@ -246,7 +245,7 @@ def test_every_class_keeps_a_training_image(prepare, share, seed):
 
 
 def test_small_classes_are_held_out_too(prepare):
-    from split_source import share_of_classes
+    from tools.prepare.splits import share_of_classes
 
     labels = np.repeat(np.arange(1000), 3)  # rounded each by itself, a tenth of three is none
     assert share_of_classes(labels, 0.1, 0).sum() == 300
@@ -270,9 +269,9 @@ def test_the_split_does_not_depend_on_the_order(make, tmp_path, way):
 @pytest.mark.parametrize("grouped", [(), ("--group_column", "product"), ("--group_by", r"p(\d+)_")], ids=str)
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["exact", "large"])
 def test_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
-    import split_source
+    from tools.prepare import splits
 
-    monkeypatch.setattr(split_source, "MOST_CELLS", limit)
+    monkeypatch.setattr(splits, "MOST_CELLS", limit)
     rows = [f"p{k // 4}_{k}.jpg,{k // 4 % 3},{k // 4}" for k in range(96)]
     table(tmp_path, "\n".join(["image,label,product", *rows]))
     seen = collections.Counter()
@@ -663,7 +662,8 @@ def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
     # classes.txt stays as it is
     photos_of(tmp_path, {"a": 30, "b": 30})
     made = make("folder", "photos", "--val", 0.1)
-    code = f"import os, stat, sys; sys.path.insert(0, {str(ROOT / 'datasets')!r}); import prepare\nreal, calls = os.fsync, []\n"
+    code = f"import os, stat, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    code += "from tools.prepare import command as prepare\nreal, calls = os.fsync, []\n"
     code += "def fsync(handle):\n    stat.S_ISREG(os.fstat(handle).st_mode) and calls.append(handle)\n"
     code += f"    len(calls) == 2 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n    real(handle)\n"
     code += "os.fsync = fsync\nprepare.main(['folder', 'photos', '--val', '0.5', '--out', 'out'])"
@@ -684,13 +684,13 @@ def test_missing_files_are_counted(make, tmp_path):
 
 
 def test_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
-    import fashion_source
+    from tools.prepare import fashion
 
     pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
-    source = fashion_source.Source(
+    source = fashion.Source(
         "noise", (pixels, np.arange(60, dtype=np.uint8) % 10), (pixels[:20], np.arange(20, dtype=np.uint8) % 10), list("abcdefghij")
     )
-    monkeypatch.setattr(fashion_source, "_from_debian", lambda: source)
+    monkeypatch.setattr(fashion, "_from_debian", lambda: source)
     made = make("fashion-mnist", "--train", 40, "--test", 10, "--val", 15)
     assert [len(part) for part in (made.train, made.val, made.test, made.classes)] == [40, 15, 10, 10]
     assert cv2.imread(str(tmp_path / made.test[0])).shape == (8, 8, 3)
@@ -722,8 +722,8 @@ def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
 
 
 def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
-    from lists_source import Part, tidy
-    from split_source import Plan, split
+    from tools.prepare.lists import Part, tidy
+    from tools.prepare.splits import Plan, split
 
     labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
     part = Part([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import wait_for
-
+from benchmarks import crash_test
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
-from tools import crash_test
-from utils import checkpoint, processes, resuming
+from training import resuming
+from utils import checkpoint, distributed
 from utils.errors import UserError
+
+from conftest import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 -w 1 --transform light"
@@ -257,10 +258,10 @@ def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
     names = {}
 
     def start(rank, label):
-        names[label] = processes._agree(store)
+        names[label] = distributed._agree(store)
 
-    monkeypatch.setattr(processes, "rank", lambda: int(threading.current_thread().name))
-    monkeypatch.setattr(processes, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "rank", lambda: int(threading.current_thread().name))
+    monkeypatch.setattr(distributed, "world", lambda: 3)
     for round_ in range(2):
         threads = [threading.Thread(target=start, args=(rank, (round_, rank)), name=str(rank)) for rank in range(3)]
         for thread in reversed(threads):
@@ -276,8 +277,8 @@ def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
     opt = argparse.Namespace(tag="x", resume=False, load=None)
     with pytest.raises(UserError, match="on another machine now"):
         resuming.find_start(opt, tmp_path, again=True)
-    monkeypatch.setattr(processes, "from_first", lambda make: make())
-    monkeypatch.setattr(processes, "restarts", lambda: True)
+    monkeypatch.setattr(distributed, "from_first", lambda make: make())
+    monkeypatch.setattr(distributed, "restarts", lambda: True)
     assert resuming.find_start(opt, tmp_path, again=False) == (None, "")
     assert resuming.find_start(opt, tmp_path, again=True) == (None, "")  # it had begun, and not saved yet
 
@@ -351,14 +352,14 @@ def test_evaluation_counts_each_sample_once(monkeypatch, count):
 def test_a_batch_that_cannot_be_shared_out(monkeypatch):
     as_process(monkeypatch, 0, 5)
     with pytest.raises(UserError, match=r"-b 12 .* 5 processes; give a multiple, such as -b 10"):
-        processes.share(12)
+        distributed.share(12)
 
 
 def test_one_process_sees_nothing_of_it(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("RANK", "3")  # some batch systems set it
     values = torch.ones(2)
-    assert processes.rank() == 0
-    assert processes.mean(values) is values
-    assert processes.gather("x") == ["x"]
-    assert processes.in_words() == ""
+    assert distributed.rank() == 0
+    assert distributed.mean(values) is values
+    assert distributed.gather("x") == ["x"]
+    assert distributed.in_words() == ""

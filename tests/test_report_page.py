@@ -12,15 +12,15 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import wait_for
-
 from dataloader.classes import Classes
 from dataloader.decode import thumbnail
-from utils import label_issues
-from utils.bootstrap import intervals
-from utils.metrics import Predictions, Rows, more_scores, score
+from evaluation import label_issues, results
+from evaluation.bootstrap import intervals
+from evaluation.metrics import Predictions, Rows, more_scores, score
+from evaluation.report import page, pictures
 from utils.names import shorten_all
-from utils.report import page, pictures, results
+
+from conftest import wait_for
 
 CLASSES, IMAGES = 130, 1300
 NASTY = '</script><b onmouseover="x">Émile & "co"'
@@ -159,7 +159,7 @@ def test_classes_are_sorted_filtered_and_paged(at, made):
 
 
 def test_confusions_are_searched_and_the_matrix_is_zoomed_by_keys_and_mouse(at, made):
-    from utils.metrics import confused_pairs
+    from evaluation.metrics import confused_pairs
 
     scored = made[1]
     pairs = confused_pairs(scored.predictions, CLASSES, 100_000).tolist()
@@ -201,7 +201,7 @@ def mouse(at, kind, x, y, **more):
 
 
 def test_the_matrix_shows_the_counts_where_they_belong(at, made):
-    from utils.metrics import confused_pairs
+    from evaluation.metrics import confused_pairs
 
     scored = made[1]
     pairs = confused_pairs(scored.predictions, CLASSES, 100_000).tolist()

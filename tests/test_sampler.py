@@ -3,15 +3,14 @@
 import itertools
 import logging
 
+import dataloader
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import dataloader
 from dataloader.file_list import read_list
 from dataloader.sampler import Draw, EvalSampler, TrainSampler, occurrences
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from options import parse_train
 from utils.errors import UserError
 from utils.preprocess import Preprocess

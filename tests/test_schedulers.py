@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from options import choices
 from scheduler import Span, find_table, get_schedule, run_length, schedulers, tables
 from utils.errors import UserError

@@ -7,14 +7,13 @@ import json
 
 import numpy as np
 import pytest
-
 from dataloader import Classes
 from dataloader.file_list import read_list
+from evaluation import submission
+from evaluation.metrics import Predictions
+from evaluation.results import Scored
 from options import parse_submit
 from utils.errors import UserError
-from utils.metrics import Predictions
-from utils.report import submission
-from utils.report.results import Scored
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-
 from tools import best_scale, long_tail
 from utils import checkpoint
 

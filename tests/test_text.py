@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-
 from utils import tables
 from utils.files import atomic_write
 from utils.text import exact, visible
+
+from conftest import ROOT
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 # latin-1, an escape sequence that renames a terminal's window, a carriage return, a formula, Chinese, a turn of direction
@@ -90,7 +90,7 @@ def check_results(folder: Path, said: bytes) -> None:
 
 @pytest.mark.slow
 def test_names_of_any_bytes_end_no_command_and_steer_no_terminal(script, strange, monkeypatch, capfd):
-    from tools import doctor
+    from tools.doctor import command as doctor
 
     said = b""
     for name, *words in commands(strange):

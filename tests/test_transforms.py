@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
-from scipy.stats import chisquare, kstest
-
 from dataloader.transforms import Pipeline, get_stages, get_transform, ops, transforms
 from options import choices, parse_train
+from scipy.stats import chisquare, kstest
 from utils.errors import ImageError, UserError
 from utils.preprocess import Preprocess
 from utils.rng import sample_rng

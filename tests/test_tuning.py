@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import gated, wait_for
-
 from options import build_parser, parse_train
 from tools import lr_find, sweep_space
 from tools.sweep import OURS
 from utils import logger
 from utils.errors import UserError
+
+from conftest import gated, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -244,7 +244,7 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
 
 
 def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tmp_path, caplog, monkeypatch):
-    from utils.report.artist import Artist
+    from training.plotter import Artist
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
     artist, drawn, gate = Artist(), [], threading.Event()
@@ -267,7 +267,7 @@ def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tm
 
 
 def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkeypatch):
-    from utils.report import artist as module
+    from training import plotter as module
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
     monkeypatch.setattr(module, "SECONDS", 0.1)
@@ -283,7 +283,7 @@ def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkey
 
 
 def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
-    from utils.report import plots
+    from evaluation.report import plots
 
     monkeypatch.setattr(plots, "curves", lambda *_: 1 / 0)
     result = script("train.py", *small, "--data_root", photo_set, "--epochs", 2, "--tag", "t")

@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-import tiny
-from conftest import ROOT
-
 from utils import checkpoint
 from utils import whole_folder as module
 from utils.whole_folder import remove_leftovers, whole_folder
+
+import tiny
+from conftest import ROOT
 
 
 def fill(folder, text):
@@ -138,7 +138,7 @@ EVAL = """
 import sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import network, tiny
-from utils.report import results
+from evaluation.report import results
 network.models["Tiny"] = tiny.Tiny
 def here(*_):
     print("here", flush=True)

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import timm
 import torch
-
 from network.base_model import BaseModel
 
 DATA = Path(__file__).parent / "data"

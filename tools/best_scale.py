@@ -32,7 +32,13 @@ def option_parser() -> argparse.ArgumentParser:
     parser = ToolParser("-m tools.best_scale", __doc__)
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
-    parser.add_argument("--scales", nargs="+", type=int, metavar="PX", help="by default 0.75 to 1.5 of the checkpoint's, in steps of 8 px")
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        type=int,
+        metavar="PX",
+        help="by default 0.75 to 1.5 of the checkpoint's, in steps of 8 px",
+    )
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
     parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=24)
@@ -72,17 +78,26 @@ def run(opt: argparse.Namespace) -> None:
     for scale, (score, hit) in found.items():
         gained, lost = (int((a & ~b).sum()) for a, b in ((hit, found[own][1]), (found[own][1], hit)))
         p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-        rows.append({"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p})
+        rows.append(
+            {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
+        )
         log.info(
-            f"{scale:6d} {score['top1']:9.6f} {score['loss']:9.6f} {gained:7d} {lost:6d} {p:8.4f}" + ("  trained" if scale == own else "")
+            f"{scale:6d} {score['top1']:9.6f} {score['loss']:9.6f} {gained:7d} {lost:6d} {p:8.4f}"
+            + ("  trained" if scale == own else "")
         )
     with atomic_write(out / "best_scale.csv", "w") as file:
         writer = tables.dict_writer(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    from utils.report.plots import line
+    from evaluation.report.plots import line
 
-    line(out / "best_scale.png", scales, [row["top1"] for row in rows], ("test size, px", f"top-1 of {len(files)} images"), own)
+    line(
+        out / "best_scale.png",
+        scales,
+        [row["top1"] for row in rows],
+        ("test size, px", f"top-1 of {len(files)} images"),
+        own,
+    )
     best = max(rows, key=lambda row: (row["top1"], -row["loss"]))
     if best["scale"] == own or best["p"] > 0.05:
         log.info(f"\nNo size is better than its own, {own} px, by more than chance: leave --scale out.")
@@ -95,8 +110,8 @@ def run(opt: argparse.Namespace) -> None:
 def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], np.ndarray]:
     """The scores at `scale`, and bool (N,): which images were named rightly."""
     from dataloader import eval_loader
-    from network import load_predictor, predict
-    from utils.metrics import score
+    from evaluation.metrics import score
+    from inference import load_predictor, predict
     from utils.run import get_device
 
     words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]

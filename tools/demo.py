@@ -35,7 +35,9 @@ def main() -> int:
             print(f"The demo stopped: `python {step}` ended with exit code {code}.", file=sys.stderr)
             return code
     metrics = json.loads(Path(f"results/{TAG}/1/metrics.json").read_text(encoding="utf-8"))
-    print(f"\nDone in {time.monotonic() - began:.0f} s: top-1 {100 * metrics['top1']:.2f} % on {metrics['count']} validation images.")
+    print(
+        f"\nDone in {time.monotonic() - began:.0f} s: top-1 {100 * metrics['top1']:.2f} % on {metrics['count']} validation images."
+    )
     print(f"  what the network was shown    logs/{TAG}/preview.png")
     print(f"  the run                       logs/{TAG}/log.txt, metrics.csv, curves.png, and TensorBoard files")
     print(f"  the weights                   checkpoints/{TAG}/best.pt")

@@ -23,7 +23,12 @@ from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
-SCRIPTS = {"train": None, "eval": "train", "submit": "eval", "clear": "train"}  # a script, and whose flags it is compared with
+SCRIPTS = {
+    "train": None,
+    "eval": "train",
+    "submit": "eval",
+    "clear": "train",
+}  # a script, and whose flags it is compared with
 KINDS = {"FILE": "file", "DIR": "folder", "CKPT": "checkpoint", "PX": "pixels", "EPOCHS": "epochs", "DEG": "degrees"}
 ENDLESS = 2**53  # an upper bound beyond this is as good as none
 
@@ -128,7 +133,12 @@ def _section(script: str, language: Language) -> Iterator[str]:
     for group in parser._action_groups:
         rows = [action for action in group._group_actions if action.dest != "help" and action not in same]
         if rows:
-            yield from (f"#### {language.title(group.title or '')}", "", f"| {language.words['head']} |", "|---|---|---|---|")
+            yield from (
+                f"#### {language.title(group.title or '')}",
+                "",
+                f"| {language.words['head']} |",
+                "|---|---|---|---|",
+            )
             yield from (_row(script, parser, action, language) for action in rows)
             yield ""
     if same:
@@ -138,7 +148,13 @@ def _section(script: str, language: Language) -> Iterator[str]:
 
 def _meaning(parser: Parser, action: argparse.Action) -> tuple[object, ...]:
     """What a reader must know of a flag: two scripts in which it is equal need not both say it."""
-    return tuple(action.option_strings), action.default, action.help, tuple(action.choices or ()), parser.bounds.get(action.dest)
+    return (
+        tuple(action.option_strings),
+        action.default,
+        action.help,
+        tuple(action.choices or ()),
+        parser.bounds.get(action.dest),
+    )
 
 
 def _meanings(parser: Parser) -> dict[str, tuple[object, ...]]:
@@ -147,7 +163,12 @@ def _meanings(parser: Parser) -> dict[str, tuple[object, ...]]:
 
 def _row(script: str, parser: Parser, action: argparse.Action, language: Language) -> str:
     flags = ", ".join(f"`{flag}`" for flag in action.option_strings)
-    cells = (flags, _values(parser, action, language.words), _default(action, language.words), _cell(language.help(script, action)))
+    cells = (
+        flags,
+        _values(parser, action, language.words),
+        _default(action, language.words),
+        _cell(language.help(script, action)),
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -40,7 +40,9 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="images to embed: path, space, label")
     parser.add_argument("--unlabelled", action="store_true", help="--list has paths alone, as test.txt has")
-    parser.add_argument("--among", type=expanded, help="a labelled list to seek neighbours in; by default the list itself")
+    parser.add_argument(
+        "--among", type=expanded, help="a labelled list to seek neighbours in; by default the list itself"
+    )
     parser.add_argument("--neighbours", type=int, default=0, metavar="K", help="so many nearest of each image; 0: none")
     parser.add_argument("--out", type=expanded, default="results/embed", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
@@ -58,7 +60,7 @@ def run(opt: argparse.Namespace) -> None:
     """Embed the list, and seek neighbours if asked."""
     from dataloader import Classes, number_as
     from dataloader.file_list import read_list
-    from utils import saved_probs
+    from inference import saved_probs
 
     if opt.neighbours:
         _faiss()  # better missed now than after the features
@@ -82,7 +84,9 @@ def run(opt: argparse.Namespace) -> None:
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
     votes = vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
-        log.info(f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)")
+        log.info(
+            f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)"
+        )
     picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
@@ -100,7 +104,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     import torch
 
     from dataloader import eval_loader
-    from network import Features, load_predictor
+    from inference import Features, load_predictor
     from utils.run import get_device
 
     words = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
@@ -108,7 +112,9 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     loaded = load_predictor(settings, get_device(opt.gpu))
     features = Features(loaded.predictor, len(files), np.float32)
     if features.head is None:
-        raise UserError(f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head.")
+        raise UserError(
+            f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head."
+        )
     readable = []
     loader = eval_loader(settings, files, loaded.predictor.ways)
     with features:
@@ -185,13 +191,24 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
         writer.writerow(["path", "label", "rank", "neighbour", "neighbour_label", "cosine"])
         for row in range(len(near)):
             for rank, (place, value) in enumerate(zip(near[row].tolist(), cosine[row].tolist(), strict=True), 1):
-                writer.writerow([files.path(row), int(files.label[row]), rank, pool.path(place), int(pool.label[place]), f"{value:.6f}"])
+                writer.writerow(
+                    [
+                        files.path(row),
+                        int(files.label[row]),
+                        rank,
+                        pool.path(place),
+                        int(pool.label[place]),
+                        f"{value:.6f}",
+                    ]
+                )
 
 
-def picture(path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any) -> None:
+def picture(
+    path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any
+) -> None:
     """Draw a grid: queries, evenly picked from the list, and beside each its nearest in `pool`, with their classes."""
-    from utils.report.pictures import SIDE
-    from utils.report.plots import class_names, neighbour_grid
+    from evaluation.report.pictures import SIDE
+    from evaluation.report.plots import class_names, neighbour_grid
 
     shown = np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int))
     near, cosine = near[shown, :WIDE], cosine[shown, :WIDE]
@@ -199,7 +216,9 @@ def picture(path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine
     names = class_names(classes, sorted({*own, *pool.label[near].ravel().tolist()}))
     rows = []
     for k, index in enumerate(shown.tolist()):
-        line: list[tuple[Any, str, bool | None]] = [(queries.picture(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)]
+        line: list[tuple[Any, str, bool | None]] = [
+            (queries.picture(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)
+        ]
         for place, label, value in zip(near[k].tolist(), others[k], cosine[k].tolist(), strict=True):
             agrees = None if own[k] < 0 else own[k] == label
             line.append((pool.picture(place, SIDE), f"{names[label]}\ncosine {value:.2f}", agrees))

@@ -83,7 +83,9 @@ def run(opt: argparse.Namespace) -> None:
     weights[names[0]], weights[names[1]] = weight * scale[:, None], torch.zeros_like(bias) + shift
     kept: dict[str, Any] = {name: content[name] for name in ("model", "epoch", "opt", "data") if name in content}
     path = Path(opt.load).with_suffix(f".{mean}.pt")
-    checkpoint.save(path, {**kept, "weights": weights, "showing": "raw", "long_tail": {"mean": mean, "tau": tau, "list": opt.list}})
+    checkpoint.save(
+        path, {**kept, "weights": weights, "showing": "raw", "long_tail": {"mean": mean, "tau": tau, "list": opt.list}}
+    )
     score_it = command("eval", {"load": [str(path)], "val_list": opt.list, "gpu": opt.gpu})
     log.info(f"\nWritten: {path}; score it: {score_it}")
 
@@ -96,7 +98,9 @@ def hits_top1(logits: NDArray[np.float32], label: NDArray[np.int64]) -> float:
 def layer(mean: str, weight: torch.Tensor, bias: torch.Tensor, images: list[int]) -> Any:
     """A function of tau that gives the new layer: (C,) factors of the weights' rows, and the (C,) bias that replaces the old."""
     length = weight.norm(dim=1).clamp_min(1e-12)
-    share = torch.tensor(images, dtype=torch.float32).clamp_min(0.5) / max(1, sum(images))  # a class without images: half of one
+    share = torch.tensor(images, dtype=torch.float32).clamp_min(0.5) / max(
+        1, sum(images)
+    )  # a class without images: half of one
 
     def norm(tau: float) -> tuple[torch.Tensor, torch.Tensor]:
         return length.pow(-float(tau)), torch.zeros_like(bias) if tau else bias
@@ -107,7 +111,9 @@ def layer(mean: str, weight: torch.Tensor, bias: torch.Tensor, images: list[int]
     return {"norm": norm, "prior": prior}[mean]
 
 
-def logits_of(logits: NDArray[np.float32], bias: torch.Tensor, changed: tuple[torch.Tensor, torch.Tensor]) -> NDArray[np.float32]:
+def logits_of(
+    logits: NDArray[np.float32], bias: torch.Tensor, changed: tuple[torch.Tensor, torch.Tensor]
+) -> NDArray[np.float32]:
     """What the changed layer gives where the old one, with `bias`, gave `logits` (N, C)."""
     scale, shift = (one.numpy() for one in changed)
     return (logits - bias.float().numpy()) * scale + shift
@@ -142,9 +148,9 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     """
     from dataloader import Classes, eval_loader, number_as
     from dataloader.file_list import read_list
-    from network import load_predictor
+    from inference import load_predictor
+    from inference.saved_probs import check_size
     from utils.run import get_device
-    from utils.saved_probs import check_size
 
     settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
     loaded = load_predictor(settings, get_device(opt.gpu))
@@ -155,7 +161,9 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
     name = next((name for name, module in net.named_modules() if module is head), "")
     if not isinstance(head, torch.nn.Linear) or not name:
-        raise UserError(f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear.")
+        raise UserError(
+            f"{opt.load}: its classifier is a {type(head).__name__}; allowed: a network whose last layer is one Linear."
+        )
     seen: list[torch.Tensor] = []
     logits, labels, readable = [], [], []
     hook = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.float().cpu()))

@@ -27,7 +27,9 @@ from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
 
-SMOOTHING = 0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
+SMOOTHING = (
+    0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
+)
 WIDTH = 0.05  # of the Gaussian mean that the suggestion is read from, as a share of the steps
 EXPLODED = 4.0  # the run ends where the smoothed loss is so many times the lowest that was seen
 BEFORE = 10  # of steps that an explosion does not end, while the mean is still few batches
@@ -54,9 +56,16 @@ def option_parser() -> Parser:
     group = parser.group("range test")
     group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
     group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
-    group("--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before")
+    group(
+        "--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before"
+    )
     force(group, "--out")
-    group("--out", type=expanded, metavar="FILE", help="where the PNG goes, and the CSV beside it; by default logs/<tag>/lr_find.png")
+    group(
+        "--out",
+        type=expanded,
+        metavar="FILE",
+        help="where the PNG goes, and the CSV beside it; by default logs/<tag>/lr_find.png",
+    )
     return parser
 
 
@@ -71,7 +80,7 @@ def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """
     import torch
 
-    from network import Diverged
+    from training.guard import Diverged
 
     model, loader = build(opt)
     model.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
@@ -114,7 +123,9 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     from utils.run import get_device, seed_everything
 
     if opt.resume:
-        raise UserError("--resume goes on with a run's own rate; leave it out, or start from its weights with --load CHECKPOINT.")
+        raise UserError(
+            "--resume goes on with a run's own rate; leave it out, or start from its weights with --load CHECKPOINT."
+        )
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     out = place(opt)
@@ -170,17 +181,21 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words
     Raises:
         UserError: the loss fell nowhere between --low and --high.
     """
-    from utils.report.plots import range_test as draw
+    from evaluation.report.plots import range_test as draw
 
     best, out = suggest(rates, losses), place(opt)
-    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (f" × {opt.accumulate}" if opt.accumulate > 1 else "")
+    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (
+        f" × {opt.accumulate}" if opt.accumulate > 1 else ""
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     fine = np.isfinite(losses)
     draw(out, {"rate": rates[fine], "loss": losses[fine], "smoothed": smoothed(losses[fine])}, best, title)
     with atomic_write(out.with_suffix(".csv"), "w") as file:
         writer = tables.writer(file)
         writer.writerows([("lr", "loss"), *zip(rates.tolist(), losses.tolist(), strict=True)])
-    log.info(f"{len(losses)} steps, rates {rates[0] if len(rates) else opt.low:.3g} to {rates[-1] if len(rates) else opt.low:.3g}: {out}")
+    log.info(
+        f"{len(losses)} steps, rates {rates[0] if len(rates) else opt.low:.3g} to {rates[-1] if len(rates) else opt.low:.3g}: {out}"
+    )
     if best is None:
         raise UserError(
             f"The loss fell nowhere in {len(losses)} steps from --low {opt.low:g} to --high {opt.high:g}; see {out}.\n"

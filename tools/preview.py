@@ -19,13 +19,13 @@ from dataloader.dataset import EvalDataset, TrainDataset
 from dataloader.reader import Files
 from dataloader.sampler import BatchKey
 from dataloader.transforms import get_transform
+from evaluation.report.plots import class_names, gallery
 from options import build_parser
 from options.parser import expanded
 from options.shared_flags import force
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs, is_plot
 from utils.preprocess import Preprocess
-from utils.report.plots import class_names, gallery
 from utils.run import run_tool
 
 
@@ -52,7 +52,10 @@ def draw(opt) -> None:
     once = np.zeros_like(chosen)
     plain = EvalDataset(files, Files(files), (preprocess,)).__getitems__(BatchKey(0, 0, chosen, once)).images[0]
     dataset = TrainDataset(files, Files(files), [(1, get_transform(opt, preprocess))], opt.seed)
-    epochs = [dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image for epoch in progress(range(1, opt.views + 1), "augmenting")]
+    epochs = [
+        dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image
+        for epoch in progress(range(1, opt.views + 1), "augmenting")
+    ]
     images, captions = [], []
     labels = files.label[chosen].tolist()
     names = class_names(classes, labels)
@@ -60,7 +63,9 @@ def draw(opt) -> None:
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
         captions += [names[label], *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
     gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
-    sheet = np.concatenate([np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1)
+    sheet = np.concatenate(
+        [np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1
+    )
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
         writer.add_image(f"preview/{opt.transform}", sheet)
     log.info(f"{len(chosen)} images, {opt.views} views each: {out} (and TensorBoard, in {opt.log_dir}/{opt.tag})")

@@ -47,17 +47,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
-    return run_tool(lambda: option_parser().parse_args(ours), lambda opt: search(opt, rest), again="the same command goes on")
+    return run_tool(
+        lambda: option_parser().parse_args(ours), lambda opt: search(opt, rest), again="the same command goes on"
+    )
 
 
 def option_parser() -> argparse.ArgumentParser:
     """The command line of this tool; what follows -- is train.py's."""
     parser = ToolParser("-m tools.sweep", __doc__)
-    parser.add_argument("--name", required=True, help="of the sweep: a folder in --result_dir, and the start of each tag")
-    parser.add_argument("--space", type=expanded, required=True, metavar="FILE", help="YAML: which flags vary, and how far")
+    parser.add_argument(
+        "--name", required=True, help="of the sweep: a folder in --result_dir, and the start of each tag"
+    )
+    parser.add_argument(
+        "--space", type=expanded, required=True, metavar="FILE", help="YAML: which flags vary, and how far"
+    )
     parser.add_argument("--trials", type=int, default=20, help="how many, with those that an earlier command has done")
-    parser.add_argument("--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, --trials at most")
-    parser.add_argument("--prune", action="store_true", help="end a trial whose val_top1 is below the median of the others' at its epoch")
+    parser.add_argument(
+        "--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, --trials at most"
+    )
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="end a trial whose val_top1 is below the median of the others' at its epoch",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--result_dir", type=expanded, default="results", metavar="DIR")
     return parser
@@ -76,9 +88,16 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     folder.mkdir(parents=True, exist_ok=True)
     table = grid(space)
-    combinations = [dict(zip(table, values, strict=True)) for values in itertools.islice(itertools.product(*table.values()), opt.trials)]
+    combinations = [
+        dict(zip(table, values, strict=True))
+        for values in itertools.islice(itertools.product(*table.values()), opt.trials)
+    ]
     combinations = combinations if opt.sampler == "grid" else []
-    sampler = optuna.samplers.TPESampler(seed=opt.seed) if opt.sampler == "tpe" else optuna.samplers.RandomSampler(seed=opt.seed)
+    sampler = (
+        optuna.samplers.TPESampler(seed=opt.seed)
+        if opt.sampler == "tpe"
+        else optuna.samplers.RandomSampler(seed=opt.seed)
+    )
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}", study_name=opt.name, direction="maximize",
         load_if_exists=True, sampler=sampler, pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
@@ -96,7 +115,10 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         trial.set_user_attr("tag", tag)
         log.info(f"{tag}: {', '.join(in_words(chosen))}")
         run_trial(
-            study, trial, [*rest, *words_of(chosen), "--tag", tag], Trial(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune)
+            study,
+            trial,
+            [*rest, *words_of(chosen), "--tag", tag],
+            Trial(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune),
         )
         bar.update()
     bar.close()
@@ -111,7 +133,10 @@ class Trial:
 
     def scores(self) -> list[tuple[int, float]]:
         """(epoch, val_top1) of the epochs that were validated so far."""
-        with contextlib.suppress(OSError, ValueError, KeyError), open(self.logs / "metrics.csv", newline="", encoding="utf-8") as file:
+        with (
+            contextlib.suppress(OSError, ValueError, KeyError),
+            open(self.logs / "metrics.csv", newline="", encoding="utf-8") as file,
+        ):
             return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row.get("val_top1")]
         return []
 
@@ -143,7 +168,9 @@ def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
         last = (place.output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-6:]
         reason = next((line for line in last if line.startswith(("error:", "train.py:"))), last[-1])
         trial.set_user_attr("failed", f"exit code {process.returncode}: {reason}")
-        log.warning(f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})")
+        log.warning(
+            f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})"
+        )
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
     best = max(top1 for _, top1 in scores)
@@ -177,7 +204,9 @@ def _end_with_parent() -> None:
 def finished(study: Any) -> list[Any]:
     """The trials that ended: complete, pruned, or failed by themselves; not those that were cut with the sweep."""
     cut = study.user_attrs.get("cut", [])
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in cut]
+    return [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in cut
+    ]
 
 
 def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
@@ -234,7 +263,9 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("tools.sweep needs Optuna, which is not installed. Run: python -m pip install 'optuna>=4,<6'") from None
+        raise UserError(
+            "tools.sweep needs Optuna, which is not installed. Run: python -m pip install 'optuna>=4,<6'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -248,18 +279,22 @@ def report(study: Any, folder: Path, rest: list[str]) -> int:
     Raises:
         UserError: no trial was completed.
     """
-    from utils.report.plots import trials as draw
+    from evaluation.report.plots import trials as draw
 
     names = list(study.user_attrs["space"])
     done = finished(study)
-    good = sorted((trial for trial in done if trial.state.name == "COMPLETE"), key=lambda trial: (-trial.value, trial.number))
+    good = sorted(
+        (trial for trial in done if trial.state.name == "COMPLETE"), key=lambda trial: (-trial.value, trial.number)
+    )
     bad = [trial for trial in done if "failed" in trial.user_attrs]
     with atomic_write(folder / "trials.csv", "w") as file:
         writer = tables.writer(file)
         writer.writerow(("tag", "state", "val_top1", *names))
         for trial in sorted(done, key=lambda trial: trial.number):
             score = trial.value if trial.state.name == "COMPLETE" else ""
-            writer.writerow((trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names)))
+            writer.writerow(
+                (trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names))
+            )
     pruned = len(done) - len(good) - len(bad)
     log.info(f"{len(done)} trials: {len(good)} complete, {pruned} pruned, {len(bad)} failed; {folder}/trials.csv")
     for trial in bad:

@@ -30,7 +30,9 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
     except (OSError, YamlError) as error:
         raise UserError(f"The space {path} cannot be read: {error}.") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path} must hold lines like `lr: {{low: 1e-5, high: 1e-2, log: true}}` or `optimizer: [sgd, adamw]`.")
+        raise UserError(
+            f"{path} must hold lines like `lr: {{low: 1e-5, high: 1e-2, log: true}}` or `optimizer: [sgd, adamw]`."
+        )
     space, known = {}, [name for name in parser.flags() if name not in fixed]
     for name, rule in content.items():
         if name not in known:
@@ -47,14 +49,28 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
 
 
 def _rule(where: str, rule: Any) -> dict[str, Any]:
-    if not isinstance(rule, dict) or not {"low", "high"} <= {key for key in rule if rule[key] is not None} <= set(rule) <= KEYS:
-        raise UserError(f"{where} is {rule!r}; allowed: a list of values, or {{low: A, high: B}} with log: true or step: C.")
-    low, high, step = (_number(where, rule[key]) if rule.get(key) is not None else None for key in ("low", "high", "step"))
+    if (
+        not isinstance(rule, dict)
+        or not {"low", "high"} <= {key for key in rule if rule[key] is not None} <= set(rule) <= KEYS
+    ):
+        raise UserError(
+            f"{where} is {rule!r}; allowed: a list of values, or {{low: A, high: B}} with log: true or step: C."
+        )
+    low, high, step = (
+        _number(where, rule[key]) if rule.get(key) is not None else None for key in ("low", "high", "step")
+    )
     text = rule.get("log") or "false"
     log = text == "true"
     assert low is not None and high is not None
-    if not low < high or (log and low <= 0) or text not in ("true", "false") or (step is not None and (step <= 0 or log)):
-        raise UserError(f"{where} is {rule!r}; allowed: low below high, above 0 where log is true, and step above 0, without log.")
+    if (
+        not low < high
+        or (log and low <= 0)
+        or text not in ("true", "false")
+        or (step is not None and (step <= 0 or log))
+    ):
+        raise UserError(
+            f"{where} is {rule!r}; allowed: low below high, above 0 where log is true, and step above 0, without log."
+        )
     whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
     return {"low": low, "high": high, "log": log, "step": step, "whole": whole}
 

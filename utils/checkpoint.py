@@ -74,7 +74,9 @@ def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
     path = path.resolve()
     content = load(path)
     if "format" not in content:
-        raise UserError(f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead.")
+        raise UserError(
+            f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead."
+        )
     if identity(content) != known:
         raise UserError(
             f"{path} is not the checkpoint any more that was loaded (a run may have replaced it), so `{key}` is not written into it.\n"
@@ -135,12 +137,26 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} is refused: it is damaged, or holds code besides tensors and plain data, which loading would run "
             f"({_unpickler_reason(error)}).\nLoad it where you trust it, save its state_dict alone, and give that."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, AssertionError, TypeError, IndexError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        AssertionError,
+        TypeError,
+        IndexError,
+    ) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{_neighbours(path)}") from error
+        raise UserError(
+            f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{_neighbours(path)}"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("format"), int) and "weights" in content:
         if content["format"] > FORMAT:
-            raise UserError(f"{path} has format {content['format']}; this version reads up to {FORMAT}. Update the code.")
+            raise UserError(
+                f"{path} has format {content['format']}; this version reads up to {FORMAT}. Update the code."
+            )
         _check(content, path)
         return content
     return {"weights": plain_weights(content, path)}

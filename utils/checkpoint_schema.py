@@ -7,7 +7,16 @@ weights are those of a network, and its optimizer's state that of these weights,
 from typing import Annotated, Any, Literal, NotRequired
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from options import problems_of_saved
@@ -28,7 +37,9 @@ def _tensor(value: Any) -> torch.Tensor:
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
         raise ValueError(f"a tensor of layout {value.layout} on {value.device}; allowed: a dense one")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"a tensor of shape {tuple(value.shape)} over {value.untyped_storage().nbytes()} bytes of data")
+        raise ValueError(
+            f"a tensor of shape {tuple(value.shape)} over {value.untyped_storage().nbytes()} bytes of data"
+        )
     return value
 
 
@@ -52,7 +63,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _sums(value: Any) -> torch.Tensor:
-    """An epoch's sums, as utils.watch keeps them; older checkpoints have fewer."""
+    """An epoch's sums, as training.epoch keeps them; older checkpoints have fewer."""
     tensor = _tensor(value)
     if tensor.ndim != 1 or not 1 <= len(tensor) <= 6 or not tensor.is_floating_point():
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: up to 6 floats")
@@ -121,7 +132,7 @@ class Data(TypedDict):
 
 @with_config(OPEN)
 class Within(TypedDict):
-    """How far an epoch is; utils.watch.Watch.position."""
+    """How far an epoch is; training.epoch.Watch.position."""
 
     epoch: Annotated[Whole, Field(ge=1)]
     done: Count
@@ -136,7 +147,7 @@ class Within(TypedDict):
 
 @with_config(OPEN)
 class Swa(TypedDict):
-    """network.averages.Averages.swa_state."""
+    """training.averages.Averages.swa_state."""
 
     count: Count
     ready: Annotated[bool, Strict()]
@@ -155,7 +166,7 @@ class Training(TypedDict):
 
 @with_config(OPEN)
 class Calibration(TypedDict):
-    """utils.calibration.Fitted, and the views that it was fitted with."""
+    """evaluation.calibration.Fitted, and the views that it was fitted with."""
 
     temperature: Annotated[Number, Field(gt=0)]
     tta: Text
@@ -194,7 +205,10 @@ def problems(content: dict[str, Any]) -> list[str]:
         _plain({name: value for name, value in content.items() if name not in Checkpoint.__annotations__})
         return _contradictions(content)
     except ValidationError as error:
-        return [f"{'.'.join(str(place) for place in one['loc'])[:100]}: {_reason(one)}" for one in error.errors(include_url=False)]
+        return [
+            f"{'.'.join(str(place) for place in one['loc'])[:100]}: {_reason(one)}"
+            for one in error.errors(include_url=False)
+        ]
     except (ValueError, RecursionError) as error:
         return [str(error)[:300]]
 
@@ -217,7 +231,9 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
     data = content.get("data") or {}
     lists = [name for name in ("class_names", "class_images") if data.get(name) is not None]
     found += [
-        f"data.{name}: {len(data[name])} for {data['num_classes']} classes" for name in lists if len(data[name]) != data["num_classes"]
+        f"data.{name}: {len(data[name])} for {data['num_classes']} classes"
+        for name in lists
+        if len(data[name]) != data["num_classes"]
     ]
     return found + (_of_training(content) if "training" in content else [])
 

@@ -48,7 +48,9 @@ def is_fault(error: BaseException) -> bool:
     """Whether `error` is the machine's fault, and no property of the file that was read."""
     if isinstance(error, OSError):
         return error.errno in HINTS
-    return isinstance(error, MemoryError) or (type(error).__name__ == "error" and getattr(error, "code", 0) == -4)  # cv2's StsNoMem
+    return isinstance(error, MemoryError) or (
+        type(error).__name__ == "error" and getattr(error, "code", 0) == -4
+    )  # cv2's StsNoMem
 
 
 def patiently(act: Callable[[], T], path: str | os.PathLike[str]) -> T:
@@ -91,4 +93,6 @@ def _named(error: Exception, path: str | os.PathLike[str]) -> MachineFault:
     number = getattr(error, "errno", None) or errno.ENOMEM
     reason = os.strerror(number) if isinstance(error, OSError) else "no memory left"
     tries = len(WAIT_SECONDS) + 1
-    return MachineFault(f"{os.fspath(path)}: {reason}, {tries} times in a row. The machine is at fault, not the file.\n{HINTS[number]}")
+    return MachineFault(
+        f"{os.fspath(path)}: {reason}, {tries} times in a row. The machine is at fault, not the file.\n{HINTS[number]}"
+    )

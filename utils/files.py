@@ -61,7 +61,9 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
         for beside in besides:
             beside.unlink(missing_ok=True)
         if isinstance(error, OSError):  # the kernel does not say which file a full disk cut short
-            meant = {str(beside): str(path) for path, beside in zip(targets, besides, strict=True)} | {None: str(targets[0])}
+            meant = {str(beside): str(path) for path, beside in zip(targets, besides, strict=True)} | {
+                None: str(targets[0])
+            }
             error.filename = meant.get(error.filename, error.filename)
         raise
     for folder in dict.fromkeys(path.parent for path in targets):

@@ -11,7 +11,12 @@ import torch
 from utils.errors import UserError
 from utils.logger import log
 
-WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # where others keep the weights, the first that is there
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state",
+    "state_dict_ema",
+)  # where others keep the weights, the first that is there
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # and their running average
 PARALLEL = "module."  # DataParallel's prefix, which says nothing about the network
 
@@ -26,16 +31,24 @@ def plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             averages = [name for name in AVERAGES if name != key and isinstance(content.get(name), dict)]
             if averages:
-                log.warning(f"{path}: its weights {key!r} are loaded; the averaged ones beside them, {averages[0]!r}, are not.")
+                log.warning(
+                    f"{path}: its weights {key!r} are loaded; the averaged ones beside them, {averages[0]!r}, are not."
+                )
             content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
         kind = type(content).__name__
         raise UserError(f"{path} holds no checkpoint and no state dict (got a {kind}); allowed: {{name: tensor}}.")
     if not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} holds tensors without names; allowed: {{name: tensor}}.")
     weights = {name.removeprefix(PARALLEL): value for name, value in content.items()}
     if len(weights) < len(content):
-        raise UserError(f"{path} holds two tensors of one name, with {PARALLEL!r} and without. Save the state dict of one network alone.")
+        raise UserError(
+            f"{path} holds two tensors of one name, with {PARALLEL!r} and without. Save the state dict of one network alone."
+        )
     return weights
 
 
@@ -53,4 +66,6 @@ def prefix_hint(given: Iterable[str], wanted: Iterable[str], path: str) -> str:
         "weights = checkpoint.load(source)['weights']; torch.save({n.removeprefix(prefix): w for n, w in weights.items()}, out)"
     )
     command = shlex.join(["python", "-c", code, path, out, prefix])
-    return f"\nIts tensors have the prefix {prefix!r} (such as {prefix}{ending}). Remove it, and load {out}:\n  {command}"
+    return (
+        f"\nIts tensors have the prefix {prefix!r} (such as {prefix}{ending}). Remove it, and load {out}:\n  {command}"
+    )

@@ -14,7 +14,7 @@ from typing import Any
 
 import tqdm
 
-from utils import processes, tables
+from utils import distributed, tables
 from utils.files import atomic_write, write_yaml
 from utils.text import still_there, visible
 
@@ -52,7 +52,7 @@ def start_logging(file: Path | None = None) -> None:
     logging.raiseExceptions = False  # a full disk is said by the checkpoint's error, not by a traceback for each line
     log.setLevel(logging.INFO)
     log.propagate = False
-    if processes.rank():  # the first process speaks for all
+    if distributed.rank():  # the first process speaks for all
         log.addHandler(logging.NullHandler())
         return
     log.addHandler(_Screen())
@@ -77,7 +77,7 @@ def progress(iterable: Any, description: str, total: int | None = None, lines: b
 
     Of several processes, the first alone shows it.
     """
-    description, silent = visible(description), bool(processes.rank())
+    description, silent = visible(description), bool(distributed.rank())
     if not silent and lines and not (sys.stderr is not None and sys.stderr.isatty()):
         return _Lines(iterable, description, total)
     return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=silent or None)
@@ -152,7 +152,9 @@ class Scores:
     def scalars(self, prefix: str, values: Mapping[str, float], step: int) -> None:
         """Add a point `<prefix>/<name>` for each of `values` at `step`."""
         legacy = legacy_modules()
-        legacy.write_meters_loss(self.writer, prefix, legacy.AverageMeters(dict(values), dict.fromkeys(values, 1)), step)
+        legacy.write_meters_loss(
+            self.writer, prefix, legacy.AverageMeters(dict(values), dict.fromkeys(values, 1)), step
+        )
 
     def flush(self) -> None:
         """Have what was added on the disk. tensorboardX's own flush() does not wait for the points that its thread has yet to write."""

@@ -11,7 +11,19 @@ from typing import Any, NamedTuple
 from utils.errors import UserError
 from utils.files import check_regular
 
-READS = ("load", "ensemble", "config", "compare", "teacher", "list", "among", "decisions", "space", "file", "classes")  # flags of inputs
+READS = (
+    "load",
+    "ensemble",
+    "config",
+    "compare",
+    "teacher",
+    "list",
+    "among",
+    "decisions",
+    "space",
+    "file",
+    "classes",
+)  # flags of inputs
 HEAD = 4096  # bytes that tell what a file is
 
 
@@ -46,7 +58,9 @@ def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[An
     """
     outputs, present = list(outputs), list[Output]()
     for place, out in enumerate(outputs):
-        twice = next((other for other in outputs[:place] if os.path.abspath(other.path) == os.path.abspath(out.path)), None)
+        twice = next(
+            (other for other in outputs[:place] if os.path.abspath(other.path) == os.path.abspath(out.path)), None
+        )
         if twice is not None:
             raise UserError(f"{out.path} would be {twice.what} and {out.what} at once. Give another name.")
         check_regular(out.path)
@@ -55,10 +69,14 @@ def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[An
     for path, what in itertools.chain(read.items(), _images(lists)) if there else ():
         same = there.get(_identity(path))
         if same is not None:
-            raise UserError(f"{same.path} ({same.what}) is the same file as {path} ({what}), which is read. Give another name for it.")
+            raise UserError(
+                f"{same.path} ({same.what}) is the same file as {path} ({what}), which is read. Give another name for it."
+            )
     for out in present:
         if out.ours is not None and not force and out.path.stat().st_size and not out.ours(out.path):
-            raise UserError(f"{out.path} is there already and does not look like {out.what}. Give another name, or --force to replace it.")
+            raise UserError(
+                f"{out.path} is there already and does not look like {out.what}. Give another name, or --force to replace it."
+            )
 
 
 def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: Any) -> None:

@@ -27,4 +27,6 @@ def _stream(seed: int, purpose: int) -> np.random.Generator:
 
 def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
     """Seed torch's generators for one training step: dropout, stochastic depth, mixup; each process (`rank`) otherwise."""
-    torch.manual_seed(((seed * 1_000_003 + epoch) * 1_000_003 + step) * (1 if not rank else 1_000_003) + rank & (1 << 63) - 1)
+    torch.manual_seed(
+        ((seed * 1_000_003 + epoch) * 1_000_003 + step) * (1 if not rank else 1_000_003) + rank & (1 << 63) - 1
+    )

@@ -15,11 +15,11 @@ import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
-from utils import faults, processes, run_log
+from utils import distributed, faults, run_log
 from utils.errors import UserError
-from utils.holding import let_go
 from utils.logger import log, record_error, start_logging
-from utils.stopping import STOPPING, Stop
+from utils.run_lock import let_go
+from utils.signals import STOPPING, Stop
 from utils.text import prepare_streams, say
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ GPU_FILES = "/dev/nvidia[0-9]*"
 DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
 
 
-def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]) -> int:
+def run_command(
+    parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]
+) -> int:
     """Parse the command line, run `main(opt)`, write run_log.txt; returns the exit code.
 
     0 done, 2 a user's mistake (the message alone on stderr), 1 a fault of ours (with traceback); as shells have it, 128
@@ -49,16 +51,20 @@ def run_command(parse: Callable[[Sequence[str] | None], argparse.Namespace], mai
     except SystemExit as wrong:
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
-    if processes.rank():
+    if distributed.rank():
         return _guarded(lambda: main(opt))
     entry = run_log.begin(opt.tag)
     code = _guarded(lambda: main(opt))
-    stopped = {128 + number: f"interrupted ({number.name})" for number in STOPPING} | {0: f"done in {time.monotonic() - started:.0f} s"}
+    stopped = {128 + number: f"interrupted ({number.name})" for number in STOPPING} | {
+        0: f"done in {time.monotonic() - started:.0f} s"
+    }
     run_log.end(entry, stopped.get(code, f"exit {code}"))
     return code
 
 
-def run_tool(parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Namespace], int | None], again: str = "") -> int:
+def run_tool(
+    parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Namespace], int | None], again: str = ""
+) -> int:
     """Call `act(parse())` and end as `run_command` ends a script, for a tool.
 
     Args:
@@ -73,7 +79,9 @@ def run_tool(parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Na
     return _guarded(lambda: act(opt), "--out DIR", again)
 
 
-def _guarded(act: Callable[[], int | None], elsewhere: str = "--checkpoint_dir, --log_dir, --result_dir", again: str = "") -> int:
+def _guarded(
+    act: Callable[[], int | None], elsewhere: str = "--checkpoint_dir, --log_dir, --result_dir", again: str = ""
+) -> int:
     try:
         return act() or 0
     except UserError as error:
@@ -115,7 +123,9 @@ def _mendable(error: Exception, elsewhere: str) -> str | None:
         return f"The machine has no memory left ({what}).\n{faults.MEMORY}"
     if faults.is_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which need not be imported by now; utils.watch says more in training
+    if (
+        type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, which need not be imported by now; training.epoch says more in training
         what = str(error).split(". ")[0]
         return f"The GPU has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."
     return None
@@ -169,7 +179,7 @@ def get_device(gpu: int | None) -> "torch.device":
     if reason:
         return torch.device("cpu")
     gpu, count = gpu or 0, torch.cuda.device_count()
-    if processes.world() > 1:
+    if distributed.world() > 1:
         gpu = _own_gpu(gpu, count)
     if gpu >= count:
         raise UserError(f"--gpu is {gpu}; allowed: 0 to {count - 1}, or -1 for the CPU.")
@@ -201,10 +211,12 @@ def _gpu_files() -> list[str]:
 
 def _own_gpu(gpu: int, count: int) -> int:
     """Return this process's GPU of `count`, under torchrun. Raises UserError where there are fewer GPUs than processes."""
-    own = processes.local_rank()
+    own = distributed.local_rank()
     if own >= count:
         command = shlex.join(["torchrun", f"--nproc_per_node={count}", *sys.argv])
-        raise UserError(f"torchrun started {processes.local_world()} processes on a machine with {count} GPUs.\nTry: {command}")
+        raise UserError(
+            f"torchrun started {distributed.local_world()} processes on a machine with {count} GPUs.\nTry: {command}"
+        )
     if gpu and own == 0:
         log.warning(f"--gpu {gpu} is left out: under torchrun each process takes a GPU of its own, from 0 on.")
     return own

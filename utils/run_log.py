@@ -80,7 +80,9 @@ def put_back(lines: list[str]) -> None:
     """Add lines that `take` gave, but for those that are there, in the order of time."""
 
     def change(present: list[str]) -> list[str]:
-        return sorted([*present, *(line for line in lines if line not in present)], key=lambda line: line.split("\t", 1)[0])
+        return sorted(
+            [*present, *(line for line in lines if line not in present)], key=lambda line: line.split("\t", 1)[0]
+        )
 
     _rewrite(change)
 

@@ -44,7 +44,9 @@ class Entry(NamedTuple):
 def entries(tag: str | None = None) -> tuple[list[Entry], list[Path]]:
     """The entries of a tag, or of all, oldest first; and what is named like one, but has no valid origin.json."""
     found, others = [], []
-    for path in sorted(TRASH.iterdir(), key=lambda path: path.name.split("_")[0]) if TRASH.is_dir() else ():  # "_" sorts after "+"
+    for path in (
+        sorted(TRASH.iterdir(), key=lambda path: path.name.split("_")[0]) if TRASH.is_dir() else ()
+    ):  # "_" sorts after "+"
         match = NAME.fullmatch(path.name)
         if match is None or tag not in (None, match[2]):
             continue
@@ -111,7 +113,11 @@ def bring_back(entry: Entry) -> None:
     """
     journal = _read_json(entry.path / JOURNAL)
     inside = {name: entry.path / name for name in entry.origin if os.path.lexists(entry.path / name)}
-    taken = [str(entry.origin[name]) for name, path in inside.items() if _taken(journal.get(name, {}), path, entry.origin[name])]
+    taken = [
+        str(entry.origin[name])
+        for name, path in inside.items()
+        if _taken(journal.get(name, {}), path, entry.origin[name])
+    ]
     if taken:
         folders = {f"{name}_dir": str(path.parent) for name, path in entry.origin.items()}
         first = command("clear", {"tag": entry.tag, **folders})

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from utils.files import name_beside, sync_folder
 
-LEFT = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>partial|old)", re.DOTALL)  # as `_begin` and `_replace` name folders
+LEFT = re.compile(
+    r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<kind>partial|old)", re.DOTALL
+)  # as `_begin` and `_replace` name folders
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 

@@ -107,7 +107,10 @@ def solarize(image: Image, threshold: float) -> Image:
 def autocontrast(image: Image, _: float = 0.0) -> Image:
     """Each channel stretched to 0..255; one of a single value stays."""
     rows = image.reshape(len(image), -1)
-    low, high = rows.min(0).reshape(-1, 3).min(0).astype(np.float32), rows.max(0).reshape(-1, 3).max(0).astype(np.float32)
+    low, high = (
+        rows.min(0).reshape(-1, 3).min(0).astype(np.float32),
+        rows.max(0).reshape(-1, 3).max(0).astype(np.float32),
+    )
     flat = low == high
     scale = np.where(flat, np.float32(1), (high - low) * np.float32(1 / 255))
     table = (LEVELS[:, None] - np.where(flat, np.float32(0), low)) / scale
@@ -129,7 +132,9 @@ def _warp(image: Image, inverse: np.ndarray) -> Image:
     """`inverse`, (2, 3), takes a pixel of the result to where it comes from. With a fourth channel it takes half the time."""
     padded = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.cvtColor(cv2.warpAffine(padded, inverse, image.shape[1::-1], flags=flags, borderValue=(*FILL, 255)), cv2.COLOR_RGBA2RGB)
+    return cv2.cvtColor(
+        cv2.warpAffine(padded, inverse, image.shape[1::-1], flags=flags, borderValue=(*FILL, 255)), cv2.COLOR_RGBA2RGB
+    )
 
 
 # ------------------------------------------------------------------------------------------------ their strengths

@@ -87,9 +87,13 @@ class IResNet(nn.Module):
 def _stage(inputs: int, width: int, depth: int) -> nn.Sequential:
     kinds = ["start", *["middle"] * (depth - 2), "end"]
     outputs = width * EXPANSION
-    return nn.Sequential(*(Block(inputs if k == 0 else outputs, width, kind, lead=k > 1) for k, kind in enumerate(kinds)))
+    return nn.Sequential(
+        *(Block(inputs if k == 0 else outputs, width, kind, lead=k > 1) for k, kind in enumerate(kinds))
+    )
 
 
 def _projection(inputs: int, outputs: int) -> nn.Sequential:
     """The shortcut of a start block: the pooling picks what to keep, where a strided 1x1 would drop three in four."""
-    return nn.Sequential(nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+    )

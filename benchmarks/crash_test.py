@@ -1,0 +1,217 @@
+"""Kill training runs at random moments, go on until they are done, and compare them with one that nobody disturbed.
+
+    python -m benchmarks.crash_test --runs 30 --data_root datasets/fashion-mnist
+
+Each run is killed by SIGKILL (in a step, while saving, in evaluation, between epochs, wherever it is: its stack tells)
+until it is complete; then its weights, optimizer state, the scores of its epochs and the points of its curves must be bit for bit
+those of the undisturbed run, with 0, 1 or 3 workers. Writes crash_test.json; exit code 1 where one differs.
+"""
+
+import argparse
+import collections
+import csv
+import importlib.util
+import json
+import logging
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from options.parser import ToolParser, expanded
+from utils import checkpoint
+from utils.files import write_json
+from utils.logger import log, progress
+from utils.run import run_tool
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMED = ("images_per_second", "data_wait")
+RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
+MOST_STARTS = 60  # of one run; by then it should have got somewhere
+# train.py, which writes its threads' stacks to a file of that name when SIGUSR2 comes; it is there once that is so
+WATCHED = """
+import faulthandler, os, runpy, signal, sys
+stacks, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
+file = open(stacks + ".begun", "w")
+faulthandler.register(signal.SIGUSR2, file)
+os.rename(stacks + ".begun", stacks)
+sys.path.insert(0, os.path.dirname(script))
+runpy.run_path(script, run_name="__main__")
+"""
+MOMENTS = {  # where a run was, by what the stack of its main thread holds; the first that is found
+    "in evaluation": r'train\.py", line \d+ in validate',
+    "between epochs": r"in end_epoch",
+    "in a step": r'train\.py", line \d+ in train\b',
+    "at the start or the end": "",
+}
+LAST = '"<string>"'  # in the main thread's lowest frame, with which the stacks end
+SAVING = r'(utils/checkpoint|training/checkpoint_writer)\.py", line \d+ in (save|_write)'  # in any thread's
+SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, kill, compare; returns the exit code."""
+    parser = ToolParser("-m benchmarks.crash_test", __doc__)
+    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--data_root", type=expanded, required=True, help="a folder with train.txt and val.txt")
+    parser.add_argument(
+        "--out", type=expanded, default="results/crash_test", help="where the runs and crash_test.json go"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--train", default=RUN, help="the flags of train.py")
+    return run_tool(lambda: parser.parse_args(argv), compare_runs)
+
+
+def compare_runs(opt: argparse.Namespace) -> int:
+    """Kill runs, and compare them with an undisturbed one; returns 1 where one ended otherwise, else 0."""
+    if not SEES_POINTS:
+        log.warning("TensorBoard's points are not compared: python -m pip install tensorboard.")
+    out = Path(opt.out).resolve()
+    flags = [*opt.train.split(), "--data_root", str(Path(opt.data_root).resolve()), "--save_minutes", "0"]
+    rng = np.random.default_rng(opt.seed)
+    began = time.monotonic()
+    assert train(out, "whole", [*flags, "-w", "0", "--overwrite"]).wait() == 0, (out / "whole.log").read_text()[-2000:]
+    length = time.monotonic() - began
+    results = []
+    for number in progress(range(opt.runs), "killing"):
+        workers, loader = (0, 1, 3)[number % 3], ("thread", "process")[number // 3 % 2]
+        kills = disturbed(out, f"run{number}", [*flags, "-w", str(workers), "--loader", loader], length, rng)
+        differing = differences(out, "whole", f"run{number}")
+        results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differing})
+        write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
+        log.info(f"run {number}: killed {len(kills)} times, {'NOT ' if differing else ''}as the undisturbed one")
+    wrong = [result for result in results if result["wrong"]]
+    moments = collections.Counter(moment for result in results for moment in result["kills"])
+    words = ", ".join(f"{moment} {times}" for moment, times in moments.most_common())
+    log.info(
+        f"{len(results) - len(wrong)} of {len(results)} runs ended as the undisturbed one; killed {moments.total()} times: {words}"
+    )
+    for result in wrong:
+        log.warning(json.dumps(result))
+    return 1 if wrong else 0
+
+
+def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
+    """Start train.py with `flags`; what it says is added to <out>/<tag>.log."""
+    out.mkdir(parents=True, exist_ok=True)
+    stacks = out / f"{tag}.stacks"
+    stacks.unlink(missing_ok=True)
+    words = [sys.executable, "-c", WATCHED, str(stacks), str(ROOT / "train.py"), "--tag", tag, *flags]
+    with open(out / f"{tag}.log", "ab") as file:
+        return subprocess.Popen(words, cwd=out, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
+    """SIGKILL to a process of `train`, whose file for stacks is `stacks`; returns where it was a moment before."""
+    found, until = "", time.monotonic() + 1
+    if stacks.exists():
+        process.send_signal(signal.SIGUSR2)
+        while LAST not in found and time.monotonic() < until:
+            found = stacks.read_text()
+    process.kill()
+    process.wait()
+    main_thread = next((stack for stack in found.split("\n\n") if "in run_command" in stack), "")
+    moment = next(moment for moment, frame in MOMENTS.items() if re.search(frame, main_thread))
+    return moment + (", saving" if re.search(SAVING, found) else "")
+
+
+def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> list[str]:
+    """Run to the end, killing at random moments of the `length` seconds that it takes; returns where it was when it was killed.
+
+    One that ended before its first kill (the machine is quicker now) begins anew, with earlier moments.
+    """
+    kills: list[str] = []
+    for start in range(MOST_STARTS):
+        resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else ["--overwrite"]
+        process = train(out, tag, flags + resume)
+        try:
+            code = process.wait(rng.uniform(0.3, 1.0) * length if start < MOST_STARTS - 1 else None)
+        except subprocess.TimeoutExpired:
+            kills.append(kill(process, out / f"{tag}.stacks"))
+            continue
+        if code:
+            raise RuntimeError(f"{tag} ended with {code}:\n{(out / f'{tag}.log').read_text()[-2000:]}")
+        if kills:
+            return kills
+        length *= 0.7
+        for folder in ("checkpoints", "logs"):
+            shutil.rmtree(out / folder / tag)
+    raise RuntimeError(f"{tag} was started {MOST_STARTS} times, killed {len(kills)} times, and is not done")
+
+
+def differences(out: Path, whole: str, tag: str) -> list[str]:
+    """What of `tag` is not as in `whole`: tensors and plain values of each checkpoint, rows of metrics.csv."""
+    wrong = []
+    names = {path.name for path in (out / "checkpoints" / whole).iterdir()}
+    if names != {path.name for path in (out / "checkpoints" / tag).iterdir()}:
+        wrong.append("the checkpoints' names")
+    for name in sorted(names):
+        one, other = (dict(leaves(checkpoint.load(out / "checkpoints" / run / name))) for run in (whole, tag))
+        wrong += [
+            f"{name}: {key}"
+            for key in one.keys() | other.keys()
+            if not same(one.get(key), other.get(key)) and not _own(key)
+        ]
+    rows = []
+    for run in (whole, tag):
+        with open(out / "logs" / run / "metrics.csv") as file:
+            rows.append(
+                [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
+            )
+    wrong += ["metrics.csv"] if rows[0] != rows[1] else []
+    return wrong + (["TensorBoard's points"] if points(out / "logs" / whole) != points(out / "logs" / tag) else [])
+
+
+def points(logs: Path) -> list[tuple[str, int, float]] | None:
+    """(name, step, value) of each point that TensorBoard shows for a run, but for what a clock measured; None where it is not installed."""
+    if not SEES_POINTS:
+        return None
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a run was cut is known
+    events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
+    names = [name for name in events.Tags()["scalars"] if not name.endswith(TIMED)]
+    return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]
+
+
+def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) for each value in nested dicts and lists."""
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list | tuple)
+        else None
+    )
+    if items is None:
+        yield path, content
+        return
+    for key, value in items:
+        yield from leaves(value, f"{path}/{key}")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two leaves are equal, tensors bit for bit."""
+    import torch
+
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _own(key: str) -> bool:
+    """Whether a value is a run's own: its name, its workers, where its lists were, what a clock measured."""
+    if key.startswith("/data/lists/"):
+        return True
+    return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(TIMED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""JPEG photographs to measure on, cut from whatever pictures this machine has, with lists.
+
+    python -m benchmarks.photos --out datasets/photos --count 1500
+
+Sizes are 500 to 1200 pixels, quality 90, as a shop's product photographs are. Pictures are looked for in the folders
+of Debian's plasma-workspace-wallpapers and tuxpaint-stamps-default, or in --source. The same seed gives the same files.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from options.parser import ToolParser, expanded
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log, progress
+from utils.outputs import Output, check
+from utils.run import run_tool
+
+FOLDERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/tuxpaint/stamps")
+QUALITY = 90
+CLASSES = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and write; returns the exit code."""
+    parser = ToolParser("-m benchmarks.photos", __doc__)
+    parser.add_argument("--out", type=expanded, default="datasets/photos", help="folder for the images and lists")
+    parser.add_argument("--count", type=int, default=1500, help="how many images")
+    parser.add_argument("--source", type=expanded, help="a folder of pictures to cut from")
+    parser.add_argument("--seed", type=int, default=42)
+
+    def act(opt: argparse.Namespace) -> None:
+        make_photos(Path(opt.out), opt.count, [opt.source] if opt.source else list(FOLDERS), opt.seed)
+
+    return run_tool(lambda: parser.parse_args(argv), act)
+
+
+def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Path:
+    """Cut `count` JPEGs into `out`, and write train.txt beside them; returns the list's path.
+
+    Raises:
+        UserError: no picture of 600 pixels or more is found.
+    """
+    sources = find_pictures(folders)
+    if not sources:
+        raise UserError(
+            f"There are no pictures to cut from in {', '.join(folders)}.\n"
+            "Install some (Debian: apt-get install plasma-workspace-wallpapers), or name a folder: --source DIR."
+        )
+    out = out.resolve()
+    check([Output(out / "train.txt", "a list of these photographs", _is_ours)], {})
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = np.random.default_rng(seed).integers(len(sources), size=count)
+    lines: list[str] = [""] * count
+
+    def cut_all_of(which: int) -> None:
+        picture: Any = cv2.imread(str(sources[which]), cv2.IMREAD_COLOR)
+        for index in np.flatnonzero(chosen == which).tolist():
+            path = out / f"photo_{index:05d}.jpg"
+            cv2.imwrite(
+                str(path), _cut(picture, np.random.default_rng((seed, index))), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+            )
+            lines[index] = f"{path} {index % CLASSES}\n"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(progress(pool.map(cut_all_of, range(len(sources))), "cutting photographs", len(sources)))
+    with atomic_write(out / "train.txt", "w") as file:
+        file.writelines(lines)
+    size = sum(path.stat().st_size for path in out.glob("photo_*.jpg")) / count / 1000
+    log.info(
+        f"{out}/train.txt: {count} JPEGs of 500 to 1200 px, {size:.0f} kB on average, from {len(sources)} pictures"
+    )
+    return out / "train.txt"
+
+
+def _is_ours(path: Path) -> bool:
+    return b"/photo_00000.jpg " in path.read_bytes()[:5000].split(b"\n")[0]
+
+
+def find_pictures(folders: list[str]) -> list[Path]:
+    """The largest picture in each folder below `folders`, of those that are 600 pixels or more each way."""
+    largest: dict[Path, Path] = {}
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*")):
+            if path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.is_file():
+                held = largest.get(path.parent)
+                largest[path.parent] = path if held is None or path.stat().st_size > held.stat().st_size else held
+    return [path for path in largest.values() if path.stat().st_size > 100_000 and _large(path)]
+
+
+def _large(path: Path) -> bool:
+    import PIL.Image
+
+    with PIL.Image.open(path) as image:
+        return min(image.size) >= 600
+
+
+def _cut(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random rectangle of the picture, brought to sides of 500 to 1200 pixels; never enlarged."""
+    height, width = (int(side) for side in rng.integers(500, 1201, 2))
+    fit = min(1.0, picture.shape[0] / height, picture.shape[1] / width)
+    height, width = int(height * fit), int(width * fit)
+    shrink = rng.uniform(1, min(picture.shape[0] / height, picture.shape[1] / width, 2.5))
+    h, w = int(height * shrink), int(width * shrink)
+    top, left = int(rng.integers(picture.shape[0] - h + 1)), int(rng.integers(picture.shape[1] - w + 1))
+    return cv2.resize(picture[top : top + h, left : left + w], (width, height), interpolation=cv2.INTER_AREA)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Probabilities into scores, intervals, tables, a report and submissions."""

@@ -1,0 +1,230 @@
+"""How sure a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics import BINS, TINY, Predictions, f1, shot_groups
+from utils.classes import names_agree
+from utils.errors import UserError, near
+from utils.logger import progress
+from utils.text import exact
+
+RESAMPLES = 1000
+AUC_FLOATS = 500_000  # more probabilities than these: no interval for ROC-AUC, whose resamples would take minutes
+
+
+class _Columns(NamedTuple):
+    label: NDArray[np.int64]
+    first: NDArray[np.int64]
+    share: NDArray[np.float64]  # (N, 3): top1, top5, loss
+    confidence: NDArray[np.float64]
+    place: NDArray[np.int64]
+    groups: dict[str, NDArray[np.bool_]]
+
+
+def intervals(
+    predictions: Predictions, num_classes: int, images: list[int] | None, seed: int, resamples: int = RESAMPLES
+) -> dict[str, list[float]]:
+    """The 95 % interval of each score, as {name: [low, high]}; images are drawn with replacement, `resamples` times.
+
+    With few images a class, a resample has a lower macro F1 and a higher calibration error than its list, as the list has
+    than the truth. So the resamples' mean is moved onto the score, and the interval reaches to where it would stand were it
+    moved as far again, for the score's own bias. That does not do for a calibration error near 0: its interval begins at
+    0 where an honest network would show as much (dev/LOG.md has how often each interval holds the truth).
+
+    The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals. A score that
+    is the same in all resamples, as of three images that are all wrong, has none: it would be as wide as a point.
+    """
+    seen = predictions.seen
+    if not seen.any():
+        return {}
+    columns = _columns(predictions, seen, images)
+    area = _area(predictions, num_classes)
+    rng = np.random.default_rng([seed, 95])
+    count = len(columns.label)
+    drawn: dict[str, list[float]] = {}
+    for _ in progress(range(resamples), "bootstrap", resamples):
+        weight = np.bincount(rng.integers(0, count, count), minlength=count)
+        for name, value in {
+            **_resample(columns, weight, num_classes),
+            **({"roc_auc": area(weight)} if area else {}),
+        }.items():
+            drawn.setdefault(name, []).append(value)
+    scores = {
+        **_resample(columns, np.ones(count, np.int64), num_classes),
+        **({"roc_auc": area(np.ones(count, np.int64))} if area else {}),
+    }
+    found = {
+        name: _around(scores[name], np.array(values), name)
+        for name, values in drawn.items()
+        if _varies(scores[name], values)
+    }
+    if "ece" in found and scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
+        found["ece"][0] = 0.0
+    return found
+
+
+def _varies(score: float, values: list[float]) -> bool:
+    """Whether resamples differ by more than rounding, so that they say how sure `score` is."""
+    known = [value for value in values if not np.isnan(value)]
+    return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
+
+
+def _around(score: float, values: NDArray[np.float64], name: str) -> list[float]:
+    """Low and high, with the resamples' mean moved onto the score, or as far beyond; kept within what the score can be."""
+    bias = np.nanmean(values) - score
+    low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
+    moved = np.array([min(low, low - bias), max(high, high - bias)])
+    return np.clip(moved, 0, np.inf if name == "loss" else 1).tolist()
+
+
+def _chance_ece(columns: _Columns, rng: np.random.Generator, resamples: int) -> float:
+    """The calibration error that a network whose confidences are true stays below in 97.5 % of lists like this one.
+
+    Hits are drawn with the confidences as their chances (consistency resampling; Bröcker & Smith, 2007).
+    """
+    count = len(columns.label)
+    drawn = np.empty(resamples)
+    for k in range(resamples):
+        gap = np.bincount(
+            columns.place, weights=(rng.random(count) < columns.confidence) - columns.confidence, minlength=BINS
+        )
+        drawn[k] = np.abs(gap).sum() / count
+    return float(np.percentile(drawn, 97.5))
+
+
+def _columns(predictions: Predictions, seen: NDArray[np.bool_], images: list[int] | None) -> _Columns:
+    label, top = predictions.label[seen], predictions.top[seen]
+    hit = top == label[:, None]
+    loss = -np.log(np.maximum(predictions.true_probability[seen].astype(np.float64), TINY))
+    share = np.stack([hit[:, 0], hit[:, :5].any(axis=1), loss], axis=1)
+    confidence = predictions.probability[seen, 0].astype(np.float64)
+    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return _Columns(label, top[:, 0], share, confidence, place, shot_groups(images) if images else {})
+
+
+def _resample(columns: _Columns, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
+    """Every score of one resample, in which image i stands weight[i] times."""
+    hit = weight * columns.share[:, 0]
+    total = np.bincount(columns.label, weights=weight, minlength=num_classes)
+    right = np.bincount(columns.label, weights=hit, minlength=num_classes)
+    recall = np.divide(right, total, out=np.full(num_classes, np.nan), where=total > 0)
+    mean = float(np.nanmean(recall))
+    macro, weighted = f1(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
+    gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
+    top1, top5, loss = (weight @ columns.share / len(weight)).tolist()
+    scores = {"top1": top1, "top5": top5, "loss": loss, "mean_class_accuracy": mean, "mean_class_error": 1 - mean}
+    scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / len(weight))}
+    for name, member in columns.groups.items():
+        inside = recall[member & (total > 0)]
+        scores[f"{name}_accuracy"] = float(inside.mean()) if len(inside) else np.nan
+    return scores
+
+
+def _area(predictions: Predictions, num_classes: int) -> Any:
+    """A function weight -> macro ROC-AUC; None where there is no ROC-AUC or it would take too long."""
+    rows, seen = predictions.rows, predictions.seen
+    if rows is None or len(rows.row) < len(seen) or rows.probability.size > AUC_FLOATS:
+        return None
+    label = predictions.label[rows.row][seen[rows.row]]
+    if len(np.unique(label)) < num_classes:
+        return None
+    probability = rows.probability[seen[rows.row]]
+    order = [np.argsort(probability[:, k], kind="stable") for k in range(num_classes)]
+    steps = [np.flatnonzero(np.diff(probability[order[k], k], prepend=-1)) for k in range(num_classes)]
+
+    def area(weight: NDArray[np.int64]) -> float:
+        found = []
+        for k in range(num_classes):
+            sorted_weight = weight[order[k]]
+            mine = label[order[k]] == k
+            positive = np.add.reduceat(sorted_weight * mine, steps[k])  # ties stand together
+            negative = np.add.reduceat(sorted_weight * ~mine, steps[k])
+            pairs = positive.sum() * negative.sum()
+            if pairs:
+                found.append((positive * (negative.cumsum() - negative / 2)).sum() / pairs)
+        return float(np.mean(found))
+
+    return area
+
+
+# ------------------------------------------------------------------------------------------------ two predictions
+
+
+class Compared(NamedTuple):
+    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
+
+    only_this, only_other: images that one alone gets right. p_value: two-sided. rows: int64 (M,), those whose
+    prediction changed. other: int64 (N,), the others' classes, -1 where unreadable.
+    """
+
+    only_this: int
+    only_other: int
+    both: int
+    neither: int
+    p_value: float
+    rows: NDArray[np.int64]
+    other: NDArray[np.int64]
+
+
+def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str] | None = None) -> Compared:
+    """Compare with the predictions.csv of another evaluation; `names` are those of the classes that `predictions` speak of.
+
+    Raises:
+        UserError: no such file, not a predictions.csv, or one of another list (the first row that differs is named) or of
+            classes in another order.
+    """
+    from scipy.stats import binomtest
+
+    other = _read(predictions, files, path, names or ())
+    seen = predictions.seen & (other >= 0)
+    first, label = predictions.top[:, 0], predictions.label
+    here, there = (first == label)[seen], (other == label)[seen]
+    only_this, only_other = int((here & ~there).sum()), int((there & ~here).sum())
+    p_value = float(binomtest(only_this, only_this + only_other, 0.5).pvalue) if only_this + only_other else 1.0
+    rows = np.flatnonzero(seen & (first != other))
+    return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
+
+
+def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str]) -> NDArray[np.int64]:
+    advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
+    if not Path(path).is_file():
+        raise UserError(f"--compare: there is no file {path}.{near(Path(path))} {advice}")
+    found, named = [], set()
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"path", "label", "predicted"} <= set(reader.fieldnames or []):
+            raise UserError(
+                f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {advice}"
+            )
+        for row, line in enumerate(reader):
+            if row < len(predictions.index):
+                mine = (exact(files.path(int(predictions.index[row]))), str(predictions.label[row]))
+                if (line["path"], line["label"]) != mine:
+                    got = f"{line['path']} (label {line['label']})"
+                    raise UserError(
+                        f"--compare: row {row + 2} of {path} is {got}, here it is {mine[0]} (label {mine[1]}). {advice}"
+                    )
+            found.append(line["predicted"])
+            named.add((line["predicted"], line.get("predicted_name")))
+    if len(found) != len(predictions.index):
+        raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {advice}")
+    numbers = {str(number): name for number, name in enumerate(names)}
+    apart = next(
+        (one for one in sorted(named, key=str) if one[1] and not names_agree([one[1]], [numbers.get(one[0], one[1])])),
+        None,
+    )
+    if apart is not None:
+        raise UserError(
+            f"--compare: class {apart[0]} is {apart[1]!r} in {path}, and {numbers[apart[0]]!r} here. "
+            "Give the predictions of a checkpoint that numbers its classes alike."
+        )
+    try:
+        return np.array([int(value) if value else -1 for value in found], dtype=np.int64)
+    except ValueError as error:
+        raise UserError(f"--compare: {path} holds a prediction that is no class number ({error}). {advice}") from error

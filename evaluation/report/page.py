@@ -1,0 +1,199 @@
+"""report.html of an evaluation: one file, no network, for a desk, a phone and the dark."""
+
+import platform
+import shlex
+import sys
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.bootstrap import Compared
+from evaluation.label_issues import Issues
+from evaluation.metrics import confused_pairs, per_class, shot_groups
+from evaluation.report import page_plots
+from evaluation.report.pictures import Pictures, error_cards, issue_cards
+from utils.files import atomic_write, json_text
+from utils.text import for_page, visible
+
+MOST_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
+MOST_CHANGED = 200
+TITLES = {
+    "top1": "Top-1",
+    "top5": "Top-5",
+    "mean_class_accuracy": "Mean class accuracy",
+    "mean_class_error": "Mean class error",
+    "macro_f1": "Macro F1",
+    "weighted_f1": "Weighted F1",
+    "loss": "Log loss",
+    "ece": "Calibration error",
+    "roc_auc": "ROC-AUC (macro)",
+    "head_accuracy": "Head (> 100 images)",
+    "middle_accuracy": "Middle (20–100)",
+    "tail_accuracy": "Tail (< 20)",
+}
+IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
+
+
+@dataclass
+class Extra:
+    """What the page shows beyond the scores; what is empty is left out, or said to be missing.
+
+    maps: what inference.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
+    by image. history: training's scores an epoch.
+    runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
+    folder: where the page is going to be, by default the folder that it is written to. title: which networks were scored, and
+    `about`: their files and the list, in a few words.
+    """
+
+    issues: Issues
+    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = field(default_factory=dict)
+    note: str = ""
+    near: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    compared: Compared | None = None
+    seed: int = 0
+    folder: Path | None = None
+    title: str = "predictions"
+    about: str = ""
+
+
+def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
+    """Write the page; `scored` is results.Scored, `metrics` what stands in metrics.json."""
+    import jinja2
+
+    predictions, files, classes = scored
+    pictures = Pictures(files)
+    issues = issue_cards(scored, extra.issues, pictures)
+    data = {
+        "classes": _class_columns(scored),
+        "pairs": confused_pairs(predictions, classes.count, MOST_PAIRS).T.tolist(),
+        "errors": error_cards(scored, pictures, extra.maps, extra.near),
+        "issues": issues,
+    }
+    sizes, sized = page_plots.by_size(predictions, files, extra.seed)
+    folder = Path(__file__).parent
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=for_page,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=extra.title,
+        about=extra.about,
+        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        numbers=headline(metrics, group_sizes(scored)),
+        metrics=metrics,
+        extra=extra,
+        data=embed(data),
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        code=(folder / "report.js").read_text(encoding="utf-8"),
+        plots=_plots(scored, extra, sizes),
+        sized=sized,
+        cells=" × ".join(map(str, next(iter(extra.maps.values()))[1].shape)) if extra.maps else "",
+        runs=extra.runs,
+        compared=_compared(scored, extra.compared),
+        made_by=made_by(),
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8"))
+
+
+def headline(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:
+    """Return the scores that there are, as text: title, value, low and high of the interval ("" where there is none), and `sizes`."""
+    rows = []
+    for name, title in TITLES.items():
+        if name in metrics:
+            low, high = metrics.get("intervals", {}).get(name, (None, None))
+            texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]
+            size = (sizes or {}).get(name, "")
+            rows.append(
+                {"name": name, "title": title, "value": texts[0], "low": texts[1], "high": texts[2], "size": size}
+            )
+    return rows
+
+
+def group_sizes(scored: Any) -> dict[str, str]:
+    """Return how many classes and images head, middle and tail have, as text, by the name of the score."""
+    predictions, _, classes = scored
+    count = per_class(predictions, classes.count)["count"]
+    found = {}
+    for name, member in shot_groups(classes.images).items() if classes.images else ():
+        found[f"{name}_accuracy"] = f"{int((count[member] > 0).sum()):,} classes, {int(count[member].sum()):,} images"
+    return found
+
+
+def _number(name: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if name in IN_PERCENT else f"{value:.4f}"
+
+
+def embed(data: Any) -> str:
+    """Return JSON that may stand inside a <script>: a class called "</script>" must not end it. Bytes of a path stay lone surrogates."""
+    text = json_text(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+
+
+def made_by() -> dict[str, str]:
+    """The command, the folder, and the versions of what ran it."""
+    import torch
+    import torchvision
+
+    # CUDA is set up by the first use of a GPU, and so not by --gpu -1; the current device is that of --gpu
+    device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "CPU"
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "folder": str(Path.cwd()),
+        "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
+        "torch": f"{torch.__version__}, torchvision {torchvision.__version__}, {device}",
+        "numpy": np.__version__,
+    }
+
+
+def _class_columns(scored: Any) -> dict[str, list[Any]]:
+    """The class table, a list a column; a class without validation images has no accuracy."""
+    predictions, _, classes = scored
+    counts = per_class(predictions, classes.count)
+    named = [visible(classes.name(label)) for label in range(classes.count)]
+    return {
+        "name": named if classes.names else [],
+        "train": list(classes.images) if classes.images else [],
+        **{key: counts[key].tolist() for key in ("count", "predicted", "correct")},
+    }
+
+
+def _plots(scored: Any, extra: Extra, sizes: list[tuple[str, float, int]]) -> dict[str, str]:
+    predictions, _, classes = scored
+    counts = page_plots.by_train_count(predictions, classes.images)
+    return {
+        "reliability": page_plots.reliability_diagram(predictions),
+        "size": page_plots.accuracy_bars(sizes, "side of the image, pixels") if sizes else "",
+        "count": page_plots.accuracy_bars(counts, "training images of the class") if counts else "",
+        "curves": page_plots.training_curves(extra.history) if extra.history else "",
+    }
+
+
+def _compared(scored: Any, compared: Compared | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    predictions, files, classes = scored
+    rows = [
+        {
+            "path": files.path(int(predictions.index[row])),
+            "label": classes.name(int(predictions.label[row])),
+            "here": classes.name(int(predictions.top[row, 0])),
+            "there": _name(classes, int(compared.other[row])),
+        }
+        for row in compared.rows[:MOST_CHANGED].tolist()
+    ]
+    return {"rows": rows, "changed": len(compared.rows), **compared._asdict() | {"rows": rows}}
+
+
+def _name(classes: Any, label: int) -> str:
+    return classes.name(label) if label < classes.count else str(label)

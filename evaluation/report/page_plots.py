@@ -1,0 +1,154 @@
+"""The drawings of report.html: SVG by matplotlib, without its ids, in the colours of the page, light or dark."""
+
+import io
+import os
+import re
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics import BINS, Predictions, reliability
+from utils import faults
+
+INK, SOFT = "#010203", "#040506"  # stand for the page's own colours until the drawing is done
+BLUE, ORANGE = "#4a90d9", "#d9822b"
+SIZES_READ = 3000  # images whose size is looked up; a drawn sample of a larger list
+
+
+def reliability_diagram(predictions: Predictions) -> str:
+    """Accuracy against confidence, and how many images each bin holds."""
+    seen = predictions.seen
+    bins = reliability(predictions.probability[seen, 0], predictions.top[seen, 0] == predictions.label[seen])
+    figure, (axis, below) = _figure(4.6, 4.4, rows=2, height_ratios=(4, 1), sharex=True)
+    middle, filled = (np.arange(BINS) + 0.5) / BINS, bins["count"] > 0
+    axis.plot([0, 1], [0, 1], linestyle="--", color=SOFT, linewidth=1)
+    axis.bar(middle[filled], bins["accuracy"][filled], width=0.9 / BINS, color=BLUE)
+    axis.plot(bins["confidence"][filled], bins["accuracy"][filled], "o", color=ORANGE, markersize=4, clip_on=False)
+    axis.set_ylabel("accuracy")
+    axis.set_ylim(0, 1)
+    below.bar(middle, bins["count"] / max(bins["count"].sum(), 1), width=0.9 / BINS, color=SOFT)
+    below.set_xlabel("confidence")
+    below.set_ylabel("share")
+    return _svg(figure, "reliability")
+
+
+def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
+    """A bar for each (name, accuracy, images)."""
+    figure, (axis,) = _figure(4.6, 3.2)
+    axis.bar(range(len(groups)), [accuracy for _, accuracy, _ in groups], color=BLUE)
+    for place, (_, accuracy, count) in enumerate(groups):
+        axis.text(place, accuracy, f"{count:,}", ha="center", va="bottom", fontsize=7, color=SOFT)
+    axis.set_xticks(
+        range(len(groups)), [name for name, _, _ in groups], fontsize=8, rotation=20 if len(groups) > 5 else 0
+    )
+    axis.set_ylim(0, 1.08)
+    axis.set_xlabel(what)
+    axis.set_ylabel("accuracy")
+    return _svg(figure, what)
+
+
+def training_curves(history: list[dict[str, Any]]) -> str:
+    """Losses and scores over the epochs; "" where there are none."""
+    figure, axes = _figure(9, 2.9, columns=2)
+    drawn = False
+    for axis, names in zip(axes, (("train_loss", "val_loss"), ("val_top1", "val_mean_class_accuracy")), strict=True):
+        for name, colour in zip(names, (BLUE, ORANGE), strict=True):
+            points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
+                drawn = True
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(history) == 1:
+            axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
+        if axis.lines:
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, labelcolor=INK, fontsize=8)
+    return _svg(figure, "curves") if drawn else ""
+
+
+def by_train_count(predictions: Predictions, images: list[int] | None) -> list[tuple[str, float, int]]:
+    """Accuracy of the images by how many training images their class has: (range, accuracy, images) each."""
+    if not images:
+        return []
+    seen = predictions.seen
+    label = predictions.label[seen]
+    return _grouped(np.asarray(images)[label], predictions.top[seen, 0] == label)
+
+
+def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
+    """Accuracy by the geometric mean of an image's sides, in pixels; and of how many images the size was read."""
+    import PIL.Image
+
+    rows = np.flatnonzero(predictions.seen)
+    if len(rows) > SIZES_READ:
+        rows = np.sort(np.random.default_rng([seed, 7]).choice(rows, SIZES_READ, replace=False))
+    sides = np.full(len(rows), np.nan)
+    for place, row in enumerate(rows.tolist()):
+        path = files.path(int(predictions.index[row]))
+        try:
+            sides[place] = faults.patiently(partial(_side, path), path)
+        except (OSError, ValueError, PIL.Image.DecompressionBombError):
+            continue  # the evaluation has already said which images cannot be read
+    known = np.isfinite(sides)
+    hit = predictions.top[rows, 0] == predictions.label[rows]
+    return _grouped(np.round(sides[known]), hit[known]), int(known.sum())
+
+
+def _side(path: str) -> float:
+    """The geometric mean of an image's sides, in pixels."""
+    import PIL.Image
+
+    with PIL.Image.open(path) as image:
+        return (image.width * image.height) ** 0.5
+
+
+def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]]:
+    """Up to six groups of about equal numbers."""
+    if not len(values):
+        return []
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, 7)[1:], method="inverted_cdf"))
+    place = np.searchsorted(edges, values)
+    groups = []
+    for k in range(len(edges)):
+        inside = place == k
+        low, high = values[inside].min(), values[inside].max()
+        name = f"{low:g}" if low == high else f"{low:g}–{high:g}"
+        groups.append((name, float(hit[inside].mean()), int(inside.sum())))
+    return groups
+
+
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, sharex: bool = False, **grid: Any
+) -> tuple[Any, list[Any]]:
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(rows, columns, sharex=sharex, gridspec_kw=grid or None)).flat)
+    figure.patch.set_alpha(0)
+    for axis in axes:
+        axis.patch.set_alpha(0)
+        axis.tick_params(colors=INK, labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(SOFT)
+        axis.xaxis.label.set_color(INK)
+        axis.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def _svg(figure: Any, name: str) -> str:
+    """The figure as an <svg> element; its text stays text, for the page's font."""
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{name}"', svg, count=1)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    return svg.replace(INK, "var(--ink)").replace(SOFT, "var(--soft)")

@@ -1,0 +1,146 @@
+"""The pictures of report.html: errors with where the network looked and what it may have mixed them up with; likely label errors."""
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.label_issues import Issues
+from evaluation.metrics import Predictions
+from utils.logger import progress
+from utils.text import visible
+
+SIDE, SMALL = 160, 72  # of a picture and of a neighbour, in pixels
+MOST_ERRORS, MOST_ISSUES, NEIGHBOURS = 48, 60, 4
+MOST_BYTES = 12_000_000  # of all pictures together, as base64; the page stays below 20 MB
+NAMED = 5  # classes named for an error
+
+
+@dataclass
+class Pictures:
+    """Makes data URLs of small JPEGs, until MOST_BYTES are spent; "" for what cannot be read or has no more room."""
+
+    files: Any
+    spent: int = 0
+    made: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def picture(self, index: int, side: int = SIDE) -> str:
+        """Image `index` of the list, at most `side` pixels."""
+        if (index, side) not in self.made:
+            image = self.files.picture(index, side)
+            self.made[index, side] = "" if image is None else self._url(image)
+        return self.made[index, side]
+
+    def overlay(self, seen: tuple[NDArray[np.uint8], NDArray[np.float32]] | None) -> str:
+        """What the network was shown, uint8 RGB (S, S, 3), under its Grad-CAM map, float32 (h, w) in 0..1."""
+        if seen is None:
+            return ""
+        image = cv2.resize(
+            seen[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(seen[0]) > SIDE else cv2.INTER_LINEAR
+        )
+        wide = np.clip(cv2.resize(seen[1], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)
+        colour = cv2.cvtColor(cv2.applyColorMap((wide * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+        return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
+
+    def _url(self, image: NDArray[Any]) -> str:
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
+        text = base64.b64encode(jpeg.tobytes()).decode()
+        if self.spent + len(text) > MOST_BYTES:
+            return ""
+        self.spent += len(text)
+        return f"data:image/jpeg;base64,{text}"
+
+
+def surest_errors(predictions: Predictions, most: int = MOST_ERRORS) -> NDArray[np.int64]:
+    """Rows of the wrong predictions, the surest first, int64, at most `most`."""
+    rows = np.flatnonzero(predictions.seen & (predictions.top[:, 0] != predictions.label))
+    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
+
+
+def error_cards(
+    scored: Any, pictures: Pictures, maps: dict[int, Any], near: dict[int, list[tuple[int, float]]]
+) -> list[dict[str, Any]]:
+    """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
+
+    maps: what `inference.explain` found, by image.
+    Neighbours are those of `near`, {image: [(image, cosine)]}; without it, the images of the predicted class that were
+    rightly and most surely called so.
+    """
+    predictions, files, classes = scored
+    rows = surest_errors(predictions)
+    examples = {} if near else _examples(predictions, np.unique(predictions.top[rows, 0]))
+    cards = []
+    for row in progress(rows.tolist(), "pictures", len(rows)):
+        index, label, first = int(predictions.index[row]), int(predictions.label[row]), int(predictions.top[row, 0])
+        beside: list[tuple[int, float | None]] = [*near.get(index, ())] or [
+            (other, None) for other in examples.get(first, ())
+        ]
+        named = zip(predictions.top[row, :NAMED].tolist(), predictions.probability[row, :NAMED].tolist(), strict=True)
+        cards.append(
+            {
+                "path": files.path(index),
+                "label": visible(classes.name(label)),
+                "called": visible(classes.name(first)),
+                "sure": float(predictions.probability[row, 0]),
+                "true": float(predictions.true_probability[row]),
+                "top": [[visible(classes.name(k)), round(p, 4)] for k, p in named],
+                "picture": pictures.picture(index),
+                "cam": pictures.overlay(maps.get(index)),
+                "near": _neighbours(scored, pictures, beside),
+            }
+        )
+    return cards
+
+
+def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | None]]) -> list[list[Any]]:
+    """(picture, class, cosine) of each neighbour whose picture there is."""
+    predictions, _, classes = scored
+    rows = np.searchsorted(predictions.index, [other for other, _ in near])
+    found = [
+        [
+            pictures.picture(other, SMALL),
+            visible(classes.name(int(predictions.label[row]))),
+            cosine and round(cosine, 2),
+        ]
+        for row, (other, cosine) in zip(rows.tolist(), near, strict=True)
+    ]
+    return [one for one in found if one[0]]
+
+
+def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
+    """Return what the page asks about labels, the likeliest error first; numbers are the list's own, which clean.py edits."""
+    predictions, files, classes = scored
+    cards = []
+    for row, quality, other in zip(*(column[:MOST_ISSUES].tolist() for column in issues[:3]), strict=True):
+        index, label = int(predictions.index[row]), int(predictions.label[row])
+        choices = dict.fromkeys([other, *predictions.top[row].tolist()])
+        cards.append(
+            {
+                "path": files.path(index),
+                "label": files.listed(label),
+                "name": visible(classes.name(label)),
+                "quality": quality,
+                "choices": [
+                    [files.listed(k), visible(classes.name(k))] for k in choices if k != label and files.listed(k) >= 0
+                ],
+                "picture": pictures.picture(index),
+            }
+        )
+    return cards
+
+
+def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, list[int]]:
+    """Places of the surest right images of each wanted class."""
+    right = np.flatnonzero(
+        predictions.seen & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted)
+    )
+    right = right[np.argsort(-predictions.probability[right, 0], kind="stable")]
+    found: dict[int, list[int]] = {}
+    for row in right.tolist():
+        mine = found.setdefault(int(predictions.label[row]), [])
+        if len(mine) < NEIGHBOURS:
+            mine.append(int(predictions.index[row]))
+    return found

@@ -1,0 +1,361 @@
+"""PNG pictures, by matplotlib; drawn without a display."""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.report import fonts
+from evaluation.report.pictures import SIDE, surest_errors
+from utils.files import atomic_write
+from utils.names import shorten_all
+from utils.text import visible
+
+MATRIX_CLASSES = 40  # of more classes, the worst pairs are drawn instead of the matrix
+WORST_PAIRS = 30
+LABEL_POINTS = 190.0  # the longest class name beside a matrix or a bar
+LABEL_SIZE, CAPTION_SIZE = 9.0, 8.0  # points, of letters
+CELL, WIDE_CELL = 1.7, 2.3  # inches, of an image in a sheet; with a sentence above it
+GAP = 8.0  # points, between captions side by side
+DPI = 110
+MIN_WIDTH = 5.0  # inches, of a sheet with a title
+RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
+LOG_RATIO = 20.0  # of the largest to the smallest value, from which an axis is logarithmic
+
+
+def curves(path: Path, history: list[dict[str, Any]]) -> None:
+    """Loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
+    figure, axes = _figure(13, 7, 3, 2)
+    panels = (
+        ("loss", ("train_loss", "val_loss")),
+        (
+            "accuracy",
+            (
+                "train_top1",
+                "val_top1",
+                "val_top5",
+                "val_mean_class_accuracy",
+                "val_raw_top1",
+                "val_ema_top1",
+                "val_swa_top1",
+            ),
+        ),
+        ("learning rate", ("lr",)),
+        ("gradient norm, before clipping", ("grad_norm",)),
+        ("images per second", ("images_per_second",)),
+        ("share of the time waiting for data", ("data_wait",)),
+    )
+    for axis, (title, names) in zip(axes, panels, strict=True):
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in history if name in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o" if len(points) <= 30 else "", markersize=3, label=name)
+        axis.set_title(title)
+        axis.set_xlabel("epoch")
+        if axis.lines:
+            axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # an epoch has no half
+        if len(axis.lines) > 1:
+            _legend_below(axis, 2)
+    norms = [row["grad_norm"] for row in history if row.get("grad_norm", 0) > 0]
+    if norms and max(norms) > LOG_RATIO * min(norms):
+        axes[3].set_yscale("log")
+    axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
+    axes[5].set_ylim(0, 1)
+    best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+    if best is not None:
+        axes[1].axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
+        axes[1].set_title(f"accuracy; best top-1 {best['val_top1']:.4f}, epoch {best['epoch']}")
+    _save(figure, path)
+
+
+def confusion(path: Path, scored: Any) -> None:
+    """Draw the confusion matrix, in per cent of each true class, or the most frequent confusions where there are many classes."""
+    predictions, _, classes = scored
+    seen = predictions.readable & (predictions.label >= 0)
+    label, first = predictions.label[seen], predictions.top[seen][:, 0]
+    if classes.count <= MATRIX_CLASSES and len(label):
+        _matrix(path, label, first, classes)
+    else:
+        _pairs(path, label, first, classes)
+
+
+def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+    """Rows: the classes that have images. Columns: those, and what was predicted besides."""
+    rows, row = np.unique(label, return_inverse=True)
+    columns = np.union1d(rows, first)
+    column = np.searchsorted(columns, first)
+    count = np.bincount(row * len(columns) + column, minlength=len(rows) * len(columns)).reshape(
+        len(rows), len(columns)
+    )
+    share = count / count.sum(axis=1, keepdims=True)
+    right = rows[:, None] == columns
+    ink = np.where(right[..., None], RIGHT, WRONG)
+    strength = np.where(share > 0, 0.12 + 0.88 * share, 0)[..., None]
+    figure, (axis,) = _figure(max(6.5, 5 + 0.42 * len(columns)), 3.5 + 0.42 * len(rows), 1)
+    axis.imshow((255 + (ink - 255) * strength).astype(np.uint8))
+    names = class_names(classes, columns, LABEL_POINTS, LABEL_SIZE)
+    axis.set_xticks(
+        range(len(columns)),
+        [names[k] for k in columns.tolist()],
+        fontsize=LABEL_SIZE,
+        rotation=60,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axis.set_yticks(
+        range(len(rows)),
+        [f"{names[k]} ({n})" for k, n in zip(rows.tolist(), count.sum(axis=1).tolist(), strict=True)],
+        fontsize=LABEL_SIZE,
+    )
+    axis.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axis.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axis.grid(which="minor", color="0.9", linewidth=0.5)
+    axis.tick_params(which="minor", length=0)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true (images)")
+    for y, x in zip(*np.nonzero(share > 0.005), strict=True):
+        axis.text(
+            x,
+            y,
+            f"{100 * share[y, x]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share[y, x] > 0.5 else "black",
+        )
+    without = classes.count - len(rows)
+    left_out = f"\n{without} of {classes.count} classes have no image here, and no row" if without else ""
+    figure.suptitle(f"Per cent of each true class's images; blue: right, red: wrong{left_out}", fontsize=11)
+    _save(figure, path)
+
+
+def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+    wrong = label != first
+    pairs, counts = np.unique(np.stack([label[wrong], first[wrong]]), axis=1, return_counts=True)
+    worst = np.argsort(-counts, kind="stable")[:WORST_PAIRS][::-1]
+    images = np.bincount(label, minlength=classes.count)
+    figure, (axis,) = _figure(9, 1.5 + 0.28 * max(1, len(worst)), 1)
+    names = class_names(classes, np.unique(pairs[:, worst]), LABEL_POINTS, LABEL_SIZE)
+    texts = [f"{names[true]} → {names[called]}" for true, called in pairs[:, worst].T.tolist()]
+    drawn = axis.barh(
+        range(len(worst)), counts[worst], color=np.array(WRONG) / 255
+    )  # by place: two equal texts would share a bar
+    axis.bar_label(
+        drawn,
+        [f"{n} of {images[k]}" for n, k in zip(counts[worst], pairs[0, worst], strict=True)],
+        padding=3,
+        fontsize=8,
+    )
+    axis.set_yticks(range(len(worst)), texts, fontsize=LABEL_SIZE)
+    axis.margins(x=0.12, y=0.01)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    nothing = "none, all were right" if len(label) else "none, no image could be scored"
+    axis.set_title("Most frequent confusions: true → predicted" if len(worst) else f"Confusions: {nothing}")
+    axis.set_xlabel("images, of those of the true class")
+    _save(figure, path)
+
+
+def errors(path: Path, scored: Any, count: int = 24) -> None:
+    """Draw the wrong predictions that the network was surest of: often wrong labels."""
+    predictions, files, classes = scored
+    chosen = surest_errors(predictions, count)
+    label, first = predictions.label[chosen].tolist(), predictions.top[chosen, 0].tolist()
+    names = class_names(
+        classes, np.unique(label + first), 72 * WIDE_CELL - GAP - _width("called ", CAPTION_SIZE), CAPTION_SIZE
+    )
+    sure = (100 * predictions.probability[chosen, 0]).tolist()
+    captions = [
+        f"true {names[a]}\ncalled {names[b]}\n{p:.0f} % sure" for a, b, p in zip(label, first, sure, strict=True)
+    ]
+    images = [files.picture(int(index), SIDE) for index in predictions.index[chosen]]
+    gallery(path, images, captions, "The errors that the network was surest of", columns=6, cell=WIDE_CELL)
+
+
+def gallery(
+    path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8, cell: float = CELL
+) -> None:
+    """Draw a sheet of uint8 RGB images, each in a cell of `cell` inches under its caption; None is an image that cannot be read."""
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    lines = max((caption.count("\n") for caption in captions), default=0)
+    figure, axes = _figure(max(MIN_WIDTH, cell * columns), (cell + 0.25 + 0.14 * lines) * rows + 0.5, columns, rows)
+    for axis in axes:
+        axis.set_axis_off()
+        axis.set_anchor("N")  # captions of one row stand at one height
+    for axis, image, caption in zip(axes, images, captions, strict=False):
+        _show(axis, image, caption)
+    figure.suptitle(title if images else f"{title}: none")
+    _save(figure, path)
+
+
+def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> None:
+    """A panel each, with its own scale: a horizontal bar for each name, the median, with whiskers from the lowest value to the highest."""
+    rows = max(len(values) for values in panels.values())
+    figure, axes = _figure(10, 0.6 + len(panels) * (0.6 + 0.34 * rows), 1, len(panels))
+    for axis, (heading, values) in zip(axes, panels.items(), strict=True):
+        names = list(values)[::-1]
+        medians = np.array([np.median(values[name]) for name in names])
+        spread = np.array([[m - min(values[n]), max(values[n]) - m] for n, m in zip(names, medians, strict=True)]).T
+        colours = ["tab:blue" if name.startswith("ours") else "tab:gray" for name in names]
+        axis.barh(names, medians, xerr=spread, color=colours, capsize=3)
+        for place, (median, beyond) in enumerate(zip(medians, spread[1], strict=True)):
+            text = f"{median:,.0f}" if median >= 100 else f"{median:.3g}"
+            axis.annotate(text, (median + beyond, place), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        axis.margins(x=0.1)
+        axis.set_title(heading)
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, title: str) -> None:
+    """The loss over the learning rate of tools.lr_find.
+
+    Args:
+        columns: rate, loss and smoothed, each (N,).
+        best: the rate to mark, if any.
+    """
+    figure, (axis,) = _figure(8, 4.5, 1)
+    rate, mean = columns["rate"], columns["smoothed"]
+    axis.plot(rate, columns["loss"], color="tab:gray", alpha=0.4, linewidth=1, label="loss of a step")
+    axis.plot(rate, mean, color="tab:blue", linewidth=2, label="smoothed")
+    if best is not None:
+        height = float(mean[np.argmin(np.abs(np.log(rate / best)))])
+        axis.axvline(best, color="tab:red", linestyle="--", linewidth=1)
+        axis.plot([best], [height], "o", color="tab:red", label=f"falls fastest: {best:.2g}")
+    if len(mean):
+        low, high = float(mean.min()), float(np.median(mean[: max(1, len(mean) // 4)]))
+        axis.set_ylim(low - 0.3 * (high - low + 0.1), high + 0.8 * (high - low + 0.1))
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.set_ylabel("training loss")
+    axis.set_title(title)
+    _legend_below(axis, 3)
+    _save(figure, path)
+
+
+def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dict[str, dict[str, Any]]) -> None:
+    """The top-1 of a sweep's trials: in their order with the best so far, and against each setting.
+
+    Args:
+        done: (number, top1, settings) of the complete trials. space: of tools.sweep_space.
+    """
+    figure, axes = _figure(4 * (1 + len(space)), 3.8, 1 + len(space))
+    done = sorted(done, key=lambda trial: trial[0])
+    numbers, scores = [trial[0] for trial in done], [trial[1] for trial in done]
+    best = int(np.argmax(scores))
+    axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
+    axes[0].step(numbers, np.maximum.accumulate(scores), where="post", color="tab:red", label="best so far")
+    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_xlabel("trial")
+    axes[0].set_ylabel("best validation top-1")
+    _legend_below(axes[0], 2)
+    for axis, (name, rule) in zip(axes[1:], space.items(), strict=True):
+        values = [str(trial[2][name]) if "choices" in rule else trial[2][name] for trial in done]
+        axis.plot(values, scores, "o", color="tab:blue")
+        axis.plot(values[best : best + 1], scores[best : best + 1], "o", color="tab:red")
+        if rule.get("log"):
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+        axis.margins(x=0.15)
+    _save(figure, path)
+
+
+def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
+    """Draw `y` over `x` as a line with points; names of the axes; an upright line at `mark`, as trained."""
+    figure, (axis,) = _figure(7, 4.3, 1)
+    axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1, label=f"as trained: {mark}")
+    axis.plot(x, y, marker="o")
+    _legend_below(axis, 1)
+    axis.set(xlabel=names[0], ylabel=names[1], xticks=x)
+    axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
+    """A sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, framed green, red, or not)."""
+    columns = max(len(row) for row in rows)
+    figure, axes = _figure(max(MIN_WIDTH, CELL * columns), (CELL + 0.4) * len(rows) + 0.5, columns, len(rows))
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+        axis.set_anchor("N")
+    framed = any(agrees is not None for row in rows for _, _, agrees in row)
+    figure.suptitle("Each query and its nearest images, by cosine" + "; green: of its class, red: of another" * framed)
+    for line, row in enumerate(rows):
+        for axis, (image, caption, agrees) in zip(axes[line * columns :], row, strict=False):
+            _show(axis, image, caption)
+            if agrees is not None:
+                axis.spines[:].set(visible=True, color="tab:green" if agrees else "tab:red", linewidth=3)
+    _save(figure, path)
+
+
+def class_names(
+    classes: Any, labels: Any, points: float = 72 * CELL - GAP, size: float = CAPTION_SIZE
+) -> dict[int, str]:
+    """Return the names of the classes `labels` (a sequence), none wider than `points` in letters of `size` points, no two alike."""
+    names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
+    family = fonts.families("".join(names.values()))
+    return shorten_all(names, points, lambda text: _width(text, size, family))
+
+
+def _legend_below(axis: Any, columns: int) -> None:
+    """Put the legend where it covers no line."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
+
+
+def _width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:
+    """The width of `text` in points, as it is drawn."""
+    from matplotlib.font_manager import FontProperties
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")
+        pixels = _renderer().get_text_width_height_descent(
+            text, FontProperties(family=list(family), size=size), ismath=False
+        )[0]
+    return float(72 / DPI * pixels)
+
+
+@cache
+def _renderer() -> Any:
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    return RendererAgg(1, 1, DPI)
+
+
+def _show(axis: Any, image: Any, caption: str) -> None:
+    """Draw `image`, uint8 RGB, under its caption; None is marked as unreadable."""
+    if image is not None:
+        axis.imshow(image)
+    else:
+        axis.text(0.5, 0.5, "unreadable", ha="center", va="center", transform=axis.transAxes, fontsize=CAPTION_SIZE)
+    axis.set_title(caption, fontsize=CAPTION_SIZE)
+
+
+def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write the PNG, each text in fonts that have its characters. "$5 to $9" is no formula; only the ticks of a log axis are."""
+    from matplotlib.text import Text
+
+    axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
+    formulas = {id(text) for axis in axes for text in axis.get_ticklabels(which="both")}
+    for text in figure.findobj(Text):
+        if id(text) not in formulas:
+            text.set_parse_math(False)
+            text.set_fontfamily(fonts.families(text.get_text()))
+    with atomic_write(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # `fonts` has warned, with what helps
+        figure.savefig(file, format="png")

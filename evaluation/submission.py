@@ -1,0 +1,239 @@
+"""A submission: the form that a competition asks for, checked by reading it back, and where it came from."""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from evaluation.results import Scored
+from utils import tables
+from utils.errors import UserError
+from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
+from utils.logger import log
+from utils.outputs import Output, has_key, is_list, is_probabilities
+from utils.text import exact
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+NOT_OPTIONS = ("given", "config")
+
+
+def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
+    """What submit.py is going to write: the submission `out`, and what is put beside it."""
+    check_regular(out)
+    files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt))]
+    files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
+    if opt.pseudo_label is not None:
+        files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_list))
+    if opt.save_probs:
+        files.append(Output(out.with_name("probs.npz"), "a file of probabilities", is_probabilities))
+    return files
+
+
+def pseudo_labels(out: Path) -> Path:
+    """Where the list of --pseudo_label goes: beside the submission `out`."""
+    return out.with_name(f"{out.stem}.pseudo.txt")
+
+
+def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None:
+    """Rename a submission of other members under the name that --tag gives, with all that belongs to it, and log its new name.
+
+    Args:
+        hashes: sha256 of each member's file. A name that --out gave is the user's own: that one is replaced.
+    """
+    try:
+        members = json.loads(_provenance(out).read_text(encoding="utf-8"))["members"]
+        noted, state = sorted(str(member["sha256"]) for member in members), out.stat()
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if opt.out or noted == sorted(hashes):
+        return
+    loaded = {os.path.realpath(path) for path in opt.load}
+    found = [path for path in (out, _provenance(out), pseudo_labels(out), out.with_name("probs.npz")) if path.is_file()]
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(state.st_mtime))
+    while any(os.path.lexists(_stamped(path, stamp)) for path in found):
+        stamp += "+"
+    for path in found:
+        if os.path.realpath(path) not in loaded:
+            path.rename(_stamped(path, stamp))
+    log.warning(
+        f"{out} was of other checkpoints, or of an earlier state of these: it is {_stamped(out, stamp).name} beside it now."
+    )
+
+
+def _stamped(path: Path, stamp: str) -> Path:
+    first, _, rest = path.name.partition(".")
+    return path.with_name(f"{first}.{stamp}.{rest}")
+
+
+def _provenance(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.provenance.json")
+
+
+def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
+    """Whether the file is what its provenance says was written, or has the form that the flags ask for."""
+    try:
+        said = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
+        if said["sha256"] == file_hash(path):
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    try:
+        if opt.format == "json":
+            rows = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+            return isinstance(rows, list) and all(
+                isinstance(row, dict) and set(row) == {"id", "predicted"} for row in rows
+            )
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return bool(opt.header) and next(csv.reader(file, delimiter=_separator(opt)), None) == list(opt.columns)
+    except (OSError, ValueError, csv.Error):
+        return False
+
+
+def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
+    """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
+
+    An unreadable image gets the commonest training class. The file is read back, and takes its name only where every
+    line is there once, in order, with what was predicted.
+
+    Raises:
+        UserError: names that would make the file ambiguous, or --top_k beyond the classes.
+    """
+    rows = _rows(scored, opt)
+    _check_names(rows, opt)
+    listed = scored.predictions.index
+    if not opt.debug and not np.array_equal(listed, np.arange(len(scored.files))):
+        raise AssertionError(
+            f"{len(listed)} predictions for {len(scored.files)} lines of {scored.files.source}, or not in their order"
+        )
+    with atomic_write(path, "w") as file:
+        _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
+        file.flush()
+        if _read_back(file.name, opt) != [(name, [str(one) for one in classes]) for name, classes in rows]:
+            raise AssertionError(f"{path} does not read back as it was written; nothing was put in its place")
+
+
+def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]]:
+    """(id, classes), likeliest first, for each image."""
+    predictions, files, classes = scored
+    if opt.top_k > predictions.top.shape[1]:
+        raise UserError(
+            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and no more than there are classes)."
+        )
+    images = np.array(classes.images or [0] * classes.count)
+    common = np.argsort(-images, kind="stable")[: opt.top_k]
+    rows = []
+    for row, index in enumerate(predictions.index.tolist()):
+        named = predictions.top[row, : opt.top_k] if predictions.readable[row] else common
+        labels = named.tolist()
+        rows.append(
+            (
+                _id(files.as_written(index), opt.id),
+                [classes.name(label) for label in labels] if opt.labels == "name" else labels,
+            )
+        )
+    return rows
+
+
+def _id(path: str, how: str) -> str:
+    path = exact(path)
+    name = path if how == "path" else os.path.basename(path)
+    return name.removesuffix(Path(name).suffix) if how == "stem" else name
+
+
+def _check_names(rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+    if opt.top_k > 1 and opt.format == "csv":
+        for _, classes in rows:
+            for name in map(str, classes):
+                if opt.joiner in name:
+                    raise UserError(
+                        f"The class name {name!r} holds --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+                    )
+    names = [name for name, _ in rows]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        log.warning(f"{len(twice)} ids stand in more than one row (the first: {twice[0]}); --id path tells them apart.")
+
+
+def _separator(opt: argparse.Namespace) -> str:
+    return "\t" if opt.separator == "tab" else opt.separator
+
+
+def _write_csv(file: IO[str], rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+    writer = tables.writer(file, _separator(opt))
+    if opt.header:
+        writer.writerow(opt.columns)
+    writer.writerows([name, opt.joiner.join(map(str, classes))] for name, classes in rows)
+
+
+def _write_json(file: IO[str], rows: list[tuple[str, list[Any]]]) -> None:
+    content = [{"id": name, "predicted": classes[0] if len(classes) == 1 else classes} for name, classes in rows]
+    file.write("[\n" + ",\n".join(map(json_text, content)) + "\n]\n")
+
+
+def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        if opt.format == "json":
+            content = [(row["id"], row["predicted"]) for row in json.load(file)]
+            return [(name, [str(one) for one in (got if isinstance(got, list) else [got])]) for name, got in content]
+        rows = list(csv.reader(file, delimiter=_separator(opt)))
+    if opt.header and rows.pop(0) != list(opt.columns):
+        return []
+    return [(name, got.split(opt.joiner) if opt.top_k > 1 else [got]) for name, got in rows]
+
+
+def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
+    """Write <path's stem>.provenance.json: members with their sha256, options, the list's hash, versions, the file's sha256."""
+    from inference.saved_probs import list_hash
+
+    members = [
+        {"path": name, "sha256": sha256, "weight": weight}
+        for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
+    ]
+    content = {
+        "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
+        "unreadable": int((~scored.predictions.readable).sum()),
+        "members": members,
+        "list": {"path": str(scored.files.source), "hash": list_hash(scored.files), "images": len(scored.files)},
+        "command": sys.argv,
+        "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+    write_json(_provenance(path), content)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def write_pseudo_labels(path: Path, scored: Scored, least: float) -> None:
+    """Write the images whose likeliest class has a probability of `least` or more as a training list, absolute paths.
+
+    (Lee, 2013.) Says how many there are; where there is none, no file is written.
+    """
+    predictions, files, classes = scored
+    sure = predictions.readable & (predictions.probability[:, 0] >= least)
+    if not sure.any():
+        best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
+        log.warning(f"--pseudo_label {least:g}: no image is so sure (the surest: {best:.4f}); {path} is not written.")
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path, "w") as file:
+        for row in np.flatnonzero(sure).tolist():
+            file.write(f"{os.path.abspath(files.path(int(predictions.index[row])))} {int(predictions.top[row, 0])}\n")
+    named = len(np.unique(predictions.top[sure, 0]))
+    log.info(
+        f"{int(sure.sum())} of {len(sure)} images, of {named} of {classes.count} classes, at {least:g} or more: {path}"
+    )

@@ -1,0 +1,89 @@
+"""What a network's classifier reads of an image: its features, and the images that lie nearest by them."""
+
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from inference.predictor import Predictor
+from network.heads import CosineHead
+
+MOST_BYTES = 1 << 30  # of features held for the report; 2,048 numbers of 260,000 images
+BLOCK = 1 << 14  # images compared at a time
+
+
+def classifier(net: Any) -> nn.Module | None:
+    """The last layer, where it is one Linear or a CosineHead; None for other networks."""
+    head = net.get_classifier() if hasattr(net, "get_classifier") else None
+    return head if isinstance(head, nn.Linear | CosineHead) else None
+
+
+class Features:
+    """Gathers, in a `with`, what the classifier of a predictor's first network reads, of the first view of each image.
+
+    `rows`: (N, D) of `dtype`, each of length 1, in the order of the list; None where there is no network, no classifier
+    of one layer, or more than MOST_BYTES of them.
+    """
+
+    def __init__(self, predictor: Predictor, count: int, dtype: type = np.float16) -> None:
+        self.head = classifier(predictor.members[0].model.net) if predictor.members else None
+        self.count, self.dtype = count, dtype
+        self.rows: NDArray[Any] | None = None
+        self.done = 0
+        self._seen: list[torch.Tensor] = []
+
+    def __enter__(self) -> "Features":
+        if self.head is not None:
+            self._hook = self.head.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.head is not None:
+            self._hook.remove()
+
+    def take(self, size: int) -> None:
+        """Keep the features of the batch of `size` images that was just predicted."""
+        if not self._seen:
+            return
+        found = torch.nn.functional.normalize(torch.cat(self._seen)[:size].float())
+        self._seen.clear()
+        if self.rows is None:
+            if self.count * found.shape[1] * np.dtype(self.dtype).itemsize > MOST_BYTES and self.dtype == np.float16:
+                return
+            self.rows = np.empty((self.count, found.shape[1]), self.dtype)
+        self.rows[self.done : self.done + size] = found.cpu().numpy()
+        self.done += size
+
+    def nearest(
+        self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+    ) -> dict[int, list[tuple[int, float]]]:
+        """The k images nearest to each of `places` in the list, by cosine, among the readable ones, not itself.
+
+        Returns:
+            {place: [(place, cosine), nearest first]}; {} where there are no features.
+        """
+        if self.rows is None:
+            return {}
+        queries = self.rows[places].astype(np.float32)
+        best: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
+        for first in range(0, self.done, BLOCK):
+            cosine = queries @ self.rows[first : min(first + BLOCK, self.done)].astype(np.float32).T
+            others = np.arange(first, first + cosine.shape[1])
+            cosine[:, ~readable[others]] = -np.inf
+            cosine[places[:, None] == others] = -np.inf
+            chosen = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+            best.append((np.take_along_axis(cosine, chosen, 1), others[chosen]))
+        values, found = (np.concatenate(part, axis=1) for part in zip(*best, strict=True))
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        pairs = zip(
+            np.take_along_axis(found, order, 1).tolist(), np.take_along_axis(values, order, 1).tolist(), strict=True
+        )
+        return {
+            place: [(other, cosine) for other, cosine in zip(*pair, strict=True) if cosine > -np.inf]
+            for place, pair in zip(places.tolist(), pairs, strict=True)
+        }

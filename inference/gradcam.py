@@ -1,0 +1,98 @@
+"""Where a network looked: Grad-CAM (Selvaraju et al., 2017) on the last features that still have places."""
+
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from inference.predictor import Predictor
+from network.base_model import BaseModel
+from utils.logger import progress
+
+NEWEST = 64  # outputs looked through: the last blocks of any network
+FINE = 4  # cells a side: fewer tell nothing of an image
+
+
+def explain(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """A map for each image of a loader of EvalBatch, by its place in the list; of the first network's first view.
+
+    Returns:
+        {index: (uint8 (S, S, 3), float32 (h, w), 0 to 1)}: what the network was shown, and what in it spoke for the
+        class that it names first. {} where the network has no features with places.
+    """
+    model, view = predictor.members[0].model, predictor.views[0][0]
+    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
+    with model.evaluating():
+        for batch in progress(loader, "Grad-CAM", len(loader)):
+            images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
+            with model.autocast():  # the weights may be cast already
+                found = gradcam(model, images)
+            if found is None:
+                return {}
+            squares = images.permute(0, 2, 3, 1).cpu().numpy()
+            maps.update(zip(batch.index.tolist(), zip(squares, found.cpu().numpy(), strict=True), strict=True))
+    return maps
+
+
+def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
+    """Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
+
+    The features are the newest output of a part of the network that has places, FINE a side or, where nothing has so
+    many, two, and a gradient there: of a transformer whose classifier reads its class token alone, what the last
+    attention reads.
+
+    Args:
+        classes: int64 (B,), the class of each image whose evidence is mapped; by default the one named first.
+
+    Returns:
+        float32 (B, h, w), each scaled to 0..1; None where the network has no such features.
+    """
+    fine: deque[Tensor] = deque(maxlen=NEWEST)
+    coarse: deque[Tensor] = deque(maxlen=NEWEST)
+
+    def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        there = _as_map(model.net, output) if isinstance(output, Tensor) and output.requires_grad else None
+        if there is not None:
+            (fine if there.shape[-1] >= FINE else coarse).appendleft(output)
+
+    with torch.enable_grad(), model.evaluating() as net:
+        hooks = [module.register_forward_hook(remember) for module in net.modules()]
+        try:
+            logits = net(model.normalise(images).requires_grad_(True)).float()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        newest = [*fine, *coarse]
+        if not newest:
+            return None
+        classes = logits.argmax(dim=1) if classes is None else classes
+        slopes = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), newest, allow_unused=True)
+    for features, slope in zip(newest, slopes, strict=True):
+        if slope is not None:
+            there, steep = _as_map(model.net, features), _as_map(model.net, slope)
+            assert there is not None and steep is not None
+            if steep.any():
+                heat = (there * steep.mean(dim=(2, 3), keepdim=True)).sum(dim=1).relu().detach().float()
+                return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    return None
+
+
+def _as_map(net: nn.Module, output: Tensor) -> Tensor | None:
+    """(B, C, h, h) of an output in one of the layouts that networks have; None for what has no places.
+
+    Images are square, so maps are: what is not, is heads of attention, channels, or tokens that are pooled in part.
+    """
+    if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
+        return output
+    if output.ndim == 4 and output.shape[1] == output.shape[2] > 1:  # channels last, as in Swin
+        return output.permute(0, 3, 1, 2)
+    if output.ndim == 3 and output.shape[2] == getattr(net, "num_features", output.shape[2]):
+        tokens = output[:, int(getattr(net, "num_prefix_tokens", 0)) :]
+        side = math.isqrt(tokens.shape[1])
+        if side > 1 and side * side == tokens.shape[1]:
+            return tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return None

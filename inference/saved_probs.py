@@ -1,0 +1,133 @@
+"""Probabilities in a file, to be blended later without running a network: probs.npz.
+
+They are kept as float16 logarithms: a float16 of the probability itself loses what is below 6e-8, on which geometric means
+and log losses hang; its logarithm is within 0.4 % there, and as near as the plain one for likely classes.
+"""
+
+import contextlib
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.metrics import TINY
+from utils.errors import UserError
+from utils.files import atomic_write
+
+MOST_BYTES = 4 << 30  # of probabilities held at a time, all files together; 50,030 classes of 42,000 images in float16
+
+
+@dataclass(frozen=True)
+class SavedProbs:
+    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and which images and classes they speak of."""
+
+    path: str
+    log_probability: NDArray[np.float16]
+    readable: NDArray[np.bool_]
+    list_hash: str
+    data: dict[str, Any]  # num_classes, class_names, class_images: as in a checkpoint
+
+
+def list_hash(files: Any) -> str:
+    """sha256 of a list's paths and labels, in their order, as hex; `files`: dataloader.file_list.FileList."""
+    digest = hashlib.sha256()
+    for index in range(len(files)):
+        digest.update(f"{files.path(index)} {files.label[index]}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def check_size(count: int, num_classes: int, what: str) -> None:
+    """Raise UserError where float16 probabilities of `count` images would take more than MOST_BYTES."""
+    size = 2 * count * num_classes
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{what}: {count} images of {num_classes} classes are {size / 1e9:.1f} GB of probabilities; "
+            f"allowed: {MOST_BYTES / 1e9:.1f} GB.\n"
+            "Give a shorter list, or the checkpoints themselves in place of probabilities."
+        )
+
+
+def logs(probability: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Probabilities as they are kept."""
+    return np.log(np.maximum(probability, TINY)).astype(np.float16)
+
+
+def write(
+    path: Path, log_probability: NDArray[np.float16], readable: NDArray[np.bool_], files: Any, classes: Any
+) -> None:
+    """Write `log_probabilities` float16 (N, C), `readable`, `files` (N,) paths, `classes` (C,) names, `list_hash`; no pickles."""
+    names = np.array([classes.name(label) for label in range(classes.count)])
+    paths = np.array(
+        [os.fsencode(files.path(index)).decode(errors="backslashreplace") for index in range(len(readable))]
+    )
+    images = np.array(classes.images or [], np.int64)
+    part = files if len(readable) == len(files) else files.select(np.arange(len(files)) < len(readable))
+    with atomic_write(path) as file:
+        np.savez(
+            file,
+            log_probabilities=log_probability,
+            readable=readable,
+            files=paths,
+            classes=names,
+            class_images=images,
+            named=np.array(classes.names is not None),
+            list_hash=np.array(list_hash(part)),
+        )
+
+
+def read(path: str) -> SavedProbs:
+    """Read a file of `write`.
+
+    Raises:
+        UserError: no such file, damaged, of another kind, or larger than MOST_BYTES.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            missing = {"log_probabilities", "classes", "list_hash", "readable"} - set(content.files)
+            if missing:
+                raise UserError(
+                    f"{path} holds no {', '.join(sorted(missing))}. Write it anew: python eval.py --load CKPT --save_probs"
+                )
+            found = content["log_probabilities"]
+            names, images = content["classes"].tolist(), content["class_images"].tolist()
+            data = {
+                "num_classes": len(names),
+                "class_names": names if content["named"] else None,
+                "class_images": images or None,
+            }
+            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged, or no file of probabilities ({str(error)[:200]}).") from error
+    if found.ndim != 2 or found.shape != (len(saved.readable), len(names)):
+        raise UserError(f"{path} is damaged: probabilities of shape {found.shape} for {len(names)} classes.")
+    return saved
+
+
+def check_total(paths: Sequence[str]) -> None:
+    """Raise UserError where the files of `paths` hold more than MOST_BYTES together; what is no such file is left to `read`."""
+    size = 0
+    for path in paths:
+        with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            size += archive.getinfo("log_probabilities.npy").file_size
+    if size > MOST_BYTES + 4096 * len(paths):
+        raise UserError(
+            f"{', '.join(paths)}: {size / 1e9:.1f} GB of probabilities; allowed: {MOST_BYTES / 1e9:.1f} GB together.\n"
+            "Load fewer of them, or the checkpoints themselves."
+        )
+
+
+def check_list(saved: SavedProbs, files: Any, wanted: str) -> None:
+    """Raise UserError where `saved` is of another list than `files`, whose list_hash is `wanted`."""
+    if len(saved.readable) != len(files) or saved.list_hash != wanted:
+        raise UserError(
+            f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for {len(files)}, "
+            f"hash {saved.list_hash[:12]} for {wanted[:12]}.\nBlend files of one list, or give the list that they were made of."
+        )

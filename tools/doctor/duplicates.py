@@ -1,0 +1,166 @@
+"""Which images are copies of each other: exact, by a hash of the bytes; near, by a perceptual hash and a sketch.
+
+Near pairs are found without comparing each image with each: 64 bits are cut into d + 3 bands, so hashes at most d bits
+apart agree in three bands or more. For each choice of three bands, hashes are sorted by these, and only neighbours that agree
+there are compared. A dHash alone calls too many photographs alike (of 1,500 cuts made by benchmarks.photos 4,397
+pairs; 73 with the sketch, those looked at were cuts that overlap), so a pair also needs sketches that correlate.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.doctor.inspection import SMALL, likeness
+from tools.doctor.scan import Scan, Store
+from utils.logger import log, progress
+
+AGREE = 3  # bands that must be equal
+ALIKE = 0.988  # correlation of the sketches: copies of 100 of those cuts at quality 30, or of half the size, were above
+ALIKE_SMALL = 0.998  # where both are below SMALL pixels: at 28, other trousers of the same cut reach 0.99
+MOST_NEIGHBOURS = 1024  # a hash is compared with so many that agree in three bands: an all but empty hash has millions
+MOST_PAIRS = 4_000_000  # kept in memory
+BLOCK = 8192  # pairs whose sketches are fetched at a time
+
+
+class Pairs(NamedTuple):
+    """M pairs of images (int64): `later` is a copy of `earlier`, which comes first in the lists; `distance` in bits."""
+
+    later: NDArray[np.int64]
+    earlier: NDArray[np.int64]
+    distance: NDArray[np.uint8]
+
+
+class Contents(NamedTuple):
+    """The C different contents: `first` (C, lists) is the first image of each in each list, -1 for none; `of` (N,), -1: unread."""
+
+    first: NDArray[np.int64]
+    of: NDArray[np.int64]
+
+
+def contents(seen: Scan) -> Contents:
+    """Group images by their bytes."""
+    read = np.flatnonzero(seen.digest)
+    _, group = np.unique(seen.digest[read], return_inverse=True)
+    of = np.full(len(seen.digest), -1, np.int64)
+    of[read] = group
+    first = np.full((int(group.max(initial=-1)) + 1, len(seen.lists)), -1, np.int64)
+    backwards = read[::-1]  # the last one written is the first image
+    first[group[::-1], seen.list_of(backwards)] = backwards
+    return Contents(first, of)
+
+
+def exact(seen: Scan, groups: Contents) -> Pairs:
+    """Each image with the first one of the same bytes in its own list, and in each list before."""
+    read = np.flatnonzero(groups.of >= 0)
+    home = seen.list_of(read)
+    later, earlier = [], []
+    for place in range(len(seen.lists)):
+        partner = groups.first[groups.of[read], place]
+        hit = (partner >= 0) & (place <= home) & (partner < read)
+        later.append(read[hit])
+        earlier.append(partner[hit])
+    return Pairs(np.concatenate(later), np.concatenate(earlier), np.zeros(sum(map(len, later)), np.uint8))
+
+
+def near(seen: Scan, groups: Contents, store: Store, bits: int) -> Pairs:
+    """Images that look the same and differ in their bytes: each with its nearest in its own list, and in each list before.
+
+    A pair of lists that share the very bytes of an image is left to `exact`.
+    """
+    parts = list(_alike(seen, groups, store, bits))
+    if not parts:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))
+    one, two, distance = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    found = []
+    for here in range(len(seen.lists)):
+        for there in range(here, len(seen.lists)):
+            for first, second in {(here, there), (there, here)}:
+                a, b = groups.first[one, first], groups.first[two, second]
+                later, earlier = np.maximum(a, b), np.minimum(a, b)
+                keep = (a >= 0) & (b >= 0)
+                if here != there:
+                    keep &= groups.first[groups.of[later], here] < 0
+                found.append((later[keep], earlier[keep], distance[keep]))
+    return _nearest(seen, Pairs(*(np.concatenate(columns) for columns in zip(*found, strict=True))))
+
+
+def _nearest(seen: Scan, pairs: Pairs) -> Pairs:
+    """One pair for each later image and list of the earlier."""
+    order = np.lexsort((pairs.earlier, pairs.distance, seen.list_of(pairs.earlier), pairs.later))
+    later, earlier, distance = pairs.later[order], pairs.earlier[order], pairs.distance[order]
+    place = seen.list_of(earlier)
+    begins = np.ones(len(order), bool)
+    begins[1:] = (later[1:] != later[:-1]) | (place[1:] != place[:-1])
+    return Pairs(later[begins], earlier[begins], distance[begins])
+
+
+def _alike(seen: Scan, groups: Contents, store: Store, bits: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    """Pairs of contents whose hashes and sketches are near, with the distance."""
+    sample = np.where(groups.first >= 0, groups.first, np.iinfo(np.int64).max).min(
+        axis=1, initial=np.iinfo(np.int64).max
+    )
+    wanted = np.flatnonzero(seen.comparable[sample])
+    hashes = seen.dhash[sample[wanted]].view(np.uint64)
+    kept = 0
+    for one, two, distance in close_hashes(hashes, bits):
+        for start in range(0, len(one), BLOCK):
+            left, right, apart = (column[start : start + BLOCK] for column in (one, two, distance))
+            named, where = np.unique(np.concatenate([left, right]), return_inverse=True)
+            sketches, side = store.sketches([seen.key[image].tobytes() for image in sample[wanted[named]].tolist()])
+            a, b = where[: len(left)], where[len(left) :]
+            alike = likeness(sketches[a], sketches[b]) >= np.where(
+                np.maximum(side[a], side[b]) < SMALL, ALIKE_SMALL, ALIKE
+            )
+            kept += int(alike.sum())
+            yield wanted[left[alike]], wanted[right[alike]], apart[alike]
+        if kept > MOST_PAIRS:
+            log.warning(
+                f"Over {MOST_PAIRS} pairs look alike: the search stops here. Ask for nearer ones: --near {max(0, bits - 2)}."
+            )
+            return
+
+
+def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    """All pairs at most `bits` apart, each once, in blocks: two indices into `hashes` (int64) and the distance (uint8)."""
+    bands = _bands(bits + AGREE)
+    choices = list(combinations(range(len(bands)), AGREE))
+    number = {choice: k for k, choice in enumerate(choices)}
+    first_choice = np.full(
+        1 << len(bands), -1, np.int16
+    )  # equal bands, as bits -> the first choice that finds the pair
+    for equal in range(1 << len(bands)):
+        agreeing = tuple(band for band in range(len(bands)) if equal >> band & 1)[:AGREE]
+        first_choice[equal] = number.get(agreeing, -1)
+    skipped = 0
+    for choice in progress(choices, "comparing images"):
+        masks = np.bitwise_or.reduce(np.array([bands[band] for band in choice], np.uint64))
+        part = hashes & masks
+        order = np.lexsort((hashes, part))
+        part, sorted_hashes = part[order], hashes[order]
+        alive = np.flatnonzero(part[1:] == part[:-1])  # whose neighbour `step` further on is in the same bucket
+        step = 1
+        while len(alive) and step <= MOST_NEIGHBOURS:
+            differ = sorted_hashes[alive] ^ sorted_hashes[alive + step]
+            distance = np.bitwise_count(differ)
+            hit = np.flatnonzero(distance <= bits)
+            equal = sum(((differ[hit] & band) == 0).astype(np.int64) << k for k, band in enumerate(bands))
+            hit = hit[first_choice[equal] == number[choice]]
+            if len(hit):
+                yield order[alive[hit]], order[alive[hit] + step], distance[hit]
+            step += 1
+            alive = alive[alive + step < len(part)]
+            alive = alive[part[alive] == part[alive + step]]
+        skipped += len(alive)
+    if skipped:
+        log.warning(
+            f"Some images have over {MOST_NEIGHBOURS} others of much the same hash; near-duplicates among these may be unnamed."
+        )
+
+
+def _bands(count: int) -> list[np.uint64]:
+    """Masks of `count` bands that share 64 bits as evenly as can be."""
+    edges = np.linspace(0, 64, count + 1).astype(int).tolist()
+    return [np.uint64(((1 << high) - 1) ^ ((1 << low) - 1)) for low, high in pairwise(edges)]

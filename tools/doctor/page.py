@@ -1,0 +1,132 @@
+"""doctor.html: one file with small pictures in it, for a desk, a phone, and the dark."""
+
+import base64
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import simplejpeg
+
+from dataloader import decode
+from dataloader.decode import MAX_PIXELS
+from tools.doctor.findings import PROBLEMS
+from tools.doctor.report import Report, summary
+from tools.doctor.scan import Store
+from utils.files import atomic_write
+from utils.names import shorten
+from utils.text import for_page
+
+SIDE = 160  # of a thumbnail, in pixels
+MOST_THUMBNAILS = 200
+MOST_BYTES = 3_500_000  # of thumbnails, as base64; text adds up to a megabyte
+MOST_ROWS = 60  # a problem; doctor.csv has all
+LONGEST = 600  # characters of a path or a detail
+NO_PICTURE = {
+    "missing",
+    "dangling_link",
+    "not_a_file",
+    "empty",
+    "truncated",
+    "unreadable",
+    "too_large",
+    "wrong_extension",
+}
+NO_PICTURE |= {
+    "class_not_in_train",
+    "class_not_scored",
+    "single_image",
+    "label_gap",
+    "class_names",
+    "class_name_unusable",
+    "label_out_of_range",
+}
+
+
+def write_page(path: Path, report: Report, store: Store) -> None:
+    """Write the page; thumbnails come from the store where it has them."""
+    import jinja2
+
+    album = Album(report, store)
+    content = summary(report)
+    sections = []
+    for name, rows in report.found.by_problem():
+        shown = [_row(report, album, name, number) for number in rows[:MOST_ROWS].tolist()]
+        sections.append(
+            {
+                "name": name,
+                **PROBLEMS[name]._asdict(),
+                "count": len(rows),
+                "rows": shown,
+                "rest": len(rows) - len(shown),
+            }
+        )
+    template = (Path(__file__).parent / "doctor.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, finalize=for_page, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(template).render(
+        sections=sections,
+        thumbnails=album.count,
+        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        **content,
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8"))
+
+
+class Album:
+    """Hands out thumbnails, until there are MOST_THUMBNAILS or MOST_BYTES."""
+
+    def __init__(self, report: Report, store: Store) -> None:
+        self.report, self.store = report, store
+        self.count = self.bytes = 0
+        self.made: dict[bytes, str] = {}
+
+    def picture(self, image: int) -> str:
+        """A data URL for image `image`; "" where there is none to be had, or no more room."""
+        key = self.report.seen.key[image].tobytes()
+        if not any(key) or self.count >= MOST_THUMBNAILS:
+            return ""
+        jpeg = self.store.thumbnail(
+            key, lambda: thumbnail(self.report.seen.path(image), max_pixels=self.report.seen.max_pixels)
+        )
+        text = base64.b64encode(jpeg).decode()
+        if not text or self.bytes + len(text) > MOST_BYTES:
+            return ""
+        self.count, self.bytes = self.count + 1, self.bytes + len(text)
+        return f"data:image/jpeg;base64,{text}"
+
+
+def thumbnail(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A small JPEG of the image at `path`; b"" where it cannot be read."""
+    small = decode.thumbnail(path, SIDE, max_pixels)
+    return b"" if small is None else simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
+
+
+def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]:
+    row = report.row(number)
+    image, partner = row["image"], row["partner"]
+    sides = []
+    for side in (partner, image) if partner >= 0 else (image,):
+        if side >= 0:
+            picture = "" if name in NO_PICTURE else album.picture(side)
+            path = shorten(report.seen.path(side), LONGEST)
+            sides.append(
+                {
+                    "where": report.where(side),
+                    "path": path,
+                    "label": shorten(report.class_name(side), LONGEST),
+                    "picture": picture,
+                }
+            )
+    conflict = partner >= 0 and -1 < report.seen.label[image] != report.seen.label[partner] > -1
+    apart = int(report.found.columns()[3][number])
+    bits = f"{apart} of 64 bits apart" if name.startswith("near") else ""
+    detail = bits if partner >= 0 else shorten(row["detail"], LONGEST)
+    return {
+        "sides": sides,
+        "pair": partner >= 0,
+        "detail": detail,
+        "list": Path(row["list"]).name,
+        "conflict": bool(conflict),
+    }

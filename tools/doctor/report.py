@@ -1,0 +1,157 @@
+"""What tools.doctor says: on the screen, in doctor.json, and in doctor.csv."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.doctor.findings import ERROR, PROBLEMS, Findings
+from tools.doctor.scan import Scan
+from utils import tables
+from utils.files import atomic_write, write_json
+from utils.logger import format_count, log
+from utils.names import columns, shorten
+
+EXAMPLES = 3  # a problem's findings that the screen shows
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that was found. `spreads`: of each list, None for one without labels; `names`: of the classes, or None."""
+
+    seen: Scan
+    found: Findings
+    spreads: list[dict[str, Any] | None]
+    names: list[str] | None
+    seconds: float
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Finding `number` as the CSV has it, and its images ("image", "partner": -1 for none)."""
+        code, image, partner, _, listed = (int(column[number]) for column in self.found.columns())
+        place = listed if listed >= 0 else self.seen.which(image)[0]
+        return {
+            "list": str(self.seen.lists[place].source),
+            "line": self.seen.line(image) if image >= 0 else "",
+            "path": self.seen.path(image) if image >= 0 else "",
+            "problem": list(PROBLEMS)[code],
+            "detail": self.detail(number),
+            "image": image,
+            "partner": partner,
+        }
+
+    def detail(self, number: int) -> str:
+        """What there is to say of finding `number` beyond its problem's name."""
+        code, image, partner, distance, _ = (int(column[number]) for column in self.found.columns())
+        if number in self.found.texts:
+            return self.found.texts[number]
+        if partner < 0:
+            return self.seen.details.get(image, "")
+        here, there = int(self.seen.label[image]), int(self.seen.label[partner])
+        labels = f"; label {there} there, {here} here" if here != there and min(here, there) >= 0 else ""
+        bits = f", {distance} of 64 bits apart" if list(PROBLEMS)[code].startswith("near") else ""
+        same = ", the same path" if self.seen.path(image) == self.seen.path(partner) else ""
+        return f"as {self.where(partner)}: {self.seen.path(partner)}{same}{bits}{labels}"
+
+    def where(self, image: int) -> str:
+        """ "train.txt, line 17"."""
+        return f"{self.seen.lists[self.seen.which(image)[0]].source.name}, line {self.seen.line(image)}"
+
+    def class_name(self, image: int) -> str:
+        """The name of an image's class, its number where it has none; "" in a list without labels."""
+        label = int(self.seen.label[image])
+        return "" if label < 0 else self.names[label] if self.names and label < len(self.names) else str(label)
+
+
+def write_csv(path: Path, report: Report) -> None:
+    """A row a finding, gravest first, then in the lists' order."""
+    with atomic_write(path, "w") as file:
+        writer = tables.dict_writer(file, ["list", "line", "path", "problem", "detail"])
+        writer.writeheader()
+        writer.writerows(_rows(report))
+
+
+def write_summary(path: Path, report: Report) -> dict[str, Any]:
+    """Write doctor.json; returns its content."""
+    content = summary(report)
+    write_json(path, content)
+    return content
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Counts of everything, plain data; what differs from run to run stands under "run"."""
+    seen = report.seen
+    lists = []
+    for place, (files, spread) in enumerate(zip(seen.lists, report.spreads, strict=True)):
+        labelled = spread is not None
+        lists.append(
+            {
+                "list": str(files.source),
+                "images": len(files),
+                "labelled": labelled,
+                "classes": spread,
+                "problems": _problems_of(report, place),
+            }
+        )
+    problems = {
+        name: {"severity": PROBLEMS[name].severity, "title": PROBLEMS[name].title, "count": len(rows)}
+        for name, rows in report.found.by_problem()
+    }
+    errors = report.found.errors()
+    run = {"seconds": round(report.seconds, 2), "files_read": seen.read, "known": seen.known}
+    return {"errors": errors, "warnings": report.found.count - errors, "problems": problems, "lists": lists, "run": run}
+
+
+def show(report: Report, folder: Path) -> None:
+    """Say it on the screen: the lists, then each problem with a few examples, leaks first."""
+    content = summary(report)
+    log.info(
+        f"\n{'list':<28} {'images':>11} {'errors':>8} {'warnings':>8} {'classes':>8} {'images a class':>22} {'Gini':>5}"
+    )
+    for entry in content["lists"]:
+        counts = entry["problems"]
+        errors = sum(count for name, count in counts.items() if PROBLEMS[name].severity == ERROR)
+        name = shorten(entry["list"], 28)
+        line = f"{name}{' ' * (28 - columns(name))} {format_count(entry['images']):>11} {errors:>8} {sum(counts.values()) - errors:>8}"
+        spread = entry["classes"]
+        text = (
+            f" {spread['classes']:>8} {_a_class(spread):>22} {spread['gini']:>5.2f}" if spread else f" {'no labels':>8}"
+        )
+        log.info(line + text)
+    log.info("")
+    for name, rows in report.found.by_problem():
+        problem = PROBLEMS[name]
+        log.info(f"{problem.severity:<8}{problem.title}: {format_count(len(rows))}. {problem.advice}")
+        for number in rows[:EXAMPLES].tolist():
+            row = report.row(number)
+            place = Path(row["list"]).name + (f", line {row['line']}" if row["line"] else "")
+            log.info("        " + ": ".join(str(part) for part in (place, row["path"], row["detail"]) if part))
+        if len(rows) > EXAMPLES:
+            log.info(f"        … and {format_count(len(rows) - EXAMPLES)} more")
+    if not report.found.count:
+        log.info("Nothing was found.")
+    run = content["run"]
+    rate = f", {run['files_read'] / max(report.seconds, 1e-3):.0f} images/s" if run["files_read"] > 100 else ""
+    log.info(f"\n{run['files_read']} files read, {run['known']} known from before: {report.seconds:.1f} s{rate}.")
+    log.info(
+        f"{content['errors']} error(s), {content['warnings']} warning(s): {folder}/doctor.html, doctor.csv, doctor.json"
+    )
+
+
+def _rows(report: Report) -> Iterator[dict[str, Any]]:
+    for _, rows in report.found.by_problem():
+        for number in rows.tolist():
+            yield report.row(number)
+
+
+def _problems_of(report: Report, place: int) -> dict[str, int]:
+    """How often each problem was found in a list."""
+    _, image, _, _, listed = report.found.columns()
+    home = np.where(listed >= 0, listed, report.seen.list_of(image)) == place
+    counts = {name: int(home[rows].sum()) for name, rows in report.found.by_problem()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _a_class(spread: dict[str, Any]) -> str:
+    return f"{spread['min']} / {spread['median']:g} / {spread['max']}"

@@ -1,0 +1,1 @@
+"""Makes lists out of folders, tables and other data sets: `python datasets/prepare.py --help`."""

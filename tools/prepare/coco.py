@@ -1,0 +1,172 @@
+"""Images listed in a JSON file, as COCO has them, or as AliProducts does.
+
+COCO         {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}], "categories": [{"id", "name"}]}
+AliProducts  {"images": [{"image_id", "class_id"}]}, for the images <class_id>/<image_id>; the test file has no class_id
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dataloader.decode import image_suffixes
+from tools.prepare.lists import Found, Part, Tally, absolute, in_order, number
+from utils.errors import UserError
+from utils.logger import log
+
+
+def read_coco(opt: argparse.Namespace, given: list[str] | None) -> Found:
+    """The images of a JSON file; the categories are numbered in the order of their ids, or by their names in `given`."""
+    file = Path(opt.file)
+    content = _load(file)
+    images = content["images"]
+    root = str(Path(opt.root if opt.root is not None else file.parent).resolve())
+    tally = Tally()
+    annotations = content.get("annotations") or []
+    if opt.part == "test" or not (
+        annotations or any("class_id" in image or "category_id" in image for image in images)
+    ):
+        log.info(f"{file}: {len(images):,} images; they go to test.txt, without labels.")
+        return Found([], {"test": Part(_paths(file, images, [None] * len(images), root), None)})
+    if annotations:
+        log.info(f"{file}: {len(images):,} images; categories by `annotations` (COCO).")
+        kept, ids = _annotated(file, images, annotations, tally)
+    else:
+        log.info(f"{file}: {len(images):,} images; categories by `class_id` in `images` (AliProducts).")
+        pairs = [(image, image.get("class_id", image.get("category_id"))) for image in images]
+        kept, ids = (
+            [image for image, key in pairs if key is not None],
+            [str(key) for _, key in pairs if key is not None],
+        )
+        for image, key in pairs:
+            if key is None:
+                tally.add("image(s) left out, which have no class_id", _show(image))
+    if not kept:
+        raise UserError(
+            f"{file}: no image has a category; expected annotations that name `image_id` and `category_id` of the images."
+        )
+    tally.report()
+    names, labels = _classes(file, content, ids, given)
+    return Found(names, {opt.part: Part(_paths(file, kept, ids, root), labels)})
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """The file's content, with `images` that are dicts, for certain."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{file} is no JSON: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}; expected a JSON file with `images`.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list) or not content["images"]:
+        got = f"the keys {', '.join(content) or 'none'}" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise UserError(
+            f'{file} has no list `images`; got {got}. Expected: {{"images": [{{"id": …, "file_name": …}}, …], …}}.'
+        )
+    for kind in ("images", "annotations", "categories"):
+        for k, entry in enumerate(content.get(kind) or []):
+            if not isinstance(entry, dict):
+                raise UserError(f"{file}: {kind}[{k}] is {_show(entry)}; expected an object with keys.")
+    return content
+
+
+def _annotated(file: Path, images: list[dict], annotations: list[dict], tally: Tally) -> tuple[list[dict], list[str]]:
+    """The images with one category, and its id as text; the others are tallied."""
+    of_image: dict[str, set[str]] = {}
+    for k, entry in enumerate(annotations):
+        if entry.get("image_id") is None or entry.get("category_id") is None:
+            raise UserError(
+                f"{file}: annotations[{k}] has the keys {', '.join(entry)}; expected `image_id` and `category_id`."
+            )
+        of_image.setdefault(str(entry["image_id"]), set()).add(str(entry["category_id"]))
+    kept, ids = [], []
+    for k, image in enumerate(images):
+        key = image.get("id", image.get("image_id"))
+        if key is None:
+            raise UserError(
+                f"{file}: images[{k}] has the keys {', '.join(image)}; expected `id`, which annotations refer to."
+            )
+        found = of_image.pop(str(key), set())
+        if len(found) == 1:
+            kept.append(image)
+            ids.append(found.pop())
+        else:
+            tally.add(
+                f"image(s) left out, which have {'two or more categories' if found else 'no annotation'}", _show(image)
+            )
+    for unknown in of_image:
+        tally.add("annotated image id(s) that no image in the file has", unknown)
+    return kept, ids
+
+
+def _classes(
+    file: Path, content: dict[str, Any], ids: list[str], given: list[str] | None
+) -> tuple[list[str], list[int]]:
+    """Class names, and the class number of each image.
+
+    `categories` decides, whether or not each has an image; without it, the ids that occur. Ids become 0, 1, … in their order.
+    """
+    categories = content.get("categories") or []
+    for k, entry in enumerate(categories):
+        if entry.get("id") is None:
+            raise UserError(f"{file}: categories[{k}] has the keys {', '.join(entry)}; expected `id` and `name`.")
+    name_of = {str(entry["id"]): str(entry.get("name") or entry["id"]).strip() for entry in categories}
+    known = in_order(name_of or ids)
+    numbers = number(ids, known, lambda k: f"{file}, an image's category id", "`categories`")
+    names = [name_of.get(key, key) for key in known]
+    if given is None:
+        twice = {name for name, count in Counter(names).items() if count > 1}
+        if twice:
+            names = [f"{name} ({key})" if name in twice else name for name, key in zip(names, known, strict=True)]
+            log.warning(
+                f"{file}: {len(twice)} name(s) are those of several categories, and got their ids: {', '.join(sorted(twice)[:8])}."
+            )
+        return names, numbers
+    used = sorted(set(numbers))
+    to = dict(
+        zip(
+            used,
+            number([names[k] for k in used], given, lambda k: f"{file}, category {known[used[k]]}", "--classes"),
+            strict=True,
+        )
+    )
+    return given, [to[k] for k in numbers]
+
+
+# ------------------------------------------------------------------------------------------------ paths
+
+
+def _paths(file: Path, images: list[dict], ids: Sequence[str | None], root: str) -> list[str]:
+    """The images' absolute paths. Without `file_name`, the first image decides how image_id and class_id make a path."""
+    names = []
+    for k, image in enumerate(images):
+        name = image.get("file_name", image.get("image_id"))
+        if not name or not isinstance(name, str | int):
+            raise UserError(
+                f"{file}: images[{k}] has the keys {', '.join(image) or 'none'}; expected `file_name`, or `image_id`."
+            )
+        names.append(
+            str(name) if "file_name" in image or str(name).lower().endswith(image_suffixes()) else f"{name}.jpg"
+        )
+    if "file_name" in images[0] or ids[0] is None:
+        return [absolute(name, root) for name in names]
+    layouts = {
+        "<class_id>/<image_id>": lambda name, key: f"{key}/{name}",
+        "<class_id, five digits>/<image_id>": lambda name, key: f"{key:0>5}/{name}",
+        "<image_id>": lambda name, key: name,
+    }
+    there = [layout for layout, place in layouts.items() if os.path.exists(absolute(place(names[0], ids[0]), root))]
+    layout = there[0] if there else next(iter(layouts))
+    log.info(
+        f"Paths are {root}/{layout}"
+        + ("" if there else f" (the first image is in no known place there: {_show(images[0])})")
+    )
+    return [absolute(layouts[layout](name, key), root) for name, key in zip(names, ids, strict=True)]
+
+
+def _show(entry: Any) -> str:
+    text = json.dumps(entry, ensure_ascii=False)
+    return text if len(text) <= 120 else text[:117] + "…"

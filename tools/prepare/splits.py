@@ -1,0 +1,169 @@
+"""Which images are held out for validation: a seeded split by class that keeps groups together, or one of K folds.
+
+The images come sorted by path, so the same seed gives the same split whatever the order of the input.
+"""
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.prepare.lists import Part
+from utils.errors import UserError
+from utils.logger import log
+
+MOST_CELLS = 20_000_000  # of StratifiedGroupKFold's table of groups × classes (160 MB)
+MOST_STEPS = 300_000  # groups × folds: it tries each group in each fold, about 24 µs apiece
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`share` of the images, or fold number `fold` (from 1) of `folds`."""
+
+    share: float
+    folds: int | None
+    fold: int | None
+    seed: int
+
+
+def split(train: Part, plan: Plan) -> dict[str, Part]:
+    """`train` divided into train and val; without val where nothing is held out.
+
+    Raises:
+        UserError: too few images or groups for the plan.
+    """
+    labels = np.asarray(train.labels, np.int64)
+    groups = None if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
+    if plan.folds is None and plan.share == 0:
+        return {"train": train}
+    if plan.folds is not None and plan.fold is not None:
+        held = _folds(labels, groups, plan.folds, plan.seed) == plan.fold - 1
+        _warn_untrained(labels, held)
+    elif groups is None:
+        held = share_of_classes(labels, plan.share, plan.seed)
+    else:
+        held = _share_of_groups(labels, groups, plan.share, plan.seed)
+    if not held.any():
+        log.warning(
+            f"No image was held out for validation: {len(labels)} images are too few for --val {plan.share} with one kept a class."
+        )
+        return {"train": train}
+    return {"train": train.select(np.flatnonzero(~held).tolist()), "val": train.select(np.flatnonzero(held).tolist())}
+
+
+def group_by(paths: Sequence[str], pattern: str) -> list[str]:
+    """A group for each path: what the groups of `pattern` caught in it (the whole match, if it has none), else the path.
+
+    Raises:
+        UserError: the pattern is found in no path.
+    """
+    found = [re.search(pattern, path) for path in paths]
+    if not any(found):
+        raise UserError(
+            f"--group_by {pattern!r} is found in no path; the first path is {paths[0]!r} (paths start below the root folder)."
+        )
+    alone = found.count(None)
+    if alone:
+        log.warning(
+            f"--group_by {pattern!r} is not found in {alone} of {len(paths)} paths; each of these is a group of its own."
+        )
+    caught = [None if hit is None else "\0".join(text or "" for text in hit.groups() or [hit[0]]) for hit in found]
+    return [own(path) if key is None else f"={key}" for path, key in zip(paths, caught, strict=True)]
+
+
+def own(path: str) -> str:
+    """The key of a group that holds this image alone; no other key begins so."""
+    return f"/{path}"
+
+
+def share_of_classes(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Mark `share` of each class, drawn by `seed`; a class keeps at least one image that is not marked.
+
+    What rounding leaves over is carried from class to class, in a drawn order: among classes of three images and a share of
+    a tenth, about a third have one marked, where rounding each by itself would mark none.
+    """
+    rng = np.random.default_rng(seed)
+    classes = rng.permutation(int(labels.max()) + 1)[labels]
+    order = np.lexsort((rng.random(len(labels)), classes))  # class by class, shuffled inside
+    counts = np.bincount(classes)
+    ends = np.cumsum(counts)
+    quota = np.diff(np.floor(ends * share + 0.5 + 1e-9), prepend=0)
+    quota = np.minimum(quota, counts - 1)
+    rank = np.arange(len(labels)) - (ends - counts)[classes[order]]
+    held = np.zeros(len(labels), bool)
+    held[order] = rank < quota[classes[order]]
+    return held
+
+
+def _share_of_groups(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Whole groups, about `share` of the images: some of K folds. A class that would not be trained gets a group back."""
+    count = int(groups.max()) + 1
+    if count < 2:
+        raise UserError("All images are of one group, which cannot be split. Group by something finer, or say --val 0.")
+    ratio = Fraction(share).limit_denominator(20)
+    folds = ratio.denominator if 0 < ratio < 1 else round(1 / min(share, 1 - share))
+    folds = max(2, min(folds, count))
+    held = _folds(labels, groups, folds, seed) < min(max(1, round(share * folds)), folds - 1)
+    untrained = ~np.isin(labels, labels[~held])
+    if untrained.any():
+        rows = np.flatnonzero(untrained)
+        _, first = np.unique(labels[rows], return_index=True)
+        held &= ~np.isin(groups, groups[rows[first]])
+        log.info(f"{len(first)} class(es) had all their groups in validation; one group of each went back to training.")
+    log.info(
+        f"{count:,} groups; {int(held.sum()):,} of {len(held):,} images are held out ({held.mean():.1%}, asked for: {share:.1%})."
+    )
+    return held
+
+
+def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold (0 to folds - 1) of each image: classes evenly spread, groups whole."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if groups is None:
+        return _assign(StratifiedKFold(folds, shuffle=True, random_state=seed), labels, None, folds)
+    count = int(groups.max()) + 1
+    if count < folds:
+        raise UserError(
+            f"--folds is {folds}, and there are {count} groups; allowed: 2 to {count}, since a group is not split."
+        )
+    if count * len(np.unique(labels)) <= MOST_CELLS and count * folds <= MOST_STEPS:
+        return _assign(StratifiedGroupKFold(folds, shuffle=True, random_state=seed), labels, groups, folds)
+    log.info(f"{count:,} groups are spread by the class of their first image, without regard to their sizes.")
+    _, first = np.unique(groups, return_index=True)
+    return _assign(StratifiedKFold(folds, shuffle=True, random_state=seed), labels[first], None, folds)[groups]
+
+
+def _assign(
+    splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int
+) -> NDArray[np.int64]:
+    """The fold of each row, by a splitter of scikit-learn."""
+    if len(labels) < folds:
+        raise UserError(f"--folds is {folds}, and there are {len(labels)} images; allowed: 2 to {len(labels)}.")
+    if (
+        np.bincount(labels).max() < folds
+    ):  # scikit-learn refuses; with fewer images of each class than folds, any spread does
+        labels = np.zeros_like(labels)
+    fold_of = np.full(len(labels), -1, np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # classes smaller than the folds: said by _warn_untrained where it matters
+        for fold, (_, rows) in enumerate(splitter.split(labels, labels, groups)):
+            fold_of[rows] = fold
+    return fold_of
+
+
+def _warn_untrained(labels: NDArray[np.int64], held: NDArray[np.bool_]) -> None:
+    untrained = np.setdiff1d(labels[held], labels[~held])
+    if len(untrained):
+        log.warning(
+            f"{len(untrained)} class(es) have all their images in this fold, and none in training (the first: {untrained[0]})."
+        )

@@ -1,0 +1,43 @@
+"""Whether the processes of one run were started alike: each has its own command line and its own files."""
+
+import argparse
+import hashlib
+from typing import Any
+
+from utils import distributed
+from utils.errors import UserError
+from utils.files import file_hash
+
+# Where a process runs, reads and writes; machines may differ in that. The first process reads --load for all of them.
+PLACES = {"config", "given", "gpu", "workers", "worker_timeout", "loader", "cache", "load", "teacher", "pretrained"}
+PLACES |= {"data_root", "train_list", "val_list", "test_list", "checkpoint_dir", "log_dir", "result_dir"}
+
+
+def check_agree(opt: argparse.Namespace, lists: dict[str, Any], class_names: list[str] | None) -> None:
+    """Compare options, lists (name: FileList or None) and class names of all processes; call it before the first step.
+
+    Raises:
+        UserError: in every process, where they differ; it names what, and the value in each process.
+    """
+    if distributed.world() == 1:
+        return
+    mine = {f"--{name}": repr(value) for name, value in vars(opt).items() if name not in PLACES}
+    mine |= {
+        f"the {name} list": files.fingerprint()[:12] if files is not None else "none" for name, files in lists.items()
+    }
+    mine["the class names"] = hashlib.sha256("\n".join(class_names or ()).encode(errors="surrogateescape")).hexdigest()[
+        :12
+    ]
+    mine["the teacher's file"] = file_hash(opt.teacher)[:12] if opt.teacher else "none"
+    all_of_them = distributed.gather(mine)
+    names = sorted({name for one in all_of_them for name in one})
+    apart = [name for name in names if len({one.get(name) for one in all_of_them}) > 1]
+    if apart:
+        shown = [
+            f"  {name}: " + ", ".join(f"{one.get(name)} (process {rank})" for rank, one in enumerate(all_of_them))
+            for name in apart[:20]
+        ]
+        raise UserError(
+            "\n".join(["The processes of this run were not started alike:", *shown])
+            + "\nGive each machine the same flags and the same lists (torchrun hands one command line to all of its processes)."
+        )

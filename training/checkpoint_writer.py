@@ -1,0 +1,104 @@
+"""Checkpoints written while training goes on."""
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils import checkpoint
+from utils.logger import log
+
+
+class Saver:
+    """Copies what is to be saved and writes it in a thread of its own, one checkpoint after another.
+
+    error: why the last one could not be written, or None. written: the path of the last that was. waited: for how many seconds
+    callers were held up.
+    """
+
+    def __init__(self, marker: Path | None = None, first: Callable[[], None] = lambda: None) -> None:
+        """`marker`: a file that is taken away once something is written. `first`: what is to be done before anything is, in the thread."""
+        self._marker, self.first = marker, first
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._pending: Future[None] | None = None
+        self.error: checkpoint.SaveError | None = None
+        self.written: Path | None = None
+        self.waited = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether an earlier one is still being written."""
+        return self._pending is not None and not self._pending.done()
+
+    def save(
+        self, path: Path, content: dict[str, Any], also: Iterable[Path] = (), spare: "Spare | None" = None
+    ) -> None:
+        """Write `content` to `path`, under the names `also` too, then drop what `spare` does not keep. Returns after copying."""
+        began = time.monotonic()
+        self.wait()
+        copied = snapshot(content)
+        self._pending = self._thread.submit(self._write, path, copied, list(also), spare)
+        self.waited += time.monotonic() - began
+
+    def _write(self, path: Path, content: dict[str, Any], also: list[Path], spare: "Spare | None") -> None:
+        self.first()
+        checkpoint.save(path, content, also)
+        self.written = path
+        if self._marker is not None:
+            self._marker.unlink(missing_ok=True)
+        for old in spare.dropped(path.parent, content["epoch"]) if spare else []:
+            old.unlink(missing_ok=True)
+
+    def wait(self) -> None:
+        """Until the last one is written; a failure is said, and kept in `error` until one succeeds."""
+        if self._pending is None:
+            return
+        try:
+            self._pending.result()
+            self.error = None
+        except checkpoint.SaveError as error:
+            self.error = error
+            log.warning(str(error))
+        self._pending = None
+
+
+def file_name(model: str) -> str:
+    """A model's name as part of a file's: `timm:resnet18` gives `timm-resnet18`."""
+    return model.replace(":", "-").replace("/", "-")
+
+
+class Spare:
+    """Which numbered checkpoints to keep: those of the last `keep` epochs, every `every`-th, and the epochs in `always`."""
+
+    def __init__(self, name: str, keep: int, every: int, always: Iterable[int]) -> None:
+        self.pattern, self.keep, self.every, self.always = (
+            re.compile(rf"(\d+)_{re.escape(name)}\.pt"),
+            keep,
+            every,
+            set(always),
+        )
+
+    def dropped(self, folder: Path, epoch: int) -> list[Path]:
+        """The files of `folder` that are not to be kept once `epoch` is done; those of later epochs are another run's."""
+        gone = []
+        for path in folder.iterdir():
+            match = self.pattern.fullmatch(path.name)
+            number = int(match[1]) if match else 0
+            if 0 < number <= epoch - self.keep and number % self.every and number not in self.always:
+                gone.append(path)
+        return gone
+
+
+def snapshot(content: Any) -> Any:
+    """A copy of nested dicts and lists with every tensor copied to the CPU, so that training can go on changing it."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: snapshot(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(snapshot(value) for value in content)
+    return content

@@ -1,0 +1,242 @@
+"""Counts one epoch of training as it runs, and gives the run its places to save and to stop."""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from utils import distributed
+from utils.batch import Batch
+from utils.errors import MachineFault, UserError
+from utils.logger import log, progress
+
+if TYPE_CHECKING:
+    from training.run import TrainingRun
+
+LOG_SECONDS = 60.0  # without a terminal, a line of progress each so often
+BAR_SECONDS = 0.5
+
+
+class Watch:
+    """The epoch's sums: loss, top-1 and gradient norm without waiting for the device, the time, the wait for data, bad images.
+
+    done: batches that are behind us. ended: whether the epoch's training is over, as in a run that was cut while it
+    was validating. Use it in a `with`.
+    """
+
+    def __init__(self, run: "TrainingRun", epoch: int, model: Any) -> None:
+        self.run, self.epoch, self.model = run, epoch, model
+        self.total = torch.zeros(
+            6, device=model.device
+        )  # of losses, how many; of gradient norms, how many; of top-1, how many
+        self.done = self.counted = self.images = 0
+        self.waited = self.spent = self.lr = 0.0
+        self.ended = False
+        self.batch: Batch | None = None
+        if run.within is not None and run.within["epoch"] == epoch:
+            self._go_on(run.within)
+
+    def _go_on(self, within: dict[str, Any]) -> None:
+        if within["done"] > self.model.batches:
+            raise UserError(
+                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.model.batches}. It is damaged.\n"
+                f"Resume from an earlier one: ls {self.run.checkpoints}"
+            )
+        totals = within["totals"]  # one a process
+        total = totals[distributed.rank()] if len(totals) == distributed.world() else torch.stack(totals).mean(0)
+        self.total[: len(total)] = total  # older checkpoints have no top-1
+        self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
+        self.waited, self.spent, self.lr, self.ended = within["waited"], within["spent"], within["lr"], within["ended"]
+
+    def __enter__(self) -> "Watch":
+        self.began = self.shown = self.logged = time.monotonic()
+        self.bar = progress(
+            None, f"epoch {self.epoch}/{self.run.opt.epochs}", self.model.batches, lines=False
+        )  # it has lines of its own
+        self.bar.update(self.done)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+    def out_of_memory(self, error: torch.OutOfMemoryError) -> Exception:
+        """Return the error that says which batch fits, where training ran out of memory; else `error`. Call it outside of its handler."""
+        if self.batch is None or self.ended:
+            return error
+        return out_of_memory(self.model, self.batch, self.run.opt)
+
+    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
+        for _ in range(self.model.batches - self.done):
+            asked = time.monotonic()
+            self.batch = self._next(batches)
+            self.waited += time.monotonic() - asked
+            self.run.bad.note(self.batch.bad, self.run.train_images)
+            self.lr = self.model.learning_rate()
+            stop = self._record(self.batch)
+            try:
+                yield self.batch
+            finally:
+                stop()
+            if self.model.between_steps(self.done) and self.done < self.model.batches:
+                self.run.may_save(self)
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch; where the machine cannot read it, what is trained so far is saved before that ends the run."""
+        try:
+            return next(batches)
+        except MachineFault:
+            if distributed.world() == 1 and self.done and self.model.between_steps(self.done):
+                self.run.save(self.model, self)
+            raise
+
+    def _record(self, batch: Batch) -> Callable[[], Any]:
+        """Show the run's first batch, and keep the gradients of an epoch's last; returns what ends that."""
+        if self.run.writes and self.done == 0 and self.epoch == 1:
+            self.run.records.first_batch(batch)
+        if self.run.writes and self.done + 1 == self.model.batches:
+            return self.run.records.watch_gradients(self.model)
+        return lambda: None
+
+    def loss(self, loss: Tensor) -> None:
+        """Add a batch's loss; now and then show where we are, which alone waits for the device."""
+        self._add(0, loss)
+        if self.model.top1 is not None:
+            self._add(4, self.model.top1 + 0 * loss)  # where the loss is no number, neither is this
+        self.done += 1
+        self.counted += 1
+        assert self.batch is not None
+        self.images += len(self.batch.label) * distributed.world()
+        if self.model.grad_norm is not None and self.model.between_steps(self.done):
+            self._add(2, self.model.grad_norm)
+        self.bar.update()
+        now = time.monotonic()
+        if not self.bar.disable and now - self.shown > BAR_SECONDS:
+            self.shown = now
+            self.bar.set_postfix_str(in_words(self.scores()) + _memory(self.model.device))
+        elif self.bar.disable and now - self.logged > LOG_SECONDS:
+            self.logged = now
+            left = (self.spent + now - self.began) / max(1, self.counted) * (self.model.batches - self.done)
+            log.info(
+                f"epoch {self.epoch}, batch {self.done}/{self.model.batches}  {in_words(self.scores())}  {left / 60:.0f} min left"
+            )
+
+    def _add(self, place: int, value: Tensor) -> None:
+        """Add to a sum and its count; what a skipped step had is left out."""
+        fine = value.isfinite() if self.model.guard.on else torch.ones_like(value, dtype=torch.bool)
+        self.total[place] += torch.where(fine, value, 0)
+        self.total[place + 1] += fine
+
+    def close(self) -> dict[str, Any]:
+        """End the epoch's training; returns its scores, the same in every process.
+
+        Raises:
+            UserError: the loss is no longer a number, or no step of the epoch was taken.
+        """
+        self.ended = True
+        self.total = distributed.mean(self.total)
+        scores = self.scores()
+        if self.model.guard.on and self.model.grad_norm is not None and not self.total[3]:
+            self._none_taken()
+        return scores
+
+    def _none_taken(self) -> None:
+        """Warn where fp16 needed the whole epoch to find its scale; else raise UserError."""
+        what = f"No step of epoch {self.epoch} was taken: no gradient of its {self.done} batches was finite"
+        if self.model.scaler.is_enabled() and self.model.scaler.get_scale() > 1:
+            log.warning(
+                f"{what}. fp16 is still finding its scale, now {self.model.scaler.get_scale():g}; short epochs need several for it."
+            )
+            return
+        raise self.run.diverged(what, self.lr)
+
+    def scores(self) -> dict[str, Any]:
+        """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
+
+        train_top1 is that of the augmented images, as each step's weights saw them; it is left out where `update` of a
+        network of your own does not run `self(images)`.
+
+        Raises:
+            UserError: the loss is no longer a number.
+        """
+        losses, counted, norms, steps, right, compared = self.total.tolist()
+        loss, norm = (
+            losses / counted if counted else math.nan,
+            norms / max(1, steps),
+        )  # NaN: all steps so far were skipped
+        spent = max(1e-9, self.spent + time.monotonic() - self.began)
+        scores = {"train_loss": loss} | ({"train_top1": right / compared} if compared else {})
+        scores |= {"lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
+        if counted and not math.isfinite(loss):
+            raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
+        skipped = {"skipped_steps": self.model.guard.skipped} if self.model.guard.skipped else {}
+        return scores | {"grad_norm": norm} | skipped
+
+    def position(self) -> dict[str, Any]:
+        """For a checkpoint: where in the epoch we are, with the sums so far. Every process calls it."""
+        numbers = {
+            name: getattr(self, name) for name in ("epoch", "done", "counted", "images", "waited", "lr", "ended")
+        }
+        return {
+            **numbers,
+            "totals": distributed.gather(self.total.cpu()),
+            "spent": self.spent + time.monotonic() - self.began,
+        }
+
+
+def in_words(scores: dict[str, Any]) -> str:
+    """The scores of an epoch, or of a part of one, as a line of the log."""
+    words = [f"loss {scores['train_loss']:.4f}"]
+    words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
+    if "val_top1" in scores:
+        words.append(
+            "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(
+                **scores
+            )
+        )
+        words += [
+            f"{name[4:-5]} {scores[name]:.6f}"
+            for name in ("val_raw_top1", "val_ema_top1", "val_swa_top1")
+            if name in scores
+        ]
+        if scores["val_unreadable"]:
+            words.append(f"{scores['val_unreadable']} unreadable")
+    words += [f"{scores['skipped_steps']} steps skipped"] if scores.get("skipped_steps") else []
+    words.append(
+        f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s  waiting for data {100 * scores['data_wait']:.0f} %"
+    )
+    return "  ".join(words)
+
+
+def _memory(device: torch.device) -> str:
+    """What the GPU holds at most, or this process, in GB."""
+    used = (
+        torch.cuda.max_memory_reserved(device)
+        if device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return f"  {used / 1e9:.1f} GB"
+
+
+def out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
+    """Return the error for a batch that the GPU has no room for, with the batch that fits, and the flags for it."""
+    size = len(batch.label)
+    fits = model.largest_batch(batch)
+    if fits is None:
+        return UserError(
+            "The GPU has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
+        )
+    many = -(-size // fits)
+    batch_size = -(-size // many) * distributed.world()  # -b is that of all processes together
+    return UserError(
+        f"The GPU has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
+        + (
+            f"Give -b {batch_size}; --sam goes without --accumulate, so the steps are over fewer images, and --lr may have to be lower."
+            if opt.sam
+            else f"Give -b {batch_size} --accumulate {many * opt.accumulate}, which takes steps over as many images."
+        )
+    )

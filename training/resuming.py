@@ -1,0 +1,168 @@
+"""What a resumed run takes over from its checkpoint."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from utils import checkpoint, distributed
+from utils.classes import difference, names_agree
+from utils.errors import MachineFault, UserError
+from utils.files import atomic_write
+from utils.logger import log
+
+# What a resumed run does not take from its checkpoint: where it runs and writes.
+OWN = {
+    "tag",
+    "load",
+    "resume",
+    "config",
+    "given",
+    "gpu",
+    "workers",
+    "debug",
+    "checkpoint_dir",
+    "log_dir",
+    "result_dir",
+    "overwrite",
+}
+FIXED = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
+COUNTS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
+SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
+WORKED_OUT = ("precision_used", "precision_why")  # what a run finds out, beside the flags
+CACHE_FILES = "images-*.sqlite"  # as dataloader.stores names them
+UNSAVED = ".nothing_saved_yet"
+
+
+def find_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[dict[str, Any] | None, str]:
+    """The checkpoint to start from, and its path: that of --load, or last.pt of `folder` on --resume; (None, "") without.
+
+    Of several processes the first alone reads, and hands on what it read: other machines need not have the file. With
+    `again`, torchrun has started the run anew after a process had died: it resumes by itself, if it has saved anything.
+
+    Raises:
+        UserError: no such checkpoint, or one that cannot be resumed.
+    """
+    opt.resume, start, source = distributed.from_first(lambda: _read_start(opt, folder, again))
+    if opt.resume and start is not None:
+        take_options(opt, start, source)
+    return start, source
+
+
+def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[bool, dict[str, Any] | None, str]:
+    """Whether to resume, and the checkpoint and its path as `find_start` gives them."""
+    last, fresh = folder / "last.pt", folder / UNSAVED
+    if again and not (last.exists() or fresh.exists()):
+        raise UserError(
+            f"torchrun started tag {opt.tag!r} anew, and {folder}/ has nothing of it: the first process is on another machine now.\n"
+            "Put checkpoints where all machines see them (--checkpoint_dir), or fix who is first by --node_rank; "
+            "then go on where last.pt lies, with --resume."
+        )
+    if again and not fresh.exists():
+        log.info(f"torchrun started the run anew: going on from {last}.")
+        return True, _checked(opt, checkpoint.load(last), str(last)), str(last)
+    source = opt.load or (str(last) if opt.resume else "")
+    start = checkpoint.load(source) if source else None
+    start = _checked(opt, start, source) if start is not None and opt.resume else start
+    if distributed.restarts() and source != str(last):
+        with atomic_write(fresh, "w") as file:
+            file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
+    return opt.resume, start, source
+
+
+def _checked(opt: argparse.Namespace, start: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return `start`, a checkpoint to resume. Raises UserError where it is none, or would say where this run writes."""
+    if "training" not in start:
+        raise UserError(
+            f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume."
+        )
+    _check_cache(opt, start["opt"], source)
+    return start
+
+
+def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -> None:
+    """Make the checkpoint's options those of this run, but for the flags that were given, which are said.
+
+    Raises:
+        UserError: a flag contradicts it.
+    """
+    saved = start["opt"]
+    for name in FIXED:
+        anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
+        if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
+            raise UserError(
+                f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
+                f"Leave --{name} out, or {anew} without --resume."
+            )
+    changed = []
+    for name, value in saved.items():
+        if name in OWN or name not in {*vars(opt), *WORKED_OUT}:
+            continue
+        if name not in opt.given:
+            setattr(opt, name, value)
+        elif getattr(opt, name) != value:
+            changed.append(f"--{name} {value} -> {getattr(opt, name)}")
+    if "precision" not in opt.given:
+        opt.precision = saved.get("precision_used", opt.precision)
+    elif opt.precision != saved.get("precision_used"):
+        opt.precision_why = ""  # chosen anew
+    within = start.get("within") or {}
+    if any(getattr(opt, name) != saved.get(name) for name in COUNTS) and begin_epoch_again(start):
+        log.warning(
+            f"{source} was saved in epoch {within['epoch']}, which begins again: its batches are no longer the same."
+        )
+        within = {}
+    but = f", but {', '.join(changed)}" if changed else ""
+    where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {start['epoch']}"
+    log.info(f"Resuming {source} {where}, with its options{but}.")
+    if any(change.startswith(SHAPES_RATE) for change in changed):
+        log.warning(
+            "The learning rate follows the changed schedule from here on, so it may jump where the run was cut."
+        )
+
+
+def check_classes(start: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
+    """Raise UserError where the classes.txt beside `listed`, with `names`, numbers the classes otherwise than the checkpoint."""
+    known = (start.get("data") or {}).get("class_names")
+    if known and names and not names_agree(known, names):
+        raise UserError(
+            f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
+            f"{difference(known, names, 'classes.txt')}. --resume goes on with the same classes.\n"
+            f"Put the lists and classes.txt back as they were, or start from its weights: --load {source} without --resume "
+            "carries the classifier over by name."
+        )
+
+
+def holds(path: Path, row: dict[str, Any]) -> bool:
+    """Return whether `path` is a checkpoint of the end of the epoch that `row` of the history is of, with the same scores."""
+    if not path.is_file():
+        return False
+    try:
+        content = checkpoint.load(path)
+    except MachineFault:
+        raise
+    except UserError:
+        return False
+    history = content.get("history")
+    last = history[-1] if isinstance(history, list) and history else {}
+    return content.get("within") is None and all(
+        last.get(key) == row.get(key) for key in ("epoch", "val_top1", "val_loss")
+    )
+
+
+def _check_cache(opt: argparse.Namespace, saved: dict[str, Any], source: str) -> None:
+    """Raise UserError where the checkpoint names a folder for --cache that is no cache yet: a file must not say what is created."""
+    cache = str(saved.get("cache", "none"))
+    folder = Path(cache.removeprefix("disk:"))
+    if "cache" in opt.given or not cache.startswith("disk:") or any(folder.glob(CACHE_FILES)):
+        return
+    raise UserError(
+        f"{source} was trained with --cache {cache}, and {folder}/ holds no cache. A checkpoint does not decide where files go.\n"
+        f"Add --cache {shlex.quote(cache)} to make one there, or --cache ram, which holds the same images."
+    )
+
+
+def begin_epoch_again(start: dict[str, Any]) -> bool:
+    """Forget how far the checkpoint `start` is within its epoch; returns whether it was."""
+    within, start["within"] = start.get("within"), None
+    return within is not None

@@ -1,0 +1,60 @@
+"""Training images that cannot be read: each is named once, and too many end the run."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from utils import distributed, tables
+from utils.errors import UserError
+from utils.files import atomic_write
+from utils.logger import log
+
+FEW = 10  # so many are borne in any list, however short
+
+
+class BadImages:
+    """What is known of them; `named` is {place in the training list, as text: what is wrong, with the path}.
+
+    `path`: bad_images.csv, which the first process alone writes. most: the share of the list that is borne (--max_bad).
+    """
+
+    def __init__(self, path: Path, most: float, named: Mapping[str, str]) -> None:
+        self.path, self.most = path, most
+        self.named = dict(named)
+
+    def note(self, bad: Iterable[tuple[int, str]], of: int) -> None:
+        """Count and name those that are new; `of`: the images of the list.
+
+        Raises:
+            UserError: more than --max_bad of the list, and more than ten.
+        """
+        new = {str(index): reason for index, reason in bad if str(index) not in self.named}
+        if not new:
+            return
+        self.named |= new
+        for reason in new.values():
+            log.warning(f"unreadable, skipped (the next of the list stands in): {reason}")
+        self._write()
+        if len(self.named) > max(FEW, self.most * of):
+            raise UserError(
+                f"{len(self.named)} of {of} images cannot be read, more than --max_bad {self.most:g}; the list of them: {self.path}.\n"
+                "Mend them or take them out, or allow more with --max_bad."
+            )
+
+    def gather(self) -> None:
+        """Make what each process has met known to all; each calls it at an epoch's end."""
+        for part in distributed.gather(self.named):
+            self.named |= part
+        if self.named:
+            self._write()
+
+    def sum_up(self) -> None:
+        """Say at the end of the run how many there were."""
+        if self.named:
+            log.warning(f"{len(self.named)} images could not be read in training; they are named in {self.path}.")
+
+    def _write(self) -> None:
+        if distributed.rank():
+            return
+        with atomic_write(self.path, "w") as file:
+            writer = tables.writer(file)
+            writer.writerows([("index", "reason"), *self.named.items()])
