@@ -8,7 +8,7 @@ the first batch asked for to the last scored, with workers' start, without build
 to warm up. The files are in the page cache. "forward" and "loader" are our two parts, each alone; "cached" rows read
 from --cache ram, filled before. timm's rows are its create_model, create_loader and the loop of its documentation, on
 the same files, squashed to the same squares; "best" adds channels_last and bf16. torch.compile takes no part on either
-side: it costs minutes before the first image. Prints medians and ratios; writes bench_eval.json and bench_eval.png.
+side: it costs minutes before the first image. Prints medians and ratios; writes eval.json and eval.png.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dataloader.file_list import read_list
 from utils.errors import UserError
 from utils.logger import log
 
-NAME = "bench_eval"
+NAME = "eval"
 CASES = ("EfficientNet-Lite0:64", "EfficientNet-Lite0:224", "ResNet50:224")
 ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it ours
     "ours fp32": ["--precision", "fp32"],
@@ -143,7 +143,7 @@ def _ours(task: dict[str, Any], files: Any) -> Any:
 
 
 def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace) -> None:
-    """Print the table; write bench_eval.json and bench_eval.png."""
+    """Print the table; write eval.json and eval.png."""
     log.info(f"\nbatches of {opt.batch}, {bench.conditions(opt)}")
     medians = {case: bench.medians(rows) for case, rows in rates.items()}
     found: dict[str, dict[str, float]] = {}

@@ -38,8 +38,8 @@ class Row(NamedTuple):
 
 
 def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """The flags that all of them take; `name` is the tool's, as in `python -m tools.<name>`."""
-    parser = ToolParser(f"-m tools.{name}", about)
+    """The flags that all of them take; `name` is the tool's, as in `python -m benchmarks.<name>`."""
+    parser = ToolParser(f"-m benchmarks.{name}", about)
     parser.add_argument(
         "--list",
         type=expanded,
@@ -48,7 +48,7 @@ def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=expanded, default=f"results/{name}", help="folder for the JSON and the plot")
+    parser.add_argument("--out", type=expanded, default="results/benchmarks", help="folder for the JSON and the plot")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
 
@@ -74,7 +74,7 @@ def run(
 def photographs(opt: argparse.Namespace) -> Path:
     """--list, or a list of `opt.count` photographs, cut where they are not there from an earlier run."""
     if opt.list:
-        names = [f"bench_{what}.{kind}" for what in ("eval", "input", "train") for kind in ("json", "png")]
+        names = [f"{what}.{kind}" for what in ("eval", "input", "train") for kind in ("json", "png")]
         check_folder(Path(opt.out), names, opt, read_list(opt.list))
         return Path(opt.list).resolve()
     from benchmarks.photos import FOLDERS, make_photos
@@ -93,12 +93,12 @@ def into_page_cache(files: Any) -> None:
 
 
 def one(name: str, row: Row) -> Any:
-    """What `python -m tools.<name> --one` measures for `row`.
+    """What `python -m benchmarks.<name> --one` measures for `row`.
 
     Raises:
         UserError: it failed; with the end of what it said.
     """
-    words = [sys.executable, "-m", f"tools.{name}", "--one", json.dumps(row.task)]
+    words = [sys.executable, "-m", f"benchmarks.{name}", "--one", json.dumps(row.task)]
     environ = dict(os.environ)
     if row.ours:
         share_cores(environ)

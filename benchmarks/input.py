@@ -5,7 +5,7 @@
 
 Each pipeline runs in a process of its own, several rounds, in turn (A B C A B C …), so that a machine whose speed
 drifts is fair to all; the first batches are not counted. Every pipeline's images end normalised as float32, but for
-the two decode-only limits. Prints medians, their spread, and ratios; writes bench_input.json and bench_input.png.
+the two decode-only limits. Prints medians, their spread, and ratios; writes input.json and input.png.
 DALI and SPDL take part where they are installed.
 """
 
@@ -25,7 +25,7 @@ from dataloader.file_list import read_list
 from utils.errors import UserError
 from utils.logger import log
 
-NAME = "bench_input"
+NAME = "input"
 SKIP = 4  # batches that are not counted
 OURS = {
     "ours": [],
@@ -155,7 +155,7 @@ def _decode_only(loader: Any, work: Work) -> Iterator[Any]:
 
 
 def report(rates: dict[str, list[float]], opt: argparse.Namespace) -> None:
-    """Print the table; write bench_input.json and bench_input.png."""
+    """Print the table; write input.json and input.png."""
     medians = bench.medians(rates)
     base = {title: medians.get(_title("ours", title.endswith(_title("", True))), 0.0) for title in rates}
     beside = {title: f"{base[title] / medians[title]:.2f} x" for title in rates if base[title]}

@@ -11,7 +11,7 @@ create_model, create_loader, create_optimizer_v2 and the loop of its documentati
 and flip; of its two rows in channels_last the faster counts. All take SGD with momentum; ours wait as train.py lets threads wait
 (utils.run.share_cores), timm's as torch does. Where data and network share
 the cores, the loop's limit is 1 / (1/step + 1/loader). torch.compile takes no part on either side. Prints medians,
-ratios and the share of the time that train.py says it waited for data; writes bench_train.json and bench_train.png.
+ratios and the share of the time that train.py says it waited for data; writes train.json and train.png.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 
-NAME = "bench_train"
+NAME = "train"
 NETWORKS = ("EfficientNet-Lite0:64:64", "ResNet50:128:32")
 SKIP = 10  # batches that are not counted: what was made ahead is used up by then
 LOADER_SECONDS = 3.0  # the loader alone is timed for so long at least
@@ -143,7 +143,7 @@ def _task(opt: argparse.Namespace, network: str, photos: FileList, folder: Path)
 
 
 def report(rates: dict[str, Any], waits: dict[str, Any], precisions: dict[str, str], opt: argparse.Namespace) -> None:
-    """Print the tables and the ratios; write bench_train.json and bench_train.png."""
+    """Print the tables and the ratios; write train.json and train.png."""
     log.info(f"\n{opt.steps} steps a row, {bench.conditions(opt)}")
     medians = {network: bench.medians(rows) for network, rows in rates.items()}
     found = {network: ratios(network, medians[network]) for network in rates}

@@ -4,7 +4,7 @@
     python -m benchmarks.transforms --scale 128 --rounds 5 --out results/small
 
 One thread, images in memory, after the crop. A round measures every row once, ours and then torchvision's, so that a
-machine whose speed drifts is fair to both. Prints medians over the rounds, lowest and highest; writes bench_transforms.json.
+machine whose speed drifts is fair to both. Prints medians over the rounds, lowest and highest; writes transforms.json.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scale", type=int, default=224, help="side of the images, in pixels")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--count", type=int, default=100, help="images a row and round")
-    parser.add_argument("--out", type=expanded, default="results/bench_transforms", help="folder for the JSON")
+    parser.add_argument("--out", type=expanded, default="results/benchmarks", help="folder for the JSON")
     return run_tool(lambda: parser.parse_args(argv), compare)
 
 
@@ -66,7 +66,7 @@ def compare(opt: argparse.Namespace) -> None:
                 spent = _microseconds(run, opt.count)
                 times[name].setdefault(side, []).extend([spent] if turn >= 0 else [])
         content = {"settings": vars(opt), "cores": os.cpu_count(), "rounds": turn + 1, "microseconds": times}
-        write_json(Path(opt.out) / "bench_transforms.json", content)  # as it is so far: whoever ends it keeps that
+        write_json(Path(opt.out) / "transforms.json", content)  # as it is so far: whoever ends it keeps that
     log.info(
         f"\n{opt.scale} px, {opt.rounds} rounds of {opt.count} images, {platform.processor()} x {os.cpu_count()}; µs an image\n"
     )
@@ -80,7 +80,7 @@ def compare(opt: argparse.Namespace) -> None:
             else ""
         )
         log.info(f"| {name} | {shown['ours']} | {shown.get('torchvision', '')} | {ratio} |")
-    log.info(f"\nWritten: {opt.out}/bench_transforms.json")
+    log.info(f"\nWritten: {opt.out}/transforms.json")
 
 
 def pictures(side: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
-import importlib.util
+import importlib
 import os
 import signal
 import subprocess
@@ -110,11 +110,10 @@ def script(tmp_path, monkeypatch, capfd) -> Script:
 
 @pytest.fixture(scope="module")
 def prepare() -> ModuleType:
-    """datasets/prepare.py, which is in no package."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "datasets" / "prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """What datasets/prepare.py runs."""
+    from tools.prepare import command
+
+    return command
 
 
 @pytest.fixture

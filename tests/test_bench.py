@@ -1,4 +1,4 @@
-"""benchmarks.input, bench_eval, bench_train and bench_report, each from its flags to its JSON, at a tiny size."""
+"""The benchmarks of input, evaluation, training and the report, each from its flags to its JSON, at a tiny size."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def here(monkeypatch):
 
     def one(name, row):
         assert row.ours == ("timm" not in str(row.title))
-        tool = {"bench_input": bench_input, "bench_eval": bench_eval, "bench_train": bench_train}[name]
+        tool = {"input": bench_input, "eval": bench_eval, "train": bench_train}[name]
         return json.loads(json.dumps(tool.measure(json.loads(json.dumps(row.task)))))
 
     monkeypatch.setattr(bench, "one", one)
@@ -88,7 +88,7 @@ def test_a_row_runs_in_a_process_of_its_own_and_its_precision_is_chosen_once(pho
     assert found["ratios"]["timm:test_resnet:32:6"] == {}
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="nobody did not run"):
-        bench.one("bench_train", bench.Row("nobody", {}, ours=True))
+        bench.one("train", bench.Row("nobody", {}, ours=True))
 
 
 def test_the_ratios_are_what_they_are_called():
@@ -114,12 +114,12 @@ def test_a_benchmark_that_is_ended_has_kept_its_rows(photo_set, tmp_path, capsys
     monkeypatch.setattr(bench, "one", one)
     words = ["--list", str(photo_set / "train.txt"), "--out", str(tmp_path), "--only", "ours", "timm"]
     assert bench_input.main(words) == 130
-    kept = json.loads((tmp_path / "bench_input.rows.json").read_text())
+    kept = json.loads((tmp_path / "input.rows.json").read_text())
     assert [row["measured"] for row in kept["rows"]] == [100.0, 50.0] and kept["of"] == 15 and kept["settings"]["workers"] == 2
     assert "1/15  ours · crop, flip" in capsys.readouterr().out
     measured[:] = [1.0] * 99
     assert bench_input.main([*words, "--rounds", "1"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"bench_input.json", "bench_input.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"input.json", "input.png"}
 
 
 @pytest.mark.parametrize("words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str)

@@ -174,7 +174,7 @@ KILLED = """
 import contextlib, io, os, pathlib, shutil, signal, sys
 import clear
 from options import parse_clear
-from utils import holding, run_log
+from utils import run_lock, run_log
 from utils.errors import UserError
 
 before, here, other = (pathlib.Path(path) for path in sys.argv[1:4])
@@ -194,7 +194,7 @@ def command(*words, kill=0):
             changes += 1
             if changes == kill:
                 os.kill(os.getpid(), signal.SIGKILL)
-    sys.argv, holding.PATIENCE = ["clear.py", *words], 0
+    sys.argv, run_lock.PATIENCE = ["clear.py", *words], 0
     opt = parse_clear([*ours, *words])
     sys.addaudithook(watch)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -202,7 +202,7 @@ def command(*words, kill=0):
             clear.main(opt)
         except UserError:
             os._exit(2)
-        holding.let_go()
+        run_lock.let_go()
     os._exit(0)
 
 def anew():

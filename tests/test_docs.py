@@ -1,6 +1,6 @@
 """The documents say what is so: option tables, commands, links, and the steps to a model of your own."""
 
-import importlib.util
+import importlib
 import itertools
 import os
 import re
@@ -15,6 +15,8 @@ import pytest
 from options import choices
 from options.help_zh import GROUPS, HELP, help_zh
 from tools import docs
+from tools.prepare import clean
+from tools.prepare import command as prepare
 from utils import checkpoint
 
 from conftest import ROOT
@@ -209,16 +211,9 @@ def parse_python(words, monkeypatch):
         return parse_module(words[1], words[2:], monkeypatch)
     name, *rest = words
     if name == "datasets/clean.py":
-        spec = importlib.util.spec_from_file_location("clean", ROOT / name)
-        clean = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "clean", clean)
-        spec.loader.exec_module(clean)
         clean.option_parser().parse_args(rest)
         return None
     if name == "datasets/prepare.py":
-        spec = importlib.util.spec_from_file_location("prepare", ROOT / name)
-        prepare = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(prepare)
         called = []
         for kind in prepare.COMMANDS:
             monkeypatch.setitem(prepare.COMMANDS, kind, called.append)
@@ -244,8 +239,11 @@ def parse_module(name, words, monkeypatch):
         monkeypatch.setattr(preview, "draw", called.append)
         assert preview.main(words) == 0 and len(called) == 1
     elif name in ("tools.doctor", "benchmarks.transforms"):
-        tool = importlib.import_module(name)
-        work = {"tools.doctor": "check", "benchmarks.transforms": "compare"}[name]
+        module, work = {
+            "tools.doctor": ("tools.doctor.command", "check"),
+            "benchmarks.transforms": ("benchmarks.transforms", "compare"),
+        }[name]
+        tool = importlib.import_module(module)
         called = []
         monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
         assert tool.main(words) == 0 and len(called) == 1
@@ -293,7 +291,7 @@ def copy(tmp_path):
     """The code that training needs, in a folder of its own."""
     folder = tmp_path / "copy"
     folder.mkdir()
-    for name in ("options", "network", "dataloader", "optimizer", "scheduler", "utils"):
+    for name in ("options", "network", "dataloader", "optimizer", "scheduler", "utils", "training", "inference", "evaluation"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "eval.py"):
         shutil.copy(ROOT / name, folder)

@@ -391,7 +391,8 @@ def test_killed_half_way_and_resumed(photos, tmp_path):
     held = """
 import os, sys, time
 from pathlib import Path
-from tools import doctor, doctor_look
+from tools.doctor import command as doctor
+from tools.doctor import inspection
 real, scan, test = inspection.look, os.getpid(), os.getppid()
 def look(path, **limit):
     while int(Path(path).stem) >= 1200 and os.getppid() in (scan, test):  # as long as the scan lives

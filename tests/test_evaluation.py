@@ -2,9 +2,7 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -320,11 +318,9 @@ def test_the_bounded_variant_is_cleanlabs_where_nothing_is_left_out():
 
 
 def clean_module():
-    spec = importlib.util.spec_from_file_location("clean", ROOT / "datasets/clean.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["clean"] = module
-    spec.loader.exec_module(module)
-    return module
+    from tools.prepare import clean
+
+    return clean
 
 
 @pytest.fixture

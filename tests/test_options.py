@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "eval", "submit", "clear")
 PARSERS = {name: build_parser(name) for name in SCRIPTS}
 FLAGS = sorted({flag for parser in PARSERS.values() for flag in parser.flags()})
-ROOMS = ("network", "dataloader", "optimizer", "scheduler", "utils")
+ROOMS = ("network", "dataloader", "optimizer", "scheduler", "utils", "training", "inference", "evaluation")
 LIST = 'getattr(opt, f"{name}_list")'
 # Read by a name that is put together: the expression, and the call that gives it the name.
 PUT_TOGETHER = {f"{name}_list": (LIST, f'open_list(opt, "{name}"') for name in ("train", "val", "test")}
