@@ -55,9 +55,11 @@ class TrainLoader:
         return self.sampler.batches
 
     def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
-        """The batches from epoch `epoch` (from 1), batch `step` of it, to the end of the run."""
-        self.sampler.start = (epoch, step)
-        return iter(self._batches)
+        """Return the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run.
+
+        Each call gives an iterator of its own.
+        """
+        return self._batches.iterate(self.sampler.iterate(epoch, step))
 
 
 def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:

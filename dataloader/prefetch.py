@@ -56,13 +56,17 @@ class Batches:
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
+        return self.iterate(self.sampler)
+
+    def iterate(self, keys: Iterable[BatchKey]) -> Iterator[Any]:
+        """Return an iterator over the batches of `keys`; it shares no position with another."""
         source: Iterator[Any]
         if self.workers == 0:
-            source = map(self.dataset.__getitems__, self.sampler)
+            source = map(self.dataset.__getitems__, keys)
         elif self.opt.loader == "thread":
-            source = in_threads(self.dataset.__getitems__, self.sampler, self.workers, self.opt.worker_timeout)
+            source = in_threads(self.dataset.__getitems__, keys, self.workers, self.opt.worker_timeout)
         else:
-            source = iter(_in_processes(self.dataset, self.sampler, self.opt, self.workers))
+            source = iter(_in_processes(self.dataset, keys, self.opt, self.workers))
         return self._guarded(source)
 
     def _guarded(self, source: Iterator[Any]) -> Iterator[Any]:
@@ -139,12 +143,10 @@ def _workers_here(on_gpu: bool, limit: int) -> int:
     return count
 
 
-def _in_processes(
-    dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace, workers: int
-) -> "DataLoader[Any]":
+def _in_processes(dataset: Any, keys: Iterable[BatchKey], opt: argparse.Namespace, workers: int) -> "DataLoader[Any]":
     return DataLoader(
         _Shared(dataset),  # type: ignore[arg-type]  # all that DataLoader asks of a data set is __getitems__
-        batch_sampler=sampler,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
+        batch_sampler=keys,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
         num_workers=workers,
         collate_fn=_same,
         pin_memory=_for_gpu(opt),

@@ -52,7 +52,6 @@ class TrainSampler:
         distributed.share(self.batch_size)
         batches = len(labels) // self.batch_size
         self.batches = batches if limit is None else min(batches, limit)
-        self.start = (1, 0)
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -67,7 +66,10 @@ class TrainSampler:
         return np.repeat(order[: -(-count // repeat)], repeat)[:count] if repeat > 1 else order
 
     def __iter__(self) -> Iterator[BatchKey]:
-        first, skip = self.start
+        return self.iterate(1, 0)
+
+    def iterate(self, first: int, skip: int) -> Iterator[BatchKey]:
+        """Yield the batches of the run from epoch `first` (from 1), batch `skip` of it (from 0), to the end."""
         plain = self.draw.balance == "none" and self.draw.repeat == 1
         for epoch in range(first, self.epochs + 1):
             order = self.order(epoch)

@@ -73,12 +73,10 @@ def test_the_rest_that_is_left_out_differs_from_epoch_to_epoch():
 @pytest.mark.parametrize("limit", [None, 2])
 def test_a_run_taken_up_at_any_batch_goes_on_as_it_would_have(draw, limit):
     whole = as_plain(sampler(40, 6, 3, draw, limit))
+    made = sampler(40, 6, 3, draw, limit)
     for place, (epoch, step, *_) in enumerate(whole):
-        made = sampler(40, 6, 3, draw, limit)
-        made.start = (epoch, step)
-        assert as_plain(made) == whole[place:]
-    made.start = (4, 0)
-    assert as_plain(made) == []
+        assert as_plain(made.iterate(epoch, step)) == whole[place:]
+    assert as_plain(made.iterate(4, 0)) == []
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 0), (1, 2), (2, 0), (3, 1)])
@@ -100,6 +98,15 @@ def test_one_loader_can_be_read_again_from_another_place(photo_set):
     first = [batch.index.tolist() for batch in made.batches(1)]
     assert [batch.index.tolist() for batch in made.batches(2, 1)] == first[4:]
     assert [batch.index.tolist() for batch in made.batches(1)] == first
+
+
+@pytest.mark.parametrize("how", [("-w", 0), ("-w", 2), ("-w", 1, "--loader", "process")], ids=str)
+def test_train_loader_two_iterators_keep_their_own_starts(photo_set, how):
+    made = loader(photo_set, *how)
+    whole = [(batch.epoch, batch.step, batch.index.tolist()) for batch in loader(photo_set).batches(1)]
+    first, second = made.batches(1), made.batches(2, 1)  # the second is asked for before the first gives a batch
+    assert [(batch.epoch, batch.step, batch.index.tolist()) for batch in second] == whole[4:]
+    assert [(batch.epoch, batch.step, batch.index.tolist()) for batch in first] == whole
 
 
 def test_debug_shows_the_first_few_batches_of_each_epoch(photo_set):
