@@ -16,11 +16,11 @@ def timm_pass(task: dict[str, Any], files: Any) -> Callable[[], int]:
     import timm
     from timm.data import ImageDataset, create_loader
 
-    from network import models
+    from options.choices import MODELS
 
     content = checkpoint.load(task["load"])
     data, best = content["data"], task["row"] == "timm best"
-    model: Any = timm.create_model(models[content["model"]].ARCHS[content["model"]], num_classes=data["num_classes"])
+    model: Any = timm.create_model(MODELS[content["model"]][1], num_classes=data["num_classes"])
     model.load_state_dict(content["weights"])
     model.eval()
     way = data["preprocess"]

@@ -263,11 +263,11 @@ def _loaded(task: dict[str, Any], files: FileList) -> Iterator[int]:
 def _timm(task: dict[str, Any], files: FileList) -> Iterator[int]:
     """timm's training, over as many epochs as it takes."""
     from benchmarks.train_baselines import timm_training
-    from network import models
+    from options.choices import MODELS
 
     paths = [files.path(k) for k in range(len(files))]
     work = Work(paths, files.label.tolist(), task["scale"], task["batch"], task["workers"], full=False, epochs=1000)
-    arch = models[task["model"]].ARCHS[task["model"]]
+    arch = MODELS[task["model"]][1]
     return timm_training(arch, work, LR, BEST[task["row"]])
 
 

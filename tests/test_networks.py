@@ -89,6 +89,23 @@ def test_unknown_model_names_the_near_ones():
         get_model("timm:resnet_18")(options())
 
 
+@pytest.mark.parametrize("known", ["ResNeSt50", "iResNet50", "EfficientNet-B0"])
+def test_a_registered_name_without_a_backbone_is_an_error(known, monkeypatch):
+    """It used to build the first network of the family."""
+    monkeypatch.setitem(models, "Larger", models[known])
+    with pytest.raises(UserError, match=rf"which backbone Larger is.*{known} .*\n.*options/choices.py"):
+        get_model("Larger")(options())
+
+
+def test_a_copy_builds_what_its_archs_say_under_its_names_alone(monkeypatch):
+    copied = type("Model", (models["ResNeSt50"],), {"__module__": "network.Mine.model", "ARCHS": {"Mine18": "resnet18"}})
+    for name in ("Mine18", "Mine50"):
+        monkeypatch.setitem(models, name, copied)
+    assert get_model("Mine18")(options()).net.pretrained_cfg["architecture"] == "resnet18"
+    with pytest.raises(UserError, match=r"which backbone Mine50 is. ARCHS in network.Mine.model has: Mine18 \(resnet18\)"):
+        get_model("Mine50")(options())
+
+
 def test_the_registry_name_decides_whatever_the_options_say():
     assert get_model("ResNet18")(options("--model", "ResNet101")).name == "ResNet18"
 

@@ -8,20 +8,6 @@ from utils.batch import Batch
 
 
 class Model(BaseModel):
-    ARCHS = {
-        "EfficientNet-B0": "tf_efficientnet_b0",
-        "EfficientNet-B1": "tf_efficientnet_b1",
-        "EfficientNet-B2": "tf_efficientnet_b2",
-        "EfficientNet-B3": "tf_efficientnet_b3",
-        "EfficientNet-B4": "tf_efficientnet_b4",
-        "EfficientNet-B5": "tf_efficientnet_b5",
-        "EfficientNet-B6": "tf_efficientnet_b6",
-        "EfficientNet-B7": "tf_efficientnet_b7",
-        "EfficientNet-Lite0": "tf_efficientnet_lite0",
-        "EfficientNet-Lite1": "tf_efficientnet_lite1",
-        "EfficientNet-Lite2": "tf_efficientnet_lite2",
-    }
-
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.opt)
 

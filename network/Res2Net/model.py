@@ -8,11 +8,6 @@ from utils.batch import Batch
 
 
 class Model(BaseModel):
-    ARCHS = {
-        "Res2Net50": "res2net50d",
-        "Res2Net101": "res2net101d",
-    }
-
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.opt)
 

@@ -8,11 +8,6 @@ from utils.batch import Batch
 
 
 class Model(BaseModel):
-    ARCHS = {
-        "ResNeXt50": "resnext50_32x4d",
-        "ResNeXt101": "resnext101_32x8d",
-    }
-
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.opt)
 

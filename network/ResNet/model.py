@@ -8,12 +8,6 @@ from utils.batch import Batch
 
 
 class Model(BaseModel):
-    ARCHS = {
-        "ResNet18": "resnet18",
-        "ResNet50": "resnet50",
-        "ResNet101": "resnet101",
-    }
-
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.opt)
 

@@ -9,14 +9,6 @@ from utils.errors import UserError
 
 
 class Model(BaseModel):
-    ARCHS = {
-        "iResNet50": "iresnet50",
-        "iResNet101": "iresnet101",
-        "iResNet152": "iresnet152",
-        "iResNet200": "iresnet200",
-        "iResNet1001": "iresnet1001",
-    }
-
     def build(self, arch: str) -> nn.Module:
         if self.opt.pretrained:
             raise UserError(
