@@ -1,6 +1,6 @@
 # make demo    a pretrained network, fine-tuned on real product images, scored, and turned into a submission
 # make test    all tests
-# make check   lint, format, types, fast tests: the gate before a commit
+# make check   lint, format, types, fast tests, and a report of sizes: the gate before a commit
 # make lint    the same without the tests
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,6 +17,7 @@ test: .venv/installed-dev
 
 check: lint
 	$(PYTEST) -m "not slow"
+	$(BIN)/python -m tools.sizes
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

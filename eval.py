@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from options import after_evaluation, parse_eval
+from options import after_evaluation, choices, parse_eval
 from utils.run import run_command
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def main(opt: argparse.Namespace) -> None:
     from evaluation import results
     from inference import (
         Features,
-        blend,
         fit_ensemble,
         load_predictor,
         predict,
@@ -61,7 +60,7 @@ def main(opt: argparse.Namespace) -> None:
     hold(folder)
     if opt.calibrate and loaded.run is not None:
         hold(loaded.run, shared=True)
-    if opt.blend in blend.FITTED:
+    if opt.blend in choices.FITTED_BLENDS:
         predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways))
     loader = dataloader.eval_loader(opt, files, predictor.ways)
     rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
@@ -72,10 +71,10 @@ def main(opt: argparse.Namespace) -> None:
     fitted = calibrate(opt, loaded, predictions) if opt.calibrate else None
     with results.place(folder, opt) as new:
         found = results.write(new, scored, opt, fitted, folder, loaded.identities)
-        if opt.blend in blend.FITTED:
+        if opt.blend in choices.FITTED_BLENDS:
             write_ensemble(new, folder, opt, loaded, measured)
         if probabilities is not None:
-            results.write_probabilities(new / results.PROBS, probabilities, scored)
+            saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes)
         if opt.report and found.metrics["count"]:
             results.write_page(new, scored, found, report_extra(opt, loaded, scored, found, folder, features))
         results.set_aside(folder, loaded.identities)
@@ -83,7 +82,7 @@ def main(opt: argparse.Namespace) -> None:
         log.info(f"{results.against(opt.compare, found.compared)}: {folder}/changed.csv")
     log.info(results.headline(found.metrics))
     log.info(f"Results: {folder}/")
-    ensemble = folder / "ensemble.yaml" if opt.blend in blend.FITTED else None
+    ensemble = folder / "ensemble.yaml" if opt.blend in choices.FITTED_BLENDS else None
     temperature = None if fitted is None else "ckpt" if stored(opt) else f"{fitted.temperature:.6f}"
     if submission_follows(opt, loaded, fits=ensemble is not None):
         log.info(f"Next: {after_evaluation(asked, ensemble, temperature)}")

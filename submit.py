@@ -49,7 +49,7 @@ def main(opt: argparse.Namespace) -> None:
     if opt.pseudo_label is not None:
         submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
-        results.write_probabilities(out.with_name("probs.npz"), probabilities, scored)
+        saved_probs.write(out.with_name("probs.npz"), probabilities, predictions.readable, files, classes)
     guessed = int((~predictions.readable).sum())
     if guessed:
         log.warning(

@@ -81,6 +81,13 @@ class FileList:
             digest.update(self.text[np.maximum(places, start)].tobytes())
         return digest.hexdigest()
 
+    def content_hash(self) -> str:
+        """Return the sha256, as hex, of the paths and labels in order. Results and files of probabilities note it."""
+        digest = hashlib.sha256()
+        for index in range(len(self)):
+            digest.update(f"{self.path(index)} {self.label[index]}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
     def renumbered(self, numbers: NDArray[np.int64], count: int) -> "FileList":
         """Return the list with label k as `numbers[k]`, one of `count` classes; `listed` gives the file's own numbers."""
         back = np.full(count, -1, np.int64)

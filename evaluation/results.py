@@ -9,15 +9,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
 from evaluation.metrics import Predictions, confused_pairs, more_scores, per_class, score
 from evaluation.report import page, plots
-from inference import blend, saved_probs
+from options import choices
 from utils import tables
 from utils.files import atomic_write, write_json
 from utils.logger import log
@@ -50,7 +47,11 @@ class Found(NamedTuple):
 
 def planned(folder: Path, opt: argparse.Namespace) -> list[Output]:
     """The files in `folder` that an evaluation replaces or removes."""
-    left = {name for name, written in ((ENSEMBLE, opt.blend in blend.FITTED), (PROBS, opt.save_probs)) if not written}
+    left = {
+        name
+        for name, written in ((ENSEMBLE, opt.blend in choices.FITTED_BLENDS), (PROBS, opt.save_probs))
+        if not written
+    }
     return [Output(folder / name, name) for name in WRITTEN if name not in left]
 
 
@@ -193,11 +194,6 @@ def against(path: str, compared: Compared) -> str:
         f"Against {path}: {compared.only_this} images right here alone, {compared.only_other} right there alone, {compared.both} both, "
         f"{compared.neither} neither; McNemar's exact test p = {compared.p_value:.3g}; {len(compared.rows)} predictions changed"
     )
-
-
-def write_probabilities(path: Path, log_probability: NDArray[np.float16], scored: Scored) -> None:
-    """Write probs.npz, of float16 (N, C) log p, which --load takes: see inference.saved_probs.write."""
-    saved_probs.write(path, log_probability, scored.predictions.readable, scored.files, scored.classes)
 
 
 def _write_predictions(path: Path, scored: Scored) -> None:

@@ -193,8 +193,6 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
 
 def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
     """Write <path's stem>.provenance.json: members with their sha256, options, the list's hash, versions, the file's sha256."""
-    from inference.saved_probs import list_hash
-
     members = [
         {"path": name, "sha256": sha256, "weight": weight}
         for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
@@ -203,7 +201,7 @@ def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded
         "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
         "unreadable": int((~scored.predictions.readable).sum()),
         "members": members,
-        "list": {"path": str(scored.files.source), "hash": list_hash(scored.files), "images": len(scored.files)},
+        "list": {"path": str(scored.files.source), "hash": scored.files.content_hash(), "images": len(scored.files)},
         "command": sys.argv,
         "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},

@@ -14,7 +14,6 @@ from utils.errors import UserError
 TINY = float(np.finfo(np.float32).tiny)
 ROUNDS = 50  # of greedy selection
 FOLDS = 5  # of the cross-fit
-FITTED = ("greedy", "optimal")
 
 
 # ------------------------------------------------------------------------------------------------ ways to blend

@@ -14,7 +14,7 @@ from inference import blend, saved_probs
 from inference.loading import Loaded
 from inference.predictor import Predictor, SavedMember
 from inference.tta import ttas
-from options import after_evaluation
+from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils.errors import UserError, near
@@ -66,7 +66,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
     log.info(
         "weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True))
     )
-    measured = {"list": str(files.source), "list_hash": saved_probs.list_hash(files), "scores": scores}
+    measured = {"list": str(files.source), "list_hash": files.content_hash(), "scores": scores}
     if kept is None:
         return predictor, measured
     held = copy.copy(predictor)
@@ -90,7 +90,7 @@ def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loa
         "load": [os.path.relpath(Path(name).resolve(), folder) for name in loaded.paths],
         "hashes": list(loaded.identities),
         "weights": [round(weight, 6) for weight in loaded.predictor.weights],
-        "blend": "mean" if opt.blend in blend.FITTED else opt.blend,
+        "blend": "mean" if opt.blend in choices.FITTED_BLENDS else opt.blend,
         "fitted_by": opt.blend,
         "tta": opt.tta,
         "scale": opt.scale,

@@ -53,7 +53,7 @@ class Loaded:
 
     def check_list(self, files: Any) -> None:
         """Raise UserError where saved probabilities are of another list than `files`, a FileList in the checkpoint's numbering."""
-        wanted = saved_probs.list_hash(files) if self.saved else ""
+        wanted = files.content_hash() if self.saved else ""
         for one in self.saved:
             saved_probs.check_list(one, files, wanted)
 

@@ -5,7 +5,6 @@ and log losses hang; its logarithm is within 0.4 % there, and as near as the pla
 """
 
 import contextlib
-import hashlib
 import os
 import zipfile
 from collections.abc import Sequence
@@ -32,14 +31,6 @@ class SavedProbs:
     readable: NDArray[np.bool_]
     list_hash: str
     data: dict[str, Any]  # num_classes, class_names, class_images: as in a checkpoint
-
-
-def list_hash(files: Any) -> str:
-    """sha256 of a list's paths and labels, in their order, as hex; `files`: dataloader.file_list.FileList."""
-    digest = hashlib.sha256()
-    for index in range(len(files)):
-        digest.update(f"{files.path(index)} {files.label[index]}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def check_size(count: int, num_classes: int, what: str) -> None:
@@ -77,7 +68,7 @@ def write(
             classes=names,
             class_images=images,
             named=np.array(classes.names is not None),
-            list_hash=np.array(list_hash(part)),
+            list_hash=np.array(part.content_hash()),
         )
 
 
@@ -125,7 +116,7 @@ def check_total(paths: Sequence[str]) -> None:
 
 
 def check_list(saved: SavedProbs, files: Any, wanted: str) -> None:
-    """Raise UserError where `saved` is of another list than `files`, whose list_hash is `wanted`."""
+    """Raise UserError where `saved` is of another list than `files`, whose content_hash is `wanted`."""
     if len(saved.readable) != len(files) or saved.list_hash != wanted:
         raise UserError(
             f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for {len(files)}, "

@@ -43,4 +43,5 @@ POOLS = ("avg", "gem")
 FITS = ("squash", "crop", "pad")
 TTAS = ("none", "flip", "x8", "fivecrop", "multiscale")
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
+FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

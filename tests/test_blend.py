@@ -48,7 +48,7 @@ def test_each_way_is_its_formula():
 
 def test_names():
     assert tuple(blend.WAYS) == choices.BLENDS
-    assert tuple(blend.FITS) == blend.FITTED
+    assert tuple(blend.FITS) == choices.FITTED_BLENDS
 
 
 def test_candidates_give_the_scores_of_whole_rows():
