@@ -41,7 +41,7 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
     device = get_device(opt.gpu)
-    again = distributed.join(device)
+    again = distributed.init(device)
     run = TrainingRun.begin(opt, again)
     opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
     if run.complete():

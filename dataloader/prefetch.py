@@ -136,7 +136,7 @@ def _workers_here(on_gpu: bool, limit: int) -> int:
     """Return and log default_workers on this machine, at most `limit`."""
     from joblib import cpu_count  # which knows a container's share of the cores
 
-    count, why = default_workers(on_gpu, cpu_count(), distributed.local_world())
+    count, why = default_workers(on_gpu, cpu_count(), distributed.local_world_size())
     if limit < count:
         count, why = limit, f"for more, {SHARED_MEMORY} is too small"
     log.info(f"Workers: {count} ({why}; -w to choose).")
@@ -227,7 +227,7 @@ def _check_shared_memory(dataset: Any, opt: argparse.Namespace, workers: int) ->
 
 def _shared_bytes(dataset: Any, opt: argparse.Namespace, workers: int) -> int:
     """Return how many bytes of batches the workers of all processes on this machine may hold at a time."""
-    return dataset.batch_bytes(opt.batch_size) * workers * AHEAD * distributed.local_world()
+    return dataset.batch_bytes(opt.batch_size) * workers * AHEAD * distributed.local_world_size()
 
 
 def _less_shared_memory(wanted: int) -> str:

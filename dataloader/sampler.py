@@ -48,8 +48,8 @@ class TrainSampler:
     ) -> None:
         """`labels`: int32 (N,). `limit`: at most so many batches an epoch (--debug)."""
         self.labels, self.draw, self.epochs = labels, draw, epochs
-        self.batch_size = min(batch_size, len(labels) // distributed.world() * distributed.world())
-        distributed.share(self.batch_size)
+        self.batch_size = min(batch_size, len(labels) // distributed.world_size() * distributed.world_size())
+        distributed.per_process_batch(self.batch_size)
         batches = len(labels) // self.batch_size
         self.batches = batches if limit is None else min(batches, limit)
 
@@ -76,7 +76,7 @@ class TrainSampler:
             copies = np.zeros(len(order), np.int64) if plain else occurrences(order)
             for step in range(skip if epoch == first else 0, self.batches):
                 part = slice(
-                    step * self.batch_size + distributed.rank(), (step + 1) * self.batch_size, distributed.world()
+                    step * self.batch_size + distributed.rank(), (step + 1) * self.batch_size, distributed.world_size()
                 )
                 yield BatchKey(epoch, step, order[part], copies[part])
 
@@ -122,16 +122,16 @@ class EvalSampler:
     """Every sample once, in the order of the list; the last batch may be small. Several processes take turns."""
 
     def __init__(self, count: int, batch_size: int, limit: int | None = None) -> None:
-        batch_size = distributed.share(batch_size)
+        batch_size = distributed.per_process_batch(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size = count, batch_size
-        self.batches = batches if limit is None else min(batches, limit * distributed.world())
+        self.batches = batches if limit is None else min(batches, limit * distributed.world_size())
 
     def __len__(self) -> int:
         return len(self._mine())
 
     def _mine(self) -> range:
-        return range(distributed.rank(), self.batches, distributed.world())
+        return range(distributed.rank(), self.batches, distributed.world_size())
 
     def __iter__(self) -> Iterator[BatchKey]:
         for step in self._mine():

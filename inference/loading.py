@@ -75,7 +75,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes; or there are
             several processes.
     """
-    distributed.refuse("Evaluation and submission")
+    distributed.require_single_process("Evaluation and submission")
     weights = opt.weights or [1.0] * len(opt.load)
     pairs = sorted(
         zip(opt.load, weights, strict=True), key=lambda pair: pair[0].endswith(".npz")

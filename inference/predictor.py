@@ -136,10 +136,10 @@ class Predictor:
                 each = self.each(batch.images, batch.index)
                 broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
                 first, seen = seen == 0, seen + each.shape[1]
-                if first and distributed.world() == 1:  # what is broken throughout is not run for hours
+                if first and distributed.world_size() == 1:  # what is broken throughout is not run for hours
                     self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
                 yield batch, each
-        counts = distributed.gather((broken.tolist(), seen))
+        counts = distributed.all_gather_object((broken.tolist(), seen))
         total = sum(part for _, part in counts)
         self._refuse_broken([sum(one) for one in zip(*(part for part, _ in counts), strict=True)], str(total))
 

@@ -291,7 +291,7 @@ class BaseModel(nn.Module):
                         (self.normalise(batch.image) for batch in batches), still_modules(self.net, self.frozen)
                     )
         for which in self.averages.names():  # what is validated is what process 0 saves
-            distributed.same_statistics(self._with_weights(which))
+            distributed.broadcast_buffers(self._with_weights(which))
         if not self.opt.val_freq:
             self.showing = self.averages.names()[-1]
 

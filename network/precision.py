@@ -24,7 +24,9 @@ def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
     as if it had not been cut, unless this device has to emulate it: then it is chosen as for "auto", with a warning.
     """
     on_cpu = model.device.type == "cpu"
-    no_bf16 = not on_cpu and bool(distributed.highest(int(not torch.cuda.is_bf16_supported(including_emulation=False))))
+    no_bf16 = not on_cpu and bool(
+        distributed.all_reduce_max(int(not torch.cuda.is_bf16_supported(including_emulation=False)))
+    )
     emulated = precision == "fp16" if on_cpu else precision == "bf16" and no_bf16
     if emulated and kept:
         log.warning(
@@ -39,8 +41,8 @@ def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
             log.info(f"Precision: {precision} (as until now; --precision to choose).")
         return precision, f"--precision {precision}"
     if on_cpu:
-        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // distributed.world())
-        precision = ("fp32", "bf16")[distributed.highest(int(precision == "bf16"))]
+        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // distributed.world_size())
+        precision = ("fp32", "bf16")[distributed.all_reduce_max(int(precision == "bf16"))]
     elif not no_bf16:
         precision, why = "bf16", "the GPU has it"
     else:

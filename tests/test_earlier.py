@@ -84,12 +84,12 @@ def test_a_start_that_was_refused_is_not_taken_for_the_beginning_of_a_run(monkey
 
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 0, 1)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "_agree", lambda _: "name")
-    monkeypatch.setattr(distributed, "from_first", lambda make: make())
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "_rendezvous_name", lambda _: "name")
+    monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
     store, found = torch.distributed.HashStore(), []
     for begins in (False, True, True):
-        found.append(distributed.join(torch.device("cpu")))
+        found.append(distributed.init(torch.device("cpu")))
         if begins:
-            distributed.begin()
+            distributed.mark_begun()
     assert found == [False, False, True]

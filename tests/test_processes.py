@@ -258,10 +258,10 @@ def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
     names = {}
 
     def start(rank, label):
-        names[label] = distributed._agree(store)
+        names[label] = distributed._rendezvous_name(store)
 
     monkeypatch.setattr(distributed, "rank", lambda: int(threading.current_thread().name))
-    monkeypatch.setattr(distributed, "world", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     for round_ in range(2):
         threads = [threading.Thread(target=start, args=(rank, (round_, rank)), name=str(rank)) for rank in range(3)]
         for thread in reversed(threads):
@@ -277,8 +277,8 @@ def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
     opt = argparse.Namespace(tag="x", resume=False, load=None)
     with pytest.raises(UserError, match="on another machine now"):
         resuming.find_start(opt, tmp_path, again=True)
-    monkeypatch.setattr(distributed, "from_first", lambda make: make())
-    monkeypatch.setattr(distributed, "restarts", lambda: True)
+    monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
+    monkeypatch.setattr(distributed, "may_restart", lambda: True)
     assert resuming.find_start(opt, tmp_path, again=False) == (None, "")
     assert resuming.find_start(opt, tmp_path, again=True) == (None, "")  # it had begun, and not saved yet
 
@@ -351,8 +351,8 @@ def test_evaluation_counts_each_sample_once(monkeypatch, count):
 
 def test_a_batch_that_cannot_be_shared_out(monkeypatch):
     as_process(monkeypatch, 0, 5)
-    with pytest.raises(UserError, match=r"-b 12 .* 5 processes; give a multiple, such as -b 10"):
-        distributed.share(12)
+    with pytest.raises(UserError, match=r"-b 12 .* 5 processes; give a multiple of 5, such as -b 10"):
+        distributed.per_process_batch(12)
 
 
 def test_one_process_sees_nothing_of_it(monkeypatch):
@@ -360,6 +360,6 @@ def test_one_process_sees_nothing_of_it(monkeypatch):
     monkeypatch.setenv("RANK", "3")  # some batch systems set it
     values = torch.ones(2)
     assert distributed.rank() == 0
-    assert distributed.mean(values) is values
-    assert distributed.gather("x") == ["x"]
-    assert distributed.in_words() == ""
+    assert distributed.all_reduce_mean_(values) is values
+    assert distributed.all_gather_object("x") == ["x"]
+    assert distributed.process_count_text() == ""

@@ -19,7 +19,7 @@ def check_agree(opt: argparse.Namespace, lists: dict[str, Any], class_names: lis
     Raises:
         UserError: in every process, where they differ; it names what, and the value in each process.
     """
-    if distributed.world() == 1:
+    if distributed.world_size() == 1:
         return
     mine = {f"--{name}": repr(value) for name, value in vars(opt).items() if name not in PLACES}
     mine |= {
@@ -29,7 +29,7 @@ def check_agree(opt: argparse.Namespace, lists: dict[str, Any], class_names: lis
         :12
     ]
     mine["the teacher's file"] = file_hash(opt.teacher)[:12] if opt.teacher else "none"
-    all_of_them = distributed.gather(mine)
+    all_of_them = distributed.all_gather_object(mine)
     names = sorted({name for one in all_of_them for name in one})
     apart = [name for name in names if len({one.get(name) for one in all_of_them}) > 1]
     if apart:

@@ -47,7 +47,7 @@ class Watch:
                 f"Resume from an earlier one: ls {self.run.checkpoints}"
             )
         totals = within["totals"]  # one a process
-        total = totals[distributed.rank()] if len(totals) == distributed.world() else torch.stack(totals).mean(0)
+        total = totals[distributed.rank()] if len(totals) == distributed.world_size() else torch.stack(totals).mean(0)
         self.total[: len(total)] = total  # older checkpoints have no top-1
         self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
         self.waited, self.spent, self.lr, self.ended = within["waited"], within["spent"], within["lr"], within["ended"]
@@ -90,7 +90,7 @@ class Watch:
         try:
             return next(batches)
         except MachineFault:
-            if distributed.world() == 1 and self.done and self.model.between_steps(self.done):
+            if distributed.world_size() == 1 and self.done and self.model.between_steps(self.done):
                 self.run.save(self.model, self)
             raise
 
@@ -110,7 +110,7 @@ class Watch:
         self.done += 1
         self.counted += 1
         assert self.batch is not None
-        self.images += len(self.batch.label) * distributed.world()
+        self.images += len(self.batch.label) * distributed.world_size()
         if self.model.grad_norm is not None and self.model.between_steps(self.done):
             self._add(2, self.model.grad_norm)
         self.bar.update()
@@ -138,7 +138,7 @@ class Watch:
             UserError: the loss is no longer a number, or no step of the epoch was taken.
         """
         self.ended = True
-        self.total = distributed.mean(self.total)
+        self.total = distributed.all_reduce_mean_(self.total)
         scores = self.scores()
         if self.model.guard.on and self.model.grad_norm is not None and not self.total[3]:
             self._none_taken()
@@ -183,7 +183,7 @@ class Watch:
         }
         return {
             **numbers,
-            "totals": distributed.gather(self.total.cpu()),
+            "totals": distributed.all_gather_object(self.total.cpu()),
             "spent": self.spent + time.monotonic() - self.began,
         }
 
@@ -231,7 +231,7 @@ def out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
             "The GPU has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
         )
     many = -(-size // fits)
-    batch_size = -(-size // many) * distributed.world()  # -b is that of all processes together
+    batch_size = -(-size // many) * distributed.world_size()  # -b is that of all processes together
     return UserError(
         f"The GPU has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
         + (

@@ -38,7 +38,7 @@ def blended(
     """
     if mix is None:
         return normalise(images), labels
-    if alone or distributed.world() == 1:
+    if alone or distributed.world_size() == 1:
         return mix(normalise(images), labels)
     images, targets = mix(normalise(_after_neighbours(images)), _after_neighbours(labels))
     return images[1::2].contiguous(memory_format=torch.channels_last), targets[1::2]
@@ -51,7 +51,7 @@ def _after_neighbours(own: Tensor) -> Tensor:
     """
     mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: as it lies in memory
     theirs = torch.empty_like(mine)
-    rank, world = distributed.rank(), distributed.world()
+    rank, world = distributed.rank(), distributed.world_size()
     to = torch.distributed.P2POp(torch.distributed.isend, mine, (rank + 1) % world)
     fro = torch.distributed.P2POp(torch.distributed.irecv, theirs, (rank - 1) % world)
     for travelling in torch.distributed.batch_isend_irecv([to, fro]):

@@ -43,7 +43,7 @@ def find_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[dict
     Raises:
         UserError: no such checkpoint, or one that cannot be resumed.
     """
-    opt.resume, start, source = distributed.from_first(lambda: _read_start(opt, folder, again))
+    opt.resume, start, source = distributed.broadcast_from_main(lambda: _read_start(opt, folder, again))
     if opt.resume and start is not None:
         take_options(opt, start, source)
     return start, source
@@ -64,7 +64,7 @@ def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[boo
     source = opt.load or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
     start = _checked(opt, start, source) if start is not None and opt.resume else start
-    if distributed.restarts() and source != str(last):
+    if distributed.may_restart() and source != str(last):
         with atomic_write(fresh, "w") as file:
             file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
     return opt.resume, start, source

@@ -38,7 +38,11 @@ class TrainingRun:
         self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
         self.writes = distributed.rank() == 0
         self.data: dict[str, Any] = {}
-        self.saver, self.signals, self.vote = Saver(self.checkpoints / resuming.UNSAVED), Signals(), distributed.Vote()
+        self.saver, self.signals, self.vote = (
+            Saver(self.checkpoints / resuming.UNSAVED),
+            Signals(),
+            distributed.AsyncMax(),
+        )
         self.saved_at = time.monotonic()
         self.rewound = False
         self._take_up(start if opt.resume and start else {})
@@ -60,9 +64,9 @@ class TrainingRun:
         """
         folders = [Path(folder) / opt.tag for folder in (opt.checkpoint_dir, opt.log_dir)]
         for folder in folders:
-            distributed.from_first(functools.partial(hold, folder))
-        distributed.from_first(lambda: None if again else check_earlier(opt, *folders))
-        distributed.begin()
+            distributed.broadcast_from_main(functools.partial(hold, folder))
+        distributed.broadcast_from_main(lambda: None if again else check_earlier(opt, *folders))
+        distributed.mark_begun()
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
         folder = folders[0]
         start, source = resuming.find_start(opt, folder, again)
@@ -139,7 +143,7 @@ class TrainingRun:
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
             f"{model.name}: {count} parameters, {classes.count} classes, {opt.scale} px, "
-            f"{opt.precision_used} on {model.device}{distributed.in_words()}\n"
+            f"{opt.precision_used} on {model.device}{distributed.process_count_text()}\n"
             f"{len(train_files)} training and {len(val_files or ())} validation images, {model.batches} batches of "
             f"{min(opt.batch_size, len(train_files))} an epoch, epochs {self.next_epoch} to {opt.epochs}\n"
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, seed {opt.seed}"
@@ -180,12 +184,12 @@ class TrainingRun:
             raise MachineFault(f"{fault}\n{where}") from fault
         finally:
             self.saver.wait()
-            distributed.leave()
+            distributed.shutdown()
 
     def may_save(self, watch: Watch) -> None:
         """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
         late = self.writes and not self.saver.busy and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
-        asked = self.vote.highest(self.signals.caught or int(late) - 1)
+        asked = self.vote.exchange(self.signals.caught or int(late) - 1)
         if asked is None or asked < 0:
             return
         self.save(watch.model, watch)
@@ -206,13 +210,13 @@ class TrainingRun:
             UserError: the network's answers are no numbers.
         """
         try:
-            with self.signals.at_once() if distributed.world() == 1 else contextlib.nullcontext():
+            with self.signals.at_once() if distributed.world_size() == 1 else contextlib.nullcontext():
                 yield
         except Stop:
             self.save(watch.model, watch)
             raise
         except MachineFault:
-            if distributed.world() == 1:
+            if distributed.world_size() == 1:
                 self.save(watch.model, watch)
             raise
         except NotFinite as error:
@@ -256,7 +260,7 @@ class TrainingRun:
             UserError: `error`, where it came again, or where nothing was saved yet.
         """
         self.saver.wait()
-        content = None if self.rewound else distributed.from_first(self._last_good)
+        content = None if self.rewound else distributed.broadcast_from_main(self._last_good)
         if content is None:
             raise self.diverged(str(error), model.learning_rate()) from None
         self.rewound = True
@@ -288,7 +292,7 @@ class TrainingRun:
             self.records.end_epoch(epoch, scores, model)
             self._write_records()
         self._save_epoch(epoch, model)
-        asked = distributed.highest(self.signals.caught or 0)
+        asked = distributed.all_reduce_max(self.signals.caught or 0)
         if asked and epoch < self.opt.epochs:
             raise Stop(asked)
 

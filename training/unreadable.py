@@ -42,7 +42,7 @@ class BadImages:
 
     def gather(self) -> None:
         """Make what each process has met known to all; each calls it at an epoch's end."""
-        for part in distributed.gather(self.named):
+        for part in distributed.all_gather_object(self.named):
             self.named |= part
         if self.named:
             self._write()

@@ -17,7 +17,7 @@ def run_by(net: nn.Module, opt: argparse.Namespace, device: torch.device) -> nn.
     The weights stay those of `net`, under its own names. None where `net` itself does.
     """
     runner: Any = torch.compile(net) if opt.compile else net
-    if distributed.world() > 1:
+    if distributed.world_size() > 1:
         cards = [device.index] if device.type == "cuda" else None
         runner = DistributedDataParallel(runner, device_ids=cards, gradient_as_bucket_view=False)
     return None if runner is net else runner
@@ -29,7 +29,7 @@ def share_norm(net: nn.Module, opt: argparse.Namespace, device: torch.device) ->
     Raises:
         UserError: on the CPU, for which torch has no such layer.
     """
-    if not opt.sync_bn or distributed.world() == 1:
+    if not opt.sync_bn or distributed.world_size() == 1:
         return net
     if device.type == "cpu":
         raise UserError("--sync_bn is for CUDA cards: torch has no synchronised batch norm on the CPU. Leave it out.")

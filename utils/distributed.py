@@ -1,6 +1,6 @@
-"""One run in several processes, under torchrun. With one process every function here does nothing.
+"""One run in several processes, under torchrun. With one process, every function here does nothing.
 
-The environment says who we are (RANK, WORLD_SIZE, LOCAL_RANK), so asking needs no torch and no setting up.
+torchrun sets RANK, WORLD_SIZE and LOCAL_RANK in the environment, so asking for them needs neither torch nor `init`.
 """
 
 import os
@@ -17,41 +17,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
-START = "classifier/start"  # in torchrun's store: the name of the newest start
-BEGUN = "classifier/begun"  # in torchrun's store, once the run has the folders of its tag
-PATIENCE, LOOK = timedelta(minutes=5), timedelta(seconds=1)  # with processes that begin later; between two looks
+START_KEY = "classifier/start"  # in torchrun's store: the name of the newest start
+BEGUN_KEY = "classifier/begun"  # in torchrun's store, once the run owns the folders of its tag
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # for processes that start later
+POLL_INTERVAL = timedelta(seconds=1)
 
-
-_stores: list[Any] = []  # torchrun's
+_stores: list[Any] = []  # torchrun's store, once `init` has opened it
 
 
 def rank() -> int:
-    """Which process this is, from 0; process 0 alone writes."""
-    return int(os.environ.get("RANK", 0)) if world() > 1 else 0
+    """Return the number of this process, from 0. Only process 0, the main process, writes files."""
+    return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
-def world() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """Return the number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def local_rank() -> int:
-    """Which process of its machine this is, from 0: its GPU."""
+    """Return the number of this process on its machine, from 0: the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def local_world() -> int:
-    """How many processes there are on this machine."""
+def local_world_size() -> int:
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def join(device: "torch.device") -> bool:
-    """Meet the other processes: by gloo, and by nccl besides between cards. Returns whether torchrun had started this run before.
+def init(device: "torch.device") -> bool:
+    """Start the process group: gloo, and nccl as well where `device` is a GPU.
 
-    torchrun keeps its store over a restart, and in it the addresses of processes that are gone: so those of one start
-    agree on a name first, and meet under it. That `begin` was called before is what tells a restart; torchrun's own count does
-    not, for it differs between machines, and counts a start that was refused. One process alone meets nobody, but may be
-    started anew just as well.
+    torchrun keeps its store over a restart, with the addresses of processes that have ended. The processes of one start
+    therefore agree on a name first, and meet under it. `mark_begun` leaves the note that tells a restart from a first
+    start. torchrun's own restart count cannot tell: it differs between machines, and it counts a start that was refused.
+    A single process under torchrun joins no group, but torchrun may restart it as well.
+
+    Returns:
+        Whether torchrun has started this run before.
     """
     if not _has_agent():
         return False
@@ -61,134 +64,144 @@ def join(device: "torch.device") -> bool:
         return False
     store = next(distributed.rendezvous("env://"))[0]
     _stores.append(store)
-    again = store.check([BEGUN]) if rank() == 0 else False
-    if world() == 1:
-        return bool(again)
-    name = _agree(store)
-    # objects and flags travel by gloo, which holds up no card
-    kind = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(kind, store=distributed.PrefixStore(name, store), rank=rank(), world_size=world())
-    return bool(from_first(lambda: again))
+    restarted = store.check([BEGUN_KEY]) if rank() == 0 else False
+    if world_size() == 1:
+        return bool(restarted)
+    name = _rendezvous_name(store)
+    # Objects and flags travel by gloo, which does not hold up the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    named_store = distributed.PrefixStore(name, store)
+    distributed.init_process_group(backend, store=named_store, rank=rank(), world_size=world_size())
+    return bool(broadcast_from_main(lambda: restarted))
 
 
-def begin() -> None:
-    """Note in torchrun's store that the run has begun: whatever starts after this is a restart of it."""
+def mark_begun() -> None:
+    """Note in torchrun's store that the run has begun: every later start is a restart of it."""
     if _stores and rank() == 0:
-        _stores[-1].set(BEGUN, "")
+        _stores[-1].set(BEGUN_KEY, "")
 
 
-def restarts() -> bool:
-    """Whether an agent may start this run anew by itself: torchrun has told us its store."""
+def may_restart() -> bool:
+    """Return whether torchrun may restart this run by itself."""
     return bool(_stores)
 
 
 def _has_agent() -> bool:
-    """Whether there are several processes, or torchrun started this one."""
-    return world() > 1 or ("TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ)
+    """Return whether there are several processes, or torchrun started this one."""
+    return world_size() > 1 or ("TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ)
 
 
-def _agree(store: Any) -> str:
-    """The name of this start, the same in all of its processes. What those of earlier starts left in `store` is not taken for it."""
+def _rendezvous_name(store: Any) -> str:
+    """Return the name of this start, the same in all of its processes, whatever earlier starts left in `store`."""
     from torch import distributed
 
-    mine = uuid.uuid4().hex
+    own_id = uuid.uuid4().hex
     if rank() == 0:
-        store.set(START, mine)
-        for other in range(1, world()):
-            answer = f"{mine}/{other}"  # whoever is there now
-            store.wait([answer], PATIENCE)
+        store.set(START_KEY, own_id)
+        for other in range(1, world_size()):
+            answer = f"{own_id}/{other}"  # holds the id of the process that has this rank now
+            store.wait([answer], RENDEZVOUS_TIMEOUT)
             store.set(f"{answer}/{store.get(answer).decode()}", "")
-        return mine
-    until = time.monotonic() + PATIENCE.total_seconds()
+        return own_id
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     while True:
-        name = store.get(START).decode()  # of this start, or of one before
-        store.set(f"{name}/{rank()}", mine)
+        name = store.get(START_KEY).decode()  # of this start, or of an earlier one
+        store.set(f"{name}/{rank()}", own_id)
         try:
-            store.wait([f"{name}/{rank()}/{mine}"], LOOK)
+            store.wait([f"{name}/{rank()}/{own_id}"], POLL_INTERVAL)
             return name
         except distributed.DistStoreError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
 
 
-def refuse(what: str) -> None:
-    """Raise UserError under torchrun with several processes: each would do all of the work and write the same files."""
-    if world() > 1:
+def require_single_process(what: str) -> None:
+    """Raise UserError in a run of several processes: each would do all of the work and write the same files."""
+    if world_size() > 1:
         raise UserError(
-            f"{what} run in one process, and torchrun started {world()}.\nStart it by itself: python SCRIPT … (--gpu says where)."
+            f"{what} run in one process, but torchrun started {world_size()}.\n"
+            "Try: python SCRIPT … without torchrun (--gpu chooses the GPU)."
         )
 
 
-def leave() -> None:
-    """Part from the other processes."""
-    if world() > 1:
+def shutdown() -> None:
+    """Leave the process group."""
+    if world_size() > 1:
         from torch import distributed
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
-def in_words() -> str:
-    """ ", 2 processes" where there are several."""
-    return f", {world()} processes" if world() > 1 else ""
+def process_count_text() -> str:
+    """Return ", 2 processes" for a run of two processes, "" for a run of one."""
+    return f", {world_size()} processes" if world_size() > 1 else ""
 
 
-def share(batch_size: int) -> int:
-    """This process's part of a batch of `batch_size`. Raises UserError where it cannot be shared out evenly."""
-    if batch_size % world():
-        fitting = max(world(), batch_size // world() * world())
+def per_process_batch(batch_size: int) -> int:
+    """Return the part of a batch of `batch_size` that each process takes.
+
+    Raises:
+        UserError: the number of processes does not divide `batch_size`.
+    """
+    if batch_size % world_size():
+        multiple = max(world_size(), batch_size // world_size() * world_size())
         raise UserError(
-            f"-b {batch_size} cannot be shared out among {world()} processes; give a multiple, such as -b {fitting}."
+            f"-b {batch_size} cannot be divided among {world_size()} processes; "
+            f"give a multiple of {world_size()}, such as -b {multiple}."
         )
-    return batch_size // world()
+    return batch_size // world_size()
 
 
-def mean(values: "torch.Tensor") -> "torch.Tensor":
-    """The mean over the processes, in each of them; `values` is changed."""
-    if world() > 1:
+def all_reduce_mean_(values: "torch.Tensor") -> "torch.Tensor":
+    """Replace `values` in place by their mean over the processes, and return them."""
+    if world_size() > 1:
         from torch import distributed
 
         distributed.all_reduce(values)
-        values /= world()
+        values /= world_size()
     return values
 
 
-def highest(value: int) -> int:
-    """The highest `value` of all processes, in each of them."""
-    return max(gather(value))
+def all_reduce_max(value: int) -> int:
+    """Return the highest `value` of all processes."""
+    return max(all_gather_object(value))
 
 
-class Vote:
-    """Asks all processes, each step, without holding one up: the answer to a question comes with the next."""
+class AsyncMax:
+    """The maximum over all processes, one call late: no process waits for another."""
 
     def __init__(self) -> None:
-        self._asked: tuple[Any, Any] | None = None
+        self._pending: tuple[Any, Any] | None = None  # the tensor of the last call, and the handle of its all-reduce
 
-    def highest(self, value: int) -> int | None:
-        """The highest `value` that any process gave in the last call (in this one, where there is one process); None in the first."""
-        if world() == 1:
+    def exchange(self, value: int) -> int | None:
+        """Send `value`; return the highest value that any process sent in the previous call, None in the first call.
+
+        With one process it returns `value` itself.
+        """
+        if world_size() == 1:
             return value
         import torch
 
-        before, mine = self._asked, torch.tensor(value)
-        self._asked = mine, torch.distributed.all_reduce(mine, torch.distributed.ReduceOp.MAX, async_op=True)
-        if before is None:
+        previous, sent = self._pending, torch.tensor(value)
+        self._pending = sent, torch.distributed.all_reduce(sent, torch.distributed.ReduceOp.MAX, async_op=True)
+        if previous is None:
             return None
-        before[1].wait()
-        return int(before[0])
+        previous[1].wait()
+        return int(previous[0])
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What `make()` gives in the first process, in every process.
+def broadcast_from_main(make: Callable[[], T]) -> T:
+    """Call `make()` in the main process, and return its result in every process.
 
     Raises:
-        UserError: where it did in the first process.
+        UserError: in every process, where `make` raised it in the main process.
     """
-    if world() == 1:
+    if world_size() == 1:
         return make()
     from torch import distributed
 
-    found: list[Any] = [None, None]
+    found: list[Any] = [None, None]  # the result, and the text of an error
     if rank() == 0:
         try:
             found = [make(), None]
@@ -201,31 +214,31 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def gather_rows(columns: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
-    """Rows that the processes hold between them, joined in every process; the first column holds their places."""
-    if world() == 1:
+    """Return the rows of all processes, sorted by the first column, which holds their indices."""
+    if world_size() == 1:
         return columns
     import numpy as np
 
-    parts = [part for part in gather(columns) if part]
+    parts = [part for part in all_gather_object(columns) if part]
     joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(joined[0], kind="stable")
     return [column[order] for column in joined]
 
 
-def gather(thing: Any) -> list[Any]:
-    """What each process holds, in every process."""
-    if world() == 1:
-        return [thing]
+def all_gather_object(value: Any) -> list[Any]:
+    """Return the `value` of each process, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
     from torch import distributed
 
-    parts: list[Any] = [None] * world()
-    distributed.all_gather_object(parts, thing)
-    return parts
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
-def same_statistics(module: "torch.nn.Module") -> None:
-    """Give every process the batch statistics of process 0: each has seen its own part of the last batch."""
-    if world() > 1:
+def broadcast_buffers(module: "torch.nn.Module") -> None:
+    """Copy the buffers of process 0 to every process: each has batch-norm statistics of its own part of the batch."""
+    if world_size() > 1:
         from torch import distributed
 
         for buffer in module.buffers():

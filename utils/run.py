@@ -179,7 +179,7 @@ def get_device(gpu: int | None) -> "torch.device":
     if reason:
         return torch.device("cpu")
     gpu, count = gpu or 0, torch.cuda.device_count()
-    if distributed.world() > 1:
+    if distributed.world_size() > 1:
         gpu = _own_gpu(gpu, count)
     if gpu >= count:
         raise UserError(f"--gpu is {gpu}; allowed: 0 to {count - 1}, or -1 for the CPU.")
@@ -215,7 +215,7 @@ def _own_gpu(gpu: int, count: int) -> int:
     if own >= count:
         command = shlex.join(["torchrun", f"--nproc_per_node={count}", *sys.argv])
         raise UserError(
-            f"torchrun started {distributed.local_world()} processes on a machine with {count} GPUs.\nTry: {command}"
+            f"torchrun started {distributed.local_world_size()} processes on a machine with {count} GPUs.\nTry: {command}"
         )
     if gpu and own == 0:
         log.warning(f"--gpu {gpu} is left out: under torchrun each process takes a GPU of its own, from 0 on.")

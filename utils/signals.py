@@ -92,7 +92,7 @@ def resume_command(opt: "Namespace") -> str:
     own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
     text = command("train", own | {"resume": True})
     return (
-        f"torchrun --nproc_per_node={distributed.world()} {text.removeprefix('python ')}"
-        if distributed.world() > 1
+        f"torchrun --nproc_per_node={distributed.world_size()} {text.removeprefix('python ')}"
+        if distributed.world_size() > 1
         else text
     )
