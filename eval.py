@@ -34,8 +34,8 @@ def main(opt: argparse.Namespace) -> None:
         fit_ensemble,
         load_predictor,
         predict,
+        rows_to_keep,
         saved_probs,
-        whole_rows,
         with_ensemble,
         write_ensemble,
     )
@@ -61,9 +61,9 @@ def main(opt: argparse.Namespace) -> None:
     if opt.calibrate and loaded.run is not None:
         hold(loaded.run, shared=True)
     if opt.blend in choices.FITTED_BLENDS:
-        predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.ways))
-    loader = dataloader.eval_loader(opt, files, predictor.ways)
-    rows = whole_rows(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
+        predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.preprocesses))
+    loader = dataloader.eval_loader(opt, files, predictor.preprocesses)
+    rows = rows_to_keep(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
     features = Features(predictor, len(files))
     with features if opt.report else contextlib.nullcontext():  # the report alone shows neighbours
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
@@ -137,17 +137,17 @@ def report_extra(opt: argparse.Namespace, loaded: Any, scored: Any, found: Any, 
     import dataloader
     from evaluation.report.page import Extra
     from evaluation.report.pictures import NEIGHBOURS, surest_errors
-    from inference import explain
+    from inference import gradcam_maps
 
     shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
     maps: dict = {}
     if len(shown) and loaded.predictor.members:
         once = argparse.Namespace(**{**vars(opt), "cache": "none", "debug": False})
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
-        places = explain(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.ways))
+        places = gradcam_maps(loaded.predictor, dataloader.eval_loader(once, part, loaded.predictor.preprocesses))
         maps = {int(shown[place]): seen for place, seen in places.items()}
     note = "this network has no spatial map, so there is none" if len(shown) and not maps else ""
-    near = features.nearest(shown, scored.predictions.readable, NEIGHBOURS)
+    near = features.nearest_neighbours(shown, scored.predictions.readable, NEIGHBOURS)
     extra = Extra(found.issues, maps, note, near, loaded.history, seed=opt.seed, folder=folder, title=loaded.title)
     extra.about = f"{' + '.join(loaded.paths)} on {scored.files.source}"
     return extra

@@ -40,7 +40,7 @@ def main(opt: argparse.Namespace) -> None:
     if opt.save_probs:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
 
-    loader = dataloader.eval_loader(opt, files, loaded.predictor.ways)
+    loader = dataloader.eval_loader(opt, files, loaded.predictor.preprocesses)
     predictions, probabilities = predict(loaded.predictor, loader, keep=opt.save_probs)
     scored = results.Scored(predictions, files, classes)
     submission.set_aside(out, opt, loaded.hashes)

@@ -74,7 +74,7 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- training
     predictor = Predictor([Member(model, model.preprocess())])
-    val_loader = dataloader.eval_loader(opt, val_files, predictor.ways) if val_files is not None else None
+    val_loader = dataloader.eval_loader(opt, val_files, predictor.preprocesses) if val_files is not None else None
     run.describe(model, train_files, val_files, classes)
     with run.going():
         while run.next_epoch <= opt.epochs:

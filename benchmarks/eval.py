@@ -121,7 +121,7 @@ def _ours(task: dict[str, Any], files: Any) -> Any:
     load = [task["load"]] * (2 if "2 networks" in row else 1)
     opt = parse_eval(["--load", *load, "-b", str(task["batch"]), "-w", str(task["workers"]), "--gpu", "-1", *ROWS[row]])
     predictor = load_predictor(opt, torch.device("cpu")).predictor
-    loader = eval_loader(opt, files, predictor.ways)
+    loader = eval_loader(opt, files, predictor.preprocesses)
     batches = [next(iter(loader)).images] * 2
     for images in batches:
         predictor(images)

@@ -2,19 +2,19 @@
 
 from inference.ensemble import fit_ensemble, with_ensemble, write_ensemble
 from inference.features import Features
-from inference.gradcam import explain
+from inference.gradcam import gradcam_maps
 from inference.loading import load_predictor
-from inference.predictor import Member, Predictor, predict, whole_rows
+from inference.predictor import Member, Predictor, predict, rows_to_keep
 
 __all__ = [
     "Features",
     "Member",
     "Predictor",
-    "explain",
     "fit_ensemble",
+    "gradcam_maps",
     "load_predictor",
     "predict",
-    "whole_rows",
+    "rows_to_keep",
     "with_ensemble",
     "write_ensemble",
 ]

@@ -13,7 +13,7 @@ import torch
 from inference import blend, saved_probs
 from inference.loading import Loaded
 from inference.predictor import Predictor, SavedMember
-from inference.tta import ttas
+from inference.tta import TTA
 from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
@@ -47,7 +47,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
             f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the likeliest classes, then the networks run again."
         )
     rows, rights, readables, done = [], [], [], 0
-    for batch, each in predictor.over(loader, f"members for --blend {opt.blend}"):
+    for batch, each in predictor.run(loader, f"members for --blend {opt.blend}"):
         readable = predictor.readable(batch)
         use = readable & (batch.label >= 0)
         label = batch.label.to(each.device)
@@ -70,9 +70,9 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
     if kept is None:
         return predictor, measured
     held = copy.copy(predictor)
-    held.members, held.views, held.ways = [], [], ()
+    held.members, held.views, held.preprocesses = [], [], ()
     held.saved = [SavedMember(member[:done]) for member in kept]
-    held.known = torch.cat(readables)
+    held.saved_readable = torch.cat(readables)
     return held, measured
 
 
@@ -165,7 +165,7 @@ def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
     weights = [_number(one) for one in content["weights"]]
     if not all(0 <= one < math.inf for one in weights) or not any(weights):
         wrong.append(f"weights are {content['weights']}; allowed: numbers from 0 on, not all 0")
-    for key, allowed in (("blend", blend.WAYS), ("tta", ttas), ("fit", ("squash", "crop", "pad", None))):
+    for key, allowed in (("blend", blend.WAYS), ("tta", TTA), ("fit", ("squash", "crop", "pad", None))):
         if not isinstance(content.get(key), str | None) or content.get(key) not in allowed:
             wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
     scale = None if content.get("scale") is None else _number(content["scale"])

@@ -15,7 +15,7 @@ MOST_BYTES = 1 << 30  # of features held for the report; 2,048 numbers of 260,00
 BLOCK = 1 << 14  # images compared at a time
 
 
-def classifier(net: Any) -> nn.Module | None:
+def final_layer(net: Any) -> nn.Module | None:
     """The last layer, where it is one Linear or a CosineHead; None for other networks."""
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
     return head if isinstance(head, nn.Linear | CosineHead) else None
@@ -29,7 +29,7 @@ class Features:
     """
 
     def __init__(self, predictor: Predictor, count: int, dtype: type = np.float16) -> None:
-        self.head = classifier(predictor.members[0].model.net) if predictor.members else None
+        self.head = final_layer(predictor.members[0].model.net) if predictor.members else None
         self.count, self.dtype = count, dtype
         self.rows: NDArray[Any] | None = None
         self.done = 0
@@ -46,7 +46,7 @@ class Features:
         if self.head is not None:
             self._hook.remove()
 
-    def take(self, size: int) -> None:
+    def append_batch(self, size: int) -> None:
         """Keep the features of the batch of `size` images that was just predicted."""
         if not self._seen:
             return
@@ -59,7 +59,7 @@ class Features:
         self.rows[self.done : self.done + size] = found.cpu().numpy()
         self.done += size
 
-    def nearest(
+    def nearest_neighbours(
         self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
     ) -> dict[int, list[tuple[int, float]]]:
         """The k images nearest to each of `places` in the list, by cosine, among the readable ones, not itself.

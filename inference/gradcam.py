@@ -17,7 +17,7 @@ NEWEST = 64  # outputs looked through: the last blocks of any network
 FINE = 4  # cells a side: fewer tell nothing of an image
 
 
-def explain(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """A map for each image of a loader of EvalBatch, by its place in the list; of the first network's first view.
 
     Returns:
@@ -28,7 +28,7 @@ def explain(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uin
     maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
     with model.evaluating():
         for batch in progress(loader, "Grad-CAM", len(loader)):
-            images = view.change(batch.images[predictor.ways.index(view.way)].to(model.device))
+            images = view.transform(batch.images[predictor.preprocesses.index(view.preprocess)].to(model.device))
             with model.autocast():  # the weights may be cast already
                 found = gradcam(model, images)
             if found is None:

@@ -89,14 +89,15 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
         identities.append(checkpoint.identity(content))
         model, data = _rebuild(content, path, opt)
         precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
-        way = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
-        way = replace(way, scale=opt.scale or way.scale, fit=opt.fit or way.fit)
-        chosen = quicken(model, way, opt, _usable(precision, device), device)
-        members.append(Member(model, way, weight, path))
+        preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
+        preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
+        chosen = quicken(model, preprocess, opt, _usable(precision, device), device)
+        members.append(Member(model, preprocess, weight, path))
         datas.append(data)
         origins.append((content.get("opt", {}).get("tag") or Path(path).stem, str(content.get("epoch", "weights"))))
         log.info(
-            f"{path}: {model.name}, epoch {origins[-1][1]}, {data['num_classes']} classes, {way.scale} px ({way.fit}), {chosen}"
+            f"{path}: {model.name}, epoch {origins[-1][1]}, {data['num_classes']} classes, "
+            f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
         )
         contents.append({key: content.get(key) for key in ("history", "calibration")})
     identities += hashes[len(members) :]
@@ -106,13 +107,13 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
     datas += [one.data for one in saved]
     _check_agree(datas, list(paths))
     rows = [
-        SavedMember(one.log_probability, weight, logs=True, path=path)
+        SavedMember(one.log_probability, weight, is_log=True, path=path)
         for one, (path, weight) in zip(saved, pairs[len(members) :], strict=True)
     ]
     predictor = Predictor(members, opt.tta, opt.blend, rows)
     predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
     if saved:
-        predictor.known = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
+        predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     name = _folder_name(opt, origins, [Path(one.path).stem for one in saved])
     tag = origins[0][0] if len(origins) == 1 else ""
     networks = [

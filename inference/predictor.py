@@ -12,31 +12,31 @@ from torch import Tensor
 
 from evaluation.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from inference.blend import combine
-from inference.tta import get_views, pool
+from inference.tta import get_views, mean_over_views
 from network.base_model import BaseModel
 from utils import distributed
 from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
 
-# Pixels of a forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; measured, batches of 64 are
-# 10 to 25 % slower an image. CUDA: 128 of them, so that the views of a small batch fill the card.
+# Pixels per forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; batches of 64 were measured to be
+# 10 to 25 % slower per image. CUDA: 128 of them, so that the views of a small batch fill the GPU.
 CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
 
 
 @dataclass(frozen=True)
 class SavedMember:
-    """Probabilities of every image of the list, float32 (N, C), or with `logs` their logarithms, float16, and their weight."""
+    """A member whose probabilities come from a file: float32 (N, C), or with `is_log` their float16 logarithms."""
 
     values: NDArray[Any]
     weight: float = 1.0
-    logs: bool = False
+    is_log: bool = False
     path: str = "the saved probabilities"
 
     def rows(self, index: Tensor) -> Tensor:
-        """Probabilities of the images at `index` (B,): float32 (B, C)."""
+        """Return the probabilities of the images at `index` (B,): float32 (B, C)."""
         rows = torch.from_numpy(self.values[index.numpy()].astype(np.float32))
-        return rows.softmax(dim=1) if self.logs else rows
+        return rows.softmax(dim=1) if self.is_log else rows
 
 
 @dataclass(frozen=True)
@@ -44,50 +44,52 @@ class Member:
     """One network of an ensemble, how its images are prepared, and its weight in the mean."""
 
     model: BaseModel
-    way: Preprocess
+    preprocess: Preprocess
     weight: float = 1.0
     path: str = ""  # its checkpoint; "": it is being trained
 
 
 class Predictor:
-    """Probabilities of the classes: those of the members, each the mean over its views, blended.
+    """Gives probabilities of the classes: each member's mean over its views, blended over the members.
 
-    `ways` are the distinct preparations of an image that some view wants; `dataloader.eval_loader(opt, files,
-    predictor.ways)` gives batches that hold one tensor for each. `members` are the networks, `saved` what files hold.
+    `members` are networks, `saved` are probabilities from files. `preprocesses` are the distinct ways to prepare an image
+    that some view needs: `dataloader.eval_loader(opt, files, predictor.preprocesses)` gives batches with one tensor each.
     """
 
     def __init__(
         self, members: Sequence[Member], tta: str = "none", blend: str = "mean", saved: Sequence[SavedMember] = ()
     ) -> None:
         self.members, self.saved, self.blend = list(members), list(saved), blend
-        self.views = [get_views(tta, member.way) for member in self.members]
-        self.ways = tuple(dict.fromkeys(view.way for views in self.views for view in views))
+        self.views = [get_views(tta, member.preprocess) for member in self.members]
+        self.preprocesses = tuple(dict.fromkeys(view.preprocess for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
         self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
-        self._shares: tuple[Any, Tensor] | None = None
-        self.known: Tensor | None = (
-            None  # bool (N,): for which images of the list every saved member has a row worth having
-        )
+        self._weights: tuple[Any, Tensor] | None = None
+        # bool (N,): for which images of the list every saved member has a valid row; None: there is no saved member
+        self.saved_readable: Tensor | None = None
 
     def readable(self, batch: Any) -> Tensor:
-        """bool (B,): the images of an EvalBatch that all members could read."""
-        return batch.readable if self.known is None else batch.readable & self.known[batch.index]
+        """Return bool (B,): which images of an EvalBatch all members could read."""
+        return batch.readable if self.saved_readable is None else batch.readable & self.saved_readable[batch.index]
 
     @torch.inference_mode()
-    def each(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
-        """uint8 (B, 3, S, S) for each of `ways`, and places in the list (B,) for `saved` -> float32 (M, B, C), networks first.
+    def member_probabilities(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
+        """Return each member's probabilities, float32 (M, B, C), networks first.
 
         Where a network's logits for an image are not all finite, its row is NaN.
+
+        Args:
+            images: uint8 (B, 3, S, S) for each of `preprocesses`. index: int64 (B,), their places in the list, for `saved`.
         """
         device = self.members[0].model.device if self.members else torch.device("cpu")
-        moved = {way: image.to(device, non_blocking=True) for way, image in zip(self.ways, images, strict=True)}
+        moved = {key: image.to(device, non_blocking=True) for key, image in zip(self.preprocesses, images, strict=True)}
         found = []
         for member, views in zip(self.members, self.views, strict=True):
-            logits = _logits(member.model, [view.change(moved[view.way]) for view in views])
+            logits = _logits(member.model, [view.transform(moved[view.preprocess]) for view in views])
             if self.blend == "logits":  # the views too
                 blended = torch.stack(logits).mean(dim=0).softmax(dim=1)
             else:
-                blended = pool([one.softmax(dim=1) for one in logits])
+                blended = mean_over_views([one.softmax(dim=1) for one in logits])
             finite = torch.stack([one.isfinite().all(dim=1) for one in logits]).all(dim=0)
             found.append(blended.masked_fill(~finite[:, None], torch.nan))
         for one in self.saved:
@@ -96,47 +98,47 @@ class Predictor:
         return torch.stack(found)
 
     def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
-        """As `each`, blended: float32 (B, C) on the device, rows summing to 1."""
-        return self.blended(self.each(images, index))
+        """Return the blend of `member_probabilities`: float32 (B, C) on the device, rows summing to 1."""
+        return self.combine(self.member_probabilities(images, index))
 
     @torch.inference_mode()
-    def blended(self, each: Tensor) -> Tensor:
-        """float32 (M, B, C) of `each` -> float32 (B, C)."""
-        blend = combine(each, self._share(each.device), self.blend)
+    def combine(self, each: Tensor) -> Tensor:
+        """Blend members' probabilities, float32 (M, B, C) -> float32 (B, C), and apply the temperature."""
+        blend = combine(each, self._normalised_weights(each.device), self.blend)
         return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
 
-    def _share(self, device: torch.device) -> Tensor:
-        """Return the weights, float32 (M,), of sum 1; made once, since making it waits for the device."""
-        of = (*self.weights, device)
-        if self._shares is None or self._shares[0] != of:
+    def _normalised_weights(self, device: torch.device) -> Tensor:
+        """Return the weights, float32 (M,), of sum 1. They are cached: a copy to the device waits for it."""
+        key = (*self.weights, device)
+        if self._weights is None or self._weights[0] != key:
             weights = torch.tensor(self.weights, device=device)
-            self._shares = of, weights / weights.sum()
-        return self._shares[1]
+            self._weights = key, weights / weights.sum()
+        return self._weights[1]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """All networks in eval mode while the body runs: enter it outside of a loop over batches."""
+        """Keep all networks in eval mode while the body runs. Enter it outside of a loop over batches."""
         with contextlib.ExitStack() as stack:
             for member in self.members:
                 stack.enter_context(member.model.evaluating())
             yield
 
-    def over(self, loader: Any, what: str) -> Iterator[tuple[Any, Tensor]]:
-        """Pass on each batch of `loader` (EvalBatch) with what `each` gives for it; `what` names the progress bar.
+    def run(self, loader: Any, title: str) -> Iterator[tuple[Any, Tensor]]:
+        """Yield each EvalBatch of `loader` and its `member_probabilities`, float32 (M, B, C), under a progress bar.
 
-        All that uses a predictor's answers takes them from here, since an answer that is no number must not become a score.
+        Whatever uses a predictor's answers must take them from here: NaN must never become a score.
 
         Raises:
-            NotFinite: a member gave NaN or infinite logits; raised after the first batch, or else at the end, when all are counted.
+            NotFinite: a member gave NaN or infinite logits: after the first batch if all of it is broken, else at the end.
         """
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
         with self.evaluating():
-            for batch in progress(loader, what, len(loader)):
-                each = self.each(batch.images, batch.index)
+            for batch in progress(loader, title, len(loader)):
+                each = self.member_probabilities(batch.images, batch.index)
                 broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
                 first, seen = seen == 0, seen + each.shape[1]
-                if first and distributed.world_size() == 1:  # what is broken throughout is not run for hours
+                if first and distributed.world_size() == 1:  # do not run a network for hours that is broken throughout
                     self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
                 yield batch, each
         counts = distributed.all_gather_object((broken.tolist(), seen))
@@ -144,7 +146,7 @@ class Predictor:
         self._refuse_broken([sum(one) for one in zip(*(part for part, _ in counts), strict=True)], str(total))
 
     def _refuse_broken(self, broken: list[int], seen: str) -> None:
-        """Raise NotFinite for the first member with answers that are no numbers."""
+        """Raise NotFinite for the first member that gave NaN or infinite logits."""
         who: list[tuple[str, BaseModel | None]] = [(member.path, member.model) for member in self.members]
         for (path, model), count in zip(who + [(one.path, None) for one in self.saved], broken, strict=True):
             if count and not path:
@@ -165,7 +167,10 @@ class Predictor:
 
 
 def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
-    """Logits, float32 (B, C), of each of `shown`, uint8 (B, 3, S, S); those of one size share passes of a good size."""
+    """Return the logits, float32 (B, C), of each tensor of `shown`, uint8 (B, 3, S, S).
+
+    Images of one size share forward passes, of CPU_PIXELS or GPU_PIXELS each.
+    """
     places: dict[int, list[int]] = {}
     for k, images in enumerate(shown):
         places.setdefault(images.shape[-1], []).append(k)
@@ -173,8 +178,8 @@ def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
     with model.evaluating() as net, model.autocast():
         for side, group in places.items():
             images = torch.cat([shown[k] for k in group]) if len(group) > 1 else shown[group[0]]
-            most = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)
-            logits = torch.cat([net(model.normalise(part)).float() for part in images.split(most)])
+            batch_size = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)
+            logits = torch.cat([net(model.normalise(part)).float() for part in images.split(batch_size)])
             found.update(zip(group, logits.chunk(len(group)), strict=True))
     return [found[k] for k in range(len(shown))]
 
@@ -185,12 +190,13 @@ def predict(
     """Run the predictor over a loader of EvalBatch.
 
     Args:
-        features: a inference.features.Features of the same predictor, which is then filled.
-        rows: int64 (M,), ascending; of these images (places in the order of the loader) whole rows go into Predictions.rows.
+        keep: whether to return all probabilities too.
+        rows: int64 (M,), ascending: the images whose every probability goes into Predictions.rows, by their place in the loader.
+        features: an inference.Features of the same predictor, which this fills.
 
     Returns:
         The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None. Unreadable
-        images are named in the log, and their rows hold no prediction worth having: see Predictions.readable.
+        images are named in the log, and their rows mean nothing: see Predictions.readable.
 
     Raises:
         UserError: no image can be read.
@@ -199,38 +205,38 @@ def predict(
     columns: list[tuple[torch.Tensor, ...]] = []
     kept: NDArray[np.float16] | None = None
     done = 0
-    whole = _Whole(rows)
-    for batch, each in predictor.over(loader, "evaluating"):
+    collector = RowCollector(rows)
+    for batch, each in predictor.run(loader, "evaluating"):
         for _, reason in batch.bad:
             log.warning(f"unreadable, counts in no score: {reason}")
-        probability = predictor.blended(each)
+        probability = predictor.combine(each)
         top = probability.topk(min(5, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
         columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
-        whole.add(probability)
+        collector.add(probability)
         if keep:
-            if kept is None:  # at once: parts would be held twice while they are joined
+            if kept is None:  # one array from the start: joining parts would need twice the memory
                 kept = np.empty((len(loader.dataset), probability.shape[1]), np.float16)
             kept[done : done + len(label)] = probability.clamp_min(TINY).log().half().cpu().numpy()
         if features is not None:
-            features.take(len(label))
+            features.append_batch(len(label))
         done += len(label)
     joined = distributed.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     predictions = Predictions(*joined)  # type: ignore[arg-type]
-    predictions.rows = whole.rows()
+    predictions.rows = collector.rows()
     loader.dataset.files.check_readable(predictions.index, predictions.readable)
     return predictions, kept if kept is None else kept[:done]
 
 
-class _Whole:
-    """Gathers whole rows of probabilities as the batches pass."""
+class RowCollector:
+    """Collects every probability of some images, of a loader's batches in order."""
 
     def __init__(self, wanted: NDArray[np.int64] | None) -> None:
         self.wanted, self.passed, self.parts = wanted, 0, [np.zeros((0, 0), np.float32)]
 
     def add(self, probability: Tensor) -> None:
-        """Keep what is wanted of the next batch, float32 (B, C)."""
+        """Keep the wanted rows of the next batch, float32 (B, C)."""
         if self.wanted is not None:
             first, end = np.searchsorted(self.wanted, (self.passed, self.passed + len(probability)))
             places = torch.from_numpy(self.wanted[first:end] - self.passed).to(probability.device)
@@ -238,7 +244,7 @@ class _Whole:
             self.passed += len(probability)
 
     def rows(self) -> Rows | None:
-        """What was gathered; None where nothing was wanted."""
+        """Return the collected rows; None where nothing was wanted."""
         if self.wanted is None:
             return None
         parts = self.parts[1:]
@@ -246,8 +252,11 @@ class _Whole:
         return Rows(self.wanted[: len(probability)], probability)
 
 
-def whole_rows(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:
-    """Of which of `count` images to keep every probability: all, while that is MOST_FLOATS; else none, or a drawn `sample`."""
+def rows_to_keep(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:
+    """Return which of `count` images to keep every probability of, int64, ascending.
+
+    All of them while that is at most MOST_FLOATS numbers. Beyond it: with `sample` a random choice, else None.
+    """
     if count * num_classes <= MOST_FLOATS:
         return np.arange(count)
     if not sample:

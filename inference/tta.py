@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views of an image that are shown to a network, whose probabilities are then averaged."""
+"""Test-time augmentation: the views of an image that a network sees. Its probabilities are averaged over them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,62 +12,65 @@ from utils.preprocess import CROP_SHARE, Preprocess
 
 @dataclass(frozen=True)
 class View:
-    """`way`: how the loader prepares the image; `change`: what the device then does to uint8 (B, 3, S, S)."""
+    """How the loader prepares an image (`preprocess`), and what the device then does to uint8 (B, 3, S, S) (`transform`)."""
 
-    way: Preprocess
-    change: Callable[[Tensor], Tensor]
+    preprocess: Preprocess
+    transform: Callable[[Tensor], Tensor]
 
 
 def _dihedral(k: int) -> Callable[[Tensor], Tensor]:
-    """View k of the eight: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 swaps rows and columns first."""
+    """Return view k of the eight: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 swaps rows and columns first."""
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if k & bit]
 
-    def change(images: Tensor) -> Tensor:
+    def transform(images: Tensor) -> Tensor:
         images = images.transpose(-1, -2) if k & 4 else images
         return images.flip(axes) if axes else images
 
-    return change
+    return transform
 
 
 def _corner(down: float, right: float, side: int) -> Callable[[Tensor], Tensor]:
-    """A square of `side` at a share of the free room from the top and from the left."""
+    """Return a crop of `side` px whose top-left corner is at the shares `down` and `right` of the free room."""
 
-    def change(images: Tensor) -> Tensor:
+    def transform(images: Tensor) -> Tensor:
         top, left = (round(share * (images.shape[-1] - side)) for share in (down, right))
         return images[..., top : top + side, left : left + side]
 
-    return change
+    return transform
 
 
-def _none(way: Preprocess) -> list[View]:
-    return [View(way, _dihedral(0))]
+def _none(preprocess: Preprocess) -> list[View]:
+    return [View(preprocess, _dihedral(0))]
 
 
-def _flip(way: Preprocess) -> list[View]:
-    return [View(way, _dihedral(0)), View(way, _dihedral(1))]
+def _flip(preprocess: Preprocess) -> list[View]:
+    return [View(preprocess, _dihedral(0)), View(preprocess, _dihedral(1))]
 
 
-def _x8(way: Preprocess) -> list[View]:
-    """The eight flips and transposes of a square."""
-    return [View(way, _dihedral(k)) for k in range(8)]
+def _x8(preprocess: Preprocess) -> list[View]:
+    """Return the eight flips and transposes of a square."""
+    return [View(preprocess, _dihedral(k)) for k in range(8)]
 
 
-def _fivecrop(way: Preprocess) -> list[View]:
-    """Four corners and the centre of an image that is larger by 1 / 0.875 (Krizhevsky et al., 2012)."""
-    larger = replace(way, scale=round(way.scale / CROP_SHARE))
+def _fivecrop(preprocess: Preprocess) -> list[View]:
+    """Return the four corners and the centre of an image that is larger by 1 / 0.875 (Krizhevsky et al., 2012)."""
+    larger = replace(preprocess, scale=round(preprocess.scale / CROP_SHARE))
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)]
-    return [View(larger, _corner(down, right, way.scale)) for down, right in places]
+    return [View(larger, _corner(down, right, preprocess.scale)) for down, right in places]
 
 
-def _multiscale(way: Preprocess) -> list[View]:
-    """Three sizes: 1, 1.15 and 1.3 times that of training; networks gain from testing larger (Touvron et al., 2019)."""
+def _multiscale(preprocess: Preprocess) -> list[View]:
+    """Return three sizes: 1, 1.15 and 1.3 times that of training. Networks gain from testing larger (Touvron et al., 2019)."""
     return [
-        View(replace(way, scale=round(way.scale * factor / 8) * 8 if factor > 1 else way.scale), _dihedral(0))
+        View(
+            replace(preprocess, scale=round(preprocess.scale * factor / 8) * 8 if factor > 1 else preprocess.scale),
+            _dihedral(0),
+        )
         for factor in (1, 1.15, 1.3)
     ]
 
 
-ttas: dict[str, Callable[[Preprocess], list[View]]] = {
+TTA: dict[str, Callable[[Preprocess], list[View]]] = {
     "none": _none,
     "flip": _flip,
     "x8": _x8,
@@ -76,13 +79,17 @@ ttas: dict[str, Callable[[Preprocess], list[View]]] = {
 }
 
 
-def get_views(name: str, way: Preprocess) -> list[View]:
-    """The views that --tta names, of a network that was trained with `way`. Raises UserError for an unknown name."""
-    if name not in ttas:
-        raise unknown_name("TTA", name, ttas)
-    return ttas[name](way)
+def get_views(name: str, preprocess: Preprocess) -> list[View]:
+    """Return the views of --tta `name` for a network that was trained with `preprocess`.
+
+    Raises:
+        UserError: there is no TTA of that name.
+    """
+    if name not in TTA:
+        raise unknown_name("TTA", name, TTA)
+    return TTA[name](preprocess)
 
 
-def pool(probabilities: list[Tensor]) -> Tensor:
-    """The mean over views of (B, C) probabilities; a class does not turn with the image, so nothing is turned back."""
+def mean_over_views(probabilities: list[Tensor]) -> Tensor:
+    """Average the (B, C) probabilities of several views. A class does not turn with the image: nothing is turned back."""
     return torch.stack(probabilities).mean(dim=0)

@@ -166,7 +166,7 @@ def test_saved_probabilities_keep_their_tails():
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
     each = logits.softmax(dim=2).float()
-    saved = torch.stack([SavedMember(saved_probs.logs(one.numpy()), logs=True).rows(torch.arange(500)) for one in each])
+    saved = torch.stack([SavedMember(saved_probs.logs(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each])
     assert (each < 1e-8).float().mean() > 0.2
     assert torch.allclose(saved.sum(dim=2), torch.ones(2, 500), atol=1e-5)
     assert (saved / each - 1).abs().max() < 0.02

@@ -74,11 +74,11 @@ def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, bloc
         for part in torch.from_numpy(points * np.linspace(1, 9, count, dtype=np.float32)[:, None]).split(11):
             net.fc(part)
             net.fc(part.flip(0))  # a second view, which does not count
-            found.take(len(part))
+            found.append_batch(len(part))
     net.fc(torch.from_numpy(points))  # outside of the `with` nothing is kept
     assert np.allclose(found.rows, points, atol=1e-6)
     places = np.array([0, 3, 20, count - 1])
-    near = found.nearest(places, readable, 4)
+    near = found.nearest_neighbours(places, readable, 4)
     cosine = points @ points.T
     for place in places.tolist():
         others = [k for k in np.argsort(-cosine[place]) if readable[k] and k != place][:4]
@@ -92,11 +92,11 @@ def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
         with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
             if isinstance(net, Reading):
                 net.fc(torch.zeros(4, 6))
-            found.take(4)
+            found.append_batch(4)
         assert found.rows is rows
-        assert found.nearest(np.array([1]), np.ones(4, bool), 2) == {}
+        assert found.nearest_neighbours(np.array([1]), np.ones(4, bool), 2) == {}
     with features.Features(SimpleNamespace(members=[]), 50) as found:  # saved probabilities alone
-        found.take(4)
+        found.append_batch(4)
     assert found.rows is None
 
 

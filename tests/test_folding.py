@@ -129,7 +129,7 @@ def test_half_precision_is_folded_only_where_it_was_asked_for():
 
 
 def test_grad_cam_of_a_folded_network_in_half_precision():
-    from inference import Member, Predictor, explain
+    from inference import Member, Predictor, gradcam_maps
     from utils.batch import EvalBatch
 
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
@@ -138,5 +138,5 @@ def test_grad_cam_of_a_folded_network_in_half_precision():
     for precision in ("fp32", "bf16"):
         model, _ = awake("ResNet18")
         quicken(model, model.preprocess(), parse_eval(["--load", "x", "--precision", precision]), precision, torch.device("cpu"))
-        maps.append(explain(Predictor([Member(model, model.preprocess())]), [batch]))
+        maps.append(gradcam_maps(Predictor([Member(model, model.preprocess())]), [batch]))
     assert all(abs(maps[0][k][1] - maps[1][k][1]).mean() < 0.05 for k in range(2))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from inference import Member, Predictor
-from inference.tta import get_views, ttas
+from inference.tta import TTA, get_views
 from network import get_model
 from options import choices, parse_train
 from torch import nn
@@ -17,7 +17,7 @@ WAY = Preprocess(64, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 def ways_of(tta, image):
     """`image` (B, 3, S, S) as the loader would hand it over for each way of `tta`, resized by repetition."""
-    predictor_ways = tuple(dict.fromkeys(view.way for view in get_views(tta, WAY)))
+    predictor_ways = tuple(dict.fromkeys(view.preprocess for view in get_views(tta, WAY)))
     return tuple(torch.nn.functional.interpolate(image.float(), way.scale, mode="nearest").to(torch.uint8) for way in predictor_ways)
 
 
@@ -57,7 +57,7 @@ def test_a_network_blind_to_orientation_gives_the_same_with_and_without(tta):
     assert torch.allclose(plain.sum(dim=1), torch.ones(3))
 
 
-@pytest.mark.parametrize("tta", list(ttas))
+@pytest.mark.parametrize("tta", list(TTA))
 def test_a_plain_image_looks_the_same_in_every_view(tta):
     image = torch.full((2, 3, 64, 64), 200, dtype=torch.uint8)
     net = Blind()
@@ -66,7 +66,7 @@ def test_a_plain_image_looks_the_same_in_every_view(tta):
 
 def test_x8_are_the_eight_symmetries_of_the_square():
     image = torch.arange(2 * 2, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(1, 3, 2, 2)
-    seen = [view.change(image)[0, 0].numpy() for view in get_views("x8", WAY)]
+    seen = [view.transform(image)[0, 0].numpy() for view in get_views("x8", WAY)]
     square = np.arange(4).reshape(2, 2)
     wanted = [np.rot90(turned, k) for turned in (square, square.T) for k in range(4)]
     assert sorted(a.tolist() for a in seen) == sorted(a.tolist() for a in wanted)
@@ -86,18 +86,18 @@ def test_x8_averages_probabilities_over_the_views():
 
 def test_fivecrop_takes_the_corners_and_the_centre_of_a_larger_image():
     views = get_views("fivecrop", WAY)
-    side = views[0].way.scale
+    side = views[0].preprocess.scale
     assert side == round(64 / 0.875)
     image = torch.arange(side * side).reshape(1, 1, side, side)
-    starts = [int(view.change(image)[0, 0, 0, 0]) for view in views]
+    starts = [int(view.transform(image)[0, 0, 0, 0]) for view in views]
     room = side - 64
     assert starts == [0, room, room * side, room * side + room, round(room / 2) * side + round(room / 2)]
-    assert all(view.change(image).shape[-2:] == (64, 64) for view in views)
+    assert all(view.transform(image).shape[-2:] == (64, 64) for view in views)
 
 
 def test_multiscale_asks_the_loader_for_three_sizes():
-    assert [view.way.scale for view in get_views("multiscale", WAY)] == [64, 72, 80]
-    assert len(predictor(Blind(), "multiscale").ways) == 3
+    assert [view.preprocess.scale for view in get_views("multiscale", WAY)] == [64, 72, 80]
+    assert len(predictor(Blind(), "multiscale").preprocesses) == 3
 
 
 def test_ensemble_is_the_weighted_mean():
@@ -108,7 +108,7 @@ def test_ensemble_is_the_weighted_mean():
     assert not torch.allclose(alone[0], alone[1])
 
 
-@pytest.mark.parametrize("tta", list(ttas))
+@pytest.mark.parametrize("tta", list(TTA))
 def test_passes_of_any_size_give_the_same(monkeypatch, tta):
     image = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     images = ways_of(tta, image)
@@ -135,7 +135,7 @@ def test_what_a_batch_does_not_change_is_done_once_for_all_of_them(monkeypatch):
         calls.clear()
         monkeypatch.setattr(nn.Module, "train", lambda self, mode=True: calls.append(self) or told(self, mode))
         monkeypatch.setattr(torch, "tensor", lambda *given, **more: calls.append(given) or made(*given, **more))
-        answers = [several.blended(each) for _, each in several.over(loader, "")]
+        answers = [several.combine(each) for _, each in several.run(loader, "")]
         counts[batches] = len(calls)
         monkeypatch.undo()
         assert len(answers) == batches and torch.equal(answers[0], several((images,)))
@@ -146,6 +146,6 @@ def test_what_a_batch_does_not_change_is_done_once_for_all_of_them(monkeypatch):
 
 
 def test_names():
-    assert set(ttas) == set(choices.TTAS)
+    assert set(TTA) == set(choices.TTAS)
     with pytest.raises(UserError, match="Did you mean fivecrop"):
         get_views("five_crop", WAY)

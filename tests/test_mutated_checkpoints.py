@@ -151,7 +151,7 @@ def evaluated(path, _):
     dataloader.Classes.from_dict(loaded.data).name(0)
     assert Path(loaded.name).name == loaded.name and not loaded.name.startswith("."), f"results would go to {loaded.name}"
     files = dataloader.open_list(opt, "val")
-    inference.predict(loaded.predictor, dataloader.eval_loader(opt, files, loaded.predictor.ways))
+    inference.predict(loaded.predictor, dataloader.eval_loader(opt, files, loaded.predictor.preprocesses))
     return loaded.predictor.members[0].model.net.state_dict()
 
 

@@ -55,7 +55,7 @@ def test_an_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
     words = ["--load", str(path), "--data_root", str(data), "--gpu", "-1", "-w", "0"]
     opt = parse_eval([*words, "--precision", "fp32", "--no-fold"])
     predictor = inference.load_predictor(opt, torch.device("cpu")).predictor
-    loader = dataloader.eval_loader(opt, dataloader.open_list(opt, "val"), predictor.ways)
+    loader = dataloader.eval_loader(opt, dataloader.open_list(opt, "val"), predictor.preprocesses)
     rows = inference.predict(predictor, loader, rows=np.arange(6))[0].rows
     assert torch.equal(torch.from_numpy(rows.probability), plain_probabilities(content, data))
 

@@ -100,7 +100,7 @@ except SystemExit as stop:
 
 def registries() -> dict[str, set[str]]:
     from dataloader.transforms import transforms
-    from inference.tta import ttas
+    from inference.tta import TTA
     from network import models
     from optimizer import optimizers
     from scheduler import schedulers, tables
@@ -112,7 +112,7 @@ def registries() -> dict[str, set[str]]:
         "SCHEDULERS": {*schedulers, *tables},
         "TRANSFORMS": set(transforms),
         "LOSSES": set(losses),
-        "TTAS": set(ttas),
+        "TTAS": set(TTA),
     }
 
 

@@ -117,7 +117,7 @@ def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, A
     words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval([*words, "--precision", opt.precision])
     loaded = load_predictor(settings, get_device(opt.gpu))
-    predictions = predict(loaded.predictor, eval_loader(settings, files, loaded.predictor.ways))[0]
+    predictions = predict(loaded.predictor, eval_loader(settings, files, loaded.predictor.preprocesses))[0]
     hit = (predictions.top[:, 0] == predictions.label) & predictions.readable
     return score(predictions, loaded.data["num_classes"]), hit
 

@@ -116,10 +116,10 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
             f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head."
         )
     readable = []
-    loader = eval_loader(settings, files, loaded.predictor.ways)
+    loader = eval_loader(settings, files, loaded.predictor.preprocesses)
     with features:
-        for batch, _ in loaded.predictor.over(loader, f"features of {files.source.name}"):
-            features.take(len(batch.label))
+        for batch, _ in loaded.predictor.run(loader, f"features of {files.source.name}"):
+            features.append_batch(len(batch.label))
             readable.append(batch.readable)
             for _, reason in batch.bad:
                 log.warning(f"unreadable, nobody's neighbour: {reason}")

@@ -167,8 +167,8 @@ def shown_logits(opt: argparse.Namespace) -> tuple[NDArray[np.float32], NDArray[
     seen: list[torch.Tensor] = []
     logits, labels, readable = [], [], []
     hook = head.register_forward_hook(lambda _module, _inputs, output: seen.append(output.float().cpu()))
-    loader = eval_loader(settings, files, predictor.ways)
-    for batch, _ in predictor.over(loader, "logits"):
+    loader = eval_loader(settings, files, predictor.preprocesses)
+    for batch, _ in predictor.run(loader, "logits"):
         logits.append(torch.cat(seen)[batch.readable])
         labels.append(batch.label[batch.readable])
         readable.append(batch.readable)

@@ -42,7 +42,7 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 class Extra:
     """What the page shows beyond the scores; what is empty is left out, or said to be missing.
 
-    maps: what inference.explain found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
+    maps: what inference.gradcam_maps found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
     by image. history: training's scores an epoch.
     runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
     folder: where the page is going to be, by default the folder that it is written to. title: which networks were scored, and

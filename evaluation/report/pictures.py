@@ -65,7 +65,7 @@ def error_cards(
 ) -> list[dict[str, Any]]:
     """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
 
-    maps: what `inference.explain` found, by image.
+    maps: what `inference.gradcam_maps` found, by image.
     Neighbours are those of `near`, {image: [(image, cosine)]}; without it, the images of the predicted class that were
     rightly and most surely called so.
     """
