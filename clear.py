@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 from options import command, parse_clear
-from utils import run_log, trash
+from utils import run_lock, run_log, trash
 from utils.errors import UserError, near_names
 from utils.run import run_command
-from utils.run_lock import hold
 from utils.text import say
 from utils.trash import TRASH
 
@@ -30,7 +29,7 @@ def main(opt: argparse.Namespace) -> None:
     origins = [where for entry in trash.entries(opt.tag)[0] for where in entry.origin.values()]
     for folder in [*folders.values(), *origins, TRASH / opt.tag]:
         if folder.parent.is_dir():
-            hold(folder)
+            run_lock.acquire(folder)
     for path in trash.entries(opt.tag)[1]:
         say(f"warning: {path}/ has no valid {trash.ORIGIN}; it is left alone.")
     left = trash.sweep(opt.tag, [*folders.values(), *origins])

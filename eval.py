@@ -39,15 +39,15 @@ def main(opt: argparse.Namespace) -> None:
         with_ensemble,
         write_ensemble,
     )
+    from utils import run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import get_device, seed_everything
-    from utils.run_lock import hold
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     asked, opt = opt, with_ensemble(opt)
-    hold(Path(opt.result_dir) / opt.tag, shared=True)
+    run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = dataloader.Classes.from_dict(loaded.data)
     files = dataloader.number_as(dataloader.open_list(opt, "val", known=loaded.lists), classes, "the checkpoint")
@@ -57,9 +57,9 @@ def main(opt: argparse.Namespace) -> None:
         saved_probs.check_size(len(files), classes.count, "--save_probs")
     predictor, folder = loaded.predictor, Path(opt.result_dir) / opt.tag / loaded.name
     check(results.planned(folder, opt), inputs(opt, files))
-    hold(folder)
+    run_lock.acquire(folder)
     if opt.calibrate and loaded.run is not None:
-        hold(loaded.run, shared=True)
+        run_lock.acquire(loaded.run, shared=True)
     if opt.blend in choices.FITTED_BLENDS:
         predictor, measured = fit_ensemble(opt, loaded, dataloader.eval_loader(opt, files, predictor.preprocesses))
     loader = dataloader.eval_loader(opt, files, predictor.preprocesses)

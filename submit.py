@@ -20,21 +20,21 @@ def main(opt: argparse.Namespace) -> None:
     import dataloader
     from evaluation import results, submission
     from inference import load_predictor, predict, saved_probs, with_ensemble
+    from utils import run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import get_device, seed_everything
-    from utils.run_lock import hold
 
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     opt = with_ensemble(opt)
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
-    hold(Path(opt.result_dir) / opt.tag, shared=True)
+    run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = dataloader.Classes.from_dict(loaded.data)
     files = dataloader.open_list(opt, "test", known=loaded.lists)
     check(submission.planned(out, opt), inputs(opt, files), [files], opt.force)
-    hold(out)
+    run_lock.acquire(out)
     dataloader.check_numbering(files, classes, pseudo=opt.pseudo_label is not None, numbers=opt.labels == "number")
     loaded.check_list(files)
     if opt.save_probs:

@@ -26,7 +26,7 @@ from dataloader.sampler import BatchKey
 from utils import distributed
 from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
-from utils.signals import STOPPING
+from utils.signals import STOP_SIGNALS
 
 AHEAD = 4  # batches a worker that are made before they are asked for
 CPU_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds AHEAD batches
@@ -192,7 +192,7 @@ def _same(batch: Any) -> Any:
 
 def _start_worker(_: int) -> None:
     """One thread a worker. Signals that end the run are the main process's to handle: batch systems send them to all processes."""
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_for_parent, args=(os.getppid(),), daemon=True).start()

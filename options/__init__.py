@@ -1,6 +1,6 @@
 """The command line: every flag of every script, declared once. Standard library only, so `--help` is instant."""
 
-from options.commands import after_evaluation, after_training, command
+from options.commands import after_evaluation, after_training, command, resume_command
 from options.options import build_parser, given_words, parse_clear, parse_eval, parse_submit, parse_train
 from options.saved import problems_of_saved
 
@@ -15,4 +15,5 @@ __all__ = [
     "parse_submit",
     "parse_train",
     "problems_of_saved",
+    "resume_command",
 ]

@@ -48,6 +48,13 @@ def after_training(script: str, checkpoint: str, opt: argparse.Namespace) -> str
     return command(script, shared | {"load": [checkpoint]})
 
 
+def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:
+    """Return the command that continues the training run `opt` from its last.pt, under torchrun if it had several processes."""
+    own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
+    text = command("train", own | {"resume": True})
+    return f"torchrun --nproc_per_node={processes} {text.removeprefix('python ')}" if processes > 1 else text
+
+
 def after_evaluation(opt: argparse.Namespace, ensemble: Any = None, temperature: str | None = None) -> str:
     """Return the command that submits with the members, views and weights that eval.py scored, `opt` being its options.
 

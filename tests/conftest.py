@@ -25,6 +25,15 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, sig
 
 NAMES = ("china", "flower", "hopper")
 
+# A program that locks a folder, prints "held", and waits for its standard input to end; .format(shared=True or False).
+HOLD_FOLDER = """
+import pathlib, sys
+from utils import run_lock
+run_lock.acquire(pathlib.Path(sys.argv[1]), {shared})
+print("held", flush=True)
+input()
+"""
+
 
 @pytest.fixture(scope="session")
 def photos() -> list[np.ndarray]:

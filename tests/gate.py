@@ -32,7 +32,7 @@ def main() -> None:
         if epoch in epochs and run.writes and not here.exists():
             run.saver.wait()
             here.touch()
-            while run.signals.caught is None and not here.with_suffix(".open").exists():
+            while run.signals.received is None and not here.with_suffix(".open").exists():
                 time.sleep(0.01)
 
     TrainingRun._save_epoch = saved_and_held

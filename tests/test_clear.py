@@ -194,7 +194,7 @@ def command(*words, kill=0):
             changes += 1
             if changes == kill:
                 os.kill(os.getpid(), signal.SIGKILL)
-    sys.argv, run_lock.PATIENCE = ["clear.py", *words], 0
+    sys.argv, run_lock.TIMEOUT_SECONDS = ["clear.py", *words], 0
     opt = parse_clear([*ours, *words])
     sys.addaudithook(watch)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -202,7 +202,7 @@ def command(*words, kill=0):
             clear.main(opt)
         except UserError:
             os._exit(2)
-        run_lock.let_go()
+        run_lock.release_all()
     os._exit(0)
 
 def anew():

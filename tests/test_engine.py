@@ -31,7 +31,7 @@ from training.epoch import out_of_memory
 from training.guard import Diverged
 from utils import checkpoint
 from utils.batch import Batch
-from utils.signals import Signals, Stop
+from utils.signals import RunInterrupted, SignalHandler
 
 from conftest import gated, wait_for
 
@@ -208,7 +208,7 @@ def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     assert "Traceback" not in err
     content = checkpoint.load(tmp_path / "checkpoints/cut/last.pt")
     assert content["epoch"] == 1
-    command = shlex.split(re.search(r"To go on:\n +(.*)", err)[1])
+    command = shlex.split(re.search(r"To continue:\n +(.*)", err)[1])
     assert [command[0], Path(command[1]).name, *command[2:]] == (
         ["python", "train.py", "--tag", "cut", "--gpu", "-1", "--workers", "1", "--resume"]
     )
@@ -245,13 +245,13 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
     """As nohup has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Signals() as signals:
+        with SignalHandler() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert signals.caught is None
+            assert signals.received is None
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with Signals() as signals:
+        with SignalHandler() as signals:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert signals.caught == signal.SIGHUP
+            assert signals.received == signal.SIGHUP
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -375,13 +375,13 @@ def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_pat
 
 
 def test_a_second_interrupt_ends_at_once():
-    with Signals() as signals:
+    with SignalHandler() as signals:
         os.kill(os.getpid(), signal.SIGINT)
-        wait_for(lambda: signals.caught == signal.SIGINT)
+        wait_for(lambda: signals.received == signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             wait_for(lambda: False)
-    with Signals() as signals, pytest.raises(Stop), signals.at_once():
+    with SignalHandler() as signals, pytest.raises(RunInterrupted), signals.immediate():
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.files import atomic_write, link_over
 
 import tiny
+from conftest import HOLD_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def ready(tmp_path, monkeypatch):
     """Images and lists in the current folder, a checkpoint of tag `small` in its folder; flags of evaluation and submission."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
-    monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
+    monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.2)
     tiny.write_images(tmp_path)
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))
     content["opt"]["tag"] = "small"
@@ -187,7 +188,6 @@ def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_
 
 def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
-    hold = "import pathlib as p, sys; from utils.run_lock import hold; hold(p.Path(sys.argv[1]), {}); print('held', flush=True); input()"
     for folder, shared, refused in (
         ("results/t", False, [["eval.py", *ready, "--tag", "t"], ["submit.py", *ready, "--tag", "t"]]),
         ("results/t", True, [["clear.py", "--tag", "t"]]),
@@ -195,7 +195,7 @@ def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
         ("results/t/submission.csv", False, [["submit.py", *ready, "--tag", "t"]]),
         ("checkpoints/small", False, [["eval.py", *ready, "--tag", "t", "--calibrate"]]),
     ):
-        words = [sys.executable, "-c", hold.format(shared), tmp_path / folder]
+        words = [sys.executable, "-c", HOLD_FOLDER.format(shared=shared), tmp_path / folder]
         with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
             assert other.stdout.readline() == "held\n"
             for command in refused:

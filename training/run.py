@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
+from options import resume_command
 from training import resuming
 from training.checkpoint_writer import Saver, Spare, file_name
 from training.earlier import check_earlier, remove_earlier
 from training.epoch import Watch, in_words
 from training.recorder import Records
 from training.unreadable import BadImages
-from utils import checkpoint, distributed
+from utils import checkpoint, distributed, run_lock
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over
 from utils.logger import Scores, format_count, log, start_logging, write_options
-from utils.run_lock import hold
-from utils.signals import Signals, Stop, how_to_go_on, resume_command
+from utils.signals import RunInterrupted, SignalHandler
 
 
 class TrainingRun:
@@ -40,7 +40,7 @@ class TrainingRun:
         self.data: dict[str, Any] = {}
         self.saver, self.signals, self.vote = (
             Saver(self.checkpoints / resuming.UNSAVED),
-            Signals(),
+            SignalHandler(),
             distributed.AsyncMax(),
         )
         self.saved_at = time.monotonic()
@@ -64,7 +64,7 @@ class TrainingRun:
         """
         folders = [Path(folder) / opt.tag for folder in (opt.checkpoint_dir, opt.log_dir)]
         for folder in folders:
-            distributed.broadcast_from_main(functools.partial(hold, folder))
+            distributed.broadcast_from_main(functools.partial(run_lock.acquire, folder))
         distributed.broadcast_from_main(lambda: None if again else check_earlier(opt, *folders))
         distributed.mark_begun()
         start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
@@ -171,30 +171,33 @@ class TrainingRun:
         try:
             with self.signals:
                 yield
-        except Stop as stop:
+        except RunInterrupted as stop:
             self.saver.wait()
             if self.saver.error is not None:
                 raise self.saver.error from None
-            raise Stop(stop.number, how_to_go_on(stop, self.opt, self.checkpoints)) from None
+            raise RunInterrupted(stop.number, f"{stop.name}: the run ends here. {self._how_to_continue()}") from None
         except MachineFault as fault:
             self.saver.wait()
             if self.saver.written is None:
                 raise
-            where = f"The run is saved in {self.checkpoints}/last.pt. To go on, once that is mended:\n    {resume_command(self.opt)}"
-            raise MachineFault(f"{fault}\n{where}") from fault
+            raise MachineFault(f"{fault}\nOnce that is fixed, the run can go on. {self._how_to_continue()}") from fault
         finally:
             self.saver.wait()
             distributed.shutdown()
 
+    def _how_to_continue(self) -> str:
+        command = resume_command(self.opt, distributed.world_size())
+        return f"It is saved in {self.checkpoints}/last.pt. To continue:\n    {command}"
+
     def may_save(self, watch: Watch) -> None:
         """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
         late = self.writes and not self.saver.busy and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
-        asked = self.vote.exchange(self.signals.caught or int(late) - 1)
+        asked = self.vote.exchange(self.signals.received or int(late) - 1)
         if asked is None or asked < 0:
             return
         self.save(watch.model, watch)
         if asked > 0:
-            raise Stop(asked)
+            raise RunInterrupted(asked)
 
     def validates(self, epoch: int) -> bool:
         """Whether epoch `epoch` ends with a validation."""
@@ -210,9 +213,9 @@ class TrainingRun:
             UserError: the network's answers are no numbers.
         """
         try:
-            with self.signals.at_once() if distributed.world_size() == 1 else contextlib.nullcontext():
+            with self.signals.immediate() if distributed.world_size() == 1 else contextlib.nullcontext():
                 yield
-        except Stop:
+        except RunInterrupted:
             self.save(watch.model, watch)
             raise
         except MachineFault:
@@ -282,7 +285,7 @@ class TrainingRun:
 
         Raises:
             UserError: the network is no longer finite; it is not saved.
-            Stop: a signal had asked for it.
+            RunInterrupted: a signal had asked for it.
         """
         self.history.append({"epoch": epoch, **scores})
         self.next_epoch, self.within = epoch + 1, None
@@ -292,9 +295,9 @@ class TrainingRun:
             self.records.end_epoch(epoch, scores, model)
             self._write_records()
         self._save_epoch(epoch, model)
-        asked = distributed.all_reduce_max(self.signals.caught or 0)
+        asked = distributed.all_reduce_max(self.signals.received or 0)
         if asked and epoch < self.opt.epochs:
-            raise Stop(asked)
+            raise RunInterrupted(asked)
 
     def finish(self, command: Callable[[str, str], str]) -> None:
         """Close the records and say where they are, and what to run next: `command("eval", checkpoint)` gives that.

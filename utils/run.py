@@ -15,11 +15,10 @@ import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
-from utils import distributed, faults, run_log
+from utils import distributed, faults, run_lock, run_log
 from utils.errors import UserError
 from utils.logger import log, record_error, start_logging
-from utils.run_lock import let_go
-from utils.signals import STOPPING, Stop
+from utils.signals import STOP_SIGNALS, RunInterrupted
 from utils.text import prepare_streams, say
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def run_command(
         return _guarded(lambda: main(opt))
     entry = run_log.begin(opt.tag)
     code = _guarded(lambda: main(opt))
-    stopped = {128 + number: f"interrupted ({number.name})" for number in STOPPING} | {
+    stopped = {128 + number: f"interrupted ({number.name})" for number in STOP_SIGNALS} | {
         0: f"done in {time.monotonic() - started:.0f} s"
     }
     run_log.end(entry, stopped.get(code, f"exit {code}"))
@@ -88,7 +87,7 @@ def _guarded(
         say(f"\nerror: {error}")
         record_error(str(error))
         return 2
-    except Stop as stop:
+    except RunInterrupted as stop:
         say(f"\n{stop}")
         return 128 + stop.number
     except KeyboardInterrupt:
@@ -107,7 +106,7 @@ def _guarded(
         record_error(traceback.format_exc())
         return 1
     finally:
-        let_go()
+        run_lock.release_all()
 
 
 def _mendable(error: Exception, elsewhere: str) -> str | None:

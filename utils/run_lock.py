@@ -1,7 +1,7 @@
-"""Who is at work on a folder of a tag: locks that the kernel lets go of, however their process ends.
+"""Locks on the folders of a tag, which the kernel releases however the holding process ends.
 
-The lock of checkpoints/run is the file checkpoints/.run.lock beside it: a folder that is moved takes no lock along. The file
-says who holds it, and is deleted when the last holder lets go; one that a killed process left behind locks nothing.
+The lock of checkpoints/run is the file checkpoints/.run.lock beside it, so a folder that is moved does not take its lock
+along. The file names its holder. The last holder deletes it; a file that a killed process left behind locks nothing.
 """
 
 import contextlib
@@ -17,13 +17,15 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 
-PATIENCE = 2.0  # seconds: a process that was killed a moment ago may not be quite gone
+TIMEOUT_SECONDS = 2.0  # a process that was killed a moment ago may not have ended yet
+POLL_SECONDS = 0.05
+MAX_NAME_BYTES = 200  # of a folder's name in the name of its lock; file systems take 255
 
 
 class _Lock(NamedTuple):
-    """An open lock file: the system's number of it, its device and inode, its path, and the folders that were made for it."""
+    """An open lock file: its descriptor, (device, inode) and path, and the folders that were made to hold it."""
 
-    number: int
+    fd: int
     inode: tuple[int, int]
     path: Path
     made: list[Path]
@@ -32,68 +34,81 @@ class _Lock(NamedTuple):
 _held: list[_Lock] = []
 
 
-def hold(folder: Path, shared: bool = False) -> None:
-    """Keep other processes off `folder`, which need not exist yet, until `let_go` or the end of this process.
+def acquire(folder: Path, shared: bool = False) -> None:
+    """Lock `folder`, which need not exist yet, against other processes until `release_all` or the end of this process.
 
-    `shared`: beside others that share it too. Who replaces or moves the folder as a whole does not share it. Where the folder
-    is a link, its target is held as well. The locks are record locks, which belong to the process alone: one that a killed
-    run's workers had inherited would outlive it. On a file system without locks there is none.
+    Where the folder is a link, its target is locked as well. The locks are record locks, which belong to this process
+    alone: a lock that the workers of a killed run had inherited would outlive the run. On a file system without locks,
+    nothing is locked.
+
+    Args:
+        folder: the folder to lock.
+        shared: allow other shared holders. A command that replaces or moves the whole folder needs an exclusive lock.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
-    _hold(lock_file(folder), folder, shared)
+    _acquire(lock_path(folder), folder, shared)
     if folder.is_symlink():
-        with contextlib.suppress(OSError):  # beside the target nothing may be written
-            _hold(lock_file(folder.resolve()), folder, shared)
+        with contextlib.suppress(OSError):  # the folder of the target may be read-only
+            _acquire(lock_path(folder.resolve()), folder, shared)
 
 
-def let_go() -> None:
-    """Let go of all that this process holds."""
+def release_all() -> None:
+    """Release every lock of this process."""
     while _held:
         lock = _held.pop()
-        if _locked(lock.number, shared=False) and _inode(lock.path) == lock.inode:  # nobody shares it
+        if _try_lock(lock.fd, shared=False) and _inode(lock.path) == lock.inode:  # no other process shares it
             with contextlib.suppress(OSError):
                 lock.path.unlink()
-        os.close(lock.number)
-        with contextlib.suppress(OSError):  # something is in them by now
+        os.close(lock.fd)
+        with contextlib.suppress(OSError):  # a folder that is no longer empty stays
             for folder in lock.made:
                 folder.rmdir()
 
 
-def lock_file(folder: Path) -> Path:
-    """Where the lock of `folder` is. No tag begins with a dot, so it is in no tag's way."""
-    return folder.parent / f".{os.fsdecode(os.fsencode(folder.name)[:200])}.lock"
+def lock_path(folder: Path) -> Path:
+    """Return the path of the lock file of `folder`. It begins with a dot, as no tag does."""
+    return folder.parent / f".{os.fsdecode(os.fsencode(folder.name)[:MAX_NAME_BYTES])}.lock"
 
 
-def _hold(path: Path, folder: Path, shared: bool) -> None:
+def locked_error(folder: Path, holder: str) -> UserError:
+    """Return the error for a folder that another process has locked; `holder` is the text of the lock file."""
+    return UserError(
+        f"{folder} is in use by another command ({holder or 'which has not written its name'}).\n"
+        "Wait for it to end, or stop it with Ctrl-C or `kill -TERM PROCESS`; a training run saves its state first. "
+        "To work at the same time, give another --tag."
+    )
+
+
+def _acquire(path: Path, folder: Path, shared: bool) -> None:
     made = [parent for parent in path.parents if not parent.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise type(error)(error.errno, f"{error.strerror}, for {folder}", error.filename) from error
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
-        if _inode(path) in [lock.inode for lock in _held]:  # to open and close it once more would end the lock
+        if _inode(path) in [lock.inode for lock in _held]:  # opening and closing it again would end the lock
             return
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        state = os.fstat(number)
-        if not _locked(number, shared):
-            if time.monotonic() > until:
-                who = os.pread(number, 4096, 0).decode(errors="replace").strip()
-                os.close(number)
-                raise in_use(folder, who)
-            os.close(number)
-            time.sleep(0.05)
-        elif _inode(path) != (state.st_dev, state.st_ino):  # its holder has just deleted it
-            os.close(number)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        opened = os.fstat(fd)
+        if not _try_lock(fd, shared):
+            if time.monotonic() > deadline:
+                holder = os.pread(fd, 4096, 0).decode(errors="replace").strip()
+                os.close(fd)
+                raise locked_error(folder, holder)
+            os.close(fd)
+            time.sleep(POLL_SECONDS)
+        elif _inode(path) != (opened.st_dev, opened.st_ino):  # its holder has just deleted it
+            os.close(fd)
         else:
             break
-    _held.append(_Lock(number, (state.st_dev, state.st_ino), path, made))
+    _held.append(_Lock(fd, (opened.st_dev, opened.st_ino), path, made))
     since = f"since {time.strftime('%Y-%m-%d %H:%M:%S')}: {shlex.join(['python', *sys.argv])}"
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
-        os.ftruncate(number, 0)
-        os.write(number, f"process {os.getpid()} on {socket.gethostname()}, {since}\n".encode(errors="surrogateescape"))
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+        os.ftruncate(fd, 0)
+        os.write(fd, f"process {os.getpid()} on {socket.gethostname()}, {since}\n".encode(errors="surrogateescape"))
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
@@ -104,19 +119,10 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-def _locked(number: int, shared: bool) -> bool:
-    """Whether the lock is ours now, or there is none to be had here."""
+def _try_lock(fd: int, shared: bool) -> bool:
+    """Return whether this process has the lock now, or the file system has no locks."""
     try:
-        fcntl.lockf(number, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.lockf(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
-
-
-def in_use(folder: Path, who: str) -> UserError:
-    """The error for a folder that another process holds: who, and what to do."""
-    return UserError(
-        f"{folder} is in use by another command ({who or 'it has not said which'}).\n"
-        "Wait for its end, or end it: Ctrl-C there, or kill -TERM and the number of the process; a training run saves where it is. "
-        "To work beside it, give another --tag."
-    )

@@ -4,21 +4,15 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
-from options import command
-from utils import distributed
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-    from pathlib import Path
-
-# SIGHUP comes when a terminal is closed; SIGUSR1 is what batch systems send before their time is up.
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# SIGHUP comes when a terminal is closed. Batch systems send SIGUSR1 before their time limit.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
-class Stop(Exception):  # noqa: N818  # nothing went wrong
-    """The run was asked to end by the signal `number`, and has saved where it is; the message says how to go on."""
+class RunInterrupted(Exception):  # noqa: N818  # nothing went wrong
+    """Raised when the signal `number` ends the run. The message says where the run is saved and how to continue."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -30,69 +24,49 @@ class Stop(Exception):  # noqa: N818  # nothing went wrong
         return signal.Signals(self.number).name
 
 
-class Signals:
-    """While entered, a signal of STOPPING is noted in `caught`, or raises Stop where `at_once()`; a second SIGINT interrupts.
+class SignalHandler:
+    """A context that records the first of STOP_SIGNALS in `received`, for the run to end at its next safe point.
 
-    A SIGHUP that was ignored from the start, as nohup has it, stays ignored.
+    Inside `immediate()` the signal raises RunInterrupted at once. A second SIGINT raises KeyboardInterrupt. A SIGHUP that
+    was ignored when the context began stays ignored: nohup relies on it.
     """
 
     def __init__(self) -> None:
-        self.caught: int | None = None
-        self._at_once = False
-        self._before: dict[int, Any] = {}
+        self.received: int | None = None
+        self._immediate = False
+        self._previous: dict[int, Any] = {}  # the handlers to restore
 
-    def __enter__(self) -> "Signals":
-        with contextlib.suppress(ValueError):  # not in the main thread: nothing to do
-            wanted = [
-                number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
-            ]
-            self._before = {number: signal.signal(number, self._handle) for number in wanted}
+    def __enter__(self) -> "SignalHandler":
+        with contextlib.suppress(ValueError):  # outside the main thread Python allows no handlers
+            for number in STOP_SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Where nothing is half done: a signal ends the body."""
-        if self.caught is not None:
-            raise Stop(self.caught)
-        self._at_once = True
+    def immediate(self) -> Iterator[None]:
+        """Raise RunInterrupted in the body as soon as a signal arrives: for work that may stop anywhere."""
+        if self.received is not None:
+            raise RunInterrupted(self.received)
+        self._immediate = True
         try:
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
-    def _handle(self, number: int, _: Any) -> None:
-        if number == signal.SIGINT and self.caught is not None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received is not None:
             self.__exit__()
             raise KeyboardInterrupt
-        if self.caught is None:
-            self.caught = number
-            text = f"\n{signal.Signals(number).name}: saving where we are" + (
-                " (once more to end at once)" if number == signal.SIGINT else ""
-            )
+        if self.received is None:
+            self.received = number
+            hint = " (press Ctrl-C again to end at once)" if number == signal.SIGINT else ""
             with contextlib.suppress(OSError):  # the terminal was closed
-                os.write(2, f"{text} ...\n".encode())
-        if self._at_once:
-            self._at_once = False
-            raise Stop(number)
-
-
-def how_to_go_on(stop: Stop, opt: "Namespace", checkpoints: "Path") -> str:
-    """What a run that was stopped says last: where it is saved, and the command that goes on."""
-    return (
-        f"{stop.name}: the run ends here, and is saved in {checkpoints}/last.pt. To go on:\n    {resume_command(opt)}"
-    )
-
-
-def resume_command(opt: "Namespace") -> str:
-    """Return the command that continues the run of `opt` from its last.pt."""
-    own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
-    text = command("train", own | {"resume": True})
-    return (
-        f"torchrun --nproc_per_node={distributed.world_size()} {text.removeprefix('python ')}"
-        if distributed.world_size() > 1
-        else text
-    )
+                os.write(2, f"\n{signal.Signals(number).name}: saving the run{hint} ...\n".encode())
+        if self._immediate:
+            self._immediate = False
+            raise RunInterrupted(number)

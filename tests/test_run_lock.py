@@ -10,14 +10,10 @@ import pytest
 from utils import run_lock
 from utils.errors import UserError
 
-from conftest import wait_for
+from conftest import HOLD_FOLDER, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --transform light"
-# holds a folder, says so, and waits for its end
-HOLDER = (
-    "import pathlib as p, sys; from utils.run_lock import hold; hold(p.Path(sys.argv[1]), {shared}); print('held', flush=True); input()"
-)
 # clear.py, which stops itself before its first rename of a folder of the tag
 STOPPED = """
 import os, signal, sys
@@ -42,9 +38,9 @@ def stopped(process):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(run_lock, "PATIENCE", 0.2)
+    monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.2)
     yield
-    run_lock.let_go()
+    run_lock.release_all()
 
 
 def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, photo_set, tmp_path):
@@ -100,40 +96,40 @@ def test_clear_moves_nothing_of_a_run_that_begins_meanwhile(script, photo_set, t
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, shared):
     folder = tmp_path / "results" / "t"
-    words = [sys.executable, "-c", HOLDER.format(shared=shared), folder]
+    words = [sys.executable, "-c", HOLD_FOLDER.format(shared=shared), folder]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         if shared:
-            run_lock.hold(folder, shared=True)
-            run_lock.let_go()
+            run_lock.acquire(folder, shared=True)
+            run_lock.release_all()
         for wanted in [False] if shared else [False, True]:
             with pytest.raises(UserError, match="results/t is in use by another command"):
-                run_lock.hold(folder, wanted)
+                run_lock.acquire(folder, wanted)
         folder.mkdir()
         link = tmp_path / "link"
         link.symlink_to(folder)
         with pytest.raises(UserError, match="link is in use by another command"):
-            run_lock.hold(link)
-        run_lock.let_go()
+            run_lock.acquire(link)
+        run_lock.release_all()
         other.kill()
-    assert run_lock.lock_file(folder).exists()
-    run_lock.hold(folder)
-    run_lock.let_go()
+    assert run_lock.lock_path(folder).exists()
+    run_lock.acquire(folder)
+    run_lock.release_all()
     assert list(tmp_path.rglob("*.lock")) == []
 
 
 def test_a_lock_file_that_its_holder_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
-    real, numbers = run_lock._locked, []
+    real, numbers = run_lock._try_lock, []
 
     def locked(number, shared):
         if not numbers:  # between our open() and our lock its holder lets go
-            run_lock.lock_file(tmp_path / "t").unlink()
+            run_lock.lock_path(tmp_path / "t").unlink()
         numbers.append(number)
         return real(number, shared)
 
-    monkeypatch.setattr(run_lock, "_locked", locked)
-    run_lock.hold(tmp_path / "t")
-    assert len(numbers) == 2 and run_lock.lock_file(tmp_path / "t").exists()
+    monkeypatch.setattr(run_lock, "_try_lock", locked)
+    run_lock.acquire(tmp_path / "t")
+    assert len(numbers) == 2 and run_lock.lock_path(tmp_path / "t").exists()
 
 
 def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
@@ -141,14 +137,14 @@ def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(run_lock.fcntl, "lockf", refuse)
-    run_lock.hold(tmp_path / "t")
-    assert f"process {os.getpid()} on" in run_lock.lock_file(tmp_path / "t").read_text()
+    run_lock.acquire(tmp_path / "t")
+    assert f"process {os.getpid()} on" in run_lock.lock_path(tmp_path / "t").read_text()
 
 
 def test_a_command_that_ended_holds_nothing_though_its_process_lives(script, photo_set, tmp_path):
     result = script("train.py", "--tag", "over", *FLAGS.split(), "--data_root", photo_set, "--train_list", "none.txt")
     assert result.code == 2 and (tmp_path / "logs/over/log.txt").exists(), result.err
     assert list(tmp_path.rglob(".over.lock")) == []
-    words = [sys.executable, "-c", HOLDER.format(shared=False), tmp_path / "logs/over"]
+    words = [sys.executable, "-c", HOLD_FOLDER.format(shared=False), tmp_path / "logs/over"]
     done = subprocess.run(words, cwd=ROOT, input="\n", capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "held\n", done.stderr
