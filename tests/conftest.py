@@ -128,8 +128,20 @@ def prepare() -> ModuleType:
 @pytest.fixture
 def small() -> list[str]:
     """Flags for a run of seconds: a small network, small images, the CPU."""
-    words = "--model ResNet18 --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --transform light --precision fp32"
-    return words.split()
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    return [*words.split(), "--transform", "light", "--precision", "fp32"]
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request, monkeypatch) -> None:
+    """A test whose subject is no picture sees each PNG of matplotlib as one of a few pixels: drawing is nine tenths of a small run.
+
+    With the mark `pictures` they are drawn; and so they are in a process that a test starts, but for those of forked.py.
+    """
+    if request.node.get_closest_marker("pictures") is None:
+        from forked import draw_little
+
+        draw_little(monkeypatch.setattr)
 
 
 @pytest.fixture(autouse=True)

@@ -150,7 +150,7 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script,
     assert script("train.py", "--tag", "cut", "--resume", "--gpu", -1).code == 0
     whole, resumed = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("whole", "cut"))
     pairs = list(zip(tensors(whole), tensors(resumed), strict=True))
-    assert len(pairs) > 150
+    assert len(pairs) > 130
     assert all(torch.equal(a, b) for a, b in pairs)
     assert scores(whole) == scores(resumed)
     with open(tmp_path / "logs/cut/metrics.csv") as file:
@@ -160,7 +160,8 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script,
 def test_load_and_resume_in_another_tag_as_the_readme_says(script, photo_set, small, tmp_path):
     flags = [*small, "--data_root", photo_set]
     assert script("train.py", "--tag", "first", "--epochs", 1, *flags).code == 0
-    result = script("train.py", "--tag", "second", "--epochs", 2, "--load", "checkpoints/first/1_ResNet18.pt", "--resume", "--gpu", -1)
+    first = "checkpoints/first/1_timm-test_resnet.pt"
+    result = script("train.py", "--tag", "second", "--epochs", 2, "--load", first, "--resume", "--gpu", -1)
     assert result.code == 0
     assert "--epochs 1 -> 2" in result.out
     assert checkpoint.load(tmp_path / "checkpoints/second/last.pt")["epoch"] == 2

@@ -101,7 +101,7 @@ def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
 
 
 def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path, capfd):
-    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code == 0
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
     words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]
     assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0

@@ -541,7 +541,11 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
     assert [run["tta"] for run in runs] == ["none", "flip"]
     text = (tmp_path / "results/run/1/report.html").read_text()
-    assert "With other views" in text and "<h1>Evaluation of ResNet18, epoch 1 of run</h1>" in text and str(photo_set / "val.txt") in text
+    assert (
+        "With other views" in text
+        and "<h1>Evaluation of timm:test_resnet, epoch 1 of run</h1>" in text
+        and str(photo_set / "val.txt") in text
+    )
     csv_path = tmp_path / "submission.csv"
     flags = [flag for flag in flags if flag not in ("--resamples", 20)]
     assert script("submit.py", *flags, "--tag", "run", "--temperature", "ckpt", "--out", csv_path).code == 0

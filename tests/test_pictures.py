@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from utils.names import columns, shorten, shorten_all
 
+pytestmark = pytest.mark.pictures
+
 LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green") for size in "SML"]
 LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 700, 100)]
 LONG += ["costs $5 to $9", r"$\frac{$", "W" * 40, "i" * 50, "Mug"]

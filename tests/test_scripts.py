@@ -17,8 +17,10 @@ def trained(script, photo_set, small, tmp_path):
     return tmp_path
 
 
+@pytest.mark.pictures
 def test_train_leaves_what_it_promises(trained):
-    assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {"1_ResNet18.pt", "2_ResNet18.pt", "last.pt", "best.pt"}
+    numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
+    assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {*numbered, "last.pt", "best.pt"}
     names = {path.name for path in (trained / "logs/run").iterdir()}
     assert {"log.txt", "metrics.csv", "curves.png", "options.yaml"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
@@ -30,7 +32,7 @@ def test_train_leaves_what_it_promises(trained):
 def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
     with open(trained / "logs/run/metrics.csv") as file:
         last = list(csv.DictReader(file))[-1]
-    checkpoint = "checkpoints/run/2_ResNet18.pt"
+    checkpoint = "checkpoints/run/2_timm-test_resnet.pt"
     result = script("eval.py", "--tag", "run", "--load", checkpoint, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0)
     assert result.code == 0, result.err
     metrics = json.loads((trained / "results/run/2/metrics.json").read_text())

@@ -282,6 +282,7 @@ def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkey
     assert "one is still being drawn after 0.1 s; a newer one is left out" in caplog.text
 
 
+@pytest.mark.pictures
 def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
     from evaluation.report import plots
 

@@ -1,0 +1,120 @@
+"""Run a script as a process of its own, without the four seconds of its imports: a server imports them once, and forks.
+
+Signals, kills and exit codes are those of any process. What only a new interpreter can show (an import, `python train.py` as a user
+types it) needs a test that starts one.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import PIL.Image
+import PIL.PngImagePlugin
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVER = multiprocessing.get_context("forkserver")
+IMPORTS = (
+    "torch matplotlib.figure torch.utils.tensorboard PIL.PngImagePlugin train network dataloader utils.training_run utils.report.plots"
+)
+started: list["Forked"] = []
+
+
+class Forked:
+    """A process that runs a Python script with `words`, in `folder`; of subprocess.Popen's methods it has those that tests need.
+
+    Args:
+        out: the file that takes what the process prints.
+        environment: all of its variables; those of the test where None.
+        session: whether it begins a session, as Popen's start_new_session has it.
+    """
+
+    def __init__(
+        self, folder: Path, out: Path, script: Path, *words: object, environment: Mapping[str, str] | None = None, session: bool = False
+    ) -> None:
+        _start_server()
+        line = [str(script), *map(str, words)]
+        self._process = SERVER.Process(target=_run, args=(folder, out, line, dict(environment or os.environ), session))
+        self._process.start()
+        self.pid: int = self._process.pid
+        started.append(self)
+
+    def poll(self) -> int | None:
+        """Return the exit code, minus the number of the signal that killed it, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        """Return the exit code once it has ended."""
+        self._process.join()
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def end_all() -> None:
+    """End what a test that failed has left: the interpreter would wait for it."""
+    while started:
+        process = started.pop()
+        process.kill()
+        process.wait()
+
+
+def draw_little(replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Let matplotlib write a PNG of 8 x 8 pixels for each figure; other formats are drawn."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    real = Figure.savefig
+
+    def savefig(self, file, *words, format=None, **more):
+        if format == "png":
+            said = PIL.PngImagePlugin.PngInfo()
+            said.add_text("Software", f"Matplotlib version {matplotlib.__version__}")
+            PIL.Image.new("RGB", (8, 8)).save(file, format="png", pnginfo=said)
+        else:
+            real(self, file, *words, format=format, **more)
+
+    replace(Figure, "savefig", savefig)
+
+
+def _start_server() -> None:
+    SERVER.set_forkserver_preload(IMPORTS.split())
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)  # the server imports before it hears of our sys.path
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], session: bool) -> None:
+    if session:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    draw_little()
+    threading.Thread(target=_end_with_the_test, daemon=True).start()
+    sys.argv = line
+    sys.path.insert(0, str(Path(line[0]).parent))  # as for `python SCRIPT`
+    runpy.run_path(line[0], run_name="__main__")
+
+
+def _end_with_the_test() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(99)
