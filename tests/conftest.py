@@ -3,7 +3,6 @@
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pytest
+
+from forked import Forked, draw_little, end_all
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -73,14 +74,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
         time.sleep(0.02)
 
 
-def gated(folder: Path, epochs: str, *words: object, **settings: Any) -> "subprocess.Popen[bytes]":
-    """Start train.py in `folder` so that it waits after `epochs` (see gate.py), and wait until it is there; it prints to folder/out."""
+def gated(folder: Path, epoch: int, *words: object, **settings: Any) -> "Forked":
+    """Start train.py in `folder` so that it waits after `epoch` (see gate.py), and wait until it is there; it prints to folder/out."""
     gates = folder / "gates"
     gates.mkdir()
-    command = [sys.executable, ROOT / "tests/gate.py", gates, epochs, ROOT / "train.py", *words]
-    with open(folder / "out", "w") as out:
-        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=out, **settings)
-    wait_for(lambda: (gates / epochs).exists() or process.poll() is not None)
+    process = Forked(folder, folder / "out", ROOT / "train.py", *words, gates=(gates, {epoch}), **settings)
+    wait_for(lambda: (gates / str(epoch)).exists() or process.poll() is not None)
     assert process.poll() is None, (folder / "out").read_text()
     return process
 
@@ -139,9 +138,14 @@ def quick_pictures(request, monkeypatch) -> None:
     With the mark `pictures` they are drawn; and so they are in a process that a test starts, but for those of forked.py.
     """
     if request.node.get_closest_marker("pictures") is None:
-        from forked import draw_little
-
         draw_little(monkeypatch.setattr)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """What a test that failed has started ends with it."""
+    yield
+    end_all()
 
 
 @pytest.fixture(autouse=True)

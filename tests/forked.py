@@ -4,10 +4,12 @@ Signals, kills and exit codes are those of any process. What only a new interpre
 types it) needs a test that starts one.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,11 +19,11 @@ from pathlib import Path
 import PIL.Image
 import PIL.PngImagePlugin
 
+import gate
+
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = multiprocessing.get_context("forkserver")
-IMPORTS = (
-    "torch matplotlib.figure torch.utils.tensorboard PIL.PngImagePlugin train network dataloader utils.training_run utils.report.plots"
-)
+IMPORTS = "torch matplotlib.figure torch.utils.tensorboard PIL.PngImagePlugin train network dataloader training.run training.recorder"
 started: list["Forked"] = []
 
 
@@ -32,14 +34,22 @@ class Forked:
         out: the file that takes what the process prints.
         environment: all of its variables; those of the test where None.
         session: whether it begins a session, as Popen's start_new_session has it.
+        gates: a folder, and the epochs after which a run waits; see gate.py.
     """
 
     def __init__(
-        self, folder: Path, out: Path, script: Path, *words: object, environment: Mapping[str, str] | None = None, session: bool = False
+        self,
+        folder: Path,
+        out: Path,
+        script: Path,
+        *words: object,
+        environment: Mapping[str, str] | None = None,
+        session: bool = False,
+        gates: tuple[Path, set[int]] | None = None,
     ) -> None:
         _start_server()
         line = [str(script), *map(str, words)]
-        self._process = SERVER.Process(target=_run, args=(folder, out, line, dict(environment or os.environ), session))
+        self._process = SERVER.Process(target=_run, args=(folder, out, line, dict(environment or os.environ), session, gates))
         self._process.start()
         self.pid: int = self._process.pid
         started.append(self)
@@ -48,9 +58,11 @@ class Forked:
         """Return the exit code, minus the number of the signal that killed it, or None while it runs."""
         return self._process.exitcode
 
-    def wait(self) -> int:
-        """Return the exit code once it has ended."""
-        self._process.join()
+    def wait(self, seconds: float | None = None) -> int:
+        """Return the exit code once it has ended. Raises subprocess.TimeoutExpired where that takes more than `seconds`."""
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a process of forked.py", seconds)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
@@ -99,7 +111,10 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], session: bool) -> None:
+def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], session: bool, gates: tuple[Path, set[int]] | None) -> None:
+    missing = set(IMPORTS.split()) - sys.modules.keys()
+    assert not missing, f"the server could not import {missing}"
+    multiprocessing.set_start_method("fork", force=True)  # Linux's own, which a child of the server would not have
     if session:
         os.setsid()
     os.environ.clear()
@@ -110,9 +125,19 @@ def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], 
         os.dup2(file, stream)
     draw_little()
     threading.Thread(target=_end_with_the_test, daemon=True).start()
+    if gates is not None:
+        gate.hold(*gates)
     sys.argv = line
     sys.path.insert(0, str(Path(line[0]).parent))  # as for `python SCRIPT`
-    runpy.run_path(line[0], run_name="__main__")
+    try:
+        runpy.run_path(line[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # here, as an interpreter does: multiprocessing would close its queues first, and threads that read them protest
 
 
 def _end_with_the_test() -> None:

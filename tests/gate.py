@@ -20,10 +20,10 @@ def end_with_the_test() -> None:
     os._exit(99)
 
 
-def main() -> None:
+def hold(folder: Path, epochs: set[int]) -> None:
+    """Let a run of this process wait after each of `epochs`."""
     from training.run import TrainingRun
 
-    folder, epochs = Path(sys.argv[1]), {int(word) for word in sys.argv[2].split(",")}
     real = TrainingRun._save_epoch
 
     def saved_and_held(run, epoch, model):
@@ -36,6 +36,10 @@ def main() -> None:
                 time.sleep(0.01)
 
     TrainingRun._save_epoch = saved_and_held
+
+
+def main() -> None:
+    hold(Path(sys.argv[1]), {int(word) for word in sys.argv[2].split(",")})
     threading.Thread(target=end_with_the_test, daemon=True).start()
     sys.argv = sys.argv[3:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -34,6 +34,7 @@ from utils.batch import Batch
 from utils.signals import RunInterrupted, SignalHandler
 
 from conftest import gated, wait_for
+from forked import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --num_classes 3"
@@ -181,18 +182,27 @@ def test_a_network_that_goes_its_own_way_has_no_top1():
 # ------------------------------------------------------------------------------------------------ kills and signals
 
 
-def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path):
+def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path, monkeypatch):
     """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m benchmarks.crash_test` does it with 30."""
-    flags = f"{crash_test.RUN} --epochs 12"
+    watched = tmp_path / "watched.py"
+    watched.write_text(crash_test.WATCHED)
+
+    def train(out, tag, flags):
+        stacks = out / f"{tag}.stacks"
+        stacks.unlink(missing_ok=True)
+        return Forked(out, out / f"{tag}.log", watched, stacks, ROOT / "train.py", "--tag", tag, *flags, session=True)
+
+    monkeypatch.setattr(crash_test, "train", train)
+    assert Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0  # the server is there: a run takes a second
+    flags = f"{crash_test.RUN} --epochs 6"
     assert crash_test.main(["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]) == 0
     assert "true" not in (tmp_path / "crash_test.json").read_text()
     assert all(run["kills"] for run in json.loads((tmp_path / "crash_test.json").read_text())["results"])
 
 
-def test_the_comparison_sees_what_differs(photo_set, tmp_path):
+def test_the_comparison_sees_what_differs(script, photo_set, tmp_path):
     for tag, more in (("whole", []), ("seed", ["--seed", "1"]), ("again", [])):
-        words = [*TINY.split(), "--data_root", str(photo_set), "-w", "0", "--epochs", "1", *more]
-        assert crash_test.train(tmp_path, tag, words).wait() == 0
+        assert script("train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more).code == 0
     assert crash_test.differences(tmp_path, "whole", "again") == []
     assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
 
@@ -200,7 +210,7 @@ def test_the_comparison_sees_what_differs(photo_set, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "4", "--val_freq", "4", "--keep", "0"]
-    process = gated(tmp_path, "1", "--tag", "cut", *words)
+    process = gated(tmp_path, 1, "--tag", "cut", *words)
     process.send_signal(number)
     code = process.wait()
     err = (tmp_path / "out").read_text()
@@ -260,7 +270,7 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
 def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_path, number):
     """As batch systems send it, and a terminal: not to the main process alone."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "4", "--val_freq", "0", "--keep", "0"]
-    process = gated(tmp_path, "1", "--tag", "cut", *words, start_new_session=True)
+    process = gated(tmp_path, 1, "--tag", "cut", *words, session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
     os.killpg(process.pid, number)
@@ -687,7 +697,7 @@ def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(photo_set, tmp_path):
         [sys.executable, ROOT / "train.py", *more] for more in (["--tag", "plain", *words, "--epochs", "2"], ["--tag", "fast", "--resume"])
     )
     assert subprocess.run(list(map(str, whole)), cwd=tmp_path, capture_output=True).returncode == 0
-    cut = gated(tmp_path, "1", "--tag", "fast", *words, "--epochs", "2", "--compile")
+    cut = gated(tmp_path, 1, "--tag", "fast", *words, "--epochs", "2", "--compile")
     cut.send_signal(signal.SIGTERM)
     assert cut.wait() == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     assert (

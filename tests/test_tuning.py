@@ -209,14 +209,14 @@ def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------------ TensorBoard
 
 
-def test_a_run_that_was_killed_and_went_on_has_each_point_once(tmp_path, tiny):
+def test_a_run_that_was_killed_and_went_on_has_each_point_once(script, tmp_path, tiny):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = [*tiny, "--tag", "t", "--epochs", "5", "--histograms", "--save_minutes", "0"]
-    cut = gated(tmp_path, "3", *words, env=CODE)
+    cut = gated(tmp_path, 3, *words)
     cut.kill()
     cut.wait()
-    done = subprocess.run([sys.executable, ROOT / "train.py", *words, "--resume"], cwd=tmp_path, env=CODE, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = script("train.py", *words, "--resume")
+    assert done.code == 0, done.err
     assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
     events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
     wanted = {
