@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from options import command, parse_clear
+from options.near_names import did_you_mean
 from utils import run_lock, run_log, trash
-from utils.errors import UserError, near_names
+from utils.errors import UserError
 from utils.run import run_command
 from utils.text import say
 from utils.trash import TRASH
@@ -95,10 +96,9 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
         return present
     parents = [folder.parent for folder in folders.values() if folder.parent.is_dir()]
     tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
-    near = near_names(tag, tags)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(tag, tags)
     raise UserError(
-        f"There are no records of tag {tag!r}.{hint}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
+        f"There are no records of tag {tag!r}.{hint and f' {hint}'}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
     )
 
 

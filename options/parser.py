@@ -1,33 +1,44 @@
-"""Argparse parsers that name the near flag for a mistyped one; the scripts' also checks ranges and reads a YAML file of defaults."""
+"""Argparse parsers that suggest the flag meant by a mistyped one; a script's parser also checks ranges and reads YAML."""
 
 import argparse
-import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from options.near_names import did_you_mean
 from options.plain_yaml import YamlError, read_yaml
+from options.values import Options
 
 Rule = Callable[[argparse.Namespace], list[str]]
-TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # of a switch in a file
+TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # values of a switch in a file
+UNSET = object()
 
 
 def expanded(text: str) -> str:
-    """Return the path of an option, with `~` as the home folder: a shell expands it neither after = nor in a file."""
-    return os.path.expanduser(text)  # noqa: PTH111  # Path would change what needs no change: "" and "./x"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean a or b?" for the names of `known` that are near `name`, or ""."""
-    lowered = {other.lower(): other for other in known}
-    close = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    """Return a path with `~` as the home folder: a shell expands it neither after `=` nor in a file."""
+    return os.path.expanduser(text)  # noqa: PTH111  # Path would also change "" and "./x"
 
 
 def long_name(action: argparse.Action) -> str:
-    """Return the flag's long name, without its --no- twin."""
-    return max((flag for flag in action.option_strings if not flag.startswith("--no-")), key=len)
+    """Return the flag's own long name: neither an alias nor its --no- form."""
+    return long_names(action)[0]
+
+
+def long_names(action: argparse.Action) -> list[str]:
+    """Return the flag's long name, then its aliases, without their --no- forms: `["--smooth", "--label_smoothing"]`."""
+    return [flag for flag in action.option_strings if flag.startswith("--") and not flag.startswith("--no-")]
+
+
+def beyond(value: float, bounds: tuple[float | None, float | None]) -> str:
+    """Return which numbers `bounds` allow, such as "from 0 to 1", if `value` is outside them or NaN; else ""."""
+    low, high = bounds
+    if (low is None or value >= low) and (high is None or value <= high) and value == value:
+        return ""
+    if low is not None and high is not None:
+        return f"from {low} to {high}"
+    return f"{low} or more" if high is None else f"{high} or less"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -38,18 +49,18 @@ class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpF
 
 
 class ToolParser(argparse.ArgumentParser):
-    """ArgumentParser of a tool: a mistake ends with exit code 2, a short message, and the near name for a mistyped one."""
+    """The parser of a tool: a user's mistake ends with exit code 2 and a short message."""
 
     def __init__(self, prog: str, description: str | None = None, **settings: Any) -> None:
-        super().__init__(
-            prog=prog, description=description, **{"formatter_class": _Help, "allow_abbrev": False, **settings}
-        )
+        defaults: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False}
+        super().__init__(prog=prog, description=description, **{**defaults, **settings})
 
     def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}\nAll options: python {self.prog} --help\n")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, with the near flag for one that there is not."""
+        """Return the parsed options, as argparse does. An unknown flag ends with the names near it."""
         opt, unknown = self.parse_known_args(args, namespace)
         if unknown:
             kinds = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
@@ -58,40 +69,41 @@ class ToolParser(argparse.ArgumentParser):
         return opt
 
     def unknown_words(self, words: Sequence[str]) -> list[str]:
-        """Return a line for each flag of `words`, or for the first word where there is no flag among them."""
-        return [self._unknown(word) for word in words if word.startswith("-")] or [
-            f"what is {words[0]!r}?" for _ in words[:1]
-        ]
+        """Return a line for each flag of `words`, or for the first word if no word is a flag."""
+        flags = [self._unknown(word) for word in words if word.startswith("-")]
+        return flags or [f"unexpected argument {word!r}" for word in words[:1]]
 
     def _unknown(self, word: str) -> str:
         flag = word.split("=")[0]
-        return f"there is no option {flag}" + did_you_mean(flag, self._option_string_actions)
+        hint = did_you_mean(flag, self._option_string_actions)
+        return f"there is no option {flag}" + (hint and f". {hint}")
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
-        """Return the value of a word. Raises ArgumentError for one that is no number, with what the flag is for: `--gpu cpu`."""
+        """Return the value of a word. Raises ArgumentError that names the flag's purpose, as for `--gpu cpu`."""
         try:
             return super()._get_value(action, text)
         except argparse.ArgumentError:
             kind = {int: "whole number", float: "number"}.get(action.type)  # type: ignore[call-overload]
             if kind is None:
                 raise
-            raise argparse.ArgumentError(
-                action, f"{text!r} is no {kind}" + (f" ({action.help})" if action.help else "")
-            ) from None
+            purpose = f" ({action.help})" if action.help else ""
+            raise argparse.ArgumentError(action, f"{text!r} is no {kind}{purpose}") from None
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Raise ArgumentError for a value that is no choice: the near one first."""
+        """Raise ArgumentError for a value that is not among the flag's choices; it suggests the near ones."""
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
-            raise argparse.ArgumentError(
-                action, f"invalid choice: {value!r}{did_you_mean(str(value), names)} (choose from {', '.join(names)})"
-            )
+            hint = did_you_mean(str(value), names)
+            allowed = f"choose from {', '.join(names)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{hint and f'. {hint}'} ({allowed})")
 
 
 class Parser(ToolParser):
-    """The parser of a script, with three additions: `bounds` of numbers, `rules` across flags, `--config`.
+    """The parser of a script. It adds `bounds` of numbers, `rules` across flags, aliases, and `--config`.
 
-    A mistake of the user ends with exit code 2 and one message that lists every problem found.
+    An alias is a second long name in `add_argument`: `group("--smooth", "--label_smoothing")`. It works on the command
+    line, in a file, and in --no- forms. The options, checkpoints and printed commands use the first name.
+    A user's mistake ends with exit code 2 and one message that lists every problem, in the spelling that the user chose.
     """
 
     def __init__(self, prog: str, description: str) -> None:
@@ -100,7 +112,7 @@ class Parser(ToolParser):
         self.rules: list[Rule] = []
 
     def group(self, title: str) -> Callable[..., None]:
-        """A function that adds flags under `title`; it takes `low=` and `high=` (inclusive) besides argparse's own."""
+        """Return a function that adds flags under `title`: `add_argument` with `low=` and `high=`, inclusive bounds."""
         group = self.add_argument_group(title)
 
         def add(*flags: str, low: float | None = None, high: float | None = None, **settings: Any) -> None:
@@ -111,71 +123,64 @@ class Parser(ToolParser):
         return add
 
     def flags(self) -> dict[str, argparse.Action]:
-        """{dest: action} of every flag but --help, in the order of the help text."""
+        """Return {dest: action} of every flag but --help, in the order of the help text."""
         return {action.dest: action for action in self._actions if action.dest != "help"}
 
-    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse `argv` (None: sys.argv); `opt.given` holds the names set on the command line or in --config.
+    def names(self) -> dict[str, str]:
+        """Return {name: dest} of every long name without its dashes: {"smooth": "smooth", "label_smoothing": "smooth"}."""
+        return {flag[2:]: dest for dest, action in self.flags().items() for flag in long_names(action)}
+
+    def parse(self, argv: Sequence[str] | None = None) -> Options:
+        """Parse `argv` (None: sys.argv). `opt.given` names the options that the command line or --config sets.
 
         Raises:
             SystemExit: code 2, after printing what is wrong; 0 after --help.
         """
         words = list(sys.argv[1:] if argv is None else argv)
-        settings = self._config(words)
-        unset = object()
-        opt, unknown = self.parse_known_args(words, argparse.Namespace(**settings))
+        settings, typed = self._config(words)
+        typed |= {self._option_string_actions[flag].dest: flag for flag in self._flags_in(words)}
+        opt, unknown = self.parse_known_args(words, Options(**settings))
         mistyped = self.unknown_words(unknown)
-        marked, _ = self.parse_known_args(
-            words, argparse.Namespace(**{**dict.fromkeys(self.flags(), unset), **settings})
-        )
-        opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not unset and name != "config")
+        marked, _ = self.parse_known_args(words, Options(**{**dict.fromkeys(self.flags(), UNSET), **settings}))
+        opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not UNSET and name != "config")
         problems = [line for name in self.bounds for line in self.out_of_bounds(name, getattr(opt, name))]
         problems += [line for rule in self.rules for line in rule(opt)]
-        # --lod x: that --load is needed follows from it
-        problems = mistyped + [
-            line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)
-        ]
+        # "--load is needed" follows from a mistyped --lod
+        known = [line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)]
+        problems = mistyped + [_as_typed(line, typed) for line in known]
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt
 
+    def _flags_in(self, words: Iterable[str]) -> list[str]:
+        flags = [word.split("=")[0] for word in words if word.startswith("--")]
+        return [re.sub("^--no-", "--", flag) for flag in flags if flag in self._option_string_actions]
+
     def out_of_bounds(self, name: str, value: Any) -> list[str]:
-        """Return a line for each number of `value` (one, or a list) that is beyond the bounds of flag `name`."""
-        problems = []
-        low, high = self.bounds.get(name, (None, None))
-        for number in value if isinstance(value, list) else [value]:
-            if number is None or not (
-                (low is not None and number < low) or (high is not None and number > high) or number != number
-            ):
-                continue
-            allowed = (
-                f"from {low} to {high}"
-                if None not in (low, high)
-                else f"{low} or more"
-                if high is None
-                else f"{high} or less"
-            )
-            problems.append(f"--{name} is {number}; allowed: {allowed}")
-        return problems
+        """Return a line for each number of `value` (one, or a list) outside the bounds of the option `name`."""
+        numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+        found = [(number, beyond(number, self.bounds.get(name, (None, None)))) for number in numbers]
+        return [f"--{name} is {number}; allowed: {allowed}" for number, allowed in found if allowed]
 
     def value(self, name: str, content: Any) -> Any:
-        """Return the value of flag `name` for the `content` that a file gives it, read as the command line reads a word.
+        """Return the value that a file's `content` gives to the option `name`, read as the command line reads a word.
 
         Args:
+            name: any long name of the flag, without dashes.
             content: a text, or a list of texts for a flag that takes several, as options.plain_yaml reads them.
 
         Raises:
-            ValueError: of another kind, or not allowed; the message says what is.
+            ValueError: the content is of another kind or not allowed; the message says what is.
         """
-        action = self.flags()[name]
+        action = self.flags()[self.names()[name]]
         if action.nargs == 0:  # a switch
             if not isinstance(content, str) or content.lower() not in TRUE + FALSE:
                 raise ValueError(f"--{name} is {content!r}; allowed: true or false")
             return content.lower() in TRUE
         texts = content if isinstance(content, list) and action.nargs else [content]
         if not texts or not all(isinstance(text, str) for text in texts):
-            wanted = "texts, at least one" if action.nargs else "one value"
-            raise ValueError(f"--{name} is {content!r}; allowed: {wanted}")
+            allowed = "texts, at least one" if action.nargs else "one value"
+            raise ValueError(f"--{name} is {content!r}; allowed: {allowed}")
         if isinstance(action.nargs, int) and len(texts) != action.nargs:
             raise ValueError(f"--{name} is {content!r}; allowed: {action.nargs} values")
         try:
@@ -186,32 +191,44 @@ class Parser(ToolParser):
             raise ValueError(f"--{name}: {error.message}") from None
         return values if action.nargs else values[0]
 
-    def _config(self, words: list[str]) -> dict[str, Any]:
-        """The settings of the file that --config names, {flag: value}, each checked as on the command line."""
+    def _config(self, words: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Read the file that --config names. Return ({dest: value}, {dest: flag as the file spells it})."""
         if "config" not in self.flags():
-            return {}
+            return {}, {}
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config", nargs="?", type=expanded)  # without a file's name: the real parser complains
+        finder.add_argument("--config", nargs="?", type=expanded)  # the real parser complains of a missing file name
         file = finder.parse_known_args(words)[0].config
         if file is None:
-            return {}
+            return {}, {}
         try:
             content = read_yaml(file)
         except (OSError, YamlError) as error:
             self.error(f"--config {file} cannot be read: {error}")
         content = {} if content is None else content
         if not isinstance(content, dict):
-            self.error(
-                f"--config {file} must hold lines of `option: value`, got a {'list' if isinstance(content, list) else 'text'}"
-            )
-        unknown = [self._unknown(f"--{name}") for name in content if name not in self.flags()]
-        settings, wrong = {}, ["config: a file names no other"] if content.get("config") is not None else []
+            kind = "list" if isinstance(content, list) else "text"
+            self.error(f"--config {file} must hold lines of `option: value`, got a {kind}")
+        names, settings, problems = self.names(), dict[str, Any](), []
+        typed: dict[str, str] = {}
         for name, given in content.items():
-            if name in self.flags() and name != "config" and given is not None and given != []:
+            dest = names.get(name)
+            if dest is None:
+                problems.append(self._unknown(f"--{name}"))
+            elif dest in typed:
+                problems.append(f"{name} and {typed[dest][2:]} are one option; give it once")
+            elif dest == "config":
+                problems += ["config: a file cannot name another file"] if given is not None else []
+            else:
+                typed[dest] = f"--{name}"
                 try:
-                    settings[name] = self.value(name, given)
+                    settings |= {} if given is None or given == [] else {dest: self.value(name, given)}
                 except ValueError as error:
-                    wrong.append(str(error))
-        if unknown or wrong:
-            self.error(f"--config {file}: " + "; ".join(unknown + wrong))
-        return settings
+                    problems.append(str(error))
+        if problems:
+            self.error(f"--config {file}: " + "; ".join(problems))
+        return settings, typed
+
+
+def _as_typed(line: str, typed: dict[str, str]) -> str:
+    """Return a message with each option spelt as the user spelt it."""
+    return re.sub(r"--(\w+)", lambda found: typed.get(found[1], found[0]), line)

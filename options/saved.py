@@ -8,7 +8,7 @@ from typing import Any
 
 from options import rules
 from options.options import build_parser
-from options.parser import Parser
+from options.parser import Parser, beyond
 
 PRECISIONS = ("fp32", "bf16", "fp16")  # what --precision auto can come to
 
@@ -49,13 +49,4 @@ def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None],
     kinds, name = ((int,), "a whole number") if action.type is int else ((int, float), "a number")
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         return name
-    low, high = bounds
-    if (low is not None and value < low) or (high is not None and value > high):
-        return (
-            f"from {low} to {high}"
-            if None not in (low, high)
-            else f"{low} or more"
-            if high is None
-            else f"{high} or less"
-        )
-    return ""
+    return beyond(value, bounds)

@@ -94,17 +94,24 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     if not training:
         group(
             "--scale",
+            "--img_size",
             type=int,
             low=8,
             high=4096,
             metavar="PX",
             help="side of the square given to the network; by default the checkpoint's",
         )
-        group("--fit", choices=choices.FITS, help="how an image becomes a square; by default the checkpoint's")
+        group(
+            "--fit",
+            "--resize_mode",
+            choices=choices.FITS,
+            help="how an image becomes a square; by default the checkpoint's",
+        )
         default, missing = "skip", "skip: it is named and counted apart, and gets a row all the same"
     else:
         group(
             "--scale",
+            "--img_size",
             type=int,
             default=224,
             low=8,
@@ -114,6 +121,7 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         )
         group(
             "--fit",
+            "--resize_mode",
             choices=choices.FITS,
             default="squash",
             help="evaluation: squash the image, crop its centre, or pad it",
@@ -210,6 +218,7 @@ def inference(parser: Parser) -> None:
     )
     group(
         "--fold",
+        "--fuse_bn",
         action=SWITCH,
         default=True,
         help="fold batch norm into convolutions: faster, equal but for rounding; not where --precision auto comes to bf16 or fp16",

@@ -49,7 +49,7 @@ def model(parser: Parser) -> None:
         help="arcface, subcenter: added to the target's angle, in radians",
     )
     group("--pool", choices=choices.POOLS, default="avg", help="gem: a generalised mean, whose power is learnt")
-    group("--drop", type=float, default=0.0, low=0, high=0.95, help="dropout before the classifier")
+    group("--drop", "--dropout", type=float, default=0.0, low=0, high=0.95, help="dropout before the classifier")
     group(
         "--drop_path",
         type=float,
@@ -103,7 +103,9 @@ def training(parser: Parser) -> None:
         default="norm",
         help="--clip_grad bounds the whole gradient's norm, each entry, or each unit's norm as a share of its weights' (agc; 0.01)",
     )
-    group("--accumulate", type=int, default=1, low=1, metavar="K", help="batches an optimizer step")
+    group(
+        "--accumulate", "--grad_accum_steps", type=int, default=1, low=1, metavar="K", help="batches an optimizer step"
+    )
     group(
         "--ema",
         type=float,
@@ -140,7 +142,15 @@ def finetuning(parser: Parser) -> None:
         metavar="N",
         help="the stem and the first N stages stand still; -1: all but the classifier",
     )
-    group("--head_lr", type=float, default=1.0, low=0, metavar="F", help="the classifier learns at F times --lr")
+    group(
+        "--head_lr",
+        "--head_lr_mult",
+        type=float,
+        default=1.0,
+        low=0,
+        metavar="F",
+        help="the classifier learns at F times --lr",
+    )
     group(
         "--layer_decay",
         type=float,
@@ -156,7 +166,7 @@ def loss(parser: Parser) -> None:
     """The loss and what blends targets."""
     group = parser.group("loss")
     group("--loss", default="ce", help=", ".join(choices.LOSSES))
-    group("--smooth", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
+    group("--smooth", "--label_smoothing", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
     group(
         "--ohem_ratio", type=float, default=0.7, low=0.01, high=1, help="ohem: the share of hardest samples that count"
     )
@@ -285,6 +295,7 @@ def saving(parser: Parser) -> None:
     )
     group(
         "--keep",
+        "--keep_last",
         type=int,
         default=3,
         low=0,
@@ -309,6 +320,7 @@ def saving(parser: Parser) -> None:
     )
     group(
         "--max_bad",
+        "--max_unreadable",
         type=float,
         default=0.01,
         low=0,
@@ -317,6 +329,7 @@ def saving(parser: Parser) -> None:
     )
     group(
         "--max_nan",
+        "--max_nonfinite_steps",
         type=int,
         default=10,
         low=0,

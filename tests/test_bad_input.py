@@ -295,7 +295,7 @@ def test_unknown_flag_gets_the_near_one(script, name, word, meant):
         script(name, word),
         f"there is no option {word.split('=')[0]}",
         f"python {name} --help",
-        *([f"did you mean {meant}"] if meant else []),
+        *([f"Did you mean {meant}"] if meant else []),
     )
 
 
@@ -337,7 +337,7 @@ def test_what_a_script_cannot_do_without(script, name, flag):
 
 
 CONFIGS = {
-    "unknown key": ("epochz: 3\n", ["no option --epochz", "did you mean --epochs"]),
+    "unknown key": ("epochz: 3\n", ["no option --epochz", "Did you mean --epochs"]),
     "bad YAML": ("epochs: [3\n", ["cannot be read", "line 1"]),
     "a list": ("- 3\n", ["`option: value`", "got a list"]),
     "not text": (b"\xff\xfe\x00", ["cannot be read"]),

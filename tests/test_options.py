@@ -1,13 +1,15 @@
 """The command line: no flag without use, help and range; light; and the same names as the registries."""
 
 import ast
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from options import build_parser, choices, parse_clear, parse_eval, parse_submit, parse_train
+from options import Options, build_parser, choices, command, parse_clear, parse_eval, parse_submit, parse_train
 from options.plain_yaml import read_yaml
 from utils.files import write_yaml
 
@@ -174,7 +176,7 @@ def test_a_mistyped_flag_hides_no_other_problem(capsys):
     shown = capsys.readouterr().err
     assert stop.value.code == 2 and "4 problems" in shown
     for part in (
-        "no option --optimiser; did you mean --optimizer",
+        "no option --optimiser. Did you mean --optimizer",
         "--lr is 10000000000.0; allowed: from 0 to 100",
         "--hflip is 2",
         "ohem and",
@@ -188,7 +190,7 @@ def test_a_mistyped_flag_hides_no_other_problem(capsys):
 def test_flags_may_not_be_abbreviated(capsys):
     with pytest.raises(SystemExit):
         parse_train(["--batch", "3"])
-    assert "did you mean --batch_size" in capsys.readouterr().err
+    assert "Did you mean --batch_size" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ files of options, and paths
@@ -234,14 +236,14 @@ def test_a_file_s_values_are_the_text_that_was_written(tmp_path):
         ("load: {a: b}", "--load is {'a': 'b'}; allowed: texts, at least one"),
         ("load: [[a.pt]]", "--load is [['a.pt']]"),
         ("columns: [id]", "--columns is ['id']; allowed: 2 values"),
-        ("tta: x88", "--tta: invalid choice: 'x88'; did you mean x8?"),
+        ("tta: x88", "--tta: invalid choice: 'x88'. Did you mean x8?"),
         ("scale: 12.5", "--scale: '12.5' is no whole number (side of the square"),
         ("tag: a\ntag: b", "'tag' stands there twice"),
         ("a: &a [x, x]\nb: &b [*a, *a]", "aliases are not allowed"),
         ("tag: !!python/object/apply:os.getcwd []", "the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not allowed"),
         ("tag: " + "[" * 5000, "nested deeper"),
         ("#" * 1_000_001, "more than 1,000,000 bytes"),
-        ("config: other.yaml", "a file names no other"),
+        ("config: other.yaml", "a file cannot name another file"),
     ],
 )
 def test_what_no_file_of_options_may_hold(text, said, tmp_path, capsys):
@@ -264,3 +266,109 @@ def test_what_is_written_reads_back_as_text(tmp_path):
     found = read_yaml(tmp_path / "c.yaml")
     assert (found["texts"], found["one"], found["two"], found["nothing"]) == (texts, twice, twice, None)
     assert float(found["number"]) == 5e-4
+
+
+# ------------------------------------------------------------------------------------------------ aliases
+
+ALIASES = {
+    "scale": "img_size",
+    "fit": "resize_mode",
+    "fold": "fuse_bn",
+    "smooth": "label_smoothing",
+    "accumulate": "grad_accum_steps",
+    "head_lr": "head_lr_mult",
+    "max_nan": "max_nonfinite_steps",
+    "max_bad": "max_unreadable",
+    "keep": "keep_last",
+    "drop": "dropout",
+}
+VALUES = {"fit": "crop", "fold": "false", "smooth": "0.3", "drop": "0.3", "max_bad": "0.3", "head_lr": "0.3"}  # else "64"
+
+
+def test_aliases_are_those_of_the_table():
+    found = {dest: name for parser in PARSERS.values() for name, dest in parser.names().items() if name != dest}
+    assert found == ALIASES
+
+
+@pytest.mark.parametrize("dest", ALIASES)
+def test_alias_on_the_command_line_and_in_a_file_sets_the_option(dest, tmp_path):
+    script = "eval" if dest == "fold" else "train"
+    alias, value, load = ALIASES[dest], VALUES.get(dest, "64"), ["--load", "x.pt"]
+    (tmp_path / "c.yaml").write_text(f"{alias}: {value}\n")
+    typed = [f"--no-{alias}"] if value == "false" else [f"--{alias}", value]
+    own = [f"--no-{dest}"] if value == "false" else [f"--{dest}", value]
+    expected = PARSERS[script].parse([*load, *own])
+    for words in (typed, ["--config", str(tmp_path / "c.yaml")]):
+        opt = PARSERS[script].parse([*load, *words])
+        assert getattr(opt, dest) == getattr(expected, dest) != PARSERS[script].get_default(dest)
+        assert opt.given == expected.given == sorted([dest, "load"])
+        assert not hasattr(opt, alias)
+        assert command(script, vars(opt) | {"config": None}) == command(script, vars(expected))
+
+
+def test_alias_in_an_error_is_spelt_as_the_user_spelt_it(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("label_smoothing: 3\n")
+    words = ["--config", str(tmp_path / "c.yaml"), "--grad_accum_steps=2", "--sam", "0.1", "--img_size", "4"]
+    with pytest.raises(SystemExit):
+        parse_train(words)
+    shown = capsys.readouterr().err
+    for part in ("--label_smoothing is 3.0; allowed", "--img_size is 4; allowed", "--sam and --grad_accum_steps contradict"):
+        assert part in shown
+    with pytest.raises(SystemExit):
+        parse_train(["--smooth", "3"])
+    assert "--smooth is 3.0; allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("smooth: 0.1\nlabel_smoothing: 0.2", "label_smoothing and smooth are one option; give it once"),
+        ("label_smoothing: x", "--label_smoothing: 'x' is no number"),
+        ("grad_acum_steps: 2", "there is no option --grad_acum_steps. Did you mean --grad_accum_steps"),
+    ],
+)
+def test_alias_that_is_wrong_in_a_file_is_refused(text, said, tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--config", str(tmp_path / "c.yaml")])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ read-only options
+
+
+def test_frozen_options_refuse_to_be_set_or_deleted():
+    opt = Options(scale=224, lr=0.1).make_read_only()
+    with pytest.raises(AttributeError, match=r"opt.replace\(scale="):
+        opt.scale = 128
+    with pytest.raises(AttributeError, match="read-only"):
+        opt.new = 1
+    with pytest.raises(AttributeError, match="read-only"):
+        del opt.lr
+    assert vars(opt) == {"scale": 224, "lr": 0.1}
+
+
+def test_replace_gives_a_changed_copy_that_is_frozen_too():
+    opt = Options(scale=224, lr=0.1).make_read_only()
+    changed = opt.replace(scale=128)
+    assert (opt.scale, changed.scale, changed.lr) == (224, 128, 0.1)
+    with pytest.raises(AttributeError, match="read-only"):
+        changed.scale = 64
+    with pytest.raises(AttributeError, match="there is no option scal"):
+        opt.replace(scal=128)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "deepcopy", "pickle"]
+)
+def test_a_copy_of_frozen_options_is_frozen(copied):
+    """Worker processes get the options by pickle."""
+    opt = copied(Options(scale=224).make_read_only())
+    assert vars(opt) == {"scale": 224}
+    with pytest.raises(AttributeError, match="read-only"):
+        opt.scale = 128
+
+
+def test_no_flag_has_the_name_of_a_method():
+    """argparse would take the method for a value, and never set the default."""
+    assert not set(dir(Options)) & {*FLAGS, "given"}

@@ -349,9 +349,9 @@ def test_mistaken_flags(make, words, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("foldr p", "'foldr'; did you mean folder?"),
-        ("csv f --path_column a --label_colum b", "prepare.py csv: there is no option --label_colum; did you mean --label_column"),
-        ("coco f --part trian", "'trian'; did you mean train?"),
+        ("foldr p", "'foldr'. Did you mean folder?"),
+        ("csv f --path_column a --label_colum b", "prepare.py csv: there is no option --label_colum. Did you mean --label_column"),
+        ("coco f --part trian", "'trian'. Did you mean train?"),
     ],
 )
 def test_mistyped_words_get_the_near_one(make, words, said):

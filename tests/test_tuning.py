@@ -172,6 +172,10 @@ SPACES = {
     "a choice out of range": ("hflip: [0, 2]\n", "--hflip is 2.0; allowed: from 0 to 1"),
     "an end out of range": ("lr: {low: 1e-3, high: 1e3}\n", "--lr is 1000.0; allowed: from 0 to 100"),
     "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
+    "two names of one option": (
+        "smooth: [0, 0.1]\nlabel_smoothing: [0, 0.2]\n",
+        "label_smoothing is an option that the file names already",
+    ),
     "an alias": ("lr: &a [1, 2]\nmin_lr: *a\n", "aliases are not allowed"),
     "a value alone": ("lr: 3\n", "allowed: a list"),
     "nothing": ("", "must hold lines"),
@@ -189,7 +193,7 @@ def test_a_bad_space(tmp_path, case):
 
 def test_ranges_and_their_grids(tmp_path):
     (tmp_path / "s.yaml").write_text(
-        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nscale: [0128]\nsync_bn: [on, off]\n"
+        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
     )
     space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)

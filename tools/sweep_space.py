@@ -33,10 +33,13 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
         raise UserError(
             f"{path} must hold lines like `lr: {{low: 1e-5, high: 1e-2, log: true}}` or `optimizer: [sgd, adamw]`."
         )
-    space, known = {}, [name for name in parser.flags() if name not in fixed]
-    for name, rule in content.items():
-        if name not in known:
-            raise unknown_name("option of train.py", str(name), known)
+    space, known = {}, {name: dest for name, dest in parser.names().items() if dest not in fixed}
+    for given, rule in content.items():
+        if given not in known:
+            raise unknown_name("option of train.py", str(given), known)
+        name = known[given]
+        if name in space:
+            raise UserError(f"{path}: {given} is an option that the file names already; name it once.")
         try:
             choices = [parser.value(name, value) for value in rule] if isinstance(rule, list) else []
         except ValueError as error:

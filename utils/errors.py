@@ -1,8 +1,9 @@
 """Errors that a person reads."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
+
+from options.near_names import did_you_mean, near_names
 
 MAX_NAMES = 60  # timm has 1,400: of more than these, the near ones alone are named
 MAX_NEAR = 5
@@ -34,17 +35,11 @@ class ImageError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that no registry holds: the near ones first, then all, unless there are too many to read."""
     names = list(known)
-    close = near_names(name, names, MAX_NEAR if len(names) > MAX_NAMES else 3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
     if len(names) > MAX_NAMES:
-        return UserError(f"There is no {kind} {name!r} among {len(names):,}.{hint or ' No name is near it.'}")
-    return UserError(f"There is no {kind} {name!r}.{hint}\nThere are: {', '.join(names)}.")
-
-
-def near_names(name: str, known: Iterable[str], most: int = 3) -> list[str]:
-    """Return those of `known` that are near `name`, nearest first, at most `most`."""
-    lowered = {other.lower(): other for other in known}
-    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
+        hint = did_you_mean(name, names, MAX_NEAR) or "No name is similar."
+        return UserError(f"There is no {kind} {name!r} among {len(names):,}. {hint}")
+    hint = did_you_mean(name, names)
+    return UserError(f"There is no {kind} {name!r}.{hint and f' {hint}'}\nThere are: {', '.join(names)}.")
 
 
 def near(path: Path) -> str:

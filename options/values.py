@@ -1,0 +1,39 @@
+"""The options that a script has parsed."""
+
+import argparse
+from typing import Any, NoReturn
+
+
+class Options(argparse.Namespace):
+    """Options as attributes, read-only after `make_read_only`: whoever reads `opt.lr` late in a run reads what the user gave.
+
+    What a run works out (classes, epochs, precision) belongs elsewhere. `opt.replace(scale=128)` returns a changed copy.
+    """
+
+    __slots__ = ("_frozen",)  # not in __dict__: vars(opt) holds the options alone
+
+    def make_read_only(self) -> "Options":
+        """Refuse every later change of an attribute; return self."""
+        object.__setattr__(self, "_frozen", True)
+        return self
+
+    def replace(self, **changes: Any) -> "Options":
+        """Return a copy with `changes`, read-only if this is. Raises AttributeError for a name that is no option."""
+        unknown = [name for name in changes if name not in vars(self)]
+        if unknown:
+            raise AttributeError(f"there is no option {', '.join(unknown)}")
+        copy = Options(**{**vars(self), **changes})
+        return copy.make_read_only() if getattr(self, "_frozen", False) else copy
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if getattr(self, "_frozen", False):
+            self._refuse(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if getattr(self, "_frozen", False):
+            self._refuse(name)
+        super().__delattr__(name)
+
+    def _refuse(self, name: str) -> NoReturn:
+        raise AttributeError(f"options are read-only: take opt.replace({name}=…), a changed copy")
