@@ -1,5 +1,6 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
+import contextlib
 import importlib
 import os
 import signal
@@ -72,6 +73,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not come"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def locked_elsewhere(file: Path) -> Iterator[None]:
+    """Lock `file`, a lock file of utils.run_lock, from another process while the body runs."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        yield
+        holder.stdin.write(b"\n")
 
 
 def gated(folder: Path, epoch: int, *words: object, **settings: Any) -> "Forked":

@@ -41,7 +41,7 @@ def test_nobody_is_its_own_neighbour_nor_an_unreadable_image(points):
 
 
 def test_votes_weigh_by_likeness():
-    votes = embed.vote(np.array([[2, 0, 2]], np.int32), np.array([[0.9, 0.8, 0.7]], np.float32), 4)
+    votes = embed.knn_vote(np.array([[2, 0, 2]], np.int32), np.array([[0.9, 0.8, 0.7]], np.float32), 4)
     weight = np.exp(np.array([0.9, 0.8, 0.7]) / 0.07)
     assert votes[0] == pytest.approx(np.array([weight[1], 0, weight[0] + weight[2], 0]) / weight.sum(), rel=1e-4)
 

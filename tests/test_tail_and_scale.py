@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from tools import best_scale, long_tail
-from utils import checkpoint
+from utils import checkpoint, run_lock
+
+from conftest import locked_elsewhere
 
 IMAGES = [900, 90, 9, 0]
 
@@ -24,9 +26,9 @@ def test_layers_are_their_formulas(head, tau):
     with torch.no_grad():
         logits = linear(features)
     got = {}
-    for mean in long_tail.MEANS:
-        change = long_tail.layer(mean, linear.weight.detach(), linear.bias.detach(), IMAGES)(tau)
-        got[mean] = long_tail.logits_of(logits.numpy(), linear.bias.detach(), change)
+    for method in long_tail.METHODS:
+        change = long_tail.layer(method, linear.weight.detach(), linear.bias.detach(), IMAGES)(tau)
+        got[method] = long_tail.adjusted(logits.numpy(), linear.bias.detach(), change)
     weight = linear.weight.detach().numpy()
     wanted = features.numpy() @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** tau).T
     assert got["norm"] == pytest.approx(wanted if tau else logits.numpy(), abs=1e-5)
@@ -87,12 +89,32 @@ def test_the_written_checkpoint_is_the_adjusted_network(skewed, script, photo_se
     (skewed.parent / "bad.jpg").write_text("no image")
     for more, code, said in (
         ("", 2, "None of the 1 images"),
-        ("".join((photo_set / "val.txt").open()), 0, "unreadable, counts in no score"),
+        ("".join((photo_set / "val.txt").open()), 0, "Unreadable, so in no score"),
     ):
         (skewed.parent / "bad.txt").write_text(f"bad.jpg 0\n{more}")
         capfd.readouterr()
         assert long_tail.main(["--load", str(skewed), "--list", str(skewed.parent / "bad.txt"), "--gpu", "-1", "-w", "0"]) == code
         assert said in "".join(capfd.readouterr())
+    assert not list(skewed.parent.glob(".*.lock"))
+
+
+def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that_it_replaces(skewed, photo_set, capfd):
+    words = ["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]
+    mine = [skewed.with_suffix(".norm.pt"), skewed.with_suffix(".prior.pt")]
+    for path in mine:
+        path.write_bytes(skewed.read_bytes())
+    assert long_tail.main(words) == 2
+    assert f"{mine[0]} is there already and does not look like a checkpoint of tools.long_tail" in capfd.readouterr().err
+    assert all(path.read_bytes() == skewed.read_bytes() for path in mine)
+    assert long_tail.main([*words, "--force"]) == 0
+    (written,) = (path for path in mine if "long_tail" in checkpoint.load(path))
+    next(path for path in mine if path != written).unlink()
+    capfd.readouterr()
+    assert long_tail.main(words) == 0
+    assert f"{written} is replaced." in capfd.readouterr().out
+    with locked_elsewhere(run_lock.lock_file(skewed.parent)):  # its run goes on
+        assert long_tail.main(words) == 2
+    assert "is in use by another command" in capfd.readouterr().err
 
 
 def test_best_scale_scores_each_size_as_eval_does(skewed, script, photo_set, tmp_path, capfd):

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,26 +45,28 @@ def test_the_steepest_fall_of_a_known_curve_is_found():
 
 def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypatch, tiny, capfd, photo_set):
     monkeypatch.chdir(tmp_path)
-    words = [*tiny, "--high", "100", "--low=1e-5", "--steps", "60", "--tag", "found", "--accumulate", "2"]
+    (tmp_path / "more.yaml").write_text("steps: 60\nsmooth: 0.1\n")
+    words = [*tiny, "--high", "100", "--low=1e-5", "--config", "more.yaml", "--log_dir", "my logs", "--accumulate", "2"]
     monkeypatch.setattr(logger, "LINE_SECONDS", 0.0)
     code = lr_find.main(words)
     shown = capfd.readouterr()
     assert code == 0, shown.err
-    assert sorted(str(path) for path in Path().rglob("*.*")) == ["logs/found/lr_find.csv", "logs/found/lr_find.png"]
+    assert sorted(str(path) for path in Path().rglob("*.*")) == ["more.yaml", "my logs/cache/lr_find.csv", "my logs/cache/lr_find.png"]
     assert re.search(r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE)  # no terminal shows a bar here
-    with open("logs/found/lr_find.csv", newline="") as file:
+    with open("my logs/cache/lr_find.csv", newline="") as file:
         rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
     factor = (100 / 1e-5) ** (1 / 59)
     assert rows[0][0] == pytest.approx(1e-5) and rows[5][0] / rows[4][0] == pytest.approx(factor)
     assert len(rows) < 60 and "exploded" in shown.out  # a rate of 100 blows every network up
-    line = shown.out.strip().splitlines()[-1].split()
+    line = shlex.split(shown.out.strip().splitlines()[-1])
     assert line[:2] == ["python", "train.py"]
     monkeypatch.setattr(sys, "argv", line[1:])
     opt = parse_train()
     assert 1e-5 < opt.lr < 100 and opt.model == "timm:test_resnet" and opt.accumulate == 2
+    assert opt.smooth == 0.1 and opt.log_dir == "my logs" and opt.epochs == 20 and opt.config is None
 
 
-@pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume goes on")])
+@pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")])
 def test_a_range_test_that_cannot_be(tiny, capfd, tmp_path, monkeypatch, words, part):
     monkeypatch.chdir(tmp_path)
     assert lr_find.main([*tiny, *words]) == 2

@@ -1,10 +1,10 @@
-"""Which size of the test images serves a network best? Networks trained with random crops see larger things in testing.
+"""Find the size of the test images that serves a network best: random crops show larger objects than testing does.
 
     python -m tools.best_scale --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt
 
-(Touvron et al., 2019, "Fixing the train-test resolution discrepancy".) Scores each size on a validation list; p is that
-of McNemar's exact test against the checkpoint's own size: above 0.05 the difference is as good as chance, and the size
-with the best of many scores has been lucky too. Writes best_scale.csv and best_scale.png, and prints the command.
+(Touvron et al., 2019, "Fixing the train-test resolution discrepancy".) Scores each size on a validation list. p is that
+of McNemar's exact test against the checkpoint's own size: above 0.05 the difference may be chance, and the best of many
+scores has been lucky too. Writes best_scale.csv and best_scale.png, and prints the command that submits at this size.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
@@ -23,12 +24,15 @@ from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
+from utils.run_lock import hold
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
+STEP_PIXELS = 8
+MAX_P_VALUE = 0.05
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The flags of this tool."""
+    """Return the parser of this tool."""
     parser = ToolParser("-m tools.best_scale", __doc__)
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
@@ -37,7 +41,7 @@ def option_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="PX",
-        help="by default 0.75 to 1.5 of the checkpoint's, in steps of 8 px",
+        help="by default 0.75 to 1.5 times the checkpoint's, in steps of 8 px",
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
     parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
@@ -48,67 +52,65 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and try; returns the exit code."""
+    """Parse and try; return the exit code."""
     return run_tool(lambda: option_parser().parse_args(argv), run)
 
 
 def run(opt: argparse.Namespace) -> None:
-    """Score each size, print the table and the command, write CSV and plot."""
-    from scipy.stats import binomtest
-
+    """Score each size, print the table and the command, write the CSV and the plot."""
     from dataloader import Classes, number_as
     from dataloader.file_list import read_list
+    from evaluation.report.plots import line
     from utils import checkpoint
 
     files, out = read_list(opt.list), Path(opt.out)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
+    hold(out)
     data = checkpoint.load(opt.load).get("data") or {}
-    way = data.get("preprocess")
-    if way is None:
+    preprocess = data.get("preprocess")
+    if preprocess is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
     files = number_as(files, Classes.from_dict(data), "the checkpoint")
-    own = int(way["scale"])
-    scales = sorted({own, *(opt.scales or [max(8, round(own * factor / 8) * 8) for factor in FACTORS])})
+    own = int(preprocess["scale"])
+    near = [max(STEP_PIXELS, round(own * factor / STEP_PIXELS) * STEP_PIXELS) for factor in FACTORS]
+    scales = sorted({own, *(opt.scales or near)})
     found = {}
     for scale in scales:
         found[scale] = _score(opt, files, scale)
         log.info(f"{scale} px: top1 {found[scale][0]['top1']:.6f}")
-    rows: list[dict[str, Any]] = []
+    rows = [_row(scale, found, own) for scale in scales]
     log.info(f"\n{'px':>6s} {'top1':>9s} {'loss':>9s} {'gained':>7s} {'lost':>6s} {'p':>8s}")
-    for scale, (score, hit) in found.items():
-        gained, lost = (int((a & ~b).sum()) for a, b in ((hit, found[own][1]), (found[own][1], hit)))
-        p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-        rows.append(
-            {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
-        )
-        log.info(
-            f"{scale:6d} {score['top1']:9.6f} {score['loss']:9.6f} {gained:7d} {lost:6d} {p:8.4f}"
-            + ("  trained" if scale == own else "")
-        )
+    for row in rows:
+        numbers = f"{row['scale']:6d} {row['top1']:9.6f} {row['loss']:9.6f} {row['gained']:7d} {row['lost']:6d}"
+        log.info(f"{numbers} {row['p']:8.4f}" + ("  trained" if row["scale"] == own else ""))
     with atomic_write(out / "best_scale.csv", "w") as file:
         writer = tables.dict_writer(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    from evaluation.report.plots import line
-
-    line(
-        out / "best_scale.png",
-        scales,
-        [row["top1"] for row in rows],
-        ("test size, px", f"top-1 of {len(files)} images"),
-        own,
-    )
+    top1 = [row["top1"] for row in rows]
+    line(out / "best_scale.png", scales, top1, ("test size, px", f"top-1 of {len(files)} images"), own)
     best = max(rows, key=lambda row: (row["top1"], -row["loss"]))
-    if best["scale"] == own or best["p"] > 0.05:
+    if best["scale"] == own or best["p"] > MAX_P_VALUE:
         log.info(f"\nNo size is better than its own, {own} px, by more than chance: leave --scale out.")
     else:
-        chosen = {"load": [opt.load], "scale": best["scale"], "precision": opt.precision, "gpu": opt.gpu}
-        log.info(f"\n{command('submit', chosen)}")
+        kept = {name: getattr(opt, name) for name in ("precision", "batch_size", "workers", "gpu")}
+        log.info(f"\n{command('submit', kept | {'load': [opt.load], 'scale': best['scale']})}")
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
 
 
-def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], np.ndarray]:
-    """The scores at `scale`, and bool (N,): which images were named rightly."""
+def _row(scale: int, found: dict[int, tuple[dict[str, Any], NDArray[np.bool_]]], own: int) -> dict[str, Any]:
+    """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
+    from scipy.stats import binomtest
+
+    score, hit = found[scale]
+    before = found[own][1]
+    gained, lost = int((hit & ~before).sum()), int((before & ~hit).sum())
+    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
+
+
+def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+    """Return the scores at `scale`, and which images were classified correctly, bool (N,)."""
     from dataloader import eval_loader
     from evaluation.metrics import score
     from inference import load_predictor, predict

@@ -1,16 +1,21 @@
-"""`make demo`: prepare real product images, fine-tune a pretrained network on them, score it, write a submission.
+"""Prepare real product images, fine-tune a pretrained network on them, score it, and write a submission.
 
-Each step is a command that you could have typed; it is printed before it runs.
+    python -m tools.demo        # the same as `make demo`
+
+Each step is a command that you could type yourself; it is printed before it runs.
 """
 
+import argparse
 import json
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils.text import prepare_streams
+from options.parser import ToolParser
+from utils.run import run_tool
 
 DATA = "datasets/fashion-mnist"
 TAG = "demo"
@@ -24,9 +29,14 @@ STEPS = [
 ]
 
 
-def main() -> int:
-    """Run the steps; returns the exit code of the first that fails, else 0."""
-    prepare_streams()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the steps; return the exit code of the first one that fails, else 0."""
+    parser = ToolParser("-m tools.demo", __doc__)
+    return run_tool(lambda: parser.parse_args(argv), run)
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Run the steps, and print where their results are; return the exit code of the first one that fails, else 0."""
     began = time.monotonic()
     for step in STEPS:
         print(f"\n$ python {step}", flush=True)
@@ -35,10 +45,9 @@ def main() -> int:
             print(f"The demo stopped: `python {step}` ended with exit code {code}.", file=sys.stderr)
             return code
     metrics = json.loads(Path(f"results/{TAG}/1/metrics.json").read_text(encoding="utf-8"))
-    print(
-        f"\nDone in {time.monotonic() - began:.0f} s: top-1 {100 * metrics['top1']:.2f} % on {metrics['count']} validation images."
-    )
-    print(f"  what the network was shown    logs/{TAG}/preview.png")
+    seconds, top1, count = time.monotonic() - began, 100 * metrics["top1"], metrics["count"]
+    print(f"\nDone in {seconds:.0f} s: top-1 {top1:.2f} % on {count} validation images.")
+    print(f"  augmented training images     logs/{TAG}/preview.png")
     print(f"  the run                       logs/{TAG}/log.txt, metrics.csv, curves.png, and TensorBoard files")
     print(f"  the weights                   checkpoints/{TAG}/best.pt")
     print(f"  scores, tables, pictures      results/{TAG}/1/  (report.html, metrics.json, per_class.csv, …)")

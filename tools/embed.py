@@ -1,14 +1,14 @@
-"""Features of a network, near neighbours among them, and a prediction by the neighbours as a member of an ensemble.
+"""Write the features of a network, the nearest neighbours of each image, and their votes as a member of an ensemble.
 
     python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt --out results/embed
     python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt \\
         --among datasets/fashion-mnist/train.txt --neighbours 20
 
-Writes features.npy (float32, N x D, rows of length 1: what the classifier reads) and features.csv (row, path, label).
-With --neighbours: the nearest of --among (by default of the list itself, but for the image) by cosine, in
-neighbours.csv, and neighbours.png, a row a query: the image, then its nearest, in green where the labels agree. With
---among also knn.npz, the votes of its labels as probabilities, which `eval.py --load best.pt knn.npz` takes. (Of the
-list itself there is none: a blend would be scored on the labels that it voted with.) Needs faiss-cpu.
+Writes features.npy (float32, N x D, rows of length 1: the input of the classifier) and features.csv (row, path, label).
+--neighbours adds neighbours.csv, the nearest images by cosine in --among (by default in the list itself, without the
+image), and neighbours.png: each row is a query and its nearest images, framed in green where the labels agree.
+With --among it also writes knn.npz, the votes of these labels as probabilities, for `eval.py --load best.pt knn.npz`.
+(Without --among there is no knn.npz: a blend would be scored on the labels that voted.) Needs faiss-cpu.
 """
 
 import argparse
@@ -28,22 +28,25 @@ from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
+from utils.run_lock import hold
 
-HEAT = 0.07  # of the votes: exp(cosine / HEAT), as in Wu et al., 2018, section 3.4
-WRITES = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
-SHOWN, WIDE = 8, 8  # queries and neighbours in the picture
+KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in Wu et al., 2018, section 3.4
+OUTPUTS = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
+MAX_QUERIES, MAX_NEIGHBOURS = 8, 8  # in the picture
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The flags of this tool."""
+    """Return the parser of this tool."""
     parser = ToolParser("-m tools.embed", __doc__)
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="images to embed: path, space, label")
     parser.add_argument("--unlabelled", action="store_true", help="--list has paths alone, as test.txt has")
     parser.add_argument(
-        "--among", type=expanded, help="a labelled list to seek neighbours in; by default the list itself"
+        "--among", type=expanded, help="a labelled list to search for neighbours; by default the list itself"
     )
-    parser.add_argument("--neighbours", type=int, default=0, metavar="K", help="so many nearest of each image; 0: none")
+    parser.add_argument(
+        "--neighbours", type=int, default=0, metavar="K", help="how many nearest images to find for each; 0: none"
+    )
     parser.add_argument("--out", type=expanded, default="results/embed", metavar="DIR")
     parser.add_argument("-b", "--batch_size", type=int, default=64)
     parser.add_argument("-w", "--workers", type=int)
@@ -52,21 +55,22 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and write; returns the exit code."""
+    """Parse and write; return the exit code."""
     return run_tool(lambda: option_parser().parse_args(argv), run)
 
 
 def run(opt: argparse.Namespace) -> None:
-    """Embed the list, and seek neighbours if asked."""
+    """Embed the list, and find neighbours if asked."""
     from dataloader import Classes, number_as
     from dataloader.file_list import read_list
     from inference import saved_probs
 
     if opt.neighbours:
-        _faiss()  # better missed now than after the features
+        _import_faiss()  # if it is missing, say so before the features are computed
     files = read_list(opt.list, labelled=not opt.unlabelled)
     out = Path(opt.out)
-    check_folder(out, WRITES, opt, files)
+    check_folder(out, OUTPUTS, opt, files)
+    hold(out)
     features, readable, data = embed(opt, files)
     write_features(out, features, files)
     if not opt.neighbours:
@@ -82,7 +86,7 @@ def run(opt: argparse.Namespace) -> None:
     near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
     _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
-    votes = vote(pool_files.label[near], cosine, classes.count)
+    votes = knn_vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
         log.info(
             f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)"
@@ -91,12 +95,16 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
         saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
-        blend = command("eval", {"load": [opt.load, str(out / "knn.npz")], "val_list": opt.list, "gpu": opt.gpu})
-        log.info(f"Written: {out}/knn.npz; blend it: {blend}")
+        script, flag = ("submit", "test_list") if opt.unlabelled else ("eval", "val_list")
+        kept = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
+        blend = command(script, kept | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})
+        log.info(f"Written: {out}/knn.npz. To blend it with the network:\n{blend}")
 
 
 def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:
-    """What the classifier of --load reads of each image: float32 (N, D), rows of length 1; which were readable; its classes.
+    """Return the features of each image, float32 (N, D) with rows of length 1; which were readable, bool (N,); the classes.
+
+    The features are the input of the classifier of --load.
 
     Raises:
         UserError: the network has no classifier that is one linear layer.
@@ -122,7 +130,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
             features.append_batch(len(batch.label))
             readable.append(batch.readable)
             for _, reason in batch.bad:
-                log.warning(f"unreadable, nobody's neighbour: {reason}")
+                log.warning(f"Unreadable, so no neighbour of any image: {reason}")
     assert features.rows is not None
     kept = torch.cat(readable).numpy()
     files.check_readable(np.arange(len(files)), kept)
@@ -130,7 +138,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:
-    """Write features.npy and features.csv, a row an image."""
+    """Write features.npy and features.csv, with one row per image."""
     with atomic_write(folder / "features.npy") as file:
         np.save(file, features, allow_pickle=False)
     with atomic_write(folder / "features.csv", "w") as file:
@@ -140,7 +148,7 @@ def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> N
     log.info(f"Written: {folder}/features.npy {features.shape}, features.csv")
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
@@ -151,10 +159,10 @@ def _faiss() -> Any:
 def neighbours(
     queries: NDArray[np.float32], pool: NDArray[np.float32], k: int, readable: NDArray[np.bool_], itself: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k nearest rows of `pool` (M, D) for each of `queries` (N, D), by cosine, exactly; both have rows of length 1.
+    """Find the k nearest rows of `pool` (M, D) for each of `queries` (N, D), exactly, by cosine; both have rows of length 1.
 
     Args:
-        readable: bool (M,); the others are nobody's neighbour. itself: queries are the pool, and none is its own neighbour.
+        readable: bool (M,); only readable rows are neighbours. itself: queries are the pool, and none is its own neighbour.
 
     Returns:
         int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
@@ -162,7 +170,7 @@ def neighbours(
     Raises:
         UserError: k is more than there are, or FAISS is missing.
     """
-    faiss = _faiss()
+    faiss = _import_faiss()
     places = np.flatnonzero(readable)
     if not 1 <= k <= len(places) - itself:
         raise UserError(f"--neighbours is {k}; allowed: 1 to {len(places) - itself} (readable images to choose from).")
@@ -173,13 +181,13 @@ def neighbours(
     if not itself:
         return near, cosine
     own = near == np.arange(len(near))[:, None]
-    own[~own.any(axis=1), -1] = True  # of many equal images it is not among the nearest: the last one goes
+    own[~own.any(axis=1), -1] = True  # among many equal images the query may be missing: drop the last one
     return near[~own].reshape(-1, k), cosine[~own].reshape(-1, k)
 
 
-def vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
-    """Neighbours' labels (N, k) and cosines -> float32 (N, C): their votes, weighted exp(cosine / 0.07), rows summing to 1."""
-    weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / HEAT)
+def knn_vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
+    """Return the votes of neighbours as float32 (N, C), rows summing to 1, from their labels and cosines, (N, k) each."""
+    weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / KNN_TEMPERATURE)
     votes = np.zeros((len(labels), num_classes), np.float32)
     np.add.at(votes, (np.arange(len(labels))[:, None], labels), weight)
     return votes / votes.sum(axis=1, keepdims=True)
@@ -191,27 +199,19 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
         writer.writerow(["path", "label", "rank", "neighbour", "neighbour_label", "cosine"])
         for row in range(len(near)):
             for rank, (place, value) in enumerate(zip(near[row].tolist(), cosine[row].tolist(), strict=True), 1):
-                writer.writerow(
-                    [
-                        files.path(row),
-                        int(files.label[row]),
-                        rank,
-                        pool.path(place),
-                        int(pool.label[place]),
-                        f"{value:.6f}",
-                    ]
-                )
+                query = (files.path(row), int(files.label[row]), rank)
+                writer.writerow([*query, pool.path(place), int(pool.label[place]), f"{value:.6f}"])
 
 
 def picture(
     path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any
 ) -> None:
-    """Draw a grid: queries, evenly picked from the list, and beside each its nearest in `pool`, with their classes."""
+    """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with their classes."""
     from evaluation.report.pictures import SIDE
     from evaluation.report.plots import class_names, neighbour_grid
 
-    shown = np.unique(np.linspace(0, len(near) - 1, SHOWN).round().astype(int))
-    near, cosine = near[shown, :WIDE], cosine[shown, :WIDE]
+    shown = np.unique(np.linspace(0, len(near) - 1, MAX_QUERIES).round().astype(int))
+    near, cosine = near[shown, :MAX_NEIGHBOURS], cosine[shown, :MAX_NEIGHBOURS]
     own, others = queries.label[shown].tolist(), pool.label[near].tolist()
     names = class_names(classes, sorted({*own, *pool.label[near].ravel().tolist()}))
     rows = []

@@ -1,11 +1,11 @@
-"""A learning-rate range test: train a few batches while the rate rises, and see where the loss falls fastest.
+"""Run a learning-rate range test: train while the learning rate rises, and find where the loss falls fastest.
 
     python -m tools.lr_find --data_root datasets/fashion-mnist --model ResNet18 --optimizer sgd --scale 96
     python -m tools.lr_find --model ConvNeXt --optimizer adamw --low 1e-7 --high 0.1 --steps 200 --out rates.png
 
-Takes train.py's options. The rate rises by the same factor each step (Smith, "Cyclical Learning Rates for Training
-Neural Networks", 2017, section 3.3). Writes a PNG and a CSV into logs/<tag>/; no run is
-read or changed, but for a --load.
+Takes train.py's options. The learning rate rises by the same factor at each step (Smith, "Cyclical Learning Rates for
+Training Neural Networks", 2017, section 3.3). Writes a PNG and a CSV into logs/<tag>/. It reads no run, except for the
+checkpoint of --load, and changes none.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from options import build_parser
+from options import build_parser, command
 from options.parser import Parser, expanded
 from options.shared_flags import force
 from utils import tables
@@ -27,37 +27,36 @@ from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
 
-SMOOTHING = (
-    0.9  # of the running mean that tells an explosion, corrected for its start at zero (Kingma and Ba, 2015, section 3)
-)
-WIDTH = 0.05  # of the Gaussian mean that the suggestion is read from, as a share of the steps
-EXPLODED = 4.0  # the run ends where the smoothed loss is so many times the lowest that was seen
-BEFORE = 10  # of steps that an explosion does not end, while the mean is still few batches
+# The running mean that detects an explosion is corrected for its start at zero (Kingma and Ba, 2015, section 3).
+SMOOTHING = 0.9
+WIDTH = 0.05  # standard deviation of the Gaussian mean behind the suggestion, as a share of the steps
+MAX_LOSS_RATIO = 4.0  # the test ends when the smoothed loss exceeds the lowest one by this factor
+MIN_STEPS = 10  # before these the running mean holds too few batches to detect an explosion
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, train, draw; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return run_tool(lambda: option_parser().parse(words), lambda opt: find(opt, words))
+    """Parse, train, draw; return the exit code."""
+    return run_tool(lambda: option_parser().parse(argv), find)
 
 
-def find(opt: argparse.Namespace, words: list[str]) -> None:
-    """Test the range of rates, and report; `words`: the command line. Raises UserError where there is no range."""
+def find(opt: argparse.Namespace) -> None:
+    """Test the range of learning rates, and report. Raises UserError if the range is empty."""
     if opt.low >= opt.high:
         raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
+    asked = argparse.Namespace(**vars(opt))  # the test changes some options
     rates, losses = range_test(opt)
-    report(opt, rates, losses, words)
+    report(asked, rates, losses)
 
 
 def option_parser() -> Parser:
-    """The command line of this tool: train.py's, and how far and how fast the rate rises."""
+    """Return the parser of this tool: train.py's flags, and how far and how fast the learning rate rises."""
     parser = build_parser("train")
     parser.prog = "-m tools.lr_find"
     group = parser.group("range test")
-    group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the rate of the first step")
-    group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the rate of the last step")
+    group("--low", type=float, default=1e-6, low=1e-12, high=1e3, help="the learning rate of the first step")
+    group("--high", type=float, default=1.0, low=1e-12, high=1e4, help="the learning rate of the last step")
     group(
-        "--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes before"
+        "--steps", type=int, default=100, low=10, high=100_000, help="optimizer steps, unless the loss explodes earlier"
     )
     force(group, "--out")
     group(
@@ -70,10 +69,10 @@ def option_parser() -> Parser:
 
 
 def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Train with a rising rate; returns the rates and the losses of the steps that were taken, float64 (N,).
+    """Train with a rising learning rate; return the learning rates and losses of the steps taken, float64 (N,) each.
 
-    Every step is the model's own update(): its loss, mixing, clipping, --sam and --accumulate take part. The loss of a
-    step is the mean over its batches. A loss that is no number, or far above the lowest, ends the test.
+    Every step is the model's own update(), with its loss, mixing, clipping, --sam and --accumulate. The loss of a step is
+    the mean over its batches. A loss that is not finite, or far above the lowest one, ends the test.
 
     Raises:
         UserError: a list or a checkpoint cannot be read, or a flag does not fit the network.
@@ -99,9 +98,9 @@ def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
         losses.append(loss)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING**number)
-        lowest = min(lowest, smooth) if number > BEFORE else lowest
-        if not math.isfinite(loss) or (number > BEFORE and smooth > EXPLODED * lowest):
-            log.info(f"The loss exploded at a rate of {rates[-1]:.3g}, step {number}.")
+        lowest = min(lowest, smooth) if number > MIN_STEPS else lowest
+        if not math.isfinite(loss) or (number > MIN_STEPS and smooth > MAX_LOSS_RATIO * lowest):
+            log.info(f"The loss exploded at a learning rate of {rates[-1]:.3g}, step {number}.")
             break
     return np.array(rates[: len(losses)]), np.array(losses)
 
@@ -112,7 +111,7 @@ def place(opt: argparse.Namespace) -> Path:
 
 
 def build(opt: argparse.Namespace) -> tuple[Any, Any]:
-    """The model, ready to train, and its loader, as train.py builds them; but no run is begun.
+    """Build the model, ready to train, and its loader, as train.py does, without starting a run.
 
     Raises:
         UserError: as range_test.
@@ -124,7 +123,7 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
 
     if opt.resume:
         raise UserError(
-            "--resume goes on with a run's own rate; leave it out, or start from its weights with --load CHECKPOINT."
+            "--resume continues with a run's own learning rate. Leave it out, or start from its weights: --load CHECKPOINT."
         )
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)
@@ -132,7 +131,7 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     check_regular(out)
     planned = [
         Output(out, "a drawn picture", is_plot),
-        Output(out.with_suffix(".csv"), "a table of rates", begins_with("lr", "loss")),
+        Output(out.with_suffix(".csv"), "a table of learning rates", begins_with("lr", "loss")),
     ]
     check(planned, inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes)
@@ -153,14 +152,17 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
-    """Losses (N,) without the noise of single batches: a Gaussian mean over a twentieth of them, which does not lag behind."""
+    """Return the losses (N,) without the noise of single batches, by a Gaussian mean over a twentieth of them, without lag."""
     from scipy.ndimage import gaussian_filter1d
 
     return gaussian_filter1d(losses, max(1.0, len(losses) * WIDTH), mode="nearest") if len(losses) else losses
 
 
 def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
-    """The rate where the smoothed loss falls fastest against log(rate), before its lowest point; None where it never falls.
+    """Return the learning rate at which the smoothed loss falls fastest against log(lr), or None if it never falls.
+
+    Only the part before the lowest loss counts.
+
 
     Args:
         rates, losses: (N,), of range_test.
@@ -168,52 +170,46 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     fine = np.isfinite(losses)
     rates, means = rates[fine], smoothed(losses[fine])
     lowest = int(np.argmin(means)) if len(means) else 0
-    if lowest < BEFORE:
+    if lowest < MIN_STEPS:
         return None
     slope = np.gradient(means[: lowest + 1], np.log(rates[: lowest + 1]))
     steepest = int(np.argmin(slope))
     return float(rates[steepest]) if slope[steepest] < 0 else None
 
 
-def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray, words: list[str]) -> None:
-    """Write the PNG and the CSV, and say the rate and the command to train with it.
+def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray) -> None:
+    """Write the PNG and the CSV, and log the suggested learning rate and the command to train with it.
 
     Raises:
-        UserError: the loss fell nowhere between --low and --high.
+        UserError: the loss never fell between --low and --high.
     """
     from evaluation.report.plots import range_test as draw
 
     best, out = suggest(rates, losses), place(opt)
-    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}" + (
-        f" × {opt.accumulate}" if opt.accumulate > 1 else ""
-    )
+    accumulated = f" × {opt.accumulate}" if opt.accumulate > 1 else ""
+    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}{accumulated}"
     out.parent.mkdir(parents=True, exist_ok=True)
     fine = np.isfinite(losses)
     draw(out, {"rate": rates[fine], "loss": losses[fine], "smoothed": smoothed(losses[fine])}, best, title)
     with atomic_write(out.with_suffix(".csv"), "w") as file:
         writer = tables.writer(file)
         writer.writerows([("lr", "loss"), *zip(rates.tolist(), losses.tolist(), strict=True)])
-    log.info(
-        f"{len(losses)} steps, rates {rates[0] if len(rates) else opt.low:.3g} to {rates[-1] if len(rates) else opt.low:.3g}: {out}"
-    )
+    low, high = (rates[0], rates[-1]) if len(rates) else (opt.low, opt.low)
+    log.info(f"{len(losses)} steps, learning rates {low:.3g} to {high:.3g}: {out}")
     if best is None:
         raise UserError(
-            f"The loss fell nowhere in {len(losses)} steps from --low {opt.low:g} to --high {opt.high:g}; see {out}.\n"
-            f"Give a wider range or more --steps; with noisy batches a larger -b."
+            f"The loss never fell in {len(losses)} steps from --low {opt.low:g} to --high {opt.high:g}; see {out}.\n"
+            "Try: a wider range, more --steps, or a larger -b if the batches are noisy."
         )
-    log.info(f"The loss falls fastest at a rate of {best:.2g}. To train with it:\n{command(words, best)}")
+    log.info(f"The loss falls fastest at a learning rate of {best:.2g}. To train with it:\n{train_command(opt, best)}")
 
 
-def command(words: list[str], lr: float) -> str:
-    """The train.py command line of this tool's own `words`, with `lr` for its rate."""
-    import shlex
+def train_command(opt: argparse.Namespace, lr: float) -> str:
+    """Return the command that trains with the options `opt` of this tool and the learning rate `lr`.
 
-    own, kept, skip = {"--low", "--high", "--steps", "--out", "--lr"}, [], False
-    for word in words:
-        if not skip and word.split("=")[0] not in {*own, "--force"}:
-            kept.append(word)
-        skip = not skip and word in own
-    return shlex.join(["python", "train.py", *kept, "--lr", f"{lr:.2g}"])
+    It names every option that differs from its default, also those of --config, so --config itself is left out.
+    """
+    return command("train", vars(opt) | {"lr": float(f"{lr:.2g}"), "config": None})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Takes train.py's options too; each row is one image: first as evaluation sees it
 Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_tool(lambda: parser.parse(argv), draw)
 
 
-def draw(opt) -> None:
+def draw(opt: argparse.Namespace) -> None:
     """Draw the sheet of `opt` and write it."""
     files = dataloader.open_list(opt, "train", drop_missing=True)
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")

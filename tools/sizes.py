@@ -7,7 +7,12 @@
 
 import argparse
 import ast
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from options.parser import ToolParser
+from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = {"tests", "dev", "shared"}
@@ -39,8 +44,14 @@ def largest(rows: list[tuple[int, str]], title: str, unit: str) -> str:
     return "\n".join([title, *(f"{count:5d} {unit}  {name}" for count, name in shown)])
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; return the exit code."""
+    parser = ToolParser("-m tools.sizes", __doc__)
+    return run_tool(lambda: parser.parse_args(argv), run)
+
+
+def run(opt: argparse.Namespace) -> None:
+    """Measure every source file, and print the largest."""
     files, lines, arguments = [], [], []
     for path in sources():
         name = str(path.relative_to(ROOT))
@@ -54,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

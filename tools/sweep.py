@@ -37,6 +37,7 @@ from utils.files import atomic_write
 from utils.logger import log, progress
 from utils.outputs import check_folder
 from utils.run import run_tool
+from utils.run_lock import hold
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
@@ -86,6 +87,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
+    hold(folder)
     folder.mkdir(parents=True, exist_ok=True)
     table = grid(space)
     combinations = [

@@ -31,6 +31,7 @@ from tools.doctor.scan import Scan, Store, default_workers, scan
 from utils.errors import UserError
 from utils.outputs import check_folder
 from utils.run import run_tool
+from utils.run_lock import hold
 
 MOST_BITS = 8
 
@@ -69,6 +70,7 @@ def check(opt: argparse.Namespace) -> int:
     names_file, names = read_names(lists)
     folder = Path(opt.out)
     check_folder(folder, ("doctor.sqlite", "doctor.csv", "doctor.html", "doctor.json"), opt, *lists)
+    hold(folder)
     store = Store(folder / "doctor.sqlite")
     try:
         seen = scan(lists, store, opt.workers, opt.max_pixels)
