@@ -112,7 +112,7 @@ def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that
     capfd.readouterr()
     assert long_tail.main(words) == 0
     assert f"{written} is replaced." in capfd.readouterr().out
-    with locked_elsewhere(run_lock.lock_file(skewed.parent)):  # its run goes on
+    with locked_elsewhere(run_lock.lock_path(skewed.parent)):  # its run goes on
         assert long_tail.main(words) == 2
     assert "is in use by another command" in capfd.readouterr().err
 

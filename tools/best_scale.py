@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
-from utils import tables
+from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
-from utils.run_lock import hold
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 STEP_PIXELS = 8
@@ -65,7 +64,7 @@ def run(opt: argparse.Namespace) -> None:
 
     files, out = read_list(opt.list), Path(opt.out)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
-    hold(out)
+    run_lock.acquire(out)
     data = checkpoint.load(opt.load).get("data") or {}
     preprocess = data.get("preprocess")
     if preprocess is None:

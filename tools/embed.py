@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 
 from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
-from utils import tables
+from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
-from utils.run_lock import hold
 
 KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in Wu et al., 2018, section 3.4
 OUTPUTS = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
@@ -70,7 +69,7 @@ def run(opt: argparse.Namespace) -> None:
     files = read_list(opt.list, labelled=not opt.unlabelled)
     out = Path(opt.out)
     check_folder(out, OUTPUTS, opt, files)
-    hold(out)
+    run_lock.acquire(out)
     features, readable, data = embed(opt, files)
     write_features(out, features, files)
     if not opt.neighbours:
@@ -96,8 +95,8 @@ def run(opt: argparse.Namespace) -> None:
     if opt.among:
         saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
         script, flag = ("submit", "test_list") if opt.unlabelled else ("eval", "val_list")
-        kept = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
-        blend = command(script, kept | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})
+        same = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
+        blend = command(script, same | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})
         log.info(f"Written: {out}/knn.npz. To blend it with the network:\n{blend}")
 
 

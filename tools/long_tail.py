@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
+from utils import run_lock
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs
 from utils.run import run_tool
-from utils.run_lock import hold
 
 TAUS = np.round(np.arange(0, 2.01, 0.1), 1)
 FOLDS = 5
@@ -104,9 +104,9 @@ def _reserve(paths: dict[str, Path], content: dict[str, Any], opt: argparse.Name
     """Lock what may be written, and refuse to replace a checkpoint that is not this tool's, before the work."""
     folder = Path(opt.load).resolve().parent
     if folder.name == content.get("opt", {}).get("tag"):  # its run may be going on, or be moved by clear.py
-        hold(folder, shared=True)
+        run_lock.acquire(folder, shared=True)
     for path in paths.values():
-        hold(path)
+        run_lock.acquire(path)
     outputs = [Output(path, "a checkpoint of tools.long_tail", _is_ours) for path in paths.values()]
     check(outputs, inputs(opt, files), [files], opt.force)
 

@@ -31,13 +31,12 @@ from typing import Any
 from options import build_parser
 from options.parser import ToolParser, expanded
 from tools.sweep_space import grid, in_words, read_space, suggest, words_of
-from utils import tables
+from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
 from utils.outputs import check_folder
 from utils.run import run_tool
-from utils.run_lock import hold
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
@@ -87,7 +86,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
-    hold(folder)
+    run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
     table = grid(space)
     combinations = [

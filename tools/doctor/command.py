@@ -28,10 +28,10 @@ from tools.doctor.duplicates import Pairs, contents, exact, near
 from tools.doctor.findings import MASKS, Findings
 from tools.doctor.report import Report
 from tools.doctor.scan import Scan, Store, default_workers, scan
+from utils import run_lock
 from utils.errors import UserError
 from utils.outputs import check_folder
 from utils.run import run_tool
-from utils.run_lock import hold
 
 MOST_BITS = 8
 
@@ -70,7 +70,7 @@ def check(opt: argparse.Namespace) -> int:
     names_file, names = read_names(lists)
     folder = Path(opt.out)
     check_folder(folder, ("doctor.sqlite", "doctor.csv", "doctor.html", "doctor.json"), opt, *lists)
-    hold(folder)
+    run_lock.acquire(folder)
     store = Store(folder / "doctor.sqlite")
     try:
         seen = scan(lists, store, opt.workers, opt.max_pixels)
