@@ -265,9 +265,6 @@ def parse_python(words):
     if words[:2] in (["-m", "venv"], ["-m", "pip"]):
         return
     module, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py").replace("/", "."), words[1:])
-    if module in ("tools.demo", "tools.sizes"):
-        assert rest == [], words
-        return
     with pytest.raises(ParsedError):
         if module in SCRIPTS:
             getattr(options, f"parse_{module}")(rest)
