@@ -1,4 +1,4 @@
-"""The help of every flag in Chinese, for README_zh.md; `python -m tools.docs` writes it there.
+"""The help of every flag in Chinese, for docs/zh/options.md; `python -m tools.docs` writes it there.
 
 A text goes by its flag's `dest`; where a script means something else by it, by "<script>.<dest>" (submit.py: as eval.py).
 """

@@ -32,7 +32,7 @@ def parse_clear(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def build_parser(script: str) -> Parser:
-    """The parser of "train", "eval", "submit" or "clear"; the README's tables are made from it."""
+    """The parser of "train", "eval", "submit" or "clear"; docs/options.md is made from it."""
     return {"train": _train, "eval": _eval, "submit": _submit, "clear": _clear}[script]()
 
 
