@@ -23,7 +23,8 @@ import gate
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = multiprocessing.get_context("forkserver")
-IMPORTS = "torch matplotlib.figure torch.utils.tensorboard PIL.PngImagePlugin train network dataloader training.run training.recorder"
+IMPORTS = "torch torch.distributed.run torch.utils.tensorboard matplotlib.figure PIL.PngImagePlugin"
+IMPORTS += " train network dataloader training.run training.recorder"
 started: list["Forked"] = []
 
 
@@ -123,6 +124,7 @@ def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], 
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    os.dup2(os.pipe()[0], 0)  # for processes that this one starts: it ends with this one
     draw_little()
     threading.Thread(target=_end_with_the_test, daemon=True).start()
     if gates is not None:

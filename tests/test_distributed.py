@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed.run
 from benchmarks import crash_test
 from dataloader.sampler import Draw, EvalSampler, TrainSampler
 from training import resuming
@@ -23,6 +23,7 @@ from utils import checkpoint, distributed
 from utils.errors import UserError
 
 from conftest import wait_for
+from forked import Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 -w 1 --transform light"
@@ -34,34 +35,37 @@ def free_port():
         return sock.getsockname()[1]
 
 
-agents = []
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_agent_left():
-    """A torchrun whose test failed is ended in the end, with its processes."""
-    yield
-    while agents:
-        agent = agents.pop()
-        if agent.poll() is None:
-            agent.terminate()
-            agent.wait()
-
-
 def torchrun(folder, launcher, *words, machine=None, gates=None):
     """An agent, in the network namespace `machine`; the first process waits after each epoch of `gates`, "2,4" (see gate.py)."""
     script = [ROOT / "train.py"]
     if gates is not None:
         (folder / "gates").mkdir(exist_ok=True)
         script = [ROOT / "tests/gate.py", folder / "gates", gates, *script]
-    command = [sys.executable, "-m", "torch.distributed.run", *map(str, [*launcher, *script, *words])]
+    line = list(map(str, [*launcher, *script, *words]))
+    out, environment = folder / f"torchrun{time.monotonic_ns()}.log", os.environ | {"OMP_NUM_THREADS": "1"}
+    if machine is None:
+        return Forked(folder, out, Path(torch.distributed.run.__file__), *line, environment=environment)
+    command = ["ip", "netns", "exec", machine, sys.executable, "-m", "torch.distributed.run", *line]
+    environment["GLOO_SOCKET_IFNAME"] = "eth0"
+    with open(out, "wb") as file:
+        return subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)
+
+
+def ranks(folder, *lines):
+    """The exit codes of processes that meet each other without torchrun, one for each line of train.py's words."""
+    port, started = free_port(), []
+    for rank, words in enumerate(lines):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(lines), "LOCAL_WORLD_SIZE": len(lines), "OMP_NUM_THREADS": 1}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = os.environ | {name: str(value) for name, value in (own | where).items()}
+        started.append(Forked(folder, folder / f"torchrun{port}_{rank}.log", ROOT / "train.py", *words, environment=environment))
+    return [process.wait() for process in started]
+
+
+def run_alone(folder, tag, *words):
+    """The exit code of a run of one process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if machine is not None:
-        command = ["ip", "netns", "exec", machine, *command]
-        environment["GLOO_SOCKET_IFNAME"] = "eth0"
-    with open(folder / f"torchrun{time.monotonic_ns()}.log", "wb") as file:
-        agents.append(subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=environment))
-    return agents[-1]
+    return Forked(folder, folder / f"{tag}.log", ROOT / "train.py", "--tag", tag, *words, environment=environment).wait()
 
 
 def logs(folder):
@@ -72,7 +76,7 @@ def logs(folder):
 def alone(photo_set, tmp_path_factory):
     """The folder of an undisturbed run of one process."""
     folder = tmp_path_factory.mktemp("processes")
-    assert crash_test.train(folder, "one", [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2"]).wait() == 0
+    assert run_alone(folder, "one", *FLAGS.split(), "--data_root", photo_set, "--epochs", 2) == 0
     return folder
 
 
@@ -107,18 +111,14 @@ def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set
     for name in ("train", "val"):
         lines = (photo_set / f"{name}.txt").read_text().splitlines()
         (tmp_path / f"other/{name}.txt").write_text("\n".join(lines[:-1] if name == "train" else lines) + "\n")
-    alike = [sys.executable, ROOT / "train.py", *FLAGS.split(), "--epochs", 1, "--tag", "unlike"]
-    words = [["--data_root", photo_set], ["--data_root", tmp_path / "other", "-b", 24, "--lr", 0.5, "--seed", 3]]
-    cases = "\n".join(f"{rank}) exec {shlex.join(map(str, [*alike, *more]))} ;;" for rank, more in enumerate(words))
-    (tmp_path / "start.sh").write_text(f"case $RANK in\n{cases}\nesac\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", "--no-python"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "bash", tmp_path / "start.sh"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode != 0
-    told = done.stderr.split("not started alike:")[1].split("Give each machine")[0].splitlines()
+    alike = [*FLAGS.split(), "--epochs", 1, "--tag", "unlike"]
+    unlike = ["--data_root", tmp_path / "other", "-b", 24, "--lr", 0.5, "--seed", 3]
+    assert ranks(tmp_path, [*alike, "--data_root", photo_set], [*alike, *unlike]) == [2, 2]
+    said = logs(tmp_path)
+    told = said.split("not started alike:")[1].split("Give each machine")[0].splitlines()
     assert [line.split(":")[0].strip() for line in told if ":" in line] == ["--batch_size", "--lr", "--seed", "the training list"]
-    assert "--lr: 0.01 (process 0), 0.5 (process 1)" in done.stderr
-    assert "Traceback" not in done.stderr.split("not started alike:")[0]
+    assert "--lr: 0.01 (process 0), 0.5 (process 1)" in said
+    assert "Traceback" not in said.split("not started alike:")[0]
     assert not list(tmp_path.glob("checkpoints/unlike/*.pt"))
 
 
@@ -126,26 +126,36 @@ def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set
 def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
     """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch."""
     tag = more.split()[0].strip("-")
-    words = [*FLAGS.split(), "--data_root", str(photo_set), "--epochs", "2", *more.split()]
-    assert crash_test.train(alone, tag, words).wait() == 0
-    launcher = ["--nproc_per_node=2", "--master_port", free_port()]
-    assert torchrun(alone, launcher, *words, "--tag", f"{tag}2").wait() == 0, logs(alone)
+    words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, *more.split()]
+    assert run_alone(alone, tag, *words) == 0
+    assert ranks(alone, *[[*words, "--tag", f"{tag}2"]] * 2) == [0, 0], logs(alone)
     one, plain, two = (checkpoint.load(alone / f"checkpoints/{name}/last.pt") for name in (tag, "one", f"{tag}2"))
     assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
 
 
-def test_eval_gives_the_score_that_two_processes_printed(photo_set, tmp_path):
+def test_eval_gives_the_score_that_two_processes_printed(script, photo_set, tmp_path):
     """With batch norm, whose statistics differ between the processes after each step."""
     words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd --precision fp32 --epochs 3"
-    launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
-    assert torchrun(tmp_path, launcher, *words.split(), *more).wait() == 0, logs(tmp_path)
+    assert ranks(tmp_path, *[[*words.split(), *more]] * 2) == [0, 0], logs(tmp_path)
     last = checkpoint.load(tmp_path / "checkpoints/bn/last.pt")["history"][-1]
-    command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/bn/last.pt", "--data_root", photo_set, "-b", "12", "--gpu", "-1"]
-    command += ["--no-fold", "--no-report", "--resamples", "0"]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = [
+        "--load",
+        "checkpoints/bn/last.pt",
+        "--data_root",
+        photo_set,
+        "-b",
+        12,
+        "--gpu",
+        -1,
+        "--no-fold",
+        "--no-report",
+        "--resamples",
+        0,
+    ]
+    done = script("eval.py", *words)
+    assert done.code == 0, done.err
     found = json.loads((tmp_path / "results/cache/bn_3/metrics.json").read_text())
     assert found["loss"] == pytest.approx(last["val_loss"], abs=1e-6)
     assert found["top1"] == last["val_top1"]
@@ -173,7 +183,7 @@ def undisturbed(photo_set, tmp_path_factory):
     """The folder of a longer run of two processes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "whole"]
-    assert torchrun(folder, ["--nproc_per_node=2", "--master_port", free_port()], *words).wait() == 0, logs(folder)
+    assert ranks(folder, words, words) == [0, 0], logs(folder)
     return folder
 
 
@@ -224,7 +234,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, pho
     assert agent.wait() == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
     assert 2 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 6
-    assert torchrun(tmp_path, launcher, "--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0).wait() == 0, logs(tmp_path)
+    assert ranks(tmp_path, *[["--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0]] * 2) == [0, 0], logs(tmp_path)
     assert as_undisturbed(undisturbed, tmp_path)
 
 
