@@ -1,4 +1,4 @@
-"""Commands that a script prints: complete, quoted for a shell, with every flag that differs from its default."""
+"""Commands that a script prints: complete, quoted for a shell, with every option that differs from its default."""
 
 import argparse
 import os
@@ -11,59 +11,52 @@ from options.options import build_parser
 from options.parser import long_name
 
 SCRIPTS = ("train.py", "eval.py", "submit.py", "clear.py")
-CHECKPOINTS_OWN = (
-    "tag",
-    "config",
-    "seed",
-    "model",
-    "scale",
-    "fit",
-    "precision",
-    "on_bad_image",
-)  # not for who evaluates a run
-ENSEMBLES_OWN = ("load", "weights", "blend", "tta", "scale", "fit")  # what an ensemble.yaml says
-GIVEN_COUNTS = ("data_root",)  # its default, typed, overrides the lists that a checkpoint remembers
+# Options of a training run that the evaluation of its checkpoint does not take over.
+NOT_EVALUATED = ("tag", "config", "seed", "model", "scale", "fit", "precision", "on_bad_image")
+ENSEMBLE_OPTIONS = ("load", "weights", "blend", "tta", "scale", "fit")  # options that an ensemble.yaml holds
+PRINTED_IF_GIVEN = ("data_root",)  # given with its default value, it overrides the lists that a checkpoint remembers
 
 
 def command(script: str, values: Mapping[str, Any]) -> str:
-    """Return the shell command that runs `script` ("eval") with those of `values` that are its flags and not their defaults.
+    """Return the shell command that runs `script` ("eval") with those of `values` that are not defaults.
 
-    A flag of GIVEN_COUNTS that `values["given"]` names is printed with its default too.
-    The script is looked for where the running one is. What `values` calls None, and what is no flag of it, is left out.
+    An option of PRINTED_IF_GIVEN that `values["given"]` names is printed even with its default. Values of None and
+    names that are no option of the script are left out. The script has the folder of the running script.
     """
-    given = set(values.get("given") or ()) & set(GIVEN_COUNTS)
+    given = set(values.get("given") or ()) & set(PRINTED_IF_GIVEN)
     flags = build_parser(script).flags().values()
     words = [word for action in flags for word in _words(action, values.get(action.dest), action.dest in given)]
     return shlex.join(["python", _beside(f"{script}.py"), *words])
 
 
 def words(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[str]:
-    """Return those of `values` that are arguments of `parser` and not their defaults, as words: `["all.txt", "--val", "0.2"]`."""
+    """Return the words for those of `values` that are not defaults of `parser`: `["all.txt", "--val", "0.2"]`."""
     return [word for action in parser._actions for word in _words(action, values.get(action.dest), False)]
 
 
 def after_training(script: str, checkpoint: str, opt: argparse.Namespace) -> str:
-    """Return the command that evaluates `checkpoint`, or submits with it ("submit"), as the training run `opt` read its images."""
-    shared = {name: value for name, value in vars(opt).items() if name not in CHECKPOINTS_OWN}
+    """Return the command of `script` ("eval", "submit") for `checkpoint`, with the data options of its run `opt`."""
+    shared = {name: value for name, value in vars(opt).items() if name not in NOT_EVALUATED}
     return command(script, shared | {"load": [checkpoint]})
 
 
 def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:
-    """Return the command that continues the training run `opt` from its last.pt, under torchrun if it had several processes."""
+    """Return the command that continues the training run `opt` from its last.pt; `processes` above 1 need torchrun."""
     own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
     text = command("train", own | {"resume": True})
     return f"torchrun --nproc_per_node={processes} {text.removeprefix('python ')}" if processes > 1 else text
 
 
 def after_evaluation(opt: argparse.Namespace, ensemble: Any = None, temperature: str | None = None) -> str:
-    """Return the command that submits with the members, views and weights that eval.py scored, `opt` being its options.
+    """Return the command that submits with the members, views and weights that eval.py scored with the options `opt`.
 
     Args:
-        ensemble: the ensemble.yaml that holds the members, weights and views in their place. temperature: a fitted one.
+        ensemble: path of an ensemble.yaml, which replaces the members, weights and views of `opt`.
+        temperature: a fitted temperature, which replaces that of `opt`.
     """
     values = {**vars(opt), "debug": False, "save_probs": False}
     if ensemble is not None:
-        values |= {"ensemble": ensemble} | dict.fromkeys(ENSEMBLES_OWN)
+        values |= {"ensemble": ensemble} | dict.fromkeys(ENSEMBLE_OPTIONS)
     return command("submit", values | ({"temperature": temperature} if temperature else {}))
 
 
@@ -73,7 +66,7 @@ def _beside(script: str) -> str:
 
 
 def _words(action: argparse.Action, value: Any, given: bool) -> list[str]:
-    """The words of a command line for one flag; none where it has its default, unless it was `given`."""
+    """Return the words of one flag; none if the value is the default, unless `given`."""
     if value is None or (value == action.default and not given):
         return []
     if not action.option_strings:

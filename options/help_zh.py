@@ -1,6 +1,6 @@
-"""The help of every flag in Chinese, for docs/zh/options.md; `python -m tools.docs` writes it there.
+"""The help of every flag in Chinese; `python -m tools.docs` writes it into docs/zh/options.md.
 
-A text goes by its flag's `dest`; where a script means something else by it, by "<script>.<dest>" (submit.py: as eval.py).
+The key is the flag's `dest`, or "<script>.<dest>" for a script with another meaning (submit.py: as eval.py).
 """
 
 from options import choices
@@ -170,6 +170,6 @@ GROUPS = {
 
 
 def help_zh(script: str, dest: str) -> str:
-    """The Chinese help of a flag of `script` ("train", "eval", "submit", "clear"). Raises KeyError where there is none."""
+    """Return the Chinese help of a flag of `script` ("train", "eval", "submit", "clear"). Raises KeyError without one."""
     like = "eval" if script == "submit" else script
     return HELP.get(f"{like}.{dest}") or HELP[dest]

@@ -1,4 +1,4 @@
-"""One parser a script, from groups of flags. Nothing is parsed, read or written on import.
+"""One parser per script, built from groups of flags. Nothing is parsed, read or written on import.
 
 from options import parse_train
 opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
@@ -9,30 +9,31 @@ from collections.abc import Sequence
 
 from options import rules, shared_flags, train_flags
 from options.parser import Parser, expanded
+from options.values import Options
 
 
-def parse_train(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of train.py. Raises SystemExit(2), after one message, where they are wrong."""
+def parse_train(argv: Sequence[str] | None = None) -> Options:
+    """Return the options of train.py. Raises SystemExit(2), after one message, if they are wrong."""
     return build_parser("train").parse(argv)
 
 
-def parse_eval(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of eval.py. Raises SystemExit(2), after one message, where they are wrong."""
+def parse_eval(argv: Sequence[str] | None = None) -> Options:
+    """Return the options of eval.py. Raises SystemExit(2), after one message, if they are wrong."""
     return build_parser("eval").parse(argv)
 
 
-def parse_submit(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of submit.py. Raises SystemExit(2), after one message, where they are wrong."""
+def parse_submit(argv: Sequence[str] | None = None) -> Options:
+    """Return the options of submit.py. Raises SystemExit(2), after one message, if they are wrong."""
     return build_parser("submit").parse(argv)
 
 
-def parse_clear(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options of clear.py. Raises SystemExit(2), after one message, where they are wrong."""
+def parse_clear(argv: Sequence[str] | None = None) -> Options:
+    """Return the options of clear.py. Raises SystemExit(2), after one message, if they are wrong."""
     return build_parser("clear").parse(argv)
 
 
 def build_parser(script: str) -> Parser:
-    """The parser of "train", "eval", "submit" or "clear"; docs/options.md is made from it."""
+    """Return the parser of "train", "eval", "submit" or "clear"; docs/options.md is made from it."""
     return {"train": _train, "eval": _eval, "submit": _submit, "clear": _clear}[script]()
 
 
@@ -65,15 +66,15 @@ def _eval() -> Parser:
     shared_flags.inference(parser)
     group = parser.group("evaluation")
     group(
-        "--report", action=shared_flags.SWITCH, default=True, help="write report.html, one page to look at and to send"
+        "--report", action=shared_flags.SWITCH, default=True, help="write report.html, a single page to read and share"
     )
     group(
         "--compare",
         type=expanded,
         metavar="CSV",
-        help="predictions.csv of another evaluation of this list: McNemar's test, and changes",
+        help="predictions.csv of another evaluation of this list: show McNemar's test and the changed images",
     )
-    group("--calibrate", action="store_true", help="fit the temperature on this list, and store it in the checkpoint")
+    group("--calibrate", action="store_true", help="fit a temperature on this list and store it in the checkpoint file")
     group(
         "--resamples",
         type=int,
@@ -81,58 +82,58 @@ def _eval() -> Parser:
         low=0,
         high=100_000,
         metavar="N",
-        help="bootstrap samples for the intervals of the scores; 0: none",
+        help="bootstrap resamples for the confidence intervals of the scores; 0: no intervals",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
     return parser
 
 
 def _submit() -> Parser:
-    parser = Parser("submit.py", "Predict the class of each image of the test list, and write a submission.")
+    parser = Parser("submit.py", "Predict the class of each image of the test list and write a submission.")
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     group = parser.group("submission")
-    group(
-        "--out", type=expanded, metavar="FILE", help="where it goes; by default results/<tag>/submission.csv (or .json)"
-    )
+    group("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
     shared_flags.force(group, "--out")
     group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
-    group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="the header of the CSV")
-    group("--header", action=shared_flags.SWITCH, default=True, help="write the header")
-    group("--separator", default=",", metavar="CHAR", help="between the columns: one character, or tab")
+    group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="column names of the CSV")
+    group("--header", action=shared_flags.SWITCH, default=True, help="write the column names")
+    group("--separator", default=",", metavar="CHAR", help="column separator: one character, or tab")
     group(
         "--id",
         choices=("file", "stem", "path"),
         default="file",
-        help="the file's name, without its ending, or the path as listed",
+        help="file name, file name without extension (stem), or path as listed",
     )
     group(
         "--labels",
         choices=("number", "name"),
         default="number",
-        help="what names a class: its number, or its line of classes.txt",
+        help="write a class as its number, or as its line of classes.txt",
     )
-    group("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="so many classes a row, likeliest first")
-    group("--joiner", default=" ", metavar="TEXT", help="between the classes of --top_k in a CSV")
+    group("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
+    group("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
     group(
         "--pseudo_label",
         type=float,
         low=0,
         high=1,
         metavar="P",
-        help="also write <out>.pseudo.txt: a training list of the images whose class has this probability or more",
+        help="also write <out>.pseudo.txt, a training list of the images predicted with at least this probability",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.cache]
     return parser
 
 
 def _clear() -> Parser:
-    parser = Parser("clear.py", "Put one experiment's checkpoints, logs, results and run_log lines into .trash/.")
+    parser = Parser("clear.py", "Move the checkpoints, logs, results and run_log lines of one experiment to .trash/.")
     group = parser.group("clear")
-    group("--tag", help="the experiment; exactly this one")
-    group("--restore", action="store_true", help="bring the tag back from the trash (the newest, if there are several)")
-    group("--rm", action="store_true", help="delete for good, the tag's entries in the trash too")
+    group("--tag", help="experiment to clear; only this exact name")
+    group(
+        "--restore", action="store_true", help="restore the tag from the trash (the newest entry, if there are several)"
+    )
+    group("--rm", action="store_true", help="delete permanently, including the tag's entries in the trash")
     shared_flags.add_folders(group, "checkpoint", "log", "result")
     parser.rules += [rules.tag, rules.clear]
     return parser

@@ -1,4 +1,4 @@
-"""Argparse parsers that suggest the flag meant by a mistyped one; a script's parser also checks ranges and reads YAML."""
+"""Argparse parsers that suggest a flag for a mistyped one; a script's parser also checks ranges and reads YAML."""
 
 import argparse
 import os
@@ -94,8 +94,8 @@ class ToolParser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
             hint = did_you_mean(str(value), names)
-            allowed = f"choose from {', '.join(names)}"
-            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{hint and f'. {hint}'} ({allowed})")
+            hint = hint and f". {hint}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{hint} (choose from {', '.join(names)})")
 
 
 class Parser(ToolParser):
@@ -103,7 +103,7 @@ class Parser(ToolParser):
 
     An alias is a second long name in `add_argument`: `group("--smooth", "--label_smoothing")`. It works on the command
     line, in a file, and in --no- forms. The options, checkpoints and printed commands use the first name.
-    A user's mistake ends with exit code 2 and one message that lists every problem, in the spelling that the user chose.
+    A user's mistake ends with exit code 2 and one message that lists every problem, in the user's spelling.
     """
 
     def __init__(self, prog: str, description: str) -> None:
@@ -127,7 +127,7 @@ class Parser(ToolParser):
         return {action.dest: action for action in self._actions if action.dest != "help"}
 
     def names(self) -> dict[str, str]:
-        """Return {name: dest} of every long name without its dashes: {"smooth": "smooth", "label_smoothing": "smooth"}."""
+        """Return {long name without dashes: dest}, such as {"smooth": "smooth", "label_smoothing": "smooth"}."""
         return {flag[2:]: dest for dest, action in self.flags().items() for flag in long_names(action)}
 
     def parse(self, argv: Sequence[str] | None = None) -> Options:

@@ -1,33 +1,33 @@
-"""YAML as text: a value is what was written, and no guess at its type.
+"""YAML whose values stay text, as written.
 
-YAML 1.1 makes 83 of `0123`, 1.1 of `1.10`, True of `on`. Here each value stays text, and whoever knows its type reads it.
+YAML 1.1 reads `0123` as 83, `1.10` as 1.1 and `on` as True. Here the caller, who knows the type, converts each value.
 """
 
 import os
 from typing import Any
 
-MAX_BYTES = 1_000_000  # options, members and ranges are a few lines
+MAX_BYTES = 1_000_000
 MAX_DEPTH = 10
 NOTHING = ("", "~", "null", "Null", "NULL")  # unquoted
 
 
 class YamlError(ValueError):
-    """A file that is no YAML, or more than plain values; the message is one line."""
+    """Raised for a file that is not YAML or holds more than plain values; the message is one line."""
 
 
 def read_yaml(path: str | os.PathLike[str]) -> Any:
-    """Return the content of a YAML file as dicts and lists of text; None for what is left empty or null.
+    """Return the content of a YAML file as dicts and lists of text; None for an empty or null value.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        YamlError: it is no YAML in UTF-8, holds an alias, a tag or the same key twice, is nested too deeply, or too long.
+        OSError: the file does not exist or cannot be read.
+        YamlError: the file is not YAML in UTF-8, has an alias, a tag or a key twice, or is too deep or too long.
     """
-    import yaml  # the one import here that is not the standard library's: only who asks for a file pays for it
+    import yaml  # not in the standard library: imported only where a file is read
 
     with open(path, "rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise YamlError(f"it has more than {MAX_BYTES:,} bytes, so it is no file of options")
+        raise YamlError(f"it has more than {MAX_BYTES:,} bytes; a file of options is smaller")
     try:
         return _construct(yaml.compose(content.decode("utf-8-sig"), Loader=_loader()))
     except UnicodeDecodeError as error:
@@ -37,7 +37,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
 
 def _loader() -> Any:
-    """A loader that refuses aliases (a kilobyte of them is a gigabyte of content) and deep nesting, before it builds any."""
+    """Return a loader that refuses deep nesting, and aliases: a kilobyte of them expands to a gigabyte."""
     import yaml
 
     class Loader(yaml.BaseLoader):
@@ -77,7 +77,7 @@ def _construct(node: Any) -> Any:
         if not isinstance(key, yaml.ScalarNode):
             raise YamlError(f"a name must be text{_place(key)}")
         if key.value in found:
-            raise YamlError(f"{key.value!r} stands there twice{_place(key)}")
+            raise YamlError(f"{key.value!r} appears twice{_place(key)}")
         found[key.value] = _construct(value)
     return found
 

@@ -1,16 +1,16 @@
-"""Rules across flags: each gives the problems it finds, so that all can be reported at once."""
+"""Rules across options. Each returns a list of problems, so that all can be reported at once."""
 
 import argparse
 import re
 
-MAX_TAG_BYTES = 200  # a folder that is on its way has a longer name, and file systems take 255
+MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
 
 
 def tag(opt: argparse.Namespace, max_bytes: int = MAX_TAG_BYTES) -> list[str]:
-    """A tag is one safe file name."""
+    """Require a tag that is one safe file name."""
     tag = opt.tag
     if tag is None:
-        return ["--tag is needed: which experiment? (a folder's name under checkpoints/ or logs/)"]
+        return ["--tag is needed: which experiment? (the name of a folder in checkpoints/ or logs/)"]
     if (
         re.fullmatch(r"[^\s/\\.:*?\"<>|\x00-\x1f-][^\s/\\:*?\"<>|\x00-\x1f]{0,99}", tag)
         and len(tag.encode(errors="surrogatepass")) <= max_bytes
@@ -24,30 +24,31 @@ def tag(opt: argparse.Namespace, max_bytes: int = MAX_TAG_BYTES) -> list[str]:
 
 
 def load(opt: argparse.Namespace) -> list[str]:
-    """Evaluation and submission need a checkpoint."""
+    """Require a checkpoint: --load or --ensemble, not both."""
     if opt.ensemble:
-        said = [name for name in ("load", "weights") if getattr(opt, name)]
+        given = [name for name in ("load", "weights") if getattr(opt, name)]
         return [
-            f"--ensemble and --{name} contradict: the file names its members and weights; leave one out"
-            for name in said
+            f"--ensemble and --{name} contradict: the file holds members and weights; leave one out" for name in given
         ]
     return [] if opt.load else ["--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)"]
 
 
 def weights(opt: argparse.Namespace) -> list[str]:
-    """--weights fits --load."""
+    """Require one weight per checkpoint, not all of them 0."""
     if opt.weights is None or opt.load is None:
         return []
     problems = []
     if len(opt.weights) != len(opt.load):
-        problems.append(f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one for each")
+        problems.append(
+            f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one per checkpoint"
+        )
     if sum(opt.weights) == 0:
-        problems.append("--weights are all 0; at least one must be above it")
+        problems.append("--weights are all 0; at least one must be above 0")
     return problems
 
 
 def blend(opt: argparse.Namespace) -> list[str]:
-    """Fitted weights need several members, labels, and to be left to the fit."""
+    """Require several members and labels where --blend fits the weights, and no weights from the user."""
     if opt.blend not in ("greedy", "optimal"):
         return []
     problems = []
@@ -58,21 +59,20 @@ def blend(opt: argparse.Namespace) -> list[str]:
     elif opt.load and len(opt.load) < 2:
         problems.append(f"--blend {opt.blend} needs two or more --load")
     if opt.weights:
-        problems.append(f"--weights and --blend {opt.blend} contradict: it finds the weights; leave one out")
+        problems.append(f"--weights and --blend {opt.blend} contradict: --blend fits the weights; leave one out")
     if "test_list" in vars(opt):
         problems.append(
-            f"--blend {opt.blend} fits weights to labels, and a test list has none: use eval.py, then submit.py --ensemble FILE"
+            f"--blend {opt.blend} fits weights to labels, which a test list does not have. "
+            "Try: eval.py, then submit.py --ensemble FILE"
         )
     return problems
 
 
 def submission(opt: argparse.Namespace) -> list[str]:
-    """A form that can be read back."""
+    """Require a format of the submission that can be read back."""
     problems = []
     if opt.separator != "tab" and (len(opt.separator) != 1 or opt.separator in '"\r\n'):
-        problems.append(
-            f"--separator is {opt.separator!r}; allowed: one character that is no quote or line end, or tab"
-        )
+        problems.append(f"--separator is {opt.separator!r}; allowed: one character (no quote, no line end), or tab")
     if opt.format == "json":
         unused = [name for name in ("columns", "header", "separator", "joiner") if name in opt.given]
         problems += [
@@ -81,48 +81,43 @@ def submission(opt: argparse.Namespace) -> list[str]:
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.pseudo_label is not None and opt.blend == "rank":
-        problems.append(
-            "--pseudo_label and --blend rank contradict: ranks are no probabilities; blend by mean or logits"
-        )
+        problems.append("--pseudo_label and --blend rank contradict: ranks are not probabilities. Try: --blend mean")
     return problems
 
 
 def calibrate(opt: argparse.Namespace) -> list[str]:
-    """--calibrate fits from scratch."""
+    """Allow no --temperature beside --calibrate."""
     clash = opt.calibrate and opt.temperature != "none"
-    return ["--calibrate fits a temperature from 1; leave --temperature out, or say none"] if clash else []
+    return ["--calibrate and --temperature contradict: --calibrate fits a temperature; leave one out"] if clash else []
 
 
 def resume(opt: argparse.Namespace) -> list[str]:
-    """What gives the first weights is said once."""
+    """Allow one source of the initial weights."""
     problems = []
     if opt.resume and "pretrained" in opt.given and opt.pretrained:
         problems.append(
-            "--resume and --pretrained contradict: a resumed run has its weights from the checkpoint; leave one out"
+            "--resume and --pretrained contradict: a resumed run takes its weights from the checkpoint; leave one out"
         )
     if opt.load and "pretrained" in opt.given and opt.pretrained:
-        problems.append("--load and --pretrained contradict: both give the first weights; leave one out")
+        problems.append("--load and --pretrained contradict: both set the initial weights; leave one out")
     return problems
 
 
 def mixing(opt: argparse.Namespace) -> list[str]:
-    """Losses, mixing and rates that do not go together."""
+    """Refuse losses, mixing and learning rates that do not work together."""
     problems = []
     if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
-        problems.append(
-            "--loss ohem and --mixup/--cutmix contradict: a blended sample is hard by making; leave one out"
-        )
+        problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is always hard; leave one out")
     margin = opt.head in ("arcface", "subcenter") and opt.head_margin > 0
     if margin and (opt.mixup or opt.cutmix):
         problems.append(
-            f"--head {opt.head} and --mixup/--cutmix contradict: a margin wants one target a sample; leave one out, or --head_margin 0"
+            f"--head {opt.head} and --mixup/--cutmix contradict: a margin needs one target per sample; "
+            "leave one out, or give --head_margin 0"
         )
     if opt.loss == "bce" and (margin or opt.logit_adjust):
-        problems.append(
-            "--loss bce has no softmax, which --logit_adjust and the margin of --head are for; leave one out"
-        )
+        problems.append("--loss bce has no softmax, which --logit_adjust and the margin of --head need; leave one out")
     if opt.loss == "ohem" and opt.class_weight != "none":
-        problems.append("--loss ohem and --class_weight contradict: both say which samples count; leave one out")
+        problems.append("--loss ohem and --class_weight contradict: both weight the samples; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:
         problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
     if opt.min_lr > opt.lr:
@@ -131,28 +126,28 @@ def mixing(opt: argparse.Namespace) -> list[str]:
 
 
 def stepping(opt: argparse.Namespace) -> list[str]:
-    """Ways to step that do not go together."""
+    """Refuse ways of stepping that do not work together."""
     problems = []
     if opt.sam and opt.accumulate > 1:
         problems.append(
-            "--sam and --accumulate contradict: it climbs by one batch's gradient and steps from the same; leave one out"
+            "--sam and --accumulate contradict: both steps of SAM use the gradient of one batch; leave one out"
         )
     if opt.sam and opt.precision == "fp16":
         problems.append(
-            "--sam and --precision fp16 contradict: it would climb by scaled gradients; allowed: bf16, fp32"
+            "--sam and --precision fp16 contradict: SAM would ascend along scaled gradients; allowed: bf16, fp32"
         )
     if opt.clip_mode != "norm" and opt.clip_grad is None:
-        problems.append(f"--clip_mode {opt.clip_mode} clips nothing without --clip_grad VALUE; give both, or neither")
+        problems.append(f"--clip_mode {opt.clip_mode} has no effect without --clip_grad VALUE; give both, or neither")
     return problems
 
 
 def cache(opt: argparse.Namespace) -> list[str]:
-    """--cache is one of its three forms."""
+    """Require one of the three forms of --cache."""
     if opt.cache in ("none", "ram") or (opt.cache.startswith("disk:") and len(opt.cache) > 5):
         return []
     return [f"--cache is {opt.cache!r}; allowed: none, ram, disk:DIR"]
 
 
 def clear(opt: argparse.Namespace) -> list[str]:
-    """Bring back, or delete."""
-    return ["--restore and --rm contradict: bring back, or delete? leave one out"] if opt.restore and opt.rm else []
+    """Refuse to restore and delete at once."""
+    return ["--restore and --rm contradict: leave one out"] if opt.restore and opt.rm else []

@@ -1,4 +1,4 @@
-"""Options that a checkpoint holds, held against the flags of train.py: a file's values are not to be trusted as a parser's are."""
+"""Check the options in a checkpoint against the flags of train.py: no parser has seen the values of a file."""
 
 import argparse
 import functools
@@ -10,7 +10,7 @@ from options import rules
 from options.options import build_parser
 from options.parser import Parser, beyond
 
-PRECISIONS = ("fp32", "bf16", "fp16")  # what --precision auto can come to
+PRECISIONS = ("fp32", "bf16", "fp16")  # results of --precision auto
 
 
 @functools.cache
@@ -19,7 +19,7 @@ def _parser() -> Parser:
 
 
 def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
-    """Return a line for each value that no command line could have given to its flag. Names that are no flags are left alone."""
+    """Return a line for each value that its flag does not allow. Names that are no flags are ignored."""
     parser, problems = _parser(), []
     for name, action in parser.flags().items():
         if name in values:
@@ -28,16 +28,16 @@ def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
     if "tag" in values and not problems:
         problems += rules.tag(
             argparse.Namespace(tag=values["tag"]), max_bytes=255
-        )  # earlier versions took what a file system takes
+        )  # earlier versions allowed the limit of file systems
     if values.get("precision_used", "fp32") not in PRECISIONS:
         problems.append(f"precision_used is {values['precision_used']!r}; allowed: {', '.join(PRECISIONS)}")
     if not isinstance(values.get("precision_why", ""), str):
-        problems.append("precision_why is no text")
+        problems.append("precision_why is not text")
     return problems
 
 
 def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None], value: Any) -> str:
-    """Return what the flag allows, where `value` is something else; else ""."""
+    """Return what the flag allows if it does not allow `value`; else ""."""
     if value is None:
         return "" if action.default is None else "a value"
     if action.nargs == 0:

@@ -1,4 +1,4 @@
-"""Flags that several scripts share: the run, its data, inference."""
+"""Flags that several scripts share: run, data, inference."""
 
 import argparse
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from options import choices
 from options.parser import Parser, expanded
 
 SWITCH = argparse.BooleanOptionalAction
-MAX_PIXELS = 178_956_970  # dataloader.decode's, which this package does not import
-BOMB = "an image with more (width times height) is not decoded, and counts as unreadable: a decompression bomb?"
+MAX_PIXELS = 178_956_970  # as in dataloader.decode, which this package does not import
+BOMB = "images with more pixels (width times height) are not decoded and count as unreadable (decompression bombs)"
 
 
 FOLDERS = {
@@ -19,51 +19,56 @@ FOLDERS = {
 
 
 def add_folders(group: Callable[..., None], *names: str) -> None:
-    """One --<name>_dir each."""
+    """Add a --<name>_dir for each name of FOLDERS."""
     for name in names:
         default, what = FOLDERS[name]
         group(f"--{name}_dir", type=expanded, default=default, metavar="DIR", help=what)
 
 
 def force(group: Callable[..., None], flag: str) -> None:
-    """--force, for what `flag` names."""
+    """Add --force for the output that `flag` names."""
     group(
         "--force",
         action="store_true",
-        help=f"let {flag} replace a file of another kind; what the command reads is never replaced",
+        help=f"let {flag} replace a file of another kind; an input of the command is never replaced",
     )
 
 
 def run(parser: Parser, *folders: str) -> None:
-    """The tag, the device, the workers."""
+    """Add the tag, the device and the workers, and a flag for each of `folders`."""
     group = parser.group("run")
-    group("--tag", default="cache", help="name of the experiment, and of its folders")
-    group("--config", type=expanded, metavar="FILE", help="YAML file of `option: value`; flags on the command line win")
+    group("--tag", default="cache", help="name of the experiment and of its folders")
+    group(
+        "--config",
+        type=expanded,
+        metavar="FILE",
+        help="YAML file with lines of `option: value`; the command line overrides it",
+    )
     group(
         "--gpu",
         type=int,
         low=-1,
         metavar="N",
-        help="which GPU; -1 is the CPU; by default GPU 0, or the CPU where there is none",
+        help="number of the GPU; -1: CPU; default: GPU 0, or the CPU if there is no GPU",
     )
-    group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="the one source of all randomness")
+    group("--seed", type=int, default=42, low=0, high=2**63 - 1, help="seed of all randomness")
     group(
         "--deterministic",
         action="store_true",
-        help="only algorithms that give the same bits each time, and no TF32 (slower on CUDA)",
+        help="use only algorithms with bit-exact results, and no TF32 (slower on a GPU)",
     )
     group(
         "-w",
         "--workers",
         type=int,
         low=0,
-        help="threads or processes that load images; 0 loads between the steps; by default 2 on the CPU, on a GPU up to 16, by the cores",
+        help="threads or processes that load images; 0: between the steps; default: 2 on the CPU, up to 16 with a GPU",
     )
     group(
         "--loader",
         choices=("thread", "process"),
         default="thread",
-        help="process: for augmentation of your own in plain Python",
+        help="thread, or process: for your own augmentation in pure Python",
     )
     group(
         "--worker_timeout",
@@ -71,26 +76,24 @@ def run(parser: Parser, *folders: str) -> None:
         default=300,
         low=0,
         metavar="S",
-        help="seconds without a batch before a worker counts as stuck; 0: never",
+        help="seconds without a batch until a worker counts as stuck; 0: never",
     )
-    group("--debug", action="store_true", help="only the first few batches of each epoch")
+    group("--debug", action="store_true", help="use only the first few batches of each epoch")
     add_folders(group, *folders)
 
 
 def data(parser: Parser, lists: tuple[str, ...]) -> None:
-    """Lists, batch, squares, cache."""
+    """Add lists, batch size, image size and cache."""
     group = parser.group("data")
     training = "train" in lists
-    where = (
-        "the folder of the lists" if training else "the folder of the lists; by default that of the checkpoint's list"
-    )
+    where = "folder of the lists" if training else "folder of the lists; default: the folder of the checkpoint's list"
     group("--data_root", type=expanded, default="datasets", metavar="DIR", help=where)
     for name in lists:
-        what = "an image's path a line" if name == "test" else "a line: image path, space, label"
-        usual = f"{name}.txt in --data_root" if training else f"the checkpoint's, or {name}.txt in --data_root"
-        group(f"--{name}_list", type=expanded, metavar="FILE", help=f"{what}; by default {usual}")
-    low = 2 if training else 1  # batch normalisation has nothing to normalise in a batch of one
-    group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images a batch")
+        what = "one image path per line" if name == "test" else "one image path, a space and a label per line"
+        usual = f"{name}.txt in --data_root" if training else f"the checkpoint's list, or {name}.txt in --data_root"
+        group(f"--{name}_list", type=expanded, metavar="FILE", help=f"{what}; default: {usual}")
+    low = 2 if training else 1  # batch norm needs two images
+    group("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images per batch")
     if not training:
         group(
             "--scale",
@@ -99,15 +102,15 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
             low=8,
             high=4096,
             metavar="PX",
-            help="side of the square given to the network; by default the checkpoint's",
+            help="side of the square network input; default: the checkpoint's",
         )
         group(
             "--fit",
             "--resize_mode",
             choices=choices.FITS,
-            help="how an image becomes a square; by default the checkpoint's",
+            help="how an image becomes a square; default: the checkpoint's way",
         )
-        default, missing = "skip", "skip: it is named and counted apart, and gets a row all the same"
+        default, missing = "skip", "skip: log and count it, and still write its row"
     else:
         group(
             "--scale",
@@ -117,37 +120,37 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
             low=8,
             high=4096,
             metavar="PX",
-            help="side of the square given to the network",
+            help="side of the square network input",
         )
         group(
             "--fit",
             "--resize_mode",
             choices=choices.FITS,
             default="squash",
-            help="evaluation: squash the image, crop its centre, or pad it",
+            help="evaluation: resize both sides (squash), crop the centre, or pad",
         )
         group(
             "--num_classes",
             type=int,
             low=1,
             metavar="N",
-            help="by default the lines of classes.txt, or the largest label + 1; on --resume the checkpoint's",
+            help="default: the lines of classes.txt, or the largest label + 1; with --resume the checkpoint's",
         )
-        default, missing = "error", "skip: leave it out"
+        default, missing = "error", "skip: leave it out of the list"
     group(
         "--on_bad_image",
         choices=("error", "skip"),
         default=default,
-        help=f"a missing image, found before the start: stop, or {missing}",
+        help=f"image file missing before the start: error: stop; {missing}",
     )
-    group("--check_files", action=SWITCH, default=True, help="look for each file of the lists before the start")
+    group("--check_files", action=SWITCH, default=True, help="check before the start that every listed file exists")
     group("--max_pixels", type=int, default=MAX_PIXELS, low=1, high=2 * MAX_PIXELS, metavar="N", help=BOMB)
     group(
         "--cache",
         type=place,
         default="none",
         metavar="WHERE",
-        help="none, ram, or disk:DIR: keep each image small, once, for all epochs and runs",
+        help="none, ram or disk:DIR: store each image once, reduced, for all epochs and runs",
     )
     group(
         "--cache_size",
@@ -155,12 +158,12 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         low=8,
         high=4096,
         metavar="PX",
-        help="short side of a cached image; by default what --scale and --zoom need",
+        help="short side of a cached image; default: what --scale and --zoom need",
     )
     group(
         "--cache_format", choices=("jpeg", "raw"), default="jpeg", help="raw: no decoding, about eight times the space"
     )
-    group("--cache_quality", type=int, default=95, low=1, high=100, help="of cached JPEGs")
+    group("--cache_quality", type=int, default=95, low=1, high=100, help="quality of cached JPEGs")
 
 
 def place(text: str) -> str:
@@ -169,65 +172,67 @@ def place(text: str) -> str:
 
 
 def temperature(text: str) -> str:
-    """The value of --temperature: none, ckpt, or a number above 0, as text. Raises ArgumentTypeError otherwise."""
+    """Return the value of --temperature, none, ckpt, or a number above 0. Raises ArgumentTypeError for others."""
     if text not in ("none", "ckpt"):
         try:
             good = 0 < float(text) < float("inf")
         except ValueError:
             good = False
         if not good:
-            raise argparse.ArgumentTypeError(f"{text!r} is neither none, nor ckpt, nor a number above 0")
+            raise argparse.ArgumentTypeError(f"{text!r}; allowed: none, ckpt, or a number above 0")
     return text
 
 
 def inference(parser: Parser) -> None:
-    """Checkpoints to predict with, and how."""
+    """Add the checkpoints to predict with and the ways to predict."""
     group = parser.group("inference")
     group(
         "--load",
         type=expanded,
         nargs="+",
         metavar="CKPT",
-        help="one checkpoint, or several to blend, of any families; also probs.npz of --save_probs",
+        help="one checkpoint, or several to blend, of any networks; also probs.npz files of --save_probs",
     )
     group(
         "--ensemble",
         type=expanded,
         metavar="FILE",
-        help="in place of --load: members, weights and views from the ensemble.yaml of eval.py --blend",
+        help="instead of --load: take members, weights and views from the ensemble.yaml of eval.py --blend",
     )
-    group("--model", help="checked against the checkpoint; needed for a plain state dict only")
-    group("--weights", nargs="+", type=float, low=0, metavar="W", help="a weight for each --load; equal by default")
+    group("--model", help="checked against the checkpoint; required only for a plain state dict")
+    group("--weights", nargs="+", type=float, low=0, metavar="W", help="one weight per --load; default: equal weights")
     group(
         "--blend",
         choices=choices.BLENDS,
         default="mean",
-        help="of probabilities, of logits (views too), geometric, by 1/rank; greedy, optimal (eval): a mean whose weights are fitted",
+        help="average of probabilities, of logits (views too), geometric, or of 1/rank; "
+        "greedy, optimal (eval): fit the weights",
     )
     group(
         "--tta",
         choices=choices.TTAS,
         default="none",
-        help="average over views: mirrored, all 8 flips and transposes, 5 crops, 3 sizes",
+        help="average over views: mirror image, all 8 flips and transposes, 5 crops, 3 sizes",
     )
     group(
         "--precision",
         choices=(*choices.PRECISIONS, "fast"),
         default="auto",
-        help="auto: as the checkpoint was trained; fast: on the CPU the quicker of fp32 and bf16, by timing",
+        help="auto: as in training; fast: on the CPU, time fp32 and bf16 and use the faster",
     )
     group(
         "--fold",
         "--fuse_bn",
         action=SWITCH,
         default=True,
-        help="fold batch norm into convolutions: faster, equal but for rounding; not where --precision auto comes to bf16 or fp16",
+        help="fuse batch norm into convolutions: faster, same result but for rounding; "
+        "not used if --precision auto chooses bf16 or fp16",
     )
     group(
         "--temperature",
         type=temperature,
         default="none",
         metavar="T",
-        help="divide the logits: none, a number, or ckpt, what eval.py --calibrate stored",
+        help="divide the logits by it: none, a number, or ckpt (as stored by eval.py --calibrate)",
     )
-    group("--save_probs", action="store_true", help="also write probs.npz: file names, classes, probabilities")
+    group("--save_probs", action="store_true", help="also write probs.npz: file names, class names, probabilities")

@@ -9,7 +9,7 @@ SWITCH = argparse.BooleanOptionalAction
 
 
 def model(parser: Parser) -> None:
-    """The network, its first weights."""
+    """Add the network and its initial weights."""
     group = parser.group("model")
     group("--model", default="ResNeSt50", help=f"{', '.join(choices.MODELS)}, or timm:<name> for any model of timm")
     group("--pretrained", action=SWITCH, default=True, help="start from ImageNet weights")
@@ -18,7 +18,7 @@ def model(parser: Parser) -> None:
         type=expanded,
         default="pretrained",
         metavar="DIR",
-        help="where ImageNet weight files are looked for first",
+        help="folder that is searched first for ImageNet weight files",
     )
     group(
         "--load", type=expanded, metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)"
@@ -26,29 +26,34 @@ def model(parser: Parser) -> None:
     group(
         "--resume",
         action="store_true",
-        help="go on: optimizer and epoch too; from last.pt of the tag where --load is not given",
+        help="continue a run: restore optimizer and epoch too; without --load from the tag's last.pt",
     )
     group(
         "--overwrite",
         action="store_true",
-        help="delete the checkpoints and tables of an earlier run of this tag; else it is kept",
+        help="delete the checkpoints and tables of an earlier run of this tag; without it, training refuses to start",
     )
     group(
         "--head",
         choices=choices.HEADS,
         default="linear",
-        help="classifier: by angle (cosine), with a margin (arcface), with 3 centres a class",
+        help="classifier: linear, by angle (cosine), with a margin (arcface), with 3 centres per class (subcenter)",
     )
-    group("--head_scale", type=float, default=30.0, low=0.1, help="what cosines are multiplied by")
+    group("--head_scale", type=float, default=30.0, low=0.1, help="factor that multiplies the cosines")
     group(
         "--head_margin",
         type=float,
         default=0.3,
         low=0,
         high=1.5,
-        help="arcface, subcenter: added to the target's angle, in radians",
+        help="arcface, subcenter: radians added to the angle of the target class",
     )
-    group("--pool", choices=choices.POOLS, default="avg", help="gem: a generalised mean, whose power is learnt")
+    group(
+        "--pool",
+        choices=choices.POOLS,
+        default="avg",
+        help="global pooling: average, or generalised mean with a learnt exponent (gem)",
+    )
     group("--drop", "--dropout", type=float, default=0.0, low=0, high=0.95, help="dropout before the classifier")
     group(
         "--drop_path",
@@ -56,55 +61,76 @@ def model(parser: Parser) -> None:
         default=0.0,
         low=0,
         high=0.95,
-        help="stochastic depth, in the networks of timm that have it",
+        help="stochastic depth, for the networks of timm that support it",
     )
 
 
 def training(parser: Parser) -> None:
-    """Epochs, optimizer, schedule, precision."""
+    """Add epochs, optimizer, schedule and precision."""
     group = parser.group("training")
-    group("--epochs", type=int, default=20, low=1, metavar="N", help="how many epochs; a table like 2x sets its own")
+    group(
+        "--epochs",
+        type=int,
+        default=20,
+        low=1,
+        metavar="N",
+        help="number of epochs; a schedule such as 2x sets its own",
+    )
     group("--optimizer", default="adamw", help=", ".join(choices.OPTIMIZERS))
-    group("--lr", type=float, default=5e-4, low=0, high=100, help="highest learning rate")
+    group("--lr", type=float, default=5e-4, low=0, high=100, help="peak learning rate")
     group(
         "--weight_decay",
         type=float,
         low=0,
-        help="not on norms and biases; by default 0.05 for adamw, lion and muon, 1e-4 else",
+        help="not applied to norms and biases; default 0.05 for adamw, lion and muon, 1e-4 for the others",
     )
-    group("--momentum", type=float, default=0.9, low=0, high=1, help="of sgd")
+    group("--momentum", type=float, default=0.9, low=0, high=1, help="momentum of sgd")
     group("--scheduler", default="cos", help=f"{', '.join(choices.SCHEDULERS)}, or Nx for any N")
-    group("--warmup", type=float, default=0.0, low=0, metavar="EPOCHS", help="the rate rises linearly at first")
-    group("--min_lr", type=float, default=0.0, low=0, help="where cos, poly and onecycle end")
+    group(
+        "--warmup",
+        type=float,
+        default=0.0,
+        low=0,
+        metavar="EPOCHS",
+        help="epochs of linear warmup of the learning rate",
+    )
+    group("--min_lr", type=float, default=0.0, low=0, help="final learning rate of cos, poly and onecycle")
     group(
         "--step_size",
         type=int,
         default=10,
         low=1,
         metavar="EPOCHS",
-        help="--scheduler step: a drop to a tenth each so many epochs",
+        help="--scheduler step: multiply the learning rate by 0.1 every N epochs",
     )
     group(
         "--precision",
         choices=choices.PRECISIONS,
         default="auto",
-        help="auto: bf16 or fp16 on CUDA, the faster of fp32 and bf16 on the CPU",
+        help="auto: bf16 or fp16 on a GPU; on the CPU the faster of fp32 and bf16",
     )
-    group("--compile", action="store_true", help="compile the network (torch.compile): slow to begin, faster steps")
+    group("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
     group(
         "--sync_bn",
         action="store_true",
-        help="several processes: batch norm over the whole batch, not over each one's part",
+        help="several processes: batch norm over the whole batch instead of each process's part",
     )
-    group("--clip_grad", type=float, low=0, metavar="VALUE", help="clip the gradient, as --clip_mode says")
+    group(
+        "--clip_grad",
+        type=float,
+        low=0,
+        metavar="VALUE",
+        help="clip the gradient to this value, in the way of --clip_mode",
+    )
     group(
         "--clip_mode",
         choices=("norm", "value", "agc"),
         default="norm",
-        help="--clip_grad bounds the whole gradient's norm, each entry, or each unit's norm as a share of its weights' (agc; 0.01)",
+        help="--clip_grad bounds the norm of the whole gradient, each element, "
+        "or the norm per unit relative to its weights (agc; try 0.01)",
     )
     group(
-        "--accumulate", "--grad_accum_steps", type=int, default=1, low=1, metavar="K", help="batches an optimizer step"
+        "--accumulate", "--grad_accum_steps", type=int, default=1, low=1, metavar="K", help="batches per optimizer step"
     )
     group(
         "--ema",
@@ -113,14 +139,14 @@ def training(parser: Parser) -> None:
         low=0,
         high=0.999999,
         metavar="DECAY",
-        help="keep a running average of the weights, validate both, keep the better",
+        help="keep an exponential moving average of the weights, validate both, use the better",
     )
     group(
         "--swa",
         type=int,
         low=1,
         metavar="EPOCH",
-        help="also average the weights at each epoch's end, from this epoch on",
+        help="from this epoch on, also average the weights at the end of each epoch",
     )
     group(
         "--sam",
@@ -128,19 +154,19 @@ def training(parser: Parser) -> None:
         default=0.0,
         low=0,
         metavar="RHO",
-        help="sharpness-aware steps of this radius (0.05); twice the time",
+        help="sharpness-aware minimization with this radius (try 0.05); doubles the time per step",
     )
 
 
 def finetuning(parser: Parser) -> None:
-    """Which layers learn, and how fast."""
+    """Add freezing and the learning rate per layer."""
     group = parser.group("fine-tuning")
     group(
         "--freeze",
         type=int,
         low=-1,
         metavar="N",
-        help="the stem and the first N stages stand still; -1: all but the classifier",
+        help="freeze the stem and the first N stages; -1 freezes all but the classifier",
     )
     group(
         "--head_lr",
@@ -149,7 +175,7 @@ def finetuning(parser: Parser) -> None:
         default=1.0,
         low=0,
         metavar="F",
-        help="the classifier learns at F times --lr",
+        help="learning rate of the classifier, as a multiple of --lr",
     )
     group(
         "--layer_decay",
@@ -158,32 +184,39 @@ def finetuning(parser: Parser) -> None:
         low=0.01,
         high=1,
         metavar="D",
-        help="each layer learns at D times the next one's rate",
+        help="learning rate of each layer, as a multiple of the next layer's",
     )
 
 
 def loss(parser: Parser) -> None:
-    """The loss and what blends targets."""
+    """Add the loss, and the options that blend targets."""
     group = parser.group("loss")
     group("--loss", default="ce", help=", ".join(choices.LOSSES))
     group("--smooth", "--label_smoothing", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
     group(
-        "--ohem_ratio", type=float, default=0.7, low=0.01, high=1, help="ohem: the share of hardest samples that count"
+        "--ohem_ratio",
+        type=float,
+        default=0.7,
+        low=0.01,
+        high=1,
+        help="ohem: fraction of the batch, the hardest samples, that enters the loss",
     )
-    group("--focal_gamma", type=float, default=2.0, low=0, help="focal: how much easy samples are played down")
+    group(
+        "--focal_gamma", type=float, default=2.0, low=0, help="focal: exponent that reduces the weight of easy samples"
+    )
     group(
         "--logit_adjust",
         type=float,
         default=0.0,
         low=0,
         metavar="TAU",
-        help="add tau * log share of the class to its logit, in training",
+        help="in training, add tau * log(class frequency) to each logit",
     )
     group(
         "--class_weight",
         choices=("none", "effective"),
         default="none",
-        help="weigh classes by their effective number of images",
+        help="weight the classes by their effective number of images",
     )
     group(
         "--cb_beta",
@@ -191,23 +224,37 @@ def loss(parser: Parser) -> None:
         default=0.999,
         low=0,
         high=0.999999,
-        help="--class_weight effective: nearer 1 is nearer one over the count",
+        help="--class_weight effective: beta; near 1, the weight is 1 / count",
     )
-    group("--teacher", type=expanded, metavar="CKPT", help="learn from this checkpoint's probabilities too")
-    group("--distill_alpha", type=float, default=0.5, low=0, high=1, help="--teacher: its share of the loss")
-    group("--distill_temp", type=float, default=2.0, low=0.1, help="--teacher: how much its probabilities are softened")
-    group("--mixup", type=float, default=0.0, low=0, metavar="ALPHA", help="blend pairs of images and labels")
-    group("--cutmix", type=float, default=0.0, low=0, metavar="ALPHA", help="paste a box of one image into another")
+    group(
+        "--teacher",
+        type=expanded,
+        metavar="CKPT",
+        help="also learn from the probabilities of this checkpoint (distillation)",
+    )
+    group("--distill_alpha", type=float, default=0.5, low=0, high=1, help="--teacher: its fraction of the loss")
+    group(
+        "--distill_temp", type=float, default=2.0, low=0.1, help="--teacher: temperature that softens its probabilities"
+    )
+    group("--mixup", type=float, default=0.0, low=0, metavar="ALPHA", help="mixup: blend pairs of images and labels")
+    group(
+        "--cutmix",
+        type=float,
+        default=0.0,
+        low=0,
+        metavar="ALPHA",
+        help="CutMix: paste a box of one image into another",
+    )
 
 
 def augmentation(parser: Parser) -> None:
-    """Sampling and transforms."""
+    """Add sampling and transforms."""
     group = parser.group("augmentation")
     group(
         "--balance",
         choices=("none", "sqrt", "class"),
         default="none",
-        help="draw classes evenly, or by the square root of their size",
+        help="sample the classes evenly (class), or by the square root of their size (sqrt)",
     )
     group(
         "--repeat_aug",
@@ -216,16 +263,21 @@ def augmentation(parser: Parser) -> None:
         low=1,
         high=16,
         metavar="K",
-        help="each image K times in a batch, each time augmented anew",
+        help="use each image K times per batch, each time with another augmentation",
     )
-    group("--scale_schedule", metavar="E:PX,…", help="training sizes from given epochs on, such as 1:128,11:192,16:224")
+    group("--scale_schedule", metavar="E:PX,…", help="training image sizes by first epoch, such as 1:128,11:192,16:224")
     group(
         "--transform",
         default="resize",
-        help=f"{', '.join(choices.TRANSFORMS)}; resize has all from --zoom to --cutout_size",
+        help=f"{', '.join(choices.TRANSFORMS)}; resize uses all options from --zoom to --cutout_size",
     )
     group(
-        "--zoom", type=float, default=0.5, low=0.01, high=1, help="a random crop holds at least this share of the image"
+        "--zoom",
+        type=float,
+        default=0.5,
+        low=0.01,
+        high=1,
+        help="smallest area of a random crop, as a fraction of the image",
     )
     group(
         "--crop_ratio",
@@ -233,7 +285,7 @@ def augmentation(parser: Parser) -> None:
         default=0.75,
         low=0.1,
         high=1,
-        help="and its sides differ by at most this ratio, or its inverse",
+        help="aspect ratio of a random crop, between this and its inverse",
     )
     group("--hflip", type=float, default=0.5, low=0, high=1, help="probability of a left-right flip")
     group("--vflip", type=float, default=0.5, low=0, high=1, help="probability of an upside-down flip")
@@ -245,13 +297,27 @@ def augmentation(parser: Parser) -> None:
         low=0,
         high=180,
         metavar="DEG",
-        help="random rotation up to so many degrees",
+        help="largest random rotation, in degrees",
     )
-    group("--brightness", type=float, default=0.2, low=0, high=1, help="up to so much brighter or darker")
-    group("--contrast", type=float, default=0.2, low=0, high=1, help="up to so much more or less contrast")
-    group("--saturation", type=float, default=0.3, low=0, high=1, help="up to so much more or less colour")
-    group("--hue", type=float, default=0.03, low=0, high=0.5, help="up to so much of a turn of the colour circle")
-    group("--jitter", type=float, default=0.8, low=0, high=1, help="probability of the four colour changes together")
+    group("--brightness", type=float, default=0.2, low=0, high=1, help="largest change of brightness, as a fraction")
+    group("--contrast", type=float, default=0.2, low=0, high=1, help="largest change of contrast, as a fraction")
+    group("--saturation", type=float, default=0.3, low=0, high=1, help="largest change of saturation, as a fraction")
+    group(
+        "--hue",
+        type=float,
+        default=0.03,
+        low=0,
+        high=0.5,
+        help="largest change of hue, as a fraction of the colour circle",
+    )
+    group(
+        "--jitter",
+        type=float,
+        default=0.8,
+        low=0,
+        high=1,
+        help="probability of the four colour changes, applied together",
+    )
     group("--blur", type=float, default=0.1, low=0, high=1, help="probability of a slight blur")
     group("--cutout", type=float, default=0.5, low=0, high=1, help="probability of blanking a box")
     group(
@@ -260,17 +326,25 @@ def augmentation(parser: Parser) -> None:
         default=0.3,
         low=0.01,
         high=1,
-        help="the box's longest side, as a share of the image's",
+        help="longest side of the box, as a fraction of the image's side",
     )
-    group("--ra_ops", type=int, default=2, low=1, high=14, metavar="N", help="randaugment: operations an image")
-    group("--ra_magnitude", type=int, default=9, low=0, high=30, metavar="M", help="randaugment: how strong each is")
+    group("--ra_ops", type=int, default=2, low=1, high=14, metavar="N", help="randaugment: operations per image")
+    group(
+        "--ra_magnitude",
+        type=int,
+        default=9,
+        low=0,
+        high=30,
+        metavar="M",
+        help="randaugment: strength of each operation",
+    )
     group(
         "--erase",
         type=float,
         default=0.0,
         low=0,
         high=1,
-        help="probability of random noise in a box, after any --transform",
+        help="probability of filling a box with noise (random erasing), after any --transform",
     )
     group(
         "--erase_area",
@@ -278,12 +352,12 @@ def augmentation(parser: Parser) -> None:
         default=0.33,
         low=0.02,
         high=1,
-        help="the box's largest area, as a share of the image's",
+        help="largest area of the box, as a fraction of the image",
     )
 
 
 def saving(parser: Parser) -> None:
-    """What is validated and kept, and when."""
+    """Add validation, checkpoints and limits on errors."""
     group = parser.group("records")
     group(
         "--val_freq",
@@ -291,7 +365,7 @@ def saving(parser: Parser) -> None:
         default=1,
         low=0,
         metavar="N",
-        help="validate every N epochs and after the last; 0: never, without a list",
+        help="validate every N epochs and after the last; 0: never, no validation list needed",
     )
     group(
         "--keep",
@@ -300,15 +374,20 @@ def saving(parser: Parser) -> None:
         default=3,
         low=0,
         metavar="N",
-        help="keep the checkpoints of the last N epochs; last.pt and best.pt besides",
+        help="keep the checkpoints of the last N epochs, besides last.pt and best.pt",
     )
     group(
-        "--save_freq", type=int, default=10, low=1, metavar="N", help="and those of every N-th epoch, and of the last"
+        "--save_freq",
+        type=int,
+        default=10,
+        low=1,
+        metavar="N",
+        help="also keep the checkpoint of every N-th epoch and of the last",
     )
     group(
         "--histograms",
         action="store_true",
-        help="send histograms of the weights and gradients to TensorBoard each epoch",
+        help="write histograms of weights and gradients to TensorBoard every epoch",
     )
     group(
         "--save_minutes",
@@ -316,7 +395,7 @@ def saving(parser: Parser) -> None:
         default=10,
         low=0,
         metavar="MIN",
-        help="write last.pt within an epoch too, each so often",
+        help="also write last.pt within an epoch, every this many minutes",
     )
     group(
         "--max_bad",
@@ -325,7 +404,7 @@ def saving(parser: Parser) -> None:
         default=0.01,
         low=0,
         high=1,
-        help="stop when more than this share of an epoch's images cannot be read",
+        help="stop when more than this fraction of the images of an epoch cannot be read",
     )
     group(
         "--max_nan",
@@ -334,5 +413,5 @@ def saving(parser: Parser) -> None:
         default=10,
         low=0,
         metavar="N",
-        help="a step whose gradient is not finite is skipped; after N in a row go back to last.pt once, then stop; 0: do not look",
+        help="skip steps with a non-finite gradient; after N in a row restore last.pt once, then stop; 0: no check",
     )

@@ -5,9 +5,10 @@ from typing import Any, NoReturn
 
 
 class Options(argparse.Namespace):
-    """Options as attributes, read-only after `make_read_only`: whoever reads `opt.lr` late in a run reads what the user gave.
+    """Options as attributes, read-only after `make_read_only`.
 
-    What a run works out (classes, epochs, precision) belongs elsewhere. `opt.replace(scale=128)` returns a changed copy.
+    Late in a run, `opt.lr` is still what the user gave. What a run works out (classes, epochs, precision) belongs
+    elsewhere. `opt.replace(scale=128)` returns a changed copy.
     """
 
     __slots__ = ("_frozen",)  # not in __dict__: vars(opt) holds the options alone

@@ -270,7 +270,7 @@ def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, p
     ("words", "what"),
     [
         (["--load", "a.pt", "--blend", "greedy"], "needs two or more"),
-        (["--load", "a.pt", "b.pt", "--blend", "optimal", "--weights", "1", "2"], "it finds the weights"),
+        (["--load", "a.pt", "b.pt", "--blend", "optimal", "--weights", "1", "2"], "--blend fits the weights"),
         (["--load", "a.pt", "--ensemble", "x.yaml"], "contradict"),
         (["--ensemble", "x.yaml", "--blend", "greedy"], "fitted already"),
         (["--ensemble", "x.yaml"], "There is no file x.yaml for --ensemble"),

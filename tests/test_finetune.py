@@ -467,7 +467,7 @@ def test_the_better_weights_are_shown():
     [
         ("--sam 0.05 --accumulate 2", "--sam and --accumulate contradict"),
         ("--sam 0.05 --precision fp16", "--sam and --precision fp16 contradict"),
-        ("--clip_mode agc", "--clip_mode agc clips nothing without --clip_grad"),
+        ("--clip_mode agc", "--clip_mode agc has no effect without --clip_grad"),
         ("--freeze -2", "--freeze is -2"),
         ("--layer_decay 1.5", "--layer_decay is 1.5"),
     ],

@@ -238,7 +238,7 @@ def test_a_file_s_values_are_the_text_that_was_written(tmp_path):
         ("columns: [id]", "--columns is ['id']; allowed: 2 values"),
         ("tta: x88", "--tta: invalid choice: 'x88'. Did you mean x8?"),
         ("scale: 12.5", "--scale: '12.5' is no whole number (side of the square"),
-        ("tag: a\ntag: b", "'tag' stands there twice"),
+        ("tag: a\ntag: b", "'tag' appears twice"),
         ("a: &a [x, x]\nb: &b [*a, *a]", "aliases are not allowed"),
         ("tag: !!python/object/apply:os.getcwd []", "the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not allowed"),
         ("tag: " + "[" * 5000, "nested deeper"),

@@ -50,7 +50,7 @@ def init(device: "torch.device") -> bool:
 
     torchrun keeps its store over a restart, with the addresses of processes that have ended. The processes of one start
     therefore agree on a name first, and meet under it. `mark_begun` leaves the note that tells a restart from a first
-    start. torchrun's own restart count cannot tell: it differs between machines, and it counts a start that was refused.
+    start. torchrun's own count of restarts differs between machines, and includes a start that was refused.
     A single process under torchrun joins no group, but torchrun may restart it as well.
 
     Returns:
