@@ -29,7 +29,8 @@ def main(opt: argparse.Namespace) -> None:
 
     import dataloader
     from inference import Member, Predictor
-    from network import get_model, load_into
+    from network import get_model
+    from network.loading import load_weights
     from scheduler import run_length
     from training.agreement import check_agree
     from training.guard import Diverged
@@ -64,7 +65,7 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(run.network_options())
     if run.start is not None:
-        load_into(model, run.start, run.source, strict=opt.resume, names=classes.names)
+        load_weights(model, run.start, run.source, strict=opt.resume, names=classes.names)
     model.place(device)
     opt.precision_used = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())

@@ -13,11 +13,8 @@ import torch
 from inference import saved_probs
 from inference.folding import quicken
 from inference.predictor import Member, Predictor, SavedMember
-from network.backbones import head_names
-from network.base_model import BaseModel
-from network.loading import check_name, load_into, plain_classes, rebuild_options
+from network.loading import build_from_checkpoint
 from options import command
-from training.distill import Teacher, same_names
 from utils import checkpoint, distributed
 from utils.classes import Classes, difference, names_agree
 from utils.errors import UserError
@@ -87,7 +84,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
     for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
         content = checkpoint.load(path)
         identities.append(checkpoint.identity(content))
-        model, data = _rebuild(content, path, opt)
+        model, data = build_from_checkpoint(content, path, opt.model)
         precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
         preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
         preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
@@ -191,49 +188,6 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
     if stored[0]["tta"] != opt.tta:
         log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
     return float(stored[0]["temperature"])
-
-
-def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
-    """The network of --teacher, on the student's device and in its precision. Raises UserError where it does not fit, or is broken."""
-    model, data = _rebuild(checkpoint.load(opt.teacher), opt.teacher, argparse.Namespace(model=None))
-    model.place(student.device)
-    model.dtype = student.dtype
-    model.requires_grad_(False)
-    same_names(data["class_names"], class_names, opt.teacher)
-    teacher = Teacher(model, opt, student)
-    noise = torch.randint(
-        0, 256, (2, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
-    teacher.check(student.normalise(noise))
-    return teacher
-
-
-def _rebuild(content: dict, path: str, opt: argparse.Namespace) -> tuple[BaseModel, dict]:
-    """The network of a checkpoint, or of a plain state dict and --model; and the checkpoint's `data`."""
-    from network import get_model  # the registry imports this module
-
-    check_name(content, opt.model, path)
-    name = content.get("model") or opt.model
-    if name is None:
-        raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
-    data = content.get("data")
-    if data is None:
-        net = get_model(name)(rebuild_options(content, 2, name)).net
-        data = {"num_classes": plain_classes(content["weights"], net, path), "class_names": None, "class_images": None}
-    model = get_model(name)(rebuild_options(content, data["num_classes"], name))
-    own = model.net.state_dict()
-    unfit = [
-        key
-        for key in sorted(head_names(model.net))
-        if key not in content["weights"] or content["weights"][key].shape != own[key].shape
-    ]
-    if unfit:  # load_into would let it begin with random weights
-        raise UserError(
-            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that ({', '.join(unfit)}).\n"
-            "It is damaged, or was put together by hand: give another checkpoint."
-        )
-    load_into(model, content, path)
-    return model.eval(), data
 
 
 def _usable(precision: str, device: torch.device) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.iResNet.model import Model as iResNet
-from network.loading import load_into
 from network.Res2Net.model import Model as Res2Net
 from network.ResNeSt.model import Model as ResNeSt
 from network.ResNet.model import Model as ResNet
@@ -18,7 +17,7 @@ from network.Timm.model import Model as Timm
 from options.choices import MODELS
 from utils.errors import unknown_name
 
-__all__ = ["BaseModel", "get_model", "load_into", "models"]
+__all__ = ["BaseModel", "get_model", "models"]
 
 FAMILIES: dict[str, type[BaseModel]] = {
     "ResNet": ResNet,

@@ -184,7 +184,7 @@ class BaseModel(nn.Module):
         self.net = share_norm(self.net, opt, self.device)
         self.criterion: Loss = get_loss(opt, class_images, self.device)
         if opt.teacher:
-            from inference.loading import load_teacher  # it builds networks, and so imports this module
+            from training.distill import load_teacher  # it builds networks, and so imports this module
 
             self.criterion = load_teacher(opt, self, class_names).loss(self.criterion)
         self.mix = get_mix(opt, self.num_classes)

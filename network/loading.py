@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from network import get_model
 from network.backbones import classifier_layers, head_names, load_matching
 from network.base_model import BaseModel
 from utils.classes import names_agree, places
@@ -15,7 +16,7 @@ from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
 
-def load_into(
+def load_weights(
     model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None
 ) -> None:
     """Load the weights of a checkpoint (as utils.checkpoint.load gives it) into `model`.
@@ -106,20 +107,66 @@ def check_name(content: dict[str, Any], name: str | None, source: str) -> None:
         raise UserError(f"{source} holds {held}, --model says {name}. Give --model {held}, or another --load.")
 
 
-def rebuild_options(content: dict[str, Any], num_classes: int, model: str) -> argparse.Namespace:
-    """The options to build a checkpoint's network from: those it was trained with, without fetching weights."""
+def build_from_checkpoint(
+    content: dict[str, Any], path: str, name: str | None = None
+) -> tuple[BaseModel, dict[str, Any]]:
+    """Build the network of a checkpoint, or of a plain state dict, with its weights, in eval mode.
+
+    Args:
+        content: as utils.checkpoint.load gives it. path: its file, for messages.
+        name: of the model; a plain state dict needs it, a checkpoint must agree with it.
+
+    Returns:
+        The network, and the checkpoint's `data`: the classes, and where it holds them the preprocessing and the lists.
+
+    Raises:
+        UserError: the checkpoint is of another model, does not say of which, or its classifier does not fit its classes.
+    """
+    check_name(content, name, path)
+    name = content.get("model") or name
+    if name is None:
+        raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
+    data = content.get("data")
+    if data is None:
+        net = get_model(name)(options_from_checkpoint(content, 2, name)).net
+        count = infer_num_classes(content["weights"], net, path)
+        data = {"num_classes": count, "class_names": None, "class_images": None}
+    model = get_model(name)(options_from_checkpoint(content, data["num_classes"], name))
+    own = model.net.state_dict()
+    unfit = [
+        key
+        for key in sorted(head_names(model.net))
+        if key not in content["weights"] or content["weights"][key].shape != own[key].shape
+    ]
+    if unfit:  # load_weights would leave it at random values
+        raise UserError(
+            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that ({', '.join(unfit)}).\n"
+            "It is damaged, or was put together by hand: give another checkpoint."
+        )
+    load_weights(model, content, path)
+    return model.eval(), data
+
+
+def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str) -> argparse.Namespace:
+    """Return the options to build a checkpoint's network `name` from: those of its training, without fetching weights."""
     from options import parse_train  # the defaults, for what an older checkpoint or a plain state dict does not say
 
     opt = parse_train([])
     known = {*vars(opt), "precision_used", "precision_why"} - {"given", "config"}
-    vars(opt).update({name: value for name, value in content.get("opt", {}).items() if name in known})
-    opt.model, opt.num_classes, opt.pretrained = model, num_classes, False
-    opt.rebuilt = True  # it was trained so; or, of a plain state dict, the size is yet to be said
+    vars(opt).update({key: value for key, value in content.get("opt", {}).items() if key in known})
+    opt.model, opt.num_classes, opt.pretrained = name, num_classes, False
+    opt.rebuilt = (
+        True  # heads.shape_head does not try its size: it was trained at it, or a plain state dict has none yet
+    )
     return opt
 
 
-def plain_classes(weights: dict[str, torch.Tensor], net: torch.nn.Module, path: str) -> int:
-    """The number of classes of a plain state dict for `net`, from its classifier's bias or weight. Raises UserError without one."""
+def infer_num_classes(weights: dict[str, Tensor], net: torch.nn.Module, path: str) -> int:
+    """Return the number of classes of a plain state dict for `net`, from its classifier's bias or weight.
+
+    Raises:
+        UserError: it has no classifier of this network.
+    """
     head = head_names(net)
     for name in sorted(head & weights.keys()):
         if weights[name].ndim in (1, 2):

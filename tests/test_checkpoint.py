@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import inference
-import network
+import network.loading
 import pytest
 import torch
 from optimizer import take_up
@@ -211,7 +211,7 @@ def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"Its tensors have the prefix {prefix!r}"):
             inference.load_predictor(opt, torch.device("cpu"))
         with pytest.raises(UserError, match=f"does not fit this network(?s:.*)the prefix {prefix!r}"):
-            network.load_into(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
+            network.loading.load_weights(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
     result = script("eval.py", "--load", "theirs.pth", *words)
     assert result.code == 2 and "holds no classifier" not in result.err
     command = result.err.strip().splitlines()[-1]
@@ -295,7 +295,7 @@ def test_weights_of_another_type_than_the_networks_are_refused(tmp_path, monkeyp
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))
     content["weights"]["bn1.running_mean"] = content["weights"]["bn1.running_mean"].half()
-    model = network.get_model("Tiny")(network.loading.rebuild_options(content, 3, "Tiny"))
+    model = network.get_model("Tiny")(network.loading.options_from_checkpoint(content, 3, "Tiny"))
     with pytest.raises(UserError, match=r"bn1.running_mean is torch.float16, the network's is torch.float32 \(1 tensor"):
-        network.load_into(model, content, "x.pt")
-    network.load_into(model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision")
+        network.loading.load_weights(model, content, "x.pt")
+    network.loading.load_weights(model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision")

@@ -17,7 +17,8 @@ from dataloader import Classes, number_as
 from dataloader.file_list import read_list
 from dataloader.list_paths import known_list, lists_of
 from evaluation import label_issues
-from network import get_model, load_into
+from network import get_model
+from network.loading import load_weights
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
 from utils import checkpoint
@@ -108,7 +109,7 @@ def test_load_carries_the_classifier_over_by_name(name, head, said):
     raw = old.net.state_dict()
     ema = {key: value + 1 if value.is_floating_point() else value for key, value in raw.items()}
     content = {"model": name, "weights": raw, "ema": ema, "showing": "ema", "data": {"class_names": ["a", "b", "c"]}}
-    load_into(new, content, "old.pt", names=["c", "d", "a"])
+    load_weights(new, content, "old.pt", names=["c", "d", "a"])
     per_class = [key for key, value in own.items() if value.ndim and value.shape[0] in (3, 9) and not key.startswith(("conv", "stem"))]
     assert len(per_class) == {"linear": 2, "cosine": 1, "arcface": 1, "subcenter": 1}[head] * (2 if "distilled" in name else 1)
     for key, value in new.net.state_dict().items():
@@ -120,10 +121,10 @@ def test_load_carries_the_classifier_over_by_name(name, head, said):
     assert "keeps 2 of 3 classes, by name; 1 start fresh, and 1 of the checkpoint's are left out" in said.text
     if head == "linear" and name == HEADS[0][0]:
         same, none = build(3), build(3)
-        load_into(same, content, "old.pt", names=["a", "b", "c"])
+        load_weights(same, content, "old.pt", names=["a", "b", "c"])
         assert all(torch.equal(value, ema[key]) for key, value in same.net.state_dict().items())
         before = {key: none.net.state_dict()[key].clone() for key in per_class}
-        load_into(none, content, "old.pt", names=["x", "y", "z"])
+        load_weights(none, content, "old.pt", names=["x", "y", "z"])
         assert all(torch.equal(none.net.state_dict()[key], value) for key, value in before.items())
         assert "is of other classes or another size and starts anew" in said.text
 

@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from network import get_model, heads, load_into
+from network import get_model, heads
 from network.backbones import head_names
 from network.heads import CosineHead, GeM
+from network.loading import load_weights
 from options import choices, parse_train
 from torch.utils._python_dispatch import TorchDispatchMode
 from utils import checkpoint
@@ -107,7 +108,7 @@ def test_a_new_part_that_does_not_fit_is_found_before_training(monkeypatch):
 def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
     old = built("--model", "timm:test_resnet")
     new = built("--model", "timm:test_resnet", "--head", "subcenter", "--pool", "gem")
-    load_into(new, {"weights": old.net.state_dict(), "model": old.name}, "old.pt")
+    load_weights(new, {"weights": old.net.state_dict(), "model": old.name}, "old.pt")
     for name, value in old.net.state_dict().items():
         if not name.startswith("fc."):
             assert torch.equal(new.net.state_dict()[name], value)

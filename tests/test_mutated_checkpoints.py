@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dataloader
 import inference
-import network
+import network.loading
 import numpy as np
 import torch
 from evaluation.report import plots
@@ -159,7 +159,7 @@ def started(path, head):
     """As train.py --load reads it."""
     opt = parse_train([*tiny.FLAGS, "--load", str(path), "--num_classes", "3", "--head", head])
     model = network.get_model("Tiny")(opt)
-    network.load_into(model, checkpoint.load(path), str(path))
+    network.loading.load_weights(model, checkpoint.load(path), str(path))
     return model.net.state_dict()
 
 
@@ -176,7 +176,7 @@ def resumed(path, _):
     run.take_lists(files.fingerprint(), {})
     run.train_images = len(files)
     model = network.get_model(opt.model)(run.network_options())
-    network.load_into(model, run.start, source, strict=True)
+    network.loading.load_weights(model, run.start, source, strict=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}
     if run.complete():
         return found

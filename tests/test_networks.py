@@ -11,7 +11,8 @@ import pytest
 import torch
 from dataloader.dataset import as_images
 from dataloader.geometry import Fit, cut
-from network import get_model, load_into, models
+from network import get_model, models
+from network.loading import load_weights
 from options import choices, parse_train
 from torch import nn
 from utils import checkpoint
@@ -68,7 +69,7 @@ def test_builds_learns_and_survives_a_checkpoint(name, tmp_path):
     assert torch.isfinite(wanted).all()
     checkpoint.save(tmp_path / "x.pt", {"model": name, "weights": model.net.state_dict()})
     other = get_model(name)(opt)
-    load_into(other, checkpoint.load(tmp_path / "x.pt"), "x.pt")
+    load_weights(other, checkpoint.load(tmp_path / "x.pt"), "x.pt")
     other.place(torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(other.train(name == "iResNet1001")(images), wanted)

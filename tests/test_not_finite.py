@@ -2,7 +2,7 @@
 
 import importlib
 
-import network
+import network.loading
 import pytest
 import torch
 from utils import checkpoint
@@ -22,7 +22,7 @@ def place(tmp_path, monkeypatch):
 
     def some(weights):
         """Let the logit of class 0 overflow for the images whose features add up to more than the median."""
-        model = network.get_model("Tiny")(network.loading.rebuild_options(good, 3, "Tiny"))
+        model = network.get_model("Tiny")(network.loading.options_from_checkpoint(good, 3, "Tiny"))
         model.net.load_state_dict(weights)
         features = []
         model.net.fc.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))

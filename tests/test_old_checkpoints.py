@@ -9,7 +9,7 @@ import json
 import cv2
 import dataloader
 import inference
-import network
+import network.loading
 import numpy as np
 import pytest
 import torch
@@ -32,7 +32,7 @@ def tiny_network(monkeypatch):
 
 def plain_probabilities(content, folder):
     """What the shown weights give for the validation images, without any of our code but the network itself."""
-    model = network.get_model("Tiny")(network.loading.rebuild_options(content, 3, "Tiny"))
+    model = network.get_model("Tiny")(network.loading.options_from_checkpoint(content, 3, "Tiny"))
     model.net.load_state_dict(content[content["showing"]] if content["showing"] != "raw" else content["weights"])
     images = []
     for line in (folder / "val.txt").read_text().splitlines():

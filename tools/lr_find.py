@@ -117,7 +117,8 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
         UserError: as range_test.
     """
     import dataloader
-    from network import get_model, load_into
+    from network import get_model
+    from network.loading import load_weights
     from utils import checkpoint
     from utils.run import get_device, seed_everything
 
@@ -142,7 +143,7 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     opt.swa, opt.max_nan = 0, 0
     model = get_model(opt.model)(opt)
     if content is not None:
-        load_into(model, content, opt.load, strict=False, names=classes.names)
+        load_weights(model, content, opt.load, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
     opt.precision_used = model.set_precision(opt.precision)
     opt.epochs = opt.steps * opt.accumulate  # an epoch has a step at least

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from network.base_model import BaseModel
+from network.loading import build_from_checkpoint
 from training.losses import Loss, Shape, softmax_loss
+from utils import checkpoint
 from utils.classes import difference, names_agree
 from utils.errors import NotFinite, UserError
 
@@ -58,6 +60,28 @@ class Teacher:
     def loss(self, plain: Loss) -> "DistilledLoss":
         """`plain` and the teacher's, mixed."""
         return DistilledLoss(self, plain)
+
+
+def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
+    """Load the network of --teacher, on the student's device and in its precision.
+
+    Args:
+        class_names: those of the run; the teacher's must be the same.
+
+    Raises:
+        UserError: it has other classes.
+        NotFinite: its answers for noise are no numbers.
+    """
+    model, data = build_from_checkpoint(checkpoint.load(opt.teacher), opt.teacher)
+    model.place(student.device)
+    model.dtype = student.dtype
+    model.requires_grad_(False)
+    same_names(data["class_names"], class_names, opt.teacher)
+    teacher = Teacher(model, opt, student)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (2, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=generator)
+    teacher.check(student.normalise(noise))
+    return teacher
 
 
 def same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:
