@@ -50,7 +50,7 @@ def main(opt: argparse.Namespace) -> None:
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = dataloader.Classes.from_dict(loaded.data)
-    files = dataloader.number_as(dataloader.open_list(opt, "val", known=loaded.lists), classes, "the checkpoint")
+    files = dataloader.align_labels(dataloader.open_list(opt, "val", known=loaded.lists), classes, "the checkpoint")
     loaded.check_list(files)
 
     if opt.save_probs:

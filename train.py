@@ -57,7 +57,7 @@ def main(opt: argparse.Namespace) -> None:
     run.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
     classes = dataloader.find_classes(train_files, opt.num_classes)
     if val_files is not None:
-        val_files = dataloader.number_as(val_files, classes, "the training list")
+        val_files = dataloader.align_labels(val_files, classes, "the training list")
     opt.num_classes = classes.count
     run.take_lists(train_files.fingerprint(), dataloader.lists_of(opt))
     check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)

@@ -138,20 +138,20 @@ def _ours(name: str, path: str, work: Work) -> Iterator[Any]:
 
 def _decode_only(loader: Any, work: Work) -> Iterator[Any]:
     """Reads and decodes what the crops need, in as many threads, and throws it away."""
-    from dataloader.prefetch import in_threads
+    from dataloader.prefetch import prefetch_threaded
     from utils.rng import sample_rng
 
     geometry = loader.dataset.stages[0][1].geometry
 
     def need(rng: np.random.Generator, height: int, width: int) -> float:
-        return geometry.place(height, width, rng).factor()
+        return geometry.choose_region(height, width, rng).decode_scale()
 
     def decode(key: Any) -> int:
         for index in key.indices.tolist():
             loader.dataset.reader.read(index, partial(need, sample_rng(0, key.epoch, index)))
         return len(key.indices)
 
-    return in_threads(decode, loader.sampler, work.workers, 300)
+    return prefetch_threaded(decode, loader.sampler, work.workers, 300)
 
 
 def report(rates: dict[str, list[float]], opt: argparse.Namespace) -> None:

@@ -39,11 +39,11 @@ class Names:
         """The path of image `index`."""
         return str(self.folder / f"{index % FILES}.jpg")
 
-    def picture(self, index: int, side: int) -> Any:
+    def thumbnail(self, index: int, side: int) -> Any:
         """Image `index`, its longer side at most `side` pixels."""
         return thumbnail(self.path(index), side)
 
-    def listed(self, label: int) -> int:
+    def file_label(self, label: int) -> int:
         """The number that the list gives a class: its own."""
         return label
 

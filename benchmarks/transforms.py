@@ -35,7 +35,7 @@ KIND = {
     "shear_y": "ShearY",
     "translate_x": "TranslateX",
     "translate_y": "TranslateY",
-    "colour": "Color",
+    "color": "Color",
     "autocontrast": "AutoContrast",
 }
 Run = Callable[[int], Any]  # the number of the image -> what came out
@@ -111,8 +111,8 @@ def operations(images: np.ndarray) -> dict[str, dict[str, Run]]:
 
     theirs = v2.RandAugment(interpolation=InterpolationMode.BILINEAR, fill=[128, 128, 128])
 
-    def pair(entry: policies.Entry) -> dict[str, Run]:
-        kind = KIND.get(entry.change.__name__, entry.change.__name__.capitalize())
+    def pair(entry: policies.PolicyOp) -> dict[str, Run]:
+        kind = KIND.get(entry.op.__name__, entry.op.__name__.capitalize())
 
         def apply(image: torch.Tensor) -> Any:
             magnitude, how = entry.magnitudes[LEVEL], theirs.interpolation
@@ -123,7 +123,7 @@ def operations(images: np.ndarray) -> dict[str, dict[str, Run]]:
             "torchvision": _torchvision(images, apply),
         }
 
-    return {entry.change.__name__: pair(entry) for entry in policies.randaugment_entries(images.shape[1])[1:]}
+    return {entry.op.__name__: pair(entry) for entry in policies.randaugment_ops(images.shape[1])[1:]}
 
 
 def whole_policies(images: np.ndarray) -> dict[str, dict[str, Run]]:

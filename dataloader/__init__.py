@@ -1,19 +1,27 @@
-"""From list files to batches. `train_loader` and `eval_loader` are the two doors."""
+"""From list files to batches: `open_list` reads a list, `train_loader` and `eval_loader` give its batches.
+
+The options enter here. Every function below this module takes the values that it needs.
+"""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-from dataloader.cache import open_reader
-from dataloader.classes import check_labels, check_numbering, find_classes, number_as
+import torch
+
+from dataloader.cache import CacheConfig, build_reader
+from dataloader.classes import align_labels, check_labels, check_numbering, find_classes
 from dataloader.dataset import EvalDataset, TrainDataset
-from dataloader.file_list import FileList, read_class_names
-from dataloader.geometry import Fit
-from dataloader.list_paths import known_list, list_path, lists_of
-from dataloader.lists import open_list, warn_shared
-from dataloader.prefetch import Batches
-from dataloader.sampler import Draw, EvalSampler, TrainSampler
-from dataloader.transforms import get_stages
-from utils.batch import Batch
+from dataloader.file_list import FileList, read_class_names, read_list
+from dataloader.geometry import EvalGeometry
+from dataloader.image_advice import check_readable
+from dataloader.list_paths import KINDS, ListFlags
+from dataloader.lists import check_images, warn_shared
+from dataloader.prefetch import BatchLoader, WorkerConfig
+from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
+from dataloader.transforms import build_stages
+from utils.batch import Batch, EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
@@ -23,14 +31,15 @@ from utils.run import DEBUG_BATCHES
 __all__ = [
     "Classes",
     "TrainLoader",
+    "align_labels",
     "check_labels",
     "check_numbering",
+    "check_readable",
     "eval_loader",
     "find_classes",
     "known_list",
     "list_path",
     "lists_of",
-    "number_as",
     "open_list",
     "read_class_names",
     "train_loader",
@@ -38,50 +47,131 @@ __all__ = [
 ]
 
 
+# ------------------------------------------------------------------------------------------------ lists
+
+
+def open_list(
+    opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, Any] | None = None
+) -> FileList:
+    """Read the list "train", "val" or "test", look for its files, and decode a few of them.
+
+    Missing files are counted and named; --on_bad_image says whether they are an error. With --no-check_files, and where
+    only saved probabilities are blended, no file is looked at.
+
+    Args:
+        drop_missing: leave missing files out of the list (training); else they stay, and count as unreadable.
+        known: the lists that the checkpoints record, by the checkpoint's path. They are read where no flag says another.
+
+    Raises:
+        UserError: the list is unusable, files are missing under --on_bad_image error, or no image can be read.
+    """
+    path = list_path(opt, name) if known is None else _list_flags(opt).choose(name, known)
+    files = read_list(path, labelled=name != "test")
+    if not opt.check_files or _reads_no_image(opt, name):
+        return files
+    return check_images(files, drop_missing, opt.on_bad_image, opt.max_pixels)
+
+
+def list_path(opt: argparse.Namespace, name: str) -> Path:
+    """Return --train_list, --val_list or --test_list, or <name>.txt under --data_root."""
+    return _list_flags(opt).path(name)
+
+
+def lists_of(opt: argparse.Namespace) -> dict[str, str]:
+    """Return what a checkpoint records of a run's lists: absolute paths by "data_root", "train", "val" and "test"."""
+    return _list_flags(opt).to_record()
+
+
+def known_list(opt: argparse.Namespace, name: str, known: Mapping[str, Any]) -> tuple[Path | None, str]:
+    """Return where the checkpoints had their list `name`, and which of them record it; see ListFlags.recorded."""
+    return _list_flags(opt).recorded(name, known)
+
+
+def _list_flags(opt: argparse.Namespace) -> ListFlags:
+    """Return what the options say about the lists."""
+    paths = {name: getattr(opt, f"{name}_list") for name in KINDS if hasattr(opt, f"{name}_list")}
+    return ListFlags(opt.data_root, "data_root" in opt.given, paths)
+
+
+def _reads_no_image(opt: argparse.Namespace, name: str) -> bool:
+    """Return whether eval.py or submit.py blends nothing but files of probabilities, so that it reads no image."""
+    return name != "train" and isinstance(opt.load, list) and all(path.endswith(".npz") for path in opt.load)
+
+
+# ------------------------------------------------------------------------------------------------ batches
+
+
 class TrainLoader:
-    """All batches of a run, from any point of it; workers live as long as the run does."""
+    """Loads the batches of a run, from any point of it."""
 
     def __init__(self, files: FileList, opt: argparse.Namespace, preprocess: Preprocess) -> None:
         self.files = files
-        draw = Draw(opt.seed, opt.balance, opt.repeat_aug)
-        self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, draw, DEBUG_BATCHES if opt.debug else None)
-        stages = get_stages(opt, preprocess)
-        side = max(pipeline.geometry.side() for _, pipeline in stages)
-        self.dataset = TrainDataset(files, open_reader(files, opt, side), stages, opt.seed)
-        self._batches = Batches(self.dataset, self.sampler, opt)
+        sampling = SamplingConfig(opt.seed, opt.balance, opt.repeat_aug)
+        self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, sampling, _max_batches(opt))
+        stages = build_stages(opt, preprocess)
+        side = max(pipeline.geometry.min_source_side() for _, pipeline in stages)
+        reader, workers = build_reader(files, _cache_config(opt), side, opt.max_pixels), _worker_config(opt)
+        self.dataset = TrainDataset(files, reader, stages, opt.seed, workers.pins_in_place)
+        self._batches = BatchLoader(self.dataset, self.sampler, opt.batch_size, workers)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return self.sampler.batches
+        """Return the number of batches per epoch."""
+        return len(self.sampler)
 
     def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """Return the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run.
 
-        Each call gives an iterator of its own.
+        Each call returns an iterator with its own position.
         """
         return self._batches.iterate(self.sampler.iterate(epoch, step))
 
 
 def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:
-    """The loader of training batches.
+    """Return the loader of training batches.
 
     Raises:
-        UserError: fewer than two images, or an unknown --transform.
+        UserError: the list has fewer than two images, --transform is unknown, or the cache or shared memory is too small.
     """
     count = len(files)
     if count < 2:
         raise UserError(f"{files.source} has {count} image; batch normalisation needs 2 or more in a batch.")
+    ragged = count % opt.batch_size
     if count < opt.batch_size:
         log.warning(f"{files.source} has {count} images, fewer than a batch of {opt.batch_size}: the batch is {count}.")
-    elif count % opt.batch_size:
+    elif ragged:
         log.info(
-            f"An epoch leaves out {count % opt.batch_size} of {count} images, others each time (the last, ragged batch)."
+            f"Each epoch leaves out {ragged} of {count} images, different ones each time (the last, ragged batch)."
         )
     return TrainLoader(files, opt, preprocess)
 
 
-def eval_loader(opt: argparse.Namespace, files: FileList, ways: tuple[Preprocess, ...]) -> Batches:
-    """Batches (EvalBatch) of every listed image, in order, each image prepared in all of `ways`; with none, no file is read."""
-    sampler = EvalSampler(len(files), opt.batch_size, DEBUG_BATCHES if opt.debug else None)
-    reader = open_reader(files, opt, max(Fit(way).side() for way in ways)) if ways else None
-    return Batches(EvalDataset(files, reader, ways), sampler, opt)
+def eval_loader(
+    opt: argparse.Namespace, files: FileList, preprocesses: tuple[Preprocess, ...]
+) -> BatchLoader[EvalBatch]:
+    """Return a loader of every listed image, in order, each image prepared in all of `preprocesses`.
+
+    Without any of them, no file is read.
+    """
+    workers, reader = _worker_config(opt), None
+    if preprocesses:
+        side = max(EvalGeometry(preprocess).min_source_side() for preprocess in preprocesses)
+        reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
+    sampler = EvalSampler(len(files), opt.batch_size, _max_batches(opt))
+    dataset = EvalDataset(files, reader, preprocesses, workers.pins_in_place)
+    return BatchLoader(dataset, sampler, opt.batch_size, workers)
+
+
+def _max_batches(opt: argparse.Namespace) -> int | None:
+    """Return the most batches per epoch; None: no limit."""
+    return DEBUG_BATCHES if opt.debug else None
+
+
+def _cache_config(opt: argparse.Namespace) -> CacheConfig:
+    """Return what the options say about the cache."""
+    return CacheConfig(opt.cache, opt.cache_size, opt.cache_format, opt.cache_quality)
+
+
+def _worker_config(opt: argparse.Namespace) -> WorkerConfig:
+    """Return what the options say about workers; batches go to a GPU unless there is none, or --gpu -1 forbids it."""
+    on_gpu = torch.cuda.is_available() and (opt.gpu is None or opt.gpu >= 0)
+    return WorkerConfig(opt.loader, opt.workers, opt.worker_timeout, on_gpu)

@@ -1,14 +1,13 @@
-"""A cache that makes the second epoch nearly free: each image once, at the least size that the transforms can need.
+"""A cache of decoded images, each kept once at the smallest size that the transforms can need.
 
     --cache disk:/fast/cache        one SQLite file, shared by runs and projects, and kept between them
     --cache ram                     the same, in memory, for this run
 
-An entry is keyed by absolute path, size and time of the file and by how it was encoded, so a changed image gets a new
-one. Entries are written whole or not at all, and a build that was killed continues where it was. An image that cannot
-be read has no entry: it is read from its file, and fails there, as without a cache.
+The key of an entry is the file's absolute path, size and modification time, and the encoding; a changed image therefore
+gets a new entry. Entries are written whole or not at all, and an interrupted build continues at the next start. An image
+that cannot be read has no entry: the run reads its file and meets the error there, as without a cache.
 """
 
-import argparse
 import hashlib
 import os
 import sqlite3
@@ -16,117 +15,133 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from dataloader.decode import Image, Need, scaled, whole
+from dataloader.decode import MAX_PIXELS, Image, ScaleFn, full_size, jpeg_size_args, shrink
 from dataloader.file_list import FileList
-from dataloader.reader import Files
-from dataloader.stores import Disk, Ram
+from dataloader.reader import FileReader
+from dataloader.stores import MemoryStore, SqliteStore
 from utils import faults
 from utils.errors import ImageError, UserError
 from utils.logger import format_count, log, progress
 
 HEADER = struct.Struct("<IIHH")  # full height and width, then those of the entry
 KEY_BYTES = 16
-SPAN = 256  # entries a transaction: what a kill can lose
-PROBE = 64  # images encoded to foretell the size
-MARGIN = 1.2  # of the forecast: pages are filled in part, and sizes vary
+TRANSACTION_SIZE = 256  # entries: what a kill can lose
+SAMPLE_SIZE = 64  # images encoded to predict the size of the cache
+SIZE_MARGIN = 1.2  # of the prediction: pages are partly filled, and sizes vary
+MAX_DISK_SHARE = 0.95  # of the free bytes
+KEY_CHUNK = 4096  # keys computed together
+
+Store = MemoryStore | SqliteStore
+Body = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where and how images are cached.
+
+    location: "none", "ram" or "disk:<folder>". size: the short side in pixels; None: what the transforms need.
+    format: "jpeg" of `quality` (1 to 100), or "raw".
+    """
+
+    location: str = "none"
+    size: int | None = None
+    format: str = "jpeg"
+    quality: int = 95
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How an entry is kept: short side at most `size` pixels; "jpeg" of `quality`, or "raw" uint8."""
+    """How an entry is kept: its short side at most `size` pixels, as "jpeg" of `quality` or "raw" uint8."""
 
     size: int
     format: str
     quality: int
 
     def encode(self, image: Image, full: tuple[int, int]) -> bytes:
-        """The entry of an image that was decoded to `image` and is `full` (height, width) in its file."""
-        height, width = image.shape[:2]
-        shrink = min(1.0, self.size / min(height, width))
-        if shrink < 1:
-            image = cv2.resize(
-                image, (max(1, round(width * shrink)), max(1, round(height * shrink))), interpolation=cv2.INTER_AREA
-            )
-        image = np.ascontiguousarray(image)
+        """Return the entry of an image, decoded to `image` from `full` (height, width)."""
+        image = np.ascontiguousarray(shrink(image, self.size / min(image.shape[:2])))
         head = HEADER.pack(*full, *image.shape[:2])
         if self.format == "raw":
             return head + image.tobytes()
         return head + simplejpeg.encode_jpeg(image, quality=self.quality, colorspace="RGB", colorsubsampling="420")
 
-    def decode(self, entry: Any, need: Need) -> tuple[Image, tuple[int, int]]:
-        """What `encode` was given: the image, perhaps smaller, and its full size."""
-        height, width, h, w = HEADER.unpack_from(entry)
+    def decode(self, entry: Body, scale_fn: ScaleFn) -> tuple[Image, tuple[int, int]]:
+        """Return the image of an entry, perhaps smaller than it was encoded, and its full size."""
+        height, width, entry_height, entry_width = HEADER.unpack_from(entry)
         body = memoryview(entry)[HEADER.size :]
         if self.format == "raw":
-            return np.frombuffer(body, np.uint8).reshape(h, w, 3), (height, width)
-        factor = need(height, width) * max(height / h, width / w)
-        return simplejpeg.decode_jpeg(body, "RGB", **scaled(h, w, factor)), (height, width)
+            return np.frombuffer(body, np.uint8).reshape(entry_height, entry_width, 3), (height, width)
+        scale = scale_fn(height, width) * max(height / entry_height, width / entry_width)
+        return simplejpeg.decode_jpeg(body, "RGB", **jpeg_size_args(entry_height, entry_width, scale)), (height, width)
 
-    def need(self, height: int, width: int) -> float:
-        """The share of an image's size that an entry holds."""
+    def target_scale(self, height: int, width: int) -> float:
+        """Return the scale at which an entry holds an image of this full size: a ScaleFn."""
         return min(1.0, self.size / min(height, width))
 
 
-class Cached:
-    """Reads entries of a store, and files where it has none."""
+class CachedReader:
+    """Reads the entries of a store, and the file of an image that has none."""
 
-    def __init__(self, files: Files, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
+    def __init__(self, files: FileReader, keys: NDArray[np.uint8], store: Store, encoding: Encoding) -> None:
+        """`keys`: uint8 (N, 16), as `entry_keys` returns them."""
         self.files, self.keys, self.store, self.encoding = files, keys, store, encoding
 
-    def read(self, index: int, need: Need = whole) -> tuple[Image, tuple[int, int]]:
-        """See Reader."""
+    def read(self, index: int, scale_fn: ScaleFn = full_size) -> tuple[Image, tuple[int, int]]:
+        """Return an image and its full size, as dataloader.reader.Reader says."""
         entry = self.store.get(index, self.keys[index].tobytes())
-        if entry is None or pixels(entry) > self.files.max_pixels:  # a run with another limit may have kept it
-            return self.files.read(index, need)
-        return self.encoding.decode(entry, need)
+        if entry is None or full_pixels(entry) > self.files.max_pixels:  # a run with another limit may have written it
+            return self.files.read(index, scale_fn)
+        return self.encoding.decode(entry, scale_fn)
 
 
-def pixels(entry: Any) -> int:
-    """How many pixels the file of an entry has."""
+def full_pixels(entry: Body) -> int:
+    """Return how many pixels the file of an entry has."""
     height, width, _, _ = HEADER.unpack_from(entry)
     return height * width
 
 
-def open_reader(files: FileList, opt: argparse.Namespace, side: int) -> Files | Cached:
-    """The reader that --cache asks for; builds what is missing of the cache, with a progress bar.
+def build_reader(
+    files: FileList, cache: CacheConfig, min_source_side: int, max_pixels: int = MAX_PIXELS
+) -> FileReader | CachedReader:
+    """Return a reader of the listed images; with a cache, first add the missing entries, with a progress bar.
 
     Args:
-        side: the short side, in pixels, that what is done with the images can need; --cache_size overrides it.
+        min_source_side: the short side, in pixels, that the transforms can need; `cache.size` overrides it.
+        max_pixels: the most pixels of a readable image.
 
     Raises:
-        UserError: there is not enough room (the message says how much it would take), or the cache cannot be written.
+        UserError: the cache does not fit (the message says how much it takes), or cannot be written.
     """
-    source = Files(files, opt.max_pixels)
-    if opt.cache == "none":
+    source = FileReader(files, max_pixels)
+    if cache.location == "none":
         return source
-    encoding = Encoding(opt.cache_size or side, opt.cache_format, opt.cache_quality)
+    encoding = Encoding(cache.size or min_source_side, cache.format, cache.quality)
     keys = entry_keys(files, encoding)
     try:
-        store = Ram(len(files)) if opt.cache == "ram" else Disk(Path(opt.cache.removeprefix("disk:")))
-        build(source, keys, store, encoding)
+        in_memory = cache.location == "ram"
+        store = MemoryStore(len(files)) if in_memory else SqliteStore(Path(cache.location.removeprefix("disk:")))
+        add_missing(source, keys, store, encoding)
         store.close()
     except sqlite3.Error as error:
         raise UserError(
-            f"The cache {opt.cache} cannot be written: {error}.\n"
-            "Make room there (`df -h`), put it elsewhere (--cache disk:DIR), or leave --cache out."
+            f"The cache {cache.location} cannot be written: {error}.\n"
+            "Free space there (`df -h`), use another folder (--cache disk:DIR), or leave --cache out."
         ) from error
-    return Cached(source, keys, store, encoding)
+    return CachedReader(source, keys, store, encoding)
 
 
 def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
-    """Return uint8 (N, 16): a hash of each file's absolute path, size and time, and of the encoding."""
-    here, salt = str(Path.cwd()), repr(encoding).encode()  # os.path.abspath asks for the folder each time
+    """Return uint8 (N, 16): a hash of each file's absolute path, size and modification time, and of the encoding."""
+    here, salt = str(Path.cwd()), repr(encoding).encode()  # os.path.abspath would ask for the folder each time
 
-    def keys_of(first: int) -> bytes:
-        parts = []
-        for index in range(first, min(first + 4096, len(files))):
+    def keys_from(first: int) -> bytes:
+        keys = []
+        for index in range(first, min(first + KEY_CHUNK, len(files))):
             path = files.path(index)
             try:
                 status = faults.status(path)
@@ -134,59 +149,63 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
             except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"
             name = os.fsencode(os.path.normpath(os.path.join(here, path)))
-            parts.append(hashlib.blake2b(name + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
-        return b"".join(parts)
+            keys.append(hashlib.blake2b(name + stamp.encode() + salt, digest_size=KEY_BYTES).digest())
+        return b"".join(keys)
 
     with ThreadPoolExecutor(16) as pool:
-        spans = range(0, len(files), 4096)
-        joined = b"".join(
-            progress(pool.map(keys_of, spans), f"looking at the files of {files.source.name}", len(spans))
-        )
+        starts = range(0, len(files), KEY_CHUNK)
+        chunks = progress(pool.map(keys_from, starts), f"examining the files of {files.source.name}", len(starts))
+        joined = b"".join(chunks)
     return np.frombuffer(joined, np.uint8).reshape(-1, KEY_BYTES)
 
 
-def build(source: Files, keys: NDArray[np.uint8], store: Ram | Disk, encoding: Encoding) -> None:
-    """Encode what the store lacks, in threads (decoding, resizing and encoding let go of the GIL)."""
-    files, lacking = source.files, store.lacking(keys)
-    if not lacking:
+def add_missing(source: FileReader, keys: NDArray[np.uint8], store: Store, encoding: Encoding) -> None:
+    """Encode the images that the store lacks, in threads: decoding, resizing and encoding release the GIL.
+
+    Raises:
+        UserError: the entries do not fit.
+    """
+    files, missing = source.files, store.missing(keys)
+    if not missing:
         log.info(f"The cache holds all {len(files)} images of {files.source}.")
         return
-    _check_room(source, lacking, store, encoding)
-    done = 0
+    _check_space(source, missing, store, encoding)
+    written = 0
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        progress(None, f"caching {files.source.name}", len(lacking)) as bar,
+        progress(None, f"caching {files.source.name}", len(missing)) as bar,
     ):
-        for first in range(0, len(lacking), SPAN):
-            span = lacking[first : first + SPAN]
-            bodies = pool.map(lambda index: _encode(source, index, encoding), span)
-            entries = [
-                (index, keys[index].tobytes(), body)
-                for index, body in zip(span, bodies, strict=True)
-                if body is not None
-            ]
+        for first in range(0, len(missing), TRANSACTION_SIZE):
+            chunk = missing[first : first + TRANSACTION_SIZE]
+            bodies = pool.map(lambda index: _encode(source, index, encoding), chunk)
+            pairs = zip(chunk, bodies, strict=True)
+            entries = [(index, keys[index].tobytes(), body) for index, body in pairs if body is not None]
             store.put(entries)
-            done += len(entries)
-            bar.update(len(span))
-    unread = len(lacking) - done
-    log.info(f"Cached {done} images of {files.source}" + (f"; {unread} could not be read." if unread else "."))
+            written += len(entries)
+            bar.update(len(chunk))
+    unread = len(missing) - written
+    log.info(f"Cached {written} images of {files.source}" + (f"; {unread} cannot be read." if unread else "."))
 
 
-def _encode(source: Files, index: int, encoding: Encoding) -> bytes | None:
+def _encode(source: FileReader, index: int, encoding: Encoding) -> bytes | None:
+    """Return the entry of an image; None where the image cannot be read, which a batch will meet and report."""
     try:
-        return encoding.encode(*source.read(index, encoding.need))
+        return encoding.encode(*source.read(index, encoding.target_scale))
     except ImageError:
-        return None  # met again, and named, when a batch wants it
+        return None
 
 
-def _check_room(source: Files, lacking: list[int], store: Ram | Disk, encoding: Encoding) -> None:
-    probe = [lacking[k] for k in np.linspace(0, len(lacking) - 1, min(PROBE, len(lacking))).astype(int)]
-    sizes = [len(entry) for entry in (_encode(source, index, encoding) for index in probe) if entry is not None]
-    wanted = MARGIN * len(lacking) * (float(np.mean(sizes)) if sizes else 0)
-    what = f"{format_count(len(lacking))} images of {encoding.size} px as {encoding.format}"
-    log.info(f"Caching {what}: about {wanted / 1e9:.2f} GB of {store.room() / 1e9:.1f} GB that are free.")
-    if wanted > 0.95 * store.room():
+def _check_space(source: FileReader, missing: list[int], store: Store, encoding: Encoding) -> None:
+    """Raise UserError where the missing entries do not fit, as a sample of them predicts."""
+    places = np.linspace(0, len(missing) - 1, min(SAMPLE_SIZE, len(missing))).astype(int)
+    entries = (_encode(source, missing[place], encoding) for place in places.tolist())
+    sizes = [len(entry) for entry in entries if entry is not None]
+    wanted = SIZE_MARGIN * len(missing) * (float(np.mean(sizes)) if sizes else 0)
+    images = f"{format_count(len(missing))} images of {encoding.size} px as {encoding.format}"
+    log.info(f"Caching {images}: about {wanted / 1e9:.2f} GB; {store.free_bytes() / 1e9:.1f} GB are free.")
+    if wanted > MAX_DISK_SHARE * store.free_bytes():
         raise UserError(
-            f"The cache of {what} takes about {wanted / 1e9:.1f} GB, and {store.room() / 1e9:.1f} GB are free.\n"
-            "Make it smaller (--cache_size, --cache_format jpeg, --cache_quality), put it elsewhere (--cache disk:DIR), or do without."
+            f"The cache of {images} takes about {wanted / 1e9:.1f} GB, and {store.free_bytes() / 1e9:.1f} GB are free.\n"
+            "Make it smaller (--cache_size, --cache_format jpeg, --cache_quality), "
+            "use another folder (--cache disk:DIR), or leave --cache out."
         )

@@ -1,7 +1,6 @@
 """From indices to batches, in a worker: read, crop, augment, stack."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,131 +10,132 @@ from torch.utils.data import Dataset
 
 from dataloader.decode import Image
 from dataloader.file_list import FileList
-from dataloader.geometry import Fit
+from dataloader.geometry import EvalGeometry
 from dataloader.reader import Reader
-from dataloader.sampler import BatchKey
-from dataloader.transforms import Pipeline
+from dataloader.sampler import BatchIndices
+from dataloader.transforms import Pipeline, ResolutionStages
 from utils.batch import Batch, EvalBatch
 from utils.errors import ImageError
 from utils.preprocess import Preprocess
 from utils.rng import sample_rng
 
-Stages = list[tuple[int, Pipeline]]
-STAND_INS = 100  # so many unreadable images in a row, and the list is not worth reading on
+MAX_REPLACEMENTS = 100  # after this many unreadable images in a row, the rest of the list is hopeless too
 
 
 class TrainDataset(Dataset):
-    """Augmented training batches; what a batch holds depends on (seed, epoch, indices) alone."""
+    """Makes augmented training batches; the content of a batch depends on (seed, epoch, indices) alone."""
 
-    def __init__(self, files: FileList, reader: Reader, stages: Stages, seed: int) -> None:
-        """`stages`: (first epoch, pipeline) each, ascending: what --scale_schedule changes on the way."""
-        self.files, self.reader, self.stages, self.seed = files, reader, stages, seed
-        self.pinned = False  # whether batches are made in page-locked memory
+    def __init__(
+        self, files: FileList, reader: Reader, stages: ResolutionStages, seed: int, pinned: bool = False
+    ) -> None:
+        """`stages`: (first epoch, pipeline) pairs, ascending, as --scale_schedule sets them. `pinned`: see `empty_images`."""
+        self.files, self.reader, self.stages, self.seed, self.pinned = files, reader, stages, seed, pinned
 
     def __len__(self) -> int:
+        """Return the number of listed images."""
         return len(self.files)
 
     def batch_bytes(self, batch_size: int) -> int:
-        """The size of the largest batch."""
-        return batch_size * max(pipeline.scale for _, pipeline in self.stages) ** 2 * 3
+        """Return the size in bytes of the images of the largest batch."""
+        return batch_size * max(pipeline.size for _, pipeline in self.stages) ** 2 * 3
 
     def pipeline(self, epoch: int) -> Pipeline:
-        """The pipeline of that epoch."""
+        """Return the pipeline of epoch `epoch`."""
         return [pipeline for first, pipeline in self.stages if first <= max(epoch, 1)][-1]
 
-    def __getitems__(self, key: BatchKey) -> Batch:
-        """The batch of `key`; torch's DataLoader calls this once a batch."""
-        pipeline = self.pipeline(key.epoch)
-        room = empty_images(len(key.indices), pipeline.scale, self.pinned)
-        images = room.numpy()
+    def __getitems__(self, batch: BatchIndices) -> Batch:
+        """Return the batch of these indices; torch's DataLoader calls this once per batch."""
+        pipeline = self.pipeline(batch.epoch)
+        buffer = empty_images(len(batch.indices), pipeline.size, self.pinned)
+        images = buffer.numpy()
         used, bad = np.empty(len(images), np.int64), []
-        for row, (index, copy) in enumerate(zip(key.indices.tolist(), key.copies.tolist(), strict=True)):
-            used[row], failures = self._show(pipeline, key.epoch, index, copy, images[row])
+        for row, (index, repeat) in enumerate(zip(batch.indices.tolist(), batch.repeat_index.tolist(), strict=True)):
+            used[row], failures = self._load(pipeline, batch.epoch, index, repeat, images[row])
             bad += failures
         label = as_label(self.files.label[used], self.pinned)
-        return Batch(as_images(room), label, torch.from_numpy(used), key.epoch, key.step, tuple(bad))
+        return Batch(as_images(buffer), label, torch.from_numpy(used), batch.epoch, batch.step, tuple(bad))
 
-    def _show(
-        self, pipeline: Pipeline, epoch: int, index: int, copy: int, out: Image
+    def _load(
+        self, pipeline: Pipeline, epoch: int, index: int, repeat: int, out: Image
     ) -> tuple[int, list[tuple[int, str]]]:
-        """Write to `out` image `index` or, where it cannot be read, the next that can: (its index, the failures)."""
+        """Write image `index` to `out`, or the next readable one; return the index used, and the failures before it."""
         failures: list[tuple[int, str]] = []
-        for ahead in range(min(STAND_INS, len(self.files))):
+        for ahead in range(min(MAX_REPLACEMENTS, len(self.files))):
             used = (index + ahead) % len(self.files)
             try:
-                read = partial(self.reader.read, used)
-                pipeline(read, sample_rng(self.seed, epoch, used, copy), out)
+                pipeline(partial(self.reader.read, used), sample_rng(self.seed, epoch, used, repeat), out)
                 return used, failures
             except ImageError as error:
-                failures.append((used, f"{error} ({self.files.where(used)})"))
+                failures.append((used, f"{error} ({self.files.location(used)})"))
         raise ImageError(f"{len(failures)} images in a row cannot be read; the first: {failures[0][1]}")
 
 
 class EvalDataset(Dataset):
-    """Images to predict: each decoded once, prepared in every way that some network asks for; without chance."""
+    """Makes batches to predict: each image is decoded once and prepared in every requested way, without randomness."""
 
-    def __init__(self, files: FileList, reader: Reader | None, ways: tuple[Preprocess, ...]) -> None:
-        self.files, self.reader, self.fits = files, reader, tuple(Fit(way) for way in ways)
-        self.pinned = False  # whether batches are made in page-locked memory
+    def __init__(
+        self, files: FileList, reader: Reader | None, preprocesses: tuple[Preprocess, ...], pinned: bool = False
+    ) -> None:
+        """`reader`: None where `preprocesses` is empty, so that no image is read. `pinned`: see `empty_images`."""
+        self.files, self.reader, self.pinned = files, reader, pinned
+        self.geometries = tuple(EvalGeometry(preprocess) for preprocess in preprocesses)
 
     def __len__(self) -> int:
+        """Return the number of listed images."""
         return len(self.files)
 
     def batch_bytes(self, batch_size: int) -> int:
-        """The size of a batch."""
-        return batch_size * sum(fit.preprocess.scale**2 for fit in self.fits) * 3
+        """Return the size in bytes of the images of a batch."""
+        return batch_size * sum(geometry.size**2 for geometry in self.geometries) * 3
 
-    def __getitems__(self, key: BatchKey) -> EvalBatch:
-        """The batch of `key`; an unreadable image is black, marked, and named in `bad`."""
-        rooms = [empty_images(len(key.indices), fit.preprocess.scale, self.pinned) for fit in self.fits]
-        images = [room.numpy() for room in rooms]
+    def __getitems__(self, batch: BatchIndices) -> EvalBatch:
+        """Return the batch of these indices; an unreadable image is black, not `readable`, and named in `bad`."""
+        indices = batch.indices.tolist()
+        buffers = [empty_images(len(indices), geometry.size, self.pinned) for geometry in self.geometries]
+        images = [buffer.numpy() for buffer in buffers]
         bad: dict[int, str] = {}
-        for row, index in enumerate(key.indices.tolist()):
+        for row, index in enumerate(indices):
             try:
-                self._show(index, [squares[row] for squares in images])
+                self._load(index, [squares[row] for squares in images])
             except ImageError as error:
-                bad[index] = f"{error} ({self.files.where(index)})"
+                bad[index] = f"{error} ({self.files.location(index)})"
                 for squares in images:
                     squares[row] = 0
-        readable = torch.tensor([index not in bad for index in key.indices.tolist()])
-        label = as_label(self.files.label[key.indices], self.pinned)
-        return EvalBatch(
-            tuple(map(as_images, rooms)), label, torch.from_numpy(key.indices), readable, tuple(bad.items())
-        )
+        readable = torch.tensor([index not in bad for index in indices])
+        label = as_label(self.files.label[batch.indices], self.pinned)
+        views = tuple(as_images(buffer) for buffer in buffers)
+        return EvalBatch(views, label, torch.from_numpy(batch.indices), readable, tuple(bad.items()))
 
-    def _show(self, index: int, views: list[Image]) -> None:
-        """Write image `index` to `views`, prepared in each way."""
+    def _load(self, index: int, views: list[Image]) -> None:
+        """Write image `index` to `views`, one for each geometry."""
         if self.reader is None:
             return
 
-        def need(height: int, width: int) -> float:
-            return max(fit.place(height, width).factor() for fit in self.fits)
+        def scale_fn(height: int, width: int) -> float:
+            return max(geometry.choose_region(height, width).decode_scale() for geometry in self.geometries)
 
-        image, full = self.reader.read(index, need)
-        for fit, out in zip(self.fits, views, strict=True):
-            fit.show(image, full, fit.place(*full), out)
+        image, full = self.reader.read(index, scale_fn)
+        for geometry, out in zip(self.geometries, views, strict=True):
+            geometry.render(image, full, geometry.choose_region(*full), out)
 
 
-def empty_images(count: int, scale: int, pinned: bool) -> Tensor:
-    """Return room for a batch, uint8 (B, S, S, 3), whose rows the images are written to: no value is moved twice.
+def empty_images(count: int, size: int, pinned: bool) -> Tensor:
+    """Return an uninitialised batch, uint8 (B, S, S, 3), into whose rows the images are written without a further copy.
 
-    `pinned`: page-locked memory, from which a GPU copies while it computes.
+    `pinned`: in page-locked memory, from which a GPU copies while it computes.
     """
-    shape = (count, scale, scale, 3)
-    # NumPy's, since torch's own would be filled first under --deterministic
-    return (
-        torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        if pinned
-        else torch.from_numpy(np.empty(shape, np.uint8))
-    )
+    shape = (count, size, size, 3)
+    if pinned:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+    return torch.from_numpy(np.empty(shape, np.uint8))  # torch.empty would fill it first under --deterministic
 
 
-def as_images(room: Tensor) -> Tensor:
-    """Return the same memory as uint8 (B, 3, S, S), channels_last."""
-    return room.permute(0, 3, 1, 2)
+def as_images(batch: Tensor) -> Tensor:
+    """Return the memory of uint8 (B, S, S, 3) as (B, 3, S, S), channels_last."""
+    return batch.permute(0, 3, 1, 2)
 
 
-def as_label(labels: NDArray[Any], pinned: bool) -> Tensor:
+def as_label(labels: NDArray[np.int32], pinned: bool) -> Tensor:
     """Return labels (B,) as int64; `pinned`: in page-locked memory."""
     label = torch.from_numpy(labels.astype(np.int64))
     return label.pin_memory() if pinned else label

@@ -1,23 +1,27 @@
-"""From a path that names no file to the file that it means: without its ending, in the other Unicode form, with backslashes."""
+"""From a path that does not exist to the file it means: without its ending, in another Unicode form, with backslashes."""
 
 import os
 import unicodedata
 from pathlib import Path
 
-ENDING, FORM, BACKSLASH, CASE = "ending", "Unicode form", "backslash", "case"  # how a path differs from the file's
+from dataloader.decode import image_suffixes
+
+# how a path differs from that of the file
+ENDING, FORM, BACKSLASH, CASE = "ending", "Unicode form", "backslash", "case"
 
 
 class FileFinder:
-    """Looks for files; reads each folder once."""
+    """Looks for files, and reads each folder once."""
 
     def __init__(self) -> None:
-        from dataloader.decode import image_suffixes
-
         self._suffixes = image_suffixes()
         self._folders: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
 
     def find(self, path: str) -> tuple[str, str] | None:
-        """Return (the one file that `path`, which is not there, may mean; how they differ); None where none or several may."""
+        """Return the one file that `path`, which does not exist, can mean, and how they differ.
+
+        None where no file or several files fit.
+        """
         if "\\" in path:
             other = path.replace("\\", "/")
             if not os.path.exists(other):
@@ -37,16 +41,16 @@ class FileFinder:
         return (longer[0], ENDING) if len(longer) == 1 else None
 
     def with_ending(self, path: str) -> list[str]:
-        """Return the image files that have the name of `path` and an ending besides."""
+        """Return the image files whose name is that of `path` plus an ending."""
         folder, name = os.path.split(path)
         return [os.path.join(folder, other) for other in self._index(folder)[1].get(_fold(name), [])]
 
     def has_ending(self, path: str) -> bool:
-        """Return whether `path` ends as an image's name does."""
+        """Return whether `path` ends in the suffix of an image format."""
         return path.lower().endswith(self._suffixes)
 
     def _index(self, folder: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """The names in `folder`, by folded name and, those of images, by folded name without its ending."""
+        """Return the names in `folder` by folded name and, those of images, by folded name without ending."""
         if folder not in self._folders:
             names: dict[str, list[str]] = {}
             stems: dict[str, list[str]] = {}
@@ -63,4 +67,5 @@ class FileFinder:
 
 
 def _fold(name: str) -> str:
+    """Return the name in one Unicode form and one case."""
     return unicodedata.normalize("NFC", name).casefold()

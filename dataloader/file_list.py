@@ -1,8 +1,9 @@
-"""A list of images as a few flat arrays: 2.5 million lines take a fifth of what Python strings would.
+"""A list of images as a few flat arrays: 2.5 million lines take a fifth of the memory of Python strings.
 
-A line is a path, blanks, an integer label; in a list without labels, a path alone. Paths may hold spaces and any
-characters but a zero byte; the label is what follows the last blank. UTF-8, with or without a byte-order mark; LF, CRLF,
-or CR where there is no LF; blank lines and blanks at a line's end are skipped. A relative path starts at the list's folder.
+A line is a path, blanks and an integer label; in a list without labels, a path alone. Paths may hold spaces and any
+character except a zero byte; the label is what follows the last blank. The text is UTF-8, with or without a byte-order
+mark. Lines end in LF, CRLF, or CR where there is no LF. Blank lines and blanks at the end of a line are skipped. A
+relative path starts at the list's folder.
 """
 
 import hashlib
@@ -11,25 +12,32 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloader import list_advice
+from dataloader.decode import Image, thumbnail
 from utils import faults
 from utils.errors import UserError
 from utils.logger import progress
 
-CHUNK = 1 << 24  # bytes parsed at a time: the temporary arrays stay small beside the list itself
+PARSE_CHUNK_BYTES = 1 << 24  # parsed together: the temporary arrays stay small beside the list itself
 SPACE, TAB, LF, CR = 32, 9, 10, 13
-ROWS = 1 << 16  # lines whose endings are looked at together
-ENDING = 16  # bytes of a path that tell one image from the next
+MAX_LABEL_DIGITS = 9
+HASH_CHUNK_LINES = 1 << 16
+HASH_SUFFIX_BYTES = 16  # of a path: they tell one image from the next
+EXISTS_CHUNK = 4096  # files that a thread looks for together
 
 
 @dataclass(frozen=True)
 class FileList:
-    """N images. `label` is int32 (N,), -1 in a list without labels; paths are cut from one buffer on demand."""
+    """A list of N images, whose paths are cut from one buffer on demand.
+
+    source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,); -1
+    in a list without labels. line: int32 (N,), line numbers from 1. file_labels: int64 (classes,), the label that the file
+    itself gives each class, or -1; None: `label` is as in the file.
+    """
 
     source: Path
     text: NDArray[np.uint8]
@@ -37,47 +45,40 @@ class FileList:
     length: NDArray[np.int32]
     label: NDArray[np.int32]
     line: NDArray[np.int32]
-    numbers: NDArray[np.int64] | None = (
-        None  # where `label` is not as the file has it: the file's number of each class, or -1
-    )
+    file_labels: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.start)
 
     def as_written(self, index: int) -> str:
-        """The path of image `index` as it is written in the list."""
+        """Return the path of image `index` as the list has it."""
         start = self.start[index]
         return os.fsdecode(self.text[start : start + self.length[index]].tobytes())
 
     def path(self, index: int) -> str:
-        """The path of image `index`, as the file system takes it."""
+        """Return the path of image `index` for the file system."""
         name = self.as_written(index)
         return name if name.startswith("/") else os.path.join(self.source.parent, name)
 
-    def picture(self, index: int, side: int) -> NDArray[Any] | None:
-        """Image `index` as uint8 RGB, upright, its longer side at most `side` pixels; None where it cannot be read."""
-        from dataloader.decode import thumbnail
-
+    def thumbnail(self, index: int, side: int) -> Image | None:
+        """Return image `index` as uint8 RGB, upright, its longer side at most `side` pixels; None if unreadable."""
         return thumbnail(self.path(index), side)
 
-    def where(self, index: int) -> str:
-        """ "datasets/train.txt, line 17": for messages."""
+    def location(self, index: int) -> str:
+        """Return file and line of image `index` for messages, such as "datasets/train.txt, line 17"."""
         return f"{self.source}, line {self.line[index]}"
 
-    def why_unreadable(self, indices: NDArray[np.int64]) -> str:
-        """Return the likeliest reason why these images cannot be read, with what mends it; empty where none is found."""
-        return list_advice.likeliest_reason(self, indices)
-
-    def check_readable(self, index: NDArray[np.int64], readable: NDArray[np.bool_]) -> None:
-        """Raise UserError where none of the images `index` (M,) was `readable` (M,); warn where over half were not."""
-        list_advice.check_readable(self, index, readable)
-
     def fingerprint(self) -> str:
-        """sha256, as hex, of the labels and the last bytes of each path, in order: of what epochs are made, wherever the images lie."""
+        """Return the sha256, as hex, of the labels and of the last bytes of each path, in order.
+
+        Lists of the same images with the same labels agree, wherever the images are.
+        """
         digest = hashlib.sha256(self.label.tobytes())
-        for first in range(0, len(self), ROWS):
-            start = self.start[first : first + ROWS, None]
-            places = start + self.length[first : first + ROWS, None] - np.arange(1, ENDING + 1)
+        for first in range(0, len(self), HASH_CHUNK_LINES):
+            chunk = slice(first, first + HASH_CHUNK_LINES)
+            start = self.start[chunk, None]
+            places = start + self.length[chunk, None] - np.arange(1, HASH_SUFFIX_BYTES + 1)
             digest.update(self.text[np.maximum(places, start)].tobytes())
         return digest.hexdigest()
 
@@ -89,28 +90,27 @@ class FileList:
         return digest.hexdigest()
 
     def renumbered(self, numbers: NDArray[np.int64], count: int) -> "FileList":
-        """Return the list with label k as `numbers[k]`, one of `count` classes; `listed` gives the file's own numbers."""
-        back = np.full(count, -1, np.int64)
-        back[numbers] = np.arange(len(numbers))
-        return replace(self, label=numbers[self.label].astype(np.int32), numbers=back)
+        """Return the list with label k replaced by `numbers[k]`, one of `count` classes; `file_label` maps back."""
+        file_labels = np.full(count, -1, np.int64)
+        file_labels[numbers] = np.arange(len(numbers))
+        return replace(self, label=numbers[self.label].astype(np.int32), file_labels=file_labels)
 
-    def listed(self, label: int) -> int:
-        """Return the number that the file itself gives the class `label`; -1: it has none."""
-        return label if self.numbers is None else int(self.numbers[label])
+    def file_label(self, label: int) -> int:
+        """Return the label that the file itself gives class `label`; -1 if none."""
+        return label if self.file_labels is None else int(self.file_labels[label])
 
     def select(self, keep: NDArray[np.bool_]) -> "FileList":
-        """The list of the images that `keep` (bool, (N,)) marks; the text is shared."""
-        return replace(
-            self, start=self.start[keep], length=self.length[keep], label=self.label[keep], line=self.line[keep]
-        )
+        """Return the list of the images that `keep`, bool (N,), marks; the text is shared."""
+        columns = {name: getattr(self, name)[keep] for name in ("start", "length", "label", "line")}
+        return replace(self, **columns)
 
 
 def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
     """Read a list file.
 
     Raises:
-        UserError: no such file, no text in it, no images, a line without a label, or with one that is no whole number from 0;
-            the message names file and line.
+        UserError: the file does not exist, is not text, or lists no image; or a line has no label, or a label that is not a
+            whole number from 0 (the message names file and line).
     """
     path = Path(path)
     try:
@@ -121,17 +121,23 @@ def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
     list_advice.check_text(path, text)
     begin = 3 if bytes(text[:3]) == b"\xef\xbb\xbf" else 0
-    newline = LF if any((text[first : first + CHUNK] == LF).any() for first in range(0, len(text), CHUNK)) else CR
+    newline = LF if any((part == LF).any() for part in _slices(text)) else CR
     parts = [_parse(text, span, newline, labelled, path) for span in _chunks(text, begin, newline)]
     if not any(len(part[0]) for part in parts):
         raise UserError(f"The list {path} holds no image; expected {list_advice.expected(labelled)}.")
     return FileList(path, text, *(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
+def _slices(text: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the text in parts of PARSE_CHUNK_BYTES."""
+    for first in range(0, len(text), PARSE_CHUNK_BYTES):
+        yield text[first : first + PARSE_CHUNK_BYTES]
+
+
 def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple[int, int]]:
-    """Spans of about CHUNK bytes that end after a line break, or where the text does."""
+    """Yield spans of about PARSE_CHUNK_BYTES that end after a line break, or where the text ends."""
     while begin < len(text):
-        end = min(begin + CHUNK, len(text))
+        end = min(begin + PARSE_CHUNK_BYTES, len(text))
         while end < len(text) and text[end - 1] != newline:
             ahead = np.flatnonzero(text[end : end + 4096] == newline)
             end = end + int(ahead[0]) + 1 if len(ahead) else min(end + 4096, len(text))
@@ -142,7 +148,7 @@ def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple
 def _parse(
     text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path
 ) -> tuple[NDArray, ...]:
-    """start (int64), length, label and line number (int32) of the samples in text[first:end]."""
+    """Return start (int64), length, label and line number (int32), each (M,), of the M images in the span of the text."""
     first, end = span
     part = text[first:end]
     breaks = np.flatnonzero(part == newline)
@@ -170,9 +176,9 @@ def _parse(
 
 
 def _without_blanks(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.int64]:
-    """`ends` moved back over the blanks before them, to `starts` where there is nothing else."""
-    ends = ends - _after_blank(part, starts, ends)  # the CR of CRLF; most files have no more
-    more = _after_blank(part, starts, ends)
+    """Return `ends` moved back over the blanks before them, at most to `starts`."""
+    ends = ends - _follow_blank(part, starts, ends)  # the CR of CRLF; most files have no other blank
+    more = _follow_blank(part, starts, ends)
     if more.any():
         blank = (part == SPACE) | (part == TAB) | (part == CR) | (part == LF)
         words = np.flatnonzero(~blank & np.append(blank[1:], True)) + 1  # where runs of other bytes end
@@ -181,18 +187,18 @@ def _without_blanks(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> 
     return ends
 
 
-def _after_blank(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.bool_]:
-    """Which of `ends` follow a blank of their line."""
+def _follow_blank(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.bool_]:
+    """Return which of `ends` follow a blank of their own line."""
     byte = part[np.maximum(ends - 1, 0)]
     return (ends > starts) & ((byte == CR) | (byte == SPACE) | (byte == TAB))
 
 
 def _integers(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.int64]:
-    """The non-negative whole numbers written in part[start:end], -1 where it is none (or has over nine digits)."""
+    """Return the whole numbers from 0 written in part[start:end]; -1 where it is not one, or has too many digits."""
     width = ends - starts
     value = np.zeros(len(starts), np.int64)
-    good = (width > 0) & (width <= 9)
-    for k in range(min(int(width.max(initial=0)), 9)):
+    good = (width > 0) & (width <= MAX_LABEL_DIGITS)
+    for k in range(min(int(width.max(initial=0)), MAX_LABEL_DIGITS)):
         inside = width > k
         digit = part[np.where(inside, starts + k, 0)].astype(np.int64) - ord("0")
         good &= ~inside | ((digit >= 0) & (digit <= 9))
@@ -201,20 +207,20 @@ def _integers(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArra
 
 
 def missing_files(files: FileList, threads: int = 16) -> NDArray[np.bool_]:
-    """Which of the listed files are not there (bool, (N,)); asks the file system in parallel, with a progress bar."""
-    size = 4096
-    spans = range(0, len(files), size)
+    """Return which of the listed files do not exist, bool (N,); uses `threads`, and shows a progress bar."""
+    starts = range(0, len(files), EXISTS_CHUNK)
 
     def look(first: int) -> list[bool]:
-        return [not faults.exists(files.path(index)) for index in range(first, min(first + size, len(files)))]
+        last = min(first + EXISTS_CHUNK, len(files))
+        return [not faults.exists(files.path(index)) for index in range(first, last)]
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(progress(pool.map(look, spans), f"looking for the files of {files.source.name}", len(spans)))
-    return np.array([gone for part in found for gone in part], dtype=bool)
+        chunks = list(progress(pool.map(look, starts), f"looking for the files of {files.source.name}", len(starts)))
+    return np.array([missing for chunk in chunks for missing in chunk], dtype=bool)
 
 
 def read_class_names(folder: Path) -> list[str] | None:
-    """Return the names of `classes.txt` in `folder` (line k, from 0, names class k); None where there is no such file, or no name.
+    """Return the names in `classes.txt` of `folder` (line k, from 0, names class k); None without that file or a name.
 
     Raises:
         UserError: see `check_class_names` and `read_lines`.
@@ -228,9 +234,13 @@ def read_class_names(folder: Path) -> list[str] | None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a file of names, without the blank ones at its end. Raises UserError where it cannot be read."""
+    """Return the lines of a file of names, without blank ones at its end.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() knows ten more line ends
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits at ten more characters
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name per line.") from error
     except OSError as error:
@@ -249,7 +259,6 @@ def check_class_names(path: Path, names: list[str]) -> None:
         if not name.strip():
             raise UserError(f"{path}, line {line} is blank; expected one class name per line, each once.")
         if name in lines:
-            raise UserError(
-                f"{path}, line {line} names {name!r} again, after line {lines[name]}; expected one class name per line, each once."
-            )
+            again = f"{path}, line {line} names {name!r} again, after line {lines[name]}"
+            raise UserError(f"{again}; expected one class name per line, each once.")
         lines[name] = line

@@ -1,11 +1,10 @@
-"""Batches in order, made ahead by threads or by processes.
+"""Batches in order, prepared ahead by threads or by processes.
 
-Threads are the default: decoding, OpenCV and copying let go of the GIL, nothing travels between processes, no
-shared memory is needed, and a batch comes first after milliseconds. Processes (torch's DataLoader) serve where a
-user's own augmentation is Python that holds the GIL. Both give the same batches, bit for bit.
+Threads are the default. Decoding, OpenCV and copying release the GIL, no batch is copied between processes, no shared
+memory is needed, and the first batch comes after milliseconds. Processes (torch's DataLoader) help where a user's own
+augmentation is Python code that holds the GIL. Both give the same batches, bit for bit.
 """
 
-import argparse
 import functools
 import os
 import shlex
@@ -13,164 +12,235 @@ import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from dataloader.sampler import BatchKey
+from dataloader.file_list import FileList
+from dataloader.sampler import BatchIndices
 from utils import distributed
 from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
 from utils.signals import STOP_SIGNALS
 
-AHEAD = 4  # batches a worker that are made before they are asked for
-CPU_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds AHEAD batches
+PREFETCH_BATCHES = 4  # per worker
+MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
 SHARED_MEMORY = "/dev/shm"
 
+T = TypeVar("T")
+BatchT = TypeVar("BatchT")
+BatchCo = TypeVar("BatchCo", covariant=True)
 
-class Batches:
-    """`make(key)` for each key of a sampler, in order; every `iter()` starts the sampler anew.
 
-    Raises:
-        UserError: while iterating: no image could be read, or a worker was killed or is stuck for --worker_timeout.
-    """
+class BatchDataset(Protocol[BatchCo]):
+    """Makes whole batches of a list."""
 
-    def __init__(self, dataset: Any, sampler: Iterable[BatchKey], opt: argparse.Namespace) -> None:
-        self.dataset, self.sampler, self.opt = dataset, sampler, opt
-        on_gpu, limit = _for_gpu(opt), MAX_WORKERS
-        if opt.loader == "process":
-            # training's and validation's workers live side by side
-            limit = max(CPU_WORKERS, min(limit, _shared_memory() // max(1, 2 * _shared_bytes(dataset, opt, workers=1))))
-        else:
-            dataset.pinned = on_gpu  # what forked workers make, torch's DataLoader copies
-        self.workers: int = opt.workers if opt.workers is not None else _workers_here(on_gpu, limit)
-        if self.workers and opt.loader == "process":
-            _check_shared_memory(dataset, opt, self.workers)
+    files: FileList
 
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]
+        """Return the number of listed images."""
 
-    def __iter__(self) -> Iterator[Any]:
+    def __getitems__(self, batch: BatchIndices) -> BatchCo:
+        """Return the batch of these indices."""
+
+    def batch_bytes(self, batch_size: int) -> int:
+        """Return the size in bytes of the images of the largest batch."""
+
+
+class BatchSampler(Sized, Iterable[BatchIndices], Protocol):
+    """Yields the indices of one batch after another, and knows how many there are."""
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Who prepares the batches.
+
+    kind: "thread" or "process". count: the number of workers; 0: the calling thread; None: `default_workers`.
+    timeout_seconds: how long to wait for a batch; 0: without limit. on_gpu: the network runs on a GPU, so that batches
+    are page-locked and more cores are free for workers.
+    """
+
+    kind: str = "thread"
+    count: int | None = None
+    timeout_seconds: int = 300
+    on_gpu: bool = False
+
+    @property
+    def pins_in_place(self) -> bool:
+        """Whether the dataset allocates page-locked memory itself; batches of worker processes are copied into it later."""
+        return self.on_gpu and self.kind == "thread"
+
+
+class BatchLoader(Generic[BatchT]):
+    """Loads the batches of a sampler in order; each `iter()` begins at the sampler's first batch.
+
+    Raises:
+        UserError: too little shared memory for the worker processes. While iterating: no image can be read, or a worker
+            was killed or is stuck.
+    """
+
+    def __init__(
+        self, dataset: BatchDataset[BatchT], sampler: BatchSampler, batch_size: int, workers: WorkerConfig
+    ) -> None:
+        """`batch_size`: the size of the largest batch, from which the need for shared memory follows."""
+        self.dataset, self.sampler, self.config = dataset, sampler, workers
+        self._batch_bytes = dataset.batch_bytes(batch_size)
+        limit = MAX_WORKERS
+        if workers.kind == "process":
+            both = 2 * _shared_bytes(self._batch_bytes, workers=1)  # training and validation workers exist together
+            limit = max(MIN_WORKERS, min(limit, _free_shared_memory() // max(1, both)))
+        self.workers: int = workers.count if workers.count is not None else _workers_here(workers.on_gpu, limit)
+        if self.workers and workers.kind == "process":
+            _check_shared_memory(_shared_bytes(self._batch_bytes, self.workers), self.workers)
+
+    def __len__(self) -> int:
+        """Return the number of batches of the sampler."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[BatchT]:
         return self.iterate(self.sampler)
 
-    def iterate(self, keys: Iterable[BatchKey]) -> Iterator[Any]:
-        """Return an iterator over the batches of `keys`; it shares no position with another."""
-        source: Iterator[Any]
+    def iterate(self, batches: Iterable[BatchIndices]) -> Iterator[BatchT]:
+        """Return an iterator over the batches of these indices; it shares no position with another iterator."""
+        make, timeout = self.dataset.__getitems__, self.config.timeout_seconds
+        source: Iterator[BatchT]
         if self.workers == 0:
-            source = map(self.dataset.__getitems__, keys)
-        elif self.opt.loader == "thread":
-            source = in_threads(self.dataset.__getitems__, keys, self.workers, self.opt.worker_timeout)
+            source = map(make, batches)
+        elif self.config.kind == "thread":
+            source = prefetch_threaded(make, batches, self.workers, timeout)
         else:
-            source = iter(_in_processes(self.dataset, keys, self.opt, self.workers))
-        return self._guarded(source)
+            source = iter(_process_loader(self.dataset, batches, self.workers, timeout, self.config.on_gpu))
+        return self._translate_errors(source)
 
-    def _guarded(self, source: Iterator[Any]) -> Iterator[Any]:
-        """Faults of the data and of the machine become messages."""
+    def _translate_errors(self, source: Iterator[BatchT]) -> Iterator[BatchT]:
+        """Yield from `source`, and turn faults of the data and of the machine into messages for the user."""
         while True:
             try:
                 batch = next(source, None)
             except ImageError as error:
-                look = shlex.join(["python", "-m", "tools.doctor", str(self.dataset.files.source)])
+                reason = str(error).strip().splitlines()[-1]
+                doctor = shlex.join(["python", "-m", "tools.doctor", str(self.dataset.files.source)])
                 raise UserError(
-                    f"{str(error).strip().splitlines()[-1]}\nMend the list; what is wrong, says: {look}"
+                    f"{reason}\nCorrect the list. To see everything that is wrong with it: {doctor}"
                 ) from error
             except MachineFault as error:  # from a worker process, with its traceback
                 raise MachineFault(str(error).rpartition(f"{MachineFault.__name__}: ")[2].strip()) from error
             except TimeoutError as error:
-                raise UserError(_stuck(self.opt)) from error
+                raise UserError(_stuck(self.config.timeout_seconds)) from error
             except RuntimeError as error:
-                text = str(error)
-                if "timed out" in text:
-                    raise UserError(_stuck(self.opt)) from error
-                if SHARED_MEMORY in text:
-                    raise UserError(_no_shared_memory(text, self.dataset, self.opt, self.workers)) from error
-                if "exited unexpectedly" in text or "killed by signal" in text:
-                    raise UserError(_killed(text, self.workers)) from error
-                raise
+                message = self._worker_failure(str(error))
+                if message is None:
+                    raise
+                raise UserError(message) from error
             if batch is None:
                 return
             yield batch
 
+    def _worker_failure(self, text: str) -> str | None:
+        """Return the message for a RuntimeError of torch's DataLoader that says `text`; None where it is no worker's."""
+        if "timed out" in text:
+            return _stuck(self.config.timeout_seconds)
+        if SHARED_MEMORY in text:
+            return _no_shared_memory(text, 2 * _shared_bytes(self._batch_bytes, self.workers))
+        if "exited unexpectedly" in text or "killed by signal" in text:
+            return _killed(text, self.workers)
+        return None
 
-def in_threads(
-    make: Callable[[BatchKey], Any], keys: Iterable[BatchKey], workers: int, timeout: float
-) -> Iterator[Any]:
-    """`make(key)` for each key, in order, by `workers` threads that run AHEAD batches each before the consumer."""
-    cv2.setNumThreads(0)  # a thread a worker; OpenCV's own would fight them for the cores
-    waiting: deque[Any] = deque()
-    keys = iter(keys)
+
+# ------------------------------------------------------------------------------------------------ threads
+
+
+def prefetch_threaded(
+    make: Callable[[BatchIndices], T], batches: Iterable[BatchIndices], workers: int, timeout_seconds: float
+) -> Iterator[T]:
+    """Yield `make(batch)` for each of `batches`, in order; `workers` threads run PREFETCH_BATCHES batches each ahead.
+
+    Raises:
+        TimeoutError: a batch takes longer than `timeout_seconds`; 0 waits without limit. Whatever `make` raises.
+    """
+    cv2.setNumThreads(0)  # one thread per worker; OpenCV's own would compete with them for the cores
+    waiting: deque[Future[T]] = deque()
+    batches = iter(batches)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
-        waiting.extend(pool.submit(make, key) for key in islice(keys, workers * AHEAD))
+        waiting.extend(pool.submit(make, batch) for batch in islice(batches, workers * PREFETCH_BATCHES))
         while waiting:
-            batch = waiting.popleft().result(timeout or None)
-            waiting.extend(pool.submit(make, key) for key in islice(keys, 1))
-            yield batch
+            made = waiting.popleft().result(timeout_seconds or None)
+            waiting.extend(pool.submit(make, batch) for batch in islice(batches, 1))
+            yield made
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]:
-    """Return how many workers load images where nobody has said it, and why in words.
+    """Return how many workers load images where the user gives no number, and why, in words.
 
     Args:
-        on_gpu: whether the network runs on a GPU, and leaves the cores to the workers.
-        cores: those that this run may use.
-        processes: how many of the run's share them.
+        on_gpu: whether the network runs on a GPU, which leaves the cores to the workers.
+        cores: the cores that this run may use.
+        processes: the training processes that share them.
     """
     if not on_gpu:
-        return CPU_WORKERS, "the network runs on the same cores"
+        return MIN_WORKERS, "the network runs on the same cores"
     share = f" for {processes} processes" if processes > 1 else ""
-    return min(
-        MAX_WORKERS, max(CPU_WORKERS, cores // processes - 1)
-    ), f"{cores} cores{share}, one left for the GPU's kernels"
+    count = min(MAX_WORKERS, max(MIN_WORKERS, cores // processes - 1))
+    return count, f"{cores} cores{share}, one left for the GPU's kernels"
 
 
 @functools.cache  # once for all loaders of a run, and so logged once
 def _workers_here(on_gpu: bool, limit: int) -> int:
-    """Return and log default_workers on this machine, at most `limit`."""
-    from joblib import cpu_count  # which knows a container's share of the cores
+    """Return and log `default_workers` on this machine, at most `limit`."""
+    from joblib import cpu_count  # it respects a container's share of the cores
 
     count, why = default_workers(on_gpu, cpu_count(), distributed.local_world_size())
     if limit < count:
-        count, why = limit, f"for more, {SHARED_MEMORY} is too small"
-    log.info(f"Workers: {count} ({why}; -w to choose).")
+        count, why = limit, f"{SHARED_MEMORY} is too small for more"
+    log.info(f"Workers: {count} ({why}; -w overrides it).")
     return count
 
 
-def _in_processes(dataset: Any, keys: Iterable[BatchKey], opt: argparse.Namespace, workers: int) -> "DataLoader[Any]":
+# ------------------------------------------------------------------------------------------------ processes
+
+
+def _process_loader(
+    dataset: BatchDataset[BatchT], batches: Iterable[BatchIndices], workers: int, timeout_seconds: int, on_gpu: bool
+) -> "DataLoader[Any]":
+    """Return torch's DataLoader over the batches of these indices."""
     return DataLoader(
-        _Shared(dataset),  # type: ignore[arg-type]  # all that DataLoader asks of a data set is __getitems__
-        batch_sampler=keys,  # type: ignore[arg-type]  # it yields keys, and the data set makes whole batches
+        _SharedMemoryDataset(dataset),  # type: ignore[arg-type]  # DataLoader calls __getitems__ alone
+        batch_sampler=batches,  # type: ignore[arg-type]  # it yields indices, from which the dataset makes whole batches
         num_workers=workers,
-        collate_fn=_same,
-        pin_memory=_for_gpu(opt),
+        collate_fn=_identity,
+        pin_memory=on_gpu,
         worker_init_fn=_start_worker,
-        prefetch_factor=AHEAD,
-        timeout=opt.worker_timeout,
+        prefetch_factor=PREFETCH_BATCHES,
+        timeout=timeout_seconds,
     )
 
 
-class _Shared:
-    """A data set whose batches are in shared memory when they are handed over.
+class _SharedMemoryDataset(Generic[BatchT]):
+    """Wraps a dataset whose batches must be in shared memory when a worker hands them over.
 
-    torch would move them there in a thread of the worker's queue, where a full /dev/shm loses the batch and the main
-    process waits for it until --worker_timeout. Here the worker itself fails, and says so at once.
+    torch would move them there in a thread of the worker's queue. A full /dev/shm then loses the batch, and the main
+    process waits for it until the timeout. Here the worker itself fails, and reports it at once.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: BatchDataset[BatchT]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
+        """Return the number of listed images."""
         return len(self.dataset)
 
-    def __getitems__(self, key: BatchKey) -> Any:
-        batch = self.dataset.__getitems__(key)
+    def __getitems__(self, indices: BatchIndices) -> BatchT:
+        """Return the batch of these indices, in shared memory."""
+        batch: Any = self.dataset.__getitems__(indices)
         try:
             for field in batch:
                 for tensor in field if isinstance(field, tuple) else (field,):
@@ -181,17 +251,16 @@ class _Shared:
         return batch
 
 
-def _for_gpu(opt: argparse.Namespace) -> bool:
-    """Whether batches go to a GPU, which copies from page-locked memory while the network runs."""
-    return torch.cuda.is_available() and (opt.gpu is None or opt.gpu >= 0)
-
-
-def _same(batch: Any) -> Any:
+def _identity(batch: T) -> T:
+    """Return the batch: the dataset has collated it already."""
     return batch
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker. Signals that end the run are the main process's to handle: batch systems send them to all processes."""
+    """Set up a worker process: one thread, and no reaction to signals that end the run.
+
+    Batch systems send those signals to all processes; the main process alone handles them.
+    """
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -201,23 +270,34 @@ def _start_worker(_: int) -> None:
 
 
 def _end_for_parent(parent: int) -> None:
-    """End this worker when SIGTERM comes from the process `parent` itself, which ends its workers so."""
+    """End this worker when SIGTERM comes from the process `parent`, which ends its workers that way."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
-def _shared_memory() -> int:
-    """Return how many bytes of shared memory are free; where there is no such folder, more than anybody needs."""
+# ------------------------------------------------------------------------------------------------ shared memory
+
+
+def _free_shared_memory() -> int:
+    """Return the free bytes of shared memory; where the folder does not exist, more than anyone needs."""
     try:
         return shutil.disk_usage(SHARED_MEMORY).free
     except OSError:
         return 1 << 62
 
 
-def _check_shared_memory(dataset: Any, opt: argparse.Namespace, workers: int) -> None:
-    """Workers hand batches over in shared memory, which containers keep small: better said now than a bus error later."""
-    free, wanted = _shared_memory(), _shared_bytes(dataset, opt, workers)
+def _shared_bytes(batch_bytes: int, workers: int) -> int:
+    """Return how many bytes of batches the workers of all processes on this machine hold at most."""
+    return batch_bytes * workers * PREFETCH_BATCHES * distributed.local_world_size()
+
+
+def _check_shared_memory(wanted: int, workers: int) -> None:
+    """Raise UserError where the workers' batches exceed shared memory, which containers keep small.
+
+    Without this check, the run would end later with a bus error.
+    """
+    free = _free_shared_memory()
     if wanted > free:
         raise UserError(
             f"{workers} worker processes may hold {wanted / 1e6:.1f} MB of batches in {SHARED_MEMORY}, "
@@ -225,33 +305,35 @@ def _check_shared_memory(dataset: Any, opt: argparse.Namespace, workers: int) ->
         )
 
 
-def _shared_bytes(dataset: Any, opt: argparse.Namespace, workers: int) -> int:
-    """Return how many bytes of batches the workers of all processes on this machine may hold at a time."""
-    return dataset.batch_bytes(opt.batch_size) * workers * AHEAD * distributed.local_world_size()
-
-
 def _less_shared_memory(wanted: int) -> str:
+    """Return the advice for too little shared memory."""
     return (
         "Use threads (--loader thread), fewer --workers or a smaller -b, "
         f"or give the container more: docker run --shm-size={(wanted >> 20) + 64}m."
     )
 
 
-def _no_shared_memory(text: str, dataset: Any, opt: argparse.Namespace, workers: int) -> str:
+def _no_shared_memory(text: str, wanted: int) -> str:
+    """Return the message for a worker whose batch did not fit into shared memory."""
     why = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
-    wanted = 2 * _shared_bytes(dataset, opt, workers)  # training's and validation's workers live side by side
-    return f"A worker process found no room for a batch ({why[:200]}).\n{_less_shared_memory(wanted)} Then continue with --resume."
-
-
-def _stuck(opt: argparse.Namespace) -> str:
     return (
-        f"No batch came for {opt.worker_timeout} s: a worker is stuck (a dead network drive, or too slow a disk?).\n"
-        "Look at the drive, or wait longer: --worker_timeout SECONDS; 0 waits for ever."
+        f"A worker process found no room for a batch ({why[:200]}).\n"
+        f"{_less_shared_memory(wanted)} Then continue with --resume."
+    )
+
+
+def _stuck(timeout_seconds: int) -> str:
+    """Return the message for a batch that did not come in time."""
+    return (
+        f"No batch came for {timeout_seconds} s: a worker is stuck. Is a network drive down, or the disk too slow?\n"
+        "Check the drive, or wait longer: --worker_timeout SECONDS; 0 waits without limit."
     )
 
 
 def _killed(text: str, workers: int) -> str:
+    """Return the message for a worker that was killed."""
     return (
-        f"A worker process was killed ({text.strip().splitlines()[0][:200]}): most often the machine ran out of memory.\n"
-        f"Use fewer --workers (now {workers}), --loader thread, or a smaller --cache ram; then go on with --resume."
+        f"A worker process was killed ({text.strip().splitlines()[0][:200]}): "
+        "most often, the machine ran out of memory.\n"
+        f"Use fewer --workers (now {workers}), --loader thread, or a smaller --cache ram; then continue with --resume."
     )

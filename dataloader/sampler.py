@@ -1,4 +1,4 @@
-"""Which samples make up which batch: pure functions of (seed, epoch), so a run can be taken up anywhere."""
+"""Which samples make up which batch: pure functions of (seed, epoch), so that a run can continue from any batch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,96 +11,100 @@ from utils import distributed
 from utils.rng import order_rng
 
 
-class BatchKey(NamedTuple):
-    """What a worker needs to make a batch: `indices` (int64, (B,)) in epoch `epoch`, batch `step` of it.
+class BatchIndices(NamedTuple):
+    """The samples of one batch.
 
-    copies: int64 (B,), how often the epoch has drawn the same sample before, so that each copy is augmented otherwise.
+    epoch: from 1; 0 in evaluation. step: the batch's number in the epoch, from 0. indices: int64 (B,), places in the list.
+    repeat_index: int64 (B,), how often the epoch drew the same sample before; each repeat is augmented differently.
     """
 
     epoch: int
     step: int
     indices: NDArray[np.int64]
-    copies: NDArray[np.int64]
+    repeat_index: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Draw:
+class SamplingConfig:
     """How an epoch draws its samples.
 
-    balance: "none" (each once), "sqrt" or "class" (as many draws, shared among the classes by the square root of
-    their size, or evenly). repeat: each draw stands so often in a row (repeated augmentation, Hoffer et al., 2020),
-    and the epoch has so many fewer draws.
+    balance: "none" draws each sample once. "sqrt" and "class" draw as many, divided among the classes by the square
+    root of their size, or evenly. repeats: every draw occurs that many times in a row (repeated augmentation, Hoffer
+    et al., 2020), and the epoch has as many times fewer draws.
     """
 
     seed: int
     balance: str = "none"
-    repeat: int = 1
+    repeats: int = 1
 
 
 class TrainSampler:
-    """Shuffled batches of all epochs, one after another: the next epoch's are being loaded while one is evaluated.
+    """Yields the shuffled batches of all epochs in one sequence, so that workers load ahead across epoch boundaries.
 
-    Of several processes each gets its part of every batch: `batch_size` is that of all of them together.
+    With several processes, each gets its part of every batch; `batch_size` is the size of the whole batch.
     """
 
     def __init__(
-        self, labels: NDArray[np.int32], batch_size: int, epochs: int, draw: Draw, limit: int | None = None
+        self,
+        labels: NDArray[np.int32],
+        batch_size: int,
+        epochs: int,
+        sampling: SamplingConfig,
+        max_batches: int | None = None,
     ) -> None:
-        """`labels`: int32 (N,). `limit`: at most so many batches an epoch (--debug)."""
-        self.labels, self.draw, self.epochs = labels, draw, epochs
+        """`labels`: int32 (N,). `max_batches`: the most batches per epoch (--debug)."""
+        self.labels, self.sampling, self.epochs = labels, sampling, epochs
         self.batch_size = min(batch_size, len(labels) // distributed.world_size() * distributed.world_size())
         distributed.per_process_batch(self.batch_size)
         batches = len(labels) // self.batch_size
-        self.batches = batches if limit is None else min(batches, limit)
+        self.batches_per_epoch = batches if max_batches is None else min(batches, max_batches)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
-        return self.batches
+        """Return the number of batches per epoch."""
+        return self.batches_per_epoch
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The samples that epoch `epoch` (from 1) shows, in order; int64, (N,)."""
-        count, repeat = len(self.labels), self.draw.repeat
-        rng = order_rng(self.draw.seed, epoch)
-        balance = self.draw.balance
-        order = rng.permutation(count if balance == "none" else balanced(self.labels, balance, rng))
-        return np.repeat(order[: -(-count // repeat)], repeat)[:count] if repeat > 1 else order
-
-    def __iter__(self) -> Iterator[BatchKey]:
+    def __iter__(self) -> Iterator[BatchIndices]:
         return self.iterate(1, 0)
 
-    def iterate(self, first: int, skip: int) -> Iterator[BatchKey]:
-        """Yield the batches of the run from epoch `first` (from 1), batch `skip` of it (from 0), to the end."""
-        plain = self.draw.balance == "none" and self.draw.repeat == 1
-        for epoch in range(first, self.epochs + 1):
-            order = self.order(epoch)
-            copies = np.zeros(len(order), np.int64) if plain else occurrences(order)
-            for step in range(skip if epoch == first else 0, self.batches):
-                part = slice(
-                    step * self.batch_size + distributed.rank(), (step + 1) * self.batch_size, distributed.world_size()
-                )
-                yield BatchKey(epoch, step, order[part], copies[part])
+    def iterate(self, epoch: int, step: int) -> Iterator[BatchIndices]:
+        """Yield the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run."""
+        no_repeats = self.sampling.balance == "none" and self.sampling.repeats == 1
+        world, rank = distributed.world_size(), distributed.rank()
+        for current in range(epoch, self.epochs + 1):
+            order = self.order(current)
+            repeats = np.zeros(len(order), np.int64) if no_repeats else repeat_index(order)
+            for batch in range(step if current == epoch else 0, self.batches_per_epoch):
+                part = slice(batch * self.batch_size + rank, (batch + 1) * self.batch_size, world)
+                yield BatchIndices(current, batch, order[part], repeats[part])
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the samples of epoch `epoch` (from 1) in the order they are shown, int64 (N,)."""
+        count, repeats, balance = len(self.labels), self.sampling.repeats, self.sampling.balance
+        rng = order_rng(self.sampling.seed, epoch)
+        order = rng.permutation(count if balance == "none" else balanced_indices(self.labels, balance, rng))
+        return np.repeat(order[: -(-count // repeats)], repeats)[:count] if repeats > 1 else order
 
 
-def balanced(labels: NDArray[np.int32], how: str, rng: np.random.Generator) -> NDArray[np.int64]:
-    """As many draws as there are labels, by weights; int64 (N,), ascending.
+def balanced_indices(labels: NDArray[np.int32], balance: str, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw as many samples as there are labels, weighted by class; return their indices, int64 (N,), ascending.
 
-    Systematic sampling: a sample of weight w is drawn floor(w) or ceil(w) times, so that an epoch strays from the
-    balance asked for by at most one draw a sample, where independent draws would stray by the square root.
+    Systematic sampling: a sample of weight w is drawn floor(w) or ceil(w) times. An epoch therefore strays from the
+    requested balance by at most one draw per sample; independent draws would stray by the square root of the count.
     """
-    size = np.bincount(labels)
-    present = size > 0
-    share = np.zeros(len(size))
-    share[present] = np.sqrt(size[present]) if how == "sqrt" else 1.0
-    weight = np.divide(share, size, out=np.zeros(len(size)), where=present)[labels]
-    order = rng.permutation(len(labels))  # which of a class's samples get the extra draw
-    order = order[stable_order(labels[order])]  # class by class, so that each class's draws add up too
+    class_size = np.bincount(labels)
+    present = class_size > 0
+    share = np.zeros(len(class_size))
+    share[present] = np.sqrt(class_size[present]) if balance == "sqrt" else 1.0
+    weight = np.divide(share, class_size, out=np.zeros(len(class_size)), where=present)[labels]
+    order = rng.permutation(len(labels))  # which samples of a class get the extra draw
+    order = order[stable_order(labels[order])]  # class by class, so that the draws of each class add up too
     edges = np.cumsum(weight[order])
     ticks = (np.arange(len(labels)) + rng.random()) * (edges[-1] / len(labels))
     return np.sort(order[np.minimum(np.searchsorted(edges, ticks, side="right"), len(labels) - 1)])
 
 
-def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each entry, how many equal ones stand before it; int64, of the same shape."""
+def repeat_index(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return, for each entry of `order`, how many equal entries precede it; int64, of the same shape."""
     by_value = stable_order(order)
     ranked = order[by_value]
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
@@ -111,30 +115,34 @@ def occurrences(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def stable_order(values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """`np.argsort(values, kind="stable")` of values from 0 below 2^31, (N,), N below 2^32: several times as fast.
+    """Return `np.argsort(values, kind="stable")` for values (N,) from 0 to 2^31 - 1 and N below 2^32, several times faster.
 
-    Value and place make one number each, and NumPy sorts plain numbers by vector instructions, which no stable sort has.
+    Value and index are packed into one integer each: NumPy sorts plain integers with vector instructions, which its
+    stable sort lacks.
     """
     return np.sort(values.astype(np.int64) << 32 | np.arange(len(values))) & 0xFFFFFFFF
 
 
 class EvalSampler:
-    """Every sample once, in the order of the list; the last batch may be small. Several processes take turns."""
+    """Yields every sample once, in the order of the list; the last batch may be smaller. Several processes take turns."""
 
-    def __init__(self, count: int, batch_size: int, limit: int | None = None) -> None:
+    def __init__(self, count: int, batch_size: int, max_batches: int | None = None) -> None:
+        """`count`: samples of the list. `max_batches`: the most batches per process (--debug)."""
         batch_size = distributed.per_process_batch(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size = count, batch_size
-        self.batches = batches if limit is None else min(batches, limit * distributed.world_size())
+        self.batches = batches if max_batches is None else min(batches, max_batches * distributed.world_size())
 
     def __len__(self) -> int:
-        return len(self._mine())
+        """Return the number of batches of this process."""
+        return len(self._own_batches())
 
-    def _mine(self) -> range:
+    def _own_batches(self) -> range:
+        """Return the numbers of the batches of this process."""
         return range(distributed.rank(), self.batches, distributed.world_size())
 
-    def __iter__(self) -> Iterator[BatchKey]:
-        for step in self._mine():
+    def __iter__(self) -> Iterator[BatchIndices]:
+        for step in self._own_batches():
             first = step * self.batch_size
             indices = np.arange(first, min(first + self.batch_size, self.count))
-            yield BatchKey(0, step, indices, np.zeros_like(indices))
+            yield BatchIndices(0, step, indices, np.zeros_like(indices))

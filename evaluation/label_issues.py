@@ -68,7 +68,7 @@ def confident(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
 def write(path: Path, issues: Issues, scored: Any) -> None:
     """Write label_issues.csv, for datasets/clean.py: fill in `action` (keep, drop, relabel) and, to relabel, `new_label`.
 
-    Both numbers are the list's own: see dataloader.file_list.FileList.listed.
+    Both numbers are the list's own: see dataloader.file_list.FileList.file_label.
     """
     predictions, files, classes = scored
     with atomic_write(path, "w") as file:
@@ -77,10 +77,10 @@ def write(path: Path, issues: Issues, scored: Any) -> None:
         for row, quality, other in zip(*(column.tolist() for column in issues[:3]), strict=True):
             label = int(predictions.label[row])
             where = files.path(int(predictions.index[row]))
-            new = files.listed(other)
+            new = files.file_label(other)
             cells = [
                 where,
-                files.listed(label),
+                files.file_label(label),
                 "",
                 new if new >= 0 else "",
                 f"{quality:.6f}",

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataloader import check_readable
 from evaluation.metrics import MOST_FLOATS, TINY, Predictions, Rows
 from inference.blend import combine
 from inference.tta import get_views, mean_over_views
@@ -225,7 +226,7 @@ def predict(
     joined = distributed.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
     predictions = Predictions(*joined)  # type: ignore[arg-type]
     predictions.rows = collector.rows()
-    loader.dataset.files.check_readable(predictions.index, predictions.readable)
+    check_readable(loader.dataset.files, predictions.index, predictions.readable)
     return predictions, kept if kept is None else kept[:done]
 
 

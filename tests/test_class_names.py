@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dataloader import Classes, number_as
+from dataloader import Classes, align_labels, known_list, lists_of
 from dataloader.file_list import read_list
-from dataloader.list_paths import known_list, lists_of
 from evaluation import label_issues
 from network import get_model
 from network.loading import load_weights
@@ -78,9 +77,9 @@ def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):
     for name, content in (("list.txt", "x.jpg 0\ny.jpg 1\nz.jpg 1\n"), ("classes.txt", "dog\ncat\n\n")):
         (tmp_path / name).write_text(content)
     files = read_list(tmp_path / "list.txt")
-    found = number_as(files, Classes(3, ["cat", "cow", "dog"]), "the checkpoint")
+    found = align_labels(files, Classes(3, ["cat", "cow", "dog"]), "the checkpoint")
     assert found.label.tolist() == [2, 0, 0] and found.label.dtype == np.int32
-    assert [found.listed(label) for label in range(3)] == [1, -1, 0]
+    assert [found.file_label(label) for label in range(3)] == [1, -1, 0]
     assert "matched by name (2 of 3 classes, 2 of them" in said.text
     issues = label_issues.Issues(np.array([0, 1]), np.array([0.1, 0.2], np.float32), np.array([0, 1]), "")
     predictions = SimpleNamespace(label=found.label, index=np.arange(3))
@@ -88,12 +87,12 @@ def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):
     with open(tmp_path / "issues.csv") as file:  # clean.py edits the list, by its own numbers; it has none for a cow
         rows = [(row["label"], row["new_label"], row["label_name"], row["suggested_name"]) for row in csv.DictReader(file)]
     assert rows == [("0", "1", "dog", "cat"), ("1", "", "cat", "cow")]
-    assert number_as(files, Classes(2, ["dog", "cat"]), "x") is files is number_as(files, Classes(2), "x")
+    assert align_labels(files, Classes(2, ["dog", "cat"]), "x") is files is align_labels(files, Classes(2), "x")
     for names in (["cat", "cow", "pig"], ["cat", "dog", "dog"]):
         with pytest.raises(UserError, match=r"1 of its 2 names are unknown to the checkpoint, or not unique \(the first: 'dog'\)"):
-            number_as(files, Classes(3, names), "the checkpoint")
+            align_labels(files, Classes(3, names), "the checkpoint")
     with pytest.raises(UserError, match=r"line 2: the label is 1; allowed: 0 to 0"):
-        number_as(files, Classes(1), "the checkpoint")
+        align_labels(files, Classes(1), "the checkpoint")
 
 
 @pytest.mark.parametrize(("name", "head"), HEADS, ids=lambda value: value)
@@ -155,7 +154,7 @@ def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_s
         assert result.code == 2 and text in result.err, result.err
     assert not Path("results/cache").exists()
     result = script("submit.py", *load, "--data_root", turned, "--gpu", -1)
-    assert result.code == 0 and "has the checkpoint's numbers; --labels name" in result.out
+    assert result.code == 0 and "uses the checkpoint's numbers; --labels name" in result.out
 
     result = script("train.py", "--tag", "on", *load, "--epochs", 1, "--data_root", turned, *small, "--lr", 0)
     assert result.code == 0 and "keeps 3 of 3 classes, by name" in result.out

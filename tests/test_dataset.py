@@ -11,10 +11,10 @@ from dataloader import dataset
 from dataloader.dataset import EvalDataset, TrainDataset, as_images
 from dataloader.decode import read_image
 from dataloader.file_list import read_list
-from dataloader.geometry import Fit
-from dataloader.reader import Files
-from dataloader.sampler import BatchKey
-from dataloader.transforms import get_stages
+from dataloader.geometry import EvalGeometry
+from dataloader.reader import FileReader
+from dataloader.sampler import BatchIndices
+from dataloader.transforms import build_stages
 from options import parse_train
 from utils.errors import ImageError, UserError
 from utils.preprocess import Preprocess
@@ -42,16 +42,16 @@ def folder(photos, tmp_path_factory):
 
 def training(folder, *words, name="train.txt"):
     files = read_list(folder / name)
-    return TrainDataset(files, Files(files), get_stages(parse_train(["--transform", "light", *words]), WAY), seed=4)
+    return TrainDataset(files, FileReader(files), build_stages(parse_train(["--transform", "light", *words]), WAY), seed=4)
 
 
 def evaluation(folder, *ways, name="train.txt"):
     files = read_list(folder / name)
-    return EvalDataset(files, Files(files), ways or (WAY,))
+    return EvalDataset(files, FileReader(files), ways or (WAY,))
 
 
 def key(*indices, epoch=1, copies=None):
-    return BatchKey(epoch, 7, np.array(indices), np.array(copies or [0] * len(indices)))
+    return BatchIndices(epoch, 7, np.array(indices), np.array(copies or [0] * len(indices)))
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -111,7 +111,7 @@ def test_where_nothing_can_be_read_there_is_an_error_that_names_the_first(folder
 
 def test_a_long_row_of_unreadable_images_is_given_up(folder, tmp_path, monkeypatch):
     (tmp_path / "train.txt").write_text("".join(f"gone{k}.jpg 0\n" for k in range(50)) + f"{folder}/0.jpg 1\n")
-    monkeypatch.setattr(dataset, "STAND_INS", 20)
+    monkeypatch.setattr(dataset, "MAX_REPLACEMENTS", 20)
     with pytest.raises(ImageError, match=r"20 images in a row.*gone3\.jpg"):
         training(tmp_path).__getitems__(key(3))
     assert training(tmp_path).__getitems__(key(31)).index.tolist() == [50]
@@ -135,7 +135,7 @@ def test_a_hopeless_list_is_the_users_to_mend(folder, workers):
 
 def test_sizes_change_at_their_epochs(folder):
     data = training(folder, "--scale_schedule", "1:16,3:24")
-    assert [data.pipeline(epoch).scale for epoch in (0, 1, 2, 3, 9)] == [16, 16, 16, 24, 24]
+    assert [data.pipeline(epoch).size for epoch in (0, 1, 2, 3, 9)] == [16, 16, 16, 24, 24]
     assert data.__getitems__(key(0, epoch=3)).image.shape == (1, 3, 24, 24)
     assert data.batch_bytes(5) == 5 * 3 * 24 * 24
 
@@ -185,8 +185,8 @@ def test_several_ways_are_prepared_from_one_reading(folder, monkeypatch):
         Preprocess(16, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     )
     read = []
-    real = Files.read
-    monkeypatch.setattr(Files, "read", lambda self, index, need: read.append(index) or real(self, index, need))
+    real = FileReader.read
+    monkeypatch.setattr(FileReader, "read", lambda self, index, need: read.append(index) or real(self, index, need))
     batch = evaluation(folder, *ways).__getitems__(key(0, 1))
     assert read == [0, 1]
     assert [tuple(image.shape) for image in batch.images] == [(2, 3, side, side) for side in (32, 48, 40, 16)]
@@ -194,8 +194,8 @@ def test_several_ways_are_prepared_from_one_reading(folder, monkeypatch):
         alone = evaluation(folder, way).__getitems__(key(0, 1)).images[0]
         assert (alone.float() - images.float()).abs().mean() < 3  # it may have been decoded at another eighth
         image, full = read_image(f"{folder}/0.jpg")
-        fit, whole = Fit(way), np.empty((way.scale, way.scale, 3), np.uint8)
-        fit.show(image, full, fit.place(*full), whole)
+        fit, whole = EvalGeometry(way), np.empty((way.scale, way.scale, 3), np.uint8)
+        fit.render(image, full, fit.choose_region(*full), whole)
         assert np.abs(images[0].permute(1, 2, 0).numpy().astype(int) - whole).mean() < 3
     assert evaluation(folder, *ways).batch_bytes(7) == 7 * 3 * (32**2 + 48**2 + 40**2 + 16**2)
 

@@ -11,7 +11,7 @@ import PIL.ImageOps
 import pytest
 from dataloader.decode import decode, read_image
 from dataloader.file_list import read_list
-from dataloader.geometry import Fit, RandomCrop, cut
+from dataloader.geometry import EvalGeometry, RandomCrop, crop_resize
 from utils.errors import ImageError
 from utils.preprocess import Preprocess
 
@@ -113,8 +113,8 @@ def test_scaled_decoding_is_nearer_to_an_antialiased_resize_than_the_usual_way(p
         rng = np.random.default_rng(k)
 
         def need(height, width, rng=rng, placed=placed):
-            placed.append(crop.place(height, width, rng))
-            return placed[0].factor()
+            placed.append(crop.choose_region(height, width, rng))
+            return placed[0].decode_scale()
 
         image, full = decode(data, need)
         region = placed[0]
@@ -122,7 +122,7 @@ def test_scaled_decoding_is_nearer_to_an_antialiased_resize_than_the_usual_way(p
         whole = PIL.Image.open(io.BytesIO(data)).convert("RGB")
         wanted = np.asarray(whole.resize((scale, scale), PIL.Image.Resampling.BILINEAR, box=box)).astype(int)
         part = np.asarray(whole)[box[1] : box[3], box[0] : box[2]]
-        ours.append(np.abs(cut(image, full, region).astype(int) - wanted).mean())
+        ours.append(np.abs(crop_resize(image, full, region).astype(int) - wanted).mean())
         usual.append(np.abs(cv2.resize(part, (scale, scale)).astype(int) - wanted).mean())
     assert np.mean(ours) < np.mean(usual)
 
@@ -138,7 +138,7 @@ def test_random_crops_are_distributed_as_torchvisions(size):
     rng = np.random.default_rng(0)
     image = torch.zeros(1, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, [0.3, 1.0], [0.75, 1 / 0.75]) for _ in range(1500)])
-    regions = [RandomCrop(64, 0.3, 0.75).place(height, width, rng) for _ in range(1500)]
+    regions = [RandomCrop(64, 0.3, 0.75).choose_region(height, width, rng) for _ in range(1500)]
     ours = np.array([[r.top, r.left, r.height, r.width] for r in regions])
     for column in range(4):
         assert ks_2samp(theirs[:, column], ours[:, column]).pvalue > 1e-3
@@ -148,9 +148,9 @@ def test_random_crops_are_distributed_as_torchvisions(size):
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 def test_every_fit_gives_the_square(shape, fit):
     image = np.full((*shape, 3), 200, np.uint8)
-    way = Fit(Preprocess(64, fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    way = EvalGeometry(Preprocess(64, fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     out = np.empty((64, 64, 3), np.uint8)
-    way.show(image, shape, way.place(*shape), out)
+    way.render(image, shape, way.choose_region(*shape), out)
     assert out.shape == (64, 64, 3)
     if fit == "pad" and shape == (100, 200):
         assert (out[16:48] == 200).all()
@@ -479,7 +479,7 @@ def test_a_picture_to_look_at_is_upright_small_and_over_white(photo, tmp_path):
     PIL.Image.new("RGBA", (30, 20), (200, 0, 0, 0)).save(tmp_path / "clear.png")
     (tmp_path / "list.txt").write_text("turned.jpg 0\nclear.png 1\nnone.jpg 0\n")
     files = read_list(tmp_path / "list.txt")
-    turned, clear, none = (files.picture(index, 64) for index in range(3))
+    turned, clear, none = (files.thumbnail(index, 64) for index in range(3))
     assert max(turned.shape) == 64
     wanted = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "turned.jpg")).resize(turned.shape[1::-1], PIL.Image.Resampling.BOX)
     assert np.abs(turned.astype(int) - np.asarray(wanted)).mean() < 9 < np.abs(turned[::-1].astype(int) - np.asarray(wanted)).mean()

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed.run
 from benchmarks import crash_test
-from dataloader.sampler import Draw, EvalSampler, TrainSampler
+from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from training import resuming
 from utils import checkpoint, distributed
 from utils.errors import UserError
@@ -334,7 +334,7 @@ def as_process(monkeypatch, rank, world):
     monkeypatch.setenv("WORLD_SIZE", str(world))
 
 
-@pytest.mark.parametrize("draw", [Draw(3), Draw(3, "class"), Draw(3, "sqrt", 2)], ids=str)
+@pytest.mark.parametrize("draw", [SamplingConfig(3), SamplingConfig(3, "class"), SamplingConfig(3, "sqrt", 2)], ids=str)
 def test_processes_share_each_batch_without_repeats(monkeypatch, draw):
     labels = np.arange(103) % 7
     whole = list(TrainSampler(labels.astype(np.int32), 12, 2, draw))
@@ -345,7 +345,7 @@ def test_processes_share_each_batch_without_repeats(monkeypatch, draw):
     for keys in zip(whole, *parts, strict=True):
         assert {key[:2] for key in keys} == {keys[0][:2]}
         pairs = sorted(zip(keys[0].indices.tolist(), keys[0].copies.tolist(), strict=True))
-        shared = sorted((i, c) for key in keys[1:] for i, c in zip(key.indices.tolist(), key.copies.tolist(), strict=True))
+        shared = sorted((i, c) for key in keys[1:] for i, c in zip(key.indices.tolist(), key.repeat_index.tolist(), strict=True))
         assert shared == pairs
         assert all(len(key.indices) == 4 for key in keys[1:])
 

@@ -19,7 +19,7 @@ from dataloader.cache import Encoding, entry_keys
 from dataloader.decode import read_image
 from dataloader.file_list import missing_files, read_list
 from dataloader.geometry import RandomCrop
-from dataloader.stores import Disk
+from dataloader.stores import SqliteStore
 from dataloader.transforms import Pipeline
 from tools.doctor import command as doctor
 from utils import checkpoint, faults
@@ -130,9 +130,9 @@ import io, os, resource, sys
 sys.path.insert(0, {root!r})
 from dataloader.decode import decode
 from dataloader.file_list import read_list
-from dataloader.reader import Files
+from dataloader.reader import FileReader
 files = read_list({listed!r})
-reader, data = Files(files), open(files.path(0), "rb").read()
+reader, data = FileReader(files), open(files.path(0), "rb").read()
 free = os.open(os.devnull, os.O_RDONLY)
 resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
 os.close(free)
@@ -152,7 +152,7 @@ def test_a_format_is_known_though_its_plugin_could_no_longer_be_opened(tmp_path)
 
 def test_a_cache_that_cannot_be_opened_is_not_damaged(tmp_path, full, monkeypatch):
     monkeypatch.setattr(faults, "pause", lambda seconds: None)
-    store = Disk(tmp_path)
+    store = SqliteStore(tmp_path)
     store.put([(0, b"k" * 16, b"body")])
     begin, end = full
     failed = []

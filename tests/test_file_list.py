@@ -88,7 +88,7 @@ def test_chunks_give_what_a_naive_reader_gives(tmp_path, monkeypatch, chunk):
     lines = [
         f"/d{rng.integers(99)}/{'x' * rng.integers(1, 30)} {k}.jpg {rng.integers(50030)}" if rng.random() < 0.9 else "" for k in range(300)
     ]
-    monkeypatch.setattr(file_list, "CHUNK", chunk)
+    monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     files = read_list(write(tmp_path, "\r\n".join(lines)))
     wanted = [(line.rsplit(" ", 1), number) for number, line in enumerate(lines, 1) if line]
     got = [([files.path(k), str(files.label[k])], int(files.line[k])) for k in range(len(files))]
@@ -98,7 +98,7 @@ def test_chunks_give_what_a_naive_reader_gives(tmp_path, monkeypatch, chunk):
 def test_select_and_where(tmp_path):
     files = read_list(write(tmp_path, "/a 0\n/b 1\n/c 2\n")).select(np.array([True, False, True]))
     assert [files.path(k) for k in range(2)] == ["/a", "/c"]
-    assert files.where(1) == f"{tmp_path}/train.txt, line 3"
+    assert files.location(1) == f"{tmp_path}/train.txt, line 3"
 
 
 def test_missing_files(tmp_path):
@@ -138,7 +138,7 @@ BETWEEN = st.sampled_from([b"\n", b"     \t \r \r\n", b"\r\n", b"\n\n", b"\n  \r
     cr=st.booleans(),
 )
 def test_any_list_is_read_as_a_plain_reader_would(tmp_path, monkeypatch, begin, lines, last, labelled, chunk, cr):
-    monkeypatch.setattr(file_list, "CHUNK", chunk)
+    monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     rows = [
         (b"/" + b"".join(name) + (gap + str(label).encode() if labelled else b"") + end, stop) for (name, gap, label, end), stop in lines
     ]
@@ -155,7 +155,7 @@ def test_any_list_is_read_as_a_plain_reader_would(tmp_path, monkeypatch, begin, 
     ("wrong", "said"), [("/x.jpg", "line 42 has no label: '/x.jpg'"), ("/x.jpg seven", "line 42: the label is 'seven'")]
 )
 def test_the_line_named_is_right_across_chunks_and_blank_lines(tmp_path, monkeypatch, chunk, wrong, said):
-    monkeypatch.setattr(file_list, "CHUNK", chunk)
+    monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     lines = [f"/{k}.jpg {k}" if k % 3 else "" for k in range(1, 60)]
     lines[41] = wrong
     with pytest.raises(UserError, match=said):
@@ -301,7 +301,7 @@ def test_the_classes_are_those_given_else_those_named_else_those_seen(tmp_path, 
         ([0, 1, 5], "x\ny\n", None, r"line 3: the label is 5; allowed: 0 to 1 \(2 classes, by classes.txt\). 1 line"),
         ([0, 3, 2], None, 2, r"line 2: the label is 3; allowed: 0 to 1 \(2 classes, by --num_classes\). 2 line"),
         ([0, 1], "x\ny\n", 3, r"classes\.txt names 2 classes, --num_classes is 3"),
-        ([0, 0], None, None, "All 2 images of .* are of class 0.*two classes or more"),
+        ([0, 0], None, None, "All 2 images of .* are of class 0.*two or more classes"),
         ([4, 4], None, None, "All 2 images of .* are of class 4"),
         ([0, 0], "", None, "All 2 images of .* are of class 0"),
         ([0, 0], "x\n", None, "All 2 images of .* are of class 0"),
@@ -315,7 +315,7 @@ def test_what_no_classifier_can_be_made_of_is_refused(tmp_path, labels, names, g
 
 
 def test_many_classes_are_believed_where_they_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(classes, "MOST_CLASSES", 50)
+    monkeypatch.setattr(classes, "MAX_INFERRED_CLASSES", 50)
     assert find_classes(listing(tmp_path, [0, 49]), None).count == 50
     assert find_classes(listing(tmp_path, [0, 99]), 100).count == 100
 
@@ -371,7 +371,7 @@ def test_skipping_leaves_missing_files_out_and_says_so(gappy, caplog, monkeypatc
     files = opened(gappy, "--on_bad_image", "skip", drop_missing=True)
     assert [files.path(k) for k in range(len(files))] == [f"{gappy}/1.jpg", f"{gappy}/15.jpg"]
     assert files.label.tolist() == [1, 1]
-    assert files.where(1).endswith("train.txt, line 15")
+    assert files.location(1).endswith("train.txt, line 15")
     assert "13 of 15 images" in caplog.text
     assert "They are left out." in caplog.text
 
@@ -413,7 +413,7 @@ def test_a_fingerprint_tells_lists_apart_wherever_they_lie(tmp_path, monkeypatch
     assert mark("/a/photos/0002.jpg 0", "/a/photos/0001.jpg 1", "x 2") != one  # another order
     assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 0", "x 2") != one  # another label
     assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1") != one
-    monkeypatch.setattr(file_list, "ROWS", 2)
+    monkeypatch.setattr(file_list, "HASH_CHUNK_LINES", 2)
     assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1", "x 2") == one
     names = [f"/data/{k:07d}.jpg {k % 7}" for k in range(50)]
     assert len({mark(*names), mark(*names[::-1]), mark(*names[1:])}) == 3

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 import torch
 from dataloader.decode import decode
-from dataloader.geometry import Fit, RandomCrop, Region, cut, cut_near, shares, whole_pixels
+from dataloader.geometry import EvalGeometry, RandomCrop, Region, crop_resize, crop_resize_fast, decode_ratios, snap_region
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
@@ -56,7 +56,7 @@ def test_area_ratio_and_place_are_distributed_as_torchvisions(size, zoom, ratio)
     rng = np.random.default_rng(0)
     drawn = [theirs.make_params([image]) for _ in range(600)]
     wanted = np.array([[box[name] for name in ("top", "left", "height", "width")] for box in drawn], float)
-    ours = np.array([RandomCrop(8, zoom, ratio).place(height, width, rng)[:4] for _ in range(600)], float)
+    ours = np.array([RandomCrop(8, zoom, ratio).choose_region(height, width, rng)[:4] for _ in range(600)], float)
     for of in (
         lambda box: box[:, 2] * box[:, 3],  # area
         lambda box: box[:, 3] / box[:, 2],  # ratio
@@ -69,7 +69,7 @@ def test_area_ratio_and_place_are_distributed_as_torchvisions(size, zoom, ratio)
 @pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (7, 100), (1, 5), (300, 1)], ids=str)
 def test_an_image_too_thin_for_any_crop_gives_torchvisions_centre(size):
     box = v2.RandomResizedCrop(8, scale=(0.9, 1.0), ratio=(0.75, 4 / 3)).make_params([torch.zeros(1, *size)])
-    region = RandomCrop(8, 0.9, 0.75).place(*size, np.random.default_rng(0))
+    region = RandomCrop(8, 0.9, 0.75).choose_region(*size, np.random.default_rng(0))
     assert region.height == max(1, box["height"])
     assert region.width == max(1, box["width"])
     assert (region.top, region.left) == (box["top"], box["left"])
@@ -84,29 +84,29 @@ def test_an_image_too_thin_for_any_crop_gives_torchvisions_centre(size):
     seed=st.integers(0, 9),
 )
 def test_a_crop_lies_in_the_image_and_is_neither_smaller_nor_thinner_than_asked(height, width, zoom, ratio, seed):
-    region = RandomCrop(64, zoom, ratio).place(height, width, np.random.default_rng(seed))
+    region = RandomCrop(64, zoom, ratio).choose_region(height, width, np.random.default_rng(seed))
     assert 0 <= region.top <= region.top + region.height <= height
     assert 0 <= region.left <= region.left + region.width <= width
     assert region.height >= 1
     assert region.width >= 1
-    assert 0 < region.factor() <= 1
+    assert 0 < region.decode_scale() <= 1
     if min(height, width) > 40 and region.height < height and region.width < width:  # rounding shows on small ones
         assert region.height * region.width >= zoom * height * width * 0.9
         assert ratio * 0.9 <= region.width / region.height <= 1 / ratio / 0.9
 
 
 def test_a_whole_zoom_of_a_square_is_the_image():
-    assert RandomCrop(32, 1.0, 1.0).place(50, 50, np.random.default_rng(0)) == Region(0, 0, 50, 50, 32, 32)
+    assert RandomCrop(32, 1.0, 1.0).choose_region(50, 50, np.random.default_rng(0)) == Region(0, 0, 50, 50, 32, 32)
 
 
 @pytest.mark.parametrize("zoom", [0.08, 0.3, 1.0])
 def test_at_the_side_that_a_cache_keeps_no_square_crop_is_short_of_pixels(zoom):
     crop = RandomCrop(224, zoom, 1.0)
-    side = crop.side()
-    least = min(crop.place(side, side, np.random.default_rng(k)).height for k in range(300))
+    side = crop.min_source_side()
+    least = min(crop.choose_region(side, side, np.random.default_rng(k)).height for k in range(300))
     assert 224 - 1 <= least <= 1.2 * 224
-    assert Fit(Preprocess(224, "crop", GREY, GREY)).place(256, 256).height == 224
-    assert Fit(Preprocess(224, "crop", GREY, GREY)).side() == 256
+    assert EvalGeometry(Preprocess(224, "crop", GREY, GREY)).choose_region(256, 256).height == 224
+    assert EvalGeometry(Preprocess(224, "crop", GREY, GREY)).min_source_side() == 256
 
 
 # ------------------------------------------------------------------------------------------------ what a cut shows
@@ -121,11 +121,11 @@ def test_scaled_decoding_and_cut_are_a_full_antialiased_resize_to_1_5_of_255(lar
         data = jpeg(photo, quality=90)
         whole = np.asarray(PIL.Image.open(io.BytesIO(data)))
         for k in range(24):
-            region = crop.place(*whole.shape[:2], np.random.default_rng(k))
-            image, full = decode(data, lambda height, width, region=region: region.factor())
+            region = crop.choose_region(*whole.shape[:2], np.random.default_rng(k))
+            image, full = decode(data, lambda height, width, region=region: region.decode_scale())
             assert full == whole.shape[:2]
             smaller += image.shape[0] < full[0]
-            differences.append(apart(cut(image, full, region), by_pillow(whole, region)))
+            differences.append(apart(crop_resize(image, full, region), by_pillow(whole, region)))
     assert smaller > 24
     assert np.mean(differences) <= 1.5
     assert max(differences) < 3.5
@@ -141,10 +141,10 @@ def test_the_training_crop_is_the_drawn_one_to_half_a_decoded_pixel(large, zoom,
         data = jpeg(photo, quality=90)
         whole = np.asarray(PIL.Image.open(io.BytesIO(data)))
         for k in range(24):
-            region = crop.place(*whole.shape[:2], np.random.default_rng(k))
-            image, full = decode(data, lambda height, width, region=region: region.factor())
-            down, right = shares(image.shape[:2], full)
-            top, left, height, width = whole_pixels(image.shape[:2], full, region)
+            region = crop.choose_region(*whole.shape[:2], np.random.default_rng(k))
+            image, full = decode(data, lambda height, width, region=region: region.decode_scale())
+            down, right = decode_ratios(image.shape[:2], full)
+            top, left, height, width = snap_region(image.shape[:2], full, region)
             assert abs(top - region.top * down) <= 0.5
             assert abs(left - region.left * right) <= 0.5
             assert abs(height - region.height * down) <= 1
@@ -152,7 +152,7 @@ def test_the_training_crop_is_the_drawn_one_to_half_a_decoded_pixel(large, zoom,
             box = left / right, top / down, min(full[1], (left + width) / right), min(full[0], (top + height) / down)
             wanted = np.asarray(PIL.Image.fromarray(whole).resize((scale, scale), PIL.Image.Resampling.BILINEAR, box))
             out = np.empty((scale, scale, 3), np.uint8)
-            cut_near(image, full, region, out)
+            crop_resize_fast(image, full, region, out)
             differences.append(apart(out, wanted))
     assert np.mean(differences) <= 1.5
     assert max(differences) < (3.5 if scale == 224 else 5.5)  # at 1/8 the DCT's own way of shrinking shows
@@ -163,12 +163,12 @@ def test_a_training_crop_of_the_smallest_images_stays_inside(size):
     image = np.full((*size, 3), 77, np.uint8)
     for full in (size, (8 * size[0], 8 * size[1])):
         for k in range(50):
-            region = RandomCrop(16, 0.08, 0.5).place(*full, np.random.default_rng(k))
-            top, left, height, width = whole_pixels(size, full, region)
+            region = RandomCrop(16, 0.08, 0.5).choose_region(*full, np.random.default_rng(k))
+            top, left, height, width = snap_region(size, full, region)
             assert 0 <= top < top + height <= size[0]
             assert 0 <= left < left + width <= size[1]
             out = np.empty((16, 16, 3), np.uint8)
-            cut_near(image, full, region, out)
+            crop_resize_fast(image, full, region, out)
             assert (out == 77).all()
 
 
@@ -190,7 +190,7 @@ def test_scaled_decoding_moves_nothing_not_even_in_the_far_corner(eighths):
         for top, left in ((0, 0), (size[0] - 64, size[1] - 64), (size[0] // 2 - 3, size[1] // 2 + 1)):
             region = Region(top, left, 64, 64, 16, 16)
             wanted = image[top : top + 64, left : left + 64].mean()
-            assert abs(cut(small, full, region).mean() - wanted) < 0.75
+            assert abs(crop_resize(small, full, region).mean() - wanted) < 0.75
 
 
 @pytest.mark.parametrize("out", [(20, 20), (90, 70), (100, 31), (30, 200), (224, 224), (1, 1)], ids=str)
@@ -198,7 +198,7 @@ def test_a_cut_of_a_whole_image_is_pillows(photos, out):
     """To rounding, shrunk far or slightly, enlarged, or one way each."""
     image = np.ascontiguousarray(photos[2][50:350, 40:340])
     for region in (Region(0, 0, 300, 300, *out), Region(37, 11, 130, 97, *out)):
-        assert apart(cut(image, (300, 300), region), by_pillow(image, region)) < 0.25
+        assert apart(crop_resize(image, (300, 300), region), by_pillow(image, region)) < 0.25
 
 
 @pytest.mark.parametrize("out", [32, 64, 100, 150, 400])
@@ -208,11 +208,11 @@ def test_a_whole_image_that_was_decoded_at_half_size_is_pillows_of_its_broken_si
     image = np.ascontiguousarray(photos[1][: -(-full[0] // 2), : -(-full[1] // 2)])
     box = 0, 0, full[1] / 2, full[0] / 2
     wanted = np.asarray(PIL.Image.fromarray(image).resize((out, out), PIL.Image.Resampling.BILINEAR, box)).astype(int)
-    assert apart(cut(image, full, Region(0, 0, *full, out, out)), wanted) < 0.25
+    assert apart(crop_resize(image, full, Region(0, 0, *full, out, out)), wanted) < 0.25
     region = Region(1, 3, full[0] - 9, full[1] - 8, out, out)  # begins within a pixel
     box = 1.5, 0.5, 1.5 + region.width / 2, 0.5 + region.height / 2
     wanted = np.asarray(PIL.Image.fromarray(image).resize((out, out), PIL.Image.Resampling.BILINEAR, box)).astype(int)
-    assert apart(cut(image, full, region), wanted) < 1.6
+    assert apart(crop_resize(image, full, region), wanted) < 1.6
 
 
 def test_a_training_crop_is_written_where_it_is_asked_to_be_and_the_image_is_let_alone(photos):
@@ -221,14 +221,14 @@ def test_a_training_crop_is_written_where_it_is_asked_to_be_and_the_image_is_let
     rows = np.zeros((3, 128, 128, 3), np.uint8)
     for region in (Region(3, 5, 140, 150, 128, 128), Region(3, 5, 290, 280, 128, 128), Region(9, 9, 128, 128, 128, 128)):
         rows[:] = 0
-        cut_near(image, (300, 300), region, rows[1])
+        crop_resize_fast(image, (300, 300), region, rows[1])
         assert apart(rows[1], by_pillow(image, region)) < 1.6
         assert not rows[[0, 2]].any()
 
 
 def test_a_cut_of_the_size_it_has_is_the_pixels_themselves(photos):
     image = photos[0]
-    got = cut(image, image.shape[:2], Region(13, 200, 64, 64, 64, 64))
+    got = crop_resize(image, image.shape[:2], Region(13, 200, 64, 64, 64, 64))
     assert np.array_equal(got, image[13:77, 200:264])
 
 
@@ -236,12 +236,14 @@ def test_a_cut_of_the_size_it_has_is_the_pixels_themselves(photos):
 def test_images_longer_than_opencvs_coordinates(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = image // 4 + (np.arange(max(shape)) % 190).astype(np.uint8).reshape((-1, 1, 1) if shape[0] > shape[1] else (1, -1, 1))
-    region = RandomCrop(32, 0.5, 0.75).place(*shape, np.random.default_rng(0))
+    region = RandomCrop(32, 0.5, 0.75).choose_region(*shape, np.random.default_rng(0))
     for place in (region, region._replace(top=shape[0] - region.height, left=shape[1] - region.width), Region(0, 0, *shape, 32, 32)):
         out = np.empty((32, 32, 3), np.uint8)
-        cut_near(image, shape, place, out)
+        crop_resize_fast(image, shape, place, out)
         assert apart(out, by_pillow(image, place)) < 1
-        assert apart(cut(image, shape, place), by_pillow(image, place)) < 1  # enlarged, the rim shows half a pixel of what lies beyond it
+        assert (
+            apart(crop_resize(image, shape, place), by_pillow(image, place)) < 1
+        )  # enlarged, the rim shows half a pixel of what lies beyond it
 
 
 @pytest.mark.parametrize(
@@ -256,15 +258,15 @@ def test_images_longer_than_opencvs_coordinates(shape):
     ],
 )
 def test_the_scale_of_a_decoded_image_is_its_eighth(size, full, wanted):
-    assert shares(size, full) == wanted
+    assert decode_ratios(size, full) == wanted
 
 
 # ------------------------------------------------------------------------------------------------ evaluation's square
 
 
 def fitted(image, scale, fit, mean=GREY):
-    way, out = Fit(Preprocess(scale, fit, mean, GREY)), np.empty((scale, scale, 3), np.uint8)
-    way.show(image, image.shape[:2], way.place(*image.shape[:2]), out)
+    way, out = EvalGeometry(Preprocess(scale, fit, mean, GREY)), np.empty((scale, scale, 3), np.uint8)
+    way.render(image, image.shape[:2], way.choose_region(*image.shape[:2]), out)
     return out
 
 
@@ -324,8 +326,8 @@ def test_the_smallest_images_come_out_whole_in_every_way(shape):
     assert shown.sum() == math.prod(max(1, round(32 * side / max(shape))) for side in shape)
     assert (out[~shown] == 128).all()
     for k in range(10):
-        region = RandomCrop(32, 0.08, 0.75).place(*shape, np.random.default_rng(k))
-        assert (cut(image, shape, region) == np.full((32, 32, 3), (10, 128, 250))).all()
+        region = RandomCrop(32, 0.08, 0.75).choose_region(*shape, np.random.default_rng(k))
+        assert (crop_resize(image, shape, region) == np.full((32, 32, 3), (10, 128, 250))).all()
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
@@ -333,14 +335,14 @@ def test_the_smallest_images_come_out_whole_in_every_way(shape):
 def test_every_size_decoded_at_every_scale_fills_its_square(fit, scale):
     """White stays white to the edges, whatever rounding does to the sizes on the way."""
     rng = np.random.default_rng(scale)
-    geometry, crop = Fit(Preprocess(scale, fit, GREY, GREY)), RandomCrop(scale, 0.08, 4 / 3)
+    geometry, crop = EvalGeometry(Preprocess(scale, fit, GREY, GREY)), RandomCrop(scale, 0.08, 4 / 3)
     for _ in range(600):
         full = tuple(int(side) for side in np.exp(rng.uniform(0, math.log(700), 2)))
         eighths = int(rng.choice((1, 2, 3, 4, 8)))
         image = np.full((*(-(-side * eighths // 8) for side in full), 3), 255, np.uint8)
-        region, square = geometry.place(*full), np.zeros((scale, scale, 3), np.uint8)
-        geometry.show(image, full, region, square)
+        region, square = geometry.choose_region(*full), np.zeros((scale, scale, 3), np.uint8)
+        geometry.render(image, full, region, square)
         shown = (square == 255).all(axis=2)
         assert shown.sum() == region.out_height * region.out_width, (full, eighths)
-        crop.show(image, full, crop.place(*full, rng), square)
+        crop.render(image, full, crop.choose_region(*full, rng), square)
         assert (square == 255).all(), (full, eighths)

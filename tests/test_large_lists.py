@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from dataloader.dataset import TrainDataset
 from dataloader.file_list import FileList, read_list
-from dataloader.prefetch import Batches
-from dataloader.sampler import Draw, TrainSampler, stable_order
+from dataloader.prefetch import BatchLoader, WorkerConfig
+from dataloader.sampler import SamplingConfig, TrainSampler, stable_order
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from options import parse_train
 
 LINES = 500_000  # a fifth of 2.5 million, and so is the memory allowed
 BATCH = 1000
@@ -37,7 +36,7 @@ class Index(TrainDataset):
         if key.step == 0:
             gc.collect()  # touches the objects that the fork shared, once; not the index's doing
         for index in key.indices.tolist():
-            self.work(index, self.files.path(index), self.files.where(index))
+            self.work(index, self.files.path(index), self.files.location(index))
         assert self.files.label[key.indices].min() >= 0
         return (private(),)
 
@@ -47,8 +46,8 @@ def growth(folder: Path, lines: int, work) -> int:
     with open(folder / "train.txt", "w") as file:
         file.writelines(f"/data/images/class_{k % 50_030:05}/photograph_{k:07}.jpg {k % 50_030}\n" for k in range(lines))
     files = read_list(folder / "train.txt")
-    opt = parse_train(["-w", "1", "--loader", "process", "-b", str(BATCH), "--gpu", "-1"])
-    seen = [batch[0] for batch in Batches(Index(files, work), TrainSampler(files.label, BATCH, 1, Draw(1)), opt)]
+    workers = WorkerConfig("process", 1)
+    seen = [batch[0] for batch in BatchLoader(Index(files, work), TrainSampler(files.label, BATCH, 1, SamplingConfig(1)), BATCH, workers)]
     assert len(seen) == lines // BATCH
     return max(seen) - seen[0]
 
@@ -67,10 +66,10 @@ def test_paths_kept_as_objects_would_be_seen(tmp_path):
 
 def test_the_orders_of_a_long_list_are_whole_and_balanced():
     labels = (np.random.default_rng(0).zipf(1.3, LINES) % 50_030).astype(np.int32)
-    order = TrainSampler(labels, 256, 1, Draw(1)).order(1)
+    order = TrainSampler(labels, 256, 1, SamplingConfig(1)).order(1)
     assert order.dtype == np.int64
     assert np.array_equal(np.sort(order), np.arange(LINES))
-    drawn = np.bincount(labels[TrainSampler(labels, 256, 1, Draw(1, "class")).order(1)], minlength=50_030)
+    drawn = np.bincount(labels[TrainSampler(labels, 256, 1, SamplingConfig(1, "class")).order(1)], minlength=50_030)
     present = np.bincount(labels, minlength=50_030) > 0
     assert np.abs(drawn[present] - LINES / present.sum()).max() <= 1  # of each class as many, but for the rounding
     assert drawn[~present].sum() == 0

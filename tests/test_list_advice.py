@@ -49,16 +49,16 @@ CASES = {
     "form": (LABELLED, f"{NFC} 0\n", "in another Unicode form"),
     "form of another ending": (LABELLED, f"{NFC[:-4]} 0\n", "without its ending"),
     "backslashes": (LABELLED, "sub\\d.jpg 0\n", "with backslashes"),
-    "capitals": (LABELLED, "A B.JPG 0\n", "in other capitals"),
+    "capitals": (LABELLED, "A B.JPG 0\n", "with another case"),
     "from here": (LABELLED, "set/c.jpg 0\n", "is there from .*, but a relative path starts at the list's folder"),
     "moved": (LABELLED, "/no/such/place/c.jpg 0\n", "The folder '/no' is not there"),
-    "windows": (LABELLED, "C:\\photos\\c.jpg 0\n", "a path of Windows"),
+    "windows": (LABELLED, "C:\\photos\\c.jpg 0\n", "a Windows path"),
     "mixed line ends": (LABELLED, "c.jpg 0\rx/c.jpg 0\n", "mixes line ends"),
     "quotes": (LABELLED, '"c.jpg" 0\n', "is in quotes"),
-    "git": (LABELLED, "lfs.jpg 0\n", "pointer of Git LFS.*\n.*git lfs pull"),
+    "git": (LABELLED, "lfs.jpg 0\n", "Git LFS pointer.*\n.*git lfs pull"),
     "web": (LABELLED, "web.jpg 0\n", "is a web page"),
     "empty": (LABELLED, "empty.jpg 0\n", "'empty.jpg' is empty"),
-    "folder": (LABELLED, "sub 0\n", "sub' is no file"),
+    "folder": (LABELLED, "sub 0\n", "sub' is not a file"),
 }
 
 
@@ -88,7 +88,7 @@ def test_a_validation_list_is_mended_under_its_own_name(here, prepare):
         words = shlex.split(str(error.value).split("Try: python datasets/prepare.py ")[1].splitlines()[0])
         then = str(error.value).split("Then give --val_list ")[1][:-1]
         assert prepare.main(words) == 0 and read_list(then).label.tolist() == [1]
-        assert then == f"set/mended/{'val' if names else 'train'}.txt"
+        assert then == f"set/corrected/{'val' if names else 'train'}.txt"
 
 
 def test_over_half_missing_or_unreadable_is_said_before_the_start(here, capsys):
@@ -148,7 +148,7 @@ PIECE = st.sampled_from(["a", "b.jpg", "../", "./", "/", "//", "..", "sub/", "é
     size=st.sampled_from([4, 1 << 20]),
 )
 def test_images_of_both_lists_are_found_whatever_their_spelling(tmp_path, monkeypatch, paths, cut, size):
-    monkeypatch.setattr(lists, "BYTES", size)
+    monkeypatch.setattr(lists, "HASH_CHUNK_BYTES", size)
     (tmp_path / "sub").mkdir(exist_ok=True)
     rows = [(f"{tmp_path}/" if absolute else "") + "".join(pieces) for absolute, pieces in paths]
     rows = [row for row in rows if row.strip()]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from dataloader.dataset import as_images
-from dataloader.geometry import Fit, cut
+from dataloader.geometry import EvalGeometry, crop_resize
 from network import get_model, models
 from network.loading import load_weights
 from options import choices, parse_train
@@ -123,8 +123,8 @@ def test_images_are_normalised_on_the_device_by_the_networks_own_mean():
 def test_pretrained_lite0_from_its_package_sees_what_is_in_the_photos(photos):
     """ImageNet classes: 698 palace, 985 daisy, 652 military uniform or 667/400 gowns; centre crops, as it was trained."""
     model = get_model("EfficientNet-Lite0")(parse_train(["--model", "EfficientNet-Lite0", "--gpu", "-1"])).eval()
-    fit = Fit(Preprocess(224, "crop", model.mean, model.std))
-    squares = [np.ascontiguousarray(cut(photo, photo.shape[:2], fit.place(*photo.shape[:2]))) for photo in photos]
+    fit = EvalGeometry(Preprocess(224, "crop", model.mean, model.std))
+    squares = [np.ascontiguousarray(crop_resize(photo, photo.shape[:2], fit.choose_region(*photo.shape[:2]))) for photo in photos]
     with torch.no_grad():
         top = model(as_images(torch.from_numpy(np.stack(squares)))).argmax(dim=1).tolist()
     assert top[0] == 698

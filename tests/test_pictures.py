@@ -26,7 +26,7 @@ def scored_set(names, label, first):
     top = np.stack([first, *((first + k) % len(names) for k in range(1, 5))], axis=1)
     probability = np.tile(np.array([0.93, 0.03, 0.02, 0.01, 0.01], np.float32), (len(label), 1))
     predictions = Predictions(np.arange(len(label)), label, top, probability, probability[:, 1], np.ones(len(label), bool))
-    files = SimpleNamespace(path=str, picture=lambda index, side: np.full((40 + index % 3 * 30, 60, 3), 90, np.uint8))
+    files = SimpleNamespace(path=str, thumbnail=lambda index, side: np.full((40 + index % 3 * 30, 60, 3), 90, np.uint8))
     return results.Scored(predictions, files, Classes(len(names), list(names)))
 
 

@@ -16,7 +16,7 @@ import torch
 from dataloader import cache
 from dataloader.file_list import read_list
 from dataloader.geometry import RandomCrop
-from dataloader.sampler import Draw, EvalSampler, TrainSampler, balanced, occurrences
+from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler, balanced_indices, repeat_index
 from dataloader.transforms import ops, transforms
 from options import parse_train
 from utils.errors import UserError
@@ -60,15 +60,15 @@ def test_a_run_is_taken_up_anywhere(photo_set):
 
 
 def test_an_epoch_shows_each_sample_once_and_orders_differ():
-    sampler = TrainSampler(np.zeros(103, np.int32), 10, 2, Draw(1))
+    sampler = TrainSampler(np.zeros(103, np.int32), 10, 2, SamplingConfig(1))
     keys = list(sampler)
     assert [(key.epoch, key.step) for key in keys] == [(e, s) for e in (1, 2) for s in range(10)]
     shown = np.concatenate([key.indices for key in keys[:10]])
     assert len(set(shown.tolist())) == 100
     assert not np.array_equal(sampler.order(1), sampler.order(2))
-    assert not np.array_equal(sampler.order(1), TrainSampler(np.zeros(103, np.int32), 10, 2, Draw(2)).order(1))
-    assert TrainSampler(np.zeros(5, np.int32), 10, 1, Draw(1)).batch_size == 5
-    assert len(list(TrainSampler(np.zeros(103, np.int32), 10, 3, Draw(1), limit=2))) == 6
+    assert not np.array_equal(sampler.order(1), TrainSampler(np.zeros(103, np.int32), 10, 2, SamplingConfig(2)).order(1))
+    assert TrainSampler(np.zeros(5, np.int32), 10, 1, SamplingConfig(1)).batch_size == 5
+    assert len(list(TrainSampler(np.zeros(103, np.int32), 10, 3, SamplingConfig(1), max_batches=2))) == 6
 
 
 def test_evaluation_shows_all_in_order():
@@ -80,7 +80,7 @@ def test_evaluation_shows_all_in_order():
 @pytest.mark.parametrize("how", ["sqrt", "class"])
 def test_balanced_draws(how):
     labels = np.repeat(np.arange(4), [1000, 400, 100, 4]).astype(np.int32)
-    drawn = balanced(labels, how, np.random.default_rng(0))
+    drawn = balanced_indices(labels, how, np.random.default_rng(0))
     counts = np.bincount(labels[drawn], minlength=4)
     share = np.sqrt([1000, 400, 100, 4]) if how == "sqrt" else np.ones(4)
     assert len(drawn) == len(labels)
@@ -93,7 +93,7 @@ def test_balanced_draws(how):
 
 
 def test_repeated_samples_are_augmented_anew(photo_set):
-    assert occurrences(np.array([3, 1, 3, 3, 1])).tolist() == [0, 0, 1, 2, 1]
+    assert repeat_index(np.array([3, 1, 3, 3, 1])).tolist() == [0, 0, 1, 2, 1]
     first = batches(photo_set, "-w", 0, "--repeat_aug", 3)[0]
     assert first.index.tolist() == np.repeat(first.index[::3], 3).tolist()
     assert len({image.numpy().tobytes() for image in first.image}) == 12
@@ -115,13 +115,13 @@ def test_progressive_sizes(photo_set):
 
 def test_orientations_and_colours():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    seen = {ops.orient(0.5, 0.5, 0.5)(image.copy(), np.random.default_rng(k)).tobytes() for k in range(200)}
+    seen = {ops.random_flip_transpose(0.5, 0.5, 0.5)(image.copy(), np.random.default_rng(k)).tobytes() for k in range(200)}
     wanted = {np.ascontiguousarray(np.rot90(base, k)).tobytes() for base in (image, image.swapaxes(0, 1)) for k in range(4)}
     assert seen == wanted
-    assert ops.colour_matrix(1, 1, 1, 0)[:, :3] == pytest.approx(np.eye(3), abs=1e-9)
-    grey = ops.colour_matrix(1, 1, 0.3, 0.2) @ np.array([90.0, 90, 90, 1])
+    assert ops.color_matrix(1, 1, 1, 0)[:, :3] == pytest.approx(np.eye(3), abs=1e-9)
+    grey = ops.color_matrix(1, 1, 0.3, 0.2) @ np.array([90.0, 90, 90, 1])
     assert grey == pytest.approx([90, 90, 90], abs=0.3)
-    assert ops.colour_matrix(1.2, 0.5, 1, 0) @ np.array([200.0, 100, 50, 1]) == pytest.approx([196.5, 136.5, 106.5], abs=0.1)
+    assert ops.color_matrix(1.2, 0.5, 1, 0) @ np.array([200.0, 100, 50, 1]) == pytest.approx([196.5, 136.5, 106.5], abs=0.1)
 
 
 def test_cutout_blanks_one_grey_box():
@@ -165,13 +165,13 @@ def test_a_second_run_reads_no_file_and_a_changed_one_is_built_anew(photo_set, t
 
 
 def test_a_cache_that_does_not_fit_is_refused(photo_set, monkeypatch):
-    monkeypatch.setattr(cache.Ram, "room", lambda self: 1000)
+    monkeypatch.setattr(cache.MemoryStore, "free_bytes", lambda self: 1000)
     with pytest.raises(UserError, match="--cache_size"):
         loader(photo_set, "--cache", "ram")
 
 
 def test_the_cache_holds_what_the_smallest_crop_needs():
-    assert RandomCrop(224, 0.25, 0.75).side() == 448
+    assert RandomCrop(224, 0.25, 0.75).min_source_side() == 448
 
 
 def test_cache_build_killed_between_two_transactions_continues_and_gives_the_same(photo_set, tmp_path):
@@ -179,8 +179,8 @@ def test_cache_build_killed_between_two_transactions_continues_and_gives_the_sam
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from dataloader import cache, stores
-cache.SPAN, puts = 1, []
-class Slow(stores.Disk):
+cache.TRANSACTION_SIZE, puts = 1, []
+class Slow(stores.SqliteStore):
     def put(self, entries):
         puts.append(1)
         if len(puts) == 3:
@@ -189,10 +189,9 @@ class Slow(stores.Disk):
             print("here", flush=True)
             sys.stdin.read()
         super().put(entries)
-cache.Disk = Slow
+cache.SqliteStore = Slow
 from dataloader.file_list import read_list
-from options import parse_train
-cache.open_reader(read_list({str(photo_set / "train.txt")!r}), parse_train(["--cache", "disk:{tmp_path}/c"]), 46)
+cache.build_reader(read_list({str(photo_set / "train.txt")!r}), cache.CacheConfig("disk:{tmp_path}/c"), 46)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     while process.stdout.readline().strip() != b"here":
@@ -253,7 +252,7 @@ def test_a_cache_that_cannot_be_written_is_the_user_s_to_mend(photo_set, tmp_pat
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(cache.Disk, "put", full)
+    monkeypatch.setattr(cache.SqliteStore, "put", full)
     with pytest.raises(UserError, match="cannot be written: database or disk is full"):
         loader(photo_set, "--cache", f"disk:{tmp_path}/c")
 
@@ -305,7 +304,9 @@ def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeyp
     from dataloader import prefetch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.AHEAD * 10})())
+    monkeypatch.setattr(
+        prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})()
+    )
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
     cases = [(8, 1, "thread", [], 7), (64, 1, "thread", [], 16), (32, 4, "thread", [], 7), (1, 1, "thread", [], 2)]

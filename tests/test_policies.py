@@ -27,11 +27,11 @@ POLICIES = {
 }
 NAMES = ["Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"]
 NAMES += ["Posterize", "Solarize", "AutoContrast", "Equalize"]
-CHANGES = dict(zip(NAMES, (entry.change for entry in policies.trivialaugment_entries(224)), strict=True))
+CHANGES = dict(zip(NAMES, (entry.op for entry in policies.trivialaugment_ops(224)), strict=True))
 TABLES = {
-    "randaugment": (v2.RandAugment, policies.randaugment_entries, 31, NAMES),
-    "trivialaugment": (v2.TrivialAugmentWide, policies.trivialaugment_entries, 31, NAMES),
-    "augmix": (v2.AugMix, policies.augmix_entries, 10, NAMES[1:]),
+    "randaugment": (v2.RandAugment, policies.randaugment_ops, 31, NAMES),
+    "trivialaugment": (v2.TrivialAugmentWide, policies.trivialaugment_ops, 31, NAMES),
+    "augmix": (v2.AugMix, policies.augmix_ops, 10, NAMES[1:]),
 }
 TONES = (-0.99, -0.5, -0.27, 0.27, 0.5, 0.99)
 MAGNITUDES = {
@@ -153,7 +153,7 @@ def test_magnitudes_are_torchvision_s(name, side):
     for key, entry in zip(names, entries(side), strict=True):
         magnitudes, signed = space[key]
         wanted = magnitudes(bins, side, side)
-        assert entry.change is CHANGES[key] and entry.signed == signed and len(entry.magnitudes) == bins
+        assert entry.op is CHANGES[key] and entry.signed == signed and len(entry.magnitudes) == bins
         if wanted is not None:
             np.testing.assert_allclose(entry.magnitudes, wanted.numpy(), rtol=1e-6, atol=1e-7)
         if key == "Posterize":
@@ -172,11 +172,11 @@ def calls(monkeypatch):
         def table(side):
             for k, entry in enumerate(entries(side)):
                 note = lambda image, magnitude, k=k: seen.append((k, magnitude)) or image  # noqa: E731
-                yield policies.Entry(note, entry.magnitudes, entry.signed)
+                yield policies.PolicyOp(note, entry.magnitudes, entry.signed)
 
         return lambda side: tuple(table(side))
 
-    for kind in ("randaugment_entries", "trivialaugment_entries", "augmix_entries"):
+    for kind in ("randaugment_ops", "trivialaugment_ops", "augmix_ops"):
         monkeypatch.setattr(policies, kind, noting(getattr(policies, kind)))
     return seen
 
@@ -192,7 +192,7 @@ def even(counts, kinds):
 
 
 def test_randaugment_draws_operations_evenly_at_one_strength(calls):
-    op, table = policies.randaugment(3, 12, 100), policies.randaugment_entries(100)
+    op, table = policies.randaugment(3, 12, 100), policies.randaugment_ops(100)
     for index in range(3000):
         op(BLANK, sample_rng(1, 1, index))
     assert len(calls) == 9000
@@ -204,7 +204,7 @@ def test_randaugment_draws_operations_evenly_at_one_strength(calls):
 
 
 def test_trivialaugment_draws_one_operation_and_its_strength_evenly(calls):
-    op, table = policies.trivialaugment(100), policies.trivialaugment_entries(100)
+    op, table = policies.trivialaugment(100), policies.trivialaugment_ops(100)
     for index in range(20000):
         op(BLANK, sample_rng(2, 1, index))
     assert len(calls) == 20000
@@ -221,7 +221,7 @@ def test_trivialaugment_draws_one_operation_and_its_strength_evenly(calls):
 
 
 def test_augmix_draws_three_chains_of_one_to_three_mild_operations(calls):
-    op, table = policies.augmix(90), policies.augmix_entries(90)
+    op, table = policies.augmix(90), policies.augmix_ops(90)
     totals = Counter()
     for index in range(4000):
         before = len(calls)
@@ -242,8 +242,8 @@ def test_augmix_is_a_convex_mixture(monkeypatch):
         chains.append(64 * (len(chains) % 3 + 1))
         return np.full_like(image, chains[-1])
 
-    monkeypatch.setattr(policies, "augmix_entries", lambda side: (policies.Entry(paint, (0.0,) * 10),))
-    monkeypatch.setattr(policies, "DEPTH", 1)
+    monkeypatch.setattr(policies, "augmix_ops", lambda side: (policies.PolicyOp(paint, (0.0,) * 10),))
+    monkeypatch.setattr(policies, "AUGMIX_MAX_DEPTH", 1)
     rng = np.random.default_rng(4)
     op = policies.augmix(8)
     means = np.array([op(BLANK, rng).mean() for _ in range(4000)])
@@ -255,7 +255,7 @@ def test_augmix_is_a_convex_mixture(monkeypatch):
 
 def test_augmix_does_not_shift_the_tone(squares, monkeypatch):
     """With chains that change nothing, each blend gives the image back but for its rounding."""
-    monkeypatch.setattr(policies, "augmix_entries", lambda side: (policies.Entry(policies.identity, (0.0,) * 10),))
+    monkeypatch.setattr(policies, "augmix_ops", lambda side: (policies.PolicyOp(policies.identity, (0.0,) * 10),))
     op, rng = policies.augmix(224), np.random.default_rng(0)
     outs = [op(squares[0], rng).astype(int) - squares[0] for _ in range(20)]
     assert max(np.abs(out).max() for out in outs) <= 2
@@ -291,23 +291,23 @@ def test_a_policy_reads_no_global_generator(name, squares):
 def train_set(photo_set, *words):
     import dataloader
     from dataloader.dataset import TrainDataset
-    from dataloader.reader import Files
+    from dataloader.reader import FileReader
 
     opt = parse_train(["--data_root", str(photo_set), "--scale", "64", *words])
     files = dataloader.open_list(opt, "train")
     preprocess = Preprocess(64, "squash", (0.5,) * 3, (0.5,) * 3)
-    return TrainDataset(files, Files(files), [(1, get_transform(opt, preprocess))], opt.seed)
+    return TrainDataset(files, FileReader(files), [(1, get_transform(opt, preprocess))], opt.seed)
 
 
 @pytest.mark.parametrize("name", transforms)
 @pytest.mark.parametrize("erase", ["0", "1"])
 def test_every_transform_is_distinct_over_epochs_and_repeats_in_one(name, erase, photo_set):
-    from dataloader.sampler import BatchKey
+    from dataloader.sampler import BatchIndices
 
     dataset = train_set(photo_set, "--transform", name, "--erase", erase)
     chosen, once = np.arange(6), np.zeros(6, int)
-    batches = [dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image for epoch in (1, 2, 1)]
-    twice = dataset.__getitems__(BatchKey(1, 0, chosen, once + 1)).image
+    batches = [dataset.__getitems__(BatchIndices(epoch, 0, chosen, once)).image for epoch in (1, 2, 1)]
+    twice = dataset.__getitems__(BatchIndices(1, 0, chosen, once + 1)).image
     assert batches[0].shape == (6, 3, 64, 64) and batches[0].dtype == torch.uint8
     assert torch.equal(batches[0], batches[2])
     if name != "none" or erase == "1":
@@ -319,10 +319,10 @@ def test_threads_and_the_main_thread_agree(photo_set):
     """Many threads at once draw what one after the other draws."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from dataloader.sampler import BatchKey
+    from dataloader.sampler import BatchIndices
 
     dataset = train_set(photo_set, "--transform", "augmix", "--erase", "0.5")
-    keys = [BatchKey(epoch, 0, np.arange(4), np.zeros(4, int)) for epoch in range(1, 13)]
+    keys = [BatchIndices(epoch, 0, np.arange(4), np.zeros(4, int)) for epoch in range(1, 13)]
     alone = [dataset.__getitems__(key).image for key in keys]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda key: dataset.__getitems__(key).image, keys))
@@ -397,7 +397,7 @@ def test_the_erased_box_is_of_the_paper_s_sizes():
 
 
 def test_the_erased_box_agrees_with_torchvision_s_in_size():
-    reference = v2.RandomErasing(p=1, scale=(ops.ERASE_LEAST, 0.6), ratio=(0.3, 1 / 0.3))
+    reference = v2.RandomErasing(p=1, scale=(ops.MIN_ERASE_AREA, 0.6), ratio=(0.3, 1 / 0.3))
     torch.manual_seed(0)
     sizes = [reference.make_params([torch.zeros(3, 96, 96)]) for _ in range(1500)]
     op, rng = ops.erase(1, 0.6), np.random.default_rng(0)
@@ -414,7 +414,9 @@ def test_noise_is_even_over_all_values():
     assert chisquare(np.bincount(box.ravel(), minlength=256)).pvalue > 0.01
 
 
-@pytest.mark.parametrize("op", [ops.erase(1, 0.33), ops.cutout(1, 0.5), ops.orient(1, 0, 0)], ids=["erase", "cutout", "orient"])
+@pytest.mark.parametrize(
+    "op", [ops.erase(1, 0.33), ops.cutout(1, 0.5), ops.random_flip_transpose(1, 0, 0)], ids=["erase", "cutout", "orient"]
+)
 def test_operations_that_write_in_place_do_not_write_to_the_cache(op):
     """A crop that is the whole of a raw cached picture is that picture itself, not a copy; an operation owns what it is given."""
     held = np.random.default_rng(1).integers(0, 200, (64, 64, 3), dtype=np.uint8)
@@ -430,7 +432,7 @@ def test_operations_that_write_in_place_do_not_write_to_the_cache(op):
 
 def test_functional_and_policy_share_posterize_bits():
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    for entry in policies.randaugment_entries(16)[10].magnitudes:
+    for entry in policies.randaugment_ops(16)[10].magnitudes:
         wanted = functional.posterize(torch.from_numpy(image), int(entry)).numpy()
         np.testing.assert_array_equal(policies.posterize(image, entry), wanted)
 

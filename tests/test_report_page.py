@@ -41,7 +41,7 @@ def scored_set(folder):
     for k in range(8):
         with open(path(k), "wb") as file:
             file.write(cv2.imencode(".jpg", rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))[1])
-    files = SimpleNamespace(path=path, picture=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, listed=int)
+    files = SimpleNamespace(path=path, thumbnail=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, file_label=int)
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
     return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))
@@ -342,7 +342,7 @@ def long_set():
     top = np.stack([(first + k) % 32 for k in range(5)], axis=1)
     probability = np.tile(np.array([0.6, 0.2, 0.1, 0.05, 0.01], np.float32), (128, 1))
     predictions = Predictions(np.arange(128), label, top, probability, probability[:, 0], np.ones(128, bool))
-    files = SimpleNamespace(path=lambda index: f"/none/{index}.jpg", picture=lambda index, side: None, listed=int)
+    files = SimpleNamespace(path=lambda index: f"/none/{index}.jpg", thumbnail=lambda index, side: None, file_label=int)
     return results.Scored(predictions, files, Classes(32, LONG, [50] * 31 + [3]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from dataloader.file_list import read_list
-from dataloader.sampler import Draw, EvalSampler, TrainSampler, occurrences
+from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler, repeat_index
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from options import parse_train
@@ -19,7 +19,13 @@ from utils.run import DEBUG_BATCHES
 
 WAY = Preprocess(16, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LAST_SEED = 2**63 - 1
-DRAWS = [Draw(3), Draw(3, "sqrt"), Draw(3, "class"), Draw(3, repeat=3), Draw(3, "class", 2)]
+DRAWS = [
+    SamplingConfig(3),
+    SamplingConfig(3, "sqrt"),
+    SamplingConfig(3, "class"),
+    SamplingConfig(3, repeats=3),
+    SamplingConfig(3, "class", 2),
+]
 
 
 def sampler(count, batch_size, epochs=3, draw=DRAWS[0], limit=None):
@@ -28,7 +34,7 @@ def sampler(count, batch_size, epochs=3, draw=DRAWS[0], limit=None):
 
 
 def as_plain(keys):
-    return [(key.epoch, key.step, key.indices.tolist(), key.copies.tolist()) for key in keys]
+    return [(key.epoch, key.step, key.indices.tolist(), key.repeat_index.tolist()) for key in keys]
 
 
 def loader(photo_set, *words):
@@ -42,7 +48,7 @@ def loader(photo_set, *words):
 @settings(max_examples=100, deadline=None, database=None)
 @given(count=st.integers(2, 300), batch_size=st.integers(2, 400), seed=st.integers(0, LAST_SEED))
 def test_an_epoch_shows_every_sample_once_but_for_the_ragged_rest(count, batch_size, seed):
-    made = sampler(count, batch_size, 2, Draw(seed))
+    made = sampler(count, batch_size, 2, SamplingConfig(seed))
     size = min(count, batch_size)
     keys = list(made)
     assert [(key.epoch, key.step) for key in keys] == [(epoch, step) for epoch in (1, 2) for step in range(count // size)]
@@ -51,13 +57,13 @@ def test_an_epoch_shows_every_sample_once_but_for_the_ragged_rest(count, batch_s
         assert {len(indices) for indices in shown} == {size}
         assert len(np.unique(np.concatenate(shown))) == count // size * size
         assert np.array_equal(np.sort(made.order(epoch)), np.arange(count))
-    assert not any(key.copies.any() for key in keys)
+    assert not any(key.repeat_index.any() for key in keys)
     assert len(made) == count // size
 
 
 def test_no_two_epochs_and_no_two_seeds_have_one_order():
     keys = list(itertools.product((0, 1, 42, LAST_SEED), range(1, 60)))
-    orders = {sampler(50, 10, draw=Draw(seed)).order(epoch).tobytes() for seed, epoch in keys}
+    orders = {sampler(50, 10, draw=SamplingConfig(seed)).order(epoch).tobytes() for seed, epoch in keys}
     assert len(orders) == len(keys)
     assert sampler(50, 10).order(7).tobytes() == sampler(50, 25, epochs=99).order(7).tobytes()
 
@@ -145,16 +151,16 @@ def test_one_image_is_too_few_to_train_on(photo_set, tmp_path):
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
-def test_occurrences_counts_the_equal_ones_before(values):
+def test_repeat_index_counts_the_equal_ones_before(values):
     wanted = [values[:place].count(value) for place, value in enumerate(values)]
-    assert occurrences(np.array(values)).tolist() == wanted
+    assert repeat_index(np.array(values)).tolist() == wanted
 
 
 def test_copies_tell_repeated_draws_of_an_epoch_apart():
     for draw in DRAWS[1:]:
         for epoch in (1, 2):
             keys = [key for key in sampler(40, 5, 2, draw) if key.epoch == epoch]
-            drawn = [pair for key in keys for pair in zip(key.indices.tolist(), key.copies.tolist(), strict=True)]
+            drawn = [pair for key in keys for pair in zip(key.indices.tolist(), key.repeat_index.tolist(), strict=True)]
             assert len(set(drawn)) == len(drawn) == 40
             assert max(copy for _, copy in drawn) > 0
 

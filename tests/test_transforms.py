@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 import pytest
-from dataloader.transforms import Pipeline, get_stages, get_transform, ops, transforms
+from dataloader.transforms import Pipeline, build_stages, get_transform, ops, transforms
 from options import choices, parse_train
 from scipy.stats import chisquare, kstest
 from utils.errors import ImageError, UserError
@@ -71,13 +71,13 @@ VIEWS = {
 
 @pytest.mark.parametrize("turns", VIEWS, ids=str)
 def test_orient_transposes_and_then_flips(square, turns):
-    assert np.array_equal(ops.orient(*turns)(square.copy(), rng()), VIEWS[turns](square))
+    assert np.array_equal(ops.random_flip_transpose(*turns)(square.copy(), rng()), VIEWS[turns](square))
 
 
 def test_orient_gives_the_eight_views_equally_often(square):
     names = {np.ascontiguousarray(view(square)).tobytes(): turns for turns, view in VIEWS.items()}
     assert len(names) == 8
-    op = ops.orient(0.5, 0.5, 0.5)
+    op = ops.random_flip_transpose(0.5, 0.5, 0.5)
     seen = [names[np.ascontiguousarray(op(square.copy(), rng(k))).tobytes()] for k in range(1600)]
     assert chisquare([seen.count(turns) for turns in VIEWS]).pvalue > 1e-3
 
@@ -86,7 +86,7 @@ def test_orient_gives_the_eight_views_equally_often(square):
 def test_each_turn_has_its_own_probability(square, place):
     probabilities = [0.0, 0.0, 0.0]
     probabilities[place] = 0.2
-    turned = [not np.array_equal(ops.orient(*probabilities)(square.copy(), rng(k)), square) for k in range(1000)]
+    turned = [not np.array_equal(ops.random_flip_transpose(*probabilities)(square.copy(), rng(k)), square) for k in range(1000)]
     assert 0.15 < np.mean(turned) < 0.25
 
 
@@ -120,12 +120,12 @@ def test_a_rotation_leaves_no_empty_corner_and_draws_its_angle_evenly(square):
 
 def coloured(image, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
     """Colour with the given changes, of which each is the whole range."""
-    return ops.colour(1, 1, 1, 1, 1)(image, Fixed((brightness, contrast, saturation, hue))).astype(int)
+    return ops.color_jitter(1, 1, 1, 1, 1)(image, Fixed((brightness, contrast, saturation, hue))).astype(int)
 
 
 def test_neutral_parameters_are_the_identity(square):
-    assert ops.colour_matrix(1, 1, 1, 0) == pytest.approx(np.eye(3, 4), abs=1e-12)
-    assert ops.colour_matrix(1, 1, 1, 1) == pytest.approx(np.eye(3, 4), abs=1e-12)  # a whole turn
+    assert ops.color_matrix(1, 1, 1, 0) == pytest.approx(np.eye(3, 4), abs=1e-12)
+    assert ops.color_matrix(1, 1, 1, 1) == pytest.approx(np.eye(3, 4), abs=1e-12)  # a whole turn
     assert np.array_equal(coloured(square), square)
 
 
@@ -152,15 +152,15 @@ def test_saturation_stretches_about_the_pixels_luma(square, change):
 def test_hue_keeps_grey_and_luma_and_turns_colours_round(turn):
     grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
     assert np.abs(coloured(grey, hue=turn) - grey).max() <= 1
-    matrix = ops.colour_matrix(1, 1, 1, turn)[:, :3]
+    matrix = ops.color_matrix(1, 1, 1, turn)[:, :3]
     weights = np.array([0.299, 0.587, 0.114])
     assert weights @ matrix == pytest.approx(weights, abs=1e-3)
-    assert np.linalg.matrix_power(matrix, 100) == pytest.approx(np.linalg.matrix_power(ops.colour_matrix(1, 1, 1, 1)[:, :3], 100), abs=1e-6)
+    assert np.linalg.matrix_power(matrix, 100) == pytest.approx(np.linalg.matrix_power(ops.color_matrix(1, 1, 1, 1)[:, :3], 100), abs=1e-6)
 
 
 def test_hue_turns_red_towards_the_others_and_back():
     red = np.array([200.0, 40, 40])
-    third = ops.colour_matrix(1, 1, 1, 1 / 3)[:, :3]
+    third = ops.color_matrix(1, 1, 1, 1 / 3)[:, :3]
     first, second = third @ red, third @ third @ red
     assert {int(first.argmax()), int(second.argmax())} == {1, 2}
     assert third @ second == pytest.approx(red)
@@ -168,14 +168,14 @@ def test_hue_turns_red_towards_the_others_and_back():
 
 def test_colours_come_with_their_probability_and_within_their_bounds():
     image = np.full((2, 2, 3), 100, np.uint8)
-    op = ops.colour(0.3, 0.2, 0, 0, 0)
+    op = ops.color_jitter(0.3, 0.2, 0, 0, 0)
     values = np.array([op(image, rng(k))[0, 0, 0] for k in range(2000)])
     assert 0.25 < np.mean(values != 100) < 0.32
     assert values.min() >= 80
     assert values.max() <= 120
     assert values.min() < 82
     assert values.max() > 118
-    assert ops.colour(0, 1, 1, 1, 0.5)(image, rng()) is image
+    assert ops.color_jitter(0, 1, 1, 1, 0.5)(image, rng()) is image
 
 
 # ------------------------------------------------------------------------------------------------ blur, cutout
@@ -238,7 +238,7 @@ def test_every_pipeline_gives_a_uint8_square_of_any_image(photos, name, shape):
         assert out.shape == (48, 48, 3)
         assert out.dtype == np.uint8
         assert np.ascontiguousarray(out).flags.c_contiguous
-    assert run.scale == 48
+    assert run.size == 48
 
 
 @pytest.mark.parametrize("name", transforms)
@@ -286,14 +286,14 @@ def test_a_pipeline_lets_the_readers_error_through():
 
 
 def test_without_chance_the_pipeline_is_what_evaluation_sees(photos):
-    from dataloader.geometry import Fit
+    from dataloader.geometry import EvalGeometry
 
     for fit in ("squash", "crop", "pad"):
         way = Preprocess(48, fit, WAY.mean, WAY.std)
         run = get_transform(parse_train(["--transform", "none"]), way)
-        place = Fit(way)
+        place = EvalGeometry(way)
         wanted = np.empty((48, 48, 3), np.uint8)
-        place.show(photos[0], photos[0].shape[:2], place.place(*photos[0].shape[:2]), wanted)
+        place.render(photos[0], photos[0].shape[:2], place.choose_region(*photos[0].shape[:2]), wanted)
         assert np.array_equal(run(reading(photos[0]), rng()), wanted)
 
 
@@ -317,7 +317,7 @@ def test_albumentations_takes_the_smallest_and_largest_of_each_flag(square):
 
 
 def test_one_stage_without_a_schedule_and_a_pipeline_a_stage_with_one():
-    assert [(first, run.scale) for first, run in get_stages(parse_train([]), WAY)] == [(1, 48)]
-    stages = get_stages(parse_train(["--scale_schedule", "1:16, 3:32,9:64"]), WAY)
-    assert [(first, run.scale) for first, run in stages] == [(1, 16), (3, 32), (9, 64)]
+    assert [(first, run.size) for first, run in build_stages(parse_train([]), WAY)] == [(1, 48)]
+    stages = build_stages(parse_train(["--scale_schedule", "1:16, 3:32,9:64"]), WAY)
+    assert [(first, run.size) for first, run in stages] == [(1, 16), (3, 32), (9, 64)]
     assert all(isinstance(run, Pipeline) for _, run in stages)

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(opt: argparse.Namespace) -> None:
     """Score each size, print the table and the command, write the CSV and the plot."""
-    from dataloader import Classes, number_as
+    from dataloader import Classes, align_labels
     from dataloader.file_list import read_list
     from evaluation.report.plots import line
     from utils import checkpoint
@@ -69,7 +69,7 @@ def run(opt: argparse.Namespace) -> None:
     preprocess = data.get("preprocess")
     if preprocess is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
-    files = number_as(files, Classes.from_dict(data), "the checkpoint")
+    files = align_labels(files, Classes.from_dict(data), "the checkpoint")
     own = int(preprocess["scale"])
     near = [max(STEP_PIXELS, round(own * factor / STEP_PIXELS) * STEP_PIXELS) for factor in FACTORS]
     scales = sorted({own, *(opt.scales or near)})

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(opt: argparse.Namespace) -> None:
     """Embed the list, and find neighbours if asked."""
-    from dataloader import Classes, number_as
+    from dataloader import Classes, align_labels
     from dataloader.file_list import read_list
     from inference import saved_probs
 
@@ -75,10 +75,10 @@ def run(opt: argparse.Namespace) -> None:
     if not opt.neighbours:
         return
     classes = Classes.from_dict(data)
-    files = number_as(files, classes, "the checkpoint")
+    files = align_labels(files, classes, "the checkpoint")
     pool_files, pool, kept = files, features, readable
     if opt.among:
-        pool_files = number_as(read_list(opt.among), classes, "the checkpoint")
+        pool_files = align_labels(read_list(opt.among), classes, "the checkpoint")
         pool, kept, _ = embed(opt, pool_files)
     elif opt.unlabelled:
         raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
@@ -110,7 +110,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     """
     import torch
 
-    from dataloader import eval_loader
+    from dataloader import check_readable, eval_loader
     from inference import Features, load_predictor
     from utils.run import get_device
 
@@ -132,7 +132,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
                 log.warning(f"Unreadable, so no neighbour of any image: {reason}")
     assert features.rows is not None
     kept = torch.cat(readable).numpy()
-    files.check_readable(np.arange(len(files)), kept)
+    check_readable(files, np.arange(len(files)), kept)
     return features.rows, kept, loaded.data
 
 
@@ -216,11 +216,11 @@ def picture(
     rows = []
     for k, index in enumerate(shown.tolist()):
         line: list[tuple[Any, str, bool | None]] = [
-            (queries.picture(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)
+            (queries.thumbnail(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)
         ]
         for place, label, value in zip(near[k].tolist(), others[k], cosine[k].tolist(), strict=True):
             agrees = None if own[k] < 0 else own[k] == label
-            line.append((pool.picture(place, SIDE), f"{names[label]}\ncosine {value:.2f}", agrees))
+            line.append((pool.thumbnail(place, SIDE), f"{names[label]}\ncosine {value:.2f}", agrees))
         rows.append(line)
     neighbour_grid(path, rows)
 

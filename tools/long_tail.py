@@ -182,7 +182,7 @@ def logits_of_list(
     Raises:
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
-    from dataloader import Classes, eval_loader, number_as
+    from dataloader import Classes, align_labels, check_readable, eval_loader
     from inference import load_predictor
     from inference.saved_probs import check_size
     from utils.run import get_device
@@ -190,7 +190,7 @@ def logits_of_list(
     settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
     loaded = load_predictor(settings, get_device(opt.gpu))
     predictor = loaded.predictor
-    files = number_as(files, Classes.from_dict(loaded.data), "the checkpoint")
+    files = align_labels(files, Classes.from_dict(loaded.data), "the checkpoint")
     check_size(2 * len(files), loaded.data["num_classes"], "logits")
     net: Any = predictor.members[0].model.net
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
@@ -210,7 +210,7 @@ def logits_of_list(
             log.warning(f"Unreadable, so in no score: {reason}")
         outputs.clear()
     hook.remove()
-    files.check_readable(np.arange(len(files)), torch.cat(readable).numpy())
+    check_readable(files, np.arange(len(files)), torch.cat(readable).numpy())
     return torch.cat(logits).numpy(), torch.cat(labels).numpy(), (f"{name}.weight", f"{name}.bias")
 
 

@@ -17,8 +17,8 @@ from tensorboardX import SummaryWriter
 
 import dataloader
 from dataloader.dataset import EvalDataset, TrainDataset
-from dataloader.reader import Files
-from dataloader.sampler import BatchKey
+from dataloader.reader import FileReader
+from dataloader.sampler import BatchIndices
 from dataloader.transforms import get_transform
 from evaluation.report.plots import class_names, gallery
 from options import build_parser
@@ -51,10 +51,12 @@ def draw(opt: argparse.Namespace) -> None:
     preprocess = Preprocess(opt.scale, opt.fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[: opt.samples]
     once = np.zeros_like(chosen)
-    plain = EvalDataset(files, Files(files), (preprocess,)).__getitems__(BatchKey(0, 0, chosen, once)).images[0]
-    dataset = TrainDataset(files, Files(files), [(1, get_transform(opt, preprocess))], opt.seed)
+    plain = (
+        EvalDataset(files, FileReader(files), (preprocess,)).__getitems__(BatchIndices(0, 0, chosen, once)).images[0]
+    )
+    dataset = TrainDataset(files, FileReader(files), [(1, get_transform(opt, preprocess))], opt.seed)
     epochs = [
-        dataset.__getitems__(BatchKey(epoch, 0, chosen, once)).image
+        dataset.__getitems__(BatchIndices(epoch, 0, chosen, once)).image
         for epoch in progress(range(1, opt.views + 1), "augmenting")
     ]
     images, captions = [], []

@@ -1,7 +1,7 @@
 """Named pipelines of augmentation: a name, a builder. `python -m tools.preview --transform <name>` shows one.
 
-Add one of your own: write a builder that returns a Pipeline, add its name to `transforms`,
-run `python train.py --transform <name>`.
+To add your own, write a builder that returns a Pipeline, add its name to `transforms`, and run
+`python train.py --transform <name>`. A builder gets all options, so that it can read a flag of its own.
 """
 
 import argparse
@@ -10,42 +10,51 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dataloader.decode import Image, Need
-from dataloader.geometry import Fit, RandomCrop, Region
+from dataloader.decode import Image, ScaleFn
+from dataloader.geometry import EvalGeometry, RandomCrop, Region
 from dataloader.transforms import ops, policies
 from utils.errors import UserError, unknown_name
 from utils.preprocess import Preprocess
 
-Read = Callable[[Need], tuple[Image, tuple[int, int]]]
+ReadFn = Callable[[ScaleFn], tuple[Image, tuple[int, int]]]  # a Reader's `read` for one index
+MIN_SIDE = 8  # pixels, in --scale_schedule
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A geometry, then operations on the square: what reads the image and a generator in, uint8 RGB (S, S, 3) out.
+    """A geometry, then operations on the square of `size` pixels."""
 
-    `out`: where the result is written, such as a row of a batch; without it, a new array.
-    """
-
-    geometry: RandomCrop | Fit
+    geometry: RandomCrop | EvalGeometry
     operations: Sequence[ops.Op] = ()
 
     @property
-    def scale(self) -> int:
-        """The side of the square, in pixels."""
-        return self.geometry.preprocess.scale if isinstance(self.geometry, Fit) else self.geometry.scale
+    def size(self) -> int:
+        """The side of the square in pixels."""
+        return self.geometry.size
 
-    def __call__(self, read: Read, rng: np.random.Generator, out: Image | None = None) -> Image:
-        """Read, crop while decoding, augment; `read` is a Reader's for one index. Raises ImageError, which names the path."""
-        placed: list[Region] = []
+    def __call__(self, read: ReadFn, rng: np.random.Generator, out: Image | None = None) -> Image:
+        """Read an image, crop it while decoding, and augment it.
 
-        def need(height: int, width: int) -> float:
-            if not placed:  # asked again where the machine failed: drawn once
-                placed.append(self.geometry.place(height, width, rng))
-            return placed[0].factor()
+        Args:
+            out: uint8 (S, S, 3), where the result is written, such as a row of a batch; None: a new array.
 
-        image, full = read(need)
-        square = np.empty((self.scale, self.scale, 3), np.uint8) if out is None else out
-        self.geometry.show(image, full, placed[0] if placed else self.geometry.place(*full, rng), square)
+        Returns:
+            uint8 RGB (S, S, 3).
+
+        Raises:
+            ImageError: the image cannot be read; the message names the path.
+        """
+        regions: list[Region] = []
+
+        def scale_fn(height: int, width: int) -> float:
+            if not regions:  # a read that is retried must not draw again
+                regions.append(self.geometry.choose_region(height, width, rng))
+            return regions[0].decode_scale()
+
+        image, full = read(scale_fn)
+        region = regions[0] if regions else self.geometry.choose_region(*full, rng)
+        square = np.empty((self.size, self.size, 3), np.uint8) if out is None else out
+        self.geometry.render(image, full, region, square)
         image = square
         for operation in self.operations:
             image = operation(image, rng)
@@ -54,12 +63,16 @@ class Pipeline:
         return square
 
 
+ResolutionStages = list[tuple[int, Pipeline]]  # (first epoch, pipeline), ascending
+Builder = Callable[[argparse.Namespace, Preprocess], Pipeline]
+
+
 def _resize(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """The template's default: zoomed crop, flips and transpose, rotation, colour, blur, cutout; a flag turns each."""
+    """Build the default: zoomed crop, flips and transpose, rotation, colour, blur, cutout; a flag controls each."""
     operations = [
-        ops.orient(opt.hflip, opt.vflip, opt.transpose),
+        ops.random_flip_transpose(opt.hflip, opt.vflip, opt.transpose),
         *([ops.rotate(opt.rotate)] if opt.rotate else []),
-        ops.colour(opt.jitter, opt.brightness, opt.contrast, opt.saturation, opt.hue),
+        ops.color_jitter(opt.jitter, opt.brightness, opt.contrast, opt.saturation, opt.hue),
         ops.blur(opt.blur),
         ops.cutout(opt.cutout, opt.cutout_size),
     ]
@@ -67,43 +80,45 @@ def _resize(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
 
 
 def _light(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """Crop and left-right flip."""
-    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [ops.orient(opt.hflip, 0, 0)])
+    """Build a crop and a horizontal flip."""
+    return _crop_and_flip(opt, preprocess)
 
 
 def _none(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """What evaluation sees."""
-    return Pipeline(Fit(preprocess))
+    """Build what evaluation uses."""
+    return Pipeline(EvalGeometry(preprocess))
 
 
 def _albumentations(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """The crop, then the chain of `albumentations_chain.py`, which is there to be edited."""
+    """Build the crop, then the chain of `albumentations_chain.py`, which users edit."""
     from dataloader.transforms.albumentations_chain import chain
 
     return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [chain(opt)])
 
 
-def _policy(opt: argparse.Namespace, preprocess: Preprocess, policy: ops.Op) -> Pipeline:
-    """The crop, a left-right flip, and a policy."""
-    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [ops.orient(opt.hflip, 0, 0), policy])
+def _crop_and_flip(opt: argparse.Namespace, preprocess: Preprocess, *policy: ops.Op) -> Pipeline:
+    """Build a crop, a horizontal flip, and a policy if one is given."""
+    flip = ops.random_flip_transpose(opt.hflip, 0, 0)
+    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [flip, *policy])
 
 
 def _randaugment(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """RandAugment: --ra_ops operations, each at --ra_magnitude."""
-    return _policy(opt, preprocess, policies.randaugment(opt.ra_ops, opt.ra_magnitude, preprocess.scale))
+    """Build RandAugment: --ra_ops operations, each at --ra_magnitude."""
+    policy = policies.randaugment(opt.ra_ops, opt.ra_magnitude, preprocess.scale)
+    return _crop_and_flip(opt, preprocess, policy)
 
 
 def _trivialaugment(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """TrivialAugmentWide: one operation, of any strength."""
-    return _policy(opt, preprocess, policies.trivialaugment(preprocess.scale))
+    """Build TrivialAugmentWide: one operation of any strength."""
+    return _crop_and_flip(opt, preprocess, policies.trivialaugment(preprocess.scale))
 
 
 def _augmix(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """AugMix: a blend of the image and three chains of operations."""
-    return _policy(opt, preprocess, policies.augmix(preprocess.scale))
+    """Build AugMix: a blend of the image and three chains of operations."""
+    return _crop_and_flip(opt, preprocess, policies.augmix(preprocess.scale))
 
 
-transforms: dict[str, Callable[[argparse.Namespace, Preprocess], Pipeline]] = {
+transforms: dict[str, Builder] = {
     "resize": _resize,
     "light": _light,
     "none": _none,
@@ -114,27 +129,32 @@ transforms: dict[str, Callable[[argparse.Namespace, Preprocess], Pipeline]] = {
 }
 
 
-def get_stages(opt: argparse.Namespace, preprocess: Preprocess) -> list[tuple[int, Pipeline]]:
-    """(first epoch, pipeline) for each stage of --scale_schedule; one stage, of --scale, without it.
+def build_stages(opt: argparse.Namespace, preprocess: Preprocess) -> ResolutionStages:
+    """Return (first epoch, pipeline) for each stage of --scale_schedule; without it, one stage of --scale.
 
     Raises:
-        UserError: the schedule cannot be read, or an unknown --transform.
+        UserError: the schedule is malformed, or --transform is unknown.
     """
     if not opt.scale_schedule:
         return [(1, get_transform(opt, preprocess))]
     stages = []
     for part in opt.scale_schedule.split(","):
-        first, _, scale = part.partition(":")
-        if not (first.strip().isdigit() and scale.strip().isdigit() and int(first) > 0 and int(scale) >= 8):
+        first, _, size = (word.strip() for word in part.partition(":"))
+        if not (first.isdigit() and size.isdigit() and int(first) > 0 and int(size) >= MIN_SIDE):
             raise UserError(f"--scale_schedule has {part!r}; expected epoch:pixels, such as 1:128,11:192,16:224.")
-        stages.append((int(first), get_transform(opt, replace(preprocess, scale=int(scale)))))
-    if stages[0][0] != 1 or [first for first, _ in stages] != sorted({first for first, _ in stages}):
+        stages.append((int(first), get_transform(opt, replace(preprocess, scale=int(size)))))
+    epochs = [first for first, _ in stages]
+    if epochs[0] != 1 or epochs != sorted(set(epochs)):
         raise UserError(f"--scale_schedule is {opt.scale_schedule!r}; its epochs must begin with 1 and ascend.")
     return stages
 
 
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
-    """The pipeline that --transform names, ended by --erase. Raises UserError for an unknown name, with the list."""
+    """Return the pipeline that --transform names, followed by --erase.
+
+    Raises:
+        UserError: the name is unknown; the message lists the known ones.
+    """
     if opt.transform not in transforms:
         raise unknown_name("transform", opt.transform, transforms)
     pipeline = transforms[opt.transform](opt, preprocess)

@@ -1,6 +1,6 @@
-"""A chain of albumentations, to be edited: for those who know that library and want its eighty transforms.
+"""A chain of albumentations, for users who know that library and want its eighty transforms. Edit `steps`.
 
-albumentations 2.0.8, left to itself, repeats its augmentations in every worker and epoch; here each sample seeds it.
+On its own, albumentations 2.0.8 repeats its augmentations in every worker and epoch; here, each sample seeds it.
 """
 
 import argparse
@@ -15,23 +15,23 @@ from dataloader.transforms.ops import Op
 
 
 def chain(opt: argparse.Namespace) -> Op:
-    """The chain of `steps`, as an operation on uint8 RGB (S, S, 3) that draws from the sample's own generator alone."""
+    """Return the chain of `steps` as an operation on uint8 RGB (S, S, 3) that draws from the sample's generator alone."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
 
-    own = threading.local()  # a composed transform holds its generator, so threads must not share one
+    per_thread = threading.local()  # a composed transform holds its generator, so threads must not share one
 
     def operation(image: Image, rng: np.random.Generator) -> Image:
-        if not hasattr(own, "compose"):
-            own.compose = A.Compose(steps(opt))
-        own.compose.set_random_seed(int(rng.integers(2**31)))
-        return own.compose(image=image)["image"]
+        if not hasattr(per_thread, "compose"):
+            per_thread.compose = A.Compose(steps(opt))
+        per_thread.compose.set_random_seed(int(rng.integers(2**31)))
+        return per_thread.compose(image=image)["image"]
 
     return operation
 
 
 def steps(opt: argparse.Namespace) -> list[Any]:
-    """The transforms, in order: the place to edit."""
+    """Return the transforms in order: this is the function to edit."""
     import albumentations as A
 
     box = (min(0.1, opt.cutout_size), opt.cutout_size)

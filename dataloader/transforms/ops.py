@@ -1,6 +1,6 @@
-"""Augmentations on uint8 RGB (S, S, 3): each a function of the image and its own random generator, nothing else.
+"""Augmentations of uint8 RGB (S, S, 3): each is a function of the image and the sample's own random generator alone.
 
-An operation owns the image that it is given, and may write to it.
+An operation owns the image that it gets, and may write to it. A `probability` is that of changing the image at all.
 """
 
 import math
@@ -8,20 +8,23 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from dataloader.decode import Image
 
 Op = Callable[[Image, np.random.Generator], Image]
 
-# RGB to luma and two colour-difference axes (YIQ); hue is a rotation of the latter, saturation their length.
+# RGB to luma and two colour-difference axes (YIQ): hue rotates the latter, saturation scales them.
 TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 FROM_YIQ = np.linalg.inv(TO_YIQ)
 GREY = 127.5
-ERASE_LEAST = 0.02  # of the image's area
+MIN_ERASE_AREA = 0.02  # share of the image
+MAX_ERASE_ATTEMPTS = 10  # then the image stays as it is, as in torchvision
+MIN_ERASE_RATIO = 0.3  # of the box's sides; at most 1 / 0.3
 
 
-def orient(hflip: float, vflip: float, transpose: float) -> Op:
-    """Each of a left-right flip, an upside-down flip and a transpose with its own probability: the eight views."""
+def random_flip_transpose(hflip: float, vflip: float, transpose: float) -> Op:
+    """Return a horizontal flip, a vertical flip and a transpose, each with its own probability: the eight orientations."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         draw = rng.random(3)
@@ -36,7 +39,7 @@ def orient(hflip: float, vflip: float, transpose: float) -> Op:
 
 
 def rotate(degrees: float) -> Op:
-    """A rotation about the centre by up to `degrees` either way; the rim is mirrored in."""
+    """Return a rotation about the centre by up to `degrees` either way; the border is filled by reflection."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         height, width = image.shape[:2]
@@ -46,24 +49,27 @@ def rotate(degrees: float) -> Op:
     return op
 
 
-def colour(probability: float, brightness: float, contrast: float, saturation: float, hue: float) -> Op:
-    """With `probability`: brightness, contrast, saturation factors in 1 ± x, and a hue turn in ± `hue` of a full circle.
+def color_jitter(probability: float, brightness: float, contrast: float, saturation: float, hue: float) -> Op:
+    """Return a colour jitter: factors 1 ± x of brightness, contrast and saturation, and a hue rotation of ± `hue` turns.
 
-    All four are one affine map of RGB, so a pixel is rounded once and read once: an order of magnitude less work
-    than a way through HSV.
+    All four are one affine map of RGB, so each pixel is read once and rounded once: an order of magnitude less work
+    than a conversion to HSV and back.
     """
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         if rng.random() >= probability:
             return image
-        light, stretch, vivid, turn = rng.uniform(-1, 1, 4) * (brightness, contrast, saturation, hue)
-        return cv2.transform(image, colour_matrix(1 + light, 1 + stretch, 1 + vivid, turn))
+        drawn = rng.uniform(-1, 1, 4) * (brightness, contrast, saturation, hue)
+        return cv2.transform(image, color_matrix(1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3]))
 
     return op
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
-    """The (3, 4) affine map of RGB in 0..255: hue (share of a turn) and saturation, then contrast about mid-grey, then brightness."""
+def color_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> NDArray[np.float64]:
+    """Return the affine map of RGB in 0..255, float64 (3, 4).
+
+    It applies hue (in turns) and saturation, then contrast about mid-grey, then brightness.
+    """
     cos, sin = saturation * math.cos(2 * math.pi * hue), saturation * math.sin(2 * math.pi * hue)
     rotation = FROM_YIQ @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ TO_YIQ
     matrix = np.empty((3, 4))
@@ -73,7 +79,7 @@ def colour_matrix(brightness: float, contrast: float, saturation: float, hue: fl
 
 
 def blur(probability: float) -> Op:
-    """With `probability`, a Gaussian blur of 3 or 5 pixels."""
+    """Return a Gaussian blur of 3 or 5 pixels."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         if rng.random() >= probability:
@@ -85,7 +91,7 @@ def blur(probability: float) -> Op:
 
 
 def cutout(probability: float, size: float) -> Op:
-    """With `probability`, blank a box (DeVries & Taylor, 2017): sides of up to `size` of the image's, mid-grey."""
+    """Return cutout (DeVries & Taylor, 2017): a mid-grey box whose sides are up to `size` of the image's."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         if rng.random() >= probability:
@@ -100,14 +106,15 @@ def cutout(probability: float, size: float) -> Op:
 
 
 def erase(probability: float, area: float) -> Op:
-    """With `probability`, noise in a box (Zhong et al., 2020): 0.02 to `area` of the image's, sides as 0.3 to 1/0.3; torchvision's rule."""
+    """Return random erasing (Zhong et al., 2020) by torchvision's rule: noise in a box of up to `area` of the image."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         if rng.random() >= probability:
             return image
         height, width = image.shape[:2]
-        for _ in range(10):
-            size, ratio = height * width * rng.uniform(ERASE_LEAST, area), math.exp(rng.uniform(-1, 1) * math.log(0.3))
+        for _ in range(MAX_ERASE_ATTEMPTS):
+            size = height * width * rng.uniform(MIN_ERASE_AREA, area)
+            ratio = math.exp(rng.uniform(-1, 1) * math.log(MIN_ERASE_RATIO))
             h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
             if 0 < h < height and 0 < w < width:
                 top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))

@@ -30,7 +30,7 @@ class Pictures:
     def picture(self, index: int, side: int = SIDE) -> str:
         """Image `index` of the list, at most `side` pixels."""
         if (index, side) not in self.made:
-            image = self.files.picture(index, side)
+            image = self.files.thumbnail(index, side)
             self.made[index, side] = "" if image is None else self._url(image)
         return self.made[index, side]
 
@@ -120,11 +120,13 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
         cards.append(
             {
                 "path": files.path(index),
-                "label": files.listed(label),
+                "label": files.file_label(label),
                 "name": visible(classes.name(label)),
                 "quality": quality,
                 "choices": [
-                    [files.listed(k), visible(classes.name(k))] for k in choices if k != label and files.listed(k) >= 0
+                    [files.file_label(k), visible(classes.name(k))]
+                    for k in choices
+                    if k != label and files.file_label(k) >= 0
                 ],
                 "picture": pictures.picture(index),
             }

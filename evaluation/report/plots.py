@@ -173,7 +173,7 @@ def errors(path: Path, scored: Any, count: int = 24) -> None:
     captions = [
         f"true {names[a]}\ncalled {names[b]}\n{p:.0f} % sure" for a, b, p in zip(label, first, sure, strict=True)
     ]
-    images = [files.picture(int(index), SIDE) for index in predictions.index[chosen]]
+    images = [files.thumbnail(int(index), SIDE) for index in predictions.index[chosen]]
     gallery(path, images, captions, "The errors that the network was surest of", columns=6, cell=WIDE_CELL)
 
 

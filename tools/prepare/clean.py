@@ -94,7 +94,7 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
             raise UserError(f"{decisions}: there are two decisions about {path}.")
         if files.label[index] != decision.label:
             raise UserError(
-                f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.where(index)}. "
+                f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.location(index)}. "
                 "The decisions are of another state of the list; evaluate it again."
             )
     counts = dict.fromkeys(ACTIONS, 0)

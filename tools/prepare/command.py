@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dataloader.list_advice import prepare as prepare_command
+from dataloader.list_advice import prepare_command
 from options.commands import words
 from options.parser import ToolParser, expanded
 from tools.prepare.coco import read_coco

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dataloader.decode import image_suffixes
-from dataloader.list_advice import SPLITS, prepare
+from dataloader.list_advice import SPLIT_NAMES, prepare_command
 from tools.prepare.lists import Found, Part, Tally, in_order, number
 from utils.errors import UserError, near
 from utils.logger import log, progress
@@ -114,7 +114,7 @@ def _read(root: str, folders: list[str], names: list[str], origin: str, tally: T
 
 def _not_one_too_high(root: str, names: list[str], out: str) -> None:
     """Raise UserError where the "classes" are train/, val/ and the like, whose folders are the classes."""
-    if len(names) < 2 or not {name.lower() for name in names} <= SPLITS:
+    if len(names) < 2 or not {name.lower() for name in names} <= SPLIT_NAMES:
         return
     if any(
         entry.is_file() and entry.name.lower().endswith(image_suffixes())
@@ -124,7 +124,9 @@ def _not_one_too_high(root: str, names: list[str], out: str) -> None:
         return
     train = next((name for name in names if name.lower().startswith("train")), names[0])
     val = next((name for name in names if name.lower().startswith("val")), None)
-    command = prepare("folder", f"{root}/{train}", *(["--val_root", f"{root}/{val}"] if val else []), "--out", out)
+    command = prepare_command(
+        "folder", f"{root}/{train}", *(["--val_root", f"{root}/{val}"] if val else []), "--out", out
+    )
     raise UserError(
         f"{root} holds the folders {', '.join(names)}; these are no classes, it seems: the images lie deeper.\n"
         f"Name the training folder itself: `{command}`."

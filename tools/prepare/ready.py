@@ -28,7 +28,7 @@ def read_ready(opt: argparse.Namespace, given: list[str] | None) -> Found:
     for k, label in enumerate(labels):
         if names and label >= len(names):
             raise UserError(
-                f"{files.where(k)}: the label is {label}; allowed: 0 to {len(names) - 1}, since {len(names)} classes have names."
+                f"{files.location(k)}: the label is {label}; allowed: 0 to {len(names) - 1}, since {len(names)} classes have names."
             )
     if given and given != names:
         origin = f"--classes {opt.classes}" if opt.classes else f"{opt.out}/classes.txt"

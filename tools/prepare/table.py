@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataloader.list_advice import prepare
+from dataloader.list_advice import prepare_command
 from tools.prepare.lists import Found, Part, absolute, in_order, number
 from tools.prepare.splits import own
 from utils.errors import UserError, unknown_name
@@ -216,7 +216,7 @@ def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
     ]
     raise UserError(
         f"{' and '.join(missing)} missing; {opt.file} has the columns {', '.join(header)}. Without labels, --part test makes test.txt.\n"
-        f"Try: {prepare(*words)}"
+        f"Try: {prepare_command(*words)}"
     )
 
 
