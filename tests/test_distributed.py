@@ -344,7 +344,7 @@ def test_processes_share_each_batch_without_repeats(monkeypatch, draw):
         parts.append(list(TrainSampler(labels.astype(np.int32), 12, 2, draw)))
     for keys in zip(whole, *parts, strict=True):
         assert {key[:2] for key in keys} == {keys[0][:2]}
-        pairs = sorted(zip(keys[0].indices.tolist(), keys[0].copies.tolist(), strict=True))
+        pairs = sorted(zip(keys[0].indices.tolist(), keys[0].repeat_index.tolist(), strict=True))
         shared = sorted((i, c) for key in keys[1:] for i, c in zip(key.indices.tolist(), key.repeat_index.tolist(), strict=True))
         assert shared == pairs
         assert all(len(key.indices) == 4 for key in keys[1:])
