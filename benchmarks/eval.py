@@ -93,7 +93,7 @@ def _checkpoint(folder: Path, case: str, path: str) -> str:
 
 def measure(task: dict[str, Any]) -> float:
     """Images a second of one row, over one pass of the list; `task` as `compare` writes it."""
-    from utils.run import keep_memory
+    from utils.run import tune_malloc
 
     files = read_list(task["list"])
     bench.into_page_cache(files)
@@ -102,7 +102,7 @@ def measure(task: dict[str, Any]) -> float:
 
         run = timm_pass(task, files)
     else:
-        keep_memory()  # as eval.py does
+        tune_malloc()  # as eval.py does
         run = _ours(task, files)
     began = time.perf_counter()
     images = run()

@@ -22,7 +22,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
 from utils.outputs import check_folder
-from utils.run import run_tool, share_cores
+from utils.run import run_tool, set_openmp_spin
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 44  # of a table's first column
@@ -101,7 +101,7 @@ def one(name: str, row: Row) -> Any:
     words = [sys.executable, "-m", f"benchmarks.{name}", "--one", json.dumps(row.task)]
     environ = dict(os.environ)
     if row.ours:
-        share_cores(environ)
+        set_openmp_spin(environ)
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environ)
     if done.returncode:
         raise UserError(f"{row.title} did not run:\n{done.stderr[-1500:]}")

@@ -95,9 +95,9 @@ def _ours(name: str, path: str, work: Work) -> Iterator[Any]:
     from dataloader import TrainLoader
     from options import parse_train
     from utils.preprocess import Preprocess
-    from utils.run import keep_memory
+    from utils.run import tune_malloc
 
-    keep_memory()  # as train.py does
+    tune_malloc()  # as train.py does
     flags = [
         "--scale",
         str(work.scale),

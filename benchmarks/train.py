@@ -9,7 +9,7 @@ itself: `main`, timed from batch to batch within its first epoch, without start,
 read from --cache ram --cache_format raw, "jpeg" rows the files, which are in the page cache. timm's rows are its
 create_model, create_loader, create_optimizer_v2 and the loop of its documentation, on the same files with the same crop
 and flip; of its two rows in channels_last the faster counts. All take SGD with momentum; ours wait as train.py lets threads wait
-(utils.run.share_cores), timm's as torch does. Where data and network share
+(utils.run.set_openmp_spin), timm's as torch does. Where data and network share
 the cores, the loop's limit is 1 / (1/step + 1/loader). torch.compile takes no part on either side. Prints medians,
 ratios and the share of the time that train.py says it waited for data; writes train.json and train.png.
 """
@@ -186,13 +186,13 @@ def ratios(network: str, rate: dict[str, float]) -> dict[str, tuple[float, float
 
 def measure(task: dict[str, Any]) -> Any:
     """Images a second of one row, {"rate"}, with train.py's "data_wait" where it is train.py; `task` as `compare` writes it."""
-    from utils.run import keep_memory
+    from utils.run import tune_malloc
 
     files, row = read_list(task["list"]), task["row"]
     bench.into_page_cache(files)
     if row in BEST:
         return {"rate": _rate(_timm(task, files), task["steps"])}
-    keep_memory()  # as train.py does
+    tune_malloc()  # as train.py does
     if row == "precision":
         return _model(task).set_precision("auto")
     if "loop" in row:

@@ -670,7 +670,7 @@ def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tin
 
     monkeypatch.setattr(BaseModel, "normalise", normalise)
     result = script("eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2])
-    refused(result, "The GPU has no room (CUDA out of memory)", "smaller -b")
+    refused(result, "The GPU is out of memory (CUDA out of memory)", "smaller -b")
 
 
 @pytest.mark.parametrize(
@@ -679,7 +679,7 @@ def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tin
         (None, 0, ""),
         (UserError("no such list"), 2, "error: no such list"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(28, "No space left on device"), 2, "Make room there"),
+        (OSError(28, "No space left on device"), 2, "Free some space"),
         (ValueError("a bug"), 1, "Traceback"),
     ],
     ids=repr,

@@ -13,7 +13,7 @@ from benchmarks import input as bench_input
 from benchmarks import report as bench_report
 from benchmarks import train as bench_train
 from utils.errors import UserError
-from utils.run import share_cores
+from utils.run import set_openmp_spin
 
 
 @pytest.fixture
@@ -131,11 +131,11 @@ def test_a_wrong_flag_is_said(words, photo_set, tmp_path, capsys):
 
 def test_cores_are_shared_unless_the_user_has_decided():
     plain: dict[str, str] = {}
-    share_cores(plain)
+    set_openmp_spin(plain)
     assert plain == {"GOMP_SPINCOUNT": "20000"}
     for given in ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "active"}):
         mine = dict(given)
-        share_cores(mine)
+        set_openmp_spin(mine)
         assert mine == given
 
 

@@ -16,7 +16,6 @@ class Cuda:
 
     def __init__(self, monkeypatch, *names, reason="Found no NVIDIA driver on your system. Please check"):
         self.names, self.current, self.reason = names, 0, reason
-        monkeypatch.setattr(run, "keep_memory", lambda: None)
         for name in ("is_available", "init", "device_count", "set_device", "get_device_name", "is_bf16_supported"):
             monkeypatch.setattr(torch.cuda, name, getattr(self, name))
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: self.current > 0)
@@ -88,7 +87,7 @@ def test_processes_take_a_gpu_each_and_one_too_many_says_so(monkeypatch, caplog)
         get_device(None)
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert get_device(1) == torch.device("cuda", 0)
-    assert "--gpu 1 is left out" in caplog.text
+    assert "--gpu 1 is ignored" in caplog.text
 
 
 def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monkeypatch, caplog):
@@ -129,3 +128,24 @@ def test_a_gpu_multiplies_matrices_in_tf32_unless_deterministic(monkeypatch, gpu
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def mallopt(monkeypatch):
+    """What is set of malloc: (parameter, value)."""
+    calls = []
+    libc = types.SimpleNamespace(mallopt=lambda *words: calls.append(words))
+    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: libc)
+    return calls
+
+
+def test_get_device_changes_nothing_of_malloc(mallopt):
+    assert get_device(-1).type == "cpu"
+    assert mallopt == []
+
+
+def test_run_command_tunes_malloc_before_the_work(mallopt, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    code = run.run_command(lambda _: types.SimpleNamespace(tag="t"), lambda opt: seen.extend(mallopt))
+    assert code == 0 and {parameter for parameter, _ in seen} == {run.M_MMAP_THRESHOLD, run.M_TRIM_THRESHOLD}

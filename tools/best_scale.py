@@ -113,8 +113,9 @@ def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, A
     from dataloader import eval_loader
     from evaluation.metrics import score
     from inference import load_predictor, predict
-    from utils.run import get_device
+    from utils.run import get_device, tune_malloc
 
+    tune_malloc()
     words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval([*words, "--precision", opt.precision])
     loaded = load_predictor(settings, get_device(opt.gpu))

@@ -112,8 +112,9 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
 
     from dataloader import check_readable, eval_loader
     from inference import Features, load_predictor
-    from utils.run import get_device
+    from utils.run import get_device, tune_malloc
 
+    tune_malloc()
     words = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval(words)
     loaded = load_predictor(settings, get_device(opt.gpu))

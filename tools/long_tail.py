@@ -185,8 +185,9 @@ def logits_of_list(
     from dataloader import Classes, align_labels, check_readable, eval_loader
     from inference import load_predictor
     from inference.saved_probs import check_size
-    from utils.run import get_device
+    from utils.run import get_device, tune_malloc
 
+    tune_malloc()
     settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
     loaded = load_predictor(settings, get_device(opt.gpu))
     predictor = loaded.predictor

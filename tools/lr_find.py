@@ -120,8 +120,9 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     from network import get_model
     from network.loading import load_weights
     from utils import checkpoint
-    from utils.run import get_device, seed_everything
+    from utils.run import get_device, seed_everything, tune_malloc
 
+    tune_malloc()
     if opt.resume:
         raise UserError(
             "--resume continues with a run's own learning rate. Leave it out, or start from its weights: --load CHECKPOINT."

@@ -118,7 +118,7 @@ class _Lines:
         pass
 
 
-def record_error(message: str) -> None:
+def log_to_file(message: str) -> None:
     """Write an error that the screen has seen already to the log file alone."""
     record = log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None)
     for handler in log.handlers:

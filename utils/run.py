@@ -1,4 +1,4 @@
-"""How a script begins and ends: its line in run_log.txt, its exit code, its device, its seed."""
+"""How a script starts and ends: process settings, its line in run_log.txt, exit code, device, seed."""
 
 import argparse
 import contextlib
@@ -17,30 +17,35 @@ from typing import TYPE_CHECKING
 
 from utils import distributed, faults, run_lock, run_log
 from utils.errors import UserError
-from utils.logger import log, record_error, start_logging
+from utils.logger import log, log_to_file, start_logging
 from utils.signals import STOP_SIGNALS, RunInterrupted
 from utils.text import prepare_streams, say
 
 if TYPE_CHECKING:
     import torch
 
-# What a user can mend: a full or closed disk, a file where a folder is to be.
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+# Errors that the user can fix: a full or read-only disk, a file in the place of a folder.
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-SPINS = "20000"  # how often a thread of libgomp looks before it sleeps; 300,000 by default: milliseconds
+SPIN_COUNT = (
+    "20000"  # rounds that a waiting thread of libgomp spins before it sleeps; the default of 300,000 takes milliseconds
+)
 GPU_FILES = "/dev/nvidia[0-9]*"
-DEBUG_BATCHES = 3  # --debug: so many batches of each epoch
+DEBUG_BATCHES = 3  # batches per epoch with --debug
+WRITE_FLAGS = "--checkpoint_dir, --log_dir, --result_dir"
 
 
 def run_command(
     parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]
 ) -> int:
-    """Parse the command line, run `main(opt)`, write run_log.txt; returns the exit code.
+    """Parse the command line, run `main(opt)` and write run_log.txt. Of several processes, the main one writes the log.
 
-    0 done, 2 a user's mistake (the message alone on stderr), 1 a fault of ours (with traceback); as shells have it, 128
-    and the signal's number where one ended the run (130: Ctrl-C). Of several processes the first writes the log.
+    Returns:
+        The exit code: 0; 2 for a user's mistake (stderr has the message alone); 1 for a fault of the program (with a
+        traceback); as in shells, 128 plus the number of the signal that ended the run (130: Ctrl-C).
     """
-    share_cores(os.environ)
+    set_openmp_spin(os.environ)
+    tune_malloc()
     prepare_streams()
     if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
         parse(None)
@@ -64,13 +69,15 @@ def run_command(
 def run_tool(
     parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Namespace], int | None], again: str = ""
 ) -> int:
-    """Call `act(parse())` and end as `run_command` ends a script, for a tool.
+    """Call `act(parse())` for a tool, with the exit codes of `run_command`.
 
     Args:
-        again: what to say after Ctrl-C.
+        parse: returns the options of the tool.
+        act: does the work; it may return an exit code.
+        again: text that Ctrl-C prints after "interrupted", such as how to continue.
 
     Returns:
-        The exit code; that of `act` where it gives one.
+        The exit code.
     """
     prepare_streams()
     opt = parse()
@@ -78,14 +85,13 @@ def run_tool(
     return _guarded(lambda: act(opt), "--out DIR", again)
 
 
-def _guarded(
-    act: Callable[[], int | None], elsewhere: str = "--checkpoint_dir, --log_dir, --result_dir", again: str = ""
-) -> int:
+def _guarded(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, again: str = "") -> int:
+    """Return the exit code of `act`; print an error, and append it to the log file."""
     try:
         return act() or 0
     except UserError as error:
         say(f"\nerror: {error}")
-        record_error(str(error))
+        log_to_file(str(error))
         return 2
     except RunInterrupted as stop:
         say(f"\n{stop}")
@@ -97,54 +103,57 @@ def _guarded(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        mendable = _mendable(error, elsewhere)
-        if mendable is not None:
-            say(f"\nerror: {mendable}")
-            record_error(mendable)
+        message = _user_fixable(error, write_flags)
+        if message is not None:
+            say(f"\nerror: {message}")
+            log_to_file(message)
             return 2
         say(traceback.format_exc())
-        record_error(traceback.format_exc())
+        log_to_file(traceback.format_exc())
         return 1
     finally:
         run_lock.release_all()
 
 
-def _mendable(error: Exception, elsewhere: str) -> str | None:
-    """What to tell the user of a fault that is the machine's, and no code of ours names; None for any other.
+def _user_fixable(error: Exception, write_flags: str) -> str | None:
+    """Return the message for an error of the machine that the user can fix; None for any other error.
 
     Args:
-        elsewhere: the flags that say where to write.
+        error: what ended the command.
+        write_flags: the flags that choose where the command writes.
     """
-    if isinstance(error, OSError) and error.errno in DISK:
-        return f"{error}.\nMake room there (`df -h`), or write elsewhere: {elsewhere}."
+    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
+        return f"{error}.\nFree some space (`df -h`), or write elsewhere: {write_flags}."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's allocator on the CPU
-        what = (str(error).strip() or "MemoryError").splitlines()[-1]  # of a worker process it holds a traceback
-        return f"The machine has no memory left ({what}).\n{faults.MEMORY}"
+        reason = (str(error).strip() or "MemoryError").splitlines()[-1]  # a worker process adds its traceback before it
+        return f"The machine has no memory left ({reason}).\n{faults.MEMORY}"
     if faults.is_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
-    if (
-        type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, which need not be imported by now; training.epoch says more in training
-        what = str(error).split(". ")[0]
-        return f"The GPU has no room ({what}).\nGive a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi says who else uses it."
+    # torch's error by its name: torch may not be imported. In training, training.epoch says more.
+    if type(error).__name__ == "OutOfMemoryError":
+        reason = str(error).split(". ")[0]
+        return (
+            f"The GPU is out of memory ({reason}).\n"
+            "Try: a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi shows the processes on the GPU."
+        )
     return None
 
 
-def share_cores(environ: MutableMapping[str, str]) -> None:
-    """Let threads of the network that wait for one another sleep, so that the loader's have the core. Before torch is imported.
+def set_openmp_spin(environ: MutableMapping[str, str]) -> None:
+    """Let waiting OpenMP threads sleep after a short spin, so that the loader's threads get the cores.
 
-    They would spin, and hold up the very thread that they wait for, wherever another one wants a core. Left alone where
-    the user has set OMP_WAIT_POLICY or GOMP_SPINCOUNT. Libraries other than libgomp do not read it.
+    Call it before torch is imported. Threads that spin hold up the very thread they wait for, where cores are short.
+    OMP_WAIT_POLICY and GOMP_SPINCOUNT that the user has set stay. Only libgomp reads the latter.
     """
     if "OMP_WAIT_POLICY" not in environ:
-        environ.setdefault("GOMP_SPINCOUNT", SPINS)
+        environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-def keep_memory() -> None:
-    """Let malloc keep what is freed: without it, each batch and activation of over 32 MB costs page faults anew.
+def tune_malloc() -> None:
+    """Let glibc's malloc keep freed memory: otherwise each batch and activation of over 32 MB costs new page faults.
 
-    Measured: 2 to 3 % of a training step on the CPU, half of the time of normalising a large batch. Nothing where
-    the C library is not glibc.
+    It saves 2 to 3 % of a training step on the CPU, and half of the time of normalising a large batch. Other C libraries
+    are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -153,28 +162,28 @@ def keep_memory() -> None:
 
 
 def get_device(gpu: int | None) -> "torch.device":
-    """Return the device of --gpu, and make it torch's current one: -1 is the CPU; None is GPU 0, or the CPU where there is none.
+    """Return the device of --gpu and make it torch's current one: -1 is the CPU; None is GPU 0, or the CPU without a GPU.
 
-    Under torchrun each process of a machine takes a GPU of its own, by LOCAL_RANK. fp32 matrices are multiplied in TF32
-    there, unless torch is to be deterministic.
+    Under torchrun each process takes the GPU of its LOCAL_RANK. On a GPU, fp32 matrices are multiplied in TF32, unless
+    torch's algorithms are deterministic.
 
     Raises:
-        UserError: `gpu` is a number, and torch finds no such GPU; or there are more processes than GPUs.
+        UserError: torch finds no GPU of this number, or there are more processes than GPUs.
     """
     import torch
 
-    keep_memory()
     if gpu is not None and gpu < 0:
         return torch.device("cpu")
     reason = _why_no_gpu()
     if reason and gpu is not None:
         raise UserError(
-            f"--gpu is {gpu}, and torch finds no GPU: {reason}.\nTry: nvidia-smi (does the driver work?), or --gpu -1 for the CPU."
+            f"--gpu is {gpu}, but torch finds no GPU: {reason}.\n"
+            "Try: nvidia-smi (does the driver work?), or --gpu -1 for the CPU."
         )
     if reason and _gpu_files():
         log.warning(f"There is a GPU, but torch cannot use it: {reason}. Running on the CPU. Try: nvidia-smi")
     elif reason:
-        log.info("No CUDA device here: running on the CPU (--gpu -1 says so without this notice).")
+        log.info("No CUDA device here: running on the CPU (--gpu -1 hides this notice).")
     if reason:
         return torch.device("cpu")
     gpu, count = gpu or 0, torch.cuda.device_count()
@@ -182,18 +191,18 @@ def get_device(gpu: int | None) -> "torch.device":
         gpu = _own_gpu(gpu, count)
     if gpu >= count:
         raise UserError(f"--gpu is {gpu}; allowed: 0 to {count - 1}, or -1 for the CPU.")
-    torch.cuda.set_device(gpu)  # what torch then says of "the" device, such as its precisions, is said of this one
-    # for a GPU alone: some versions of torch take it for the CPU's matrices too
+    torch.cuda.set_device(gpu)  # from here on, what torch reports of "the" GPU is of this one
+    # Only on a GPU: some versions of torch apply the setting to the CPU's matrices too.
     torch.backends.cuda.matmul.allow_tf32 = not torch.are_deterministic_algorithms_enabled()
     return torch.device("cuda", gpu)
 
 
 def _why_no_gpu() -> str:
-    """Return torch's reason for having no GPU; "" where it has one."""
+    """Return torch's reason for finding no GPU; "" if it finds one."""
     import torch
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exception says the same
+        warnings.simplefilter("ignore")  # the exception below says the same
         if torch.cuda.is_available():
             return ""
     try:
@@ -204,28 +213,29 @@ def _why_no_gpu() -> str:
 
 
 def _gpu_files() -> list[str]:
-    """Return the device files of the GPUs that a driver knows; none where the environment hides them from CUDA."""
+    """Return the device files of the driver's GPUs; none if the environment hides them from CUDA."""
     return [] if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else glob.glob(GPU_FILES)
 
 
 def _own_gpu(gpu: int, count: int) -> int:
-    """Return this process's GPU of `count`, under torchrun. Raises UserError where there are fewer GPUs than processes."""
-    own = distributed.local_rank()
+    """Return the GPU of this process under torchrun. Raises UserError if the machine's `count` GPUs are too few."""
+    own, processes = distributed.local_rank(), distributed.local_world_size()
     if own >= count:
         command = shlex.join(["torchrun", f"--nproc_per_node={count}", *sys.argv])
-        raise UserError(
-            f"torchrun started {distributed.local_world_size()} processes on a machine with {count} GPUs.\nTry: {command}"
-        )
+        raise UserError(f"torchrun started {processes} processes on a machine with {count} GPUs.\nTry: {command}")
     if gpu and own == 0:
-        log.warning(f"--gpu {gpu} is left out: under torchrun each process takes a GPU of its own, from 0 on.")
+        log.warning(f"--gpu {gpu} is ignored: under torchrun each process takes the GPU of its local rank, from 0.")
     return own
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seed the global generators of Python, NumPy and torch; `deterministic`: only bit-exact algorithms.
+    """Seed the global generators of Python, NumPy and torch, for code of a user that draws from them.
 
-    The pipeline draws from (seed, epoch, sample) and the network from (seed, step) and needs no global state; this
-    is for what a user's own code draws.
+    The project itself draws from (seed, epoch, sample) and (seed, step), without global state.
+
+    Args:
+        seed: 0 or more.
+        deterministic: use only algorithms with bit-exact results, and no TF32.
     """
     import numpy as np
     import torch
