@@ -690,26 +690,21 @@ def test_an_update_that_goes_around_what_runs_the_network_is_refused():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(photo_set, tmp_path):
+def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(script, photo_set, tmp_path):
     """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9"]
-    whole, again = (
-        [sys.executable, ROOT / "train.py", *more] for more in (["--tag", "plain", *words, "--epochs", "2"], ["--tag", "fast", "--resume"])
-    )
-    assert subprocess.run(list(map(str, whole)), cwd=tmp_path, capture_output=True).returncode == 0
-    cut = gated(tmp_path, 1, "--tag", "fast", *words, "--epochs", "2", "--compile")
+    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9", "--epochs", "2"]
+    assert script("train.py", "--tag", "plain", *words).code == 0
+    cut = gated(tmp_path, 1, "--tag", "fast", *words, "--compile")
     cut.send_signal(signal.SIGTERM)
     assert cut.wait() == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
-    assert (
-        subprocess.run([*map(str, again), "--data_root", str(photo_set), "--gpu", "-1"], cwd=tmp_path, capture_output=True).returncode == 0
-    )
+    again = ["--tag", "fast", "--resume", "--data_root", photo_set, "--gpu", "-1"]
+    assert Forked(tmp_path, tmp_path / "out", ROOT / "train.py", *again).wait() == 0, (tmp_path / "out").read_text()
     plain, fast = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("plain", "fast"))
     assert fast["opt"]["compile"] and fast["epoch"] == 2
     for name in ("weights", "ema"):
         assert list(plain[name]) == list(fast[name])
         for key, tensor in plain[name].items():
             assert torch.allclose(tensor.float(), fast[name][key].float(), atol=2e-3), key
-    command = [sys.executable, ROOT / "eval.py", "--load", "checkpoints/fast/last.pt", "--data_root", photo_set, "--gpu", "-1"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert script("eval.py", "--load", "checkpoints/fast/last.pt", "--data_root", photo_set, "--gpu", "-1").code == 0
     found = json.loads(next((tmp_path / "results").rglob("metrics.json")).read_text())
     assert found["top1"] == fast["history"][-1]["val_top1"]

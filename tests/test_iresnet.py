@@ -1,5 +1,7 @@
 """iResNet against what the authors' implementation computes (tests/data/iresnet.json)."""
 
+import copy
+import functools
 import json
 import math
 from pathlib import Path
@@ -12,6 +14,7 @@ from network.iResNet.iresnet import DEPTHS, IResNet
 VECTORS = json.loads((Path(__file__).parent / "data" / "iresnet.json").read_text())
 
 
+@functools.cache
 def filled(arch: str) -> IResNet:
     """A network of 8 classes with the weights of the vectors' rule."""
     net = IResNet(DEPTHS[arch], 8)
@@ -35,7 +38,8 @@ def filled(arch: str) -> IResNet:
 
 @pytest.mark.parametrize("arch", VECTORS)
 def test_keys_shapes_and_size(arch):
-    net, wanted = IResNet(DEPTHS[arch], 8), VECTORS[arch]
+    with torch.device("meta"):
+        net, wanted = IResNet(DEPTHS[arch], 8), VECTORS[arch]
     assert {key: list(value.shape) for key, value in net.state_dict().items()} == wanted["keys"]
     assert len(net.state_dict()) == wanted["tensors"]
     assert sum(p.numel() for p in net.parameters()) == wanted["parameters"]
@@ -68,8 +72,11 @@ def two_threads():
 def test_logits_in_training_mode(arch, two_threads):
     """Batch statistics of two images through 50 layers amplify rounding: where another order of sums (one thread, another
     processor) moves the logits, the tolerance is what our own float64 differs by; on the vectors' processor it is 4e-7."""
+    net = copy.deepcopy(filled(arch)).train()  # training moves its statistics
     with torch.no_grad():
-        logits = filled(arch).train()(IMAGES)
-        exact = filled(arch).double().train()(IMAGES.double())
+        logits = net(IMAGES)
+        if distance(logits, arch, "logits_train_mode") < 1e-3:
+            return
+        exact = copy.deepcopy(filled(arch)).double().train()(IMAGES.double())
     rounding = float((logits - exact).abs().max() / exact.abs().max())
-    assert distance(logits, arch, "logits_train_mode") < max(1e-3, 1.5 * rounding)
+    assert distance(logits, arch, "logits_train_mode") < 1.5 * rounding

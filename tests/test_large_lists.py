@@ -38,7 +38,7 @@ class Index(TrainDataset):
         for index in key.indices.tolist():
             self.work(index, self.files.path(index), self.files.location(index))
         assert self.files.label[key.indices].min() >= 0
-        return (private(),)
+        return (private() if key.step % 20 in (0, 19) else 0,)  # not each time: the kernel walks through all pages
 
 
 def growth(folder: Path, lines: int, work) -> int:
