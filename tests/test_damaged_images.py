@@ -5,9 +5,6 @@ import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,6 +18,8 @@ from options import parse_eval, parse_train, shared_flags
 from tools.doctor import command as doctor
 from utils.errors import ImageError
 from utils.preprocess import Preprocess
+
+from forked import Forked
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -198,17 +197,10 @@ def test_no_damaged_file_ends_or_holds_a_run(corrupt, tmp_path, how):
     """Training and evaluation in a process of their own, which can be killed if they hang."""
     words = ["--tag", "bad", "--scale", "32", "-b", "12", "--gpu", "-1"]
     code = RUN.format(root=ROOT, words=words, loading=LOADING[how], data=str(corrupt), training=TRAINING.split())
+    (tmp_path / "run.py").write_text(code)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with open(tmp_path / "shown", "w") as shown:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=shown, stderr=shown, start_new_session=True
-        )
-        try:
-            ended = process.wait(SECONDS)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    process = Forked(tmp_path, tmp_path / "shown", tmp_path / "run.py", environment=environment)
+    ended = process.wait(SECONDS)
     text = (tmp_path / "shown").read_text()
     assert ended == 0, text[-3000:]
     assert not re.search("Traceback|libpng", text)

@@ -386,6 +386,7 @@ def test_parts_of_your_own(copy, photo_set):
         path = copy / code.splitlines()[0].removeprefix("# ")
         path.write_text(f"{path.read_text()}\n\n{code}")
     (command,) = commands(blocks(text, "bash")[0])
-    run_small(command, copy, photo_set, "--model", "ResNet18", "--no-pretrained")
-    assert (copy / "checkpoints/mine/3_ResNet18.pt").is_file()
-    run_small(command, copy, photo_set, "--model", "ResNet18", "--no-pretrained", "--scheduler", "sqrt", "--epochs", "1", "--overwrite")
+    network = ["--model", "timm:test_resnet", "--no-pretrained"]
+    run_small(command, copy, photo_set, *network)
+    assert (copy / "checkpoints/mine/3_timm-test_resnet.pt").is_file()
+    run_small(command, copy, photo_set, *network, "--scheduler", "sqrt", "--epochs", "1", "--overwrite")
