@@ -9,7 +9,6 @@ those of the undisturbed run, with 0, 1 or 3 workers. Writes crash_test.json; ex
 
 import argparse
 import collections
-import csv
 import importlib.util
 import json
 import logging
@@ -19,12 +18,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.compare import CLOCKED, leaves, scores
 from options.parser import ToolParser, expanded
 from utils import checkpoint
 from utils.files import write_json
@@ -32,9 +32,8 @@ from utils.logger import log, progress
 from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMED = ("images_per_second", "data_wait")
 RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
-MOST_STARTS = 60  # of one run; by then it should have got somewhere
+MAX_STARTS = 60  # of one run; by then it should be complete
 # train.py, which writes its threads' stacks to a file of that name when SIGUSR2 comes; it is there once that is so
 WATCHED = """
 import faulthandler, os, runpy, signal, sys
@@ -45,14 +44,17 @@ os.rename(stacks + ".begun", stacks)
 sys.path.insert(0, os.path.dirname(script))
 runpy.run_path(script, run_name="__main__")
 """
-MOMENTS = {  # where a run was, by what the stack of its main thread holds; the first that is found
-    "in evaluation": r'train\.py", line \d+ in validate',
-    "between epochs": r"in end_epoch",
-    "in a step": r'train\.py", line \d+ in train\b',
-    "at the start or the end": "",
+Function = tuple[str, str]  # its file, and its name; a test looks whether each of these is there
+# Where a run was: the first of these functions that is on the stack of its main thread.
+MOMENTS: dict[str, Function] = {
+    "in evaluation": ("train.py", "validate"),
+    "between epochs": ("training/run.py", "end_epoch"),
+    "in a step": ("train.py", "train"),
 }
-LAST = '"<string>"'  # in the main thread's lowest frame, with which the stacks end
-SAVING = r'(utils/checkpoint|training/checkpoint_writer)\.py", line \d+ in (save|_write)'  # in any thread's
+OTHER_MOMENT = "at the start or the end"
+MAIN: Function = ("utils/run.py", "run_command")  # on the stack of the main thread alone
+SAVING: tuple[Function, ...] = (("utils/checkpoint.py", "save"), ("training/checkpoint_writer.py", "_write"))
+LAST_FRAME = '"<string>"'  # the main thread's lowest frame, with which the stacks end
 SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
 
 
@@ -113,13 +115,19 @@ def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
     found, until = "", time.monotonic() + 1
     if stacks.exists():
         process.send_signal(signal.SIGUSR2)
-        while LAST not in found and time.monotonic() < until:
+        while LAST_FRAME not in found and time.monotonic() < until:
             found = stacks.read_text()
     process.kill()
     process.wait()
-    main_thread = next((stack for stack in found.split("\n\n") if "in run_command" in stack), "")
-    moment = next(moment for moment, frame in MOMENTS.items() if re.search(frame, main_thread))
-    return moment + (", saving" if re.search(SAVING, found) else "")
+    main_thread = next((stack for stack in found.split("\n\n") if on_stack(MAIN, stack)), "")
+    moment = next((moment for moment, function in MOMENTS.items() if on_stack(function, main_thread)), OTHER_MOMENT)
+    return moment + (", saving" if any(on_stack(function, found) for function in SAVING) else "")
+
+
+def on_stack(function: Function, stack: str) -> bool:
+    """Whether `function` is on a stack as faulthandler prints it."""
+    file, name = function
+    return re.search(rf'/{re.escape(file)}", line \d+ in {name}$', stack, re.MULTILINE) is not None
 
 
 def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> list[str]:
@@ -128,11 +136,11 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
     One that ended before its first kill (the machine is quicker now) begins anew, with earlier moments.
     """
     kills: list[str] = []
-    for start in range(MOST_STARTS):
+    for start in range(MAX_STARTS):
         resume = ["--resume"] if (out / "checkpoints" / tag / "last.pt").exists() else ["--overwrite"]
         process = train(out, tag, flags + resume)
         try:
-            code = process.wait(rng.uniform(0.3, 1.0) * length if start < MOST_STARTS - 1 else None)
+            code = process.wait(rng.uniform(0.3, 1.0) * length if start < MAX_STARTS - 1 else None)
         except subprocess.TimeoutExpired:
             kills.append(kill(process, out / f"{tag}.stacks"))
             continue
@@ -143,7 +151,7 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
         length *= 0.7
         for folder in ("checkpoints", "logs"):
             shutil.rmtree(out / folder / tag)
-    raise RuntimeError(f"{tag} was started {MOST_STARTS} times, killed {len(kills)} times, and is not done")
+    raise RuntimeError(f"{tag} was started {MAX_STARTS} times, killed {len(kills)} times, and is not done")
 
 
 def differences(out: Path, whole: str, tag: str) -> list[str]:
@@ -157,16 +165,11 @@ def differences(out: Path, whole: str, tag: str) -> list[str]:
         wrong += [
             f"{name}: {key}"
             for key in one.keys() | other.keys()
-            if not same(one.get(key), other.get(key)) and not _own(key)
+            if not same(one.get(key), other.get(key)) and not _may_differ(key)
         ]
-    rows = []
-    for run in (whole, tag):
-        with open(out / "logs" / run / "metrics.csv") as file:
-            rows.append(
-                [{key: value for key, value in row.items() if key not in TIMED} for row in csv.DictReader(file)]
-            )
-    wrong += ["metrics.csv"] if rows[0] != rows[1] else []
-    return wrong + (["TensorBoard's points"] if points(out / "logs" / whole) != points(out / "logs" / tag) else [])
+    logs = out / "logs"
+    wrong += ["metrics.csv"] if scores(logs / whole / "metrics.csv") != scores(logs / tag / "metrics.csv") else []
+    return wrong + (["TensorBoard's points"] if points(logs / whole) != points(logs / tag) else [])
 
 
 def points(logs: Path) -> list[tuple[str, int, float]] | None:
@@ -177,24 +180,8 @@ def points(logs: Path) -> list[tuple[str, int, float]] | None:
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a run was cut is known
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
-    names = [name for name in events.Tags()["scalars"] if not name.endswith(TIMED)]
+    names = [name for name in events.Tags()["scalars"] if not name.endswith(CLOCKED)]
     return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]
-
-
-def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) for each value in nested dicts and lists."""
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list | tuple)
-        else None
-    )
-    if items is None:
-        yield path, content
-        return
-    for key, value in items:
-        yield from leaves(value, f"{path}/{key}")
 
 
 def same(one: Any, other: Any) -> bool:
@@ -206,11 +193,11 @@ def same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other)
 
 
-def _own(key: str) -> bool:
-    """Whether a value is a run's own: its name, its workers, where its lists were, what a clock measured."""
+def _may_differ(key: str) -> bool:
+    """Whether a value may differ between runs: its name, its workers, the paths of its lists, what a clock measured."""
     if key.startswith("/data/lists/"):
         return True
-    return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(TIMED)
+    return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(CLOCKED)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How fast does eval.py predict, beside timm used as a library, and beside what the machine could do at most?
+"""Measure how fast eval.py predicts, against timm used as a library, and against what the machine can do at most.
 
-    python -m benchmarks.eval                                        photographs cut from the machine's own pictures
+    python -m benchmarks.eval                      # on photographs cut from pictures on this machine
     python -m benchmarks.eval --list train.txt --cases EfficientNet-Lite0:64 ResNet50:224 --rounds 5
 
-Each row runs in a process of its own, several rounds, in turn (A B C A B C …). Timed is one pass over the list, from
-the first batch asked for to the last scored, with workers' start, without building the network and two forward passes
-to warm up. The files are in the page cache. "forward" and "loader" are our two parts, each alone; "cached" rows read
-from --cache ram, filled before. timm's rows are its create_model, create_loader and the loop of its documentation, on
-the same files, squashed to the same squares; "best" adds channels_last and bf16. torch.compile takes no part on either
-side: it costs minutes before the first image. Prints medians and ratios; writes eval.json and eval.png.
+Each row runs in its own process, several rounds, alternately (A B C A B C …). The time is that of one pass over the list,
+from the request for the first batch to the last score. It includes the start of the workers, but not building the network
+and two forward passes to warm up. The files are in the page cache. "forward" and "loader" are our two parts, each alone;
+"cached" rows read from --cache ram, which is filled beforehand. timm's rows are its create_model, create_loader and the
+loop of its documentation, on the same files, squashed to the same squares; "best" adds channels_last and bf16. Neither
+side uses torch.compile: it costs minutes before the first image. Prints medians and ratios; writes eval.json and eval.png.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from utils.logger import log
 
 NAME = "eval"
 CASES = ("EfficientNet-Lite0:64", "EfficientNet-Lite0:224", "ResNet50:224")
-ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it ours
+ROWS: dict[str, list[str]] = {  # row -> its flags of eval.py
     "ours fp32": ["--precision", "fp32"],
     "ours bf16": ["--precision", "bf16"],
     "ours bf16, x8": ["--precision", "bf16", "--tta", "x8"],
@@ -42,38 +42,38 @@ ROWS: dict[str, list[str]] = {  # a row, and the flags of eval.py that make it o
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The flags of this tool."""
+    """Return the parser of this benchmark."""
     parser = bench.option_parser(NAME, __doc__)
-    parser.add_argument("--cases", nargs="+", default=CASES, help="MODEL:PX each")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="these rows alone")
+    parser.add_argument("--cases", nargs="+", default=CASES, help="each is MODEL:PX")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="measure only these rows")
     parser.add_argument("--batch", type=int, default=64)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and measure; returns the exit code."""
+    """Parse and measure; return the exit code."""
     return bench.run(lambda: option_parser().parse_args(argv), measure, compare)
 
 
 def compare(opt: argparse.Namespace) -> None:
-    """Measure all rows of all cases in turn, print tables and conditions, write JSON and plot."""
+    """Measure all rows of all cases alternately, print tables and conditions, write the JSON and the plot."""
     path = str(bench.photographs(opt))
     rates: dict[str, dict[str, list[float]]] = {case: {row: [] for row in opt.rows} for case in opt.cases}
     with tempfile.TemporaryDirectory() as folder:
         made = {case: _checkpoint(Path(folder), case, path) for case in opt.cases}
-        common = {"list": path, "batch": opt.batch, "workers": opt.workers}
+        common = {"list": path, "batch": opt.batch, "workers": opt.workers, "gpu": opt.gpu}
         rows = [
             bench.Row((case, row), {"case": case, "row": row, "load": made[case], **common}, not row.startswith("timm"))
             for case in opt.cases
             for row in opt.rows
         ]
-        for (case, row), rate in bench.in_turn(NAME, rows, opt):
+        for (case, row), rate in bench.interleaved(NAME, rows, opt):
             rates[case][row].append(rate)
     report(rates, opt)
 
 
 def _checkpoint(folder: Path, case: str, path: str) -> str:
-    """A checkpoint of the case's network; its weights are drawn, which no time depends on."""
+    """Write a checkpoint of the case's network with random weights, and return its path."""
     from network import get_model
     from options import parse_train
     from utils import checkpoint
@@ -92,35 +92,38 @@ def _checkpoint(folder: Path, case: str, path: str) -> str:
 
 
 def measure(task: dict[str, Any]) -> float:
-    """Images a second of one row, over one pass of the list; `task` as `compare` writes it."""
-    from utils.run import tune_malloc
+    """Return the images per second of one row, over one pass of the list; `task` as `compare` writes it."""
+    from utils.run import get_device, tune_malloc
 
     files = read_list(task["list"])
     bench.into_page_cache(files)
     if task["row"].startswith("timm"):
         from benchmarks.eval_baselines import timm_pass
 
-        run = timm_pass(task, files)
+        run = timm_pass(task, files, get_device(task["gpu"]))
     else:
         tune_malloc()  # as eval.py does
         run = _ours(task, files)
+    device = get_device(task["gpu"])
+    bench.synchronize(device)
     began = time.perf_counter()
     images = run()
+    bench.synchronize(device)
     return images / (time.perf_counter() - began)
 
 
 def _ours(task: dict[str, Any], files: Any) -> Any:
-    """A function that makes the pass and returns how many images it had; what is not timed has been done."""
-    import torch
-
+    """Return a function that makes the pass and returns its number of images; all that is not timed is done before."""
     from dataloader import eval_loader
     from inference import load_predictor, predict
     from options import parse_eval
+    from utils.run import get_device
 
     row = task["row"]
     load = [task["load"]] * (2 if "2 networks" in row else 1)
-    opt = parse_eval(["--load", *load, "-b", str(task["batch"]), "-w", str(task["workers"]), "--gpu", "-1", *ROWS[row]])
-    predictor = load_predictor(opt, torch.device("cpu")).predictor
+    words = ["--load", *load, "-b", str(task["batch"]), "-w", str(task["workers"]), *bench.gpu_words(task)]
+    opt = parse_eval([*words, *ROWS[row]])
+    predictor = load_predictor(opt, get_device(opt.gpu)).predictor
     loader = eval_loader(opt, files, predictor.preprocesses)
     batches = [next(iter(loader)).images] * 2
     for images in batches:
@@ -143,7 +146,7 @@ def _ours(task: dict[str, Any], files: Any) -> Any:
 
 
 def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace) -> None:
-    """Print the table; write eval.json and eval.png."""
+    """Print the tables; write eval.json and eval.png."""
     log.info(f"\nbatches of {opt.batch}, {bench.conditions(opt)}")
     medians = {case: bench.medians(rows) for case, rows in rates.items()}
     found: dict[str, dict[str, float]] = {}
@@ -152,12 +155,12 @@ def report(rates: dict[str, dict[str, list[float]]], opt: argparse.Namespace) ->
         found[case] = ratios(medians[case])
         for name, ratio in found[case].items():
             log.info(f"  {name:42s} {ratio:8.2f}")
-    title = f"Images a second in evaluation, {opt.workers} workers (median; whiskers: all rounds)"
+    title = f"Images per second in evaluation, {opt.workers} workers (median; whiskers: all rounds)"
     bench.write(NAME, opt, {"rates": rates, "medians": medians, "ratios": found}, (rates, title))
 
 
 def ratios(rate: dict[str, float]) -> dict[str, float]:
-    """What the medians, images a second by row, say; those whose rows were measured."""
+    """Return the ratios of the medians (images per second by row) whose rows were measured."""
     wanted = {
         "ours fp32 / timm fp32": ("ours fp32", "timm fp32"),
         "ours bf16 / timm fp32": ("ours bf16", "timm fp32"),

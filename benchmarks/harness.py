@@ -1,6 +1,7 @@
-"""What the benchmarks share: rows measured in turn, each in a process of its own; the table, the JSON and the plot.
+"""What the benchmarks share: rows measured alternately, each in its own process; the table, the JSON and the plot.
 
-A machine whose speed drifts is fair to all rows that way (A B C A B C …), and what one leaves behind no other meets.
+Alternating rows (A B C A B C …) are fair to all of them on a machine whose speed drifts. A process per row means that
+no row meets what another one has left behind.
 """
 
 import argparse
@@ -12,25 +13,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dataloader.file_list import read_list
+from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
 from utils.outputs import check_folder
-from utils.run import run_tool, set_openmp_spin
+from utils.run import get_device, run_tool, set_openmp_spin
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDTH = 44  # of a table's first column
-Values = Mapping[str, Sequence[float]]  # of each row, one a round
+WIDTH = 44  # of a table's first column, in characters
+MAX_ERROR_CHARACTERS = 1500  # of what a row that failed has printed
+Values = Mapping[str, Sequence[float]]  # row -> one value per round
 
 
 class Row(NamedTuple):
-    """What is to be measured: `task` is what the tool's `measure` is given. `ours`: with the threads as run_command sets them."""
+    """What to measure: `task` is given to the benchmark's `measure`. `ours`: with the threads as run_command sets them."""
 
     title: Any
     task: Any
@@ -38,7 +43,7 @@ class Row(NamedTuple):
 
 
 def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
-    """The flags that all of them take; `name` is the tool's, as in `python -m benchmarks.<name>`."""
+    """Return a parser with the flags that all of them take, for `python -m benchmarks.<name>`."""
     parser = ToolParser(f"-m benchmarks.{name}", about)
     parser.add_argument(
         "--list",
@@ -48,6 +53,9 @@ def option_parser(name: str, about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=1500, help="how many photographs to cut")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--gpu", type=int, metavar="N", help="which GPU; -1: the CPU; by default GPU 0, or the CPU if there is none"
+    )
     parser.add_argument("--out", type=expanded, default="results/benchmarks", help="folder for the JSON and the plot")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     return parser
@@ -58,7 +66,7 @@ def run(
     measure: Callable[[Any], Any],
     compare: Callable[[argparse.Namespace], None],
 ) -> int:
-    """`compare(parse())`, or with --one `measure(task)`, whose result is printed as JSON; returns the exit code."""
+    """Call `compare(parse())`, or with --one `measure(task)` and print its result as JSON; return the exit code."""
 
     def act(opt: argparse.Namespace) -> None:
         if opt.one:
@@ -71,8 +79,31 @@ def run(
     return run_tool(parse, act)
 
 
+def gpu_words(task: Mapping[str, Any]) -> list[str]:
+    """Return the --gpu of `task` as words for a script's parser; none by default."""
+    return [] if task["gpu"] is None else ["--gpu", str(task["gpu"])]
+
+
+def synchronize(device: "torch.device") -> None:
+    """Wait until `device` has done its work, so that a clock that is read now measures it."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(gpu: int | None) -> str:
+    """Return the name of the GPU that --gpu means, or the processor's with its number of cores."""
+    import torch
+
+    device = get_device(gpu)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} x {os.cpu_count()}"
+
+
 def photographs(opt: argparse.Namespace) -> Path:
-    """--list, or a list of `opt.count` photographs, cut where they are not there from an earlier run."""
+    """Return --list, or a list of `opt.count` photographs, which are cut if no earlier run has cut them."""
     if opt.list:
         names = [f"{what}.{kind}" for what in ("eval", "input", "train") for kind in ("json", "png")]
         check_folder(Path(opt.out), names, opt, read_list(opt.list))
@@ -86,17 +117,17 @@ def photographs(opt: argparse.Namespace) -> Path:
     return make_photos(folder, opt.count, list(FOLDERS))
 
 
-def into_page_cache(files: Any) -> None:
-    """Read each file of a FileList once, so that no row waits for the disk."""
+def into_page_cache(files: FileList) -> None:
+    """Read each file of the list once, so that no row waits for the disk."""
     for index in range(len(files)):
         Path(files.path(index)).read_bytes()
 
 
 def one(name: str, row: Row) -> Any:
-    """What `python -m benchmarks.<name> --one` measures for `row`.
+    """Measure `row` by `python -m benchmarks.<name> --one`; return what it measured.
 
     Raises:
-        UserError: it failed; with the end of what it said.
+        UserError: it failed; the message holds the end of its output.
     """
     words = [sys.executable, "-m", f"benchmarks.{name}", "--one", json.dumps(row.task)]
     environ = dict(os.environ)
@@ -104,15 +135,15 @@ def one(name: str, row: Row) -> Any:
         set_openmp_spin(environ)
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environ)
     if done.returncode:
-        raise UserError(f"{row.title} did not run:\n{done.stderr[-1500:]}")
+        raise UserError(f"{row.title} did not run:\n{done.stderr[-MAX_ERROR_CHARACTERS:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turn(name: str, rows: Sequence[Row], opt: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
-    """Yield (title, what was measured) of each of `rows`, over and over.
+def interleaved(name: str, rows: Sequence[Row], opt: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
+    """Measure each of `rows` in turn, opt.rounds times; yield (title, what was measured).
 
-    Each is printed and kept in <name>.rows.json as it comes, so that a benchmark that is ended has lost none; `write` deletes
-    the file, for its own holds them all.
+    Each result is printed, and kept in <name>.rows.json at once, so that an interrupted benchmark loses none. `write`
+    deletes that file, for its own holds them all.
     """
     kept: list[dict[str, Any]] = []
     turns, began = [row for _ in range(opt.rounds) for row in rows], time.monotonic()
@@ -136,33 +167,30 @@ def _settings(opt: argparse.Namespace) -> dict[str, Any]:
 
 
 def conditions(opt: argparse.Namespace) -> str:
-    """On what, and how often, it was measured: for the line above a table."""
-    return (
-        f"{opt.workers} workers, {opt.rounds} rounds, {platform.processor() or platform.machine()} x {os.cpu_count()}"
-    )
+    """Return on what, and how often, it was measured: for the line above a table."""
+    return f"{opt.workers} workers, {opt.rounds} rounds, {device_name(opt.gpu)}"
 
 
 def medians(rates: Values) -> dict[str, float]:
-    """The median of each row that was measured."""
+    """Return the median of each row that was measured."""
     return {row: float(np.median(values)) for row, values in rates.items() if values}
 
 
-def table(title: str, rates: Values, heading: str = "", beside: Mapping[str, str] | None = None) -> None:
-    """A line a row: median, lowest and highest; and, under `heading`, what stands `beside` it."""
+def table(title: str, rates: Values, heading: str = "", notes: Mapping[str, str] | None = None) -> None:
+    """Log a line per row: median, lowest and highest, and its note, if it has one, under `heading`."""
     log.info(f"\n{title:{WIDTH}s} {'median':>8s} {'lowest':>8s} {'highest':>8s}   {heading}".rstrip())
     for row, median in medians(rates).items():
-        values = rates[row]
-        log.info(
-            f"{row:{WIDTH}s} {median:8.0f} {min(values):8.0f} {max(values):8.0f}   {(beside or {}).get(row, '')}".rstrip()
-        )
+        values, note = rates[row], (notes or {}).get(row, "")
+        log.info(f"{row:{WIDTH}s} {median:8.0f} {min(values):8.0f} {max(values):8.0f}   {note}".rstrip())
 
 
 def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tuple[Mapping[str, Values], str]) -> None:
-    """Write <name>.json, with the settings, and <name>.png, bars of (values by row, by panel; title), into --out."""
+    """Write <name>.json with the settings, and <name>.png with `bars`, (values by row, by panel; title), into --out."""
     from evaluation.report import plots
 
     out = Path(opt.out)
-    write_json(out / f"{name}.json", {"settings": _settings(opt), "cores": os.cpu_count(), **measured})
+    about = {"settings": _settings(opt), "cores": os.cpu_count(), "device": device_name(opt.gpu)}
+    write_json(out / f"{name}.json", {**about, **measured})
     _rows_file(name, opt).unlink(missing_ok=True)
     panels = {panel: {row: list(values) for row, values in rows.items() if values} for panel, rows in bars[0].items()}
     panels = {panel: rows for panel, rows in panels.items() if rows}

@@ -10,7 +10,6 @@ both; on another machine, record the commit before the change first. Exit code 1
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import os
@@ -21,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import leaves, scores
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
@@ -33,7 +33,6 @@ from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "dev" / "proof.json"
-CLOCKED = ("images_per_second", "data_wait")
 SIDE, CLASSES, PER_CLASS = 32, 3, 8
 START_SECONDS = 300  # for a run to write its first checkpoint
 EVERY = (
@@ -202,9 +201,7 @@ def train(work: Path, name: str) -> dict[str, Any]:
         raise UserError(
             f"The run {name} ended with exit code {process.returncode}:\n{(work / f'{tag}.log').read_text()[-3000:]}"
         )
-    with open(work / "logs" / tag / "metrics.csv") as file:
-        scores = [{key: value for key, value in row.items() if key not in CLOCKED} for row in csv.DictReader(file)]
-    found = {"scores": scores, "hashes": hashes(last)}
+    found = {"scores": scores(work / "logs" / tag / "metrics.csv"), "hashes": hashes(last)}
     if name != "adamw":
         shutil.rmtree(last.parent)
     return found
@@ -244,22 +241,6 @@ def hashes(path: Path) -> dict[str, str]:
             )
         found[key] = digest.hexdigest()[:16]
     return found
-
-
-def leaves(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) for each value in nested dicts and lists."""
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list | tuple)
-        else None
-    )
-    if items is None:
-        yield place, content
-        return
-    for key, value in items:
-        yield from leaves(value, f"{place}/{key}")
 
 
 def differences(known: dict[str, Any] | None, found: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The benchmarks of input, evaluation, training and the report, each from its flags to its JSON, at a tiny size."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import crash_test
 from benchmarks import eval as bench_eval
 from benchmarks import harness as bench
 from benchmarks import input as bench_input
@@ -26,9 +28,9 @@ def here(monkeypatch):
         return json.loads(json.dumps(tool.measure(json.loads(json.dumps(row.task)))))
 
     monkeypatch.setattr(bench, "one", one)
-    monkeypatch.setattr(bench_input, "SKIP", 1)
-    monkeypatch.setattr(bench_train, "SKIP", 1)
-    monkeypatch.setattr(bench_train, "LOADER_SECONDS", 0.0)
+    monkeypatch.setattr(bench_input, "WARM_UP_BATCHES", 1)
+    monkeypatch.setattr(bench_train, "WARM_UP_BATCHES", 1)
+    monkeypatch.setattr(bench_train, "MIN_LOADER_SECONDS", 0.0)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -37,14 +39,15 @@ def here(monkeypatch):
 def measured(tool, photo_set, tmp_path, *words):
     """What `tool` writes after one round of the 36 photographs."""
     out = tmp_path / "out"
-    assert tool.main(["--list", str(photo_set / "train.txt"), "--rounds", "1", "--workers", "1", "--out", str(out), *words]) == 0
-    assert (out / f"{tool.NAME}.png").stat().st_size > 5_000
+    common = ["--list", str(photo_set / "train.txt"), "--rounds", "1", "--workers", "1", "--gpu", "-1", "--out", str(out)]
+    assert tool.main([*common, *words]) == 0
+    assert (out / f"{tool.NAME}.png").is_file()
     return json.loads((out / f"{tool.NAME}.json").read_text())
 
 
 def test_input(here, photo_set, tmp_path, capsys):
     found = measured(bench_input, photo_set, tmp_path, "--scale", "32", "--batch", "6", "--only", "decode only", "ours", "timm")
-    assert set(found) == {"settings", "cores", "rates", "medians"}
+    assert set(found) == {"settings", "cores", "device", "rates", "medians"}
     kinds = ("crop, flip", "crop, flip, colour")
     assert set(found["rates"]) == {f"{name} · {kind}" for name in ("decode only", "ours", "timm") for kind in kinds} | {
         "ours, default chain"
@@ -55,7 +58,7 @@ def test_input(here, photo_set, tmp_path, capsys):
 
 def test_eval(here, photo_set, tmp_path):
     found = measured(bench_eval, photo_set, tmp_path, "--cases", "ResNet18:32", "--batch", "12")
-    assert set(found) == {"settings", "cores", "rates", "medians", "ratios"}
+    assert set(found) == {"settings", "cores", "device", "rates", "medians", "ratios"}
     assert set(found["rates"]["ResNet18:32"]) == set(bench_eval.ROWS)
     rate, ratios = found["medians"]["ResNet18:32"], found["ratios"]["ResNet18:32"]
     assert len(ratios) == 7 and min(rate.values()) > 0
@@ -72,10 +75,10 @@ def test_train(here, photo_set, tmp_path, capsys):
     assert set(found["data_wait"][network]) == {"ours, loop cached", "ours, loop jpeg"}
     assert all(0 < values[0] < 1 for values in found["data_wait"][network].values())
     rate, ratios = found["medians"][network], found["ratios"][network]
-    assert set(ratios) == {aim.name for aim in bench_train.AIMS}
+    assert set(ratios) == {target.name for target in bench_train.TARGETS}
     best = max(rate["timm channels_last"], rate["timm channels_last bf16"])
     assert ratios["loop jpeg / timm best"] == pytest.approx(rate["ours, loop jpeg"] / best)
-    assert found["aims"][network]["loop jpeg / timm best"] == 1.05
+    assert found["targets"][network]["loop jpeg / timm best"] == 1.05
     assert "waiting for data" in capsys.readouterr().out
 
 
@@ -149,3 +152,37 @@ def test_bench_report_writes_a_page_and_says_how_long_it_took(tmp_path, capsys):
     assert bench_report.main(["--classes", "12", "--images", "60", "--out", str(tmp_path / "0")]) == 0
     assert (tmp_path / "0/report.html").stat().st_size > 50_000
     assert "scores and tables" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("gpu, words", [(None, []), (-1, ["--gpu", "-1"]), (1, ["--gpu", "1"])])
+def test_the_gpu_of_a_benchmark_is_that_of_its_rows(gpu, words):
+    task = {"model": "ResNet18", "list": "a.txt", "val": "b.txt", "precision": "fp32", "scale": 32, "batch": 4, "workers": 0}
+    assert bench.gpu_words({"gpu": gpu}) == words
+    assert bench_train._options(task | {"gpu": gpu, "row": "ours, step"}).gpu == gpu
+
+
+def test_a_rate_waits_for_the_device_at_both_ends(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr(bench_train, "WARM_UP_BATCHES", 2)
+    images = (events.append("batch") or 4 for _ in range(9))
+    bench_train._rate(images, torch.device("cuda", 0), steps=3)
+    assert events == ["batch"] * 2 + ["wait"] + ["batch"] * 3 + ["wait"]
+    bench.synchronize(torch.device("cpu"))
+    assert events[-1] == "wait" and len(events) == 7
+
+
+def test_crash_test_knows_the_functions_by_which_it_tells_where_a_run_was():
+    """A function that was renamed would count as no moment: put its new name into crash_test.MOMENTS, MAIN or SAVING."""
+    for file, name in (*crash_test.MOMENTS.values(), crash_test.MAIN, *crash_test.SAVING):
+        tree = ast.parse((bench.ROOT / file).read_text())
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{file} has no {name}"
+
+
+def test_crash_test_finds_a_function_on_a_stack():
+    frames = ('"/here/training/run.py", line 9 in end_epoch', '"/here/train.py", line 7 in train', '"<string>", line 1 in <module>')
+    stack = "".join(f"  File {frame}\n" for frame in frames)
+    assert crash_test.on_stack(("train.py", "train"), stack)
+    assert crash_test.on_stack(("training/run.py", "end_epoch"), stack)
+    assert not crash_test.on_stack(("train.py", "tra"), stack)
+    assert not crash_test.on_stack(("eval.py", "train"), stack)

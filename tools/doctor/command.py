@@ -10,7 +10,6 @@ kill, reads only what is new. Exit code: 0 nothing serious, 1 errors (missing, u
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,7 +141,3 @@ def _add_pairs(found: Findings, seen: Scan, pairs: Pairs, names: tuple[str, str,
     differ = (here != there) & (here >= 0) & (there >= 0)
     for name, rows in zip(names, (across, ~across & ~differ, differ), strict=True):
         found.add(name, pairs.later[rows], pairs.earlier[rows], pairs.distance[rows])
-
-
-if __name__ == "__main__":
-    sys.exit(main())
