@@ -79,7 +79,7 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     entries = [entry.path for entry in trash.entries(tag)[0]]
     found = any(map(os.path.lexists, folders.values()))
     present = _present(tag, folders) if found or not (entries or left) else {}
-    lines = run_log.take(tag)  # first: a command that is killed then finds the folders when it is repeated
+    lines = run_log.pop(tag)  # first: a command that is killed then finds the folders when it is repeated
     for path in [*present.values(), *entries]:
         if os.path.lexists(path):  # not inside one that is gone already
             trash.discard(path, tag)

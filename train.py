@@ -69,7 +69,7 @@ def main(opt: argparse.Namespace) -> None:
     model.place(device)
     opt.precision_used = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
-    model.setup_training(opt, len(train_loader), classes.images, classes.names)
+    model.setup_training(opt, len(train_loader), classes.train_counts, classes.names)
     if run.start is not None and opt.resume:
         model.load_state(run.start)
 

@@ -144,7 +144,7 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
         for index in range(first, min(first + KEY_CHUNK, len(files))):
             path = files.path(index)
             try:
-                status = faults.status(path)
+                status = faults.stat(path)
                 stamp = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
             except (OSError, ValueError):  # ValueError: a zero byte in the path
                 stamp = "\0missing\0"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dataloader.file_list import FileList, read_class_names
-from utils.classes import Classes, difference, names_agree, places
+from utils.classes import Classes, describe_difference, match_names, names_agree
 from utils.errors import UserError
 from utils.logger import log
 
@@ -72,7 +72,7 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
         return files
     beside = files.source.parent / "classes.txt"
     check_labels(files, len(names), str(beside))
-    numbers = places(names, classes.names)
+    numbers = match_names(names, classes.names)
     unknown = np.flatnonzero(numbers < 0)
     if len(unknown):
         raise UserError(
@@ -103,7 +103,7 @@ def check_numbering(files: FileList, classes: Classes, pseudo: bool, numbers: bo
     if names is None or classes.names is None or names_agree(names, classes.names):
         return
     beside = files.source.parent / "classes.txt"
-    details = difference(classes.names, names, "classes.txt")
+    details = describe_difference(classes.names, names, "classes.txt")
     text = f"The checkpoint numbers the classes differently from {beside}: {details}."
     if pseudo:
         raise UserError(

@@ -64,7 +64,7 @@ def read_image(path: str, scale_fn: ScaleFn = full_size, max_pixels: int = MAX_P
         MachineFault: the machine failed repeatedly; see utils.faults.
     """
     try:
-        return faults.patiently(lambda: decode(read_file(path), scale_fn, max_pixels), path)
+        return faults.with_retries(lambda: decode(read_file(path), scale_fn, max_pixels), path)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
     except (OSError, ValueError, cv2.error) as error:  # ValueError: a zero byte in the path
@@ -194,7 +194,7 @@ def _decode_pillow(data: bytes, max_pixels: int) -> Image:
 
 def _raise_image_error(error: Exception) -> NoReturn:
     """Raise the ImageError for what Pillow raised; a fault of the machine, or an ImageError, is raised as it is."""
-    if isinstance(error, ImageError) or faults.is_fault(error):
+    if isinstance(error, ImageError) or faults.is_machine_fault(error):
         raise error
     reason = re.sub("<[^>]*>", "the file", str(error))
     raise ImageError(f"not a readable image ({type(error).__name__}: {reason})") from error

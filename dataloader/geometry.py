@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from dataloader.decode import Image
-from utils.preprocess import CROP_SHARE, Preprocess
+from utils.preprocess import CROP_FRACTION, Preprocess
 
 MAX_BILINEAR_SHRINK = 1.5  # input pixels per output pixel; above it, bilinear interpolation skips too many of them
 ROUNDING_SLACK = 1 + 1e-12  # enlarges a factor that will be rounded down, so that no rounding error costs a pixel
@@ -83,13 +83,13 @@ class EvalGeometry:
 
     def min_source_side(self) -> int:
         """Return the short side of an image whose square still has `size` pixels."""
-        return math.ceil(self.size / (CROP_SHARE if self.preprocess.fit == "crop" else 1))
+        return math.ceil(self.size / (CROP_FRACTION if self.preprocess.fit == "crop" else 1))
 
     def choose_region(self, height: int, width: int, rng: np.random.Generator | None = None) -> Region:
         """Return the region for an image of `height` and `width`; `rng` is not used."""
         size = self.size
         if self.preprocess.fit == "crop":
-            side = max(1, round(min(height, width) * CROP_SHARE))
+            side = max(1, round(min(height, width) * CROP_FRACTION))
             return Region((height - side) // 2, (width - side) // 2, side, side, size, size)
         if self.preprocess.fit == "pad":
             longest = max(height, width)

@@ -100,7 +100,7 @@ class SqliteStore:
         except sqlite3.Error:
             try:
                 # where even opening the file fails, the machine is at fault and the store is not damaged
-                faults.patiently(lambda: os.close(os.open(self.path, os.O_RDONLY)), self.path)
+                faults.with_retries(lambda: os.close(os.open(self.path, os.O_RDONLY)), self.path)
                 found = self._find(key)
             except (sqlite3.Error, OSError) as error:
                 self._report_damage(error)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics import BINS, TINY, Predictions, f1, shot_groups
 from utils.classes import names_agree
-from utils.errors import UserError, near
+from utils.errors import UserError, path_hint
 from utils.logger import progress
 from utils.text import exact
 
@@ -194,7 +194,7 @@ def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str
 def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str]) -> NDArray[np.int64]:
     advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
     if not Path(path).is_file():
-        raise UserError(f"--compare: there is no file {path}.{near(Path(path))} {advice}")
+        raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {advice}")
     found, named = [], set()
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)

@@ -126,9 +126,9 @@ def write(
     """
     predictions, files, classes = scored
     compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
-    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.images)}
+    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.train_counts)}
     if opt.resamples:
-        metrics["intervals"] = intervals(predictions, classes.count, classes.images, opt.seed, opt.resamples)
+        metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, opt.seed, opt.resamples)
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:
@@ -223,7 +223,7 @@ def _write_predictions(path: Path, scored: Scored) -> None:
 
 def _write_classes(path: Path, scored: Scored) -> None:
     columns = per_class(scored.predictions, scored.classes.count)
-    trained = scored.classes.images or [""] * scored.classes.count
+    trained = scored.classes.train_counts or [""] * scored.classes.count
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
         writer.writerow(["class", "name", "train_images", "count", "predicted", "correct", "accuracy"])

@@ -129,7 +129,7 @@ def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]
         raise UserError(
             f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and no more than there are classes)."
         )
-    images = np.array(classes.images or [0] * classes.count)
+    images = np.array(classes.train_counts or [0] * classes.count)
     common = np.argsort(-images, kind="stable")[: opt.top_k]
     rows = []
     for row, index in enumerate(predictions.index.tolist()):

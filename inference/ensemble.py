@@ -17,7 +17,7 @@ from inference.tta import TTA
 from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
-from utils.errors import UserError, near
+from utils.errors import UserError, path_hint
 from utils.files import write_yaml
 from utils.logger import log
 
@@ -120,7 +120,7 @@ def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
     try:
         content = read_yaml(path)
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {path} for --ensemble.{near(path)}\nWrite one: {FIT}") from error
+        raise UserError(f"There is no file {path} for --ensemble.{path_hint(path)}\nWrite one: {FIT}") from error
     except (OSError, YamlError) as error:
         raise UserError(f"--ensemble {path} cannot be read: {error}.\nWrite one: {FIT}") from error
     wrong = [

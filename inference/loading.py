@@ -16,7 +16,7 @@ from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
 from options import command
 from utils import checkpoint, distributed
-from utils.classes import Classes, difference, names_agree
+from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
 from utils.files import file_hash
 from utils.logger import log
@@ -203,6 +203,6 @@ def _check_agree(datas: list[dict], paths: list[str]) -> None:
         if (one.names is None) != (first.names is None):
             what = what or "class names"
         elif not names_agree(one.names, first.names) and one.names and first.names:
-            what = what or f"class names ({difference(first.names, one.names, path)})"
+            what = what or f"class names ({describe_difference(first.names, one.names, path)})"
         if what:
             raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")

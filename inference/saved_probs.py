@@ -57,7 +57,7 @@ def write(
     paths = np.array(
         [os.fsencode(files.path(index)).decode(errors="backslashreplace") for index in range(len(readable))]
     )
-    images = np.array(classes.images or [], np.int64)
+    images = np.array(classes.train_counts or [], np.int64)
     part = files if len(readable) == len(files) else files.select(np.arange(len(files)) < len(readable))
     with atomic_write(path) as file:
         np.savez(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import unknown_name
-from utils.preprocess import CROP_SHARE, Preprocess
+from utils.preprocess import CROP_FRACTION, Preprocess
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _x8(preprocess: Preprocess) -> list[View]:
 
 def _fivecrop(preprocess: Preprocess) -> list[View]:
     """Return the four corners and the centre of an image that is larger by 1 / 0.875 (Krizhevsky et al., 2012)."""
-    larger = replace(preprocess, scale=round(preprocess.scale / CROP_SHARE))
+    larger = replace(preprocess, scale=round(preprocess.scale / CROP_FRACTION))
     places = [(0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5)]
     return [View(larger, _corner(down, right, preprocess.scale)) for down, right in places]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from options.choices import MODELS
 from utils import checkpoint
-from utils.errors import UserError, near, unknown_name
+from utils.errors import UserError, path_hint, unknown_name
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
@@ -75,7 +75,9 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
         if not opt.pretrained:
             return _fresh_head(timm.create_model(name, **settings))
         if "weights_dir" in vars(opt).get("given", ()) and not Path(opt.weights_dir).is_dir():
-            raise UserError(f"There is no folder {opt.weights_dir} for --weights_dir.{near(Path(opt.weights_dir))}")
+            raise UserError(
+                f"There is no folder {opt.weights_dir} for --weights_dir.{path_hint(Path(opt.weights_dir))}"
+            )
         overlay = _local_file(name, Path(opt.weights_dir))
         if overlay is None and (package := _packaged(name)):
             return _from_package(name, package, settings)

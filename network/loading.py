@@ -10,7 +10,7 @@ from torch import Tensor
 from network import get_model
 from network.backbones import classifier_layers, head_names, load_matching
 from network.base_model import BaseModel
-from utils.classes import names_agree, places
+from utils.classes import match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
@@ -73,7 +73,7 @@ def carry_by_name(
     Raises:
         UserError: no layer of the network is known to be its classifier.
     """
-    numbers = torch.from_numpy(places(names, known))
+    numbers = torch.from_numpy(match_names(names, known))
     layers = classifier_layers(model.net, len(names))
     if not layers:
         raise UserError(

@@ -21,7 +21,7 @@ from network.loading import load_weights
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
 from utils import checkpoint
-from utils.classes import names_agree, places
+from utils.classes import match_names, names_agree
 from utils.errors import UserError
 
 HEADS = [("timm:test_resnet", head) for head in ("linear", "cosine", "arcface", "subcenter")]
@@ -68,9 +68,9 @@ def printed(result, what="Next"):
 def test_names_are_compared_whatever_form_their_accents_have():
     assert names_agree(["café", "b"], ["cafe\u0301", "b"]) and names_agree(None, ["a"]) and names_agree(["a"], [])
     assert not names_agree(["a", "b"], ["b", "a"]) and not names_agree(["a"], ["a", "b"])
-    assert places(["b", "new", "cafe\u0301"], ["café", "a", "b"]).tolist() == [2, -1, 0]
-    assert places(["a", "b", "b", " "], ["b", " ", "a"]).tolist() == [2, -1, -1, -1]  # two of a name, or none, say nothing
-    assert places(["a"], ["a", "a"]).tolist() == [-1]
+    assert match_names(["b", "new", "cafe\u0301"], ["café", "a", "b"]).tolist() == [2, -1, 0]
+    assert match_names(["a", "b", "b", " "], ["b", " ", "a"]).tolist() == [2, -1, -1, -1]  # two of a name, or none, say nothing
+    assert match_names(["a"], ["a", "a"]).tolist() == [-1]
 
 
 def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):

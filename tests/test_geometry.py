@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
-from utils.preprocess import CROP_SHARE, Preprocess
+from utils.preprocess import CROP_FRACTION, Preprocess
 
 GREY = (0.5, 0.5, 0.5)
 
@@ -288,7 +288,7 @@ def test_crop_shows_the_centre_of_the_short_sides_share(height, width):
     for axis, size in ((0, height), (1, width)):
         assert out[..., axis].mean() == pytest.approx(127.5, abs=0.6)  # in the middle
         ends = np.ptp(out[..., axis].mean(axis=1 - axis))
-        assert ends == pytest.approx(CROP_SHARE * min(height, width) * 255 / size, abs=2.5)  # that much of the short side
+        assert ends == pytest.approx(CROP_FRACTION * min(height, width) * 255 / size, abs=2.5)  # that much of the short side
 
 
 @pytest.mark.parametrize(

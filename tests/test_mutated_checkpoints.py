@@ -182,7 +182,7 @@ def resumed(path, _):
         return found
     opt.precision_used = model.set_precision(opt.precision)
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    model.setup_training(opt, len(loader), classes.images, classes.names)
+    model.setup_training(opt, len(loader), classes.train_counts, classes.names)
     model.load_state(run.start)
     with run.watch(run.next_epoch, model) as watch:
         for batch in watch(loader.batches(run.next_epoch, run.batches_done)):

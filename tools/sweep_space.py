@@ -8,7 +8,7 @@ from typing import Any
 
 from options.parser import Parser
 from options.plain_yaml import YamlError, read_yaml
-from utils.errors import UserError, near, unknown_name
+from utils.errors import UserError, path_hint, unknown_name
 
 GRID_POINTS = 5  # of a range without a step, in a grid
 KEYS = {"low", "high", "log", "step"}
@@ -26,7 +26,7 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
     try:
         content = read_yaml(path)
     except FileNotFoundError:
-        raise UserError(f"There is no file {path} for --space.{near(path)}") from None
+        raise UserError(f"There is no file {path} for --space.{path_hint(path)}") from None
     except (OSError, YamlError) as error:
         raise UserError(f"The space {path} cannot be read: {error}.") from None
     if not isinstance(content, dict) or not content:

@@ -9,7 +9,7 @@ from network.base_model import BaseModel
 from network.loading import build_from_checkpoint
 from training.losses import Loss, Shape, softmax_loss
 from utils import checkpoint
-from utils.classes import difference, names_agree
+from utils.classes import describe_difference, names_agree
 from utils.errors import NotFinite, UserError
 
 
@@ -91,7 +91,7 @@ def same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> N
     hint = "In another order they are another numbering: number the lists as the teacher's."
     if sorted(teacher) != sorted(own):
         hint = "Give a teacher that was trained on these classes."
-    what = difference(teacher, own, "classes.txt")
+    what = describe_difference(teacher, own, "classes.txt")
     raise UserError(
         f"--teacher {path} has other classes than this run: {what}. They must be the same, in the same order.\n{hint}"
     )

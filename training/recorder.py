@@ -13,7 +13,7 @@ from evaluation.metrics import Predictions
 from evaluation.report import plots
 from training.plotter import Artist
 from utils.batch import Batch
-from utils.logger import Scores
+from utils.logger import MetricsWriter
 
 SHOWN = 16  # images of the first batch
 TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
@@ -26,7 +26,7 @@ class Records:
     input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
     """
 
-    def __init__(self, scores: Scores, classes: Any, histograms: bool) -> None:
+    def __init__(self, scores: MetricsWriter, classes: Any, histograms: bool) -> None:
         self.scores, self.classes, self.histograms = scores, classes, histograms
         self.artist = Artist()
         self.found: dict[str, Predictions] = {}

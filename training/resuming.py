@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, distributed
-from utils.classes import difference, names_agree
+from utils.classes import describe_difference, names_agree
 from utils.errors import MachineFault, UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -127,7 +127,7 @@ def check_classes(start: dict[str, Any], source: str, names: list[str] | None, l
     if known and names and not names_agree(known, names):
         raise UserError(
             f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
-            f"{difference(known, names, 'classes.txt')}. --resume goes on with the same classes.\n"
+            f"{describe_difference(known, names, 'classes.txt')}. --resume goes on with the same classes.\n"
             f"Put the lists and classes.txt back as they were, or start from its weights: --load {source} without --resume "
             "carries the classifier over by name."
         )

@@ -22,7 +22,7 @@ from training.unreadable import BadImages
 from utils import checkpoint, distributed, run_lock
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over
-from utils.logger import Scores, format_count, log, start_logging, write_options
+from utils.logger import MetricsWriter, format_count, log, start_logging, write_options
 from utils.signals import RunInterrupted, SignalHandler
 
 
@@ -134,7 +134,7 @@ class TrainingRun:
             return
         if opt.overwrite and not (opt.resume and self.source == str(self.checkpoints / "last.pt")):
             remove_earlier(self.checkpoints, self.logs)
-        self.scores = Scores(self.logs, first_step=self.next_epoch)
+        self.scores = MetricsWriter(self.logs, first_step=self.next_epoch)
         self.records = Records(self.scores, classes, opt.histograms)
         self.saver.first = self.records.settle
         self._bring_best()

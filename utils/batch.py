@@ -1,55 +1,68 @@
-"""What the data loader hands over."""
+"""The batches that the data loader yields, and their conversion to floats."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-IN_CACHE = 1 << 18  # float32 values: 1 MB
-Bad = tuple[tuple[int, str], ...]  # unreadable images: (index, what is wrong, with the path)
+CHUNK_VALUES = 1 << 18  # float32 values of one pass on the CPU: 1 MB, which stays in the cache
+Unreadable = tuple[tuple[int, str], ...]  # images that cannot be read: (index, reason with the path)
 
 
 class Batch(NamedTuple):
-    """Training images, on the CPU. Every batch has the full B: a ragged last one is left out of the epoch.
+    """A training batch, on the CPU. Every batch has the same size B: an epoch leaves out a smaller last one.
 
-    image: uint8 (B, 3, S, S), RGB, channels_last in memory. label: int64 (B,). index: int64 (B,), the sample's
-    place in its list. epoch, step: which epoch (from 1) and which batch of it (from 0). bad: images that could not
-    be read; the next of the list stand in their places, under their own labels and indices.
+    Attributes:
+        image: uint8 (B, 3, S, S), RGB, channels_last in memory.
+        label: int64 (B,).
+        index: int64 (B,), the position of each sample in its list.
+        epoch: from 1.
+        step: the number of the batch in its epoch, from 0.
+        bad: images that could not be read. The next image of the list replaces each, with its own label and index.
     """
 
     image: Tensor
     label: Tensor
-    index: Tensor  # type: ignore[assignment]  # the contract's name; tuple.index is not missed
+    index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody calls
     epoch: int
     step: int
-    bad: Bad
+    bad: Unreadable
+
+
+class EvalBatch(NamedTuple):
+    """Images to predict, each prepared for one or several networks.
+
+    Attributes:
+        images: one uint8 (B, 3, S, S) per Preprocess.
+        label: int64 (B,), -1 if the list has no labels.
+        index: int64 (B,), the position of each sample in its list.
+        readable: bool (B,). An unreadable image is black and must not count.
+        bad: the unreadable images.
+    """
+
+    images: tuple[Tensor, ...]
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody calls
+    readable: Tensor
+    bad: Unreadable
 
 
 def to_float(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S), channels_last -> float32 images * scale + shift, channels_last; scale and shift are float (3,).
+    """Return images * scale + shift as float32 (B, 3, S, S), channels_last.
 
-    A row of pixels is taken as one long vector: broadcasting over the channels, which are innermost in memory, would
-    run loops of three, at half the speed. On the CPU a few images at a time, so that both passes run in the cache.
+    Each row of pixels is one long vector: to broadcast over the channels, which are innermost in memory, would run loops
+    of three at half the speed. On the CPU, a few images at a time pass through, so that both passes run in the cache.
+
+    Args:
+        images: uint8 (B, 3, S, S), channels_last.
+        scale: float (3,).
+        shift: float (3,).
     """
     rows = images.permute(0, 2, 3, 1).flatten(2)
     width = images.shape[-1]
     scale, shift = scale.repeat(width), shift.repeat(width)
     out = torch.empty(rows.shape, device=rows.device)
-    few = len(rows) if images.is_cuda else max(1, IN_CACHE // max(1, rows[0].numel()))
-    for part, done in zip(rows.split(few), out.split(few), strict=True):
-        torch.addcmul(shift, done.copy_(part), scale, out=done)
+    chunk = len(rows) if images.is_cuda else max(1, CHUNK_VALUES // max(1, rows[0].numel()))
+    for source, target in zip(rows.split(chunk), out.split(chunk), strict=True):
+        torch.addcmul(shift, target.copy_(source), scale, out=target)
     return out.unflatten(2, (width, images.shape[1])).permute(0, 3, 1, 2)
-
-
-class EvalBatch(NamedTuple):
-    """Images to predict, each prepared in one or several ways.
-
-    images: a tuple of uint8 (B, 3, S, S), one for each Preprocess asked for. label: int64 (B,), -1 where the list
-    has none. index: int64 (B,). readable: bool (B,); an unreadable image is black and must not count.
-    """
-
-    images: tuple[Tensor, ...]
-    label: Tensor
-    index: Tensor  # type: ignore[assignment]  # the contract's name; tuple.index is not missed
-    readable: Tensor
-    bad: Bad

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from utils import faults
-from utils.errors import UserError, near
+from utils.errors import UserError, path_hint
 from utils.files import atomic_write, link_over
 from utils.foreign_weights import plain_weights
 from utils.logger import log
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
     try:
-        content = faults.patiently(lambda: _read(path), path)
+        content = faults.with_retries(lambda: _read(path), path)
     except PermissionError as error:
         raise UserError(f"The checkpoint {path} may not be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
@@ -225,7 +225,7 @@ def _neighbours(path: Path) -> str:
     """The checkpoints that do lie in the folder, for an error's second line."""
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
-        return near(path)
+        return path_hint(path)
     present = sorted((p for p in folder.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
     if present:
         return "\nThere are: " + ", ".join(str(p) for p in present[:8])

@@ -1,4 +1,7 @@
-"""Faults of the machine while a file is read. They say nothing about the file: tried again for a while, they end the command."""
+"""Faults of the machine while a file is read, such as a network drive that fails. They say nothing about the file.
+
+The read is repeated for a while; a fault that lasts ends the command.
+"""
 
 import errno
 import os
@@ -12,8 +15,8 @@ T = TypeVar("T")
 WAIT_SECONDS = (0.1, 0.5, 2.0, 5.0)  # before the second try, the third, and so on
 FILES = "Raise the limit (`ulimit -n 65536`), or read with fewer --workers."
 MEMORY = "Use fewer --workers, a smaller -b or no --cache ram, or a lower --max_pixels."
-DRIVE = "Look at the drive: `dmesg`, `mount`, `df`."
-# What the kernel says of itself, of a disk and of a network drive; EACCES, ENOENT, EISDIR and the like are about the path.
+DRIVE = "Check the drive: `dmesg`, `mount`, `df`."
+# Errors of the kernel, a disk or a network drive. EACCES, ENOENT, EISDIR and the like are about the path.
 HINTS = dict.fromkeys((errno.EMFILE, errno.ENFILE), FILES) | dict.fromkeys((errno.ENOMEM, errno.ENOBUFS), MEMORY)
 HINTS |= dict.fromkeys(
     (
@@ -37,59 +40,60 @@ HINTS |= dict.fromkeys(
     ),
     DRIVE,
 )
+OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem; OpenCV need not be imported here
 
 
 def pause(seconds: float) -> None:
-    """Wait before the next try; tests put another in its place."""
+    """Wait before the next try; tests replace it."""
     time.sleep(seconds)
 
 
-def is_fault(error: BaseException) -> bool:
-    """Whether `error` is the machine's fault, and no property of the file that was read."""
+def is_machine_fault(error: BaseException) -> bool:
+    """Return whether `error` is a fault of the machine and not a property of the file."""
     if isinstance(error, OSError):
         return error.errno in HINTS
-    return isinstance(error, MemoryError) or (
-        type(error).__name__ == "error" and getattr(error, "code", 0) == -4
-    )  # cv2's StsNoMem
+    of_opencv = type(error).__name__ == "error" and getattr(error, "code", 0) == OPENCV_NO_MEMORY
+    return isinstance(error, MemoryError) or of_opencv
 
 
-def patiently(act: Callable[[], T], path: str | os.PathLike[str]) -> T:
-    """Return `act()`, which reads `path`; where the machine fails, try it again after each of WAIT_SECONDS.
+def with_retries(act: Callable[[], T], path: str | os.PathLike[str]) -> T:
+    """Return `act()`, which reads `path`; after a fault of the machine, try again after each of WAIT_SECONDS.
 
     Raises:
-        MachineFault: the machine failed each time. Whatever else `act` raises.
+        MachineFault: the machine failed each time.
+        Exception: any other error of `act`.
     """
     for wait in (*WAIT_SECONDS, None):
         try:
             return act()
         except Exception as error:
-            if not is_fault(error):
+            if not is_machine_fault(error):
                 raise
             if wait is None:
-                raise _named(error, path) from error
-        pause(wait)  # out of the handler, which would hold the failed try's memory
+                raise _machine_fault(error, path) from error
+        pause(wait)  # outside the handler, which would keep the memory of the failed try
     raise AssertionError("the last try returns or raises")
 
 
-def status(path: str) -> os.stat_result:
-    """Return `os.stat(path)`. Raises as it does, but for MachineFault where the machine fails again and again."""
-    return patiently(lambda: os.stat(path), path)
+def stat(path: str) -> os.stat_result:
+    """Return `os.stat(path)`, with retries. Raises the same errors, or MachineFault if the machine keeps failing."""
+    return with_retries(lambda: os.stat(path), path)
 
 
 def exists(path: str) -> bool:
-    """Return whether `path` is there, as os.path.exists does, which takes a drive that fails for a missing file.
+    """Return whether `path` exists. os.path.exists would report a file on a failing drive as missing.
 
     Raises:
-        MachineFault: the machine fails again and again.
+        MachineFault: the machine keeps failing.
     """
     try:
-        status(path)
+        stat(path)
     except (OSError, ValueError):  # ValueError: a zero byte in the path
         return False
     return True
 
 
-def _named(error: Exception, path: str | os.PathLike[str]) -> MachineFault:
+def _machine_fault(error: Exception, path: str | os.PathLike[str]) -> MachineFault:
     number = getattr(error, "errno", None) or errno.ENOMEM
     reason = os.strerror(number) if isinstance(error, OSError) else "no memory left"
     tries = len(WAIT_SECONDS) + 1

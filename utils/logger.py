@@ -126,7 +126,7 @@ def log_to_file(message: str) -> None:
             handler.handle(record)
 
 
-class Scores:
+class MetricsWriter:
     """TensorBoard scalars, and metrics.csv written anew from the history each epoch, so no line is lost or doubled."""
 
     def __init__(self, folder: Path, first_step: int) -> None:

@@ -127,7 +127,7 @@ def _user_fixable(error: Exception, write_flags: str) -> str | None:
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's allocator on the CPU
         reason = (str(error).strip() or "MemoryError").splitlines()[-1]  # a worker process adds its traceback before it
         return f"The machine has no memory left ({reason}).\n{faults.MEMORY}"
-    if faults.is_fault(error) and getattr(error, "filename", None):
+    if faults.is_machine_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
     # torch's error by its name: torch may not be imported. In training, training.epoch says more.
     if type(error).__name__ == "OutOfMemoryError":

@@ -1,4 +1,4 @@
-"""`run_log.txt`: a line a command, where the command ran: time, process id, tag, how it ended, the command as typed."""
+"""run_log.txt in the working folder: one line per command, with time, process id, tag, status and the words typed."""
 
 import os
 import re
@@ -17,20 +17,21 @@ FILE = "run_log.txt"
 
 @dataclass
 class Entry:
-    """One line of the log; `state` is `running`, `done in 53 s`, `exit 2`, `interrupted` or `killed`."""
+    """One line of the log; `status` is `running`, `done in 53 s`, `exit 2`, `interrupted (SIGTERM)` or `killed`."""
 
     time: str
     pid: int
     tag: str
-    state: str
+    status: str
     command: str
 
     def line(self) -> str:
-        return f"{self.time}\tpid {self.pid}\ttag {self.tag}\t{self.state}\t{self.command}"
+        """Return the entry as a line without its line feed."""
+        return f"{self.time}\tpid {self.pid}\ttag {self.tag}\t{self.status}\t{self.command}"
 
     @staticmethod
     def parse(line: str) -> "Entry | None":
-        """The entry that a line holds; None for a line that somebody else wrote."""
+        """Return the entry of a line; None for a line that another program wrote."""
         fields = line.split("\t", 4)
         if len(fields) != 5 or not re.fullmatch("pid [0-9]{1,10}", fields[1]) or not fields[2].startswith("tag "):
             return None
@@ -38,68 +39,65 @@ class Entry:
 
 
 def begin(tag: str) -> Entry:
-    """Write this command's line, and mark those as killed that say `running` but whose process is gone."""
+    """Write the line of this command, and mark as killed the lines of processes that no longer run; return the entry."""
     command = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in shlex.join(["python", *sys.argv]))
     entry = Entry(time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid(), tag, "running", command)
-
-    def change(lines: list[str]) -> list[str]:
-        return [_mark_killed(line) for line in lines] + [entry.line()]
-
-    _record(change)
+    _record(lambda lines: [*map(_mark_killed, lines), entry.line()])
     return entry
 
 
-def end(entry: Entry, state: str) -> None:
+def end(entry: Entry, status: str) -> None:
     """Write how the command of `entry` ended."""
     before = entry.line()
-    entry.state = state
+    entry.status = status
     _record(lambda lines: [entry.line() if line == before else line for line in lines])
 
 
-def take(tag: str, keep: Callable[[list[str]], None] = lambda _: None) -> list[str]:
-    """Remove and return the lines of exactly `tag`, but for the line of this very command.
+def pop(tag: str, keep: Callable[[list[str]], None] = lambda _: None) -> list[str]:
+    """Remove and return the lines of exactly `tag`, except the line of this command.
 
-    `keep` is given them before they are removed, to write them elsewhere: a command that is killed loses none.
+    Args:
+        tag: the tag.
+        keep: gets the lines before they are removed, to write them elsewhere: a command that is killed loses none.
     """
-    taken: list[str] = []
+    popped: list[str] = []
 
     def change(lines: list[str]) -> list[str]:
         kept: list[str] = []
         for line in lines:
             entry = Entry.parse(line)
-            this = entry is not None and entry.state == "running" and entry.pid == os.getpid()
-            (taken if entry is not None and entry.tag == tag and not this else kept).append(line)
-        keep(taken)
+            this = entry is not None and entry.status == "running" and entry.pid == os.getpid()
+            (popped if entry is not None and entry.tag == tag and not this else kept).append(line)
+        keep(popped)
         return kept
 
     _rewrite(change)
-    return taken
+    return popped
 
 
-def put_back(lines: list[str]) -> None:
-    """Add lines that `take` gave, but for those that are there, in the order of time."""
+def restore(lines: list[str]) -> None:
+    """Add lines that `pop` returned, in order of time, except those already there."""
 
     def change(present: list[str]) -> list[str]:
-        return sorted(
-            [*present, *(line for line in lines if line not in present)], key=lambda line: line.split("\t", 1)[0]
-        )
+        missing = [line for line in lines if line not in present]
+        return sorted([*present, *missing], key=lambda line: line.split("\t", 1)[0])
 
     _rewrite(change)
 
 
 def _mark_killed(line: str) -> str:
-    """The line, as `killed` where its process is gone, or has our own id: in a container every command is process 1."""
+    """Return the line, as `killed` if its process has ended or has our own id: in a container every command is process 1."""
     entry = Entry.parse(line)
-    if entry is None or entry.state != "running" or not Path("/proc/self").exists():
+    if entry is None or entry.status != "running" or not Path("/proc/self").exists():
         return line
     if entry.pid != os.getpid() and Path(f"/proc/{entry.pid}").exists():
         return line
-    entry.state = "killed"
+    entry.status = "killed"
     return entry.line()
 
 
 def _record(change: Callable[[list[str]], list[str]]) -> None:
-    """Rewrite the log; a full disk is said, and keeps no command from running, nor from saying how it ended."""
+    """Rewrite the log. A full disk causes a warning: it must not keep a command from running."""
     try:
         _rewrite(change)
     except OSError as error:
@@ -107,7 +105,7 @@ def _record(change: Callable[[list[str]], list[str]]) -> None:
 
 
 def read(path: Path) -> list[str]:
-    """Return the lines of a run_log.txt, somebody else's as they are, to the byte: no other sign than a line feed ends one."""
+    """Return the lines of a run_log.txt byte for byte (surrogateescape); only a line feed ends a line."""
     text = path.read_bytes().decode("utf-8", "surrogateescape")
     return text.removesuffix("\n").split("\n") if text else []
 

@@ -100,7 +100,7 @@ def finish(entry: Entry) -> dict[str, Path]:
         with atomic_write(entry.path / run_log.FILE, "w") as file:
             file.writelines(f"{line}\n" for line in [*held, *(line for line in lines if line not in held)])
 
-    run_log.take(entry.tag, keep)
+    run_log.pop(entry.tag, keep)
     (entry.path / JOURNAL).unlink()
     return moved
 
@@ -125,7 +125,7 @@ def bring_back(entry: Entry) -> None:
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():
         _carry(entry, name, path, entry.origin[name])
-    run_log.put_back(_lines(entry))
+    run_log.restore(_lines(entry))
     discard(entry.path, entry.tag)
 
 

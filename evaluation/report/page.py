@@ -125,7 +125,7 @@ def group_sizes(scored: Any) -> dict[str, str]:
     predictions, _, classes = scored
     count = per_class(predictions, classes.count)["count"]
     found = {}
-    for name, member in shot_groups(classes.images).items() if classes.images else ():
+    for name, member in shot_groups(classes.train_counts).items() if classes.train_counts else ():
         found[f"{name}_accuracy"] = f"{int((count[member] > 0).sum()):,} classes, {int(count[member].sum()):,} images"
     return found
 
@@ -163,14 +163,14 @@ def _class_columns(scored: Any) -> dict[str, list[Any]]:
     named = [visible(classes.name(label)) for label in range(classes.count)]
     return {
         "name": named if classes.names else [],
-        "train": list(classes.images) if classes.images else [],
+        "train": list(classes.train_counts) if classes.train_counts else [],
         **{key: counts[key].tolist() for key in ("count", "predicted", "correct")},
     }
 
 
 def _plots(scored: Any, extra: Extra, sizes: list[tuple[str, float, int]]) -> dict[str, str]:
     predictions, _, classes = scored
-    counts = page_plots.by_train_count(predictions, classes.images)
+    counts = page_plots.by_train_count(predictions, classes.train_counts)
     return {
         "reliability": page_plots.reliability_diagram(predictions),
         "size": page_plots.accuracy_bars(sizes, "side of the image, pixels") if sizes else "",

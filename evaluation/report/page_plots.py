@@ -87,7 +87,7 @@ def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple
     for place, row in enumerate(rows.tolist()):
         path = files.path(int(predictions.index[row]))
         try:
-            sides[place] = faults.patiently(partial(_side, path), path)
+            sides[place] = faults.with_retries(partial(_side, path), path)
         except (OSError, ValueError, PIL.Image.DecompressionBombError):
             continue  # the evaluation has already said which images cannot be read
     known = np.isfinite(sides)

@@ -56,7 +56,7 @@ class Look(NamedTuple):
 def identify(path: str, max_pixels: int = MAX_PIXELS) -> bytes | Look:
     """The key of the file's state (path, size, time, the limit), KEY_BYTES long; or a Look, where there is no file to be read."""
     try:
-        status = faults.status(path)
+        status = faults.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         with contextlib.suppress(OSError, ValueError):  # no link, or a name that no file can have
             return Look(MASKS["dangling_link"], detail=f"it points to {Path(path).readlink()}")
@@ -76,14 +76,14 @@ def look(path: str, max_pixels: int = MAX_PIXELS) -> Look:
     Raises:
         MachineFault: the machine failed, again and again; see utils.faults.
     """
-    return faults.patiently(lambda: _look(path, max_pixels), path)
+    return faults.with_retries(lambda: _look(path, max_pixels), path)
 
 
 def _look(path: str, max_pixels: int) -> Look:
     try:
         data = _read(path)
     except OSError as error:
-        if faults.is_fault(error):
+        if faults.is_machine_fault(error):
             raise
         return Look(MASKS["unreadable"], detail=error.strerror or str(error))
     if data is None:
@@ -97,7 +97,7 @@ def _look(path: str, max_pixels: int) -> Look:
         name, detail = _classify(data, kind, str(error), max_pixels)
         return Look(flags | MASKS[name], digest=digest, detail=detail)
     except cv2.error as error:
-        if faults.is_fault(error):
+        if faults.is_machine_fault(error):
             raise
         return Look(flags | MASKS["unreadable"], digest=digest, detail=type(error).__name__)
     flags |= MASKS["tiny"] * (min(height, width) < 2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from dataloader.decode import image_suffixes
 from dataloader.list_advice import SPLIT_NAMES, prepare_command
 from tools.prepare.lists import Found, Part, Tally, in_order, number
-from utils.errors import UserError, near
+from utils.errors import UserError, path_hint
 from utils.logger import log, progress
 
 LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # what desktops leave behind, beside names with a dot
@@ -80,7 +80,7 @@ def _hidden(name: str) -> bool:
 def _folder(path: str, holds: str) -> str:
     if not Path(path).is_dir():
         what = "is a file, not a folder" if Path(path).exists() else "is not there"
-        raise UserError(f"{path} {what}; expected a folder that holds {holds}.{near(Path(path))}")
+        raise UserError(f"{path} {what}; expected a folder that holds {holds}.{path_hint(Path(path))}")
     return str(Path(path).resolve())
 
 
