@@ -235,3 +235,14 @@ def write_pseudo_labels(path: Path, scored: Scored, least: float) -> None:
     log.info(
         f"{int(sure.sum())} of {len(sure)} images, of {named} of {classes.count} classes, at {least:g} or more: {path}"
     )
+
+
+def log_summary(out: Path, scored: Scored) -> None:
+    """Log how many rows the submission `out` has, and warn of images that were not read, or not reached (--debug)."""
+    readable, count = scored.predictions.readable, len(scored.files)
+    guessed = int((~readable).sum())
+    if guessed:
+        log.warning(f"{guessed} of {count} images could not be read; their rows hold the commonest training class.")
+    if len(readable) < count:
+        log.warning(f"--debug: {len(readable)} of {count} rows; this is not a submission.")
+    log.info(f"{len(readable)} predictions: {out}")

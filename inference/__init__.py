@@ -1,20 +1,23 @@
 """Checkpoints into probabilities."""
 
-from inference.ensemble import fit_ensemble, with_ensemble, write_ensemble
+from inference.ensemble import apply_ensemble_file, fit_ensemble, write_ensemble
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.loading import load_predictor
 from inference.predictor import Member, Predictor, predict, rows_to_keep
+from inference.session import Inference, open_inference
 
 __all__ = [
     "Features",
+    "Inference",
     "Member",
     "Predictor",
+    "apply_ensemble_file",
     "fit_ensemble",
     "gradcam_maps",
     "load_predictor",
+    "open_inference",
     "predict",
     "rows_to_keep",
-    "with_ensemble",
     "write_ensemble",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from inference import blend, saved_probs
-from inference.loading import Loaded
+from inference.loading import LoadedPredictor
 from inference.predictor import Predictor, SavedMember
 from inference.tta import TTA
 from options import after_evaluation, choices
@@ -25,7 +25,7 @@ FIT = "python eval.py --load A B --blend greedy"
 KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
-def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[Predictor, dict[str, Any]]:
+def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) -> tuple[Predictor, dict[str, Any]]:
     """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), and log what they gain.
 
     Returns:
@@ -76,7 +76,9 @@ def fit_ensemble(opt: argparse.Namespace, loaded: Loaded, loader: Any) -> tuple[
     return held, measured
 
 
-def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loaded, more: dict[str, Any]) -> None:
+def write_ensemble(
+    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, more: dict[str, Any]
+) -> None:
     """Write ensemble.yaml into the folder `new`, which is going to be `folder`.
 
     It holds the members (paths from its folder), their identities, weights, views, and `more`, what was measured.
@@ -105,7 +107,7 @@ def write_ensemble(new: Path, folder: Path, opt: argparse.Namespace, loaded: Loa
     log.info(f"Written: {path}; use it with {use}")
 
 
-def with_ensemble(opt: argparse.Namespace) -> argparse.Namespace:
+def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     """`opt`, or with --ensemble a copy whose load, weights, blend, tta, scale and fit are the file's (but those given win).
 
     A member of weight 0 is left out: it would cost time and change nothing.

@@ -28,8 +28,8 @@ class Features:
     of one layer, or more than MOST_BYTES of them.
     """
 
-    def __init__(self, predictor: Predictor, count: int, dtype: type = np.float16) -> None:
-        self.head = final_layer(predictor.members[0].model.net) if predictor.members else None
+    def __init__(self, predictor: Predictor, count: int, dtype: type = np.float16, collect: bool = True) -> None:
+        self.head = final_layer(predictor.members[0].model.net) if predictor.members and collect else None
         self.count, self.dtype = count, dtype
         self.rows: NDArray[Any] | None = None
         self.done = 0

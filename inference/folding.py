@@ -15,14 +15,16 @@ from network.base_model import BaseModel
 from network.precision import cast_weights, for_inference
 from utils.preprocess import Preprocess
 
-PLAIN = (
+FOLDABLE = (
     nn.Conv2d,
     Conv2dSame,
 )  # they use their weight as it is; a standardised one (timm's StdConv2d) cannot be folded
-CLOSE = 1e-4  # relative to the largest logit: what the folded network's may differ by
+RTOL = 1e-4  # relative to the largest logit: what the folded network's may differ by
 
 
-def quicken(model: BaseModel, way: Preprocess, opt: argparse.Namespace, precision: str, device: torch.device) -> str:
+def optimize_for_inference(
+    model: BaseModel, preprocess: Preprocess, opt: argparse.Namespace, precision: str, device: torch.device
+) -> str:
     """Make a network that was loaded for inference as quick as it gets, and place it; returns the precision, with why.
 
     With opt.fold batch norm is folded, but for a checkpoint in half precision under --precision auto: there rounding
@@ -31,12 +33,12 @@ def quicken(model: BaseModel, way: Preprocess, opt: argparse.Namespace, precisio
     """
     note = ""
     if opt.fold and not (opt.precision == "auto" and precision in ("bf16", "fp16")):
-        images = torch.rand(2, 3, way.scale, way.scale, generator=torch.Generator().manual_seed(0))
-        model.net, folded = fold(model.net.eval(), model.normalise((images * 255).to(torch.uint8)))
+        images = torch.rand(2, 3, preprocess.scale, preprocess.scale, generator=torch.Generator().manual_seed(0))
+        model.net, folded = fold_batchnorm(model.net.eval(), model.normalise((images * 255).to(torch.uint8)))
         note = f", {folded} batch norms folded" if folded else ""
     model.place(device)
     if precision in ("auto", "fast") and model.device.type == "cpu":
-        precision, why = for_inference(model, way.scale, opt.batch_size)
+        precision, why = for_inference(model, preprocess.scale, opt.batch_size)
         note = f" ({why}){note}"
     model.set_precision("auto" if precision == "fast" else precision)
     if model.dtype:
@@ -51,14 +53,14 @@ class _Tracer(fx.Tracer):
         return isinstance(m, (nn.Conv2d, _BatchNorm)) or super().is_leaf_module(m, module_qualified_name)
 
 
-def fold(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
+def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     """A copy of `net` in eval mode with batch norm folded where torch.fx shows that a convolution feeds it alone.
 
     Args:
         images: normalised floats (B, 3, S, S), on the network's device, to hold the copy against the network.
 
     Returns:
-        The copy and how many norms were folded; `net` itself and 0 where none could be, or the logits were not CLOSE.
+        The copy and how many norms were folded; `net` itself and 0 where none could be, or the logits were not RTOL.
         A part that torch.fx cannot follow (it branches on values) is left, and its parts are tried.
     """
     pairs = _pairs(net)
@@ -69,7 +71,7 @@ def fold(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
         _fold_pair(copied, conv_name, norm_name)
     with torch.inference_mode():
         wanted, got = net(images).float(), copied(images).float()
-    close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())
+    close = bool((got - wanted).abs().max() <= RTOL * wanted.abs().max())
     return (copied, len(pairs)) if close else (net, 0)
 
 
@@ -88,7 +90,7 @@ def _pairs(net: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         conv, norm = modules[str(before.target)], modules[str(node.target)]
-        fits = type(conv) in PLAIN and isinstance(norm, _BatchNorm) and norm.running_var is not None
+        fits = type(conv) in FOLDABLE and isinstance(norm, _BatchNorm) and norm.running_var is not None
         if fits and times[id(conv)] == times[id(norm)] == 1:
             found.append((f"{prefix}{before.target}", f"{prefix}{node.target}"))
     return found

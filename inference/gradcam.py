@@ -13,8 +13,8 @@ from inference.predictor import Predictor
 from network.base_model import BaseModel
 from utils.logger import progress
 
-NEWEST = 64  # outputs looked through: the last blocks of any network
-FINE = 4  # cells a side: fewer tell nothing of an image
+MAX_ACTIVATIONS = 64  # outputs looked through: the last blocks of any network
+MIN_MAP_SIDE = 4  # cells a side: fewer tell nothing of an image
 
 
 def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
@@ -41,7 +41,7 @@ def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[n
 def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
     """Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
 
-    The features are the newest output of a part of the network that has places, FINE a side or, where nothing has so
+    The features are the newest output of a part of the network that has places, MIN_MAP_SIDE a side or, where nothing has so
     many, two, and a gradient there: of a transformer whose classifier reads its class token alone, what the last
     attention reads.
 
@@ -51,13 +51,13 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
     Returns:
         float32 (B, h, w), each scaled to 0..1; None where the network has no such features.
     """
-    fine: deque[Tensor] = deque(maxlen=NEWEST)
-    coarse: deque[Tensor] = deque(maxlen=NEWEST)
+    fine: deque[Tensor] = deque(maxlen=MAX_ACTIVATIONS)
+    coarse: deque[Tensor] = deque(maxlen=MAX_ACTIVATIONS)
 
     def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
         there = _as_map(model.net, output) if isinstance(output, Tensor) and output.requires_grad else None
         if there is not None:
-            (fine if there.shape[-1] >= FINE else coarse).appendleft(output)
+            (fine if there.shape[-1] >= MIN_MAP_SIDE else coarse).appendleft(output)
 
     with torch.enable_grad(), model.evaluating() as net:
         hooks = [module.register_forward_hook(remember) for module in net.modules()]

@@ -1,4 +1,4 @@
-"""From checkpoints, and files of probabilities, to a Predictor."""
+"""Builds a Predictor from checkpoints and files of probabilities."""
 
 import argparse
 import os
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataloader.file_list import FileList
 from inference import saved_probs
-from inference.folding import quicken
+from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
 from options import command
@@ -22,158 +23,187 @@ from utils.files import file_hash
 from utils.logger import log
 from utils.preprocess import Preprocess
 
-MAX_NAME, MAX_NAME_BYTES = (
-    100,
-    150,
-)  # of a folder for results; a file system takes 255 bytes, of which a folder on its way needs more
+# of a folder for results; a file system takes 255 bytes, and a temporary folder has a longer name
+MAX_NAME_LETTERS, MAX_NAME_BYTES = 100, 150
+MAX_TAG_LETTERS, MAX_EPOCH_LETTERS = 60, 20  # in that name
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What `load_predictor` found: the predictor, the checkpoints' `data` (classes), a name for the results, for a single
-    checkpoint its `tag` and its `history` of training, the files of the members, in the order of `predictor.weights`, the
-    sha256 of each file, and of what in it decides its predictions; `saved`, the files of probabilities among them; and `lists`,
-    which lists each checkpoint remembers (dataloader.list_paths). title: the networks, for people.
-    """
+class LoadedPredictor:
+    """What `load_predictor` found. `paths`, `hashes` and `identities` are in the order of `predictor.weights`."""
 
     predictor: Predictor
-    data: dict
-    name: str
-    tag: str = ""
-    history: list[dict] = field(default_factory=list)
-    paths: tuple[str, ...] = ()
-    hashes: tuple[str, ...] = ()
-    identities: tuple[str, ...] = ()
-    saved: tuple[saved_probs.SavedProbs, ...] = ()
-    lists: dict[str, Any] = field(default_factory=dict)
-    title: str = ""
+    data: dict[str, Any]  # of the first member: classes and preprocessing, as a checkpoint holds them
+    name: str  # for the folder of the results
+    title: str  # the networks, for people
+    paths: tuple[str, ...]  # the members' files, networks first
+    hashes: tuple[str, ...]  # sha256 of each file
+    identities: tuple[str, ...]  # sha256 of what decides each member's predictions
+    saved: tuple[saved_probs.SavedProbs, ...]  # the files of probabilities among them
+    lists: dict[str, Any]  # path -> the lists that this checkpoint remembers (dataloader.list_paths)
+    tag: str = ""  # of the run of the only checkpoint; "": there are several
+    history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
+    weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
-    def check_list(self, files: Any) -> None:
-        """Raise UserError where saved probabilities are of another list than `files`, a FileList in the checkpoint's numbering."""
-        wanted = files.content_hash() if self.saved else ""
+    def check_list(self, files: FileList) -> None:
+        """Raise UserError where saved probabilities are of another list than `files`, numbered as the checkpoint."""
+        content_hash = files.content_hash() if self.saved else ""
         for one in self.saved:
-            saved_probs.check_list(one, files, wanted)
+            saved_probs.check_list(one, files, content_hash)
 
     @property
     def run(self) -> Path | None:
-        """The folder of the one checkpoint where that is the folder of its tag, so that its run may be going on; or None."""
+        """Return the folder of the only checkpoint if it is that of its tag, so that its run may be going on; else None."""
         folder = Path(self.paths[0]).resolve().parent
         return folder if len(self.paths) == 1 and folder.name == self.tag else None
 
 
-def load_predictor(opt: argparse.Namespace, device: torch.device) -> Loaded:
-    """Build the networks of all opt.load from their checkpoints alone, on `device`; read those that are .npz.
+@dataclass(frozen=True)
+class _Network:
+    """A network, and what its checkpoint says beside the weights."""
 
-    Whoever predicts for a list calls `check_list` with it: probabilities in a file are of one list alone.
+    member: Member
+    identity: str
+    data: dict[str, Any]
+    tag: str
+    epoch: str
+    history: Any
+    calibration: dict[str, Any] | None
+    weights_alone: bool
 
-    --scale and --fit override the preprocessing that a checkpoint holds; --precision its precision.
+
+def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredictor:
+    """Build the networks of opt.load from their checkpoints alone, on `device`, and read the files of probabilities (.npz).
+
+    --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. Whoever predicts for
+    a list must call `check_list` with it: probabilities in a file belong to one list.
 
     Raises:
         UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes; or there are
             several processes.
     """
     distributed.require_single_process("Evaluation and submission")
-    weights = opt.weights or [1.0] * len(opt.load)
-    pairs = sorted(
-        zip(opt.load, weights, strict=True), key=lambda pair: pair[0].endswith(".npz")
-    )  # stable: networks first
-    paths = tuple(path for path, _ in pairs)
-    # before they are read, for a run may put others in their places meanwhile; one that is missing is named below
+    pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
+    network_pairs = [pair for pair in pairs if not pair[0].endswith(".npz")]
+    saved_pairs = [pair for pair in pairs if pair[0].endswith(".npz")]
+    paths = tuple(path for path, _ in network_pairs + saved_pairs)
+    # before they are read, for a run may replace them meanwhile; a missing one gets its message when it is read
     hashes = tuple(file_hash(path) if Path(path).is_file() else "" for path in paths)
-    members, datas, origins, contents, identities = [], [], [], [], []
-    for path, weight in (pair for pair in pairs if not pair[0].endswith(".npz")):
-        content = checkpoint.load(path)
-        identities.append(checkpoint.identity(content))
-        model, data = build_from_checkpoint(content, path, opt.model)
-        precision = opt.precision if opt.precision != "auto" else content.get("opt", {}).get("precision_used", "auto")
-        preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
-        preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
-        chosen = quicken(model, preprocess, opt, _usable(precision, device), device)
-        members.append(Member(model, preprocess, weight, path))
-        datas.append(data)
-        origins.append((content.get("opt", {}).get("tag") or Path(path).stem, str(content.get("epoch", "weights"))))
-        log.info(
-            f"{path}: {model.name}, epoch {origins[-1][1]}, {data['num_classes']} classes, "
-            f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
-        )
-        contents.append({key: content.get(key) for key in ("history", "calibration")})
-    identities += hashes[len(members) :]
-    _check_same(opt, paths, identities)
-    lists = {path: data.get("lists") for path, data in zip(paths, datas, strict=False)}
-    saved = _read_saved(pairs[len(members) :])
-    datas += [one.data for one in saved]
-    _check_agree(datas, list(paths))
-    rows = [
+    networks = [_load_network(path, weight, opt, device) for path, weight in network_pairs]
+    identities = (*(network.identity for network in networks), *hashes[len(networks) :])
+    _check_ensemble(opt, paths, identities)
+    saved = _read_saved([path for path, _ in saved_pairs])
+    _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
+
+    saved_members = [
         SavedMember(one.log_probability, weight, is_log=True, path=path)
-        for one, (path, weight) in zip(saved, pairs[len(members) :], strict=True)
+        for one, (path, weight) in zip(saved, saved_pairs, strict=True)
     ]
-    predictor = Predictor(members, opt.tta, opt.blend, rows)
-    predictor.temperature = _temperature(opt, [content["calibration"] for content in contents])
+    predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members)
+    predictor.temperature = _temperature(opt, [network.calibration for network in networks])
     if saved:
         predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
-    name = _folder_name(opt, origins, [Path(one.path).stem for one in saved])
-    tag = origins[0][0] if len(origins) == 1 else ""
-    networks = [
-        f"{member.model.name}, epoch {epoch} of {tag}" for member, (tag, epoch) in zip(members, origins, strict=True)
-    ]
-    title = " + ".join(networks + [Path(one.path).name for one in saved])
-    return Loaded(
-        predictor, datas[0], name, tag, _history(contents), paths, hashes, tuple(identities), tuple(saved), lists, title
+    only = networks[0] if len(networks) == 1 else None
+    return LoadedPredictor(
+        predictor,
+        data=networks[0].data if networks else saved[0].data,
+        name=_folder_name(opt, networks, [Path(one.path).stem for one in saved]),
+        title=_title(networks, saved),
+        paths=paths,
+        hashes=hashes,
+        identities=identities,
+        saved=tuple(saved),
+        lists={path: network.data.get("lists") for path, network in zip(paths, networks, strict=False)},
+        tag=only.tag if only else "",
+        history=_history(only.history) if only else [],
+        weights_alone=any(network.weights_alone for network in networks),
     )
 
 
-def _folder_name(opt: argparse.Namespace, origins: list[tuple[str, str]], saved: list[str]) -> str:
-    """The name of the folder for the results, below --tag: the epochs, and where a checkpoint is of another tag, tags and views too.
+def _load_network(path: str, weight: float, opt: argparse.Namespace, device: torch.device) -> _Network:
+    """Build the network of the checkpoint `path` on `device`, and log what it is."""
+    content = checkpoint.load(path)
+    identity = checkpoint.identity(content)
+    model, data = build_from_checkpoint(content, path, opt.model)
+    trained = content.get("opt", {})
+    precision = opt.precision if opt.precision != "auto" else trained.get("precision_used", "auto")
+    if precision == "fp16" and device.type == "cpu":  # fp16 is for CUDA
+        precision = "fp32"
+    preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
+    preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
+    chosen = optimize_for_inference(model, preprocess, opt, precision, device)
+    network = _Network(
+        Member(model, preprocess, weight, path),
+        identity,
+        data,
+        tag=trained.get("tag") or Path(path).stem,
+        epoch=str(content.get("epoch", "weights")),
+        history=content.get("history"),
+        calibration=content.get("calibration"),
+        weights_alone="format" not in content,
+    )
+    log.info(
+        f"{path}: {model.name}, epoch {network.epoch}, {data['num_classes']} classes, "
+        f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
+    )
+    return network
 
-    Args:
-        origins: the tag and the epoch of each checkpoint. saved: the names of the files of probabilities.
+
+def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str:
+    names = [f"{network.member.model.name}, epoch {network.epoch} of {network.tag}" for network in networks]
+    return " + ".join(names + [Path(one.path).name for one in saved])
+
+
+def _folder_name(opt: argparse.Namespace, networks: list[_Network], saved: list[str]) -> str:
+    """Return the name of the folder for the results, below --tag.
+
+    It has the epochs, and for checkpoints of another tag their tags and the views too. `saved`: the names of the files of
+    probabilities.
     """
-    tags = [re.sub(r"[^\w.+-]", "_", tag).lstrip(".")[:60] or "_" for tag, _ in origins]
-    epochs = [re.sub(r"[^\w-]", "_", epoch)[:20] for _, epoch in origins]
-    if all(tag == opt.tag for tag, _ in origins):
-        return _cut("+".join(epochs + saved), MAX_NAME)
-    same = (
-        [f"{tags[0]}_{'+'.join(epochs)}"]
-        if len(set(tags)) == 1
-        else [f"{tag}_{epoch}" for tag, epoch in zip(tags, epochs, strict=True)]
-    )
+    tags = [re.sub(r"[^\w.+-]", "_", network.tag).lstrip(".")[:MAX_TAG_LETTERS] or "_" for network in networks]
+    epochs = [re.sub(r"[^\w-]", "_", network.epoch)[:MAX_EPOCH_LETTERS] for network in networks]
+    if all(network.tag == opt.tag for network in networks):
+        return _cut("+".join(epochs + saved), MAX_NAME_LETTERS)
+    if len(set(tags)) == 1:
+        parts = [f"{tags[0]}_{'+'.join(epochs)}"]
+    else:
+        parts = [f"{tag}_{epoch}" for tag, epoch in zip(tags, epochs, strict=True)]
     views = f"_{opt.tta}" if opt.tta != "none" else ""
-    return _cut("+".join(same + saved), MAX_NAME - len(views)) + views
+    return _cut("+".join(parts + saved), MAX_NAME_LETTERS - len(views)) + views
 
 
 def _cut(name: str, letters: int) -> str:
-    """The name with so many letters at most, and MAX_NAME_BYTES at most: a Chinese letter takes three."""
+    """Return the name cut to `letters`, and to MAX_NAME_BYTES: a Chinese letter takes three bytes."""
     return os.fsencode(name[:letters])[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _check_same(opt: argparse.Namespace, paths: tuple[str, ...], identities: list[str]) -> None:
-    """Raise UserError where a member of --ensemble is not what its weights were fitted to."""
-    wanted = dict(zip(opt.load, vars(opt).get("identities") or (), strict=False))
-    for path, found in zip(paths, identities, strict=True):
-        if wanted.get(path, found) != found:
+def _check_ensemble(opt: argparse.Namespace, paths: tuple[str, ...], identities: tuple[str, ...]) -> None:
+    """Raise UserError where a member of --ensemble is not the one that the weights were fitted to."""
+    expected = dict(zip(opt.load, vars(opt).get("identities") or (), strict=False))
+    for path, identity in zip(paths, identities, strict=True):
+        if expected.get(path, identity) != identity:
             raise UserError(
                 f"--ensemble {opt.ensemble}: {path} has changed since the weights were fitted (another network, or other weights, "
-                "classes or options). Put it back, or fit them anew with eval.py --blend."
+                "classes or options). Put it back, or fit them again with eval.py --blend."
             )
 
 
-def _read_saved(pairs: list[tuple[str, float]]) -> list[saved_probs.SavedProbs]:
-    """Return the files of probabilities."""
-    saved_probs.check_total([path for path, _ in pairs])
-    found = [saved_probs.read(path) for path, _ in pairs]
+def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
+    """Read the files of probabilities."""
+    saved_probs.check_total(paths)
+    found = [saved_probs.read(path) for path in paths]
     for one in found:
         log.info(f"{one.path}: probabilities of {len(one.readable)} images, {one.data['num_classes']} classes")
     return found
 
 
-def _history(contents: list[dict]) -> list[dict]:
-    """The scores of each epoch, where there is one checkpoint."""
-    history = contents[0]["history"] if len(contents) == 1 else None
+def _history(history: Any) -> list[dict[str, Any]]:
+    """Return the scores of each epoch; older checkpoints hold them by epoch."""
     return list(history.values()) if isinstance(history, dict) else list(history or [])
 
 
-def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
-    """--temperature: none, a number, or what `eval.py --calibrate` stored in the one checkpoint."""
+def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -> float:
+    """Return the value of --temperature: none (1), a number, or what `eval.py --calibrate` stored in the only checkpoint."""
     if opt.temperature == "none":
         return 1.0
     if opt.temperature != "ckpt":
@@ -190,12 +220,7 @@ def _temperature(opt: argparse.Namespace, stored: list[dict | None]) -> float:
     return float(stored[0]["temperature"])
 
 
-def _usable(precision: str, device: torch.device) -> str:
-    """fp16 is CUDA's; a checkpoint that was trained so is evaluated in fp32 on a CPU."""
-    return "fp32" if precision == "fp16" and device.type == "cpu" else precision
-
-
-def _check_agree(datas: list[dict], paths: list[str]) -> None:
+def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:
     """Raise UserError where members do not number the same classes in the same way."""
     first = Classes.from_dict(datas[0])
     for one, path in zip(map(Classes.from_dict, datas[1:]), paths[1:], strict=True):

@@ -74,7 +74,11 @@ def _eval() -> Parser:
         metavar="CSV",
         help="predictions.csv of another evaluation of this list: show McNemar's test and the changed images",
     )
-    group("--calibrate", action="store_true", help="fit a temperature on this list and store it in the checkpoint file")
+    group(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature on this list and write it into the checkpoint of --load: that file changes, its weights do not",
+    )
     group(
         "--resamples",
         type=int,

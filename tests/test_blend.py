@@ -283,4 +283,4 @@ def test_contradictions(script, words, what):
 
 def test_fitting_needs_labels(script):
     result = script("submit.py", "--load", "a.pt", "b.pt", "--blend", "greedy")
-    assert result.code == 2 and "a test list has none" in result.err
+    assert result.code == 2 and "which a test list does not have" in result.err

@@ -513,6 +513,21 @@ def test_a_huge_evaluation_holds_no_square_and_no_full_table(tmp_path):
     assert peak < 60e6
 
 
+def test_calibrating_weights_alone_changes_no_file_and_scores_them(script, photo_set, small, tmp_path):
+    """A plain state dict has no place for a temperature. It used to be an error, after the whole evaluation."""
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    trained = checkpoint.load("checkpoints/run/last.pt")
+    torch.save(trained["weights"], "plain.pt")
+    before = (tmp_path / "plain.pt").read_bytes()
+    words = ["--load", "plain.pt", "--model", trained["model"], "--scale", 32, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0]
+    result = script("eval.py", *words, "--calibrate", "--no-report", "--resamples", 0)
+    assert result.code == 0, result.err
+    assert "No checkpoint was changed" in result.out and "is rewritten" not in result.out
+    assert (tmp_path / "plain.pt").read_bytes() == before
+    fitted = json.loads((tmp_path / "results/cache/plain_weights/metrics.json").read_text())["calibration"]["temperature"]
+    assert f"use it with --temperature {fitted:.6f}" in result.out
+
+
 def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     flags = ["--load", "checkpoints/run/last.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0, "--resamples", 20]
@@ -520,6 +535,8 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     before = checkpoint.load("checkpoints/run/last.pt")
     first = script("eval.py", *flags, "--tag", "run", "--calibrate")
     assert first.code == 0, first.err
+    announced = first.out.index("--calibrate adds the temperature to checkpoints/run/last.pt: that file is rewritten")
+    assert announced < first.out.index("Temperature ") < first.out.index("Writing the temperature into checkpoints/run/last.pt")
     after = checkpoint.load("checkpoints/run/last.pt")
     fitted = after.pop("calibration")
     assert after["weights"].keys() == before["weights"].keys()

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from inference.folding import fold, quicken
+from inference.folding import fold_batchnorm, optimize_for_inference
 from network import get_model, models
 from network.precision import cast_weights
 from options import parse_eval, parse_train
@@ -46,7 +46,7 @@ def test_every_family_of_the_registry_is_tried():
 def test_logits_stay(name):
     model, images = awake(name)
     before = copy.deepcopy(model.net.state_dict())
-    folded, count = fold(model.net, images[:2])
+    folded, count = fold_batchnorm(model.net, images[:2])
     assert count == FAMILIES[name]
     with torch.inference_mode():
         wanted, got = model.net(images), folded(images)
@@ -84,19 +84,19 @@ class Branching(nn.Module):
 def test_what_others_read_is_left_and_a_part_of_what_cannot_be_traced_is_folded():
     images = torch.randn(2, 3, 8, 8)
     net = Shared().eval()
-    assert fold(net, images) == (net, 0)
-    assert fold(Branching().eval(), images)[1] == 1
+    assert fold_batchnorm(net, images) == (net, 0)
+    assert fold_batchnorm(Branching().eval(), images)[1] == 1
 
 
 def test_a_fold_that_would_change_logits_is_not_used(monkeypatch):
     model, images = awake("ResNet18")
     monkeypatch.setattr("inference.folding.fuse_conv_bn_weights", lambda weight, bias, mean, *rest: (weight, mean))
-    assert fold(model.net, images) == (model.net, 0)
+    assert fold_batchnorm(model.net, images) == (model.net, 0)
 
 
 def test_weights_cast_once_are_what_autocast_casts_each_time():
     model, images = awake("EfficientNet-Lite0")
-    folded = fold(model.net, images)[0]
+    folded = fold_batchnorm(model.net, images)[0]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(folded(images), cast_weights(copy.deepcopy(folded), torch.bfloat16)(images))
 
@@ -108,7 +108,7 @@ def test_fast_takes_what_was_quicker_and_says_so(monkeypatch, chosen):
         "network.precision.faster", lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed")
     )
     opt = parse_eval(["--load", "x", "--gpu", "-1", "-b", "3"])
-    said = quicken(model, model.preprocess(), opt, "fast", torch.device("cpu"))
+    said = optimize_for_inference(model, model.preprocess(), opt, "fast", torch.device("cpu"))
     assert said == f"{chosen} (timed of 3 images), 20 batch norms folded"
     assert model.dtype == {"fp32": None, "bf16": torch.bfloat16}[chosen]
 
@@ -116,7 +116,9 @@ def test_fast_takes_what_was_quicker_and_says_so(monkeypatch, chosen):
 def test_unfolded_on_request():
     model, _ = awake("ResNet18")
     net = model.net
-    assert quicken(model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")) == "fp32"
+    assert (
+        optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")) == "fp32"
+    )
     assert model.net is net
 
 
@@ -125,7 +127,7 @@ def test_half_precision_is_folded_only_where_it_was_asked_for():
     cpu = torch.device("cpu")
     for words, folded in (([], False), (["--precision", "bf16"], True)):
         model, _ = awake("ResNet18")
-        assert ("folded" in quicken(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
+        assert ("folded" in optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
 
 
 def test_grad_cam_of_a_folded_network_in_half_precision():
@@ -137,6 +139,8 @@ def test_grad_cam_of_a_folded_network_in_half_precision():
     maps = []
     for precision in ("fp32", "bf16"):
         model, _ = awake("ResNet18")
-        quicken(model, model.preprocess(), parse_eval(["--load", "x", "--precision", precision]), precision, torch.device("cpu"))
+        optimize_for_inference(
+            model, model.preprocess(), parse_eval(["--load", "x", "--precision", precision]), precision, torch.device("cpu")
+        )
         maps.append(gradcam_maps(Predictor([Member(model, model.preprocess())]), [batch]))
     assert all(abs(maps[0][k][1] - maps[1][k][1]).mean() < 0.05 for k in range(2))

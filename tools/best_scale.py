@@ -110,18 +110,17 @@ def _row(scale: int, found: dict[int, tuple[dict[str, Any], NDArray[np.bool_]]],
 
 def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], NDArray[np.bool_]]:
     """Return the scores at `scale`, and which images were classified correctly, bool (N,)."""
-    from dataloader import eval_loader
     from evaluation.metrics import score
-    from inference import load_predictor, predict
-    from utils.run import get_device, tune_malloc
+    from inference import open_inference, predict
+    from utils.run import tune_malloc
 
     tune_malloc()
     words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
     settings = parse_eval([*words, "--precision", opt.precision])
-    loaded = load_predictor(settings, get_device(opt.gpu))
-    predictions = predict(loaded.predictor, eval_loader(settings, files, loaded.predictor.preprocesses))[0]
+    run = open_inference(settings, files, match_classes=False)  # they match already
+    predictions = predict(run.predictor, run.batches())[0]
     hit = (predictions.top[:, 0] == predictions.label) & predictions.readable
-    return score(predictions, loaded.data["num_classes"]), hit
+    return score(predictions, run.classes.count), hit
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from options import command, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils import run_lock, tables
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(opt: argparse.Namespace) -> None:
     """Embed the list, and find neighbours if asked."""
-    from dataloader import Classes, align_labels
+    from dataloader import align_labels
     from dataloader.file_list import read_list
     from inference import saved_probs
 
@@ -70,11 +71,10 @@ def run(opt: argparse.Namespace) -> None:
     out = Path(opt.out)
     check_folder(out, OUTPUTS, opt, files)
     run_lock.acquire(out)
-    features, readable, data = embed(opt, files)
+    features, readable, classes = embed(opt, files)
     write_features(out, features, files)
     if not opt.neighbours:
         return
-    classes = Classes.from_dict(data)
     files = align_labels(files, classes, "the checkpoint")
     pool_files, pool, kept = files, features, readable
     if opt.among:
@@ -100,7 +100,7 @@ def run(opt: argparse.Namespace) -> None:
         log.info(f"Written: {out}/knn.npz. To blend it with the network:\n{blend}")
 
 
-def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:
+def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:
     """Return the features of each image, float32 (N, D) with rows of length 1; which were readable, bool (N,); the classes.
 
     The features are the input of the classifier of --load.
@@ -110,23 +110,21 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     """
     import torch
 
-    from dataloader import check_readable, eval_loader
-    from inference import Features, load_predictor
-    from utils.run import get_device, tune_malloc
+    from dataloader import check_readable
+    from inference import Features, open_inference
+    from utils.run import tune_malloc
 
     tune_malloc()
     words = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
-    settings = parse_eval(words)
-    loaded = load_predictor(settings, get_device(opt.gpu))
-    features = Features(loaded.predictor, len(files), np.float32)
+    run = open_inference(parse_eval(words), files, match_classes=False)
+    features = Features(run.predictor, len(files), np.float32)
     if features.head is None:
         raise UserError(
             f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head."
         )
     readable = []
-    loader = eval_loader(settings, files, loaded.predictor.preprocesses)
     with features:
-        for batch, _ in loaded.predictor.run(loader, f"features of {files.source.name}"):
+        for batch, _ in run.predictor.run(run.batches(), f"features of {files.source.name}"):
             features.append_batch(len(batch.label))
             readable.append(batch.readable)
             for _, reason in batch.bad:
@@ -134,7 +132,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     assert features.rows is not None
     kept = torch.cat(readable).numpy()
     check_readable(files, np.arange(len(files)), kept)
-    return features.rows, kept, loaded.data
+    return features.rows, kept, run.classes
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:

@@ -182,18 +182,16 @@ def logits_of_list(
     Raises:
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
-    from dataloader import Classes, align_labels, check_readable, eval_loader
-    from inference import load_predictor
+    from dataloader import check_readable
+    from inference import open_inference
     from inference.saved_probs import check_size
-    from utils.run import get_device, tune_malloc
+    from utils.run import tune_malloc
 
     tune_malloc()
     settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
-    loaded = load_predictor(settings, get_device(opt.gpu))
-    predictor = loaded.predictor
-    files = align_labels(files, Classes.from_dict(loaded.data), "the checkpoint")
-    check_size(2 * len(files), loaded.data["num_classes"], "logits")
-    net: Any = predictor.members[0].model.net
+    run = open_inference(settings, files)
+    check_size(2 * len(run.files), run.classes.count, "logits")
+    net: Any = run.predictor.members[0].model.net
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
     name = next((name for name, module in net.named_modules() if module is head), "")
     if not isinstance(head, torch.nn.Linear) or not name:
@@ -203,7 +201,7 @@ def logits_of_list(
     outputs: list[torch.Tensor] = []
     logits, labels, readable = [], [], []
     hook = head.register_forward_hook(lambda _module, _inputs, output: outputs.append(output.float().cpu()))
-    for batch, _ in predictor.run(eval_loader(settings, files, predictor.preprocesses), "logits"):
+    for batch, _ in run.predictor.run(run.batches(), "logits"):
         logits.append(torch.cat(outputs)[batch.readable])
         labels.append(batch.label[batch.readable])
         readable.append(batch.readable)
@@ -211,7 +209,7 @@ def logits_of_list(
             log.warning(f"Unreadable, so in no score: {reason}")
         outputs.clear()
     hook.remove()
-    check_readable(files, np.arange(len(files)), torch.cat(readable).numpy())
+    check_readable(run.files, np.arange(len(run.files)), torch.cat(readable).numpy())
     return torch.cat(logits).numpy(), torch.cat(labels).numpy(), (f"{name}.weight", f"{name}.bias")
 
 

@@ -1,0 +1,42 @@
+"""What report.html shows of the most confident errors: where the network looked, and the images that it finds alike."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+import dataloader
+from evaluation.report.page import Extra
+from evaluation.report.pictures import NEIGHBOURS, surest_errors
+from evaluation.results import Found, Scored
+from inference.features import Features
+from inference.gradcam import gradcam_maps
+from inference.session import Inference
+
+
+def report_extra(run: Inference, scored: Scored, found: Found, folder: Path, features: Features) -> Extra:
+    """Return what report.html of `folder` shows beyond the scores: Grad-CAM maps, near images, and training's history.
+
+    Args:
+        found: what evaluation.results.write returned. features: those of the images of `scored`.
+    """
+    shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
+    maps = {}
+    if len(shown) and run.predictor.members:
+        opt = argparse.Namespace(
+            **{**vars(run.opt), "cache": "none", "debug": False}
+        )  # each image is read once, and all are
+        part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
+        found_maps = gradcam_maps(run.predictor, dataloader.eval_loader(opt, part, run.predictor.preprocesses))
+        maps = {int(shown[place]): seen for place, seen in found_maps.items()}
+    return Extra(
+        found.issues,
+        maps,
+        note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
+        near=features.nearest_neighbours(shown, scored.predictions.readable, NEIGHBOURS),
+        history=run.loaded.history,
+        seed=run.opt.seed,
+        folder=folder,
+        title=run.loaded.title,
+        about=f"{' + '.join(run.loaded.paths)} on {scored.files.source}",
+    )

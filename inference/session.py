@@ -1,0 +1,73 @@
+"""What every prediction begins with: the members, their classes, and the images of one list."""
+
+import argparse
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import dataloader
+from dataloader.file_list import FileList
+from inference.ensemble import apply_ensemble_file
+from inference.loading import LoadedPredictor, load_predictor
+from inference.predictor import Predictor
+from inference.saved_probs import check_size
+from utils.classes import Classes
+from utils.errors import UserError
+from utils.run import get_device
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The members that --load names, and the images to predict, checked against each other."""
+
+    opt: argparse.Namespace  # the flags, with what --ensemble says
+    loaded: LoadedPredictor
+    classes: Classes
+    files: FileList
+
+    @property
+    def predictor(self) -> Predictor:
+        """Return the predictor that blends all members."""
+        return self.loaded.predictor
+
+    def batches(self, predictor: Predictor | None = None) -> Any:
+        """Return a loader (EvalBatch) of all images in order, prepared for `predictor`, by default that of all members."""
+        return dataloader.eval_loader(self.opt, self.files, (predictor or self.predictor).preprocesses)
+
+    def can_submit(self) -> bool:
+        """Return whether submit.py could predict with the same members: they are networks, and there is a test list."""
+        opt = argparse.Namespace(**{**vars(self.opt), "test_list": None})
+        try:
+            path = dataloader.known_list(opt, "test", self.loaded.lists)[0] or dataloader.list_path(opt, "test")
+        except UserError:  # the members were trained with different ones
+            return False
+        return path.is_file() and not self.loaded.saved
+
+
+def open_inference(
+    opt: argparse.Namespace, images: Literal["val", "test"] | FileList, match_classes: bool = True
+) -> Inference:
+    """Load the members of --load or --ensemble, open the list, and check that they fit each other.
+
+    Args:
+        opt: flags of eval.py or submit.py.
+        images: "val" or "test", the list that the flags or else the checkpoints name; or a list that is open already.
+        match_classes: whether labels are renumbered to the checkpoint's classes. False: they are kept as they are.
+
+    Raises:
+        UserError: a member is missing, damaged, or does not fit the others; the list is unusable, or has other classes; saved
+            probabilities are of another list; or --save_probs would hold too much.
+    """
+    opt = apply_ensemble_file(opt)
+    loaded = load_predictor(opt, get_device(opt.gpu))
+    classes = Classes.from_dict(loaded.data)
+    if images == "test":
+        files = dataloader.open_list(opt, "test", known=loaded.lists)
+        as_numbers, makes_list = opt.labels == "number", opt.pseudo_label is not None
+        dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
+    else:
+        files = dataloader.open_list(opt, "val", known=loaded.lists) if images == "val" else images
+        files = dataloader.align_labels(files, classes, "the checkpoint") if match_classes else files
+    loaded.check_list(files)
+    if opt.save_probs:
+        check_size(len(files), classes.count, "--save_probs")
+    return Inference(opt, loaded, classes, files)

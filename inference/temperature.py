@@ -1,0 +1,66 @@
+"""Temperatures: which one a prediction uses, and eval.py --calibrate, which fits one and writes it into the checkpoint."""
+
+from pathlib import Path
+
+from evaluation.calibration import Fitted, fit_temperature
+from evaluation.metrics import Predictions
+from inference.session import Inference
+from utils import checkpoint, run_lock
+from utils.logger import log
+
+
+def announce_calibration(run: Inference) -> None:
+    """Log which checkpoint --calibrate is going to change, before the work, and keep other commands from replacing it."""
+    target = calibrated_file(run)
+    if target is not None:
+        log.info(
+            f"--calibrate adds the temperature to {_named(target)}: that file is rewritten, its weights stay as they are."
+        )
+        if run.loaded.run is not None:
+            run_lock.acquire(run.loaded.run, shared=True)
+
+
+def calibrated_file(run: Inference) -> Path | None:
+    """Return the checkpoint that a fitted temperature is written into; None for a blend, and where it holds weights alone."""
+    loaded = run.loaded
+    one_network = len(loaded.paths) == 1 and not loaded.saved
+    return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
+
+
+def calibrate(run: Inference, predictions: Predictions) -> Fitted:
+    """Fit a temperature to `predictions`, log it, and write it into the checkpoint where there is one to hold it.
+
+    Raises:
+        UserError: no labelled image can be read; or the checkpoint was replaced meanwhile, or cannot be written.
+    """
+    fitted = fit_temperature(predictions)
+    log.info(
+        f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, calibration error "
+        f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
+    )
+    target = calibrated_file(run)
+    if target is None:
+        what = (
+            "a file of weights alone holds no temperature" if run.loaded.weights_alone else "it is of this blend alone"
+        )
+        log.info(f"No checkpoint was changed ({what}); use it with --temperature {fitted.temperature:.6f}")
+        return fitted
+    log.info(f"Writing the temperature into {_named(target)}")
+    content = {**fitted._asdict(), "tta": run.opt.tta}
+    others = checkpoint.amend(target, "calibration", content, run.loaded.identities[0])
+    names = ", ".join(other.name for other in others)
+    without = f" ({names}, the same file until now, stays without it)" if names else ""
+    log.info(f"Stored in {target}{without}; use it with --temperature ckpt")
+    return fitted
+
+
+def temperature_flag(run: Inference, fitted: Fitted | None) -> str | None:
+    """Return what --temperature is to say in a later command, for a fitted temperature; None without one."""
+    if fitted is None:
+        return None
+    return f"{fitted.temperature:.6f}" if calibrated_file(run) is None else "ckpt"
+
+
+def _named(path: Path) -> str:
+    real = path.resolve()
+    return f"{path} (a link to {real})" if path.is_symlink() else str(path)
