@@ -98,7 +98,7 @@ def test_folder(make, tmp_path):
     assert sorted(collections.Counter(made.val.values()).items()) == [(0, 2), (1, 1), (2, 3)]
     assert len(made.train) == 54 and not set(made.train) & set(made.val)
     assert all(made.classes[label] == path.split("/")[1] for path, label in {**made.train, **made.val}.items())
-    assert "54 images of 3 classes, a class has from 9 ('shoe') to 27 ('一 双, 鞋')" in made.said
+    assert "54 images of 3 classes, from 9 ('shoe') to 27 ('一 双, 鞋') per class" in made.said
 
 
 def test_val_0_writes_no_val_and_says_so(make, tmp_path):
@@ -131,10 +131,10 @@ def test_what_is_no_image_is_passed_over_and_counted(make, tmp_path):
     made = make("folder", "photos", "--val", 0)
     images = ["a/UPPER.JPG", "a/deep/er/x y.Jpeg", "b/b.png", "b/link.webp", "c/in_linked_folder.bmp"]
     assert list(made.train) == [f"photos/{name}" for name in images]
-    assert made.classes == ["a", "b", "c", "empty"] and "holds no image" in made.said and "1 of 4 classes have none" in made.said
-    for text in ("6 hidden", "2 file(s) passed over, which lie in no class folder", "lead nowhere", "1 path(s) left out", "a second time"):
+    assert made.classes == ["a", "b", "c", "empty"] and "holds no image" in made.said and "1 of 4 classes have no image" in made.said
+    for text in ("6 hidden", "2 file(s) skipped, which are in no class folder", "lead nowhere", "1 path(s) left out", "a second time"):
         assert text in made.said, text
-    assert "3 file(s) passed over, which are no images by their suffix" in made.said
+    assert "3 file(s) skipped, which are not images by their suffix" in made.said
 
 
 def test_a_validation_root_is_numbered_as_the_training_root(make, tmp_path):
@@ -271,7 +271,7 @@ def test_the_split_does_not_depend_on_the_order(make, tmp_path, way):
 def test_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
     from tools.prepare import splits
 
-    monkeypatch.setattr(splits, "MOST_CELLS", limit)
+    monkeypatch.setattr(splits, "MAX_TABLE_CELLS", limit)
     rows = [f"p{k // 4}_{k}.jpg,{k // 4 % 3},{k // 4}" for k in range(96)]
     table(tmp_path, "\n".join(["image,label,product", *rows]))
     seen = collections.Counter()
@@ -326,9 +326,9 @@ def test_splits_that_cannot_be(make, tmp_path):
         ("folder p --val -0.1", "--val is -0.1"),
         ("folder p --val nan", "--val is nan"),
         ("folder p --folds 5", "go together"),
-        ("folder p --folds 5 --fold 6", "--fold 6"),
-        ("folder p --folds 1 --fold 1", "2 folds or more"),
-        ("folder p --group_by (", "no regular expression"),
+        ("folder p --folds 5 --fold 6", "--fold is 6"),
+        ("folder p --folds 1 --fold 1", "2 or more folds"),
+        ("folder p --group_by (", "not a regular expression"),
         ("folder p --seed -1", "--seed is -1"),
         ("folder p --val_root q --val 0.1", "--val_root says"),
         ("csv f --path_column a --label_column b --split_column c --folds 2 --fold 1", "--split_column says"),
@@ -337,7 +337,7 @@ def test_splits_that_cannot_be(make, tmp_path):
         ("csv f --path_column a --label_column b --suffix jpg", "--suffix is 'jpg'"),
         ("coco f --part val --val 0.1", "--part val says"),
         ("coco f --part test --test d", "both make test.txt"),
-        ("coco f --part val", "make train.txt first"),
+        ("coco f --part val", "Make train.txt first"),
         ("fashion-mnist --train 0", "--train is 0"),
         ("fashion-mnist --test -1", "--test is -1"),
     ],
@@ -456,7 +456,7 @@ def test_files_that_are_no_csv(make, tmp_path):
     wrong(make("csv", "none.csv", *COLUMNS), "none.csv cannot be read")
     (tmp_path / "latin.csv").write_bytes("image,label\na.jpg,café\n".encode("latin-1"))
     wrong(make("csv", "latin.csv", *COLUMNS), "not UTF-8")
-    wrong(make("csv", table(tmp_path, f"image,label\na.jpg,{'x' * 200_000}\n"), *COLUMNS), "line 2 is no CSV")
+    wrong(make("csv", table(tmp_path, f"image,label\na.jpg,{'x' * 200_000}\n"), *COLUMNS), "line 2 is not CSV")
 
 
 def test_repetitions_and_contradictions_are_counted(make, tmp_path):
@@ -501,7 +501,7 @@ def test_names_without_endings_get_those_of_the_files(make, tmp_path):
     assert set(made.train) == found
     for said in (
         "4 path(s) got the ending",
-        "1 path(s) are written in the Unicode form",
+        "1 path(s) got the Unicode form",
         "1 path(s) had backslashes",
         "1 path(s) have no",
         "gone",
@@ -593,7 +593,7 @@ def test_mistaken_json(make, tmp_path, content, said):
 
 
 def test_files_that_are_no_json(make, tmp_path):
-    wrong(make("coco", table(tmp_path, '{"images": [', "x.json")), "is no JSON", "line 1")
+    wrong(make("coco", table(tmp_path, '{"images": [', "x.json")), "is not JSON", "line 1")
     wrong(make("coco", "none.json"), "none.json cannot be read")
 
 
@@ -722,14 +722,14 @@ def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
 
 
 def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
-    from tools.prepare.lists import Part, tidy
-    from tools.prepare.splits import Plan, split
+    from tools.prepare.lists import ImageList, normalise_list
+    from tools.prepare.splits import SplitPlan, split
 
     labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
-    part = Part([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])
+    part = ImageList([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])
     began = time.process_time()  # of this process alone, whatever else runs
     for groups in (None, part.groups):
-        for plan in (Plan(0.1, None, None, 0), Plan(0.1, 5, 1, 0)):
-            parts = split(tidy(Part(part.paths, part.labels, groups), "train"), plan)
+        for plan in (SplitPlan(0.1, None, None, 0), SplitPlan(0.1, 5, 1, 0)):
+            parts = split(normalise_list(ImageList(part.paths, part.labels, groups), "train"), plan)
             assert len(parts["train"].paths) + len(parts["val"].paths) == len(labels)
     assert time.process_time() - began < 60

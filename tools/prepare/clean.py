@@ -1,10 +1,10 @@
-"""Carry out what was decided about the labels of a list: keep, drop or relabel each image.
+"""Apply decisions about the labels of a list: keep, drop or relabel each image.
 
     python datasets/clean.py datasets/val.txt --decisions label_decisions.csv --out datasets/val_clean.txt
 
-The decisions are a CSV with the columns path, label, action and new_label: exported from report.html, or the
+The decisions are a CSV with the columns path, label, action and new_label: the export of report.html, or the
 label_issues.csv of an evaluation with its column `action` filled in. Rows without an action change nothing. To clean
-a training list, evaluate on it: python eval.py --val_list datasets/train.txt (best with a network that did not see it).
+a training list, evaluate it: python eval.py --val_list datasets/train.txt (best with a network not trained on it).
 """
 
 import argparse
@@ -29,7 +29,7 @@ COLUMNS = ("path", "label", "action", "new_label")
 
 
 class Decision(NamedTuple):
-    """What is to be done with the image that `label` names now; new_label is None but for "relabel"."""
+    """What to do with an image of class `label`; new_label is None unless the action is "relabel"."""
 
     label: int
     action: str
@@ -37,7 +37,7 @@ class Decision(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and run; returns the exit code: 0 done, 2 a user's mistake."""
+    """Parse `argv` and run; return the exit code: 0 success, 2 a user's mistake."""
 
     def act(opt: argparse.Namespace) -> None:
         clean(Path(opt.list), Path(opt.decisions), Path(opt.out), opt.force)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The parser of this script."""
+    """Return the parser of this command."""
     parser = ToolParser("datasets/clean.py", "Drop or relabel images of a list, as decided in a CSV.")
     parser.add_argument("list", type=expanded, help="the list that was evaluated: image path, space, label per line")
     parser.add_argument(
@@ -57,27 +57,23 @@ def option_parser() -> argparse.ArgumentParser:
         help="columns path, label, action (keep, drop, relabel), new_label",
     )
     parser.add_argument(
-        "--out", type=expanded, required=True, metavar="FILE", help="the new list; the old one stays as it is"
+        "--out", type=expanded, required=True, metavar="FILE", help="the new list; the old one is not changed"
     )
     parser.add_argument("--force", action="store_true", help="let --out replace a file of another kind")
     return parser
 
 
 def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict[str, int]:
-    """Write the new list; returns how many images were kept by decision, dropped, relabelled.
+    """Write the new list, and return the number of decisions by action.
 
     Raises:
-        UserError: the CSV is not one, an action or a label is unknown, an image is not in the list, its label there is
-            another, two decisions about it differ, or `out` is a file that is read, or (without `force`) of another kind.
-            Nothing was written then.
+        UserError: the CSV is malformed, an action or a label is unknown, an image is not in the list or has another label
+            there, two decisions about it differ, or `out` is an input or (without `force`) a file of another kind. Then
+            nothing is written.
     """
     files = read_list(source)
-    check(
-        [Output(out, "a list", is_list)],
-        {str(source): "the list itself", str(decisions): "--decisions"},
-        [files],
-        force,
-    )
+    read = {str(source): "the list itself", str(decisions): "--decisions"}
+    check([Output(out, "a list", is_list)], read, [files], force)
     decided = read_decisions(decisions)
     paths = [os.path.abspath(files.path(index)) for index in range(len(files))]
     known = {visible(path): index for index, path in enumerate(paths)}  # as report.html shows and exports a path
@@ -85,7 +81,8 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
     missing = [path for path in decided if path not in known]
     if missing:
         raise UserError(
-            f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. Is it the list that was evaluated?"
+            f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. "
+            "Is this the list that was evaluated?"
         )
     chosen: dict[int, Decision] = {}
     for path, decision in decided.items():
@@ -95,29 +92,28 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
         if files.label[index] != decision.label:
             raise UserError(
                 f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.location(index)}. "
-                "The decisions are of another state of the list; evaluate it again."
+                "The list has changed since the decisions were made; evaluate it again."
             )
     counts = dict.fromkeys(ACTIONS, 0)
     with atomic_write(out, "w") as file:
         for index in range(len(files)):
             label = int(files.label[index])
-            made = chosen.get(index, Decision(label, "", None))
-            if made.action:
-                counts[made.action] += 1
-            if made.action != "drop":
-                label = label if made.new_label is None else made.new_label
+            decision = chosen.get(index, Decision(label, "", None))
+            if decision.action:
+                counts[decision.action] += 1
+            if decision.action != "drop":
+                label = label if decision.new_label is None else decision.new_label
                 file.write(f"{_written(files, index, out)} {label}\n")
-    log.info(
-        f"{out}: {len(files) - counts['drop']} images; {counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
-    )
+    changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
+    log.info(f"{out}: {len(files) - counts['drop']} images; {changes}")
     return counts
 
 
 def read_decisions(path: Path) -> dict[str, Decision]:
-    """The decisions by absolute path; rows without an action are left out.
+    """Return the decisions by absolute path, without rows that have no action.
 
     Raises:
-        UserError: no such file, a column is missing, or a row is wrong (the line is named).
+        UserError: the file cannot be read, a column is missing, or a row is wrong (the message names the line).
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -141,8 +137,9 @@ def read_decisions(path: Path) -> dict[str, Decision]:
 
 
 def _decision(where: str, row: dict[str, str], action: str) -> Decision:
+    """Return the decision of a row. Raises UserError, which begins with `where`, if the row is wrong."""
     if action not in ACTIONS:
-        raise UserError(f"{where}: the action is {action!r}; allowed: {', '.join(ACTIONS)}, or nothing.")
+        raise UserError(f"{where}: the action is {action!r}; allowed: {', '.join(ACTIONS)}, or empty.")
     try:
         label, new_label = int(row["label"]), int(row["new_label"]) if action == "relabel" else None
     except (TypeError, ValueError):
@@ -155,10 +152,10 @@ def _decision(where: str, row: dict[str, str], action: str) -> Decision:
 
 
 def _written(files: FileList, index: int, out: Path) -> str:
-    """The path as the old list has it, where both lists lie in one folder; else absolute."""
-    plain = files.as_written(index)
-    together = out.resolve().parent == files.source.resolve().parent
-    return plain if together or plain.startswith("/") else os.path.abspath(files.path(index))
+    """Return the path as the old list has it if both lists are in one folder; else the absolute path."""
+    written = files.as_written(index)
+    same_folder = out.resolve().parent == files.source.resolve().parent
+    return written if same_folder or written.startswith("/") else os.path.abspath(files.path(index))
 
 
 if __name__ == "__main__":

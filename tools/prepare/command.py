@@ -7,10 +7,10 @@
     python datasets/prepare.py list all.txt --val 0.1 --out datasets
 
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
-torchvision; where neither can be had, scikit-learn's digits take their place, and it says so.
-folder: one folder a class, as ImageNet has them. csv: a table with a header. coco: JSON as COCO or AliProducts has it.
-list: a list that is ready. All four hold out a share of each class for val.txt; `python datasets/prepare.py folder --help`
-shows the other ways.
+torchvision; where both are unavailable, scikit-learn's digits replace them, with a warning.
+folder: one folder per class, as in ImageNet. csv: a table with a header. coco: JSON in the format of COCO or AliProducts.
+list: an existing list. These four hold out a share of each class for val.txt; `python datasets/prepare.py folder --help`
+shows the other ways to split.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from options.parser import ToolParser, expanded
 from tools.prepare.coco import read_coco
 from tools.prepare.fashion import prepare_fashion
 from tools.prepare.folder import read_folder, read_unlabelled
-from tools.prepare.lists import Found, as_on_disk, check_apart, check_names, read_classes, tidy, write_all
+from tools.prepare.lists import Listing, as_on_disk, check_apart, check_names, normalise_list, read_classes, write_all
 from tools.prepare.ready import read_ready
-from tools.prepare.splits import Plan, group_by, split
+from tools.prepare.splits import SplitPlan, group_by, split
 from tools.prepare.table import read_csv
 from utils.errors import UserError
 from utils.logger import log
@@ -38,18 +38,18 @@ DEFAULT_VAL = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and run; returns the exit code: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Parse `argv` and run; return the exit code: 0 success, 2 a user's mistake, 130 interrupted."""
     return run_tool(lambda: option_parser().parse_args(argv), prepare)
 
 
 def prepare(opt: argparse.Namespace) -> None:
-    """Check the options, and make the lists. Raises UserError where that cannot be."""
+    """Check the options and make the lists. Raises UserError where that is impossible."""
     check_options(opt)
     try:
         COMMANDS[opt.kind](opt)
     except OSError as error:
         raise UserError(
-            f"{error}.\nIs the disk full (`df -h`), or may the folder not be written? --out DIR names another."
+            f"{error}.\nIs the disk full (`df -h`), or the folder not writable? Another folder: --out DIR."
         ) from error
 
 
@@ -57,19 +57,19 @@ def prepare(opt: argparse.Namespace) -> None:
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The parser, with a sub-command for each source."""
+    """Return the parser, with a sub-command for each source."""
     parser = ToolParser("datasets/prepare.py", __doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     fashion = kinds.add_parser("fashion-mnist", help="real product images, 28 pixels, 10 classes", allow_abbrev=False)
     fashion.add_argument("--out", type=expanded, default="datasets/fashion-mnist", help="folder for lists and images")
     fashion.add_argument("--train", type=int, default=12000, help="training images")
-    fashion.add_argument("--val", type=int, default=10000, help="validation images, of the set's own test part")
+    fashion.add_argument("--val", type=int, default=10000, help="validation images, from the set's own test part")
     fashion.add_argument(
-        "--test", type=int, default=2000, help="images for submission, of the training part, apart from --train"
+        "--test", type=int, default=2000, help="images for submission, from the training part, none of them in --train"
     )
     fashion.add_argument("--seed", type=int, default=42, help="which images are chosen")
 
-    folder = kinds.add_parser("folder", help="one folder of images a class", allow_abbrev=False)
+    folder = kinds.add_parser("folder", help="one folder of images per class", allow_abbrev=False)
     folder.add_argument("root", type=expanded, help="the folder that holds the class folders")
     folder.add_argument(
         "--val_root", type=expanded, metavar="DIR", help="class folders for val.txt, numbered as in the training root"
@@ -78,34 +78,34 @@ def option_parser() -> argparse.ArgumentParser:
     table = kinds.add_parser("csv", help="a CSV file with a header", allow_abbrev=False)
     table.add_argument("file", type=expanded, help="the CSV file (UTF-8)")
     table.add_argument(
-        "--path_column", metavar="NAME", help="the column of image paths; left out, the columns are named"
+        "--path_column", metavar="NAME", help="the column of image paths; without it, the columns are listed"
     )
     table.add_argument("--label_column", metavar="NAME", help="the column of labels: names, or whole numbers")
     table.add_argument(
-        "--split_column", metavar="NAME", help="a column that says train, val or test; in place of --val"
+        "--split_column", metavar="NAME", help="a column that holds train, val or test; instead of --val"
     )
     table.add_argument(
-        "--group_column", metavar="NAME", help="a column that says what belongs together (one product's photos)"
+        "--group_column", metavar="NAME", help="a column that holds what belongs together (photos of one product)"
     )
     table.add_argument(
-        "--keep_labels", action="store_true", help="labels are class numbers already, and stay as they are"
+        "--keep_labels", action="store_true", help="labels are class numbers already; do not renumber them"
     )
     table.add_argument(
-        "--delimiter", metavar="SIGN", help="what stands between fields (`tab` for a tab); found out if left out"
+        "--delimiter", metavar="SIGN", help="what separates fields (`tab` for a tab); detected by default"
     )
 
-    coco = kinds.add_parser("coco", help="a JSON file, as COCO or AliProducts has it", allow_abbrev=False)
+    coco = kinds.add_parser("coco", help="a JSON file in the format of COCO or AliProducts", allow_abbrev=False)
     coco.add_argument("file", type=expanded, help="the JSON file")
 
-    ready = kinds.add_parser("list", help="a list that is ready: image path, space, label per line", allow_abbrev=False)
+    ready = kinds.add_parser("list", help="an existing list: image path, space, label per line", allow_abbrev=False)
     ready.add_argument("file", type=expanded, help="the list")
     for kind in (table, coco, ready):
         kind.add_argument(
-            "--root", type=expanded, metavar="DIR", help="where relative paths start; the file's folder if left out"
+            "--root", type=expanded, metavar="DIR", help="where relative paths start; by default the folder of the file"
         )
-        text = "the list to make: train (with --val of it held out), all into val, or test without labels"
+        text = "the list to make: train (with --val held out of it), val of all images, or test without labels"
         kind.add_argument("--part", choices=("train", "val", "test"), default="train", help=text)
-        text = "what file names end in beside the names given (.jpg); left out, the ending that the file there has"
+        text = "what to append to file names (.jpg); by default the suffix of the file that exists"
         kind.add_argument("--suffix", metavar="TEXT", help=text)
     for kind in (folder, table, coco, ready):
         _add_shared(kind)
@@ -113,7 +113,7 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def _add_shared(kind: argparse.ArgumentParser) -> None:
-    """Flags of every source but the built-in ones."""
+    """Add the flags of every source except the built-in one."""
     kind.add_argument("--out", type=expanded, default="datasets", help="folder for the lists")
     kind.add_argument(
         "--val",
@@ -121,27 +121,30 @@ def _add_shared(kind: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"the share of each class that goes to val.txt ({DEFAULT_VAL}); 0: none",
     )
-    kind.add_argument("--folds", type=int, metavar="K", help="cross-validation: divide into K parts …")
+    kind.add_argument("--folds", type=int, metavar="K", help="cross-validation: divide into K parts, see --fold")
     kind.add_argument(
-        "--fold", type=int, metavar="k", help="… of which the k-th, from 1 to K, goes to val.txt; in place of --val"
+        "--fold",
+        type=int,
+        metavar="k",
+        help="which of the --folds parts, from 1 to K, goes to val.txt; instead of --val",
     )
-    text = "images whose paths (below the root) agree in what REGEX catches go to the same side of the split"
+    text = "keep images together whose paths (below the root) match REGEX with the same captured text"
     kind.add_argument("--group_by", metavar="REGEX", help=text)
     kind.add_argument("--seed", type=int, default=42, help="the same seed gives the same split")
     kind.add_argument(
         "--classes",
         type=expanded,
         metavar="FILE",
-        help="classes.txt that decides the class numbers; other labels are errors",
+        help="a classes.txt that fixes the class numbers; other labels are errors",
     )
     kind.add_argument(
-        "--test", type=expanded, metavar="DIR", help="write test.txt from all images in this folder, unlabelled"
+        "--test", type=expanded, metavar="DIR", help="write test.txt from all images in this folder, without labels"
     )
-    kind.add_argument("--check", action="store_true", help="look whether the listed files are there")
+    kind.add_argument("--check", action="store_true", help="check that the listed files exist")
 
 
 def check_options(opt: argparse.Namespace) -> None:
-    """Raise one UserError with all that is wrong with the flags and between them."""
+    """Raise one UserError with all problems of the flags, alone and together."""
     wrong = [] if 0 <= opt.seed < 2**32 else [f"--seed is {opt.seed}; allowed: 0 to {2**32 - 1}."]
     if opt.kind == "fashion-mnist":
         wrong += [] if opt.train > 0 else [f"--train is {opt.train}; allowed: 1 or more."]
@@ -157,7 +160,7 @@ def check_options(opt: argparse.Namespace) -> None:
 
 
 def _wrong_split(opt: argparse.Namespace) -> list[str]:
-    """What is wrong with the flags that say how to split."""
+    """Return the problems of the flags that say how to split."""
     wrong = []
     if opt.val is not None and not 0 <= opt.val < 1:
         wrong.append(f"--val is {opt.val}; allowed: from 0 to below 1, a share of each class.")
@@ -165,10 +168,10 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
         wrong.append("--folds and --fold go together: `--folds 5 --fold 1`.")
     elif opt.folds is not None and (opt.folds < 2 or not 1 <= opt.fold <= opt.folds):
         wrong.append(
-            f"--folds is {opt.folds}, --fold {opt.fold}; allowed: 2 folds or more, and a fold from 1 to their number."
+            f"--folds is {opt.folds}, --fold is {opt.fold}; allowed: 2 or more folds, and a fold from 1 to that number."
         )
     if opt.folds is not None and opt.val is not None:
-        wrong.append("--val and --folds both say what goes to val.txt; give one of them.")
+        wrong.append("--val and --folds both say what goes to val.txt; use one of them.")
     fixed = next((f"--{name}" for name in ("val_root", "split_column") if getattr(opt, name, None) is not None), None)
     fixed = f"--part {opt.part}" if getattr(opt, "part", "train") != "train" else fixed
     splitting = [
@@ -176,10 +179,10 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
     ]
     if fixed and splitting:
         wrong.append(
-            f"{fixed} says which images go where, so {', '.join(splitting)} would do nothing; leave one side out."
+            f"{fixed} says which images go where, so {', '.join(splitting)} would have no effect; leave one of them out."
         )
     if opt.test is not None and getattr(opt, "part", None) == "test":
-        wrong.append("--part test and --test both make test.txt; give one of them.")
+        wrong.append("--part test and --test both make test.txt; use one of them.")
     suffix = getattr(opt, "suffix", None)
     if suffix is not None and ("." not in suffix or "/" in suffix):
         wrong.append(f"--suffix is {suffix!r}; allowed: the end of a file's name, with its dot, such as .jpg.")
@@ -187,24 +190,22 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
         try:
             re.compile(opt.group_by)
         except re.error as error:
-            wrong.append(f"--group_by {opt.group_by!r} is no regular expression: {error}.")
+            wrong.append(f"--group_by {opt.group_by!r} is not a regular expression: {error}.")
     return wrong
 
 
 def _wrong_table(opt: argparse.Namespace) -> list[str]:
+    """Return the problems of the flags for CSV files."""
     wrong = []
     if opt.split_column is not None and opt.part != "train":
-        wrong.append("--part and --split_column both say where rows go; give one of them.")
-    if (
-        opt.delimiter is not None
-        and opt.delimiter not in ("tab", "\\t")
-        and (len(opt.delimiter) != 1 or opt.delimiter in '"\r\n')
-    ):
+        wrong.append("--part and --split_column both say where rows go; use one of them.")
+    single = opt.delimiter is None or opt.delimiter in ("tab", "\\t") or len(opt.delimiter) == 1
+    if not single or opt.delimiter in ('"', "\r", "\n"):
         wrong.append(
-            f"--delimiter is {opt.delimiter!r}; allowed: one sign other than a quote or a line break, or `tab`."
+            f"--delimiter is {opt.delimiter!r}; allowed: one character other than a quote or a line break, or `tab`."
         )
     if opt.group_by is not None and opt.group_column is not None:
-        wrong.append("--group_by and --group_column both say what belongs together; give one of them.")
+        wrong.append("--group_by and --group_column both say what belongs together; use one of them.")
     return wrong
 
 
@@ -212,72 +213,71 @@ def _wrong_table(opt: argparse.Namespace) -> list[str]:
 
 
 def prepare_lists(opt: argparse.Namespace) -> None:
-    """Read a source, split it, write its lists."""
+    """Read a source, split it, and write its lists. Raises UserError where that is impossible."""
     out = Path(opt.out).resolve()
     given = None
     if opt.classes is not None:
         given = read_classes(Path(opt.classes))
-    elif getattr(opt, "part", None) == "val":  # what numbered the training list
+    elif getattr(opt, "part", None) == "val":  # validation is numbered like the training list
         if not (out / "classes.txt").is_file():
             raise UserError(
-                f"There is no {out / 'classes.txt'} to number validation by; make train.txt first, or say --classes FILE."
+                f"There is no {out / 'classes.txt'} with the numbers of the classes. "
+                "Make train.txt first, or give --classes FILE."
             )
         given = read_classes(out / "classes.txt")
     _keep_source(opt, out)
-    found = READERS[opt.kind](opt, given)
-    check_names(found.names)
+    listing = READERS[opt.kind](opt, given)
+    check_names(listing.names)
     if opt.kind != "folder":
-        for part in found.parts.values():
-            part.paths = as_on_disk(part.paths, opt.suffix)
+        for images in listing.lists.values():
+            images.paths = as_on_disk(images.paths, opt.suffix)
     if opt.test is not None:
-        if "test" in found.parts:
-            raise UserError(f"{opt.file} holds the images for test.txt, and so does --test {opt.test}; leave one out.")
-        found.parts["test"] = read_unlabelled(opt.test)
-    found.parts = {name: tidy(part, name) for name, part in found.parts.items()}
-    for name, part in found.parts.items():
-        if not part.paths:
-            raise UserError(f"No image is left for {out / name}.txt; the warnings above say why.")
-    _split(found, opt)
-    if "train" in found.parts and "val" in found.parts:
-        check_apart(found.parts["train"], found.parts["val"])
-    write_all(found, out, opt.check)
+        if "test" in listing.lists:
+            raise UserError(f"{opt.file} holds images for test.txt, and so does --test {opt.test}; leave one out.")
+        listing.lists["test"] = read_unlabelled(opt.test)
+    listing.lists = {name: normalise_list(images, name) for name, images in listing.lists.items()}
+    for name, images in listing.lists.items():
+        if not images.paths:
+            raise UserError(f"No image is left for {out / name}.txt; the warnings above give the reasons.")
+    _split(listing, opt)
+    if "train" in listing.lists and "val" in listing.lists:
+        check_apart(listing.lists["train"], listing.lists["val"])
+    write_all(listing, out, opt.check)
 
 
 def _keep_source(opt: argparse.Namespace, out: Path) -> None:
-    """Raise UserError where a list that is to be written is the file that is to be read."""
+    """Raise UserError where an output would replace the source file."""
     source = getattr(opt, "file", None)
     if source is None or not Path(source).is_file():
         return
     for name in ("train", "val", "test", "classes"):
         target = out / f"{name}.txt"
         if target.exists() and target.samefile(source):
-            kinds = next(
-                action for action in option_parser()._actions if isinstance(action, argparse._SubParsersAction)
-            )
-            again = prepare_command(opt.kind, *words(kinds.choices[opt.kind], {**vars(opt), "out": str(out / "split")}))
+            actions = option_parser()._actions
+            kinds = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+            flags = words(kinds.choices[opt.kind], {**vars(opt), "out": str(out / "split")})
+            again = prepare_command(opt.kind, *flags)
             raise UserError(
-                f"{source} would be replaced by the {target.name} that is made of it. Give another folder.\nTry: {again}"
+                f"{source} would be replaced by the {target.name} made from it. Use another folder.\nTry: {again}"
             )
 
 
-def _split(found: Found, opt: argparse.Namespace) -> None:
-    """Divide the training images into train and val, unless the source did."""
-    train = found.parts.get("train")
-    if train is None or "val" in found.parts or getattr(opt, "split_column", None) is not None:
+def _split(listing: Listing, opt: argparse.Namespace) -> None:
+    """Divide the training images into train and val, unless the source already does."""
+    train = listing.lists.get("train")
+    if train is None or "val" in listing.lists or getattr(opt, "split_column", None) is not None:
         return
     if opt.group_by is not None:
         root = Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
         train.groups = group_by([os.path.relpath(path, root) for path in train.paths], opt.group_by)
     share = DEFAULT_VAL if opt.val is None else opt.val
-    parts = split(train, Plan(share, opt.folds, opt.fold, opt.seed))
-    log.info(
-        f"Split by seed {opt.seed}: "
-        + ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
-    )
-    found.parts = {**parts, **{name: part for name, part in found.parts.items() if name != "train"}}
+    parts = split(train, SplitPlan(share, opt.folds, opt.fold, opt.seed))
+    sizes = ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
+    log.info(f"Split by seed {opt.seed}: {sizes}")
+    listing.lists = {**parts, **{name: images for name, images in listing.lists.items() if name != "train"}}
 
 
-Reader = Callable[[argparse.Namespace, list[str] | None], Found]
+Reader = Callable[[argparse.Namespace, list[str] | None], Listing]
 READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco, "list": read_ready}
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fashion-mnist": prepare_fashion,

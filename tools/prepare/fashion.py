@@ -12,17 +12,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.prepare.lists import Found, Part, write_all
+from tools.prepare.lists import ImageList, Listing, write_all
 from utils.errors import UserError
 from utils.logger import log, progress
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-FASHION = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 Arrays = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, H, W), labels (N,)
 
 
 class Source(NamedTuple):
-    """A set of small grey images, in two parts."""
+    """A set of small grey images in two parts."""
 
     name: str
     train: Arrays
@@ -31,87 +31,86 @@ class Source(NamedTuple):
 
 
 def prepare_fashion(opt: argparse.Namespace) -> None:
-    """Write the images as PNG and their lists; what lies there already is written anew."""
+    """Write the images as PNG, and their lists; existing files are replaced."""
     source = _from_debian() or _from_torchvision() or _digits()
     log.info(f"Source: {source.name}.")
     out = Path(opt.out).resolve()
     order = np.random.default_rng(opt.seed).permutation(len(source.train[0]))
-    wanted = opt.train + opt.test
-    if wanted > len(order):
-        opt.test = max(1, len(order) * opt.test // wanted)
-        opt.train = len(order) - opt.test
-        log.warning(
-            f"{source.name} has {len(order)} training images: {opt.train} for training, {opt.test} for submission."
-        )
+    train, test = opt.train, opt.test
+    if train + test > len(order):
+        test = max(1, len(order) * test // (train + test))
+        train = len(order) - test
+        log.warning(f"{source.name} has {len(order)} training images: {train} for training, {test} for submission.")
     chosen = {
-        "train": (source.train, order[: opt.train]),
+        "train": (source.train, order[:train]),
         "val": (source.val, np.arange(min(opt.val, len(source.val[0])))),
-        "test": (source.train, order[opt.train : opt.train + opt.test]),
+        "test": (source.train, order[train : train + test]),
     }
-    parts = {}
+    lists = {}
     for name, ((images, labels), indices) in chosen.items():
         numbered = progress(indices.tolist(), f"writing {name}")
         paths = [_write_image(out / name / f"{name}_{index:05d}.png", images[index]) for index in numbered]
         if paths:
-            parts[name] = Part(paths, None if name == "test" else labels[indices].tolist())
-    write_all(Found(source.classes, parts), out)
+            lists[name] = ImageList(paths, None if name == "test" else labels[indices].tolist())
+    write_all(Listing(source.classes, lists), out)
 
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> str:
+    """Write a PNG and return its path. Raises UserError where it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image):
-        raise UserError(f"{path} could not be written; is the disk full? (`df -h {path.parent}`)")
+        raise UserError(f"{path} cannot be written. Is the disk full? Try: df -h {path.parent}")
     return str(path)
 
 
 def _from_debian() -> Source | None:
+    """Return the set from Debian's package, which root installs if it is missing; None where it is unavailable."""
     apt = shutil.which("apt-get")
-    if not DEBIAN.is_dir() and apt and os.geteuid() == 0:
+    if not DEBIAN_FOLDER.is_dir() and apt and os.geteuid() == 0:
         log.info("Installing Debian's dataset-fashion-mnist …")
         install = [apt, "install", "-y", "--no-install-recommends", "dataset-fashion-mnist"]
         if not _quietly(install):  # a fresh machine has no package lists yet
             _quietly([apt, "update"])
             _quietly(install)
-    if not DEBIAN.is_dir():
+    if not DEBIAN_FOLDER.is_dir():
         return None
-    return Source("Fashion-MNIST (Debian's dataset-fashion-mnist)", _read_idx("train"), _read_idx("t10k"), FASHION)
+    return Source("Fashion-MNIST (Debian's dataset-fashion-mnist)", _read_idx("train"), _read_idx("t10k"), CLASSES)
 
 
 def _quietly(command: list[str]) -> bool:
+    """Run a command without output; return whether it succeeds."""
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def _read_idx(part: str) -> Arrays:
-    """A part of the set in Yann LeCun's IDX format: 16 or 8 bytes of header, then uint8 values."""
-    with gzip.open(DEBIAN / f"{part}-images-idx3-ubyte.gz") as file:
+    """Return a part of the set from Yann LeCun's IDX format: a header of 16 or 8 bytes, then uint8 values."""
+    with gzip.open(DEBIAN_FOLDER / f"{part}-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(DEBIAN / f"{part}-labels-idx1-ubyte.gz") as file:
+    with gzip.open(DEBIAN_FOLDER / f"{part}-labels-idx1-ubyte.gz") as file:
         return images, np.frombuffer(file.read(), np.uint8, offset=8)
 
 
 def _from_torchvision() -> Source | None:
+    """Return the set that torchvision downloads; None where it cannot."""
     from torchvision.datasets import FashionMNIST
 
     folder = Path.home() / ".cache" / "fashion-mnist"
-    log.info("Fetching Fashion-MNIST through torchvision …")
+    log.info("Downloading Fashion-MNIST through torchvision …")
     try:
         train, val = (FashionMNIST(folder, train=part, download=True) for part in (True, False))
     except (OSError, RuntimeError) as error:
-        log.warning(f"Fashion-MNIST cannot be fetched: {error}")
+        log.warning(f"Fashion-MNIST cannot be downloaded: {error}")
         return None
     arrays = [(part.data.numpy(), part.targets.numpy().astype(np.uint8)) for part in (train, val)]
-    return Source("Fashion-MNIST (torchvision)", arrays[0], arrays[1], FASHION)
+    return Source("Fashion-MNIST (torchvision)", arrays[0], arrays[1], CLASSES)
 
 
 def _digits() -> Source:
+    """Return scikit-learn's digits, with a warning."""
     from sklearn.datasets import load_digits
 
-    log.warning("Fashion-MNIST cannot be had here: scikit-learn's 1,797 handwritten digits of 8 pixels take its place.")
+    log.warning("Fashion-MNIST is unavailable here: scikit-learn's 1,797 handwritten digits of 8 pixels replace it.")
     data = load_digits()
     images, labels = (data.images * 15.9).astype(np.uint8), data.target.astype(np.uint8)
-    return Source(
-        "digits (scikit-learn)",
-        (images[:1400], labels[:1400]),
-        (images[1400:], labels[1400:]),
-        [str(k) for k in range(10)],
-    )
+    train, val = (images[:1400], labels[:1400]), (images[1400:], labels[1400:])
+    return Source("digits (scikit-learn)", train, val, [str(k) for k in range(10)])

@@ -1,6 +1,6 @@
 """Which images are held out for validation: a seeded split by class that keeps groups together, or one of K folds.
 
-The images come sorted by path, so the same seed gives the same split whatever the order of the input.
+The images are sorted by path, so that the same seed gives the same split whatever the order of the input.
 """
 
 import re
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.prepare.lists import Part
+from tools.prepare.lists import ImageList
 from utils.errors import UserError
 from utils.logger import log
 
-MOST_CELLS = 20_000_000  # of StratifiedGroupKFold's table of groups × classes (160 MB)
-MOST_STEPS = 300_000  # groups × folds: it tries each group in each fold, about 24 µs apiece
+MAX_TABLE_CELLS = 20_000_000  # of StratifiedGroupKFold's table of groups × classes (160 MB)
+MAX_GROUP_FOLDS = 300_000  # groups × folds: it tries each group in each fold, 24 µs each
 
 
 @dataclass(frozen=True)
-class Plan:
-    """`share` of the images, or fold number `fold` (from 1) of `folds`."""
+class SplitPlan:
+    """What to hold out: `share` of the images, or fold number `fold` (from 1) of `folds`."""
 
     share: float
     folds: int | None
@@ -31,11 +31,11 @@ class Plan:
     seed: int
 
 
-def split(train: Part, plan: Plan) -> dict[str, Part]:
-    """`train` divided into train and val; without val where nothing is held out.
+def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
+    """Divide `train` into "train" and "val"; "val" is missing where nothing is held out.
 
     Raises:
-        UserError: too few images or groups for the plan.
+        UserError: there are too few images or groups for the plan.
     """
     labels = np.asarray(train.labels, np.int64)
     groups = None if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
@@ -50,42 +50,46 @@ def split(train: Part, plan: Plan) -> dict[str, Part]:
         held = _share_of_groups(labels, groups, plan.share, plan.seed)
     if not held.any():
         log.warning(
-            f"No image was held out for validation: {len(labels)} images are too few for --val {plan.share} with one kept a class."
+            f"No image is held out for validation: {len(labels)} images are too few for --val {plan.share} "
+            "with at least one training image per class."
         )
         return {"train": train}
     return {"train": train.select(np.flatnonzero(~held).tolist()), "val": train.select(np.flatnonzero(held).tolist())}
 
 
 def group_by(paths: Sequence[str], pattern: str) -> list[str]:
-    """A group for each path: what the groups of `pattern` caught in it (the whole match, if it has none), else the path.
+    """Return a group for each path: what the groups of `pattern` capture (without groups, the whole match).
+
+    A path without a match is a group of its own.
 
     Raises:
-        UserError: the pattern is found in no path.
+        UserError: the pattern matches no path.
     """
     found = [re.search(pattern, path) for path in paths]
     if not any(found):
         raise UserError(
-            f"--group_by {pattern!r} is found in no path; the first path is {paths[0]!r} (paths start below the root folder)."
+            f"--group_by {pattern!r} is found in no path; the first path is {paths[0]!r} "
+            "(paths start below the root folder)."
         )
     alone = found.count(None)
     if alone:
         log.warning(
-            f"--group_by {pattern!r} is not found in {alone} of {len(paths)} paths; each of these is a group of its own."
+            f"--group_by {pattern!r} is not found in {alone} of {len(paths)} paths; each of them is its own group."
         )
     caught = [None if hit is None else "\0".join(text or "" for text in hit.groups() or [hit[0]]) for hit in found]
-    return [own(path) if key is None else f"={key}" for path, key in zip(paths, caught, strict=True)]
+    return [singleton_group(path) if key is None else f"={key}" for path, key in zip(paths, caught, strict=True)]
 
 
-def own(path: str) -> str:
-    """The key of a group that holds this image alone; no other key begins so."""
+def singleton_group(path: str) -> str:
+    """Return the key of a group of this image alone; no other key begins with a slash."""
     return f"/{path}"
 
 
 def share_of_classes(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Mark `share` of each class, drawn by `seed`; a class keeps at least one image that is not marked.
+    """Return a mask, bool (N,), of `share` of each class, drawn by `seed`; each class keeps at least one unmarked image.
 
-    What rounding leaves over is carried from class to class, in a drawn order: among classes of three images and a share of
-    a tenth, about a third have one marked, where rounding each by itself would mark none.
+    The rounding remainder is carried from class to class, in random order. Of classes with three images, a share of a
+    tenth marks one image in about a third; rounding each class by itself would mark none.
     """
     rng = np.random.default_rng(seed)
     classes = rng.permutation(int(labels.max()) + 1)[labels]
@@ -103,10 +107,13 @@ def share_of_classes(labels: NDArray[np.int64], share: float, seed: int) -> NDAr
 def _share_of_groups(
     labels: NDArray[np.int64], groups: NDArray[np.int64], share: float, seed: int
 ) -> NDArray[np.bool_]:
-    """Whole groups, about `share` of the images: some of K folds. A class that would not be trained gets a group back."""
+    """Return a mask, bool (N,), of whole groups with about `share` of the images: some of K folds.
+
+    A class without any training image gets one group back.
+    """
     count = int(groups.max()) + 1
     if count < 2:
-        raise UserError("All images are of one group, which cannot be split. Group by something finer, or say --val 0.")
+        raise UserError("All images are of one group, which cannot be split. Use finer groups, or --val 0.")
     ratio = Fraction(share).limit_denominator(20)
     folds = ratio.denominator if 0 < ratio < 1 else round(1 / min(share, 1 - share))
     folds = max(2, min(folds, count))
@@ -117,14 +124,13 @@ def _share_of_groups(
         _, first = np.unique(labels[rows], return_index=True)
         held &= ~np.isin(groups, groups[rows[first]])
         log.info(f"{len(first)} class(es) had all their groups in validation; one group of each went back to training.")
-    log.info(
-        f"{count:,} groups; {int(held.sum()):,} of {len(held):,} images are held out ({held.mean():.1%}, asked for: {share:.1%})."
-    )
+    shares = f"{held.mean():.1%}, requested: {share:.1%}"
+    log.info(f"{count:,} groups; {int(held.sum()):,} of {len(held):,} images are held out ({shares}).")
     return held
 
 
 def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold (0 to folds - 1) of each image: classes evenly spread, groups whole."""
+    """Return the fold (0 to folds - 1) of each image, int64 (N,): classes spread evenly, groups kept whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if groups is None:
@@ -134,7 +140,7 @@ def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: i
         raise UserError(
             f"--folds is {folds}, and there are {count} groups; allowed: 2 to {count}, since a group is not split."
         )
-    if count * len(np.unique(labels)) <= MOST_CELLS and count * folds <= MOST_STEPS:
+    if count * len(np.unique(labels)) <= MAX_TABLE_CELLS and count * folds <= MAX_GROUP_FOLDS:
         return _assign(StratifiedGroupKFold(folds, shuffle=True, random_state=seed), labels, groups, folds)
     log.info(f"{count:,} groups are spread by the class of their first image, without regard to their sizes.")
     _, first = np.unique(groups, return_index=True)
@@ -144,26 +150,24 @@ def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: i
 def _assign(
     splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int
 ) -> NDArray[np.int64]:
-    """The fold of each row, by a splitter of scikit-learn."""
+    """Return the fold of each row, int64 (N,), by a splitter of scikit-learn."""
     if len(labels) < folds:
         raise UserError(f"--folds is {folds}, and there are {len(labels)} images; allowed: 2 to {len(labels)}.")
-    if (
-        np.bincount(labels).max() < folds
-    ):  # scikit-learn refuses; with fewer images of each class than folds, any spread does
+    if np.bincount(labels).max() < folds:  # scikit-learn refuses it; any spread is right for such small classes
         labels = np.zeros_like(labels)
     fold_of = np.full(len(labels), -1, np.int64)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # classes smaller than the folds: said by _warn_untrained where it matters
+        warnings.simplefilter("ignore", UserWarning)  # about small classes: _warn_untrained reports them if it matters
         for fold, (_, rows) in enumerate(splitter.split(labels, labels, groups)):
             fold_of[rows] = fold
     return fold_of
 
 
 def _warn_untrained(labels: NDArray[np.int64], held: NDArray[np.bool_]) -> None:
+    """Warn of classes without a training image."""
     untrained = np.setdiff1d(labels[held], labels[~held])
     if len(untrained):
         log.warning(
-            f"{len(untrained)} class(es) have all their images in this fold, and none in training (the first: {untrained[0]})."
+            f"{len(untrained)} class(es) have all their images in this fold, and none in training "
+            f"(the first: {untrained[0]})."
         )

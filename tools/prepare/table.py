@@ -1,4 +1,4 @@
-"""Images listed in a CSV file: a column with paths, one with labels, perhaps one with the split and one with the group."""
+"""Images listed in a CSV file, with columns for paths and labels, and optionally for the split and for groups."""
 
 import argparse
 import csv
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
-from tools.prepare.lists import Found, Part, absolute, in_order, number
-from tools.prepare.splits import own
+from tools.prepare.lists import ImageList, Listing, absolute, natural_sort, to_class_ids
+from tools.prepare.splits import singleton_group
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 
 DELIMITERS = ",;\t|"
-SPLITS = {
+SPLIT_OF_VALUE = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -24,7 +24,7 @@ SPLITS = {
     "dev": "val",
     "test": "test",
 }
-PATHS = (
+PATH_COLUMNS = (
     "path",
     "image_path",
     "image_file",
@@ -39,7 +39,7 @@ PATHS = (
     "image_id",
     "id",
 )
-LABELS = (
+LABEL_COLUMNS = (
     "label",
     "class",
     "category",
@@ -51,12 +51,12 @@ LABELS = (
     "category_id",
     "y",
 )
-MOST_CLASSES = 1_000_000  # a label above is no class number but a product's
+MAX_CLASSES = 1_000_000  # a larger label is the number of a product, not of a class
 
 
 @dataclass
 class Rows:
-    """The columns that were asked for, stripped; `lines` are line numbers in the file."""
+    """The requested columns, stripped; `lines` are line numbers in the file."""
 
     file: Path
     lines: list[int]
@@ -65,78 +65,84 @@ class Rows:
     splits: list[str]
     groups: list[str]
 
-    def where(self, row: int) -> str:
-        """ "photos.csv, line 17"."""
+    def location(self, row: int) -> str:
+        """Return file and line of a row for messages, such as "photos.csv, line 17"."""
         return f"{self.file}, line {self.lines[row]}"
 
 
-def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Found:
-    """The images of a CSV file; classes are numbered by the training rows, or by `given`."""
+def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
+    """Return the images of a CSV file; classes are numbered by the training rows, or by `given`.
+
+    Raises:
+        UserError: the file is malformed, or a row lacks a path or a label.
+    """
     rows = _read_rows(opt)
     parts = _parts(rows, opt)
     for row, path in enumerate(rows.paths):
         if not path:
             raise UserError(
-                f"{rows.where(row)} has no path in column {opt.path_column!r}; give one, or delete the line."
+                f"{rows.location(row)} has no path in column {opt.path_column!r}; give one, or delete the line."
             )
         if parts[row] != "test" and not rows.labels[row]:
             raise UserError(
-                f"{rows.where(row)} has no label in column {opt.label_column!r}; give one, or delete the line."
+                f"{rows.location(row)} has no label in column {opt.label_column!r}; give one, or delete the line."
             )
     labelled = [row for row, part in enumerate(parts) if part != "test"]
     names, numbers = _number(rows, parts, opt, given)
     number_of = dict(zip(labelled, numbers, strict=True))
     root = str(Path(opt.root if opt.root is not None else rows.file.parent).resolve())
-    found = Found(names, {})
+    listing = Listing(names, {})
     for part in dict.fromkeys(sorted(parts, key=("train", "val", "test").index)):
         members = [row for row, other in enumerate(parts) if other == part]
         paths = [absolute(rows.paths[row], root) for row in members]
-        groups = (
-            [f"={rows.groups[row]}" if rows.groups[row] else own(rows.paths[row]) for row in members]
-            if opt.group_column
-            else None
-        )
-        found.parts[part] = Part(paths, None if part == "test" else [number_of[row] for row in members], groups)
-    return found
+        numbers_here = None if part == "test" else [number_of[row] for row in members]
+        groups = [_group(rows, row) for row in members] if opt.group_column else None
+        listing.lists[part] = ImageList(paths, numbers_here, groups)
+    return listing
+
+
+def _group(rows: Rows, row: int) -> str:
+    """Return the key of the group of a row."""
+    return f"={rows.groups[row]}" if rows.groups[row] else singleton_group(rows.paths[row])
 
 
 def _parts(rows: Rows, opt: argparse.Namespace) -> list[str]:
-    """The list that each row belongs to."""
+    """Return the list that each row belongs to: "train", "val" or "test"."""
     if opt.split_column is None:
         return [opt.part] * len(rows.paths)
     for row, value in enumerate(rows.splits):
-        if value.lower() not in SPLITS:
+        if value.lower() not in SPLIT_OF_VALUE:
+            allowed = ", ".join(SPLIT_OF_VALUE)
             raise UserError(
-                f"{rows.where(row)}: the split is {value!r}; allowed in column {opt.split_column!r}: {', '.join(SPLITS)}."
+                f"{rows.location(row)}: the split is {value!r}; allowed in column {opt.split_column!r}: {allowed}."
             )
-    return [SPLITS[value.lower()] for value in rows.splits]
+    return [SPLIT_OF_VALUE[value.lower()] for value in rows.splits]
 
 
 def _number(
     rows: Rows, parts: list[str], opt: argparse.Namespace, given: list[str] | None
 ) -> tuple[list[str], list[int]]:
-    """Class names, and the class number of each row that is not of the test list."""
+    """Return the class names, and the class number of each row that is not in the test list."""
     labelled = [row for row, part in enumerate(parts) if part != "test"]
     labels = [rows.labels[row] for row in labelled]
     if opt.keep_labels:
         return _kept(rows, labelled, labels, given)
     training = [rows.labels[row] for row in labelled if parts[row] == "train"]
     if labelled and not training and given is None:
-        raise UserError(
-            f"{rows.file} has no training row, so that nothing numbers the classes. Name them with --classes FILE."
-        )
-    names = given or in_order(training)
+        raise UserError(f"{rows.file} has no training row to number the classes by. Name them with --classes FILE.")
+    names = given or natural_sort(training)
     origin = "--classes" if given else "the training rows"
-    return names, number(labels, names, lambda k: f"{rows.where(labelled[k])}", origin)
+    return names, to_class_ids(labels, names, lambda k: rows.location(labelled[k]), origin)
 
 
 def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] | None) -> tuple[list[str], list[int]]:
-    """--keep_labels: labels are class numbers already. Their names are `given`, else the numbers themselves."""
-    allowed = len(given) if given else MOST_CLASSES
+    """Return class names and numbers under --keep_labels: labels are numbers; names are `given`, else the numbers."""
+    allowed = len(given) if given else MAX_CLASSES
     for row, label in zip(labelled, labels, strict=True):
         if not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= allowed:
             raise UserError(
-                f"{rows.where(row)}: the label is {label!r}; allowed with --keep_labels: a whole number from 0 to {allowed - 1}. "
+                f"{rows.location(row)}: the label is {label!r}; "
+                f"allowed with --keep_labels: a whole number from 0 to {allowed - 1}. "
                 "Without --keep_labels, labels are names and get numbers."
             )
     numbers = [int(label) for label in labels]
@@ -144,7 +150,8 @@ def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] |
     missing = sorted(set(range(len(names))) - set(numbers)) if numbers else []
     if missing:
         log.warning(
-            f"{len(missing)} of {len(names)} labels have no image (the first: {missing[0]}); --keep_labels leaves the gaps."
+            f"{len(missing)} of {len(names)} labels have no image (the first: {missing[0]}); "
+            "--keep_labels keeps the gaps."
         )
     return names, numbers
 
@@ -156,7 +163,8 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
     """Read the columns that the options name.
 
     Raises:
-        UserError: no such file or column, no rows, a row with more or fewer fields than the header, text that is no UTF-8.
+        UserError: the file cannot be read or is not UTF-8, a column is missing, there are no rows, or a row does not have
+            as many fields as the header.
     """
     file = Path(opt.file)
     try:
@@ -184,22 +192,22 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
                 continue
             if len(fields) != len(header):
                 raise UserError(
-                    f"{file}, line {reader.line_num} has {len(fields)} fields, the header {len(header)} (delimiter {delimiter!r}); "
-                    f"a value that holds the delimiter stands in double quotes."
+                    f"{file}, line {reader.line_num} has {len(fields)} fields, the header {len(header)} "
+                    f"(delimiter {delimiter!r}); a value that holds the delimiter needs double quotes."
                 )
             rows.lines.append(reader.line_num)
             for name, column in wanted.items():
                 getattr(rows, name).append(fields[at[column]].strip() if column is not None else "")
     except csv.Error as error:
-        raise UserError(f"{file}, line {reader.line_num} is no CSV: {error}.") from error
+        raise UserError(f"{file}, line {reader.line_num} is not CSV: {error}.") from error
     if not rows.paths:
-        raise UserError(f"{file} has no row below its header; expected an image a row.")
+        raise UserError(f"{file} has no row below its header; expected one image per row.")
     log.info(f"{os.fspath(file)}: {len(rows.paths):,} rows, delimiter {delimiter!r}, columns {', '.join(header)}")
     return rows
 
 
 def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
-    """Raise UserError where a flag does not say which column holds the paths, or the labels; name the columns that there are."""
+    """Raise UserError where the flag for the path or the label column is missing; list the columns that exist."""
     flags = ["path_column"] + ["label_column"] * (opt.part != "test")
     missing = [f"--{flag}" for flag in flags if getattr(opt, flag) is None]
     if not missing:
@@ -207,44 +215,45 @@ def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
     if not any(header):
         raise UserError(f"{opt.file} has no header: the first line must name the columns.")
     rest = [name for name in header if name not in (opt.path_column, opt.label_column)]
-    path = opt.path_column or _likely(rest, PATHS) or (rest or header)[0]
-    label = opt.label_column or _likely([name for name in rest if name != path], LABELS) or header[-1]
+    path = opt.path_column or _likely(rest, PATH_COLUMNS) or (rest or header)[0]
+    label = opt.label_column or _likely([name for name in rest if name != path], LABEL_COLUMNS) or header[-1]
     words = ["csv", opt.file, "--path_column", path]
     words += ["--label_column", label] if opt.part != "test" else ["--part", "test"]
-    words += [
-        word for name in ("root", "out") if getattr(opt, name) is not None for word in (f"--{name}", getattr(opt, name))
-    ]
+    for name in ("root", "out"):
+        if getattr(opt, name) is not None:
+            words += [f"--{name}", getattr(opt, name)]
     raise UserError(
-        f"{' and '.join(missing)} missing; {opt.file} has the columns {', '.join(header)}. Without labels, --part test makes test.txt.\n"
+        f"{' and '.join(missing)} missing; {opt.file} has the columns {', '.join(header)}. "
+        "Without labels, --part test makes test.txt.\n"
         f"Try: {prepare_command(*words)}"
     )
 
 
 def _likely(header: list[str], usual: tuple[str, ...]) -> str | None:
-    """The first of the `usual` names that is in `header`, in its spelling there."""
+    """Return the first of the `usual` names that is in `header`, in the spelling of the header."""
     spelled = {name.lower().replace(" ", "_"): name for name in reversed(header)}
     return next((spelled[name] for name in usual if name in spelled), None)
 
 
 def _delimiter(text: str, columns: list[str], given: str | None) -> str:
-    """The delimiter that is given, else the one under which the first line holds most of `columns`, then most columns."""
+    """Return the given delimiter, else the one that finds most of `columns`, then most columns, in the first line."""
     if given is not None:
         return {"tab": "\t", "\\t": "\t"}.get(given, given)
     first = next((line for line in text.splitlines() if line.strip()), "")
 
     def score(delimiter: str) -> tuple[int, int]:
         try:
-            header = [
-                name.strip() for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-            ]
+            fields = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
         except csv.Error:
             return 0, 0
+        header = [field.strip() for field in fields]
         return sum(name in header for name in columns), len(header)
 
     return max(DELIMITERS, key=score)
 
 
 def _column(file: Path, header: list[str], name: str) -> int:
+    """Return the index of a column. Raises UserError where it is missing, or occurs twice."""
     if header.count(name) > 1:
         raise UserError(f"{file}: {header.count(name)} columns are called {name!r}; expected one. Rename the others.")
     if name not in header:
