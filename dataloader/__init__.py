@@ -60,7 +60,7 @@ def open_list(
 
     Args:
         drop_missing: leave missing files out of the list (training); else they stay, and count as unreadable.
-        known: the lists that the checkpoints record, by the checkpoint's path. They are read where no flag says another.
+        known: the lists that the checkpoints record, by the checkpoint's path; used where no flag names a list.
 
     Raises:
         UserError: the list is unusable, files are missing under --on_bad_image error, or no image can be read.
@@ -130,7 +130,7 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
     """Return the loader of training batches.
 
     Raises:
-        UserError: the list has fewer than two images, --transform is unknown, or the cache or shared memory is too small.
+        UserError: the list has fewer than two images, --transform is unknown, or cache or shared memory are too small.
     """
     count = len(files)
     if count < 2:

@@ -3,9 +3,9 @@
     --cache disk:/fast/cache        one SQLite file, shared by runs and projects, and kept between them
     --cache ram                     the same, in memory, for this run
 
-The key of an entry is the file's absolute path, size and modification time, and the encoding; a changed image therefore
-gets a new entry. Entries are written whole or not at all, and an interrupted build continues at the next start. An image
-that cannot be read has no entry: the run reads its file and meets the error there, as without a cache.
+The key of an entry is the file's absolute path, size and modification time, and the encoding; a changed image
+therefore gets a new entry. Entries are written whole or not at all, and an interrupted build continues at the next
+start. An image that cannot be read has no entry: the run reads its file and meets the error there, as without a cache.
 """
 
 import hashlib
@@ -202,10 +202,11 @@ def _check_space(source: FileReader, missing: list[int], store: Store, encoding:
     sizes = [len(entry) for entry in entries if entry is not None]
     wanted = SIZE_MARGIN * len(missing) * (float(np.mean(sizes)) if sizes else 0)
     images = f"{format_count(len(missing))} images of {encoding.size} px as {encoding.format}"
-    log.info(f"Caching {images}: about {wanted / 1e9:.2f} GB; {store.free_bytes() / 1e9:.1f} GB are free.")
-    if wanted > MAX_DISK_SHARE * store.free_bytes():
+    free = store.free_bytes()
+    log.info(f"Caching {images}: about {wanted / 1e9:.2f} GB; {free / 1e9:.1f} GB are free.")
+    if wanted > MAX_DISK_SHARE * free:
         raise UserError(
-            f"The cache of {images} takes about {wanted / 1e9:.1f} GB, and {store.free_bytes() / 1e9:.1f} GB are free.\n"
+            f"The cache of {images} takes about {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free.\n"
             "Make it smaller (--cache_size, --cache_format jpeg, --cache_quality), "
             "use another folder (--cache disk:DIR), or leave --cache out."
         )

@@ -78,8 +78,8 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
         raise UserError(
             f"{files.source} is numbered by {beside}, whose classes are not those of {source}: {len(unknown)} of its "
             f"{len(names)} names are unknown to {source}, or not unique (the first: {names[unknown[0]]!r}).\n"
-            f"Allowed: a list whose classes.txt names classes of {source}, in any order; or a list without classes.txt, "
-            "whose labels are used as they are."
+            f"Allowed: a list whose classes.txt names classes of {source}, in any order; or a list without "
+            "classes.txt, whose labels are used as they are."
         )
     moved = int((numbers != np.arange(len(numbers))).sum())
     log.info(

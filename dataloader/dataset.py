@@ -28,7 +28,7 @@ class TrainDataset(Dataset):
     def __init__(
         self, files: FileList, reader: Reader, stages: ResolutionStages, seed: int, pinned: bool = False
     ) -> None:
-        """`stages`: (first epoch, pipeline) pairs, ascending, as --scale_schedule sets them. `pinned`: see `empty_images`."""
+        """`stages`: what --scale_schedule changes during the run. `pinned`: see `empty_images`."""
         self.files, self.reader, self.stages, self.seed, self.pinned = files, reader, stages, seed, pinned
 
     def __len__(self) -> int:

@@ -107,8 +107,8 @@ def decode(data: bytes, scale_fn: ScaleFn = full_size, max_pixels: int = MAX_PIX
     """Decode the bytes of an image file.
 
     Args:
-        scale_fn: given the upright image's height and width, returns the smallest scale in (0, 1] that suffices. A JPEG is
-            decoded at the smallest of JPEG_EIGHTHS that is no smaller, which costs a fraction of the time.
+        scale_fn: given the upright image's height and width, returns the smallest scale in (0, 1] that suffices. A JPEG
+            is decoded at the smallest of JPEG_EIGHTHS that is no smaller, which costs a fraction of the time.
         max_pixels: the most pixels, height times width, of the full-size image; a larger one is not decoded.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From a path that does not exist to the file it means: without its ending, in another Unicode form, with backslashes."""
+"""From a path that does not exist to the file it means: another ending, Unicode form or case, or backslashes."""
 
 import os
 import unicodedata

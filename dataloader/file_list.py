@@ -34,9 +34,9 @@ EXISTS_CHUNK = 4096  # files that a thread looks for together
 class FileList:
     """A list of N images, whose paths are cut from one buffer on demand.
 
-    source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,); -1
-    in a list without labels. line: int32 (N,), line numbers from 1. file_labels: int64 (classes,), the label that the file
-    itself gives each class, or -1; None: `label` is as in the file.
+    source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,);
+    -1 in a list without labels. line: int32 (N,), line numbers from 1. file_labels: int64 (classes,), the label that
+    the file itself gives each class, or -1; None: `label` is as in the file.
     """
 
     source: Path
@@ -109,8 +109,8 @@ def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
     """Read a list file.
 
     Raises:
-        UserError: the file does not exist, is not text, or lists no image; or a line has no label, or a label that is not a
-            whole number from 0 (the message names file and line).
+        UserError: the file does not exist, is not text, or lists no image; or a line has no label, or a label that is
+            not a whole number from 0 (the message names file and line).
     """
     path = Path(path)
     try:
@@ -148,7 +148,7 @@ def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple
 def _parse(
     text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path
 ) -> tuple[NDArray, ...]:
-    """Return start (int64), length, label and line number (int32), each (M,), of the M images in the span of the text."""
+    """Return start (int64), length, label and line (int32), each (M,), of the M images in the span of the text."""
     first, end = span
     part = text[first:end]
     breaks = np.flatnonzero(part == newline)

@@ -1,4 +1,4 @@
-"""Which part of an image is shown, and at what size. Everything is drawn before decoding, from the size in the header."""
+"""Which part of an image is shown, and at what size. It is drawn before decoding, from the size in the header."""
 
 import math
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ class EvalGeometry:
 
 
 def crop_resize(image: Image, full: tuple[int, int], region: Region) -> Image:
-    """Return the region, cropped and resized once, antialiased and exact to fractions of a pixel, as evaluation needs it.
+    """Return the region, cropped and resized in one step, antialiased and exact to fractions of a pixel.
 
     `region` counts in pixels of the `full` size (height, width); `image` may have been decoded smaller. torch's resize
     cannot begin within a pixel of the decoded image. Such a region is warped where it shrinks little (up to
@@ -148,7 +148,7 @@ def crop_resize_fast(image: Image, full: tuple[int, int], region: Region, out: I
 
 
 def resize(image: Image, size: tuple[float, float], out: tuple[int, int]) -> Image:
-    """Return the upper left `size` (height, width, in pixels and fractions) of an image, resized to `out` (height, width).
+    """Return the upper left `size` (height, width, with fractions of pixels), resized to `out` (height, width).
 
     torch's antialiased resize of uint8 is as exact as Pillow's in a third of the time. It runs in the calling thread.
     """

@@ -59,7 +59,7 @@ def check_readable(files: FileList, index: NDArray[np.int64], readable: NDArray[
 
 
 def _reason(files: FileList, index: int, finder: FileFinder) -> tuple[str, str]:
-    """Return why one image cannot be read, as a key of `_advice` and as a sentence; two empty texts where it is unknown."""
+    """Return why one image cannot be read, as a key of `_advice` and as a sentence; two empty texts if unknown."""
     path, listed = files.path(index), files.as_written(index)
     try:
         os.stat(path)

@@ -1,7 +1,7 @@
 """What a JPEG's bytes say besides its pixels: its orientation, and whether a warning of libjpeg's means damage.
 
-libjpeg warns in the same way of harmless things (odd headers, stray bytes between segments) and of entropy-coded data that
-is truncated or corrupt. `is_intact` tells them apart; libjpeg's own decoder is the judge.
+libjpeg warns in the same way of harmless things (odd headers, stray bytes between segments) and of entropy-coded data
+that is truncated or corrupt. `is_intact` tells them apart; libjpeg's own decoder is the judge.
 """
 
 import re
@@ -68,7 +68,7 @@ def orientation(data: bytes) -> int:
 
 
 def _exif_orientation(tiff: bytes) -> int | None:
-    """Return the orientation in an EXIF block, 1 to 8; 0 where it has none; None where the block is unlike a camera's."""
+    """Return the orientation in an EXIF block, 1 to 8; 0 if it has none; None if the block is unlike a camera's."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return None
@@ -131,7 +131,7 @@ class _Scan:
 
 @dataclass
 class _File:
-    """The parts of a JPEG that its pixels come from: frame header (marker and body), scans, and each one's restart interval."""
+    """What the pixels of a JPEG come from: frame header (marker and body), scans, and the restart interval of each."""
 
     kind: int = 0
     frame: bytes = b""
@@ -143,7 +143,7 @@ class _File:
         return SOI + _segment(self.kind, frame or self.frame)
 
     def intervals(self, number: int) -> Iterator[bytes]:
-        """Yield each restart interval of sequential scan `number` as a JPEG of its own, one row of blocks high if that fits.
+        """Yield each restart interval of sequential scan `number` as a JPEG, one row of blocks high if that fits.
 
         Raises:
             ValueError: the number of intervals is not that of the frame.
@@ -164,7 +164,7 @@ class _File:
             yield self.head(frame) + tables + _segment(DRI, b"\0\0") + scan.header + part + EOI
 
     def _units(self, scan: _Scan) -> tuple[int, int, int]:
-        """Return a coding unit's height and width in pixels of its own component, and the number of units of the scan."""
+        """Return a coding unit's height and width in pixels of its own component, and the scan's number of units."""
         height, width = struct.unpack_from(">HH", self.frame, 1)
         sizes = {self.frame[6 + 3 * k]: self.frame[7 + 3 * k] for k in range(self.frame[5])}
         down, across = max(size & 15 for size in sizes.values()), max(size >> 4 for size in sizes.values())

@@ -45,7 +45,7 @@ def prepare_command(*words: object) -> str:
 
 
 def check_text(path: Path, text: NDArray[np.uint8]) -> None:
-    """Raise UserError where `text`, the bytes of `path`, is not UTF-8 text: an image, an archive, UTF-16, zero bytes."""
+    """Raise UserError where `text`, the bytes of `path`, is not UTF-8: an image, an archive, UTF-16, zero bytes."""
     zeros = len(text) - int(np.count_nonzero(text))
     kind = next((kind for begin, kind in SIGNATURES.items() if bytes(text[: len(begin)]) == begin), None)
     if kind is not None:
@@ -81,7 +81,7 @@ def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
 
 
 def missing_list(path: Path, labelled: bool) -> str:
-    """Return the message for a list `path` that does not exist: what its folder holds, and how to make lists from that."""
+    """Return the message for a list that does not exist: what its folder holds, and how to make lists from that."""
     folder, name = path.parent, path.stem
     problem = f"There is no list {path}; expected {expected(labelled)}."
     has_flag = name in ("train", "val", "test")  # else any flag may have named it

@@ -1,8 +1,8 @@
 """What Pillow reads, as 8-bit RGB: alpha over white, and samples of more than 8 bits by their range.
 
-A 16-bit file may hold 12 bits, and white may be 1.0 or 255 in a floating-point file: the format does not say which. White
-is therefore the smallest of WHITE_LEVELS that no sample exceeds, or the brightest sample where that is below a quarter of
-it. No image becomes black unless every sample is zero.
+A 16-bit file may hold 12 bits, and white may be 1.0 or 255 in a floating-point file: the format does not say which.
+White is therefore the smallest of WHITE_LEVELS that no sample exceeds, or the brightest sample where that is below a
+quarter of it. No image becomes black unless every sample is zero.
 """
 
 import functools

@@ -73,7 +73,7 @@ class WorkerConfig:
 
     @property
     def pins_in_place(self) -> bool:
-        """Whether the dataset allocates page-locked memory itself; batches of worker processes are copied into it later."""
+        """Whether the dataset itself allocates page-locked memory; batches of worker processes are copied into it."""
         return self.on_gpu and self.kind == "thread"
 
 
@@ -143,7 +143,7 @@ class BatchLoader(Generic[BatchT]):
             yield batch
 
     def _worker_failure(self, text: str) -> str | None:
-        """Return the message for a RuntimeError of torch's DataLoader that says `text`; None where it is no worker's."""
+        """Return the message for a RuntimeError of torch's DataLoader; None where no worker caused it."""
         if "timed out" in text:
             return _stuck(self.config.timeout_seconds)
         if SHARED_MEMORY in text:
@@ -214,7 +214,7 @@ def _process_loader(
     """Return torch's DataLoader over the batches of these indices."""
     return DataLoader(
         _SharedMemoryDataset(dataset),  # type: ignore[arg-type]  # DataLoader calls __getitems__ alone
-        batch_sampler=batches,  # type: ignore[arg-type]  # it yields indices, from which the dataset makes whole batches
+        batch_sampler=batches,  # type: ignore[arg-type]  # the dataset makes a whole batch of each item
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=on_gpu,

@@ -14,7 +14,7 @@ from utils.rng import order_rng
 class BatchIndices(NamedTuple):
     """The samples of one batch.
 
-    epoch: from 1; 0 in evaluation. step: the batch's number in the epoch, from 0. indices: int64 (B,), places in the list.
+    epoch: from 1; 0 in evaluation. step: the batch's number in the epoch, from 0. indices: int64 (B,), into the list.
     repeat_index: int64 (B,), how often the epoch drew the same sample before; each repeat is augmented differently.
     """
 
@@ -115,16 +115,16 @@ def repeat_index(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def stable_order(values: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return `np.argsort(values, kind="stable")` for values (N,) from 0 to 2^31 - 1 and N below 2^32, several times faster.
+    """Return `np.argsort(values, kind="stable")`, several times faster, for values (N,) below 2^31 and N below 2^32.
 
-    Value and index are packed into one integer each: NumPy sorts plain integers with vector instructions, which its
-    stable sort lacks.
+    Values are 0 or more. Value and index are packed into one integer each: NumPy sorts plain integers with vector
+    instructions, which its stable sort lacks.
     """
     return np.sort(values.astype(np.int64) << 32 | np.arange(len(values))) & 0xFFFFFFFF
 
 
 class EvalSampler:
-    """Yields every sample once, in the order of the list; the last batch may be smaller. Several processes take turns."""
+    """Yields every sample once, in list order; the last batch may be smaller. Several processes take turns."""
 
     def __init__(self, count: int, batch_size: int, max_batches: int | None = None) -> None:
         """`count`: samples of the list. `max_batches`: the most batches per process (--debug)."""

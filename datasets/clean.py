@@ -1,4 +1,4 @@
-"""Cleans a list by decisions from the report: `python datasets/clean.py --help`. It is written in tools/prepare/."""
+"""Clean a list by decisions from the report: `python datasets/clean.py --help`. The code is in tools/prepare/."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Makes the lists: `python datasets/prepare.py --help`. It is written in tools/prepare/."""
+"""Make the lists: `python datasets/prepare.py --help`. The code is in tools/prepare/."""
 
 import sys
 from pathlib import Path

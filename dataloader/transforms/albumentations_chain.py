@@ -15,7 +15,7 @@ from dataloader.transforms.ops import Op
 
 
 def chain(opt: argparse.Namespace) -> Op:
-    """Return the chain of `steps` as an operation on uint8 RGB (S, S, 3) that draws from the sample's generator alone."""
+    """Return the chain of `steps` as an operation on uint8 RGB (S, S, 3); it draws from the sample's generator."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
 

@@ -24,7 +24,7 @@ MIN_ERASE_RATIO = 0.3  # of the box's sides; at most 1 / 0.3
 
 
 def random_flip_transpose(hflip: float, vflip: float, transpose: float) -> Op:
-    """Return a horizontal flip, a vertical flip and a transpose, each with its own probability: the eight orientations."""
+    """Return a horizontal flip, a vertical flip and a transpose, each with its own probability."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
         draw = rng.random(3)
@@ -50,7 +50,7 @@ def rotate(degrees: float) -> Op:
 
 
 def color_jitter(probability: float, brightness: float, contrast: float, saturation: float, hue: float) -> Op:
-    """Return a colour jitter: factors 1 ± x of brightness, contrast and saturation, and a hue rotation of ± `hue` turns.
+    """Return a colour jitter: factors 1 ± x of brightness, contrast and saturation, and a hue shift of ± `hue` turns.
 
     All four are one affine map of RGB, so each pixel is read once and rounded once: an order of magnitude less work
     than a conversion to HSV and back.

@@ -25,7 +25,7 @@ NUM_BINS = 31  # strengths of RandAugment and TrivialAugment, from none (0) to t
 AUGMIX_NUM_BINS, AUGMIX_SEVERITY, AUGMIX_WIDTH, AUGMIX_MAX_DEPTH = 10, 3, 3, 3
 
 
-# ------------------------------------------------------------------------------------------------ operations on an image
+# ------------------------------------------------------------------------------------------------ operations
 
 
 def identity(image: Image, _: float = 0.0) -> Image:
@@ -218,7 +218,7 @@ def augmix_ops(side: int) -> tuple[PolicyOp, ...]:
 
 
 def randaugment(count: int, magnitude: int, side: int) -> Op:
-    """Return RandAugment (Cubuk et al., 2020): `count` operations, drawn uniformly, each at bin `magnitude` of 0..30."""
+    """Return RandAugment (Cubuk et al., 2020): `count` operations, drawn uniformly, all at bin `magnitude`."""
     table = randaugment_ops(side)
 
     def op(image: Image, rng: np.random.Generator) -> Image:

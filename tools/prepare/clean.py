@@ -67,9 +67,9 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
     """Write the new list, and return the number of decisions by action.
 
     Raises:
-        UserError: the CSV is malformed, an action or a label is unknown, an image is not in the list or has another label
-            there, two decisions about it differ, or `out` is an input or (without `force`) a file of another kind. Then
-            nothing is written.
+        UserError: the CSV is malformed, an action or a label is unknown, an image is not in the list or has another
+            label there, two decisions about it differ, or `out` is an input or (without `force`) a file of another
+            kind. Then nothing is written.
     """
     files = read_list(source)
     read = {str(source): "the list itself", str(decisions): "--decisions"}
@@ -91,7 +91,8 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
             raise UserError(f"{decisions}: there are two decisions about {path}.")
         if files.label[index] != decision.label:
             raise UserError(
-                f"{decisions}: {path} has label {decision.label}, but {int(files.label[index])} in {files.location(index)}. "
+                f"{decisions}: {path} has label {decision.label}, "
+                f"but {int(files.label[index])} in {files.location(index)}. "
                 "The list has changed since the decisions were made; evaluate it again."
             )
     counts = dict.fromkeys(ACTIONS, 0)

@@ -1,6 +1,7 @@
 """Images listed in a JSON file in the format of COCO or of AliProducts.
 
-COCO         {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}], "categories": [{"id", "name"}]}
+COCO         {"images": [{"id", "file_name"}], "annotations": [{"image_id", "category_id"}],
+              "categories": [{"id", "name"}]}
 AliProducts  {"images": [{"image_id", "class_id"}]}, with images at <class_id>/<image_id>; the test file has no class_id
 """
 
@@ -23,7 +24,7 @@ Entry = dict[str, Any]  # an object of the JSON file
 
 
 def read_coco(opt: argparse.Namespace, given: list[str] | None) -> Listing:
-    """Return the images of a JSON file; categories are numbered in the order of their ids, or by their names in `given`.
+    """Return the images of a JSON file; categories are numbered in the order of their ids, or by name in `given`.
 
     Raises:
         UserError: the file is malformed, or no image has a category.

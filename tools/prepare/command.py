@@ -8,9 +8,9 @@
 
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
 torchvision; where both are unavailable, scikit-learn's digits replace them, with a warning.
-folder: one folder per class, as in ImageNet. csv: a table with a header. coco: JSON in the format of COCO or AliProducts.
-list: an existing list. These four hold out a share of each class for val.txt; `python datasets/prepare.py folder --help`
-shows the other ways to split.
+folder: one folder per class, as in ImageNet. csv: a table with a header. coco: JSON in the format of COCO or
+AliProducts. list: an existing list. These four hold out a share of each class for val.txt;
+`python datasets/prepare.py folder --help` shows the other ways to split.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
     ]
     if fixed and splitting:
         wrong.append(
-            f"{fixed} says which images go where, so {', '.join(splitting)} would have no effect; leave one of them out."
+            f"{fixed} says which images go where, so {', '.join(splitting)} would have no effect; leave one out."
         )
     if opt.test is not None and getattr(opt, "part", None) == "test":
         wrong.append("--part test and --test both make test.txt; use one of them.")

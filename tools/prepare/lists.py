@@ -27,7 +27,7 @@ CHANGES = {
 class ImageList:
     """The N images of one list.
 
-    paths: absolute. labels: class numbers; None: a list without labels. groups: which images belong together; None: none.
+    paths: absolute. labels: class numbers; None: a list without labels. groups: which images belong together, or None.
     """
 
     paths: list[str]
@@ -44,7 +44,7 @@ class ImageList:
 
 @dataclass
 class Listing:
-    """What a source holds: its class names in the order of their numbers, and its lists by "train", "val" and "test"."""
+    """What a source holds: class names in the order of their numbers, and lists by "train", "val" and "test"."""
 
     names: list[str]
     lists: dict[str, ImageList]
@@ -180,8 +180,8 @@ def as_on_disk(paths: Sequence[str], suffix: str | None) -> list[str]:
 def normalise_list(images: ImageList, list_name: str) -> ImageList:
     """Return the images sorted by path, so that a split does not depend on their order, without what cannot be listed.
 
-    A list without labels keeps its order, which is that of the submission. Repetitions, images with two different labels
-    and paths that a list cannot hold are left out, with a warning.
+    A list without labels keeps its order, which is that of the submission. Repetitions, images with two different
+    labels and paths that a list cannot hold are left out, with a warning.
     """
     skipped, kept = SkippedItems(), []
     paths, groups = images.paths, images.groups

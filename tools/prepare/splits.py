@@ -86,7 +86,7 @@ def singleton_group(path: str) -> str:
 
 
 def share_of_classes(labels: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Return a mask, bool (N,), of `share` of each class, drawn by `seed`; each class keeps at least one unmarked image.
+    """Return a mask, bool (N,), of `share` of each class, drawn by `seed`; each class keeps an unmarked image.
 
     The rounding remainder is carried from class to class, in random order. Of classes with three images, a share of a
     tenth marks one image in about a third; rounding each class by itself would mark none.

@@ -163,8 +163,8 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
     """Read the columns that the options name.
 
     Raises:
-        UserError: the file cannot be read or is not UTF-8, a column is missing, there are no rows, or a row does not have
-            as many fields as the header.
+        UserError: the file cannot be read or is not UTF-8, a column is missing, there are no rows, or a row does not
+            have as many fields as the header.
     """
     file = Path(opt.file)
     try:
