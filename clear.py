@@ -1,10 +1,10 @@
-"""Put one experiment's records into the trash: checkpoints, logs, results and run_log lines of exactly this tag.
+"""Move one experiment's records to the trash: checkpoints, logs, results and run_log lines of exactly this tag.
 
-python clear.py --tag resnest               into .trash/<time>_resnest/
-python clear.py --tag resnest --restore     back again
-python clear.py --tag resnest --rm          for good, what lies in the trash too
+python clear.py --tag resnest               move to .trash/<time>_resnest/
+python clear.py --tag resnest --restore     move back
+python clear.py --tag resnest --rm          delete permanently, including the tag's entries in the trash
 
-A command that was killed is repeated, or undone by --restore; it goes on where it was.
+If a command is killed, repeat it to finish, or undo it with --restore.
 """
 
 import argparse
@@ -22,8 +22,9 @@ from utils.trash import TRASH
 
 
 def main(opt: argparse.Namespace) -> None:
+    """Clear, restore or delete the records of opt.tag."""
     folders: dict[str, Path] = {}
-    for name in trash.KINDS:  # two of them may be one
+    for name in trash.KINDS:  # two of the folders may be the same
         parent = Path(getattr(opt, f"{name}_dir"))
         if os.path.realpath(parent) not in [os.path.realpath(other.parent) for other in folders.values()]:
             folders[name] = parent / opt.tag
@@ -32,8 +33,8 @@ def main(opt: argparse.Namespace) -> None:
         if folder.parent.is_dir():
             run_lock.acquire(folder)
     for path in trash.entries(opt.tag)[1]:
-        say(f"warning: {path}/ has no valid {trash.ORIGIN}; it is left alone.")
-    left = trash.sweep(opt.tag, [*folders.values(), *origins])
+        say(f"warning: {path}/ has no valid {trash.ORIGIN}; it is skipped.")
+    left = trash.delete_leftovers(opt.tag, [*folders.values(), *origins])
     if opt.restore:
         restore(opt.tag)
     elif opt.rm:
@@ -43,12 +44,12 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def to_trash(tag: str, folders: dict[str, Path]) -> None:
-    """Move the tag's folders and run_log lines to a new entry of the trash, after finishing one that was cut."""
+    """Move the tag's folders and run_log lines to a new entry of the trash, after finishing an interrupted one."""
     unfinished = [entry for entry in trash.entries(tag)[0] if entry.unfinished]
     for entry in unfinished:
         moved = trash.finish(entry)
         say(
-            f"Went on with {entry.path}/, which a killed command had left unfinished: moved {_listed(moved)}.",
+            f"Finished {entry.path}/, which a killed command had left incomplete: moved {_listed(moved)}.",
             sys.stdout,
         )
     if not unfinished or any(map(os.path.lexists, folders.values())):
@@ -57,31 +58,31 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
         lines = len(run_log.read(entry.path / run_log.FILE))
         say(f"Moved {_listed(present)} and {lines} line(s) of {run_log.FILE} to {entry.path}/", sys.stdout)
     back, gone = (command("clear", {"tag": tag, flag: True}) for flag in ("restore", "rm"))
-    say(f"Bring them back: {back}      Delete for good: {gone}", sys.stdout)
+    say(f"Restore them: {back}      Delete them permanently: {gone}", sys.stdout)
 
 
 def restore(tag: str) -> None:
-    """Move the newest trash entry of the tag back to where it was."""
+    """Move the newest entry of the tag back to where it was. Raises UserError if the trash has none."""
     entries = trash.entries(tag)[0]
     if not entries:
         raise UserError(f"The trash holds nothing of tag {tag!r}.{_tags_in_trash()}")
     entry = entries[-1]
-    trash.bring_back(entry)
+    trash.restore(entry)
     there = {name: where for name, where in entry.origin.items() if os.path.lexists(where)}
     say(f"Restored {_listed(there)} from {entry.path}/", sys.stdout)
     for where in entry.origin.values():
         if where not in there.values():
-            say(f"warning: {where}/ was not in {entry.path}/ any more.")
+            say(f"warning: {where}/ was no longer in {entry.path}/.")
 
 
 def remove(tag: str, folders: dict[str, Path], left: int) -> None:
-    """Delete the tag's records, and its entries in the trash, for good. `left`: what an earlier command left was deleted."""
+    """Delete the tag's records and its entries in the trash. `left`: the number of leftovers deleted already."""
     entries = [entry.path for entry in trash.entries(tag)[0]]
     found = any(map(os.path.lexists, folders.values()))
     present = _present(tag, folders) if found or not (entries or left) else {}
-    lines = run_log.pop(tag)  # first: a command that is killed then finds the folders when it is repeated
+    lines = run_log.pop(tag)  # first: if this command is killed, a repeated one still finds the folders
     for path in [*present.values(), *entries]:
-        if os.path.lexists(path):  # not inside one that is gone already
+        if os.path.lexists(path):  # it may have been inside a deleted one
             trash.discard(path, tag)
     say(
         f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.",
@@ -90,7 +91,7 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
 
 
 def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
-    """Those of `folders` that are there. Raises UserError, with the tags that are, where none is."""
+    """Return those of `folders` that exist. Raises UserError with the existing tags if none does."""
     present = {name: path for name, path in folders.items() if os.path.lexists(path)}
     if present:
         return present
@@ -98,7 +99,8 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
     tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
     hint = did_you_mean(tag, tags)
     raise UserError(
-        f"There are no records of tag {tag!r}.{hint and f' {hint}'}\nThere are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
+        f"There are no records of tag {tag!r}.{hint and f' {hint}'}\n"
+        f"There are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
     )
 
 

@@ -170,6 +170,6 @@ GROUPS = {
 
 
 def help_zh(script: str, dest: str) -> str:
-    """Return the Chinese help of a flag of `script` ("train", "eval", "submit", "clear"). Raises KeyError without one."""
+    """Return the Chinese help of a flag of `script` ("train", "eval", …). Raises KeyError without one."""
     like = "eval" if script == "submit" else script
     return HELP.get(f"{like}.{dest}") or HELP[dest]

@@ -281,7 +281,7 @@ def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_p
             (entry / "origin.json").write_text(content)
         for flags in (["--restore"], ["--rm"], []):
             result = script("clear.py", "--tag", "run.1", *flags)
-            assert result.code == 2 and f".trash/{entry.name}/ has no valid origin.json; it is left alone" in result.err
+            assert result.code == 2 and f".trash/{entry.name}/ has no valid origin.json; it is skipped" in result.err
         (entry / "origin.json").write_text(good)
     assert files(records, "*") == before
     assert script("clear.py", "--tag", "run.1", "--restore").code == 0

@@ -179,7 +179,7 @@ def test_a_drive_that_fails_makes_no_checkpoint_damaged(pauses, tmp_path, monkey
 
     for number, kind, said in (
         (errno.EIO, MachineFault, "The machine is at fault"),
-        (errno.EACCES, UserError, "may not be read: Permission denied"),
+        (errno.EACCES, UserError, "cannot be read: Permission denied"),
     ):
         failure = OSError(number, os.strerror(number))
         monkeypatch.setattr(checkpoint, "_verify", Mock(side_effect=failure))

@@ -128,7 +128,7 @@ def test_tools_replace_nothing_that_they_read(ready, tmp_path, monkeypatch, capf
     mine, twin = (outputs.Output(tmp_path / name, "mine", lambda path: False) for name in ("doctor.csv", "train.txt"))
     with pytest.raises(UserError, match="train.txt .mine. is the same file as ./train.txt"):  # one file by two names
         outputs.check([mine, twin], {"./train.txt": "a list"})
-    with pytest.raises(UserError, match="doctor.csv is there already and does not look like mine"):
+    with pytest.raises(UserError, match="doctor.csv exists already and does not look like mine"):
         outputs.check([mine, twin], {})
     PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("photo.png")
     assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2  # a picture, but none that was drawn

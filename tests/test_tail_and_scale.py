@@ -104,7 +104,7 @@ def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that
     for path in mine:
         path.write_bytes(skewed.read_bytes())
     assert long_tail.main(words) == 2
-    assert f"{mine[0]} is there already and does not look like a checkpoint of tools.long_tail" in capfd.readouterr().err
+    assert f"{mine[0]} exists already and does not look like a checkpoint of tools.long_tail" in capfd.readouterr().err
     assert all(path.read_bytes() == skewed.read_bytes() for path in mine)
     assert long_tail.main([*words, "--force"]) == 0
     (written,) = (path for path in mine if "long_tail" in checkpoint.load(path))

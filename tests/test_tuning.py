@@ -47,7 +47,7 @@ def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "more.yaml").write_text("steps: 60\nsmooth: 0.1\n")
     words = [*tiny, "--high", "100", "--low=1e-5", "--config", "more.yaml", "--log_dir", "my logs", "--accumulate", "2"]
-    monkeypatch.setattr(logger, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(logger, "PROGRESS_SECONDS", 0.0)
     code = lr_find.main(words)
     shown = capfd.readouterr()
     assert code == 0, shown.err

@@ -50,8 +50,8 @@ class EvalBatch(NamedTuple):
 def to_float(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Return images * scale + shift as float32 (B, 3, S, S), channels_last.
 
-    Each row of pixels is one long vector: to broadcast over the channels, which are innermost in memory, would run loops
-    of three at half the speed. On the CPU, a few images at a time pass through, so that both passes run in the cache.
+    Each row of pixels is one long vector: broadcasting over the channels, which are innermost in memory, would run
+    loops of three at half the speed. On the CPU, a few images at a time are converted, so that they stay in the cache.
 
     Args:
         images: uint8 (B, 3, S, S), channels_last.

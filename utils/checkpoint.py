@@ -1,11 +1,23 @@
-"""Checkpoints: tensors and plain data in one file, written whole, read without running any of it.
+"""Checkpoints: tensors and plain data in one file, written atomically, and loaded without running code from it.
 
-Keys of a checkpoint: `format`, `model` (name), `epoch`, `weights`, `ema` and `swa` (their averages, or None), `showing`
-(which of them to predict with: "raw", "ema" or "swa"), `opt` (the resolved options; what --precision auto came to, and
-why), `data` (class count and names, images a class, preprocessing, the training list's fingerprint, the paths of the
-lists), `history` (a dict of scores an epoch), `best`, `calibration` (a temperature, by eval.py --calibrate); and for
---resume `within` (how far the epoch is) and `training` (optimizer, scaler, step, how far --swa is). utils.checkpoint_schema
-declares their types, and is held against each file that is read. A file without `format` is taken as somebody's plain state dict.
+Keys of a checkpoint:
+
+    format       version of this layout
+    model        name of the network
+    epoch        epochs completed
+    weights      {name: tensor}
+    ema, swa     averages of the weights, or None
+    showing      the weights to predict with: "raw", "ema" or "swa"
+    opt          the resolved options, and the precision in use with its reason
+    data         class count, names and image counts; preprocessing; hash of the training list; paths of the lists
+    history      one dict of scores per epoch
+    best         the best epoch's scores
+    calibration  a temperature, from eval.py --calibrate
+    within       for --resume: the position within the epoch
+    training     for --resume: optimizer, scaler, step, progress of --swa
+
+utils.checkpoint_schema declares the types, and every file is checked against it. A file without `format` counts as the
+plain state dict of another program.
 """
 
 import hashlib
@@ -29,19 +41,19 @@ from utils.foreign_weights import plain_weights
 from utils.logger import log
 
 FORMAT = 1
-MAX_PROBLEMS = 8  # named in a message
+MAX_PROBLEMS = 8  # listed in a message
 BLOCK_BYTES = 1 << 20
 
 
 class SaveError(UserError):
-    """A checkpoint could not be written; what was there before is whole."""
+    """A checkpoint could not be written. Earlier checkpoints are intact."""
 
 
 def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None:
-    """Write `content` to `path`, and give it the names in `also` without writing it again.
+    """Write `content` to `path`, and replace each path of `also` by a hard link to it.
 
     Raises:
-        SaveError: the disk is full, or the folder cannot be written; earlier files are untouched.
+        SaveError: the disk is full, or the folder cannot be written. Earlier files are intact.
     """
     try:
         with atomic_write(path) as file:
@@ -52,35 +64,37 @@ def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None
         reason = error if isinstance(error, OSError) else error.__context__ or error
         raise SaveError(
             f"The checkpoint {path} could not be written: {reason}.\n"
-            f"Earlier checkpoints are whole. Free some space (`df -h {path.parent}`), then go on with --resume."
+            f"Earlier checkpoints are intact. Free some space (`df -h {path.parent}`), then continue with --resume."
         ) from error
 
 
 def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
-    """Set one key of a checkpoint, and leave everything else as it is, to the bit; written whole, or not at all.
+    """Set one key of a checkpoint atomically; everything else stays the same to the bit.
 
-    Where `path` is a link, its target is changed and the link stays. The file keeps its owner and permissions.
+    If `path` is a link, its target is changed and the link stays. The file keeps its owner and permissions.
 
     Args:
-        known: the `identity` of the checkpoint that `value` is of.
+        path: the checkpoint.
+        key: the key to set.
+        value: its new value.
+        known: the `identity` of the checkpoint that `value` was computed from.
 
     Returns:
-        Other names of the same file in its folder (3_ResNet50.pt beside best.pt): they keep the old content.
+        Other names of the same file in its folder (3_ResNet50.pt beside best.pt), which keep the old content.
 
     Raises:
-        UserError: another checkpoint is in its place by now; it is none of ours (a plain state dict has no place for it); or
-            the disk is full.
+        UserError: another checkpoint has replaced it, it is a plain state dict, or the disk is full.
     """
     path = path.resolve()
     content = load(path)
     if "format" not in content:
         raise UserError(
-            f"{path} is a plain state dict, which has no place for `{key}`. Give --temperature T each time instead."
+            f"{path} is a plain state dict, which cannot hold `{key}`. Give --temperature T each time instead."
         )
     if identity(content) != known:
         raise UserError(
-            f"{path} is not the checkpoint any more that was loaded (a run may have replaced it), so `{key}` is not written into it.\n"
-            "Score it again, or give a copy of it."
+            f"{path} is no longer the checkpoint that was loaded (a run may have replaced it), "
+            f"so `{key}` is not written.\nScore it again, or give a copy of it."
         )
     others = [other for other in sorted(path.parent.glob("*.pt")) if other != path and other.samefile(path)]
     save(path, {**content, key: value})
@@ -88,9 +102,9 @@ def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
 
 
 def identity(content: dict[str, Any]) -> str:
-    """sha256, as hex, of what in a checkpoint decides its predictions: the network, all of its weights, classes, preprocessing.
+    """Return the sha256, as hex, of what decides a checkpoint's predictions: network, weights, classes, preprocessing.
 
-    What `amend` or going on with training adds (a temperature, the optimizer's state) is no part of it.
+    A temperature or the optimizer's state is not part of it.
     """
     digest = hashlib.sha256()
     for key in ("model", "weights", "ema", "swa", "showing", "opt", "data"):
@@ -100,7 +114,7 @@ def identity(content: dict[str, Any]) -> str:
 
 
 def _feed(digest: Any, value: Any) -> None:
-    """Add a value to the digest; of a dict, its items in the order of their names."""
+    """Add a value to the digest; a dict in the order of its keys."""
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -118,12 +132,12 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; a plain state dict comes back as {"weights": ...} without `format`.
+    """Return the content of a checkpoint, on the CPU; a plain state dict as {"weights": ...} without `format`.
 
     Raises:
-        MachineFault: the machine failed, again and again; see utils.faults.
-        UserError: no such file, one that may not be read, damaged, of a newer version, or a pickle that holds more than tensors
-            and plain data.
+        MachineFault: the machine keeps failing; see utils.faults.
+        UserError: the file is missing, not readable, damaged, of a newer version, or a pickle that holds more than
+            tensors and plain data.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,11 +145,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = faults.with_retries(lambda: _read(path), path)
     except PermissionError as error:
-        raise UserError(f"The checkpoint {path} may not be read: {error.strerror}.") from error
+        raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is refused: it is damaged, or holds code besides tensors and plain data, which loading would run "
-            f"({_unpickler_reason(error)}).\nLoad it where you trust it, save its state_dict alone, and give that."
+            f"({_unpickler_reason(error)}).\nIf you trust it, load it, save its state_dict alone, and give that file."
         ) from error
     except (
         RuntimeError,
@@ -163,32 +177,32 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _check(content: dict[str, Any], path: Path) -> None:
-    """Raise UserError where a checkpoint is not what train.py writes."""
+    """Raise UserError if a checkpoint does not have the form that train.py writes."""
     from utils.checkpoint_schema import problems
 
     found = problems(content)
     if found:
         more = f"\n  … and {len(found) - MAX_PROBLEMS} more" if len(found) > MAX_PROBLEMS else ""
         shown = "".join(f"\n  {line}" for line in found[:MAX_PROBLEMS])
-        raise UserError(f"The checkpoint {path} is damaged, or no file of train.py:{shown}{more}{_neighbours(path)}")
+        raise UserError(f"The checkpoint {path} is damaged, or not from train.py:{shown}{more}{_neighbours(path)}")
 
 
 def _verify(path: Path) -> None:
-    """Read the file once against its own checksums, which torch.load leaves alone: flipped bits would become weights.
+    """Check the file against its own checksums, which torch.load ignores: flipped bits would become weights.
 
-    Only the zip format of torch.save has them. Raises ValueError where one is wrong.
+    Only the zip format of torch.save has checksums. Raises ValueError if one is wrong.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             if file.read(4) == b"PK\3\4":
                 raise ValueError("the end of the file is missing")
-        log.info(f"{path} is of a format without checksums: damage inside its tensors cannot be seen.")
+        log.info(f"{path} has a format without checksums: damage inside its tensors cannot be detected.")
         return
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if not any(entry.CRC for entry in entries):  # torch.serialization.set_crc32_options(False)
-                log.info(f"{path} was saved without checksums: damage inside its tensors cannot be seen.")
+                log.info(f"{path} was saved without checksums: damage inside its tensors cannot be detected.")
                 return
             for entry in entries:
                 with archive.open(entry) as part:
@@ -203,26 +217,26 @@ def _read(path: Path) -> Any:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        log.info(f"{path} is of a format without checksums: damage inside its tensors cannot be seen.")
+        log.info(f"{path} has a format without checksums: damage inside its tensors cannot be detected.")
         try:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(str(error)) from error
     _verify(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the pickle's protocol: who reads the message cannot change it
+        warnings.simplefilter("ignore")  # about the pickle's protocol, which the user cannot change
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _unpickler_reason(error: Exception) -> str:
-    """What torch's long message found; around it, it advises to load the file unsafely."""
+    """Return the reason in torch's long message, without its advice to load the file unsafely."""
     text = " ".join(str(error).split())
     text = re.split(r"trusted source\.|WeightsUnpickler error:", text)[-1]
     return re.split(r"Please use|Check the documentation", text)[0].strip(" .")[:200]
 
 
 def _neighbours(path: Path) -> str:
-    """The checkpoints that do lie in the folder, for an error's second line."""
+    """Return the checkpoints in the folder, for the second line of an error."""
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return path_hint(path)

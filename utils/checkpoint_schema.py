@@ -1,7 +1,7 @@
-"""What a checkpoint of train.py holds: every key with its type and range, declared once and checked where a file is read.
+"""The schema of a checkpoint of train.py: every key with its type and range, checked when a file is read.
 
-Keys that are not declared may hold any tensors and plain data. Only the file's own consistency is checked here: whether its
-weights are those of a network, and its optimizer's state that of these weights, is for who builds the network.
+Other keys may hold any tensors and plain data. Only the consistency of the file itself is checked here. Whether its
+weights fit a network, and its optimizer state fits the weights, is checked where the network is built.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -21,17 +21,17 @@ from typing_extensions import TypedDict
 
 from options import problems_of_saved
 
-MAX_DEPTH = 16  # of plain data: deeper ones are made to exhaust the stack
+MAX_DEPTH = 16  # of nested plain data; deeper data could exhaust the stack
 MAX_CLASSES = 10_000_000
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
-SHOWN = 3  # problems in a message
+MAX_OPTION_PROBLEMS = 3  # listed in a message
 OPEN: Any = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
 # ------------------------------------------------------------------------------------------------ leaves
 
 
 def _tensor(value: Any) -> torch.Tensor:
-    """A tensor of its own memory: no sparse one, none without data, none that repeats a few numbers to an enormous size."""
+    """Return a dense tensor with its own memory, not one that repeats a few numbers to an enormous size."""
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"a {type(value).__name__}; allowed: a tensor")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -44,7 +44,7 @@ def _tensor(value: Any) -> torch.Tensor:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Tensors, numbers, text, None, and lists and dicts of them."""
+    """Return a value that consists of tensors, numbers, text, None, lists and dicts."""
     if depth > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
     if isinstance(value, dict):
@@ -63,7 +63,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _sums(value: Any) -> torch.Tensor:
-    """An epoch's sums, as training.epoch keeps them; older checkpoints have fewer."""
+    """Return the sums of an epoch, as training.epoch keeps them; older checkpoints have fewer."""
     tensor = _tensor(value)
     if tensor.ndim != 1 or not 1 <= len(tensor) <= 6 or not tensor.is_floating_point():
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: up to 6 floats")
@@ -73,19 +73,19 @@ def _sums(value: Any) -> torch.Tensor:
 def _options(value: dict[str, Any]) -> dict[str, Any]:
     problems = problems_of_saved(value)
     if problems:
-        raise ValueError("; ".join(problems[:SHOWN]))
+        raise ValueError("; ".join(problems[:MAX_OPTION_PROBLEMS]))
     return value
 
 
 def _scaler(value: dict[str, float]) -> dict[str, float]:
-    """torch.amp.GradScaler's state; {} where there was none."""
+    """Return the state of torch.amp.GradScaler, {} without one."""
     if value and (set(value) != SCALER or value["scale"] <= 0 or any(part < 0 for part in value.values())):
         raise ValueError(f"{str(value)[:100]}; allowed: {', '.join(sorted(SCALER))}, the scale above 0")
     return value
 
 
 def _row(value: Any) -> dict[str, Any]:
-    """The scores of an epoch: numbers by name, one of them the epoch's, from 1."""
+    """Return the scores of an epoch: {name: number}, among them the epoch, from 1."""
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"a {type(value).__name__}; allowed: {{name of a score: number}}")
     wrong = [name for name, score in value.items() if isinstance(score, bool) or not isinstance(score, int | float)]
@@ -120,7 +120,7 @@ class Preprocessing(TypedDict):
 
 @with_config(OPEN)
 class Data(TypedDict):
-    """The classes, and what the network is shown; dataloader.Classes.as_dict."""
+    """The classes (utils.classes.Classes.as_dict), the preprocessing and the lists."""
 
     num_classes: Annotated[Whole, Field(ge=1, le=MAX_CLASSES)]
     class_names: list[Text] | None
@@ -174,7 +174,7 @@ class Calibration(TypedDict):
 
 @with_config(OPEN)
 class Checkpoint(TypedDict):
-    """The whole. `model` and what follows it are absent in a file of weights alone."""
+    """A whole checkpoint. A file of weights alone lacks `model` and what follows it."""
 
     format: Annotated[Whole, Field(ge=1)]
     weights: Annotated[Weights, Field(min_length=1)]
@@ -193,11 +193,11 @@ class Checkpoint(TypedDict):
 
 
 FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")
-_adapter: list[TypeAdapter[Any]] = []  # built once, when the first checkpoint is read
+_adapter: list[TypeAdapter[Any]] = []  # built when the first checkpoint is read
 
 
 def problems(content: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a checkpoint, as lines like "data.num_classes: …"; [] where nothing is."""
+    """Return the problems of a checkpoint, as lines like "data.num_classes: …"."""
     if not _adapter:
         _adapter.append(TypeAdapter(Checkpoint))
     try:
@@ -219,15 +219,15 @@ def _reason(one: Any) -> str:
 
 
 def _contradictions(content: dict[str, Any]) -> list[str]:
-    """What no single key can tell."""
+    """Return problems across keys."""
     found = []
     for name in ("ema", "swa"):
         average = content.get(name)
         if average is not None and _shapes(average) != _shapes(content["weights"]):
-            found.append(f"{name}: other tensors than those of weights")
+            found.append(f"{name}: its tensors differ in name or shape from weights")
     showing = content.get("showing", "raw")
     if showing != "raw" and content.get(showing) is None:
-        found.append(f"showing: {showing!r}, and there is no {showing}")
+        found.append(f"showing: {showing!r}, but there is no {showing}")
     data = content.get("data") or {}
     lists = [name for name in ("class_names", "class_images") if data.get(name) is not None]
     found += [
@@ -239,7 +239,7 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
 
 
 def _of_training(content: dict[str, Any]) -> list[str]:
-    """What --resume takes for granted."""
+    """Return what is missing or contradictory for --resume."""
     missing = [name for name in FOR_RESUME if name not in content]
     if missing:
         return [f"training: there is no {', '.join(missing)} beside it"]

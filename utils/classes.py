@@ -53,7 +53,7 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]
 
 
 def describe_difference(there: Sequence[str], here: Sequence[str], where: str) -> str:
-    """Return how the names `there` differ from those `here`; `where` names the latter's source, such as "classes.txt"."""
+    """Return how the names `there` differ from those `here`, which are from `where`, such as "classes.txt"."""
     if len(there) != len(here):
         return f"it names {len(there)} classes, {where} {len(here)}"
     pairs = zip(_keys(there), _keys(here), strict=True)

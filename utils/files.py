@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import fcntl
@@ -17,14 +17,14 @@ from utils.errors import UserError
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file beside `path` for writing; on leaving, flush, fsync, and put it in `path`'s place.
+    """Open a temporary file beside `path` for writing; at the end of the body, fsync it and rename it to `path`.
 
-    A reader sees the old content or the new, never half of one. Where the body or the disk fails, the old file
-    stays and nothing is left behind. A new file has the permissions that open() gives, a replaced one keeps its own.
-    A link is replaced, not followed. Text is UTF-8; file names of other bytes keep them (surrogateescape).
+    A reader sees the old content or the new one, never a part. If the body or the disk fails, the old file stays and
+    the temporary one is deleted. A new file has the permissions of open(), a replaced file keeps its own. A link is
+    replaced, not followed. Text is UTF-8; file names of other bytes keep them (surrogateescape).
 
     Raises:
-        UserError: `path` is a folder, a device, or anything else that is no regular file.
+        UserError: `path` is a folder, a device, or anything else but a regular file.
         OSError: the disk is full, the folder cannot be written, and so on.
     """
     with atomic_write_all([path], mode) as (file,):
@@ -33,9 +33,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 @contextlib.contextmanager
 def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") -> Iterator[list[IO[Any]]]:
-    """Open a file beside each of `paths`, as `atomic_write` does; all are complete on the disk before the first is put in its place.
+    """Open files as `atomic_write` does, for files that belong together.
 
-    So files that belong together are all old or all new, but for a kill in the instant between their renames.
+    All are complete on the disk before the first is renamed. So all are old or all are new, unless the process is
+    killed in the instant between the renames.
     """
     targets = [Path(path) for path in paths]
     besides = [name_beside(path) for path in targets]
@@ -51,16 +52,16 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
             yield files
             for path, file in zip(targets, files, strict=True):
                 file.flush()
-                _take_permissions(path, file.fileno())
+                _copy_permissions(path, file.fileno())
                 os.fsync(file.fileno())
         for path in targets:
-            check_regular(path)  # again: the body may have taken hours
+            check_regular(path)  # again, because the body may take hours
         for path, beside in zip(targets, besides, strict=True):
             os.replace(beside, path)
     except BaseException as error:
         for beside in besides:
             beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):  # the kernel does not say which file a full disk cut short
+        if isinstance(error, OSError):  # a full disk is reported without a file name
             meant = {str(beside): str(path) for path, beside in zip(targets, besides, strict=True)} | {
                 None: str(targets[0])
             }
@@ -71,10 +72,10 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
 
 
 def check_regular(path: Path) -> None:
-    """Raise UserError where `path` exists and is no regular file: a folder, a device, a pipe. Links are followed."""
+    """Raise UserError if `path` is a folder, a device or a pipe; links are followed, and a missing file is fine."""
     try:
         kind = path.stat().st_mode
-    except OSError:  # nothing there, a link to nothing, or a folder that the writing will complain of
+    except OSError:  # missing, a broken link, or a folder without access, which the writing reports
         return
     if stat.S_ISDIR(kind):
         raise UserError(f"{path} is a folder; expected the name of a file. Try: {path / 'NAME'}")
@@ -83,7 +84,7 @@ def check_regular(path: Path) -> None:
 
 
 def link_over(source: Path, path: Path) -> None:
-    """Give the content of `source` a second name, in place of what `path` held; a copy where links are not to be had."""
+    """Replace `path` by a hard link to `source`, or by a copy on a file system without hard links."""
     beside = name_beside(path)
     try:
         os.link(source, beside)
@@ -97,42 +98,42 @@ def link_over(source: Path, path: Path) -> None:
 
 
 def name_beside(path: Path, kind: str = "tmp") -> Path:
-    """Return a name in the folder of `path` that nobody can foresee, and so prepare a link under: .<name>.<16 hex digits>.<kind>.
+    """Return a temporary path in the folder of `path`: .<name>.<16 random hex digits>.<kind>, at most 255 bytes.
 
-    At most 255 bytes: of a longer name the first 200 bytes.
+    It is random so that nobody can put a link there beforehand. A longer name is cut to 200 bytes.
     """
     name = os.fsdecode(os.fsencode(path.name)[:200])
     return path.with_name(f".{name}.{secrets.token_hex(8)}.{kind}")
 
 
 def _create(path: str, flags: int) -> int:
-    """Create a file that does not exist yet, with the permissions that open() gives; an opener."""
+    """Create a file that must not exist, with the permissions of open(); an opener."""
     return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def _take_permissions(path: Path, number: int) -> None:
-    """Give the open file `number` the owner and the permissions of the regular file that it is about to replace."""
+def _copy_permissions(path: Path, fd: int) -> None:
+    """Give the open file `fd` the owner and the permissions of the regular file `path` that it will replace."""
     try:
-        old, new = path.lstat(), os.fstat(number)
+        old, new = path.lstat(), os.fstat(fd)
     except OSError:  # nothing to replace
         return
     if not stat.S_ISREG(old.st_mode):
         return
     with contextlib.suppress(OSError):  # only root may give a file away
         if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            os.fchown(number, old.st_uid, old.st_gid)
+            os.fchown(fd, old.st_uid, old.st_gid)
     with contextlib.suppress(OSError):  # a file system without permissions
-        os.fchmod(number, stat.S_IMODE(old.st_mode) & 0o777)
+        os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, by `atomic_write`."""
     with atomic_write(path, "w") as file:
         file.write(json_text(content, indent=2) + "\n")
 
 
 def write_yaml(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as YAML, whole or not at all; what occurs twice is written twice, for our reader refuses aliases."""
+    """Write `content` as YAML, by `atomic_write`, without aliases, which options.plain_yaml refuses."""
     import yaml
 
     class Plain(yaml.SafeDumper):
@@ -144,27 +145,27 @@ def write_yaml(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def json_text(content: Any, **settings: Any) -> str:
-    r"""Return `content` as JSON that is UTF-8 for every reader: a byte of a file name that is none stands as \udcXX, as Python reads it."""
+    r"""Return `content` as JSON in valid UTF-8: a byte of a file name that is not UTF-8 becomes \udcXX."""
     text = json.dumps(content, ensure_ascii=False, **settings)
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def file_hash(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file, as hex."""
+    """Return the sha256 of a file, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the lock file `path` against other processes while the body runs."""
+    """Lock the file `path` against other processes while the body runs."""
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut; file systems that cannot sync a folder are left alone."""
+    """Let a rename in `folder` survive a power cut, where the file system can sync a folder."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""State dicts that other programs wrote: where in a file they lie, and how their tensors are named."""
+"""State dicts of other programs: where a file holds them, and how it names their tensors."""
 
 import re
 import shlex
@@ -16,23 +16,23 @@ WRAPPERS = (
     "model",
     "model_state",
     "state_dict_ema",
-)  # where others keep the weights, the first that is there
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # and their running average
-PARALLEL = "module."  # DataParallel's prefix, which says nothing about the network
+)  # keys of the weights; the first one present is taken
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # keys of their moving average
+PARALLEL = "module."  # the prefix that DataParallel adds
 
 
 def plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """Return the {name: tensor} that a foreign file holds, without DataParallel's prefix. An average beside it is logged.
+    """Return the {name: tensor} of a foreign file, without DataParallel's prefix; warn of an average beside it.
 
     Raises:
-        UserError: it holds none, or two tensors of one name.
+        UserError: the file holds no state dict, or two tensors of one name.
     """
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             averages = [name for name in AVERAGES if name != key and isinstance(content.get(name), dict)]
             if averages:
                 log.warning(
-                    f"{path}: its weights {key!r} are loaded; the averaged ones beside them, {averages[0]!r}, are not."
+                    f"{path}: loading its weights {key!r}, not the averaged weights {averages[0]!r} beside them."
                 )
             content = content[key]
     if (
@@ -47,13 +47,19 @@ def plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
     weights = {name.removeprefix(PARALLEL): value for name, value in content.items()}
     if len(weights) < len(content):
         raise UserError(
-            f"{path} holds two tensors of one name, with {PARALLEL!r} and without. Save the state dict of one network alone."
+            f"{path} holds two tensors of one name, with and without {PARALLEL!r}. Save the state dict of one network."
         )
     return weights
 
 
 def prefix_hint(given: Iterable[str], wanted: Iterable[str], path: str) -> str:
-    """Return a sentence on the prefix that all names of `wanted` have in `given`, with the command that removes it; "" without one."""
+    """Return a hint at a common prefix of the names, with the command that removes it; "" without such a prefix.
+
+    Args:
+        given: names in the file.
+        wanted: names in the network.
+        path: the file.
+    """
     given, wanted = set(given), set(wanted)
     ending = next((name for name in sorted(wanted, key=len, reverse=True) if name not in given), "")
     prefixes = [name.removesuffix(ending) for name in given if ending and name.endswith(f".{ending}")]
@@ -63,7 +69,8 @@ def prefix_hint(given: Iterable[str], wanted: Iterable[str], path: str) -> str:
     out = str(Path(path).with_suffix("")) + ".plain.pt"
     code = (
         "import sys, torch; from utils import checkpoint; source, out, prefix = sys.argv[1:]; "
-        "weights = checkpoint.load(source)['weights']; torch.save({n.removeprefix(prefix): w for n, w in weights.items()}, out)"
+        "weights = checkpoint.load(source)['weights']; "
+        "torch.save({n.removeprefix(prefix): w for n, w in weights.items()}, out)"
     )
     command = shlex.join(["python", "-c", code, path, out, prefix])
     return (

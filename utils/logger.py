@@ -1,4 +1,4 @@
-"""What a run says: on the screen, in logs/<tag>/log.txt, in metrics.csv, and to TensorBoard."""
+"""Logging: the screen, logs/<tag>/log.txt, progress, metrics.csv and TensorBoard."""
 
 import argparse
 import contextlib
@@ -19,13 +19,13 @@ from utils.files import atomic_write, write_yaml
 from utils.text import still_there, visible
 
 log = logging.getLogger("classifier")
-LINE_SECONDS = 30.0  # between two lines of progress where there is no terminal
-WRITE_OUT = "write out"  # in the queue of tensorboardX's thread, in place of an event
-FLUSH_SECONDS = 10.0  # at most, on a slow disk; the run goes on then
+PROGRESS_SECONDS = 30.0  # between two lines of progress without a terminal
+FLUSH_MARK = "flush"  # in the queue of tensorboardX's thread, instead of an event
+FLUSH_TIMEOUT_SECONDS = 10.0  # on a slow disk the run continues after it
 
 
 class _Screen(logging.Handler):
-    """Prints above a progress bar instead of through it; warnings in yellow where a person looks on."""
+    """Print above a progress bar instead of through it; on a terminal, warnings are yellow."""
 
     def emit(self, record: logging.LogRecord) -> None:
         text = visible(record.getMessage())
@@ -36,7 +36,7 @@ class _Screen(logging.Handler):
 
 
 class _Line(logging.Formatter):
-    """A line of log.txt, with its time; a name in it cannot steer the terminal that shows the file later."""
+    """Format a line of log.txt with its time. A name in it cannot control the terminal that shows the file."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -47,12 +47,12 @@ class _Line(logging.Formatter):
 
 
 def start_logging(file: Path | None = None) -> None:
-    """Send `log` to the screen, and to `file` (appended, with times) if there is one."""
+    """Send `log` to the screen and append it, with times, to `file`. Only the main process logs."""
     end_logging()
-    logging.raiseExceptions = False  # a full disk is said by the checkpoint's error, not by a traceback for each line
+    logging.raiseExceptions = False  # a full disk ends in the checkpoint's error, not in a traceback per line
     log.setLevel(logging.INFO)
     log.propagate = False
-    if distributed.rank():  # the first process speaks for all
+    if distributed.rank():
         log.addHandler(logging.NullHandler())
         return
     log.addHandler(_Screen())
@@ -64,18 +64,18 @@ def start_logging(file: Path | None = None) -> None:
 
 
 def end_logging() -> None:
-    """Close what `start_logging` opened, and leave `log` as it is on import."""
+    """Close what `start_logging` opened, and reset `log`."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        with contextlib.suppress(OSError):  # what a full disk did not take
+        with contextlib.suppress(OSError):  # the disk is full
             handler.close()
     log.propagate = True
 
 
 def progress(iterable: Any, description: str, total: int | None = None, lines: bool = True) -> Any:
-    """Return a tqdm bar over `iterable` that leaves no line behind; where no terminal shows it, a line now and then, unless not `lines`.
+    """Return a tqdm bar over `iterable` that disappears at its end; only the main process shows it.
 
-    Of several processes, the first alone shows it.
+    Without a terminal it logs a line every PROGRESS_SECONDS instead, if `lines`.
     """
     description, silent = visible(description), bool(distributed.rank())
     if not silent and lines and not (sys.stderr is not None and sys.stderr.isatty()):
@@ -84,14 +84,14 @@ def progress(iterable: Any, description: str, total: int | None = None, lines: b
 
 
 class _Lines:
-    """Stands in for a bar in a pipe or a file: says each LINE_SECONDS how much is done, of how much, and how long the rest takes."""
+    """Log the progress in a pipe or a file: done, total and time left, every PROGRESS_SECONDS."""
 
     disable = True
 
     def __init__(self, iterable: Any, description: str, total: int | None) -> None:
         self.iterable, self.description, self.done = iterable, description, 0
         self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
-        self.began = self.said = time.monotonic()
+        self.began = self.logged_at = time.monotonic()
 
     def __iter__(self) -> Iterator[Any]:
         for item in self.iterable:
@@ -102,9 +102,9 @@ class _Lines:
         """Count `count` more as done."""
         self.done += count
         now = time.monotonic()
-        if now - self.said < LINE_SECONDS or self.done == self.total:
+        if now - self.logged_at < PROGRESS_SECONDS or self.done == self.total:
             return
-        self.said = now
+        self.logged_at = now
         left = (now - self.began) / max(1, self.done) * ((self.total or 0) - self.done) / 60
         log.info(f"{self.description}: {self.done}" + (f" of {self.total}, {left:.1f} min left" if self.total else ""))
 
@@ -119,7 +119,7 @@ class _Lines:
 
 
 def log_to_file(message: str) -> None:
-    """Write an error that the screen has seen already to the log file alone."""
+    """Write an error that the screen shows already to the log file alone."""
     record = log.makeRecord(log.name, logging.ERROR, "", 0, message, (), None)
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -127,10 +127,10 @@ def log_to_file(message: str) -> None:
 
 
 class MetricsWriter:
-    """TensorBoard scalars, and metrics.csv written anew from the history each epoch, so no line is lost or doubled."""
+    """Write TensorBoard scalars and metrics.csv, which is rewritten from the history, so no row is lost or doubled."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """`first_step`: a resumed run drops TensorBoard points from here on, which it is about to write again."""
+        """Open the files in `folder`. TensorBoard drops points from `first_step` on: a resumed run repeats them."""
         from tensorboardX import SummaryWriter
 
         self.folder, self.written = folder, threading.Event()
@@ -141,7 +141,7 @@ class MetricsWriter:
         write = events.write_event
 
         def write_or_mark(event: Any) -> None:
-            if event == WRITE_OUT:
+            if event == FLUSH_MARK:
                 events.flush()
                 self.written.set()
             else:
@@ -157,13 +157,13 @@ class MetricsWriter:
         )
 
     def flush(self) -> None:
-        """Have what was added on the disk. tensorboardX's own flush() does not wait for the points that its thread has yet to write."""
+        """Write every added point to the disk; tensorboardX's own flush() does not wait for its thread."""
         self.written.clear()
-        self.writer.file_writer.event_writer._event_queue.put(WRITE_OUT)
-        self.written.wait(FLUSH_SECONDS)
+        self.writer.file_writer.event_writer._event_queue.put(FLUSH_MARK)
+        self.written.wait(FLUSH_TIMEOUT_SECONDS)
 
     def table(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.csv: a row an epoch, a column for each name that any epoch has."""
+        """Write metrics.csv: one row per epoch, one column per name of any epoch."""
         names = list(dict.fromkeys(name for row in history for name in row))
         with atomic_write(self.folder / "metrics.csv", "w") as file:
             writer = tables.dict_writer(file, names)
@@ -175,9 +175,9 @@ class MetricsWriter:
 
 
 def _never_failing(call: Callable[..., Any]) -> Callable[..., None]:
-    """`call`, whose OSError is said instead of raised.
+    """Return `call` with a warning instead of OSError.
 
-    A full disk ends tensorboardX's writing thread; its queue of ten then fills, and the run would wait for ever.
+    A full disk would end tensorboardX's writing thread; its queue of ten would fill, and the run would wait for ever.
     """
 
     def attempt(*arguments: Any) -> None:
@@ -190,21 +190,21 @@ def _never_failing(call: Callable[..., Any]) -> Callable[..., None]:
 
 
 def write_options(opt: argparse.Namespace, path: Path) -> None:
-    """Write the resolved options as YAML; the file serves as --config."""
+    """Write the resolved options as YAML, which --config can read."""
     left_out = ("given", "config", "overwrite", "precision_used", "precision_why")
     settings = {name: value for name, value in vars(opt).items() if name not in left_out}
     write_yaml(path, settings)
 
 
 def legacy_modules() -> Any:
-    """The module mscv (meters, TensorBoard helpers), imported without the `stty` complaint of its misc_utils."""
+    """Return the module mscv (meters, TensorBoard helpers), imported without the `stty` message of its misc_utils."""
     with _quiet_stderr():
         import mscv
     return mscv
 
 
 def format_count(number: int) -> str:
-    """12345678 -> "12,345,678" (misc_utils)."""
+    """Return 12345678 as "12,345,678" (misc_utils)."""
     with _quiet_stderr():
         from misc_utils import format_num
     return format_num(number)
@@ -212,7 +212,7 @@ def format_count(number: int) -> str:
 
 @contextlib.contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """misc_utils runs `stty size` on import, which writes to stderr where there is no terminal."""
+    """Silence stderr while misc_utils is imported: it runs `stty size`, which complains without a terminal."""
     if "misc_utils" in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""Names cut to the room that there is: in the middle, so that neither beginning nor end is lost, and never two alike."""
+"""Names shortened to a width: cut in the middle, to keep beginning and end, and never two alike."""
 
 import unicodedata
 from collections import Counter
@@ -11,21 +11,22 @@ Measure = Callable[[str], float]
 
 
 def columns(text: str) -> int:
-    """Return how many columns of a terminal `text` takes: a Chinese character takes two, an accent of its own none."""
+    """Return the columns that `text` takes in a terminal: two for a Chinese character, none for a combining accent."""
     return sum(0 if _attached(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def shorten(text: str, room: float, measure: Measure = columns) -> str:
-    """Return `text`, or its beginning, an ellipsis and its end, such that `measure` of it is at most `room`.
+    """Return `text`, or its beginning, an ellipsis and its end, at most `room` wide.
 
     Args:
-        room: in the unit of `measure`: columns of a terminal, points in a picture. The ellipsis alone may exceed it.
-        measure: the width of a text.
+        text: any text.
+        room: the width, in the unit of `measure` (columns of a terminal, points in a figure).
+        measure: returns the width of a text.
     """
     if measure(text) <= room:
         return text
     letters = _letters(text)
-    low, high = 0, len(letters) - 1  # letters that are kept
+    low, high = 0, len(letters) - 1  # number of letters that fit
     while low < high:
         middle = (low + high + 1) // 2
         if measure(_without_middle(letters, middle)) <= room:
@@ -36,7 +37,7 @@ def shorten(text: str, room: float, measure: Measure = columns) -> str:
 
 
 def shorten_all(names: Mapping[int, str], room: float, measure: Measure = columns) -> dict[int, str]:
-    """Return the names of classes, by number, each cut to `room`; those that would look alike begin with their number."""
+    """Return the names of classes by number, each at most `room` wide; equal results get their number in front."""
     found = {number: shorten(name, room, measure) for number, name in names.items()}
     times = Counter(found.values())
     for number, text in found.items():
@@ -51,7 +52,7 @@ def _without_middle(letters: list[str], kept: int) -> str:
 
 
 def _letters(text: str) -> list[str]:
-    """The letters, each with its accents, so that none is cut from what it belongs to."""
+    """Return the letters, each with its accents and joined signs."""
     letters: list[str] = []
     for letter in text:
         if letters and (_attached(letter) or letters[-1].endswith(JOINER)):

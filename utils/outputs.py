@@ -1,4 +1,4 @@
-"""What a command may write: never what it reads, never a folder or a device, and another kind of file only with --force."""
+"""Check outputs before the work: never an input, a folder or a device; a file of another kind only with --force."""
 
 import argparse
 import itertools
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from utils.errors import UserError
 from utils.files import check_regular
 
-READS = (
+INPUT_FLAGS = (
     "load",
     "ensemble",
     "config",
@@ -23,14 +23,17 @@ READS = (
     "space",
     "file",
     "classes",
-)  # flags of inputs
-HEAD = 4096  # bytes that tell what a file is
+)
+HEAD_BYTES = 4096  # enough to recognise the kind of a file
 
 
 class Output(NamedTuple):
-    """A file that is going to be written: its path, what it is, and whether a file that is there already is one of these.
+    """A file that will be written.
 
-    ours: None where every regular file may be replaced, for the folder is ours.
+    Attributes:
+        path: where.
+        what: what it is, for messages.
+        ours: returns whether an existing file is of the same kind; None if any regular file may be replaced.
     """
 
     path: Path
@@ -39,9 +42,9 @@ class Output(NamedTuple):
 
 
 def inputs(opt: argparse.Namespace, *lists: Any) -> dict[str, str]:
-    """What a command reads: {path: what it is}, of the flags READS that are in `opt`, and the FileLists `lists`."""
+    """Return what a command reads, {path: what it is}: the files of INPUT_FLAGS in `opt`, and the FileLists `lists`."""
     found: dict[str, str] = {}
-    for name in READS:
+    for name in INPUT_FLAGS:
         value = vars(opt).get(name)
         found |= {str(path): f"--{name}" for path in (value if isinstance(value, list) else [value]) if path}
     for files in lists:
@@ -50,11 +53,13 @@ def inputs(opt: argparse.Namespace, *lists: Any) -> dict[str, str]:
 
 
 def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[Any] = (), force: bool = False) -> None:
-    """Raise UserError where a file of `outputs` must not be written. Call it before the work, which may take hours.
+    """Raise UserError if a file of `outputs` must not be written. Call it before the work, which may take hours.
 
     Args:
-        read: what the command reads, of `inputs`; compared as files are, so that links are seen through. lists: FileLists, whose
-            images are not replaced either. force: replace files of another kind.
+        outputs: the files that will be written.
+        read: what the command reads, from `inputs`. Files are compared by device and inode, so links do not matter.
+        lists: FileLists, whose images must not be replaced either.
+        force: allow the replacement of files of another kind.
     """
     outputs, present = list(outputs), list[Output]()
     for place, out in enumerate(outputs):
@@ -70,17 +75,18 @@ def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[An
         same = there.get(_identity(path))
         if same is not None:
             raise UserError(
-                f"{same.path} ({same.what}) is the same file as {path} ({what}), which is read. Give another name for it."
+                f"{same.path} ({same.what}) is the same file as {path} ({what}), which is read. Give it another name."
             )
     for out in present:
         if out.ours is not None and not force and out.path.stat().st_size and not out.ours(out.path):
             raise UserError(
-                f"{out.path} is there already and does not look like {out.what}. Give another name, or --force to replace it."
+                f"{out.path} exists already and does not look like {out.what}. "
+                "Give another name, or --force to replace it."
             )
 
 
 def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: Any) -> None:
-    """`check` for files of these names in an output folder: whatever has their names there was written by the same tool."""
+    """Call `check` for files of these names in an output folder, where the same tool wrote earlier ones."""
     check([Output(folder / name, name) for name in names], inputs(opt, *lists), lists)
 
 
@@ -91,7 +97,7 @@ def _images(lists: Iterable[Any]) -> Iterable[tuple[str, str]]:
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
-    """Device and inode of the file; None where there is none, or a name that no file can have."""
+    """Return device and inode of the file; None if it does not exist or cannot have this name."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
@@ -99,40 +105,40 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
     return state.st_dev, state.st_ino
 
 
-# ------------------------------------------------------------------------------------------------ which files are of a kind
+# ------------------------------------------------------------------------------------------------ kinds of files
 
 
 def _head(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return file.read(HEAD)
+        return file.read(HEAD_BYTES)
 
 
 def is_plot(path: Path) -> bool:
-    """Whether the file is a PNG that matplotlib has drawn, which says so; a photograph is none."""
+    """Return whether the file is a PNG of matplotlib, which writes its name into it."""
     head = _head(path)
     return head.startswith(b"\x89PNG\r\n\x1a\n") and b"Matplotlib" in head
 
 
 def is_probabilities(path: Path) -> bool:
-    """Whether the file begins as saved_probs.write begins it."""
+    """Return whether the file begins as inference.saved_probs writes it."""
     head = _head(path)
     return head.startswith(b"PK") and b"log_probabilities.npy" in head[:100]
 
 
 def is_list(path: Path) -> bool:
-    """Whether the file is text whose first line ends in a space and a whole number."""
+    """Return whether the file is text whose first line ends in a space and a whole number."""
     first = _head(path).split(b"\n")[0].rstrip(b"\r")
     return b"\0" not in first and first.rpartition(b" ")[2].isdigit() and b" " in first
 
 
 def begins_with(*words: str, separator: str = ",") -> Callable[[Path], bool]:
-    """A test whether the first line of a CSV has the columns `words`."""
+    """Return a test whether the first line of a CSV holds the columns `words`."""
     line = separator.join(words).encode()
     return lambda path: _head(path).split(b"\n")[0].rstrip(b"\r") == line
 
 
 def has_key(key: str) -> Callable[[Path], bool]:
-    """A test whether the file is a JSON object with `key`."""
+    """Return a test whether the file is a JSON object with `key`."""
 
     def test(path: Path) -> bool:
         try:

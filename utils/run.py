@@ -152,8 +152,8 @@ def set_openmp_spin(environ: MutableMapping[str, str]) -> None:
 def tune_malloc() -> None:
     """Let glibc's malloc keep freed memory: otherwise each batch and activation of over 32 MB costs new page faults.
 
-    It saves 2 to 3 % of a training step on the CPU, and half of the time of normalising a large batch. Other C libraries
-    are left as they are.
+    It saves 2 to 3 % of a training step on the CPU, and half of the time of normalising a large batch. Other C
+    libraries are left as they are.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -162,7 +162,7 @@ def tune_malloc() -> None:
 
 
 def get_device(gpu: int | None) -> "torch.device":
-    """Return the device of --gpu and make it torch's current one: -1 is the CPU; None is GPU 0, or the CPU without a GPU.
+    """Return the device of --gpu and make it torch's current one: -1 is the CPU; None is GPU 0, or else the CPU.
 
     Under torchrun each process takes the GPU of its LOCAL_RANK. On a GPU, fp32 matrices are multiplied in TF32, unless
     torch's algorithms are deterministic.

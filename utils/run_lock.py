@@ -1,7 +1,7 @@
 """Locks on the folders of a tag, which the kernel releases however the holding process ends.
 
-The lock of checkpoints/run is the file checkpoints/.run.lock beside it, so a folder that is moved does not take its lock
-along. The file names its holder. The last holder deletes it; a file that a killed process left behind locks nothing.
+The lock of checkpoints/run is the file checkpoints/.run.lock beside it, so a folder that is moved does not take its
+lock along. The file names its holder. The last holder deletes it; a file of a killed process locks nothing.
 """
 
 import contextlib

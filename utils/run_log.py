@@ -39,7 +39,7 @@ class Entry:
 
 
 def begin(tag: str) -> Entry:
-    """Write the line of this command, and mark as killed the lines of processes that no longer run; return the entry."""
+    """Write the line of this command and return its entry; mark the lines of processes that have ended as killed."""
     command = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in shlex.join(["python", *sys.argv]))
     entry = Entry(time.strftime("%Y-%m-%d %H:%M:%S"), os.getpid(), tag, "running", command)
     _record(lambda lines: [*map(_mark_killed, lines), entry.line()])
@@ -86,7 +86,7 @@ def restore(lines: list[str]) -> None:
 
 
 def _mark_killed(line: str) -> str:
-    """Return the line, as `killed` if its process has ended or has our own id: in a container every command is process 1."""
+    """Return the line, `killed` if its process has ended or has our own id, as in containers (process 1)."""
     entry = Entry.parse(line)
     if entry is None or entry.status != "running" or not Path("/proc/self").exists():
         return line

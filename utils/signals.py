@@ -27,8 +27,8 @@ class RunInterrupted(Exception):  # noqa: N818  # nothing went wrong
 class SignalHandler:
     """A context that records the first of STOP_SIGNALS in `received`, for the run to end at its next safe point.
 
-    Inside `immediate()` the signal raises RunInterrupted at once. A second SIGINT raises KeyboardInterrupt. A SIGHUP that
-    was ignored when the context began stays ignored: nohup relies on it.
+    Inside `immediate()` the signal raises RunInterrupted at once. A second SIGINT raises KeyboardInterrupt. A SIGHUP
+    that was ignored when the context began stays ignored: nohup relies on it.
     """
 
     def __init__(self) -> None:

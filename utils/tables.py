@@ -1,8 +1,8 @@
-r"""CSV files that read back as they were written, whatever the names in them.
+r"""CSV files that read back as they were written, whatever names they hold.
 
-UTF-8, a line feed after each row, fields in quotes where they need them; a carriage return counts among what needs
-them, which Python's own writer forgets beside "\n". File names keep their bytes (surrogateescape). A name is not
-changed for a spreadsheet's sake: one that begins with =, +, - or @ stays as it is, for ids must match.
+They are UTF-8 with a line feed after each row, and quote a field that needs it. A field with a carriage return needs
+it, which Python's own writer overlooks if rows end in "\n". File names keep their bytes (surrogateescape). A name that
+begins with =, +, - or @ stays as it is, although a spreadsheet reads it as a formula: ids must match.
 """
 
 import csv
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 
 class _Rows:
-    """Take whole rows that end in CR LF, and pass them on with LF."""
+    """A file that receives whole rows ending in CR LF, and writes them with LF."""
 
     def __init__(self, file: IO[str]) -> None:
         self.file = file
@@ -27,5 +27,5 @@ def writer(file: IO[str], delimiter: str = ",") -> Any:
 
 
 def dict_writer(file: IO[str], names: Sequence[str]) -> "csv.DictWriter[str]":
-    """Return a csv.DictWriter of the columns `names`, for an atomic_write file: other keys are left out, a cell without one is empty."""
+    """Return a csv.DictWriter of the columns `names` for an atomic_write file; it ignores other keys."""
     return csv.DictWriter(_Rows(file), names, restval="", extrasaction="ignore", lineterminator="\r\n")

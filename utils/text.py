@@ -1,4 +1,4 @@
-"""Text that a person is shown: names of any bytes are printed, and none of them steers a terminal."""
+"""Text for people: names of any bytes can be printed, and none of them controls a terminal."""
 
 import contextlib
 import errno
@@ -7,13 +7,13 @@ import re
 import sys
 from typing import IO, Any
 
-# Control characters but for tab and line feed, what turns the direction of writing or ends a line unseen, and lone
-# surrogates: bytes of a file name that are not UTF-8.
+# Control characters except tab and line feed, marks of writing direction, unusual line ends, and lone surrogates,
+# which stand for bytes of a file name that are not UTF-8.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    r"""Return `text` as a screen, a log or a page may show it: what cannot be seen stands there as \x1b, \xff or \u202e."""
+    r"""Return `text` for a screen, a log or a page: invisible characters become \x1b, \xff or \u202e."""
     return _HIDDEN.sub(_escape, text)
 
 
@@ -25,17 +25,17 @@ def _escape(match: "re.Match[str]") -> str:
 
 
 def for_page(value: Any) -> Any:
-    """Return `value`, text of it made visible: for jinja2's `finalize`. Markup, which a template has escaped already, stays as it is."""
+    """Return `value`, made visible if it is text: jinja2's `finalize`. Markup, already escaped, stays as it is."""
     return visible(value) if type(value) is str else value
 
 
 def exact(path: str) -> str:
-    """Return a path as UTF-8 text that keeps its bytes (surrogateescape), whatever encoding the system's names are read in."""
+    """Return a path as UTF-8 text that keeps its bytes (surrogateescape), whatever the system's encoding of names."""
     return os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr print any text: a character that the terminal does not know is escaped, and ends no command."""
+    """Let stdout and stderr escape the characters that the terminal cannot encode, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # a notebook's, or closed
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -50,7 +50,7 @@ def say(text: str, stream: IO[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def still_there(stream: Any) -> Any:
-    """While entered, write to a terminal that may be gone: a window that was closed (EIO) swallows what comes, and ends no run."""
+    """Ignore errors of a terminal that was closed (EIO); later output to `stream` goes to /dev/null."""
     try:
         yield
     except OSError as error:

@@ -1,9 +1,9 @@
-"""The trash: entries that hold the folders of a tag, and go back to where these were, whenever a command was killed.
+"""The trash of clear.py: entries that hold the folders of a tag, and that survive a kill at any moment.
 
-An entry .trash/<time>_<tag>/ holds origin.json (where its folders belong), the folders, and run_log.txt. While its folders are on
-the way, in either direction, it holds journal.json too: what each folder was when the move began. So a repeated command knows
-the folders that it has to move from those that came later under the same name. A folder is moved by one rename; to another file
-system it is copied under another name, renamed, and deleted at its old place.
+An entry .trash/<time>_<tag>/ holds origin.json (where its folders belong), the folders, and run_log.txt. While folders
+move, in either direction, it also holds journal.json, the identity of each folder when the move began. With it a
+repeated command tells the folders that it must move from later folders of the same name. A folder is moved by one
+rename. To another file system it is copied under a temporary name, renamed, and deleted at its old place.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ NAME = re.compile(r"(\d{8}-\d{6}\+*)_(.+)")
 
 
 class Entry(NamedTuple):
-    """One entry: its folder, its tag, and where each of the folders in it belongs."""
+    """An entry: its folder, its tag, and the original path of each folder in it."""
 
     path: Path
     tag: str
@@ -37,12 +37,12 @@ class Entry(NamedTuple):
 
     @property
     def unfinished(self) -> bool:
-        """Whether a command was killed while it moved the folders of this entry."""
+        """Return whether a command was killed while it moved the folders of this entry."""
         return (self.path / JOURNAL).exists()
 
 
 def entries(tag: str | None = None) -> tuple[list[Entry], list[Path]]:
-    """The entries of a tag, or of all, oldest first; and what is named like one, but has no valid origin.json."""
+    """Return the entries of a tag (None: all), oldest first, and the folders named like one without valid origin."""
     found, others = [], []
     for path in (
         sorted(TRASH.iterdir(), key=lambda path: path.name.split("_")[0]) if TRASH.is_dir() else ()
@@ -59,7 +59,7 @@ def entries(tag: str | None = None) -> tuple[list[Entry], list[Path]]:
 
 
 def _read_origin(path: Path, tag: str) -> dict[str, Path]:
-    """Where the folders of the entry at `path` belong; nothing where origin.json does not say so."""
+    """Return the original paths of the folders of the entry at `path`; {} if origin.json is invalid."""
     if path.is_symlink():
         return {}
     content = _read_json(path / ORIGIN)
@@ -69,24 +69,24 @@ def _read_origin(path: Path, tag: str) -> dict[str, Path]:
 
 
 def put(tag: str, present: dict[str, Path]) -> Entry:
-    """Move the folders `present` and the run_log lines of `tag` to a new entry."""
+    """Move the folders `present` and the run_log lines of `tag` to a new entry; return it."""
     path = TRASH / f"{time.strftime('%Y%m%d-%H%M%S')}_{tag}"
     while os.path.lexists(path):
-        path = path.with_name(path.name.replace("_", "+_", 1))  # a second one within a second
+        path = path.with_name(path.name.replace("_", "+_", 1))  # a second entry within the same second
     new = name_beside(TRASH / tag, "new")
     new.mkdir(parents=True)
     write_json(new / ORIGIN, {name: str(where) for name, where in present.items()})
     write_json(new / JOURNAL, {name: {"source": _state(where)} for name, where in present.items()})
-    new.rename(path)  # from here on it is an entry
+    new.rename(path)  # now it is an entry
     entry = Entry(path, tag, present)
     finish(entry)
     return entry
 
 
 def finish(entry: Entry) -> dict[str, Path]:
-    """Go on with an entry whose move was cut: into the trash. Returns the folders that were moved now.
+    """Finish an interrupted move into the trash. Return the folders that were moved now.
 
-    A folder that came into being under an old name since then is not touched.
+    A folder that was created under an old name since then stays.
     """
     journal = _read_json(entry.path / JOURNAL)
     moved = {}
@@ -105,11 +105,11 @@ def finish(entry: Entry) -> dict[str, Path]:
     return moved
 
 
-def bring_back(entry: Entry) -> None:
-    """Move the folders and lines of an entry back to where they were, then delete it.
+def restore(entry: Entry) -> None:
+    """Move the folders and run_log lines of an entry back to where they were, then delete it.
 
     Raises:
-        UserError: something else is in a folder's place by now; nothing was moved then.
+        UserError: another folder has the place of one of them; nothing is moved.
     """
     journal = _read_json(entry.path / JOURNAL)
     inside = {name: entry.path / name for name in entry.origin if os.path.lexists(entry.path / name)}
@@ -121,7 +121,7 @@ def bring_back(entry: Entry) -> None:
     if taken:
         folders = {f"{name}_dir": str(path.parent) for name, path in entry.origin.items()}
         first = command("clear", {"tag": entry.tag, **folders})
-        raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Move that away first: {first}")
+        raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Try first: {first}")
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():
         _carry(entry, name, path, entry.origin[name])
@@ -130,7 +130,7 @@ def bring_back(entry: Entry) -> None:
 
 
 def _taken(journal: dict[str, Any], inside: Path, where: Path) -> bool:
-    """Whether something is at `where`, and it is neither a whole copy of `inside` nor what `inside` was copied from."""
+    """Return whether `where` exists, and is neither a complete copy of `inside` nor the source of such a copy."""
     there = _state(where)
     if there is None or journal.get("copy") is None:
         return there is not None
@@ -138,7 +138,7 @@ def _taken(journal: dict[str, Any], inside: Path, where: Path) -> bool:
 
 
 def _carry(entry: Entry, name: str, source: Path, target: Path) -> None:
-    """Move `source` to `target`; where `target` is a whole copy already, delete `source`."""
+    """Move `source` to `target`; if `target` is a complete copy already, delete `source`."""
     if not os.path.lexists(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -160,7 +160,7 @@ def _carry(entry: Entry, name: str, source: Path, target: Path) -> None:
 
 
 def discard(path: Path, tag: str) -> None:
-    """Delete a folder or a link: it loses its name at once, then its content. A link's target is left alone."""
+    """Delete a folder or a link: first its name, at once, then its content. The target of a link stays."""
     gone = name_beside(path.with_name(tag), "gone")
     path.rename(gone)
     _delete(gone)
@@ -173,9 +173,11 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def sweep(tag: str, folders: Iterable[Path]) -> int:
-    """Delete what killed commands have left beside the `folders` of `tag` and in its entries: half copies, and halves of what was
-    being deleted. Returns how many there were.
+def delete_leftovers(tag: str, folders: Iterable[Path]) -> int:
+    """Delete leftovers of killed commands, such as partial copies, beside `folders` and in the entries of `tag`.
+
+    Returns:
+        The number of leftovers.
     """
     ours = dict.fromkeys((TRASH, *(folder.parent for folder in folders)), tag)
     inside = {entry.path: "|".join(KINDS) for entry in entries(tag)[0]}
@@ -192,7 +194,7 @@ def sweep(tag: str, folders: Iterable[Path]) -> int:
 
 
 def _state(path: Path) -> list[int] | None:
-    """What tells a folder from another one under the same name, and from itself after a change: device, inode, time."""
+    """Return device, inode and time of a folder, which change if it is changed or replaced; None if it is missing."""
     with contextlib.suppress(OSError):
         state = path.lstat()
         return [state.st_dev, state.st_ino, state.st_mtime_ns]
@@ -200,7 +202,7 @@ def _state(path: Path) -> list[int] | None:
 
 
 def _lines(entry: Entry) -> list[str]:
-    """The run_log lines that an entry holds."""
+    """Return the run_log lines of an entry."""
     try:
         return run_log.read(entry.path / run_log.FILE)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent: filled beside their place, and moved there by one rename."""
+"""Folders that are replaced as a whole: filled beside their place and moved there by one rename."""
 
 import contextlib
 import ctypes
@@ -23,14 +23,15 @@ Keep = Callable[[str], str | None]
 
 @contextlib.contextmanager
 def whole_folder(path: Path, keep: Keep = lambda name: None) -> Iterator[Path]:
-    """Give a new, empty folder beside `path` to fill; on leaving, it takes the place of `path` by one rename.
+    """Yield a new, empty folder beside `path`; at the end of the body, one rename puts it in the place of `path`.
 
-    A reader sees the old folder or the new one, never files of both. Where the body fails or the process is killed, the old
-    folder stays as it was. What killed processes left beside `path` is removed first.
+    A reader sees the old folder or the new one, never files of both. If the body fails or the process is killed, the
+    old folder stays. Leftovers of killed processes beside `path` are removed first.
 
     Args:
-        keep: asked for each name in the old folder that the body did not write: the name it has in the new one, or None,
-            where it is dropped. Kept files are linked, or copied where links are not to be had.
+        path: the folder; where it is a link, the link stays and its target is replaced.
+        keep: called with each name in the old folder that the body did not write. It returns the name in the new
+            folder, or None to drop it. Kept files are linked, or copied on a file system without hard links.
 
     Raises:
         OSError: `path` is a file, the disk is full, and so on.
@@ -60,10 +61,9 @@ def whole_folder(path: Path, keep: Keep = lambda name: None) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed `whole_folder`s left in `folder`, and put back an old folder that one of them had moved away.
+    """Remove leftovers of killed `whole_folder`s in `folder`, and restore an old folder that one had moved away.
 
-    A folder that is still being filled is locked by its process, and stays; so does one on a file system without locks,
-    where nobody can tell.
+    A folder that a process still fills is locked, and stays. On a file system without locks every folder stays.
     """
     with _held(folder) as held:
         for left in sorted(folder.iterdir()) if held else ():
@@ -78,7 +78,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _begin(path: Path) -> tuple[Path, int | None]:
-    """A new folder beside `path`, and the lock that tells others that somebody fills it (None: no locks here)."""
+    """Return a new folder beside `path`, and the lock that marks it as in use (None on a file system without locks)."""
     with _held(path.parent):
         new = name_beside(path, "partial")
         new.mkdir()
@@ -88,7 +88,7 @@ def _begin(path: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path, kind: int) -> int | None:
-    """The open, locked `folder`; None where the file system has no locks. Raises BlockingIOError where another holds it."""
+    """Return the open, locked `folder`; None without locks. Raises BlockingIOError if another process holds it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, kind)
@@ -102,7 +102,7 @@ def _lock(folder: Path, kind: int) -> int | None:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Hold `folder` against other whole_folders, for the few system calls of the body; False where there are no locks."""
+    """Lock `folder` against other whole_folders, for a few system calls; yield False on a file system without locks."""
     handle = _lock(folder, fcntl.LOCK_EX)
     try:
         yield handle is not None
@@ -112,7 +112,7 @@ def _held(folder: Path) -> Iterator[bool]:
 
 
 def _free(left: Path) -> bool:
-    """Whether the process that filled `left` is gone."""
+    """Return whether the process that filled `left` has ended."""
     try:
         handle = _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,7 +136,7 @@ def _carry_over(old: Path, new: Path, keep: Keep) -> None:
 
 
 def _sync(new: Path) -> None:
-    """Have all of `new` on the disk: a rename must not outlive what it names."""
+    """Write all of `new` to the disk: a rename must not survive a power cut that its files do not."""
     for folder, _, names in os.walk(new):
         for name in names:
             with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as file:
@@ -152,7 +152,7 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 
 def _replace(path: Path, new: Path) -> Path | None:
-    """Put `new` in the place of `path`; returns what was there, under its present name."""
+    """Put `new` in the place of `path`; return the old folder under its present name, or None."""
     if not path.exists():
         new.rename(path)
         return None
@@ -160,12 +160,12 @@ def _replace(path: Path, new: Path) -> Path | None:
         return new
     old = new.with_suffix(".old")
     path.rename(old)
-    new.rename(path)  # killed before this, `remove_leftovers` puts the old one back
+    new.rename(path)  # if it is killed before this, `remove_leftovers` restores the old folder
     return old
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders by one system call; False where the system has none."""
+    """Exchange two folders by one system call; return False if the system has none."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         return False
