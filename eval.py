@@ -69,8 +69,8 @@ def main(opt: argparse.Namespace) -> None:
             results.write_page(new, scored, found, report_extra(run, scored, found, folder, features))
         results.set_aside(folder, run.loaded.identities)
     if found.compared:
-        log.info(f"{results.against(opt.compare, found.compared)}: {folder}/changed.csv")
-    log.info(results.headline(found.metrics))
+        log.info(f"{results.describe_comparison(opt.compare, found.compared)}: {folder}/changed.csv")
+    log.info(results.summary_line(found.metrics))
     log.info(f"Results: {folder}/")
     if run.can_submit() and not (fits_weights and opt.debug):  # --debug writes no ensemble.yaml
         ensemble = folder / "ensemble.yaml" if fits_weights else None

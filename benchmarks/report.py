@@ -80,7 +80,7 @@ def time_page(opt: argparse.Namespace) -> None:
         Names(Path(opt.out) / "images"),
         Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist()),
     )
-    options = dict.fromkeys(results.MADE_BY) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
+    options = dict.fromkeys(results.SETTINGS) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
     began = time.monotonic()
     found = results.write(Path(opt.out), scored, argparse.Namespace(**options, compare=None, seed=0))
     scored_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""How sure a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
+"""Measure how certain a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
 
 import csv
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics import BINS, TINY, Predictions, f1, shot_groups
+from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, f1, shot_groups
 from utils.classes import names_agree
 from utils.errors import UserError, path_hint
 from utils.logger import progress
 from utils.text import exact
 
 RESAMPLES = 1000
-AUC_FLOATS = 500_000  # more probabilities than these: no interval for ROC-AUC, whose resamples would take minutes
+MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
 
-class _Columns(NamedTuple):
+class _PerImage(NamedTuple):
     label: NDArray[np.int64]
     first: NDArray[np.int64]
     share: NDArray[np.float64]  # (N, 3): top1, top5, loss
@@ -28,63 +28,59 @@ class _Columns(NamedTuple):
 
 
 def intervals(
-    predictions: Predictions, num_classes: int, images: list[int] | None, seed: int, resamples: int = RESAMPLES
+    predictions: Predictions, num_classes: int, train_counts: list[int] | None, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, list[float]]:
-    """The 95 % interval of each score, as {name: [low, high]}; images are drawn with replacement, `resamples` times.
+    """Return the 95 % interval of each score, as {name: [low, high]}, from `resamples` draws of images with replacement.
 
-    With few images a class, a resample has a lower macro F1 and a higher calibration error than its list, as the list has
-    than the truth. So the resamples' mean is moved onto the score, and the interval reaches to where it would stand were it
-    moved as far again, for the score's own bias. That does not do for a calibration error near 0: its interval begins at
-    0 where an honest network would show as much (dev/LOG.md has how often each interval holds the truth).
+    With few images per class, a resample has a lower macro F1 and a higher calibration error than its list, and the list
+    differs from the truth in the same way. So the resamples' mean is shifted onto the score, and the interval extends to
+    where a second shift of that size would put it, for the bias of the score itself. A calibration error near 0 needs more:
+    its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often each interval holds
+    the truth.
 
-    The names are those of `metrics.score` and `metrics.more_scores`; the same seed gives the same intervals. A score that
-    is the same in all resamples, as of three images that are all wrong, has none: it would be as wide as a point.
+    The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A score
+    that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
     """
-    seen = predictions.seen
-    if not seen.any():
+    scorable = predictions.scorable
+    if not scorable.any():
         return {}
-    columns = _columns(predictions, seen, images)
-    area = _area(predictions, num_classes)
+    columns = _per_image(predictions, scorable, train_counts)
+    area = _auc_of_weights(predictions, num_classes)
     rng = np.random.default_rng([seed, 95])
     count = len(columns.label)
+
+    def scores_of(weight: NDArray[np.int64]) -> dict[str, float]:
+        return {**_resample(columns, weight, num_classes), **({"roc_auc": area(weight)} if area else {})}
+
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):
         weight = np.bincount(rng.integers(0, count, count), minlength=count)
-        for name, value in {
-            **_resample(columns, weight, num_classes),
-            **({"roc_auc": area(weight)} if area else {}),
-        }.items():
+        for name, value in scores_of(weight).items():
             drawn.setdefault(name, []).append(value)
-    scores = {
-        **_resample(columns, np.ones(count, np.int64), num_classes),
-        **({"roc_auc": area(np.ones(count, np.int64))} if area else {}),
-    }
-    found = {
-        name: _around(scores[name], np.array(values), name)
-        for name, values in drawn.items()
-        if _varies(scores[name], values)
-    }
+    scores = scores_of(np.ones(count, np.int64))
+    varying = [name for name, values in drawn.items() if _varies(scores[name], values)]
+    found = {name: _recentred(scores[name], np.array(drawn[name]), name) for name in varying}
     if "ece" in found and scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
         found["ece"][0] = 0.0
     return found
 
 
 def _varies(score: float, values: list[float]) -> bool:
-    """Whether resamples differ by more than rounding, so that they say how sure `score` is."""
+    """Whether resamples differ by more than rounding, so that they tell how certain `score` is."""
     known = [value for value in values if not np.isnan(value)]
     return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
 
 
-def _around(score: float, values: NDArray[np.float64], name: str) -> list[float]:
-    """Low and high, with the resamples' mean moved onto the score, or as far beyond; kept within what the score can be."""
+def _recentred(score: float, values: NDArray[np.float64], name: str) -> list[float]:
+    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond; within the score's range."""
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])
     return np.clip(moved, 0, np.inf if name == "loss" else 1).tolist()
 
 
-def _chance_ece(columns: _Columns, rng: np.random.Generator, resamples: int) -> float:
-    """The calibration error that a network whose confidences are true stays below in 97.5 % of lists like this one.
+def _chance_ece(columns: _PerImage, rng: np.random.Generator, resamples: int) -> float:
+    """Return the calibration error below which a calibrated network stays in 97.5 % of lists like this one.
 
     Hits are drawn with the confidences as their chances (consistency resampling; Bröcker & Smith, 2007).
     """
@@ -98,18 +94,18 @@ def _chance_ece(columns: _Columns, rng: np.random.Generator, resamples: int) -> 
     return float(np.percentile(drawn, 97.5))
 
 
-def _columns(predictions: Predictions, seen: NDArray[np.bool_], images: list[int] | None) -> _Columns:
-    label, top = predictions.label[seen], predictions.top[seen]
+def _per_image(predictions: Predictions, scorable: NDArray[np.bool_], train_counts: list[int] | None) -> _PerImage:
+    label, top = predictions.label[scorable], predictions.top[scorable]
     hit = top == label[:, None]
-    loss = -np.log(np.maximum(predictions.true_probability[seen].astype(np.float64), TINY))
+    loss = -np.log(np.maximum(predictions.true_probability[scorable].astype(np.float64), MIN_PROBABILITY))
     share = np.stack([hit[:, 0], hit[:, :5].any(axis=1), loss], axis=1)
-    confidence = predictions.probability[seen, 0].astype(np.float64)
+    confidence = predictions.probability[scorable, 0].astype(np.float64)
     place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return _Columns(label, top[:, 0], share, confidence, place, shot_groups(images) if images else {})
+    return _PerImage(label, top[:, 0], share, confidence, place, shot_groups(train_counts) if train_counts else {})
 
 
-def _resample(columns: _Columns, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
-    """Every score of one resample, in which image i stands weight[i] times."""
+def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
+    """Return every score of one resample, in which image i occurs weight[i] times."""
     hit = weight * columns.share[:, 0]
     total = np.bincount(columns.label, weights=weight, minlength=num_classes)
     right = np.bincount(columns.label, weights=hit, minlength=num_classes)
@@ -126,15 +122,15 @@ def _resample(columns: _Columns, weight: NDArray[np.int64], num_classes: int) ->
     return scores
 
 
-def _area(predictions: Predictions, num_classes: int) -> Any:
-    """A function weight -> macro ROC-AUC; None where there is no ROC-AUC or it would take too long."""
-    rows, seen = predictions.rows, predictions.seen
-    if rows is None or len(rows.row) < len(seen) or rows.probability.size > AUC_FLOATS:
+def _auc_of_weights(predictions: Predictions, num_classes: int) -> Any:
+    """Return a function from weights to the macro ROC-AUC; None if there is no ROC-AUC or it would take too long."""
+    rows, scorable = predictions.rows, predictions.scorable
+    if rows is None or len(rows.row) < len(scorable) or rows.probability.size > MAX_AUC_VALUES:
         return None
-    label = predictions.label[rows.row][seen[rows.row]]
+    label = predictions.label[rows.row][scorable[rows.row]]
     if len(np.unique(label)) < num_classes:
         return None
-    probability = rows.probability[seen[rows.row]]
+    probability = rows.probability[scorable[rows.row]]
     order = [np.argsort(probability[:, k], kind="stable") for k in range(num_classes)]
     steps = [np.flatnonzero(np.diff(probability[order[k], k], prepend=-1)) for k in range(num_classes)]
 
@@ -143,7 +139,7 @@ def _area(predictions: Predictions, num_classes: int) -> Any:
         for k in range(num_classes):
             sorted_weight = weight[order[k]]
             mine = label[order[k]] == k
-            positive = np.add.reduceat(sorted_weight * mine, steps[k])  # ties stand together
+            positive = np.add.reduceat(sorted_weight * mine, steps[k])  # ties count as one step
             negative = np.add.reduceat(sorted_weight * ~mine, steps[k])
             pairs = positive.sum() * negative.sum()
             if pairs:
@@ -157,10 +153,10 @@ def _area(predictions: Predictions, num_classes: int) -> Any:
 
 
 class Compared(NamedTuple):
-    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
+    """Hold McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
 
-    only_this, only_other: images that one alone gets right. p_value: two-sided. rows: int64 (M,), those whose
-    prediction changed. other: int64 (N,), the others' classes, -1 where unreadable.
+    only_this, only_other: images that only one of them gets right. p_value: two-sided. rows: int64 (M,), those whose
+    prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
     """
 
     only_this: int
@@ -173,21 +169,21 @@ class Compared(NamedTuple):
 
 
 def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str] | None = None) -> Compared:
-    """Compare with the predictions.csv of another evaluation; `names` are those of the classes that `predictions` speak of.
+    """Compare with the predictions.csv of another evaluation; `names` are those of the classes of `predictions`.
 
     Raises:
-        UserError: no such file, not a predictions.csv, or one of another list (the first row that differs is named) or of
-            classes in another order.
+        UserError: there is no such file, it is no predictions.csv, it belongs to another list (the message names the first
+            row that differs), or its classes have another order.
     """
     from scipy.stats import binomtest
 
     other = _read(predictions, files, path, names or ())
-    seen = predictions.seen & (other >= 0)
+    scorable = predictions.scorable & (other >= 0)
     first, label = predictions.top[:, 0], predictions.label
-    here, there = (first == label)[seen], (other == label)[seen]
+    here, there = (first == label)[scorable], (other == label)[scorable]
     only_this, only_other = int((here & ~there).sum()), int((there & ~here).sum())
     p_value = float(binomtest(only_this, only_this + only_other, 0.5).pvalue) if only_this + only_other else 1.0
-    rows = np.flatnonzero(seen & (first != other))
+    rows = np.flatnonzero(scorable & (first != other))
     return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
 
 
@@ -204,11 +200,11 @@ def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str])
             )
         for row, line in enumerate(reader):
             if row < len(predictions.index):
-                mine = (exact(files.path(int(predictions.index[row]))), str(predictions.label[row]))
-                if (line["path"], line["label"]) != mine:
+                own = (exact(files.path(int(predictions.index[row]))), str(predictions.label[row]))
+                if (line["path"], line["label"]) != own:
                     got = f"{line['path']} (label {line['label']})"
                     raise UserError(
-                        f"--compare: row {row + 2} of {path} is {got}, here it is {mine[0]} (label {mine[1]}). {advice}"
+                        f"--compare: row {row + 2} of {path} is {got}, but {own[0]} (label {own[1]}) here. {advice}"
                     )
             found.append(line["predicted"])
             named.add((line["predicted"], line.get("predicted_name")))
@@ -221,8 +217,8 @@ def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str])
     )
     if apart is not None:
         raise UserError(
-            f"--compare: class {apart[0]} is {apart[1]!r} in {path}, and {numbers[apart[0]]!r} here. "
-            "Give the predictions of a checkpoint that numbers its classes alike."
+            f"--compare: class {apart[0]} is {apart[1]!r} in {path}, but {numbers[apart[0]]!r} here. "
+            "Give the predictions of a checkpoint with the same class numbers."
         )
     try:
         return np.array([int(value) if value else -1 for value in found], dtype=np.int64)

@@ -1,19 +1,19 @@
-"""Temperature scaling: one number that makes confidences honest and leaves every prediction as it is (Guo et al., 2017)."""
+"""Temperature scaling: one number that calibrates the confidences and keeps every prediction (Guo et al., 2017)."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics import TINY, Predictions, ece
+from evaluation.metrics import MIN_PROBABILITY, Predictions, ece
 from utils.errors import UserError
 
-LEAST, MOST = 0.05, 20.0  # temperatures that are tried
-AT_ONCE = 4_000_000  # probabilities that are sharpened at once
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
 class Fitted(NamedTuple):
-    """What was fitted on `images` validation images: mean -log p and expected calibration error, before and after."""
+    """Hold a temperature fitted on `images` validation images, with mean -log p and calibration error before and after."""
 
     temperature: float
     images: int
@@ -23,16 +23,16 @@ class Fitted(NamedTuple):
     ece_after: float
 
 
-def scale(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """softmax(log p / T) of rows (M, C): what softmax(logits / T) gives, for log p is the logits but for a constant."""
-    logits = np.log(np.maximum(probability.astype(np.float64), TINY)) / temperature
+def apply_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Return softmax(log p / T) of rows (M, C), which is softmax(logits / T): log p and logits differ by a constant per row."""
+    logits = np.log(np.maximum(probability.astype(np.float64), MIN_PROBABILITY)) / temperature
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)
     return logits / logits.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(predictions: Predictions) -> Fitted:
-    """The temperature with the least mean -log p on the whole rows that were kept (a drawn sample of a huge list).
+    """Fit the temperature with the lowest mean -log p on the whole rows that were kept (a sample of a huge list).
 
     Raises:
         UserError: no row holds a labelled, readable image.
@@ -40,7 +40,7 @@ def fit_temperature(predictions: Predictions) -> Fitted:
     from scipy.optimize import minimize_scalar
 
     rows = predictions.rows
-    use = predictions.seen[rows.row] if rows is not None else np.zeros(0, bool)
+    use = predictions.scorable[rows.row] if rows is not None else np.zeros(0, bool)
     if rows is None or not use.any():
         raise UserError("--calibrate needs labelled images that can be read; the validation list has none.")
     label, probability = predictions.label[rows.row[use]], rows.probability[use]
@@ -48,22 +48,24 @@ def fit_temperature(predictions: Predictions) -> Fitted:
     def loss(log_temperature: float) -> float:
         return _scores(probability, label, float(np.exp(log_temperature)))[0]
 
-    best = minimize_scalar(loss, bounds=(np.log(LEAST), np.log(MOST)), method="bounded", options={"xatol": 1e-6})
+    best = minimize_scalar(
+        loss, bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)), method="bounded", options={"xatol": 1e-6}
+    )
     temperature = float(np.exp(best.x))
     before, after = _scores(probability, label, 1.0), _scores(probability, label, temperature)
     return Fitted(temperature, len(label), before[0], after[0], before[1], after[1])
 
 
 def _scores(probability: NDArray[np.float32], label: NDArray[np.int64], temperature: float) -> tuple[float, float]:
-    """Mean -log p and expected calibration error, a few rows at a time."""
-    step = max(1, AT_ONCE // probability.shape[1])
+    """Return mean -log p and expected calibration error, computed a few rows at a time."""
+    step = max(1, MAX_VALUES_AT_ONCE // probability.shape[1])
     true: list[Any] = []
-    sure: list[Any] = []
+    confidence: list[Any] = []
     hit: list[Any] = []
     for begin in range(0, len(label), step):
-        part, wanted = scale(probability[begin : begin + step], temperature), label[begin : begin + step]
-        true.append(part[np.arange(len(part)), wanted])
-        sure.append(part.max(axis=1))
-        hit.append(part.argmax(axis=1) == wanted)
-    loss = -np.log(np.maximum(np.concatenate(true), TINY)).mean()
-    return float(loss), ece(np.concatenate(sure), np.concatenate(hit))
+        part, target = apply_temperature(probability[begin : begin + step], temperature), label[begin : begin + step]
+        true.append(part[np.arange(len(part)), target])
+        confidence.append(part.max(axis=1))
+        hit.append(part.argmax(axis=1) == target)
+    loss = -np.log(np.maximum(np.concatenate(true), MIN_PROBABILITY)).mean()
+    return float(loss), ece(np.concatenate(confidence), np.concatenate(hit))

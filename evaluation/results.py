@@ -1,4 +1,4 @@
-"""What eval.py leaves in results/<tag>/<epoch>/: scores, tables, pictures."""
+"""Write what eval.py leaves in results/<tag>/<epoch>/: scores, tables, pictures."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
-from evaluation.metrics import Predictions, confused_pairs, more_scores, per_class, score
+from evaluation.metrics import Predictions, confused_pairs, extended_scores, per_class, score
 from evaluation.report import page, plots
 from options import choices
 from utils import tables
@@ -21,24 +21,24 @@ from utils.logger import log
 from utils.outputs import Output
 from utils.whole_folder import whole_folder
 
-MADE_BY = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
+SETTINGS = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
 METRICS = "metrics.json"
 TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
-WRITTEN = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROBS)  # what an evaluation writes
-RUN = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # what is kept of earlier evaluations beside this one
+OUTPUTS = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROBS)
+RUN_SCORES = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # kept of earlier evaluations
 
 
 class Scored(NamedTuple):
-    """Predictions with the list (`files.path(index)`) and the classes (`classes.name(label)`) that they speak of."""
+    """Hold predictions with their list (a FileList) and their classes (dataloader.Classes)."""
 
     predictions: Predictions
     files: Any
     classes: Any
 
 
-class Found(NamedTuple):
-    """What `write` found out: the metrics of metrics.json, likely label errors, and the comparison, if one was asked for."""
+class EvaluationReport(NamedTuple):
+    """Hold what `write` computed: the content of metrics.json, likely label errors, and the comparison of --compare."""
 
     metrics: dict[str, Any]
     issues: label_issues.Issues
@@ -46,19 +46,15 @@ class Found(NamedTuple):
 
 
 def planned(folder: Path, opt: argparse.Namespace) -> list[Output]:
-    """The files in `folder` that an evaluation replaces or removes."""
-    left = {
-        name
-        for name, written in ((ENSEMBLE, opt.blend in choices.FITTED_BLENDS), (PROBS, opt.save_probs))
-        if not written
-    }
-    return [Output(folder / name, name) for name in WRITTEN if name not in left]
+    """Return the files in `folder` that an evaluation replaces or removes."""
+    optional = {ENSEMBLE: opt.blend in choices.FITTED_BLENDS, PROBS: opt.save_probs}
+    return [Output(folder / name, name) for name in OUTPUTS if optional.get(name, True)]
 
 
 def set_aside(folder: Path, identities: Sequence[str]) -> None:
-    """Rename `folder` where it holds the results of other checkpoints than those of `identities`, and log its new name.
+    """Rename `folder` if it holds the results of other checkpoints than those of `identities`, and log its new name.
 
-    So do the results of a version that did not note whose they are.
+    Results of earlier versions, which name no checkpoints, are renamed as well.
     """
     try:
         noted, state = _metrics(folder).get("checkpoints"), (folder / METRICS).stat()
@@ -71,16 +67,16 @@ def set_aside(folder: Path, identities: Sequence[str]) -> None:
     while os.path.lexists(other):
         other = other.with_name(f"{other.name}+")
     place.rename(other)
-    log.warning(f"{folder}/ held the results of another checkpoint: they are in {other.name}/ beside it now.")
+    log.warning(f"{folder}/ held the results of another checkpoint. It is renamed to {other.name}/.")
 
 
 def _same(noted: Any, identities: Sequence[str]) -> bool:
-    """Whether what metrics.json notes is of these checkpoints, in any order."""
+    """Whether metrics.json names these checkpoints, in any order."""
     return isinstance(noted, list) and sorted(map(str, noted)) == sorted(identities)
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    """What metrics.json of `folder` holds; nothing where there is none that can be read."""
+    """Return the content of metrics.json in `folder`; empty if there is none that can be read."""
     try:
         content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,20 +85,20 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
-    """A new folder to write an evaluation into, which on leaving replaces `folder` as a whole: see utils.whole_folder.
+    """Give a new folder to write an evaluation into; on leaving, it replaces `folder` as a whole: see utils.whole_folder.
 
-    Of an earlier evaluation in `folder`, only its fitted blend, which names its own members, stays beside the new scores,
-    and what --load reads; its probabilities, which may have taken hours, become probs.earlier.npz. Other people's files stay.
+    Of an earlier evaluation in `folder`, two things stay beside the new scores: the ensemble.yaml of a fitted blend, which
+    names its own members, and what --load reads. Its probabilities, which may have taken hours, become probs.earlier.npz.
+    Files of other origin stay.
     """
     loaded = {os.path.realpath(path) for path in opt.load or ()}
 
     def keep(name: str) -> str | None:
-        if name not in WRITTEN or name == ENSEMBLE or os.path.realpath(folder / name) in loaded:
+        if name not in OUTPUTS or name == ENSEMBLE or os.path.realpath(folder / name) in loaded:
             return name
         renamed = EARLIER if name == PROBS else None
-        log.info(
-            f"{folder / name} is of an earlier evaluation: it is " + (f"now {renamed}." if renamed else "removed.")
-        )
+        done = f"renamed to {renamed}" if renamed else "removed"
+        log.info(f"{folder / name} belongs to an earlier evaluation; it is {done}.")
         return renamed
 
     return whole_folder(folder, keep)
@@ -115,18 +111,19 @@ def write(
     fitted: Fitted | None = None,
     earlier: Path | None = None,
     identities: Sequence[str] = (),
-) -> Found:
+) -> EvaluationReport:
     """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
 
-    `earlier`: the folder whose metrics.json knows of evaluations with other settings, by default `new` itself. `identities`:
-    of the checkpoints, as utils.checkpoint.identity gives them.
+    Args:
+        earlier: the folder whose metrics.json lists evaluations with other settings; by default `new` itself.
+        identities: of the checkpoints, from utils.checkpoint.identity.
 
     Raises:
-        UserError: --compare names a file that does not fit; nothing was written then.
+        UserError: the file of --compare does not fit. Nothing has been written then.
     """
     predictions, files, classes = scored
     compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
-    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.train_counts)}
+    metrics = {**score(predictions, classes.count), **extended_scores(predictions, classes.count, classes.train_counts)}
     if opt.resamples:
         metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, opt.seed, opt.resamples)
     if fitted:
@@ -142,15 +139,15 @@ def write(
     if metrics["count"]:
         plots.confusion(new / "confusion.png", scored)
         plots.errors(new / "errors.png", scored)
-    made_by = {key: getattr(opt, key) for key in MADE_BY}
+    made_by = {key: getattr(opt, key) for key in SETTINGS}
     runs = _earlier(earlier or new, made_by, identities)
     metrics = {**metrics, "options": made_by, "checkpoints": list(identities)}
     write_json(new / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
-    return Found(metrics, issues, compared)
+    return EvaluationReport(metrics, issues, compared)
 
 
-def write_page(new: Path, scored: Scored, found: Found, extra: page.Extra) -> None:
-    """Write report.html into `new`, which is going to be extra.folder; of the runs beside it, the plain ones come first."""
+def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:
+    """Write report.html into `new`, which becomes extra.folder. Of the runs beside it, single networks without TTA come first."""
     extra.compared = found.compared
     folder = extra.folder or new
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
@@ -162,42 +159,44 @@ def write_page(new: Path, scored: Scored, found: Found, extra: page.Extra) -> No
 
 
 def _is_run(run: Any) -> bool:
-    """Whether this is what `_run` notes: another program's metrics.json may be in a folder beside ours."""
+    """Whether this is a row of `_run`: another program's metrics.json may be in a folder beside ours."""
     return (
-        isinstance(run, dict) and {"load", "tta", "temperature", *RUN} <= run.keys() and isinstance(run["load"], list)
+        isinstance(run, dict)
+        and {"load", "tta", "temperature", *RUN_SCORES} <= run.keys()
+        and isinstance(run["load"], list)
     )
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {**{key: metrics["options"][key] for key in MADE_BY}, **{key: metrics[key] for key in RUN}}
+    return {**{key: metrics["options"][key] for key in SETTINGS}, **{key: metrics[key] for key in RUN_SCORES}}
 
 
 def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs that the metrics.json of this folder remembers of the same checkpoints, but for one with the same settings."""
+    """Return the runs of the same checkpoints in the metrics.json of `folder`, without one that has the same settings."""
     content = _metrics(folder)
     runs = content.get("runs", []) if _same(content.get("checkpoints"), identities) else []
     ignored = {"resamples"}
-    return [run for run in runs if any(run.get(key) != made_by[key] for key in MADE_BY if key not in ignored)]
+    return [run for run in runs if any(run.get(key) != made_by[key] for key in SETTINGS if key not in ignored)]
 
 
-def headline(metrics: dict[str, Any]) -> str:
-    """The scores in a line; six digits, so that two runs can be compared by eye."""
-    text = "top1 {top1:.6f}  top5 {top5:.6f}  mean class {mean_class_accuracy:.6f}  loss {loss:.6f}  ({count} images".format(
-        **metrics
-    )
+def summary_line(metrics: dict[str, Any]) -> str:
+    """Return the scores on one line, with six digits, so that two runs can be compared by eye."""
+    scores = "top1 {top1:.6f}  top5 {top5:.6f}  mean class {mean_class_accuracy:.6f}  loss {loss:.6f}".format(**metrics)
+    text = f"{scores}  ({metrics['count']} images"
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 
-def against(path: str, compared: Compared) -> str:
+def describe_comparison(path: str, compared: Compared) -> str:
     """Return what --compare found, in words."""
     return (
-        f"Against {path}: {compared.only_this} images right here alone, {compared.only_other} right there alone, {compared.both} both, "
-        f"{compared.neither} neither; McNemar's exact test p = {compared.p_value:.3g}; {len(compared.rows)} predictions changed"
+        f"Compared with {path}: {compared.only_this} images are correct only here, {compared.only_other} only there, "
+        f"{compared.both} in both, {compared.neither} in neither. McNemar's exact test: p = {compared.p_value:.3g}. "
+        f"{len(compared.rows)} predictions changed"
     )
 
 
 def _write_predictions(path: Path, scored: Scored) -> None:
-    """A row an image, in the list's order; an unreadable one has no prediction."""
+    """Write one row per image, in the order of the list; an unreadable image has no prediction."""
     predictions, files, classes = scored
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
@@ -208,16 +207,9 @@ def _write_predictions(path: Path, scored: Scored) -> None:
             label, top = int(predictions.label[row]), predictions.top[row].tolist()
             cells: list[Any] = ["", "", classes.name(label), "", "", ""]
             if predictions.readable[row]:
-                shown = " ".join(map(str, top))
-                true = f"{predictions.true_probability[row]:.6f}"
-                cells = [
-                    top[0],
-                    f"{predictions.probability[row, 0]:.6f}",
-                    classes.name(label),
-                    classes.name(top[0]),
-                    true,
-                    shown,
-                ]
+                probabilities = predictions.probability[row, 0], predictions.true_probability[row]
+                first, true = (f"{value:.6f}" for value in probabilities)
+                cells = [top[0], first, classes.name(label), classes.name(top[0]), true, " ".join(map(str, top))]
             writer.writerow([files.path(index), label, *cells])
 
 
@@ -234,12 +226,12 @@ def _write_classes(path: Path, scored: Scored) -> None:
 
 
 def _write_confused(path: Path, scored: Scored) -> None:
-    """The commonest confusions, at most page.MOST_PAIRS."""
+    """Write the most frequent confusions, at most page.MAX_PAIRS."""
     predictions, _, classes = scored
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
         writer.writerow(["label", "predicted", "images", "label_name", "predicted_name"])
-        for label, first, images in confused_pairs(predictions, classes.count, page.MOST_PAIRS).tolist():
+        for label, first, images in confused_pairs(predictions, classes.count, page.MAX_PAIRS).tolist():
             writer.writerow([label, first, images, classes.name(label), classes.name(first)])
 
 
@@ -249,7 +241,5 @@ def _write_changed(path: Path, scored: Scored, compared: Compared) -> None:
         writer = tables.writer(file)
         writer.writerow(["path", "label", "predicted", "other_predicted"])
         for row in compared.rows.tolist():
-            where = files.path(int(predictions.index[row]))
-            writer.writerow(
-                [where, int(predictions.label[row]), int(predictions.top[row, 0]), int(compared.other[row])]
-            )
+            labels = (predictions.label[row], predictions.top[row, 0], compared.other[row])
+            writer.writerow([files.path(int(predictions.index[row])), *map(int, labels)])

@@ -1,4 +1,4 @@
-"""A submission: the form that a competition asks for, checked by reading it back, and where it came from."""
+"""Write a submission in the form that a competition asks for, check it by reading it back, and record its provenance."""
 
 import argparse
 import csv
@@ -28,7 +28,7 @@ NOT_OPTIONS = ("given", "config")
 
 
 def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
-    """What submit.py is going to write: the submission `out`, and what is put beside it."""
+    """Return what submit.py is going to write: the submission `out`, and the files beside it."""
     check_regular(out)
     files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt))]
     files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
@@ -40,15 +40,17 @@ def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
 
 
 def pseudo_labels(out: Path) -> Path:
-    """Where the list of --pseudo_label goes: beside the submission `out`."""
+    """Return the path of the list of --pseudo_label, beside the submission `out`."""
     return out.with_name(f"{out.stem}.pseudo.txt")
 
 
 def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None:
-    """Rename a submission of other members under the name that --tag gives, with all that belongs to it, and log its new name.
+    """Rename an earlier submission `out` of other members, with the files that belong to it, and log its new name.
+
+    A submission under a name that --out gave is not renamed but replaced.
 
     Args:
-        hashes: sha256 of each member's file. A name that --out gave is the user's own: that one is replaced.
+        hashes: sha256 of each member's file.
     """
     try:
         members = json.loads(_provenance(out).read_text(encoding="utf-8"))["members"]
@@ -66,7 +68,7 @@ def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None
         if os.path.realpath(path) not in loaded:
             path.rename(_stamped(path, stamp))
     log.warning(
-        f"{out} was of other checkpoints, or of an earlier state of these: it is {_stamped(out, stamp).name} beside it now."
+        f"{out} belongs to other checkpoints, or to an earlier state of these. It is renamed to {_stamped(out, stamp).name}."
     )
 
 
@@ -80,10 +82,10 @@ def _provenance(out: Path) -> Path:
 
 
 def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
-    """Whether the file is what its provenance says was written, or has the form that the flags ask for."""
+    """Whether the file is the one that its provenance describes, or has the form that the flags ask for."""
     try:
-        said = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
-        if said["sha256"] == file_hash(path):
+        recorded = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
+        if recorded["sha256"] == file_hash(path):
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -102,8 +104,8 @@ def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
 def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
 
-    An unreadable image gets the commonest training class. The file is read back, and takes its name only where every
-    line is there once, in order, with what was predicted.
+    An unreadable image gets the most frequent training class. The file is read back, and takes its name only if it holds
+    every line once, in order, with its prediction.
 
     Raises:
         UserError: names that would make the file ambiguous, or --top_k beyond the classes.
@@ -113,34 +115,29 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
     listed = scored.predictions.index
     if not opt.debug and not np.array_equal(listed, np.arange(len(scored.files))):
         raise AssertionError(
-            f"{len(listed)} predictions for {len(scored.files)} lines of {scored.files.source}, or not in their order"
+            f"{len(listed)} predictions for {len(scored.files)} lines of {scored.files.source}, or in another order"
         )
     with atomic_write(path, "w") as file:
         _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
         file.flush()
         if _read_back(file.name, opt) != [(name, [str(one) for one in classes]) for name, classes in rows]:
-            raise AssertionError(f"{path} does not read back as it was written; nothing was put in its place")
+            raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
 
 
 def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]]:
-    """(id, classes), likeliest first, for each image."""
+    """Return (id, classes), the likeliest first, for each image."""
     predictions, files, classes = scored
     if opt.top_k > predictions.top.shape[1]:
         raise UserError(
-            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and no more than there are classes)."
+            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and at most the number of classes)."
         )
-    images = np.array(classes.train_counts or [0] * classes.count)
-    common = np.argsort(-images, kind="stable")[: opt.top_k]
+    train_counts = np.array(classes.train_counts or [0] * classes.count)
+    frequent = np.argsort(-train_counts, kind="stable")[: opt.top_k]
     rows = []
     for row, index in enumerate(predictions.index.tolist()):
-        named = predictions.top[row, : opt.top_k] if predictions.readable[row] else common
-        labels = named.tolist()
-        rows.append(
-            (
-                _id(files.as_written(index), opt.id),
-                [classes.name(label) for label in labels] if opt.labels == "name" else labels,
-            )
-        )
+        labels = (predictions.top[row, : opt.top_k] if predictions.readable[row] else frequent).tolist()
+        named = [classes.name(label) for label in labels] if opt.labels == "name" else labels
+        rows.append((_id(files.as_written(index), opt.id), named))
     return rows
 
 
@@ -156,12 +153,14 @@ def _check_names(rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> 
             for name in map(str, classes):
                 if opt.joiner in name:
                     raise UserError(
-                        f"The class name {name!r} holds --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+                        f"The class name {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
                     )
     names = [name for name, _ in rows]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        log.warning(f"{len(twice)} ids stand in more than one row (the first: {twice[0]}); --id path tells them apart.")
+        log.warning(
+            f"{len(twice)} ids occur in more than one row (the first: {twice[0]}). --id path makes them unique."
+        )
 
 
 def _separator(opt: argparse.Namespace) -> str:
@@ -192,7 +191,7 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
 
 
 def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
-    """Write <path's stem>.provenance.json: members with their sha256, options, the list's hash, versions, the file's sha256."""
+    """Write <stem>.provenance.json beside `path`: members with their sha256, options, the list's hash, versions, the file's sha256."""
     members = [
         {"path": name, "sha256": sha256, "weight": weight}
         for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
@@ -216,24 +215,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write_pseudo_labels(path: Path, scored: Scored, least: float) -> None:
-    """Write the images whose likeliest class has a probability of `least` or more as a training list, absolute paths.
+def write_pseudo_labels(path: Path, scored: Scored, min_probability: float) -> None:
+    """Write a training list of the images whose likeliest class has at least `min_probability` (Lee, 2013).
 
-    (Lee, 2013.) Says how many there are; where there is none, no file is written.
+    Paths are absolute. The number of images is logged; if there is none, no file is written.
     """
     predictions, files, classes = scored
-    sure = predictions.readable & (predictions.probability[:, 0] >= least)
-    if not sure.any():
+    chosen = predictions.readable & (predictions.probability[:, 0] >= min_probability)
+    if not chosen.any():
         best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
-        log.warning(f"--pseudo_label {least:g}: no image is so sure (the surest: {best:.4f}); {path} is not written.")
+        log.warning(
+            f"--pseudo_label {min_probability:g}: no image reaches it (the highest is {best:.4f}). {path} is not written."
+        )
         path.unlink(missing_ok=True)
         return
     with atomic_write(path, "w") as file:
-        for row in np.flatnonzero(sure).tolist():
+        for row in np.flatnonzero(chosen).tolist():
             file.write(f"{os.path.abspath(files.path(int(predictions.index[row])))} {int(predictions.top[row, 0])}\n")
-    named = len(np.unique(predictions.top[sure, 0]))
+    named = len(np.unique(predictions.top[chosen, 0]))
     log.info(
-        f"{int(sure.sum())} of {len(sure)} images, of {named} of {classes.count} classes, at {least:g} or more: {path}"
+        f"{int(chosen.sum())} of {len(chosen)} images, in {named} of {classes.count} classes, reach {min_probability:g}: {path}"
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataloader import check_readable
-from evaluation.metrics import MOST_FLOATS, TINY, Predictions, Rows
+from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
 from inference.blend import combine
 from inference.tta import get_views, mean_over_views
 from network.base_model import BaseModel
@@ -106,7 +106,7 @@ class Predictor:
     def combine(self, each: Tensor) -> Tensor:
         """Blend members' probabilities, float32 (M, B, C) -> float32 (B, C), and apply the temperature."""
         blend = combine(each, self._normalised_weights(each.device), self.blend)
-        return blend if self.temperature == 1 else (blend.clamp_min(TINY).log() / self.temperature).softmax(dim=1)
+        return blend if self.temperature == 1 else (blend.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
 
     def _normalised_weights(self, device: torch.device) -> Tensor:
         """Return the weights, float32 (M,), of sum 1. They are cached: a copy to the device waits for it."""
@@ -219,7 +219,7 @@ def predict(
         if keep:
             if kept is None:  # one array from the start: joining parts would need twice the memory
                 kept = np.empty((len(loader.dataset), probability.shape[1]), np.float16)
-            kept[done : done + len(label)] = probability.clamp_min(TINY).log().half().cpu().numpy()
+            kept[done : done + len(label)] = probability.clamp_min(MIN_PROBABILITY).log().half().cpu().numpy()
         if features is not None:
             features.append_batch(len(label))
         done += len(label)
@@ -244,23 +244,23 @@ class RowCollector:
             self.parts.append(probability[places].cpu().numpy())
             self.passed += len(probability)
 
-    def rows(self) -> Rows | None:
+    def rows(self) -> ProbabilityRows | None:
         """Return the collected rows; None where nothing was wanted."""
         if self.wanted is None:
             return None
         parts = self.parts[1:]
         probability = np.concatenate(parts) if parts else self.parts[0]
-        return Rows(self.wanted[: len(probability)], probability)
+        return ProbabilityRows(self.wanted[: len(probability)], probability)
 
 
 def rows_to_keep(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:
     """Return which of `count` images to keep every probability of, int64, ascending.
 
-    All of them while that is at most MOST_FLOATS numbers. Beyond it: with `sample` a random choice, else None.
+    All of them while that is at most MAX_ROW_VALUES numbers. Beyond it: with `sample` a random choice, else None.
     """
-    if count * num_classes <= MOST_FLOATS:
+    if count * num_classes <= MAX_ROW_VALUES:
         return np.arange(count)
     if not sample:
         return None
-    drawn = np.random.default_rng([seed, 5]).choice(count, max(1, MOST_FLOATS // num_classes), replace=False)
+    drawn = np.random.default_rng([seed, 5]).choice(count, max(1, MAX_ROW_VALUES // num_classes), replace=False)
     return np.sort(drawn)

@@ -7,7 +7,7 @@ import numpy as np
 
 import dataloader
 from evaluation.report.page import Extra
-from evaluation.report.pictures import NEIGHBOURS, surest_errors
+from evaluation.report.pictures import NEIGHBOURS, most_confident_errors
 from evaluation.results import Found, Scored
 from inference.features import Features
 from inference.gradcam import gradcam_maps
@@ -20,7 +20,7 @@ def report_extra(run: Inference, scored: Scored, found: Found, folder: Path, fea
     Args:
         found: what evaluation.results.write returned. features: those of the images of `scored`.
     """
-    shown = np.sort(scored.predictions.index[surest_errors(scored.predictions)])
+    shown = np.sort(scored.predictions.index[most_confident_errors(scored.predictions)])
     maps = {}
     if len(shown) and run.predictor.members:
         opt = argparse.Namespace(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics import TINY
+from evaluation.metrics import MIN_PROBABILITY
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -46,7 +46,7 @@ def check_size(count: int, num_classes: int, what: str) -> None:
 
 def logs(probability: NDArray[np.float32]) -> NDArray[np.float16]:
     """Probabilities as they are kept."""
-    return np.log(np.maximum(probability, TINY)).astype(np.float16)
+    return np.log(np.maximum(probability, MIN_PROBABILITY)).astype(np.float16)
 
 
 def write(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation import bootstrap, calibration, label_issues
-from evaluation.metrics import BINS, Predictions, Rows, confused_pairs, ece, more_scores, score
+from evaluation.metrics import BINS, Predictions, ProbabilityRows, confused_pairs, ece, extended_scores, score
 from sklearn import metrics as sk
 from utils import checkpoint
 from utils.errors import UserError
@@ -29,7 +29,7 @@ def made(seed=0, count=600, classes=CLASSES, sharp=1.0, kept=None):
     top = np.argsort(-probability, axis=1)[:, : kept or min(5, classes)]
     true = probability[np.arange(count), label]
     columns = (np.arange(count), label, top, np.take_along_axis(probability, top, 1), true, np.arange(count) % 15 != 0)
-    return Predictions(*columns, Rows(np.arange(count), probability)), probability
+    return Predictions(*columns, ProbabilityRows(np.arange(count), probability)), probability
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def case():
 
 def test_scores_are_scikit_learns(case):
     predictions, probability = case
-    seen = predictions.seen
+    seen = predictions.scorable
     label, first = predictions.label[seen], predictions.top[seen, 0]
     images = [500, 101, 100, 20, 19, 1]
-    found = more_scores(predictions, CLASSES, images)
+    found = extended_scores(predictions, CLASSES, images)
     near = {"abs": 1e-6}
     assert found["macro_f1"] == pytest.approx(sk.f1_score(label, first, average="macro"), **near)
     assert found["weighted_f1"] == pytest.approx(sk.f1_score(label, first, average="weighted"), **near)
@@ -62,8 +62,8 @@ def test_scores_are_scikit_learns(case):
 
 def test_f1_leaves_out_classes_that_never_occur(case):
     predictions, _ = case
-    found = more_scores(predictions, CLASSES + 3)
-    assert found["macro_f1"] == pytest.approx(more_scores(predictions, CLASSES)["macro_f1"])
+    found = extended_scores(predictions, CLASSES + 3)
+    assert found["macro_f1"] == pytest.approx(extended_scores(predictions, CLASSES)["macro_f1"])
     assert "roc_auc" not in found  # a class without images has no curve
     assert "head_accuracy" not in found
 
@@ -83,7 +83,7 @@ def test_ece_is_what_its_definition_says(case):
 
 def test_confused_pairs_are_the_matrix_without_its_diagonal(case):
     predictions, _ = case
-    seen = predictions.seen
+    seen = predictions.scorable
     matrix = sk.confusion_matrix(predictions.label[seen], predictions.top[seen, 0])
     np.fill_diagonal(matrix, 0)
     pairs = confused_pairs(predictions, CLASSES, 1000)
@@ -101,7 +101,7 @@ def test_intervals_hold_the_binomial_ones_and_repeat(case):
     predictions, _ = case
     images = [500, 101, 100, 20, 19, 1]
     found = bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=800)
-    scores = {**score(predictions, CLASSES), **more_scores(predictions, CLASSES, images)}
+    scores = {**score(predictions, CLASSES), **extended_scores(predictions, CLASSES, images)}
     assert set(found) == set(scores) - {"count", "unreadable", "num_classes"}
     for name, (low, high) in found.items():
         assert low < high, name
@@ -121,7 +121,7 @@ def test_a_score_without_spread_has_no_interval(case):
     predictions = dataclasses.replace(predictions, top=np.where(wrong[:, None], np.arange(5), predictions.top))
     found = bootstrap.intervals(predictions, CLASSES, [500, 500, 500, 500, 500, 1], seed=3, resamples=20)
     assert "tail_accuracy" not in found and found["head_accuracy"][0] < found["head_accuracy"][1] and "top1" in found
-    assert more_scores(predictions, CLASSES, [500, 500, 500, 500, 500, 1])["tail_accuracy"] == 0
+    assert extended_scores(predictions, CLASSES, [500, 500, 500, 500, 500, 1])["tail_accuracy"] == 0
 
 
 def test_label_errors_say_why_few_probabilities_were_used(case):
@@ -135,7 +135,7 @@ def test_intervals_hold_the_score_where_resamples_lack_classes():
     """Three images a class: plain percentiles of the macro F1 lie wholly below it."""
     predictions, _ = made(count=600, classes=200)
     found = bootstrap.intervals(predictions, 200, None, seed=0, resamples=100)
-    scores = more_scores(predictions, 200)
+    scores = extended_scores(predictions, 200)
     for name in ("macro_f1", "weighted_f1", "ece"):
         low, high = found[name]
         assert 0 <= low < scores[name] < high <= 1, name
@@ -158,7 +158,7 @@ def drawn_list(seed, count, classes, sharpness):
 def test_intervals_hold_the_truth_of_biased_scores():
     """Of 40 lists, the macro F1 with 3 images a class and the calibration error near 0: plain recentring holds 33, and 6."""
     for name, count, classes, sharpness in (("macro_f1", 150, 50, 2.0), ("ece", 100, 10, 2.3)):
-        truth = more_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
+        truth = extended_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
         held = 0
         for seed in range(1, 41):
             low, high = bootstrap.intervals(drawn_list(seed, count, classes, sharpness), classes, None, seed, resamples=100)[name]
@@ -175,16 +175,16 @@ def test_a_resample_scores_as_the_images_repeated(case):
     """Each weighted score equals the plain one of a list in which image i stands weight[i] times, ROC-AUC with ties too."""
     predictions, probability = case
     probability = np.round(probability, 2)
-    predictions.rows = Rows(np.arange(len(probability)), probability)
+    predictions.rows = ProbabilityRows(np.arange(len(probability)), probability)
     images = [500, 101, 100, 20, 19, 1]
-    seen = np.flatnonzero(predictions.seen)
+    seen = np.flatnonzero(predictions.scorable)
     weight = np.bincount(np.random.default_rng(0).integers(0, len(seen), len(seen)), minlength=len(seen))
-    found = bootstrap._resample(bootstrap._columns(predictions, predictions.seen, images), weight, CLASSES)
-    found["roc_auc"] = bootstrap._area(predictions, CLASSES)(weight)
+    found = bootstrap._resample(bootstrap._per_image(predictions, predictions.scorable, images), weight, CLASSES)
+    found["roc_auc"] = bootstrap._auc_of_weights(predictions, CLASSES)(weight)
     again = np.repeat(seen, weight)
     columns = (predictions.label, predictions.top, predictions.probability, predictions.true_probability, predictions.readable)
-    repeated = Predictions(again, *(column[again] for column in columns), Rows(np.arange(len(again)), probability[again]))
-    wanted = {**score(repeated, CLASSES), **more_scores(repeated, CLASSES, images)}
+    repeated = Predictions(again, *(column[again] for column in columns), ProbabilityRows(np.arange(len(again)), probability[again]))
+    wanted = {**score(repeated, CLASSES), **extended_scores(repeated, CLASSES, images)}
     assert {name: wanted[name] for name in found} == pytest.approx(found, abs=1e-9)
 
 
@@ -214,7 +214,7 @@ def test_compare_is_the_exact_mcnemar_test(case, tmp_path):
     lost = sum(predictions.top[row, 0] == predictions.label[row] for row in seen)
     won = sum(predictions.top[row, 1] == predictions.label[row] for row in seen)
     assert (found.only_this, found.only_other) == (lost, won)
-    assert lost + won + found.both + found.neither == predictions.seen.sum()
+    assert lost + won + found.both + found.neither == predictions.scorable.sum()
     assert found.p_value == pytest.approx(binomtest(min(lost, won), lost + won).pvalue, abs=1e-12)
     assert bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions))).p_value == 1
 
@@ -236,7 +236,7 @@ def test_compare_refuses_what_does_not_match(case, tmp_path):
     head, *rows = text.splitlines()
     path.write_text("\n".join([f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]))
     assert bootstrap.compare(predictions, FILES, str(path), list("abcdef")).p_value == 1
-    with pytest.raises(UserError, match="class 1 is 'b' in .*, and 'c' here"):
+    with pytest.raises(UserError, match="class 1 is 'b' in .*, but 'c' here"):
         bootstrap.compare(predictions, FILES, str(path), list("acbdef"))
 
 
@@ -250,13 +250,13 @@ def test_temperature_undoes_what_made_the_network_too_sure():
     fitted = calibration.fit_temperature(sharper)
     assert fitted.temperature == pytest.approx(3 * honest, rel=1e-3)
     assert fitted.loss_after < fitted.loss_before and fitted.ece_after < fitted.ece_before
-    logits = torch.log(torch.from_numpy(made(sharp=3.0)[1]).double())[sharper.seen]
+    logits = torch.log(torch.from_numpy(made(sharp=3.0)[1]).double())[sharper.scorable]
     log_t = torch.zeros((), dtype=torch.double, requires_grad=True)
     step = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
 
     def loss():
         step.zero_grad()
-        value = torch.nn.functional.cross_entropy(logits / log_t.exp(), torch.from_numpy(sharper.label[sharper.seen]))
+        value = torch.nn.functional.cross_entropy(logits / log_t.exp(), torch.from_numpy(sharper.label[sharper.scorable]))
         value.backward()
         return value
 
@@ -264,7 +264,7 @@ def test_temperature_undoes_what_made_the_network_too_sure():
     assert fitted.temperature == pytest.approx(float(log_t.detach().exp()), rel=1e-3)
     assert fitted.loss_after == pytest.approx(float(loss().detach()), abs=1e-6)
     rows = torch.softmax(torch.from_numpy(probability).double().log() / 2.5, dim=1).numpy()
-    assert np.allclose(calibration.scale(probability, 2.5), rows, atol=1e-7)
+    assert np.allclose(calibration.apply_temperature(probability, 2.5), rows, atol=1e-7)
 
 
 def test_amend_leaves_the_rest_to_the_bit(tmp_path):
@@ -305,7 +305,7 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
 
 def test_the_bounded_variant_is_cleanlabs_where_nothing_is_left_out():
     predictions, _ = made(seed=2, count=900, classes=5, kept=5)
-    rows = label_issues.confident(predictions, 5)
+    rows = label_issues.confident_joint_off_diagonal(predictions, 5)
     issues = label_issues.find(predictions, 5)
     assert "cleanlab" in issues.method
     assert len(rows) > 20
@@ -504,7 +504,7 @@ def test_a_huge_evaluation_holds_no_square_and_no_full_table(tmp_path):
     probability = np.sort(rng.dirichlet(np.ones(6), count).astype(np.float32)[:, :5], axis=1)[:, ::-1]
     predictions = Predictions(np.arange(count), top[:, 1].copy(), top, probability, probability[:, 1].copy(), np.ones(count, bool))
     tracemalloc.start()
-    more_scores(predictions, classes, [3] * classes)
+    extended_scores(predictions, classes, [3] * classes)
     bootstrap.intervals(predictions, classes, [3] * classes, 0, resamples=2)
     label_issues.find(predictions, classes)
     confused_pairs(predictions, classes, 1000)
@@ -544,7 +544,7 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     old = tmp_path / "results/run/1/predictions.csv"
     result = script("eval.py", *flags, "--tag", "warm", "--temperature", "ckpt", "--compare", old, "--no-report")
     assert result.code == 0, result.err
-    assert f"Against {old}: 0 images right here alone, 0 right there alone" in result.out and "p = 1; 0 predictions changed" in result.out
+    assert f"Compared with {old}: 0 images are correct only here, 0 only there" in result.out and "p = 1. 0 predictions changed" in result.out
     warm = json.loads((tmp_path / "results/warm/run_1/metrics.json").read_text())
     cold = json.loads((tmp_path / "results/run/1/metrics.json").read_text())
     assert warm["loss"] == pytest.approx(fitted["loss_after"], abs=1e-5)

@@ -158,7 +158,7 @@ def test_results_of_one_checkpoint_never_take_the_place_of_anothers(script, read
     content["opt"]["tag"] = "small"
     checkpoint.save(tmp_path / "x.pt", content)
     result = script("eval.py", *words, "--load", "x.pt", "--tag", "small")
-    assert result.code == 0 and "results/small/1/ held the results of another checkpoint: they are in 1.2" in result.out
+    assert result.code == 0 and "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
     new = json.loads((tmp_path / "results/small/1/metrics.json").read_text())
     (aside,) = (tmp_path / "results/small").glob("1.2*")
     assert json.loads((aside / "metrics.json").read_text()) == first
@@ -178,7 +178,7 @@ def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_
     content["opt"]["seed"] += 1
     checkpoint.save(tmp_path / "checkpoints/small/last.pt", content)
     result = script(*words)
-    assert result.code == 0 and "was of other checkpoints" in result.out + result.err
+    assert result.code == 0 and "belongs to other checkpoints" in result.out + result.err
     kept = [path for path in folder.iterdir() if path.name not in ("submission.csv", "submission.provenance.json")]
     assert len(kept) == 4
     assert {path.name.partition(".")[0] for path in kept} == {"submission", "probs"}

@@ -16,7 +16,7 @@ from dataloader.classes import Classes
 from dataloader.decode import thumbnail
 from evaluation import label_issues, results
 from evaluation.bootstrap import intervals
-from evaluation.metrics import Predictions, Rows, more_scores, score
+from evaluation.metrics import Predictions, ProbabilityRows, extended_scores, score
 from evaluation.report import page, pictures
 from utils.names import shorten_all
 
@@ -36,7 +36,7 @@ def scored_set(folder):
     probability = (probability / probability.sum(axis=1, keepdims=True)).astype(np.float32)
     top = np.argsort(-probability, axis=1)[:, :5]
     columns = (np.arange(IMAGES), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(IMAGES), label])
-    predictions = Predictions(*columns, np.ones(IMAGES, bool), Rows(np.arange(IMAGES), probability))
+    predictions = Predictions(*columns, np.ones(IMAGES, bool), ProbabilityRows(np.arange(IMAGES), probability))
     path = lambda index: str(folder / f'a, "{index % 8}"\udce9.jpg')  # noqa: E731
     for k in range(8):
         with open(path(k), "wb") as file:
@@ -49,10 +49,10 @@ def scored_set(folder):
 
 def write_page(folder, scored):
     predictions, classes = scored.predictions, scored.classes
-    metrics = {**score(predictions, classes.count), **more_scores(predictions, classes.count, classes.train_counts)}
+    metrics = {**score(predictions, classes.count), **extended_scores(predictions, classes.count, classes.train_counts)}
     metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
-    rows = pictures.surest_errors(predictions)
+    rows = pictures.most_confident_errors(predictions)
     seen = np.full((24, 24, 3), 90, np.uint8), np.linspace(0, 1, 4, dtype=np.float32).reshape(2, 2)
     maps = {int(index): seen for index in predictions.index[rows]}
     history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
@@ -274,7 +274,7 @@ def test_errors_are_paged_by_click_and_by_key(at, made):
 
 def test_an_error_shows_its_true_class_and_who_is_near(at, made):
     predictions, classes = made[1].predictions, made[1].classes
-    rows = pictures.surest_errors(predictions)[:12]
+    rows = pictures.most_confident_errors(predictions)[:12]
     names = [[classes.name(k) for k in (predictions.label[row], *predictions.top[row])] for row in rows]
     assert at.texts("#gallery .item strong") == [name for one in names for name in one[:2]]
     assert at.texts("#gallery .top .good") == [one[0] if one[0] in one[1:] else f"{one[0]} (true)" for one in names]
@@ -348,7 +348,7 @@ def long_set():
 
 def test_a_matrix_of_long_names_is_labelled_and_names_the_cell_under_the_pointer(browser, tmp_path):
     scored = long_set()
-    metrics = {**score(scored.predictions, 32), **more_scores(scored.predictions, 32, scored.classes.train_counts)}
+    metrics = {**score(scored.predictions, 32), **extended_scores(scored.predictions, 32, scored.classes.train_counts)}
     metrics["intervals"] = intervals(scored.predictions, 32, scored.classes.train_counts, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
     extra = page.Extra(label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt")

@@ -19,8 +19,8 @@ from evaluation.report.pictures import Pictures, error_cards, issue_cards
 from utils.files import atomic_write, json_text
 from utils.text import for_page, visible
 
-MOST_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
-MOST_CHANGED = 200
+MAX_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
+MAX_CHANGED = 200
 TITLES = {
     "top1": "Top-1",
     "top5": "Top-5",
@@ -71,7 +71,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
     issues = issue_cards(scored, extra.issues, pictures)
     data = {
         "classes": _class_columns(scored),
-        "pairs": confused_pairs(predictions, classes.count, MOST_PAIRS).T.tolist(),
+        "pairs": confused_pairs(predictions, classes.count, MAX_PAIRS).T.tolist(),
         "errors": error_cards(scored, pictures, extra.maps, extra.near),
         "issues": issues,
     }
@@ -190,7 +190,7 @@ def _compared(scored: Any, compared: Compared | None) -> dict[str, Any] | None:
             "here": classes.name(int(predictions.top[row, 0])),
             "there": _name(classes, int(compared.other[row])),
         }
-        for row in compared.rows[:MOST_CHANGED].tolist()
+        for row in compared.rows[:MAX_CHANGED].tolist()
     ]
     return {"rows": rows, "changed": len(compared.rows), **compared._asdict() | {"rows": rows}}
 

@@ -18,8 +18,10 @@ SIZES_READ = 3000  # images whose size is looked up; a drawn sample of a larger 
 
 def reliability_diagram(predictions: Predictions) -> str:
     """Accuracy against confidence, and how many images each bin holds."""
-    seen = predictions.seen
-    bins = reliability(predictions.probability[seen, 0], predictions.top[seen, 0] == predictions.label[seen])
+    scorable = predictions.scorable
+    bins = reliability(
+        predictions.probability[scorable, 0], predictions.top[scorable, 0] == predictions.label[scorable]
+    )
     figure, (axis, below) = _figure(4.6, 4.4, rows=2, height_ratios=(4, 1), sharex=True)
     middle, filled = (np.arange(BINS) + 0.5) / BINS, bins["count"] > 0
     axis.plot([0, 1], [0, 1], linestyle="--", color=SOFT, linewidth=1)
@@ -71,16 +73,16 @@ def by_train_count(predictions: Predictions, images: list[int] | None) -> list[t
     """Accuracy of the images by how many training images their class has: (range, accuracy, images) each."""
     if not images:
         return []
-    seen = predictions.seen
-    label = predictions.label[seen]
-    return _grouped(np.asarray(images)[label], predictions.top[seen, 0] == label)
+    scorable = predictions.scorable
+    label = predictions.label[scorable]
+    return _grouped(np.asarray(images)[label], predictions.top[scorable, 0] == label)
 
 
 def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
     """Accuracy by the geometric mean of an image's sides, in pixels; and of how many images the size was read."""
     import PIL.Image
 
-    rows = np.flatnonzero(predictions.seen)
+    rows = np.flatnonzero(predictions.scorable)
     if len(rows) > SIZES_READ:
         rows = np.sort(np.random.default_rng([seed, 7]).choice(rows, SIZES_READ, replace=False))
     sides = np.full(len(rows), np.nan)

@@ -13,15 +13,15 @@ from evaluation.metrics import Predictions
 from utils.logger import progress
 from utils.text import visible
 
-SIDE, SMALL = 160, 72  # of a picture and of a neighbour, in pixels
-MOST_ERRORS, MOST_ISSUES, NEIGHBOURS = 48, 60, 4
-MOST_BYTES = 12_000_000  # of all pictures together, as base64; the page stays below 20 MB
-NAMED = 5  # classes named for an error
+SIDE, NEIGHBOUR_SIDE = 160, 72  # of a picture and of a neighbour, in pixels
+MAX_ERRORS, MAX_ISSUES, NEIGHBOURS = 48, 60, 4
+MAX_PICTURE_BYTES = 12_000_000  # of all pictures together, as base64; the page stays below 20 MB
+NAMED_CLASSES = 5  # classes named for an error
 
 
 @dataclass
 class Pictures:
-    """Makes data URLs of small JPEGs, until MOST_BYTES are spent; "" for what cannot be read or has no more room."""
+    """Makes data URLs of small JPEGs, until MAX_PICTURE_BYTES are spent; "" for what cannot be read or has no more room."""
 
     files: Any
     spent: int = 0
@@ -48,15 +48,15 @@ class Pictures:
     def _url(self, image: NDArray[Any]) -> str:
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
         text = base64.b64encode(jpeg.tobytes()).decode()
-        if self.spent + len(text) > MOST_BYTES:
+        if self.spent + len(text) > MAX_PICTURE_BYTES:
             return ""
         self.spent += len(text)
         return f"data:image/jpeg;base64,{text}"
 
 
-def surest_errors(predictions: Predictions, most: int = MOST_ERRORS) -> NDArray[np.int64]:
+def most_confident_errors(predictions: Predictions, most: int = MAX_ERRORS) -> NDArray[np.int64]:
     """Rows of the wrong predictions, the surest first, int64, at most `most`."""
-    rows = np.flatnonzero(predictions.seen & (predictions.top[:, 0] != predictions.label))
+    rows = np.flatnonzero(predictions.scorable & (predictions.top[:, 0] != predictions.label))
     return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
 
 
@@ -70,7 +70,7 @@ def error_cards(
     rightly and most surely called so.
     """
     predictions, files, classes = scored
-    rows = surest_errors(predictions)
+    rows = most_confident_errors(predictions)
     examples = {} if near else _examples(predictions, np.unique(predictions.top[rows, 0]))
     cards = []
     for row in progress(rows.tolist(), "pictures", len(rows)):
@@ -78,7 +78,11 @@ def error_cards(
         beside: list[tuple[int, float | None]] = [*near.get(index, ())] or [
             (other, None) for other in examples.get(first, ())
         ]
-        named = zip(predictions.top[row, :NAMED].tolist(), predictions.probability[row, :NAMED].tolist(), strict=True)
+        named = zip(
+            predictions.top[row, :NAMED_CLASSES].tolist(),
+            predictions.probability[row, :NAMED_CLASSES].tolist(),
+            strict=True,
+        )
         cards.append(
             {
                 "path": files.path(index),
@@ -101,7 +105,7 @@ def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | N
     rows = np.searchsorted(predictions.index, [other for other, _ in near])
     found = [
         [
-            pictures.picture(other, SMALL),
+            pictures.picture(other, NEIGHBOUR_SIDE),
             visible(classes.name(int(predictions.label[row]))),
             cosine and round(cosine, 2),
         ]
@@ -114,7 +118,7 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
     """Return what the page asks about labels, the likeliest error first; numbers are the list's own, which clean.py edits."""
     predictions, files, classes = scored
     cards = []
-    for row, quality, other in zip(*(column[:MOST_ISSUES].tolist() for column in issues[:3]), strict=True):
+    for row, quality, other in zip(*(column[:MAX_ISSUES].tolist() for column in issues[:3]), strict=True):
         index, label = int(predictions.index[row]), int(predictions.label[row])
         choices = dict.fromkeys([other, *predictions.top[row].tolist()])
         cards.append(
@@ -137,7 +141,7 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
 def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, list[int]]:
     """Places of the surest right images of each wanted class."""
     right = np.flatnonzero(
-        predictions.seen & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted)
+        predictions.scorable & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted)
     )
     right = right[np.argsort(-predictions.probability[right, 0], kind="stable")]
     found: dict[int, list[int]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.report import fonts
-from evaluation.report.pictures import SIDE, surest_errors
+from evaluation.report.pictures import SIDE, most_confident_errors
 from utils.files import atomic_write
 from utils.names import shorten_all
 from utils.text import visible
@@ -77,8 +77,8 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
 def confusion(path: Path, scored: Any) -> None:
     """Draw the confusion matrix, in per cent of each true class, or the most frequent confusions where there are many classes."""
     predictions, _, classes = scored
-    seen = predictions.readable & (predictions.label >= 0)
-    label, first = predictions.label[seen], predictions.top[seen][:, 0]
+    scorable = predictions.readable & (predictions.label >= 0)
+    label, first = predictions.label[scorable], predictions.top[scorable][:, 0]
     if classes.count <= MATRIX_CLASSES and len(label):
         _matrix(path, label, first, classes)
     else:
@@ -164,7 +164,7 @@ def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> No
 def errors(path: Path, scored: Any, count: int = 24) -> None:
     """Draw the wrong predictions that the network was surest of: often wrong labels."""
     predictions, files, classes = scored
-    chosen = surest_errors(predictions, count)
+    chosen = most_confident_errors(predictions, count)
     label, first = predictions.label[chosen].tolist(), predictions.top[chosen, 0].tolist()
     names = class_names(
         classes, np.unique(label + first), 72 * WIDE_CELL - GAP - _width("called ", CAPTION_SIZE), CAPTION_SIZE
