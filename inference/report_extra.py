@@ -8,13 +8,13 @@ import numpy as np
 import dataloader
 from evaluation.report.page import Extra
 from evaluation.report.pictures import NEIGHBOURS, most_confident_errors
-from evaluation.results import Found, Scored
+from evaluation.results import EvaluationReport, Scored
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.session import Inference
 
 
-def report_extra(run: Inference, scored: Scored, found: Found, folder: Path, features: Features) -> Extra:
+def report_extra(run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: Features) -> Extra:
     """Return what report.html of `folder` shows beyond the scores: Grad-CAM maps, near images, and training's history.
 
     Args:
