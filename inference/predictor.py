@@ -106,7 +106,11 @@ class Predictor:
     def combine(self, each: Tensor) -> Tensor:
         """Blend members' probabilities, float32 (M, B, C) -> float32 (B, C), and apply the temperature."""
         blend = combine(each, self._normalised_weights(each.device), self.blend)
-        return blend if self.temperature == 1 else (blend.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
+        return (
+            blend
+            if self.temperature == 1
+            else (blend.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
+        )
 
     def _normalised_weights(self, device: torch.device) -> Tensor:
         """Return the weights, float32 (M,), of sum 1. They are cached: a copy to the device waits for it."""
