@@ -290,7 +290,7 @@ def test_class_names_of_another_encoding_are_refused(tmp_path):
 def test_the_classes_are_those_given_else_those_named_else_those_seen(tmp_path, names, given, count, kept):
     found = find_classes(listing(tmp_path, [0, 2, 2, 1], names), given)
     assert (found.count, found.names) == (count, kept)
-    assert found.images == [1, 1, 2, 0, 0][:count]
+    assert found.train_counts == [1, 1, 2, 0, 0][:count]
     assert Classes.from_dict(found.as_dict()) == found
     assert [found.name(label) for label in (-1, 0, 2)] == (["?", kept[0], kept[2]] if kept else ["?", "0", "2"])
 
