@@ -8,7 +8,6 @@ Writes checkpoints/<tag>/ (<epoch>_<Model>.pt, last.pt, best.pt) and logs/<tag>/
 options.yaml, TensorBoard).
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,15 @@ from eval import evaluate
 from options import after_training, parse_train
 from utils.run import run_command
 
+Score = Callable[[str], dict[str, Any]]
+
 if TYPE_CHECKING:
     from dataloader import TrainLoader
-    from network import BaseModel
+    from training.engine import Engine
     from training.run import TrainingRun
 
 
-def main(opt: argparse.Namespace) -> None:
+def main(opt: Any) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     from torch import OutOfMemoryError
 
@@ -34,7 +35,9 @@ def main(opt: argparse.Namespace) -> None:
     from scheduler import run_length
     from training.agreement import check_agree
     from training.guard import Diverged
-    from training.run import TrainingRun
+    from training.run import RunFacts, TrainingRun
+    from training.setup import build_engine
+    from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
     from utils.run import get_device, seed_everything
@@ -42,10 +45,10 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
     device = get_device(opt.gpu)
-    again = distributed.init(device)
-    run = TrainingRun.begin(opt, again)
-    opt.epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
-    if run.complete():
+    start = RunStart.begin(opt, restarted=distributed.init(device))
+    opt = start.opt
+    epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
+    if start.is_complete(epochs):
         return
     seed_everything(opt.seed, opt.deterministic)
 
@@ -54,70 +57,81 @@ def main(opt: argparse.Namespace) -> None:
     val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
     if val_files is not None:
         dataloader.warn_shared(train_files, val_files)
-    run.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
+    start.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
     classes = dataloader.find_classes(train_files, opt.num_classes)
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
-    opt.num_classes = classes.count
-    run.take_lists(train_files.fingerprint(), dataloader.lists_of(opt))
+    start.check_list(train_files.fingerprint())
+    opt = opt.replace(epochs=epochs, num_classes=classes.count)
     check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
 
     # ---------------------------------------------------------------------------------------- network
-    model = get_model(opt.model)(run.network_options())
-    if run.start is not None:
-        load_weights(model, run.start, run.source, strict=opt.resume, names=classes.names)
+    model = get_model(opt.model)(start.network_options(classes.count))
+    if start.content is not None:
+        load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)
-    opt.precision_used = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
+    precision, reason = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
-    model.setup_training(opt, len(train_loader), classes.train_counts, classes.names)
-    if run.start is not None and opt.resume:
-        model.load_state(run.start)
+    engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
+    if start.content is not None and opt.resume:
+        engine.load_state_dict(start.content)
 
     # ---------------------------------------------------------------------------------------- training
-    predictor = Predictor([Member(model, model.preprocess())])
-    val_loader = dataloader.eval_loader(opt, val_files, predictor.preprocesses) if val_files is not None else None
-    run.describe(model, train_files, val_files, classes)
-    with run.going():
-        while run.next_epoch <= opt.epochs:
+    facts = RunFacts(
+        precision=precision,
+        precision_reason=start.reason_for(precision, reason),
+        classes=classes,
+        train_images=len(train_files),
+        val_images=0 if val_files is None else len(val_files),
+        train_list=train_files.fingerprint(),
+        lists=dataloader.lists_of(opt),
+    )
+    run = TrainingRun(opt, start, engine, facts)
+    start.content = None  # its tensors are in the engine now
+    val_loader = dataloader.eval_loader(opt, val_files, (model.preprocess(),)) if val_files is not None else None
+
+    def score(weights: str) -> dict[str, Any]:
+        member = Member(model, model.preprocess(), net=engine.net(weights), weights=weights)
+        return evaluate(Predictor([member]), val_loader, classes.count, run.on_predictions(weights))
+
+    with run.handle_signals():
+        while run.state.next_epoch <= epochs:
             failed: Exception | None = None
             try:
-                train(run, model, train_loader, lambda: evaluate(predictor, val_loader, classes.count, run.seen(model)))
+                train(run, engine, train_loader, score)
             except (Diverged, OutOfMemoryError) as error:
                 failed = error.with_traceback(None)
             if failed is not None:
-                run.recover(failed, model)
+                run.recover(failed)
     run.finish(lambda script, path: after_training(script, path, opt))
 
 
-def train(run: "TrainingRun", model: "BaseModel", loader: "TrainLoader", score: Callable[[], dict[str, Any]]) -> None:
-    """Train the epochs that are left, and validate: `score()` gives the scores of the weights that `model` shows."""
-    batches = loader.batches(run.next_epoch, run.batches_done)
-    for epoch in range(run.next_epoch, run.opt.epochs + 1):
-        with run.watch(epoch, model) as watch:
-            for batch in watch(batches):
-                watch.loss(model.update(batch))
-            if not watch.ended:
-                model.end_epoch(epoch, loader)
-            scores = watch.close()
-        if run.validates(epoch):
-            with run.validating(watch):
-                scores |= validate(model, score)
-        run.end_epoch(epoch, scores, model)
+def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Score) -> None:
+    """Train the epochs that are left, and validate: `score(weights)` gives the scores of "raw", "ema" or "swa"."""
+    batches = loader.batches(run.state.next_epoch, run.state.batches_done)
+    for epoch in range(run.state.next_epoch, engine.settings.epochs + 1):
+        with run.track(epoch) as tracker:
+            for batch in tracker.track(batches):
+                tracker.update(engine.train_step(batch))
+            if not tracker.ended:
+                engine.end_epoch(epoch, loader)
+            scores = tracker.close()
+        if run.should_validate(epoch):
+            with run.interruptible(tracker):
+                scores |= validate(engine, score)
+        run.end_epoch(epoch, scores)
 
 
-def validate(model: "BaseModel", score: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Score the weights, and the averages of --ema and --swa beside them; the best are what the model shows from now on.
+def validate(engine: "Engine", score: Score) -> dict[str, Any]:
+    """Score the weights, and the averages of --ema and --swa beside them; the best are the engine's active weights from now on.
 
     Returns:
         The scores of the best, as val_<name>; where there are averages, each one's top-1 besides, as val_<which>_top1.
     """
-    found = {}
-    for which in model.averages.names():
-        model.showing = which
-        found[which] = score()
-    model.showing = max(found, key=lambda which: (found[which]["top1"], -found[which]["loss"]))
-    scores = {f"val_{name}": value for name, value in found[model.showing].items()}
-    return scores | ({f"val_{which}_top1": one["top1"] for which, one in found.items()} if len(found) > 1 else {})
+    found = {weights: score(weights) for weights in engine.available_weights()}
+    engine.active_weights = max(found, key=lambda weights: (found[weights]["top1"], -found[weights]["loss"]))
+    scores = {f"val_{name}": value for name, value in found[engine.active_weights].items()}
+    return scores | ({f"val_{weights}_top1": one["top1"] for weights, one in found.items()} if len(found) > 1 else {})
 
 
 if __name__ == "__main__":

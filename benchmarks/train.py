@@ -241,17 +241,19 @@ def _model(task: dict[str, Any], device: "torch.device") -> Any:
 
 def _steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Iterator[int]:
     """Repeat the bare step over one prepared batch; yield the number of its images."""
+    from training.setup import build_engine
+
     model, opt = _model(task, device), _options(task, "-w", "0")
     model.set_precision(task["precision"])
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    model.setup_training(model.opt, steps_per_epoch=len(loader))
-    images, targets = model.prepare(next(loader.batches(1)))
+    engine = build_engine(model.opt, model, steps_per_epoch=len(loader))
+    images, targets = engine.prepare(next(loader.batches(1)))
     while True:
         with model.autocast():
             loss = model.criterion(model.net(images), targets)
         loss.backward()
-        model.optimizer.step()
-        model.optimizer.zero_grad(set_to_none=True)
+        engine.optimizer.step()
+        engine.optimizer.zero_grad(set_to_none=True)
         yield len(targets)
 
 

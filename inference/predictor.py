@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataloader import check_readable
 from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
@@ -42,12 +42,21 @@ class SavedMember:
 
 @dataclass(frozen=True)
 class Member:
-    """One network of an ensemble, how its images are prepared, and its weight in the mean."""
+    """One network of an ensemble, how its images are prepared, and its weight in the mean.
+
+    net: the network with an average of its weights, "ema" or "swa" as `weights` says; None is `model.net`.
+    """
 
     model: BaseModel
     preprocess: Preprocess
     weight: float = 1.0
     path: str = ""  # its checkpoint; "": it is being trained
+    net: nn.Module | None = None
+    weights: str = "raw"
+
+    def evaluating(self) -> contextlib.AbstractContextManager[nn.Module]:
+        """Return the context in which the network is in eval mode; it yields the network."""
+        return self.model.evaluating(self.net)
 
 
 class Predictor:
@@ -86,7 +95,7 @@ class Predictor:
         moved = {key: image.to(device, non_blocking=True) for key, image in zip(self.preprocesses, images, strict=True)}
         found = []
         for member, views in zip(self.members, self.views, strict=True):
-            logits = _logits(member.model, [view.transform(moved[view.preprocess]) for view in views])
+            logits = _logits(member, [view.transform(moved[view.preprocess]) for view in views])
             if self.blend == "logits":  # the views too
                 blended = torch.stack(logits).mean(dim=0).softmax(dim=1)
             else:
@@ -125,7 +134,7 @@ class Predictor:
         """Keep all networks in eval mode while the body runs. Enter it outside of a loop over batches."""
         with contextlib.ExitStack() as stack:
             for member in self.members:
-                stack.enter_context(member.model.evaluating())
+                stack.enter_context(member.evaluating())
             yield
 
     def run(self, loader: Any, title: str) -> Iterator[tuple[Any, Tensor]]:
@@ -152,10 +161,12 @@ class Predictor:
 
     def _refuse_broken(self, broken: list[int], seen: str) -> None:
         """Raise NotFinite for the first member that gave NaN or infinite logits."""
-        who: list[tuple[str, BaseModel | None]] = [(member.path, member.model) for member in self.members]
-        for (path, model), count in zip(who + [(one.path, None) for one in self.saved], broken, strict=True):
+        everyone: list[Member | SavedMember] = [*self.members, *self.saved]
+        for member, count in zip(everyone, broken, strict=True):
+            path, model = member.path, member.model if isinstance(member, Member) else None
             if count and not path:
-                which = "" if model is None or model.showing == "raw" else f" (its {model.showing} average)"
+                weights = member.weights if isinstance(member, Member) else "raw"
+                which = "" if weights == "raw" else f" (its {weights} average)"
                 raise NotFinite(
                     f"The network{which} gives NaN or infinite logits for {count} of {seen} validation images"
                 )
@@ -171,7 +182,7 @@ class Predictor:
                 )
 
 
-def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
+def _logits(member: Member, shown: list[Tensor]) -> list[Tensor]:
     """Return the logits, float32 (B, C), of each tensor of `shown`, uint8 (B, 3, S, S).
 
     Images of one size share forward passes, of CPU_PIXELS or GPU_PIXELS each.
@@ -180,7 +191,8 @@ def _logits(model: BaseModel, shown: list[Tensor]) -> list[Tensor]:
     for k, images in enumerate(shown):
         places.setdefault(images.shape[-1], []).append(k)
     found: dict[int, Tensor] = {}
-    with model.evaluating() as net, model.autocast():
+    model = member.model
+    with member.evaluating() as net, model.autocast():
         for side, group in places.items():
             images = torch.cat([shown[k] for k in group]) if len(group) > 1 else shown[group[0]]
             batch_size = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)

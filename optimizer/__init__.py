@@ -1,10 +1,10 @@
-"""Optimizers: a name, a builder; each takes parameter groups and the options.
+"""Optimizers: a name, a builder; each takes parameter groups and the settings.
 
 Add one of your own: write a builder, add its name to `optimizers`, run `python train.py --optimizer <name>`.
 """
 
-import argparse
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,55 +13,68 @@ from torch import nn
 from optimizer.state import check_state
 from utils.errors import unknown_name
 
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What an optimizer is built from: the flags of those names. weight_decay: None is the optimizer's own default."""
+
+    optimizer: str
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float | None = None
+
+
 Groups = list[dict[str, Any]]
-Builder = Callable[[Groups, argparse.Namespace], torch.optim.Optimizer]
-FLAGS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # what of a group is said by flags
+Builder = Callable[[Groups, OptimizerSettings], torch.optim.Optimizer]
+GROUP_OPTIONS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # what flags say of a group
 
 
-def _sgd(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    sgd = torch.optim.SGD(groups, lr=opt.lr, momentum=opt.momentum, nesterov=opt.momentum > 0, fused=True)
+def _sgd(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    sgd = torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
+    )
     sgd.register_step_pre_hook(_begin_momentum)
-    return _aligned(sgd)
+    return align_grad_strides(sgd)
 
 
-def _adam(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return _aligned(torch.optim.Adam(groups, lr=opt.lr, fused=True))
+def _adam(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    return align_grad_strides(torch.optim.Adam(groups, lr=settings.lr, fused=True))
 
 
-def _adamw(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
-    return _aligned(torch.optim.AdamW(groups, lr=opt.lr, fused=True))
+def _adamw(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    return align_grad_strides(torch.optim.AdamW(groups, lr=settings.lr, fused=True))
 
 
-def _radam(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _radam(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Rectified Adam (Liu et al., 2020)."""
-    return torch.optim.RAdam(groups, lr=opt.lr)
+    return torch.optim.RAdam(groups, lr=settings.lr)
 
 
-def _lookahead(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _lookahead(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Lookahead (Zhang et al., 2019) around Adam, k = 6, alpha = 0.5."""
-    return _with_lookahead(_adam(groups, opt))
+    return _with_lookahead(_adam(groups, settings))
 
 
-def _ranger(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _ranger(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Ranger (Wright, 2019): Lookahead around RAdam, k = 6, alpha = 0.5."""
-    return _with_lookahead(_radam(groups, opt))
+    return _with_lookahead(_radam(groups, settings))
 
 
-def _lamb(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _lamb(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """LAMB (You et al., 2020), for large batches."""
     from timm.optim import Lamb
 
-    return Lamb(groups, lr=opt.lr)
+    return Lamb(groups, lr=settings.lr)
 
 
-def _lion(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _lion(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Lion (Chen et al., 2023); wants about a third of AdamW's rate."""
     from timm.optim import Lion
 
-    return Lion(groups, lr=opt.lr)
+    return Lion(groups, lr=settings.lr, foreach=True)
 
 
-def _muon(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
+def _muon(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """Muon (Jordan et al., 2024) for matrices and kernels, taken as (out, in * h * w); AdamW for all else.
 
     Steps are scaled to AdamW's size (Liu et al., 2025, equation 4), so AdamW's rate and decay serve. timm's, since torch's
@@ -71,7 +84,7 @@ def _muon(groups: Groups, opt: argparse.Namespace) -> torch.optim.Optimizer:
 
     for group in groups:  # timm's fallback with Nesterov momentum would be NAdamW
         group["nesterov"] = group["use_muon"]
-    return Muon(groups, lr=opt.lr, betas=(0.9, 0.999), ns_coefficients="original", adjust_lr_fn="match_rms_adamw")
+    return Muon(groups, lr=settings.lr, betas=(0.9, 0.999), ns_coefficients="original", adjust_lr_fn="match_rms_adamw")
 
 
 def _with_lookahead(inner: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -103,9 +116,9 @@ DECOUPLED = (
 
 
 def get_optimizer(
-    net: nn.Module, opt: argparse.Namespace, scales: Mapping[str, float] | None = None, head: Collection[str] = ()
+    net: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None, head: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer that --optimizer names, over the parameters of `net` that want a gradient.
+    """Return the optimizer that --optimizer names, over the parameters of `net` that need a gradient.
 
     Args:
         scales: {parameter's name: factor of its rate}, 1 where a name is missing. Whoever sets a group's "lr" multiplies
@@ -115,43 +128,43 @@ def get_optimizer(
     Raises:
         UserError: unknown name; the message lists what there is.
     """
-    if opt.optimizer not in optimizers:
-        raise unknown_name("optimizer", opt.optimizer, optimizers)
-    kinds = None if opt.optimizer != "muon" else _matrices(net, head)
-    return optimizers[opt.optimizer](parameter_groups(net, weight_decay(opt), scales, kinds), opt)
+    if settings.optimizer not in optimizers:
+        raise unknown_name("optimizer", settings.optimizer, optimizers)
+    kinds = None if settings.optimizer != "muon" else muon_params(net, head)
+    return optimizers[settings.optimizer](parameter_groups(net, weight_decay(settings), scales, kinds), settings)
 
 
-def take_up(optimizer: torch.optim.Optimizer, state: dict[str, Any], opt: argparse.Namespace) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], settings: OptimizerSettings) -> None:
     """Load a state_dict, but for what flags say: they are this run's, and may have been given anew on --resume.
 
     Raises:
         UserError: it is of another optimizer, or of other parameters.
     """
-    state = check_state(optimizer, state, get_optimizer, opt)
-    said = [{name: group[name] for name in FLAGS if name in group} for group in optimizer.param_groups]
+    state = check_state(optimizer, state, get_optimizer, settings)
+    said = [{name: group[name] for name in GROUP_OPTIONS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, flags in zip(optimizer.param_groups, said, strict=True):
         group.update(flags)
 
 
-def weight_decay(opt: argparse.Namespace) -> float:
-    """--weight_decay, or the optimizer's own default."""
-    if opt.weight_decay is not None:
-        return float(opt.weight_decay)
-    return 0.05 if opt.optimizer in DECOUPLED else 1e-4
+def weight_decay(settings: OptimizerSettings) -> float:
+    """Return --weight_decay, or the optimizer's own default."""
+    if settings.weight_decay is not None:
+        return float(settings.weight_decay)
+    return 0.05 if settings.optimizer in DECOUPLED else 1e-4
 
 
 def parameter_groups(
     net: nn.Module, decay: float, scales: Mapping[str, float] | None = None, matrices: Collection[str] | None = None
 ) -> Groups:
-    """The parameters of `net` that want a gradient, those of one rate and one decay together.
+    """Return the parameters of `net` that need a gradient, those of one rate and one decay together.
 
     Weights of two or more dimensions decay; biases, norms and what the network exempts (timm's `no_weight_decay`, such as
     position embeddings) do not. Each group has `lr_scale` and `weight_decay`; where `matrices` (parameters by name) are
     given, they stand in groups of their own, and `use_muon` says in which.
     """
     found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    exempt = _exempt(net)
+    exempt = no_decay_names(net)
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             free = parameter.ndim < 2 or name in exempt
@@ -165,15 +178,15 @@ def parameter_groups(
     return groups
 
 
-def _exempt(net: nn.Module) -> Collection[str]:
-    """What timm's network wants no weight decay on, by name."""
+def no_decay_names(net: nn.Module) -> Collection[str]:
+    """Return what timm's network exempts from weight decay, by name."""
     names: Any = getattr(net, "no_weight_decay", set)
     return names()
 
 
-def _matrices(net: nn.Module, head: Collection[str]) -> set[str]:
-    """What Muon is for: weights between many inputs and many outputs; not embeddings, depthwise kernels, the classifier."""
-    apart = {*_exempt(net), *head}
+def muon_params(net: nn.Module, head: Collection[str]) -> set[str]:
+    """Return what Muon is for: weights between many inputs and many outputs; not embeddings, depthwise kernels, the classifier."""
+    apart = {*no_decay_names(net), *head}
     return {name for name, p in net.named_parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1 and name not in apart}
 
 
@@ -188,7 +201,7 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _aligned(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def align_grad_strides(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """`optimizer`, giving each gradient its parameter's strides before a step.
 
     torch's fused kernels walk both in memory's order, and would mix up a channels_last weight with a gradient that is not

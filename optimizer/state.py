@@ -1,6 +1,5 @@
 """An optimizer's saved state, held against the parameters that it is about to be used with: torch's kernels read it unchecked."""
 
-import argparse
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +11,14 @@ from utils.errors import UserError
 
 LOOKAHEAD = ("lookahead_state", "base_optimizer")  # pytorch_optimizer's wrapper
 State = dict[str, Any]
-Build = Callable[[nn.Module, argparse.Namespace, Any, Any], torch.optim.Optimizer]
+Build = Callable[[nn.Module, Any, Any, Any], torch.optim.Optimizer]  # optimizer.get_optimizer
 
 
 class Unfit(UserError):  # noqa: N818  # what it is, as utils.errors names things
     """A saved state is not that of this optimizer and these parameters."""
 
 
-def check_state(optimizer: Any, state: Any, build: Build, opt: argparse.Namespace) -> State:
+def check_state(optimizer: Any, state: Any, build: Build, settings: Any) -> State:
     """Return `state` as `optimizer.load_state_dict` may take it: each tensor of its parameter's shape, dtype and strides.
 
     Settings of a group that an older version did not have are this optimizer's.
@@ -30,7 +29,7 @@ def check_state(optimizer: Any, state: Any, build: Build, opt: argparse.Namespac
     Raises:
         UserError: it is of another optimizer, or of other parameters.
     """
-    names = state_names(build, opt)
+    names = state_names(build, settings)
     if not hasattr(optimizer, "load_optimizer"):  # no Lookahead
         return _checked(optimizer, state, names)
     if not isinstance(state, dict) or set(state) != set(LOOKAHEAD) or not isinstance(state[LOOKAHEAD[0]], dict):
@@ -48,14 +47,14 @@ def check_state(optimizer: Any, state: Any, build: Build, opt: argparse.Namespac
     }
 
 
-def state_names(build: Build, opt: argparse.Namespace) -> dict[bool, dict[str, bool]]:
+def state_names(build: Build, settings: Any) -> dict[bool, dict[str, bool]]:
     """Return what the state of a parameter consists of, {name: whether it is of the parameter's shape}, as a step of a tiny network shows.
 
     Two answers: for the parameters of groups with a true `use_muon`, and for all others.
     """
     with torch.random.fork_rng(devices=[]):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 5))
-    optimizer: Any = build(net, opt, None, {"2.weight", "2.bias"})
+    optimizer: Any = build(net, settings, None, {"2.weight", "2.bias"})
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()

@@ -68,7 +68,7 @@ def photo_set(photos, tmp_path_factory) -> Path:
     return folder
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 900.0) -> None:
     """Until `condition()` holds; a failure after `seconds`."""
     until = time.monotonic() + seconds
     while not condition():

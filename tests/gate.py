@@ -26,11 +26,11 @@ def hold(folder: Path, epochs: set[int]) -> None:
 
     real = TrainingRun._save_epoch
 
-    def saved_and_held(run, epoch, model):
-        real(run, epoch, model)
+    def saved_and_held(run, epoch):
+        real(run, epoch)
         here = folder / str(epoch)
-        if epoch in epochs and run.writes and not here.exists():
-            run.saver.wait()
+        if epoch in epochs and run.recorder is not None and not here.exists():
+            run.writer.wait()
             here.touch()
             while run.signals.received is None and not here.with_suffix(".open").exists():
                 time.sleep(0.01)

@@ -564,9 +564,9 @@ def test_a_loss_that_is_no_number_stops_the_run(script, tiny):
 
 def test_a_network_that_its_last_step_broke_takes_no_good_ones_place(script, trained, tiny, monkeypatch):
     before = trained.read_bytes()
-    from network import BaseModel
+    from training.engine import Engine
 
-    monkeypatch.setattr(BaseModel, "learning_rate", lambda self: 1e30)  # more than --lr may be
+    monkeypatch.setattr(Engine, "learning_rate", lambda self: 1e30)  # more than --lr may be
     flags = ["--tag", "ok", "--resume", "--epochs", 2, "--scheduler", "none", "-b", 36]
     refused(script("train.py", *tiny, *flags), "NaN or infinite logits", "validation images after epoch 2", "whole", "--lr")
     assert trained.read_bytes() == before
@@ -574,12 +574,12 @@ def test_a_network_that_its_last_step_broke_takes_no_good_ones_place(script, tra
 
 def test_broken_weights_are_found_without_validation_too(script, trained, tiny, monkeypatch):
     before = trained.read_bytes()
-    from network import BaseModel
+    from training.engine import Engine
 
-    def broken(model, *_):
-        next(model.net.parameters()).data[0] = float("inf")
+    def broken(engine, *_):
+        next(engine.model.net.parameters()).data[0] = float("inf")
 
-    monkeypatch.setattr(BaseModel, "end_epoch", broken)
+    monkeypatch.setattr(Engine, "end_epoch", broken)
     result = script("train.py", *tiny, "--tag", "ok", "--resume", "--epochs", 3, "--val_freq", 3)
     refused(result, "After epoch 2 weights are infinite or NaN", "whole")
     assert trained.read_bytes() == before

@@ -13,9 +13,10 @@ import inference
 import network.loading
 import pytest
 import torch
-from optimizer import take_up
+from optimizer import load_optimizer_state
 from options import parse_eval, parse_train
 from safetensors.torch import save_file
+from training.setup import build_engine
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -139,8 +140,8 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script,
 
     real = training.run.TrainingRun.end_epoch
 
-    def cut(self, epoch, scores, model):
-        real(self, epoch, scores, model)
+    def cut(self, epoch, scores):
+        real(self, epoch, scores)
         if epoch == 1:
             raise KeyboardInterrupt
 
@@ -266,9 +267,9 @@ def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(nam
     )
     model = network.get_model("Tiny")(opt)
     model.set_precision("fp32")
-    model.setup_training(opt, 2)
+    engine = build_engine(opt, model, 2)
     saved = content["training"]["optimizer"]
-    take_up(model.optimizer, copy.deepcopy(saved), opt)
+    load_optimizer_state(engine.optimizer, copy.deepcopy(saved), engine.optimizer_settings)
     part = "base_optimizer" if name == "ranger_fp16" else None
     changes = {
         "shape": lambda state: state[0].__setitem__(next(key for key in state[0] if key != "step"), torch.zeros(2)),
@@ -282,12 +283,12 @@ def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(nam
         state = copy.deepcopy(saved)
         change((state[part] if part else state)["state"])
         with pytest.raises(UserError, match="The optimizer's state in the checkpoint does not fit"):
-            take_up(model.optimizer, state, opt)
+            load_optimizer_state(engine.optimizer, state, engine.optimizer_settings)
             raise AssertionError(what)
     state = copy.deepcopy(saved)
     (state[part] if part else state)["param_groups"].pop()
     with pytest.raises(UserError, match="its groups have"):
-        take_up(model.optimizer, state, opt)
+        load_optimizer_state(engine.optimizer, state, engine.optimizer_settings)
 
 
 def test_weights_of_another_type_than_the_networks_are_refused(tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ def test_a_run_resumed_under_another_tag_names_a_checkpoint_that_is_there(script
 
     real = TrainingRun.end_epoch
     monkeypatch.setattr(  # the first epoch stays the best
-        TrainingRun, "end_epoch", lambda self, epoch, scores, model: real(self, epoch, scores | {"val_top1": 1 / epoch}, model)
+        TrainingRun, "end_epoch", lambda self, epoch, scores: real(self, epoch, scores | {"val_top1": 1 / epoch})
     )
     assert script("train.py", "--tag", "one", "--data_root", photo_set, "--epochs", 2, *small).code == 0
     for tag, there in (("two", "best.pt"), ("three", "last.pt")):

@@ -26,9 +26,11 @@ from network import BaseModel, get_model
 from network.precision import faster, for_training
 from options import parse_train
 from torch.utils.data import DataLoader
-from training.checkpoint_writer import Saver, Spare, snapshot
-from training.epoch import out_of_memory
+from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, snapshot
+from training.engine import Engine
 from training.guard import Diverged
+from training.memory import largest_batch, out_of_memory
+from training.setup import build_engine, step_settings
 from utils import checkpoint
 from utils.batch import Batch
 from utils.signals import RunInterrupted, SignalHandler
@@ -46,26 +48,24 @@ def batch_of(count=6, step=0, scale=32):
     return Batch(image, torch.arange(count) % 3, torch.arange(count) + 100, 1, step, ())
 
 
-def model_for(*words, batches=100):
+def engine_for(*words, batches=100):
     opt = parse_train([*TINY.split(), *map(str, words)])
     torch.manual_seed(0)
     model = get_model(opt.model)(opt)
     model.place(torch.device("cpu"))
-    model.setup_training(opt, batches)
-    return model
+    return build_engine(opt, model, batches)
 
 
 # ------------------------------------------------------------------------------------------------ fp16 and its scaler
 
 
-def half_model(*words):
+def half_engine(*words):
     opt = parse_train([*TINY.replace("fp32", "fp16").split(), *words])
     torch.manual_seed(0)
     model = get_model(opt.model)(opt)
     model.place(torch.device("cpu"))
-    assert model.set_precision(opt.precision) == "fp16"
-    model.setup_training(opt, 100)
-    return model
+    assert model.set_precision(opt.precision)[0] == "fp16"
+    return build_engine(opt, model, 100)
 
 
 @pytest.fixture
@@ -77,77 +77,82 @@ def deterministic():
 
 def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
     """On the CPU, where it is slow, all is as on a card: too large a scale skips steps, and that is no divergence."""
-    model = half_model("--max_nan", "2")
-    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 2.0**30})
-    before = [parameter.detach().clone() for parameter in model.net.parameters()]
+    engine = half_engine("--max_nan", "2")
+    net = engine.model.net
+    engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**30})
+    before = [parameter.detach().clone() for parameter in net.parameters()]
     scales = []
     for step in range(40):
-        model.update(batch_of(4, step))
-        scales.append(model.scaler.get_scale())
-        moved = not all(map(torch.equal, before, model.net.parameters()))
+        engine.train_step(batch_of(4, step))
+        scales.append(engine.scaler.get_scale())
+        moved = not all(map(torch.equal, before, net.parameters()))
         assert moved == (step > 0 and scales[-1] == scales[-2])  # a step is taken, or the scale halved
         if moved:
             break
     assert 3 < len(scales) < 40 and scales[:3] == [2.0**29, 2.0**28, 2.0**27]
-    assert model.guard.skipped == model.guard.in_row == 0 and model.step_count == len(scales)
-    again = half_model("--max_nan", "2")
-    content = snapshot(model.state())
-    again.net.load_state_dict(content["weights"])
-    again.load_state(content)
-    assert again.scaler.state_dict() == model.scaler.state_dict() and again.scaler.get_scale() == scales[-1]
-    assert torch.equal(model.update(batch_of(4, 50)), again.update(batch_of(4, 50)))
-    assert all(map(torch.equal, model.net.parameters(), again.net.parameters()))
+    engine.settle()
+    assert engine.guard.skipped == engine.guard.in_row == 0 and engine.step_count == len(scales)
+    again = half_engine("--max_nan", "2")
+    content = snapshot(engine.state_dict())
+    again.model.net.load_state_dict(content["weights"])
+    again.load_state_dict(content)
+    assert again.scaler.state_dict() == engine.scaler.state_dict() and again.scaler.get_scale() == scales[-1]
+    assert torch.equal(engine.train_step(batch_of(4, 50)).loss, again.train_step(batch_of(4, 50)).loss)
+    assert all(map(torch.equal, net.parameters(), again.model.net.parameters()))
 
 
 def test_what_is_broken_in_fp16_is_still_seen():
-    model = half_model("--max_nan", "2")
-    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 4.0})
+    engine = half_engine("--max_nan", "2")
+    engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 4.0})
     with torch.no_grad():
-        model.net.fc.weight[0, 0] = float("nan")
+        engine.model.net.fc.weight[0, 0] = float("nan")
     with pytest.raises(Diverged, match="fc.weight holds NaN"):
         for step in range(4):  # down to a scale of 1 in two steps, then as often as --max_nan says
-            model.update(batch_of(4, step))
-    assert step == 3 and model.guard.skipped == 2
+            engine.train_step(batch_of(4, step))
+            engine.settle()
+    assert step == 3 and engine.guard.skipped == 2
 
 
 def test_fp16_goes_back_after_a_divergence_and_goes_on():
     """The step that is given up has unscaled its gradients, and the scaler does not do so twice."""
-    model = half_model("--max_nan", "1")
-    model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 1.0})
-    content = snapshot(model.state())
+    engine = half_engine("--max_nan", "1")
+    engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 1.0})
+    content = snapshot(engine.state_dict())
+    net = engine.model.net
     with torch.no_grad():
-        model.net.fc.weight[0, 0] = float("nan")
+        net.fc.weight[0, 0] = float("nan")
     with pytest.raises(Diverged):
-        model.update(batch_of(4, 0))
-    model.net.load_state_dict(content["weights"])
-    model.load_state(content)
-    assert model.scaler.get_scale() == 1.0
-    model.update(batch_of(4, 1))
-    assert any(not torch.equal(content["weights"][name], tensor) for name, tensor in model.net.state_dict().items())
+        engine.train_step(batch_of(4, 0))
+        engine.settle()
+    net.load_state_dict(content["weights"])
+    engine.load_state_dict(content)
+    assert engine.scaler.get_scale() == 1.0
+    engine.train_step(batch_of(4, 1))
+    assert any(not torch.equal(content["weights"][name], tensor) for name, tensor in net.state_dict().items())
 
 
 def test_a_run_of_another_precision_is_resumed_in_fp16():
     """Its scaler is empty: a new one finds its scale. And the other way round."""
-    for before, after in ((model_for(), half_model()), (half_model(), model_for())):
-        before.update(batch_of(4, 0))
-        content = snapshot(before.state())
-        after.net.load_state_dict(content["weights"])
-        after.load_state(content)
-        after.update(batch_of(4, 1))
-        assert bool(after.state()["training"]["scaler"]) == after.scaler.is_enabled()
+    for before, after in ((engine_for(), half_engine()), (half_engine(), engine_for())):
+        before.train_step(batch_of(4, 0))
+        content = snapshot(before.state_dict())
+        after.model.net.load_state_dict(content["weights"])
+        after.load_state_dict(content)
+        after.train_step(batch_of(4, 1))
+        assert bool(after.state_dict()["training"]["scaler"]) == after.scaler.is_enabled()
 
 
 def test_an_overflow_in_the_first_step_leaves_no_momentum(deterministic):
     """Without --max_nan's look the fused optimizer itself skips the step; memory that nobody wrote to is NaN here."""
-    model = half_model("--max_nan", "0")
-    content = snapshot(model.state())  # without a momentum, as checkpoints of before the first step are
+    engine = half_engine("--max_nan", "0")
+    content = snapshot(engine.state_dict())  # without a momentum, as checkpoints of before the first step are
     for _ in range(2):
-        model.scaler.load_state_dict(model.scaler.state_dict() | {"scale": 2.0**60})
-        model.update(batch_of(4, 0))
-        assert model.scaler.get_scale() == 2.0**59
-        state = model.optimizer.state_dict()["state"].values()
+        engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**60})
+        engine.train_step(batch_of(4, 0))
+        assert engine.scaler.get_scale() == 2.0**59
+        state = engine.optimizer.state_dict()["state"].values()
         assert len(state) and all(not one["momentum_buffer"].any() for one in state)
-        model.load_state(content)
+        engine.load_state_dict(content)
 
 
 # ------------------------------------------------------------------------------------------------ top-1 of the training batches
@@ -156,27 +161,28 @@ def test_an_overflow_in_the_first_step_leaves_no_momentum(deterministic):
 @pytest.mark.parametrize("words", [[], ["--cutmix", "1"], ["--sam", "0.05"]], ids=" ".join)
 def test_a_batch_tells_its_top1(words):
     """By hand, of the logits and targets of the batch's first pass; of blended samples the larger share counts."""
-    model = model_for(*words)
+    engine = engine_for(*words)
     seen = []
-    ran, prepared = model.net.forward, model.prepare
-    model.net.forward = lambda images: seen.append(ran(images)) or seen[-1]
-    model.prepare = lambda batch: seen.append(prepared(batch)) or seen[-1]
+    ran, prepared = engine.model.net.forward, engine.prepare
+    engine.model.net.forward = lambda images: seen.append(ran(images)) or seen[-1]
+    engine.prepare = lambda batch: seen.append(prepared(batch)) or seen[-1]
     for step in range(4):
         seen.clear()
-        loss = model.update(batch_of(12, step))
+        result = engine.train_step(batch_of(12, step))
         (_, targets), logits = seen[:2]
         right = targets
         if targets.ndim == 2:
             right = torch.tensor([max(range(3), key=lambda k, row=row: row[k]) for row in targets.tolist()])
-        assert model.top1.item() == pytest.approx(sum(logits.detach().max(dim=1).indices == right).item() / 12)
-        assert model.top1.device == loss.device and not model.top1.requires_grad
+        assert result.top1.item() == pytest.approx(sum(logits.detach().max(dim=1).indices == right).item() / 12)
+        assert result.top1.device == result.loss.device and not result.top1.requires_grad
 
 
-def test_a_network_that_goes_its_own_way_has_no_top1():
-    model = model_for()
-    model.forward = model.net.forward  # as with update() that calls self.net(images)
-    model.update(batch_of())
-    assert model.top1 is None
+@pytest.mark.parametrize("shape", [(12, 3), (6, 3, 5), (6,)], ids=str)
+def test_logits_of_another_kind_have_no_top1(shape):
+    engine = engine_for()
+    real = engine.model.update
+    engine.model.update = lambda *given: (real(*given)[0], torch.zeros(shape))  # as of two views of an image, or of each place in it
+    assert engine.train_step(batch_of()).top1 is None
 
 
 # ------------------------------------------------------------------------------------------------ kills and signals
@@ -299,7 +305,7 @@ def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one
 
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--mixup", "0.2", "--accumulate", 2, "-b", 6, "--swa", 2]
     assert script("train.py", "--tag", "whole", *words).code == 0
-    real_update, real_evaluate, real_save = BaseModel.between_steps, train.evaluate, TrainingRun._save_epoch
+    real_boundary, real_evaluate, real_save = Engine.is_step_boundary, train.evaluate, TrainingRun._save_epoch
     sent = []
 
     def send(moment):
@@ -307,22 +313,22 @@ def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one
             sent.append(moment)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def between_steps(self, done):
+    def is_step_boundary(self, done):
         if done == 2 and self.step_count == 1:
             send("step")
-        return real_update(self, done)
+        return real_boundary(self, done)
 
     def evaluate(*arguments):
         if len(sent) == 1 and (tmp_path / "checkpoints/cut/1_timm-test_resnet.pt").exists():
             send("validation")
         return real_evaluate(*arguments)
 
-    def save_epoch(self, epoch, model):
+    def save_epoch(self, epoch):
         if epoch == 3:
             send("save")
-        return real_save(self, epoch, model)
+        return real_save(self, epoch)
 
-    monkeypatch.setattr(BaseModel, "between_steps", between_steps)
+    monkeypatch.setattr(Engine, "is_step_boundary", is_step_boundary)
     monkeypatch.setattr(train, "evaluate", evaluate)
     monkeypatch.setattr(TrainingRun, "_save_epoch", save_epoch)
     codes, within = [], []
@@ -360,15 +366,15 @@ def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_pat
     (moved / "train.txt").write_text("".join(lines).replace(str(photo_set), str(moved)))
     words = [*TINY.split(), "-w", "0", "--epochs", 3, "--save_minutes", 0, "--val_list", photo_set / "val.txt"]
     assert script("train.py", *words, "--train_list", photo_set / "train.txt", "--tag", "whole").code == 0
-    real = BaseModel.between_steps
+    real = Engine.is_step_boundary
 
-    def between_steps(self, done):
+    def is_step_boundary(self, done):
         if done == 2 and self.step_count == 5:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, done)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BaseModel, "between_steps", between_steps)
+        patch.setattr(Engine, "is_step_boundary", is_step_boundary)
         assert script("train.py", *words, "--train_list", photo_set / "train.txt", "--tag", "cut").code == 143
     for tag in ("longer", "moved"):
         for room in ("checkpoints", "logs"):
@@ -402,7 +408,7 @@ def test_a_second_interrupt_ends_at_once():
 
 def test_what_is_saved_is_what_was_when_save_was_called(tmp_path):
     weights = torch.zeros(1000, 1000)
-    saver = Saver()
+    saver = AsyncCheckpointWriter()
     saver.save(tmp_path / "last.pt", {"epoch": 1, "weights": {"w": weights}})
     weights += 1
     saver.wait()
@@ -414,7 +420,7 @@ def test_the_mark_of_nothing_saved_stays_until_something_is(tmp_path):
     """What a restart of torchrun goes by: an earlier run's last.pt lies there until this one's takes its place."""
     marker = tmp_path / ".nothing_saved_yet"
     marker.touch()
-    saver = Saver(marker)
+    saver = AsyncCheckpointWriter(marker)
     (tmp_path / "file").touch()
     saver.save(tmp_path / "file" / "last.pt", {"epoch": 1})
     saver.wait()
@@ -433,7 +439,7 @@ def test_which_checkpoints_are_kept(tmp_path, keep, every, always, left):
         (tmp_path / f"{epoch}_ResNet18.pt").touch()
     for name in ("13_ResNet18.pt", "1_ResNet50.pt", "best.pt", "last.pt", "notes.txt"):
         (tmp_path / name).touch()
-    for path in Spare("ResNet18", keep, every, always).dropped(tmp_path, 12):
+    for path in RetentionPolicy("ResNet18", keep, every, always).expired(tmp_path, 12):
         path.unlink()
     numbers = sorted(int(path.name.split("_")[0]) for path in tmp_path.glob("*_ResNet18.pt"))
     assert numbers == [*left, 13]
@@ -443,83 +449,89 @@ def test_which_checkpoints_are_kept(tmp_path, keep, every, always, left):
 # ------------------------------------------------------------------------------------------------ numbers that go wrong
 
 
-def poison(model, monkeypatch, steps):
+def poison(engine, monkeypatch, steps):
     """Make the loss NaN in the given steps, by an infinite image value in the forward pass, as a broken layer would."""
-    real = model.net.forward
+    real, prepare = engine.model.net.forward, engine.prepare
     seen = []
 
     def forward(images):
-        seen.append(1)
-        return real(images * float("inf") if model._batch.step in steps else images)
+        return real(images * float("inf") if seen[-1] in steps else images)
 
-    monkeypatch.setattr(model.net, "forward", forward)
+    monkeypatch.setattr(engine, "prepare", lambda batch: seen.append(batch.step) or prepare(batch))
+    monkeypatch.setattr(engine.model.net, "forward", forward)
 
 
 def test_a_step_with_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(monkeypatch, caplog):
     """Weights, statistics, momentum and averages; but the schedule goes on."""
-    model, clean = (model_for("--ema", "0.9", "--scheduler", "none") for _ in range(2))
-    poison(model, monkeypatch, {2, 3})
+    engine, clean = (engine_for("--ema", "0.9", "--scheduler", "none") for _ in range(2))
+    poison(engine, monkeypatch, {2, 3})
     for step in range(6):
-        model.update(batch_of(step=step))
+        engine.train_step(batch_of(step=step))
         if step not in (2, 3):
+            clean.settle()
             clean.step_count = step  # what EMA's warm-up counts
-            clean.update(batch_of(step=step))
-    assert model.guard.skipped == 2
-    assert model.step_count == 6
-    for one, other in zip(model.net.state_dict().values(), clean.net.state_dict().values(), strict=True):
-        assert torch.equal(one, other) or one.dtype == torch.int64  # how many batches batch norm has seen
-    assert all(bool(value.isfinite().all()) for value in model.averages.net("ema").state_dict().values())
+            clean.train_step(batch_of(step=step))
+    engine.settle()
+    assert engine.guard.skipped == 2
+    assert engine.step_count == 6
+    for weights in ("raw", "ema"):
+        for one, other in zip(engine.net(weights).state_dict().values(), clean.net(weights).state_dict().values(), strict=True):
+            assert torch.equal(one, other) or one.dtype == torch.int64  # how many batches batch norm has seen
+    assert all(bool(value.isfinite().all()) for value in engine.net("ema").state_dict().values())
 
 
 def test_a_step_skipped_after_going_back_leaves_the_statistics_that_were_loaded(monkeypatch):
-    model = model_for("--max_nan", "3")
-    content = snapshot(model.state())
+    engine = engine_for("--max_nan", "3")
+    content = snapshot(engine.state_dict())
     for step in range(3):
-        model.update(batch_of(step=step))
-    model.net.load_state_dict(content["weights"])
-    model.load_state(content)
-    poison(model, monkeypatch, {0})
-    model.update(batch_of())
-    now = model.net.state_dict()
+        engine.train_step(batch_of(step=step))
+    engine.model.net.load_state_dict(content["weights"])
+    engine.load_state_dict(content)
+    poison(engine, monkeypatch, {0})
+    engine.train_step(batch_of())
+    engine.settle()
+    now = engine.model.net.state_dict()
     assert all(torch.equal(tensor, now[name]) for name, tensor in content["weights"].items() if tensor.is_floating_point())
 
 
 def test_too_many_in_a_row_name_step_samples_and_layer(monkeypatch):
-    model = model_for("--max_nan", "3")
-    poison(model, monkeypatch, {1, 2, 4, 5, 6})
+    engine = engine_for("--max_nan", "3")
+    poison(engine, monkeypatch, {1, 2, 4, 5, 6})
     with pytest.raises(Diverged, match=r"epoch 1, batch 7, samples 100, 101, .* layer \w+") as error:
         for step in range(9):
-            model.update(batch_of(step=step))
+            engine.train_step(batch_of(step=step))
+    assert step == 7  # what became of a step is looked at in the next one
     assert "3 steps in a row" in str(error.value)
 
 
 @pytest.mark.parametrize("where", ["weight", "gradient"])
 def test_what_is_named_is_where_it_arose(where):
-    model = model_for("--max_nan", "1")
-    name, parameter = list(model.net.named_parameters())[20]
+    engine = engine_for("--max_nan", "1")
+    name, parameter = list(engine.model.net.named_parameters())[20]
     if where == "weight":
         parameter.data.view(-1)[3] = float("nan")
     else:
         parameter.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(Diverged, match=re.escape(name)):
-        model.update(batch_of())
+        engine.train_step(batch_of())
+        engine.settle()
 
 
 def test_a_run_goes_back_once_then_stops(script, photo_set, tmp_path, monkeypatch):
     """A fault that passes is survived, by way of last.pt; one that lasts ends the run."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 3, "--max_nan", 2, "-b", 12]
     assert script("train.py", "--tag", "whole", *words).code == 0
-    real, broken, faults = BaseModel.normalise, [], {"passing": 4, "lasting": 10**6}  # of 4, 2 are seen when it is explained
+    # of 5, 3 are the epoch's steps, and 2 are of explaining the first and the second
+    real, broken, faults = Engine.prepare, [], {"passing": 5, "lasting": 10**6}
 
-    def normalise(self, images):
-        out = real(self, images)
-        batch = getattr(self, "_batch", None)
-        if self.training and batch is not None and batch.epoch == 2 and len(broken) < faults[self.opt.tag]:
+    def prepare(self, batch):
+        images, targets = real(self, batch)
+        if batch.epoch == 2 and len(broken) < faults[self.model.opt.tag]:
             broken.append(batch.step)
-            return out * float("nan")
-        return out
+            return images * float("nan"), targets
+        return images, targets
 
-    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    monkeypatch.setattr(Engine, "prepare", prepare)
     for tag, code in (("passing", 0), ("lasting", 2)):
         broken.clear()
         result = script("train.py", "--tag", tag, *words)
@@ -538,16 +550,16 @@ def test_what_a_run_goes_back_to_is_its_own(script, photo_set, tmp_path, monkeyp
     words += ["--overwrite"]
     assert script("train.py", *words, "--load", "earlier.pt").code == 0
     whole = checkpoint.load("checkpoints/t/last.pt")
-    real, broken = BaseModel.normalise, []
+    real, broken = Engine.prepare, []
 
-    def normalise(self, images):
-        at = getattr(self, "_batch", None)
-        if self.training and at is not None and at.step == where and len(broken) < 2:  # the step, and once more to explain it
-            broken.append(at.step)
-            return real(self, images) * float("nan")
-        return real(self, images)
+    def prepare(self, batch):
+        images, targets = real(self, batch)
+        if batch.step == where and len(broken) < 2:  # the step, and once more to explain it
+            broken.append(batch.step)
+            return images * float("nan"), targets
+        return images, targets
 
-    monkeypatch.setattr(BaseModel, "normalise", normalise)
+    monkeypatch.setattr(Engine, "prepare", prepare)
     where = 2
     result = script("train.py", *words, "--load", "earlier.pt", "--save_minutes", 0)
     assert result.code == 0, result.out
@@ -584,7 +596,7 @@ def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
         return torch.nn.functional.cross_entropy(logits, targets)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
-    monkeypatch.setattr("network.base_model.get_loss", lambda *_: criterion)
+    monkeypatch.setattr("training.setup.get_loss", lambda _: criterion)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(sum(one() is not None for one in outputs)))
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1]
     result = script("train.py", *words, "-b", 5)
@@ -604,32 +616,33 @@ def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
 )
 def test_out_of_memory_advises_flags_that_keep_the_images_of_a_step(monkeypatch, world, words, advice):
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    model = types.SimpleNamespace(largest_batch=lambda batch: 5)
-    error = out_of_memory(model, batch_of(12), parse_train(["-b", str(12 * world), *words]))
+    monkeypatch.setattr("training.memory.largest_batch", lambda engine, batch: 5)
+    engine = types.SimpleNamespace(settings=step_settings(parse_train(["-b", str(12 * world), *words]), 100))
+    error = out_of_memory(engine, batch_of(12))
     assert "largest that fitted is 5" in str(error) and advice in str(error)
 
 
-def held(model):
+def held(engine):
     """Bytes of the gradients and of the optimizer's state."""
-    tensors = [parameter.grad for parameter in model.net.parameters() if parameter.grad is not None]
-    tensors += [value for state in model.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    tensors = [parameter.grad for parameter in engine.model.net.parameters() if parameter.grad is not None]
+    tensors += [value for state in engine.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return sum(tensor.nbytes for tensor in tensors)
 
 
 def test_out_of_memory_counts_gradients_and_the_optimizers_state(monkeypatch):
     """In the first step neither is there; from the second on, and with --accumulate, both are."""
-    model = model_for("--optimizer", "adam", "--ema", "0.9")
-    weights = sum(parameter.nbytes for parameter in model.net.parameters())
+    engine = engine_for("--optimizer", "adam", "--ema", "0.9")
+    weights = sum(parameter.nbytes for parameter in engine.model.net.parameters())
     real, averaged = BaseModel.normalise, []
 
     def normalise(self, images):
-        if held(self) + len(images) * weights / 4 > 4.6 * weights:  # 1 of gradients, 2 of Adam's, 6 images
+        if held(engine) + len(images) * weights / 4 > 4.6 * weights:  # 1 of gradients, 2 of Adam's, 6 images
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, images)
 
     monkeypatch.setattr(BaseModel, "normalise", normalise)
-    monkeypatch.setattr(model.averages, "after_step", lambda *_: averaged.append(held(model)))
-    assert model.largest_batch(batch_of(12)) == 6
+    monkeypatch.setattr(engine.averages, "update_ema", lambda *_: averaged.append(held(engine)))
+    assert largest_batch(engine, batch_of(12)) == 6
     assert averaged and min(averaged) >= 3 * weights
 
 
@@ -637,19 +650,19 @@ def test_out_of_memory_in_backward_of_several_processes_is_tried_alone(monkeypat
     """DistributedDataParallel's hooks wait for the others, and count each gradient once a step."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
-        model = model_for()
-        model.runner = torch.nn.parallel.DistributedDataParallel(model.net)
-        parameter = list(model.net.parameters())[5]
+        monkeypatch.setattr("training.setup.wrap_for_training", lambda net, *_: torch.nn.parallel.DistributedDataParallel(net))
+        engine = engine_for()
+        parameter = list(engine.model.net.parameters())[5]
 
         def full(_):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
         hook = parameter.register_hook(full)
         with pytest.raises(torch.OutOfMemoryError):
-            model.update(batch_of(12))
+            engine.train_step(batch_of(12))
         hook.remove()
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_, **__: pytest.fail("the others are asked"))
-        assert model.largest_batch(batch_of(12)) == 11  # all but the whole, which is known not to fit
+        assert largest_batch(engine, batch_of(12)) == 11  # all but the whole, which is known not to fit
     finally:
         torch.distributed.destroy_process_group()
 
@@ -667,7 +680,7 @@ def test_the_faster_precision_is_taken(monkeypatch):
 
 
 def test_timing_leaves_the_network_as_it_is():
-    model = model_for()
+    model = engine_for().model
     before = snapshot(model.net.state_dict())
     name, why = for_training(model.net, 32, 6)
     assert name in ("fp32", "bf16")
@@ -676,12 +689,12 @@ def test_timing_leaves_the_network_as_it_is():
     assert all(parameter.grad is None for parameter in model.net.parameters())
 
 
-def test_an_update_that_goes_around_what_runs_the_network_is_refused():
-    model = model_for()
-    model.runner = torch.nn.Identity()
-    model.forward = lambda images: model.net(images)
+def test_an_update_that_goes_around_what_runs_the_network_is_refused(monkeypatch):
+    monkeypatch.setattr("training.setup.wrap_for_training", lambda *_: torch.nn.Identity())
+    engine = engine_for()
+    engine.model.forward = engine.model.net.forward
     with pytest.raises(Exception, match=r"self\(images\)"):
-        model.update(batch_of())
+        engine.train_step(batch_of())
 
 
 # ------------------------------------------------------------------------------------------------ --compile

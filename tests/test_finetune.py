@@ -5,17 +5,19 @@ import io
 
 import numpy as np
 import pytest
+import pytorch_optimizer
 import torch
 from network import get_model
 from network.backbones import head_names
-from network.base_model import BaseModel
-from optimizer import get_optimizer, parameter_groups
-from optimizer.sam import Sam
+from network.base_model import BaseModel, Step
+from optimizer import OptimizerSettings, get_optimizer, parameter_groups
+from optimizer.sam import SAM
 from options import parse_train
-from pytorch_optimizer import SAM
 from torch import nn
 from torch.nn import functional as F
-from training.finetune import freeze, layers, rate_scales
+from training.engine import Engine
+from training.finetune import freeze, layer_ids, lr_scales
+from training.setup import build_engine
 from utils.batch import Batch
 from utils.errors import UserError
 
@@ -67,12 +69,12 @@ class Model(BaseModel):
                 module.num_batches_tracked.fill_(7)
         return net
 
-    def update(self, batch: Batch) -> torch.Tensor:
-        images, targets = self.prepare(batch)
+    def update(self, images: torch.Tensor, targets: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         with self.autocast():
-            loss = self.criterion(self.net(images), targets)
-        self.step(loss)
-        return loss.detach()
+            logits = self.net(images)
+            loss = self.criterion(logits, targets)
+        step(loss)
+        return loss.detach(), logits.detach()
 
 
 class Plain(Model):
@@ -89,13 +91,12 @@ class Loader:
         return (batch(step=step, epoch=epoch) for step in range(3))
 
 
-def start(kind: type[BaseModel], *words: str, batches: int = 3) -> BaseModel:
+def start(kind: type[BaseModel], *words: str, batches: int = 3) -> Engine:
     opt = options("--lr", "0.05", "--optimizer", "sgd", "--epochs", "4", *words)
     model = kind(opt, "X")
     model.place(torch.device("cpu"))
     model.set_precision("fp32")
-    model.setup_training(opt, batches)
-    return model
+    return build_engine(opt, model, batches)
 
 
 def weights(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -113,7 +114,7 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_stages_freeze_in_order_and_one_too_many_is_said(name):
     with torch.device("meta"):
         net = get_model(name)(options()).net
-    at = layers(net, coarse=True)
+    at = layer_ids(net, coarse=True)
     head = head_names(net)
     assert head
     assert head <= at.keys()
@@ -147,22 +148,23 @@ def test_a_network_without_a_matcher_can_do_without_its_depth():
     with pytest.raises(UserError, match="no classifier"):
         freeze(net, -1)
     with pytest.raises(UserError, match="--layer_decay"):
-        rate_scales(net, 1, 0.9)
-    assert rate_scales(net, 2, 1) == {"0.weight": 1, "0.bias": 1}
+        lr_scales(net, 1, 0.9)
+    assert lr_scales(net, 2, 1) == {"0.weight": 1, "0.bias": 1}
 
 
 @pytest.mark.parametrize("frozen", ["0", "2", "-1"])
 def test_what_is_frozen_stands_still_to_the_bit(frozen):
     """Weights, batch-norm statistics and counters, dropout, gradients, optimizer state, weight decay, and the averages' copies."""
-    model = start(Model, "--freeze", frozen, "--weight_decay", "0.5", "--ema", "0.9", "--swa", "1", "--epochs", "1")
+    engine = start(Model, "--freeze", frozen, "--weight_decay", "0.5", "--ema", "0.9", "--swa", "1", "--epochs", "1")
+    model = engine.model
     names = ["stem", "stage1", "stage2", "stage3"][: 4 if frozen == "-1" else int(frozen) + 1]
     before = weights(model.net)
     for step in range(3):
-        model.update(batch(step=step))
+        engine.train_step(batch(step=step))
         with model.evaluating():
             pass
-    model.end_epoch(1, Loader())
-    raw, ema, swa = weights(model.net), weights(model.averages.ema.module), weights(model.averages.swa.module)
+    engine.end_epoch(1, Loader())
+    raw, ema, swa = weights(model.net), weights(engine.averages.ema.module), weights(engine.averages.swa.module)
     for key, value in before.items():
         still = key.split(".")[0] in names
         for other in (raw, ema, swa):
@@ -170,9 +172,9 @@ def test_what_is_frozen_stands_still_to_the_bit(frozen):
     for name, module in model.net.named_modules():
         if name:
             assert module.training == (name.split(".")[0] not in names)
-    learning = [p for group in model.optimizer.param_groups for p in group["params"]]
+    learning = [p for group in engine.optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in learning} == {id(p) for key, p in model.net.named_parameters() if key.split(".")[0] not in names}
-    assert len(model.optimizer.state) == len(learning)
+    assert len(engine.optimizer.state) == len(learning)
     assert all(parameter.grad is None for parameter in model.net.stem.parameters())
 
 
@@ -181,7 +183,7 @@ def test_what_is_frozen_stands_still_to_the_bit(frozen):
 
 def test_rates_fall_with_depth_and_the_classifiers_is_its_own():
     net = Net(norm=True)
-    scales = rate_scales(net, head_lr=3, layer_decay=0.5)
+    scales = lr_scales(net, head_lr=3, layer_decay=0.5)
     wanted = {"stem": 1 / 16, "stage1": 1 / 8, "stage2": 1 / 4, "stage3": 1 / 2, "fc": 3}
     assert scales == {name: wanted[name.split(".")[0]] for name, _ in net.named_parameters()}
 
@@ -189,7 +191,7 @@ def test_rates_fall_with_depth_and_the_classifiers_is_its_own():
 def test_rates_of_a_real_network_are_its_blocks():
     with torch.device("meta"):
         net = get_model("ResNet18")(options()).net
-    scales = rate_scales(net, 1, 0.5)
+    scales = lr_scales(net, 1, 0.5)
     assert scales["fc.weight"] == 1
     assert scales["layer4.1.conv1.weight"] == 0.5
     assert scales["layer4.0.conv1.weight"] == scales["layer4.0.downsample.0.weight"] == 0.25
@@ -201,15 +203,16 @@ def test_a_step_goes_as_far_as_the_layers_rate():
     flags = ["--momentum", "0", "--weight_decay", "0", "--scheduler", "step", "--step_size", "1"]
     moved = []
     for extra in ([], ["--layer_decay", "0.5", "--head_lr", "3"]):
-        model = start(Plain, *flags, *extra, batches=1)
-        before = weights(model.net)
-        model.update(batch())
-        moved.append({key: value - before[key] for key, value in weights(model.net).items()})
-        assert {group["lr"] for group in model.optimizer.param_groups} == {0.05 * g["lr_scale"] for g in model.optimizer.param_groups}
-        model.update(batch(epoch=2))
-        for group in model.optimizer.param_groups:
+        engine = start(Plain, *flags, *extra, batches=1)
+        net = engine.model.net
+        before = weights(net)
+        engine.train_step(batch())
+        moved.append({key: value - before[key] for key, value in weights(net).items()})
+        assert {group["lr"] for group in engine.optimizer.param_groups} == {0.05 * g["lr_scale"] for g in engine.optimizer.param_groups}
+        engine.train_step(batch(epoch=2))
+        for group in engine.optimizer.param_groups:
             assert group["lr"] == pytest.approx(0.005 * group["lr_scale"])  # the second epoch's, by the schedule
-    scales = rate_scales(model.net, 3, 0.5)
+    scales = lr_scales(net, 3, 0.5)
     for key, scale in scales.items():
         assert torch.allclose(moved[1][key], moved[0][key] * scale, rtol=1e-3, atol=1e-7), key
 
@@ -227,7 +230,7 @@ def test_embeddings_norms_and_biases_do_not_decay():
 def test_muon_takes_matrices_and_kernels():
     with torch.device("meta"):
         net = get_model("EfficientNet-Lite0")(options()).net
-    groups = get_optimizer(net, options("--optimizer", "muon"), head=head_names(net)).param_groups
+    groups = get_optimizer(net, OptimizerSettings("muon", 0.001), head=head_names(net)).param_groups
     names = {id(p): name for name, p in net.named_parameters()}
     taken = {names[id(p)] for group in groups if group["use_muon"] for p in group["params"]}
     assert {"conv_stem.weight", "conv_head.weight", "blocks.1.0.conv_pw.weight"} <= taken
@@ -240,7 +243,7 @@ def test_muon_is_torchs():
     torch.manual_seed(0)
     one, other = nn.Linear(16, 24, bias=False), nn.Linear(16, 24, bias=False)
     other.load_state_dict(one.state_dict())
-    ours = get_optimizer(one, options("--optimizer", "muon", "--lr", "0.01", "--weight_decay", "0.1"))
+    ours = get_optimizer(one, OptimizerSettings("muon", 0.01, weight_decay=0.1))
     torchs = torch.optim.Muon(other.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(5):
         for net, optimizer in ((one, ours), (other, torchs)):
@@ -259,7 +262,7 @@ def test_fused_steps_do_not_mind_a_gradient_of_other_strides(name):
     for layout in (torch.channels_last, torch.contiguous_format):
         net = nn.Conv2d(3, 4, 3, bias=False)
         net.weight = nn.Parameter(value.clone(memory_format=layout))
-        optimizer = get_optimizer(net, options("--optimizer", name, "--lr", "0.1"))
+        optimizer = get_optimizer(net, OptimizerSettings(name, 0.1))
         for _ in range(2):
             net.weight.grad = gradient.clone()
             optimizer.step()
@@ -279,24 +282,24 @@ def test_micro_batches_are_one_large_batch(clip, optimizer):
     parts = [batch(4, step) for step in range(5)]
     small = start(Plain, "--accumulate", "2", *optimizer, *clip, batches=5)
     for part in parts:
-        small.update(part)
+        small.train_step(part)
     large = start(Plain, *optimizer, *clip, batches=3)
     for step, group in enumerate((parts[:2], parts[2:4], parts[4:])):
         image, label = (torch.cat([getattr(part, name) for part in group]) for name in ("image", "label"))
-        large.update(Batch(image, label, torch.arange(len(label)), 1, step, ()))
+        large.train_step(Batch(image, label, torch.arange(len(label)), 1, step, ()))
     assert small.step_count == large.step_count == 3
-    assert furthest(weights(small.net), weights(large.net)) < 1e-6
-    assert furthest(weights(small.net), weights(Plain(small.opt, "X").net)) > 1e-5
+    assert furthest(weights(small.model.net), weights(large.model.net)) < 1e-6
+    assert furthest(weights(small.model.net), weights(Plain(small.model.opt, "X").net)) > 1e-5
 
 
 def test_clipping_by_norm_value_and_unit():
     """One SGD step without momentum at rate 1: the weights move by minus the clipped gradient, worked out here in NumPy."""
 
     def moved(*flags: str) -> dict[str, np.ndarray]:
-        model = start(Plain, "--lr", "1", "--momentum", "0", "--weight_decay", "0", "--scheduler", "none", *flags, batches=1)
-        before = weights(model.net)
-        model.update(batch())
-        return {key: (before[key] - value).double().numpy() for key, value in weights(model.net).items()}
+        engine = start(Plain, "--lr", "1", "--momentum", "0", "--weight_decay", "0", "--scheduler", "none", *flags, batches=1)
+        before = weights(engine.model.net)
+        engine.train_step(batch())
+        return {key: (before[key] - value).double().numpy() for key, value in weights(engine.model.net).items()}
 
     whole = moved()
     norm = np.sqrt(sum((g**2).sum() for g in whole.values()))
@@ -323,10 +326,10 @@ def test_clipping_by_norm_value_and_unit():
 def test_sam_takes_the_papers_step():
     """Against pytorch_optimizer's SAM around torch's SGD, over five steps; and the path is not that of SGD alone."""
     flags = ["--momentum", "0.9", "--weight_decay", "0", "--scheduler", "none"]
-    model, plain = start(Plain, "--sam", "0.1", *flags, batches=5), start(Plain, *flags, batches=5)
+    engine, plain = start(Plain, "--sam", "0.1", *flags, batches=5), start(Plain, *flags, batches=5)
     other = Plain(options(), "X")
     other.place(torch.device("cpu"))
-    sam = SAM(other.net.parameters(), torch.optim.SGD, rho=0.1, lr=0.05, momentum=0.9, nesterov=True)
+    sam = pytorch_optimizer.SAM(other.net.parameters(), torch.optim.SGD, rho=0.1, lr=0.05, momentum=0.9, nesterov=True)
     for step in range(5):
         part = batch(step=step)
 
@@ -338,22 +341,25 @@ def test_sam_takes_the_papers_step():
 
         wanted = close()
         sam.step(close)
-        assert model.update(part) == pytest.approx(wanted.item(), abs=1e-6)  # the loss that is shown is that at the weights themselves
-        plain.update(part)
-    assert model.step_count == 5
-    assert furthest(weights(model.net), weights(other.net)) < 1e-6
-    assert furthest(weights(model.net), weights(plain.net)) > 1e-5
+        assert engine.train_step(part).loss == pytest.approx(
+            wanted.item(), abs=1e-6
+        )  # the loss that is shown is that at the weights themselves
+        plain.train_step(part)
+    assert engine.step_count == 5
+    assert furthest(weights(engine.model.net), weights(other.net)) < 1e-6
+    assert furthest(weights(engine.model.net), weights(plain.model.net)) > 1e-5
 
 
 def test_sam_updates_batch_norm_once_and_draws_the_same_noise_twice():
-    model, plain = start(Model, "--sam", "0.5", "--mixup", "0.4"), start(Model, "--mixup", "0.4")
+    engine, plain = start(Model, "--sam", "0.5", "--mixup", "0.4"), start(Model, "--mixup", "0.4")
+    net = engine.model.net
     masks: list[torch.Tensor] = []
-    model.net.stem[3].register_forward_hook(lambda module, given, out: masks.append((out == 0) & (given[0] != 0)))
-    for one in (model, plain):
-        one.update(batch())
-    buffers = dict(plain.net.named_buffers())
-    assert all(torch.equal(value, buffers[name]) for name, value in model.net.named_buffers())
-    assert int(model.net.stem[1].num_batches_tracked) == 8
+    net.stem[3].register_forward_hook(lambda module, given, out: masks.append((out == 0) & (given[0] != 0)))
+    for one in (engine, plain):
+        one.train_step(batch())
+    buffers = dict(plain.model.net.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in net.named_buffers())
+    assert int(net.stem[1].num_batches_tracked) == 8
     assert len(masks) == 2
     assert (masks[0] != masks[1]).float().mean() < 0.1  # only where the ReLU before it switched; other noise would differ in 0.16
 
@@ -363,28 +369,29 @@ def test_sam_of_a_zero_gradient_stays():
     before = weights(net)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    sam = Sam(net, 0.1)
-    sam.climb()
-    assert sam.away
+    sam = SAM(net, 0.1)
+    sam.ascend()
+    assert sam.perturbed
     assert furthest(before, weights(net)) == 0
-    sam.back()
-    assert not sam.away
+    sam.restore()
+    assert not sam.perturbed
 
 
 # ------------------------------------------------------------------------------------------------ averages
 
 
 def test_swa_is_the_mean_of_the_epochs_ends_and_its_batch_norm_is_the_data_s():
-    model, loader = start(Model, "--swa", "2"), Loader()
+    engine, loader = start(Model, "--swa", "2"), Loader()
+    model = engine.model
     ends = []
     for epoch in range(1, 5):
         for part in Loader().batches(epoch):
-            model.update(part)
-        model.end_epoch(epoch, loader)
+            engine.train_step(part)
+        engine.end_epoch(epoch, loader)
         ends.append(weights(model.net))
-        assert model.averages.names() == (["raw", "swa"] if epoch == 4 else ["raw"])
+        assert engine.available_weights() == (["raw", "swa"] if epoch == 4 else ["raw"])
     assert loader.asked == 1
-    with model.evaluating("swa") as net:
+    with model.evaluating(engine.net("swa")) as net:
         swa = weights(net)
         assert not net.training
     for name, _ in model.net.named_parameters():
@@ -405,58 +412,58 @@ def test_swa_beyond_the_run_and_sam_in_fp16():
     model = Model(opt, "X")
     model.dtype = torch.float16
     with pytest.raises(UserError, match="--sam does not go with fp16"):
-        model.setup_training(opt, 1)
+        build_engine(opt, model, 1)
 
 
 def test_an_average_that_is_not_there_is_not_shown():
     """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the weights until it is validated."""
     short = start(Model, "--swa", "1", "--epochs", "1")
-    short.update(batch())
+    short.train_step(batch())
     short.end_epoch(1, Loader())
-    short.showing = "swa"
-    content = short.state()
+    short.active_weights = "swa"
+    content = short.state_dict()
     longer, without = start(Model, "--swa", "1"), start(Model)
-    for model in (longer, without):
-        model.load_state(content)
-    assert longer.showing == "swa"
+    for engine in (longer, without):
+        engine.load_state_dict(content)
+    assert longer.active_weights == "swa"
     longer.end_epoch(2, Loader())
-    assert longer.averages.names() == ["raw"]
-    assert longer.showing == without.showing == "raw"
+    assert longer.available_weights() == ["raw"]
+    assert longer.active_weights == without.active_weights == "raw"
 
 
 def test_ema_warms_up():
     """timm's decay at step t: 0 at first, then 1 - t^(-2/3), at most --ema."""
-    model = start(Plain, "--ema", "0.6", batches=6)
+    engine = start(Plain, "--ema", "0.6", batches=6)
     average = None
     for step in range(6):
-        model.update(batch(step=step))
+        engine.train_step(batch(step=step))
         decay = 0 if step == 0 else min(0.6, 1 - (1 + step) ** (-2 / 3))
-        now = model.net.fc.weight.detach().clone()
+        now = engine.model.net.fc.weight.detach().clone()
         average = now if average is None else decay * average + (1 - decay) * now
-        assert torch.allclose(model.averages.ema.module.fc.weight, average, atol=1e-6)
+        assert torch.allclose(engine.net("ema").fc.weight, average, atol=1e-6)
 
 
 def test_the_better_weights_are_shown():
     from train import validate
 
-    model = start(Model, "--ema", "0.9")
+    engine = start(Model, "--ema", "0.9")
     rows = {"raw": {"top1": 0.5, "loss": 1.0}, "ema": {"top1": 0.5, "loss": 0.9}}
     asked = []
 
-    def evaluate():
-        asked.append(model.showing)
-        return rows[model.showing]
+    def score(weights):
+        asked.append(weights)
+        return rows[weights]
 
-    scores = validate(model, evaluate)
+    scores = validate(engine, score)
     assert asked == ["raw", "ema"]
-    assert model.showing == "ema"
+    assert engine.active_weights == "ema"
     assert scores == {"val_top1": 0.5, "val_loss": 0.9, "val_raw_top1": 0.5, "val_ema_top1": 0.5}
     rows["raw"]["top1"] = 0.6
-    assert validate(model, evaluate)["val_top1"] == 0.6
-    assert model.state()["showing"] == "raw"
-    with model.evaluating() as net:
-        assert net is model.net
-    assert validate(start(Model), lambda: {"top1": 0.1, "loss": 2.0}) == {"val_top1": 0.1, "val_loss": 2.0}
+    assert validate(engine, score)["val_top1"] == 0.6
+    assert engine.state_dict()["showing"] == "raw"
+    with engine.model.evaluating() as net:
+        assert net is engine.model.net
+    assert validate(start(Model), lambda _: {"top1": 0.1, "loss": 2.0}) == {"val_top1": 0.1, "val_loss": 2.0}
 
 
 # ------------------------------------------------------------------------------------------------ options
@@ -509,13 +516,13 @@ def tensors(content):
 def test_resumed_is_uninterrupted_to_the_bit(way, cut):
     """Cut after epoch 1 or 2 of 3, through a file that holds tensors and plain data alone."""
 
-    def train(model: BaseModel, first: int, last: int) -> None:
+    def train(engine: Engine, first: int, last: int) -> None:
         for epoch in range(first, last + 1):
             for part in Loader().batches(epoch):
-                model.update(part)
-            model.end_epoch(epoch, Loader())
+                engine.train_step(part)
+            engine.end_epoch(epoch, Loader())
 
-    def begin() -> BaseModel:
+    def begin() -> Engine:
         return start(Model, "--warmup", "1", *way.split(), "--epochs", "3")
 
     whole = begin()
@@ -523,16 +530,16 @@ def test_resumed_is_uninterrupted_to_the_bit(way, cut):
     half = begin()
     train(half, 1, cut)
     file = io.BytesIO()
-    torch.save(half.state(), file)
+    torch.save(half.state_dict(), file)
     file.seek(0)
     content = torch.load(file, weights_only=True)
     torch.manual_seed(99)
     other = begin()
-    other.net.load_state_dict(content["weights"])
-    other.load_state(content)
+    other.model.net.load_state_dict(content["weights"])
+    other.load_state_dict(content)
     train(other, cut + 1, 3)
-    ours, theirs = list(tensors(other.state())), list(tensors(whole.state()))
+    ours, theirs = list(tensors(other.state_dict())), list(tensors(whole.state_dict()))
     assert len(ours) == len(theirs) > 20
     for one, two in zip(ours, theirs, strict=True):
         assert torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
-    assert furthest(weights(whole.net), weights(half.net)) > 0
+    assert furthest(weights(whole.model.net), weights(half.model.net)) > 0

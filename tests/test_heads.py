@@ -151,21 +151,22 @@ class Reads(TorchDispatchMode):
 
 def test_distillation_is_hintons_formula(tmp_path):
     """A teacher with another normalisation, temperature 3, alpha 0.4; NumPy in float64."""
-    from training.distill import Teacher
+    from training.distill import Teacher, distilled_loss
     from training.losses import get_loss
+    from training.setup import loss_settings
     from utils.batch import Batch
 
     teacher = built("--model", "timm:test_vit", "--scale", 160).eval()
     teacher.mean, teacher.std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
     student = built("--model", "timm:test_resnet", "--distill_alpha", 0.4, "--distill_temp", 3)
-    student.opt.teacher = "t.pt"
     image = torch.randint(0, 256, (4, 3, 160, 160), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     labels = torch.tensor([0, 1, 2, 3])
-    loss = Teacher(teacher, student.opt, student).loss(get_loss(student.opt))
-    loss.images = student.normalise(Batch(image, labels, labels, 1, 0, ()).image)
+    guide = Teacher(teacher, "t.pt", student.opt.distill_temp, student)
+    loss = distilled_loss(get_loss(loss_settings(student.opt)), student.opt.distill_alpha, student.opt.distill_temp)
+    images = student.normalise(Batch(image, labels, labels, 1, 0, ()).image)
     logits = torch.randn(4, 5, requires_grad=True)
     with Reads() as reads:
-        got = loss(logits, labels)
+        got = loss(logits, guide.distilled(images, labels))
     assert reads.count == 0
     got.backward()
 

@@ -29,12 +29,6 @@ MAY_USE["script"] = {*MAY_USE}
 MAY_USE["tools"] = {*MAY_USE} - {"script"}
 MAY_USE["benchmarks"] = {*MAY_USE} - {"script"}
 MAY_USE["datasets"] = {"tools"}
-# Arrows upwards that are still there, as (file, room). This list only shrinks: an entry that nothing needs fails the test.
-KNOWN_ARROWS = {
-    ("network/base_model.py", "optimizer"),
-    ("network/base_model.py", "scheduler"),
-    ("network/base_model.py", "training"),
-}
 
 SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])
 FILES = sorted([*SOURCES, *(ROOT / "datasets").glob("*.py")])
@@ -130,19 +124,12 @@ def test_importing_everything_parses_reads_and_writes_nothing(tmp_path):
 
 
 def test_rooms_import_only_rooms_below_them():
-    upwards = arrows_upwards(import_graph())
-    new = {arrow: sorted(map(label, files)) for arrow, files in upwards.items() if arrow not in KNOWN_ARROWS}
-    assert new == {}, "an arrow upwards: move the code to the room that needs it, or pass it as an argument"
-    assert KNOWN_ARROWS - set(upwards) == set(), "nothing needs these entries of KNOWN_ARROWS any more: remove them"
+    upwards = {arrow: sorted(map(label, files)) for arrow, files in arrows_upwards(import_graph()).items()}
+    assert upwards == {}, "an arrow upwards: move the code to the room that needs it, or pass it as an argument"
 
 
 def test_files_import_each_other_in_no_circle():
-    """Known arrows upwards are left out, for each closes circles; they fail the test above once they are gone."""
-    graph = import_graph()
-    for (file, room), targets in arrows_upwards(graph).items():
-        if (file, room) in KNOWN_ARROWS:
-            graph[ROOT / file] -= targets
-    assert find_circle(graph) == []
+    assert find_circle(import_graph()) == []
 
 
 def test_house_rules_see_a_circle_and_an_arrow_upwards():

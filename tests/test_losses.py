@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from training.losses import get_loss, losses
 from training.mix import get_mix
+from training.setup import loss_settings
 from utils.errors import UserError
 from utils.rng import seed_step
 
@@ -25,7 +26,7 @@ SOFT = RNG.dirichlet(np.ones(7), 10)
 def small(request, monkeypatch):
     """Few logits go to torch's cross entropy: with 0, none do."""
     if request.param is not None:
-        monkeypatch.setattr(training.losses, "SMALL", request.param)
+        monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", request.param)
 
 
 def log_softmax(x):
@@ -39,7 +40,7 @@ def smoothed(targets, smooth):
 
 
 def value(words, targets, counts=None):
-    loss = get_loss(parse_train(words), counts)
+    loss = get_loss(loss_settings(parse_train(words), counts))
     wanted = torch.tensor(targets) if targets.ndim == 1 else torch.tensor(targets, dtype=torch.float32)
     return loss(torch.tensor(LOGITS, dtype=torch.float32), wanted).item()
 
@@ -107,7 +108,7 @@ def test_arcface(margin):
     logits = 16 * cosine
     logits[np.arange(8), labels] = 16 * moved
     wanted = -log_softmax(logits)[np.arange(8), labels].mean()
-    loss = get_loss(parse_train(["--head", "arcface", "--head_scale", "16", "--head_margin", str(margin)]))
+    loss = get_loss(loss_settings(parse_train(["--head", "arcface", "--head_scale", "16", "--head_margin", str(margin)])))
     assert loss(torch.tensor(16 * cosine, dtype=torch.float32), torch.tensor(labels)).item() == pytest.approx(wanted, rel=1e-4)
 
 
@@ -129,7 +130,7 @@ CASES += [
 @pytest.mark.parametrize(("words", "soft"), CASES)
 def test_gradients_are_those_of_the_loss(words, soft):
     """Central differences, in the direction of each logit."""
-    loss = get_loss(parse_train(words), COUNTS)
+    loss = get_loss(loss_settings(parse_train(words), COUNTS))
     logits = torch.tensor(np.clip(LOGITS / 10, -0.9, 0.9) * 8, dtype=torch.float32, requires_grad=True)
     targets = torch.tensor(SOFT, dtype=torch.float32) if soft else torch.tensor(LABELS)
     loss(logits, targets).backward()
@@ -145,7 +146,7 @@ def test_gradients_are_those_of_the_loss(words, soft):
 @pytest.mark.parametrize(("words", "soft"), CASES)
 def test_autocast_changes_no_bit(words, soft):
     """Autocast would take soft targets' products in bf16."""
-    loss = get_loss(parse_train(words), COUNTS)
+    loss = get_loss(loss_settings(parse_train(words), COUNTS))
     targets = torch.tensor(SOFT, dtype=torch.float32) if soft else torch.tensor(LABELS)
     found = []
     for on in (False, True):
@@ -160,18 +161,18 @@ def test_autocast_changes_no_bit(words, soft):
 def test_a_certain_sample_costs_nothing_under_autocast():
     logits = torch.full((4, 7), -60.0).index_fill_(1, torch.tensor([2]), 60.1).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = get_loss(parse_train([]))(logits, torch.eye(7)[[2, 2, 2, 2]])
+        loss = get_loss(loss_settings(parse_train([])))(logits, torch.eye(7)[[2, 2, 2, 2]])
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_small_probabilities_live_in_fp16(monkeypatch):
     """p = 2e-9 is 0 in fp16; times the scaler's 65536 it is not."""
-    monkeypatch.setattr(training.losses, "SMALL", 0)
+    monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", 0)
     logits = torch.tensor([[0.0, -20.0]] * 4, dtype=torch.float16, requires_grad=True)
-    (get_loss(parse_train([]))(logits, torch.zeros(4, dtype=torch.long)) * 65536).backward()
+    (get_loss(loss_settings(parse_train([])))(logits, torch.zeros(4, dtype=torch.long)) * 65536).backward()
     assert logits.grad[:, 1].tolist() == pytest.approx([65536 / 4 * np.exp(-20.0)] * 4, rel=0.05)
     logits = torch.zeros(4, 2, dtype=torch.float16, requires_grad=True)  # and a small factor stays exact
-    (get_loss(parse_train([]))(logits, torch.zeros(4, dtype=torch.long)) * 0.02).backward()
+    (get_loss(loss_settings(parse_train([])))(logits, torch.zeros(4, dtype=torch.long)) * 0.02).backward()
     assert logits.grad[:, 1].tolist() == pytest.approx([0.0025] * 4, rel=2e-3)
 
 
@@ -192,7 +193,7 @@ def peak(act):
 @pytest.mark.parametrize("small", [None], indirect=True, ids=["by size"])
 def test_the_peak_beyond_the_logits_is_their_size(words, soft, kind, small):
     """Forward and backward of the loss alone, 64 x 50,030."""
-    loss = get_loss(parse_train(words), [5] * 50_030)
+    loss = get_loss(loss_settings(parse_train(words), [5] * 50_030))
     logits = torch.randn(64, 50_030).clamp(-7, 7).to(torch.float32 if kind == "fp32" else torch.bfloat16).requires_grad_()
     targets = torch.rand(64, 50_030).softmax(dim=1) if soft else torch.arange(64)
 
@@ -208,22 +209,23 @@ def test_the_peak_beyond_the_logits_is_their_size(words, soft, kind, small):
 
 
 def test_losses_are_in_fp32_whatever_the_logits():
-    loss = get_loss(parse_train([]))
+    loss = get_loss(loss_settings(parse_train([])))
     assert loss(torch.zeros(2, 3, dtype=torch.bfloat16), torch.tensor([0, 1])).dtype == torch.float32
 
 
 def test_registry_and_unknown_name():
     assert set(losses) == set(choices.LOSSES)
     with pytest.raises(UserError, match="Did you mean focal"):
-        get_loss(parse_train(["--loss", "vocal"]))
+        get_loss(loss_settings(parse_train(["--loss", "vocal"])))
     with pytest.raises(UserError, match="number of training images of each class"):
-        get_loss(parse_train(["--logit_adjust", "1"]))
+        get_loss(loss_settings(parse_train(["--logit_adjust", "1"])))
 
 
 @pytest.mark.parametrize("words", [["--mixup", "0.4"], ["--cutmix", "1.0"], ["--mixup", "0.4", "--cutmix", "1.0"]])
 def test_mixing_blends_images_and_labels_alike(words):
     """Image k is all k: the blended mean tells the share, which the soft label must state."""
-    mix = get_mix(parse_train(words), 4)
+    opt = parse_train(words)
+    mix = get_mix(opt.mixup, opt.cutmix, 4)
     images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16).contiguous()
     changed = 0
     for step in range(6):
@@ -233,7 +235,7 @@ def test_mixing_blends_images_and_labels_alike(words):
         assert blended.mean(dim=(1, 2, 3)) == pytest.approx(soft @ torch.arange(4.0), abs=1e-4)
         changed += bool((soft.max(dim=1).values < 0.999).any())
     assert changed >= 3
-    assert get_mix(parse_train([]), 4) is None
+    assert get_mix(0.0, 0.0, 4) is None
 
 
 # ------------------------------------------------------------------------------------------------ on a GPU, by fake tensors
@@ -261,7 +263,7 @@ def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(w
     monkeypatch.undo()  # of `small`: a GPU has a limit of its own
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # autocast: there is no GPU here
-        loss = get_loss(parse_train(words))
+        loss = get_loss(loss_settings(parse_train(words)))
         logits = torch.empty(64, 50_030, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         labels = torch.zeros(64, dtype=torch.int64, device="cuda")
         with Kernels() as kernels:
@@ -285,12 +287,12 @@ def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
 @pytest.mark.parametrize("words", [[], ["--smooth", "0.1", "--head", "arcface"], ["--loss", "bce"]], ids=str)
 def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypatch):
     found = []
-    real = training.losses._Eager.apply
-    monkeypatch.setattr(training.losses, "SMALL", 0)
+    real = training.losses._FusedGradientLoss.apply
+    monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", 0)
     for whole in (False, True):
-        monkeypatch.setattr(training.losses._Eager, "apply", lambda *given, whole=whole: real(*given[:3], whole))
+        monkeypatch.setattr(training.losses._FusedGradientLoss, "apply", lambda *given, whole=whole: real(*given[:3], whole))
         logits = torch.randn(50, 11, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
-        (get_loss(parse_train(words))(logits, torch.arange(50) % 11) * 100).backward()
+        (get_loss(loss_settings(parse_train(words)))(logits, torch.arange(50) % 11) * 100).backward()
         found.append(logits.grad)
     assert torch.equal(*found)
 
@@ -306,5 +308,5 @@ def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypat
 )
 def test_two_corrections_for_rare_classes_are_warned_of(words, named, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
-    get_loss(parse_train(words.split()), COUNTS)
+    get_loss(loss_settings(parse_train(words.split()), COUNTS))
     assert ("correct twice" in caplog.text) == bool(named) and named in caplog.text

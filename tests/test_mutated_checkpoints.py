@@ -5,6 +5,7 @@ MUTATIONS=2000 in the environment tries so many in place of MUTATIONS_BY_DEFAULT
 
 import copy
 import os
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from evaluation.report import plots
 from options import parse_eval, parse_train
 from scheduler import run_length
 from training import resuming
-from training.run import TrainingRun
+from training.epoch import EpochTracker
+from training.setup import build_engine
+from training.start import RunStart
+from training.state import RunState
+from training.unreadable import UnreadableImages
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -166,31 +171,40 @@ def started(path, head):
 def resumed(path, _):
     """As train.py --resume reads it, with a step; returns the weights before that."""
     opt = parse_train(["--tag", "m", "--load", str(path), "--resume", "--data_root", ".", "--gpu", "-1", "-w", "0"])
-    start, source = resuming.find_start(opt, Path("checkpoints/m"), again=False)
-    run = TrainingRun(opt, start, source)
-    run.writes = False
-    opt.epochs = run_length(opt.scheduler, opt.epochs, said=False)
+    opt, content, source = resuming.find_start(opt, Path("checkpoints/m"), again=False)
+    state = RunState()
+    state.load_state_dict(content)
+    start = RunStart(opt, content, source, state)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     classes = dataloader.find_classes(files, opt.num_classes)
-    opt.num_classes = classes.count
-    run.take_lists(files.fingerprint(), {})
-    run.train_images = len(files)
-    model = network.get_model(opt.model)(run.network_options())
-    network.loading.load_weights(model, run.start, source, strict=True)
+    opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, said=False), num_classes=classes.count)
+    start.check_list(files.fingerprint())
+    model = network.get_model(opt.model)(start.network_options(classes.count))
+    network.loading.load_weights(model, content, source, strict=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}
-    if run.complete():
+    if start.is_complete(opt.epochs):
         return found
-    opt.precision_used = model.set_precision(opt.precision)
+    model.set_precision(opt.precision)
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    model.setup_training(opt, len(loader), classes.train_counts, classes.names)
-    model.load_state(run.start)
-    with run.watch(run.next_epoch, model) as watch:
-        for batch in watch(loader.batches(run.next_epoch, run.batches_done)):
-            watch.loss(model.update(batch))
-        watch.close()
-    run.best()
+    engine = build_engine(opt, model, len(loader), classes.train_counts, classes.names)
+    engine.load_state_dict(content)
+    run = types.SimpleNamespace(
+        state=state,
+        source=source,
+        checkpoints=Path("checkpoints/m"),
+        recorder=None,
+        train_images=len(files),
+        unreadable=UnreadableImages(Path("bad_images.csv"), 1.0, state),
+        maybe_save=lambda tracker: None,
+        divergence_error=lambda what, lr: UserError(what),
+    )
+    with EpochTracker(run, state.next_epoch, engine) as tracker:
+        for batch in tracker.track(loader.batches(state.next_epoch, state.batches_done)):
+            tracker.update(engine.train_step(batch))
+        tracker.close()
+    state.best()
     if os.environ.get("MUTATIONS"):
-        plots.curves(Path("curves.png"), run.history)
+        plots.curves(Path("curves.png"), state.history)
     return found
 
 

@@ -15,6 +15,8 @@ from network import get_model, models
 from network.loading import load_weights
 from options import choices, parse_train
 from torch import nn
+from training.engine import Engine
+from training.setup import build_engine
 from utils import checkpoint
 from utils.batch import Batch
 from utils.errors import UserError
@@ -33,19 +35,26 @@ def batch(size: int = 4, scale: int = 64, step: int = 0) -> Batch:
     return Batch(images, torch.arange(size) % 5, torch.arange(size), epoch=1, step=step, bad=())
 
 
+def engine_for(name: str, opt: argparse.Namespace, steps_per_epoch: int) -> Engine:
+    """The engine of a new network, on the CPU."""
+    model = get_model(name)(opt)
+    model.place(torch.device("cpu"))
+    model.set_precision(opt.precision)
+    return build_engine(opt, model, steps_per_epoch)
+
+
 @pytest.mark.parametrize("name", SMALLEST)
 def test_builds_learns_and_survives_a_checkpoint(name, tmp_path):
     """The smallest of each family; what another depth adds is below."""
     opt = options("--optimizer", "sgd", "--lr", "0.01")
     torch.manual_seed(0)
-    model = get_model(name)(opt)
-    model.place(torch.device("cpu"))
-    model.setup_training(opt, steps_per_epoch=1)
+    engine = engine_for(name, opt, steps_per_epoch=1)
+    model = engine.model
     before = {key: value.clone() for key, value in model.net.state_dict().items()}
     grads = {}
     for key, parameter in model.net.named_parameters():
         parameter.register_hook(lambda grad, key=key: grads.__setitem__(key, grad.abs().sum().item()))
-    loss = model.update(batch())
+    loss = engine.train_step(batch()).loss
     assert loss.ndim == 0
     assert not loss.requires_grad
     assert torch.isfinite(loss)
@@ -172,18 +181,15 @@ def test_a_new_head_begins_near_indifference():
 def test_accumulated_batches_step_once_and_a_ragged_group_is_its_own():
     """Five batches by twos: three optimizer steps, the last of a single batch at full weight."""
     opt = options("--accumulate", "2", "--optimizer", "sgd", "--momentum", "0", "--lr", "1", "--weight_decay", "0", "--scheduler", "none")
-    model = get_model("ResNet18")(opt)
-    model.place(torch.device("cpu"))
-    model.setup_training(opt, steps_per_epoch=5)
-    weight = model.net.fc.bias
+    engine = engine_for("ResNet18", opt, steps_per_epoch=5)
+    weight = engine.model.net.fc.bias
     values = []
     for step in range(5):
-        model._batch = batch(1, 8, step)
-        model.step((weight * torch.tensor([1.0, 2, 3, 4, 5])).sum() * (step + 1))
+        engine.descend(batch(1, 8, step), (weight * torch.tensor([1.0, 2, 3, 4, 5])).sum() * (step + 1))
         values.append(weight.detach().clone())
     moved = [float(values[0][0]), *(float(values[k][0] - values[k - 1][0]) for k in range(1, 5))]
     assert moved == pytest.approx([0, -(1 + 2) / 2, 0, -(3 + 4) / 2, -5])
-    assert model.step_count == 3
+    assert engine.step_count == 3
 
 
 FLAGS = ["--mixup 0.4", "--cutmix 1.0", "--ema 0.99", "--clip_grad 0.5", "--precision bf16", "--drop 0.5"]
@@ -196,35 +202,31 @@ def test_two_updates_are_the_same_wherever_they_are_done(flag):
     for noise in (1, 2):
         opt = options(*flag.split())
         torch.manual_seed(0)
-        model = get_model("timm:resnet10t" if "drop" not in flag else "ResNet18")(opt)
-        model.place(torch.device("cpu"))
-        model.set_precision(opt.precision)
-        model.setup_training(opt, steps_per_epoch=2)
+        engine = engine_for("timm:resnet10t" if "drop" not in flag else "ResNet18", opt, steps_per_epoch=2)
         torch.manual_seed(noise)
-        losses = [model.update(batch(step=step)).item() for step in range(2)]
-        results.append((losses, [p.sum().item() for p in model.net.parameters()]))
+        losses = [engine.train_step(batch(step=step)).loss.item() for step in range(2)]
+        results.append((losses, [p.sum().item() for p in engine.model.net.parameters()]))
     assert results[0] == results[1]
 
 
 def test_the_average_can_be_evaluated():
     opt = options("--ema", "0.999")
-    model = get_model("timm:resnet10t")(opt)
-    model.place(torch.device("cpu"))
-    model.setup_training(opt, steps_per_epoch=3)
+    engine = engine_for("timm:resnet10t", opt, steps_per_epoch=3)
+    model = engine.model
     for step in range(3):
-        model.update(batch(step=step))
-    with model.evaluating("ema") as net:
-        assert net is model.averages.ema.module
+        engine.train_step(batch(step=step))
+    with model.evaluating(engine.net("ema")) as net:
+        assert net is engine.averages.ema.module
         assert not net.training
-    assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), model.averages.ema.module.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), engine.averages.ema.module.parameters(), strict=True))
 
 
 def test_the_moving_average_is_timms_without_its_state_dicts(monkeypatch):
     """Bit for bit, batch norm's statistics and counts too, also where a module has put another tensor in a buffer's place."""
     opt = options("--ema", "0.9")
-    model = get_model("ResNet18")(opt)
-    model.setup_training(opt, steps_per_epoch=4)
-    timms = copy.deepcopy(model.averages.ema)
+    engine = engine_for("ResNet18", opt, steps_per_epoch=4)
+    model, averages = engine.model, engine.averages
+    timms = copy.deepcopy(averages.ema)
     for step in range(4):
         model.net.bn1.running_mean = model.net.bn1.running_mean + 1
         with monkeypatch.context() as patch:
@@ -232,9 +234,9 @@ def test_the_moving_average_is_timms_without_its_state_dicts(monkeypatch):
             for parameter in model.net.parameters():
                 parameter.data += 0.1
             model.net.bn1.num_batches_tracked += 1
-            model.averages.after_step(model.net, step + 1)
+            averages.update_ema(model.net, step + 1, {})
         timms.update(model.net, step=step + 1)
-        ours = model.averages.ema.module.state_dict()
+        ours = averages.ema.module.state_dict()
         assert all(torch.equal(tensor, ours[name]) for name, tensor in timms.module.state_dict().items())
         assert any(name.endswith("num_batches_tracked") for name in ours)
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from network import get_model
-from optimizer import get_optimizer, optimizers, parameter_groups, take_up
+from optimizer import OptimizerSettings, get_optimizer, load_optimizer_state, optimizers, parameter_groups
 from options import choices, parse_train
 from torch import nn
+from training.setup import optimizer_settings
 from utils.errors import UserError
 
 LR, DECAY, STEPS = 0.05, 0.02, 20
@@ -174,7 +175,7 @@ class Weight(nn.Module):
 
 def build(name):
     net = Weight()
-    return net, get_optimizer(net, parse_train(["--optimizer", name, "--lr", str(LR), "--weight_decay", str(DECAY)]))
+    return net, get_optimizer(net, OptimizerSettings(name, LR, weight_decay=DECAY))
 
 
 def step(net, optimizer):
@@ -219,7 +220,7 @@ def test_norms_and_biases_do_not_decay():
 
 def test_unknown_name():
     with pytest.raises(UserError, match=r"Did you mean .*adamw"):
-        get_optimizer(Weight(), parse_train(["--optimizer", "adamv"]))
+        get_optimizer(Weight(), OptimizerSettings("adamv", LR))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "ranger"])
@@ -228,7 +229,7 @@ def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))
         opt = parse_train(["--optimizer", name, "--lr", "0.1", *words])
-        return net, get_optimizer(net, opt)
+        return net, get_optimizer(net, optimizer_settings(opt))
 
     def step(net, optimizer):
         optimizer.zero_grad()
@@ -240,13 +241,13 @@ def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
     other_net, other = made("--weight_decay", "0.01", "--momentum", "0.5")
     other_net.load_state_dict(net.state_dict())
     state = copy.deepcopy(optimizer.state_dict())  # loading shares its tensors
-    take_up(other, copy.deepcopy(state), parse_train(["--optimizer", name]))
+    load_optimizer_state(other, copy.deepcopy(state), optimizer_settings(parse_train(["--optimizer", name])))
     assert sorted({group["weight_decay"] for group in other.param_groups}) == [0.0, 0.01]
     if name == "sgd":
         assert {group["momentum"] for group in other.param_groups} == {0.5}
     same_net, same = made("--weight_decay", "0.3")
     same_net.load_state_dict(net.state_dict())
-    take_up(same, state, parse_train(["--optimizer", name]))
+    load_optimizer_state(same, state, optimizer_settings(parse_train(["--optimizer", name])))
     for pair in ((net, optimizer), (same_net, same)):
         step(*pair)
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), same_net.parameters(), strict=True))

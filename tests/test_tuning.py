@@ -251,10 +251,10 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(script, tmp_path,
 
 
 def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tmp_path, caplog, monkeypatch):
-    from training.plotter import Artist
+    from training.plotter import BackgroundPlotter
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
-    artist, drawn, gate = Artist(), [], threading.Event()
+    artist, drawn, gate = BackgroundPlotter(), [], threading.Event()
 
     def draw(what):
         gate.wait(10)
@@ -278,7 +278,7 @@ def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkey
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
     monkeypatch.setattr(module, "SECONDS", 0.1)
-    artist, gate = module.Artist(), threading.Event()
+    artist, gate = module.BackgroundPlotter(), threading.Event()
     artist.draw(tmp_path / "one", gate.wait)
     began = time.monotonic()
     artist.wait()

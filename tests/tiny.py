@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import timm
 import torch
-from network.base_model import BaseModel
+from network.base_model import BaseModel, Step
 
 DATA = Path(__file__).parent / "data"
 KEPT = ("sgd", "adamw_cut", "ranger_fp16")  # checkpoints in tests/data/, as the code wrote them before checkpoints had a schema
@@ -20,13 +20,12 @@ class Tiny(BaseModel):
     def build(self, arch: str) -> torch.nn.Module:
         return timm.create_model("test_resnet", stem_width=4, channels=(4, 4, 8, 8), num_classes=self.num_classes)
 
-    def update(self, batch: Any) -> torch.Tensor:
-        images, targets = self.prepare(batch)
+    def update(self, images: torch.Tensor, targets: Any, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         with self.autocast():
             logits = self(images)
             loss = self.criterion(logits, targets)
-        self.step(loss)
-        return loss.detach()
+        step(loss)
+        return loss.detach(), logits.detach()
 
 
 def write_images(folder: Path) -> Path:

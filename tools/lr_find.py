@@ -71,7 +71,7 @@ def option_parser() -> Parser:
 def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Train with a rising learning rate; return the learning rates and losses of the steps taken, float64 (N,) each.
 
-    Every step is the model's own update(), with its loss, mixing, clipping, --sam and --accumulate. The loss of a step is
+    Every step is the engine's own, with its loss, mixing, clipping, --sam and --accumulate. The loss of a step is
     the mean over its batches. A loss that is not finite, or far above the lowest one, ends the test.
 
     Raises:
@@ -81,16 +81,16 @@ def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
     from training.guard import Diverged
 
-    model, loader = build(opt)
-    model.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
+    engine, loader = build(opt)
+    engine.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
     rates, losses, mean, lowest = [], [], 0.0, math.inf
     batches = loader.batches(1, 0)
     for number in progress(range(1, opt.steps + 1), "range test"):
-        rates.append(model.learning_rate())
-        before, parts = model.step_count, []
+        rates.append(engine.learning_rate())
+        before, parts = engine.step_count, []
         try:
-            while model.step_count == before:
-                parts.append(model.update(next(batches)))
+            while engine.step_count == before:
+                parts.append(engine.train_step(next(batches)).loss)
         except Diverged:
             rates.pop()
             break
@@ -111,7 +111,7 @@ def place(opt: argparse.Namespace) -> Path:
 
 
 def build(opt: argparse.Namespace) -> tuple[Any, Any]:
-    """Build the model, ready to train, and its loader, as train.py does, without starting a run.
+    """Return the engine, ready to train, and its loader, as train.py does, without starting a run.
 
     Raises:
         UserError: as range_test.
@@ -119,6 +119,7 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     import dataloader
     from network import get_model
     from network.loading import load_weights
+    from training.setup import build_engine
     from utils import checkpoint
     from utils.run import get_device, seed_everything, tune_malloc
 
@@ -146,11 +147,10 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     if content is not None:
         load_weights(model, content, opt.load, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
-    opt.precision_used = model.set_precision(opt.precision)
+    opt.precision_used, _ = model.set_precision(opt.precision)
     opt.epochs = opt.steps * opt.accumulate  # an epoch has a step at least
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    model.setup_training(opt, steps_per_epoch=len(loader))
-    return model, loader
+    return build_engine(opt, model, steps_per_epoch=len(loader)), loader
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Averages of the weights, kept beside them: --ema after each step, --swa after each epoch."""
 
-import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,32 +10,40 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 
 class Averages:
-    """`ema`: exponential, by timm, with a decay that warms up from 0 to opt.ema. `swa`: the mean over the ends of the
-    epochs from opt.swa on (Izmailov et al., 2018, algorithm 1), by torch. Either is None where it is not asked for.
+    """`ema`: exponential, by timm, with a decay that warms up from 0. `swa`: the mean over the ends of epochs (Izmailov et
+    al., 2018, algorithm 1), by torch. Either is None where it is not asked for.
     """
 
-    def __init__(self, net: nn.Module, opt: argparse.Namespace) -> None:
-        self.ema = ModelEmaV3(net, decay=opt.ema, use_warmup=True) if opt.ema else None
+    def __init__(self, net: nn.Module, ema_decay: float = 0.0, swa: bool = False) -> None:
+        self.ema = ModelEmaV3(net, decay=ema_decay, use_warmup=True) if ema_decay else None
         self._pairs = list(zip(_slots(self.ema.module), _slots(net), strict=True)) if self.ema is not None else []
         # weights of 16 bits need timm's rounding, or small changes are lost
         self._short = any(slot[name].dtype in (torch.bfloat16, torch.float16) for (slot, name), _ in self._pairs)
-        self.swa = AveragedModel(net) if opt.swa else None
+        self.swa = AveragedModel(net) if swa else None
         self.swa_ready = False  # its batch norm has statistics of its own
 
-    def names(self) -> list[str]:
-        """What can be evaluated now: "raw" (the weights themselves), "ema", "swa"."""
+    def available(self) -> list[str]:
+        """Return what can be evaluated now: "raw" (the weights themselves), "ema", "swa"."""
         return ["raw"] + ["ema"] * (self.ema is not None) + ["swa"] * self.swa_ready
 
     def net(self, which: str) -> nn.Module:
-        """The network called "ema" or "swa"."""
+        """Return the network called "ema" or "swa"."""
         average: Any = {"ema": self.ema, "swa": self.swa}[which]
         return average.module
 
+    @property
+    def reads_live_buffers(self) -> bool:
+        """Whether `update_ema` must be called before the network runs again: timm's own update knows no `buffers`."""
+        return self._short
+
     @torch.no_grad()
-    def after_step(self, net: nn.Module, step: int) -> None:
+    def update_ema(self, net: nn.Module, step: int, buffers: Mapping[int, Tensor]) -> None:
         """Take in the weights after optimizer step `step` (from 1).
 
         As ModelEmaV3.update, which builds two state dicts for it each time: 1 to 3 ms in which no kernel is launched.
+
+        Args:
+            buffers: {id of a buffer of `net`: its value after that step}, where the network has run again since.
         """
         if self.ema is None:
             return
@@ -44,6 +51,7 @@ class Averages:
             self.ema.update(net, step=step)
             return
         pairs = [(mine[mine_name], theirs[name]) for (mine, mine_name), (theirs, name) in self._pairs]
+        pairs = [(average, buffers.get(id(value), value)) for average, value in pairs]
         moving = [pair for pair in pairs if pair[0].is_floating_point()]
         torch._foreach_lerp_(
             [one for one, _ in moving], [other for _, other in moving], weight=1.0 - self.ema.get_decay(step)
@@ -52,24 +60,24 @@ class Averages:
             if not average.is_floating_point():
                 average.copy_(value)
 
-    def after_epoch(self, net: nn.Module) -> None:
+    def update_swa(self, net: nn.Module) -> None:
         """Take in the weights at the end of an epoch that --swa averages."""
         if self.swa is not None:
             self.swa.update_parameters(net)
             self.swa_ready = False
 
-    def finish_swa(self, images: Iterable[Tensor], still: Sequence[bool]) -> None:
+    def update_swa_batchnorm(self, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:
         """Recompute the batch-norm statistics of `swa` as the mean over `images`, batches of normalised ones (B, 3, S, S).
 
-        `still` says of each module whether it is frozen; frozen ones keep theirs.
+        `frozen` says of each module whether --freeze holds it; such a module keeps its statistics.
         """
         assert self.swa is not None
         net = self.swa.module
-        frozen = [module for module, keep in zip(net.modules(), still, strict=True) if keep]
-        kept = [(buffer, buffer.clone()) for module in frozen for buffer in module.buffers()]
+        held = [module for module, keep in zip(net.modules(), frozen, strict=True) if keep]
+        kept = [(buffer, buffer.clone()) for module in held for buffer in module.buffers()]
 
         def shown() -> Iterable[Tensor]:
-            for module in frozen:  # update_bn has just reset them, and set them to train
+            for module in held:  # update_bn has just reset them, and set them to train
                 module.eval()
             for buffer, value in kept:
                 buffer.copy_(value)
@@ -79,19 +87,19 @@ class Averages:
         net.eval()
         self.swa_ready = True
 
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint: `ema` and `swa` as state dicts of the network, or None."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return, for a checkpoint, `ema` and `swa` as state dicts of the network, or None."""
         return {
             name: None if average is None else average.module.state_dict()
             for name, average in (("ema", self.ema), ("swa", self.swa))
         }
 
     def swa_state(self) -> dict[str, Any]:
-        """For a checkpoint: how many epochs `swa` has taken in, and whether its batch norm is ready."""
+        """Return, for a checkpoint, how many epochs `swa` has taken in, and whether its batch norm is ready."""
         return {"count": 0 if self.swa is None else int(self.swa.n_averaged), "ready": self.swa_ready}
 
-    def load_state(self, content: dict[str, Any]) -> None:
-        """Take up what `state` and `swa_state` gave; what a checkpoint does not hold begins anew."""
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Restore what `state_dict` and `swa_state` gave; what a checkpoint does not hold starts from the beginning."""
         if self.ema is not None and content.get("ema") is not None:
             self.ema.module.load_state_dict(content["ema"])
         if self.swa is not None and content.get("swa") is not None:
@@ -115,7 +123,7 @@ def _slots(net: nn.Module) -> list[tuple[dict[str, Any], str]]:
     return found
 
 
-def still_modules(net: nn.Module, frozen: Iterable[nn.Module]) -> list[bool]:
-    """Of each of net.modules(), whether it is in `frozen`: so the same modules are found in a copy of the network."""
+def frozen_mask(net: nn.Module, frozen: Iterable[nn.Module]) -> list[bool]:
+    """Return of each of net.modules() whether it is in `frozen`: so the same modules are found in a copy of the network."""
     ids = {id(module) for module in frozen}
     return [id(module) in ids for module in net.modules()]

@@ -13,21 +13,21 @@ from utils import checkpoint
 from utils.logger import log
 
 
-class Saver:
+class AsyncCheckpointWriter:
     """Copies what is to be saved and writes it in a thread of its own, one checkpoint after another.
 
-    error: why the last one could not be written, or None. written: the path of the last that was. waited: for how many seconds
+    error: why the last one could not be written, or None. written: the path of the last that was. blocked_seconds: for how many seconds
     callers were held up.
     """
 
-    def __init__(self, marker: Path | None = None, first: Callable[[], None] = lambda: None) -> None:
-        """`marker`: a file that is taken away once something is written. `first`: what is to be done before anything is, in the thread."""
-        self._marker, self.first = marker, first
+    def __init__(self, marker: Path | None = None, before_write: Callable[[], None] = lambda: None) -> None:
+        """`marker`: a file to delete once something is written. `before_write`: called in the thread before each write."""
+        self._marker, self.before_write = marker, before_write
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
         self.error: checkpoint.SaveError | None = None
         self.written: Path | None = None
-        self.waited = 0.0
+        self.blocked_seconds = 0.0
 
     @property
     def busy(self) -> bool:
@@ -35,22 +35,24 @@ class Saver:
         return self._pending is not None and not self._pending.done()
 
     def save(
-        self, path: Path, content: dict[str, Any], also: Iterable[Path] = (), spare: "Spare | None" = None
+        self, path: Path, content: dict[str, Any], also: Iterable[Path] = (), retention: "RetentionPolicy | None" = None
     ) -> None:
-        """Write `content` to `path`, under the names `also` too, then drop what `spare` does not keep. Returns after copying."""
+        """Write `content` to `path`, under the names `also` too, then drop what `retention` does not keep. Returns after copying."""
         began = time.monotonic()
         self.wait()
         copied = snapshot(content)
-        self._pending = self._thread.submit(self._write, path, copied, list(also), spare)
-        self.waited += time.monotonic() - began
+        self._pending = self._thread.submit(self._write, path, copied, list(also), retention)
+        self.blocked_seconds += time.monotonic() - began
 
-    def _write(self, path: Path, content: dict[str, Any], also: list[Path], spare: "Spare | None") -> None:
-        self.first()
+    def _write(
+        self, path: Path, content: dict[str, Any], also: list[Path], retention: "RetentionPolicy | None"
+    ) -> None:
+        self.before_write()
         checkpoint.save(path, content, also)
         self.written = path
         if self._marker is not None:
             self._marker.unlink(missing_ok=True)
-        for old in spare.dropped(path.parent, content["epoch"]) if spare else []:
+        for old in retention.expired(path.parent, content["epoch"]) if retention else []:
             old.unlink(missing_ok=True)
 
     def wait(self) -> None:
@@ -66,12 +68,12 @@ class Saver:
         self._pending = None
 
 
-def file_name(model: str) -> str:
+def safe_model_name(model: str) -> str:
     """A model's name as part of a file's: `timm:resnet18` gives `timm-resnet18`."""
     return model.replace(":", "-").replace("/", "-")
 
 
-class Spare:
+class RetentionPolicy:
     """Which numbered checkpoints to keep: those of the last `keep` epochs, every `every`-th, and the epochs in `always`."""
 
     def __init__(self, name: str, keep: int, every: int, always: Iterable[int]) -> None:
@@ -82,7 +84,7 @@ class Spare:
             set(always),
         )
 
-    def dropped(self, folder: Path, epoch: int) -> list[Path]:
+    def expired(self, folder: Path, epoch: int) -> list[Path]:
         """The files of `folder` that are not to be kept once `epoch` is done; those of later epochs are another run's."""
         gone = []
         for path in folder.iterdir():

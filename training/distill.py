@@ -1,16 +1,23 @@
 """Learning from a trained network: --teacher."""
 
-import argparse
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from network.base_model import BaseModel
 from network.loading import build_from_checkpoint
-from training.losses import Loss, Shape, softmax_loss
+from training.losses import Loss, SoftmaxConfig, softmax_loss
 from utils import checkpoint
 from utils.classes import describe_difference, names_agree
 from utils.errors import NotFinite, UserError
+
+
+class DistilledTargets(NamedTuple):
+    """What a batch is to be taught: `labels`, int64 (B,) or probabilities (B, C), and `soft`, the teacher's, float32 (B, C)."""
+
+    labels: Tensor
+    soft: Tensor
 
 
 class Teacher:
@@ -19,31 +26,33 @@ class Teacher:
     It sees the student's very images, after augmentation and mixing, normalised its own way.
     """
 
-    def __init__(self, model: BaseModel, opt: argparse.Namespace, student: BaseModel) -> None:
+    def __init__(self, model: BaseModel, path: str, temperature: float, student: BaseModel) -> None:
+        """Take `model`, read from the checkpoint `path`, as the teacher of `student`.
+
+        Raises:
+            UserError: the two have another number of classes.
+        """
         if model.num_classes != student.num_classes:
             raise UserError(
-                f"--teacher {opt.teacher} knows {model.num_classes} classes, this run has {student.num_classes}; they must be the same."
+                f"--teacher {path} knows {model.num_classes} classes, this run has {student.num_classes}; "
+                "they must be the same."
             )
-        self.path, self.model, self.alpha, self.temperature = (
-            opt.teacher,
-            model.eval(),
-            opt.distill_alpha,
-            opt.distill_temp,
+        self.path, self.model, self.temperature = path, model.eval(), temperature
+        of_student, of_teacher = (
+            [torch.tensor(values, device=student.device).view(1, 3, 1, 1) for values in (one.mean, one.std)]
+            for one in (student, model)
         )
-        self.each = softmax_loss(Shape(temperature=opt.distill_temp))
-        shape = (1, 3, 1, 1)
-        mean, std = (torch.tensor(values, device=student.device).view(shape) for values in (student.mean, student.std))
-        own_mean, own_std = (
-            torch.tensor(values, device=student.device).view(shape) for values in (model.mean, model.std)
-        )
-        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
-        self.alike = bool(
-            (self.scale == 1).all() and (self.shift == 0).all()
-        )  # here: each step would wait for the device
+        self.scale = of_student[1] / of_teacher[1]
+        self.shift = (of_student[0] - of_teacher[0]) / of_teacher[1]
+        self.alike = bool((self.scale == 1).all() and (self.shift == 0).all())  # here: a step does not wait for it
+
+    def distilled(self, images: Tensor, labels: Tensor) -> DistilledTargets:
+        """Return the labels, and what the teacher says of `images`, float (B, 3, S, S), normalised for the student."""
+        return DistilledTargets(labels, self.targets(images).clone())  # a clone of an inference tensor can be saved
 
     @torch.inference_mode()
     def targets(self, images: Tensor) -> Tensor:
-        """Softened probabilities, float32 (B, C), for images that are normalised for the student."""
+        """Return softened probabilities, float32 (B, C), for images that are normalised for the student."""
         own = images if self.alike else images * self.scale + self.shift
         with self.model.autocast():
             return (self.model.net(own).float() / self.temperature).softmax(dim=1)
@@ -57,12 +66,24 @@ class Teacher:
                 "Its weights are broken, or half precision overflows: give another checkpoint, or add --precision fp32."
             )
 
-    def loss(self, plain: Loss) -> "DistilledLoss":
-        """`plain` and the teacher's, mixed."""
-        return DistilledLoss(self, plain)
+
+def distilled_loss(plain: Loss, alpha: float, temperature: float) -> Loss:
+    """Return (1 - alpha) * `plain` on the labels + alpha * T^2 * the divergence from the teacher's probabilities.
+
+    The loss takes logits (B, C) and DistilledTargets.
+    """
+    each = softmax_loss(SoftmaxConfig(temperature=temperature))
+
+    def loss(logits: Tensor, targets: DistilledTargets) -> Tensor:
+        soft = targets.soft
+        entropy = -(soft * soft.clamp(min=1e-12).log()).sum(dim=1)
+        divergence = (each(logits, soft) - entropy).mean() * temperature**2
+        return (1 - alpha) * plain(logits, targets.labels) + alpha * divergence
+
+    return loss  # type: ignore[return-value]  # it is handed what Teacher.distilled makes
 
 
-def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
+def load_teacher(path: str, temperature: float, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
     """Load the network of --teacher, on the student's device and in its precision.
 
     Args:
@@ -72,19 +93,20 @@ def load_teacher(opt: argparse.Namespace, student: BaseModel, class_names: list[
         UserError: it has other classes.
         NotFinite: its answers for noise are no numbers.
     """
-    model, data = build_from_checkpoint(checkpoint.load(opt.teacher), opt.teacher)
+    model, data = build_from_checkpoint(checkpoint.load(path), path)
     model.place(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
-    same_names(data["class_names"], class_names, opt.teacher)
-    teacher = Teacher(model, opt, student)
+    check_same_names(data["class_names"], class_names, path)
+    teacher = Teacher(model, path, temperature, student)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (2, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=generator)
+    side = student.preprocess().scale
+    noise = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
     teacher.check(student.normalise(noise))
     return teacher
 
 
-def same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:
+def check_same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:
     """Raise UserError where both know names of classes, and they differ, in their order too: class k must mean the same."""
     if not teacher or not own or names_agree(teacher, own):
         return
@@ -95,19 +117,3 @@ def same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> N
     raise UserError(
         f"--teacher {path} has other classes than this run: {what}. They must be the same, in the same order.\n{hint}"
     )
-
-
-class DistilledLoss:
-    """(1 - alpha) * the loss on labels + alpha * T^2 * the divergence from the teacher's targets; `images` are set each step."""
-
-    def __init__(self, teacher: Teacher, plain: Loss) -> None:
-        self.teacher, self.plain = teacher, plain
-        self.images: Tensor | None = None
-
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        teacher = self.teacher
-        assert self.images is not None
-        soft = teacher.targets(self.images).clone()
-        entropy = -(soft * soft.clamp(min=1e-12).log()).sum(dim=1)
-        apart = (teacher.each(logits, soft) - entropy).mean() * teacher.temperature**2
-        return (1 - teacher.alpha) * self.plain(logits, targets) + teacher.alpha * apart

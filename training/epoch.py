@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from training.engine import Engine, StepResult
+from training.memory import out_of_memory
 from utils import distributed
 from utils.batch import Batch
 from utils.errors import MachineFault, UserError
@@ -21,29 +23,31 @@ LOG_SECONDS = 60.0  # without a terminal, a line of progress each so often
 BAR_SECONDS = 0.5
 
 
-class Watch:
+class EpochTracker:
     """The epoch's sums: loss, top-1 and gradient norm without waiting for the device, the time, the wait for data, bad images.
 
     done: batches that are behind us. ended: whether the epoch's training is over, as in a run that was cut while it
     was validating. Use it in a `with`.
     """
 
-    def __init__(self, run: "TrainingRun", epoch: int, model: Any) -> None:
-        self.run, self.epoch, self.model = run, epoch, model
-        self.total = torch.zeros(
-            6, device=model.device
-        )  # of losses, how many; of gradient norms, how many; of top-1, how many
+    def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:
+        self.run, self.epoch, self.engine = run, epoch, engine
+        self.batches = engine.settings.steps_per_epoch
+        # of losses, how many; of gradient norms, how many; of top-1, how many
+        self.total = torch.zeros(6, device=engine.model.device)
         self.done = self.counted = self.images = 0
         self.waited = self.spent = self.lr = 0.0
         self.ended = False
         self.batch: Batch | None = None
-        if run.within is not None and run.within["epoch"] == epoch:
-            self._go_on(run.within)
+        within = run.state.within
+        if within is not None and within["epoch"] == epoch:
+            self.load_state_dict(within)
 
-    def _go_on(self, within: dict[str, Any]) -> None:
-        if within["done"] > self.model.batches:
+    def load_state_dict(self, within: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called."""
+        if within["done"] > self.batches:
             raise UserError(
-                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.model.batches}. It is damaged.\n"
+                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.batches}. It is damaged.\n"
                 f"Resume from an earlier one: ls {self.run.checkpoints}"
             )
         totals = within["totals"]  # one a process
@@ -52,10 +56,10 @@ class Watch:
         self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
         self.waited, self.spent, self.lr, self.ended = within["waited"], within["spent"], within["lr"], within["ended"]
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "EpochTracker":
         self.began = self.shown = self.logged = time.monotonic()
         self.bar = progress(
-            None, f"epoch {self.epoch}/{self.run.opt.epochs}", self.model.batches, lines=False
+            None, f"epoch {self.epoch}/{self.engine.settings.epochs}", self.batches, lines=False
         )  # it has lines of its own
         self.bar.update(self.done)
         return self
@@ -67,67 +71,67 @@ class Watch:
         """Return the error that says which batch fits, where training ran out of memory; else `error`. Call it outside of its handler."""
         if self.batch is None or self.ended:
             return error
-        return out_of_memory(self.model, self.batch, self.run.opt)
+        return out_of_memory(self.engine, self.batch)
 
-    def __call__(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def track(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
-        for _ in range(self.model.batches - self.done):
+        for _ in range(self.batches - self.done):
             asked = time.monotonic()
             self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
-            self.run.bad.note(self.batch.bad, self.run.train_images)
-            self.lr = self.model.learning_rate()
+            self.run.unreadable.record(self.batch.bad, self.run.train_images)
+            self.lr = self.engine.learning_rate()
             stop = self._record(self.batch)
             try:
                 yield self.batch
             finally:
                 stop()
-            if self.model.between_steps(self.done) and self.done < self.model.batches:
-                self.run.may_save(self)
+            if self.engine.is_step_boundary(self.done) and self.done < self.batches:
+                self.run.maybe_save(self)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         """The next batch; where the machine cannot read it, what is trained so far is saved before that ends the run."""
         try:
             return next(batches)
         except MachineFault:
-            if distributed.world_size() == 1 and self.done and self.model.between_steps(self.done):
-                self.run.save(self.model, self)
+            if distributed.world_size() == 1 and self.done and self.engine.is_step_boundary(self.done):
+                self.run.save(self)
             raise
 
     def _record(self, batch: Batch) -> Callable[[], Any]:
         """Show the run's first batch, and keep the gradients of an epoch's last; returns what ends that."""
-        if self.run.writes and self.done == 0 and self.epoch == 1:
-            self.run.records.first_batch(batch)
-        if self.run.writes and self.done + 1 == self.model.batches:
-            return self.run.records.watch_gradients(self.model)
+        if self.run.recorder is not None and self.done == 0 and self.epoch == 1:
+            self.run.recorder.first_batch(batch)
+        if self.run.recorder is not None and self.done + 1 == self.batches:
+            return self.run.recorder.watch_gradients(self.engine)
         return lambda: None
 
-    def loss(self, loss: Tensor) -> None:
-        """Add a batch's loss; now and then show where we are, which alone waits for the device."""
-        self._add(0, loss)
-        if self.model.top1 is not None:
-            self._add(4, self.model.top1 + 0 * loss)  # where the loss is no number, neither is this
+    def update(self, result: StepResult) -> None:
+        """Add what a batch gave; now and then show where we are, which alone waits for the device."""
+        self._add(0, result.loss)
+        if result.top1 is not None:
+            self._add(4, result.top1 + 0 * result.loss)  # where the loss is no number, neither is this
         self.done += 1
         self.counted += 1
         assert self.batch is not None
         self.images += len(self.batch.label) * distributed.world_size()
-        if self.model.grad_norm is not None and self.model.between_steps(self.done):
-            self._add(2, self.model.grad_norm)
+        if self.engine.grad_norm is not None and self.engine.is_step_boundary(self.done):
+            self._add(2, self.engine.grad_norm)
         self.bar.update()
         now = time.monotonic()
         if not self.bar.disable and now - self.shown > BAR_SECONDS:
             self.shown = now
-            self.bar.set_postfix_str(in_words(self.scores()) + _memory(self.model.device))
+            self.bar.set_postfix_str(format_metrics(self.scores()) + _memory(self.engine.model.device))
         elif self.bar.disable and now - self.logged > LOG_SECONDS:
             self.logged = now
-            left = (self.spent + now - self.began) / max(1, self.counted) * (self.model.batches - self.done)
+            left = (self.spent + now - self.began) / max(1, self.counted) * (self.batches - self.done)
             log.info(
-                f"epoch {self.epoch}, batch {self.done}/{self.model.batches}  {in_words(self.scores())}  {left / 60:.0f} min left"
+                f"epoch {self.epoch}, batch {self.done}/{self.batches}  {format_metrics(self.scores())}  {left / 60:.0f} min left"
             )
 
     def _add(self, place: int, value: Tensor) -> None:
         """Add to a sum and its count; what a skipped step had is left out."""
-        fine = value.isfinite() if self.model.guard.on else torch.ones_like(value, dtype=torch.bool)
+        fine = value.isfinite() if self.engine.guard.on else torch.ones_like(value, dtype=torch.bool)
         self.total[place] += torch.where(fine, value, 0)
         self.total[place + 1] += fine
 
@@ -140,19 +144,19 @@ class Watch:
         self.ended = True
         self.total = distributed.all_reduce_mean_(self.total)
         scores = self.scores()
-        if self.model.guard.on and self.model.grad_norm is not None and not self.total[3]:
+        if self.engine.guard.on and self.engine.grad_norm is not None and not self.total[3]:
             self._none_taken()
         return scores
 
     def _none_taken(self) -> None:
         """Warn where fp16 needed the whole epoch to find its scale; else raise UserError."""
         what = f"No step of epoch {self.epoch} was taken: no gradient of its {self.done} batches was finite"
-        if self.model.scaler.is_enabled() and self.model.scaler.get_scale() > 1:
+        if self.engine.scaler.is_enabled() and self.engine.scaler.get_scale() > 1:
             log.warning(
-                f"{what}. fp16 is still finding its scale, now {self.model.scaler.get_scale():g}; short epochs need several for it."
+                f"{what}. fp16 is still finding its scale, now {self.engine.scaler.get_scale():g}; short epochs need several for it."
             )
             return
-        raise self.run.diverged(what, self.lr)
+        raise self.run.divergence_error(what, self.lr)
 
     def scores(self) -> dict[str, Any]:
         """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
@@ -172,12 +176,12 @@ class Watch:
         scores = {"train_loss": loss} | ({"train_top1": right / compared} if compared else {})
         scores |= {"lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
         if counted and not math.isfinite(loss):
-            raise self.run.diverged(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
-        skipped = {"skipped_steps": self.model.guard.skipped} if self.model.guard.skipped else {}
+            raise self.run.divergence_error(f"The loss is {loss} in epoch {self.epoch}, by batch {self.done}", self.lr)
+        skipped = {"skipped_steps": self.engine.guard.skipped} if self.engine.guard.skipped else {}
         return scores | {"grad_norm": norm} | skipped
 
-    def position(self) -> dict[str, Any]:
-        """For a checkpoint: where in the epoch we are, with the sums so far. Every process calls it."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return for a checkpoint where in the epoch we are, with the sums so far. Every process calls it."""
         numbers = {
             name: getattr(self, name) for name in ("epoch", "done", "counted", "images", "waited", "lr", "ended")
         }
@@ -188,7 +192,7 @@ class Watch:
         }
 
 
-def in_words(scores: dict[str, Any]) -> str:
+def format_metrics(scores: dict[str, Any]) -> str:
     """The scores of an epoch, or of a part of one, as a line of the log."""
     words = [f"loss {scores['train_loss']:.4f}"]
     words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
@@ -220,23 +224,3 @@ def _memory(device: torch.device) -> str:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     return f"  {used / 1e9:.1f} GB"
-
-
-def out_of_memory(model: Any, batch: Batch, opt: Any) -> UserError:
-    """Return the error for a batch that the GPU has no room for, with the batch that fits, and the flags for it."""
-    size = len(batch.label)
-    fits = model.largest_batch(batch)
-    if fits is None:
-        return UserError(
-            "The GPU has no room for a single step, not even with a batch of 2. Give a smaller --scale or --model, or --gpu -1."
-        )
-    many = -(-size // fits)
-    batch_size = -(-size // many) * distributed.world_size()  # -b is that of all processes together
-    return UserError(
-        f"The GPU has no room for a batch of {size} at {batch.image.shape[-1]} px; the largest that fitted is {fits}.\n"
-        + (
-            f"Give -b {batch_size}; --sam goes without --accumulate, so the steps are over fewer images, and --lr may have to be lower."
-            if opt.sam
-            else f"Give -b {batch_size} --accumulate {many * opt.accumulate}, which takes steps over as many images."
-        )
-    )

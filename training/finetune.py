@@ -16,7 +16,7 @@ from utils.errors import UserError
 ALL_BUT_HEAD = -1
 
 
-def layers(net: nn.Module, coarse: bool) -> dict[str, int]:
+def layer_ids(net: nn.Module, coarse: bool) -> dict[str, int]:
     """{parameter's name: its layer}, from 0 (the stem) up; a layer is a stage where `coarse`, else a block.
 
     Raises:
@@ -50,7 +50,7 @@ def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
             raise UserError(f"--freeze -1 leaves nothing to train: {type(net).__name__} has no classifier.")
         still = {name for name, _ in net.named_parameters()} - head
     else:
-        at = layers(net, coarse=True)
+        at = layer_ids(net, coarse=True)
         last = min((at[name] for name in head if name in at), default=max(at.values()))
         if stages > last - 1:
             raise UserError(
@@ -61,10 +61,10 @@ def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
     for name, parameter in net.named_parameters():
         if name in still:
             parameter.requires_grad_(False)
-    return [module for module in net.modules() if _stands_still(module)]
+    return [module for module in net.modules() if _is_frozen(module)]
 
 
-def rate_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str, float]:
+def lr_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str, float]:
     """{parameter's name: the factor of its learning rate}.
 
     Layer l of L has layer_decay ** (L - l), as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022), so that the
@@ -75,7 +75,7 @@ def rate_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str,
     """
     scales = {name: 1.0 for name, _ in net.named_parameters()}
     if layer_decay != 1:
-        at = layers(net, coarse=False)
+        at = layer_ids(net, coarse=False)
         last = max(at.values())
         scales = {name: layer_decay ** (last - at[name]) for name in scales}
     for name in head_names(net) & scales.keys():
@@ -83,6 +83,6 @@ def rate_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str,
     return scales
 
 
-def _stands_still(module: nn.Module) -> bool:
+def _is_frozen(module: nn.Module) -> bool:
     wants = [parameter.requires_grad for parameter in module.parameters()]
     return bool(wants) and not any(wants)

@@ -1,81 +1,128 @@
-"""What happens when numbers go wrong: steps skipped, the layer found, the largest batch that fits."""
+"""What happens when numbers go wrong: steps that are skipped, and the layer where it began."""
 
 import contextlib
-import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from utils.batch import Batch
 from utils.errors import UserError
-from utils.logger import log
 
 if TYPE_CHECKING:
-    from network.base_model import BaseModel
+    from training.engine import Engine
 
 
 class Diverged(UserError):  # noqa: N818  # what happened, not a kind of mistake
-    """So many steps in a row had a gradient that was not finite."""
+    """As many steps in a row as --max_nan allows had a gradient that was not finite."""
 
 
-class Guard:
-    """Lets a step pass only with a finite gradient; else the batch-norm statistics that the batch spoilt are put back.
+class NonFiniteGuard:
+    """Looks at each step's gradient without waiting for the device, and undoes what a step's batches did to batch norm.
 
-    skipped: how many steps of the run were not taken. in_row: how many of them last, one after another.
+    skipped: steps of the run that were not taken. in_row: the last of them that followed one another. kept: {id of a
+    floating buffer of the network: its value after the last step that was taken}.
     """
 
-    def __init__(self, net: nn.Module, most: int) -> None:
-        """`most`: Diverged after so many in a row; 0 looks at nothing, and so waits for no card."""
-        self.on, self.most = most > 0, most
+    def __init__(self, net: nn.Module, max_consecutive: int, device: torch.device) -> None:
+        """`max_consecutive`: how many skipped steps in a row end the run; 0 looks at no gradient."""
+        self.max_consecutive, self.on = max_consecutive, max_consecutive > 0
         self.skipped = self.in_row = 0
-        self._buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.on else []
-        self._good = [buffer.clone() for buffer in self._buffers]
+        buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.on else []
+        # Buffers of one type go together, in a few operations: flat views of them, one copy of all, and its parts.
+        self._groups: list[tuple[list[Tensor], Tensor, list[Tensor]]] = []
+        self.kept: dict[int, Tensor] = {}
+        plain = [buffer for buffer in buffers if buffer.is_contiguous()]
+        for dtype in sorted({buffer.dtype for buffer in plain}, key=str):
+            ours = [buffer for buffer in plain if buffer.dtype == dtype]
+            flat = [buffer.view(-1) for buffer in ours]
+            copy = torch.cat(flat)
+            parts = list(copy.split([len(part) for part in flat]))
+            self._groups.append((flat, copy, parts))
+            self.kept |= {id(one): part.view_as(one) for one, part in zip(ours, parts, strict=True)}
+        for buffer in buffers:
+            if not buffer.is_contiguous():
+                copy = buffer.clone()
+                self._groups.append(([buffer], copy, [copy]))
+                self.kept[id(buffer)] = copy
+        self._seen = HostCopy(device, 2)
 
-    def remember(self) -> None:
-        """Take the statistics as they are now for good."""
-        if self._buffers:
-            torch._foreach_copy_(self._good, self._buffers)
+    def snapshot_buffers(self) -> None:
+        """Keep the buffers as they are now, for the next step that is skipped."""
+        for flat, copy, _ in self._groups:
+            torch.cat(flat, out=copy)
 
-    def passes(self, model: "BaseModel", norm: Tensor, batch: Batch) -> bool:
-        """Whether a step with this gradient norm (a scalar) may be taken; if not, the first in a row is explained in the log.
+    def check(self, norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor | None:
+        """Return whether a gradient norm (a scalar) is finite, a boolean scalar on the device; None where nobody looks.
 
-        Raises:
-            Diverged: it was the last that --max_nan bears.
+        The network's buffers are afterwards those of the last finite step. `was_finite` gives the answer on the host.
         """
         if not self.on:
+            return None
+        finite = norm.isfinite()
+        for flat, copy, parts in self._groups:
+            torch.where(finite, torch.cat(flat), copy, out=copy)
+            torch._foreach_copy_(flat, parts)
+        scale = scaler._get_scale_async() if scaler.is_enabled() else None
+        self._seen.send(finite, finite if scale is None else scale)
+        return finite
+
+    def was_finite(self) -> bool:
+        """Return whether the gradient of the last `check` was finite."""
+        if not self.on:
             return True
-        if bool(norm.isfinite()):
-            self.in_row = 0
-            self.remember()
-            return True
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._good)
-        if model.scaler.is_enabled() and model.scaler.get_scale() > 1:
-            return False  # fp16 finds its scale by trying one that is too large
+        finite = self._seen.read()[0] == 1
+        self.in_row = 0 if finite else self.in_row
+        return finite
+
+    def counts_skip(self) -> bool:
+        """Count the skipped step; return whether it is to be explained: the first in a row, and the last that is allowed.
+
+        fp16 finds its scale by trying one that is too large, which counts for nothing. After the last one `in_row` is 0.
+        """
+        scale = self._seen.read()[1]
+        if scale > 1:
+            return False
         self.skipped += 1
         self.in_row += 1
-        if self.in_row in (1, self.most):
-            shown = ", ".join(map(str, batch.index[:8].tolist())) + (" …" if len(batch.index) > 8 else "")
-            what = (
-                f"The gradient is not finite at epoch {batch.epoch}, batch {batch.step + 1}, samples {shown} of the training list "
-                f"(from 0): {explain(model, batch)}."
-            )
-            if self.in_row == self.most:
-                self.in_row = 0
-                raise Diverged(f"{what} {self.most} steps in a row were skipped")
-            log.warning(f"{what} The step is skipped.")
-        return False
+        first, last = self.in_row == 1, self.in_row == self.max_consecutive
+        self.in_row = 0 if last else self.in_row
+        return first or last
 
 
-def explain(model: "BaseModel", batch: Batch) -> str:
-    """Where numbers stop being finite: the first weight, layer output, or else gradient; in words.
+class HostCopy:
+    """A few numbers on their way from the device to the host: sending does not wait, reading waits for them alone."""
+
+    def __init__(self, device: torch.device, count: int) -> None:
+        on_gpu = device.type == "cuda"
+        self._host = torch.zeros(count, pin_memory=on_gpu)
+        self._numbers = self._host.numpy()
+        self._event = torch.cuda.Event() if on_gpu else None
+
+    def send(self, *values: Tensor) -> None:
+        """Send as many scalars as there is room for."""
+        self._host.copy_(torch.stack([value.float() for value in values]), non_blocking=True)
+        if self._event is not None:
+            self._event.record()
+
+    def read(self) -> list[float]:
+        """Return what was sent last."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._numbers.tolist()
+
+
+def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
+    """Return in words where the step over `batches` stopped being finite: the first weight, layer output, or gradient.
+
+    The step is computed again, alone. All processes do so alike, since mixing a batch takes all of them. The gradients, the
+    buffers and the weights are afterwards as they were.
 
     Raises:
-        NotFinite: it was the teacher of --teacher.
+        NotFinite: the answers of --teacher are no numbers.
     """
+    model = engine.model
     for name, parameter in model.net.named_parameters():
         if not bool(parameter.isfinite().all()):
             return f"the weight {name} holds {_kind(parameter)}"
@@ -84,112 +131,49 @@ def explain(model: "BaseModel", batch: Batch) -> str:
     def look(name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(
-                    f"first seen in the output of layer {name} ({type(module).__name__}), which holds {_kind(output)}"
-                )
+                what = f"layer {name} ({type(module).__name__}), which holds {_kind(output)}"
+                found.append(f"first seen in the output of {what}")
 
         return module.register_forward_hook(hook)
 
-    with _left_alone(model):
+    with _as_it_was(engine):
         hooks = [look(name, module) for name, module in model.net.named_modules() if not list(module.children())]
         try:
-            with torch.no_grad(), model.autocast():
-                images = model.prepare(batch)[0]
-                teacher = getattr(model.criterion, "teacher", None)
-                if teacher is not None:
-                    teacher.check(images)
-                model.net(images)
+            for batch in batches:
+                images, targets = engine.prepare(batch)
+                if engine.teacher is not None:
+                    engine.teacher.check(images)
+                model.update(images, targets, lambda loss: engine.scaler.scale(loss).backward())
         finally:
             for hook in hooks:
                 hook.remove()
-    if found:
-        return found[0]
-    for name, parameter in reversed(list(model.net.named_parameters())):
-        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-            return f"every layer's output is finite; going backward, the gradient of {name} is the first that holds {_kind(parameter.grad)}"
-    return "it is no longer so when looked at again"
-
-
-def largest_batch(model: "BaseModel", batch: Batch) -> int | None:
-    """Return the largest part of `batch` (images) of which a step fits into memory, to a sixteenth; None: not even two.
-
-    Call it outside of the handler of the torch.OutOfMemoryError, whose traceback holds the failed step's graph. The run is
-    over then: what is tried are whole steps, at a learning rate of 0.
-    """
-    gc.collect()
-    model.zero_gradients()
-    try:
-        buckets = _leave_processes(model)
-    except torch.OutOfMemoryError:
-        return None
-    if not _fits(model, batch, 2):  # the optimizer has its state from now on
-        return None
-    whole = len(batch.label)
-    grain = max(1, whole // 16)
-    low, high = 0, whole // grain  # so many grains fit; so many do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _fits(model, batch, middle * grain) else (low, middle)
-    largest = low * grain or next((few for few in (grain // 2, grain // 4) if few > 2 and _fits(model, batch, few)), 2)
-    del buckets  # held until here
-    return largest
-
-
-def _leave_processes(model: "BaseModel") -> list[Tensor]:
-    """Take the network out of its group, for the others are within a step; return as much memory as the group's buckets took."""
-    if not isinstance(model.runner, DistributedDataParallel):
-        return []
-    model.runner = None
-    gc.collect()  # DistributedDataParallel goes, and with it its hooks on the gradients
-    for module in model.net.modules():
-        if isinstance(module, nn.SyncBatchNorm):
-            module.eval()  # in training it asks the others for their batch
-    return [torch.empty_like(parameter) for parameter in model.net.parameters() if parameter.requires_grad]
-
-
-def _fits(model: "BaseModel", batch: Batch, count: int) -> bool:
-    """Whether a step over several batches of `count` images fits, with the optimizer's state and the averages."""
-    part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
-    torch.cuda.empty_cache()
-    fits = True
-    try:
-        _try_step(model, part)
-    except torch.OutOfMemoryError:
-        fits = False
-    model.zero_gradients()  # here, where the handler has been left, and with it the graph
-    return fits
-
-
-def _try_step(model: "BaseModel", batch: Batch) -> None:
-    """Forward and backward, again with the gradients of the first in memory, as --accumulate does, and the optimizer's step."""
-
-    def gradients() -> None:
-        images, targets = model.prepare(batch)
-        with model.autocast():
-            loss = model.criterion(model.net(images), targets)
-        loss.backward()
-
-    gradients()
-    if model.sam is not None:
-        model.sam.climb()
-    gradients()
-    if model.sam is not None:
-        model.sam.back()
-    for group in model.optimizer.param_groups:
-        group["lr"] = 0.0
-    model.optimizer.step()
-    model.averages.after_step(model.net, model.step_count + 1)
+        if not found:
+            for name, parameter in reversed(list(model.net.named_parameters())):
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                    what = f"the gradient of {name} is the first that holds {_kind(parameter.grad)}"
+                    return f"every layer's output is finite; going backward, {what}"
+    return found[0] if found else "it is no longer so when looked at again"
 
 
 @contextlib.contextmanager
-def _left_alone(model: "BaseModel") -> Iterator[None]:
-    """Buffers are afterwards as they were."""
-    kept = [(buffer, buffer.clone()) for buffer in model.net.buffers()]
+def _as_it_was(engine: "Engine") -> Iterator[None]:
+    """Run the network itself in the body; put back its buffers and gradients afterwards."""
+    model = engine.model
+    buffers = [(buffer, buffer.clone()) for buffer in model.net.buffers()]
+    # On the host, so that the step finds as much memory as any other.
+    parameters = list(model.net.parameters())
+    gradients = [(parameter, None if parameter.grad is None else parameter.grad.cpu()) for parameter in parameters]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    train_net, model.train_net = model.train_net, None
     try:
         yield
     finally:
-        for buffer, value in kept:
+        model.train_net = train_net
+        for buffer, value in buffers:
             buffer.copy_(value)
+        for parameter, gradient in gradients:
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,6 +1,5 @@
 """Blending the samples of a batch: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), by torchvision."""
 
-import argparse
 from collections.abc import Callable
 
 import torch
@@ -12,39 +11,39 @@ from utils import distributed
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def get_mix(opt: argparse.Namespace, num_classes: int) -> Mix | None:
-    """What --mixup and --cutmix ask for, a coin choosing where both do; None where neither.
+def get_mix(mixup: float, cutmix: float, num_classes: int) -> Mix | None:
+    """Return what --mixup and --cutmix ask for (their alphas), a coin choosing where both do; None where neither does.
 
     It takes normalised images (B, 3, S, S) and labels int64 (B,), and returns images and soft labels (B, C). It draws
     from torch's CPU generator, which `seed_step` sets anew each step.
     """
     mixes: list[Mix] = []
-    if opt.mixup:
-        mixes.append(v2.MixUp(alpha=opt.mixup, num_classes=num_classes))
-    if opt.cutmix:
-        mixes.append(v2.CutMix(alpha=opt.cutmix, num_classes=num_classes))
+    if mixup:
+        mixes.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
+    if cutmix:
+        mixes.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
     if len(mixes) < 2:
         return mixes[0] if mixes else None
     return v2.RandomChoice(mixes)
 
 
-def blended(
+def mix_batch(
     mix: Mix | None, images: Tensor, labels: Tensor, normalise: Callable[[Tensor], Tensor], alone: bool
 ) -> tuple[Tensor, Tensor]:
-    """Normalised images (B, 3, S, S) and targets of uint8 images and labels int64 (B,), all on the device.
+    """Return normalised images (B, 3, S, S) and targets for uint8 images and labels int64 (B,), all on the device.
 
-    A sample is blended with the one before it in the batch, which several processes make up together: so their number
-    changes nothing, where they draw alike. `alone`: the other processes are not asked.
+    A sample is mixed with the one before it in the batch, which all processes make up together: so their number changes
+    nothing, where they draw alike. With `alone` a process mixes its own samples, and asks no other.
     """
     if mix is None:
         return normalise(images), labels
     if alone or distributed.world_size() == 1:
         return mix(normalise(images), labels)
-    images, targets = mix(normalise(_after_neighbours(images)), _after_neighbours(labels))
+    images, targets = mix(normalise(_with_previous(images)), _with_previous(labels))
     return images[1::2].contiguous(memory_format=torch.channels_last), targets[1::2]
 
 
-def _after_neighbours(own: Tensor) -> Tensor:
+def _with_previous(own: Tensor) -> Tensor:
     """(2B, …): each row of `own` (B, …) after the one before it in the batch of all processes, which take its rows in turn.
 
     Those before mine are the rows of the process before me; before the first process's come the last's of one turn earlier.

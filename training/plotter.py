@@ -11,7 +11,7 @@ from utils.logger import log
 SECONDS = 30.0  # that anything waits for a picture: checkpoints must be written though a disk or a font hangs
 
 
-class Artist:
+class BackgroundPlotter:
     """Draws in a thread of its own, one picture after another. A picture that fails is said, and ends nothing."""
 
     def __init__(self) -> None:

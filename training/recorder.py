@@ -11,24 +11,26 @@ from torch import Tensor
 
 from evaluation.metrics import Predictions
 from evaluation.report import plots
-from training.plotter import Artist
+from training.engine import Engine
+from training.plotter import BackgroundPlotter
 from utils.batch import Batch
-from utils.logger import MetricsWriter
+from utils.logger import MetricsWriter, log
 
 SHOWN = 16  # images of the first batch
 TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
 
 
-class Records:
+class RunRecorder:
     """What one run sends to TensorBoard in logs/<tag>/; by the first process alone. Steps are epochs, from 1; 0 is the start.
 
     train/loss, top1, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
     input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
     """
 
-    def __init__(self, scores: MetricsWriter, classes: Any, histograms: bool) -> None:
-        self.scores, self.classes, self.histograms = scores, classes, histograms
-        self.artist = Artist()
+    def __init__(self, logs: Path, classes: Any, histograms: bool, first_epoch: int) -> None:
+        """`first_epoch`: points from here on, which a run that was cut left in TensorBoard's file, are written again."""
+        self.scores, self.classes, self.histograms = MetricsWriter(logs, first_step=first_epoch), classes, histograms
+        self.plotter = BackgroundPlotter()
         self.found: dict[str, Predictions] = {}
         self.gradients: dict[str, Tensor] = {}
 
@@ -44,11 +46,11 @@ class Records:
 
         self._picture("input/first_batch", path, draw, 0)
 
-    def predicted(self, which: str, predictions: Predictions) -> None:
-        """Keep what the weights `which` ("raw", "ema" or "swa") predicted, for this epoch's confusion matrix."""
-        self.found[which] = predictions
+    def record_predictions(self, weights: str, predictions: Predictions) -> None:
+        """Keep what the weights "raw", "ema" or "swa" predicted, for this epoch's confusion matrix."""
+        self.found[weights] = predictions
 
-    def watch_gradients(self, model: Any) -> Callable[[], None]:
+    def watch_gradients(self, engine: Engine) -> Callable[[], None]:
         """Keep a copy of the gradients of the steps taken from now on, before clipping; returns what ends that.
 
         Of fp16's scaled gradients the scale is taken out. Call it before an epoch's last step.
@@ -59,11 +61,11 @@ class Records:
         def keep(name: str) -> Callable[[Tensor], None]:
             def hook(parameter: Tensor) -> None:
                 assert parameter.grad is not None
-                self.gradients[name] = parameter.grad.detach() / model.scaler.get_scale()
+                self.gradients[name] = parameter.grad.detach() / engine.scaler.get_scale()
 
             return hook
 
-        learning = [(name, p) for name, p in model.net.named_parameters() if p.requires_grad]
+        learning = [(name, p) for name, p in engine.model.net.named_parameters() if p.requires_grad]
         hooks = [p.register_post_accumulate_grad_hook(keep(name)) for name, p in learning]
 
         def stop() -> None:
@@ -72,19 +74,19 @@ class Records:
 
         return stop
 
-    def end_epoch(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
+    def end_epoch(self, epoch: int, scores: dict[str, Any], engine: Engine) -> None:
         """Add the epoch's points. A full disk is said, not raised."""
         train = {TRAIN_NAMES.get(name, name): value for name, value in scores.items() if not name.startswith("val_")}
         self.scores.scalars("train", train, epoch)
         self.scores.scalars(
             "val", {name[4:]: value for name, value in scores.items() if name.startswith("val_")}, epoch
         )
-        shown = self.found.get(model.showing)
+        shown = self.found.get(engine.active_weights)
         if shown is not None:
             path, scored = self.scores.folder / "confusion.png", (shown, None, self.classes)
             self._picture("val/confusion", path, lambda: plots.confusion(path, scored), epoch)
         if self.histograms:
-            for name, weight in model.net.named_parameters():
+            for name, weight in engine.model.net.named_parameters():
                 self._histogram(f"weights/{name}", weight.detach(), epoch)
             for name, gradient in self.gradients.items():
                 self._histogram(f"gradients/{name}", gradient, epoch)
@@ -95,19 +97,23 @@ class Records:
         if fine.size:
             self.scores.writer.add_histogram(name, fine, epoch)
 
-    def curves(self, history: list[dict[str, Any]]) -> None:
-        """Draw curves.png anew."""
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Write metrics.csv and draw curves.png. What cannot be written is logged, and tried again next time."""
         path, rows = self.scores.folder / "curves.png", list(history)
-        self.artist.draw(path, lambda: plots.curves(path, rows))
+        try:
+            self.scores.table(history)
+            self.plotter.draw(path, lambda: plots.curves(path, rows))
+        except OSError as error:
+            log.warning(f"The records in {self.scores.folder}/ could not be written: {error}")
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Until what was recorded is drawn and on the disk: before a checkpoint is, a run that is killed and goes on leaves no gap."""
-        self.artist.wait()
+        self.plotter.wait()
         self.scores.flush()
 
     def close(self) -> None:
         """When all pictures are drawn."""
-        self.artist.wait()
+        self.plotter.wait()
         self.scores.close()
 
     def _picture(self, name: str, path: Path, draw: Callable[[], None], step: int) -> None:
@@ -116,4 +122,4 @@ class Records:
             with PIL.Image.open(path) as image:
                 self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
-        self.artist.draw(path, shown)
+        self.plotter.draw(path, shown)

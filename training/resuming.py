@@ -1,6 +1,5 @@
 """What a resumed run takes over from its checkpoint."""
 
-import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from utils.files import atomic_write
 from utils.logger import log
 
 # What a resumed run does not take from its checkpoint: where it runs and writes.
-OWN = {
+NOT_RESTORED = {
     "tag",
     "load",
     "resume",
@@ -26,16 +25,24 @@ OWN = {
     "result_dir",
     "overwrite",
 }
-FIXED = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
-COUNTS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
-SHAPES_RATE = ("--epochs", "--scheduler", "--lr", "--min_lr", "--warmup", "--batch_size", "--accumulate", "--step_size")
-WORKED_OUT = ("precision_used", "precision_why")  # what a run finds out, beside the flags
+IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
+BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
+SCHEDULE_OPTIONS = (
+    "--epochs",
+    "--scheduler",
+    "--lr",
+    "--min_lr",
+    "--warmup",
+    "--batch_size",
+    "--accumulate",
+    "--step_size",
+)
 CACHE_FILES = "images-*.sqlite"  # as dataloader.stores names them
-UNSAVED = ".nothing_saved_yet"
+NO_CHECKPOINT_MARKER = ".nothing_saved_yet"
 
 
-def find_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[dict[str, Any] | None, str]:
-    """The checkpoint to start from, and its path: that of --load, or last.pt of `folder` on --resume; (None, "") without.
+def find_start(opt: Any, folder: Path, again: bool) -> tuple[Any, dict[str, Any] | None, str]:
+    """Return the options, the checkpoint of --load, or last.pt of `folder` on --resume, and its path; without, None and "".
 
     Of several processes the first alone reads, and hands on what it read: other machines need not have the file. With
     `again`, torchrun has started the run anew after a process had died: it resumes by itself, if it has saved anything.
@@ -43,15 +50,16 @@ def find_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[dict
     Raises:
         UserError: no such checkpoint, or one that cannot be resumed.
     """
-    opt.resume, start, source = distributed.broadcast_from_main(lambda: _read_start(opt, folder, again))
-    if opt.resume and start is not None:
-        take_options(opt, start, source)
-    return start, source
+    resume, start, source = distributed.broadcast_from_main(lambda: _read_start(opt, folder, again))
+    opt = opt.replace(resume=resume)
+    if resume and start is not None:
+        opt = restore_options(opt, start, source)
+    return opt, start, source
 
 
-def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[bool, dict[str, Any] | None, str]:
+def _read_start(opt: Any, folder: Path, again: bool) -> tuple[bool, dict[str, Any] | None, str]:
     """Whether to resume, and the checkpoint and its path as `find_start` gives them."""
-    last, fresh = folder / "last.pt", folder / UNSAVED
+    last, fresh = folder / "last.pt", folder / NO_CHECKPOINT_MARKER
     if again and not (last.exists() or fresh.exists()):
         raise UserError(
             f"torchrun started tag {opt.tag!r} anew, and {folder}/ has nothing of it: the first process is on another machine now.\n"
@@ -70,7 +78,7 @@ def _read_start(opt: argparse.Namespace, folder: Path, again: bool) -> tuple[boo
     return opt.resume, start, source
 
 
-def _checked(opt: argparse.Namespace, start: dict[str, Any], source: str) -> dict[str, Any]:
+def _checked(opt: Any, start: dict[str, Any], source: str) -> dict[str, Any]:
     """Return `start`, a checkpoint to resume. Raises UserError where it is none, or would say where this run writes."""
     if "training" not in start:
         raise UserError(
@@ -80,34 +88,31 @@ def _checked(opt: argparse.Namespace, start: dict[str, Any], source: str) -> dic
     return start
 
 
-def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) -> None:
-    """Make the checkpoint's options those of this run, but for the flags that were given, which are said.
+def restore_options(opt: Any, start: dict[str, Any], source: str) -> Any:
+    """Return the checkpoint's options, overridden by the flags that were given; each change is logged.
 
     Raises:
         UserError: a flag contradicts it.
     """
     saved = start["opt"]
-    for name in FIXED:
+    for name in IMMUTABLE:
         anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
         if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
             raise UserError(
                 f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
                 f"Leave --{name} out, or {anew} without --resume."
             )
-    changed = []
-    for name, value in saved.items():
-        if name in OWN or name not in {*vars(opt), *WORKED_OUT}:
-            continue
-        if name not in opt.given:
-            setattr(opt, name, value)
-        elif getattr(opt, name) != value:
-            changed.append(f"--{name} {value} -> {getattr(opt, name)}")
-    if "precision" not in opt.given:
-        opt.precision = saved.get("precision_used", opt.precision)
-    elif opt.precision != saved.get("precision_used"):
-        opt.precision_why = ""  # chosen anew
+    theirs = {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
+    changed = [
+        f"--{name} {value} -> {getattr(opt, name)}"
+        for name, value in theirs.items()
+        if name in opt.given and getattr(opt, name) != value
+    ]
+    if "precision_used" in saved:
+        theirs["precision"] = saved["precision_used"]  # what "auto" came to
+    opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
     within = start.get("within") or {}
-    if any(getattr(opt, name) != saved.get(name) for name in COUNTS) and begin_epoch_again(start):
+    if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and begin_epoch_again(start):
         log.warning(
             f"{source} was saved in epoch {within['epoch']}, which begins again: its batches are no longer the same."
         )
@@ -115,10 +120,11 @@ def take_options(opt: argparse.Namespace, start: dict[str, Any], source: str) ->
     but = f", but {', '.join(changed)}" if changed else ""
     where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {start['epoch']}"
     log.info(f"Resuming {source} {where}, with its options{but}.")
-    if any(change.startswith(SHAPES_RATE) for change in changed):
+    if any(change.startswith(SCHEDULE_OPTIONS) for change in changed):
         log.warning(
             "The learning rate follows the changed schedule from here on, so it may jump where the run was cut."
         )
+    return opt
 
 
 def check_classes(start: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
@@ -150,7 +156,7 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
     )
 
 
-def _check_cache(opt: argparse.Namespace, saved: dict[str, Any], source: str) -> None:
+def _check_cache(opt: Any, saved: dict[str, Any], source: str) -> None:
     """Raise UserError where the checkpoint names a folder for --cache that is no cache yet: a file must not say what is created."""
     cache = str(saved.get("cache", "none"))
     folder = Path(cache.removeprefix("disk:"))

@@ -1,300 +1,133 @@
-"""The records of one training run: where it starts, what it says while it runs, and what it leaves behind."""
+"""One training run: it tracks its epochs, saves, stops where it can go on, goes back after a divergence, and ends."""
 
-import argparse
 import contextlib
-import copy
 import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evaluation.metrics import Predictions
 from options import resume_command
 from training import resuming
-from training.checkpoint_writer import Saver, Spare, file_name
-from training.earlier import check_earlier, remove_earlier
-from training.epoch import Watch, in_words
-from training.recorder import Records
-from training.unreadable import BadImages
-from utils import checkpoint, distributed, run_lock
+from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, safe_model_name
+from training.earlier import remove_earlier
+from training.engine import Engine
+from training.epoch import EpochTracker, format_metrics
+from training.recorder import RunRecorder
+from training.start import RunStart
+from training.unreadable import UnreadableImages
+from utils import checkpoint, distributed
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over
-from utils.logger import MetricsWriter, format_count, log, start_logging, write_options
+from utils.logger import format_count, log, write_options
 from utils.signals import RunInterrupted, SignalHandler
+
+NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run works out beside its options.
+
+    precision: what "auto" came to, and precision_reason: why. classes: dataloader.Classes. train_images, val_images: in the
+    lists (0 without a validation list). lists: where they are, for whoever evaluates the checkpoints; train_list: the
+    fingerprint of the training list.
+    """
+
+    precision: str
+    precision_reason: str
+    classes: Any
+    train_images: int
+    val_images: int
+    train_list: str
+    lists: dict[str, str]
 
 
 class TrainingRun:
-    """Begin with `TrainingRun.begin(opt)`. Of several processes, the first alone writes.
+    """Owns a run's files and its state beside the engine's. Of several processes, the first alone writes.
 
-    start: the checkpoint to start from, or None, as it is after `describe`; source: its path. history: a dict of scores for
-    each epoch done. next_epoch: the epoch to train next, from 1; within: how far it is already (see Watch.position), or None.
+    state: how far the run is. recorder: of its metrics and pictures; None in the other processes.
     """
 
-    def __init__(self, opt: argparse.Namespace, start: dict[str, Any] | None, source: str) -> None:
-        self.opt, self.start, self.source = opt, start, source
-        self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
-        self.writes = distributed.rank() == 0
-        self.data: dict[str, Any] = {}
-        self.saver, self.signals, self.vote = (
-            Saver(self.checkpoints / resuming.UNSAVED),
-            SignalHandler(),
-            distributed.AsyncMax(),
-        )
-        self.saved_at = time.monotonic()
-        self.rewound = False
-        self._take_up(start if opt.resume and start else {})
-
-    def _take_up(self, content: dict[str, Any]) -> None:
-        self.history: list[dict[str, Any]] = list(content.get("history", []))
-        self.next_epoch: int = content.get("epoch", 0) + 1
-        self.within: dict[str, Any] | None = content.get("within")
-        self.bad = BadImages(self.logs / "bad_images.csv", self.opt.max_bad, content.get("bad", {}))
-
-    @classmethod
-    def begin(cls, opt: argparse.Namespace, again: bool) -> "TrainingRun":
-        """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take over its options.
-
-        Flags that were given win over the checkpoint's, and each difference is said. `again`: torchrun started it before.
-
-        Raises:
-            UserError: another run of the tag is going on, or would be replaced; no such checkpoint, or one that cannot be resumed.
-        """
-        folders = [Path(folder) / opt.tag for folder in (opt.checkpoint_dir, opt.log_dir)]
-        for folder in folders:
-            distributed.broadcast_from_main(functools.partial(run_lock.acquire, folder))
-        distributed.broadcast_from_main(lambda: None if again else check_earlier(opt, *folders))
-        distributed.mark_begun()
-        start_logging(Path(opt.log_dir) / opt.tag / "log.txt")
-        folder = folders[0]
-        start, source = resuming.find_start(opt, folder, again)
-        run = cls(opt, start, source)
-        if run.writes:
-            for left in folder.glob(".*.tmp"):  # of a run that was killed while it saved
-                left.unlink(missing_ok=True)
-        return run
-
-    def complete(self) -> bool:
-        """Whether nothing is left to train, after saying so."""
-        if self.next_epoch <= self.opt.epochs:
-            return False
-        log.info(
-            f"{self.source} is complete: epoch {self.next_epoch - 1} of {self.opt.epochs}. "
-            f"To train on, start anew from it (--load without --resume), or give more --epochs."
-        )
-        return True
-
-    def network_options(self) -> argparse.Namespace:
-        """The options to build the network with: nothing is fetched where a checkpoint brings the weights."""
-        opt = copy.copy(self.opt)
-        opt.pretrained = opt.pretrained and self.start is None
-        return opt
-
-    def check_classes(self, names: list[str] | None, listed: Path) -> None:
-        """Raise UserError where this is resumed with other classes: `names` are those of the classes.txt beside the list `listed`."""
-        if self.opt.resume and self.start:
-            resuming.check_classes(self.start, self.source, names, listed)
-
-    def take_lists(self, fingerprint: str, lists: dict[str, str]) -> None:
-        """Note what the epochs are made of. Where it is not what the checkpoint was trained on, its epoch begins again.
+    def __init__(self, opt: Any, start: RunStart, engine: Engine, facts: RunFacts) -> None:
+        """Open the records; on --overwrite, delete those of an earlier run; log what is about to be trained.
 
         Args:
-            fingerprint: of the training list. lists: where the lists are, for who evaluates the checkpoints.
+            opt: the options, with the epochs and classes of the run.
         """
-        self.fingerprint, self.lists = fingerprint, lists
-        before = self.start["data"].get("train_list", fingerprint) if self.opt.resume and self.start else fingerprint
-        if before == fingerprint:
-            return
-        self.bad.named.clear()  # by their places in the list
-        again = resuming.begin_epoch_again(self.start) if self.start else False
-        self.within = None
-        log.warning(
-            f"The training list is not the one that {self.source} was trained on"
-            + (f": epoch {self.next_epoch} begins again." if again else "; it is used from here on.")
-        )
+        self.opt, self.engine, self.facts = opt, engine, facts
+        self.state, self.source, self.resumed = start.state, start.source, start.resumed
+        self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
+        self.last = self.checkpoints / "last.pt"
+        self.train_images = facts.train_images
+        self.unreadable = UnreadableImages(self.logs / "bad_images.csv", opt.max_bad, self.state)
+        self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
+        self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
+        self.saved_at = time.monotonic()
+        self.rewound = False
+        self.tracker: EpochTracker | None = None
+        self.recorder: RunRecorder | None = None
+        if distributed.rank() == 0:
+            self.recorder = self._open_records()
 
-    def describe(self, model: Any, train_files: Any, val_files: Any, classes: Any) -> None:
-        """Say what is about to be trained, and write options.yaml. `val_files`: None with --val_freq 0."""
-        opt = self.opt
-        known = (
-            vars(opt).get("precision_why") if opt.precision == opt.precision_used else ""
-        )  # by a run that is resumed
-        opt.precision_why = known or model.precision_why
-        self.data = {
-            **classes.as_dict(),
-            "preprocess": model.preprocess().as_dict(),
-            "train_list": self.fingerprint,
-            "lists": self.lists,
-        }
-        self.train_images = len(train_files)
-        self.start = None  # its tensors lie in the model now
-        if not self.writes:
-            return
-        if opt.overwrite and not (opt.resume and self.source == str(self.checkpoints / "last.pt")):
+    def _open_records(self) -> RunRecorder:
+        opt, state, facts, model = self.opt, self.state, self.facts, self.engine.model
+        if opt.overwrite and not (self.resumed and self.source == str(self.last)):
             remove_earlier(self.checkpoints, self.logs)
-        self.scores = MetricsWriter(self.logs, first_step=self.next_epoch)
-        self.records = Records(self.scores, classes, opt.histograms)
-        self.saver.first = self.records.settle
-        self._bring_best()
+        recorder = RunRecorder(self.logs, facts.classes, opt.histograms, first_epoch=state.next_epoch)
+        self.writer.before_write = recorder.flush
+        if self.resumed:
+            self._bring_best()
         write_options(opt, self.logs / "options.yaml")
-        self._mend_records(model)
+        if self.resumed and state.history and self.source == str(self.last):
+            recorder.write_history(state.history)
+            self._complete_names()
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
-            f"{model.name}: {count} parameters, {classes.count} classes, {opt.scale} px, "
-            f"{opt.precision_used} on {model.device}{distributed.process_count_text()}\n"
-            f"{len(train_files)} training and {len(val_files or ())} validation images, {model.batches} batches of "
-            f"{min(opt.batch_size, len(train_files))} an epoch, epochs {self.next_epoch} to {opt.epochs}\n"
-            f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, seed {opt.seed}"
+            f"{model.name}: {count} parameters, {facts.classes.count} classes, {opt.scale} px, "
+            f"{facts.precision} on {model.device}{distributed.process_count_text()}\n"
+            f"{facts.train_images} training and {facts.val_images} validation images, "
+            f"{self.engine.settings.steps_per_epoch} batches of {min(opt.batch_size, facts.train_images)} per epoch, "
+            f"epochs {state.next_epoch} to {opt.epochs}\n"
+            f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
+            f"seed {opt.seed}"
         )
+        return recorder
 
-    @property
-    def batches_done(self) -> int:
-        """How many batches of the next epoch are behind us."""
-        return self.within["done"] if self.within else 0
+    # ------------------------------------------------------------------------------------------------ epochs
 
-    def watch(self, epoch: int, model: Any) -> Watch:
-        """A watch over one epoch's batches; use it in a `with`."""
-        self.watching = Watch(self, epoch, model)
-        return self.watching
+    def track(self, epoch: int) -> EpochTracker:
+        """Return what tracks the batches of one epoch; use it in a `with`."""
+        self.tracker = EpochTracker(self, epoch, self.engine)
+        return self.tracker
 
-    def seen(self, model: Any) -> Any:
-        """What takes a validation's evaluation.metrics.Predictions, for the confusion matrix; None where nothing is written."""
-        return (lambda predictions: self.records.predicted(model.showing, predictions)) if self.writes else None
-
-    # -------------------------------------------------------------------------------------------- saving and stopping
-
-    @contextlib.contextmanager
-    def going(self) -> Iterator[None]:
-        """Around the epochs: signals end the run where nothing is half done, and what is being written is finished."""
-        try:
-            with self.signals:
-                yield
-        except RunInterrupted as stop:
-            self.saver.wait()
-            if self.saver.error is not None:
-                raise self.saver.error from None
-            raise RunInterrupted(stop.number, f"{stop.name}: the run ends here. {self._how_to_continue()}") from None
-        except MachineFault as fault:
-            self.saver.wait()
-            if self.saver.written is None:
-                raise
-            raise MachineFault(f"{fault}\nOnce that is fixed, the run can go on. {self._how_to_continue()}") from fault
-        finally:
-            self.saver.wait()
-            distributed.shutdown()
-
-    def _how_to_continue(self) -> str:
-        command = resume_command(self.opt, distributed.world_size())
-        return f"It is saved in {self.checkpoints}/last.pt. To continue:\n    {command}"
-
-    def may_save(self, watch: Watch) -> None:
-        """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
-        late = self.writes and not self.saver.busy and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
-        asked = self.vote.exchange(self.signals.received or int(late) - 1)
-        if asked is None or asked < 0:
-            return
-        self.save(watch.model, watch)
-        if asked > 0:
-            raise RunInterrupted(asked)
-
-    def validates(self, epoch: int) -> bool:
-        """Whether epoch `epoch` ends with a validation."""
+    def should_validate(self, epoch: int) -> bool:
+        """Return whether `epoch` ends with a validation."""
         return self.opt.val_freq > 0 and (epoch % self.opt.val_freq == 0 or epoch == self.opt.epochs)
 
-    @contextlib.contextmanager
-    def validating(self, watch: Watch) -> Iterator[None]:
-        """Around a validation, in which a signal ends the run at once: it is done anew when the run goes on.
+    def on_predictions(self, weights: str) -> Callable[[Predictions], None] | None:
+        """Return what takes the predictions of a validation, for the confusion matrix; None where nothing is written."""
+        return functools.partial(self.recorder.record_predictions, weights) if self.recorder is not None else None
 
-        Of several processes each would leave at another place: they validate to the end.
-
-        Raises:
-            UserError: the network's answers are no numbers.
-        """
-        try:
-            with self.signals.immediate() if distributed.world_size() == 1 else contextlib.nullcontext():
-                yield
-        except RunInterrupted:
-            self.save(watch.model, watch)
-            raise
-        except MachineFault:
-            if distributed.world_size() == 1:
-                self.save(watch.model, watch)
-            raise
-        except NotFinite as error:
-            raise self.diverged(f"{error} after epoch {watch.epoch}", watch.lr) from error
-
-    def save(
-        self, model: Any, watch: Watch | None = None, names: Iterable[str] = (), spare: Spare | None = None
-    ) -> None:
-        """Write last.pt, under `names` too, while training goes on; with `watch`, from within its epoch."""
-        self.saved_at = time.monotonic()
-        within = watch.position() if watch else None
-        if not self.writes:
-            return
-        epoch = self.history[-1]["epoch"] if self.history else 0
-        options = {
-            name: value for name, value in vars(self.opt).items() if name not in ("given", "config", "overwrite")
-        }
-        content = {"model": model.name, "epoch": epoch, "opt": options, "data": self.data, "history": self.history}
-        content |= {"within": within, "bad": self.bad.named, **model.state()}
-        self.saver.save(self.checkpoints / "last.pt", content, [self.checkpoints / name for name in names], spare)
-
-    def recover(self, error: Exception, model: Any) -> None:
-        """Go back after a divergence; after running out of memory, look for the batch that fits, and raise.
-
-        Call it where the handler of `error` has been left, with `error` freed of its traceback: its frames hold the failed step's
-        graph, and so the very memory that a smaller batch would have.
-
-        Raises:
-            UserError: as `rewind`, or with the batch that fits.
-            torch.OutOfMemoryError: it was not in training.
-        """
-        if isinstance(error, torch.OutOfMemoryError):
-            raise self.watching.out_of_memory(error) from None
-        assert isinstance(error, UserError)
-        self.rewind(error, model)
-
-    def rewind(self, error: UserError, model: Any) -> None:
-        """Go back to what was saved last, once: a fault of the machine may not come again.
-
-        Raises:
-            UserError: `error`, where it came again, or where nothing was saved yet.
-        """
-        self.saver.wait()
-        content = None if self.rewound else distributed.broadcast_from_main(self._last_good)
-        if content is None:
-            raise self.diverged(str(error), model.learning_rate()) from None
-        self.rewound = True
-        log.warning(f"{error}. Going back, once, to where the run was after {content['training']['step']} steps.")
-        model.net.load_state_dict(content["weights"])
-        model.load_state(content)
-        self._take_up(content)
-
-    def _last_good(self) -> dict[str, Any] | None:
-        """The checkpoint that this run wrote last, or else resumed from. What an earlier run left under its tag is none of it."""
-        if self.saver.written is not None:
-            return checkpoint.load(self.saver.written)
-        return checkpoint.load(self.source) | {"within": self.within} if self.opt.resume else None
-
-    # -------------------------------------------------------------------------------------------- an epoch's end, the run's end
-
-    def end_epoch(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
-        """Log, plot and save. What cannot be written is said, and tried again next time.
+    def end_epoch(self, epoch: int, scores: dict[str, Any]) -> None:
+        """Log, plot and save.
 
         Raises:
             UserError: the network is no longer finite; it is not saved.
             RunInterrupted: a signal had asked for it.
         """
-        self.history.append({"epoch": epoch, **scores})
-        self.next_epoch, self.within = epoch + 1, None
-        log.info(f"epoch {epoch}/{self.opt.epochs}  " + in_words(scores))
-        self._check_finite(epoch, scores, model)
-        if self.writes:
-            self.records.end_epoch(epoch, scores, model)
-            self._write_records()
-        self._save_epoch(epoch, model)
+        self.state.add_epoch(epoch, scores)
+        log.info(f"epoch {epoch}/{self.opt.epochs}  " + format_metrics(scores))
+        self._check_finite(epoch, scores)
+        if self.recorder is not None:
+            self.recorder.end_epoch(epoch, scores, self.engine)
+            self.recorder.write_history(self.state.history)
+        self._save_epoch(epoch)
         asked = distributed.all_reduce_max(self.signals.received or 0)
         if asked and epoch < self.opt.epochs:
             raise RunInterrupted(asked)
@@ -305,63 +138,80 @@ class TrainingRun:
         Raises:
             UserError: the last checkpoint could not be written.
         """
-        self.saver.wait()
-        if not self.writes:
+        self.writer.wait()
+        if self.recorder is None:
             return
-        self.records.close()
-        self.bad.sum_up()
-        if self.saver.error is not None:
-            raise self.saver.error
-        best = self.best()
+        self.recorder.close()
+        self.unreadable.log_summary()
+        if self.writer.error is not None:
+            raise self.writer.error
+        best = self.state.best()
         if best is not None:
             log.info(f"best: epoch {best['epoch']}, top1 {best['val_top1']:.6f}")
         there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
         if best is not None and not there:
             log.warning(
-                f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}: that was another run's, and is not beside its last."
+                f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}: "
+                "that was another run's, and is not beside its last."
             )
-        path = self.checkpoints / ("best.pt" if there else "last.pt")
+        path = self.checkpoints / "best.pt" if there else self.last
         then = command("submit" if best is None else "eval", str(path))
         log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: {then}")
 
-    def best(self) -> dict[str, Any] | None:
-        """The history's row of the best validated epoch (the first of equals); None before any validation."""
-        return max((row for row in self.history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+    # ------------------------------------------------------------------------------------------------ saving
 
-    def diverged(self, what: str, lr: float) -> UserError:
-        """The error for numbers that are no longer finite."""
-        return UserError(
-            f"{what}. Earlier checkpoints in {self.checkpoints}/ are whole.\n"
-            f"Try a lower --lr (it was {lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
-        )
+    def maybe_save(self, tracker: EpochTracker) -> None:
+        """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
+        idle = self.recorder is not None and not self.writer.busy
+        late = idle and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
+        asked = self.vote.exchange(self.signals.received or int(late) - 1)
+        if asked is None or asked < 0:
+            return
+        self.save(tracker)
+        if asked > 0:
+            raise RunInterrupted(asked)
 
-    def _check_finite(self, epoch: int, scores: dict[str, Any], model: Any) -> None:
-        """Raise UserError before a broken network takes the place of a good one: the last step may have broken it."""
-        if not bool(torch.stack([parameter.isfinite().all() for parameter in model.net.parameters()]).all()):
-            raise self.diverged(f"After epoch {epoch} weights are infinite or NaN", scores["lr"])
-        if not math.isfinite(scores.get("val_loss", 0.0)):
-            raise self.diverged(f"The validation loss is {scores['val_loss']} after epoch {epoch}", scores["lr"])
+    def save(
+        self,
+        tracker: EpochTracker | None = None,
+        names: Iterable[str] = (),
+        retention: RetentionPolicy | None = None,
+    ) -> None:
+        """Write last.pt, under `names` too, while training goes on; with `tracker`, from within its epoch."""
+        self.saved_at = time.monotonic()
+        self.engine.settle()  # in every process: to explain a skipped step takes all of them
+        within = tracker.state_dict() if tracker is not None else None
+        if self.recorder is None:
+            return
+        facts, model = self.facts, self.engine.model
+        options = {name: value for name, value in vars(self.opt).items() if name not in NOT_SAVED}
+        options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
+        data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
+        data |= {"train_list": facts.train_list, "lists": facts.lists}
+        content = {"model": model.name, "opt": options, "data": data}
+        content |= {**self.state.state_dict(), "within": within, **self.engine.state_dict()}
+        self.writer.save(self.last, content, [self.checkpoints / name for name in names], retention)
 
-    def _save_epoch(self, epoch: int, model: Any) -> None:
-        names = self._names(epoch, model)
-        best = self.best()
-        keep = {epoch} if best is None else {epoch, best["epoch"]}
-        spare = Spare(file_name(model.name), self.opt.keep, self.opt.save_freq, keep)
-        self.bad.gather()
-        self.save(model, None, names, spare)
+    def _save_epoch(self, epoch: int) -> None:
+        best = self.state.best()
+        always = {epoch} if best is None else {epoch, best["epoch"]}
+        name = safe_model_name(self.engine.model.name)
+        self.unreadable.gather()
+        self.save(None, self._names(epoch), RetentionPolicy(name, self.opt.keep, self.opt.save_freq, always))
 
-    def _names(self, epoch: int, model: Any) -> list[str]:
-        """Under which names the end of `epoch` is kept, besides last.pt."""
-        best = self.best()
-        kept = self.opt.keep > 0 or epoch % self.opt.save_freq == 0 or epoch == self.opt.epochs
-        return [f"{epoch}_{file_name(model.name)}.pt"] * kept + ["best.pt"] * (
-            best is not None and best["epoch"] == epoch
-        )
+    def _names(self, epoch: int) -> list[str]:
+        """Return the names under which the end of `epoch` is kept, besides last.pt."""
+        best, names = self.state.best(), []
+        if self.opt.keep > 0 or epoch % self.opt.save_freq == 0 or epoch == self.opt.epochs:
+            names.append(f"{epoch}_{safe_model_name(self.engine.model.name)}.pt")
+        if best is not None and best["epoch"] == epoch:
+            names.append("best.pt")
+        return names
 
     def _bring_best(self) -> None:
         """Give the best checkpoint of a run that is resumed under another tag a name here too, as it would have in one run."""
-        best, folder = self.best(), Path(self.source).parent
-        if not self.opt.resume or best is None or folder.resolve() == self.checkpoints.resolve():
+        best, folder = self.state.best(), Path(self.source).parent
+        if best is None or folder.resolve() == self.checkpoints.resolve():
             return
         source = next((path for path in (Path(self.source), folder / "best.pt") if resuming.holds(path, best)), None)
         if source is not None:
@@ -369,21 +219,117 @@ class TrainingRun:
             link_over(source, self.checkpoints / "best.pt")
             log.info(f"{self.checkpoints}/best.pt is {source} (epoch {best['epoch']}) until an epoch is better.")
 
-    def _mend_records(self, model: Any) -> None:
-        """Complete what a run that was killed between two of its files had left undone."""
-        last = self.checkpoints / "last.pt"
-        if not (self.opt.resume and self.history) or self.source != str(last):
+    def _complete_names(self) -> None:
+        """Give last.pt the names that a run which was killed between two of them had not given it yet."""
+        if self.state.within is not None:
             return
-        self._write_records()
-        if self.within is None:
-            for name in self._names(self.history[-1]["epoch"], model):
-                path = self.checkpoints / name
-                if not (path.exists() and path.samefile(last)):
-                    link_over(last, path)
+        for name in self._names(self.state.history[-1]["epoch"]):
+            path = self.checkpoints / name
+            if not (path.exists() and path.samefile(self.last)):
+                link_over(self.last, path)
 
-    def _write_records(self) -> None:
+    # ------------------------------------------------------------------------------------------------ stopping
+
+    @contextlib.contextmanager
+    def handle_signals(self) -> Iterator[None]:
+        """Around the epochs: signals end the run where nothing is half done, and what is being written is finished."""
         try:
-            self.scores.table(self.history)
-            self.records.curves(self.history)
-        except OSError as error:
-            log.warning(f"The records in {self.logs}/ could not be written: {error}")
+            with self.signals:
+                yield
+        except RunInterrupted as stop:
+            self.writer.wait()
+            if self.writer.error is not None:
+                raise self.writer.error from None
+            raise RunInterrupted(stop.number, f"{stop.name}: the run ends here. {self._how_to_continue()}") from None
+        except MachineFault as fault:
+            self.writer.wait()
+            if self.writer.written is None:
+                raise
+            raise MachineFault(f"{fault}\nOnce that is fixed, the run can go on. {self._how_to_continue()}") from fault
+        finally:
+            self.writer.wait()
+            distributed.shutdown()
+
+    @contextlib.contextmanager
+    def interruptible(self, tracker: EpochTracker) -> Iterator[None]:
+        """Around a validation, in which a signal ends the run at once; the resumed run validates again from the start.
+
+        Of several processes each would leave at another place: they validate to the end.
+
+        Raises:
+            UserError: the network's answers are no numbers.
+        """
+        alone = distributed.world_size() == 1
+        try:
+            with self.signals.immediate() if alone else contextlib.nullcontext():
+                yield
+        except RunInterrupted:
+            self.save(tracker)
+            raise
+        except MachineFault:
+            if alone:
+                self.save(tracker)
+            raise
+        except NotFinite as error:
+            raise self.divergence_error(f"{error} after epoch {tracker.epoch}", tracker.lr) from error
+
+    def _how_to_continue(self) -> str:
+        command = resume_command(self.opt, distributed.world_size())
+        return f"It is saved in {self.last}. To continue:\n    {command}"
+
+    # ------------------------------------------------------------------------------------------------ going wrong
+
+    def recover(self, error: Exception) -> None:
+        """Go back after a divergence; after running out of memory, look for the batch that fits, and raise.
+
+        Call it where the handler of `error` has been left, with `error` freed of its traceback: its frames hold the failed
+        step's graph, and so the very memory that a smaller batch would have.
+
+        Raises:
+            UserError: as `rewind`, or with the batch that fits.
+            torch.OutOfMemoryError: it was not in training.
+        """
+        if isinstance(error, torch.OutOfMemoryError):
+            assert self.tracker is not None
+            raise self.tracker.out_of_memory(error) from None
+        assert isinstance(error, UserError)
+        self.rewind(error)
+
+    def rewind(self, error: UserError) -> None:
+        """Go back to what was saved last, once: a fault of the machine may not come again.
+
+        Raises:
+            UserError: `error`, where it came again, or where nothing was saved yet.
+        """
+        self.writer.wait()
+        content = None if self.rewound else distributed.broadcast_from_main(self._last_good)
+        if content is None:
+            raise self.divergence_error(str(error), self.engine.learning_rate()) from None
+        self.rewound = True
+        log.warning(f"{error}. Going back, once, to where the run was after {content['training']['step']} steps.")
+        self.engine.model.net.load_state_dict(content["weights"])
+        self.engine.load_state_dict(content)
+        self.state.load_state_dict(content)
+
+    def _last_good(self) -> dict[str, Any] | None:
+        """Return the checkpoint that this run wrote last, or else resumed from; never one that an earlier run left under its tag."""
+        if self.writer.written is not None:
+            return checkpoint.load(self.writer.written)
+        return checkpoint.load(self.source) | {"within": self.state.within} if self.resumed else None
+
+    def divergence_error(self, what: str, lr: float) -> UserError:
+        """Return the error for numbers that are no longer finite."""
+        return UserError(
+            f"{what}. Earlier checkpoints in {self.checkpoints}/ are whole.\n"
+            f"Try a lower --lr (it was {lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
+        )
+
+    def _check_finite(self, epoch: int, scores: dict[str, Any]) -> None:
+        """Raise UserError before a broken network takes the place of a good one: the last step may have broken it."""
+        parameters = self.engine.model.net.parameters()
+        if not bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all()):
+            raise self.divergence_error(f"After epoch {epoch} weights are infinite or NaN", scores["lr"])
+        if not math.isfinite(scores.get("val_loss", 0.0)):
+            raise self.divergence_error(
+                f"The validation loss is {scores['val_loss']} after epoch {epoch}", scores["lr"]
+            )

@@ -1,27 +1,33 @@
 """Training images that cannot be read: each is named once, and too many end the run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
+from training.state import RunState
 from utils import distributed, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 
-FEW = 10  # so many are borne in any list, however short
+ALWAYS_TOLERATED = 10  # in any list, however short
 
 
-class BadImages:
-    """What is known of them; `named` is {place in the training list, as text: what is wrong, with the path}.
+class UnreadableImages:
+    """Names each of them once: in the log, in bad_images.csv, and in the run's state.
 
-    `path`: bad_images.csv, which the first process alone writes. most: the share of the list that is borne (--max_bad).
+    named: {place in the training list, as text: what is wrong, with the path}.
     """
 
-    def __init__(self, path: Path, most: float, named: Mapping[str, str]) -> None:
-        self.path, self.most = path, most
-        self.named = dict(named)
+    def __init__(self, path: Path, max_share: float, state: RunState) -> None:
+        """`path`: bad_images.csv, which the first process alone writes. `max_share`: of the list, by --max_bad."""
+        self.path, self.max_share, self.state = path, max_share, state
 
-    def note(self, bad: Iterable[tuple[int, str]], of: int) -> None:
+    @property
+    def named(self) -> dict[str, str]:
+        """Those that are known so far."""
+        return self.state.unreadable
+
+    def record(self, bad: Iterable[tuple[int, str]], of: int) -> None:
         """Count and name those that are new; `of`: the images of the list.
 
         Raises:
@@ -30,24 +36,24 @@ class BadImages:
         new = {str(index): reason for index, reason in bad if str(index) not in self.named}
         if not new:
             return
-        self.named |= new
+        self.named.update(new)
         for reason in new.values():
             log.warning(f"unreadable, skipped (the next of the list stands in): {reason}")
         self._write()
-        if len(self.named) > max(FEW, self.most * of):
+        if len(self.named) > max(ALWAYS_TOLERATED, self.max_share * of):
             raise UserError(
-                f"{len(self.named)} of {of} images cannot be read, more than --max_bad {self.most:g}; the list of them: {self.path}.\n"
+                f"{len(self.named)} of {of} images cannot be read, more than --max_bad {self.max_share:g}; the list of them: {self.path}.\n"
                 "Mend them or take them out, or allow more with --max_bad."
             )
 
     def gather(self) -> None:
         """Make what each process has met known to all; each calls it at an epoch's end."""
         for part in distributed.all_gather_object(self.named):
-            self.named |= part
+            self.named.update(part)
         if self.named:
             self._write()
 
-    def sum_up(self) -> None:
+    def log_summary(self) -> None:
         """Say at the end of the run how many there were."""
         if self.named:
             log.warning(f"{len(self.named)} images could not be read in training; they are named in {self.path}.")

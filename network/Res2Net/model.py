@@ -3,18 +3,16 @@
 from torch import Tensor, nn
 
 from network.backbones import timm_network
-from network.base_model import BaseModel
-from utils.batch import Batch
+from network.base_model import BaseModel, Step
 
 
 class Model(BaseModel):
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.opt)
 
-    def update(self, batch: Batch) -> Tensor:
-        images, targets = self.prepare(batch)
+    def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():
             logits = self(images)
             loss = self.criterion(logits, targets)
-        self.step(loss)
-        return loss.detach()
+        step(loss)
+        return loss.detach(), logits.detach()

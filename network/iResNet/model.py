@@ -2,9 +2,8 @@
 
 from torch import Tensor, nn
 
-from network.base_model import BaseModel
+from network.base_model import BaseModel, Step
 from network.iResNet.iresnet import DEPTHS, IResNet
-from utils.batch import Batch
 from utils.errors import UserError
 
 
@@ -17,10 +16,9 @@ class Model(BaseModel):
             )
         return IResNet(DEPTHS[arch], self.num_classes, self.opt.drop)
 
-    def update(self, batch: Batch) -> Tensor:
-        images, targets = self.prepare(batch)
+    def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():
             logits = self(images)
             loss = self.criterion(logits, targets)
-        self.step(loss)
-        return loss.detach()
+        step(loss)
+        return loss.detach(), logits.detach()

@@ -1,0 +1,328 @@
+"""The engine: what happens to one batch, from its images on the CPU to the optimizer's step.
+
+    engine = build_engine(opt, model, steps_per_epoch)      # training/setup.py
+    result = engine.train_step(batch)                       # moves, normalises and mixes, and calls the model's `update`
+    model.update(images, targets, step)                     # network/<family>/model.py: forward, loss, and step(loss)
+    engine.descend(batch, loss)                             # backward, clip, optimizer.step()
+
+A steady step reads nothing back from the device: what became of it is looked at one step later, in `settle`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from network.base_model import BaseModel
+from optimizer import OptimizerSettings, load_optimizer_state
+from optimizer.sam import SAM
+from training.averages import Averages, frozen_mask
+from training.clipping import clip_gradients
+from training.distill import DistilledTargets, Teacher
+from training.guard import Diverged, NonFiniteGuard, locate_non_finite
+from training.losses import Loss
+from training.mix import Mix, mix_batch
+from utils import distributed
+from utils.batch import Batch
+from utils.errors import UserError
+from utils.logger import log, progress
+from utils.rng import seed_step
+
+Targets = Tensor | DistilledTargets
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """The numbers that the engine steps by.
+
+    steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
+    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. swa_start: the first epoch that
+    --swa averages. validated: whether epochs are validated; if not, an average is what predicts, where there is one.
+    """
+
+    seed: int
+    lr: float
+    epochs: int
+    steps_per_epoch: int
+    accumulate: int = 1
+    clip_grad: float | None = None
+    clip_mode: str = "norm"
+    sam_radius: float = 0.0
+    max_nonfinite_steps: int = 0
+    swa_start: int | None = None
+    validated: bool = True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the engine drives; `training.setup.build_engine` makes it from the options.
+
+    schedule: optimizer step -> factor of the learning rate. clip_params: the parameters that --clip_grad clips. train_net:
+    what training runs in the network's place (compiled, or one of several processes); None where it runs the network itself.
+    """
+
+    criterion: Loss
+    optimizer: torch.optim.Optimizer
+    optimizer_settings: OptimizerSettings
+    schedule: Callable[[int], float]
+    averages: Averages
+    clip_params: list[nn.Parameter]
+    mix: Mix | None = None
+    teacher: Teacher | None = None
+    train_net: nn.Module | None = None
+
+
+class StepResult(NamedTuple):
+    """What a batch gave, on the device: `loss`, a detached scalar; `top1`, the share that the network had right, or None."""
+
+    loss: Tensor
+    top1: Tensor | None
+
+
+class Engine:
+    """Owns the training of one network: its steps, the optimizer, the averages, and what a checkpoint keeps of them.
+
+    step_count: optimizer steps so far, skipped ones included. grad_norm: of the last step, before clipping, a scalar on the
+    device. active_weights: "raw", "ema" or "swa", the weights to predict with: those that did best in the last validation.
+    """
+
+    def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:
+        self.model, self.settings = model, settings
+        self.optimizer, self.optimizer_settings = parts.optimizer, parts.optimizer_settings
+        self.schedule, self.averages, self.clip_params = parts.schedule, parts.averages, parts.clip_params
+        self.mix, self.teacher, self.train_net = parts.mix, parts.teacher, parts.train_net
+        self.fused = bool(getattr(parts.optimizer, "_step_supports_amp_scaling", False))
+        self.scaler = self._new_scaler()
+        self.sam = SAM(model.net, settings.sam_radius) if settings.sam_radius else None
+        self.guard = NonFiniteGuard(model.net, settings.max_nonfinite_steps, model.device)
+        self.step_count = 0
+        self.grad_norm: Tensor | None = None
+        self.active_weights = "raw"
+        self._in_step: list[Batch] = []  # the batches of the step that is being accumulated
+        self._unsettled: list[Batch] = []  # those of the last step, until `settle`
+        self._ran_train_net = False
+        self._copy_stream = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
+        model.criterion = parts.criterion
+        model.train_net = None if self.train_net is None else self._run_train_net
+        model.train()
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def train_step(self, batch: Batch) -> StepResult:
+        """Train on one batch. With --sam it passes twice, and the result is that of the first pass."""
+        images, targets = self.prepare(batch)
+        step = self.descend if self.sam is None else self.ascend
+        loss, logits = self.model.update(images, targets, functools.partial(step, batch))
+        if self.sam is not None:
+            self.model.update(*self.prepare(batch), functools.partial(self.descend, batch))
+        return StepResult(loss, share_right(logits, targets))
+
+    def prepare(self, batch: Batch) -> tuple[Tensor, Targets]:
+        """Return images and targets on the device, normalised, and mixed if asked. Seeds the randomness of the batch."""
+        seed_step(self.settings.seed, batch.epoch, batch.step)
+        if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
+            self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.step + 1)
+        images, labels = self._to_device(batch.image, batch.label)
+        images, targets = mix_batch(self.mix, images, labels, self.model.normalise, alone=self.train_net is None)
+        if distributed.rank():  # all processes mix alike; their dropout differs
+            seed_step(self.settings.seed, batch.epoch, batch.step, distributed.rank())
+        return images, targets if self.teacher is None else self.teacher.distilled(images, targets)
+
+    def ascend(self, batch: Batch, loss: Tensor) -> None:
+        """Go backward, and climb to the weights at which --sam takes the gradient."""
+        assert self.sam is not None
+        self._backward(batch, loss)
+        self.sam.ascend()
+
+    def descend(self, batch: Batch, loss: Tensor) -> None:
+        """Go backward; at a step's last batch clip the gradient and step the optimizer, unless the gradient is not finite."""
+        self._backward(batch, loss)
+        self._in_step.append(batch)
+        if not self.is_step_boundary(batch.step + 1):
+            return
+        if self.sam is not None:
+            self.sam.restore()
+        self.settle()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate() * group["lr_scale"]
+        self.scaler.unscale_(self.optimizer)
+        self.grad_norm = nn.utils.get_total_norm([p.grad for p in self.model.net.parameters() if p.grad is not None])
+        finite = self.guard.check(self.grad_norm, self.scaler)
+        if self.settings.clip_grad is not None:
+            clip_gradients(self.clip_params, self.settings.clip_grad, self.settings.clip_mode)
+        if finite is None:
+            self.scaler.step(self.optimizer)
+        elif self.fused:  # the kernel looks at `found_inf` itself, on the device
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif bool(finite):  # the one read-back of the optimizers that are not fused
+            self.optimizer.step()
+        self.scaler.update()
+        self.zero_gradients()
+        self.step_count += 1
+        self._in_step, self._unsettled = [], self._in_step
+        if finite is None or self.averages.reads_live_buffers:
+            self.settle()
+
+    def settle(self) -> None:
+        """Learn what became of the last step: take its weights into the averages, or count it as skipped and explain it.
+
+        By the next step's end the device has long decided, so that nothing waits. Whoever needs the state as it is now calls
+        `net`, `state_dict` or `end_epoch`, which settle first.
+
+        Raises:
+            Diverged: it was the last of as many skipped steps in a row as --max_nan allows.
+        """
+        batches, self._unsettled = self._unsettled, []
+        if not batches:
+            return
+        if self.guard.was_finite():
+            self.averages.update_ema(self.model.net, self.step_count, self.guard.kept)
+        elif self.guard.counts_skip():
+            shown = ", ".join(map(str, batches[-1].index[:8].tolist())) + (" …" if len(batches[-1].index) > 8 else "")
+            what = (
+                f"The gradient is not finite at epoch {batches[-1].epoch}, batch {batches[-1].step + 1}, "
+                f"samples {shown} of the training list (from 0): {locate_non_finite(self, batches)}."
+            )
+            if not self.guard.in_row:
+                raise Diverged(f"{what} {self.guard.max_consecutive} steps in a row were skipped")
+            log.warning(f"{what} The step is skipped.")
+
+    def is_step_boundary(self, done: int) -> bool:
+        """Return whether, after `done` batches of an epoch, no gradient is waiting for more."""
+        return done % self.settings.accumulate == 0 or done == self.settings.steps_per_epoch
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next optimizer step."""
+        return self.settings.lr * self.schedule(self.step_count)
+
+    def zero_gradients(self) -> None:
+        """Free the gradients, and what an interrupted step of --sam kept."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.sam is not None and self.sam.perturbed:
+            self.sam.restore()
+
+    def _backward(self, batch: Batch, loss: Tensor) -> None:
+        if self.train_net is not None and not self._ran_train_net:
+            raise UserError(
+                f"{type(self.model).__module__}: update() calls self.net(images), which torchrun and --compile miss. "
+                "Call self(images)."
+            )
+        self._ran_train_net = False
+        accumulate = self.settings.accumulate
+        first = batch.step // accumulate * accumulate
+        in_step = min(accumulate, self.settings.steps_per_epoch - first)
+        self.scaler.scale(loss / in_step).backward()
+
+    def _to_device(self, *tensors: Tensor) -> list[Tensor]:
+        """Return copies on the device; on a GPU a stream of their own makes them while the step before still runs."""
+        device = self.model.device
+        if self._copy_stream is None:
+            return [tensor.to(device, non_blocking=True) for tensor in tensors]
+        with torch.cuda.stream(self._copy_stream):
+            copies = [tensor.to(device, non_blocking=True) for tensor in tensors]
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(self._copy_stream)
+        for copy in copies:
+            copy.record_stream(current)  # its memory is free when the step that reads it is over
+        return copies
+
+    def _run_train_net(self, images: Tensor) -> Tensor:
+        assert self.train_net is not None
+        self._ran_train_net = True
+        return self.train_net(images)
+
+    # ------------------------------------------------------------------------------------------------ epochs and weights
+
+    def available_weights(self) -> list[str]:
+        """Return which weights can be evaluated now: "raw", and "ema" and "swa" where they are kept and ready."""
+        return self.averages.available()
+
+    def net(self, weights: str) -> nn.Module:
+        """Return the network with the weights "raw", "ema" or "swa"."""
+        self.settle()
+        return self.model.net if weights == "raw" else self.averages.net(weights)
+
+    def end_epoch(self, epoch: int, loader: Any) -> None:
+        """Average the weights from the first epoch of --swa on; after the last epoch, give the average its batch-norm statistics.
+
+        Every process calls it.
+
+        Args:
+            loader: dataloader.TrainLoader; the statistics are those of epoch `epoch`'s images.
+        """
+        self.settle()
+        settings = self.settings
+        if settings.swa_start and epoch >= settings.swa_start:
+            self.active_weights = "raw" if self.active_weights == "swa" else self.active_weights
+            self.averages.update_swa(self.model.net)
+            if epoch == settings.epochs:
+                count = settings.steps_per_epoch
+                batches = progress(islice(loader.batches(epoch), count), "statistics of --swa", count)
+                images = (self.model.normalise(batch.image) for batch in batches)
+                with self.model.autocast():
+                    self.averages.update_swa_batchnorm(images, frozen_mask(self.model.net, self.model.frozen))
+        for weights in self.available_weights():  # what is validated is what the first process saves
+            distributed.broadcast_buffers(self.net(weights))
+        if not settings.validated:
+            self.active_weights = self.available_weights()[-1]
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the training, as tensors and plain data.
+
+        `weights`; `ema` and `swa` (None without); `showing`, which of the three to predict with; and `training`.
+        """
+        self.settle()
+        training = {
+            "step": self.step_count,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "swa": self.averages.swa_state(),
+            "skipped": self.guard.skipped,
+        }
+        weights = {"weights": self.model.net.state_dict(), **self.averages.state_dict()}
+        return {**weights, "showing": self.active_weights, "training": training}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called; the weights themselves are loaded already.
+
+        Args:
+            content: a checkpoint. At an epoch's start the step is counted by epochs, which may have another length now.
+        """
+        training = content["training"]
+        self._in_step, self._unsettled = [], []  # of a step that was given up
+        self.zero_gradients()
+        self.guard.skipped = training.get("skipped", 0)
+        self.guard.snapshot_buffers()
+        per_epoch = -(-self.settings.steps_per_epoch // self.settings.accumulate)
+        at_start = "epoch" in content and not content.get("within")
+        self.step_count = content["epoch"] * per_epoch if at_start else training["step"]
+        load_optimizer_state(self.optimizer, training["optimizer"], self.optimizer_settings)
+        self.scaler = self._new_scaler()  # the old one may be within a step that was given up
+        if training["scaler"]:  # {} of a run that was not in fp16
+            self.scaler.load_state_dict(training["scaler"])
+        self.averages.load_state_dict(content)
+        showing = content.get("showing")
+        self.active_weights = showing if showing in self.available_weights() else "raw"
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.model.device.type, enabled=self.model.dtype == torch.float16)
+
+
+def share_right(logits: Tensor, targets: Targets) -> Tensor | None:
+    """Return the share of a batch that the logits (B, C) have right, a scalar on the device; None for logits of another kind.
+
+    Of a mixed sample (--mixup, --cutmix) the class with the larger share is the right one.
+    """
+    labels = targets.labels if isinstance(targets, DistilledTargets) else targets
+    if logits.ndim != 2 or len(logits) != len(labels):
+        return None
+    right = labels if labels.ndim == 1 else labels.argmax(dim=1)
+    return (logits.argmax(dim=1) == right).float().mean()

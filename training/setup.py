@@ -1,0 +1,129 @@
+"""From the options to an engine: the one place where training reads them."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from network.backbones import head_names
+from network.base_model import BaseModel
+from optimizer import OptimizerSettings, get_optimizer
+from scheduler import get_schedule, span_of
+from training.averages import Averages
+from training.distill import distilled_loss, load_teacher
+from training.engine import Engine, Parts, StepSettings
+from training.finetune import freeze, lr_scales
+from training.losses import Loss, LossSettings, get_loss
+from training.mix import get_mix
+from training.wrapping import convert_sync_batchnorm, wrap_for_training
+from utils.errors import UserError
+from utils.logger import log
+
+
+def build_engine(
+    opt: argparse.Namespace,
+    model: BaseModel,
+    steps_per_epoch: int,
+    class_counts: Sequence[int] | None = None,
+    class_names: list[str] | None = None,
+) -> Engine:
+    """Return the engine that trains `model`, which is on its device and has its weights already.
+
+    Args:
+        steps_per_epoch: batches per epoch; the optimizer steps once every opt.accumulate of them, and at the end.
+        class_counts: training images per class, for the losses of long tails.
+        class_names: those of a teacher must be the same.
+
+    Raises:
+        UserError: --freeze, --layer_decay, --sam, --swa or --teacher do not fit this network or this run.
+    """
+    _check(opt, model)
+    if opt.sync_bn:
+        model.net = convert_sync_batchnorm(model.net, model.device)
+    criterion: Loss = get_loss(loss_settings(opt, class_counts, model.device))
+    teacher = None
+    if opt.teacher:
+        teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
+        criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
+    head = head_names(model.net)
+    model.frozen = freeze(model.net, opt.freeze)
+    settings = optimizer_settings(opt)
+    optimizer = get_optimizer(model.net, settings, lr_scales(model.net, opt.head_lr, opt.layer_decay), head)
+    learning = {name: parameter for name, parameter in model.net.named_parameters() if parameter.requires_grad}
+    # AGC leaves the classifier alone (Brock et al., 2021, section 4.1)
+    clip_params = [p for name, p in learning.items() if opt.clip_mode != "agc" or name not in head]
+    parts = Parts(
+        criterion=criterion,
+        optimizer=optimizer,
+        optimizer_settings=settings,
+        schedule=get_schedule(opt.scheduler, span_of(opt, -(-steps_per_epoch // opt.accumulate))),
+        averages=Averages(model.net, opt.ema, swa=bool(opt.swa)),
+        clip_params=clip_params,
+        mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
+        teacher=teacher,
+        train_net=wrap_for_training(model.net, opt.compile, model.device),
+    )
+    return Engine(model, step_settings(opt, steps_per_epoch), parts)
+
+
+def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings:
+    """Return the numbers that the engine steps by."""
+    return StepSettings(
+        seed=opt.seed,
+        lr=opt.lr,
+        epochs=opt.epochs,
+        steps_per_epoch=steps_per_epoch,
+        accumulate=opt.accumulate,
+        clip_grad=opt.clip_grad,
+        clip_mode=opt.clip_mode,
+        sam_radius=opt.sam,
+        max_nonfinite_steps=opt.max_nan,
+        swa_start=opt.swa,
+        validated=bool(opt.val_freq),
+    )
+
+
+def optimizer_settings(opt: argparse.Namespace) -> OptimizerSettings:
+    """Return what the optimizer is built from."""
+    return OptimizerSettings(opt.optimizer, opt.lr, opt.momentum, opt.weight_decay)
+
+
+def loss_settings(
+    opt: argparse.Namespace, class_counts: Sequence[int] | None = None, device: torch.device | None = None
+) -> LossSettings:
+    """Return what the loss is built from; `class_counts`: training images per class.
+
+    A warning is logged where more than one flag corrects for rare classes.
+    """
+    corrections = [f"--balance {opt.balance}"] if opt.balance != "none" else []
+    corrections += [f"--class_weight {opt.class_weight}"] if opt.class_weight != "none" else []
+    corrections += [f"--logit_adjust {opt.logit_adjust:g}"] if opt.logit_adjust else []
+    if len(corrections) > 1:
+        log.warning(
+            f"{' and '.join(corrections)} each correct for rare classes: together they correct twice. Leave one out."
+        )
+    counts = None
+    if class_counts is not None:
+        counts = torch.tensor(class_counts, dtype=torch.float64, device=device).clamp(min=1)
+    return LossSettings(
+        opt.loss,
+        opt.smooth,
+        opt.ohem_ratio,
+        opt.focal_gamma,
+        opt.logit_adjust,
+        opt.class_weight,
+        opt.cb_beta,
+        opt.head,
+        opt.head_scale,
+        opt.head_margin,
+        counts,
+    )
+
+
+def _check(opt: argparse.Namespace, model: BaseModel) -> None:
+    if opt.sam and model.dtype == torch.float16:
+        raise UserError(
+            "--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32."
+        )
+    if opt.swa and opt.swa > opt.epochs:
+        raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")

@@ -1,0 +1,98 @@
+"""Where a run starts: its tag, its options, and the checkpoint of --load or --resume."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training import resuming
+from training.earlier import check_earlier
+from training.state import RunState
+from utils import distributed
+from utils.logger import log, start_logging
+from utils.run_lock import acquire
+
+
+@dataclass
+class RunStart:
+    """Made by `begin`.
+
+    opt: the options, with what a resumed run takes from its checkpoint. content: the checkpoint to start from, or None;
+    source: its path. state: how far a resumed run is.
+    """
+
+    opt: Any
+    content: dict[str, Any] | None
+    source: str
+    state: RunState
+
+    @classmethod
+    def begin(cls, opt: Any, restarted: bool) -> "RunStart":
+        """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take its options.
+
+        Flags that were given override the checkpoint's; each change is logged. All processes of a run call it together.
+
+        Args:
+            restarted: torchrun started the run before, and starts it again.
+
+        Raises:
+            UserError: another run of the tag is going on, or would be replaced; there is no such checkpoint, or it cannot
+                be resumed.
+        """
+        checkpoints, logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
+        for folder in (checkpoints, logs):
+            distributed.broadcast_from_main(functools.partial(acquire, folder))
+        distributed.broadcast_from_main(lambda: None if restarted else check_earlier(opt, checkpoints, logs))
+        distributed.mark_begun()
+        start_logging(logs / "log.txt")
+        opt, content, source = resuming.find_start(opt, checkpoints, restarted)
+        state = RunState()
+        if content is not None and opt.resume:
+            state.load_state_dict(content)
+        if distributed.rank() == 0:
+            for left in checkpoints.glob(".*.tmp"):  # of a run that was killed while it saved
+                left.unlink(missing_ok=True)
+        return cls(opt, content, source, state)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run continues, rather than starting from weights, or from nothing."""
+        return self.opt.resume and self.content is not None
+
+    def network_options(self, num_classes: int) -> Any:
+        """Return the options to build the network with: nothing is fetched where a checkpoint brings the weights."""
+        return self.opt.replace(num_classes=num_classes, pretrained=self.opt.pretrained and self.content is None)
+
+    def is_complete(self, epochs: int) -> bool:
+        """Return whether nothing is left to train of `epochs`, after saying so."""
+        if self.state.next_epoch <= epochs:
+            return False
+        log.info(
+            f"{self.source} is complete: epoch {self.state.epochs_done} of {epochs}. "
+            "To train more, give more --epochs, or start a new run from its weights: --load without --resume."
+        )
+        return True
+
+    def check_classes(self, names: list[str] | None, listed: Path) -> None:
+        """Raise UserError where a resumed run has other classes: `names` are those of the classes.txt beside the list `listed`."""
+        if self.resumed:
+            assert self.content is not None
+            resuming.check_classes(self.content, self.source, names, listed)
+
+    def check_list(self, fingerprint: str) -> None:
+        """Start the epoch again where the training list, with this fingerprint, is not what the checkpoint was trained on."""
+        if not self.resumed:
+            return
+        assert self.content is not None
+        if self.content["data"].get("train_list", fingerprint) == fingerprint:
+            return
+        self.state.unreadable.clear()  # they are known by their places in the list
+        again = resuming.begin_epoch_again(self.content)
+        self.state.within = None
+        what = f": epoch {self.state.next_epoch} begins again." if again else "; it is used from here on."
+        log.warning(f"The training list is not the one that {self.source} was trained on{what}")
+
+    def reason_for(self, precision: str, reason: str) -> str:
+        """Return why the run is in `precision`: as the checkpoint says where it is the same, else `reason`."""
+        saved = (self.content or {}).get("opt", {}) if self.resumed else {}
+        return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason

@@ -1,0 +1,49 @@
+"""How far a run is: the part of a checkpoint that is not the engine's."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class RunState:
+    """What a run has done.
+
+    epochs_done: whole epochs. history: the scores of each of them. within: how far the next one is (EpochTracker.state_dict),
+    or None at its start. unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
+    """
+
+    epochs_done: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    within: dict[str, Any] | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch to train next, from 1."""
+        return self.epochs_done + 1
+
+    @property
+    def batches_done(self) -> int:
+        """How many batches of the next epoch are trained already."""
+        return self.within["done"] if self.within else 0
+
+    def best(self) -> dict[str, Any] | None:
+        """Return the scores of the best validated epoch (the first of equals); None before any validation."""
+        return max((row for row in self.history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+
+    def add_epoch(self, epoch: int, scores: dict[str, Any]) -> None:
+        """Note that `epoch` is done, with these scores."""
+        self.history.append({"epoch": epoch, **scores})
+        self.epochs_done, self.within = epoch, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        epoch = self.history[-1]["epoch"] if self.history else 0
+        return {"epoch": epoch, "history": self.history, "within": self.within, "bad": self.unreadable}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        """Continue where `state_dict` was called; what an older checkpoint does not hold is empty."""
+        self.epochs_done = content.get("epoch", 0)
+        self.history = list(content.get("history", []))
+        self.within = content.get("within")
+        self.unreadable = dict(content.get("bad", {}))
