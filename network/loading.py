@@ -149,16 +149,14 @@ def build_from_checkpoint(
 
 def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str) -> argparse.Namespace:
     """Return the options to build a checkpoint's network `name` from: those of its training, without fetching weights."""
-    from options import parse_train  # the defaults, for what an older checkpoint or a plain state dict does not say
+    from options import Options, parse_train  # the defaults, for what an older checkpoint or a plain state dict lacks
 
-    opt = parse_train([])
-    known = {*vars(opt), "precision_used", "precision_why"} - {"given", "config"}
-    vars(opt).update({key: value for key, value in content.get("opt", {}).items() if key in known})
-    opt.model, opt.num_classes, opt.pretrained = name, num_classes, False
-    opt.rebuilt = (
-        True  # heads.shape_head does not try its size: it was trained at it, or a plain state dict has none yet
-    )
-    return opt
+    defaults = vars(parse_train([]))
+    known = {*defaults, "precision_used", "precision_why"} - {"given", "config"}
+    saved = {key: value for key, value in content.get("opt", {}).items() if key in known}
+    # rebuilt: heads.shape_head does not try the size: the network was trained at it, or a plain state dict has none yet
+    fixed = {"model": name, "num_classes": num_classes, "pretrained": False, "rebuilt": True}
+    return Options(**{**defaults, **saved, **fixed})
 
 
 def infer_num_classes(weights: dict[str, Tensor], net: torch.nn.Module, path: str) -> int:

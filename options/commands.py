@@ -47,7 +47,9 @@ def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:
     return f"torchrun --nproc_per_node={processes} {text.removeprefix('python ')}" if processes > 1 else text
 
 
-def after_evaluation(opt: argparse.Namespace, ensemble: Any = None, temperature: str | None = None) -> str:
+def after_evaluation(
+    opt: argparse.Namespace, ensemble: str | os.PathLike[str] | None = None, temperature: str | None = None
+) -> str:
     """Return the command that submits with the members, views and weights that eval.py scored with the options `opt`.
 
     Args:

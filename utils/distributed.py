@@ -225,7 +225,7 @@ def gather_rows(columns: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
     return [column[order] for column in joined]
 
 
-def all_gather_object(value: Any) -> list[Any]:
+def all_gather_object(value: T) -> list[T]:
     """Return the `value` of each process, in the order of their ranks."""
     if world_size() == 1:
         return [value]

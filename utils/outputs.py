@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from utils.errors import UserError
 from utils.files import check_regular
@@ -27,6 +27,19 @@ INPUT_FLAGS = (
 HEAD_BYTES = 4096  # enough to recognise the kind of a file
 
 
+class ImageList(Protocol):
+    """What is needed of a dataloader.FileList: its file, its length and the path of each image."""
+
+    @property
+    def source(self) -> Path:
+        """Return the list file."""
+
+    def __len__(self) -> int: ...
+
+    def path(self, index: int) -> str:
+        """Return the path of image `index`."""
+
+
 class Output(NamedTuple):
     """A file that will be written.
 
@@ -41,7 +54,7 @@ class Output(NamedTuple):
     ours: Callable[[Path], bool] | None = None
 
 
-def inputs(opt: argparse.Namespace, *lists: Any) -> dict[str, str]:
+def inputs(opt: argparse.Namespace, *lists: ImageList) -> dict[str, str]:
     """Return what a command reads, {path: what it is}: the files of INPUT_FLAGS in `opt`, and the FileLists `lists`."""
     found: dict[str, str] = {}
     for name in INPUT_FLAGS:
@@ -52,7 +65,9 @@ def inputs(opt: argparse.Namespace, *lists: Any) -> dict[str, str]:
     return found
 
 
-def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[Any] = (), force: bool = False) -> None:
+def check(
+    outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[ImageList] = (), force: bool = False
+) -> None:
     """Raise UserError if a file of `outputs` must not be written. Call it before the work, which may take hours.
 
     Args:
@@ -85,12 +100,12 @@ def check(outputs: Iterable[Output], read: Mapping[str, str], lists: Iterable[An
             )
 
 
-def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: Any) -> None:
+def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: ImageList) -> None:
     """Call `check` for files of these names in an output folder, where the same tool wrote earlier ones."""
     check([Output(folder / name, name) for name in names], inputs(opt, *lists), lists)
 
 
-def _images(lists: Iterable[Any]) -> Iterable[tuple[str, str]]:
+def _images(lists: Iterable[ImageList]) -> Iterable[tuple[str, str]]:
     for files in lists:
         for index in range(len(files)):
             yield files.path(index), "an image of the list"

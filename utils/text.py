@@ -5,7 +5,8 @@ import errno
 import os
 import re
 import sys
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 # Control characters except tab and line feed, marks of writing direction, unusual line ends, and lone surrogates,
 # which stand for bytes of a file name that are not UTF-8.
@@ -41,7 +42,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def say(text: str, stream: IO[str] | None = None) -> None:
+def say(text: str, stream: TextIO | None = None) -> None:
     """Print `text`, made visible, to `stream` (stderr if None)."""
     stream = stream or sys.stderr
     with still_there(stream):
@@ -49,7 +50,7 @@ def say(text: str, stream: IO[str] | None = None) -> None:
 
 
 @contextlib.contextmanager
-def still_there(stream: Any) -> Any:
+def still_there(stream: TextIO) -> Iterator[None]:
     """Ignore errors of a terminal that was closed (EIO); later output to `stream` goes to /dev/null."""
     try:
         yield
