@@ -4,7 +4,7 @@ import types
 
 import pytest
 import torch
-from evaluation.report.page import made_by
+from evaluation.report.page import provenance
 from network.precision import choose
 from utils import run
 from utils.errors import UserError
@@ -47,7 +47,7 @@ def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypa
     model = types.SimpleNamespace(device=get_device(1))
     assert model.device == torch.device("cuda", 1)
     assert choose(model, "auto") == ("bf16", "the GPU has it")
-    assert made_by()["torch"].endswith("A100")
+    assert provenance()["torch"].endswith("A100")
     assert get_device(None) == torch.device("cuda", 0)
     with pytest.raises(UserError, match="--gpu is 2; allowed: 0 to 1"):
         get_device(2)
@@ -56,7 +56,7 @@ def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypa
 def test_the_report_of_a_run_on_the_cpu_names_no_gpu(monkeypatch):
     Cuda(monkeypatch, "V100")
     assert get_device(-1).type == "cpu"
-    assert made_by()["torch"].endswith("CPU")
+    assert provenance()["torch"].endswith("CPU")
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
     link = tmp_path / "link"
     link.symlink_to(path)
     known = checkpoint.identity(before)
-    with pytest.raises(UserError, match="not the checkpoint any more that was loaded"):
+    with pytest.raises(UserError, match="no longer the checkpoint that was loaded"):
         checkpoint.amend(link, "calibration", {}, checkpoint.identity({**before, "epoch": 4, "model": "y"}))
     assert checkpoint.amend(link, "calibration", {"temperature": 1.5, "tta": "none"}, known) == [tmp_path / "best.pt"]
     assert link.is_symlink() and link.samefile(path) and path.stat().st_mode & 0o777 == 0o640
@@ -560,7 +560,7 @@ def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, sm
     assert [run["tta"] for run in runs] == ["none", "flip"]
     text = (tmp_path / "results/run/1/report.html").read_text()
     assert (
-        "With other views" in text
+        "Other settings and ensembles" in text
         and "<h1>Evaluation of timm:test_resnet, epoch 1 of run</h1>" in text
         and str(photo_set / "val.txt") in text
     )

@@ -153,7 +153,7 @@ def test_captions_of_long_names_neither_meet_nor_leave_the_picture(figures, tmp_
     for figure in figures:
         assert_apart_and_inside(figure, [axis.title for axis in figure.axes] + [figure._suptitle])
     captions = [axis.get_title() for axis in figures[0].axes[:8]]
-    assert all(caption.startswith("true ") and "\ncalled " in caption and caption.endswith("93 % sure") for caption in captions)
+    assert all(caption.startswith("true ") and "\npredicted " in caption and caption.endswith("93 % confident") for caption in captions)
     assert len({caption.split("\n")[0] for caption in captions}) == 8
 
 
@@ -173,7 +173,7 @@ def test_confusion_shows_hits_and_errors_in_colours_and_no_empty_row(figures, tm
     assert (blue[hit] > red[hit]).all() and (red > blue)[(wanted > 0) & ~hit].all() and (painted[wanted == 0] == 255).all()
     shown = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axis.texts}
     assert shown == {(y, x): str(wanted[y, x]) for y, x in zip(*np.nonzero(wanted), strict=True)}
-    assert f"{len(LONG) - 3} of {len(LONG)} classes have no image here" in figures[0]._suptitle.get_text()
+    assert f"{len(LONG) - 3} of {len(LONG)} classes have no image and no row" in figures[0]._suptitle.get_text()
     assert len(figures[0].axes) == 1  # no bar of 0 to 1 beside per cents
     assert_apart_and_inside(figures[0], [*axis.get_yticklabels(), axis.yaxis.label, figures[0]._suptitle])
 
@@ -187,7 +187,7 @@ def test_pairs_of_many_classes_have_a_bar_each_though_their_names_are_cut(figure
     assert [text.get_text() for text in axis.texts] == ["1 of 1", "1 of 1", "2 of 2"]
     assert len({text.get_text() for text in axis.get_yticklabels()}) == 3
     plots.confusion(tmp_path / "none.png", scored_set(names, [0], [0]))
-    assert figures[1].axes[0].get_title() == "Confusions: none, all were right"
+    assert figures[1].axes[0].get_title() == "Confusions: none, all are correct"
 
 
 def test_a_legend_covers_no_line(figures, tmp_path):

@@ -217,7 +217,7 @@ def test_the_matrix_shows_the_counts_where_they_belong(at, made):
     mouse(at, "pointermove", column, row)
     images = results.per_class(scored.predictions, CLASSES)["count"]
     name = scored.classes.name
-    assert at.texts("#cell") == [f"True {name(true)}, called {name(called)}: {count} of {images[true]} images."]
+    assert at.texts("#cell") == [f"True {name(true)}, predicted {name(called)}: {count} of {images[true]} images."]
     shown = [f"{name(a)}{name(b)}{n}{100 * n / images[a]:.1f} %" for a, b, n in pairs[:50]]
     assert at.texts("#pairs tbody tr") == shown and any(images[a] != images[b] for a, b, _ in pairs[:50])
 
@@ -375,7 +375,7 @@ def test_a_matrix_of_long_names_is_labelled_and_names_the_cell_under_the_pointer
         at = SimpleNamespace(browser=browser)
         mouse(at, "pointermove", 0.99, 0.99)
         tip = "document.getElementById('tip')"
-        assert not look(f"{tip}.hidden") and look(f"{tip}.textContent") == "True z, called z: 0 of 4 images."
+        assert not look(f"{tip}.hidden") and look(f"{tip}.textContent") == "True z, predicted z: 0 of 4 images."
         assert look("document.documentElement.scrollWidth <= innerWidth")
         mouse(at, "pointerleave", 0, 0)
         assert look(f"{tip}.hidden")

@@ -1,4 +1,4 @@
-"""Fonts that have the characters of a picture: matplotlib's own has no Chinese, and draws boxes instead."""
+"""Find fonts that have the characters of a picture: matplotlib's own has no Chinese, and draws boxes instead."""
 
 import unicodedata
 from functools import cache
@@ -18,13 +18,13 @@ PREFERRED = (
     "Noto Sans",
 )
 REGULAR = ("400", "normal", "regular")
-SHOWN = 5  # characters that the warning names
+MAX_NAMED = 5  # characters in the warning
 
 
 def families(text: str) -> list[str]:
-    """Return the font families, to be asked in their order, that have all characters of `text` as far as fonts here do.
+    """Return font families, in order of preference, that together have the characters of `text`.
 
-    Warns, once in a process, of characters that no font has, with the Debian package that brings one.
+    Warn once per process of characters that no font here has, and name the Debian package of one that does.
     """
     return [DEFAULT, *_covering(frozenset(filter(_visible, text)))]
 
@@ -33,7 +33,7 @@ def families(text: str) -> list[str]:
 def _covering(characters: frozenset[str]) -> tuple[str, ...]:
     missing = characters - _characters(_font_manager().findfont(DEFAULT), 0)
     found: list[str] = []
-    for fresh in (False, True):  # matplotlib's list of fonts is older than a font installed since
+    for fresh in (False, True):  # matplotlib's own list lacks fonts that were installed later
         for name, path, index in _fonts(fresh) if missing else ():
             has = missing & _characters(path, index)
             if has:
@@ -46,19 +46,19 @@ def _covering(characters: frozenset[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-_warned: set[str] = set()  # the packages that were named
+_warned: set[str] = set()  # packages that a warning has named
 
 
 def _warn(missing: frozenset[str]) -> None:
     package = min(map(_package, missing))
     if package not in _warned:
         _warned.add(package)
-        shown = "".join(sorted(missing)[:SHOWN]) + ("…" if len(missing) > SHOWN else "")
-        log.warning(f"No font here has {shown}: the pictures show boxes instead. Try: apt-get install {package}")
+        shown = "".join(sorted(missing)[:MAX_NAMED]) + ("…" if len(missing) > MAX_NAMED else "")
+        log.warning(f"No font here has {shown}. The pictures show boxes instead. Try: apt-get install {package}")
 
 
 def _package(character: str) -> str:
-    """Debian's package with a font that has `character`."""
+    """Return the Debian package with a font that has `character`."""
     if unicodedata.category(character) == "So":
         return "fonts-symbola"
     return "fonts-noto-cjk" if unicodedata.east_asian_width(character) in "WF" else "fonts-noto-core"
@@ -72,7 +72,7 @@ def _font_manager() -> Any:
 
 @cache
 def _fonts(fresh: bool) -> list[tuple[str, str, int]]:
-    """(family, file, place in the file) of the fonts here, the likeliest first; with `fresh`, those that matplotlib has not listed."""
+    """Return (family, file, index in the file) of the fonts here, PREFERRED first; with `fresh` those not in matplotlib's list."""
     manager = _font_manager().fontManager
     known = {entry.fname for entry in manager.ttflist}
     if fresh:
@@ -80,7 +80,7 @@ def _fonts(fresh: bool) -> list[tuple[str, str, int]]:
             if path not in known:
                 try:
                     manager.addfont(path)
-                except Exception:  # a damaged font is none
+                except Exception:  # skip a damaged font
                     continue
     entries = [
         entry
@@ -101,13 +101,13 @@ def _fonts(fresh: bool) -> list[tuple[str, str, int]]:
 
 @cache
 def _characters(path: str, index: int) -> frozenset[str]:
-    """All that the font draws."""
+    """Return all characters that the font has."""
     from matplotlib.ft2font import FT2Font
 
     try:
         font = FT2Font(path, face_index=index) if index else FT2Font(path)
         return frozenset(map(chr, font.get_charmap()))
-    except Exception:  # a damaged font is none
+    except Exception:  # skip a damaged font
         return frozenset()
 
 

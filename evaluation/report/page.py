@@ -1,4 +1,4 @@
-"""report.html of an evaluation: one file, no network, for a desk, a phone and the dark."""
+"""Write report.html of an evaluation: one file that loads nothing else, for desktop and phone, light and dark."""
 
 import platform
 import shlex
@@ -19,8 +19,8 @@ from evaluation.report.pictures import Pictures, error_cards, issue_cards
 from utils.files import atomic_write, json_text
 from utils.text import for_page, visible
 
-MAX_PAIRS = 100_000  # confusions in the page, the commonest; confused.csv holds no more
-MAX_CHANGED = 200
+MAX_PAIRS = 100_000  # of classes that were confused, in the page and in confused.csv
+MAX_CHANGED = 200  # rows of the comparison
 TITLES = {
     "top1": "Top-1",
     "top5": "Top-5",
@@ -40,13 +40,12 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 
 @dataclass
 class Extra:
-    """What the page shows beyond the scores; what is empty is left out, or said to be missing.
+    """Hold what the page shows beyond the scores; what is empty is left out, or reported as missing.
 
-    maps: what inference.gradcam_maps found, by image. note: why there are none. near: the images nearest to an error, with their cosines,
-    by image. history: training's scores an epoch.
-    runs: earlier evaluations beside this one (settings and scores). compared: against other predictions.
-    folder: where the page is going to be, by default the folder that it is written to. title: which networks were scored, and
-    `about`: their files and the list, in a few words.
+    maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each error,
+    with their cosines, by image. history: scores of training per epoch. runs: settings and scores of earlier evaluations
+    beside this one. compared: the result of --compare. folder: where the page is going to be, by default the folder to
+    which it is written. title: the networks. about: their files and the list, in a few words.
     """
 
     issues: Issues
@@ -63,7 +62,7 @@ class Extra:
 
 
 def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
-    """Write the page; `scored` is results.Scored, `metrics` what stands in metrics.json."""
+    """Write the page for `scored` (results.Scored) and `metrics` (the content of metrics.json)."""
     import jinja2
 
     predictions, files, classes = scored
@@ -89,7 +88,7 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         title=extra.title,
         about=extra.about,
         made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        numbers=headline(metrics, group_sizes(scored)),
+        numbers=headline_rows(metrics, group_sizes(scored)),
         metrics=metrics,
         extra=extra,
         data=embed(data),
@@ -100,28 +99,26 @@ def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> Non
         cells=" × ".join(map(str, next(iter(extra.maps.values()))[1].shape)) if extra.maps else "",
         runs=extra.runs,
         compared=_compared(scored, extra.compared),
-        made_by=made_by(),
+        provenance=provenance(),
     )
     with atomic_write(path) as file:
         file.write(page.encode("utf-8"))
 
 
-def headline(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:
-    """Return the scores that there are, as text: title, value, low and high of the interval ("" where there is none), and `sizes`."""
+def headline_rows(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:
+    """Return a row of text for each score: title, value, low and high of its interval (or ""), and its group's size."""
     rows = []
     for name, title in TITLES.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]
-            size = (sizes or {}).get(name, "")
-            rows.append(
-                {"name": name, "title": title, "value": texts[0], "low": texts[1], "high": texts[2], "size": size}
-            )
+            row = dict(zip(("value", "low", "high"), texts, strict=True))
+            rows.append({"name": name, "title": title, **row, "size": (sizes or {}).get(name, "")})
     return rows
 
 
 def group_sizes(scored: Any) -> dict[str, str]:
-    """Return how many classes and images head, middle and tail have, as text, by the name of the score."""
+    """Return the number of classes and images in head, middle and tail, as text, by the name of the score."""
     predictions, _, classes = scored
     count = per_class(predictions, classes.count)["count"]
     found = {}
@@ -135,17 +132,17 @@ def _number(name: str, value: float) -> str:
 
 
 def embed(data: Any) -> str:
-    """Return JSON that may stand inside a <script>: a class called "</script>" must not end it. Bytes of a path stay lone surrogates."""
+    """Return JSON for a <script>, which a class called "</script>" does not end. Bytes of a path stay lone surrogates."""
     text = json_text(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
 
-def made_by() -> dict[str, str]:
-    """The command, the folder, and the versions of what ran it."""
+def provenance() -> dict[str, str]:
+    """Return the command, the folder, and the versions of Python and the libraries."""
     import torch
     import torchvision
 
-    # CUDA is set up by the first use of a GPU, and so not by --gpu -1; the current device is that of --gpu
+    # with --gpu -1 CUDA is not initialized; else the current device is that of --gpu
     device = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "CPU"
     return {
         "command": shlex.join(["python", *sys.argv]),
@@ -157,7 +154,7 @@ def made_by() -> dict[str, str]:
 
 
 def _class_columns(scored: Any) -> dict[str, list[Any]]:
-    """The class table, a list a column; a class without validation images has no accuracy."""
+    """Return the class table, one list per column."""
     predictions, _, classes = scored
     counts = per_class(predictions, classes.count)
     named = [visible(classes.name(label)) for label in range(classes.count)]

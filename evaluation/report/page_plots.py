@@ -1,4 +1,4 @@
-"""The drawings of report.html: SVG by matplotlib, without its ids, in the colours of the page, light or dark."""
+"""Draw the plots of report.html: SVG by matplotlib, without its ids, in the light or dark colours of the page."""
 
 import io
 import os
@@ -11,13 +11,13 @@ import numpy as np
 from evaluation.metrics import BINS, Predictions, reliability
 from utils import faults
 
-INK, SOFT = "#010203", "#040506"  # stand for the page's own colours until the drawing is done
+INK, SOFT = "#010203", "#040506"  # placeholders of the page's colours until the plot is drawn
 BLUE, ORANGE = "#4a90d9", "#d9822b"
-SIZES_READ = 3000  # images whose size is looked up; a drawn sample of a larger list
+MAX_SIZES_READ = 3000  # images; of a larger list, a sample is read
 
 
 def reliability_diagram(predictions: Predictions) -> str:
-    """Accuracy against confidence, and how many images each bin holds."""
+    """Draw accuracy against confidence, and the share of the images in each bin."""
     scorable = predictions.scorable
     bins = reliability(
         predictions.probability[scorable, 0], predictions.top[scorable, 0] == predictions.label[scorable]
@@ -36,7 +36,7 @@ def reliability_diagram(predictions: Predictions) -> str:
 
 
 def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
-    """A bar for each (name, accuracy, images)."""
+    """Draw a bar for each (name, accuracy, images)."""
     figure, (axis,) = _figure(4.6, 3.2)
     axis.bar(range(len(groups)), [accuracy for _, accuracy, _ in groups], color=BLUE)
     for place, (_, accuracy, count) in enumerate(groups):
@@ -51,7 +51,7 @@ def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
 
 
 def training_curves(history: list[dict[str, Any]]) -> str:
-    """Losses and scores over the epochs; "" where there are none."""
+    """Draw losses and scores over the epochs; return "" if there are none."""
     figure, axes = _figure(9, 2.9, columns=2)
     drawn = False
     for axis, names in zip(axes, (("train_loss", "val_loss"), ("val_top1", "val_mean_class_accuracy")), strict=True):
@@ -70,7 +70,7 @@ def training_curves(history: list[dict[str, Any]]) -> str:
 
 
 def by_train_count(predictions: Predictions, images: list[int] | None) -> list[tuple[str, float, int]]:
-    """Accuracy of the images by how many training images their class has: (range, accuracy, images) each."""
+    """Return (range, accuracy, images) of groups of images, by the number of training images of their class."""
     if not images:
         return []
     scorable = predictions.scorable
@@ -79,26 +79,26 @@ def by_train_count(predictions: Predictions, images: list[int] | None) -> list[t
 
 
 def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
-    """Accuracy by the geometric mean of an image's sides, in pixels; and of how many images the size was read."""
+    """Return (range, accuracy, images) of groups by the geometric mean of the sides, in pixels, and how many sizes were read."""
     import PIL.Image
 
     rows = np.flatnonzero(predictions.scorable)
-    if len(rows) > SIZES_READ:
-        rows = np.sort(np.random.default_rng([seed, 7]).choice(rows, SIZES_READ, replace=False))
+    if len(rows) > MAX_SIZES_READ:
+        rows = np.sort(np.random.default_rng([seed, 7]).choice(rows, MAX_SIZES_READ, replace=False))
     sides = np.full(len(rows), np.nan)
     for place, row in enumerate(rows.tolist()):
         path = files.path(int(predictions.index[row]))
         try:
             sides[place] = faults.with_retries(partial(_side, path), path)
         except (OSError, ValueError, PIL.Image.DecompressionBombError):
-            continue  # the evaluation has already said which images cannot be read
+            continue  # the evaluation has already named the unreadable images
     known = np.isfinite(sides)
     hit = predictions.top[rows, 0] == predictions.label[rows]
     return _grouped(np.round(sides[known]), hit[known]), int(known.sum())
 
 
 def _side(path: str) -> float:
-    """The geometric mean of an image's sides, in pixels."""
+    """Return the geometric mean of an image's sides, in pixels."""
     import PIL.Image
 
     with PIL.Image.open(path) as image:
@@ -106,7 +106,7 @@ def _side(path: str) -> float:
 
 
 def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]]:
-    """Up to six groups of about equal numbers."""
+    """Return up to six groups of about equal size."""
     if not len(values):
         return []
     edges = np.unique(np.quantile(values, np.linspace(0, 1, 7)[1:], method="inverted_cdf"))
@@ -140,7 +140,7 @@ def _figure(
 
 
 def _svg(figure: Any, name: str) -> str:
-    """The figure as an <svg> element; its text stays text, for the page's font."""
+    """Return the figure as an <svg> element; its text stays text, in the font of the page."""
     from matplotlib import rc_context
 
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""The pictures of report.html: errors with where the network looked and what it may have mixed them up with; likely label errors."""
+"""Make the pictures of report.html: errors with Grad-CAM maps and similar images, and likely label errors."""
 
 import base64
 from dataclasses import dataclass, field
@@ -13,36 +13,35 @@ from evaluation.metrics import Predictions
 from utils.logger import progress
 from utils.text import visible
 
-SIDE, NEIGHBOUR_SIDE = 160, 72  # of a picture and of a neighbour, in pixels
+SIDE, NEIGHBOUR_SIDE = 160, 72  # pixels
 MAX_ERRORS, MAX_ISSUES, NEIGHBOURS = 48, 60, 4
-MAX_PICTURE_BYTES = 12_000_000  # of all pictures together, as base64; the page stays below 20 MB
-NAMED_CLASSES = 5  # classes named for an error
+MAX_PICTURE_BYTES = 12_000_000  # of all pictures as base64; the page stays below 20 MB
+NAMED_CLASSES = 5  # per error
 
 
 @dataclass
 class Pictures:
-    """Makes data URLs of small JPEGs, until MAX_PICTURE_BYTES are spent; "" for what cannot be read or has no more room."""
+    """Make data URLs of small JPEGs, up to MAX_PICTURE_BYTES; beyond these, or for an unreadable image, ""."""
 
     files: Any
     spent: int = 0
     made: dict[tuple[int, int], str] = field(default_factory=dict)
 
     def picture(self, index: int, side: int = SIDE) -> str:
-        """Image `index` of the list, at most `side` pixels."""
+        """Return the data URL of image `index` of the list, at most `side` pixels."""
         if (index, side) not in self.made:
             image = self.files.thumbnail(index, side)
             self.made[index, side] = "" if image is None else self._url(image)
         return self.made[index, side]
 
-    def overlay(self, seen: tuple[NDArray[np.uint8], NDArray[np.float32]] | None) -> str:
-        """What the network was shown, uint8 RGB (S, S, 3), under its Grad-CAM map, float32 (h, w) in 0..1."""
-        if seen is None:
+    def overlay(self, shown: tuple[NDArray[np.uint8], NDArray[np.float32]] | None) -> str:
+        """Return the data URL of a network input, uint8 RGB (S, S, 3), under its Grad-CAM map, float32 (h, w) from 0 to 1."""
+        if shown is None:
             return ""
-        image = cv2.resize(
-            seen[0], (SIDE, SIDE), interpolation=cv2.INTER_AREA if len(seen[0]) > SIDE else cv2.INTER_LINEAR
-        )
-        wide = np.clip(cv2.resize(seen[1], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)
-        colour = cv2.cvtColor(cv2.applyColorMap((wide * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+        method = cv2.INTER_AREA if len(shown[0]) > SIDE else cv2.INTER_LINEAR
+        image = cv2.resize(shown[0], (SIDE, SIDE), interpolation=method)
+        heat = np.clip(cv2.resize(shown[1], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)
+        colour = cv2.cvtColor(cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
 
     def _url(self, image: NDArray[Any]) -> str:
@@ -54,20 +53,21 @@ class Pictures:
         return f"data:image/jpeg;base64,{text}"
 
 
-def most_confident_errors(predictions: Predictions, most: int = MAX_ERRORS) -> NDArray[np.int64]:
-    """Rows of the wrong predictions, the surest first, int64, at most `most`."""
+def most_confident_errors(predictions: Predictions, max_rows: int = MAX_ERRORS) -> NDArray[np.int64]:
+    """Return the rows of the wrong predictions, the most confident first, int64 (M,), M at most `max_rows`."""
     rows = np.flatnonzero(predictions.scorable & (predictions.top[:, 0] != predictions.label))
-    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:most]
+    return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:max_rows]
 
 
 def error_cards(
     scored: Any, pictures: Pictures, maps: dict[int, Any], near: dict[int, list[tuple[int, float]]]
 ) -> list[dict[str, Any]]:
-    """What the gallery shows, the surest error first: pictures, the classes named, and neighbours.
+    """Return what the gallery shows, the most confident error first: pictures, the likeliest classes, and neighbours.
 
-    maps: what `inference.gradcam_maps` found, by image.
-    Neighbours are those of `near`, {image: [(image, cosine)]}; without it, the images of the predicted class that were
-    rightly and most surely called so.
+    Args:
+        maps: the result of `inference.gradcam_maps`, by image.
+        near: {image: [(image, cosine)]}, the neighbours. Without it, correct and confident images of the predicted class
+            are shown.
     """
     predictions, files, classes = scored
     rows = most_confident_errors(predictions)
@@ -100,22 +100,19 @@ def error_cards(
 
 
 def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | None]]) -> list[list[Any]]:
-    """(picture, class, cosine) of each neighbour whose picture there is."""
+    """Return [picture, class, cosine] of each neighbour that has a picture."""
     predictions, _, classes = scored
     rows = np.searchsorted(predictions.index, [other for other, _ in near])
-    found = [
-        [
-            pictures.picture(other, NEIGHBOUR_SIDE),
-            visible(classes.name(int(predictions.label[row]))),
-            cosine and round(cosine, 2),
-        ]
-        for row, (other, cosine) in zip(rows.tolist(), near, strict=True)
-    ]
-    return [one for one in found if one[0]]
+    found: list[list[Any]] = []
+    for row, (other, cosine) in zip(rows.tolist(), near, strict=True):
+        picture = pictures.picture(other, NEIGHBOUR_SIDE)
+        if picture:
+            found.append([picture, visible(classes.name(int(predictions.label[row]))), cosine and round(cosine, 2)])
+    return found
 
 
 def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
-    """Return what the page asks about labels, the likeliest error first; numbers are the list's own, which clean.py edits."""
+    """Return the cards of likely label errors, the likeliest first; labels are the numbers of the list file, as clean.py uses."""
     predictions, files, classes = scored
     cards = []
     for row, quality, other in zip(*(column[:MAX_ISSUES].tolist() for column in issues[:3]), strict=True):
@@ -139,14 +136,14 @@ def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[st
 
 
 def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, list[int]]:
-    """Places of the surest right images of each wanted class."""
+    """Return list positions of the most confident correct images of each class in `wanted`."""
     right = np.flatnonzero(
         predictions.scorable & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted)
     )
     right = right[np.argsort(-predictions.probability[right, 0], kind="stable")]
     found: dict[int, list[int]] = {}
     for row in right.tolist():
-        mine = found.setdefault(int(predictions.label[row]), [])
-        if len(mine) < NEIGHBOURS:
-            mine.append(int(predictions.index[row]))
+        examples = found.setdefault(int(predictions.label[row]), [])
+        if len(examples) < NEIGHBOURS:
+            examples.append(int(predictions.index[row]))
     return found

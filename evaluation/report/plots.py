@@ -1,4 +1,4 @@
-"""PNG pictures, by matplotlib; drawn without a display."""
+"""Draw PNG pictures with matplotlib, without a display."""
 
 import math
 import os
@@ -16,20 +16,20 @@ from utils.files import atomic_write
 from utils.names import shorten_all
 from utils.text import visible
 
-MATRIX_CLASSES = 40  # of more classes, the worst pairs are drawn instead of the matrix
-WORST_PAIRS = 30
-LABEL_POINTS = 190.0  # the longest class name beside a matrix or a bar
-LABEL_SIZE, CAPTION_SIZE = 9.0, 8.0  # points, of letters
-CELL, WIDE_CELL = 1.7, 2.3  # inches, of an image in a sheet; with a sentence above it
+MAX_MATRIX_CLASSES = 40  # with more, the most frequent confusions are drawn instead
+MAX_PAIRS = 30
+MAX_LABEL_POINTS = 190.0  # of a class name beside a matrix or a bar
+LABEL_SIZE, CAPTION_SIZE = 9.0, 8.0  # points
+CELL, WIDE_CELL = 1.7, 2.3  # inches; of an image in a sheet, and of one with a long caption
 GAP = 8.0  # points, between captions side by side
 DPI = 110
 MIN_WIDTH = 5.0  # inches, of a sheet with a title
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
-LOG_RATIO = 20.0  # of the largest to the smallest value, from which an axis is logarithmic
+MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a logarithmic axis
 
 
 def curves(path: Path, history: list[dict[str, Any]]) -> None:
-    """Loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
+    """Draw loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
     figure, axes = _figure(13, 7, 3, 2)
     panels = (
         ("loss", ("train_loss", "val_loss")),
@@ -59,11 +59,11 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
         axis.set_xlabel("epoch")
         if axis.lines:
             axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # an epoch has no half
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # epochs are whole numbers
         if len(axis.lines) > 1:
             _legend_below(axis, 2)
     norms = [row["grad_norm"] for row in history if row.get("grad_norm", 0) > 0]
-    if norms and max(norms) > LOG_RATIO * min(norms):
+    if norms and max(norms) > MIN_LOG_RATIO * min(norms):
         axes[3].set_yscale("log")
     axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
     axes[5].set_ylim(0, 1)
@@ -75,18 +75,18 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def confusion(path: Path, scored: Any) -> None:
-    """Draw the confusion matrix, in per cent of each true class, or the most frequent confusions where there are many classes."""
+    """Draw the confusion matrix in per cent of each true class, or, with many classes, the most frequent confusions."""
     predictions, _, classes = scored
     scorable = predictions.readable & (predictions.label >= 0)
     label, first = predictions.label[scorable], predictions.top[scorable][:, 0]
-    if classes.count <= MATRIX_CLASSES and len(label):
+    if classes.count <= MAX_MATRIX_CLASSES and len(label):
         _matrix(path, label, first, classes)
     else:
         _pairs(path, label, first, classes)
 
 
 def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
-    """Rows: the classes that have images. Columns: those, and what was predicted besides."""
+    """Draw rows for the classes that have images, and columns for those and the other predicted classes."""
     rows, row = np.unique(label, return_inverse=True)
     columns = np.union1d(rows, first)
     column = np.searchsorted(columns, first)
@@ -99,7 +99,7 @@ def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> N
     strength = np.where(share > 0, 0.12 + 0.88 * share, 0)[..., None]
     figure, (axis,) = _figure(max(6.5, 5 + 0.42 * len(columns)), 3.5 + 0.42 * len(rows), 1)
     axis.imshow((255 + (ink - 255) * strength).astype(np.uint8))
-    names = class_names(classes, columns, LABEL_POINTS, LABEL_SIZE)
+    names = class_names(classes, columns, MAX_LABEL_POINTS, LABEL_SIZE)
     axis.set_xticks(
         range(len(columns)),
         [names[k] for k in columns.tolist()],
@@ -130,18 +130,18 @@ def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> N
             color="white" if share[y, x] > 0.5 else "black",
         )
     without = classes.count - len(rows)
-    left_out = f"\n{without} of {classes.count} classes have no image here, and no row" if without else ""
-    figure.suptitle(f"Per cent of each true class's images; blue: right, red: wrong{left_out}", fontsize=11)
+    left_out = f"\n{without} of {classes.count} classes have no image and no row" if without else ""
+    figure.suptitle(f"Per cent of the images of each true class; blue: correct, red: wrong{left_out}", fontsize=11)
     _save(figure, path)
 
 
 def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
     wrong = label != first
     pairs, counts = np.unique(np.stack([label[wrong], first[wrong]]), axis=1, return_counts=True)
-    worst = np.argsort(-counts, kind="stable")[:WORST_PAIRS][::-1]
+    worst = np.argsort(-counts, kind="stable")[:MAX_PAIRS][::-1]
     images = np.bincount(label, minlength=classes.count)
     figure, (axis,) = _figure(9, 1.5 + 0.28 * max(1, len(worst)), 1)
-    names = class_names(classes, np.unique(pairs[:, worst]), LABEL_POINTS, LABEL_SIZE)
+    names = class_names(classes, np.unique(pairs[:, worst]), MAX_LABEL_POINTS, LABEL_SIZE)
     texts = [f"{names[true]} → {names[called]}" for true, called in pairs[:, worst].T.tolist()]
     drawn = axis.barh(
         range(len(worst)), counts[worst], color=np.array(WRONG) / 255
@@ -155,39 +155,37 @@ def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> No
     axis.set_yticks(range(len(worst)), texts, fontsize=LABEL_SIZE)
     axis.margins(x=0.12, y=0.01)
     axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    nothing = "none, all were right" if len(label) else "none, no image could be scored"
+    nothing = "none, all are correct" if len(label) else "none, no image could be scored"
     axis.set_title("Most frequent confusions: true → predicted" if len(worst) else f"Confusions: {nothing}")
-    axis.set_xlabel("images, of those of the true class")
+    axis.set_xlabel("images of the true class")
     _save(figure, path)
 
 
 def errors(path: Path, scored: Any, count: int = 24) -> None:
-    """Draw the wrong predictions that the network was surest of: often wrong labels."""
+    """Draw the most confident errors of the network; often these are wrong labels."""
     predictions, files, classes = scored
     chosen = most_confident_errors(predictions, count)
     label, first = predictions.label[chosen].tolist(), predictions.top[chosen, 0].tolist()
-    names = class_names(
-        classes, np.unique(label + first), 72 * WIDE_CELL - GAP - _width("called ", CAPTION_SIZE), CAPTION_SIZE
-    )
-    sure = (100 * predictions.probability[chosen, 0]).tolist()
-    captions = [
-        f"true {names[a]}\ncalled {names[b]}\n{p:.0f} % sure" for a, b, p in zip(label, first, sure, strict=True)
-    ]
+    room = 72 * WIDE_CELL - GAP - _width("predicted ", CAPTION_SIZE)
+    names = class_names(classes, np.unique(label + first), room, CAPTION_SIZE)
+    percent = (100 * predictions.probability[chosen, 0]).tolist()
+    rows = zip(label, first, percent, strict=True)
+    captions = [f"true {names[a]}\npredicted {names[b]}\n{p:.0f} % confident" for a, b, p in rows]
     images = [files.thumbnail(int(index), SIDE) for index in predictions.index[chosen]]
-    gallery(path, images, captions, "The errors that the network was surest of", columns=6, cell=WIDE_CELL)
+    gallery(path, images, captions, "The most confident errors", columns=6, cell=WIDE_CELL)
 
 
 def gallery(
     path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8, cell: float = CELL
 ) -> None:
-    """Draw a sheet of uint8 RGB images, each in a cell of `cell` inches under its caption; None is an image that cannot be read."""
+    """Draw a sheet of images (uint8 RGB, or None if unreadable), each under its caption in a cell of `cell` inches."""
     columns = max(1, min(columns, len(images)))
     rows = max(1, math.ceil(len(images) / columns))
     lines = max((caption.count("\n") for caption in captions), default=0)
     figure, axes = _figure(max(MIN_WIDTH, cell * columns), (cell + 0.25 + 0.14 * lines) * rows + 0.5, columns, rows)
     for axis in axes:
         axis.set_axis_off()
-        axis.set_anchor("N")  # captions of one row stand at one height
+        axis.set_anchor("N")  # the captions of a row are at the same height
     for axis, image, caption in zip(axes, images, captions, strict=False):
         _show(axis, image, caption)
     figure.suptitle(title if images else f"{title}: none")
@@ -195,7 +193,7 @@ def gallery(
 
 
 def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> None:
-    """A panel each, with its own scale: a horizontal bar for each name, the median, with whiskers from the lowest value to the highest."""
+    """Draw panels of horizontal bars: the median of each name's values, with whiskers from the lowest to the highest."""
     rows = max(len(values) for values in panels.values())
     figure, axes = _figure(10, 0.6 + len(panels) * (0.6 + 0.34 * rows), 1, len(panels))
     for axis, (heading, values) in zip(axes, panels.items(), strict=True):
@@ -214,11 +212,11 @@ def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> N
 
 
 def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, title: str) -> None:
-    """The loss over the learning rate of tools.lr_find.
+    """Draw the loss over the learning rate for tools.lr_find.
 
     Args:
-        columns: rate, loss and smoothed, each (N,).
-        best: the rate to mark, if any.
+        columns: rate, loss and smoothed, (N,) each.
+        best: the learning rate to mark, if any.
     """
     figure, (axis,) = _figure(8, 4.5, 1)
     rate, mean = columns["rate"], columns["smoothed"]
@@ -240,7 +238,7 @@ def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, t
 
 
 def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dict[str, dict[str, Any]]) -> None:
-    """The top-1 of a sweep's trials: in their order with the best so far, and against each setting.
+    """Draw the top-1 of a sweep's trials: in order with the best so far, and against each setting.
 
     Args:
         done: (number, top1, settings) of the complete trials. space: of tools.sweep_space.
@@ -267,7 +265,7 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
 
 
 def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
-    """Draw `y` over `x` as a line with points; names of the axes; an upright line at `mark`, as trained."""
+    """Draw `y` over `x` as a line with points, with the `names` of the axes and a vertical line at `mark`, as trained."""
     figure, (axis,) = _figure(7, 4.3, 1)
     axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1, label=f"as trained: {mark}")
     axis.plot(x, y, marker="o")
@@ -278,7 +276,7 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
 
 
 def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
-    """A sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, framed green, red, or not)."""
+    """Draw a sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, green frame, red frame, or none)."""
     columns = max(len(row) for row in rows)
     figure, axes = _figure(max(MIN_WIDTH, CELL * columns), (CELL + 0.4) * len(rows) + 0.5, columns, len(rows))
     for axis in axes:
@@ -287,7 +285,7 @@ def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -
         axis.spines[:].set_visible(False)
         axis.set_anchor("N")
     framed = any(agrees is not None for row in rows for _, _, agrees in row)
-    figure.suptitle("Each query and its nearest images, by cosine" + "; green: of its class, red: of another" * framed)
+    figure.suptitle("Each query and its nearest images, by cosine" + "; green: the same class, red: another" * framed)
     for line, row in enumerate(rows):
         for axis, (image, caption, agrees) in zip(axes[line * columns :], row, strict=False):
             _show(axis, image, caption)
@@ -299,19 +297,19 @@ def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -
 def class_names(
     classes: Any, labels: Any, points: float = 72 * CELL - GAP, size: float = CAPTION_SIZE
 ) -> dict[int, str]:
-    """Return the names of the classes `labels` (a sequence), none wider than `points` in letters of `size` points, no two alike."""
+    """Return unique names of the classes `labels` (a sequence), none wider than `points` in a font of `size` points."""
     names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
     family = fonts.families("".join(names.values()))
     return shorten_all(names, points, lambda text: _width(text, size, family))
 
 
 def _legend_below(axis: Any, columns: int) -> None:
-    """Put the legend where it covers no line."""
+    """Put the legend below the axis, where it covers no line."""
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
 
 
 def _width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:
-    """The width of `text` in points, as it is drawn."""
+    """Return the width of `text` in points, as drawn."""
     from matplotlib.font_manager import FontProperties
 
     with warnings.catch_warnings():
@@ -330,7 +328,7 @@ def _renderer() -> Any:
 
 
 def _show(axis: Any, image: Any, caption: str) -> None:
-    """Draw `image`, uint8 RGB, under its caption; None is marked as unreadable."""
+    """Draw `image`, uint8 RGB, under its caption; mark None as unreadable."""
     if image is not None:
         axis.imshow(image)
     else:
@@ -347,7 +345,7 @@ def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[A
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write the PNG, each text in fonts that have its characters. "$5 to $9" is no formula; only the ticks of a log axis are."""
+    """Write the PNG with fonts that have the characters of each text. Only ticks of a log axis are formulas, not "$5 to $9"."""
     from matplotlib.text import Text
 
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
@@ -357,5 +355,5 @@ def _save(figure: Any, path: Path) -> None:
             text.set_parse_math(False)
             text.set_fontfamily(fonts.families(text.get_text()))
     with atomic_write(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # `fonts` has warned, with what helps
+        warnings.filterwarnings("ignore", "Glyph")  # `fonts` has warned already
         figure.savefig(file, format="png")

@@ -27,7 +27,7 @@
   const matches = (text, words) => words.every((word) => text.includes(word));
   const wordsOf = (input) => input.value.toLowerCase().split(/\s+/).filter(Boolean);
 
-  /* As utils/text.py: what a path hides, and bytes that are not UTF-8 (lone surrogates), can be seen. */
+  /* As utils/text.py: make visible what a path hides, and bytes that are not UTF-8 (lone surrogates). */
   const hidden = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|\p{Surrogate}/gu;
   const hex = (code, length) => code.toString(16).padStart(length, "0");
   const byteOf = (letter) => (letter >= "\udc80" && letter <= "\udcff" ? letter.charCodeAt(0) - 0xdc00 : -1);
@@ -35,7 +35,7 @@
     const code = byteOf(letter) >= 0 ? byteOf(letter) : letter.charCodeAt(0);
     return code === 13 ? "\\r" : code < 256 ? `\\x${hex(code, 2)}` : `\\u${hex(code, 4)}`;
   });
-  /* As utils/names.py: cut in the middle, and of those that would look alike, with the number before. Pixels, in the font that `pen` has. */
+  /* As utils/names.py: shorten names in the middle; equal results get their class number in front. Pixels, in the font of `pen`. */
   function shorten(text, room) {
     if (measure(text) <= room) return text;
     const letters = Array.from(new Intl.Segmenter().segment(text), (one) => one.segment);
@@ -59,7 +59,7 @@
     return found;
   }
 
-  /* A pager: `show(first)` draws the page that begins at item `first`. */
+  /* A pager; `show(first, end)` draws the items of its current page. */
   function pager(box, size, show) {
     let at = 0;
     let count = 0;
@@ -126,7 +126,7 @@
     const isAccuracy = columns[order.column][0] === "accuracy";
     shown.sort((a, b) => {
       const [x, y] = [get(a), get(b)];
-      if (isAccuracy && (x < 0) !== (y < 0)) return x < 0 ? 1 : -1; // without images: last, either way
+      if (isAccuracy && (x < 0) !== (y < 0)) return x < 0 ? 1 : -1; // classes without images come last in both orders
       return sign * (textual ? collate(x, y) : x - y) || a - b;
     });
     $("class-count").textContent = `${shown.length.toLocaleString("en")} of ${total.toLocaleString("en")}`;
@@ -172,7 +172,7 @@
       rows.push(row);
     }
     $("pairs").tBodies[0].replaceChildren(...rows);
-    $("pair-count").textContent = found > 50 ? `the worst 50 of ${found.toLocaleString("en")} pairs` : `${found} pairs`;
+    $("pair-count").textContent = found > 50 ? `50 most frequent of ${found.toLocaleString("en")} pairs` : `${found} pairs`;
   }
   $("pair-search").addEventListener("input", () => {
     pairs();
@@ -184,9 +184,9 @@
 
   /* ------------------------------------------------------------------ confusion: matrix */
   const canvas = $("matrix");
-  const readable = 9; // pixels: names beside smaller cells would run into each other
+  const readable = 9; // pixels; names of smaller cells would overlap
   let view = { x: 0, y: 0, span: total };
-  let place = { margin: 0, cell: 1 }; // of what is drawn, in pixels
+  let place = { margin: 0, cell: 1 }; // of the drawing, in pixels
   let pointed = null; // the cell under the pointer
   const cells = new Map();
   truth.forEach((y, i) => cells.set(y * total + called[i], often[i]));
@@ -194,16 +194,16 @@
     const first = Math.max(0, Math.floor(low));
     return Array.from({ length: Math.max(0, Math.min(total, Math.ceil(low + view.span)) - first) }, (_, k) => first + k);
   }
-  /* The names of the classes in view, and the room that they take; none where the cells would be too small. */
+  /* Return the names of the classes in view and the margin that they need, or null if the cells would be too small. */
   function names(side) {
-    const most = side * 0.34;
-    if ((side - most) / view.span < readable) return null;
-    pen.font = font(Math.max(9, Math.min(12, ((side - most) / view.span) * 0.9)));
+    const maxMargin = side * 0.34;
+    if ((side - maxMargin) / view.span < readable) return null;
+    pen.font = font(Math.max(9, Math.min(12, ((side - maxMargin) / view.span) * 0.9)));
     const down = inView(view.y);
     const across = inView(view.x);
-    const found = shortenAll([...new Set([...down, ...across])], most - 10);
+    const found = shortenAll([...new Set([...down, ...across])], maxMargin - 10);
     const widest = (labels) => Math.max(0, ...labels.map((k) => measure(found.get(k)))) + 10;
-    const margin = Math.min(most, Math.max(widest(down), widest(across)));
+    const margin = Math.min(maxMargin, Math.max(widest(down), widest(across)));
     return { found, down, across, margin, font: pen.font };
   }
   function draw() {
@@ -221,7 +221,7 @@
     const cell = (side - margin) / view.span;
     const heat = colour("--heat");
     const wrong = colour("--wrong");
-    const least = Math.max(1.5, cell);
+    const minSide = Math.max(1.5, cell);
     const count = (n) => (n < 10000 ? String(n) : `${Math.round(n / 1000)}k`);
     place = { margin, cell };
     pen.clearRect(0, 0, side, side);
@@ -233,7 +233,7 @@
     const dot = (y, x, images, tint) => {
       const share = Math.min(1, images / Math.max(1, classes.count[y]));
       pen.fillStyle = `rgba(${tint}, ${0.12 + 0.88 * share})`;
-      pen.fillRect(margin + (x - view.x) * cell, margin + (y - view.y) * cell, least, least);
+      pen.fillRect(margin + (x - view.x) * cell, margin + (y - view.y) * cell, minSide, minSide);
       pen.font = font(Math.min(13, cell / 2.2));
       if (cell > 17 && measure(count(images)) < cell - 2) {
         pen.fillStyle = share > 0.5 ? colour("--card") : colour("--ink");
@@ -307,13 +307,13 @@
     }[event.key];
     if (act && !event.ctrlKey && !event.metaKey) { act(); event.preventDefault(); }
   });
-  /* Where an event is on the canvas, in its pixels. */
+  /* Return the position of an event on the canvas, in pixels. */
   const at = (event) => {
     const box = canvas.getBoundingClientRect();
     return { left: event.clientX - box.left - canvas.clientLeft, top: event.clientY - box.top - canvas.clientTop };
   };
   canvas.addEventListener("wheel", (event) => {
-    if (document.activeElement !== canvas) return; // the page scrolls, until the matrix was clicked
+    if (document.activeElement !== canvas) return; // without the focus, the wheel scrolls the page
     const { left, top } = at(event);
     const share = (v) => Math.max(0, v - place.margin) / (canvas.clientWidth - place.margin);
     zoom(event.deltaY > 0 ? 1.25 : 0.8, share(left), share(top));
@@ -338,7 +338,7 @@
     draw();
   });
   canvas.addEventListener("pointerleave", () => point({ left: -1, top: -1 }));
-  /* Names what is at (left, top) of the canvas, below it and beside the pointer. */
+  /* Describe the cell at (left, top) of the canvas, below the canvas and beside the pointer. */
   function point({ left, top }) {
     const x = Math.floor(view.x + (left - place.margin) / place.cell);
     const y = Math.floor(view.y + (top - place.margin) / place.cell);
@@ -350,7 +350,7 @@
     if (place.cell >= readable && (before && `${before.x},${before.y}`) !== (pointed && `${x},${y}`)) draw();
     if (!there) return;
     const count = x === y ? classes.correct[x] : cells.get(y * total + x) || 0;
-    const text = `True ${name(y)}, called ${name(x)}: ${count} of ${classes.count[y]} images.`;
+    const text = `True ${name(y)}, predicted ${name(x)}: ${count} of ${classes.count[y]} images.`;
     $("cell").textContent = text;
     tip.textContent = text;
     const right = left > canvas.clientWidth / 2;
@@ -374,7 +374,7 @@
     const pair = make("div", undefined, "pair");
     pair.append(frame(card.picture, `of class ${card.label}`), frame(card.cam, "Grad-CAM"));
     const said = make("div");
-    said.append(make("strong", card.label), " called ", make("strong", card.called, "error"));
+    said.append(make("strong", card.label), " predicted as ", make("strong", card.called, "error"));
     const top = make("div", undefined, "top");
     for (const [label, p] of card.top) top.append(make("span", label, label === card.label ? "good" : ""), make("span", percent(p), "number"));
     if (!card.top.some(([label]) => label === card.label)) top.append(make("span", `${card.label} (true)`, "good"), make("span", percent(card.true), "number"));
@@ -384,7 +384,7 @@
       for (const [url, label, cosine] of card.near) {
         const one = make("figure");
         const words = cosine === null ? label : `${label} ${cosine.toFixed(2)}`;
-        one.append(image(url, cosine === null ? `a right ${label}` : `a neighbour of class ${label}`));
+        one.append(image(url, cosine === null ? `a correct image of class ${label}` : `a neighbour of class ${label}`));
         one.append(make("figcaption", words, label === card.label ? "good" : label === card.called ? "error" : ""));
         near.append(one);
       }
@@ -437,7 +437,7 @@
     select.setAttribute("aria-label", "new label");
     pen.font = font(14.4);
     const titles = new Map(card.choices);
-    const short = shortenAll([...titles.keys()], 240, (k) => titles.get(k)); // a browser cuts at the end, where names differ
+    const short = shortenAll([...titles.keys()], 240, (k) => titles.get(k)); // a browser would cut off the end, in which names differ
     for (const [value, title] of card.choices) {
       const option = new Option(`to ${short.get(value)}`, value, false, value === marks[k].to);
       option.title = title;
@@ -463,7 +463,7 @@
     });
     const text = rows.map((row) => row.map(quoted).join(",")).join("\n") + "\n";
     const link = document.createElement("a");
-    // a path's bytes that are not UTF-8 go out as they came in
+    // bytes of a path that are not UTF-8 are written unchanged
     const parts = Array.from(text, (letter) => (byteOf(letter) >= 0 ? new Uint8Array([byteOf(letter)]) : letter));
     link.href = URL.createObjectURL(new Blob(parts, { type: "text/csv" }));
     link.download = "label_decisions.csv";
