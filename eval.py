@@ -6,8 +6,8 @@
     python eval.py --load a.pt --calibrate --compare results/old/20/predictions.csv
 
 Writes results/<tag>/<epoch>/, for a checkpoint of another tag results/<tag>/<its tag>_<epoch>_<views>/: report.html,
-metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv, pictures; probs.npz with --save_probs, changed.csv
-with --compare. --calibrate also rewrites the checkpoint, to add the temperature.
+metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv, pictures; probs.npz with --save_probs,
+changed.csv with --compare. --calibrate also rewrites the checkpoint, to add the temperature.
 """
 
 import argparse
@@ -80,7 +80,8 @@ def main(opt: argparse.Namespace) -> None:
 def evaluate(
     predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None
 ) -> dict[str, Any]:
-    """Return the scores of evaluation.metrics.score over a loader of EvalBatch: what train.py prints and main() reproduces.
+    """Return the scores of evaluation.metrics.score over a loader of EvalBatch: what train.py prints and main()
+    reproduces.
 
     `see` is called with the predictions.
     """

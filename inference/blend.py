@@ -1,4 +1,4 @@
-"""Several members' probabilities made one: the ways to blend, and weights that are fitted to a validation list."""
+"""Blends the probabilities of several members: the functions of --blend, and weights fitted to a validation list."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.metrics import MIN_PROBABILITY
 from utils.errors import UserError
 
-TINY = float(np.finfo(np.float32).tiny)
-ROUNDS = 50  # of greedy selection
+GREEDY_ROUNDS = 50
 FOLDS = 5  # of the cross-fit
 
 
-# ------------------------------------------------------------------------------------------------ ways to blend
+# ------------------------------------------------------------------------------------------------ functions that blend
 
 
 def _mean(each: Tensor, weights: Tensor) -> Tensor:
@@ -24,18 +24,18 @@ def _mean(each: Tensor, weights: Tensor) -> Tensor:
 
 
 def _geometric(each: Tensor, weights: Tensor) -> Tensor:
-    """softmax of the mean log p. A softmax forgets what a row has in common, so it is the softmax of the mean logits too."""
-    return (each.clamp_min(TINY).log() * weights).sum(dim=0).softmax(dim=1)
+    """Return the softmax of the mean log p. It ignores what a row has in common, so it equals that of the mean logits."""
+    return (each.clamp_min(MIN_PROBABILITY).log() * weights).sum(dim=0).softmax(dim=1)
 
 
 def _rank(each: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of 1 / rank of a class within its row, made to sum to 1: an order, not a probability."""
+    """Return the weighted mean of 1 / rank of a class within its row, scaled to sum to 1: an order, no probability."""
     rank = each.argsort(dim=2, descending=True).argsort(dim=2) + 1
     score = (weights / rank).sum(dim=0)
     return score / score.sum(dim=1, keepdim=True)
 
 
-WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+BLENDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": _mean,
     "logits": _geometric,
     "geometric": _geometric,
@@ -45,9 +45,9 @@ WAYS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def combine(each: Tensor, weights: Tensor, way: str) -> Tensor:
-    """float32 (M, B, C) probabilities of M members, and weights (M,) that sum to 1 -> (B, C), rows summing to 1."""
-    return WAYS[way](each, weights[:, None, None])
+def combine(each: Tensor, weights: Tensor, blend: str) -> Tensor:
+    """Blend the probabilities of M members, float32 (M, B, C), into (B, C), rows summing to 1. `weights` (M,) sum to 1."""
+    return BLENDERS[blend](each, weights[:, None, None])
 
 
 # ------------------------------------------------------------------------------------------------ fitted weights
@@ -55,48 +55,50 @@ def combine(each: Tensor, weights: Tensor, way: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a fit needs of N labelled images: the members' likeliest classes, so that 50,030 classes are as cheap as 100.
+    """What a fit needs of N labelled images: the members' most likely classes, so that 50,030 classes cost as much as
+    100.
 
-    probability: float32 (M, N, K), of K candidates a row (all members' five likeliest, and the true class). right:
-    bool (N, K), the one place of the true class; a class that two members name stands twice, its second copy at -1.
+    probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
+    is_target: bool (N, K), True in the one column of the true class. If two members name a class, its second column is
+        -1.
     """
 
     probability: NDArray[np.float32]
-    right: NDArray[np.bool_]
+    is_target: NDArray[np.bool_]
 
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
-        """Those of the images that `keep` (bool, (N,)) marks."""
-        return Candidates(self.probability[:, keep], self.right[keep])
+        """Return the candidates of the images that `keep`, bool (N,), selects."""
+        return Candidates(self.probability[:, keep], self.is_target[keep])
 
 
 def top1(data: Candidates, weights: NDArray[np.float64]) -> float:
-    """Share of the images whose true class the weighted mean puts first; equal seconds count against it."""
+    """Return the share of images whose true class the weighted mean puts first; a tie counts as wrong."""
     score = np.tensordot(weights.astype(np.float32), data.probability, 1)
-    true = np.where(data.right, score, -np.inf).max(axis=1)
-    other = np.where(data.right, -np.inf, score).max(axis=1)
+    true = np.where(data.is_target, score, -np.inf).max(axis=1)
+    other = np.where(data.is_target, -np.inf, score).max(axis=1)
     return float((true > other).mean())
 
 
 def loss(data: Candidates, weights: NDArray[np.float64]) -> float:
-    """Mean -log p of the true class under the weighted mean."""
-    return float(-np.log(np.maximum(weights @ _true(data), TINY)).mean())
+    """Return the mean -log p of the true class under the weighted mean."""
+    return float(-np.log(np.maximum(weights @ _true(data), MIN_PROBABILITY)).mean())
 
 
 def _true(data: Candidates) -> NDArray[np.float64]:
-    """float64 (M, N): each member's probability of the true class."""
-    return data.probability[:, data.right].astype(np.float64)
+    """Return each member's probability of the true class, float64 (M, N)."""
+    return data.probability[:, data.is_target].astype(np.float64)
 
 
 def greedy(data: Candidates) -> NDArray[np.float64]:
-    """Weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
+    """Fit weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
 
-    Each of ROUNDS adds the member that gives the best top-1 (of equal ones, the lowest log loss); the best round is
-    kept, the first of equal ones.
+    Each of GREEDY_ROUNDS adds the member that gives the best top-1; ties are broken by log loss. The first best round
+    wins.
     """
     members = len(data.probability)
     counts = np.zeros(members)
     best: tuple[tuple[float, float], NDArray[np.float64]] | None = None
-    for _ in range(ROUNDS):
+    for _ in range(GREEDY_ROUNDS):
         tried = []
         for member in range(members):
             weights = counts.copy()
@@ -112,13 +114,13 @@ def greedy(data: Candidates) -> NDArray[np.float64]:
 
 
 def optimal(data: Candidates) -> NDArray[np.float64]:
-    """Weights (M,) on the simplex with the least log loss of the mean: a convex problem, solved by SciPy's SLSQP."""
+    """Fit weights (M,) on the simplex that minimise the log loss of the mean: a convex problem, solved by SciPy's SLSQP."""
     from scipy.optimize import minimize
 
-    true = np.maximum(_true(data), TINY)
+    true = np.maximum(_true(data), MIN_PROBABILITY)
 
     def value(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        mean = np.maximum(weights @ true, TINY)
+        mean = np.maximum(weights @ true, MIN_PROBABILITY)
         return float(-np.log(mean).mean()), -(true / mean).mean(axis=1)
 
     members = len(true)
@@ -137,19 +139,22 @@ FITS: dict[str, Callable[[Candidates], NDArray[np.float64]]] = {"greedy": greedy
 
 
 def fit(data: Candidates, how: str, seed: int = 0) -> tuple[list[float], dict[str, Any]]:
-    """Weights (M,) fitted to all of `data`, and scores that say honestly what they gain.
+    """Fit weights (M,) to all of `data`, and measure by cross-fitting what they gain.
+
+    Args:
+        how: "greedy" or "optimal". seed: of the folds.
 
     Returns:
         The weights, and {name: {"top1", "loss"}} for "best single" (chosen with hindsight), "mean" (equal weights),
         "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted, same images".
 
     Raises:
-        UserError: fewer images than FOLDS.
+        UserError: there are fewer images than FOLDS.
     """
     members, count = data.probability.shape[:2]
     if count < FOLDS:
         raise UserError(
-            f"--blend {how} needs {FOLDS} labelled, readable images or more; there are {count}. Use --blend mean."
+            f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
         )
     weights = FITS[how](data)
     fold = np.random.default_rng([seed, 6]).permutation(count) % FOLDS
@@ -176,21 +181,21 @@ def _scores(data: Candidates, weights: NDArray[np.float64]) -> dict[str, float]:
     return {"top1": top1(data, weights), "loss": loss(data, weights)}
 
 
-def candidates(each: Tensor, label: Tensor, most: int = 5) -> tuple[Tensor, Tensor]:
-    """The columns of `Candidates` for one batch.
+def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Tensor]:
+    """Return the columns of `Candidates` for one batch.
 
     Args:
-        each: float32 (M, B, C). label: int64 (B,), none below 0. most: classes that each member names.
+        each: float32 (M, B, C). label: int64 (B,), none below 0. top_k: classes that each member names.
 
     Returns:
-        probability float32 (M, B, K) and right bool (B, K), K = M * min(most, C) + 1. A class named twice keeps
-        one column; the others are set to -1 (below every probability), so that no class rivals itself.
+        probability float32 (M, B, K) and is_target bool (B, K), K = M * min(top_k, C) + 1. A class that is named twice
+        keeps one column; the others are set to -1, below every probability, so that no class competes with itself.
     """
     members, batch, count = each.shape
-    named = each.topk(min(most, count), dim=2).indices.permute(1, 0, 2).reshape(batch, -1)
+    named = each.topk(min(top_k, count), dim=2).indices.permute(1, 0, 2).reshape(batch, -1)
     place = torch.cat([label[:, None], named], dim=1)
-    again = (place[:, :, None] == place[:, None, :]).tril(-1).any(dim=2)
-    probability = each.gather(2, place.expand(members, -1, -1)).masked_fill(again, -1.0)
-    right = torch.zeros_like(again)
-    right[:, 0] = True
-    return probability, right
+    is_repeated = (place[:, :, None] == place[:, None, :]).tril(-1).any(dim=2)
+    probability = each.gather(2, place.expand(members, -1, -1)).masked_fill(is_repeated, -1.0)
+    is_target = torch.zeros_like(is_repeated)
+    is_target[:, 0] = True
+    return probability, is_target

@@ -1,4 +1,4 @@
-"""Ensembles that know their weights: fitted on the validation list, kept in ensemble.yaml, used again by --ensemble."""
+"""Ensembles with fitted weights: --blend fits them on the validation list, ensemble.yaml keeps them, --ensemble uses them."""
 
 import argparse
 import copy
@@ -21,44 +21,44 @@ from utils.errors import UserError, path_hint
 from utils.files import write_yaml
 from utils.logger import log
 
-FIT = "python eval.py --load A B --blend greedy"
-KEYS = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
+FIT_COMMAND = "python eval.py --load A B --blend greedy"
+REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
 def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) -> tuple[Predictor, dict[str, Any]]:
     """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), and log what they gain.
 
     Returns:
-        A predictor that gives the blend: where all members' probabilities fit in memory (saved_probs.MOST_BYTES), it
-        holds them and runs no network again; else the networks themselves. `loaded.predictor` has the weights too.
-        And what was measured, for `write_ensemble`.
+        A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
+        fit in memory (saved_probs.MAX_BYTES), the predictor holds them and runs no network again. `loaded.predictor`
+        gets the weights too.
 
     Raises:
-        UserError: too few labelled images, or a member whose answers are no numbers.
+        UserError: there are too few labelled images.
+        NotFinite: a member gave NaN or infinite logits.
     """
     predictor, files = loaded.predictor, loader.dataset.files
-    members, count = len(predictor.weights), len(files)
-    size = 4 * members * count * loaded.data["num_classes"]
-    kept = (
-        np.empty((members, count, loaded.data["num_classes"]), np.float32) if size <= saved_probs.MOST_BYTES else None
-    )
+    shape = len(predictor.weights), len(files), loaded.data["num_classes"]
+    size = 4 * math.prod(shape)
+    kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None
     if kept is None:
         log.info(
-            f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the likeliest classes, then the networks run again."
+            f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
+            "then the networks run again."
         )
-    rows, rights, readables, done = [], [], [], 0
+    columns, readables, done = [], [], 0
     for batch, each in predictor.run(loader, f"members for --blend {opt.blend}"):
         readable = predictor.readable(batch)
-        use = readable & (batch.label >= 0)
+        use = (readable & (batch.label >= 0)).to(each.device)
         label = batch.label.to(each.device)
-        found = blend.candidates(each[:, use.to(each.device)], label[use.to(each.device)])
-        rows.append(found[0].cpu())
-        rights.append(found[1].cpu())
+        probability, is_target = blend.candidates(each[:, use], label[use])
+        columns.append((probability.cpu(), is_target.cpu()))
         readables.append(readable)
         if kept is not None:
             kept[:, done : done + len(label)] = each.cpu().numpy()
         done += len(label)
-    data = blend.Candidates(torch.cat(rows, dim=1).numpy(), torch.cat(rights).numpy())
+    probabilities, targets = zip(*columns, strict=True)
+    data = blend.Candidates(torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy())
     weights, scores = blend.fit(data, opt.blend, opt.seed)
     for name, score in scores.items():
         log.info(f"{name:22s} top1 {score['top1']:.6f}  loss {score['loss']:.6f}")
@@ -77,15 +77,15 @@ def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) 
 
 
 def write_ensemble(
-    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, more: dict[str, Any]
+    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, measured: dict[str, Any]
 ) -> None:
-    """Write ensemble.yaml into the folder `new`, which is going to be `folder`.
+    """Write ensemble.yaml into the folder `new`, which will replace `folder`.
 
-    It holds the members (paths from its folder), their identities, weights, views, and `more`, what was measured.
+    It holds the members (paths relative to its folder), their identities, weights and views, and `measured`.
     """
     path = folder / "ensemble.yaml"
     if opt.debug:
-        log.warning(f"--debug: the weights are of a few batches; {path} is not written.")
+        log.warning(f"--debug: the weights were fitted to a few batches, so {path} is not written.")
         return
     folder = folder.resolve()
     content = {
@@ -97,7 +97,7 @@ def write_ensemble(
         "tta": opt.tta,
         "scale": opt.scale,
         "fit": opt.fit,
-        **more,
+        **measured,
     }
     write_yaml(new / path.name, content)
     if any(str(name).endswith(".npz") for name in loaded.paths):
@@ -108,13 +108,14 @@ def write_ensemble(
 
 
 def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
-    """`opt`, or with --ensemble a copy whose load, weights, blend, tta, scale and fit are the file's (but those given win).
+    """Return `opt`; with --ensemble a copy whose load, weights, blend, tta, scale and fit come from the file.
 
-    A member of weight 0 is left out: it would cost time and change nothing.
+    Flags on the command line override the file. A member of weight 0 is left out: it would cost time and change
+    nothing.
 
     Raises:
-        UserError: the file is missing or of another kind, or a member is gone. One that has changed since is refused by
-            load_predictor.
+        UserError: the file is missing or of another kind, or a member is missing. load_predictor refuses one that has
+            changed.
     """
     if not opt.ensemble:
         return opt
@@ -122,15 +123,15 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     try:
         content = read_yaml(path)
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {path} for --ensemble.{path_hint(path)}\nWrite one: {FIT}") from error
+        raise UserError(f"There is no file {path} for --ensemble.{path_hint(path)}\nTry: {FIT_COMMAND}") from error
     except (OSError, YamlError) as error:
-        raise UserError(f"--ensemble {path} cannot be read: {error}.\nWrite one: {FIT}") from error
+        raise UserError(f"--ensemble {path} cannot be read: {error}.\nTry: {FIT_COMMAND}") from error
     wrong = [
-        key for key, kind in KEYS.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
+        key for key, kind in REQUIRED.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
     ]
     if wrong or len({len(content[key]) for key in ("load", "hashes", "weights")}) != 1:
         raise UserError(
-            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or unfit."
+            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or not valid."
         )
     content = _typed(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
@@ -138,12 +139,12 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     for name in load:
         if not os.path.isfile(name):
             raise UserError(
-                f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble anew with eval.py --blend."
+                f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble again with eval.py --blend."
             )
     settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
     if settings.get("blend") == "rank" and vars(opt).get("pseudo_label") is not None:
         raise UserError(
-            f"--ensemble {path} blends by rank, and ranks are no probabilities for --pseudo_label. Give --blend mean too."
+            f"--ensemble {path} blends by rank, and --pseudo_label needs probabilities. Try: --blend mean beside it."
         )
     members = {
         "load": load,
@@ -154,32 +155,34 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
 
 
 def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the texts of an ensemble.yaml as what they stand for.
+    """Return the content of an ensemble.yaml with its weights and its scale as numbers.
 
     Raises:
-        UserError: somebody's hand has made something else of it; all of it at once.
+        UserError: a value is not valid; the message lists all of them.
     """
     wrong = [
-        f"{key} holds what is no text"
+        f"{key} holds a value that is no text"
         for key in ("load", "hashes")
         if not all(isinstance(one, str) for one in content[key])
     ]
     weights = [_number(one) for one in content["weights"]]
     if not all(0 <= one < math.inf for one in weights) or not any(weights):
         wrong.append(f"weights are {content['weights']}; allowed: numbers from 0 on, not all 0")
-    for key, allowed in (("blend", blend.WAYS), ("tta", TTA), ("fit", ("squash", "crop", "pad", None))):
+    for key, allowed in (("blend", blend.BLENDERS), ("tta", TTA), ("fit", ("squash", "crop", "pad", None))):
         if not isinstance(content.get(key), str | None) or content.get(key) not in allowed:
             wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
     scale = None if content.get("scale") is None else _number(content["scale"])
     if scale is not None and scale not in range(8, 4097):
         wrong.append(f"scale is {content['scale']!r}; allowed: 8 to 4096")
     if wrong:
-        raise UserError(f"--ensemble {path}:\n  " + "\n  ".join(wrong) + f"\nMend it, or fit it anew: {FIT}")
+        raise UserError(
+            f"--ensemble {path}:\n  " + "\n  ".join(wrong) + f"\nCorrect the file, or fit it again: {FIT_COMMAND}"
+        )
     return {**content, "weights": weights, "scale": None if scale is None else int(scale)}
 
 
 def _number(text: Any) -> float:
-    """The number that `text` is; NaN, which is in no range, where it is none."""
+    """Return the number that `text` is, or NaN, which is in no range."""
     try:
         return float(text)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What a network's classifier reads of an image: its features, and the images that lie nearest by them."""
+"""Features: the input of a network's classifier; and the images whose features are nearest."""
 
 from types import TracebackType
 from typing import Any
@@ -11,21 +11,21 @@ from torch import nn
 from inference.predictor import Predictor
 from network.heads import CosineHead
 
-MOST_BYTES = 1 << 30  # of features held for the report; 2,048 numbers of 260,000 images
-BLOCK = 1 << 14  # images compared at a time
+MAX_BYTES = 1 << 30  # of features in memory for the report: 2,048 numbers of 260,000 images
+BLOCK_ROWS = 1 << 14  # compared at a time
 
 
 def final_layer(net: Any) -> nn.Module | None:
-    """The last layer, where it is one Linear or a CosineHead; None for other networks."""
+    """Return the last layer where it is one Linear or a CosineHead, else None."""
     head = net.get_classifier() if hasattr(net, "get_classifier") else None
     return head if isinstance(head, nn.Linear | CosineHead) else None
 
 
 class Features:
-    """Gathers, in a `with`, what the classifier of a predictor's first network reads, of the first view of each image.
+    """Collects, in a `with`, the features of each image's first view in a predictor's first network.
 
-    `rows`: (N, D) of `dtype`, each of length 1, in the order of the list; None where there is no network, no classifier
-    of one layer, or more than MOST_BYTES of them.
+    `rows`: (N, D) of `dtype`, each of length 1, in the order of the list. None without a network, without a classifier
+    of one layer, with `collect` False, or where float16 features would take more than MAX_BYTES.
     """
 
     def __init__(self, predictor: Predictor, count: int, dtype: type = np.float16, collect: bool = True) -> None:
@@ -47,13 +47,13 @@ class Features:
             self._hook.remove()
 
     def append_batch(self, size: int) -> None:
-        """Keep the features of the batch of `size` images that was just predicted."""
+        """Keep the features of the batch of `size` images that was predicted last."""
         if not self._seen:
             return
         found = torch.nn.functional.normalize(torch.cat(self._seen)[:size].float())
         self._seen.clear()
         if self.rows is None:
-            if self.count * found.shape[1] * np.dtype(self.dtype).itemsize > MOST_BYTES and self.dtype == np.float16:
+            if self.count * found.shape[1] * np.dtype(self.dtype).itemsize > MAX_BYTES and self.dtype == np.float16:
                 return
             self.rows = np.empty((self.count, found.shape[1]), self.dtype)
         self.rows[self.done : self.done + size] = found.cpu().numpy()
@@ -62,7 +62,10 @@ class Features:
     def nearest_neighbours(
         self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
     ) -> dict[int, list[tuple[int, float]]]:
-        """The k images nearest to each of `places` in the list, by cosine, among the readable ones, not itself.
+        """Find the k images nearest to each of `places` by cosine, among the other readable ones.
+
+        Args:
+            places: int64 (M,), images by their place in the list. readable: bool (N,).
 
         Returns:
             {place: [(place, cosine), nearest first]}; {} where there are no features.
@@ -71,8 +74,8 @@ class Features:
             return {}
         queries = self.rows[places].astype(np.float32)
         best: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-        for first in range(0, self.done, BLOCK):
-            cosine = queries @ self.rows[first : min(first + BLOCK, self.done)].astype(np.float32).T
+        for first in range(0, self.done, BLOCK_ROWS):
+            cosine = queries @ self.rows[first : min(first + BLOCK_ROWS, self.done)].astype(np.float32).T
             others = np.arange(first, first + cosine.shape[1])
             cosine[:, ~readable[others]] = -np.inf
             cosine[places[:, None] == others] = -np.inf

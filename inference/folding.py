@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolutions before it: the same function with a pass over memory less for each. Inference alone."""
+"""Folds batch norm into the convolution before it: the same function with one pass over memory less. For inference only."""
 
 import argparse
 import copy
@@ -12,24 +12,26 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from network.base_model import BaseModel
-from network.precision import cast_weights, for_inference
+from network.precision import cast_weights, fastest_for_inference
 from utils.preprocess import Preprocess
 
-FOLDABLE = (
-    nn.Conv2d,
-    Conv2dSame,
-)  # they use their weight as it is; a standardised one (timm's StdConv2d) cannot be folded
-RTOL = 1e-4  # relative to the largest logit: what the folded network's may differ by
+FOLDABLE = (nn.Conv2d, Conv2dSame)  # they use their weight as it is, while timm's StdConv2d standardises it
+RTOL = 1e-4  # of the largest logit: how much the logits of the folded network may differ
 
 
 def optimize_for_inference(
     model: BaseModel, preprocess: Preprocess, opt: argparse.Namespace, precision: str, device: torch.device
 ) -> str:
-    """Make a network that was loaded for inference as quick as it gets, and place it; returns the precision, with why.
+    """Prepare a network for inference on `device`, in place: fold batch norm, choose a precision, cast the weights.
 
-    With opt.fold batch norm is folded, but for a checkpoint in half precision under --precision auto: there rounding
-    would show, and evaluation shall give the score that training printed. `precision` is fp32, bf16, fp16, auto or, for
-    the quicker by timing, fast; in half precision the weights are cast once, not in each pass.
+    With opt.fold batch norm is folded, except for a checkpoint in half precision under --precision auto: rounding would
+    show there, and evaluation must give the score that training printed. In half precision the weights are cast once.
+
+    Args:
+        precision: fp32, bf16, fp16, auto, or fast, the faster of fp32 and bf16 by timing.
+
+    Returns:
+        The precision, and in words how it was chosen and what was folded.
     """
     note = ""
     if opt.fold and not (opt.precision == "auto" and precision in ("bf16", "fp16")):
@@ -38,7 +40,7 @@ def optimize_for_inference(
         note = f", {folded} batch norms folded" if folded else ""
     model.place(device)
     if precision in ("auto", "fast") and model.device.type == "cpu":
-        precision, why = for_inference(model, preprocess.scale, opt.batch_size)
+        precision, why = fastest_for_inference(model, preprocess.scale, opt.batch_size)
         note = f" ({why}){note}"
     model.set_precision("auto" if precision == "fast" else precision)
     if model.dtype:
@@ -47,21 +49,23 @@ def optimize_for_inference(
 
 
 class _Tracer(fx.Tracer):
-    """Stops at convolutions and norms; timm's norms hold an activation too, and are one step here."""
+    """Stops at convolutions and norms. timm's norms include an activation, and are one step here."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (nn.Conv2d, _BatchNorm)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
-    """A copy of `net` in eval mode with batch norm folded where torch.fx shows that a convolution feeds it alone.
+    """Copy `net` in eval mode, and fold batch norm where torch.fx shows that a convolution feeds it alone.
+
+    Where torch.fx cannot follow a part because it branches on values, its children are tried instead.
 
     Args:
-        images: normalised floats (B, 3, S, S), on the network's device, to hold the copy against the network.
+        images: normalised floats (B, 3, S, S), on the network's device, to compare the copy with the network.
 
     Returns:
-        The copy and how many norms were folded; `net` itself and 0 where none could be, or the logits were not RTOL.
-        A part that torch.fx cannot follow (it branches on values) is left, and its parts are tried.
+        The copy and how many norms were folded; `net` itself and 0 where none could be, or the logits differ beyond
+        RTOL.
     """
     pairs = _pairs(net)
     if not pairs:
@@ -76,7 +80,7 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
 
 
 def _pairs(net: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
-    """Names of the (convolution, norm) that can be one: each is called once, and the norm alone reads the convolution."""
+    """Return the names of each (convolution, norm) to merge: each is called once, and only the norm reads the convolution."""
     try:
         graph = _Tracer().trace(net)
     except Exception:  # whatever a network does that cannot be traced: its children may be

@@ -1,4 +1,4 @@
-"""Where a network looked: Grad-CAM (Selvaraju et al., 2017) on the last features that still have places."""
+"""Grad-CAM (Selvaraju et al., 2017): where a network looked, from the last features that still have places."""
 
 import math
 from collections import deque
@@ -13,16 +13,16 @@ from inference.predictor import Predictor
 from network.base_model import BaseModel
 from utils.logger import progress
 
-MAX_ACTIVATIONS = 64  # outputs looked through: the last blocks of any network
-MIN_MAP_SIDE = 4  # cells a side: fewer tell nothing of an image
+MAX_ACTIVATIONS = 64  # searched for features: the last blocks of any network
+MIN_MAP_SIDE = 4  # cells; a coarser map says little about an image
 
 
 def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """A map for each image of a loader of EvalBatch, by its place in the list; of the first network's first view.
+    """Return a map for each image of a loader of EvalBatch, from the first network's first view.
 
     Returns:
-        {index: (uint8 (S, S, 3), float32 (h, w), 0 to 1)}: what the network was shown, and what in it spoke for the
-        class that it names first. {} where the network has no features with places.
+        {place in the list: (uint8 (S, S, 3), float32 (h, w) from 0 to 1)}: what the network saw, and what in it was
+        evidence for its first prediction. {} where the network has no features with places.
     """
     model, view = predictor.members[0].model, predictor.views[0][0]
     maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
@@ -39,14 +39,14 @@ def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[n
 
 
 def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> Tensor | None:
-    """Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
+    """Compute Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
 
-    The features are the newest output of a part of the network that has places, MIN_MAP_SIDE a side or, where nothing has so
-    many, two, and a gradient there: of a transformer whose classifier reads its class token alone, what the last
-    attention reads.
+    The features are the last output inside the network that has a gradient and places: at least MIN_MAP_SIDE per side,
+    else at least two. In a transformer whose classifier reads only the class token, that is the input of the last
+    attention.
 
     Args:
-        classes: int64 (B,), the class of each image whose evidence is mapped; by default the one named first.
+        classes: int64 (B,), the class of each image to explain; by default its first prediction.
 
     Returns:
         float32 (B, h, w), each scaled to 0..1; None where the network has no such features.
@@ -82,9 +82,9 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
 
 
 def _as_map(net: nn.Module, output: Tensor) -> Tensor | None:
-    """(B, C, h, h) of an output in one of the layouts that networks have; None for what has no places.
+    """Return an output as (B, C, h, h), whatever its layout; None where it has no places.
 
-    Images are square, so maps are: what is not, is heads of attention, channels, or tokens that are pooled in part.
+    Images are square, so maps are. Any other shape is attention heads, channels, or tokens that are pooled in part.
     """
     if output.ndim == 4 and output.shape[2] == output.shape[3] > 1:
         return output

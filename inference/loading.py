@@ -49,7 +49,7 @@ class LoadedPredictor:
         """Raise UserError where saved probabilities are of another list than `files`, numbered as the checkpoint."""
         content_hash = files.content_hash() if self.saved else ""
         for one in self.saved:
-            saved_probs.check_list(one, files, content_hash)
+            saved_probs.check_same_list(one, files, content_hash)
 
     @property
     def run(self) -> Path | None:
@@ -73,14 +73,15 @@ class _Network:
 
 
 def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredictor:
-    """Build the networks of opt.load from their checkpoints alone, on `device`, and read the files of probabilities (.npz).
+    """Build the networks of opt.load from their checkpoints alone, on `device`, and read the files of probabilities
+    (.npz).
 
-    --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. Whoever predicts for
-    a list must call `check_list` with it: probabilities in a file belong to one list.
+    --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. Whoever predicts
+    for a list must call `check_list` with it: probabilities in a file belong to one list.
 
     Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes; or there are
-            several processes.
+        UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes; or there
+            are several processes.
     """
     distributed.require_single_process("Evaluation and submission")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
@@ -157,8 +158,8 @@ def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str
 def _folder_name(opt: argparse.Namespace, networks: list[_Network], saved: list[str]) -> str:
     """Return the name of the folder for the results, below --tag.
 
-    It has the epochs, and for checkpoints of another tag their tags and the views too. `saved`: the names of the files of
-    probabilities.
+    It has the epochs, and for checkpoints of another tag their tags and the views too. `saved`: the names of the files
+    of probabilities.
     """
     tags = [re.sub(r"[^\w.+-]", "_", network.tag).lstrip(".")[:MAX_TAG_LETTERS] or "_" for network in networks]
     epochs = [re.sub(r"[^\w-]", "_", network.epoch)[:MAX_EPOCH_LETTERS] for network in networks]

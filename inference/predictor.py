@@ -20,8 +20,8 @@ from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
 
-# Pixels per forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; batches of 64 were measured to be
-# 10 to 25 % slower per image. CUDA: 128 of them, so that the views of a small batch fill the GPU.
+# Pixels per forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; batches of 64 were measured
+# to be 10 to 25 % slower per image. CUDA: 128 of them, so that the views of a small batch fill the GPU.
 CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
 
 
@@ -62,8 +62,9 @@ class Member:
 class Predictor:
     """Gives probabilities of the classes: each member's mean over its views, blended over the members.
 
-    `members` are networks, `saved` are probabilities from files. `preprocesses` are the distinct ways to prepare an image
-    that some view needs: `dataloader.eval_loader(opt, files, predictor.preprocesses)` gives batches with one tensor each.
+    `members` are networks, `saved` are probabilities from files. `preprocesses` are the distinct ways to prepare an
+    image that some view needs: `dataloader.eval_loader(opt, files, predictor.preprocesses)` gives batches with one
+    tensor each.
     """
 
     def __init__(
@@ -89,7 +90,8 @@ class Predictor:
         Where a network's logits for an image are not all finite, its row is NaN.
 
         Args:
-            images: uint8 (B, 3, S, S) for each of `preprocesses`. index: int64 (B,), their places in the list, for `saved`.
+            images: uint8 (B, 3, S, S) for each of `preprocesses`. index: int64 (B,), their places in the list, for
+                `saved`.
         """
         device = self.members[0].model.device if self.members else torch.device("cpu")
         moved = {key: image.to(device, non_blocking=True) for key, image in zip(self.preprocesses, images, strict=True)}
@@ -143,7 +145,8 @@ class Predictor:
         Whatever uses a predictor's answers must take them from here: NaN must never become a score.
 
         Raises:
-            NotFinite: a member gave NaN or infinite logits: after the first batch if all of it is broken, else at the end.
+            NotFinite: a member gave NaN or infinite logits: after the first batch if all of it is broken, else at the
+                end.
         """
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
@@ -208,12 +211,13 @@ def predict(
 
     Args:
         keep: whether to return all probabilities too.
-        rows: int64 (M,), ascending: the images whose every probability goes into Predictions.rows, by their place in the loader.
+        rows: int64 (M,), ascending: the images whose every probability goes into Predictions.rows, by their place in
+            the loader.
         features: an inference.Features of the same predictor, which this fills.
 
     Returns:
-        The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None. Unreadable
-        images are named in the log, and their rows mean nothing: see Predictions.readable.
+        The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None.
+        Unreadable images are named in the log, and their rows mean nothing: see Predictions.readable.
 
     Raises:
         UserError: no image can be read.

@@ -1,7 +1,7 @@
 """Probabilities in a file, to be blended later without running a network: probs.npz.
 
-They are kept as float16 logarithms: a float16 of the probability itself loses what is below 6e-8, on which geometric means
-and log losses hang; its logarithm is within 0.4 % there, and as near as the plain one for likely classes.
+They are kept as float16 logarithms. A float16 probability underflows below 6e-8, and geometric means and log losses
+depend on such values. Its logarithm is within 0.4 % there, and as exact as the probability itself for likely classes.
 """
 
 import contextlib
@@ -19,40 +19,44 @@ from evaluation.metrics import MIN_PROBABILITY
 from utils.errors import UserError
 from utils.files import atomic_write
 
-MOST_BYTES = 4 << 30  # of probabilities held at a time, all files together; 50,030 classes of 42,000 images in float16
+MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,000 images in float16
 
 
 @dataclass(frozen=True)
 class SavedProbs:
-    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and which images and classes they speak of."""
+    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and of which list and classes they are."""
 
     path: str
     log_probability: NDArray[np.float16]
     readable: NDArray[np.bool_]
     list_hash: str
-    data: dict[str, Any]  # num_classes, class_names, class_images: as in a checkpoint
+    data: dict[str, Any]  # num_classes, class_names and class_images, as in a checkpoint
 
 
 def check_size(count: int, num_classes: int, what: str) -> None:
-    """Raise UserError where float16 probabilities of `count` images would take more than MOST_BYTES."""
+    """Raise UserError where float16 probabilities of `count` images would take more than MAX_BYTES; `what` names them."""
     size = 2 * count * num_classes
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UserError(
             f"{what}: {count} images of {num_classes} classes are {size / 1e9:.1f} GB of probabilities; "
-            f"allowed: {MOST_BYTES / 1e9:.1f} GB.\n"
-            "Give a shorter list, or the checkpoints themselves in place of probabilities."
+            f"allowed: {MAX_BYTES / 1e9:.1f} GB.\n"
+            "Give a shorter list, or checkpoints instead of probabilities."
         )
 
 
-def logs(probability: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Probabilities as they are kept."""
+def to_log_float16(probability: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return probabilities as a file keeps them."""
     return np.log(np.maximum(probability, MIN_PROBABILITY)).astype(np.float16)
 
 
 def write(
     path: Path, log_probability: NDArray[np.float16], readable: NDArray[np.bool_], files: Any, classes: Any
 ) -> None:
-    """Write `log_probabilities` float16 (N, C), `readable`, `files` (N,) paths, `classes` (C,) names, `list_hash`; no pickles."""
+    """Write an npz file without pickles.
+
+    Its arrays: `log_probabilities` float16 (N, C), `readable` bool (N,), `files` (N,) paths, `classes` (C,) names, and
+    the content hash of the list, `list_hash`.
+    """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
         [os.fsencode(files.path(index)).decode(errors="backslashreplace") for index in range(len(readable))]
@@ -76,14 +80,14 @@ def read(path: str) -> SavedProbs:
     """Read a file of `write`.
 
     Raises:
-        UserError: no such file, damaged, of another kind, or larger than MOST_BYTES.
+        UserError: the file is missing, damaged, or of another kind.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
             missing = {"log_probabilities", "classes", "list_hash", "readable"} - set(content.files)
             if missing:
                 raise UserError(
-                    f"{path} holds no {', '.join(sorted(missing))}. Write it anew: python eval.py --load CKPT --save_probs"
+                    f"{path} holds no {', '.join(sorted(missing))}. Write it again: python eval.py --load CKPT --save_probs"
                 )
             found = content["log_probabilities"]
             names, images = content["classes"].tolist(), content["class_images"].tolist()
@@ -103,22 +107,23 @@ def read(path: str) -> SavedProbs:
 
 
 def check_total(paths: Sequence[str]) -> None:
-    """Raise UserError where the files of `paths` hold more than MOST_BYTES together; what is no such file is left to `read`."""
+    """Raise UserError where the files hold more than MAX_BYTES together. A file of another kind is left to `read`."""
     size = 0
     for path in paths:
         with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
             size += archive.getinfo("log_probabilities.npy").file_size
-    if size > MOST_BYTES + 4096 * len(paths):
+    if size > MAX_BYTES + 4096 * len(paths):
         raise UserError(
-            f"{', '.join(paths)}: {size / 1e9:.1f} GB of probabilities; allowed: {MOST_BYTES / 1e9:.1f} GB together.\n"
-            "Load fewer of them, or the checkpoints themselves."
+            f"{', '.join(paths)}: {size / 1e9:.1f} GB of probabilities; allowed: {MAX_BYTES / 1e9:.1f} GB together.\n"
+            "Load fewer of them, or checkpoints instead of them."
         )
 
 
-def check_list(saved: SavedProbs, files: Any, wanted: str) -> None:
-    """Raise UserError where `saved` is of another list than `files`, whose content_hash is `wanted`."""
-    if len(saved.readable) != len(files) or saved.list_hash != wanted:
+def check_same_list(saved: SavedProbs, files: Any, content_hash: str) -> None:
+    """Raise UserError where `saved` is of another list than the FileList `files`, whose hash is `content_hash`."""
+    if len(saved.readable) != len(files) or saved.list_hash != content_hash:
         raise UserError(
-            f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for {len(files)}, "
-            f"hash {saved.list_hash[:12]} for {wanted[:12]}.\nBlend files of one list, or give the list that they were made of."
+            f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for "
+            f"{len(files)}, hash {saved.list_hash[:12]} for {content_hash[:12]}.\n"
+            "Blend files of one list, or give the list that they were made of."
         )

@@ -54,8 +54,8 @@ def open_inference(
         match_classes: whether labels are renumbered to the checkpoint's classes. False: they are kept as they are.
 
     Raises:
-        UserError: a member is missing, damaged, or does not fit the others; the list is unusable, or has other classes; saved
-            probabilities are of another list; or --save_probs would hold too much.
+        UserError: a member is missing, damaged, or does not fit the others; the list is unusable, or has other classes;
+            saved probabilities are of another list; or --save_probs would hold too much.
     """
     opt = apply_ensemble_file(opt)
     loaded = load_predictor(opt, get_device(opt.gpu))

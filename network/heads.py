@@ -1,4 +1,4 @@
-"""Classifiers for long tails and look-alikes, and GeM pooling, put into any network in place of its own."""
+"""Classifiers for long tails and look-alikes, and GeM pooling, which replace those of any network."""
 
 import argparse
 from typing import Any
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
-CENTRES = 3  # a class, of sub-centre ArcFace; the paper's choice
+NUM_SUBCENTERS = 3  # per class in sub-centre ArcFace, as in its paper
 EPSILON = 1e-6
 
 
 class CosineHead(nn.Module):
-    """scale * cos(angle between a feature and a class's weight): logits (B, C), fp32 whatever the autocast.
+    """Logits (B, C) = scale * cos(angle between a feature and a class's weight), in fp32 under any autocast.
 
-    With several `centres` a class the nearest counts (Deng et al., 2020, sub-centre ArcFace, section 3.2). ArcFace's
-    margin is the loss's, so that evaluation sees the plain cosines (Deng et al., 2019, eq. 3).
+    With several `centres` per class the nearest counts (Deng et al., 2020, sub-centre ArcFace, section 3.2). ArcFace's
+    margin belongs to the loss, so that evaluation uses plain cosines (Deng et al., 2019, eq. 3).
     """
 
     def __init__(self, in_features: int, out_features: int, scale: float, centres: int = 1) -> None:
@@ -28,7 +28,7 @@ class CosineHead(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> logits (B, C)."""
+        """Return the logits (B, C) of features (B, D)."""
         with torch.autocast(features.device.type, enabled=False):
             cosine = F.linear(F.normalize(features.float()), F.normalize(self.weight.float()))
             if self.centres > 1:
@@ -37,7 +37,7 @@ class CosineHead(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised mean over the map: (mean of x^p)^(1/p), p learnt, from 3 (Radenovic et al., 2018, eq. 4).
+    """Generalised mean over a map: (mean of x^p)^(1/p), with p learnt from 3 on (Radenovic et al., 2018, eq. 4).
 
     Maps (B, C, H, W), or (B, H, W, C) with `channels_last`, -> (B, C), or (B, C, 1, 1) without `flatten`.
     """
@@ -48,7 +48,7 @@ class GeM(nn.Module):
         self.flatten, self.axes = flatten, (1, 2) if channels_last else (2, 3)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The pooled features, in the type of the maps."""
+        """Return the pooled features, in the dtype of the maps."""
         with torch.autocast(maps.device.type, enabled=False):
             pooled = (
                 maps.float().clamp(min=EPSILON).pow(self.p).mean(self.axes, keepdim=not self.flatten).pow(1 / self.p)
@@ -56,23 +56,21 @@ class GeM(nn.Module):
         return pooled.to(maps.dtype)
 
     def is_identity(self) -> bool:
-        """No, as timm asks of a pooling."""
+        """Return False: timm asks each pooling."""
         return False
 
 
 def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
-    """`net` with the classifier of --head and the pooling of --pool, each new where it is not the network's own.
+    """Replace the classifier by that of --head and the pooling by that of --pool, in place, and return `net`.
 
     Raises:
-        UserError: the network has no single linear classifier, or no pooled map; or it is timm's and cannot take --scale.
+        UserError: the network has no single linear classifier, or no pooled map; or it is timm's and cannot take
+            --scale.
     """
     if opt.head != "linear":
         name, old = _classifier(net, opt)
-        _put(
-            net,
-            name,
-            CosineHead(old.in_features, old.out_features, opt.head_scale, CENTRES if opt.head == "subcenter" else 1),
-        )
+        centres = NUM_SUBCENTERS if opt.head == "subcenter" else 1
+        _replace_module(net, name, CosineHead(old.in_features, old.out_features, opt.head_scale, centres))
     if opt.pool == "gem":
         pools = [
             (name, part)
@@ -82,20 +80,23 @@ def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
         pools = pools or [(name, part) for name, part in net.named_modules() if name == "avgpool"]
         if len(pools) != 1:
             raise UserError(
-                f"--pool gem wants a network that pools one map into features; {opt.model} does not. Leave --pool out."
+                f"--pool gem needs a network that pools one map into features; {opt.model} does not. Leave --pool out."
             )
         name, pool = pools[0]
         ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
         rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
         flat = not ours and (not isinstance(pool.flatten, nn.Identity) or getattr(pool.pool, "flatten", False))
-        _put(net, name, GeM(flatten=flat, channels_last=rows_first))
-    return _tried(net, opt)
+        _replace_module(net, name, GeM(flatten=flat, channels_last=rows_first))
+    return _smoke_test(net, opt)
 
 
-def _tried(net: Any, opt: argparse.Namespace) -> nn.Module:
-    """`net`, after a black image went through it, where that may fail: one of timm's at another size than its own, or with new parts.
+def _smoke_test(net: Any, opt: argparse.Namespace) -> nn.Module:
+    """Run a black image through a network of timm that has new parts, or another size than its own; return `net`.
 
-    Transformers have a size, windows a divisor, and timm's networks pool in more ways than can be foreseen.
+    Transformers have a fixed size, windows need a divisor, and timm's networks pool in more ways than can be foreseen.
+
+    Raises:
+        UserError: the network cannot take the image, or gives logits of another shape.
     """
     own = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 0, 0))[-1]
     parts = " ".join([f"--head {opt.head}"] * (opt.head != "linear") + ["--pool gem"] * (opt.pool == "gem"))
@@ -109,13 +110,14 @@ def _tried(net: Any, opt: argparse.Namespace) -> nn.Module:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         fit = f"give --scale {own}, its own size" if opt.scale != own else f"leave {parts} out"
         raise UserError(
-            f"{opt.model} does not go with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}."
+            f"{opt.model} does not work with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}."
         ) from error
     finally:
         net.train(was)
     if parts and found != (1, net.num_classes):
         raise UserError(
-            f"{opt.model} does not go with {parts}: it would give {found} for one image, not {(1, net.num_classes)}. Leave that out."
+            f"{opt.model} does not work with {parts}: it would give {found} for one image, not {(1, net.num_classes)}. "
+            f"Leave {parts} out."
         )
     return net
 
@@ -125,11 +127,11 @@ def _classifier(net: Any, opt: argparse.Namespace) -> tuple[str, nn.Linear]:
     old = get() if get else net.fc
     if not isinstance(old, nn.Linear):
         raise UserError(
-            f"--head {opt.head} wants a network with one linear classifier; {opt.model} has none. Leave --head out."
+            f"--head {opt.head} needs a network with one linear classifier; {opt.model} has none. Leave --head out."
         )
     return next(name for name, part in net.named_modules() if part is old), old
 
 
-def _put(net: nn.Module, name: str, part: nn.Module) -> None:
+def _replace_module(net: nn.Module, name: str, part: nn.Module) -> None:
     owner, _, last = name.rpartition(".")
     setattr(net.get_submodule(owner), last, part)

@@ -1,4 +1,4 @@
-"""Checkpoints into models: for fine-tuning, for going on, and for prediction."""
+"""Loads checkpoints into models: to fine-tune, to resume, and to predict."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ def load_weights(
     """Load the weights of a checkpoint (as utils.checkpoint.load gives it) into `model`.
 
     Args:
-        strict: an error where the classifier has another size; else it is left out, with a warning that names the tensors.
-        names: of the classes that `model` is to know. Where the checkpoint's are others, or in another order, the
-            classifier's rows are carried over by name, and new names start fresh; this is logged.
+        source: the file of the checkpoint, for messages.
+        strict: resume: take the raw weights, and raise an error where the classifier has another size. Else take the
+            weights that the checkpoint shows, and leave such a classifier out, with a warning that names the tensors.
+        names: the classes of `model`. Where the checkpoint's differ, or have another order, the classifier's rows are
+            carried over by name, and new names start at random; this is logged.
 
     Raises:
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
-    shown = (
-        "raw" if strict else content.get("showing", "ema")
-    )  # to go on wants the raw weights; to start anew, the best
+    shown = "raw" if strict else content.get("showing", "ema")
     weights = content.get(shown) or content["weights"]
     known = (content.get("data") or {}).get("class_names")
     if not strict and known and names and not names_agree(known, names):
@@ -42,46 +42,48 @@ def load_weights(
     left_out = load_matching(model.net, weights, source)
     if left_out and strict:
         raise UserError(
-            f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); --resume goes on "
-            "with the same classes.\nGive the lists it was trained on, or start anew from its backbone: --load without --resume."
+            f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); --resume "
+            "keeps the classes.\nGive the lists of its training, or fine-tune its backbone: --load without --resume."
         )
     if left_out:
         log.warning(
-            f"{source}: the classifier is of other classes or another size and starts anew; left out: {', '.join(left_out)}."
+            f"{source}: its classifier has other classes or another size, so the new one starts at random; "
+            f"left out: {', '.join(left_out)}."
         )
 
 
 def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> None:
-    """Raise UserError where a checkpoint of train.py, which saves tensors as they are, has one of another dtype: it was rounded."""
+    """Raise UserError where a checkpoint of train.py has a tensor of another dtype: train.py never casts, so it was rounded."""
     own = model.net.state_dict()
     other = [name for name, value in weights.items() if name in own and value.dtype != own[name].dtype]
     if other:
         raise UserError(
             f"{source} is damaged, or was put together by hand: {other[0]} is {weights[other[0]].dtype}, "
-            f"the network's is {own[other[0]].dtype} ({len(other)} tensor(s) differ so)."
+            f"the network's is {own[other[0]].dtype} ({len(other)} tensor(s) differ like that)."
         )
 
 
 def carry_by_name(
     model: BaseModel, weights: dict[str, Tensor], known: Sequence[str], names: Sequence[str], source: str
 ) -> dict[str, Tensor]:
-    """Return `weights` with a classifier for `names`: of each class that is among `known` its rows, of the others those of `model`.
+    """Return `weights` with a classifier for `names`: rows of the checkpoint where a name is in `known`, else those of
+    `model`.
 
     A classifier that cannot be carried over (another --head, no name in common) is left out. A class may have several
-    rows, one after another, as the centres of --head subcenter are.
+    consecutive rows: the centres of --head subcenter.
 
     Raises:
-        UserError: no layer of the network is known to be its classifier.
+        UserError: it is unclear which layer of the network is its classifier.
     """
     numbers = torch.from_numpy(match_names(names, known))
     layers = classifier_layers(model.net, len(names))
     if not layers:
         raise UserError(
-            f"{source} has other classes than this run, or in another order, and which layer of {model.name} is the classifier is not "
-            "plain.\nCall its last layer fc, classifier or head, or number the lists as the checkpoint's."
+            f"{source} has other classes than this run, or another order of them, and it is unclear which layer of {model.name} is "
+            "the classifier.\nCall its last layer fc, classifier or head, or number the lists as the checkpoint does."
         )
     kept = numbers >= 0
-    carried, of_head = dict(weights), 0
+    carried, layers_carried = dict(weights), 0
     for name, own in layers.items():
         old = carried.pop(name, None)
         rows = own.shape[0] // len(names)
@@ -90,21 +92,21 @@ def carry_by_name(
         new = own.detach().clone().unflatten(0, (len(names), rows))
         new[kept] = old.to(new).unflatten(0, (len(known), rows))[numbers[kept]]
         carried[name] = new.flatten(0, 1)
-        of_head += 1
-    if of_head:
+        layers_carried += 1
+    if layers_carried:
         count = int(kept.sum())
         log.info(
-            f"{source}: its classes are others, or in another order. The classifier keeps {count} of {len(names)} classes, by name; "
-            f"{len(names) - count} start fresh, and {len(known) - count} of the checkpoint's are left out."
+            f"{source} has other classes, or another order of them. The classifier keeps {count} of {len(names)} classes, by name; "
+            f"{len(names) - count} start at random, and {len(known) - count} of the checkpoint's are left out."
         )
     return carried
 
 
 def check_name(content: dict[str, Any], name: str | None, source: str) -> None:
-    """Raise UserError where the checkpoint says that it is of another model than `name`."""
+    """Raise UserError where the checkpoint names another model than `name`."""
     held = content.get("model")
     if held and name and held != name:
-        raise UserError(f"{source} holds {held}, --model says {name}. Give --model {held}, or another --load.")
+        raise UserError(f"{source} holds {held}, --model is {name}. Try: --model {held}, or another --load.")
 
 
 def build_from_checkpoint(
@@ -120,7 +122,8 @@ def build_from_checkpoint(
         The network, and the checkpoint's `data`: the classes, and where it holds them the preprocessing and the lists.
 
     Raises:
-        UserError: the checkpoint is of another model, does not say of which, or its classifier does not fit its classes.
+        UserError: the checkpoint is of another model, does not say of which, or its classifier does not fit its
+            classes.
     """
     check_name(content, name, path)
     name = content.get("model") or name

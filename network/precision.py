@@ -1,4 +1,4 @@
-"""Which precision is the faster: measured, for no rule serves every network and machine."""
+"""Chooses a precision. Which one is faster is measured: no rule holds for every network and machine."""
 
 import copy
 import time
@@ -12,16 +12,18 @@ from torch import nn
 from utils import distributed
 from utils.logger import log, progress
 
-ENOUGH = 2.0  # seconds of timed steps a precision
-MOST = 8  # or so many of them
-ONE_STEP = 0.5  # seconds that a step may take
+TIMING_SECONDS = 2.0  # of timed steps per precision
+MAX_TIMED_STEPS = 8  # per precision
+MAX_STEP_SECONDS = 0.5  # of a timed step; its batch is as large as this allows
 
 
 def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
-    """Return what to train a BaseModel in, and why: `precision`, or for "auto" on CUDA bf16 or fp16, on the CPU the faster of fp32, bf16.
+    """Return the precision to train a BaseModel in, and the reason.
 
-    `kept`: nobody asked for `precision`, it is what a resumed run was trained in until now. It stays, so that the run is
-    as if it had not been cut, unless this device has to emulate it: then it is chosen as for "auto", with a warning.
+    Args:
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 or fp16 on CUDA, the faster of fp32 and bf16 on the CPU.
+        kept: `precision` is that of a resumed run, which no flag asks for. It stays, so that the run equals an
+            uninterrupted one, unless this device emulates it: then it is chosen as for "auto", with a warning.
     """
     on_cpu = model.device.type == "cpu"
     no_bf16 = not on_cpu and bool(
@@ -30,18 +32,21 @@ def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
     emulated = precision == "fp16" if on_cpu else precision == "bf16" and no_bf16
     if emulated and kept:
         log.warning(
-            f"The run was in {precision}, which {_name(model.device)} emulates: it goes on in another, and no longer to the bit."
+            f"The run used {precision}, which {_name(model.device)} emulates: it resumes in another precision, "
+            "no longer equal to the uninterrupted run."
         )
         precision = "auto"
     if precision != "auto":
         if emulated:
             than = "fp32 or bf16" if on_cpu else "fp16"
-            log.warning(f"{_name(model.device)} emulates {precision}, which works, but is far slower than {than}.")
+            log.warning(f"{_name(model.device)} emulates {precision}, which works but is far slower than {than}.")
         if kept:
-            log.info(f"Precision: {precision} (as until now; --precision to choose).")
+            log.info(f"Precision: {precision} (as before; --precision to choose).")
         return precision, f"--precision {precision}"
     if on_cpu:
-        precision, why = for_training(model.net, model.opt.scale, model.opt.batch_size // distributed.world_size())
+        precision, why = fastest_for_training(
+            model.net, model.opt.scale, model.opt.batch_size // distributed.world_size()
+        )
         precision = ("fp32", "bf16")[distributed.all_reduce_max(int(precision == "bf16"))]
     elif not no_bf16:
         precision, why = "bf16", "the GPU has it"
@@ -55,28 +60,32 @@ def _name(device: torch.device) -> str:
     return "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def faster(step: Callable[[str], Any], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:
-    """Time `step(name)` for each precision, in turn; returns the fastest name, and why in words.
+def pick_fastest(step: Callable[[str], Any], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:
+    """Time `step(name)` for each precision, in turn, and return the fastest name and the times in words.
 
     The first call of each is not counted. The median decides.
     """
     times: dict[str, list[float]] = {name: [] for name in names}
     for name in progress(names, "choosing a precision"):
         step(name)
-    spent = 0.0
-    while spent < ENOUGH * len(names) and len(times[names[0]]) < MOST:
+    timed_seconds = 0.0
+    while timed_seconds < TIMING_SECONDS * len(names) and len(times[names[0]]) < MAX_TIMED_STEPS:
         for name in names:
-            began = time.perf_counter()
+            start = time.perf_counter()
             step(name)
-            times[name].append(time.perf_counter() - began)
-            spent += times[name][-1]
+            times[name].append(time.perf_counter() - start)
+            timed_seconds += times[name][-1]
     median = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
     best = min(median, key=lambda name: median[name])
-    return best, ", ".join(f"{name} {1000 * median[name]:.0f} ms" for name in names) + " a step"
+    return best, ", ".join(f"{name} {1000 * median[name]:.0f} ms" for name in names) + " per step"
 
 
-def for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[str, str]:
-    """The faster precision to train `net` in, on the CPU, at `scale` px and at most `batch` images; and why. `net` stays as it is."""
+def fastest_for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[str, str]:
+    """Return the faster precision to train `net` in on the CPU, and the times. `net` is left as it was.
+
+    Args:
+        scale: side of the images, px. batch: the most images per step.
+    """
     images = torch.rand(2, 3, scale, scale, generator=torch.Generator().manual_seed(0))
 
     def step(name: str) -> None:
@@ -87,11 +96,11 @@ def for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[str, str
 
     kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
     try:
-        began = time.perf_counter()
+        start = time.perf_counter()
         step("fp32")
-        size = int(min(batch, max(2, 2 * ONE_STEP / (time.perf_counter() - began))))
+        size = int(min(batch, max(2, 2 * MAX_STEP_SECONDS / (time.perf_counter() - start))))
         images = images.repeat(-(-size // 2), 1, 1, 1)[:size].contiguous(memory_format=torch.channels_last)
-        best, why = faster(step)
+        best, why = pick_fastest(step)
         return best, f"{why} of {size} images"
     finally:
         with torch.no_grad():
@@ -99,10 +108,12 @@ def for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[str, str
                 buffer.copy_(value)
 
 
-def for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]:
-    """The faster precision to predict in on the CPU, at `scale` px and `batch` images (fewer where a step is long); and why.
+def fastest_for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]:
+    """Return the faster precision to predict in on the CPU, and the times.
 
-    `model`: a BaseModel, whose precision is left as it was.
+    Args:
+        model: a BaseModel, whose precision is left as it was. scale: side of the images, px. batch: the most images per
+            step.
     """
     images = torch.randint(
         0, 256, (batch, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -115,15 +126,15 @@ def for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]:
         with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
             nets[name](model.normalise(images[:count]))
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     step("fp32", 2)
-    count = int(min(batch, max(2, 2 * ONE_STEP / (time.perf_counter() - began))))
-    best, why = faster(lambda name: step(name, count))
+    count = int(min(batch, max(2, 2 * MAX_STEP_SECONDS / (time.perf_counter() - start))))
+    best, why = pick_fastest(lambda name: step(name, count))
     return best, f"{why} of {count} images"
 
 
 def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Parameters of convolutions and linear layers to `dtype`, in place, which autocast would do anew in each pass; returns `net`."""
+    """Cast the parameters of convolutions and linear layers, in place: autocast would cast them in each pass. Return `net`."""
     for module in net.modules():
         if type(module) in (nn.Conv2d, Conv2dSame, nn.Linear):
             module.to(dtype)

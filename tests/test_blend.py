@@ -35,7 +35,7 @@ def test_each_way_is_its_formula():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 5, 6)) * 3
     each, weights = softmax(logits), np.array([0.5, 0.2, 0.3])
-    got = {way: blend.combine(torch.tensor(each), torch.tensor(weights), way).numpy() for way in blend.WAYS}
+    got = {way: blend.combine(torch.tensor(each), torch.tensor(weights), way).numpy() for way in blend.BLENDERS}
     assert got["mean"] == pytest.approx(np.einsum("mbc,m->bc", each, weights))
     assert got["logits"] == pytest.approx(softmax(np.einsum("mbc,m->bc", logits, weights)))
     product = np.prod(each ** weights[:, None, None], axis=0)
@@ -47,7 +47,7 @@ def test_each_way_is_its_formula():
 
 
 def test_names():
-    assert tuple(blend.WAYS) == choices.BLENDS
+    assert tuple(blend.BLENDERS) == choices.BLENDS
     assert tuple(blend.FITS) == choices.FITTED_BLENDS
 
 
@@ -91,7 +91,7 @@ def test_the_gain_that_is_reported_is_of_images_the_fit_did_not_see():
     _, scores = blend.fit(held(label, each), "greedy")
     assert scores["fitted, same images"]["top1"] > 0.4  # what luck can be picked
     assert scores["fitted, other images"]["top1"] < scores["fitted, same images"]["top1"] - 0.1
-    with pytest.raises(UserError, match="needs 5 labelled"):
+    with pytest.raises(UserError, match="needs at least 5 labelled"):
         blend.fit(held(label[:4], each[:, :4]), "greedy")
 
 
@@ -158,7 +158,7 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
     content["blend"] = "rank"
     written.write_text(yaml.safe_dump(content))
     refused = script("submit.py", "--tag", "fit", "--ensemble", written, "--pseudo_label", 0.9, *pair)
-    assert refused.code == 2 and "ranks are no probabilities" in refused.err
+    assert refused.code == 2 and "--pseudo_label needs probabilities" in refused.err
 
 
 def test_saved_probabilities_keep_their_tails():
@@ -166,7 +166,7 @@ def test_saved_probabilities_keep_their_tails():
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
     each = logits.softmax(dim=2).float()
-    saved = torch.stack([SavedMember(saved_probs.logs(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each])
+    saved = torch.stack([SavedMember(saved_probs.to_log_float16(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each])
     assert (each < 1e-8).float().mean() > 0.2
     assert torch.allclose(saved.sum(dim=2), torch.ones(2, 500), atol=1e-5)
     assert (saved / each - 1).abs().max() < 0.02
@@ -214,7 +214,7 @@ def test_an_identity_is_of_what_decides_the_predictions_alone():
         ("weights", [0, 0], "weights are"),
         ("weights", ["much", 1], "numbers from 0 on"),
         ("weights", [float("nan"), 1], "numbers from 0 on"),
-        ("load", [["a.pt"], None], "load holds what is no text"),
+        ("load", [["a.pt"], None], "load holds a value that is no text"),
         ("tta", "foo", "tta is 'foo'"),
         ("scale", "big", "scale is 'big'"),
         ("fit", "stretch", "fit is 'stretch'"),
@@ -254,12 +254,12 @@ def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, p
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     path = "results/a/1/probs.npz"
     size = saved_probs.read(path).log_probability.nbytes
-    monkeypatch.setattr(saved_probs, "MOST_BYTES", 2 * size)
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size)
     run_eval(script, "--load", path, path, *pair)
-    monkeypatch.setattr(saved_probs, "MOST_BYTES", 2 * size - 128 - 4096 * 3)
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size - 128 - 4096 * 3)
     refused = script("eval.py", "--load", path, path, path, *pair)
     assert refused.code == 2 and "together" in refused.err
-    monkeypatch.setattr(saved_probs, "MOST_BYTES", 10)
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 10)
     refused = script("eval.py", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     assert refused.code == 2 and "of probabilities" in refused.err
     out = run_eval(script, "--blend", "greedy", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair)

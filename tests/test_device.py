@@ -98,13 +98,13 @@ def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monk
     for device in ("V100", "A100", "cpu"):
         model = types.SimpleNamespace(device=get_device({"V100": 0, "A100": 1, "cpu": -1}[device]), net=None)
         model.opt = types.SimpleNamespace(scale=32, batch_size=4)
-        monkeypatch.setattr("network.precision.for_training", lambda *_: ("fp32", "timed"))
+        monkeypatch.setattr("network.precision.fastest_for_training", lambda *_: ("fp32", "timed"))
         kept[device] = [choose(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
     assert kept == {"V100": ["fp32", "fp16", "fp16"], "A100": ["fp32", "bf16", "fp16"], "cpu": ["fp32", "bf16", "fp32"]}
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
-        "The run was in bf16, which V100 emulates: it goes on in another, and no longer to the bit.",
-        "The run was in fp16, which the CPU emulates: it goes on in another, and no longer to the bit.",
+        "The run used bf16, which V100 emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
+        "The run used fp16, which the CPU emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
     ]
     caplog.clear()
     get_device(0)

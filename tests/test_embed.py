@@ -65,7 +65,7 @@ class Reading(torch.nn.Module):
 
 @pytest.mark.parametrize("block", [7, 1000])
 def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, block):
-    monkeypatch.setattr(features, "BLOCK", block)
+    monkeypatch.setattr(features, "BLOCK_ROWS", block)
     count, net = len(points), Reading()
     net.fc = torch.nn.Linear(points.shape[1], 3)
     predictor = SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))])
@@ -87,7 +87,7 @@ def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, bloc
 
 
 def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
-    monkeypatch.setattr(features, "MOST_BYTES", 100)
+    monkeypatch.setattr(features, "MAX_BYTES", 100)
     for net, rows in ((Reading(), None), (torch.nn.Sequential(), None)):
         with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
             if isinstance(net, Reading):

@@ -23,7 +23,7 @@ import torch
 from benchmarks import crash_test
 from dataloader.prefetch import _start_worker
 from network import BaseModel, get_model
-from network.precision import faster, for_training
+from network.precision import fastest_for_training, pick_fastest
 from options import parse_train
 from torch.utils.data import DataLoader
 from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, snapshot
@@ -674,7 +674,7 @@ def test_the_faster_precision_is_taken(monkeypatch):
     """By a clock that the steps themselves move."""
     slow, now = {"fp32": 0.02, "bf16": 0.001}, [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    best, why = faster(lambda name: now.append(now.pop() + slow[name]))
+    best, why = pick_fastest(lambda name: now.append(now.pop() + slow[name]))
     assert best == "bf16"
     assert "fp32 20 ms, bf16 1 ms" in why
 
@@ -682,7 +682,7 @@ def test_the_faster_precision_is_taken(monkeypatch):
 def test_timing_leaves_the_network_as_it_is():
     model = engine_for().model
     before = snapshot(model.net.state_dict())
-    name, why = for_training(model.net, 32, 6)
+    name, why = fastest_for_training(model.net, 32, 6)
     assert name in ("fp32", "bf16")
     assert "of 6 images" in why
     assert all(torch.equal(before[key], value) for key, value in model.net.state_dict().items())

@@ -105,7 +105,7 @@ def test_weights_cast_once_are_what_autocast_casts_each_time():
 def test_fast_takes_what_was_quicker_and_says_so(monkeypatch, chosen):
     model, _ = awake("ResNet18")
     monkeypatch.setattr(
-        "network.precision.faster", lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed")
+        "network.precision.pick_fastest", lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed")
     )
     opt = parse_eval(["--load", "x", "--gpu", "-1", "-b", "3"])
     said = optimize_for_inference(model, model.preprocess(), opt, "fast", torch.device("cpu"))

@@ -87,7 +87,7 @@ def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
                 if scale == 64 and "--scale 64" in said:  # the network has a size of its own, and says it
                     scale = int(re.search(r"give --scale (\d+), its own size", said)[1])
                     continue
-                assert "wants a network" in said and f"timm:{name}" in said and "Leave --" in said
+                assert "needs a network" in said and f"timm:{name}" in said and "Leave --" in said
                 break
             logits = model.train()(torch.rand(2, 3, scale, scale))
             assert logits.shape == (2, 5)
@@ -101,7 +101,7 @@ def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
 
 def test_a_new_part_that_does_not_fit_is_found_before_training(monkeypatch):
     monkeypatch.setattr(heads.GeM, "forward", lambda self, maps: maps.mean(dim=1))
-    with pytest.raises(UserError, match=r"timm:test_resnet does not go with .*--pool gem"):
+    with pytest.raises(UserError, match=r"timm:test_resnet does not work with .*--pool gem"):
         built("--model", "timm:test_resnet", "--pool", "gem", "--scale", 64)
 
 

@@ -93,7 +93,7 @@ def run(opt: argparse.Namespace) -> None:
     picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
-        saved_probs.write(out / "knn.npz", saved_probs.logs(votes), readable, files, classes)
+        saved_probs.write(out / "knn.npz", saved_probs.to_log_float16(votes), readable, files, classes)
         script, flag = ("submit", "test_list") if opt.unlabelled else ("eval", "val_list")
         same = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
         blend = command(script, same | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})

@@ -1,6 +1,6 @@
 """iResNet: Duta, Liu, Zhu, Shao, "Improved Residual Networks for Image and Video Recognition", 2020 (section 3).
 
-A stage is one start block, some middle blocks and one end block. They differ in where normalisation and ReLU stand,
+A stage has one start block, some middle blocks and one end block. They differ in the places of normalisation and ReLU,
 which keeps ReLUs off the main path. The keys of the state dict are those of the authors' files.
 """
 
@@ -21,8 +21,8 @@ class Block(nn.Module):
     """A bottleneck of 1x1, 3x3 and 1x1 convolutions around a shortcut.
 
     `kind`: "start" (normalised before the sum), "middle" (activated before the first convolution), "end" (a middle
-    block, normalised and activated after the sum). `lead`: whether a norm stands before the first activation; the
-    middle block after a start block does without, its input being normalised already.
+    block, normalised and activated after the sum). `lead`: whether a norm comes before the first activation. The
+    middle block after a start block has none: its input is normalised already.
     """
 
     def __init__(self, inputs: int, width: int, kind: str, lead: bool) -> None:
@@ -71,11 +71,11 @@ class IResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """As timm's networks have it: which parameters make up the stem, and each stage (coarse) or block (fine)."""
+        """Return, as timm's networks do, which parameters form the stem, and each stage (coarse) or block (fine)."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
     def get_classifier(self) -> nn.Module:
-        """As timm's networks have it."""
+        """Return the classifier, as timm's networks do."""
         return self.fc
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def _stage(inputs: int, width: int, depth: int) -> nn.Sequential:
 
 
 def _projection(inputs: int, outputs: int) -> nn.Sequential:
-    """The shortcut of a start block: the pooling picks what to keep, where a strided 1x1 would drop three in four."""
+    """Build the shortcut of a start block. The pooling keeps the maxima; a strided 1x1 would drop three values in four."""
     return nn.Sequential(
         nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
     )
