@@ -450,7 +450,7 @@ def test_a_checkpoint_that_is_not_there(script, trained, photo_set, what):
         (["submit.py", "--ensemble", "checkpoints/ok/bset.pt"], "bset.pt for --ensemble. Did you mean checkpoints/ok/best.pt or"),
         (["eval.py", "--load", "logs/ok/best.pt"], "The folder logs/ok holds no checkpoint."),
         (["train.py", "--pretrained", "--weights_dir", "checkpoint"], "There is no folder checkpoint for --weights_dir. Did you mean"),
-        (["train.py", "--gpu", "cpu"], "'cpu' is no whole number (which GPU; -1 is the CPU"),
+        (["train.py", "--gpu", "cpu"], "'cpu' is no whole number (number of the GPU; -1: CPU"),
         (["clear.py", "--tag", "okk"], "There are no records of tag 'okk'. Did you mean ok?"),
     ],
     ids=str,

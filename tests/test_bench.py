@@ -17,6 +17,8 @@ from benchmarks import train as bench_train
 from utils.errors import UserError
 from utils.run import set_openmp_spin
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture
 def here(monkeypatch):
