@@ -196,7 +196,7 @@ def measure(task: dict[str, Any]) -> Any:
         return {"rate": _rate(_timm(task, files, device), device, task["steps"])}
     tune_malloc()  # as train.py does
     if row == "precision":
-        return _model(task, device).set_precision("auto")
+        return _model(task, device).set_precision("auto")[0]
     if "loop" in row:
         return _loop(task, device)
     if "step" in row:

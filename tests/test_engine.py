@@ -721,3 +721,25 @@ def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(script, photo_set, tmp_p
     assert script("eval.py", "--load", "checkpoints/fast/last.pt", "--data_root", photo_set, "--gpu", "-1").code == 0
     found = json.loads(next((tmp_path / "results").rglob("metrics.json")).read_text())
     assert found["top1"] == fast["history"][-1]["val_top1"]
+
+
+def test_histograms_hold_the_gradients_of_the_step_though_the_one_before_is_explained(monkeypatch, tmp_path):
+    """To explain a skipped step computes it again, within the next one; what is recorded is the next one's own."""
+    from training.recorder import RunRecorder
+
+    engine, clean = engine_for(), engine_for()
+    kept = {}
+    for one, steps in ((engine, {1}), (clean, set())):
+        poison(one, monkeypatch, steps)
+        recorder = RunRecorder(tmp_path, None, histograms=True, first_epoch=1)
+        for step in range(3):
+            stop = recorder.watch_gradients(one) if step == 2 else lambda: None
+            if step != 1 or one is engine:
+                one.train_step(batch_of(step=step))
+            stop()
+        one.settle()
+        recorder.close()
+        kept[one] = recorder.gradients
+    assert engine.guard.skipped == 1
+    assert len(kept[engine]) == len(list(engine.model.net.parameters()))
+    assert all(torch.equal(gradient, kept[clean][name]) for name, gradient in kept[engine].items())

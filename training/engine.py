@@ -89,6 +89,7 @@ class Engine:
 
     step_count: optimizer steps so far, skipped ones included. grad_norm: of the last step, before clipping, a scalar on the
     device. active_weights: "raw", "ema" or "swa", the weights to predict with: those that did best in the last validation.
+    on_gradients: what is to look at each step's gradients before they are clipped, or None.
     """
 
     def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:
@@ -102,6 +103,7 @@ class Engine:
         self.guard = NonFiniteGuard(model.net, settings.max_nonfinite_steps, model.device)
         self.step_count = 0
         self.grad_norm: Tensor | None = None
+        self.on_gradients: Callable[[], None] | None = None
         self.active_weights = "raw"
         self._in_step: list[Batch] = []  # the batches of the step that is being accumulated
         self._unsettled: list[Batch] = []  # those of the last step, until `settle`
@@ -151,6 +153,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate() * group["lr_scale"]
         self.scaler.unscale_(self.optimizer)
+        if self.on_gradients is not None:
+            self.on_gradients()
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in self.model.net.parameters() if p.grad is not None])
         finite = self.guard.check(self.grad_norm, self.scaler)
         if self.settings.clip_grad is not None:

@@ -161,8 +161,8 @@ class EpochTracker:
     def scores(self) -> dict[str, Any]:
         """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
 
-        train_top1 is that of the augmented images, as each step's weights saw them; it is left out where `update` of a
-        network of your own does not run `self(images)`.
+        train_top1 is that of the augmented images, as each step's weights saw them; it is left out where the logits that
+        `update` returns are not of one row per image.
 
         Raises:
             UserError: the loss is no longer a number.

@@ -51,27 +51,19 @@ class RunRecorder:
         self.found[weights] = predictions
 
     def watch_gradients(self, engine: Engine) -> Callable[[], None]:
-        """Keep a copy of the gradients of the steps taken from now on, before clipping; returns what ends that.
-
-        Of fp16's scaled gradients the scale is taken out. Call it before an epoch's last step.
-        """
+        """Keep a copy of the gradients of the next step, before clipping; return what ends that. Call it before an epoch's last batch."""
         if not self.histograms:
             return lambda: None
 
-        def keep(name: str) -> Callable[[Tensor], None]:
-            def hook(parameter: Tensor) -> None:
-                assert parameter.grad is not None
-                self.gradients[name] = parameter.grad.detach() / engine.scaler.get_scale()
-
-            return hook
-
-        learning = [(name, p) for name, p in engine.model.net.named_parameters() if p.requires_grad]
-        hooks = [p.register_post_accumulate_grad_hook(keep(name)) for name, p in learning]
+        def keep() -> None:
+            for name, parameter in engine.model.net.named_parameters():
+                if parameter.grad is not None:
+                    self.gradients[name] = parameter.grad.detach().clone()
 
         def stop() -> None:
-            for hook in hooks:
-                hook.remove()
+            engine.on_gradients = None
 
+        engine.on_gradients = keep
         return stop
 
     def end_epoch(self, epoch: int, scores: dict[str, Any], engine: Engine) -> None:
