@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,6 +26,9 @@ for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, sig
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+if TYPE_CHECKING:
+    import torch
+
 NAMES = ("china", "flower", "hopper")
 
 # A program that locks a folder, prints "held", and waits for its standard input to end; .format(shared=True or False).
@@ -36,6 +39,35 @@ run_lock.acquire(pathlib.Path(sys.argv[1]), {shared})
 print("held", flush=True)
 input()
 """
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by these marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that takes the fixture `device`; skip those marked `cuda` where torch finds no GPU."""
+    for item in items:
+        if "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("device")
+    for_gpu = [item for item in items if item.get_closest_marker("cuda")]
+    if for_gpu and not _finds_gpu():
+        for item in for_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU; run it there with: make test-gpu"))
+
+
+def _finds_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def device() -> "torch.device":
+    """GPU 0 if torch finds one, else the CPU. A test that takes it proves its own code on the CPU."""
+    import torch
+
+    if not _finds_gpu():
+        return torch.device("cpu")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as --deterministic sets it; cuBLAS reads it once, at its start
+    return torch.device("cuda", 0)
 
 
 @pytest.fixture(scope="session")
