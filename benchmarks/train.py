@@ -10,8 +10,9 @@ from batch to batch within its first epoch, without start, validation and saving
 create_loader, create_optimizer_v2 and the loop of its documentation, on the same files with the same crop and flip; the
 faster of its two rows in channels_last counts. All use SGD with momentum. Threads of ours wait as those of train.py do
 (utils.run.set_openmp_spin), those of timm as torch's do. If data and network share the cores, the limit of the loop is
-1 / (1/step + 1/loader). Neither side uses torch.compile. Prints medians, ratios, and the share of the time for which
-train.py waited for data; writes train.json and train.png.
+1 / (1/step + 1/loader). Rows called "engine" run only if --only names them: they repeat train.py's own step, with its copy
+to the device, guard and averages; "timm, step" is their counterpart. Only rows called "compiled" use torch.compile.
+Prints medians, ratios, and the share of the time for which train.py waited for data; writes train.json and train.png.
 """
 
 import argparse
@@ -55,6 +56,15 @@ ROWS: dict[str, list[str]] = {  # row -> its flags of train.py
     "timm channels_last bf16": [],
 }
 BEST = {"timm defaults": None, "timm channels_last": "fp32", "timm channels_last bf16": "bf16"}
+STEP_ROWS: dict[str, list[str]] = {  # rows that --only names; each repeats the whole step over one batch
+    "ours, engine": [],
+    "ours, engine, no guard": ["--max_nan", "0"],
+    "ours, engine, EMA": ["--ema", "0.9998"],
+    "ours, engine, compiled": ["--compile"],
+    "timm, step bf16": [],
+    "timm, step bf16, compiled": [],
+}
+FLAGS = ROWS | STEP_ROWS
 
 
 class Target(NamedTuple):
@@ -75,6 +85,16 @@ TARGETS = (
         lambda rate: rate["ours, loop jpeg"] / max(rate["timm channels_last"], rate["timm channels_last bf16"]),
         {"": 1.05, "EfficientNet-Lite0:64": 1.3},
     ),
+    # of a GPU, which shares no core with the loader
+    Target("loop jpeg / min(step, loader)", lambda rate: rate["ours, loop jpeg"] / _slower(rate)),
+    Target("engine / timm", lambda rate: rate["ours, engine"] / rate["timm, step bf16"], {"": 0.98}),
+    Target(
+        "engine / timm, both compiled",
+        lambda rate: rate["ours, engine, compiled"] / rate["timm, step bf16, compiled"],
+        {"": 0.98},
+    ),
+    Target("engine / without guard", lambda rate: rate["ours, engine"] / rate["ours, engine, no guard"], {"": 0.97}),
+    Target("engine with EMA / without", lambda rate: rate["ours, engine, EMA"] / rate["ours, engine"], {"": 0.97}),
 )
 
 
@@ -82,11 +102,15 @@ def _of_limit(rate: dict[str, float], kind: str) -> float:
     return rate[f"ours, loop {kind}"] * (1 / rate["ours, step"] + 1 / rate[f"ours, loader {kind}"])
 
 
+def _slower(rate: dict[str, float]) -> float:
+    return min(rate["ours, step"], rate["ours, loader jpeg"])
+
+
 def option_parser() -> argparse.ArgumentParser:
     """Return the parser of this benchmark."""
     parser = bench.option_parser(NAME, __doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="each is MODEL:PX:BATCH")
-    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(ROWS), help="measure only these rows")
+    parser.add_argument("--only", nargs="+", default=list(ROWS), choices=list(FLAGS), help="measure only these rows")
     parser.add_argument(
         "--steps", type=int, default=30, help=f"steps for which a row is timed, after {WARM_UP_BATCHES} that are not"
     )
@@ -114,7 +138,7 @@ def compare(opt: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         tasks = {network: _task(opt, network, photos, Path(folder)) for network in opt.networks}
         rows = [
-            bench.Row((network, row), tasks[network] | {"row": row}, row not in BEST)
+            bench.Row((network, row), tasks[network] | {"row": row}, row.startswith("ours"))
             for network in opt.networks
             for row in opt.only
         ]
@@ -192,13 +216,15 @@ def measure(task: dict[str, Any]) -> Any:
     files, row = read_list(task["list"]), task["row"]
     bench.into_page_cache(files)
     device = get_device(task["gpu"])
-    if row in BEST:
+    if row.startswith("timm"):
         return {"rate": _rate(_timm(task, files, device), device, task["steps"])}
     tune_malloc()  # as train.py does
     if row == "precision":
         return _model(task, device).set_precision("auto")[0]
     if "loop" in row:
         return _loop(task, device)
+    if row.startswith("ours, engine"):
+        return {"rate": _rate(_engine_steps(task, files, device), device, task["steps"])}
     if "step" in row:
         return {"rate": _rate(_steps(task, files, device), device, task["steps"])}
     return {"rate": _rate(_loaded(task, files, device), device, task["steps"], MIN_LOADER_SECONDS)}
@@ -224,7 +250,7 @@ def _options(task: dict[str, Any], *more: str) -> argparse.Namespace:
     words = ["--model", task["model"], "--no-pretrained", *bench.gpu_words(task), "--optimizer", "sgd", "--lr", str(LR)]
     words += ["--train_list", task["list"], "--val_list", task["val"], "--precision", task["precision"]]
     words += ["--scale", str(task["scale"]), "-b", str(task["batch"]), "-w", str(task["workers"])]
-    words += ["--transform", "light", "--zoom", str(ZOOM), *ROWS.get(task["row"], []), *more]
+    words += ["--transform", "light", "--zoom", str(ZOOM), *FLAGS.get(task["row"], []), *more]
     return parse_train(words)
 
 
@@ -257,6 +283,20 @@ def _steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Ite
         yield len(targets)
 
 
+def _engine_steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Iterator[int]:
+    """Repeat train.py's own step over one batch, which is copied and normalised each time; yield the number of its images."""
+    from training.setup import build_engine
+
+    model, opt = _model(task, device), _options(task, "-w", "0")
+    model.set_precision(task["precision"])
+    loader = dataloader.train_loader(opt, files, model.preprocess())
+    engine = build_engine(model.opt, model, steps_per_epoch=len(loader))
+    batch = next(loader.batches(1))
+    while True:
+        engine.train_step(batch)
+        yield len(batch.label)
+
+
 def _loaded(task: dict[str, Any], files: FileList, device: "torch.device") -> Iterator[int]:
     """Return the sizes of the loader's batches, taken as fast as it makes them."""
     opt = _options(task, "--epochs", str(MANY_EPOCHS))
@@ -272,7 +312,10 @@ def _timm(task: dict[str, Any], files: FileList, device: "torch.device") -> Iter
     paths = [files.path(k) for k in range(len(files))]
     labels, arch = files.label.tolist(), MODELS[task["model"]][1]
     wanted = PipelineTask(paths, labels, task["scale"], task["batch"], task["workers"], False, MANY_EPOCHS, device)
-    return timm_training(arch, wanted, LR, BEST[task["row"]])
+    row = task["row"]
+    if row in STEP_ROWS:
+        return timm_training(arch, wanted, LR, "bf16", repeat=True, compiled="compiled" in row)
+    return timm_training(arch, wanted, LR, BEST[row])
 
 
 class _FirstEpochDone(Exception):  # noqa: N818  # not an error
