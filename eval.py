@@ -80,8 +80,7 @@ def main(opt: argparse.Namespace) -> None:
 def evaluate(
     predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None
 ) -> dict[str, Any]:
-    """Return the scores of evaluation.metrics.score over a loader of EvalBatch: what train.py prints and main()
-    reproduces.
+    """Return the scores of evaluation.metrics.score over a loader of EvalBatch, which train.py prints.
 
     `see` is called with the predictions.
     """

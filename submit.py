@@ -1,4 +1,4 @@
-"""Predict the class of each image of the test list, and write a CSV: `id,predicted`, one row per image, in the list's order.
+"""Predict the class of each image of the test list, and write a CSV: `id,predicted`, in the list's order.
 
     python submit.py --load checkpoints/resnest/20_ResNeSt101.pt
     python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv

@@ -24,7 +24,7 @@ def _mean(each: Tensor, weights: Tensor) -> Tensor:
 
 
 def _geometric(each: Tensor, weights: Tensor) -> Tensor:
-    """Return the softmax of the mean log p. It ignores what a row has in common, so it equals that of the mean logits."""
+    """Return the softmax of the mean log p, which equals that of the mean logits: a shift of a row changes nothing."""
     return (each.clamp_min(MIN_PROBABILITY).log() * weights).sum(dim=0).softmax(dim=1)
 
 
@@ -46,7 +46,7 @@ BLENDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def combine(each: Tensor, weights: Tensor, blend: str) -> Tensor:
-    """Blend the probabilities of M members, float32 (M, B, C), into (B, C), rows summing to 1. `weights` (M,) sum to 1."""
+    """Blend float32 (M, B, C) probabilities of M members into (B, C), rows summing to 1. `weights` (M,) sum to 1."""
     return BLENDERS[blend](each, weights[:, None, None])
 
 
@@ -55,12 +55,11 @@ def combine(each: Tensor, weights: Tensor, blend: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a fit needs of N labelled images: the members' most likely classes, so that 50,030 classes cost as much as
-    100.
+    """What a fit needs of N labelled images: the most likely classes. So 50,030 classes cost no more than 100.
 
     probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
-    is_target: bool (N, K), True in the one column of the true class. If two members name a class, its second column is
-        -1.
+    is_target: bool (N, K), True in the one column of the true class. If two members name a class, its
+        second column is -1.
     """
 
     probability: NDArray[np.float32]
@@ -92,7 +91,7 @@ def _true(data: Candidates) -> NDArray[np.float64]:
 def greedy(data: Candidates) -> NDArray[np.float64]:
     """Fit weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
 
-    Each of GREEDY_ROUNDS adds the member that gives the best top-1; ties are broken by log loss. The first best round
+    Each of GREEDY_ROUNDS adds the member that gives the best top-1; the log loss breaks ties. The first best round
     wins.
     """
     members = len(data.probability)
@@ -114,7 +113,7 @@ def greedy(data: Candidates) -> NDArray[np.float64]:
 
 
 def optimal(data: Candidates) -> NDArray[np.float64]:
-    """Fit weights (M,) on the simplex that minimise the log loss of the mean: a convex problem, solved by SciPy's SLSQP."""
+    """Fit weights (M,) on the simplex that minimise the log loss of the mean, a convex problem, by SciPy's SLSQP."""
     from scipy.optimize import minimize
 
     true = np.maximum(_true(data), MIN_PROBABILITY)

@@ -1,4 +1,4 @@
-"""Ensembles with fitted weights: --blend fits them on the validation list, ensemble.yaml keeps them, --ensemble uses them."""
+"""Ensembles with fitted weights: --blend fits them, ensemble.yaml keeps them, --ensemble uses them."""
 
 import argparse
 import copy
@@ -131,7 +131,8 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     ]
     if wrong or len({len(content[key]) for key in ("load", "hashes", "weights")}) != 1:
         raise UserError(
-            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} missing or not valid."
+            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} "
+            "missing or not valid."
         )
     content = _typed(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]

@@ -1,4 +1,4 @@
-"""Folds batch norm into the convolution before it: the same function with one pass over memory less. For inference only."""
+"""Folds batch norm into the convolution before it: the same function with one pass over memory less. Inference only."""
 
 import argparse
 import copy
@@ -80,7 +80,7 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
 
 
 def _pairs(net: nn.Module, prefix: str = "") -> list[tuple[str, str]]:
-    """Return the names of each (convolution, norm) to merge: each is called once, and only the norm reads the convolution."""
+    """Return the names of each (convolution, norm) to merge: called once, and only the norm reads the convolution."""
     try:
         graph = _Tracer().trace(net)
     except Exception:  # whatever a network does that cannot be traced: its children may be

@@ -53,7 +53,7 @@ class LoadedPredictor:
 
     @property
     def run(self) -> Path | None:
-        """Return the folder of the only checkpoint if it is that of its tag, so that its run may be going on; else None."""
+        """Return the folder of the only checkpoint if it is that of its tag, where its run may be active; else None."""
         folder = Path(self.paths[0]).resolve().parent
         return folder if len(self.paths) == 1 and folder.name == self.tag else None
 
@@ -73,8 +73,7 @@ class _Network:
 
 
 def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredictor:
-    """Build the networks of opt.load from their checkpoints alone, on `device`, and read the files of probabilities
-    (.npz).
+    """Build the networks of opt.load on `device` from their checkpoints alone, and read the .npz files.
 
     --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. Whoever predicts
     for a list must call `check_list` with it: probabilities in a file belong to one list.
@@ -184,8 +183,8 @@ def _check_ensemble(opt: argparse.Namespace, paths: tuple[str, ...], identities:
     for path, identity in zip(paths, identities, strict=True):
         if expected.get(path, identity) != identity:
             raise UserError(
-                f"--ensemble {opt.ensemble}: {path} has changed since the weights were fitted (another network, or other weights, "
-                "classes or options). Put it back, or fit them again with eval.py --blend."
+                f"--ensemble {opt.ensemble}: {path} has changed since the weights were fitted (another network, "
+                "or other weights, classes or options). Put it back, or fit them again with eval.py --blend."
             )
 
 
@@ -204,14 +203,15 @@ def _history(history: Any) -> list[dict[str, Any]]:
 
 
 def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -> float:
-    """Return the value of --temperature: none (1), a number, or what `eval.py --calibrate` stored in the only checkpoint."""
+    """Return the value of --temperature: none (1), a number, or what `eval.py --calibrate` stored in the checkpoint."""
     if opt.temperature == "none":
         return 1.0
     if opt.temperature != "ckpt":
         return float(opt.temperature)
     if len(opt.load) > 1:
         raise UserError(
-            "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; give it as a number."
+            "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; "
+            "give it as a number."
         )
     if not stored or stored[0] is None:
         first = command("eval", {**vars(opt), "temperature": None, "save_probs": None, "calibrate": True})

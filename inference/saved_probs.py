@@ -24,7 +24,7 @@ MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,00
 
 @dataclass(frozen=True)
 class SavedProbs:
-    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and of which list and classes they are."""
+    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and their list and classes."""
 
     path: str
     log_probability: NDArray[np.float16]
@@ -34,7 +34,7 @@ class SavedProbs:
 
 
 def check_size(count: int, num_classes: int, what: str) -> None:
-    """Raise UserError where float16 probabilities of `count` images would take more than MAX_BYTES; `what` names them."""
+    """Raise UserError where float16 probabilities, which `what` names, would take more than MAX_BYTES."""
     size = 2 * count * num_classes
     if size > MAX_BYTES:
         raise UserError(
@@ -87,7 +87,8 @@ def read(path: str) -> SavedProbs:
             missing = {"log_probabilities", "classes", "list_hash", "readable"} - set(content.files)
             if missing:
                 raise UserError(
-                    f"{path} holds no {', '.join(sorted(missing))}. Write it again: python eval.py --load CKPT --save_probs"
+                    f"{path} holds no {', '.join(sorted(missing))}. "
+                    "Write it again: python eval.py --load CKPT --save_probs"
                 )
             found = content["log_probabilities"]
             names, images = content["classes"].tolist(), content["class_images"].tolist()

@@ -2,14 +2,16 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import dataloader
 from dataloader.file_list import FileList
+from dataloader.prefetch import BatchLoader
 from inference.ensemble import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
+from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.run import get_device
@@ -29,8 +31,8 @@ class Inference:
         """Return the predictor that blends all members."""
         return self.loaded.predictor
 
-    def batches(self, predictor: Predictor | None = None) -> Any:
-        """Return a loader (EvalBatch) of all images in order, prepared for `predictor`, by default that of all members."""
+    def batches(self, predictor: Predictor | None = None) -> BatchLoader[EvalBatch]:
+        """Return a loader of all images in order, prepared for `predictor`, by default that of all members."""
         return dataloader.eval_loader(self.opt, self.files, (predictor or self.predictor).preprocesses)
 
     def can_submit(self) -> bool:

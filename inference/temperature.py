@@ -1,4 +1,4 @@
-"""Temperatures: which one a prediction uses, and eval.py --calibrate, which fits one and writes it into the checkpoint."""
+"""eval.py --calibrate: fits a temperature, and writes it into the checkpoint."""
 
 from pathlib import Path
 
@@ -10,18 +10,19 @@ from utils.logger import log
 
 
 def announce_calibration(run: Inference) -> None:
-    """Log which checkpoint --calibrate is going to change, before the work, and keep other commands from replacing it."""
+    """Log which checkpoint --calibrate will change, before the work, and keep other commands from replacing it."""
     target = calibrated_file(run)
     if target is not None:
         log.info(
-            f"--calibrate adds the temperature to {_named(target)}: that file is rewritten, its weights stay as they are."
+            f"--calibrate adds the temperature to {_named(target)}: "
+            "that file is rewritten, its weights stay as they are."
         )
         if run.loaded.run is not None:
             run_lock.acquire(run.loaded.run, shared=True)
 
 
 def calibrated_file(run: Inference) -> Path | None:
-    """Return the checkpoint that a fitted temperature is written into; None for a blend, and where it holds weights alone."""
+    """Return the checkpoint that gets the temperature; None for a blend, and for a file of weights alone."""
     loaded = run.loaded
     one_network = len(loaded.paths) == 1 and not loaded.saved
     return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
@@ -35,8 +36,8 @@ def calibrate(run: Inference, predictions: Predictions) -> Fitted:
     """
     fitted = fit_temperature(predictions)
     log.info(
-        f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, calibration error "
-        f"{fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
+        f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, "
+        f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
     target = calibrated_file(run)
     if target is None:

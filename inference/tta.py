@@ -12,14 +12,14 @@ from utils.preprocess import CROP_FRACTION, Preprocess
 
 @dataclass(frozen=True)
 class View:
-    """How the loader prepares an image (`preprocess`), and what the device then does to uint8 (B, 3, S, S) (`transform`)."""
+    """How the loader prepares an image (`preprocess`), and what the device does to uint8 (B, 3, S, S) (`transform`)."""
 
     preprocess: Preprocess
     transform: Callable[[Tensor], Tensor]
 
 
 def _dihedral(k: int) -> Callable[[Tensor], Tensor]:
-    """Return view k of the eight: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 swaps rows and columns first."""
+    """Return view k: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 swaps rows and columns first."""
     axes = [axis for bit, axis in ((1, -1), (2, -2)) if k & bit]
 
     def transform(images: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _fivecrop(preprocess: Preprocess) -> list[View]:
 
 
 def _multiscale(preprocess: Preprocess) -> list[View]:
-    """Return three sizes: 1, 1.15 and 1.3 times that of training. Networks gain from testing larger (Touvron et al., 2019)."""
+    """Return 1, 1.15 and 1.3 times the size of training: networks gain from testing larger (Touvron et al., 2019)."""
     return [
         View(
             replace(preprocess, scale=round(preprocess.scale * factor / 8) * 8 if factor > 1 else preprocess.scale),
@@ -91,5 +91,5 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
 
 
 def mean_over_views(probabilities: list[Tensor]) -> Tensor:
-    """Average the (B, C) probabilities of several views. A class does not turn with the image: nothing is turned back."""
+    """Average the (B, C) probabilities of several views. A class does not turn with the image: nothing turns back."""
     return torch.stack(probabilities).mean(dim=0)

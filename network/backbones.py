@@ -58,8 +58,7 @@ def _listed(archs: dict[str, str]) -> str:
 
 
 def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
-    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000), with ImageNet weights if
-    opt.pretrained.
+    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000); opt.pretrained: with ImageNet weights.
 
     Raises:
         UserError: timm has no such model, or the weights are not available; the message says where to put which file.
@@ -100,8 +99,8 @@ def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], 
     given = net.pretrained_cfg.pop("state_dict", None)  # else the weights stay in memory twice
     if given and not given.keys() & net.state_dict().keys():
         log.warning(
-            f"The file's tensors have other names than those of {name}: if it is another network's, training starts at random "
-            "weights."
+            f"The file's tensors have other names than those of {name}: if it is another network's, "
+            "training starts at random weights."
         )
     return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
 
@@ -134,7 +133,8 @@ def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
     given = torch.load(path, map_location="cpu", weights_only=True)
     if len(given) != len(wanted):
         raise UserError(
-            f"{path} has {len(given)} tensors, {name} needs {len(wanted)}. Reinstall the package, or try: --no-pretrained."
+            f"{path} has {len(given)} tensors, {name} needs {len(wanted)}. "
+            "Reinstall the package, or try: --no-pretrained"
         )
     state = dict(zip(wanted, given.values(), strict=True))
     load_matching(net, state, str(path))
@@ -143,7 +143,7 @@ def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
 
 
 def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return timm's overlay for a weight file in `folder`: <architecture>.<tag> or <architecture>, with one of SUFFIXES."""
+    """Return timm's overlay for the file <architecture>.<tag> or <architecture>, with one of SUFFIXES, in `folder`."""
     for stem in (_full_name(name), name.split(".")[0]):
         for suffix in SUFFIXES:
             if (folder / f"{stem}{suffix}").is_file():
@@ -237,8 +237,7 @@ def head_names(net: nn.Module) -> set[str]:
 
 
 def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tensor]:
-    """Return the tensors whose rows are classes, by their state-dict names: those of the last layer, and of a norm
-    after it.
+    """Return the tensors whose rows are classes: those of the last layer, and of a norm after it, by state-dict name.
 
     Networks with several classifiers (distilled ones) have the tensors of each.
     """

@@ -42,8 +42,9 @@ def load_weights(
     left_out = load_matching(model.net, weights, source)
     if left_out and strict:
         raise UserError(
-            f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); --resume "
-            "keeps the classes.\nGive the lists of its training, or fine-tune its backbone: --load without --resume."
+            f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
+            "--resume keeps the classes.\n"
+            "Give the lists of its training, or fine-tune its backbone: --load without --resume."
         )
     if left_out:
         log.warning(
@@ -53,7 +54,7 @@ def load_weights(
 
 
 def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> None:
-    """Raise UserError where a checkpoint of train.py has a tensor of another dtype: train.py never casts, so it was rounded."""
+    """Raise UserError where a checkpoint of train.py has a tensor of another dtype: it was rounded later."""
     own = model.net.state_dict()
     other = [name for name, value in weights.items() if name in own and value.dtype != own[name].dtype]
     if other:
@@ -79,8 +80,9 @@ def carry_by_name(
     layers = classifier_layers(model.net, len(names))
     if not layers:
         raise UserError(
-            f"{source} has other classes than this run, or another order of them, and it is unclear which layer of {model.name} is "
-            "the classifier.\nCall its last layer fc, classifier or head, or number the lists as the checkpoint does."
+            f"{source} has other classes than this run, or another order of them, and it is unclear which layer of "
+            f"{model.name} is the classifier.\n"
+            "Call its last layer fc, classifier or head, or number the lists as the checkpoint does."
         )
     kept = numbers >= 0
     carried, layers_carried = dict(weights), 0
@@ -96,8 +98,9 @@ def carry_by_name(
     if layers_carried:
         count = int(kept.sum())
         log.info(
-            f"{source} has other classes, or another order of them. The classifier keeps {count} of {len(names)} classes, by name; "
-            f"{len(names) - count} start at random, and {len(known) - count} of the checkpoint's are left out."
+            f"{source} has other classes, or another order of them. The classifier keeps {count} of {len(names)} "
+            f"classes, by name; {len(names) - count} start at random, and "
+            f"{len(known) - count} of the checkpoint's are left out."
         )
     return carried
 
@@ -143,15 +146,15 @@ def build_from_checkpoint(
     ]
     if unfit:  # load_weights would leave it at random values
         raise UserError(
-            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that ({', '.join(unfit)}).\n"
-            "It is damaged, or was put together by hand: give another checkpoint."
+            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that "
+            f"({', '.join(unfit)}).\nIt is damaged, or was put together by hand: give another checkpoint."
         )
     load_weights(model, content, path)
     return model.eval(), data
 
 
 def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str) -> argparse.Namespace:
-    """Return the options to build a checkpoint's network `name` from: those of its training, without fetching weights."""
+    """Return the options to build the network `name` of a checkpoint: those of its training, not `pretrained`."""
     from options import Options, parse_train  # the defaults, for what an older checkpoint or a plain state dict lacks
 
     defaults = vars(parse_train([]))

@@ -134,7 +134,7 @@ def fastest_for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]
 
 
 def cast_weights(net: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Cast the parameters of convolutions and linear layers, in place: autocast would cast them in each pass. Return `net`."""
+    """Cast the weights of convolutions and linear layers in place, once instead of in each pass. Return `net`."""
     for module in net.modules():
         if type(module) in (nn.Conv2d, Conv2dSame, nn.Linear):
             module.to(dtype)

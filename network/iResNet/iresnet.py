@@ -93,7 +93,7 @@ def _stage(inputs: int, width: int, depth: int) -> nn.Sequential:
 
 
 def _projection(inputs: int, outputs: int) -> nn.Sequential:
-    """Build the shortcut of a start block. The pooling keeps the maxima; a strided 1x1 would drop three values in four."""
+    """Build a start block's shortcut. The pooling keeps the maxima; a strided 1x1 would drop three values in four."""
     return nn.Sequential(
         nn.MaxPool2d(3, 2, padding=1), nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
     )
