@@ -1,6 +1,5 @@
 """Several processes under torchrun: the same result as one, no sample twice, a lost process made good."""
 
-import argparse
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import torch
 import torch.distributed.run
 from benchmarks import crash_test
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
+from options import parse_train
 from training import resuming
 from utils import checkpoint, distributed
 from utils.errors import UserError
@@ -284,7 +284,7 @@ def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
 
 
 def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
-    opt = argparse.Namespace(tag="x", resume=False, load=None)
+    opt = parse_train(["--tag", "x"])
     with pytest.raises(UserError, match="on another machine now"):
         resuming.find_start(opt, tmp_path, again=True)
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
