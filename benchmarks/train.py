@@ -38,6 +38,8 @@ from utils.logger import log
 if TYPE_CHECKING:
     import torch
 
+    from options import Options
+
 NAME = "train"
 NETWORKS = ("EfficientNet-Lite0:64:64", "ResNet50:128:32")
 WARM_UP_BATCHES = 10  # not counted: by then the batches that were made ahead are used up
@@ -243,7 +245,7 @@ def _rate(images: Iterator[int], device: "torch.device", steps: int, seconds: fl
     return count / (time.perf_counter() - began)
 
 
-def _options(task: dict[str, Any], *more: str) -> argparse.Namespace:
+def _options(task: dict[str, Any], *more: str) -> "Options":
     """Return the options of train.py for this row."""
     from options import parse_train
 
@@ -258,8 +260,7 @@ def _model(task: dict[str, Any], device: "torch.device") -> Any:
     """Return the network as train.py places it."""
     from network import get_model
 
-    opt = _options(task)
-    opt.num_classes = int(read_list(task["list"]).label.max()) + 1
+    opt = _options(task).replace(num_classes=int(read_list(task["list"]).label.max()) + 1)
     model = get_model(opt.model)(opt)
     model.place(device)
     return model

@@ -162,7 +162,7 @@ def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str
     saved = {key: value for key, value in content.get("opt", {}).items() if key in known}
     # rebuilt: heads.shape_head does not try the size: the network was trained at it, or a plain state dict has none yet
     fixed = {"model": name, "num_classes": num_classes, "pretrained": False, "rebuilt": True}
-    return Options(**{**defaults, **saved, **fixed})
+    return Options(**{**defaults, **saved, **fixed}).make_read_only()
 
 
 def infer_num_classes(weights: dict[str, Tensor], net: torch.nn.Module, path: str) -> int:

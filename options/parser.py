@@ -131,7 +131,7 @@ class Parser(ToolParser):
         return {flag[2:]: dest for dest, action in self.flags().items() for flag in long_names(action)}
 
     def parse(self, argv: Sequence[str] | None = None) -> Options:
-        """Parse `argv` (None: sys.argv). `opt.given` names the options that the command line or --config sets.
+        """Parse `argv` (None: sys.argv) into read-only options. `opt.given` names those that the user sets.
 
         Raises:
             SystemExit: code 2, after printing what is wrong; 0 after --help.
@@ -150,7 +150,7 @@ class Parser(ToolParser):
         problems = mistyped + [_as_typed(line, typed) for line in known]
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
-        return opt
+        return opt.make_read_only()
 
     def _flags_in(self, words: Iterable[str]) -> list[str]:
         flags = [word.split("=")[0] for word in words if word.startswith("--")]

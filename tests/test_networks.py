@@ -13,7 +13,7 @@ from dataloader.dataset import as_images
 from dataloader.geometry import EvalGeometry, crop_resize
 from network import get_model, models
 from network.loading import load_weights
-from options import choices, parse_train
+from options import Options, choices, parse_train
 from torch import nn
 from training.engine import Engine
 from training.setup import build_engine
@@ -25,7 +25,7 @@ from utils.preprocess import Preprocess
 SMALLEST = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-B0", "EfficientNet-Lite0", "timm:resnet10t"]
 
 
-def options(*words: str) -> argparse.Namespace:
+def options(*words: str) -> Options:
     return parse_train(["--num_classes", "5", "--no-pretrained", "--scale", "64", "--gpu", "-1", "--precision", "fp32", *words])
 
 
@@ -161,16 +161,14 @@ def test_pretrained_lite0_from_its_package_sees_what_is_in_the_photos(photos):
 def test_pretrained_weights_keep_the_backbone_when_the_classes_differ():
     opt = parse_train(["--model", "EfficientNet-Lite0", "--num_classes", "7"])
     seven = get_model("EfficientNet-Lite0")(opt).net.state_dict()
-    opt.num_classes = None
-    thousand = get_model("EfficientNet-Lite0")(opt).net.state_dict()
+    thousand = get_model("EfficientNet-Lite0")(opt.replace(num_classes=None)).net.state_dict()
     assert seven["classifier.weight"].shape == (7, 1280)
     assert all(torch.equal(seven[key], thousand[key]) for key in seven if not key.startswith("classifier"))
 
 
 def test_a_new_head_begins_near_indifference():
     """timm's EfficientNet would begin at a loss of about 4 for ten classes; log(10) is 2.3."""
-    opt = options()
-    opt.num_classes = 10
+    opt = options().replace(num_classes=10)
     torch.manual_seed(0)
     model = get_model("EfficientNet-B0")(opt).train()
     with torch.no_grad():

@@ -131,7 +131,10 @@ def test_what_a_user_adds_to_a_registry_works_without_touching_the_choices(monke
         assert getattr(parse_train([f"--{flag}", "mine"]), flag) == "mine"
 
 
-@pytest.mark.parametrize("parse, words", [(parse_train, []), (parse_eval, ["--load", "x"]), (parse_submit, ["--load", "x"])])
+NEEDED = [(parse_train, []), (parse_eval, ["--load", "x"]), (parse_submit, ["--load", "x"])]  # words that each cannot do without
+
+
+@pytest.mark.parametrize("parse, words", NEEDED)
 def test_a_parser_reads_the_given_words_and_not_sys_argv(parse, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--no_such_flag"])
     assert parse([*words, "--tag", "mine"]).tag == "mine"
@@ -335,6 +338,14 @@ def test_alias_that_is_wrong_in_a_file_is_refused(text, said, tmp_path, capsys):
 
 
 # ------------------------------------------------------------------------------------------------ read-only options
+
+
+@pytest.mark.parametrize("parse, words", [*NEEDED, (parse_clear, ["--tag", "x"])])
+def test_parsed_options_are_read_only(parse, words):
+    opt = parse(words)
+    with pytest.raises(AttributeError, match="read-only"):
+        opt.tag = "other"
+    assert opt.replace(tag="other").tag == "other" != opt.tag
 
 
 def test_frozen_options_refuse_to_be_set_or_deleted():

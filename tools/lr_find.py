@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from options import build_parser, command
+from options import Options, build_parser, command
 from options.parser import Parser, expanded
 from options.shared_flags import force
 from utils import tables
@@ -39,13 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_tool(lambda: option_parser().parse(argv), find)
 
 
-def find(opt: argparse.Namespace) -> None:
+def find(opt: Options) -> None:
     """Test the range of learning rates, and report. Raises UserError if the range is empty."""
     if opt.low >= opt.high:
         raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
-    asked = argparse.Namespace(**vars(opt))  # the test changes some options
     rates, losses = range_test(opt)
-    report(asked, rates, losses)
+    report(opt, rates, losses)
 
 
 def option_parser() -> Parser:
@@ -68,7 +67,7 @@ def option_parser() -> Parser:
     return parser
 
 
-def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
     """Train with a rising learning rate; return the learning rates and losses of the steps taken, float64 (N,) each.
 
     Every step is the engine's own, with its loss, mixing, clipping, --sam and --accumulate. The loss of a step is
@@ -81,6 +80,9 @@ def range_test(opt: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
 
     from training.guard import Diverged
 
+    # An epoch has at least one optimizer step. The weights of --load replace the pretrained ones.
+    epochs, pretrained = opt.steps * opt.accumulate, opt.pretrained and not opt.load
+    opt = opt.replace(epochs=epochs, lr=opt.lr or 1.0, pretrained=pretrained, swa=0, max_nan=0)
     engine, loader = build(opt)
     engine.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
     rates, losses, mean, lowest = [], [], 0.0, math.inf
@@ -110,7 +112,7 @@ def place(opt: argparse.Namespace) -> Path:
     return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
 
 
-def build(opt: argparse.Namespace) -> tuple[Any, Any]:
+def build(opt: Options) -> tuple[Any, Any]:
     """Return the engine, ready to train, and its loader, as train.py does, without starting a run.
 
     Raises:
@@ -138,17 +140,13 @@ def build(opt: argparse.Namespace) -> tuple[Any, Any]:
     ]
     check(planned, inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes)
-    opt.num_classes = classes.count
+    opt = opt.replace(num_classes=classes.count)
     content = checkpoint.load(Path(opt.load)) if opt.load else None
-    opt.lr = opt.lr or 1.0
-    opt.pretrained = opt.pretrained and content is None
-    opt.swa, opt.max_nan = 0, 0
     model = get_model(opt.model)(opt)
     if content is not None:
         load_weights(model, content, opt.load, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
-    opt.precision_used, _ = model.set_precision(opt.precision)
-    opt.epochs = opt.steps * opt.accumulate  # an epoch has a step at least
+    model.set_precision(opt.precision)
     loader = dataloader.train_loader(opt, files, model.preprocess())
     return build_engine(opt, model, steps_per_epoch=len(loader)), loader
 

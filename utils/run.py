@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from utils import distributed, faults, run_lock, run_log
 from utils.errors import UserError
@@ -24,6 +24,7 @@ from utils.text import prepare_streams, say
 if TYPE_CHECKING:
     import torch
 
+Opt = TypeVar("Opt", bound=argparse.Namespace)
 # Errors that the user can fix: a full or read-only disk, a file in the place of a folder.
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -35,9 +36,7 @@ DEBUG_BATCHES = 3  # batches per epoch with --debug
 WRITE_FLAGS = "--checkpoint_dir, --log_dir, --result_dir"
 
 
-def run_command(
-    parse: Callable[[Sequence[str] | None], argparse.Namespace], main: Callable[[argparse.Namespace], None]
-) -> int:
+def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Opt], None]) -> int:
     """Parse the command line, run `main(opt)` and write run_log.txt. Of several processes, the main one writes the log.
 
     Returns:
@@ -66,9 +65,7 @@ def run_command(
     return code
 
 
-def run_tool(
-    parse: Callable[[], argparse.Namespace], act: Callable[[argparse.Namespace], int | None], again: str = ""
-) -> int:
+def run_tool(parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: str = "") -> int:
     """Call `act(parse())` for a tool, with the exit codes of `run_command`.
 
     Args:
