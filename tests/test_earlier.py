@@ -84,6 +84,7 @@ def test_a_start_that_was_refused_is_not_taken_for_the_beginning_of_a_run(monkey
 
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 0, 1)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(distributed, "_stores", [])  # later tests run without torchrun
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "_rendezvous_name", lambda _: "name")
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
