@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from network.backbones import arch_of
-from network.heads import shape_head
-from network.precision import choose
+from network.heads import apply_head_and_pool
+from network.precision import resolve_precision
 from utils.batch import to_float
 from utils.preprocess import Preprocess
 
@@ -37,7 +37,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.opt = opt
         self.name = name or opt.model
-        self.net = shape_head(self.build(arch_of(type(self), self.name)), opt)
+        self.net = apply_head_and_pool(self.build(arch_of(type(self), self.name)), opt)
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
@@ -100,8 +100,8 @@ class BaseModel(nn.Module):
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
     def set_precision(self, precision: str, kept: bool = False) -> tuple[str, str]:
-        """Run in `precision` from now on; return what "auto" came to, and why: see network.precision.choose."""
-        precision, why = choose(self, precision, kept)
+        """Run in `precision` from now on; return what "auto" came to, and why: see resolve_precision."""
+        precision, why = resolve_precision(self, precision, kept)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision, why
 

@@ -60,7 +60,7 @@ class GeM(nn.Module):
         return False
 
 
-def shape_head(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
+def apply_head_and_pool(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
     """Replace the classifier by that of --head and the pooling by that of --pool, in place, and return `net`.
 
     Raises:

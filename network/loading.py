@@ -160,7 +160,7 @@ def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str
     defaults = vars(parse_train([]))
     known = {*defaults, "precision_used", "precision_why"} - {"given", "config"}
     saved = {key: value for key, value in content.get("opt", {}).items() if key in known}
-    # rebuilt: heads.shape_head does not try the size: the network was trained at it, or a plain state dict has none yet
+    # rebuilt: no trial of the size in heads.py: the network was trained at it, or a plain state dict has none yet
     fixed = {"model": name, "num_classes": num_classes, "pretrained": False, "rebuilt": True}
     return Options(**{**defaults, **saved, **fixed}).make_read_only()
 

@@ -17,7 +17,7 @@ MAX_TIMED_STEPS = 8  # per precision
 MAX_STEP_SECONDS = 0.5  # of a timed step; its batch is as large as this allows
 
 
-def choose(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
+def resolve_precision(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
     """Return the precision to train a BaseModel in, and the reason.
 
     Args:

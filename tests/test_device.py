@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 from evaluation.report.page import provenance
-from network.precision import choose
+from network.precision import resolve_precision
 from utils import run
 from utils.errors import UserError
 from utils.run import get_device, seed_everything
@@ -46,7 +46,7 @@ def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypa
     Cuda(monkeypatch, "V100", "A100")
     model = types.SimpleNamespace(device=get_device(1))
     assert model.device == torch.device("cuda", 1)
-    assert choose(model, "auto") == ("bf16", "the GPU has it")
+    assert resolve_precision(model, "auto") == ("bf16", "the GPU has it")
     assert provenance()["torch"].endswith("A100")
     assert get_device(None) == torch.device("cuda", 0)
     with pytest.raises(UserError, match="--gpu is 2; allowed: 0 to 1"):
@@ -99,7 +99,7 @@ def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monk
         model = types.SimpleNamespace(device=get_device({"V100": 0, "A100": 1, "cpu": -1}[device]), net=None)
         model.opt = types.SimpleNamespace(scale=32, batch_size=4)
         monkeypatch.setattr("network.precision.fastest_for_training", lambda *_: ("fp32", "timed"))
-        kept[device] = [choose(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
+        kept[device] = [resolve_precision(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
     assert kept == {"V100": ["fp32", "fp16", "fp16"], "A100": ["fp32", "bf16", "fp16"], "cpu": ["fp32", "bf16", "fp32"]}
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
@@ -109,7 +109,7 @@ def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monk
     caplog.clear()
     get_device(0)
     model.device = torch.device("cuda", 0)
-    assert choose(model, "bf16")[0] == "bf16"  # as it was asked for, and said to be slow
+    assert resolve_precision(model, "bf16")[0] == "bf16"  # as it was asked for, and said to be slow
     assert "V100 emulates bf16" in caplog.text
 
 
