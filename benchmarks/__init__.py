@@ -1,1 +1,1 @@
-"""What measures us beside others, and proves that a change changed nothing: `python -m benchmarks.<name>`."""
+"""Measure this project against others, and prove that a change keeps all numbers: `python -m benchmarks.<name>`."""

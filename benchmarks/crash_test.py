@@ -1,10 +1,11 @@
-"""Kill training runs at random moments, go on until they are done, and compare them with one that nobody disturbed.
+"""Kill training runs at random moments, resume them until they are complete, and compare them with an undisturbed run.
 
     python -m benchmarks.crash_test --runs 30 --data_root datasets/fashion-mnist
 
-Each run is killed by SIGKILL (in a step, while saving, in evaluation, between epochs, wherever it is: its stack tells)
-until it is complete; then its weights, optimizer state, the scores of its epochs and the points of its curves must be bit for bit
-those of the undisturbed run, with 0, 1 or 3 workers. Writes crash_test.json; exit code 1 where one differs.
+Each run is killed by SIGKILL again and again until it is complete: in a step, while saving, in evaluation, between
+epochs. Its stack tells where it was. Then its weights, its optimizer state, the scores of its epochs and the points of
+its curves must equal those of the undisturbed run bit for bit, with 0, 1 or 3 workers. Writes crash_test.json; exit
+code 1 if a run differs.
 """
 
 import argparse
@@ -32,9 +33,12 @@ from utils.logger import log, progress
 from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --epochs 4"
+RUN = (
+    "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 "
+    "--epochs 4"
+)
 MAX_STARTS = 60  # of one run; by then it should be complete
-# train.py, which writes its threads' stacks to a file of that name when SIGUSR2 comes; it is there once that is so
+# Runs train.py so that SIGUSR2 makes it write the stacks of its threads to a file. The file exists once that works.
 WATCHED = """
 import faulthandler, os, runpy, signal, sys
 stacks, script, sys.argv = sys.argv[1], sys.argv[2], sys.argv[2:]
@@ -44,7 +48,7 @@ os.rename(stacks + ".begun", stacks)
 sys.path.insert(0, os.path.dirname(script))
 runpy.run_path(script, run_name="__main__")
 """
-Function = tuple[str, str]  # its file, and its name; a test looks whether each of these is there
+Function = tuple[str, str]  # its file and its name; a test checks that each of these exists
 # Where a run was: the first of these functions that is on the stack of its main thread.
 MOMENTS: dict[str, Function] = {
     "in evaluation": ("train.py", "validate"),
@@ -59,12 +63,12 @@ SEES_POINTS = importlib.util.find_spec("tensorboard") is not None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, kill, compare; returns the exit code."""
+    """Parse, kill, compare; return the exit code."""
     parser = ToolParser("-m benchmarks.crash_test", __doc__)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--data_root", type=expanded, required=True, help="a folder with train.txt and val.txt")
     parser.add_argument(
-        "--out", type=expanded, default="results/crash_test", help="where the runs and crash_test.json go"
+        "--out", type=expanded, default="results/crash_test", help="folder for the runs and crash_test.json"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--train", default=RUN, help="the flags of train.py")
@@ -72,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def compare_runs(opt: argparse.Namespace) -> int:
-    """Kill runs, and compare them with an undisturbed one; returns 1 where one ended otherwise, else 0."""
+    """Kill runs, and compare them with an undisturbed one; return 1 if one differs, else 0."""
     if not SEES_POINTS:
-        log.warning("TensorBoard's points are not compared: python -m pip install tensorboard.")
+        log.warning("The points of TensorBoard are not compared. Try: python -m pip install tensorboard")
     out = Path(opt.out).resolve()
     flags = [*opt.train.split(), "--data_root", str(Path(opt.data_root).resolve()), "--save_minutes", "0"]
     rng = np.random.default_rng(opt.seed)
@@ -88,20 +92,21 @@ def compare_runs(opt: argparse.Namespace) -> int:
         differing = differences(out, "whole", f"run{number}")
         results.append({"run": number, "workers": workers, "loader": loader, "kills": kills, "wrong": differing})
         write_json(out / "crash_test.json", {"settings": vars(opt), "results": results})
-        log.info(f"run {number}: killed {len(kills)} times, {'NOT ' if differing else ''}as the undisturbed one")
+        log.info(
+            f"run {number}: killed {len(kills)} times, {'DIFFERS from' if differing else 'equals'} the undisturbed one"
+        )
     wrong = [result for result in results if result["wrong"]]
     moments = collections.Counter(moment for result in results for moment in result["kills"])
     words = ", ".join(f"{moment} {times}" for moment, times in moments.most_common())
-    log.info(
-        f"{len(results) - len(wrong)} of {len(results)} runs ended as the undisturbed one; killed {moments.total()} times: {words}"
-    )
+    equal = len(results) - len(wrong)
+    log.info(f"{equal} of {len(results)} runs equal the undisturbed one; {moments.total()} kills: {words}")
     for result in wrong:
         log.warning(json.dumps(result))
     return 1 if wrong else 0
 
 
 def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
-    """Start train.py with `flags`; what it says is added to <out>/<tag>.log."""
+    """Start train.py with `flags`; its output is added to <out>/<tag>.log."""
     out.mkdir(parents=True, exist_ok=True)
     stacks = out / f"{tag}.stacks"
     stacks.unlink(missing_ok=True)
@@ -111,7 +116,7 @@ def train(out: Path, tag: str, flags: list[str]) -> "subprocess.Popen[bytes]":
 
 
 def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
-    """SIGKILL to a process of `train`, whose file for stacks is `stacks`; returns where it was a moment before."""
+    """Kill a process of `train`, whose file for stacks is `stacks`; return where it was a moment before."""
     found, until = "", time.monotonic() + 1
     if stacks.exists():
         process.send_signal(signal.SIGUSR2)
@@ -131,9 +136,9 @@ def on_stack(function: Function, stack: str) -> bool:
 
 
 def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.random.Generator) -> list[str]:
-    """Run to the end, killing at random moments of the `length` seconds that it takes; returns where it was when it was killed.
+    """Run to the end, with kills at random moments of its `length` in seconds; return where it was at each kill.
 
-    One that ended before its first kill (the machine is quicker now) begins anew, with earlier moments.
+    A run that ended before its first kill (the machine may be faster now) starts again, with earlier moments.
     """
     kills: list[str] = []
     for start in range(MAX_STARTS):
@@ -155,7 +160,7 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
 
 
 def differences(out: Path, whole: str, tag: str) -> list[str]:
-    """What of `tag` is not as in `whole`: tensors and plain values of each checkpoint, rows of metrics.csv."""
+    """Return what differs between two runs: values of each checkpoint, metrics.csv, TensorBoard's points."""
     wrong = []
     names = {path.name for path in (out / "checkpoints" / whole).iterdir()}
     if names != {path.name for path in (out / "checkpoints" / tag).iterdir()}:
@@ -173,12 +178,12 @@ def differences(out: Path, whole: str, tag: str) -> list[str]:
 
 
 def points(logs: Path) -> list[tuple[str, int, float]] | None:
-    """(name, step, value) of each point that TensorBoard shows for a run, but for what a clock measured; None where it is not installed."""
+    """Return (name, step, value) of each point in TensorBoard, without clocked ones; None if it is not installed."""
     if not SEES_POINTS:
         return None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # that a run was cut is known
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of runs that were interrupted
     events = EventAccumulator(str(logs), size_guidance={"scalars": 0}).Reload()
     names = [name for name in events.Tags()["scalars"] if not name.endswith(CLOCKED)]
     return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]

@@ -3,12 +3,13 @@
     python -m benchmarks.eval                      # on photographs cut from pictures on this machine
     python -m benchmarks.eval --list train.txt --cases EfficientNet-Lite0:64 ResNet50:224 --rounds 5
 
-Each row runs in its own process, several rounds, alternately (A B C A B C …). The time is that of one pass over the list,
-from the request for the first batch to the last score. It includes the start of the workers, but not building the network
-and two forward passes to warm up. The files are in the page cache. "forward" and "loader" are our two parts, each alone;
-"cached" rows read from --cache ram, which is filled beforehand. timm's rows are its create_model, create_loader and the
-loop of its documentation, on the same files, squashed to the same squares; "best" adds channels_last and bf16. Neither
-side uses torch.compile: it costs minutes before the first image. Prints medians and ratios; writes eval.json and eval.png.
+Each row runs in its own process, several rounds, alternately (A B C A B C …). The time is that of one pass over the
+list, from the request for the first batch to the last score. It includes the start of the workers, but not building
+the network and two forward passes to warm up. The files are in the page cache. "forward" and "loader" are our two
+parts, each alone; "cached" rows read from --cache ram, which is filled beforehand. timm's rows are its create_model,
+create_loader and the loop of its documentation, on the same files, squashed to the same squares; "best" adds
+channels_last and bf16. Neither side uses torch.compile: it costs minutes before the first image. Prints medians and
+ratios; writes eval.json and eval.png.
 """
 
 import argparse

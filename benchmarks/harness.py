@@ -35,7 +35,7 @@ Values = Mapping[str, Sequence[float]]  # row -> one value per round
 
 
 class Row(NamedTuple):
-    """What to measure: `task` is given to the benchmark's `measure`. `ours`: with the threads as run_command sets them."""
+    """What to measure. `task` goes to the benchmark's `measure`; `ours`: threads are set as run_command sets them."""
 
     title: Any
     task: Any

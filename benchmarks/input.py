@@ -1,12 +1,12 @@
-"""Measure how fast the input pipeline is, against those of other projects, on the same files with the same augmentations.
+"""Measure how fast the input pipeline is, against those of other projects, with the same files and augmentations.
 
     python -m benchmarks.input                        # on photographs cut from pictures on this machine
     python -m benchmarks.input --list train.txt --workers 4 --scale 224
 
-Each pipeline runs in its own process, several rounds, alternately (A B C A B C …), so that a machine whose speed drifts
-is fair to all of them; the first batches are not counted. Every pipeline ends with normalised float32 images on the
-device, except for the two decode-only limits. Prints medians, their spread, and ratios; writes input.json and input.png.
-DALI and SPDL take part if they are installed.
+Each pipeline runs in its own process, several rounds, alternately (A B C A B C …), so that a machine whose speed
+drifts is fair to all of them; the first batches are not counted. Every pipeline ends with normalised float32 images on
+the device, except for the two decode-only limits. Prints medians, their spread, and ratios; writes input.json and
+input.png. DALI and SPDL take part if they are installed.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def compare(opt: argparse.Namespace) -> None:
 
 
 def measure(task: list[Any]) -> float:
-    """Return the images per second of one pipeline, after its warm-up, to its last batch; `task` as `compare` writes it."""
+    """Return the images per second of one pipeline after its warm-up; `task` is as `compare` writes it."""
     import torch
 
     from utils.run import get_device
@@ -90,7 +90,8 @@ def measure(task: list[Any]) -> float:
         images += batch
     if not began:
         raise UserError(
-            f"{len(files)} images give fewer than {WARM_UP_BATCHES + 2} batches of {batch}. Give a longer list or more --epochs."
+            f"{len(files)} images give fewer than {WARM_UP_BATCHES + 2} batches of {batch}. "
+            "Give a longer list or more --epochs."
         )
     bench.synchronize(device)
     return images / (time.perf_counter() - began)

@@ -39,7 +39,7 @@ def timm_loader(task: PipelineTask) -> Iterator[Any]:
 
 
 def timm_batches(task: PipelineTask) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield images and labels of timm's create_loader with its prefetcher: Pillow in worker processes, normalised in the main one."""
+    """Yield images and labels of timm's create_loader: Pillow in worker processes, normalised by its prefetcher."""
     from timm.data import ImageDataset, create_loader
 
     class Listed:
@@ -146,7 +146,8 @@ def spdl_loader(task: PipelineTask) -> Iterator[Any]:
         light, stretch, vivid = rng.uniform(-JITTER, JITTER), *rng.uniform(1 - JITTER, 1 + JITTER, 2)
         jitter = f",eq=brightness={light:.3f}:contrast={stretch:.3f}:saturation={vivid:.3f}" if task.full else ""
         place = f"x=(iw-ow)*{rng.random():.4f}:y=(ih-oh)*{rng.random():.4f}"
-        return f"crop=w=iw*{side:.4f}:h=ih*{side:.4f}:{place},scale={task.scale}:{task.scale}:flags=bilinear{flip}{jitter},format=rgb24"
+        scale = f"scale={task.scale}:{task.scale}:flags=bilinear"
+        return f"crop=w=iw*{side:.4f}:h=ih*{side:.4f}:{place},{scale}{flip}{jitter},format=rgb24"
 
     def decode(path: str) -> Any:
         packets = spdl.io.demux_image(path)

@@ -1,9 +1,9 @@
-"""JPEG photographs to measure on, cut from whatever pictures this machine has, with lists.
+"""Cut JPEG photographs to measure on from the pictures of this machine, and write their list.
 
     python -m benchmarks.photos --out datasets/photos --count 1500
 
-Sizes are 500 to 1200 pixels, quality 90, as a shop's product photographs are. Pictures are looked for in the folders
-of Debian's plasma-workspace-wallpapers and tuxpaint-stamps-default, or in --source. The same seed gives the same files.
+Sides are 500 to 1200 pixels, quality is 90, as in product photographs. Pictures come from the folders of Debian's
+plasma-workspace-wallpapers and tuxpaint-stamps-default, or from --source. The same seed gives the same files.
 """
 
 import argparse
@@ -27,10 +27,11 @@ from utils.run import run_tool
 FOLDERS = ("/usr/share/wallpapers", "/usr/share/backgrounds", "/usr/share/tuxpaint/stamps")
 QUALITY = 90
 CLASSES = 10
+MIN_SOURCE_BYTES, MIN_SOURCE_SIDE = 100_000, 600  # of a picture to cut from; pixels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and write; returns the exit code."""
+    """Parse and write; return the exit code."""
     parser = ToolParser("-m benchmarks.photos", __doc__)
     parser.add_argument("--out", type=expanded, default="datasets/photos", help="folder for the images and lists")
     parser.add_argument("--count", type=int, default=1500, help="how many images")
@@ -44,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Path:
-    """Cut `count` JPEGs into `out`, and write train.txt beside them; returns the list's path.
+    """Cut `count` JPEGs into `out`, and write train.txt beside them; return the path of the list.
 
     Raises:
-        UserError: no picture of 600 pixels or more is found.
+        UserError: there is no picture with sides of 600 pixels or more.
     """
     sources = find_pictures(folders)
     if not sources:
         raise UserError(
             f"There are no pictures to cut from in {', '.join(folders)}.\n"
-            "Install some (Debian: apt-get install plasma-workspace-wallpapers), or name a folder: --source DIR."
+            "Try: apt-get install plasma-workspace-wallpapers (Debian), or --source DIR with a folder of pictures."
         )
     out = out.resolve()
     check([Output(out / "train.txt", "a list of these photographs", _is_ours)], {})
@@ -86,25 +87,25 @@ def _is_ours(path: Path) -> bool:
 
 
 def find_pictures(folders: list[str]) -> list[Path]:
-    """The largest picture in each folder below `folders`, of those that are 600 pixels or more each way."""
+    """Return the largest picture of each folder below `folders`, if its sides are 600 pixels or more."""
     largest: dict[Path, Path] = {}
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
             if path.suffix.lower() in (".jpg", ".jpeg", ".png") and path.is_file():
                 held = largest.get(path.parent)
                 largest[path.parent] = path if held is None or path.stat().st_size > held.stat().st_size else held
-    return [path for path in largest.values() if path.stat().st_size > 100_000 and _large(path)]
+    return [path for path in largest.values() if path.stat().st_size > MIN_SOURCE_BYTES and _large(path)]
 
 
 def _large(path: Path) -> bool:
     import PIL.Image
 
     with PIL.Image.open(path) as image:
-        return min(image.size) >= 600
+        return min(image.size) >= MIN_SOURCE_SIDE
 
 
 def _cut(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random rectangle of the picture, brought to sides of 500 to 1200 pixels; never enlarged."""
+    """Cut a random rectangle, and shrink it to sides of 500 to 1200 pixels; it is never enlarged."""
     height, width = (int(side) for side in rng.integers(500, 1201, 2))
     fit = min(1.0, picture.shape[0] / height, picture.shape[1] / width)
     height, width = int(height * fit), int(width * fit)

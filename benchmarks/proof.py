@@ -1,12 +1,12 @@
-"""Prove that a change of the code changed no number: train a matrix of small runs, and compare them with recorded ones.
+"""Prove that a change of the code keeps all numbers: train a matrix of small runs, and compare them with recorded ones.
 
-    python -m benchmarks.proof                  # compare with dev/proof.json
-    python -m benchmarks.proof --only sam mixup # the runs with such names alone
-    python -m benchmarks.proof --write          # record anew: from a clean tree, in a commit of its own
+    python -m benchmarks.proof                   # compare with dev/proof.json
+    python -m benchmarks.proof --only sam mixup  # only the runs with these words in their names
+    python -m benchmarks.proof --write           # replace the record, from a clean tree, in a separate commit
 
-Each run is a `train.py` of its own, on images drawn from a seed. What counts of it are the scores of each epoch and a hash of
-the last checkpoint's weights, averages and optimizer state. Bits depend on the processor and on torch, so the record names
-both; on another machine, record the commit before the change first. Exit code 1 where a number moved.
+Each run is a separate `train.py` on images drawn from a seed. The proof compares the scores of each epoch, and a hash
+of the weights, averages and optimizer state in the last checkpoint. Bits depend on the processor and on torch, so the
+record names both. On another machine, first record the commit before the change. Exit code 1 if a number has changed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ EVERY = (
     "--no-pretrained --scale 32 -b 6 --epochs 2 --gpu -1 --lr 0.01 --precision fp32 --transform light --data_root data "
     "--save_minutes 0 --model timm:test_resnet --optimizer sgd -w 0"
 )
-TWO, CUT = "two processes", "cut"  # how a run is started, beside plainly
+TWO, CUT = "two processes", "cut"  # how a run is started; "": as usual
 # name: (how it is started, its flags). A later flag overrides one of EVERY.
 RUNS: dict[str, tuple[str, str]] = {
     "sgd": ("", ""),
@@ -87,7 +87,7 @@ RUNS: dict[str, tuple[str, str]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, train, compare; returns the exit code."""
+    """Parse, train, compare; return the exit code."""
     parser = ToolParser("-m benchmarks.proof", __doc__)
     parser.add_argument(
         "--record", type=expanded, default=str(RECORD), metavar="FILE", help="what to compare with, or to write"
@@ -95,18 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--write", action="store_true", help="write the record instead of comparing; the tree must be clean"
     )
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PART", help="runs whose names hold one of these")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="PART", help="only the runs whose names contain one of these"
+    )
     return run_tool(lambda: parser.parse_args(argv), prove)
 
 
 def prove(opt: argparse.Namespace) -> int:
-    """Train the matrix, and write or compare; returns 1 where a number moved, else 0."""
+    """Train the matrix, and write or compare; return 1 if a number has changed, else 0."""
     record = Path(opt.record)
     known = {} if opt.write else read_record(record)
     chosen = [name for name in RUNS if any(part in name for part in opt.only)]
     if opt.write and (len(chosen) < len(RUNS) or changed_files()):
         raise UserError(
-            f"--write records all runs of a commit; --only is given, or these files differ from it: {changed_files()}."
+            "--write records all runs of a commit, but --only is given, "
+            f"or these files differ from it: {changed_files()}."
         )
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="proof") as folder:
@@ -123,7 +126,7 @@ def prove(opt: argparse.Namespace) -> int:
     moved = [name for name in found if known["runs"].get(name) != found[name]]
     for name in moved:
         log.warning(f"{name}: {differences(known['runs'].get(name), found[name])}")
-    log.info(f"{len(found) - len(moved)} of {len(found)} runs gave the numbers of commit {known['commit'][:7]}")
+    log.info(f"{len(found) - len(moved)} of {len(found)} runs equal those of commit {known['commit'][:7]}")
     return 1 if moved else 0
 
 
@@ -133,7 +136,7 @@ def needs_teacher(names: list[str]) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return the record. Raises UserError where there is none, or it is of another machine."""
+    """Return the record. Raise UserError if there is none, or if it comes from another machine."""
     if not path.is_file():
         raise UserError(
             f"There is no record {path}.\nTry: python -m benchmarks.proof --write, at the commit to compare with."
@@ -141,14 +144,15 @@ def read_record(path: Path) -> dict[str, Any]:
     known = json.loads(path.read_text())
     if known["machine"] != machine():
         raise UserError(
-            f"{path} was recorded on another machine ({known['machine']}; this is {machine()}), whose bits differ.\n"
-            f"Try: git stash && git switch --detach {known['commit'][:7]} && python -m benchmarks.proof --write --record /tmp/proof.json"
+            f"{path} was recorded on another machine ({known['machine']}; this is {machine()}), so bits may differ.\n"
+            f"Try, with nothing uncommitted: git switch --detach {known['commit'][:7]} && "
+            "python -m benchmarks.proof --write --record /tmp/proof.json"
         )
     return known
 
 
 def machine() -> dict[str, str]:
-    """Return what bits depend on, beside the code."""
+    """Return what bits depend on besides the code."""
     import numpy
     import timm
     import torch
@@ -187,7 +191,7 @@ def draw_images(folder: Path) -> None:
 
 
 def train(work: Path, name: str) -> dict[str, Any]:
-    """Train the run called `name` in `work`; returns the scores of its epochs and the hashes of its last checkpoint."""
+    """Train the run `name` in `work`; return the scores of its epochs and the hashes of its last checkpoint."""
     how, flags = RUNS[name]
     tag = name.replace(" ", "_")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if how == TWO else []
@@ -208,13 +212,13 @@ def train(work: Path, name: str) -> dict[str, Any]:
 
 
 def start(command: list[str], output: Path, work: Path) -> "subprocess.Popen[bytes]":
-    """Start `command` in `work`, with one thread per process: sums then have one order."""
+    """Start `command` in `work`, with one thread per process, so that sums have one order."""
     with open(output, "ab") as file:
         return subprocess.Popen(command, cwd=work, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def end_early(process: "subprocess.Popen[bytes]", last: Path) -> None:
-    """Kill the process once it has saved; wherever that was, the run that resumes must end the same."""
+    """Kill the process once it has saved; wherever that was, the resumed run must end with the same numbers."""
     until = time.monotonic() + START_SECONDS
     while not last.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
@@ -223,7 +227,7 @@ def end_early(process: "subprocess.Popen[bytes]", last: Path) -> None:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """Return a sha256 of each part of a checkpoint that training makes: weights, averages, optimizer and scaler state."""
+    """Return a sha256 of each part of a checkpoint: weights, averages, optimizer state and scaler state."""
     import torch
 
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -244,7 +248,7 @@ def hashes(path: Path) -> dict[str, str]:
 
 
 def differences(known: dict[str, Any] | None, found: dict[str, Any]) -> str:
-    """Return in words what of a run is not as recorded."""
+    """Return in words what differs between a run and its record."""
     if known is None:
         return "not in the record"
     words = [f"hash of {key}" for key, value in found["hashes"].items() if known["hashes"].get(key) != value]

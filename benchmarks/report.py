@@ -1,4 +1,4 @@
-"""How long a report of many classes takes, and how large it is: made-up predictions of a few images.
+"""Measure the time and the size of a report of many classes, with made-up predictions of a few images.
 
 python -m benchmarks.report --classes 50030 --images 150000 --out /tmp/report
 """
@@ -25,8 +25,8 @@ from utils.run import run_tool
 TOP, FILES = 5, 32
 
 
-class Names:
-    """A list whose images are 32 files of noise, again and again."""
+class NoiseList:
+    """A list whose images repeat 32 files of noise."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,11 +36,11 @@ class Names:
             cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (100 + 10 * k, 200, 3), dtype=np.uint8))
 
     def path(self, index: int) -> str:
-        """The path of image `index`."""
+        """Return the path of image `index`."""
         return str(self.folder / f"{index % FILES}.jpg")
 
     def thumbnail(self, index: int, side: int) -> Any:
-        """Image `index`, its longer side at most `side` pixels."""
+        """Return image `index`, its longer side at most `side` pixels, uint8 RGB."""
         return thumbnail(self.path(index), side)
 
     def file_label(self, label: int) -> int:
@@ -49,7 +49,7 @@ class Names:
 
 
 def made_up(images: int, classes: int) -> Predictions:
-    """Predictions that are right for about 70 % of the images."""
+    """Return predictions that are correct for about 70 % of the images."""
     rng = np.random.default_rng(0)
     label = rng.permutation(np.arange(images) % classes)
     top = rng.integers(0, classes, (images, TOP))
@@ -62,7 +62,7 @@ def made_up(images: int, classes: int) -> Predictions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse; score, write all of eval.py's files, and print seconds, bytes, and the most memory held."""
+    """Parse, score, write all files of eval.py, and print time, size, and peak memory; return the exit code."""
     parser = ToolParser("-m benchmarks.report", "Time report.html for many classes.")
     parser.add_argument("--classes", type=int, default=50_030)
     parser.add_argument("--images", type=int, default=150_000)
@@ -71,13 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def time_page(opt: argparse.Namespace) -> None:
-    """Score, write, measure; print it."""
+    """Score and write; print time, size, and peak memory."""
     rng = np.random.default_rng(1)
     predictions = made_up(opt.images, opt.classes)
     names = [f"product {label}" for label in range(opt.classes)]
     scored = results.Scored(
         predictions,
-        Names(Path(opt.out) / "images"),
+        NoiseList(Path(opt.out) / "images"),
         Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist()),
     )
     options = dict.fromkeys(results.SETTINGS) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
@@ -89,7 +89,8 @@ def time_page(opt: argparse.Namespace) -> None:
     size = (Path(opt.out) / "report.html").stat().st_size / 1e6
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
-        f"scores and tables {scored_at - began:.1f} s, page {ended - scored_at:.1f} s, {size:.1f} MB, at most {memory:.2f} GB held"
+        f"scores and tables {scored_at - began:.1f} s, page {ended - scored_at:.1f} s, {size:.1f} MB, "
+        f"peak memory {memory:.2f} GB"
     )
 
 

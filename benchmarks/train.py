@@ -4,15 +4,16 @@
     python -m benchmarks.train --list train.txt --networks EfficientNet-Lite0:64:64 ResNet50:128:32 --rounds 5
 
 Each row runs in its own process, several rounds, alternately (A B C A B C …). "step" is forward, loss, backward and
-optimizer step over one prepared batch. "loader" makes batches that nobody uses. "loop" is train.py itself: `main`, timed
-from batch to batch within its first epoch, without start, validation and saving. "cached" rows read from --cache ram
---cache_format raw; "jpeg" rows read the files, which are in the page cache. timm's rows are its create_model,
-create_loader, create_optimizer_v2 and the loop of its documentation, on the same files with the same crop and flip; the
-faster of its two rows in channels_last counts. All use SGD with momentum. Threads of ours wait as those of train.py do
-(utils.run.set_openmp_spin), those of timm as torch's do. If data and network share the cores, the limit of the loop is
-1 / (1/step + 1/loader). Rows called "engine" run only if --only names them: they repeat train.py's own step, with its copy
-to the device, guard and averages; "timm, step" is their counterpart. Only rows called "compiled" use torch.compile.
-Prints medians, ratios, and the share of the time for which train.py waited for data; writes train.json and train.png.
+optimizer step over one prepared batch. "loader" makes batches that nobody uses. "loop" is train.py itself: `main`,
+timed from batch to batch within its first epoch, without start, validation and saving. "cached" rows read from --cache
+ram --cache_format raw; "jpeg" rows read the files, which are in the page cache. timm's rows are its create_model,
+create_loader, create_optimizer_v2 and the loop of its documentation, on the same files with the same crop and flip;
+the faster of its two rows in channels_last counts. All use SGD with momentum. Threads of ours wait as those of
+train.py do (utils.run.set_openmp_spin), those of timm as torch's do. If data and network share the cores, the limit of
+the loop is 1 / (1/step + 1/loader). Rows called "engine" run only if --only names them: they repeat train.py's own
+step, with its copy to the device, guard and averages; "timm, step" is their counterpart. Only rows called "compiled"
+use torch.compile. Prints medians, ratios, and the share of the time for which train.py waited for data; writes
+train.json and train.png.
 """
 
 import argparse
@@ -70,7 +71,7 @@ FLAGS = ROWS | STEP_ROWS
 
 
 class Target(NamedTuple):
-    """A ratio to report. `minimum` holds what it should reach by network, with "" for any other; if empty, it has no target."""
+    """A ratio to report. `minimum` is what it should reach, by network, with "" for any other; empty: no target."""
 
     name: str
     ratio: Callable[[dict[str, float]], float]
@@ -199,7 +200,7 @@ def report(rates: dict[str, Any], waits: dict[str, Any], precisions: dict[str, s
 
 
 def ratios(network: str, rate: dict[str, float]) -> dict[str, tuple[float, float | None]]:
-    """Return each ratio whose rows were measured, from the medians (images per second by row), with its target or None."""
+    """Return each ratio of measured rows, from the medians (images per second by row), with its target or None."""
     found: dict[str, tuple[float, float | None]] = {}
     for target in TARGETS:
         with contextlib.suppress(KeyError):  # a row that was not asked for
@@ -212,7 +213,7 @@ def ratios(network: str, rate: dict[str, float]) -> dict[str, tuple[float, float
 
 
 def measure(task: dict[str, Any]) -> Any:
-    """Return the images per second of one row as {"rate"}, for train.py with its "data_wait"; `task` as `compare` writes it."""
+    """Return {"rate"}, images per second of one row, with "data_wait" if it is train.py; `task` is `compare`'s."""
     from utils.run import get_device, tune_malloc
 
     files, row = read_list(task["list"]), task["row"]
@@ -233,7 +234,7 @@ def measure(task: dict[str, Any]) -> Any:
 
 
 def _rate(images: Iterator[int], device: "torch.device", steps: int, seconds: float = 0.0) -> float:
-    """Return the images per second of an endless iterator, after its warm-up, over `steps` items and `seconds` at least."""
+    """Return the images per second of an iterator after its warm-up, over at least `steps` items and `seconds`."""
     for _ in range(WARM_UP_BATCHES):
         next(images)
     bench.synchronize(device)
@@ -324,7 +325,7 @@ class _FirstEpochDone(Exception):  # noqa: N818  # not an error
 
 
 def _loop(task: dict[str, Any], device: "torch.device") -> dict[str, float]:
-    """Run train.py's main until its first epoch is recorded, timed from its first batch after the warm-up to its last."""
+    """Run train.py's main until its first epoch is recorded; time it from the end of the warm-up to the last batch."""
     handed: list[float] = []
     edges = (WARM_UP_BATCHES, WARM_UP_BATCHES + task["steps"] - 1)
     plain = dataloader.TrainLoader.batches

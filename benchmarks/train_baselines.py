@@ -1,4 +1,4 @@
-"""Train with timm as its users do, for benchmarks.train: its model, loader, optimizer, and the loop of its documentation."""
+"""Train with timm as its users do, for benchmarks.train: its model, loader, optimizer, and documented loop."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,10 +1,11 @@
-"""What the transforms cost an image, ours and torchvision's in turn: the tables of docs/transforms.md.
+"""Measure the time of the transforms per image, ours and torchvision's alternately: the tables of docs/transforms.md.
 
     python -m benchmarks.transforms
     python -m benchmarks.transforms --scale 128 --rounds 5 --out results/small
 
-One thread, images in memory, after the crop. A round measures every row once, ours and then torchvision's, so that a
-machine whose speed drifts is fair to both. Prints medians over the rounds, lowest and highest; writes transforms.json.
+One thread; images are in memory, after the crop. A round measures every row once, ours and then torchvision's, so that
+a machine whose speed drifts is fair to both. Prints median, lowest and highest over the rounds; writes
+transforms.json.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from utils.logger import log, progress
 from utils.preprocess import Preprocess
 from utils.run import run_tool
 
-LEVEL = 15  # of 30: the strength of single operations
+LEVEL = 15  # of 30, for single operations
 KIND = {
     "shear_x": "ShearX",
     "shear_y": "ShearY",
@@ -38,21 +39,25 @@ KIND = {
     "color": "Color",
     "autocontrast": "AutoContrast",
 }
-Run = Callable[[int], Any]  # the number of the image -> what came out
+Run = Callable[[int], Any]  # number of an image -> result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and measure; returns the exit code."""
+    """Parse and measure; return the exit code."""
     parser = ToolParser("-m benchmarks.transforms", __doc__)
     parser.add_argument("--scale", type=int, default=224, help="side of the images, in pixels")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--count", type=int, default=100, help="images a row and round")
+    parser.add_argument("--count", type=int, default=100, help="images per row and round")
     parser.add_argument("--out", type=expanded, default="results/benchmarks", help="folder for the JSON")
     return run_tool(lambda: parser.parse_args(argv), compare)
 
 
 def compare(opt: argparse.Namespace) -> None:
-    """Measure all rows in turn, print the table, write the JSON. Raises UserError for numbers below 1 (--scale: 8)."""
+    """Measure all rows alternately, print the table, write the JSON.
+
+    Raises:
+        UserError: --rounds or --count is below 1, or --scale below 8.
+    """
     if min(opt.rounds, opt.count) < 1 or opt.scale < 8:
         raise UserError("--rounds and --count are at least 1, --scale at least 8.")
     torch.set_num_threads(1)
@@ -66,10 +71,9 @@ def compare(opt: argparse.Namespace) -> None:
                 spent = _microseconds(run, opt.count)
                 times[name].setdefault(side, []).extend([spent] if turn >= 0 else [])
         content = {"settings": vars(opt), "cores": os.cpu_count(), "rounds": turn + 1, "microseconds": times}
-        write_json(Path(opt.out) / "transforms.json", content)  # as it is so far: whoever ends it keeps that
-    log.info(
-        f"\n{opt.scale} px, {opt.rounds} rounds of {opt.count} images, {platform.processor()} x {os.cpu_count()}; µs an image\n"
-    )
+        write_json(Path(opt.out) / "transforms.json", content)  # after each round, so that an interruption loses none
+    machine = f"{platform.processor()} x {os.cpu_count()}"
+    log.info(f"\n{opt.scale} px, {opt.rounds} rounds of {opt.count} images, {machine}; µs per image\n")
     for name, spent_by in times.items():
         shown = {
             side: f"{np.median(spent):.0f} ({min(spent):.0f}–{max(spent):.0f})" for side, spent in spent_by.items()
@@ -84,7 +88,7 @@ def compare(opt: argparse.Namespace) -> None:
 
 
 def pictures(side: int) -> np.ndarray:
-    """Eight cuts of scikit-learn's two photographs, uint8 (8, side, side, 3), RGB."""
+    """Return eight cuts of scikit-learn's two photographs, uint8 RGB (8, side, side, 3)."""
     import sklearn.datasets
 
     photos = sklearn.datasets.load_sample_images().images
@@ -93,7 +97,7 @@ def pictures(side: int) -> np.ndarray:
 
 
 def chains(images: np.ndarray) -> dict[str, dict[str, Run]]:
-    """Each --transform without its crop, and --erase: the operations on the square."""
+    """Return a row per --transform without its crop, and one for --erase."""
     side = images.shape[1]
     preprocess = Preprocess(side, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -106,7 +110,7 @@ def chains(images: np.ndarray) -> dict[str, dict[str, Run]]:
 
 
 def operations(images: np.ndarray) -> dict[str, dict[str, Run]]:
-    """RandAugment's operations at LEVEL, without identity."""
+    """Return a row per operation of RandAugment at LEVEL, without identity."""
     from torchvision.transforms import InterpolationMode, v2
 
     theirs = v2.RandAugment(interpolation=InterpolationMode.BILINEAR, fill=[128, 128, 128])
@@ -127,7 +131,7 @@ def operations(images: np.ndarray) -> dict[str, dict[str, Run]]:
 
 
 def whole_policies(images: np.ndarray) -> dict[str, dict[str, Run]]:
-    """The policies and erasing, with random draws."""
+    """Return a row per policy, and one for erasing, with random draws."""
     from torchvision.transforms import InterpolationMode, v2
 
     side, how = images.shape[1], {"interpolation": InterpolationMode.BILINEAR, "fill": [128, 128, 128]}

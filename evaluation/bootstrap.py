@@ -1,4 +1,4 @@
-"""Measure how certain a score is: percentile bootstrap intervals (Efron, 1979), and McNemar's test of two predictions."""
+"""Measure how certain a score is: percentile bootstrap intervals (Efron, 1979), McNemar's test of two predictions."""
 
 import csv
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ class _PerImage(NamedTuple):
 def intervals(
     predictions: Predictions, num_classes: int, train_counts: list[int] | None, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, list[float]]:
-    """Return the 95 % interval of each score, as {name: [low, high]}, from `resamples` draws of images with replacement.
+    """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
-    With few images per class, a resample has a lower macro F1 and a higher calibration error than its list, and the list
-    differs from the truth in the same way. So the resamples' mean is shifted onto the score, and the interval extends to
-    where a second shift of that size would put it, for the bias of the score itself. A calibration error near 0 needs more:
-    its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often each interval holds
-    the truth.
+    With few images per class, a resample has a lower macro F1 and a higher calibration error than its list, and the
+    list differs from the truth in the same way. So the resamples' mean is shifted onto the score, and the interval
+    extends to where a second shift of that size would put it, for the bias of the score itself. A calibration error
+    near 0 needs more: its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often
+    each interval holds the truth.
 
-    The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A score
-    that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
+    The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A
+    score that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
     """
     scorable = predictions.scorable
     if not scorable.any():
@@ -72,7 +72,7 @@ def _varies(score: float, values: list[float]) -> bool:
 
 
 def _recentred(score: float, values: NDArray[np.float64], name: str) -> list[float]:
-    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond; within the score's range."""
+    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond, in the score's range."""
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])
@@ -172,8 +172,8 @@ def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str
     """Compare with the predictions.csv of another evaluation; `names` are those of the classes of `predictions`.
 
     Raises:
-        UserError: there is no such file, it is no predictions.csv, it belongs to another list (the message names the first
-            row that differs), or its classes have another order.
+        UserError: there is no such file, it is no predictions.csv, it belongs to another list (the message names the
+            first row that differs), or its classes have another order.
     """
     from scipy.stats import binomtest
 

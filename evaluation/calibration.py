@@ -13,7 +13,7 @@ MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
 class Fitted(NamedTuple):
-    """Hold a temperature fitted on `images` validation images, with mean -log p and calibration error before and after."""
+    """Hold a temperature fitted on `images` images, with mean -log p and calibration error before and after."""
 
     temperature: float
     images: int
@@ -24,7 +24,7 @@ class Fitted(NamedTuple):
 
 
 def apply_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Return softmax(log p / T) of rows (M, C), which is softmax(logits / T): log p and logits differ by a constant per row."""
+    """Return softmax(log p / T) of rows (M, C). It equals softmax(logits / T), as a constant per row has no effect."""
     logits = np.log(np.maximum(probability.astype(np.float64), MIN_PROBABILITY)) / temperature
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)

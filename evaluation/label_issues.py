@@ -14,8 +14,8 @@ from utils.files import atomic_write
 class Issues(NamedTuple):
     """Hold M likely label errors, the likeliest first.
 
-    row: int64 (M,), rows of the predictions. quality: float32 (M,), the probability of the label. suggested: int64 (M,),
-    the likeliest other class. method: how they were found, in words.
+    row: int64 (M,), rows of the predictions. quality: float32 (M,), the probability of the label. suggested: int64
+    (M,), the likeliest other class. method: how they were found, in words.
     """
 
     row: NDArray[np.int64]
@@ -25,7 +25,7 @@ class Issues(NamedTuple):
 
 
 def find(predictions: Predictions, num_classes: int) -> Issues:
-    """Find likely label errors with cleanlab if every probability was kept, else with `confident_joint_off_diagonal`."""
+    """Find likely label errors: by cleanlab if every probability was kept, else by `confident_joint_off_diagonal`."""
     scorable, rows = predictions.scorable, predictions.rows
     present = np.unique(predictions.label[scorable])
     if rows is not None and len(rows.row) == len(scorable) and len(present) == num_classes > 1:
@@ -51,9 +51,10 @@ def find(predictions: Predictions, num_classes: int) -> Issues:
 def confident_joint_off_diagonal(predictions: Predictions, num_classes: int) -> NDArray[np.int64]:
     """Return the rows off the diagonal of the confident joint, int64 (M,), from the top K probabilities of each image.
 
-    The threshold of a class is its mean probability over the images with its label. An image is an issue if the likeliest
-    of the classes at or above their thresholds is not its label, and the network does not predict its label either (as in
-    cleanlab). With K = C this is the paper's rule. With fewer, classes beyond the K likeliest count as below theirs.
+    The threshold of a class is its mean probability over the images with its label. An image is an issue if the
+    likeliest of the classes at or above their thresholds is not its label, and the network does not predict its label
+    either (as in cleanlab). With K = C this is the paper's rule. With fewer, classes beyond the K likeliest count as
+    below theirs.
     """
     scorable = np.flatnonzero(predictions.scorable)
     label, top, probability = predictions.label[scorable], predictions.top[scorable], predictions.probability[scorable]

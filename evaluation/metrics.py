@@ -16,7 +16,7 @@ MAX_ROW_VALUES = 100_000_000  # of whole rows that are kept: 400 MB
 
 @dataclass(frozen=True)
 class ProbabilityRows:
-    """Hold whole rows of probabilities, of all images or of a sample: `row` int64 (M,), `probability` float32 (M, C)."""
+    """Hold whole rows of probabilities of all images or a sample: `row` int64 (M,), `probability` float32 (M, C)."""
 
     row: NDArray[np.int64]
     probability: NDArray[np.float32]
@@ -26,9 +26,9 @@ class ProbabilityRows:
 class Predictions:
     """Hold the predictions for N listed images; unreadable ones are marked, and count in no score.
 
-    index: int64 (N,), positions in the list. label: int64 (N,), -1 if unknown. top: int64 (N, K), the likeliest classes
-    in order. probability: float32 (N, K), theirs. true_probability: float32 (N,), that of the label. readable: bool (N,).
-    rows: whole rows, if they were asked for; of all N images only if N * C is at most MAX_ROW_VALUES.
+    index: int64 (N,), positions in the list. label: int64 (N,), -1 if unknown. top: int64 (N, K), the likeliest
+    classes in order. probability: float32 (N, K), theirs. true_probability: float32 (N,), that of the label. readable:
+    bool (N,). rows: whole rows, if they were asked for; of all N images only if N * C is at most MAX_ROW_VALUES.
     """
 
     index: NDArray[np.int64]
@@ -129,13 +129,16 @@ def reliability(confidence: NDArray[np.float32], hit: NDArray[np.bool_]) -> dict
 
 
 def ece(confidence: NDArray[np.float32], hit: NDArray[np.bool_]) -> float:
-    """Return the expected calibration error, L1 (Guo et al., 2017, eq. 3), of N confidences and whether each was right."""
+    """Return the expected calibration error, L1 (Guo et al., 2017, eq. 3), of N confidences and hits."""
     bins = reliability(confidence, hit)
     return float((np.abs(bins["accuracy"] - bins["confidence"]) * bins["count"]).sum() / max(len(hit), 1))
 
 
 def roc_auc(predictions: Predictions, num_classes: int) -> float | None:
-    """Return the macro ROC-AUC, one class against the rest; None with too many classes, missing rows, or an absent class."""
+    """Return the macro ROC-AUC, one class against the rest.
+
+    None with too many classes, missing rows, or an absent class.
+    """
     rows, scorable = predictions.rows, predictions.scorable
     if rows is None or num_classes > MAX_AUC_CLASSES or len(rows.row) < len(scorable):
         return None
@@ -155,7 +158,7 @@ def roc_auc(predictions: Predictions, num_classes: int) -> float | None:
 
 
 def shot_groups(train_counts: list[int]) -> dict[str, NDArray[np.bool_]]:
-    """Return which classes are "head", "middle" and "tail", bool (C,) each, by their training images (Liu et al., 2019)."""
+    """Return which classes are "head", "middle" and "tail" by training images, bool (C,) each (Liu et al., 2019)."""
     count = np.asarray(train_counts)
     return {
         "head": count > MAX_MIDDLE_IMAGES,
@@ -165,9 +168,10 @@ def shot_groups(train_counts: list[int]) -> dict[str, NDArray[np.bool_]]:
 
 
 def per_class(predictions: Predictions, num_classes: int) -> dict[str, NDArray[Any]]:
-    """Return arrays (C,): `count` (readable images), `predicted` (images predicted as the class), `correct`, `accuracy`.
+    """Return `count`, `predicted`, `correct` and `accuracy` per class, (C,) each.
 
-    The accuracy is the recall; NaN for a class without images.
+    `count` is of readable images, `predicted` of images predicted as the class. The accuracy is the recall; NaN for a
+    class without images.
     """
     scorable = predictions.scorable
     label, first = predictions.label[scorable], predictions.top[scorable][:, 0]

@@ -85,11 +85,11 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 
 def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
-    """Give a new folder to write an evaluation into; on leaving, it replaces `folder` as a whole: see utils.whole_folder.
+    """Give a new folder to write an evaluation into; on leaving, it replaces `folder` as a whole (utils.whole_folder).
 
-    Of an earlier evaluation in `folder`, two things stay beside the new scores: the ensemble.yaml of a fitted blend, which
-    names its own members, and what --load reads. Its probabilities, which may have taken hours, become probs.earlier.npz.
-    Files of other origin stay.
+    Of an earlier evaluation in `folder`, two things stay beside the new scores: the ensemble.yaml of a fitted blend,
+    which names its own members, and what --load reads. Its probabilities, which may have taken hours, become
+    probs.earlier.npz. Files of other origin stay.
     """
     loaded = {os.path.realpath(path) for path in opt.load or ()}
 
@@ -147,7 +147,10 @@ def write(
 
 
 def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:
-    """Write report.html into `new`, which becomes extra.folder. Of the runs beside it, single networks without TTA come first."""
+    """Write report.html into `new`, which becomes extra.folder.
+
+    Among the runs beside it, single networks without TTA come first.
+    """
     extra.compared = found.compared
     folder = extra.folder or new
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
@@ -172,7 +175,7 @@ def _run(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the runs of the same checkpoints in the metrics.json of `folder`, without one that has the same settings."""
+    """Return the runs of the same checkpoints in metrics.json of `folder`, without one that has the same settings."""
     content = _metrics(folder)
     runs = content.get("runs", []) if _same(content.get("checkpoints"), identities) else []
     ignored = {"resamples"}

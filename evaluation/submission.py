@@ -1,4 +1,4 @@
-"""Write a submission in the form that a competition asks for, check it by reading it back, and record its provenance."""
+"""Write a submission in the form that a competition asks for, read it back to check it, and record its provenance."""
 
 import argparse
 import csv
@@ -68,7 +68,8 @@ def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None
         if os.path.realpath(path) not in loaded:
             path.rename(_stamped(path, stamp))
     log.warning(
-        f"{out} belongs to other checkpoints, or to an earlier state of these. It is renamed to {_stamped(out, stamp).name}."
+        f"{out} belongs to other checkpoints, or to an earlier state of these. "
+        f"It is renamed to {_stamped(out, stamp).name}."
     )
 
 
@@ -104,8 +105,8 @@ def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
 def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
 
-    An unreadable image gets the most frequent training class. The file is read back, and takes its name only if it holds
-    every line once, in order, with its prediction.
+    An unreadable image gets the most frequent training class. The file is read back, and takes its name only if it
+    holds every line once, in order, with its prediction.
 
     Raises:
         UserError: names that would make the file ambiguous, or --top_k beyond the classes.
@@ -129,7 +130,8 @@ def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]
     predictions, files, classes = scored
     if opt.top_k > predictions.top.shape[1]:
         raise UserError(
-            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} (at most 5, and at most the number of classes)."
+            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} "
+            "(at most 5, and at most the number of classes)."
         )
     train_counts = np.array(classes.train_counts or [0] * classes.count)
     frequent = np.argsort(-train_counts, kind="stable")[: opt.top_k]
@@ -153,7 +155,8 @@ def _check_names(rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> 
             for name in map(str, classes):
                 if opt.joiner in name:
                     raise UserError(
-                        f"The class name {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+                        f"The class name {name!r} contains --joiner {opt.joiner!r}. "
+                        "Give another --joiner, or --labels number."
                     )
     names = [name for name, _ in rows]
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -191,7 +194,7 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
 
 
 def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
-    """Write <stem>.provenance.json beside `path`: members with their sha256, options, the list's hash, versions, the file's sha256."""
+    """Write <stem>.provenance.json beside `path`: members, options, list, versions, and the sha256 of each file."""
     members = [
         {"path": name, "sha256": sha256, "weight": weight}
         for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
@@ -225,7 +228,8 @@ def write_pseudo_labels(path: Path, scored: Scored, min_probability: float) -> N
     if not chosen.any():
         best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
         log.warning(
-            f"--pseudo_label {min_probability:g}: no image reaches it (the highest is {best:.4f}). {path} is not written."
+            f"--pseudo_label {min_probability:g}: no image reaches it (the highest is {best:.4f}). "
+            f"{path} is not written."
         )
         path.unlink(missing_ok=True)
         return
@@ -234,7 +238,8 @@ def write_pseudo_labels(path: Path, scored: Scored, min_probability: float) -> N
             file.write(f"{os.path.abspath(files.path(int(predictions.index[row])))} {int(predictions.top[row, 0])}\n")
     named = len(np.unique(predictions.top[chosen, 0]))
     log.info(
-        f"{int(chosen.sum())} of {len(chosen)} images, in {named} of {classes.count} classes, reach {min_probability:g}: {path}"
+        f"{int(chosen.sum())} of {len(chosen)} images, in {named} of {classes.count} classes, "
+        f"reach {min_probability:g}: {path}"
     )
 
 

@@ -79,7 +79,7 @@ def test_healthy_lists_end_with_0_and_no_finding(clean, capfd):
     assert (done.code, done.rows) == (0, [])
     assert [entry["labelled"] for entry in done.summary["lists"]] == [True, True, False]
     assert done.summary["lists"][0]["classes"] == {"classes": 3, "min": 2, "median": 2.0, "max": 2, "ratio": 1.0, "gini": 0.0}
-    assert "Nothing was found" in capfd.readouterr().out
+    assert "No problems were found" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])
@@ -128,7 +128,7 @@ def test_flipped_bytes_are_judged_as_training_judges_them(photos, tmp_path, suff
             bad[at] ^= int(rng.integers(1, 256))
         path = tmp_path / f"flipped{suffix}"
         path.write_bytes(bad)
-        flags = inspection.look(str(path)).flags
+        flags = inspection.inspect_file(str(path)).flags
         named = {name for name in FILE_ERRORS if flags & findings.MASKS[name]}
         try:
             decode(bytes(bad))
@@ -181,7 +181,7 @@ def test_odd_files_come_under_their_own_heading(photos, tmp_path):
 
 def test_a_pipe_that_takes_a_files_place_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "late.jpg")
-    assert inspection.look(str(tmp_path / "late.jpg")).flags == findings.MASKS["unreadable"]
+    assert inspection.inspect_file(str(tmp_path / "late.jpg")).flags == findings.MASKS["unreadable"]
 
 
 # ------------------------------------------------------------------------------------------------ copies
@@ -242,7 +242,7 @@ def test_thumbnails_are_copies_only_where_they_are_nearly_equal(photos, tmp_path
     changed[4:8, 4:20] = changed[4:8, 4:20] * 0.6
     hashes, sketches = zip(*(inspection.fingerprint(image) for image in (small, changed)), strict=True)
     assert np.bitwise_count(np.int64(hashes[0]) ^ np.int64(hashes[1])) <= 4
-    assert inspection.likeness(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0] > duplicates.ALIKE
+    assert inspection.similarity(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0] > duplicates.MIN_SIMILARITY
     for name, image in (("one", small), ("changed", changed)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     (tmp_path / "copy.jpg").write_bytes(jpeg(np.ascontiguousarray(small[:, :, ::-1]), 95))
@@ -347,7 +347,7 @@ def test_a_label_in_the_millions_takes_no_memory(clean):
 def read(monkeypatch) -> list[str]:
     """Names of the files that are read and decoded, also for thumbnails."""
     names: list[str] = []
-    for module, name in ((inspection, "look"), (page, "thumbnail")):
+    for module, name in ((inspection, "inspect_file"), (page, "thumbnail")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda path, real=real, **limit: (names.append(Path(path).name), real(path, **limit))[1])
     return names
@@ -393,12 +393,12 @@ import os, sys, time
 from pathlib import Path
 from tools.doctor import command as doctor
 from tools.doctor import inspection
-real, scan, test = inspection.look, os.getpid(), os.getppid()
+real, scan, test = inspection.inspect_file, os.getpid(), os.getppid()
 def look(path, **limit):
     while int(Path(path).stem) >= 1200 and os.getppid() in (scan, test):  # as long as the scan lives
         time.sleep(0.01)
     return real(path, **limit)
-inspection.look = look
+inspection.inspect_file = look
 sys.exit(doctor.main())
 """
     command = [sys.executable, "-c", held, str(train), "--out", str(out), "--workers", "2"]
@@ -503,7 +503,7 @@ def test_mistakes_are_one_message(clean, capfd):
     mistakes = (
         ([clean / "none.txt"], "does not exist"), ([clean / "pipe.txt"], "no regular file"), ([clean / "nothing.txt"], "no image"),
         ([train, train], "the same list"), ([train, "--workers", 0], "--workers is 0"), ([train, "--near", 9], "allowed: 0 to 8"),
-        ([train, "--out", clean / "file"], "cannot be used"), ([train, "--out", clean / "bad"], "Delete it"),
+        ([train, "--out", clean / "file"], "cannot be used"), ([train, "--out", clean / "bad"], "delete it"),
     )  # fmt: skip
     for words, expected in mistakes:
         capfd.readouterr()

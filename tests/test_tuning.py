@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from options import build_parser, parse_train
 from tools import lr_find, sweep_space
-from tools.sweep import OURS
+from tools.sweep import FIXED
 from utils import logger
 from utils.errors import UserError
 
@@ -107,7 +107,7 @@ def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path
         cut.kill()
     done = subprocess.run(words, cwd=tmp_path, env=CODE, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "s-1 was cut; its settings are run anew" in done.stdout
+    assert "s-1 was interrupted; its settings run again" in done.stdout
     assert "s-0: top1" not in done.stdout  # what was done is not done again
     assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
     assert "s-2 failed: exit code 2: train.py: --cache is 'dsk'; allowed" in done.stdout
@@ -170,7 +170,7 @@ SPACES = {
     "the tag": ("tag: [a, b]\n", "no option of train.py 'tag'"),
     "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
     "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
-    "no number": ("lr: {low: a, high: 1}\n", "'a', which is no number"),
+    "no number": ("lr: {low: a, high: 1}\n", "'a', which is not a number"),
     "a word for a number": ("scale: [64, big]\n", "--scale: 'big' is no whole number"),
     "a choice out of range": ("hflip: [0, 2]\n", "--hflip is 2.0; allowed: from 0 to 1"),
     "an end out of range": ("lr: {low: 1e-3, high: 1e3}\n", "--lr is 1000.0; allowed: from 0 to 100"),
@@ -191,7 +191,7 @@ def test_a_bad_space(tmp_path, case):
     text, part = SPACES[case]
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(part)):
-        sweep_space.read_space(tmp_path / "space.yaml", build_parser("train"), OURS)
+        sweep_space.read_space(tmp_path / "space.yaml", build_parser("train"), FIXED)
 
 
 def test_ranges_and_their_grids(tmp_path):

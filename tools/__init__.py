@@ -1,1 +1,1 @@
-"""Helpers beside the four scripts: `python -m tools.<name>`."""
+"""Tools that a person runs beside the four scripts: `python -m tools.<name>`."""

@@ -108,12 +108,12 @@ CHINESE = Language(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the tables, or with --check compare them; returns the exit code."""
+    """Write the tables, or with --check compare them; return the exit code."""
     return run_tool(lambda: option_parser().parse_args(argv), update)
 
 
 def update(opt: argparse.Namespace) -> int:
-    """Write the tables, or compare them; returns the exit code. Raises UserError where a page has no place for one."""
+    """Write the tables, or compare them; return the exit code. Raises UserError where a page has no place for one."""
     stale = []
     for name, (marker, make, language) in PAGES.items():
         path = ROOT / name

@@ -87,9 +87,8 @@ def run(opt: argparse.Namespace) -> None:
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
     votes = knn_vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
-        log.info(
-            f"kNN top1 {float((votes.argmax(axis=1) == files.label)[readable].mean()):.6f} ({int(readable.sum())} images)"
-        )
+        top1 = float((votes.argmax(axis=1) == files.label)[readable].mean())
+        log.info(f"kNN top1 {top1:.6f} ({int(readable.sum())} images)")
     picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if opt.among:
@@ -101,7 +100,7 @@ def run(opt: argparse.Namespace) -> None:
 
 
 def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:
-    """Return the features of each image, float32 (N, D) with rows of length 1; which were readable, bool (N,); the classes.
+    """Return features float32 (N, D) with rows of length 1, which images were readable, bool (N,), and the classes.
 
     The features are the input of the classifier of --load.
 
@@ -120,7 +119,8 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     features = Features(run.predictor, len(files), np.float32)
     if features.head is None:
         raise UserError(
-            f"{opt.load}: its classifier is no single layer; allowed: a network whose last layer is one Linear, or of --head."
+            f"{opt.load}: its classifier is no single layer; "
+            "allowed: a network whose last layer is one Linear, or one of --head."
         )
     readable = []
     with features:
@@ -157,10 +157,13 @@ def _import_faiss() -> Any:
 def neighbours(
     queries: NDArray[np.float32], pool: NDArray[np.float32], k: int, readable: NDArray[np.bool_], itself: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Find the k nearest rows of `pool` (M, D) for each of `queries` (N, D), exactly, by cosine; both have rows of length 1.
+    """Find the k nearest rows of `pool` (M, D) for each of `queries` (N, D), exactly, by cosine.
+
+    Both have rows of length 1.
 
     Args:
-        readable: bool (M,); only readable rows are neighbours. itself: queries are the pool, and none is its own neighbour.
+        readable: bool (M,); only readable rows are neighbours. itself: queries are the pool, and none is its own
+        neighbour.
 
     Returns:
         int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
@@ -184,7 +187,7 @@ def neighbours(
 
 
 def knn_vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
-    """Return the votes of neighbours as float32 (N, C), rows summing to 1, from their labels and cosines, (N, k) each."""
+    """Return the votes of neighbours, float32 (N, C), rows summing to 1, from their labels and cosines, (N, k) each."""
     weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / KNN_TEMPERATURE)
     votes = np.zeros((len(labels), num_classes), np.float32)
     np.add.at(votes, (np.arange(len(labels))[:, None], labels), weight)
@@ -204,7 +207,7 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
 def picture(
     path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any
 ) -> None:
-    """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with their classes."""
+    """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with classes."""
     from evaluation.report.pictures import SIDE
     from evaluation.report.plots import class_names, neighbour_grid
 

@@ -157,7 +157,7 @@ def class_mean(hit: NDArray[np.bool_], label: NDArray[np.int64]) -> float:
 
 
 def cross_fit(hits: NDArray[np.bool_], label: NDArray[np.int64], seed: int) -> tuple[int, float, float]:
-    """Choose one of T settings by its `hits` (bool, (T, N)), and score the choice on images that did not take part in it.
+    """Choose one of T settings by its `hits` (bool, (T, N)), and score the choice on images that it has not seen.
 
     Returns:
         The setting with the best mean class accuracy on all images (the first of equal ones). Then top-1 and mean class
@@ -177,7 +177,7 @@ def cross_fit(hits: NDArray[np.bool_], label: NDArray[np.int64], seed: int) -> t
 def logits_of_list(
     opt: argparse.Namespace, files: Any
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, str]]:
-    """Return logits float32 (N, C) of the readable images, their labels, and the names of the last layer's weight and bias.
+    """Return logits float32 (N, C) of the readable images, their labels, and the names of the last weight and bias.
 
     Raises:
         UserError: too many logits to hold, or the last layer is not one Linear.

@@ -128,7 +128,8 @@ def build(opt: Options) -> tuple[Any, Any]:
     tune_malloc()
     if opt.resume:
         raise UserError(
-            "--resume continues with a run's own learning rate. Leave it out, or start from its weights: --load CHECKPOINT."
+            "--resume continues with a run's own learning rate. "
+            "Leave it out, or start from its weights: --load CHECKPOINT."
         )
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)
@@ -152,7 +153,7 @@ def build(opt: Options) -> tuple[Any, Any]:
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
-    """Return the losses (N,) without the noise of single batches, by a Gaussian mean over a twentieth of them, without lag."""
+    """Return the losses (N,) without the noise of batches: a Gaussian mean over a twentieth of them, without lag."""
     from scipy.ndimage import gaussian_filter1d
 
     return gaussian_filter1d(losses, max(1.0, len(losses) * WIDTH), mode="nearest") if len(losses) else losses

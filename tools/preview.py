@@ -1,9 +1,9 @@
-"""A sheet of augmented training samples with their labels: what the network will be shown.
+"""Draw a sheet of augmented training samples with their labels: what the network will see.
 
     python -m tools.preview --data_root datasets/fashion-mnist --transform resize
     python -m tools.preview --transform light --samples 4 --views 12 --out light.png
 
-Takes train.py's options too; each row is one image: first as evaluation sees it, then augmented as in epochs 1, 2, …
+Takes train.py's options. Each row is one image: first as evaluation sees it, then augmented as in epochs 1, 2, …
 Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
 """
 
@@ -31,19 +31,19 @@ from utils.run import run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and draw; returns the exit code."""
+    """Parse and draw; return the exit code."""
     parser = build_parser("train")
     parser.prog = "-m tools.preview"
     group = parser.group("preview")
-    group("--samples", type=int, default=6, low=1, high=64, help="images, a row each")
-    group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each")
+    group("--samples", type=int, default=6, low=1, high=64, help="images, one per row")
+    group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each image")
     force(group, "--out")
     group("--out", type=expanded, metavar="FILE", help="where the PNG goes; by default logs/<tag>/preview.png")
     return run_tool(lambda: parser.parse(argv), draw)
 
 
 def draw(opt: argparse.Namespace) -> None:
-    """Draw the sheet of `opt` and write it."""
+    """Draw the sheet, and write it as a PNG and into TensorBoard."""
     files = dataloader.open_list(opt, "train", drop_missing=True)
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
@@ -71,7 +71,7 @@ def draw(opt: argparse.Namespace) -> None:
     )
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
         writer.add_image(f"preview/{opt.transform}", sheet)
-    log.info(f"{len(chosen)} images, {opt.views} views each: {out} (and TensorBoard, in {opt.log_dir}/{opt.tag})")
+    log.info(f"{len(chosen)} images with {opt.views} views each: {out}, and TensorBoard in {opt.log_dir}/{opt.tag}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""A search for good settings: many short runs of train.py, each with its own tag, and which was best.
+"""Search for good settings with many short runs of train.py, each with its own tag, and report the best.
 
-    python -m tools.sweep --name first --space space.yaml --trials 20 -- --model ResNet18 --data_root datasets/fashion-mnist --epochs 5
-    python -m tools.sweep --name first --space space.yaml --sampler grid -- --model ResNet18 --data_root datasets/fashion-mnist
+    python -m tools.sweep --name first --space space.yaml --trials 20 -- --model ResNet18 --data_root data --epochs 5
+    python -m tools.sweep --name first --space space.yaml --sampler grid -- --model ResNet18 --data_root data
 
-space.yaml holds a line for each flag that varies:
+space.yaml has a line for each flag that varies:
 
     lr: {low: 1e-5, high: 1e-2, log: true}
     warmup: {low: 0, high: 3, step: 1}
     optimizer: [sgd, adamw]
 
-What stands after -- goes to every trial. Writes results/<name>/: study.db (Optuna, SQLite), <name>-<number>.log of each
-trial, trials.csv and sweep.png. The same command goes on with a sweep that was cut: a trial that was running then
-is run anew, with the same settings. Needs Optuna: python -m pip install optuna.
+Every trial gets the flags after --. Writes results/<name>/: study.db (Optuna, SQLite), <name>-<number>.log of each
+trial, trials.csv and sweep.png. If the sweep is interrupted, run the same command again to continue: a trial that was
+running then is repeated with the same settings. Needs Optuna: python -m pip install optuna.
 """
 
 import argparse
@@ -40,35 +40,38 @@ from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
-OURS = ("tag", "resume", "load", "config")  # of train.py, what no space may vary
+MAX_NAMED_RUNS = 8  # in a message
+FIXED = ("tag", "resume", "load", "config")  # flags of train.py that no space may vary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, search, report; returns the exit code."""
+    """Parse, search, report; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     return run_tool(
-        lambda: option_parser().parse_args(ours), lambda opt: search(opt, rest), again="the same command goes on"
+        lambda: option_parser().parse_args(ours),
+        lambda opt: search(opt, rest),
+        again="run the same command again to continue",
     )
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The command line of this tool; what follows -- is train.py's."""
+    """Return the parser of this tool; the words after -- are train.py's."""
     parser = ToolParser("-m tools.sweep", __doc__)
     parser.add_argument(
-        "--name", required=True, help="of the sweep: a folder in --result_dir, and the start of each tag"
+        "--name", required=True, help="of the sweep: its folder in --result_dir, and the beginning of each tag"
     )
     parser.add_argument(
-        "--space", type=expanded, required=True, metavar="FILE", help="YAML: which flags vary, and how far"
+        "--space", type=expanded, required=True, metavar="FILE", help="YAML: which flags vary, and in which range"
     )
-    parser.add_argument("--trials", type=int, default=20, help="how many, with those that an earlier command has done")
+    parser.add_argument("--trials", type=int, default=20, help="how many trials, including those of earlier commands")
     parser.add_argument(
-        "--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, --trials at most"
+        "--sampler", choices=("tpe", "random", "grid"), default="tpe", help="grid: every combination, at most --trials"
     )
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="end a trial whose val_top1 is below the median of the others' at its epoch",
+        help="end a trial whose val_top1 is below the median of the other trials at the same epoch",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--result_dir", type=expanded, default="results", metavar="DIR")
@@ -76,13 +79,14 @@ def option_parser() -> argparse.ArgumentParser:
 
 
 def search(opt: argparse.Namespace, rest: list[str]) -> int:
-    """Run the trials that are left, then report. Returns 0.
+    """Run the remaining trials, then report; return 0.
 
     Raises:
-        UserError: Optuna is missing, the space or the flags are wrong, the name is taken by another space, or no trial was completed.
+        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial
+            was completed.
     """
     optuna = _optuna()
-    space = read_space(Path(opt.space), build_parser("train"), OURS)
+    space = read_space(Path(opt.space), build_parser("train"), FIXED)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
@@ -119,21 +123,21 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
             study,
             trial,
             [*rest, *words_of(chosen), "--tag", tag],
-            Trial(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune),
+            TrialFiles(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune),
         )
         bar.update()
     bar.close()
     return report(study, folder, rest)
 
 
-class Trial:
-    """Where a trial's output goes, where its metrics.csv lies, and whether it may be pruned."""
+class TrialFiles:
+    """Hold where a trial prints, the folder of its metrics.csv, and whether it may be pruned."""
 
     def __init__(self, output: Path, logs: Path, prune: bool) -> None:
         self.output, self.logs, self.prune = output, logs, prune
 
     def scores(self) -> list[tuple[int, float]]:
-        """(epoch, val_top1) of the epochs that were validated so far."""
+        """Return (epoch, val_top1) of the epochs that were validated so far."""
         with (
             contextlib.suppress(OSError, ValueError, KeyError),
             open(self.logs / "metrics.csv", newline="", encoding="utf-8") as file,
@@ -142,35 +146,36 @@ class Trial:
         return []
 
 
-def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
-    """Run train.py with `words`, and tell the study its best val_top1, that it was pruned, or that it failed."""
+def run_trial(study: Any, trial: Any, words: list[str], files: TrialFiles) -> None:
+    """Run train.py with `words`; tell the study its best val_top1, or that it was pruned or failed."""
     optuna = _optuna()
     if "--overwrite" in words:
-        (place.logs / "metrics.csv").unlink(missing_ok=True)  # of a sweep of the same name that was deleted
-    told: set[int] = set()
-    weak = False  # asked after each epoch: several may have passed since the last look
-    with open(place.output, "w", encoding="utf-8") as output, _ended(words, output) as process:
+        (files.logs / "metrics.csv").unlink(missing_ok=True)  # from a deleted sweep of the same name
+    reported: set[int] = set()  # epochs
+    weak = False  # decided for each epoch: several may have passed since the last poll
+    with open(files.output, "w", encoding="utf-8") as output, _train_process(words, output) as process:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-            for epoch, top1 in place.scores():
-                if epoch not in told:
-                    told.add(epoch)
+            for epoch, top1 in files.scores():
+                if epoch not in reported:
+                    reported.add(epoch)
                     trial.report(top1, epoch)
-                    weak = weak or (place.prune and trial.should_prune())
+                    weak = weak or (files.prune and trial.should_prune())
             if process.poll() is not None:
                 break
             if weak:
-                log.info(f"{trial.user_attrs['tag']}: pruned after epoch {max(told)}")
+                log.info(f"{trial.user_attrs['tag']}: pruned after epoch {max(reported)}")
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 return
-    scores = place.scores()
+    scores = files.scores()
     if process.returncode or not scores:
-        last = (place.output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-6:]
+        last = (files.output.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-6:]
         reason = next((line for line in last if line.startswith(("error:", "train.py:"))), last[-1])
         trial.set_user_attr("failed", f"exit code {process.returncode}: {reason}")
         log.warning(
-            f"{trial.user_attrs['tag']} failed, exit code {process.returncode}: {reason} (all of it: {place.output})"
+            f"{trial.user_attrs['tag']} failed with exit code {process.returncode}: {reason} "
+            f"(full output: {files.output})"
         )
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
@@ -180,8 +185,8 @@ def run_trial(study: Any, trial: Any, words: list[str], place: Trial) -> None:
 
 
 @contextlib.contextmanager
-def _ended(words: list[str], output: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """train.py as a process, which does not outlive the body."""
+def _train_process(words: list[str], output: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run train.py as a process that ends with the body."""
     command = [sys.executable, str(ROOT / "train.py"), *words]
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent)
     try:
@@ -197,13 +202,13 @@ def _ended(words: list[str], output: Any) -> Iterator["subprocess.Popen[bytes]"]
 
 
 def _end_with_parent() -> None:
-    """Linux: a sweep that is killed takes its trial along (prctl 1 is PR_SET_PDEATHSIG)."""
+    """End the trial when the sweep is killed; on Linux alone (prctl 1 is PR_SET_PDEATHSIG)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def finished(study: Any) -> list[Any]:
-    """The trials that ended: complete, pruned, or failed by themselves; not those that were cut with the sweep."""
+    """Return the trials that are complete, pruned or failed, without those that ended with an interrupted sweep."""
     cut = study.user_attrs.get("cut", [])
     return [
         trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in cut
@@ -211,7 +216,7 @@ def finished(study: Any) -> list[Any]:
 
 
 def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
-    """Enqueue the settings of the trials that were running when the sweep was cut, and those of a grid that are not there yet."""
+    """Enqueue the missing settings of a grid, and those of trials that were running when the sweep was interrupted."""
     optuna = _optuna()
     for settings in combinations:
         study.enqueue_trial(settings, skip_if_exists=True)
@@ -221,61 +226,68 @@ def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
             study.enqueue_trial(settings)
         study.set_user_attr("cut", [*study.user_attrs.get("cut", []), trial.number])
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        log.info(f"{study.study_name}-{trial.number} was cut; its settings are run anew")
+        log.info(f"{study.study_name}-{trial.number} was interrupted; its settings run again")
 
 
 def _same_space(study: Any, space: dict[str, Any]) -> None:
     if study.user_attrs.get("space", space) != space:
         raise UserError(
-            f"The sweep {study.study_name} was begun with another space: {study.user_attrs['space']}.\n"
-            f"Give the space it had, or another --name."
+            f"The sweep {study.study_name} was started with another space: {study.user_attrs['space']}.\n"
+            "Give that space, or another --name."
         )
     study.set_user_attr("space", space)
 
 
 def _check_new(study: Any, settings: argparse.Namespace) -> None:
-    """Raise UserError where a sweep that begins would meet the runs of a deleted one of the same name."""
+    """Raise UserError if a new sweep would meet runs of a deleted one of the same name."""
     if study.get_trials(deepcopy=False) or settings.overwrite:
         return
     parents = [Path(folder) for folder in (settings.checkpoint_dir, settings.log_dir) if Path(folder).is_dir()]
     ours = re.compile(rf"{re.escape(study.study_name)}-\d+")
     left = sorted({path.name for parent in parents for path in parent.iterdir() if ours.fullmatch(path.name)})
     if left:
+        named = ", ".join(left[:MAX_NAMED_RUNS]) + (" …" if len(left) > MAX_NAMED_RUNS else "")
         raise UserError(
-            f"There are runs of an earlier sweep {study.study_name!r}: {', '.join(left[:8])}{' …' if len(left) > 8 else ''}.\n"
-            "Give another --name, or --overwrite after -- to replace them; python clear.py --tag NAME puts one into the trash."
+            f"There are runs of an earlier sweep {study.study_name!r}: {named}.\n"
+            "Try: another --name; or --overwrite after --, to replace them; "
+            "or python clear.py --tag NAME, which puts one into the trash."
         )
 
 
 def _check(opt: argparse.Namespace, rest: list[str], space: dict[str, Any]) -> argparse.Namespace:
-    """train.py's options as the first values of the space give them; SystemExit(2) or UserError where they are wrong."""
+    """Return train.py's options with the first values of the space.
+
+    Raises:
+        SystemExit: code 2, after a message: the flags are wrong.
+        UserError: --name, --trials or a flag after -- is not allowed.
+    """
     if Path(opt.name).name != opt.name or opt.name.startswith((".", "-")) or opt.trials < 1:
         raise UserError(f"--name is {opt.name!r}, --trials {opt.trials}; allowed: one file name, and 1 or more trials.")
     given = {word.split("=")[0].lstrip("-") for word in rest if word.startswith("--")}
-    twice = sorted(given & {*space, *OURS[:2]})
+    twice = sorted(given & {*space, *FIXED[:2]})
     if twice:
-        raise UserError(f"--{twice[0]} is given after -- too; each trial has its own. Leave it out there.")
+        raise UserError(f"--{twice[0]} is also given after --, but each trial sets its own. Leave it out there.")
     first = {name: rule["choices"][0] if "choices" in rule else rule["low"] for name, rule in space.items()}
     return build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
 
 
 def _optuna() -> Any:
-    """The module, silent about what we say ourselves. Raises UserError where it is not installed."""
+    """Return Optuna, without its own logging. Raise UserError if it is not installed."""
     try:
         import optuna
     except ImportError:
         raise UserError(
-            "tools.sweep needs Optuna, which is not installed. Run: python -m pip install 'optuna>=4,<6'"
+            "tools.sweep needs Optuna, which is not installed. Try: python -m pip install 'optuna>=4,<6'"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
-# ---------------------------------------------------------------------------------------------------- the end
+# ---------------------------------------------------------------------------------------------------- report
 
 
 def report(study: Any, folder: Path, rest: list[str]) -> int:
-    """Write trials.csv and sweep.png, say the best trials, the failed ones and the best command. Returns 0.
+    """Write trials.csv and sweep.png; log the best trials, the failed ones and the best command; return 0.
 
     Raises:
         UserError: no trial was completed.
@@ -301,13 +313,13 @@ def report(study: Any, folder: Path, rest: list[str]) -> int:
     for trial in bad:
         log.warning(f"{trial.user_attrs['tag']} failed: {trial.user_attrs['failed']}")
     if not good:
-        raise UserError(f"No trial was completed; what they said: {folder}/*.log.")
+        raise UserError(f"No trial was completed. Their output: {folder}/*.log.")
     draw(folder / "sweep.png", [(trial.number, trial.value, trial.params) for trial in good], study.user_attrs["space"])
     width = max(len(trial.user_attrs["tag"]) for trial in good)
     for trial in good[:10]:
         log.info(f"{trial.user_attrs['tag']:{width}}  {trial.value:.6f}  {'  '.join(in_words(trial.params))}")
     best = shlex.join(["python", "train.py", *rest, *words_of(good[0].params), "--tag", f"{study.study_name}-best"])
-    log.info(f"Picture: {folder}/sweep.png. The best, to train longer under a tag of its own:\n{best}")
+    log.info(f"Picture: {folder}/sweep.png. To train longer with the best settings, under a new tag:\n{best}")
     return 0
 
 

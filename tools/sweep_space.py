@@ -1,4 +1,4 @@
-"""The search space of tools.sweep: which flags of train.py vary, and how far."""
+"""Read the search space of tools.sweep: which flags of train.py vary, and in which range."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from options.parser import Parser
 from options.plain_yaml import YamlError, read_yaml
 from utils.errors import UserError, path_hint, unknown_name
 
-GRID_POINTS = 5  # of a range without a step, in a grid
+GRID_POINTS = 5  # of a range without a step
 KEYS = {"low", "high", "log", "step"}
 
 
@@ -18,10 +18,10 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
     """Return {flag: {"choices": […]} or {"low", "high", "log", "step" (or None), "whole"}} of a YAML file.
 
     Args:
-        parser: train.py's; it reads each choice as it reads the command line. fixed: its flags that no space may vary.
+        parser: train.py's, which reads each choice as on the command line. fixed: its flags that no space may vary.
 
     Raises:
-        UserError: the file cannot be read, there is no such flag, it does not take a value, or a range or list is none.
+        UserError: the file cannot be read, there is no such flag, or a value, range or list is not allowed.
     """
     try:
         content = read_yaml(path)
@@ -84,12 +84,12 @@ def _number(where: str, value: Any) -> int | float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{where} holds {value!r}, which is no number.")
+        raise UserError(f"{where} holds {value!r}, which is not a number.")
     return number
 
 
 def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The values of an Optuna trial: {flag: value}."""
+    """Return the values that an Optuna trial suggests: {flag: value}."""
     chosen = {}
     for name, rule in space.items():
         if "choices" in rule:
@@ -102,7 +102,7 @@ def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def grid(space: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
-    """{flag: its values} for a grid: the list, each step of a range, or five points evenly spread (in the logarithm)."""
+    """Return {flag: values} of a grid: the list, each step of a range, or five evenly (or log-evenly) spaced points."""
     return {name: rule["choices"] if "choices" in rule else _points(rule) for name, rule in space.items()}
 
 
@@ -117,7 +117,7 @@ def _points(rule: dict[str, Any]) -> list[Any]:
 
 
 def words_of(chosen: dict[str, Any]) -> list[str]:
-    """The values as words of a command line: a switch as --name or --no-name."""
+    """Return the values as words of a command line; a switch becomes --name or --no-name."""
     words = []
     for name, value in chosen.items():
         value = float(f"{value:.5g}") if isinstance(value, float) else value
@@ -126,5 +126,5 @@ def words_of(chosen: dict[str, Any]) -> list[str]:
 
 
 def in_words(chosen: dict[str, Any]) -> list[str]:
-    """["lr 0.00443", "optimizer sgd"] for a line of the log."""
+    """Return the values as text, such as ["lr 0.00443", "optimizer sgd"]."""
     return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()]

@@ -72,7 +72,10 @@ def _font_manager() -> Any:
 
 @cache
 def _fonts(fresh: bool) -> list[tuple[str, str, int]]:
-    """Return (family, file, index in the file) of the fonts here, PREFERRED first; with `fresh` those not in matplotlib's list."""
+    """Return (family, file, index in the file) of the fonts here, PREFERRED first.
+
+    With `fresh`, return those that are not in matplotlib's list.
+    """
     manager = _font_manager().fontManager
     known = {entry.fname for entry in manager.ttflist}
     if fresh:

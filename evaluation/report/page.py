@@ -42,10 +42,10 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 class Extra:
     """Hold what the page shows beyond the scores; what is empty is left out, or reported as missing.
 
-    maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each error,
-    with their cosines, by image. history: scores of training per epoch. runs: settings and scores of earlier evaluations
-    beside this one. compared: the result of --compare. folder: where the page is going to be, by default the folder to
-    which it is written. title: the networks. about: their files and the list, in a few words.
+    maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
+    error, with their cosines, by image. history: scores of training per epoch. runs: settings and scores of earlier
+    evaluations beside this one. compared: the result of --compare. folder: where the page is going to be, by default
+    the folder to which it is written. title: the networks. about: their files and the list, in a few words.
     """
 
     issues: Issues
@@ -132,7 +132,7 @@ def _number(name: str, value: float) -> str:
 
 
 def embed(data: Any) -> str:
-    """Return JSON for a <script>, which a class called "</script>" does not end. Bytes of a path stay lone surrogates."""
+    """Return JSON for a <script>; a class called "</script>" does not end it. Bytes of a path stay lone surrogates."""
     text = json_text(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 

@@ -79,7 +79,10 @@ def by_train_count(predictions: Predictions, images: list[int] | None) -> list[t
 
 
 def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
-    """Return (range, accuracy, images) of groups by the geometric mean of the sides, in pixels, and how many sizes were read."""
+    """Return (range, accuracy, images) of groups by image size, and how many sizes were read.
+
+    The size is the geometric mean of the sides, in pixels.
+    """
     import PIL.Image
 
     rows = np.flatnonzero(predictions.scorable)

@@ -35,7 +35,10 @@ class Pictures:
         return self.made[index, side]
 
     def overlay(self, shown: tuple[NDArray[np.uint8], NDArray[np.float32]] | None) -> str:
-        """Return the data URL of a network input, uint8 RGB (S, S, 3), under its Grad-CAM map, float32 (h, w) from 0 to 1."""
+        """Return the data URL of a network input under its Grad-CAM map.
+
+        `shown` holds both: uint8 RGB (S, S, 3), and float32 (h, w) from 0 to 1.
+        """
         if shown is None:
             return ""
         method = cv2.INTER_AREA if len(shown[0]) > SIDE else cv2.INTER_LINEAR
@@ -66,8 +69,8 @@ def error_cards(
 
     Args:
         maps: the result of `inference.gradcam_maps`, by image.
-        near: {image: [(image, cosine)]}, the neighbours. Without it, correct and confident images of the predicted class
-            are shown.
+        near: {image: [(image, cosine)]}, the neighbours. Without it, correct and confident images of the predicted
+            class are shown.
     """
     predictions, files, classes = scored
     rows = most_confident_errors(predictions)
@@ -112,7 +115,7 @@ def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | N
 
 
 def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
-    """Return the cards of likely label errors, the likeliest first; labels are the numbers of the list file, as clean.py uses."""
+    """Return the cards of likely label errors, the likeliest first; labels are numbers of the list file."""
     predictions, files, classes = scored
     cards = []
     for row, quality, other in zip(*(column[:MAX_ISSUES].tolist() for column in issues[:3]), strict=True):

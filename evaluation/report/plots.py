@@ -193,7 +193,7 @@ def gallery(
 
 
 def bars(path: Path, panels: dict[str, dict[str, list[float]]], title: str) -> None:
-    """Draw panels of horizontal bars: the median of each name's values, with whiskers from the lowest to the highest."""
+    """Draw panels of horizontal bars: the median of each name's values, with whiskers from lowest to highest."""
     rows = max(len(values) for values in panels.values())
     figure, axes = _figure(10, 0.6 + len(panels) * (0.6 + 0.34 * rows), 1, len(panels))
     for axis, (heading, values) in zip(axes, panels.items(), strict=True):
@@ -265,7 +265,7 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
 
 
 def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark: int) -> None:
-    """Draw `y` over `x` as a line with points, with the `names` of the axes and a vertical line at `mark`, as trained."""
+    """Draw `y` over `x` as a line with points, the `names` of the axes, and a vertical line at `mark`, as trained."""
     figure, (axis,) = _figure(7, 4.3, 1)
     axis.axvline(mark, color="tab:gray", linestyle="--", linewidth=1, label=f"as trained: {mark}")
     axis.plot(x, y, marker="o")
@@ -276,7 +276,10 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
 
 
 def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
-    """Draw a sheet with a line of images for each of `rows`: (uint8 RGB or None, caption, green frame, red frame, or none)."""
+    """Draw a sheet with a line of images for each of `rows`, whose cells are (uint8 RGB or None, caption, frame).
+
+    The frame is green (True), red (False) or absent (None).
+    """
     columns = max(len(row) for row in rows)
     figure, axes = _figure(max(MIN_WIDTH, CELL * columns), (CELL + 0.4) * len(rows) + 0.5, columns, len(rows))
     for axis in axes:
@@ -345,7 +348,10 @@ def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[A
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write the PNG with fonts that have the characters of each text. Only ticks of a log axis are formulas, not "$5 to $9"."""
+    """Write the PNG with fonts that have the characters of each text.
+
+    Only the ticks of a logarithmic axis are formulas: "$5 to $9" is none.
+    """
     from matplotlib.text import Text
 
     axes = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]

@@ -1,4 +1,4 @@
-"""What the labels of the lists say: classes that are missing, rare, unnamed; and how uneven they are."""
+"""Check the classes of the lists: which are missing, rare or unnamed, and how unbalanced they are."""
 
 from pathlib import Path
 from typing import Any
@@ -10,48 +10,50 @@ from dataloader.file_list import FileList, read_lines
 from tools.doctor.findings import Findings
 from tools.doctor.scan import Scan
 
+MAX_CLASSES_PER_IMAGE = 20  # a label such as 900000000 must not fill the memory
 Names = list[str] | None
 
 
 def read_names(lists: list[FileList]) -> tuple[Path, Names]:
-    """classes.txt beside the first list: its path, and its names without blank lines at the end; None where there is none."""
+    """Return the path of classes.txt beside the first list, and its names, or None if there is none."""
     folder = lists[0].source.parent
     path = folder / "classes.txt"
     return path, read_lines(path) if path.is_file() else None
 
 
 def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[dict[str, Any] | None]:
-    """Add what is wrong with the classes to `found`; returns `spread` of each list, None for one without labels."""
+    """Add the problems of the classes to `found`; return `class_balance` of each list, None for one without labels."""
     labelled = [place for place, files in enumerate(seen.lists) if len(files) and int(files.label.max()) >= 0]
     counts: list[NDArray | None] = [None] * len(seen.lists)
     if not labelled:
         return [None] * len(seen.lists)
     total = 1 + max(int(seen.lists[place].label.max()) for place in labelled)
     total = max(total, len(names) if names else 0)
-    if (
-        total <= 20 * len(seen.label) + 1000
-    ):  # a label such as 900000000 must not fill the memory: gaps are then found by `unique`
+    if total <= MAX_CLASSES_PER_IMAGE * len(seen.label) + 1000:
         for place in labelled:
             counts[place] = np.bincount(seen.lists[place].label, minlength=total)
     else:
-        found.say(
+        found.add_text(
             "label_gap",
             labelled[0],
             -1,
-            f"labels reach {total - 1}, with {len(seen.label)} images: they are no class numbers",
+            f"labels reach {total - 1}, with {len(seen.label)} images: these are no class numbers",
         )
         return [
-            spread(np.unique(files.label, return_counts=True)[1]) if place in labelled else None
+            class_balance(np.unique(files.label, return_counts=True)[1]) if place in labelled else None
             for place, files in enumerate(seen.lists)
         ]
     _check_presence(found, seen, labelled, counts, names)
     if names is not None:
         _check_names(found, seen, labelled, names_file, names)
-    return [None if held is None else spread(held) for held in counts]
+    return [None if held is None else class_balance(held) for held in counts]
 
 
-def spread(counts: NDArray) -> dict[str, Any]:
-    """Images a class, of the classes that have any: least, median, most, their ratio, and the Gini coefficient (0: all equal)."""
+def class_balance(counts: NDArray) -> dict[str, Any]:
+    """Return images per class: minimum, median, maximum, max / min, and the Gini coefficient (0: all equal).
+
+    Classes without images do not count.
+    """
     held = np.sort(counts[counts > 0]).astype(float)
     rank = np.arange(1, len(held) + 1)
     gini = float((2 * rank - len(held) - 1) @ held / (len(held) * held.sum()))
@@ -66,7 +68,7 @@ def _check_presence(
     held = counts[train]
     assert held is not None
     for label in np.flatnonzero(held == 1).tolist():
-        found.say("single_image", train, _first(seen, train, label), f"class {_shown(label, names)} has one image")
+        found.add_text("single_image", train, _first(seen, train, label), f"class {_shown(label, names)} has one image")
     for place in labelled[1:]:
         other = counts[place]
         assert other is not None
@@ -74,44 +76,47 @@ def _check_presence(
             text = (
                 f"class {_shown(label, names)}: {other[label]} image(s) here, none in {seen.lists[train].source.name}"
             )
-            found.say("class_not_in_train", place, _first(seen, place, label), text)
+            found.add_text("class_not_in_train", place, _first(seen, place, label), text)
         for label in np.flatnonzero((other == 0) & (held > 0)).tolist():
             text = f"class {_shown(label, names)}: {held[label]} image(s) in {seen.lists[train].source.name}, none here"
-            found.say("class_not_scored", place, -1, text)
+            found.add_text("class_not_scored", place, -1, text)
     used = np.sum([part for part in counts if part is not None], axis=0)
     for begin, end in _runs(used == 0):
         text = f"class {_shown(begin, names)}" if begin == end else f"classes {begin} to {end}"
-        found.say("label_gap", train, -1, f"no list has an image of {text}")
+        found.add_text("label_gap", train, -1, f"no list has an image of {text}")
 
 
 def _check_names(found: Findings, seen: Scan, labelled: list[int], names_file: Path, names: list[str]) -> None:
     largest = max(int(seen.lists[place].label.max()) for place in labelled)
     if len(names) != largest + 1:
         much = "few" if len(names) <= largest else "many"
-        text = f"too {much} names: {names_file} has {len(names)}, the largest label is {largest}, which takes {largest + 1}"
-        found.say("class_names", labelled[0], -1, text)
+        needed = f"the largest label is {largest}, which needs {largest + 1}"
+        text = f"too {much} names: {names_file} has {len(names)}; {needed}"
+        found.add_text("class_names", labelled[0], -1, text)
     by_name: dict[str, int] = {}
     for label, name in enumerate(names):
         if not name.strip():
-            found.say("class_name_unusable", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
+            found.add_text("class_name_unusable", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
         elif name in by_name:
-            found.say("class_name_unusable", labelled[0], -1, f"{name!r} names class {by_name[name]} and class {label}")
+            found.add_text(
+                "class_name_unusable", labelled[0], -1, f"{name!r} names class {by_name[name]} and class {label}"
+            )
         by_name.setdefault(name, label)
     for place in labelled:
         files = seen.lists[place]
         labels, count = np.unique(files.label[files.label >= len(names)], return_counts=True)
         for label, lines in zip(labels.tolist(), count.tolist(), strict=True):
             text = f"label {label}; {names_file.name} names 0 to {len(names) - 1}; {lines} line(s)"
-            found.say("label_out_of_range", place, _first(seen, place, label), text)
+            found.add_text("label_out_of_range", place, _first(seen, place, label), text)
 
 
 def _first(seen: Scan, place: int, label: int) -> int:
-    """The first image of a class in a list."""
+    """Return the first image of a class in a list."""
     return int(seen.first[place] + np.argmax(seen.lists[place].label == label))
 
 
 def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last index of each run of True."""
+    """Return the first and last index of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8)))
     return [(int(begin), int(end) - 1) for begin, end in edges.reshape(-1, 2)]
 

@@ -3,9 +3,10 @@
     python -m tools.doctor datasets/train.txt datasets/val.txt datasets/test.txt
     python -m tools.doctor train.txt unknown.txt --unlabelled unknown.txt --out results/doctor --workers 16
 
-Writes doctor.html (pictures), doctor.csv (a row a finding) and doctor.json into --out. Lists come in the order of trust:
-the first is for training. What was seen of each file is kept in --out/doctor.sqlite, so a second run, or one after a
-kill, reads only what is new. Exit code: 0 nothing serious, 1 errors (missing, unreadable, leaked), 2 a user's mistake.
+Writes doctor.html (with pictures), doctor.csv (one row per finding) and doctor.json into --out. The first list is the
+training list. Results per file are kept in --out/doctor.sqlite, so that a second run, or one after an interruption,
+reads only what is new. Exit code: 0 no errors, 1 errors (missing, unreadable or leaked images), 2 a mistake of the
+user.
 """
 
 import argparse
@@ -32,11 +33,11 @@ from utils.errors import UserError
 from utils.outputs import check_folder
 from utils.run import run_tool
 
-MOST_BITS = 8
+MAX_BITS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and check; returns the exit code."""
+    """Parse and check; return the exit code."""
     parser = ToolParser("-m tools.doctor", __doc__)
     parser.add_argument("lists", type=expanded, nargs="+", metavar="LIST", help="list files, train.txt first")
     parser.add_argument(
@@ -45,23 +46,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="FILE",
-        help="one more list, or one of those, without labels",
+        help="a list without labels; another one, or one of those above",
     )
-    parser.add_argument("--out", type=expanded, default="results/doctor", metavar="DIR", help="where the findings go")
+    parser.add_argument("--out", type=expanded, default="results/doctor", metavar="DIR", help="folder for the findings")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
     parser.add_argument(
-        "--near", type=int, default=4, metavar="BITS", help="of 64, by which copies may differ; -1: exact copies only"
+        "--near",
+        type=int,
+        default=4,
+        metavar="BITS",
+        help="how many of 64 bits may differ between near copies; -1: exact copies only",
     )
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="as in train.py")
-    return run_tool(lambda: parser.parse_args(argv), check, again="the same command goes on from here")
+    return run_tool(lambda: parser.parse_args(argv), check, again="run the same command again to continue")
 
 
 def check(opt: argparse.Namespace) -> int:
-    """Check the lists of `opt`, say and write what was found; returns 1 if there are errors, else 0."""
+    """Check the lists of `opt`, log and write the findings; return 1 if there are errors, else 0."""
     if opt.workers < 1:
         raise UserError(f"--workers is {opt.workers}; allowed: 1 or more.")
-    if not -1 <= opt.near <= MOST_BITS:
-        raise UserError(f"--near is {opt.near}; allowed: 0 to {MOST_BITS}, or -1 for exact copies only.")
+    if not -1 <= opt.near <= MAX_BITS:
+        raise UserError(f"--near is {opt.near}; allowed: 0 to {MAX_BITS}, or -1 for exact copies only.")
     if not 1 <= opt.max_pixels <= 2 * MAX_PIXELS:
         raise UserError(f"--max_pixels is {opt.max_pixels}; allowed: 1 to {2 * MAX_PIXELS}.")
     began = time.monotonic()
@@ -76,8 +81,8 @@ def check(opt: argparse.Namespace) -> int:
         found = Findings()
         _check_files(found, seen)
         _check_copies(found, seen, store, opt.near)
-        spreads = check_classes(found, seen, names_file, names)
-        report = Report(seen, found, spreads, names, time.monotonic() - began)
+        balances = check_classes(found, seen, names_file, names)
+        report = Report(seen, found, balances, names, time.monotonic() - began)
         doctor_report.write_csv(folder / "doctor.csv", report)
         page.write_page(folder / "doctor.html", report, store)
         doctor_report.write_summary(folder / "doctor.json", report)
@@ -88,10 +93,10 @@ def check(opt: argparse.Namespace) -> int:
 
 
 def open_lists(paths: Sequence[str], unlabelled: Sequence[str]) -> list[FileList]:
-    """Read the lists; those of `unlabelled`, and those called test… whose lines end in no label, without labels.
+    """Read the lists; those of `unlabelled`, and those named test… without labels at the ends of lines, have no labels.
 
     Raises:
-        UserError: a list is not there, is no file, comes twice, holds no image, or has lines without a label.
+        UserError: a list does not exist, is no file, occurs twice, holds no image, or has lines without a label.
     """
     bare = {os.path.realpath(path) for path in unlabelled}
     wanted = list(paths)
@@ -118,7 +123,7 @@ def _open_list(path: str, unlabelled: bool) -> FileList:
         if Path(path).name.lower().startswith("test"):
             return read_list(path, labelled=False)
         if "label" in str(error):
-            raise UserError(f"{error}\nIf the list has no labels, say so: --unlabelled {path}") from error
+            raise UserError(f"{error}\nIf the list has no labels, try: --unlabelled {path}") from error
         raise
 
 
@@ -135,7 +140,7 @@ def _check_copies(found: Findings, seen: Scan, store: Store, bits: int) -> None:
 
 
 def _add_pairs(found: Findings, seen: Scan, pairs: Pairs, names: tuple[str, str, str]) -> None:
-    """Add pairs as findings `names`: between lists; inside a list, of one label; anywhere, with different labels."""
+    """Add pairs as findings of three `names`: between lists; within a list with one label; with different labels."""
     across = seen.list_of(pairs.later) != seen.list_of(pairs.earlier)
     here, there = seen.label[pairs.later], seen.label[pairs.earlier]
     differ = (here != there) & (here >= 0) & (there >= 0)

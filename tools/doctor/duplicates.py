@@ -1,9 +1,9 @@
-"""Which images are copies of each other: exact, by a hash of the bytes; near, by a perceptual hash and a sketch.
+"""Find copies of images: exact ones by a hash of the bytes, near ones by a perceptual hash and a sketch.
 
-Near pairs are found without comparing each image with each: 64 bits are cut into d + 3 bands, so hashes at most d bits
-apart agree in three bands or more. For each choice of three bands, hashes are sorted by these, and only neighbours that agree
-there are compared. A dHash alone calls too many photographs alike (of 1,500 cuts made by benchmarks.photos 4,397
-pairs; 73 with the sketch, those looked at were cuts that overlap), so a pair also needs sketches that correlate.
+Near pairs are found without comparing all images with each other. 64 bits are cut into d + 3 bands, so hashes at most d
+bits apart agree in three bands or more. For each choice of three bands, hashes are sorted by these, and only neighbours
+that agree there are compared. A dHash alone finds too many pairs of photographs (4,397 among 1,500 cuts made by
+benchmarks.photos, against 73 with the sketch), so the sketches of a pair must correlate as well.
 """
 
 from collections.abc import Iterator
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.doctor.inspection import SMALL, likeness
+from tools.doctor.inspection import SMALL, similarity
 from tools.doctor.scan import Scan, Store
 from utils.logger import log, progress
 
-AGREE = 3  # bands that must be equal
-ALIKE = 0.988  # correlation of the sketches: copies of 100 of those cuts at quality 30, or of half the size, were above
-ALIKE_SMALL = 0.998  # where both are below SMALL pixels: at 28, other trousers of the same cut reach 0.99
-MOST_NEIGHBOURS = 1024  # a hash is compared with so many that agree in three bands: an all but empty hash has millions
-MOST_PAIRS = 4_000_000  # kept in memory
+AGREEING_BANDS = 3
+MIN_SIMILARITY = 0.988  # of sketches; copies of 100 of those cuts at quality 30, or at half the size, were above
+MIN_SIMILARITY_SMALL = 0.998  # if both are below SMALL pixels: at 28, other trousers of the same cut reach 0.99
+MAX_NEIGHBOURS = 1024  # hashes that agree in three bands with one; an almost empty hash has millions
+MAX_PAIRS = 4_000_000  # in memory
 BLOCK = 8192  # pairs whose sketches are fetched at a time
 
 
 class Pairs(NamedTuple):
-    """M pairs of images (int64): `later` is a copy of `earlier`, which comes first in the lists; `distance` in bits."""
+    """Hold M pairs of images (int64): `later` is a copy of `earlier`, which is listed first; `distance` in bits."""
 
     later: NDArray[np.int64]
     earlier: NDArray[np.int64]
@@ -34,7 +34,11 @@ class Pairs(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The C different contents: `first` (C, lists) is the first image of each in each list, -1 for none; `of` (N,), -1: unread."""
+    """Hold C different contents.
+
+    `first` (C, lists) is the first image of each content in each list, or -1. `of` (N,) is the content of each image,
+    or -1 if it was not read.
+    """
 
     first: NDArray[np.int64]
     of: NDArray[np.int64]
@@ -66,9 +70,9 @@ def exact(seen: Scan, groups: Contents) -> Pairs:
 
 
 def near(seen: Scan, groups: Contents, store: Store, bits: int) -> Pairs:
-    """Images that look the same and differ in their bytes: each with its nearest in its own list, and in each list before.
+    """Return images that look the same but differ in their bytes, each with its nearest per list, up to its own.
 
-    A pair of lists that share the very bytes of an image is left to `exact`.
+    If two lists share the exact bytes of an image, `exact` reports it instead.
     """
     parts = list(_alike(seen, groups, store, bits))
     if not parts:
@@ -88,7 +92,7 @@ def near(seen: Scan, groups: Contents, store: Store, bits: int) -> Pairs:
 
 
 def _nearest(seen: Scan, pairs: Pairs) -> Pairs:
-    """One pair for each later image and list of the earlier."""
+    """Keep one pair per later image and list of the earlier image: the nearest."""
     order = np.lexsort((pairs.earlier, pairs.distance, seen.list_of(pairs.earlier), pairs.later))
     later, earlier, distance = pairs.later[order], pairs.earlier[order], pairs.distance[order]
     place = seen.list_of(earlier)
@@ -98,7 +102,7 @@ def _nearest(seen: Scan, pairs: Pairs) -> Pairs:
 
 
 def _alike(seen: Scan, groups: Contents, store: Store, bits: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-    """Pairs of contents whose hashes and sketches are near, with the distance."""
+    """Yield pairs of contents whose hashes and sketches are similar, with the distance."""
     sample = np.where(groups.first >= 0, groups.first, np.iinfo(np.int64).max).min(
         axis=1, initial=np.iinfo(np.int64).max
     )
@@ -111,28 +115,26 @@ def _alike(seen: Scan, groups: Contents, store: Store, bits: int) -> Iterator[tu
             named, where = np.unique(np.concatenate([left, right]), return_inverse=True)
             sketches, side = store.sketches([seen.key[image].tobytes() for image in sample[wanted[named]].tolist()])
             a, b = where[: len(left)], where[len(left) :]
-            alike = likeness(sketches[a], sketches[b]) >= np.where(
-                np.maximum(side[a], side[b]) < SMALL, ALIKE_SMALL, ALIKE
+            alike = similarity(sketches[a], sketches[b]) >= np.where(
+                np.maximum(side[a], side[b]) < SMALL, MIN_SIMILARITY_SMALL, MIN_SIMILARITY
             )
             kept += int(alike.sum())
             yield wanted[left[alike]], wanted[right[alike]], apart[alike]
-        if kept > MOST_PAIRS:
-            log.warning(
-                f"Over {MOST_PAIRS} pairs look alike: the search stops here. Ask for nearer ones: --near {max(0, bits - 2)}."
-            )
+        if kept > MAX_PAIRS:
+            log.warning(f"Over {MAX_PAIRS} pairs look alike, so the search stops here. Try: --near {max(0, bits - 2)}.")
             return
 
 
 def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-    """All pairs at most `bits` apart, each once, in blocks: two indices into `hashes` (int64) and the distance (uint8)."""
-    bands = _bands(bits + AGREE)
-    choices = list(combinations(range(len(bands)), AGREE))
+    """Yield all pairs at most `bits` apart, once each, in blocks: two int64 indices into `hashes`, uint8 distances."""
+    bands = _bands(bits + AGREEING_BANDS)
+    choices = list(combinations(range(len(bands)), AGREEING_BANDS))
     number = {choice: k for k, choice in enumerate(choices)}
     first_choice = np.full(
         1 << len(bands), -1, np.int16
     )  # equal bands, as bits -> the first choice that finds the pair
     for equal in range(1 << len(bands)):
-        agreeing = tuple(band for band in range(len(bands)) if equal >> band & 1)[:AGREE]
+        agreeing = tuple(band for band in range(len(bands)) if equal >> band & 1)[:AGREEING_BANDS]
         first_choice[equal] = number.get(agreeing, -1)
     skipped = 0
     for choice in progress(choices, "comparing images"):
@@ -142,7 +144,7 @@ def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArra
         part, sorted_hashes = part[order], hashes[order]
         alive = np.flatnonzero(part[1:] == part[:-1])  # whose neighbour `step` further on is in the same bucket
         step = 1
-        while len(alive) and step <= MOST_NEIGHBOURS:
+        while len(alive) and step <= MAX_NEIGHBOURS:
             differ = sorted_hashes[alive] ^ sorted_hashes[alive + step]
             distance = np.bitwise_count(differ)
             hit = np.flatnonzero(distance <= bits)
@@ -156,11 +158,12 @@ def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArra
         skipped += len(alive)
     if skipped:
         log.warning(
-            f"Some images have over {MOST_NEIGHBOURS} others of much the same hash; near-duplicates among these may be unnamed."
+            f"Some images share most of their hash with over {MAX_NEIGHBOURS} others; "
+            "near-duplicates among these may be missing."
         )
 
 
 def _bands(count: int) -> list[np.uint64]:
-    """Masks of `count` bands that share 64 bits as evenly as can be."""
+    """Return masks of `count` bands that divide 64 bits as evenly as possible."""
     edges = np.linspace(0, 64, count + 1).astype(int).tolist()
     return [np.uint64(((1 << high) - 1) ^ ((1 << low) - 1)) for low, high in pairwise(edges)]

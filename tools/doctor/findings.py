@@ -1,4 +1,4 @@
-"""What tools.doctor can find: one greppable line a problem, gravest first; and the rows that were found."""
+"""The problems that tools.doctor can find, the most severe first, and the rows that were found."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ ERROR, WARNING = "error", "warning"
 
 
 class Problem(NamedTuple):
-    """A kind of finding: "error" (the command ends with 1) or "warning", its heading, what to do about it."""
+    """A kind of finding: "error" (the command ends with 1) or "warning", its heading, and what to do about it."""
 
     severity: str
     title: str
@@ -22,25 +22,29 @@ PROBLEMS: dict[str, Problem] = {
     "leak": Problem(
         ERROR,
         "Leaks: the same bytes in two lists",
-        "Take the image out of one of the lists: scores on it mean nothing.",
+        "Remove the image from one of the lists: scores on it mean nothing.",
     ),
     "near_leak": Problem(
         ERROR,
         "Near leaks: a copy in two lists",
-        "Look at the pair; re-encoded or resized copies leak as exact ones do.",
+        "Look at the pair. Re-encoded or resized copies leak as exact ones do.",
     ),
-    "missing": Problem(ERROR, "Missing files", "Mend the path, or take the line out."),
-    "dangling_link": Problem(ERROR, "Links to nothing", "Mend the link, or take the line out."),
+    "missing": Problem(ERROR, "Missing files", "Correct the path, or remove the line."),
+    "dangling_link": Problem(ERROR, "Links to nothing", "Correct the link, or remove the line."),
     "not_a_file": Problem(ERROR, "Folders, pipes, devices", "A line must name an image file."),
-    "empty": Problem(ERROR, "Empty files (0 bytes)", "Fetch the file anew, or take the line out."),
-    "truncated": Problem(ERROR, "Truncated images", "The file was cut short: fetch it anew, or take the line out."),
+    "empty": Problem(ERROR, "Empty files (0 bytes)", "Download the file again, or remove the line."),
+    "truncated": Problem(ERROR, "Truncated images", "The file is incomplete: download it again, or remove the line."),
     "unreadable": Problem(
-        ERROR, "Unreadable images", "Training cannot decode it: fetch it anew, or take the line out."
+        ERROR, "Unreadable images", "Training cannot decode it: download it again, or remove the line."
     ),
-    "too_large": Problem(ERROR, "Images over the limit of pixels", "Training refuses it: make it smaller."),
-    "label_out_of_range": Problem(ERROR, "Labels without a name", "Add the names to classes.txt, or mend the labels."),
+    "too_large": Problem(
+        ERROR, "Images over the limit of pixels", "Training refuses it: resize it, or raise --max_pixels."
+    ),
+    "label_out_of_range": Problem(
+        ERROR, "Labels without a name", "Add the names to classes.txt, or correct the labels."
+    ),
     "class_name_unusable": Problem(
-        ERROR, "Blank or double class names", "Give one name per line of classes.txt, each once."
+        ERROR, "Blank or repeated class names", "Give one name per line of classes.txt, each once."
     ),
     "conflicting_labels": Problem(WARNING, "Same bytes, different labels", "One of the two labels is wrong."),
     "near_conflict": Problem(
@@ -56,10 +60,10 @@ PROBLEMS: dict[str, Problem] = {
         WARNING, "Very long images", "A side over 20 times the other: a crop shows little of it."
     ),
     "wrong_extension": Problem(
-        WARNING, "Extensions that do not match", "Training goes by the content; other programs may not."
+        WARNING, "Extensions that do not match", "Training looks at the content; other programs may not."
     ),
     "class_not_in_train": Problem(
-        WARNING, "Classes that training never sees", "Add training images, or take the class out of the other lists."
+        WARNING, "Classes without training images", "Add training images, or remove the class from the other lists."
     ),
     "class_not_scored": Problem(
         WARNING, "Classes that a labelled list lacks", "Their accuracy cannot be measured on that list."
@@ -71,20 +75,20 @@ PROBLEMS: dict[str, Problem] = {
         WARNING, "Labels that no list uses", "Number the classes from 0 without gaps, or expect idle outputs."
     ),
     "class_names": Problem(
-        WARNING, "classes.txt does not fit", "One line a class; line k, counted from 0, names class k."
+        WARNING, "classes.txt does not fit", "Write one line per class; line k, counted from 0, names class k."
     ),
 }
 NAMES = list(PROBLEMS)
 CODE = {name: code for code, name in enumerate(NAMES)}
-MASKS = {name: 1 << code for name, code in CODE.items()}  # a file's problems are bits of a uint32
+MASKS = {name: 1 << code for name, code in CODE.items()}  # the problems of a file are bits of a uint32
 
 
 @dataclass
 class Findings:
-    """M rows as flat arrays, in blocks: problem code, image and its partner (both counted over all lists, -1: none).
+    """Hold M rows as flat arrays, in blocks: problem code, image, and partner (numbered over all lists, or -1).
 
-    `distance` is the Hamming distance of a near pair. A row about a class has no image of its own: `text` says it, and
-    `listed` is the list it speaks of; its image, if any, is the first of that class.
+    `distance` is the Hamming distance of a near pair. A row about a class has its detail in `texts`, `listed` is its
+    list, and its image, if any, is the first of that class.
     """
 
     blocks: list[tuple[NDArray, ...]] = field(default_factory=list)
@@ -92,7 +96,7 @@ class Findings:
     count: int = 0
 
     def add(self, name: str, image: NDArray, partner: NDArray | None = None, distance: NDArray | None = None) -> None:
-        """Add a row for each of `image` (int64, (M,)), all of one problem."""
+        """Add a row for each of `image` (int64, (M,)), all with one problem."""
         if len(image):
             other = np.full(len(image), -1, np.int64) if partner is None else partner
             bits = np.zeros(len(image), np.uint8) if distance is None else distance.astype(np.uint8)
@@ -107,15 +111,18 @@ class Findings:
             )
             self.count += len(image)
 
-    def say(self, name: str, listed: int, image: int, text: str) -> None:
-        """Add a row about a class or a list; `image`: where it shows first, -1 for nowhere."""
+    def add_text(self, name: str, listed: int, image: int, text: str) -> None:
+        """Add a row about a class or a list; `image` is an example, or -1."""
         self.texts[self.count] = text
         columns = ((CODE[name], np.uint8), (image, np.int64), (-1, np.int64), (0, np.uint8), (listed, np.int16))
         self.blocks.append(tuple(np.array([value], kind) for value, kind in columns))
         self.count += 1
 
     def columns(self) -> tuple[NDArray, ...]:
-        """code (uint8), image, partner (int64), distance (uint8), listed (int16, -1 but for rows of `say`); each (M,)."""
+        """Return code (uint8), image, partner (int64), distance (uint8), listed (int16), (M,) each.
+
+        `listed` is -1 except in rows of `add_text`.
+        """
         kinds: Any = (np.uint8, np.int64, np.int64, np.uint8, np.int16)
         if not self.blocks:
             return tuple(np.zeros(0, kind) for kind in kinds)
@@ -123,7 +130,7 @@ class Findings:
         return self.blocks[0]
 
     def by_problem(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Each problem that was found, gravest first, with its rows."""
+        """Yield each problem that was found, the most severe first, with its rows."""
         code = self.columns()[0]
         for number, name in enumerate(NAMES):
             rows = np.flatnonzero(code == number)
@@ -131,5 +138,5 @@ class Findings:
                 yield name, rows
 
     def errors(self) -> int:
-        """How many rows are errors."""
+        """Return how many rows are errors."""
         return sum(len(rows) for name, rows in self.by_problem() if PROBLEMS[name].severity == ERROR)

@@ -1,4 +1,4 @@
-"""doctor.html: one file with small pictures in it, for a desk, a phone, and the dark."""
+"""Write doctor.html: one file with small pictures, for desktop and phone, light and dark."""
 
 import base64
 from datetime import datetime
@@ -17,10 +17,10 @@ from utils.names import shorten
 from utils.text import for_page
 
 SIDE = 160  # of a thumbnail, in pixels
-MOST_THUMBNAILS = 200
-MOST_BYTES = 3_500_000  # of thumbnails, as base64; text adds up to a megabyte
-MOST_ROWS = 60  # a problem; doctor.csv has all
-LONGEST = 600  # characters of a path or a detail
+MAX_THUMBNAILS = 200
+MAX_THUMBNAIL_BYTES = 3_500_000  # as base64; text adds up to a megabyte
+MAX_ROWS = 60  # per problem; doctor.csv has all
+MAX_CHARACTERS = 600  # of a path or a detail
 NO_PICTURE = {
     "missing",
     "dangling_link",
@@ -43,14 +43,14 @@ NO_PICTURE |= {
 
 
 def write_page(path: Path, report: Report, store: Store) -> None:
-    """Write the page; thumbnails come from the store where it has them."""
+    """Write the page; thumbnails come from the store if it has them."""
     import jinja2
 
     album = Album(report, store)
     content = summary(report)
     sections = []
     for name, rows in report.found.by_problem():
-        shown = [_row(report, album, name, number) for number in rows[:MOST_ROWS].tolist()]
+        shown = [_row(report, album, name, number) for number in rows[:MAX_ROWS].tolist()]
         sections.append(
             {
                 "name": name,
@@ -75,7 +75,7 @@ def write_page(path: Path, report: Report, store: Store) -> None:
 
 
 class Album:
-    """Hands out thumbnails, until there are MOST_THUMBNAILS or MOST_BYTES."""
+    """Make thumbnails, up to MAX_THUMBNAILS and MAX_THUMBNAIL_BYTES."""
 
     def __init__(self, report: Report, store: Store) -> None:
         self.report, self.store = report, store
@@ -83,22 +83,22 @@ class Album:
         self.made: dict[bytes, str] = {}
 
     def picture(self, image: int) -> str:
-        """A data URL for image `image`; "" where there is none to be had, or no more room."""
+        """Return a data URL of image `image`; "" if it cannot be read, or beyond the limits."""
         key = self.report.seen.key[image].tobytes()
-        if not any(key) or self.count >= MOST_THUMBNAILS:
+        if not any(key) or self.count >= MAX_THUMBNAILS:
             return ""
         jpeg = self.store.thumbnail(
             key, lambda: thumbnail(self.report.seen.path(image), max_pixels=self.report.seen.max_pixels)
         )
         text = base64.b64encode(jpeg).decode()
-        if not text or self.bytes + len(text) > MOST_BYTES:
+        if not text or self.bytes + len(text) > MAX_THUMBNAIL_BYTES:
             return ""
         self.count, self.bytes = self.count + 1, self.bytes + len(text)
         return f"data:image/jpeg;base64,{text}"
 
 
 def thumbnail(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
-    """A small JPEG of the image at `path`; b"" where it cannot be read."""
+    """Return a small JPEG of the image at `path`; b"" if it cannot be read."""
     small = decode.thumbnail(path, SIDE, max_pixels)
     return b"" if small is None else simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
 
@@ -110,19 +110,19 @@ def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]
     for side in (partner, image) if partner >= 0 else (image,):
         if side >= 0:
             picture = "" if name in NO_PICTURE else album.picture(side)
-            path = shorten(report.seen.path(side), LONGEST)
+            path = shorten(report.seen.path(side), MAX_CHARACTERS)
             sides.append(
                 {
                     "where": report.where(side),
                     "path": path,
-                    "label": shorten(report.class_name(side), LONGEST),
+                    "label": shorten(report.class_name(side), MAX_CHARACTERS),
                     "picture": picture,
                 }
             )
     conflict = partner >= 0 and -1 < report.seen.label[image] != report.seen.label[partner] > -1
     apart = int(report.found.columns()[3][number])
     bits = f"{apart} of 64 bits apart" if name.startswith("near") else ""
-    detail = bits if partner >= 0 else shorten(row["detail"], LONGEST)
+    detail = bits if partner >= 0 else shorten(row["detail"], MAX_CHARACTERS)
     return {
         "sides": sides,
         "pair": partner >= 0,

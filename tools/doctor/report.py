@@ -1,4 +1,4 @@
-"""What tools.doctor says: on the screen, in doctor.json, and in doctor.csv."""
+"""Report what tools.doctor found: in the log, in doctor.json, and in doctor.csv."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
 from utils.names import columns, shorten
 
-EXAMPLES = 3  # a problem's findings that the screen shows
+MAX_EXAMPLES = 3  # findings per problem in the log
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found. `spreads`: of each list, None for one without labels; `names`: of the classes, or None."""
+    """Hold all findings. `balances`: class balance per list, None without labels; `names`: of the classes, or None."""
 
     seen: Scan
     found: Findings
-    spreads: list[dict[str, Any] | None]
+    balances: list[dict[str, Any] | None]
     names: list[str] | None
     seconds: float
 
     def row(self, number: int) -> dict[str, Any]:
-        """Finding `number` as the CSV has it, and its images ("image", "partner": -1 for none)."""
+        """Return finding `number` as a row of the CSV, with its images ("image" and "partner", -1 for none)."""
         code, image, partner, _, listed = (int(column[number]) for column in self.found.columns())
         place = listed if listed >= 0 else self.seen.which(image)[0]
         return {
@@ -42,7 +42,7 @@ class Report:
         }
 
     def detail(self, number: int) -> str:
-        """What there is to say of finding `number` beyond its problem's name."""
+        """Return the detail of finding `number`, beyond the name of its problem."""
         code, image, partner, distance, _ = (int(column[number]) for column in self.found.columns())
         if number in self.found.texts:
             return self.found.texts[number]
@@ -55,17 +55,17 @@ class Report:
         return f"as {self.where(partner)}: {self.seen.path(partner)}{same}{bits}{labels}"
 
     def where(self, image: int) -> str:
-        """ "train.txt, line 17"."""
+        """Return list and line of an image, such as "train.txt, line 17"."""
         return f"{self.seen.lists[self.seen.which(image)[0]].source.name}, line {self.seen.line(image)}"
 
     def class_name(self, image: int) -> str:
-        """The name of an image's class, its number where it has none; "" in a list without labels."""
+        """Return the name of an image's class, or its number if it has no name; "" in a list without labels."""
         label = int(self.seen.label[image])
         return "" if label < 0 else self.names[label] if self.names and label < len(self.names) else str(label)
 
 
 def write_csv(path: Path, report: Report) -> None:
-    """A row a finding, gravest first, then in the lists' order."""
+    """Write one row per finding, the most severe first, then in the order of the lists."""
     with atomic_write(path, "w") as file:
         writer = tables.dict_writer(file, ["list", "line", "path", "problem", "detail"])
         writer.writeheader()
@@ -73,24 +73,24 @@ def write_csv(path: Path, report: Report) -> None:
 
 
 def write_summary(path: Path, report: Report) -> dict[str, Any]:
-    """Write doctor.json; returns its content."""
+    """Write doctor.json; return its content."""
     content = summary(report)
     write_json(path, content)
     return content
 
 
 def summary(report: Report) -> dict[str, Any]:
-    """Counts of everything, plain data; what differs from run to run stands under "run"."""
+    """Return all counts as plain data; values that differ between runs are under "run"."""
     seen = report.seen
     lists = []
-    for place, (files, spread) in enumerate(zip(seen.lists, report.spreads, strict=True)):
-        labelled = spread is not None
+    for place, (files, balance) in enumerate(zip(seen.lists, report.balances, strict=True)):
+        labelled = balance is not None
         lists.append(
             {
                 "list": str(files.source),
                 "images": len(files),
                 "labelled": labelled,
-                "classes": spread,
+                "classes": balance,
                 "problems": _problems_of(report, place),
             }
         )
@@ -104,36 +104,38 @@ def summary(report: Report) -> dict[str, Any]:
 
 
 def show(report: Report, folder: Path) -> None:
-    """Say it on the screen: the lists, then each problem with a few examples, leaks first."""
+    """Log the lists, then each problem with a few examples, leaks first."""
     content = summary(report)
-    log.info(
-        f"\n{'list':<28} {'images':>11} {'errors':>8} {'warnings':>8} {'classes':>8} {'images a class':>22} {'Gini':>5}"
-    )
+    heads = f"{'list':<28} {'images':>11} {'errors':>8} {'warnings':>8} {'classes':>8} {'images per class':>22}"
+    log.info(f"\n{heads} {'Gini':>5}")
     for entry in content["lists"]:
         counts = entry["problems"]
         errors = sum(count for name, count in counts.items() if PROBLEMS[name].severity == ERROR)
         name = shorten(entry["list"], 28)
-        line = f"{name}{' ' * (28 - columns(name))} {format_count(entry['images']):>11} {errors:>8} {sum(counts.values()) - errors:>8}"
-        spread = entry["classes"]
+        warnings, padding = sum(counts.values()) - errors, " " * (28 - columns(name))
+        line = f"{name}{padding} {format_count(entry['images']):>11} {errors:>8} {warnings:>8}"
+        balance = entry["classes"]
         text = (
-            f" {spread['classes']:>8} {_a_class(spread):>22} {spread['gini']:>5.2f}" if spread else f" {'no labels':>8}"
+            f" {balance['classes']:>8} {_per_class(balance):>22} {balance['gini']:>5.2f}"
+            if balance
+            else f" {'no labels':>8}"
         )
         log.info(line + text)
     log.info("")
     for name, rows in report.found.by_problem():
         problem = PROBLEMS[name]
         log.info(f"{problem.severity:<8}{problem.title}: {format_count(len(rows))}. {problem.advice}")
-        for number in rows[:EXAMPLES].tolist():
+        for number in rows[:MAX_EXAMPLES].tolist():
             row = report.row(number)
             place = Path(row["list"]).name + (f", line {row['line']}" if row["line"] else "")
             log.info("        " + ": ".join(str(part) for part in (place, row["path"], row["detail"]) if part))
-        if len(rows) > EXAMPLES:
-            log.info(f"        … and {format_count(len(rows) - EXAMPLES)} more")
+        if len(rows) > MAX_EXAMPLES:
+            log.info(f"        … and {format_count(len(rows) - MAX_EXAMPLES)} more")
     if not report.found.count:
-        log.info("Nothing was found.")
+        log.info("No problems were found.")
     run = content["run"]
     rate = f", {run['files_read'] / max(report.seconds, 1e-3):.0f} images/s" if run["files_read"] > 100 else ""
-    log.info(f"\n{run['files_read']} files read, {run['known']} known from before: {report.seconds:.1f} s{rate}.")
+    log.info(f"\n{run['files_read']} files read, {run['known']} known already: {report.seconds:.1f} s{rate}.")
     log.info(
         f"{content['errors']} error(s), {content['warnings']} warning(s): {folder}/doctor.html, doctor.csv, doctor.json"
     )
@@ -146,12 +148,12 @@ def _rows(report: Report) -> Iterator[dict[str, Any]]:
 
 
 def _problems_of(report: Report, place: int) -> dict[str, int]:
-    """How often each problem was found in a list."""
+    """Return how often each problem was found in a list."""
     _, image, _, _, listed = report.found.columns()
     home = np.where(listed >= 0, listed, report.seen.list_of(image)) == place
     counts = {name: int(home[rows].sum()) for name, rows in report.found.by_problem()}
     return {name: count for name, count in counts.items() if count}
 
 
-def _a_class(spread: dict[str, Any]) -> str:
-    return f"{spread['min']} / {spread['median']:g} / {spread['max']}"
+def _per_class(balance: dict[str, Any]) -> str:
+    return f"{balance['min']} / {balance['median']:g} / {balance['max']}"
