@@ -298,3 +298,17 @@ def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set,
     assert result.code == 0, result.err
     assert "curves.png could not be drawn: ZeroDivisionError" in result.out
     assert (tmp_path / "logs/t/confusion.png").stat().st_size > 5000
+
+
+def test_two_writers_of_one_second_leave_the_points_of_both(tmp_path, monkeypatch):
+    """A run that is cut and resumed within a second: tensorboardX alone would give both one file."""
+    from utils.logger import MetricsWriter
+
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1.8e9)
+    for step in (1, 2):
+        writer = MetricsWriter(tmp_path, first_step=step)
+        writer.scalars("train", {"loss": 0.5}, step)
+        writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]

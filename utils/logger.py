@@ -134,7 +134,10 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         self.folder, self.written = folder, threading.Event()
-        self.writer: Any = SummaryWriter(str(folder), purge_step=first_step if first_step else None)
+        # tensorboardX names a file by the second: a run resumed within it would write over the points of the one before
+        suffix = f".{time.time_ns() % 10**9:09d}"
+        purge = first_step if first_step else None
+        self.writer: Any = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
         events = self.writer.file_writer.event_writer._ev_writer
         for name in ("write_event", "flush", "close"):
             setattr(events, name, _never_failing(getattr(events, name)))
