@@ -183,6 +183,6 @@ def test_an_evaluation_that_is_killed_leaves_the_earlier_one_whole(script, tmp_p
     assert list(folder.parent.iterdir()) == [folder]
     after = {one.name: one.read_bytes() for one in folder.iterdir()}
     assert before.keys() - after.keys() == {"report.html", "probs.npz"} and after.keys() - before.keys() == {"probs.earlier.npz"}
-    assert "report.html is of an earlier evaluation: it is removed" in result.out
+    assert "report.html belongs to an earlier evaluation; it is removed" in result.out
     assert after["notes.txt"] == b"mine" and after["probs.earlier.npz"] == before["probs.npz"]
     assert len(json.loads(after["metrics.json"])["runs"]) == 2
