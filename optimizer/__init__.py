@@ -135,7 +135,7 @@ def get_optimizer(
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], settings: OptimizerSettings) -> None:
-    """Load a state_dict, but for what flags say: they are this run's, and may have been given anew on --resume.
+    """Load a state_dict, but for what flags say: they are this run's, and may differ from the checkpoint's on --resume.
 
     Raises:
         UserError: it is of another optimizer, or of other parameters.

@@ -47,7 +47,7 @@ class Span:
 
 
 def span_of(opt: argparse.Namespace, per_epoch: int) -> Span:
-    """The span of a run of train.py with `per_epoch` optimizer steps an epoch."""
+    """Return the span of a run of train.py with `per_epoch` optimizer steps per epoch."""
     floor = opt.min_lr / opt.lr if opt.lr else 0.0
     return Span(opt.epochs * per_epoch, per_epoch, round(opt.warmup * per_epoch), opt.step_size, floor)
 
@@ -121,7 +121,7 @@ def run_length(name: str, epochs: int, said: bool) -> int:
 
 
 def get_schedule(name: str, span: Span) -> Schedule:
-    """The factor of the learning rate as a function of the optimizer step; warm-up multiplies it.
+    """Return the factor of the learning rate as a function of the optimizer step; warm-up multiplies it.
 
     Raises:
         UserError: unknown name, or a warm-up that is longer than the run.

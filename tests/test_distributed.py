@@ -204,7 +204,7 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
         wait_for(lambda kill=kill: reached(tmp_path, 2 + 2 * kill))
         signal_a_rank(agent, 1 - kill)
     assert agent.wait() == 0, logs(tmp_path)
-    assert (tmp_path / "logs/cut/log.txt").read_text().count("torchrun started the run anew: going on from") == 2
+    assert (tmp_path / "logs/cut/log.txt").read_text().count("torchrun restarted the run: it continues from") == 2
     assert as_undisturbed(undisturbed, tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_one_killed_process_goes_on_and_overwrites_no_second_time(photo_set, tmp
     assert agent.wait() == 0, logs(tmp_path)
     said = (tmp_path / "logs/cut/log.txt").read_text()
     assert said.count("--overwrite: deleted") == 1
-    assert said.count("torchrun started the run anew: going on from") == 1
+    assert said.count("torchrun restarted the run: it continues from") == 1
     assert said.count("epoch 1/3") == 1
 
 

@@ -19,7 +19,7 @@ from utils.logger import log, progress
 if TYPE_CHECKING:
     from training.run import TrainingRun
 
-LOG_SECONDS = 60.0  # without a terminal, a line of progress each so often
+LOG_SECONDS = 60.0  # between two lines of progress, where there is no terminal
 BAR_SECONDS = 0.5
 
 
@@ -99,7 +99,7 @@ class EpochTracker:
             raise
 
     def _record(self, batch: Batch) -> Callable[[], Any]:
-        """Show the run's first batch, and keep the gradients of an epoch's last; returns what ends that."""
+        """Show the run's first batch, and keep the gradients of each epoch's last; return what ends that."""
         if self.run.recorder is not None and self.done == 0 and self.epoch == 1:
             self.run.recorder.first_batch(batch)
         if self.run.recorder is not None and self.done + 1 == self.batches:
@@ -193,7 +193,7 @@ class EpochTracker:
 
 
 def format_metrics(scores: dict[str, Any]) -> str:
-    """The scores of an epoch, or of a part of one, as a line of the log."""
+    """Return the scores of an epoch, or of a part of one, as a line of the log."""
     words = [f"loss {scores['train_loss']:.4f}"]
     words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
     if "val_top1" in scores:

@@ -1,4 +1,4 @@
-"""Fine-tuning by depth: which layers stand still, and how fast the others learn.
+"""Fine-tuning by depth: which layers are frozen, and how fast the others learn.
 
 Depth is timm's own: a network's `group_matcher` says by regular expressions which parameters make up the stem, each
 stage (coarse) or each block (fine), and what comes last, with the classifier.
@@ -36,7 +36,7 @@ def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
     """Let the stem and the first `stages` stages want no gradient; -1: everything but the classifier; None: nothing.
 
     Returns:
-        The modules that stand still: all of their parameters are frozen. Keep them in eval mode, so that batch norm
+        The modules all of whose parameters are frozen. Keep them in eval mode, so that batch norm
         keeps its statistics.
 
     Raises:

@@ -15,7 +15,7 @@ def get_mix(mixup: float, cutmix: float, num_classes: int) -> Mix | None:
     """Return what --mixup and --cutmix ask for (their alphas), a coin choosing where both do; None where neither does.
 
     It takes normalised images (B, 3, S, S) and labels int64 (B,), and returns images and soft labels (B, C). It draws
-    from torch's CPU generator, which `seed_step` sets anew each step.
+    from torch's CPU generator, which `seed_step` sets for each step.
     """
     mixes: list[Mix] = []
     if mixup:

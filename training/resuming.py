@@ -45,7 +45,7 @@ def find_start(opt: Any, folder: Path, again: bool) -> tuple[Any, dict[str, Any]
     """Return the options, the checkpoint of --load, or last.pt of `folder` on --resume, and its path; without, None and "".
 
     Of several processes the first alone reads, and hands on what it read: other machines need not have the file. With
-    `again`, torchrun has started the run anew after a process had died: it resumes by itself, if it has saved anything.
+    `again`, torchrun has restarted the run after a process died: it resumes by itself, if it has saved anything.
 
     Raises:
         UserError: no such checkpoint, or one that cannot be resumed.
@@ -58,23 +58,23 @@ def find_start(opt: Any, folder: Path, again: bool) -> tuple[Any, dict[str, Any]
 
 
 def _read_start(opt: Any, folder: Path, again: bool) -> tuple[bool, dict[str, Any] | None, str]:
-    """Whether to resume, and the checkpoint and its path as `find_start` gives them."""
+    """Return whether to resume, and the checkpoint and its path as `find_start` gives them."""
     last, fresh = folder / "last.pt", folder / NO_CHECKPOINT_MARKER
     if again and not (last.exists() or fresh.exists()):
         raise UserError(
-            f"torchrun started tag {opt.tag!r} anew, and {folder}/ has nothing of it: the first process is on another machine now.\n"
+            f"torchrun restarted tag {opt.tag!r}, and {folder}/ has nothing of it: the first process is on another machine now.\n"
             "Put checkpoints where all machines see them (--checkpoint_dir), or fix who is first by --node_rank; "
             "then go on where last.pt lies, with --resume."
         )
     if again and not fresh.exists():
-        log.info(f"torchrun started the run anew: going on from {last}.")
+        log.info(f"torchrun restarted the run: it continues from {last}.")
         return True, _checked(opt, checkpoint.load(last), str(last)), str(last)
     source = opt.load or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
     start = _checked(opt, start, source) if start is not None and opt.resume else start
     if distributed.may_restart() and source != str(last):
         with atomic_write(fresh, "w") as file:
-            file.write("A restart by torchrun begins anew until the first checkpoint of this run is written.\n")
+            file.write("Until this run writes its first checkpoint, a restart by torchrun starts from the beginning.\n")
     return opt.resume, start, source
 
 
@@ -96,11 +96,11 @@ def restore_options(opt: Any, start: dict[str, Any], source: str) -> Any:
     """
     saved = start["opt"]
     for name in IMMUTABLE:
-        anew = "train anew" if name == "model" else f"start anew from the weights: --load {source}"
+        instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
         if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
             raise UserError(
                 f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
-                f"Leave --{name} out, or {anew} without --resume."
+                f"Leave --{name} out, or {instead} without --resume."
             )
     theirs = {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
     changed = [
