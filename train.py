@@ -61,7 +61,8 @@ def main(opt: Any) -> None:
     classes = dataloader.find_classes(train_files, opt.num_classes)
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
-    start.check_list(train_files.fingerprint())
+    train_list = train_files.fingerprint()
+    start.check_list(train_list)
     opt = opt.replace(epochs=epochs, num_classes=classes.count)
     check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
 
@@ -83,7 +84,7 @@ def main(opt: Any) -> None:
         classes=classes,
         train_images=len(train_files),
         val_images=0 if val_files is None else len(val_files),
-        train_list=train_files.fingerprint(),
+        train_list=train_list,
         lists=dataloader.lists_of(opt),
     )
     run = TrainingRun(opt, start, engine, facts)

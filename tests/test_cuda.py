@@ -1,7 +1,7 @@
 """What a GPU has to prove, as `make test-gpu` runs it: thirteen checks, numbered as they are below.
 
 Tests marked `cuda` are skipped without a GPU. The others take the fixture `device`, so that they also run on the CPU. Two more checks
-are timings, which no test asserts: benchmarks.step, benchmarks.train and benchmarks.input report them.
+are timings, which no test asserts: benchmarks.train and benchmarks.input report them.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from utils.batch import Batch, EvalBatch
 from utils.run import seed_everything
 
 import tiny
+from test_steady_step import FUSED_STEPS
 
 WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --num_classes 3 --precision fp32 --lr 0.01 --optimizer sgd"
 VIT = "--model timm:test_vit --scale 160"
@@ -138,10 +139,7 @@ def test_no_read_back_sees_one(device):
 @pytest.mark.parametrize(
     "words",
     [
-        "--optimizer adamw --ema 0.9 --clip_grad 1",
-        "--optimizer sgd --accumulate 2 --clip_grad 0.01 --clip_mode agc",
-        "--optimizer sgd --sam 0.05",
-        "--optimizer adam --loss ohem --head arcface",
+        *FUSED_STEPS,
         "--model EfficientNet-Lite0 --scale 64 --optimizer adamw --precision bf16 --ema 0.9 --mixup 0.2 --cutmix 1 --drop_path 0.1",
         "--precision fp16 --optimizer sgd",
     ],
@@ -405,7 +403,7 @@ def memory_limit(device, size):
 
 
 def fits(engine, batch, batches):
-    """Whether so many batches train; the handler is left, and with it the failed step's graph, when this returns."""
+    """Return whether `batches` steps fit into memory. The handler is left on return, and the failed step's graph with it."""
     try:
         for step in range(batches):
             engine.train_step(batch._replace(step=step))

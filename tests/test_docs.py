@@ -237,7 +237,7 @@ def parse_only(monkeypatch, tmp_path):
     def ending(parse):
         def parse_and_end(*words):
             parse(*words)
-            raise ParsedError
+            raise ParsedError(f"parsed {words}")
 
         return parse_and_end
 

@@ -193,7 +193,7 @@ def resumed(path, _):
         source=source,
         checkpoints=Path("checkpoints/m"),
         recorder=None,
-        train_images=len(files),
+        facts=types.SimpleNamespace(train_images=len(files)),
         unreadable=UnreadableImages(Path("bad_images.csv"), 1.0, state),
         maybe_save=lambda tracker: None,
         divergence_error=lambda what, lr: UserError(what),

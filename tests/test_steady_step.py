@@ -16,6 +16,12 @@ from utils.batch import Batch
 
 STEPS = 50
 WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --gpu -1 --num_classes 3 --precision fp32 --lr 0.001"
+FUSED_STEPS = (  # flags of steps that wait for nothing
+    "--optimizer adamw --ema 0.9 --clip_grad 1",
+    "--optimizer sgd --accumulate 2 --clip_grad 0.01 --clip_mode agc",
+    "--optimizer sgd --sam 0.05",
+    "--optimizer adam --loss ohem --head arcface",
+)
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal.default", "unique")
 
 
@@ -66,15 +72,7 @@ def counted(*words: str) -> collections.Counter[str]:
     return counter.count + collections.Counter(reads=sum(counter.reads().values()))
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "--optimizer adamw --ema 0.9 --clip_grad 1",
-        "--optimizer sgd --accumulate 2 --clip_grad 0.01 --clip_mode agc",
-        "--optimizer sgd --sam 0.05",
-        "--optimizer adam --loss ohem --head arcface",
-    ],
-)
+@pytest.mark.parametrize("words", FUSED_STEPS)
 def test_a_steady_step_reads_nothing_back(words):
     assert counted(*words.split())["reads"] == 0
 

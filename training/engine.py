@@ -150,8 +150,9 @@ class Engine:
         if self.sam is not None:
             self.sam.restore()
         self.settle()
+        lr = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate() * group["lr_scale"]
+            group["lr"] = lr * group["lr_scale"]
         self.scaler.unscale_(self.optimizer)
         if self.on_gradients is not None:
             self.on_gradients()

@@ -79,7 +79,7 @@ class EpochTracker:
             asked = time.monotonic()
             self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
-            self.run.unreadable.record(self.batch.bad, self.run.train_images)
+            self.run.unreadable.record(self.batch.bad, self.run.facts.train_images)
             self.lr = self.engine.learning_rate()
             stop = self._record(self.batch)
             try:

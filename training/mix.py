@@ -48,7 +48,7 @@ def _with_previous(own: Tensor) -> Tensor:
 
     Those before mine are the rows of the process before me; before the first process's come the last's of one turn earlier.
     """
-    mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: as it lies in memory
+    mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: memory's own order
     theirs = torch.empty_like(mine)
     rank, world = distributed.rank(), distributed.world_size()
     to = torch.distributed.P2POp(torch.distributed.isend, mine, (rank + 1) % world)

@@ -64,7 +64,6 @@ class TrainingRun:
         self.state, self.source, self.resumed = start.state, start.source, start.resumed
         self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
         self.last = self.checkpoints / "last.pt"
-        self.train_images = facts.train_images
         self.unreadable = UnreadableImages(self.logs / "bad_images.csv", opt.max_bad, self.state)
         self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)

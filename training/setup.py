@@ -106,17 +106,17 @@ def loss_settings(
     if class_counts is not None:
         counts = torch.tensor(class_counts, dtype=torch.float64, device=device).clamp(min=1)
     return LossSettings(
-        opt.loss,
-        opt.smooth,
-        opt.ohem_ratio,
-        opt.focal_gamma,
-        opt.logit_adjust,
-        opt.class_weight,
-        opt.cb_beta,
-        opt.head,
-        opt.head_scale,
-        opt.head_margin,
-        counts,
+        loss=opt.loss,
+        smooth=opt.smooth,
+        ohem_ratio=opt.ohem_ratio,
+        focal_gamma=opt.focal_gamma,
+        logit_adjust=opt.logit_adjust,
+        class_weight=opt.class_weight,
+        cb_beta=opt.cb_beta,
+        head=opt.head,
+        head_scale=opt.head_scale,
+        head_margin=opt.head_margin,
+        class_counts=counts,
     )
 
 

@@ -38,8 +38,7 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        epoch = self.history[-1]["epoch"] if self.history else 0
-        return {"epoch": epoch, "history": self.history, "within": self.within, "bad": self.unreadable}
+        return {"epoch": self.epochs_done, "history": self.history, "within": self.within, "bad": self.unreadable}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Continue where `state_dict` was called; what an older checkpoint does not hold is empty."""
