@@ -120,6 +120,8 @@ def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], 
         os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    if "OMP_NUM_THREADS" in environment:  # libgomp has read that of the server
+        sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
     os.chdir(folder)
     file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):

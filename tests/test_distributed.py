@@ -58,7 +58,8 @@ def ranks(folder, *lines):
         own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(lines), "LOCAL_WORLD_SIZE": len(lines), "OMP_NUM_THREADS": 1}
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | {name: str(value) for name, value in (own | where).items()}
-        started.append(Forked(folder, folder / f"torchrun{port}_{rank}.log", ROOT / "train.py", *words, environment=environment))
+        out, script = folder / f"torchrun{port}_{rank}.log", [ROOT / "tests/last_threads.py", folder, ROOT / "train.py"]
+        started.append(Forked(folder, out, *script, *words, environment=environment))
     return [process.wait() for process in started]
 
 
@@ -124,11 +125,15 @@ def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set
 
 @pytest.mark.parametrize("more", ["--sam 0.5", "--mixup 0.4 --cutmix 1"])
 def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
-    """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch."""
+    """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch.
+
+    No thread of gloo is left when a process ends: it could abort it.
+    """
     tag = more.split()[0].strip("-")
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, *more.split()]
     assert run_alone(alone, tag, *words) == 0
     assert ranks(alone, *[[*words, "--tag", f"{tag}2"]] * 2) == [0, 0], logs(alone)
+    assert "gloo" not in "".join((alone / f"threads{rank}.txt").read_text() for rank in (0, 1))
     one, plain, two = (checkpoint.load(alone / f"checkpoints/{name}/last.pt") for name in (tag, "one", f"{tag}2"))
     assert apart(one, two) < 1e-5 < 1e-4 < apart(one, plain)
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])

@@ -247,7 +247,6 @@ class TrainingRun:
             raise MachineFault(f"{fault}\nOnce that is fixed, the run can go on. {self._how_to_continue()}") from fault
         finally:
             self.writer.wait()
-            distributed.shutdown()
 
     @contextlib.contextmanager
     def interruptible(self, tracker: EpochTracker) -> Iterator[None]:

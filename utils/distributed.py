@@ -3,7 +3,9 @@
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK in the environment, so asking for them needs neither torch nor `init`.
 """
 
+import gc
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable
@@ -125,12 +127,17 @@ def require_single_process(what: str) -> None:
 
 
 def shutdown() -> None:
-    """Leave the process group."""
-    if world_size() > 1:
+    """Leave the process group, and end its threads; call it when nothing that holds the group is needed any more.
+
+    A thread of gloo that still runs when the interpreter ends can abort the process (exit code -6), after all of its work.
+    Call it only where every process ends well: the threads end when what they were sent has been received.
+    """
+    if world_size() > 1 and "torch" in sys.modules:
         from torch import distributed
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
+            gc.collect()  # DistributedDataParallel holds the group too, and stands in circles of references
 
 
 def process_count_text() -> str:

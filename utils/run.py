@@ -55,13 +55,21 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
     if distributed.rank():
-        return _guarded(lambda: main(opt))
+        return _run_and_leave(lambda: main(opt))
     entry = run_log.begin(opt.tag)
-    code = _guarded(lambda: main(opt))
+    code = _run_and_leave(lambda: main(opt))
     stopped = {128 + number: f"interrupted ({number.name})" for number in STOP_SIGNALS} | {
         0: f"done in {time.monotonic() - started:.0f} s"
     }
     run_log.end(entry, stopped.get(code, f"exit {code}"))
+    return code
+
+
+def _run_and_leave(act: Callable[[], int | None]) -> int:
+    """Return the exit code of `act`; after an `act` that ended well, leave the process group."""
+    code = _guarded(act)
+    if code == 0:
+        distributed.shutdown()
     return code
 
 
