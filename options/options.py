@@ -7,7 +7,7 @@ opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 import argparse
 from collections.abc import Sequence
 
-from options import rules, shared_flags, train_flags
+from options import augmentation_flags, loss_flags, model_flags, rules, shared_flags, training_flags
 from options.parser import Parser, expanded
 from options.values import Options
 
@@ -49,12 +49,12 @@ def _train() -> Parser:
     parser = Parser("train.py", "Train a classifier on the images of a list.")
     shared_flags.run(parser, "checkpoint", "log")
     shared_flags.data(parser, lists=("train", "val"))
-    train_flags.model(parser)
-    train_flags.training(parser)
-    train_flags.finetuning(parser)
-    train_flags.loss(parser)
-    train_flags.augmentation(parser)
-    train_flags.saving(parser)
+    model_flags.model(parser)
+    training_flags.training(parser)
+    model_flags.finetuning(parser)
+    loss_flags.loss(parser)
+    augmentation_flags.augmentation(parser)
+    training_flags.saving(parser)
     parser.rules += [rules.tag, rules.resume, rules.mixing, rules.stepping, rules.cache]
     return parser
 
@@ -64,22 +64,21 @@ def _eval() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
-    group = parser.group("evaluation")
-    group(
-        "--report", action=shared_flags.SWITCH, default=True, help="write report.html, a single page to read and share"
-    )
-    group(
+    add = parser.group("evaluation")
+    add("--report", action=shared_flags.SWITCH, default=True, help="write report.html, a single page to read and share")
+    add(
         "--compare",
         type=expanded,
         metavar="CSV",
         help="predictions.csv of another evaluation of this list: show McNemar's test and the changed images",
     )
-    group(
+    add(
         "--calibrate",
         action="store_true",
-        help="fit a temperature on this list and write it into the checkpoint of --load: that file changes, its weights do not",
+        help="fit a temperature on this list and write it into the checkpoint of --load: "
+        "that file changes, its weights do not",
     )
-    group(
+    add(
         "--resamples",
         type=int,
         default=1000,
@@ -97,28 +96,28 @@ def _submit() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
-    group = parser.group("submission")
-    group("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
-    shared_flags.force(group, "--out")
-    group("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
-    group("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="column names of the CSV")
-    group("--header", action=shared_flags.SWITCH, default=True, help="write the column names")
-    group("--separator", default=",", metavar="CHAR", help="column separator: one character, or tab")
-    group(
+    add = parser.group("submission")
+    add("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
+    shared_flags.force(add, "--out")
+    add("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
+    add("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="column names of the CSV")
+    add("--header", action=shared_flags.SWITCH, default=True, help="write the column names")
+    add("--separator", default=",", metavar="CHAR", help="column separator: one character, or tab")
+    add(
         "--id",
         choices=("file", "stem", "path"),
         default="file",
         help="file name, file name without extension (stem), or path as listed",
     )
-    group(
+    add(
         "--labels",
         choices=("number", "name"),
         default="number",
         help="write a class as its number, or as its line of classes.txt",
     )
-    group("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
-    group("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
-    group(
+    add("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
+    add("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
+    add(
         "--pseudo_label",
         type=float,
         low=0,
@@ -132,12 +131,12 @@ def _submit() -> Parser:
 
 def _clear() -> Parser:
     parser = Parser("clear.py", "Move the checkpoints, logs, results and run_log lines of one experiment to .trash/.")
-    group = parser.group("clear")
-    group("--tag", help="experiment to clear; only this exact name")
-    group(
+    add = parser.group("clear")
+    add("--tag", help="experiment to clear; only this exact name")
+    add(
         "--restore", action="store_true", help="restore the tag from the trash (the newest entry, if there are several)"
     )
-    group("--rm", action="store_true", help="delete permanently, including the tag's entries in the trash")
-    shared_flags.add_folders(group, "checkpoint", "log", "result")
+    add("--rm", action="store_true", help="delete permanently, including the tag's entries in the trash")
+    shared_flags.add_folders(add, "checkpoint", "log", "result")
     parser.rules += [rules.tag, rules.clear]
     return parser

@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from options.near_names import did_you_mean
 from options.plain_yaml import YamlError, read_yaml
@@ -39,6 +39,13 @@ def beyond(value: float, bounds: tuple[float | None, float | None]) -> str:
     if low is not None and high is not None:
         return f"from {low} to {high}"
     return f"{low} or more" if high is None else f"{high} or less"
+
+
+class AddFlag(Protocol):
+    """`add_argument` of a group of flags, with inclusive bounds of numbers."""
+
+    def __call__(self, *flags: str, low: float | None = None, high: float | None = None, **settings: Any) -> None:
+        """Add one flag with its aliases; `settings` are those of argparse."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -111,8 +118,8 @@ class Parser(ToolParser):
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
         self.rules: list[Rule] = []
 
-    def group(self, title: str) -> Callable[..., None]:
-        """Return a function that adds flags under `title`: `add_argument` with `low=` and `high=`, inclusive bounds."""
+    def group(self, title: str) -> AddFlag:
+        """Return a function that adds flags under `title`."""
         group = self.add_argument_group(title)
 
         def add(*flags: str, low: float | None = None, high: float | None = None, **settings: Any) -> None:
