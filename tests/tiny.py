@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import timm
 import torch
+
 from network.base_model import BaseModel, Step
 
 DATA = Path(__file__).parent / "data"

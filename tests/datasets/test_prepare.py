@@ -1,0 +1,736 @@
+"""`datasets/prepare.py`: lists from folders, CSV and JSON; classes, splits, groups, folds; what a mistake is told."""
+
+import collections
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import unicodedata
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from dataloader.file_list import read_list
+
+
+class Made(NamedTuple):
+    """How a call ended, what it said, and the lists that lie in the folder out/ then: {path below tmp_path: label}."""
+
+    code: int
+    said: str
+    train: dict
+    val: dict
+    test: list
+    classes: list
+
+
+@pytest.fixture
+def make(prepare, tmp_path, monkeypatch, capfd):
+    """`make("folder", "photos")` runs prepare.py in tmp_path, with --out out."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, out="out"):
+        capfd.readouterr()
+        try:
+            code = prepare.main([*map(str, words), "--out", out])
+        except SystemExit as stop:
+            code = stop.code
+        said = "".join(capfd.readouterr())
+        assert "Traceback" not in said
+        lists = {name: listed(tmp_path / out / f"{name}.txt", tmp_path, name != "test") for name in ("train", "val", "test")}
+        classes = tmp_path / out / "classes.txt"
+        names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
+        return Made(code, said, lists["train"], lists["val"], list(lists["test"]), names)
+
+    return run
+
+
+def listed(path, below, labelled):
+    if not path.is_file():
+        return {}
+    files = read_list(path, labelled)
+    found = {os.path.relpath(files.path(k), below): int(files.label[k]) for k in range(len(files))}
+    assert len(found) == len(files), "a path stands twice"
+    return found
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def photos_of(tmp_path, sizes, root="photos"):
+    """A folder of class folders, of so many (empty) images."""
+    touch(tmp_path / root, *(f"{name}/{name}_{k:03}.jpg" for name, size in sizes.items() for k in range(size)))
+
+
+def table(tmp_path, text, name="list.csv"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return name
+
+
+COLUMNS = ("--path_column", "image", "--label_column", "label")
+
+
+def wrong(made, *parts):
+    """The call was refused: exit code 2, one message that holds `parts`, nothing written."""
+    assert made.code == 2, made.said
+    assert made.said.count("error:") == 1
+    assert not made.train and not made.val and not made.classes
+    for part in parts:
+        assert part in made.said, made.said
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def test_folder(make, tmp_path):
+    photos_of(tmp_path, {"shoe": 10, "bag": 20, "一 双, 鞋": 30})
+    made = make("folder", "photos", "--val", 0.1)
+    assert made.code == 0 and made.classes == ["bag", "shoe", "一 双, 鞋"]
+    assert sorted(collections.Counter(made.val.values()).items()) == [(0, 2), (1, 1), (2, 3)]
+    assert len(made.train) == 54 and not set(made.train) & set(made.val)
+    assert all(made.classes[label] == path.split("/")[1] for path, label in {**made.train, **made.val}.items())
+    assert "54 images of 3 classes, from 9 ('shoe') to 27 ('一 双, 鞋') per class" in made.said
+
+
+def test_val_0_writes_no_val_and_says_so(make, tmp_path):
+    photos_of(tmp_path, {"a": 3, "b": 3})
+    made = make("folder", "photos", "--val", 0)
+    assert made.code == 0 and not (tmp_path / "out/val.txt").exists() and "val.txt was written" in made.said
+    (tmp_path / "out/val.txt").write_text("/a.jpg 0\n")
+    assert "of an earlier run" in make("folder", "photos", "--val", 0).said
+
+
+def test_what_is_no_image_is_passed_over_and_counted(make, tmp_path):
+    touch(
+        tmp_path / "photos",
+        ".DS_Store",
+        "a/.DS_Store",
+        "a/._x.jpg",
+        "a/Thumbs.db",
+        ".git/x.jpg",
+        "b/.cache/y.jpg",
+        "readme.md",
+        "loose.jpg",
+    )
+    touch(tmp_path / "photos", "a/UPPER.JPG", "a/deep/er/x y.Jpeg", "a/notes.txt", "b/b.png", "b/line\nbreak.png", "empty/x.doc")
+    touch(tmp_path / "elsewhere", "linked.webp", "dir/in_linked_folder.bmp")
+    (tmp_path / "photos/b/link.webp").symlink_to(tmp_path / "elsewhere/linked.webp")
+    (tmp_path / "photos/b/nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "photos/b/round").symlink_to(tmp_path / "photos/b")
+    (tmp_path / "photos/b/itself").symlink_to("itself")
+    (tmp_path / "photos/c").symlink_to(tmp_path / "elsewhere/dir")
+    made = make("folder", "photos", "--val", 0)
+    images = ["a/UPPER.JPG", "a/deep/er/x y.Jpeg", "b/b.png", "b/link.webp", "c/in_linked_folder.bmp"]
+    assert list(made.train) == [f"photos/{name}" for name in images]
+    assert made.classes == ["a", "b", "c", "empty"] and "holds no image" in made.said and "1 of 4 classes have no image" in made.said
+    for text in ("6 hidden", "2 file(s) skipped, which are in no class folder", "lead nowhere", "1 path(s) left out", "a second time"):
+        assert text in made.said, text
+    assert "3 file(s) skipped, which are not images by their suffix" in made.said
+
+
+def test_a_validation_root_is_numbered_as_the_training_root(make, tmp_path):
+    photos_of(tmp_path, {"a": 2, "b": 2, "c": 2})
+    photos_of(tmp_path, {"b": 1, "c": 2}, "held")
+    made = make("folder", "photos", "--val_root", "held")
+    assert made.val == {"held/b/b_000.jpg": 1, "held/c/c_000.jpg": 2, "held/c/c_001.jpg": 2} and len(made.train) == 6
+    photos_of(tmp_path, {"bb": 1}, "held")
+    wrong(make("folder", "photos", "--val_root", "held", out="out2"), "'bb'", "held/bb", "Did you mean b", "training root")
+    wrong(make("folder", "photos", "--val_root", "photos", out="out3"), "6 image(s) are in training and in validation")
+
+
+def test_an_unlabelled_folder_makes_test_txt(make, tmp_path):
+    photos_of(tmp_path, {"a": 2, "b": 2})
+    touch(tmp_path / "new", "b.jpg", "a/z 1.PNG", ".x.jpg", "c.txt")
+    made = make("folder", "photos", "--test", "new")
+    assert made.test == ["new/a/z 1.PNG", "new/b.jpg"] and made.train
+    (tmp_path / "none").mkdir()
+    wrong(make("folder", "photos", "--test", "none", out="out2"), "holds no image")
+    wrong(make("folder", "photos", "--test", "nowhere", out="out3"), "nowhere is not there")
+
+
+def test_given_classes_decide(make, tmp_path):
+    photos_of(tmp_path, {"a": 2, "b": 2})
+    table(tmp_path, "c\nb\na\n", "classes.txt")
+    made = make("folder", "photos", "--classes", "classes.txt", "--val", 0)
+    assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)} and made.classes == ["c", "b", "a"]
+    (tmp_path / "out/classes.txt").write_bytes(b"\xef\xbb\xbfc\r\nb\r\na\r\n")
+    made = make("folder", "photos", "--classes", "out/classes.txt", "--val", 0)
+    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(b"\xef")  # what is read is not replaced
+    assert "named 3 other classes before" in make("folder", "photos", "--val", 0).said
+    for text, said in (
+        ("a\nx\n", "'b'"),
+        ("a\nb\na\n", "line 3 names 'a' again"),
+        ("a\n\nb\n", "line 2 is blank"),
+        ("\n", "names no class"),
+    ):
+        wrong(make("folder", "photos", "--classes", table(tmp_path, text, "c.txt"), out="out2"), said)
+    wrong(make("folder", "photos", "--classes", "none.txt", out="out2"), "none.txt cannot be read")
+
+
+def test_folders_called_by_numbers_are_in_the_order_that_a_csv_has(make, tmp_path):
+    photos_of(tmp_path, {"10": 1, "9": 1, "2": 1, "007": 1})
+    assert make("folder", "photos", "--val", 0).classes == ["2", "007", "9", "10"]
+    rows = "".join(f"{k}.jpg,{label}\n" for k, label in enumerate(("10", "9", "2", "007", "9" * 5000)))
+    assert make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).classes == ["2", "007", "9", "10", "9" * 5000]
+
+
+def test_every_ending_that_the_decoder_reads_is_taken(make, tmp_path, photos):
+    import PIL.Image
+
+    from dataloader.decode import image_suffixes, read_image
+
+    read = []
+    small = PIL.Image.fromarray(photos[0][:32, :48])
+    for suffix in image_suffixes():
+        path = tmp_path / f"photos/a/x{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = PIL.Image.registered_extensions()[suffix]
+        if kind in PIL.Image.SAVE:
+            for mode in ("RGB", "P", "1"):
+                try:
+                    small.convert(mode).save(path)
+                    break
+                except (OSError, ValueError):
+                    continue
+            assert read_image(str(path))[0].shape[2] == 3
+            read.append(f"photos/a/x{suffix}")
+        else:
+            path.write_bytes(b"")
+    assert len(read) >= 40 and {"photos/a/x.avif", "photos/a/x.jfif", "photos/a/x.jp2", "photos/a/x.tga"} <= set(read)
+    assert set(make("folder", "photos", "--val", 0).train) == {f"photos/a/x{suffix}" for suffix in image_suffixes()}
+
+
+def test_mistaken_folders(make, tmp_path):
+    wrong(make("folder", "none"), "none is not there")
+    touch(tmp_path, "loose/a.jpg", "file.jpg")
+    wrong(make("folder", "file.jpg"), "is a file")
+    wrong(make("folder", "loose"), "not in class folders")
+    photos_of(tmp_path, {"a": 2, "b": 2}, "high/train")
+    photos_of(tmp_path, {"a": 2, "b": 2}, "high/val")
+    wrong(make("folder", "high"), f"folder {tmp_path}/high/train --val_root {tmp_path}/high/val")
+    for name in ("a\nb", "a\n", "a\r"):
+        photos_of(tmp_path, {name: 1}, repr(name))
+        wrong(make("folder", repr(name)), "line break")
+    wrong(make("folder", "high", out="my lists"), "--out 'my lists'`")
+    photos_of(tmp_path, {os.fsdecode(b"caf\xe9"): 1}, "latin")
+    wrong(make("folder", "latin"), "not UTF-8")
+    photos_of(tmp_path, {"a": 2})
+    wrong(make("folder", "photos", out="file.jpg/deeper"), "--out DIR")
+
+
+# ------------------------------------------------------------------------------------------------ splits
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+def test_every_class_keeps_a_training_image(prepare, share, seed):
+    from tools.prepare.splits import share_of_classes
+
+    sizes = [1, 1, 2, 3, 3, 3, 3, 3, 10, 100, 1000]
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    held = share_of_classes(labels, share, seed)
+    val = np.bincount(labels[held], minlength=len(sizes))
+    assert (np.bincount(labels[~held], minlength=len(sizes)) >= 1).all()
+    for size, count in zip(sizes, val, strict=True):
+        assert count == min(size - 1, count) and (abs(count - size * share) <= 1 or count == size - 1)
+    assert not np.array_equal(held, share_of_classes(labels, share, seed + 10))
+
+
+def test_small_classes_are_held_out_too(prepare):
+    from tools.prepare.splits import share_of_classes
+
+    labels = np.repeat(np.arange(1000), 3)  # rounded each by itself, a tenth of three is none
+    assert share_of_classes(labels, 0.1, 0).sum() == 300
+
+
+def rows_of(count=90, classes=3, per_group=5):
+    return [f"img {k}.jpg,class {k // per_group % classes},product {k // per_group}" for k in range(count)]
+
+
+@pytest.mark.parametrize("way", [("--val", 0.2), ("--folds", 3, "--fold", 2), ("--val", 0.2, "--group_column", "product")], ids=str)
+def test_the_split_does_not_depend_on_the_order(make, tmp_path, way):
+    rows = rows_of()
+    made = []
+    for k, order in enumerate((rows, rows[::-1], rows[40:] + rows[:40])):
+        made.append(make("csv", table(tmp_path, "\n".join(["image,label,product", *order])), *COLUMNS, *way, out=f"out{k}"))
+    assert made[0].val and made[0].val == made[1].val == made[2].val and made[0].train == made[1].train
+    other = make("csv", "list.csv", *COLUMNS, *way, "--seed", 7, out="other")
+    assert other.val != made[0].val
+
+
+@pytest.mark.parametrize("grouped", [(), ("--group_column", "product"), ("--group_by", r"p(\d+)_")], ids=str)
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["exact", "large"])
+def test_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
+    from tools.prepare import splits
+
+    monkeypatch.setattr(splits, "MAX_TABLE_CELLS", limit)
+    rows = [f"p{k // 4}_{k}.jpg,{k // 4 % 3},{k // 4}" for k in range(96)]
+    table(tmp_path, "\n".join(["image,label,product", *rows]))
+    seen = collections.Counter()
+    for fold in (1, 2, 3, 4):
+        made = make("csv", "list.csv", *COLUMNS, "--folds", 4, "--fold", fold, *grouped)
+        assert made.code == 0 and set(made.train) | set(made.val) == {row.split(",")[0] for row in rows}
+        assert collections.Counter(made.val.values()) == {0: 8, 1: 8, 2: 8}
+        if grouped:
+            assert not {path.split("_")[0] for path in made.train} & {path.split("_")[0] for path in made.val}
+        seen.update(list(made.val))
+    assert len(seen) == 96 and set(seen.values()) == {1}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_never_straddle(make, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    for k, size in enumerate(rng.integers(1, 9, 60)):
+        touch(tmp_path / "photos", *(f"c{k % 4}/item{k}_{view}.jpg" for view in range(size)))
+    touch(tmp_path / "photos", *(f"lonely/only1_{view}.jpg" for view in range(6)), "c0/other.jpg")
+    made = make("folder", "photos", "--val", 0.25, "--group_by", r"(\w+\d+)_", "--seed", seed)
+    sides = [{path.split("_")[0] for path in side} for side in (made.train, made.val)]
+    assert not sides[0] & sides[1]
+    assert set(made.train.values()) == {0, 1, 2, 3, 4}, "a class of a single group stays in training"
+    assert 0.1 < len(made.val) / (len(made.train) + len(made.val)) < 0.35
+    assert "not found in 1 of" in made.said
+
+
+def test_an_empty_group_is_a_group_of_its_own(make, tmp_path):
+    rows = [f"{k}.jpg,{k % 2}," for k in range(40)]
+    made = make("csv", table(tmp_path, "\n".join(["image,label,product", *rows])), *COLUMNS, "--val", 0.25, "--group_column", "product")
+    assert collections.Counter(made.val.values()) == {0: 5, 1: 5}
+
+
+def test_splits_that_cannot_be(make, tmp_path):
+    photos_of(tmp_path, {"a": 1, "b": 1})
+    made = make("folder", "photos", "--val", 0.5)
+    assert made.code == 0 and not made.val and "too few" in made.said
+    wrong(make("folder", "photos", "--folds", 3, "--fold", 1, out="o"), "there are 2 images", "allowed: 2 to 2")
+    made = make("folder", "photos", "--folds", 2, "--fold", 1)
+    assert made.code == 0 and "none in training" in made.said
+    wrong(make("folder", "photos", "--group_by", "zzz", out="o"), "found in no path")
+    wrong(make("folder", "photos", "--group_by", ".", "--val", 0.1, "--folds", 3, "--fold", 1, out="o"), "--val and --folds")
+    touch(tmp_path / "photos", "a/x_1.jpg", "b/x_2.jpg")
+    wrong(make("folder", "photos", "--group_by", r"jpg", out="o"), "one group")
+    wrong(make("folder", "photos", "--group_by", r"jpg", "--folds", 2, "--fold", 1, out="o"), "there are 1 groups")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("folder p --val 1", "--val is 1.0"),
+        ("folder p --val -0.1", "--val is -0.1"),
+        ("folder p --val nan", "--val is nan"),
+        ("folder p --folds 5", "go together"),
+        ("folder p --folds 5 --fold 6", "--fold is 6"),
+        ("folder p --folds 1 --fold 1", "2 or more folds"),
+        ("folder p --group_by (", "not a regular expression"),
+        ("folder p --seed -1", "--seed is -1"),
+        ("folder p --val_root q --val 0.1", "--val_root says"),
+        ("csv f --path_column a --label_column b --split_column c --folds 2 --fold 1", "--split_column says"),
+        ("csv f --path_column a --label_column b --delimiter ab", "--delimiter is 'ab'"),
+        ("csv f --path_column a --label_column b --group_column c --group_by d", "belongs together"),
+        ("csv f --path_column a --label_column b --suffix jpg", "--suffix is 'jpg'"),
+        ("coco f --part val --val 0.1", "--part val says"),
+        ("coco f --part test --test d", "both make test.txt"),
+        ("coco f --part val", "Make train.txt first"),
+        ("fashion-mnist --train 0", "--train is 0"),
+        ("fashion-mnist --test -1", "--test is -1"),
+    ],
+)
+def test_mistaken_flags(make, words, said):
+    wrong(make(*words.split()), said)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("foldr p", "'foldr'. Did you mean folder?"),
+        ("csv f --path_column a --label_colum b", "prepare.py csv: there is no option --label_colum. Did you mean --label_column"),
+        ("coco f --part trian", "'trian'. Did you mean train?"),
+    ],
+)
+def test_mistyped_words_get_the_near_one(make, words, said):
+    made = make(*words.split())
+    assert made.code == 2 and said in made.said and "usage:" not in made.said
+
+
+def test_all_mistaken_flags_are_told_at_once(make):
+    wrong(make("folder", "p", "--val", 2, "--seed", -1, "--folds", 3), "--val is 2", "--seed is -1", "go together", "folder --help")
+
+
+# ------------------------------------------------------------------------------------------------ CSV
+
+
+def test_csv_with_names_of_any_kind(make, tmp_path):
+    text = 'image,label,price\r\n"a, b.jpg","鞋, 红色",1\r\nsub/c d.jpg,Bag big,2\r\n\r\n/abs/e.jpg,"say ""hi""",3\r\n'
+    (tmp_path / "lists").mkdir()
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "lists/x.csv").write_text(text, encoding=encoding)
+        made = make("csv", "lists/x.csv", *COLUMNS, "--val", 0)
+        assert made.classes == ["Bag big", 'say "hi"', "鞋, 红色"]
+        absolute = os.path.relpath("/abs/e.jpg", tmp_path)
+        assert made.train == {"lists/a, b.jpg": 2, "lists/sub/c d.jpg": 0, absolute: 1}
+    assert "pictures/sub/c d.jpg" in make("csv", "lists/x.csv", *COLUMNS, "--val", 0, "--root", "pictures").train
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(make, tmp_path, sign):
+    text = "".join(
+        sign.join(row) + "\n"
+        for row in (("note, more" if sign != "," else "note", "image", "label"), ("a", "x.jpg", "b"), ("", "y.jpg", "c"))
+    )
+    assert make("csv", table(tmp_path, text), *COLUMNS, "--val", 0).classes == ["b", "c"]
+    given = "tab" if sign == "\t" else sign
+    assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--delimiter", given, out="given").classes == ["b", "c"]
+
+
+def test_whole_numbers_are_sorted_as_numbers(make, tmp_path):
+    table(tmp_path, "image,label\na.jpg,10\nb.jpg,9\nc.jpg,300\n")
+    made = make("csv", "list.csv", *COLUMNS, "--val", 0)
+    assert made.classes == ["9", "10", "300"] and made.train == {"a.jpg": 1, "b.jpg": 0, "c.jpg": 2}
+
+
+def test_labels_are_kept(make, tmp_path):
+    table(tmp_path, "image,label\na.jpg,3\nb.jpg,0\nc.jpg,1\n")
+    made = make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels")
+    assert made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1} and made.classes == list("0123") and "the first: 2" in made.said
+    table(tmp_path, "w\nx\ny\nz\n", "names.txt")
+    assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels", "--classes", "names.txt").classes == list("wxyz")
+    table(tmp_path, "w\nx\ny\n", "names.txt")
+    wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", "--classes", "names.txt", out="o"), "line 2", "'3'", "0 to 2")
+    for label in ("shoe", "-1", "1.0", "99999999"):
+        table(tmp_path, f"image,label\na.jpg,0\nb.jpg,{label}\n")
+        wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", out="o"), "line 3", f"'{label}'")
+
+
+def test_a_split_column(make, tmp_path):
+    rows = "a.jpg,x,train\nb.jpg,y,Train\nc.jpg,y,valid\nz.jpg,,test\nd.jpg,,test\n"
+    made = make("csv", table(tmp_path, f"image,label,part\n{rows}"), *COLUMNS, "--split_column", "part")
+    assert (made.train, made.val, made.test) == ({"a.jpg": 0, "b.jpg": 1}, {"c.jpg": 1}, ["z.jpg", "d.jpg"])
+    for row, said in (
+        ("e.jpg,w,val", "'w'"),
+        ("e.jpg,x,extra", "'extra'"),
+        ("e.jpg,,val", "no label"),
+        ("a.jpg,x,val", "and in validation"),
+    ):
+        made = make("csv", table(tmp_path, f"image,label,part\n{rows}{row}\n"), *COLUMNS, "--split_column", "part", out="o")
+        wrong(made, said, *(["line 7"] if "a.jpg" not in row else []))
+    wrong(make("csv", table(tmp_path, "image,label,part\na.jpg,x,val\n"), *COLUMNS, "--split_column", "part", out="o"), "no training row")
+
+
+def test_validation_and_test_from_files_of_their_own(make, tmp_path):
+    assert make("csv", table(tmp_path, "image,label\na.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0).code == 0
+    made = make("csv", table(tmp_path, "image,label\nc.jpg,y\n"), *COLUMNS, "--part", "val")
+    assert made.val == {"c.jpg": 1} and len(made.train) == 2
+    made = make("csv", table(tmp_path, "image\nz.jpg\ny.jpg\nz.jpg\n"), "--path_column", "image", "--part", "test")
+    assert made.test == ["z.jpg", "y.jpg"] and made.classes == ["x", "y"] and "1 repetition" in made.said
+    made = make("csv", table(tmp_path, "image,label\nc.jpg,new\n"), *COLUMNS, "--part", "val")
+    assert made.code == 2 and "list.csv, line 2: There is no class 'new'" in made.said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,lable\na.jpg,x\n", ("'label'", "Did you mean lable?", "There are: image, lable", "header")),
+        ("a.jpg,x\nb.jpg,y\n", ("no column 'image'", "header")),
+        ("image,label,label\na,b,c\n", ("2 columns are called 'label'",)),
+        ("image,label\na.jpg,x\nb.jpg,\n", ("line 3 has no label",)),
+        ("image,label\na.jpg,x\n,y\n", ("line 3 has no path",)),
+        ("image,label\na.jpg,x,extra\n", ("line 2 has 3 fields, the header 2", "quotes")),
+        ("image,label\na.jpg\n", ("line 2 has 1 fields",)),
+        ("image,label\n", ("no row",)),
+        ("", ("no column 'image'",)),
+        ('image,label\na.jpg,"x\ny"\n', ("line break",)),
+    ],
+)
+def test_mistaken_csv(make, tmp_path, text, said):
+    wrong(make("csv", table(tmp_path, text), *COLUMNS), *said)
+
+
+def test_files_that_are_no_csv(make, tmp_path):
+    wrong(make("csv", "none.csv", *COLUMNS), "none.csv cannot be read")
+    (tmp_path / "latin.csv").write_bytes("image,label\na.jpg,café\n".encode("latin-1"))
+    wrong(make("csv", "latin.csv", *COLUMNS), "not UTF-8")
+    wrong(make("csv", table(tmp_path, f"image,label\na.jpg,{'x' * 200_000}\n"), *COLUMNS), "line 2 is not CSV")
+
+
+def test_repetitions_and_contradictions_are_counted(make, tmp_path):
+    made = make("csv", table(tmp_path, "image,label\na.jpg,x\n./a.jpg,x\nb.jpg,x\nb.jpg,y\nc.jpg,y\n"), *COLUMNS, "--val", 0)
+    assert made.train == {"a.jpg": 0, "c.jpg": 1}
+    assert "1 repetition(s)" in made.said and "1 image(s) left out, which have two different labels" in made.said
+    wrong(make("csv", table(tmp_path, "image,label\nb.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0, out="o"), "No image is left")
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "then"),
+    [
+        ("", "--path_column and --label_column", "--path_column 'Image file' --label_column label --out o"),
+        ("--label_column note", "--path_column", "--path_column 'Image file' --label_column note --out o"),
+        ("--part test", "--path_column", "--path_column 'Image file' --part test --out o"),
+    ],
+)
+def test_columns_that_are_not_said_are_named_in_a_command_that_works(make, tmp_path, words, missing, then):
+    made = make("csv", table(tmp_path, "note,Image file,label\nq,a.jpg,x\nr,b.jpg,y\n"), *words.split(), out="o")
+    wrong(made, f"{missing} missing", "the columns note, Image file, label")
+    command = made.said.split("Try: ")[1].strip().splitlines()[0]
+    assert command == f"python datasets/prepare.py csv list.csv {then}"
+    assert make(*shlex.split(command)[2:-2], out="o").code == 0
+
+
+def test_names_without_endings_get_those_of_the_files(make, tmp_path):
+    touch(
+        tmp_path,
+        "a.jpg",
+        "b.PNG",
+        "sub/v1.2.webp",
+        "both.jpg",
+        "both.png",
+        "c",
+        "café.jpg",
+        f"{unicodedata.normalize('NFD', 'schöne')}.gif",
+    )
+    rows = ["a,x", "b,x", "sub/v1.2,y", "sub\\v1.2,y", "c,x", "gone,y", "schöne.gif,x", "schöne,x"]
+    text = "image,label\n" + "".join(f"{row}\n" for row in rows)
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0)
+    found = {"a.jpg", "b.PNG", "sub/v1.2.webp", "c", "gone", f"{unicodedata.normalize('NFD', 'schöne')}.gif"}
+    assert set(made.train) == found
+    for said in (
+        "4 path(s) got the ending",
+        "1 path(s) got the Unicode form",
+        "1 path(s) had backslashes",
+        "1 path(s) have no",
+        "gone",
+    ):
+        assert said in made.said, made.said
+    wrong(make("csv", table(tmp_path, "image,label\nboth,x\n"), *COLUMNS, out="o"), "there as both.jpg, both.png", "--suffix .jpg")
+    made = make("csv", table(tmp_path, "image,label\nboth,x\na.jpg,y\n"), *COLUMNS, "--suffix", ".png", "--val", 0, out="o")
+    assert set(made.train) == {"both.png", "a.jpg.png"}
+
+
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+def as_json(tmp_path, content, name="x.json"):
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    return name
+
+
+COCO = {
+    "images": [{"id": k, "file_name": f"im {k}.jpg"} for k in (5, 3, 1, 9, 8)],
+    "annotations": [{"image_id": k, "category_id": c} for k, c in ((5, 20), (3, 7), (1, 100), (9, 7), (9, 20), (5, 20), (77, 7))],
+    "categories": [{"id": 100, "name": "鞋"}, {"id": 7, "name": "bag, big"}, {"id": 20, "name": "cap"}],
+}
+
+
+def test_coco(make, tmp_path):
+    made = make("coco", as_json(tmp_path, COCO), "--root", "photos", "--val", 0)
+    assert made.classes == ["bag, big", "cap", "鞋"] and "annotations" in made.said
+    assert made.train == {"photos/im 5.jpg": 1, "photos/im 3.jpg": 0, "photos/im 1.jpg": 2}
+    for text in (
+        "1 image(s) left out, which have two or more",
+        "1 image(s) left out, which have no annotation",
+        "that no image in the file has",
+    ):
+        assert text in made.said
+    table(tmp_path, "鞋\nbag, big\ncap\n", "c.txt")
+    assert make("coco", "x.json", "--val", 0, "--classes", "c.txt").train == {"im 1.jpg": 0, "im 3.jpg": 1, "im 5.jpg": 2}
+    table(tmp_path, "鞋\nbag\ncap\n", "c.txt")
+    wrong(make("coco", "x.json", "--classes", "c.txt", out="o"), "category 7", "Did you mean bag")
+
+
+def test_categories_of_one_name_get_their_ids(make, tmp_path):
+    twice = {**COCO, "categories": [{"id": 100, "name": "cap"}, {"id": 7, "name": "bag"}, {"id": 20, "name": "cap"}]}
+    made = make("coco", as_json(tmp_path, twice), "--val", 0)
+    assert made.classes == ["bag", "cap (20)", "cap (100)"] and "got their ids: cap" in made.said
+
+
+@pytest.mark.parametrize(("place", "key"), [("7", 7), ("00007", 7), ("00007", "00007"), ("", 7)])
+def test_aliproducts(make, tmp_path, place, key):
+    touch(tmp_path / "train" / place, "a.jpg")
+    images = [{"image_id": "a.jpg", "class_id": key}, {"image_id": "b", "class_id": key}, {"image_id": "c.jpg"}]
+    made = make("coco", as_json(tmp_path, {"images": images}), "--root", "train", "--val", 0, "--check")
+    assert sorted(made.train.items()) == [(os.path.join("train", place, f"{name}.jpg"), 0) for name in "ab"] and made.classes == [str(key)]
+    assert "AliProducts" in made.said and "have no class_id" in made.said and "1 of 2 files are not there" in made.said
+    made = make("coco", as_json(tmp_path, {"images": [{"image_id": "z.jpg"}, {"image_id": "y"}]}), "--root", "test")
+    assert made.test == ["test/z.jpg", "test/y.jpg"] and "without labels" in made.said
+
+
+def test_coco_splits_and_parts(make, tmp_path):
+    images = [{"image_id": f"p{k // 3}_{k}", "class_id": k // 3 % 4} for k in range(120)]
+    made = make("coco", as_json(tmp_path, {"images": images}), "--val", 0.25, "--group_by", r"p\d+_")
+    sides = [{path.split("_")[0] for path in side} for side in (made.train, made.val)]
+    assert made.val and not sides[0] & sides[1] and made.classes == list("0123")
+    made = make("coco", as_json(tmp_path, {"images": [{"image_id": "v", "class_id": 2}]}), "--part", "val")
+    assert made.val == {"2/v.jpg": 2} and len(made.train) == len(images) - len(sides[1]) * 3
+    assert make("coco", as_json(tmp_path, COCO), "--part", "test").test == [f"im {k}.jpg" for k in (5, 3, 1, 9, 8)]
+    touch(tmp_path, "new/a.jpg")
+    made = make("coco", as_json(tmp_path, {"images": [{"image_id": 1}]}), "--test", "new", out="o")
+    wrong(made, "so does --test")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "a list"),
+        ({"a": 1}, "the keys a"),
+        ({"images": []}, "no list `images`"),
+        ({"images": ["x"]}, "images[0]"),
+        ({"images": [{"name": "x"}]}, "expected `file_name`"),
+        ({"images": [{"file_name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}, "expected `id`"),
+        ({"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 1}]}, "annotations[0]"),
+        ({"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 2, "category_id": 1}]}, "no image has a category"),
+        ({**COCO, "categories": [{"id": 7}]}, "There is no class"),
+        ({**COCO, "categories": [{"name": "x"}]}, "categories[0]"),
+    ],
+)
+def test_mistaken_json(make, tmp_path, content, said):
+    wrong(make("coco", as_json(tmp_path, content)), said)
+
+
+def test_files_that_are_no_json(make, tmp_path):
+    wrong(make("coco", table(tmp_path, '{"images": [', "x.json")), "is not JSON", "line 1")
+    wrong(make("coco", "none.json"), "none.json cannot be read")
+
+
+# ------------------------------------------------------------------------------------------------ lists that are ready
+
+
+def ready(tmp_path, names="cap\nshoe\nbag\n", count=60):
+    """all.txt, of images of three classes with relative paths, and the names beside it."""
+    touch(tmp_path, "raw/classes.txt", *(f"raw/{k}.jpg" for k in range(count)))
+    (tmp_path / "raw/all.txt").write_text("".join(f"{k}.jpg {k % 3}\n" for k in range(count)))
+    if names:
+        (tmp_path / "raw/classes.txt").write_text(names)
+    else:
+        (tmp_path / "raw/classes.txt").unlink()
+
+
+def test_a_ready_list_is_split_by_class_and_seed(make, tmp_path):
+    ready(tmp_path)
+    made = make("list", "raw/all.txt", "--val", 0.2)
+    assert made.classes == ["cap", "shoe", "bag"]
+    assert sorted(collections.Counter(made.val.values()).items()) == [(0, 4), (1, 4), (2, 4)]
+    together = {**made.train, **made.val}
+    assert together == {f"raw/{k}.jpg": k % 3 for k in range(60)} and len(made.train) + len(made.val) == 60
+    assert make("list", "raw/all.txt", "--val", 0.2).val == made.val != make("list", "raw/all.txt", "--val", 0.2, "--seed", 1).val
+    (tmp_path / "raw/test.txt").write_text("3.jpg\n1.jpg\n")
+    assert (
+        make("list", "raw/test.txt", "--part", "test").test
+        == make("list", "raw/all.txt", "--part", "test").test[3:0:-2]
+        == ["raw/3.jpg", "raw/1.jpg"]
+    )
+
+
+def test_a_ready_list_is_numbered_by_name(make, tmp_path):
+    ready(tmp_path)
+    table(tmp_path, "bag\ncap\nhat\nshoe\n", "c.txt")
+    made = make("list", "raw/all.txt", "--val", 0, "--classes", "c.txt")
+    assert made.train == {f"raw/{k}.jpg": (1, 3, 0)[k % 3] for k in range(60)} and "renumbered by name" in made.said
+    table(tmp_path, "bag\ncap\n", "c.txt")
+    wrong(make("list", "raw/all.txt", "--classes", "c.txt", out="o"), "raw/classes.txt, line 2", "no class 'shoe'")
+    ready(tmp_path, names=None)
+    made = make("list", "raw/all.txt", "--val", 0.2, out="numbers")
+    assert made.code == 0 and made.classes == [] and len(made.val) == 12
+    (tmp_path / "numbers/classes.txt").write_text("a\nb\nc\n")
+    assert "have no names" in make("list", "raw/all.txt", "--val", 0, out="numbers").said
+    ready(tmp_path, names="cap\nshoe\n")
+    wrong(make("list", "raw/all.txt", out="o"), "all.txt, line 3: the label is 2", "0 to 1")
+
+
+def test_a_list_is_not_written_over_itself(make, tmp_path):
+    ready(tmp_path)
+    (tmp_path / "raw/all.txt").rename(tmp_path / "raw/train.txt")
+    before = (tmp_path / "raw/train.txt").read_text()
+    made = make("list", "raw/train.txt", "--val", 0.2, "--seed", 7, out="raw")
+    assert made.code == 2 and "would be replaced" in made.said and (tmp_path / "raw/train.txt").read_text() == before
+    words = shlex.split(made.said.split("Try: ")[1])[2:]
+    place = words.index("--out")
+    again = make(*words[:place], *words[place + 2 :], out=words[place + 1])
+    assert again.code == 0 and len(again.val) == 12 and "Split by seed 7" in again.said
+
+
+# ------------------------------------------------------------------------------------------------ together
+
+
+def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
+    """The bytes of the last file are on their way to the disk when the signal comes; the first used to have its name by then."""
+    # classes.txt stays as it is
+    photos_of(tmp_path, {"a": 30, "b": 30})
+    made = make("folder", "photos", "--val", 0.1)
+    code = f"import os, stat, sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    code += "from tools.prepare import command as prepare\nreal, calls = os.fsync, []\n"
+    code += "def fsync(handle):\n    stat.S_ISREG(os.fstat(handle).st_mode) and calls.append(handle)\n"
+    code += f"    len(calls) == 2 and os.kill(os.getpid(), {int(signal.SIGKILL)})\n    real(handle)\n"
+    code += "os.fsync = fsync\nprepare.main(['folder', 'photos', '--val', '0.5', '--out', 'out'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for name in ("train", "val"):
+        assert listed(tmp_path / f"out/{name}.txt", tmp_path, labelled=True) == getattr(made, name)
+
+
+def test_missing_files_are_counted(make, tmp_path):
+    touch(tmp_path, "here.jpg")
+    rows = "".join(f"gone {k:02}.jpg,x\n" for k in range(12))
+    made = make("csv", table(tmp_path, f"image,label\nhere.jpg,y\n{rows}"), *COLUMNS, "--val", 0, "--check")
+    assert made.code == 0 and "12 of 13 files are not there, the first ten" in made.said
+    assert "gone 09.jpg" in made.said and "gone 10.jpg" not in made.said
+    photos_of(tmp_path, {"a": 1, "b": 1})
+    assert "all 2 files are there" in make("folder", "photos", "--val", 0, "--check").said
+
+
+def test_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
+    from tools.prepare import fashion
+
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
+    source = fashion.Source(
+        "noise", (pixels, np.arange(60, dtype=np.uint8) % 10), (pixels[:20], np.arange(20, dtype=np.uint8) % 10), list("abcdefghij")
+    )
+    monkeypatch.setattr(fashion, "_from_debian", lambda: source)
+    made = make("fashion-mnist", "--train", 40, "--test", 10, "--val", 15)
+    assert [len(part) for part in (made.train, made.val, made.test, made.classes)] == [40, 15, 10, 10]
+    assert cv2.imread(str(tmp_path / made.test[0])).shape == (8, 8, 3)
+    assert "60 training images" in make("fashion-mnist", "--train", 90, "--test", 30, "--val", 0, out="small").said
+    assert not (tmp_path / "small/val.txt").exists()
+
+
+@pytest.mark.slow
+def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
+    for name, photo in zip(("temple, old", "花", "portrait"), photos, strict=True):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(10):
+            cv2.imwrite(
+                str(tmp_path / "photos" / name / f"view {k}.jpg"), cv2.cvtColor(photo[k * 20 : k * 20 + 150, :150], cv2.COLOR_RGB2BGR)
+            )
+    words = ["datasets/prepare.py", "folder", "photos", "--out", "lists", "--val", "0.2", "--test", "photos", "--check"]
+    command = [sys.executable, str(ROOT / words[0]), *words[1:]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "24 images of 3 classes, 8 of each" in done.stdout
+    trained = script("train.py", "--tag", "made", "--data_root", "lists", "--epochs", 1, *small)
+    assert trained.code == 0, trained.err
+    predicted = script(
+        "submit.py", "--tag", "made", "--load", "checkpoints/made/last.pt", "--data_root", "lists", "-b", 12, "-w", 0, "--gpu", -1
+    )
+    assert predicted.code == 0, predicted.err
+    bad = subprocess.run([*command[:3], "none"], cwd=tmp_path, capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.startswith("\nerror: none is not there") and "Traceback" not in bad.stderr
+
+
+def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
+    from tools.prepare.lists import ImageList, normalise_list
+    from tools.prepare.splits import SplitPlan, split
+
+    labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
+    part = ImageList([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])
+    began = time.process_time()  # of this process alone, whatever else runs
+    for groups in (None, part.groups):
+        for plan in (SplitPlan(0.1, None, None, 0), SplitPlan(0.1, 5, 1, 0)):
+            parts = split(normalise_list(ImageList(part.paths, part.labels, groups), "train"), plan)
+            assert len(parts["train"].paths) + len(parts["val"].paths) == len(labels)
+    assert time.process_time() - began < 60

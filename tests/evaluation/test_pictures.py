@@ -1,0 +1,210 @@
+"""Pictures with the names that people give: long ones, alike ones, Chinese ones, formulas."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataloader.classes import Classes
+from evaluation import results
+from evaluation.metrics import Predictions
+from evaluation.report import fonts, plots
+from utils.names import columns, shorten, shorten_all
+
+pytestmark = pytest.mark.pictures
+
+LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green") for size in "SML"]
+LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 700, 100)]
+LONG += ["costs $5 to $9", r"$\frac{$", "W" * 40, "i" * 50, "Mug"]
+
+
+def scored_set(names, label, first):
+    """Predictions of 5 classes an image; every image is a small grey one."""
+    label, first = np.array(label), np.array(first)
+    top = np.stack([first, *((first + k) % len(names) for k in range(1, 5))], axis=1)
+    probability = np.tile(np.array([0.93, 0.03, 0.02, 0.01, 0.01], np.float32), (len(label), 1))
+    predictions = Predictions(np.arange(len(label)), label, top, probability, probability[:, 1], np.ones(len(label), bool))
+    files = SimpleNamespace(path=str, thumbnail=lambda index, side: np.full((40 + index % 3 * 30, 60, 3), 90, np.uint8))
+    return results.Scored(predictions, files, Classes(len(names), list(names)))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, each after its picture was written."""
+    saved = []
+    save = plots._save
+    monkeypatch.setattr(plots, "_save", lambda figure, path: (save(figure, path), saved.append(figure)))
+    return saved
+
+
+def boxes(texts):
+    return [text.get_window_extent() for text in texts if text.get_text()]
+
+
+def assert_apart_and_inside(figure, texts):
+    """None of the texts touches another, or leaves the picture."""
+    found = boxes(texts)
+    edge = figure.bbox
+    for k, box in enumerate(found):
+        assert edge.x0 <= box.x0 and box.x1 <= edge.x1 and edge.y0 <= box.y0 and box.y1 <= edge.y1, texts[k]
+        assert not any(box.overlaps(other) for other in found[:k]), texts[k]
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=40), min_size=1, max_size=8, unique=True), st.integers(1, 30))
+def test_names_are_cut_to_the_room_in_the_middle_and_none_looks_like_another(names, room):
+    found = shorten_all(dict(enumerate(names)), room)
+    assert len(set(found.values())) == len(names)
+    for name in names:
+        short = shorten(name, room)
+        assert columns(short) <= room
+        assert short == name if columns(name) <= room else name.startswith(short.split("…")[0][:1])
+
+
+def test_names_that_differ_at_the_end_differ_when_cut():
+    assert shorten("Whole-grain breakfast cereal 100 g", 12) == "Whole-…100 g"
+    assert shorten_all({3: "shirt, red, small", 7: "shirt, tan, small", 9: "shoe"}, 11) == {3: "3: shir…all", 7: "7: shir…all", 9: "shoe"}
+    assert shorten("男士纯棉短袖圆领T恤", 9) == "男士…T恤" and columns("男士…T恤") == 8
+    assert shorten("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"  # an accent stays with its letter
+
+
+# ------------------------------------------------------------------------------------------------ fonts
+
+
+@pytest.fixture
+def only_default(monkeypatch):
+    """A machine with matplotlib's own font alone; what tests have asked for before is forgotten, then and afterwards."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", [entry for entry in manager.ttflist if entry.name == fonts.DEFAULT])
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
+    monkeypatch.setattr(fonts, "_warned", set())
+
+    def forget():
+        for cached in (fonts._covering, fonts._fonts, fonts._characters):
+            cached.cache_clear()
+        manager._find_fonts_by_props.cache_clear() if hasattr(manager._find_fonts_by_props, "cache_clear") else None
+
+    forget()
+    yield font_manager
+    forget()
+
+
+def font_with(path, character):
+    """A font whose only letter is a filled square."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    builder = FontBuilder(1000)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap({ord(character): "square"})
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Square Test", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def sheet(path, name):
+    plots.gallery(path, [np.full((30, 30, 3), 200, np.uint8)], [name], "title")
+    return np.asarray(PIL.Image.open(path).convert("L"))
+
+
+def test_a_character_without_a_font_is_named_once_and_drawn_once_there_is_one(only_default, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    without = sheet(tmp_path / "a.png", "衬衬衬")
+    sheet(tmp_path / "a.png", "裙")
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1 and "衬" in warnings[0] and warnings[0].endswith("Try: apt-get install fonts-noto-cjk")
+    sheet(tmp_path / "a.png", "ok")
+    assert len(caplog.records) == 1
+    font_with(tmp_path / "new.ttf", "衬")
+    for cached in (fonts._covering, fonts._fonts):
+        cached.cache_clear()
+    monkeypatch.setattr(only_default, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")])  # newer than matplotlib's list
+    assert fonts.families("ok 衬") == [fonts.DEFAULT, "Square Test"]
+    drawn = sheet(tmp_path / "b.png", "衬衬衬")
+    assert (drawn < 50).sum() > (without < 50).sum() + 100  # squares, filled
+    assert len(caplog.records) == 1
+
+
+# ------------------------------------------------------------------------------------------------ sheets and plots
+
+
+def test_captions_of_long_names_neither_meet_nor_leave_the_picture(figures, tmp_path):
+    label = np.arange(8) + 8
+    plots.errors(tmp_path / "errors.png", scored_set(LONG, label, (label + 1) % len(LONG)))
+    names = plots.class_names(Classes(len(LONG), LONG), label)
+    plots.gallery(tmp_path / "batch.png", [np.zeros((32, 32, 3), np.uint8)] * 8, [names[k] for k in label], "The first training batch")
+    plots.errors(tmp_path / "one.png", scored_set(LONG, [1], [2]))
+    for figure in figures:
+        assert_apart_and_inside(figure, [axis.title for axis in figure.axes] + [figure._suptitle])
+    captions = [axis.get_title() for axis in figures[0].axes[:8]]
+    assert all(caption.startswith("true ") and "\npredicted " in caption and caption.endswith("93 % confident") for caption in captions)
+    assert len({caption.split("\n")[0] for caption in captions}) == 8
+
+
+def test_confusion_shows_hits_and_errors_in_colours_and_no_empty_row(figures, tmp_path):
+    label, first = [0, 0, 0, 0, 5, 5, 16], [0, 0, 0, 1, 5, 6, 17]
+    plots.confusion(tmp_path / "confusion.png", scored_set(LONG, label, first))
+    axis = figures[0].axes[0]
+    rows = [text.get_text() for text in axis.get_yticklabels()]
+    columns = [text.get_text() for text in axis.get_xticklabels()]
+    assert [row.rsplit(" ", 1)[1] for row in rows] == ["(4)", "(2)", "(1)"]
+    assert len(columns) == len(set(columns)) == 6 and rows[2] == r"$\frac{$ (1)"  # a name is no formula
+    painted = axis.images[0].get_array().astype(int)
+    red, blue = painted[..., 0], painted[..., 2]
+    wanted = np.array([[75, 25, 0, 0, 0, 0], [0, 0, 50, 50, 0, 0], [0, 0, 0, 0, 0, 100]])
+    hit = np.zeros_like(wanted, bool)
+    hit[0, 0] = hit[1, 2] = True
+    assert (blue[hit] > red[hit]).all() and (red > blue)[(wanted > 0) & ~hit].all() and (painted[wanted == 0] == 255).all()
+    shown = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axis.texts}
+    assert shown == {(y, x): str(wanted[y, x]) for y, x in zip(*np.nonzero(wanted), strict=True)}
+    assert f"{len(LONG) - 3} of {len(LONG)} classes have no image and no row" in figures[0]._suptitle.get_text()
+    assert len(figures[0].axes) == 1  # no bar of 0 to 1 beside per cents
+    assert_apart_and_inside(figures[0], [*axis.get_yticklabels(), axis.yaxis.label, figures[0]._suptitle])
+
+
+def test_pairs_of_many_classes_have_a_bar_each_though_their_names_are_cut(figures, tmp_path):
+    names = [f"{k} a very long beginning of a name that is the same {'x' * 30} {k % 2} and its end" for k in range(50)]
+    names = [name.replace(f"{k} a", "a", 1) for k, name in enumerate(names)]  # 50 names of two kinds
+    plots.confusion(tmp_path / "pairs.png", scored_set(names, [0, 2, 4, 4], [1, 3, 5, 5]))
+    axis = figures[0].axes[0]
+    assert [bar.get_width() for bar in axis.patches] == [1, 1, 2]
+    assert [text.get_text() for text in axis.texts] == ["1 of 1", "1 of 1", "2 of 2"]
+    assert len({text.get_text() for text in axis.get_yticklabels()}) == 3
+    plots.confusion(tmp_path / "none.png", scored_set(names, [0], [0]))
+    assert figures[1].axes[0].get_title() == "Confusions: none, all are correct"
+
+
+def test_a_legend_covers_no_line(figures, tmp_path):
+    scores = dict.fromkeys(("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1"), 0.5)
+    rows = [
+        {"epoch": k, "train_loss": 1 / k, "val_loss": 2 / k, "grad_norm": 5 + k / 9, "lr": 0.1, "data_wait": 0.1, **scores} for k in (1, 2)
+    ]
+    plots.curves(tmp_path / "curves.png", [{"images_per_second": 90.0, **row} for row in rows])
+    rates = np.logspace(-6, 0, 40)
+    plots.range_test(tmp_path / "lr.png", {"rate": rates, "loss": rates + 3, "smoothed": rates + 3}, 1e-3, "ResNet18")
+    plots.trials(tmp_path / "trials.png", [(1, 0.5, {"lr": 0.1}), (2, 0.6, {"lr": 0.2})], {"lr": {"log": True}})
+    legends = [(axis, axis.get_legend()) for figure in figures for axis in figure.axes if axis.get_legend()]
+    assert len(legends) == 4
+    for axis, legend in legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(other.get_window_extent()) for other in axis.figure.axes), legend.get_texts()
+        assert axis.figure.bbox.y0 <= box.y0 and axis.figure.bbox.x1 >= box.x1
+    assert figures[0].axes[3].get_yscale() == "linear" and figures[0].axes[4].get_ylim()[1] > 90
+    assert "$" in figures[1].axes[0].get_xticklabels()[3].get_text()  # the ticks of a log axis are formulas still

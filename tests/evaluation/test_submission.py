@@ -1,0 +1,125 @@
+"""Submissions: every line once and in order, in the form asked for, whole or absent, with where they came from."""
+
+import argparse
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from dataloader import Classes
+from dataloader.file_list import read_list
+from evaluation import submission
+from evaluation.metrics import Predictions
+from evaluation.results import Scored
+from options import parse_submit
+from utils.errors import UserError
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Four images, the third unreadable; three classes, of which the second is the commonest."""
+    (tmp_path / "test.txt").write_text("a/one.jpg\na/two words.jpg\na/three,x.jpg\nb/one.jpg\n")
+    files = read_list(tmp_path / "test.txt", labelled=False)
+    top = np.array([[2, 0, 1], [0, 1, 2], [2, 1, 0], [1, 2, 0]])
+    probability = np.array([[0.9, 0.1, 0], [0.6, 0.3, 0.1], [1, 0, 0], [0.95, 0.04, 0.01]], np.float32)
+    readable = np.array([True, True, False, True])
+    predictions = Predictions(np.arange(4), np.full(4, -1), top, probability, probability[:, 0], readable)
+    return Scored(predictions, files, Classes(3, ["cat", 'big "dog"', "old, fox"], [5, 9, 6]))
+
+
+def flags(*words) -> argparse.Namespace:
+    return parse_submit(["--load", "x.pt", *words])
+
+
+def test_the_default_is_the_projects_own_form(scored, tmp_path):
+    submission.write(tmp_path / "s.csv", scored, flags())
+    assert (tmp_path / "s.csv").read_text() == 'id,predicted\none.jpg,2\ntwo words.jpg,0\n"three,x.jpg",1\none.jpg,1\n'
+
+
+@pytest.mark.parametrize("words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str)
+def test_nothing_is_asked_of_json_in_vain(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        flags("--format", "json", *words)
+    assert stop.value.code == 2
+    assert "--format json contradict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["eval.py", "submit.py"])
+def test_several_processes_are_refused(name, script, photo_set, small, monkeypatch):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = script(name, "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
+    assert refused.code == 2 and "torchrun started 2" in refused.err
+
+
+def test_forms(scored, tmp_path):
+    words = ["--columns", "image", "label", "--separator", "tab", "--id", "stem", "--labels", "name", "--top_k", "2", "--joiner", "|"]
+    submission.write(tmp_path / "s.tsv", scored, flags(*words))
+    with open(tmp_path / "s.tsv", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t"))
+    common = 'big "dog"|old, fox'
+    assert rows == [
+        ["image", "label"],
+        ["one", "old, fox|cat"],
+        ["two words", 'cat|big "dog"'],
+        ["three,x", common],
+        ["one", 'big "dog"|old, fox'],
+    ]
+    submission.write(tmp_path / "s.txt", scored, flags("--no-header", "--separator", " ", "--id", "path"))
+    assert (tmp_path / "s.txt").read_text().splitlines() == ["a/one.jpg 2", '"a/two words.jpg" 0', "a/three,x.jpg 1", "b/one.jpg 1"]
+    submission.write(tmp_path / "s.json", scored, flags("--format", "json"))
+    assert json.loads((tmp_path / "s.json").read_text())[2] == {"id": "three,x.jpg", "predicted": 1}
+    submission.write(tmp_path / "s.json", scored, flags("--format", "json", "--top_k", "3"))
+    assert json.loads((tmp_path / "s.json").read_text())[0] == {"id": "one.jpg", "predicted": [2, 0, 1]}
+
+
+def test_what_cannot_be_read_back_is_refused_and_the_old_file_stays(scored, tmp_path, monkeypatch):
+    path = tmp_path / "s.csv"
+    path.write_text("old")
+    with pytest.raises(UserError, match="old, fox"):
+        submission.write(path, scored, flags("--labels", "name", "--top_k", "2", "--joiner", ", "))
+    with pytest.raises(UserError, match="--top_k is 5; allowed: 1 to 3"):
+        submission.write(path, scored, flags("--top_k", "5"))
+    short = scored._replace(
+        predictions=Predictions(*(getattr(scored.predictions, name)[1:] for name in list(vars(scored.predictions))[:6]))
+    )
+    with pytest.raises(AssertionError, match="3 predictions for 4 lines"):
+        submission.write(path, short, flags())
+    lossy = submission._write_csv
+    monkeypatch.setattr(submission, "_write_csv", lambda file, rows, opt: lossy(file, rows[:-1], opt))
+    with pytest.raises(AssertionError, match="does not read back"):
+        submission.write(path, scored, flags())
+    assert path.read_text() == "old" and not list(tmp_path.glob(".s*"))
+
+
+def test_pseudo_labels_are_a_training_list(scored, tmp_path):
+    submission.write_pseudo_labels(tmp_path / "deep" / "p.txt", scored, 0.9)
+    files = read_list(tmp_path / "deep" / "p.txt")
+    assert files.label.tolist() == [2, 1]
+    assert [files.path(k) for k in range(2)] == [str(tmp_path / "a/one.jpg"), str(tmp_path / "b/one.jpg")]
+    submission.write_pseudo_labels(tmp_path / "deep" / "p.txt", scored, 0.99)
+    assert not (tmp_path / "deep" / "p.txt").exists()
+
+
+@pytest.mark.parametrize("words", [["--separator", "ab"], ["--separator", '"'], ["--joiner", "", "--top_k", "2"]])
+def test_forms_that_nobody_could_read(words, capsys):
+    with pytest.raises(SystemExit):
+        flags(*words)
+    assert words[0] in capsys.readouterr().err
+
+
+def test_submit_writes_provenance_and_pseudo_labels(script, photo_set, small, tmp_path):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    words = ["--tag", "run", "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0, "--pseudo_label", 0.01]
+    assert script("submit.py", *words).code == 0
+    found = json.loads((tmp_path / "results/run/submission.provenance.json").read_text())
+    for entry, path in ((found["members"][0], "checkpoints/run/last.pt"), (found["submission"], "results/run/submission.csv")):
+        assert entry["sha256"] == hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
+    assert found["list"]["images"] == found["submission"]["rows"] == 6
+    assert found["options"]["tta"] == "none" and found["versions"]["torch"]
+    pseudo = tmp_path / "results/run/submission.pseudo.txt"
+    assert len(pseudo.read_text().splitlines()) == 6
+    again = ["--train_list", pseudo, "--data_root", photo_set, "--num_classes", 3]
+    assert script("train.py", "--tag", "next", "--epochs", 1, *again, *small, "-b", 6).code == 0

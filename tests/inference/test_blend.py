@@ -1,0 +1,287 @@
+"""Blending: each way is its formula, fitted weights are the best there are, and files of another list are refused."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from inference import blend, saved_probs
+from inference.predictor import SavedMember
+from options import choices
+from utils import checkpoint
+from utils.errors import UserError
+
+
+def softmax(x):
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def members(rng, count=400, classes=7, noise=(1.0, 1.2, 4.0)):
+    """Labels (N,), and the float32 (M, N, C) probabilities of members that see them through noise of their own."""
+    label = rng.integers(classes, size=count)
+    truth = np.eye(classes)[label] * 2.5
+    return label, softmax(np.stack([truth + rng.normal(size=truth.shape) * level for level in noise])).astype(np.float32)
+
+
+def held(label, each):
+    probability, right = blend.candidates(torch.from_numpy(each), torch.from_numpy(label))
+    return blend.Candidates(probability.numpy(), right.numpy())
+
+
+def test_each_way_is_its_formula():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 5, 6)) * 3
+    each, weights = softmax(logits), np.array([0.5, 0.2, 0.3])
+    got = {way: blend.combine(torch.tensor(each), torch.tensor(weights), way).numpy() for way in blend.BLENDERS}
+    assert got["mean"] == pytest.approx(np.einsum("mbc,m->bc", each, weights))
+    assert got["logits"] == pytest.approx(softmax(np.einsum("mbc,m->bc", logits, weights)))
+    product = np.prod(each ** weights[:, None, None], axis=0)
+    assert got["geometric"] == pytest.approx(product / product.sum(axis=1, keepdims=True))
+    rank = 1 + (each[..., None, :] > each[..., :, None]).sum(axis=-1)
+    score = np.einsum("mbc,m->bc", 1 / rank, weights)
+    assert got["rank"] == pytest.approx(score / score.sum(axis=1, keepdims=True))
+    assert all(value.sum(axis=1) == pytest.approx(1) for value in got.values())
+
+
+def test_names():
+    assert tuple(blend.BLENDERS) == choices.BLENDS
+    assert tuple(blend.FITS) == choices.FITTED_BLENDS
+
+
+def test_candidates_give_the_scores_of_whole_rows():
+    label, each = members(np.random.default_rng(1), classes=30)
+    data, weights = held(label, each), np.array([0.5, 0.3, 0.2])
+    mean = np.einsum("mbc,m->bc", each, weights)
+    assert data.probability.shape[2] == 16
+    assert blend.top1(data, weights) == pytest.approx((mean.argmax(axis=1) == label).mean())
+    assert blend.loss(data, weights) == pytest.approx(-np.log(mean[np.arange(len(label)), label]).mean(), rel=1e-5)
+
+
+def test_optimal_is_the_least_loss_of_a_fine_grid():
+    label, each = members(np.random.default_rng(2))
+    data = held(label, each)
+    weights = blend.optimal(data)
+    steps = np.linspace(0, 1, 41)
+    grid = [(a, b, 1 - a - b) for a, b in itertools.product(steps, steps) if a + b <= 1 + 1e-9]
+    best = min(blend.loss(data, np.array(point)) for point in grid)
+    assert weights.sum() == pytest.approx(1) and weights.min() >= 0
+    assert blend.loss(data, weights) <= best + 1e-7
+    assert best - blend.loss(data, weights) < 1e-3
+
+
+def test_greedy_takes_at_each_round_what_helps_most_and_drops_a_useless_member():
+    label, each = members(np.random.default_rng(3), noise=(1.0, 1.0, 60.0))
+    data = held(label, each)
+    weights = blend.greedy(data)
+    single = [blend.top1(data, np.eye(3)[k]) for k in range(3)]
+    assert blend.top1(data, weights) >= max(single)
+    assert blend.top1(data, weights) >= blend.top1(data, np.full(3, 1 / 3))
+    assert weights[2] == 0
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_the_gain_that_is_reported_is_of_images_the_fit_did_not_see():
+    rng = np.random.default_rng(4)
+    classes, count = 4, 60
+    label = rng.integers(classes, size=count)
+    each = softmax(rng.normal(size=(25, count, classes))).astype(np.float32)  # 25 members that know nothing
+    _, scores = blend.fit(held(label, each), "greedy")
+    assert scores["fitted, same images"]["top1"] > 0.4  # what luck can be picked
+    assert scores["fitted, other images"]["top1"] < scores["fitted, same images"]["top1"] - 0.1
+    with pytest.raises(UserError, match="needs at least 5 labelled"):
+        blend.fit(held(label[:4], each[:, :4]), "greedy")
+
+
+# ------------------------------------------------------------------------------------------------ the scripts
+
+
+@pytest.fixture
+def pair(script, photo_set, small):
+    """Two finished runs, tags a and b, in the current folder; flags of evaluation."""
+    for tag, seed in (("a", 1), ("b", 2)):
+        assert script("train.py", "--tag", tag, "--seed", seed, "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    return ["--data_root", photo_set, "-b", 5, "--gpu", -1, "-w", 0]
+
+
+def run_eval(script, *words):
+    result = script("eval.py", *words)
+    assert result.code == 0, result.err
+    return result.out
+
+
+def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp_path, photo_set):
+    import json
+
+    for tag in "ab":
+        run_eval(script, "--tag", tag, "--load", f"checkpoints/{tag}/last.pt", "--save_probs", *pair)
+    files = [f"results/{tag}/1/probs.npz" for tag in "ab"]
+    run_eval(script, "--tag", "nets", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
+    away = photo_set.with_name("away")
+    photo_set.rename(away)  # no image is read, nor looked for, where only files are blended
+    photo_set.mkdir()
+    shutil.copy(away / "val.txt", photo_set)
+    try:
+        run_eval(script, "--tag", "files", "--load", *files, "--weights", 1, 3, *pair)
+    finally:
+        shutil.rmtree(photo_set)
+        away.rename(photo_set)
+    run_eval(script, "--tag", "both", "--load", files[0], "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
+    found = {tag: json.loads(next((tmp_path / f"results/{tag}").glob("*/metrics.json")).read_text()) for tag in ("nets", "files", "both")}
+    assert found["files"]["loss"] == pytest.approx(found["nets"]["loss"], rel=1e-3)
+    assert found["both"]["loss"] == pytest.approx(found["nets"]["loss"], rel=1e-3)
+    assert found["files"]["count"] == 12
+
+    out = run_eval(script, "--tag", "fit", "--blend", "optimal", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair)
+    assert "fitted, other images" in out
+    written = tmp_path / "results/fit/a_1+b_1/ensemble.yaml"
+    content = yaml.safe_load(written.read_text())
+    scores = json.loads((written.parent / "metrics.json").read_text())
+    assert scores["loss"] == pytest.approx(content["scores"]["fitted, same images"]["loss"], rel=1e-4)
+    run_eval(script, "--tag", "again", "--ensemble", written, *pair)
+    again = json.loads(next((tmp_path / "results/again").glob("*/metrics.json")).read_text())
+    assert again["loss"] == pytest.approx(scores["loss"], rel=1e-4)
+    assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
+    heavier = "ab"[int(np.argmax(content["weights"]))]
+    member = tmp_path / f"checkpoints/{heavier}/last.pt"
+    run_eval(script, "--tag", "t", "--load", member, "--calibrate", *pair)  # stores a temperature, which a blend leaves alone
+    assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
+    other = checkpoint.load(member)
+    name = next(name for name, value in other["weights"].items() if value.is_floating_point())
+    other["weights"][name] = other["weights"][name] + 1e-3
+    checkpoint.save(member, other)
+    refused = script("submit.py", "--tag", "fit", "--ensemble", written, *pair)
+    assert refused.code == 2 and "has changed since" in refused.err
+
+    content["blend"] = "rank"
+    written.write_text(yaml.safe_dump(content))
+    refused = script("submit.py", "--tag", "fit", "--ensemble", written, "--pseudo_label", 0.9, *pair)
+    assert refused.code == 2 and "--pseudo_label needs probabilities" in refused.err
+
+
+def test_saved_probabilities_keep_their_tails():
+    """A geometric mean hangs on the smallest: of plain float16 what is below 6e-8 would be lost."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
+    each = logits.softmax(dim=2).float()
+    saved = torch.stack([SavedMember(saved_probs.to_log_float16(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each])
+    assert (each < 1e-8).float().mean() > 0.2
+    assert torch.allclose(saved.sum(dim=2), torch.ones(2, 500), atol=1e-5)
+    assert (saved / each - 1).abs().max() < 0.02
+    assert (saved - each).abs().max() < 1e-3
+    weights = torch.tensor([0.5, 0.5])
+    exact, found = (blend.combine(p, weights, "geometric") for p in (each, saved))
+    assert (exact - found).abs().max() < 4e-3
+    plain = blend.combine(each.half().float(), weights, "geometric")
+    assert (exact - plain).abs().max() > 0.1
+
+
+def test_an_identity_is_of_what_decides_the_predictions_alone():
+    content = {
+        "model": "m",
+        "epoch": 3,
+        "weights": {"a": torch.arange(6.0).view(2, 3), "n": torch.tensor(7)},
+        "ema": None,
+        "showing": "raw",
+        "opt": {"head": "linear", "pool": "avg"},
+        "data": {"num_classes": 3, "class_names": ["x", "y", "z"]},
+        "calibration": None,
+    }
+    same = [
+        content | {"calibration": {"temperature": 2.0}, "training": {"step": 4}, "epoch": 9},
+        content | {"weights": dict(reversed(content["weights"].items()))},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].t().contiguous().t()}},
+    ]
+    assert {checkpoint.identity(one) for one in same} == {checkpoint.identity(content)}
+    others = [
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].view(3, 2)}},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"].double()}},
+        content | {"weights": {**content["weights"], "a": content["weights"]["a"] + 1e-6}},
+        content | {"ema": content["weights"]},
+        content | {"showing": "ema"},
+        content | {"opt": {"head": "cosine", "pool": "avg"}},
+        content | {"data": {"num_classes": 3, "class_names": ["x", "yz", ""]}},
+    ]
+    assert len({checkpoint.identity(one) for one in [content, *others]}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("blend", "foo", "blend is 'foo'; allowed: mean"),
+        ("weights", [0, 0], "weights are"),
+        ("weights", ["much", 1], "numbers from 0 on"),
+        ("weights", [float("nan"), 1], "numbers from 0 on"),
+        ("load", [["a.pt"], None], "load holds a value that is no text"),
+        ("tta", "foo", "tta is 'foo'"),
+        ("scale", "big", "scale is 'big'"),
+        ("fit", "stretch", "fit is 'stretch'"),
+    ],
+)
+def test_an_ensemble_file_that_was_spoilt_by_hand(script, tmp_path, photo_set, key, value, said):
+    content = {
+        "load": ["a.pt", "b.pt"],
+        "hashes": ["0", "1"],
+        "weights": [1, 2],
+        "blend": "mean",
+        "tta": "none",
+        "scale": None,
+        "fit": None,
+    }
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(content | {key: value}))
+    result = script("submit.py", "--ensemble", "e.yaml", "--data_root", photo_set, "--gpu", -1)
+    assert result.code == 2
+    assert said in result.err
+
+
+def test_files_of_another_list_are_refused(script, pair, photo_set, tmp_path):
+    run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
+    lines = (photo_set / "val.txt").read_text().splitlines()
+    (tmp_path / "other.txt").write_text("\n".join([*lines[1:], lines[0]]))
+    path = "results/a/1/probs.npz"
+    refused = script("eval.py", "--load", path, "--val_list", tmp_path / "other.txt", *pair)
+    assert refused.code == 2 and "another list" in refused.err
+    (tmp_path / "broken.npz").write_bytes((tmp_path / path).read_bytes()[:300])
+    refused = script("eval.py", "--load", "broken.npz", *pair)
+    assert refused.code == 2 and "damaged" in refused.err
+
+
+def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, pair):
+    with pytest.raises(UserError, match=r"150000 images of 50030 classes are 15\.0 GB"):
+        saved_probs.check_size(150_000, 50_030, "--save_probs")
+    run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
+    path = "results/a/1/probs.npz"
+    size = saved_probs.read(path).log_probability.nbytes
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size)
+    run_eval(script, "--load", path, path, *pair)
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size - 128 - 4096 * 3)
+    refused = script("eval.py", "--load", path, path, path, *pair)
+    assert refused.code == 2 and "together" in refused.err
+    monkeypatch.setattr(saved_probs, "MAX_BYTES", 10)
+    refused = script("eval.py", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
+    assert refused.code == 2 and "of probabilities" in refused.err
+    out = run_eval(script, "--blend", "greedy", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair)
+    assert "the networks run again" in out and "top1" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--load", "a.pt", "--blend", "greedy"], "needs two or more"),
+        (["--load", "a.pt", "b.pt", "--blend", "optimal", "--weights", "1", "2"], "--blend fits the weights"),
+        (["--load", "a.pt", "--ensemble", "x.yaml"], "contradict"),
+        (["--ensemble", "x.yaml", "--blend", "greedy"], "fitted already"),
+        (["--ensemble", "x.yaml"], "There is no file x.yaml for --ensemble"),
+    ],
+)
+def test_contradictions(script, words, what):
+    result = script("eval.py", *words)
+    assert result.code == 2 and what in result.err
+
+
+def test_fitting_needs_labels(script):
+    result = script("submit.py", "--load", "a.pt", "b.pt", "--blend", "greedy")
+    assert result.code == 2 and "which a test list does not have" in result.err

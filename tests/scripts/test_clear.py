@@ -1,0 +1,302 @@
+"""clear.py takes away exactly one tag's records, and gives them back byte for byte."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from utils.run_log import FILE, Entry
+
+FOLDERS = ("checkpoints", "logs", "results")
+NOT_OURS = ("run", "run.12", "run.1_b", "run-1", "Run.1", "2_run.1")
+
+
+@pytest.fixture
+def records(tmp_path) -> Path:
+    """Records of seven tags, of which `run.1` is the one to clear, with a run_log of earlier processes."""
+    for tag in ("run.1", *NOT_OURS):
+        for folder in FOLDERS:
+            (tmp_path / folder / tag / "deep").mkdir(parents=True)
+            (tmp_path / folder / tag / "deep/file.bin").write_bytes(os.urandom(100) + tag.encode())
+    lines = ["a line of the user's own"]
+    for k, tag in enumerate(("run.1", *NOT_OURS, "run.1")):
+        lines.append(Entry(f"2026-01-0{k + 1} 10:00:00", 1, tag, "done in 3 s", f"python train.py --tag {tag} --model X").line())
+    (tmp_path / FILE).write_text("".join(f"{line}\n" for line in lines))
+    return tmp_path
+
+
+def files(folder: Path, tag: str = "*") -> dict[str, bytes]:
+    """{path: content} of the tag's records."""
+    return {str(path): path.read_bytes() for path in folder.glob(f"*/{tag}/deep/file.bin") if path.parts[-4] in FOLDERS}
+
+
+def log_lines(folder: Path) -> list[str]:
+    """The lines of run_log.txt but for those of clear.py itself."""
+    return [line for line in (folder / FILE).read_text().splitlines() if "clear.py" not in line]
+
+
+def test_exactly_the_tag_is_moved(script, records):
+    before, logged = files(records), log_lines(records)
+    result = script("clear.py", "--tag", "run.1")
+    assert result.code == 0, result.err
+    assert files(records) == {path: content for path, content in before.items() if "/run.1/" not in path}
+    assert log_lines(records) == [line for line in logged if "tag run.1\t" not in line]
+    assert "2 line(s)" in result.out
+    assert "--restore" in result.out
+    assert len(list((records / ".trash").iterdir())) == 1
+
+
+def test_restore_brings_everything_back_byte_for_byte(script, records):
+    before, logged = files(records), log_lines(records)
+    assert script("clear.py", "--tag", "run.1").code == 0
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+    assert files(records) == before
+    assert log_lines(records) == sorted(logged, key=lambda line: line.split("\t")[0])
+    assert list((records / ".trash").iterdir()) == []
+
+
+def test_restore_knows_where_the_records_were(script, records):
+    (records / "checkpoints").rename(records / "weights")
+    before = (records / "weights/run.1/deep/file.bin").read_bytes()
+    assert script("clear.py", "--tag", "run.1", "--checkpoint_dir", "weights").code == 0
+    assert not (records / "weights/run.1").exists()
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+    assert (records / "weights/run.1/deep/file.bin").read_bytes() == before
+
+
+def test_rm_deletes_for_good_what_lies_in_the_trash_too(script, records):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    (records / "logs/run.1").mkdir()
+    others = files(records)
+    result = script("clear.py", "--tag", "run.1", "--rm")
+    assert result.code == 0, result.err
+    assert list((records / ".trash").iterdir()) == []
+    assert not (records / "logs/run.1").exists()
+    assert files(records) == others
+    result = script("clear.py", "--tag", "run.1", "--restore")
+    assert result.code == 2
+    assert "trash holds nothing of tag 'run.1'" in result.err
+
+
+def test_rm_of_what_lies_in_the_trash_alone(script, records):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    assert script("clear.py", "--tag", "run.1", "--rm").code == 0
+    assert list((records / ".trash").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], ["--rm"]])
+def test_unknown_tag_says_which_there_are(script, records, flags):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    before = files(records)
+    result = script("clear.py", "--tag", "ru", *flags)
+    assert result.code == 2
+    assert "no records of tag 'ru'" in result.err
+    assert ", ".join(sorted(NOT_OURS)) in result.err
+    assert "In the trash: run.1" in result.err
+    assert files(records) == before
+
+
+def test_restore_of_an_unknown_tag_says_what_the_trash_holds(script, records):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    result = script("clear.py", "--tag", "run", "--restore")
+    assert result.code == 2
+    assert "nothing of tag 'run'" in result.err
+    assert "In the trash: run.1" in result.err
+
+
+def test_an_empty_folder_has_no_tags(script):
+    result = script("clear.py", "--tag", "x")
+    assert result.code == 2
+    assert "none of any tag" in result.err
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_restore_writes_over_nothing(script, records, kind):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    back = records / "logs/run.1"
+    back.mkdir() if kind == "folder" else back.symlink_to("nowhere")
+    result = script("clear.py", "--tag", "run.1", "--restore")
+    assert result.code == 2
+    assert "logs/run.1 exist(s) again" in result.err
+    assert not (records / "checkpoints/run.1").exists()
+    back.rmdir() if kind == "folder" else back.unlink()
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+    assert (records / "logs/run.1/deep/file.bin").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--rm"]])
+def test_a_linked_folder_is_not_followed(script, records, flags):
+    elsewhere = records / "elsewhere"
+    (records / "logs/run.1").rename(elsewhere)
+    (records / "logs/run.1").symlink_to(elsewhere)
+    (records / "results/run.1/deep/link").symlink_to(elsewhere)
+    kept = (elsewhere / "deep/file.bin").read_bytes()
+    assert script("clear.py", "--tag", "run.1", *flags).code == 0
+    assert not os.path.lexists(records / "logs/run.1")
+    assert (elsewhere / "deep/file.bin").read_bytes() == kept
+    if not flags:
+        assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+        assert (records / "logs/run.1").is_symlink()
+        assert script("clear.py", "--tag", "run.1").code == 0
+        assert script("clear.py", "--tag", "run.1", "--rm").code == 0  # out of the trash
+        assert (elsewhere / "deep/file.bin").read_bytes() == kept
+
+
+def test_three_clears_within_a_second_come_back_newest_first(script, records, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20260101-100000")
+    for k in range(3):
+        (records / "logs/run.1").mkdir(exist_ok=True)
+        (records / "logs/run.1/which").write_text(str(k))
+        assert script("clear.py", "--tag", "run.1").code == 0
+    assert len(list((records / ".trash").iterdir())) == 3
+    came = []
+    for _ in range(3):
+        assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+        came.append((records / "logs/run.1/which").read_text())
+        (records / "logs/run.1/which").unlink()
+        for path in records.glob("*/run.1"):
+            path.rename(records / f"aside{len(list(records.iterdir()))}")
+    assert came == ["2", "1", "0"]
+
+
+def test_restore_and_rm_contradict(script, records):
+    result = script("clear.py", "--tag", "run.1", "--restore", "--rm")
+    assert result.code == 2
+    assert "--restore and --rm contradict" in result.err
+
+
+KILLED = """
+import contextlib, io, os, pathlib, shutil, signal, sys
+import clear
+from options import parse_clear
+from utils import run_lock, run_log
+from utils.errors import UserError
+
+before, here, other = (pathlib.Path(path) for path in sys.argv[1:4])
+ours = ["--tag", "run.1", "--checkpoint_dir", str(other)]
+os.fsync = lambda _: None  # no power is cut here
+CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "open")
+
+def command(*words, kill=0):
+    # clear.py in a child, which kills itself before its `kill`-th change of the disk; the waiting status.
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    changes = 0
+    def watch(event, arguments):
+        nonlocal changes
+        if event in CHANGES and (event != "open" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            changes += 1
+            if changes == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv, run_lock.TIMEOUT_SECONDS = ["clear.py", *words], 0
+    opt = parse_clear([*ours, *words])
+    sys.addaudithook(watch)
+    with contextlib.redirect_stdout(io.StringIO()):
+        try:
+            clear.main(opt)
+        except UserError:
+            os._exit(2)
+        run_lock.release_all()
+    os._exit(0)
+
+def anew():
+    for folder in (here, other):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(before, here, symlinks=True)
+    shutil.move(here / "checkpoints", other)
+    os.chdir(here)
+
+def content():
+    # Every file but locks and half files of killed commands, by path; the lines of run_log.txt sorted.
+    found = {}
+    for top in (here, other):
+        for path in top.rglob("*"):
+            if path.is_symlink() or path.is_file() and path.suffix not in (".lock", ".tmp"):
+                lines = path.name == run_log.FILE
+                found[str(path)] = sorted(path.read_text().splitlines()) if lines else path.is_symlink() or path.read_bytes()
+    return found
+
+anew()
+whole = content()
+rest = {name: value for name, value in whole.items() if "/run.1/" not in name and not name.endswith(run_log.FILE)}
+for first, then in ([], "--restore"), ([], ""), (["--restore"], "--restore"), (["--rm"], "--rm"):
+    for kill in range(1, 1000):
+        anew()
+        if first == ["--restore"]:
+            command()
+        killed = command(*first, kill=kill)
+        if killed != signal.SIGKILL:
+            assert killed == 0, (first, then, kill, killed)
+            break
+        half, status = content(), command(*[then][: bool(then)])
+        found, where = content(), (first, then, kill, status)
+        # repeated, or undone; or there was nothing left to do, or nothing done yet, which is exit code 2
+        assert status == 0 or (status == 2 << 8 and found in (half, whole)), where
+        if then == "":
+            entries = [path for path in pathlib.Path(".trash").iterdir() if path.suffix != ".lock"]
+            assert len(entries) == 1 and not [name for name in found if "/run.1/" in name], (where, entries)
+            command("--restore")
+            found = content()
+        if then == "--rm":
+            assert {name: value for name, value in found.items() if not name.endswith(run_log.FILE)} == rest, where
+        else:
+            assert found == whole, (where, sorted(found.keys() ^ whole.keys()))
+    print(kill - 1, end=" ")
+"""
+
+
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one file system", "two file systems"])
+def test_clear_killed_before_any_of_its_changes_is_undone_or_gone_on_with(records, tmp_path, apart):
+    """SIGKILL before each rename, unlink, mkdir and open for writing in turn; then --restore, or the command again."""
+    quick = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    here, other = quick / "here", (tmp_path.parent / f"{tmp_path.name}_other" if apart else quick / "other")
+    try:
+        if apart and quick.stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is no second file system here")
+        (records / "logs/run.1/link").symlink_to("nowhere")
+        for path in [path for tag in NOT_OURS[1:] for path in records.glob(f"*/{tag}")]:
+            shutil.rmtree(path)
+        words = [sys.executable, "-c", KILLED, records, here, other]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    finally:
+        shutil.rmtree(quick)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert min(map(int, done.stdout.split())) > 15, done.stdout
+
+
+def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_path):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    (entry,) = (records / ".trash").glob("2*")
+    good = (entry / "origin.json").read_text()
+    before = files(records, "*")
+    for content in ("{", "[]", "{}", '{"checkpoint": 1}', '{"checkpoint": "/etc"}', '{"other": "checkpoints/run.1"}', None):
+        (entry / "origin.json").unlink()
+        if content is not None:
+            (entry / "origin.json").write_text(content)
+        for flags in (["--restore"], ["--rm"], []):
+            result = script("clear.py", "--tag", "run.1", *flags)
+            assert result.code == 2 and f".trash/{entry.name}/ has no valid origin.json; it is skipped" in result.err
+        (entry / "origin.json").write_text(good)
+    assert files(records, "*") == before
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+
+
+@pytest.mark.parametrize("where", ["runs", "runs/run.1"])
+def test_folders_that_are_one_or_lie_in_one_another_are_moved_and_deleted_once(script, tmp_path, where):
+    (tmp_path / where / "run.1").mkdir(parents=True)
+    (tmp_path / where / "run.1/file.bin").write_bytes(b"kept")
+    words = ["clear.py", "--tag", "run.1", "--checkpoint_dir", "runs", "--log_dir", where, "--result_dir", f"{where}/"]
+    assert script(*words).code == 0
+    assert not (tmp_path / "runs/run.1").exists()
+    assert script(*words, "--restore").code == 0
+    assert (tmp_path / where / "run.1/file.bin").read_bytes() == b"kept"
+    result = script(*words, "--rm")
+    assert result.code == 0, result.err
+    assert not (tmp_path / "runs/run.1").exists()

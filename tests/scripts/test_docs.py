@@ -1,0 +1,392 @@
+"""The documentation says what is so: generated tables, commands, links, quoted messages, and the steps to a model that you write."""
+
+import ast
+import importlib
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import options
+from conftest import ROOT
+from options import choices
+from options.help_zh import GROUPS, HELP, help_zh
+from options.parser import Parser, ToolParser
+from tools import docs
+from tools.prepare import command as prepare
+from utils import checkpoint
+
+PAIRS = {"README.md": "README_zh.md"} | {f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))}
+ENGLISH = (*PAIRS, "CONTRIBUTING.md", "runs/README.md", "pretrained/README.md")
+PAGES = (*ENGLISH, *PAIRS.values(), "CHANGELOG.md", "dev/LOG.md")
+SCRIPTS = ("train", "eval", "submit", "clear")
+RECIPES = sorted((ROOT / "runs").glob("*.sh"))
+OTHER_PROGRAMS = {"cp", "source", "tensorboard", "set", "cd"}
+MAX_README_LINES = 200
+FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.M | re.S)
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(text, *languages):
+    """The fenced blocks of those languages, without their indentation."""
+    return [textwrap.dedent(body) for _, kind, body in FENCE.findall(text) if kind in languages]
+
+
+def commands(text):
+    """The commands of shell text, each a list of words, without comments."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def page_commands(name):
+    return [words for block in blocks(read(name), "bash", "sh") for words in commands(block)]
+
+
+def headings(name):
+    return re.findall(r"^(#+) (.+)", FENCE.sub("", read(name)), re.M)
+
+
+def anchors(name):
+    """What may follow the # of a link to the page, as GitHub makes it of the headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for _, title in headings(name)}
+
+
+def section_with(name, code):
+    """The section (of level two) of a page that holds `code`; exactly one does."""
+    text = read(name)
+    bare = FENCE.sub(lambda found: "\n" * found[0].count("\n"), text).splitlines()  # a fence may hold what looks like a heading
+    starts = [number for number, line in enumerate(bare) if line.startswith("## ")] + [len(bare)]
+    parts = ["\n".join(text.splitlines()[start:end]) + "\n" for start, end in itertools.pairwise(starts)]
+    found = [part for part in parts if code in part]
+    assert len(found) == 1, f"{name} has {len(found)} sections with {code}"
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------------ generated tables
+
+
+def test_generated_tables_are_current(capsys):
+    assert docs.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_a_stale_table_is_found_and_mended(tmp_path, monkeypatch, capsys):
+    for name in docs.PAGES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        stale = read(name).replace("| `--lr` |", "| `--rate` |").replace("`ResNet50`", "`ResNet49`")
+        (tmp_path / name).write_text(stale, encoding="utf-8")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert docs.main(["--check"]) == 1
+    message = capsys.readouterr().err
+    assert "make docs" in message and all(name in message for name in docs.PAGES)
+    assert docs.main([]) == 0
+    tables = [docs.BETWEEN.search((tmp_path / name).read_text(encoding="utf-8"))[0] for name in docs.PAGES]
+    assert tables == [docs.BETWEEN.search(read(name))[0] for name in docs.PAGES]
+
+
+def test_a_page_without_markers_is_an_error(tmp_path, monkeypatch, capsys):
+    (tmp_path / "README.md").write_text("no table", encoding="utf-8")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+    assert docs.main([]) == 2
+    assert "models:end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["docs/options.md", "docs/zh/options.md"])
+def test_every_flag_is_in_the_tables(name):
+    for script in SCRIPTS:
+        for action in options.build_parser(script).flags().values():
+            assert any(f"`{flag}`" in read(name) for flag in action.option_strings), f"{script}.py {action.option_strings}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_and_group_has_a_chinese_text(script):
+    parser = options.build_parser(script)
+    for dest, action in parser.flags().items():
+        text = help_zh(script, dest)
+        assert isinstance(text, str) and text, dest
+        if text not in (", ".join(getattr(choices, name)) for name in ("OPTIMIZERS", "LOSSES")):  # names alone need no translation
+            assert re.search(r"[\u4e00-\u9fff]", text), dest
+        assert all(flag in text for flag in re.findall(r"--[a-z_]+", action.help)), f"{dest} should name the flags that the English does"
+    assert {group.title for group in parser._action_groups if group._group_actions} - {"options"} <= set(GROUPS)
+
+
+def test_no_chinese_text_is_of_a_flag_that_is_gone():
+    present = {dest for script in SCRIPTS for dest in options.build_parser(script).flags()}
+    present |= {f"{script}.{dest}" for script in SCRIPTS for dest in options.build_parser(script).flags()}
+    assert set(HELP) <= present
+
+
+# ------------------------------------------------------------------------------------------------ pages
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
+def test_readme_is_short(name):
+    assert len(read(name).splitlines()) <= MAX_README_LINES
+
+
+def test_every_page_has_its_chinese_page_and_a_link_from_the_readme():
+    assert [name for name in PAIRS.values() if not (ROOT / name).is_file()] == []
+    assert {f"docs/zh/{path.name}" for path in (ROOT / "docs/zh").glob("*.md")} == {*PAIRS.values()} - {"README_zh.md"}
+    for readme, pages in (("README.md", PAIRS), ("README_zh.md", PAIRS.values())):
+        assert [name for name in pages if f"({name})" not in read(readme)] == [readme]
+
+
+@pytest.mark.parametrize("english", PAIRS)
+def test_both_languages_hold_the_same(english):
+    chinese = PAIRS[english]
+    assert [level for level, _ in headings(english)] == [level for level, _ in headings(chinese)]
+    assert page_commands(english) == page_commands(chinese)
+    assert blocks(read(english), "python", "yaml", "text") == blocks(read(chinese), "python", "yaml", "text")
+    shape = [[line.count("|") for line in FENCE.sub("", read(name)).splitlines() if line.startswith("|")] for name in (english, chinese)]
+    assert shape[0] == shape[1]
+    pictures = [re.findall(r"[\w/]+\.png(?=[)\"])", read(name)) for name in (english, chinese)]
+    assert pictures[0] == [name.removeprefix("/") for name in pictures[1]]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_and_anchors_lead_somewhere(name):
+    text = FENCE.sub("", read(name))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"src=\"([^\"]+)\"", text):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = (ROOT / name).parent / path if path else ROOT / name
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target.resolve().relative_to(ROOT)), link
+
+
+def test_the_pages_name_all_that_the_registries_hold():
+    text = "".join(map(read, PAIRS))
+    for known in (choices.OPTIMIZERS, choices.SCHEDULERS, choices.TRANSFORMS, choices.LOSSES, choices.TTAS, choices.BLENDS):
+        assert [name for name in known if f"| `{name}`" not in text and f"` `{name}` " not in text] == []
+
+
+def test_the_map_names_every_room():
+    house = importlib.import_module("test_house")
+    assert [room for room in (*house.ROOMS, "datasets", "tests") if f"[{room}/]({room})" not in read("README.md")] == []
+
+
+def test_weight_files_have_the_names_that_are_looked_for():
+    import timm
+
+    page = read("pretrained/README.md")
+    for name, (_, arch) in choices.MODELS.items():
+        config = timm.get_pretrained_cfg(arch, allow_unregistered=True)
+        if config is not None:
+            row = f"| `{name}` | `{config.architecture}.{config.tag}.safetensors` | `{config.hf_hub_id}` |"
+            assert row in page, f"pretrained/README.md wants the line {row}"
+
+
+def texts_of_the_code():
+    """Every text in the code, a value within it as …"""
+    rooms = {path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}
+    for path in [*ROOT.glob("*.py"), *(file for room in rooms for file in room.rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                yield " ".join("".join(map(str, parts)).split())
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield " ".join(node.value.split())
+
+
+def test_troubleshooting_quotes_messages_that_the_code_has():
+    rows = [
+        [re.findall("`([^`]+)`", line.split(" | ")[0]) for line in read(name).splitlines() if line.startswith("| `")]
+        for name in ("docs/troubleshooting.md", "docs/zh/troubleshooting.md")
+    ]
+    assert rows[0] == rows[1]
+    texts = "\n".join(texts_of_the_code())
+    patterns = {quote: ".*?".join(re.escape(part.strip()) for part in quote.split("…")) for row in rows[0] for quote in row}
+    assert [quote for quote, pattern in patterns.items() if not re.search(pattern, texts)] == []
+
+
+def test_the_demo_ends_as_the_readme_shows():
+    (shown,) = (block for block in blocks(read("README.md"), "text") if block.startswith("Done in"))
+    code = read("tools/demo.py").replace("{TAG}", "demo")
+    assert [line for line in shown.splitlines()[1:] if line not in code] == []
+
+
+def test_kaggle_page_accounts_for_every_requirement():
+    required = set(re.findall(r"^[\w-]+", read("requirements.txt"), re.M))
+    (download,) = (words for words in page_commands("docs/kaggle.md") if words[1:4] == ["-m", "pip", "download"])
+    brought = {re.match(r"[\w-]+", word)[0] for word in download if not word.startswith("-")}
+    rows = [line.split(" | ")[0] for line in read("docs/kaggle.md").splitlines() if line.startswith("| `")]
+    present = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert required - brought - present == set()
+    assert required & brought & present == set()
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+class ParsedError(BaseException):
+    """A command line was parsed: its program goes no further."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch, tmp_path):
+    """Every parser of ours parses, then ends its program."""
+
+    def ending(parse):
+        def parse_and_end(*words):
+            parse(*words)
+            raise ParsedError(f"parsed {words}")
+
+        return parse_and_end
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ToolParser, "parse_args", ending(ToolParser.parse_args))
+    monkeypatch.setattr(Parser, "parse", ending(Parser.parse))
+    for kind in prepare.COMMANDS:
+        monkeypatch.setitem(prepare.COMMANDS, kind, lambda _: None)
+
+
+def parse_command(words):
+    """Parse a command with the parser that would get it; raises what that raises."""
+    program, *rest = words
+    if program == "make":
+        assert rest and set(rest) <= set(re.findall(r"^([\w-]+):", read("Makefile"), re.M)), words
+    elif program == "torchrun":
+        parse_python(rest[rest.index("train.py") :])
+    elif program.split("/")[-1] in ("python", "python3"):
+        parse_python(rest)
+    else:
+        assert program in OTHER_PROGRAMS, words
+
+
+def parse_python(words):
+    if words[:2] in (["-m", "venv"], ["-m", "pip"]):
+        return
+    module, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py").replace("/", "."), words[1:])
+    with pytest.raises(ParsedError):
+        if module in SCRIPTS:
+            getattr(options, f"parse_{module}")(rest)
+        elif module.startswith("datasets."):
+            importlib.import_module(
+                module.replace("datasets.prepare", "tools.prepare.command").replace("datasets.", "tools.prepare.")
+            ).main(rest)
+        elif module == "tools.sweep":
+            cut = rest.index("--") if "--" in rest else len(rest)
+            with pytest.raises(ParsedError):
+                importlib.import_module(module).option_parser().parse_args(rest[:cut])
+            options.build_parser("train").parse([*rest[cut + 1 :], "--tag", "x"])
+        else:
+            file = f"{module}.command" if (ROOT / module.replace(".", "/") / "command.py").is_file() else module
+            importlib.import_module(file).main(rest)
+    if "--model" in words:
+        model = words[words.index("--model") + 1]
+        assert model in choices.MODELS or model == "MyNet" or model.startswith("timm:"), model
+
+
+def test_every_command_parses(parse_only, tmp_path):
+    for name in ENGLISH:  # the Chinese pages have the same
+        for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
+            (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    sources = {name: page_commands(name) for name in ENGLISH} | {path.name: commands(path.read_text()) for path in RECIPES}
+    for source, found in sources.items():
+        for words in found:
+            try:
+                parse_command(words)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{source}: {shlex.join(words)}: {type(error).__name__} {error}")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "train.py --modle ResNet50",
+        "train.py --model ResNet49",
+        "eval.py --tta x9 --load a.pt",
+        "-m tools.preview --view 3",
+        "-m tools.sweep --name a --space b -- --epochs x",
+        "-m benchmarks.inputs",
+        "datasets/prepare.py folders x",
+    ],
+)
+def test_a_command_that_does_not_parse_is_found(wrong, parse_only, capsys):
+    with pytest.raises((SystemExit, AssertionError, ModuleNotFoundError)):
+        parse_python(wrong.split())
+
+
+@pytest.mark.parametrize("name", [*ENGLISH, *PAIRS.values()])
+def test_commands_within_sentences_name_programs_that_are_there(name):
+    for words in re.findall(r"`python (-m [\w.]+|[\w/]+\.py)", FENCE.sub("", read(name))):
+        path = words.removeprefix("-m ").removesuffix(".py").replace(".", "/")
+        assert words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file(), words
+
+
+def test_the_recipe_is_the_demo_s_training():
+    from tools import demo
+
+    recipe = {tuple(words[1:]) for words in commands(read("runs/fashion_mnist_lite0.sh")) if words[0] == "python"}
+    train = next(shlex.split(step) for step in demo.STEPS if step.startswith("train.py"))
+    train[train.index("--tag") + 1] = "fashion_mnist_lite0"
+    assert tuple(train) in recipe
+
+
+# ------------------------------------------------------------------------------------------------ what docs/extending.md says to do
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The code that training needs, in a folder of its own."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in ("options", "network", "dataloader", "optimizer", "scheduler", "utils", "training", "inference", "evaluation"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train.py", "eval.py"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def run_small(words, folder, photo_set, *more):
+    """Run a page's training command in `folder`, on the photographs, small."""
+    assert words[:2] == ["python", "train.py"]
+    small = f"--data_root {photo_set} --scale 32 -b 12 -w 0 --gpu -1".split()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *words[1:], *small, *more], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", [False, True], ids=["copied", "rewritten"])
+def test_a_model_of_your_own_in_four_steps(changed, copy, photo_set):
+    text = section_with("docs/extending.md", "cp -r network/ResNeSt network/MyNet")
+    (copy_command,), train_command = commands(blocks(text, "bash")[0]), commands(blocks(text, "bash")[1])[0]
+    model, import_line, dict_line = blocks(text, "python")
+
+    subprocess.run(copy_command, cwd=copy, check=True)
+    if changed:
+        (copy / "network/MyNet/model.py").write_text(model)
+    registry = copy / "network/__init__.py"
+    lines = registry.read_text().splitlines(keepends=True)
+    after_imports = max(k for k, line in enumerate(lines) if re.match(r"from network\.\w+\.model import", line)) + 1
+    lines.insert(after_imports, import_line)
+    in_models = next(k for k, line in enumerate(lines) if line.startswith("models")) + 1
+    lines.insert(in_models, dict_line)
+    registry.write_text("".join(lines))
+
+    run_small(train_command, copy, photo_set)
+    tag = train_command[train_command.index("--tag") + 1]
+    weights = checkpoint.load(copy / "checkpoints" / tag / "1_MyNet.pt")["weights"]
+    assert ("features.0.weight" if changed else "layer1.0.conv2.fc1.weight") in weights  # its own network, or ResNeSt's
+
+
+@pytest.mark.slow
+def test_parts_of_your_own(copy, photo_set):
+    text = section_with("docs/extending.md", "# optimizer/__init__.py")
+    for code in blocks(text, "python"):
+        path = copy / code.splitlines()[0].removeprefix("# ")
+        path.write_text(f"{path.read_text()}\n\n{code}")
+    (command,) = commands(blocks(text, "bash")[0])
+    network = ["--model", "timm:test_resnet", "--no-pretrained"]
+    run_small(command, copy, photo_set, *network)
+    assert (copy / "checkpoints/mine/3_timm-test_resnet.pt").is_file()
+    run_small(command, copy, photo_set, *network, "--scheduler", "sqrt", "--epochs", "1", "--overwrite")

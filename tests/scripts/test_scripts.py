@@ -1,0 +1,97 @@
+"""The four scripts, one after another, as a user runs them."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+
+from utils import checkpoint
+
+
+@pytest.fixture
+def trained(script, photo_set, small, tmp_path):
+    """A finished run of two epochs, tag `run`, in the current folder."""
+    result = script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 2, *small)
+    assert result.code == 0, result.err + result.out
+    return tmp_path
+
+
+@pytest.mark.pictures
+def test_train_leaves_what_it_promises(trained):
+    numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
+    assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {*numbered, "last.pt", "best.pt"}
+    names = {path.name for path in (trained / "logs/run").iterdir()}
+    assert {"log.txt", "metrics.csv", "curves.png", "options.yaml"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    with open(trained / "logs/run/metrics.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert re.search(r"pid \d+\ttag run\tdone in \d+ s\tpython train.py --tag run ", (trained / "run_log.txt").read_text())
+
+
+def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
+    with open(trained / "logs/run/metrics.csv") as file:
+        last = list(csv.DictReader(file))[-1]
+    checkpoint = "checkpoints/run/2_timm-test_resnet.pt"
+    result = script("eval.py", "--tag", "run", "--load", checkpoint, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0)
+    assert result.code == 0, result.err
+    metrics = json.loads((trained / "results/run/2/metrics.json").read_text())
+    for name in ("top1", "top5", "mean_class_accuracy", "loss"):
+        assert abs(metrics[name] - float(last[f"val_{name}"])) < 1e-6
+    assert metrics["count"] == 12
+    assert f"top1 {metrics['top1']:.6f}" in (trained / "logs/run/log.txt").read_text()
+
+
+def test_averages_are_scored_beside_the_weights_and_the_checkpoint_shows_the_best(script, photo_set, small, tmp_path):
+    flags = ["--data_root", photo_set, "--epochs", 2, "--ema", 0.9, "--swa", 1]
+    assert script("train.py", "--tag", "run", *small, *flags).code == 0
+    with open(tmp_path / "logs/run/metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    content = checkpoint.load(tmp_path / "checkpoints/run/last.pt")
+    scores = {which: float(rows[-1][f"val_{which}_top1"]) for which in ("raw", "ema", "swa")}
+    assert scores[content["showing"]] == max(scores.values()) == float(rows[-1]["val_top1"])
+    assert rows[0]["val_swa_top1"] == ""  # its batch-norm statistics are taken after the last epoch
+    found = []
+    for which in scores:
+        checkpoint.save(tmp_path / "x.pt", {**content, "showing": which})
+        assert script("eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0).code == 0
+        metrics = json.loads((tmp_path / f"results/{which}/run_2/metrics.json").read_text())
+        found.append(metrics["loss"])
+        assert abs(metrics["top1"] - scores[which]) < 1e-6
+        if which == content["showing"]:
+            assert abs(metrics["loss"] - float(rows[-1]["val_loss"])) < 1e-6
+    assert len(set(found)) == 3
+
+
+def test_a_resumed_run_keeps_what_learns_and_how_fast(trained, script):
+    for flag, value in (("--freeze", 1), ("--layer_decay", 0.5), ("--head_lr", 3)):
+        result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, flag, value)
+        assert result.code == 2
+        assert f"was trained with {flag} " in result.err
+
+
+def test_submission_has_every_test_image_in_order(trained, script, photo_set):
+    assert script("submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1).code == 0
+    lines = (trained / "results/run/submission.csv").read_text().splitlines()
+    listed = (photo_set / "test.txt").read_text().splitlines()
+    assert lines[0] == "id,predicted"
+    assert [line.split(",")[0] for line in lines[1:]] == [path.split("/")[-1] for path in listed]
+    assert all(line.split(",")[1] in ("0", "1", "2") for line in lines[1:])
+
+
+@pytest.mark.parametrize(("more", "shown"), [([], "raw"), (["--ema", "0.9"], "ema"), (["--ema", "0.9", "--swa", 2], "swa")])
+def test_training_without_a_validation_list(script, small, photo_set, tmp_path, more, shown):
+    """All that there is to learn from; the newest weights, or their average, are what is submitted."""
+    shutil.copy(photo_set / "train.txt", tmp_path)
+    words = [*small, "--data_root", tmp_path, "--tag", "all", "--epochs", 2, *more]
+    refused = script("train.py", *words)
+    assert refused.code == 2 and "--val_freq 0" in refused.err
+    result = script("train.py", *words, "--val_freq", 0)
+    assert result.code == 0, result.err
+    assert "36 training and 0 validation images" in result.out and "val top1" not in result.out
+    assert not (tmp_path / "checkpoints/all/best.pt").exists()
+    assert checkpoint.load(tmp_path / "checkpoints/all/last.pt")["showing"] == shown
+    command = re.search(r"Next: python (.*)", result.out)[1].split()
+    assert script(*command, "--data_root", photo_set, "--gpu", -1).code == 0
+    assert len((tmp_path / "results/cache/submission.csv").read_text().splitlines()) == 7

@@ -1,0 +1,136 @@
+"""Features are what the classifier reads, neighbours are the nearest there are, votes are their formula."""
+
+import csv
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from inference import features, saved_probs
+from tools import embed
+from utils import checkpoint
+from utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 16)).astype(np.float32)
+    rows[7] = rows[3]
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_neighbours_are_those_of_all_pairs(points):
+    pool, queries = points[:40], points[40:]
+    near, cosine = embed.neighbours(queries, pool, 5, np.ones(40, bool), itself=False)
+    every = queries @ pool.T
+    assert near.tolist() == np.argsort(-every, axis=1)[:, :5].tolist()
+    assert cosine == pytest.approx(np.take_along_axis(every, near, 1), abs=1e-6)
+
+
+def test_nobody_is_its_own_neighbour_nor_an_unreadable_image(points):
+    readable = np.ones(60, bool)
+    readable[[0, 11]] = False
+    near, _ = embed.neighbours(points, points, 58 - 1, readable, itself=True)
+    assert all(k not in near[k] for k in range(60))
+    assert not {0, 11} & set(near.ravel().tolist())
+    assert near[3, 0] == 7 and near[7, 0] == 3
+    with pytest.raises(UserError, match="allowed: 1 to 57"):
+        embed.neighbours(points, points, 58, readable, itself=True)
+
+
+def test_votes_weigh_by_likeness():
+    votes = embed.knn_vote(np.array([[2, 0, 2]], np.int32), np.array([[0.9, 0.8, 0.7]], np.float32), 4)
+    weight = np.exp(np.array([0.9, 0.8, 0.7]) / 0.07)
+    assert votes[0] == pytest.approx(np.array([weight[1], 0, weight[0] + weight[2], 0]) / weight.sum(), rel=1e-4)
+
+
+def test_without_faiss_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert embed.main(["--load", "x.pt", "--list", "none.txt", "--neighbours", "3"]) == 2
+    assert "pip install faiss-cpu" in capsys.readouterr().err
+
+
+class Reading(torch.nn.Module):
+    """A network of one layer, as timm's are asked for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(6, 3)
+
+    def get_classifier(self):
+        return self.fc
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, block):
+    monkeypatch.setattr(features, "BLOCK_ROWS", block)
+    count, net = len(points), Reading()
+    net.fc = torch.nn.Linear(points.shape[1], 3)
+    predictor = SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))])
+    readable = np.arange(count) % 5 > 0
+    with features.Features(predictor, count, np.float32) as found:
+        for part in torch.from_numpy(points * np.linspace(1, 9, count, dtype=np.float32)[:, None]).split(11):
+            net.fc(part)
+            net.fc(part.flip(0))  # a second view, which does not count
+            found.append_batch(len(part))
+    net.fc(torch.from_numpy(points))  # outside of the `with` nothing is kept
+    assert np.allclose(found.rows, points, atol=1e-6)
+    places = np.array([0, 3, 20, count - 1])
+    near = found.nearest_neighbours(places, readable, 4)
+    cosine = points @ points.T
+    for place in places.tolist():
+        others = [k for k in np.argsort(-cosine[place]) if readable[k] and k != place][:4]
+        assert [other for other, _ in near[place]] == others
+        assert [value for _, value in near[place]] == pytest.approx(cosine[place, others], abs=1e-5)
+
+
+def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
+    monkeypatch.setattr(features, "MAX_BYTES", 100)
+    for net, rows in ((Reading(), None), (torch.nn.Sequential(), None)):
+        with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
+            if isinstance(net, Reading):
+                net.fc(torch.zeros(4, 6))
+            found.append_batch(4)
+        assert found.rows is rows
+        assert found.nearest_neighbours(np.array([1]), np.ones(4, bool), 2) == {}
+    with features.Features(SimpleNamespace(members=[]), 50) as found:  # saved probabilities alone
+        found.append_batch(4)
+    assert found.rows is None
+
+
+def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path, capfd):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code == 0
+    load, out = "checkpoints/run/last.pt", tmp_path / "out"
+    words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]
+    assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0
+    features = np.load(out / "features.npy")
+    assert features.shape == (12, 512)
+    assert np.linalg.norm(features, axis=1) == pytest.approx(1, abs=1e-5)
+
+    # the classifier over these features, up to each row's length, gives the network's own classes
+    content = checkpoint.load(tmp_path / load)
+    assert script("eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs").code == 0
+    own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).log_probability.astype(np.float32)
+    weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
+    log_p = torch.from_numpy(own) - bias
+    logits = torch.from_numpy(features) @ weight.T
+    angle = [torch.atan2(z[:, 0] - z[:, 1], z[:, 0] - z[:, 2]) for z in (log_p, logits)]
+    assert (angle[0] - angle[1]).abs().max() < 0.05  # float16
+
+    with open(out / "neighbours.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 48 and {row["rank"] for row in rows} == {"1", "2", "3", "4"}
+    assert all("train_" in row["neighbour"] for row in rows)
+    assert (out / "neighbours.png").read_bytes()[:4] == b"\x89PNG"
+    blended = script("eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0)
+    assert blended.code == 0, blended.err
+
+    (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
+    before = (out / "features.npy").stat().st_mtime_ns
+    capfd.readouterr()
+    assert embed.main([str(word) for word in ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]]) == 2
+    assert "None of the 1 images" in capfd.readouterr().err and (out / "features.npy").stat().st_mtime_ns == before

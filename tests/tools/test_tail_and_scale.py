@@ -1,0 +1,131 @@
+"""tools.long_tail: the changed layer is its paper's formula and is what the new checkpoint holds; tools.best_scale tries what it says."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import locked_elsewhere
+from tools import best_scale, long_tail
+from utils import checkpoint, run_lock
+
+IMAGES = [900, 90, 9, 0]
+
+
+@pytest.fixture(scope="module")
+def head():
+    torch.manual_seed(0)
+    return torch.nn.Linear(6, 4), torch.randn(50, 6)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
+def test_layers_are_their_formulas(head, tau):
+    linear, features = head
+    with torch.no_grad():
+        logits = linear(features)
+    got = {}
+    for method in long_tail.METHODS:
+        change = long_tail.layer(method, linear.weight.detach(), linear.bias.detach(), IMAGES)(tau)
+        got[method] = long_tail.adjusted(logits.numpy(), linear.bias.detach(), change)
+    weight = linear.weight.detach().numpy()
+    wanted = features.numpy() @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** tau).T
+    assert got["norm"] == pytest.approx(wanted if tau else logits.numpy(), abs=1e-5)
+    prior = np.array([900, 90, 9, 0.5]) / 999
+    assert got["prior"] == pytest.approx(logits.numpy() - tau * np.log(prior), abs=1e-5)
+
+
+def test_class_mean_counts_classes_not_images():
+    label = np.array([0] * 8 + [2] * 2)
+    assert long_tail.class_mean(np.array([True] * 8 + [False] * 2), label) == 0.5
+
+
+def test_cross_fit_does_not_score_a_setting_on_the_images_that_chose_it():
+    rng = np.random.default_rng(0)
+    hits, label = rng.random((200, 60)) < 0.5, rng.integers(3, size=60)
+    best, _, balanced = long_tail.cross_fit(hits, label, 0)
+    assert long_tail.class_mean(hits[best], label) > 0.65
+    assert balanced < long_tail.class_mean(hits[best], label) - 0.05
+    sure = np.zeros((3, 60), bool)
+    sure[1] = True
+    assert long_tail.cross_fit(sure, label, 0) == (1, 1.0, 1.0)
+
+
+@pytest.fixture
+def skewed(script, photo_set, small, tmp_path):
+    """A checkpoint whose network leans to class 0 by a bias of 9, as a long tail would have it lean."""
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 5, *small).code == 0
+    path = tmp_path / "checkpoints/run/last.pt"
+    content = checkpoint.load(path)
+    content["weights"]["fc.bias"][0] += 9
+    content["data"]["class_images"] = [100_000, 10, 10]
+    checkpoint.save(path, content)
+    return path
+
+
+def test_the_written_checkpoint_is_the_adjusted_network(skewed, script, photo_set, capfd):
+    assert long_tail.main(["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]) == 0
+    said = capfd.readouterr().out
+    assert "mean class accuracy" in said
+    old, path = checkpoint.load(skewed), skewed.with_suffix(".prior.pt")
+    if not path.exists():
+        path = skewed.with_suffix(".norm.pt")
+    new = checkpoint.load(path)
+    tau = new["long_tail"]["tau"]
+    if new["long_tail"]["mean"] == "prior":
+        share = torch.tensor([100_000.0, 10, 10]) / 100_020
+        assert torch.allclose(new["weights"]["fc.bias"], old["weights"]["fc.bias"] - tau * share.log(), atol=1e-5)
+        assert torch.equal(new["weights"]["fc.weight"], old["weights"]["fc.weight"])
+    else:
+        length = old["weights"]["fc.weight"].norm(dim=1, keepdim=True)
+        assert torch.allclose(new["weights"]["fc.weight"], old["weights"]["fc.weight"] / length**tau, atol=1e-5)
+    scores = []
+    for load, tag in ((skewed, "old"), (path, "new")):
+        assert script("eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report").code == 0
+        scores.append(json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())["mean_class_accuracy"])
+    assert scores[0] == pytest.approx(1 / 3)
+    assert scores[1] > scores[0]
+    (skewed.parent / "bad.jpg").write_text("no image")
+    for more, code, said in (
+        ("", 2, "None of the 1 images"),
+        ("".join((photo_set / "val.txt").open()), 0, "Unreadable, so in no score"),
+    ):
+        (skewed.parent / "bad.txt").write_text(f"bad.jpg 0\n{more}")
+        capfd.readouterr()
+        assert long_tail.main(["--load", str(skewed), "--list", str(skewed.parent / "bad.txt"), "--gpu", "-1", "-w", "0"]) == code
+        assert said in "".join(capfd.readouterr())
+    assert not list(skewed.parent.glob(".*.lock"))
+
+
+def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that_it_replaces(skewed, photo_set, capfd):
+    words = ["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]
+    mine = [skewed.with_suffix(".norm.pt"), skewed.with_suffix(".prior.pt")]
+    for path in mine:
+        path.write_bytes(skewed.read_bytes())
+    assert long_tail.main(words) == 2
+    assert f"{mine[0]} exists already and does not look like a checkpoint of tools.long_tail" in capfd.readouterr().err
+    assert all(path.read_bytes() == skewed.read_bytes() for path in mine)
+    assert long_tail.main([*words, "--force"]) == 0
+    (written,) = (path for path in mine if "long_tail" in checkpoint.load(path))
+    next(path for path in mine if path != written).unlink()
+    capfd.readouterr()
+    assert long_tail.main(words) == 0
+    assert f"{written} is replaced." in capfd.readouterr().out
+    with locked_elsewhere(run_lock.lock_path(skewed.parent)):  # its run goes on
+        assert long_tail.main(words) == 2
+    assert "is in use by another command" in capfd.readouterr().err
+
+
+def test_best_scale_scores_each_size_as_eval_does(skewed, script, photo_set, tmp_path, capfd):
+    words = ["--load", skewed, "--list", photo_set / "val.txt", "--scales", 24, 48, "--gpu", -1, "-w", 0, "--out", tmp_path / "out"]
+    assert best_scale.main([str(word) for word in words]) == 0
+    assert "leave --scale out" in capfd.readouterr().out
+    with open(tmp_path / "out/best_scale.csv") as file:
+        rows = {int(row["scale"]): row for row in csv.DictReader(file)}
+    assert list(rows) == [24, 32, 48]
+    assert (tmp_path / "out/best_scale.png").read_bytes()[:4] == b"\x89PNG"
+    flags = ["--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report", "--scale", 48]
+    assert script("eval.py", "--tag", "at48", "--load", skewed, *flags).code == 0
+    metrics = json.loads(next((tmp_path / "results/at48").glob("*/metrics.json")).read_text())
+    assert float(rows[48]["loss"]) == pytest.approx(metrics["loss"], abs=1e-5)

@@ -1,0 +1,49 @@
+"""What all tools and benchmarks share: a parser that answers --help, and a folder that one of them uses at a time."""
+
+import importlib
+
+import pytest
+
+from conftest import ROOT, locked_elsewhere
+from tools import best_scale, embed, sweep
+from tools.doctor import command as doctor
+from utils import run_lock
+
+COMMANDS = sorted(
+    f"{path.parent.relative_to(ROOT)}.{path.stem}".replace("/", ".").removesuffix(".__main__")
+    for path in (*(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"))
+    if '__name__ == "__main__"' in path.read_text() and path.parent.name != "prepare"
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_answers_help_under_its_own_name(name, capsys, monkeypatch):
+    module = importlib.import_module(f"{name}.command" if name == "tools.doctor" else name)
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        module.main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: -m {name} ")
+
+
+def test_commands_are_all_there():
+    assert {"tools.doctor", "tools.lr_find", "tools.sweep"} < set(COMMANDS)
+    benchmarks = {name.removeprefix("benchmarks.") for name in COMMANDS if name.startswith("benchmarks.")}
+    assert benchmarks == {"crash_test", "eval", "input", "photos", "proof", "report", "train", "transforms"}
+
+
+@pytest.mark.parametrize("tool", [best_scale, embed, doctor, sweep], ids=lambda tool: tool.__name__)
+def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.1)
+    out, listed = tmp_path / "out", str(photo_set / "val.txt")
+    (tmp_path / "space.yaml").write_text("lr: [0.1, 0.2]\n")
+    words = ["--load", "no.pt", "--list", listed, "--out", str(out)]
+    if tool is doctor:
+        words = [listed, "--out", str(out)]
+    elif tool is sweep:
+        pytest.importorskip("optuna")
+        words = ["--name", "out", "--space", str(tmp_path / "space.yaml"), "--result_dir", str(tmp_path)]
+    with locked_elsewhere(run_lock.lock_path(out)):
+        assert tool.main(words) == 2
+    assert f"{out} is in use by another command" in capsys.readouterr().err
+    assert not out.exists()

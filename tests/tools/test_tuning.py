@@ -1,0 +1,313 @@
+"""tools.lr_find and tools.sweep: a rate is found, a sweep is killed and goes on; TensorBoard's points are there once each."""
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, gated, wait_for
+from options import build_parser, parse_train
+from tools import lr_find, sweep_space
+from tools.sweep import FIXED
+from utils import logger
+from utils.errors import UserError
+
+CODE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def tiny(photo_set) -> list[str]:
+    """Flags for a run of a third of a second: 373,000 parameters, epochs of three batches."""
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
+
+
+# ------------------------------------------------------------------------------------------------ lr_find
+
+
+def test_the_steepest_fall_of_a_known_curve_is_found():
+    rates = np.logspace(-6, 1, 200)
+    losses = 1 + 1 / (1 + (rates / 1e-2) ** 2) + np.where(rates > 1, rates, 0)  # falls fastest at 1e-2, in log(rate)
+    found = lr_find.suggest(rates, losses)
+    assert 0.7e-2 <= found <= 1.4e-2
+    assert lr_find.suggest(rates, np.linspace(1, 2, 200)) is None
+
+
+def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypatch, tiny, capfd, photo_set):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("steps: 60\nsmooth: 0.1\n")
+    words = [*tiny, "--high", "100", "--low=1e-5", "--config", "more.yaml", "--log_dir", "my logs", "--accumulate", "2"]
+    monkeypatch.setattr(logger, "PROGRESS_SECONDS", 0.0)
+    code = lr_find.main(words)
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    assert sorted(str(path) for path in Path().rglob("*.*")) == ["more.yaml", "my logs/cache/lr_find.csv", "my logs/cache/lr_find.png"]
+    assert re.search(r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE)  # no terminal shows a bar here
+    with open("my logs/cache/lr_find.csv", newline="") as file:
+        rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
+    factor = (100 / 1e-5) ** (1 / 59)
+    assert rows[0][0] == pytest.approx(1e-5) and rows[5][0] / rows[4][0] == pytest.approx(factor)
+    assert len(rows) < 60 and "exploded" in shown.out  # a rate of 100 blows every network up
+    line = shlex.split(shown.out.strip().splitlines()[-1])
+    assert line[:2] == ["python", "train.py"]
+    monkeypatch.setattr(sys, "argv", line[1:])
+    opt = parse_train()
+    assert 1e-5 < opt.lr < 100 and opt.model == "timm:test_resnet" and opt.accumulate == 2
+    assert opt.smooth == 0.1 and opt.log_dir == "my logs" and opt.epochs == 20 and opt.config is None
+
+
+@pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")])
+def test_a_range_test_that_cannot_be(tiny, capfd, tmp_path, monkeypatch, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert lr_find.main([*tiny, *words]) == 2
+    assert part in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+def sweep(*words: object) -> list[str]:
+    return [sys.executable, "-m", "tools.sweep", "--name", "s", "--space", "space.yaml", *map(str, words)]
+
+
+HELD = """
+import os, runpy, sys, time
+from pathlib import Path
+if "s-1" in sys.argv and not Path("s-1.here").exists():
+    sweep = os.getppid()
+    Path("s-1.here").touch()
+    while os.getppid() == sweep:
+        time.sleep(0.01)
+    sys.exit("the sweep was killed")
+sys.argv[0] = {real!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path, tiny):
+    pytest.importorskip("optuna")
+    import optuna
+
+    (tmp_path / "space.yaml").write_text("cache: [none, ram, dsk]\n")  # the last is refused at once
+    words = sweep("--sampler", "grid", "--trials", 3, "--", *tiny, "--epochs", 1)
+    (tmp_path / "train.py").write_text(HELD.format(real=str(ROOT / "train.py")))
+    code = "import sys; from pathlib import Path; from tools import sweep; sweep.ROOT = Path.cwd(); sys.exit(sweep.main())"
+    with subprocess.Popen([sys.executable, "-c", code, *words[3:]], cwd=tmp_path, env=CODE, stdout=subprocess.DEVNULL) as cut:
+        wait_for(lambda: (tmp_path / "s-1.here").exists() or cut.poll() is not None)
+        cut.kill()
+    done = subprocess.run(words, cwd=tmp_path, env=CODE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s-1 was interrupted; its settings run again" in done.stdout
+    assert "s-0: top1" not in done.stdout  # what was done is not done again
+    assert "3 trials: 2 complete, 0 pruned, 1 failed" in done.stdout
+    assert "s-2 failed: exit code 2: train.py: --cache is 'dsk'; allowed" in done.stdout
+    with open(tmp_path / "results/s/trials.csv", newline="") as file:
+        rows = {row["tag"]: row for row in csv.DictReader(file)}
+    assert {tag: (row["state"], row["cache"]) for tag, row in rows.items()} == {
+        "s-0": ("complete", "none"), "s-3": ("complete", "ram"), "s-2": ("fail", "dsk"),
+    }  # fmt: skip
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
+    with open(tmp_path / "logs/s-0/metrics.csv", newline="") as file:
+        assert study.trials[0].value == max(float(row["val_top1"]) for row in csv.DictReader(file))
+    assert (tmp_path / "results/s/sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "--tag s-best" in done.stdout.strip().splitlines()[-1]
+
+
+STUB = """
+import csv, pathlib, sys, time
+words = dict(word.lstrip("-").split("=") for word in sys.argv[1:] if "=" in word)
+folder = pathlib.Path("logs") / sys.argv[sys.argv.index("--tag") + 1]
+folder.mkdir(parents=True)
+(folder / "began").touch()
+for epoch in range(1, 60 if folder.name == "s-3" else 4):
+    rows = [(k, float(words["lr"])) for k in range(1, epoch + 1)]
+    (folder / "metrics.tmp").write_text("epoch,val_top1\\n" + "".join(f"{k},{top1}\\n" for k, top1 in rows))
+    (folder / "metrics.tmp").rename(folder / "metrics.csv")
+    time.sleep(0.05 if epoch < 4 else 1)
+(folder / "ended").touch()
+"""
+
+
+def test_a_weak_trial_is_pruned_and_its_process_ends(tmp_path, monkeypatch, capfd):
+    """With a train.py that scores its --lr each epoch: three trials set the median; the fourth, below it, would run for a minute."""
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text(STUB)
+    (tmp_path / "space.yaml").write_text("lr: [0.5, 0.6, 0.7, 0.01, 0.8]\n")
+    assert tool.main(["--name", "s", "--space", "space.yaml", "--sampler", "grid", "--trials", "5", "--prune"]) == 0
+    shown = capfd.readouterr().out
+    assert "s-3: pruned after epoch" in shown and "5 trials: 4 complete, 1 pruned, 0 failed" in shown
+    with open("results/s/trials.csv", newline="") as file:
+        assert [(row["tag"], row["state"], row["val_top1"]) for row in csv.DictReader(file)] == [
+            ("s-0", "complete", "0.5"),
+            ("s-1", "complete", "0.6"),
+            ("s-2", "complete", "0.7"),
+            ("s-3", "pruned", ""),
+            ("s-4", "complete", "0.8"),
+        ]
+    assert (tmp_path / "logs/s-3/began").exists() and not (tmp_path / "logs/s-3/ended").exists()
+    shutil.rmtree(tmp_path / "results")  # the sweep is deleted, and its runs are not: they are kept
+    assert tool.main(["--name", "s", "--space", "space.yaml"]) == 2
+    assert "There are runs of an earlier sweep 's': s-0, s-1, s-2, s-3, s-4." in capfd.readouterr().err
+    assert not list((tmp_path / "results").glob("s/*.log"))
+
+
+SPACES = {
+    "no flag": ("lrr: [1, 2]\n", "no option of train.py 'lrr'"),
+    "the tag": ("tag: [a, b]\n", "no option of train.py 'tag'"),
+    "upside down": ("lr: {low: 1, high: 0.1}\n", "low below high"),
+    "zero in a logarithm": ("lr: {low: 0, high: 1, log: true}\n", "above 0"),
+    "no number": ("lr: {low: a, high: 1}\n", "'a', which is not a number"),
+    "a word for a number": ("scale: [64, big]\n", "--scale: 'big' is no whole number"),
+    "a choice out of range": ("hflip: [0, 2]\n", "--hflip is 2.0; allowed: from 0 to 1"),
+    "an end out of range": ("lr: {low: 1e-3, high: 1e3}\n", "--lr is 1000.0; allowed: from 0 to 100"),
+    "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
+    "two names of one option": (
+        "smooth: [0, 0.1]\nlabel_smoothing: [0, 0.2]\n",
+        "label_smoothing is an option that the file names already",
+    ),
+    "an alias": ("lr: &a [1, 2]\nmin_lr: *a\n", "aliases are not allowed"),
+    "a value alone": ("lr: 3\n", "allowed: a list"),
+    "nothing": ("", "must hold lines"),
+    "no YAML": ("lr: [", "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", SPACES)
+def test_a_bad_space(tmp_path, case):
+    text, part = SPACES[case]
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(part)):
+        sweep_space.read_space(tmp_path / "space.yaml", build_parser("train"), FIXED)
+
+
+def test_ranges_and_their_grids(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
+    )
+    space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
+    table = sweep_space.grid(space)
+    assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1]) and table["warmup"] == [0, 2, 4] and table["hflip"] == [0, 0.5]
+    assert table["scale"] == [128] and table["sync_bn"] == [True, False]
+    assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
+
+
+def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    from tools import sweep
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert sweep.main(["--name", "s", "--space", "x.yaml"]) == 2
+    assert "pip install 'optuna" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def test_a_run_that_was_killed_and_went_on_has_each_point_once(script, tmp_path, tiny):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    words = [*tiny, "--tag", "t", "--epochs", "5", "--histograms", "--save_minutes", "0"]
+    cut = gated(tmp_path, 3, *words)
+    cut.kill()
+    cut.wait()
+    done = script("train.py", *words, "--resume")
+    assert done.code == 0, done.err
+    assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
+    events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
+    wanted = {
+        "train/loss",
+        "train/top1",
+        "train/lr",
+        "train/grad_norm",
+        "train/images_per_second",
+        "train/data_wait",
+        "val/loss",
+        "val/top1",
+    }
+    assert wanted <= set(events.Tags()["scalars"])
+    for name in events.Tags()["scalars"]:
+        assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name
+    assert [point.step for point in events.Images("val/confusion")] == [1, 2, 3, 4, 5]
+    assert [point.step for point in events.Images("input/first_batch")] == [0]
+    names = set(events.Tags()["histograms"])
+    assert {"weights/fc.weight", "gradients/fc.weight"} <= names
+    assert {name: [point.step for point in events.Histograms(name)] for name in names} == {key: [1, 2, 3, 4, 5] for key in names}
+    assert all(point.histogram_value.max > 0 for point in events.Histograms("gradients/fc.weight"))
+    with open(tmp_path / "logs/t/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])
+
+
+def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tmp_path, caplog, monkeypatch):
+    from training.plotter import BackgroundPlotter
+
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    artist, drawn, gate = BackgroundPlotter(), [], threading.Event()
+
+    def draw(what):
+        gate.wait(10)
+        if what == "broken":
+            raise ValueError("no such colour")
+        drawn.append(what)
+
+    for what in ("one", "broken", "two"):
+        artist.draw(tmp_path / what, lambda what=what: draw(what))
+    assert drawn == []  # nobody waited
+    threading.Timer(0.2, gate.set).start()
+    artist.draw(tmp_path / "one", lambda: draw("one again"))
+    assert drawn[0] == "one"  # the same picture is not drawn twice at a time
+    artist.wait()
+    assert drawn == ["one", "two", "one again"]
+    assert "broken could not be drawn: ValueError: no such colour" in caplog.text
+
+
+def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkeypatch):
+    from training import plotter as module
+
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    monkeypatch.setattr(module, "SECONDS", 0.1)
+    artist, gate = module.BackgroundPlotter(), threading.Event()
+    artist.draw(tmp_path / "one", gate.wait)
+    began = time.monotonic()
+    artist.wait()
+    artist.draw(tmp_path / "one", gate.wait)
+    took = time.monotonic() - began
+    gate.set()
+    assert took >= 0.2
+    assert "one is still being drawn after 0.1 s; a newer one is left out" in caplog.text
+
+
+@pytest.mark.pictures
+def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
+    from evaluation.report import plots
+
+    monkeypatch.setattr(plots, "curves", lambda *_: 1 / 0)
+    result = script("train.py", *small, "--data_root", photo_set, "--epochs", 2, "--tag", "t")
+    assert result.code == 0, result.err
+    assert "curves.png could not be drawn: ZeroDivisionError" in result.out
+    assert (tmp_path / "logs/t/confusion.png").stat().st_size > 5000
+
+
+def test_two_writers_of_one_second_leave_the_points_of_both(tmp_path, monkeypatch):
+    """A run that is cut and resumed within a second: tensorboardX alone would give both one file."""
+    from utils.logger import MetricsWriter
+
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1.8e9)
+    for step in (1, 2):
+        writer = MetricsWriter(tmp_path, first_step=step)
+        writer.scalars("train", {"loss": 0.5}, step)
+        writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2]

@@ -1,0 +1,302 @@
+"""Checkpoints and resuming: whole files, plain data, and the run that would have been."""
+
+import copy
+import csv
+import logging
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import inference
+import network.loading
+import tiny
+from conftest import ROOT
+from optimizer import load_optimizer_state
+from options import parse_eval, parse_train
+from training.setup import build_engine
+from utils import checkpoint
+from utils.errors import UserError
+
+
+def test_round_trip_and_links(tmp_path):
+    content = {"model": "X", "weights": {"a": torch.arange(3.0)}, "opt": {"lr": 0.1, "load": None}, "history": [{"epoch": 1}]}
+    checkpoint.save(tmp_path / "last.pt", content, also=[tmp_path / "1_X.pt", tmp_path / "best.pt"])
+    for name in ("last.pt", "1_X.pt", "best.pt"):
+        back = checkpoint.load(tmp_path / name)
+        assert torch.equal(back["weights"]["a"], content["weights"]["a"])
+        assert {key: back[key] for key in ("model", "opt", "history")} == {key: content[key] for key in ("model", "opt", "history")}
+    checkpoint.save(tmp_path / "last.pt", {**content, "model": "Y"}, also=[tmp_path / "best.pt"])
+    assert [checkpoint.load(tmp_path / name)["model"] for name in ("last.pt", "1_X.pt", "best.pt")] == ["Y", "X", "Y"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_plain_state_dict_of_others_is_taken(tmp_path):
+    weights = {"conv.weight": torch.ones(2)}
+    parallel = {f"module.{key}": value for key, value in weights.items()}
+    for k, content in enumerate([weights, {"state_dict": weights}, {"state_dict": parallel}]):
+        torch.save(content, tmp_path / f"{k}.pth")
+        assert torch.equal(checkpoint.load(tmp_path / f"{k}.pth")["weights"]["conv.weight"], torch.ones(2))
+
+
+def test_every_cut_of_a_file_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "x.pt", {"weights": {"a": torch.arange(1000.0)}})
+    whole = (tmp_path / "x.pt").read_bytes()
+    for tenth in range(10):
+        (tmp_path / "cut.pt").write_bytes(whole[: len(whole) * tenth // 10])
+        with pytest.raises(UserError, match="damaged|refused"):
+            checkpoint.load(tmp_path / "cut.pt")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    torch.save({"format": 99, "weights": {}}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match="format 99"):
+        checkpoint.load(tmp_path / "x.pt")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "1.pt"
+    checkpoint.save(path, {"weights": {"a": torch.zeros(2)}})
+    before = path.read_bytes()
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(checkpoint.SaveError, match="(?s)No space left.*--resume"):
+        checkpoint.save(path, {"weights": {}})
+    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["1.pt"]
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "state_dict_ema"])
+def test_others_wrapped_state_dicts_are_taken(tmp_path, key):
+    torch.save({key: {"module.a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    assert checkpoint.load(tmp_path / "w.pt") == {"weights": {"a": torch.ones(1)}}
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"a": 1}, {"state_dict": {"a": "b"}}])
+def test_what_holds_no_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="no state dict"):
+        checkpoint.load(tmp_path / "w.pt")
+
+
+def test_code_in_a_pickle_is_not_run_and_what_is_there_is_named(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"format": 1, "x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="is refused"):
+        checkpoint.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "bad.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(UserError, match="(?s)damaged or cut short.*evil.pt"):
+        checkpoint.load(tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match="(?s)There is no checkpoint.*There are: .*evil.pt"):
+        checkpoint.load(tmp_path / "none.pt")
+
+
+def test_a_zip_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
+        file.writestr("hello.txt", "hello")
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load(tmp_path / "x.pt")
+
+
+def tensors(content):
+    """All tensors in a checkpoint, in order, however deep."""
+    if isinstance(content, torch.Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from tensors(value)
+
+
+def scores(content):
+    """The history without what a clock measured."""
+    return [{key: value for key, value in row.items() if key not in ("images_per_second", "data_wait")} for row in content["history"]]
+
+
+EXTRAS = {
+    "plain": [],
+    "ranger-mixup-ema": ["--optimizer", "ranger", "--mixup", "0.3", "--ema", "0.9"],
+    "swa-ema-freeze": ["--swa", "2", "--ema", "0.9", "--freeze", "2", "--layer_decay", "0.8", "--sam", "0.05", "--model", "timm:resnet10t"],
+    "workers-accumulate": ["--transform", "resize", "--accumulate", "2", "-w", "2"],
+}
+
+
+@pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
+def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script, photo_set, small, tmp_path, extra, monkeypatch):
+    flags = [*small, *extra, "--data_root", photo_set, "--epochs", 3, "--save_freq", 1]
+    assert script("train.py", "--tag", "whole", *flags).code == 0
+    import training.run
+
+    real = training.run.TrainingRun.end_epoch
+
+    def cut(self, epoch, scores):
+        real(self, epoch, scores)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run.TrainingRun, "end_epoch", cut)
+        assert script("train.py", "--tag", "cut", *flags).code == 130
+    assert script("train.py", "--tag", "cut", "--resume", "--gpu", -1).code == 0
+    whole, resumed = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("whole", "cut"))
+    pairs = list(zip(tensors(whole), tensors(resumed), strict=True))
+    assert len(pairs) > 130
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert scores(whole) == scores(resumed)
+    with open(tmp_path / "logs/cut/metrics.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
+
+
+def test_load_and_resume_in_another_tag_as_the_readme_says(script, photo_set, small, tmp_path):
+    flags = [*small, "--data_root", photo_set]
+    assert script("train.py", "--tag", "first", "--epochs", 1, *flags).code == 0
+    first = "checkpoints/first/1_timm-test_resnet.pt"
+    result = script("train.py", "--tag", "second", "--epochs", 2, "--load", first, "--resume", "--gpu", -1)
+    assert result.code == 0
+    assert "--epochs 1 -> 2" in result.out
+    assert checkpoint.load(tmp_path / "checkpoints/second/last.pt")["epoch"] == 2
+    again = script("train.py", "--tag", "second", "--resume", "--gpu", -1)
+    assert again.code == 0
+    assert "is complete: epoch 2 of 2" in again.out
+
+
+def messages(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    caplog.set_level("INFO")
+    return lambda: " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_flipped_bit_is_found_by_the_files_own_checksums_and_what_has_none_is_named(tmp_path, caplog, monkeypatch):
+    said = messages(caplog, monkeypatch)
+    path, weights = tmp_path / "x.pt", {"a": torch.arange(1000.0)}
+    checkpoint.save(path, {"weights": weights})
+    whole = path.read_bytes()
+    at = whole.index(weights["a"].numpy().tobytes()) + 2001
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    assert torch.load(path, weights_only=True)["weights"]["a"].shape == (1000,), "torch.load takes it"
+    with pytest.raises(UserError, match=r"damaged or cut short \(Bad CRC-32 for file"):
+        checkpoint.load(path)
+    assert not said()
+    torch.save(weights, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, tmp_path / "none.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    save_file(weights, tmp_path / "w.safetensors")
+    for name in ("legacy.pth", "none.pth", "w.safetensors"):
+        assert torch.equal(checkpoint.load(tmp_path / name)["weights"]["a"], weights["a"])
+        assert f"{name} " in said() and "without checksums" in said()
+
+
+def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
+    """Prefixes are named, with a command that removes them and works as printed; averages beside the weights are mentioned."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    data = tiny.write_images(tmp_path)
+    weights = checkpoint.load(tiny.unpack("sgd", tmp_path))["weights"]
+    words = ["--model", "Tiny", "--data_root", data, "--gpu", -1, "-w", 0, "--scale", 32, "--no-report", "--resamples", 0]
+    opt = parse_eval(["--load", "theirs.pth", "--model", "Tiny"])
+    for prefix in ("model.", "_orig_mod.", "backbone.net."):
+        torch.save({"state_dict": {prefix + name: value for name, value in weights.items()}}, "theirs.pth")
+        with pytest.raises(UserError, match=f"Its tensors have the prefix {prefix!r}"):
+            inference.load_predictor(opt, torch.device("cpu"))
+        with pytest.raises(UserError, match=f"does not fit this network(?s:.*)the prefix {prefix!r}"):
+            network.loading.load_weights(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
+    result = script("eval.py", "--load", "theirs.pth", *words)
+    assert result.code == 2 and "holds no classifier" not in result.err
+    command = result.err.strip().splitlines()[-1]
+    subprocess.run(
+        command, shell=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    )
+    assert script("eval.py", "--load", "theirs.plain.pt", *words).code == 0
+    torch.save({"a": torch.ones(1)}, "other.pth")
+    result = script("eval.py", "--load", "other.pth", *words)
+    assert result.code == 2 and "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, "both.pth")
+    result = script("eval.py", "--load", "both.pth", *words)
+    assert "loading its weights 'state_dict', not the averaged weights 'state_dict_ema'" in result.out
+    torch.save({"module.a": torch.ones(1), "a": torch.ones(1)}, "twice.pth")
+    with pytest.raises(UserError, match="two tensors of one name"):
+        checkpoint.load("twice.pth")
+
+
+def test_a_checkpoint_does_not_say_where_files_go(script, tmp_path, monkeypatch):
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    data = tiny.write_images(tmp_path)
+    content = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    torch.save({**content, "epoch": "../../x"}, "epoch.pt")
+    words = ["--data_root", data, "--gpu", -1, "-w", 0]
+    result = script("eval.py", "--load", "epoch.pt", *words)
+    assert result.code == 2 and "epoch: input should be a valid integer, got '../../x'" in result.err
+    folders = {f"{name}_dir": str(tmp_path / f"their_{name}") for name in ("checkpoint", "log", "result")}
+    torch.save({**content, "opt": {**content["opt"], **folders, "cache": f"disk:{tmp_path}/theirs"}}, "paths.pt")
+    again = ["train.py", "--tag", "on", "--load", "paths.pt", "--resume", *words]
+    result = script(*again)
+    assert result.code == 2 and f"{tmp_path}/theirs/ holds no cache" in result.err and "--cache ram" in result.err
+    assert script("eval.py", "--load", "paths.pt", *words, "--no-report", "--resamples", 0).code == 0
+    assert not list(tmp_path.glob("their*"))
+    assert script(*again, "--cache", f"disk:{tmp_path}/mine").code == 0
+    assert not list(tmp_path.glob("their*")) and list((tmp_path / "mine").iterdir())
+    torch.save({**content, "opt": {**content["opt"], "cache": f"disk:{tmp_path}/mine"}}, "mine.pt")
+    assert script("train.py", "--tag", "again", "--load", "mine.pt", "--resume", *words).code == 0
+
+
+@pytest.mark.parametrize("name", tiny.KEPT)
+def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(name, tmp_path, monkeypatch):
+    """The fused kernels read it unchecked: such a file ended in SIGSEGV, or in memory that is another tensor's."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    content = checkpoint.load(tiny.unpack(name, tmp_path))
+    opt = parse_train(
+        [
+            *tiny.FLAGS,
+            "--num_classes",
+            "3",
+            *{"sgd": ["--optimizer", "sgd"], "ranger_fp16": ["--optimizer", "ranger", "--head", "arcface"]}.get(name, []),
+        ]
+    )
+    model = network.get_model("Tiny")(opt)
+    model.set_precision("fp32")
+    engine = build_engine(opt, model, 2)
+    saved = content["training"]["optimizer"]
+    load_optimizer_state(engine.optimizer, copy.deepcopy(saved), engine.optimizer_settings)
+    part = "base_optimizer" if name == "ranger_fp16" else None
+    changes = {
+        "shape": lambda state: state[0].__setitem__(next(key for key in state[0] if key != "step"), torch.zeros(2)),
+        "dtype": lambda state: state[0].update({key: value.double() for key, value in state[0].items() if key != "step"}),
+        "missing": lambda state: (
+            state[1].pop(next(key for key in state[1] if key != "step")) if len(state[1]) > 1 else state[1].update(momentum_buffer=3.0)
+        ),
+        "number": lambda state: state.__setitem__(9999, state.pop(0)),
+    }
+    for what, change in changes.items():
+        state = copy.deepcopy(saved)
+        change((state[part] if part else state)["state"])
+        with pytest.raises(UserError, match="The optimizer's state in the checkpoint does not fit"):
+            load_optimizer_state(engine.optimizer, state, engine.optimizer_settings)
+            raise AssertionError(what)
+    state = copy.deepcopy(saved)
+    (state[part] if part else state)["param_groups"].pop()
+    with pytest.raises(UserError, match="its groups have"):
+        load_optimizer_state(engine.optimizer, state, engine.optimizer_settings)
+
+
+def test_weights_of_another_type_than_the_networks_are_refused(tmp_path, monkeypatch):
+    """They would be converted in silence: statistics in half precision are other statistics."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    content = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    content["weights"]["bn1.running_mean"] = content["weights"]["bn1.running_mean"].half()
+    model = network.get_model("Tiny")(network.loading.options_from_checkpoint(content, 3, "Tiny"))
+    with pytest.raises(UserError, match=r"bn1.running_mean is torch.float16, the network's is torch.float32 \(1 tensor"):
+        network.loading.load_weights(model, content, "x.pt")
+    network.loading.load_weights(model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision")

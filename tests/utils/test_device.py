@@ -1,0 +1,152 @@
+"""Which device, and what is said of it: torch.cuda is a fake here, with as many GPUs as a test wants."""
+
+import types
+
+import pytest
+import torch
+
+from evaluation.report.page import provenance
+from network.precision import resolve_precision
+from utils import run
+from utils.errors import UserError
+from utils.run import get_device, seed_everything
+
+
+class Cuda:
+    """GPUs by name; those of the "A" kind have bf16. What is asked of the current device is answered for it."""
+
+    def __init__(self, monkeypatch, *names, reason="Found no NVIDIA driver on your system. Please check"):
+        self.names, self.current, self.reason = names, 0, reason
+        for name in ("is_available", "init", "device_count", "set_device", "get_device_name", "is_bf16_supported"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: self.current > 0)
+        monkeypatch.setattr("utils.logger.log.propagate", True)
+        monkeypatch.setattr(run, "GPU_FILES", "/no/such/file")
+
+    def is_available(self):
+        return bool(self.names)
+
+    def init(self):
+        raise RuntimeError(self.reason)
+
+    def device_count(self):
+        return len(self.names)
+
+    def set_device(self, gpu):
+        self.current = gpu
+
+    def get_device_name(self, device=None):
+        return self.names[self.current if device is None else torch.device(device).index]
+
+    def is_bf16_supported(self, including_emulation=True):
+        return including_emulation or self.names[self.current].startswith("A")
+
+
+def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypatch):
+    """Its precisions, and its name in the report: of GPU 0 both were."""
+    Cuda(monkeypatch, "V100", "A100")
+    model = types.SimpleNamespace(device=get_device(1))
+    assert model.device == torch.device("cuda", 1)
+    assert resolve_precision(model, "auto") == ("bf16", "the GPU has it")
+    assert provenance()["torch"].endswith("A100")
+    assert get_device(None) == torch.device("cuda", 0)
+    with pytest.raises(UserError, match="--gpu is 2; allowed: 0 to 1"):
+        get_device(2)
+
+
+def test_the_report_of_a_run_on_the_cpu_names_no_gpu(monkeypatch):
+    Cuda(monkeypatch, "V100")
+    assert get_device(-1).type == "cpu"
+    assert provenance()["torch"].endswith("CPU")
+
+
+@pytest.mark.parametrize(
+    ("files", "visible", "level"), [("/dev/null", None, "WARNING"), ("/no/such/file", None, "INFO"), ("/dev/null", "", "INFO")]
+)
+def test_a_gpu_that_torch_cannot_use_is_a_warning_with_the_reason(monkeypatch, caplog, files, visible, level):
+    Cuda(monkeypatch, reason="The NVIDIA driver on your system is too old (found version 9010). Please\nupdate")
+    monkeypatch.setattr(run, "GPU_FILES", files)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    caplog.set_level("INFO")
+    assert get_device(None).type == "cpu"
+    assert [record.levelname for record in caplog.records] == [level]
+    assert ("driver on your system is too old" in caplog.text) == (level == "WARNING")
+    for gpu in (0, 1):  # and who asks for one by its number does not get the CPU
+        with pytest.raises(UserError, match=rf"--gpu is {gpu}.*too old"):
+            get_device(gpu)
+
+
+def test_processes_take_a_gpu_each_and_one_too_many_says_so(monkeypatch, caplog):
+    cuda = Cuda(monkeypatch, "A100", "A100")
+    monkeypatch.setattr("sys.argv", ["train.py", "--tag", "x y"])
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert get_device(None) == torch.device("cuda", 1) and cuda.current == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"3 processes on a machine with 2 GPUs.\nTry: torchrun --nproc_per_node=2 train.py --tag 'x y'"):
+        get_device(None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert get_device(1) == torch.device("cuda", 0)
+    assert "--gpu 1 is ignored" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monkeypatch, caplog):
+    """On the same kind of machine it is exact."""
+    Cuda(monkeypatch, "V100", "A100")
+    caplog.set_level("INFO")
+    kept = {}
+    for device in ("V100", "A100", "cpu"):
+        model = types.SimpleNamespace(device=get_device({"V100": 0, "A100": 1, "cpu": -1}[device]), net=None)
+        model.opt = types.SimpleNamespace(scale=32, batch_size=4)
+        monkeypatch.setattr("network.precision.fastest_for_training", lambda *_: ("fp32", "timed"))
+        kept[device] = [resolve_precision(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
+    assert kept == {"V100": ["fp32", "fp16", "fp16"], "A100": ["fp32", "bf16", "fp16"], "cpu": ["fp32", "bf16", "fp32"]}
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "The run used bf16, which V100 emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
+        "The run used fp16, which the CPU emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
+    ]
+    caplog.clear()
+    get_device(0)
+    model.device = torch.device("cuda", 0)
+    assert resolve_precision(model, "bf16")[0] == "bf16"  # as it was asked for, and said to be slow
+    assert "V100 emulates bf16" in caplog.text
+
+
+@pytest.mark.parametrize(("gpu", "deterministic", "wanted"), [(0, False, True), (0, True, False), (-1, False, False)])
+def test_a_gpu_multiplies_matrices_in_tf32_unless_deterministic(monkeypatch, gpu, deterministic, wanted):
+    """Whichever is called first."""
+    Cuda(monkeypatch, "A100")
+    calls = [lambda: get_device(gpu), lambda: seed_everything(1, deterministic)]
+    try:
+        for order in (calls, calls[::-1]):
+            for call in order:
+                call()
+            assert torch.backends.cuda.matmul.allow_tf32 is wanted
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.use_deterministic_algorithms(False)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def mallopt(monkeypatch):
+    """What is set of malloc: (parameter, value)."""
+    calls = []
+    libc = types.SimpleNamespace(mallopt=lambda *words: calls.append(words))
+    monkeypatch.setattr(run.ctypes, "CDLL", lambda name: libc)
+    return calls
+
+
+def test_get_device_changes_nothing_of_malloc(mallopt):
+    assert get_device(-1).type == "cpu"
+    assert mallopt == []
+
+
+def test_run_command_tunes_malloc_before_the_work(mallopt, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    code = run.run_command(lambda _: types.SimpleNamespace(tag="t"), lambda opt: seen.extend(mallopt))
+    assert code == 0 and {parameter for parameter, _ in seen} == {run.M_MMAP_THRESHOLD, run.M_TRIM_THRESHOLD}

@@ -1,0 +1,204 @@
+"""What a command may replace: nothing that it reads, no device, no other kind of file, no results of another checkpoint."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+import network
+import tiny
+from conftest import HOLD_FOLDER, ROOT
+from tools import lr_find, preview
+from tools.doctor import command as doctor
+from utils import checkpoint, outputs, run_lock
+from utils.errors import UserError
+from utils.files import atomic_write, link_over
+
+
+@pytest.fixture
+def ready(tmp_path, monkeypatch):
+    """Images and lists in the current folder, a checkpoint of tag `small` in its folder; flags of evaluation and submission."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.2)
+    tiny.write_images(tmp_path)
+    content = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    content["opt"]["tag"] = "small"
+    checkpoint.save(tmp_path / "checkpoints/small/last.pt", content)
+    return ["--load", "checkpoints/small/last.pt", "--data_root", str(tmp_path), "--gpu", "-1", "-w", "0"]
+
+
+def test_a_file_is_written_under_a_name_that_nobody_foresees_and_keeps_its_permissions(tmp_path):
+    trap = tmp_path / "trap"
+    trap.write_text("untouched")
+    names = set()
+    before = os.umask(0o027)
+    try:
+        for path in (tmp_path / "new", tmp_path / "old", tmp_path / "linked"):
+            if path.name == "old":
+                path.write_text("old")
+                path.chmod(0o604)
+            if path.name == "linked":
+                path.symlink_to(trap)
+            for _ in range(2):
+                with atomic_write(path, "w") as file:
+                    file.write("text")
+                    file.flush()
+                    beside = Path(file.name)
+                    names.add(beside.name)
+                    assert beside.parent == tmp_path and not beside.is_symlink()
+    finally:
+        os.umask(before)
+    assert len(names) == 6 and trap.read_text() == "untouched"
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old", "linked")]
+    assert modes == [0o640, 0o604, 0o640] and not (tmp_path / "linked").is_symlink()
+    link_over(tmp_path / "old", tmp_path / "second")
+    assert (tmp_path / "second").samefile(tmp_path / "old")
+    assert not list(tmp_path.glob(".*"))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "full").symlink_to("/dev/full")
+    for name, what in (("pipe", "a device or a pipe"), ("full", "a device or a pipe"), ("", "is a folder")):
+        with pytest.raises(UserError, match=what), atomic_write(tmp_path / name):
+            raise AssertionError("it was opened")
+    assert (tmp_path / "full").is_symlink()
+
+
+def test_submit_replaces_its_own_submissions_alone(script, ready, tmp_path):
+    load = tmp_path / ready[1]
+    for name, source in (("same.pt", load), ("same.txt", tmp_path / "test.txt")):
+        (tmp_path / name).hardlink_to(source)
+    (tmp_path / "link.csv").symlink_to(tmp_path / "test_image_of_class_0_0.png")
+    (tmp_path / "other.txt").write_text("a.jpg 3\n")
+    (tmp_path / "mine.csv").write_text("name,price\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, part in (
+        ("test.txt", "the same file as"),
+        ("classes.txt", "the class names"),
+        ("same.txt", "test.txt (a list)"),
+        ("same.pt", "checkpoints/small/last.pt (--load)"),
+        ("link.csv", "test_image_of_class_0_0.png (an image of the list)"),
+        (".", "is a folder"),
+        ("/dev/full", "is a device or a pipe"),
+        ("other.txt", "--force"),
+        ("mine.csv", "--force"),
+    ):
+        for force in (["--force"], []) if part != "--force" else ([],):
+            result = script("submit.py", *ready, "--out", out, *force)
+            assert result.code == 2 and part in result.err and "Traceback" not in result.err, (out, result.err)
+    result = script("submit.py", *ready, "--out", "probs.npz", "--save_probs")
+    assert result.code == 2 and "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
+    assert before == {path: path.read_bytes() for path in before} and stat.S_ISCHR(Path("/dev/full").stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {"checkpoints", "run_log.txt", "run_log.txt.lock"}
+
+    assert script("submit.py", *ready, "--out", "mine.csv", "--force").code == 0
+    for flags in ([], ["--no-header", "--separator", " "], ["--columns", "a", "b"], ["--columns", "a", "b"], ["--format", "json"], []):
+        result = script("submit.py", *ready, "--out", "mine.csv", "--save_probs", *flags)  # as its provenance says, it is ours
+        assert result.code == 0, result.err
+    (tmp_path / "mine.provenance.json").unlink()
+    assert script("submit.py", *ready, "--out", "mine.csv").code == 0  # as its header says
+    (tmp_path / "mine.provenance.json").write_text("{}")
+    result = script("submit.py", *ready, "--out", "mine.csv")
+    assert result.code == 2 and "does not look like a submission's provenance" in result.err
+
+
+def test_tools_replace_nothing_that_they_read(ready, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    image = next(tmp_path.glob("train_image*.png"))
+    train = ["--data_root", ".", *tiny.FLAGS]
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    for main, words, part in (
+        (preview.main, [*train, "--out", image.name], "an image of the list"),
+        (preview.main, [*train, "--out", "sgd.pt"], "--force"),
+        (lr_find.main, [*train, "--out", "train.txt"], "a list"),
+        (lr_find.main, [*train, "--out", "x.csv"], "at once"),
+        (doctor.main, ["train.txt", "--out", "."], "same file as train.txt (a list)"),
+    ):
+        if main is doctor.main:
+            (tmp_path / "doctor.csv").hardlink_to(tmp_path / "train.txt")
+        assert main(words) == 2, words
+        assert part in capfd.readouterr().err, words
+    assert before == {path: path.read_bytes() for path in before}
+    mine, twin = (outputs.Output(tmp_path / name, "mine", lambda path: False) for name in ("doctor.csv", "train.txt"))
+    with pytest.raises(UserError, match="train.txt .mine. is the same file as ./train.txt"):  # one file by two names
+        outputs.check([mine, twin], {"./train.txt": "a list"})
+    with pytest.raises(UserError, match="doctor.csv exists already and does not look like mine"):
+        outputs.check([mine, twin], {})
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("photo.png")
+    assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2  # a picture, but none that was drawn
+    assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1", "--force"]) == 0
+    assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 0
+    assert outputs.is_plot(tmp_path / "photo.png") and not outputs.is_plot(image)
+
+
+def test_results_of_one_checkpoint_never_take_the_place_of_anothers(script, ready, tmp_path):
+    words = [*ready, "--no-report", "--resamples", "0"]
+    assert script("eval.py", *words).code == 0
+    assert script("eval.py", *words, "--tta", "x8").code == 0
+    assert script("eval.py", *words, "--tag", "small", "--tta", "flip").code == 0
+    folders = {str(path.relative_to(tmp_path)) for path in (tmp_path / "results").glob("*/*")}
+    assert folders == {"results/cache/small_1", "results/cache/small_1_x8", "results/small/1"}
+    first = json.loads((tmp_path / "results/small/1/metrics.json").read_text())
+    compared = script("eval.py", *words, "--tag", "small", "--compare", "results/small/1/predictions.csv")
+    assert compared.code == 2 and "predictions.csv (--compare), which is read" in compared.err
+
+    content = checkpoint.load(ready[1])
+    content["weights"] = {name: weight + 1 if name.endswith("fc.bias") else weight for name, weight in content["weights"].items()}
+    content["opt"]["tag"] = "鞋" * 85  # 255 bytes, which an earlier version took
+    checkpoint.save(tmp_path / "x.pt", content)
+    assert script("eval.py", *words, "--load", "x.pt").code == 0
+    (other,) = (tmp_path / "results/cache").glob("鞋*")
+    assert (other / "metrics.json").exists()
+    content["opt"]["tag"] = "small"
+    checkpoint.save(tmp_path / "x.pt", content)
+    result = script("eval.py", *words, "--load", "x.pt", "--tag", "small")
+    assert result.code == 0 and "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
+    new = json.loads((tmp_path / "results/small/1/metrics.json").read_text())
+    (aside,) = (tmp_path / "results/small").glob("1.2*")
+    assert json.loads((aside / "metrics.json").read_text()) == first
+    assert len(new["runs"]) == 1 and new["checkpoints"] != first["checkpoints"]
+    assert script("eval.py", *words, "--load", "x.pt", "--tag", "small", "--tta", "flip").code == 0
+    assert len(list((tmp_path / "results/small").iterdir())) == 2  # the same checkpoint: replaced
+
+
+def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_it(script, ready, tmp_path):
+    words = ["submit.py", *ready, "--tag", "one"]
+    folder = tmp_path / "results/one"
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    before = {path.name.partition(".")[0::2]: path.read_bytes() for path in folder.iterdir()}
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    assert len(list(folder.iterdir())) == len(before) == 4  # of the same checkpoint
+    content = checkpoint.load(tmp_path / "checkpoints/small/last.pt")
+    content["opt"]["seed"] += 1
+    checkpoint.save(tmp_path / "checkpoints/small/last.pt", content)
+    result = script(*words)
+    assert result.code == 0 and "belongs to other checkpoints" in result.out + result.err
+    kept = [path for path in folder.iterdir() if path.name not in ("submission.csv", "submission.provenance.json")]
+    assert len(kept) == 4
+    assert {path.name.partition(".")[0] for path in kept} == {"submission", "probs"}
+    csv = next(path for path in kept if path.suffix == ".csv")
+    assert csv.read_bytes() == before["submission", "csv"]
+
+
+def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
+    """Another process holds a folder as a run, clear.py, or another evaluation would."""
+    for folder, shared, refused in (
+        ("results/t", False, [["eval.py", *ready, "--tag", "t"], ["submit.py", *ready, "--tag", "t"]]),
+        ("results/t", True, [["clear.py", "--tag", "t"]]),
+        ("results/t/small_1", False, [["eval.py", *ready, "--tag", "t"]]),
+        ("results/t/submission.csv", False, [["submit.py", *ready, "--tag", "t"]]),
+        ("checkpoints/small", False, [["eval.py", *ready, "--tag", "t", "--calibrate"]]),
+    ):
+        words = [sys.executable, "-c", HOLD_FOLDER.format(shared=shared), tmp_path / folder]
+        with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout.readline() == "held\n"
+            for command in refused:
+                result = script(*command)
+                assert result.code == 2 and f"{folder} is in use by another command" in result.err, (folder, command, result.err)
+            other.communicate("\n")
+    assert script("eval.py", *ready, "--tag", "t", "--no-report", "--calibrate").code == 0
+    assert "calibration" in checkpoint.load(ready[1])
