@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
     from evaluation import results
+    from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
     from inference.report_extra import report_extra
     from inference.temperature import announce_calibration, calibrate, temperature_flag
@@ -55,7 +56,7 @@ def main(opt: argparse.Namespace) -> None:
     with Features(predictor, len(files), collect=opt.report) as features:  # the report alone shows neighbours
         loader = run.batches(predictor)
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
-    scored = results.Scored(predictions, files, classes)
+    scored = Scored(predictions, files, classes)
     fitted = calibrate(run, predictions) if opt.calibrate else None
 
     # ---------------------------------------------------------------------------------------- results

@@ -17,7 +17,8 @@ from utils.run import run_command
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports stand here, so that --help and a mistyped flag answer at once.
-    from evaluation import results, submission
+    from evaluation import submission
+    from evaluation.scored import Scored
     from inference import open_inference, predict, saved_probs
     from utils import run_lock
     from utils.logger import start_logging
@@ -36,12 +37,13 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- predictions
     predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs)
-    scored = results.Scored(predictions, run.files, run.classes)
+    scored = Scored(predictions, run.files, run.classes)
 
     # ---------------------------------------------------------------------------------------- files
     submission.set_aside(out, opt, run.loaded.hashes)
     submission.write(out, scored, opt)
-    submission.write_provenance(out, scored, opt, run.loaded)
+    members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
+    submission.write_provenance(out, scored, opt, members)
     if opt.pseudo_label is not None:
         submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:

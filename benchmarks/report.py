@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
 
 from dataloader import Classes
-from dataloader.decode import thumbnail
+from dataloader.decode import Image, thumbnail
+from dataloader.file_list import FileList
 from evaluation import results
 from evaluation.metrics import Predictions
 from evaluation.report import page
+from evaluation.scored import Scored
 from options.parser import ToolParser, expanded
 from utils.run import run_tool
 
@@ -26,7 +28,7 @@ TOP, FILES = 5, 32
 
 
 class NoiseList:
-    """A list whose images repeat 32 files of noise."""
+    """What the report needs of a FileList: its images repeat 32 files of noise."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,12 +41,12 @@ class NoiseList:
         """Return the path of image `index`."""
         return str(self.folder / f"{index % FILES}.jpg")
 
-    def thumbnail(self, index: int, side: int) -> Any:
+    def thumbnail(self, index: int, side: int) -> Image | None:
         """Return image `index`, its longer side at most `side` pixels, uint8 RGB."""
         return thumbnail(self.path(index), side)
 
     def file_label(self, label: int) -> int:
-        """The number that the list gives a class: its own."""
+        """Return the number that the list gives a class: its own."""
         return label
 
 
@@ -75,9 +77,9 @@ def time_page(opt: argparse.Namespace) -> None:
     rng = np.random.default_rng(1)
     predictions = made_up(opt.images, opt.classes)
     names = [f"product {label}" for label in range(opt.classes)]
-    scored = results.Scored(
+    scored = Scored(
         predictions,
-        NoiseList(Path(opt.out) / "images"),
+        cast(FileList, NoiseList(Path(opt.out) / "images")),
         Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist()),
     )
     options = dict.fromkeys(results.SETTINGS) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}

@@ -1,13 +1,14 @@
 """Measure how certain a score is: percentile bootstrap intervals (Efron, 1979), McNemar's test of two predictions."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.file_list import FileList
 from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, f1, shot_groups
 from utils.classes import names_agree
 from utils.errors import UserError, path_hint
@@ -122,7 +123,7 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
     return scores
 
 
-def _auc_of_weights(predictions: Predictions, num_classes: int) -> Any:
+def _auc_of_weights(predictions: Predictions, num_classes: int) -> Callable[[NDArray[np.int64]], float] | None:
     """Return a function from weights to the macro ROC-AUC; None if there is no ROC-AUC or it would take too long."""
     rows, scorable = predictions.rows, predictions.scorable
     if rows is None or len(rows.row) < len(scorable) or rows.probability.size > MAX_AUC_VALUES:
@@ -153,7 +154,7 @@ def _auc_of_weights(predictions: Predictions, num_classes: int) -> Any:
 
 
 class Compared(NamedTuple):
-    """Hold McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
+    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
 
     only_this, only_other: images that only one of them gets right. p_value: two-sided. rows: int64 (M,), those whose
     prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
@@ -168,7 +169,7 @@ class Compared(NamedTuple):
     other: NDArray[np.int64]
 
 
-def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str] | None = None) -> Compared:
+def compare(predictions: Predictions, files: FileList, path: str, names: Sequence[str] | None = None) -> Compared:
     """Compare with the predictions.csv of another evaluation; `names` are those of the classes of `predictions`.
 
     Raises:
@@ -187,7 +188,7 @@ def compare(predictions: Predictions, files: Any, path: str, names: Sequence[str
     return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
 
 
-def _read(predictions: Predictions, files: Any, path: str, names: Sequence[str]) -> NDArray[np.int64]:
+def _read(predictions: Predictions, files: FileList, path: str, names: Sequence[str]) -> NDArray[np.int64]:
     advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
     if not Path(path).is_file():
         raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {advice}")

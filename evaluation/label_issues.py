@@ -1,18 +1,19 @@
 """Find labels that are likely wrong, by confident learning (Northcutt et al., 2021)."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import Predictions
+from evaluation.scored import Scored
 from utils import tables
 from utils.files import atomic_write
 
 
 class Issues(NamedTuple):
-    """Hold M likely label errors, the likeliest first.
+    """M likely label errors, the likeliest first.
 
     row: int64 (M,), rows of the predictions. quality: float32 (M,), the probability of the label. suggested: int64
     (M,), the likeliest other class. method: how they were found, in words.
@@ -53,8 +54,8 @@ def confident_joint_off_diagonal(predictions: Predictions, num_classes: int) -> 
 
     The threshold of a class is its mean probability over the images with its label. An image is an issue if the
     likeliest of the classes at or above their thresholds is not its label, and the network does not predict its label
-    either (as in cleanlab). With K = C this is the paper's rule. With fewer, classes beyond the K likeliest count as
-    below theirs.
+    either (as in cleanlab). With K = C this is the paper's rule. With fewer, the other classes count as below their
+    thresholds.
     """
     scorable = np.flatnonzero(predictions.scorable)
     label, top, probability = predictions.label[scorable], predictions.top[scorable], predictions.probability[scorable]
@@ -66,7 +67,7 @@ def confident_joint_off_diagonal(predictions: Predictions, num_classes: int) -> 
     return scorable[above.any(axis=1) & (first != label) & (top[:, 0] != label)]
 
 
-def write(path: Path, issues: Issues, scored: Any) -> None:
+def write(path: Path, issues: Issues, scored: Scored) -> None:
     """Write label_issues.csv for datasets/clean.py; a person fills in `action` (keep, drop, relabel) and `new_label`.
 
     Labels are the numbers of the list file: see dataloader.file_list.FileList.file_label.

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
-from evaluation.metrics import Predictions, confused_pairs, extended_scores, per_class, score
+from evaluation.metrics import confused_pairs, extended_scores, per_class, score
 from evaluation.report import page, plots
+from evaluation.scored import Scored
 from options import choices
 from utils import tables
 from utils.files import atomic_write, write_json
@@ -29,16 +30,8 @@ OUTPUTS = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROB
 RUN_SCORES = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # kept of earlier evaluations
 
 
-class Scored(NamedTuple):
-    """Hold predictions with their list (a FileList) and their classes (dataloader.Classes)."""
-
-    predictions: Predictions
-    files: Any
-    classes: Any
-
-
 class EvaluationReport(NamedTuple):
-    """Hold what `write` computed: the content of metrics.json, likely label errors, and the comparison of --compare."""
+    """What `write` computed: the content of metrics.json, likely label errors, and the comparison of --compare."""
 
     metrics: dict[str, Any]
     issues: label_issues.Issues
@@ -70,8 +63,8 @@ def set_aside(folder: Path, identities: Sequence[str]) -> None:
     log.warning(f"{folder}/ held the results of another checkpoint. It is renamed to {other.name}/.")
 
 
-def _same(noted: Any, identities: Sequence[str]) -> bool:
-    """Whether metrics.json names these checkpoints, in any order."""
+def _same(noted: object, identities: Sequence[str]) -> bool:
+    """Return whether metrics.json names these checkpoints, in any order."""
     return isinstance(noted, list) and sorted(map(str, noted)) == sorted(identities)
 
 
@@ -161,8 +154,8 @@ def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.E
     page.write(new / "report.html", scored, found.metrics, extra)
 
 
-def _is_run(run: Any) -> bool:
-    """Whether this is a row of `_run`: another program's metrics.json may be in a folder beside ours."""
+def _is_run(run: object) -> bool:
+    """Return whether this is a row of `_run`: another program's metrics.json may be in a folder beside ours."""
     return (
         isinstance(run, dict)
         and {"load", "tta", "temperature", *RUN_SCORES} <= run.keys()
@@ -208,7 +201,7 @@ def _write_predictions(path: Path, scored: Scored) -> None:
         )
         for row, index in enumerate(predictions.index.tolist()):
             label, top = int(predictions.label[row]), predictions.top[row].tolist()
-            cells: list[Any] = ["", "", classes.name(label), "", "", ""]
+            cells: list[object] = ["", "", classes.name(label), "", "", ""]
             if predictions.readable[row]:
                 probabilities = predictions.probability[row, 0], predictions.true_probability[row]
                 first, true = (f"{value:.6f}" for value in probabilities)
@@ -218,7 +211,7 @@ def _write_predictions(path: Path, scored: Scored) -> None:
 
 def _write_classes(path: Path, scored: Scored) -> None:
     columns = per_class(scored.predictions, scored.classes.count)
-    trained = scored.classes.train_counts or [""] * scored.classes.count
+    trained: Sequence[int | str] = scored.classes.train_counts or [""] * scored.classes.count
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
         writer.writerow(["class", "name", "train_images", "count", "predicted", "correct", "accuracy"])

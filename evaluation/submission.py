@@ -8,14 +8,14 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
-from evaluation.results import Scored
+from evaluation.scored import Scored
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
@@ -25,6 +25,8 @@ from utils.text import exact
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 NOT_OPTIONS = ("given", "config")
+
+Row = tuple[str, Sequence[str | int]]  # an id, and the names or numbers of its classes
 
 
 def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
@@ -83,7 +85,7 @@ def _provenance(out: Path) -> Path:
 
 
 def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
-    """Whether the file is the one that its provenance describes, or has the form that the flags ask for."""
+    """Return whether the file is the one that its provenance describes, or has the form that the flags ask for."""
     try:
         recorded = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
         if recorded["sha256"] == file_hash(path):
@@ -125,7 +127,7 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
 
 
-def _rows(scored: Scored, opt: argparse.Namespace) -> list[tuple[str, list[Any]]]:
+def _rows(scored: Scored, opt: argparse.Namespace) -> list[Row]:
     """Return (id, classes), the likeliest first, for each image."""
     predictions, files, classes = scored
     if opt.top_k > predictions.top.shape[1]:
@@ -149,7 +151,7 @@ def _id(path: str, how: str) -> str:
     return name.removesuffix(Path(name).suffix) if how == "stem" else name
 
 
-def _check_names(rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+def _check_names(rows: list[Row], opt: argparse.Namespace) -> None:
     if opt.top_k > 1 and opt.format == "csv":
         for _, classes in rows:
             for name in map(str, classes):
@@ -170,14 +172,14 @@ def _separator(opt: argparse.Namespace) -> str:
     return "\t" if opt.separator == "tab" else opt.separator
 
 
-def _write_csv(file: IO[str], rows: list[tuple[str, list[Any]]], opt: argparse.Namespace) -> None:
+def _write_csv(file: IO[str], rows: list[Row], opt: argparse.Namespace) -> None:
     writer = tables.writer(file, _separator(opt))
     if opt.header:
         writer.writerow(opt.columns)
     writer.writerows([name, opt.joiner.join(map(str, classes))] for name, classes in rows)
 
 
-def _write_json(file: IO[str], rows: list[tuple[str, list[Any]]]) -> None:
+def _write_json(file: IO[str], rows: list[Row]) -> None:
     content = [{"id": name, "predicted": classes[0] if len(classes) == 1 else classes} for name, classes in rows]
     file.write("[\n" + ",\n".join(map(json_text, content)) + "\n]\n")
 
@@ -193,16 +195,18 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
     return [(name, got.split(opt.joiner) if opt.top_k > 1 else [got]) for name, got in rows]
 
 
-def write_provenance(path: Path, scored: Scored, opt: argparse.Namespace, loaded: Any) -> None:
-    """Write <stem>.provenance.json beside `path`: members, options, list, versions, and the sha256 of each file."""
-    members = [
-        {"path": name, "sha256": sha256, "weight": weight}
-        for name, sha256, weight in zip(loaded.paths, loaded.hashes, loaded.predictor.weights, strict=True)
-    ]
+def write_provenance(
+    path: Path, scored: Scored, opt: argparse.Namespace, members: Iterable[tuple[str, str, float]]
+) -> None:
+    """Write <stem>.provenance.json beside `path`: members, options, list, versions, and the sha256 of each file.
+
+    Args:
+        members: (path, sha256, weight) of each.
+    """
     content = {
         "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
         "unreadable": int((~scored.predictions.readable).sum()),
-        "members": members,
+        "members": [dict(zip(("path", "sha256", "weight"), member, strict=True)) for member in members],
         "list": {"path": str(scored.files.source), "hash": scored.files.content_hash(), "images": len(scored.files)},
         "command": sys.argv,
         "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},

@@ -8,7 +8,8 @@ import numpy as np
 import dataloader
 from evaluation.report.page import Extra
 from evaluation.report.pictures import NEIGHBOURS, most_confident_errors
-from evaluation.results import EvaluationReport, Scored
+from evaluation.results import EvaluationReport
+from evaluation.scored import Scored
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.session import Inference

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.bootstrap import Compared
 from evaluation.label_issues import Issues
 from evaluation.metrics import confused_pairs, per_class, shot_groups
 from evaluation.report import page_plots
-from evaluation.report.pictures import Pictures, error_cards, issue_cards
+from evaluation.report.pictures import Maps, Neighbours, Pictures, error_cards, issue_cards
+from evaluation.scored import Scored
+from utils.classes import Classes
 from utils.files import atomic_write, json_text
 from utils.text import for_page, visible
 
@@ -40,7 +41,7 @@ IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
 
 @dataclass
 class Extra:
-    """Hold what the page shows beyond the scores; what is empty is left out, or reported as missing.
+    """What the page shows beyond the scores; what is empty is left out, or reported as missing.
 
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
     error, with their cosines, by image. history: scores of training per epoch. runs: settings and scores of earlier
@@ -49,9 +50,9 @@ class Extra:
     """
 
     issues: Issues
-    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = field(default_factory=dict)
+    maps: Maps = field(default_factory=dict)
     note: str = ""
-    near: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    near: Neighbours = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
@@ -61,8 +62,8 @@ class Extra:
     about: str = ""
 
 
-def write(path: Path, scored: Any, metrics: dict[str, Any], extra: Extra) -> None:
-    """Write the page for `scored` (results.Scored) and `metrics` (the content of metrics.json)."""
+def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> None:
+    """Write the page for `scored` and `metrics` (the content of metrics.json)."""
     import jinja2
 
     predictions, files, classes = scored
@@ -117,7 +118,7 @@ def headline_rows(metrics: dict[str, Any], sizes: dict[str, str] | None = None) 
     return rows
 
 
-def group_sizes(scored: Any) -> dict[str, str]:
+def group_sizes(scored: Scored) -> dict[str, str]:
     """Return the number of classes and images in head, middle and tail, as text, by the name of the score."""
     predictions, _, classes = scored
     count = per_class(predictions, classes.count)["count"]
@@ -131,7 +132,7 @@ def _number(name: str, value: float) -> str:
     return f"{100 * value:.2f} %" if name in IN_PERCENT else f"{value:.4f}"
 
 
-def embed(data: Any) -> str:
+def embed(data: object) -> str:
     """Return JSON for a <script>; a class called "</script>" does not end it. Bytes of a path stay lone surrogates."""
     text = json_text(data, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
@@ -153,7 +154,7 @@ def provenance() -> dict[str, str]:
     }
 
 
-def _class_columns(scored: Any) -> dict[str, list[Any]]:
+def _class_columns(scored: Scored) -> dict[str, list[str] | list[int]]:
     """Return the class table, one list per column."""
     predictions, _, classes = scored
     counts = per_class(predictions, classes.count)
@@ -165,7 +166,7 @@ def _class_columns(scored: Any) -> dict[str, list[Any]]:
     }
 
 
-def _plots(scored: Any, extra: Extra, sizes: list[tuple[str, float, int]]) -> dict[str, str]:
+def _plots(scored: Scored, extra: Extra, sizes: list[tuple[str, float, int]]) -> dict[str, str]:
     predictions, _, classes = scored
     counts = page_plots.by_train_count(predictions, classes.train_counts)
     return {
@@ -176,7 +177,7 @@ def _plots(scored: Any, extra: Extra, sizes: list[tuple[str, float, int]]) -> di
     }
 
 
-def _compared(scored: Any, compared: Compared | None) -> dict[str, Any] | None:
+def _compared(scored: Scored, compared: Compared | None) -> dict[str, object] | None:
     if compared is None:
         return None
     predictions, files, classes = scored
@@ -192,5 +193,5 @@ def _compared(scored: Any, compared: Compared | None) -> dict[str, Any] | None:
     return {"rows": rows, "changed": len(compared.rows), **compared._asdict() | {"rows": rows}}
 
 
-def _name(classes: Any, label: int) -> str:
+def _name(classes: Classes, label: int) -> str:
     return classes.name(label) if label < classes.count else str(label)

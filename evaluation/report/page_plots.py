@@ -3,13 +3,19 @@
 import io
 import os
 import re
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dataloader.file_list import FileList
 from evaluation.metrics import BINS, Predictions, reliability
 from utils import faults
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, SOFT = "#010203", "#040506"  # placeholders of the page's colours until the plot is drawn
 BLUE, ORANGE = "#4a90d9", "#d9822b"
@@ -50,7 +56,7 @@ def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
     return _svg(figure, what)
 
 
-def training_curves(history: list[dict[str, Any]]) -> str:
+def training_curves(history: Sequence[Mapping[str, Any]]) -> str:
     """Draw losses and scores over the epochs; return "" if there are none."""
     figure, axes = _figure(9, 2.9, columns=2)
     drawn = False
@@ -61,7 +67,7 @@ def training_curves(history: list[dict[str, Any]]) -> str:
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
                 drawn = True
         axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axis)
         if len(history) == 1:
             axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
         if axis.lines:
@@ -78,7 +84,7 @@ def by_train_count(predictions: Predictions, images: list[int] | None) -> list[t
     return _grouped(np.asarray(images)[label], predictions.top[scorable, 0] == label)
 
 
-def by_size(predictions: Predictions, files: Any, seed: int) -> tuple[list[tuple[str, float, int]], int]:
+def by_size(predictions: Predictions, files: FileList, seed: int) -> tuple[list[tuple[str, float, int]], int]:
     """Return (range, accuracy, images) of groups by image size, and how many sizes were read.
 
     The size is the geometric mean of the sides, in pixels.
@@ -123,9 +129,18 @@ def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]
     return groups
 
 
+def whole_numbers(axis: "Axes", **settings: int) -> None:
+    """Put the ticks of the x axis, a linear one, at whole numbers; `settings` are those of its MaxNLocator."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = axis.xaxis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)
+    locator.set_params(integer=True, **settings)
+
+
 def _figure(
     width: float, height: float, rows: int = 1, columns: int = 1, sharex: bool = False, **grid: Any
-) -> tuple[Any, list[Any]]:
+) -> tuple["Figure", list["Axes"]]:
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
@@ -142,7 +157,7 @@ def _figure(
     return figure, axes
 
 
-def _svg(figure: Any, name: str) -> str:
+def _svg(figure: "Figure", name: str) -> str:
     """Return the figure as an <svg> element; its text stays text, in the font of the page."""
     from matplotlib import rc_context
 

@@ -2,14 +2,16 @@
 
 import base64
 from dataclasses import dataclass, field
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.decode import Image
+from dataloader.file_list import FileList
 from evaluation.label_issues import Issues
 from evaluation.metrics import Predictions
+from evaluation.scored import Scored
 from utils.logger import progress
 from utils.text import visible
 
@@ -18,12 +20,16 @@ MAX_ERRORS, MAX_ISSUES, NEIGHBOURS = 48, 60, 4
 MAX_PICTURE_BYTES = 12_000_000  # of all pictures as base64; the page stays below 20 MB
 NAMED_CLASSES = 5  # per error
 
+# The result of inference.gradcam_maps, {image: (network input, map)}: uint8 RGB (S, S, 3), float32 (h, w) from 0 to 1.
+Maps = dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]
+Neighbours = dict[int, list[tuple[int, float]]]  # {image: its nearest images with their cosines}
+
 
 @dataclass
 class Pictures:
     """Make data URLs of small JPEGs, up to MAX_PICTURE_BYTES; beyond these, or for an unreadable image, ""."""
 
-    files: Any
+    files: FileList
     spent: int = 0
     made: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -47,7 +53,7 @@ class Pictures:
         colour = cv2.cvtColor(cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
         return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
 
-    def _url(self, image: NDArray[Any]) -> str:
+    def _url(self, image: Image) -> str:
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
         text = base64.b64encode(jpeg.tobytes()).decode()
         if self.spent + len(text) > MAX_PICTURE_BYTES:
@@ -62,15 +68,12 @@ def most_confident_errors(predictions: Predictions, max_rows: int = MAX_ERRORS) 
     return rows[np.argsort(-predictions.probability[rows, 0], kind="stable")][:max_rows]
 
 
-def error_cards(
-    scored: Any, pictures: Pictures, maps: dict[int, Any], near: dict[int, list[tuple[int, float]]]
-) -> list[dict[str, Any]]:
+def error_cards(scored: Scored, pictures: Pictures, maps: Maps, near: Neighbours) -> list[dict[str, object]]:
     """Return what the gallery shows, the most confident error first: pictures, the likeliest classes, and neighbours.
 
     Args:
-        maps: the result of `inference.gradcam_maps`, by image.
-        near: {image: [(image, cosine)]}, the neighbours. Without it, correct and confident images of the predicted
-            class are shown.
+        maps: the Grad-CAM maps.
+        near: the neighbours; if empty, correct and confident images of the predicted class.
     """
     predictions, files, classes = scored
     rows = most_confident_errors(predictions)
@@ -102,11 +105,11 @@ def error_cards(
     return cards
 
 
-def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | None]]) -> list[list[Any]]:
+def _neighbours(scored: Scored, pictures: Pictures, near: list[tuple[int, float | None]]) -> list[list[object]]:
     """Return [picture, class, cosine] of each neighbour that has a picture."""
     predictions, _, classes = scored
     rows = np.searchsorted(predictions.index, [other for other, _ in near])
-    found: list[list[Any]] = []
+    found: list[list[object]] = []
     for row, (other, cosine) in zip(rows.tolist(), near, strict=True):
         picture = pictures.picture(other, NEIGHBOUR_SIDE)
         if picture:
@@ -114,7 +117,7 @@ def _neighbours(scored: Any, pictures: Pictures, near: list[tuple[int, float | N
     return found
 
 
-def issue_cards(scored: Any, issues: Issues, pictures: Pictures) -> list[dict[str, Any]]:
+def issue_cards(scored: Scored, issues: Issues, pictures: Pictures) -> list[dict[str, object]]:
     """Return the cards of likely label errors, the likeliest first; labels are numbers of the list file."""
     predictions, files, classes = scored
     cards = []

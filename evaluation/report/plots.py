@@ -3,18 +3,28 @@
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evaluation.report import fonts
+from dataloader.decode import Image
+from evaluation.metrics import Predictions
+from evaluation.report import fonts, page_plots
 from evaluation.report.pictures import SIDE, most_confident_errors
+from evaluation.scored import Scored
+from utils.classes import Classes
 from utils.files import atomic_write
 from utils.names import shorten_all
 from utils.text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.figure import Figure
 
 MAX_MATRIX_CLASSES = 40  # with more, the most frequent confusions are drawn instead
 MAX_PAIRS = 30
@@ -27,8 +37,11 @@ MIN_WIDTH = 5.0  # inches, of a sheet with a title
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
 MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a logarithmic axis
 
+# A cell of a sheet: the image (uint8 RGB, or None if unreadable), its caption, and its frame: green, red or none.
+Cell = tuple[Image | None, str, bool | None]
 
-def curves(path: Path, history: list[dict[str, Any]]) -> None:
+
+def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Draw loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
     figure, axes = _figure(13, 7, 3, 2)
     panels = (
@@ -59,7 +72,7 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
         axis.set_xlabel("epoch")
         if axis.lines:
             axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # epochs are whole numbers
+        page_plots.whole_numbers(axis, min_n_ticks=1)  # epochs are whole numbers
         if len(axis.lines) > 1:
             _legend_below(axis, 2)
     norms = [row["grad_norm"] for row in history if row.get("grad_norm", 0) > 0]
@@ -74,7 +87,7 @@ def curves(path: Path, history: list[dict[str, Any]]) -> None:
     _save(figure, path)
 
 
-def confusion(path: Path, scored: Any) -> None:
+def confusion(path: Path, scored: tuple[Predictions, object, Classes]) -> None:
     """Draw the confusion matrix in per cent of each true class, or, with many classes, the most frequent confusions."""
     predictions, _, classes = scored
     scorable = predictions.readable & (predictions.label >= 0)
@@ -85,7 +98,7 @@ def confusion(path: Path, scored: Any) -> None:
         _pairs(path, label, first, classes)
 
 
-def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Classes) -> None:
     """Draw rows for the classes that have images, and columns for those and the other predicted classes."""
     rows, row = np.unique(label, return_inverse=True)
     columns = np.union1d(rows, first)
@@ -135,7 +148,7 @@ def _matrix(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> N
     _save(figure, path)
 
 
-def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> None:
+def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Classes) -> None:
     wrong = label != first
     pairs, counts = np.unique(np.stack([label[wrong], first[wrong]]), axis=1, return_counts=True)
     worst = np.argsort(-counts, kind="stable")[:MAX_PAIRS][::-1]
@@ -154,14 +167,14 @@ def _pairs(path: Path, label: np.ndarray, first: np.ndarray, classes: Any) -> No
     )
     axis.set_yticks(range(len(worst)), texts, fontsize=LABEL_SIZE)
     axis.margins(x=0.12, y=0.01)
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    page_plots.whole_numbers(axis, min_n_ticks=1)
     nothing = "none, all are correct" if len(label) else "none, no image could be scored"
     axis.set_title("Most frequent confusions: true → predicted" if len(worst) else f"Confusions: {nothing}")
     axis.set_xlabel("images of the true class")
     _save(figure, path)
 
 
-def errors(path: Path, scored: Any, count: int = 24) -> None:
+def errors(path: Path, scored: Scored, count: int = 24) -> None:
     """Draw the most confident errors of the network; often these are wrong labels."""
     predictions, files, classes = scored
     chosen = most_confident_errors(predictions, count)
@@ -176,7 +189,12 @@ def errors(path: Path, scored: Any, count: int = 24) -> None:
 
 
 def gallery(
-    path: Path, images: list[Any], captions: list[str], title: str, columns: int = 8, cell: float = CELL
+    path: Path,
+    images: Sequence[Image | None],
+    captions: list[str],
+    title: str,
+    columns: int = 8,
+    cell: float = CELL,
 ) -> None:
     """Draw a sheet of images (uint8 RGB, or None if unreadable), each under its caption in a cell of `cell` inches."""
     columns = max(1, min(columns, len(images)))
@@ -237,7 +255,7 @@ def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, t
     _save(figure, path)
 
 
-def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dict[str, dict[str, Any]]) -> None:
+def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw the top-1 of a sweep's trials: in order with the best so far, and against each setting.
 
     Args:
@@ -249,7 +267,7 @@ def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: dic
     best = int(np.argmax(scores))
     axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
     axes[0].step(numbers, np.maximum.accumulate(scores), where="post", color="tab:red", label="best so far")
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    page_plots.whole_numbers(axes[0])
     axes[0].set_xlabel("trial")
     axes[0].set_ylabel("best validation top-1")
     _legend_below(axes[0], 2)
@@ -275,11 +293,8 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
     _save(figure, path)
 
 
-def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -> None:
-    """Draw a sheet with a line of images for each of `rows`, whose cells are (uint8 RGB or None, caption, frame).
-
-    The frame is green (True), red (False) or absent (None).
-    """
+def neighbour_grid(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
+    """Draw a sheet with a line of images for each of `rows`."""
     columns = max(len(row) for row in rows)
     figure, axes = _figure(max(MIN_WIDTH, CELL * columns), (CELL + 0.4) * len(rows) + 0.5, columns, len(rows))
     for axis in axes:
@@ -298,7 +313,10 @@ def neighbour_grid(path: Path, rows: list[list[tuple[Any, str, bool | None]]]) -
 
 
 def class_names(
-    classes: Any, labels: Any, points: float = 72 * CELL - GAP, size: float = CAPTION_SIZE
+    classes: Classes,
+    labels: Sequence[int] | NDArray[np.int64],
+    points: float = 72 * CELL - GAP,
+    size: float = CAPTION_SIZE,
 ) -> dict[int, str]:
     """Return unique names of the classes `labels` (a sequence), none wider than `points` in a font of `size` points."""
     names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
@@ -306,7 +324,7 @@ def class_names(
     return shorten_all(names, points, lambda text: _width(text, size, family))
 
 
-def _legend_below(axis: Any, columns: int) -> None:
+def _legend_below(axis: "Axes", columns: int) -> None:
     """Put the legend below the axis, where it covers no line."""
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
 
@@ -324,13 +342,13 @@ def _width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> 
 
 
 @cache
-def _renderer() -> Any:
+def _renderer() -> "RendererAgg":
     from matplotlib.backends.backend_agg import RendererAgg
 
     return RendererAgg(1, 1, DPI)
 
 
-def _show(axis: Any, image: Any, caption: str) -> None:
+def _show(axis: "Axes", image: Image | None, caption: str) -> None:
     """Draw `image`, uint8 RGB, under its caption; mark None as unreadable."""
     if image is not None:
         axis.imshow(image)
@@ -339,7 +357,7 @@ def _show(axis: Any, image: Any, caption: str) -> None:
     axis.set_title(caption, fontsize=CAPTION_SIZE)
 
 
-def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[Any, list[Any]]:
+def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple["Figure", list["Axes"]]:
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib.figure import Figure
 
@@ -347,7 +365,7 @@ def _figure(width: float, height: float, columns: int, rows: int = 1) -> tuple[A
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: "Figure", path: Path) -> None:
     """Write the PNG with fonts that have the characters of each text.
 
     Only the ticks of a logarithmic axis are formulas: "$5 to $9" is none.
