@@ -8,13 +8,18 @@ quarter of it. No image becomes black unless every sample is zero.
 import functools
 import io
 import warnings
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 WHITE_LEVELS = (1, 255, 1023, 4095, 16383, 65535)  # floating point; 8 to 16 bits
 MAX_DARK_BYTE = 63  # of the upper bytes of 16-bit samples, where 14 bits or fewer are used
@@ -27,13 +32,13 @@ def load_plugins() -> None:
     _module()
 
 
-def open_image(data: bytes) -> Any:
+def open_image(data: bytes) -> "ImageFile":
     """Return a PIL image of `data`, not loaded yet. Raises whatever Pillow raises."""
     return _module().open(io.BytesIO(data))
 
 
 @functools.cache
-def _module() -> Any:
+def _module() -> ModuleType:
     """Return PIL.Image with all its plugins, and silence its warnings: this module judges what they are about."""
     import PIL.Image
 
@@ -42,7 +47,7 @@ def _module() -> Any:
     return PIL.Image
 
 
-def orientation(image: Any) -> int:
+def orientation(image: "Image") -> int:
     """Return the EXIF orientation of a PIL image, 1 to 8; 1 where it has none, or its EXIF block is damaged."""
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -51,7 +56,7 @@ def orientation(image: Any) -> int:
     return next((known for known in range(2, 9) if value == known), 1)  # a rational 6/1 equals 6
 
 
-def rawmode(image: Any) -> str:
+def rawmode(image: "ImageFile") -> str:
     """Return how the samples of a PIL image that is not loaded yet are packed, such as "RGB;16B"; "" if unknown."""
     for tile in image.tile[:1]:
         parts = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
@@ -59,7 +64,7 @@ def rawmode(image: Any) -> str:
     return ""
 
 
-def to_rgb(image: Any, data: bytes, packing: str) -> NDArray[np.uint8]:
+def to_rgb(image: "Image", data: bytes, packing: str) -> NDArray[np.uint8]:
     """Return a loaded PIL image as uint8 (H, W, 3) RGB.
 
     Args:
@@ -73,7 +78,7 @@ def to_rgb(image: Any, data: bytes, packing: str) -> NDArray[np.uint8]:
         return _grey_to_rgb(image)
     if ";16" in packing and image.mode in ("RGB", "RGBA", "RGBX", "LA"):
         colours = image.getextrema()[: 1 if image.mode == "LA" else 3]
-        if max(high for _, high in colours) <= MAX_DARK_BYTE:
+        if max(high for _, high in colours) <= MAX_DARK_BYTE:  # type: ignore[misc]  # a pair for each of several bands
             return _decode_16_bit(data)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -104,7 +109,7 @@ def to_8_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
     return np.floor(samples.astype(np.float64) * 255 / white).astype(np.uint8)
 
 
-def _grey_to_rgb(image: Any) -> NDArray[np.uint8]:
+def _grey_to_rgb(image: "Image") -> NDArray[np.uint8]:
     """Return a grey image of 16 bits, 32 bits or floating point as uint8 (H, W, 3)."""
     samples = np.asarray(image)
     tags = getattr(image, "tag_v2", None)

@@ -170,8 +170,8 @@ def shot_groups(train_counts: list[int]) -> dict[str, NDArray[np.bool_]]:
 def per_class(predictions: Predictions, num_classes: int) -> dict[str, NDArray[Any]]:
     """Return `count`, `predicted`, `correct` and `accuracy` per class, (C,) each.
 
-    `count` is of readable images, `predicted` of images predicted as the class. The accuracy is the recall; NaN for a
-    class without images.
+    `count` is of readable images, `predicted` of images predicted as the class. The accuracy is the recall; it is NaN
+    for a class without images.
     """
     scorable = predictions.scorable
     label, first = predictions.label[scorable], predictions.top[scorable][:, 0]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dataloader.prefetch import BatchLoader
 from inference import blend, saved_probs
 from inference.loading import LoadedPredictor
 from inference.predictor import Predictor, SavedMember
@@ -17,6 +18,7 @@ from inference.tta import TTA
 from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
+from utils.batch import EvalBatch
 from utils.errors import UserError, path_hint
 from utils.files import write_yaml
 from utils.logger import log
@@ -25,8 +27,10 @@ FIT_COMMAND = "python eval.py --load A B --blend greedy"
 REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
-def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) -> tuple[Predictor, dict[str, Any]]:
-    """Fit the weights of --blend greedy or optimal over `loader` (EvalBatch), and log what they gain.
+def fit_ensemble(
+    opt: argparse.Namespace, loaded: LoadedPredictor, loader: BatchLoader[EvalBatch]
+) -> tuple[Predictor, dict[str, object]]:
+    """Fit the weights of --blend greedy or optimal over `loader`, and log what they gain.
 
     Returns:
         A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
@@ -66,7 +70,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) 
     log.info(
         "weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True))
     )
-    measured = {"list": str(files.source), "list_hash": files.content_hash(), "scores": scores}
+    measured: dict[str, object] = {"list": str(files.source), "list_hash": files.content_hash(), "scores": scores}
     if kept is None:
         return predictor, measured
     held = copy.copy(predictor)
@@ -77,7 +81,7 @@ def fit_ensemble(opt: argparse.Namespace, loaded: LoadedPredictor, loader: Any) 
 
 
 def write_ensemble(
-    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, measured: dict[str, Any]
+    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, measured: dict[str, object]
 ) -> None:
     """Write ensemble.yaml into the folder `new`, which will replace `folder`.
 
@@ -110,12 +114,11 @@ def write_ensemble(
 def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     """Return `opt`; with --ensemble a copy whose load, weights, blend, tta, scale and fit come from the file.
 
-    Flags on the command line override the file. A member of weight 0 is left out: it would cost time and change
-    nothing.
+    Flags on the command line override the file. A member of weight 0 is left out: it would only cost time.
 
     Raises:
-        UserError: the file is missing or of another kind, or a member is missing. load_predictor refuses one that has
-            changed.
+        UserError: the file is missing or of another kind, or a member is missing. A member that has changed is refused
+            later, by load_predictor.
     """
     if not opt.ensemble:
         return opt
@@ -182,9 +185,9 @@ def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**content, "weights": weights, "scale": None if scale is None else int(scale)}
 
 
-def _number(text: Any) -> float:
+def _number(text: object) -> float:
     """Return the number that `text` is, or NaN, which is in no range."""
     try:
-        return float(text)
+        return float(text)  # type: ignore[arg-type]  # TypeError is expected
     except (TypeError, ValueError):
         return math.nan

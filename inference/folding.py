@@ -64,8 +64,7 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
         images: normalised floats (B, 3, S, S), on the network's device, to compare the copy with the network.
 
     Returns:
-        The copy and how many norms were folded; `net` itself and 0 where none could be, or the logits differ beyond
-        RTOL.
+        The copy, and how many norms were folded. If none could be, or the logits differ beyond RTOL: `net` and 0.
     """
     pairs = _pairs(net)
     if not pairs:
@@ -74,8 +73,8 @@ def fold_batchnorm(net: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
     for conv_name, norm_name in pairs:
         _fold_pair(copied, conv_name, norm_name)
     with torch.inference_mode():
-        wanted, got = net(images).float(), copied(images).float()
-    close = bool((got - wanted).abs().max() <= RTOL * wanted.abs().max())
+        expected, got = net(images).float(), copied(images).float()
+    close = bool((got - expected).abs().max() <= RTOL * expected.abs().max())
     return (copied, len(pairs)) if close else (net, 0)
 
 

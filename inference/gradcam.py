@@ -2,30 +2,30 @@
 
 import math
 from collections import deque
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dataloader.prefetch import BatchLoader
+from evaluation.report.pictures import Maps
 from inference.predictor import Predictor
 from network.base_model import BaseModel
+from utils.batch import EvalBatch
 from utils.logger import progress
 
 MAX_ACTIVATIONS = 64  # searched for features: the last blocks of any network
 MIN_MAP_SIDE = 4  # cells; a coarser map says little about an image
 
 
-def gradcam_maps(predictor: Predictor, loader: Any) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """Return a map for each image of a loader of EvalBatch, from the first network's first view.
+def gradcam_maps(predictor: Predictor, loader: BatchLoader[EvalBatch]) -> Maps:
+    """Return a map for each image of a loader, from the first network's first view.
 
     Returns:
         {place in the list: (uint8 (S, S, 3), float32 (h, w) from 0 to 1)}: what the network saw, and what in it was
         evidence for its first prediction. {} where the network has no features with places.
     """
     model, view = predictor.members[0].model, predictor.views[0][0]
-    maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.float32]]] = {}
+    maps: Maps = {}
     with model.evaluating():
         for batch in progress(loader, "Grad-CAM", len(loader)):
             images = view.transform(batch.images[predictor.preprocesses.index(view.preprocess)].to(model.device))
@@ -42,8 +42,7 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
     """Compute Grad-CAM of uint8 (B, 3, S, S) images, or of normalised floats.
 
     The features are the last output inside the network that has a gradient and places: at least MIN_MAP_SIDE per side,
-    else at least two. In a transformer whose classifier reads only the class token, that is the input of the last
-    attention.
+    else at least two. In a transformer whose classifier reads only the class token, the last attention's input is used.
 
     Args:
         classes: int64 (B,), the class of each image to explain; by default its first prediction.
@@ -54,10 +53,11 @@ def gradcam(model: BaseModel, images: Tensor, classes: Tensor | None = None) -> 
     fine: deque[Tensor] = deque(maxlen=MAX_ACTIVATIONS)
     coarse: deque[Tensor] = deque(maxlen=MAX_ACTIVATIONS)
 
-    def remember(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        there = _as_map(model.net, output) if isinstance(output, Tensor) and output.requires_grad else None
-        if there is not None:
-            (fine if there.shape[-1] >= MIN_MAP_SIDE else coarse).appendleft(output)
+    def remember(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            there = _as_map(model.net, output)
+            if there is not None:
+                (fine if there.shape[-1] >= MIN_MAP_SIDE else coarse).appendleft(output)
 
     with torch.enable_grad(), model.evaluating() as net:
         hooks = [module.register_forward_hook(remember) for module in net.modules()]

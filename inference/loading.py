@@ -67,7 +67,7 @@ class _Network:
     data: dict[str, Any]
     tag: str
     epoch: str
-    history: Any
+    history: object
     calibration: dict[str, Any] | None
     weights_alone: bool
 
@@ -79,8 +79,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     for a list must call `check_list` with it: probabilities in a file belong to one list.
 
     Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; or they disagree about the classes; or there
-            are several processes.
+        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or there are several
+            processes.
     """
     distributed.require_single_process("Evaluation and submission")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
@@ -157,8 +157,10 @@ def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str
 def _folder_name(opt: argparse.Namespace, networks: list[_Network], saved: list[str]) -> str:
     """Return the name of the folder for the results, below --tag.
 
-    It has the epochs, and for checkpoints of another tag their tags and the views too. `saved`: the names of the files
-    of probabilities.
+    It has the epochs, and for checkpoints of another tag their tags and the views too.
+
+    Args:
+        saved: the names of the files of probabilities.
     """
     tags = [re.sub(r"[^\w.+-]", "_", network.tag).lstrip(".")[:MAX_TAG_LETTERS] or "_" for network in networks]
     epochs = [re.sub(r"[^\w-]", "_", network.epoch)[:MAX_EPOCH_LETTERS] for network in networks]

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,14 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dataloader import check_readable
+from dataloader.prefetch import BatchLoader
 from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
 from inference.blend import combine
 from inference.tta import get_views, mean_over_views
 from network.base_model import BaseModel
 from utils import distributed
+from utils.batch import EvalBatch
 from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from inference.features import Features
 
 # Pixels per forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; batches of 64 were measured
 # to be 10 to 25 % slower per image. CUDA: 128 of them, so that the views of a small batch fill the GPU.
@@ -29,7 +34,7 @@ CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
 class SavedMember:
     """A member whose probabilities come from a file: float32 (N, C), or with `is_log` their float16 logarithms."""
 
-    values: NDArray[Any]
+    values: NDArray[np.float32] | NDArray[np.float16]
     weight: float = 1.0
     is_log: bool = False
     path: str = "the saved probabilities"
@@ -63,8 +68,8 @@ class Predictor:
     """Gives probabilities of the classes: each member's mean over its views, blended over the members.
 
     `members` are networks, `saved` are probabilities from files. `preprocesses` are the distinct ways to prepare an
-    image that some view needs: `dataloader.eval_loader(opt, files, predictor.preprocesses)` gives batches with one
-    tensor each.
+    image that some view needs: a batch of `dataloader.eval_loader(opt, files, predictor.preprocesses)` has one tensor
+    for each of them.
     """
 
     def __init__(
@@ -75,12 +80,12 @@ class Predictor:
         self.preprocesses = tuple(dict.fromkeys(view.preprocess for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
         self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
-        self._weights: tuple[Any, Tensor] | None = None
+        self._weights: tuple[tuple[object, ...], Tensor] | None = None  # as the device has them, and what they are of
         # bool (N,): for which images of the list every saved member has a valid row; None: there is no saved member
         self.saved_readable: Tensor | None = None
 
-    def readable(self, batch: Any) -> Tensor:
-        """Return bool (B,): which images of an EvalBatch all members could read."""
+    def readable(self, batch: EvalBatch) -> Tensor:
+        """Return bool (B,): which images of the batch all members could read."""
         return batch.readable if self.saved_readable is None else batch.readable & self.saved_readable[batch.index]
 
     @torch.inference_mode()
@@ -90,8 +95,8 @@ class Predictor:
         Where a network's logits for an image are not all finite, its row is NaN.
 
         Args:
-            images: uint8 (B, 3, S, S) for each of `preprocesses`. index: int64 (B,), their places in the list, for
-                `saved`.
+            images: uint8 (B, 3, S, S) for each of `preprocesses`.
+            index: int64 (B,), their places in the list; needed for `saved`.
         """
         device = self.members[0].model.device if self.members else torch.device("cpu")
         moved = {key: image.to(device, non_blocking=True) for key, image in zip(self.preprocesses, images, strict=True)}
@@ -139,14 +144,14 @@ class Predictor:
                 stack.enter_context(member.evaluating())
             yield
 
-    def run(self, loader: Any, title: str) -> Iterator[tuple[Any, Tensor]]:
+    def run(self, loader: BatchLoader[EvalBatch], title: str) -> Iterator[tuple[EvalBatch, Tensor]]:
         """Yield each EvalBatch of `loader` and its `member_probabilities`, float32 (M, B, C), under a progress bar.
 
         Whatever uses a predictor's answers must take them from here: NaN must never become a score.
 
         Raises:
-            NotFinite: a member gave NaN or infinite logits: after the first batch if all of it is broken, else at the
-                end.
+            NotFinite: a member gave NaN or infinite logits. It is raised after the first batch if all of that batch is
+                broken, else at the end.
         """
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
@@ -205,15 +210,19 @@ def _logits(member: Member, shown: list[Tensor]) -> list[Tensor]:
 
 
 def predict(
-    predictor: Predictor, loader: Any, keep: bool = False, rows: NDArray[np.int64] | None = None, features: Any = None
+    predictor: Predictor,
+    loader: BatchLoader[EvalBatch],
+    keep: bool = False,
+    rows: NDArray[np.int64] | None = None,
+    features: "Features | None" = None,
 ) -> tuple[Predictions, NDArray[np.float16] | None]:
-    """Run the predictor over a loader of EvalBatch.
+    """Run the predictor over a loader.
 
     Args:
         keep: whether to return all probabilities too.
-        rows: int64 (M,), ascending: the images whose every probability goes into Predictions.rows, by their place in
-            the loader.
-        features: an inference.Features of the same predictor, which this fills.
+        rows: int64 (M,), ascending, places in the loader: the images whose every probability goes into
+            Predictions.rows.
+        features: those of the same predictor, which this fills.
 
     Returns:
         The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None.

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.file_list import FileList
 from evaluation.metrics import MIN_PROBABILITY
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -50,7 +52,7 @@ def to_log_float16(probability: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def write(
-    path: Path, log_probability: NDArray[np.float16], readable: NDArray[np.bool_], files: Any, classes: Any
+    path: Path, log_probability: NDArray[np.float16], readable: NDArray[np.bool_], files: FileList, classes: Classes
 ) -> None:
     """Write an npz file without pickles.
 
@@ -120,8 +122,8 @@ def check_total(paths: Sequence[str]) -> None:
         )
 
 
-def check_same_list(saved: SavedProbs, files: Any, content_hash: str) -> None:
-    """Raise UserError where `saved` is of another list than the FileList `files`, whose hash is `content_hash`."""
+def check_same_list(saved: SavedProbs, files: FileList, content_hash: str) -> None:
+    """Raise UserError where `saved` is of another list than `files`, whose hash is `content_hash`."""
     if len(saved.readable) != len(files) or saved.list_hash != content_hash:
         raise UserError(
             f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for "

@@ -67,11 +67,10 @@ def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> N
 def carry_by_name(
     model: BaseModel, weights: dict[str, Tensor], known: Sequence[str], names: Sequence[str], source: str
 ) -> dict[str, Tensor]:
-    """Return `weights` with a classifier for `names`: rows of the checkpoint where a name is in `known`, else those of
-    `model`.
+    """Return `weights` with a classifier for `names`, whose rows are the checkpoint's where a name is in `known`.
 
-    A classifier that cannot be carried over (another --head, no name in common) is left out. A class may have several
-    consecutive rows: the centres of --head subcenter.
+    The other rows are those of `model`. A classifier that cannot be carried over (another --head, no name in common) is
+    left out. A class may have several consecutive rows: the centres of --head subcenter.
 
     Raises:
         UserError: it is unclear which layer of the network is its classifier.

@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import Conv2dSame
@@ -12,13 +12,16 @@ from torch import nn
 from utils import distributed
 from utils.logger import log, progress
 
+if TYPE_CHECKING:
+    from network.base_model import BaseModel
+
 TIMING_SECONDS = 2.0  # of timed steps per precision
 MAX_TIMED_STEPS = 8  # per precision
 MAX_STEP_SECONDS = 0.5  # of a timed step; its batch is as large as this allows
 
 
-def resolve_precision(model: Any, precision: str, kept: bool = False) -> tuple[str, str]:
-    """Return the precision to train a BaseModel in, and the reason.
+def resolve_precision(model: "BaseModel", precision: str, kept: bool = False) -> tuple[str, str]:
+    """Return the precision to train `model` in, and the reason.
 
     Args:
         precision: "fp32", "bf16", "fp16", or "auto": bf16 or fp16 on CUDA, the faster of fp32 and bf16 on the CPU.
@@ -60,7 +63,7 @@ def _name(device: torch.device) -> str:
     return "the CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
-def pick_fastest(step: Callable[[str], Any], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:
+def pick_fastest(step: Callable[[str], object], names: tuple[str, ...] = ("fp32", "bf16")) -> tuple[str, str]:
     """Time `step(name)` for each precision, in turn, and return the fastest name and the times in words.
 
     The first call of each is not counted. The median decides.
@@ -108,12 +111,13 @@ def fastest_for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[
                 buffer.copy_(value)
 
 
-def fastest_for_inference(model: Any, scale: int, batch: int) -> tuple[str, str]:
+def fastest_for_inference(model: "BaseModel", scale: int, batch: int) -> tuple[str, str]:
     """Return the faster precision to predict in on the CPU, and the times.
 
     Args:
-        model: a BaseModel, whose precision is left as it was. scale: side of the images, px. batch: the most images per
-            step.
+        model: its precision is left as it was.
+        scale: side of the images, px.
+        batch: the most images per step.
     """
     images = torch.randint(
         0, 256, (batch, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
