@@ -66,7 +66,7 @@ def printed(result, what="Next"):
 # ------------------------------------------------------------------------------------------------ names
 
 
-def test_names_are_compared_whatever_form_their_accents_have():
+def test_match_names_in_other_accent_forms_are_equal():
     assert names_agree(["café", "b"], ["cafe\u0301", "b"]) and names_agree(None, ["a"]) and names_agree(["a"], [])
     assert not names_agree(["a", "b"], ["b", "a"]) and not names_agree(["a"], ["a", "b"])
     assert match_names(["b", "new", "cafe\u0301"], ["café", "a", "b"]).tolist() == [2, -1, 0]
@@ -74,7 +74,7 @@ def test_names_are_compared_whatever_form_their_accents_have():
     assert match_names(["a"], ["a", "a"]).tolist() == [-1]
 
 
-def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):
+def test_align_labels_of_other_numbering_follow_names(tmp_path, said):
     for name, content in (("list.txt", "x.jpg 0\ny.jpg 1\nz.jpg 1\n"), ("classes.txt", "dog\ncat\n\n")):
         (tmp_path / name).write_text(content)
     files = read_list(tmp_path / "list.txt")
@@ -97,7 +97,7 @@ def test_a_list_of_another_numbering_is_matched_by_name(tmp_path, said):
 
 
 @pytest.mark.parametrize(("name", "head"), HEADS, ids=lambda value: value)
-def test_load_carries_the_classifier_over_by_name(name, head, said):
+def test_load_weights_of_other_classes_move_classifier_rows_by_name(name, head, said):
     """Old a, b, c; new c, d, a: every tensor of every classifier, centres of a class together; the shown average's, not the raw one's."""
 
     def build(count):
@@ -130,7 +130,7 @@ def test_load_carries_the_classifier_over_by_name(name, head, said):
 
 
 @pytest.mark.slow
-def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_set, small, tmp_path):
+def test_scripts_with_list_of_other_numbering_score_by_name(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 4, *small).code == 0
     load = ["--load", "checkpoints/run/last.pt"]
     turned = renumbered(photo_set, tmp_path / "turned", ["hopper", "flower", "china"])
@@ -165,7 +165,7 @@ def test_every_meeting_of_a_checkpoint_and_a_list_compares_names(script, photo_s
 
 
 @pytest.mark.slow
-def test_tools_compare_names_too(script, photo_set, small, tmp_path, capfd):
+def test_tools_with_list_of_other_numbering_score_by_name(script, photo_set, small, tmp_path, capfd):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     turned = renumbered(photo_set, tmp_path / "turned", ["hopper", "flower", "china"])
     other = renumbered(photo_set, tmp_path / "other", ["china", "flower", "cat"])
@@ -183,7 +183,7 @@ def test_tools_compare_names_too(script, photo_set, small, tmp_path, capfd):
 # ------------------------------------------------------------------------------------------------ lists, commands
 
 
-def test_a_checkpoint_remembers_its_lists():
+def test_lists_of_options_are_absolute_and_found_again():
     opt = parse_train(["--data_root", "a b"])
     here = Path.cwd()
     assert lists_of(opt) == {"data_root": f"{here}/a b"} | {name: f"{here}/a b/{name}.txt" for name in ("train", "val", "test")}
@@ -197,7 +197,7 @@ def test_a_checkpoint_remembers_its_lists():
         known_list(plain, "val", known | {"d.pt": {"val": "/y.txt"}})
 
 
-def test_a_command_is_complete_and_quoted(monkeypatch):
+def test_command_with_odd_values_is_complete_and_quoted(monkeypatch):
     opt = {"load": ["a b.pt", "c;d.pt"], "weights": [2.0, 1], "report": False, "gpu": -1, "tag": "cache", "out": "-x.csv", "lr": 3}
     monkeypatch.setattr("sys.argv", ["/my code/train.py"])
     assert command("eval", opt) == "python '/my code/eval.py' --gpu -1 --load 'a b.pt' 'c;d.pt' --weights 2.0 1 --no-report"
@@ -209,7 +209,7 @@ def test_a_command_is_complete_and_quoted(monkeypatch):
 
 
 @pytest.mark.slow
-def test_printed_commands_run_as_printed(script, photo_set, small, tmp_path):
+def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_set, small, tmp_path):
     """Another project's lists are in datasets/, where eval.py used to look: its scores would be those of wrong labels."""
     (tmp_path / "datasets").mkdir()
     for name in ("val", "test"):
@@ -254,7 +254,7 @@ def test_printed_commands_run_as_printed(script, photo_set, small, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_resumed_under_another_tag_names_a_checkpoint_that_is_there(script, photo_set, small, monkeypatch):
+def test_resume_under_another_tag_prints_existing_checkpoint(script, photo_set, small, monkeypatch):
     from training.run import TrainingRun
 
     real = TrainingRun.end_epoch

@@ -43,13 +43,13 @@ def sizes(photos, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_flag_and_the_decoder_have_one_default():
+def test_max_pixels_of_flag_and_decoder_are_equal():
     assert parse_train([]).max_pixels == shared_flags.MAX_PIXELS == decode.MAX_PIXELS
 
 
 @pytest.mark.parametrize("how", LOADING)
 @pytest.mark.parametrize("cache", ["none", "ram"])
-def test_the_limit_reaches_the_workers(sizes, how, cache):
+def test_max_pixels_in_loader_workers_is_obeyed(sizes, how, cache):
     words = ["-b", "4", "--epochs", "1", "--gpu", "-1", "--transform", "none", "--max_pixels", "8100", "--cache", cache, *LOADING[how]]
     files = read_list(sizes / "train.txt")
     batches = list(dataloader.train_loader(parse_train(words), files, WAY).batches(1))
@@ -61,7 +61,7 @@ def test_the_limit_reaches_the_workers(sizes, how, cache):
     assert "train.txt, line 8" in bad[7]
 
 
-def test_a_cache_built_under_another_limit_hides_no_bomb_and_no_image(sizes, tmp_path):
+def test_max_pixels_changed_after_caching_is_obeyed(sizes, tmp_path):
     def bad(limit):
         words = ["--load", "x.pt", "--gpu", "-1", "-w", "0", "--max_pixels", str(limit), "--cache", f"disk:{tmp_path}/c"]
         batches = dataloader.eval_loader(parse_eval(words), read_list(sizes / "val.txt"), (WAY,))
@@ -70,7 +70,7 @@ def test_a_cache_built_under_another_limit_hides_no_bomb_and_no_image(sizes, tmp
     assert [bad(limit) for limit in (8100, 10**6, 4900)] == [[6, 7], [], [4, 5, 6, 7]]
 
 
-def test_the_scripts_and_the_doctor_take_it(script, sizes, small, tmp_path):
+def test_max_pixels_in_scripts_and_doctor_is_obeyed(script, sizes, small, tmp_path):
     words = ["--data_root", sizes, "--gpu", -1, "-w", 0, "-b", 4, "--max_pixels", 8100]
     result = script("train.py", *small, *words, "--epochs", 1, "--max_bad", 1, "--tag", "big", "--model", "timm:test_resnet")
     assert result.code == 0, result.err
@@ -158,7 +158,7 @@ def pillow(path: str) -> np.ndarray | None:
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's of damaged TIFF directories
-def test_each_file_is_pillows_picture_or_is_reported(corrupt):
+def test_eval_loader_damaged_file_equals_pillow_or_is_reported(corrupt):
     files = read_list(corrupt / "val.txt")
     opt = parse_eval(["--load", "x.pt", "-b", "9", "--gpu", "-1", "-w", "2"])
     read = np.concatenate([batch.readable.numpy() for batch in dataloader.eval_loader(opt, files, (WAY,))])
@@ -193,7 +193,7 @@ TRAINING = "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --tr
 
 
 @pytest.mark.parametrize("how", ["threads", "processes"])
-def test_no_damaged_file_ends_or_holds_a_run(corrupt, tmp_path, how):
+def test_train_and_eval_on_damaged_files_finish(corrupt, tmp_path, how):
     """Training and evaluation in a process of their own, which can be killed if they hang."""
     words = ["--tag", "bad", "--scale", "32", "-b", "12", "--gpu", "-1"]
     code = RUN.format(root=str(ROOT), words=words, loading=LOADING[how], data=str(corrupt), training=TRAINING.split())

@@ -58,7 +58,7 @@ def key(*indices, epoch=1, copies=None):
 # ------------------------------------------------------------------------------------------------ training
 
 
-def test_a_batch_holds_what_its_docstring_says(folder):
+def test_train_batch_has_documented_shapes_and_dtypes(folder):
     batch = training(folder).__getitems__(key(3, 0, 8, epoch=5))
     assert batch.image.shape == (3, 3, 32, 32)
     assert batch.image.dtype == torch.uint8
@@ -69,7 +69,7 @@ def test_a_batch_holds_what_its_docstring_says(folder):
     assert (batch.epoch, batch.step, batch.bad) == (5, 7, ())
 
 
-def test_each_image_is_its_own_samples_whatever_else_is_in_the_batch(folder):
+def test_train_image_in_any_batch_is_the_same(folder):
     data = training(folder)
     batch = data.__getitems__(key(0, 1, 3, 4, 7, 8))
     pipeline = data.pipeline(1)
@@ -80,13 +80,13 @@ def test_each_image_is_its_own_samples_whatever_else_is_in_the_batch(folder):
     assert torch.equal(other.image, batch.image[[5, 0]])
 
 
-def test_epochs_and_copies_are_augmented_otherwise(folder):
+def test_train_image_per_epoch_and_copy_differs(folder):
     data = training(folder)
     images = [data.__getitems__(key(0, epoch=epoch, copies=[copy])).image for epoch in (1, 2) for copy in (0, 1)]
     assert len({image.numpy().tobytes() for image in images}) == 4
 
 
-def test_the_next_readable_image_stands_in_under_its_own_label_and_index(folder):
+def test_train_unreadable_image_is_replaced_by_next_with_its_label(folder):
     data = training(folder)
     batch = data.__getitems__(key(5, 1, 2, 11))
     assert batch.index.tolist() == batch.label.tolist() == [7, 1, 3, 0]  # 5 and 6 are bad; after the last comes the first
@@ -97,7 +97,7 @@ def test_the_next_readable_image_stands_in_under_its_own_label_and_index(folder)
         assert f"({folder}/train.txt, line {index + 2})" in text  # the first line is blank
 
 
-def test_the_reason_is_told(folder):
+def test_train_unreadable_image_has_a_reason(folder):
     reasons = dict(training(folder).__getitems__(key(2, 5, 6, 11)).bad)
     assert "empty" in reasons[2]
     assert "not a readable image" in reasons[5]
@@ -105,12 +105,12 @@ def test_the_reason_is_told(folder):
     assert "Truncated" in reasons[11]
 
 
-def test_where_nothing_can_be_read_there_is_an_error_that_names_the_first(folder):
+def test_train_nothing_readable_raises_naming_first(folder):
     with pytest.raises(ImageError, match=r"4 images in a row cannot be read; the first: .*6\.jpg.*none\.txt, line 3"):
         training(folder, name="none.txt").__getitems__(key(2))
 
 
-def test_a_long_row_of_unreadable_images_is_given_up(folder, tmp_path, monkeypatch):
+def test_train_too_many_unreadable_in_a_row_raises(folder, tmp_path, monkeypatch):
     (tmp_path / "train.txt").write_text("".join(f"gone{k}.jpg 0\n" for k in range(50)) + f"{folder}/0.jpg 1\n")
     monkeypatch.setattr(dataset, "MAX_REPLACEMENTS", 20)
     with pytest.raises(ImageError, match=r"20 images in a row.*gone3\.jpg"):
@@ -119,7 +119,7 @@ def test_a_long_row_of_unreadable_images_is_given_up(folder, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("words", [("-w", "0"), ("-w", "1"), ("-w", "1", "--loader", "process")], ids=" ".join)
-def test_the_loader_reports_every_bad_image(folder, words):
+def test_train_loader_unreadable_images_are_all_reported(folder, words):
     opt = parse_train(["-b", "6", "--epochs", "1", "--gpu", "-1", "--transform", "light", *words])
     batches = list(dataloader.train_loader(opt, read_list(folder / "train.txt"), WAY).batches(1))
     assert {index for batch in batches for index, _ in batch.bad} == set(BAD)
@@ -128,13 +128,13 @@ def test_the_loader_reports_every_bad_image(folder, words):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_hopeless_list_is_the_users_to_mend(folder, workers):
+def test_train_loader_nothing_readable_is_user_error(folder, workers):
     opt = parse_train(["-b", "4", "--gpu", "-1", "-w", str(workers)])
     with pytest.raises(UserError, match=r"4 images in a row cannot be read.*\n.*tools\.doctor"):
         list(dataloader.train_loader(opt, read_list(folder / "none.txt"), WAY).batches(1))
 
 
-def test_sizes_change_at_their_epochs(folder):
+def test_train_scale_schedule_changes_size_at_its_epochs(folder):
     data = training(folder, "--scale_schedule", "1:16,3:24")
     assert [data.pipeline(epoch).size for epoch in (0, 1, 2, 3, 9)] == [16, 16, 16, 24, 24]
     assert data.__getitems__(key(0, epoch=3)).image.shape == (1, 3, 24, 24)
@@ -144,7 +144,7 @@ def test_sizes_change_at_their_epochs(folder):
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
-def test_an_evaluation_batch_holds_what_its_docstring_says(folder):
+def test_eval_batch_has_documented_shapes_and_dtypes(folder):
     batch = evaluation(folder).__getitems__(key(0, 1, 3))
     assert isinstance(batch.images, tuple)
     assert [image.shape for image in batch.images] == [(3, 3, 32, 32)]
@@ -157,7 +157,7 @@ def test_an_evaluation_batch_holds_what_its_docstring_says(folder):
     assert batch.bad == ()
 
 
-def test_an_unreadable_image_is_black_marked_named_and_never_replaced(folder):
+def test_eval_unreadable_image_is_black_and_marked(folder):
     ways = (WAY, Preprocess(24, "pad", MEAN, MEAN))
     batch = evaluation(folder, *ways).__getitems__(key(*range(12)))
     assert batch.index.tolist() == batch.label.tolist() == list(range(12))
@@ -171,14 +171,14 @@ def test_an_unreadable_image_is_black_marked_named_and_never_replaced(folder):
         assert f"({folder}/train.txt, line {index + 2})" in text
 
 
-def test_nothing_readable_is_no_error_in_evaluation(folder):
+def test_eval_nothing_readable_is_no_error(folder):
     batch = evaluation(folder, name="none.txt").__getitems__(key(0, 1, 2, 3))
     assert not batch.readable.any()
     assert not batch.images[0].any()
     assert len(batch.bad) == 4
 
 
-def test_several_ways_are_prepared_from_one_reading(folder, monkeypatch):
+def test_eval_several_preprocessings_read_each_file_once(folder, monkeypatch):
     ways = (
         WAY,
         Preprocess(48, "crop", MEAN, MEAN),
@@ -201,7 +201,7 @@ def test_several_ways_are_prepared_from_one_reading(folder, monkeypatch):
     assert evaluation(folder, *ways).batch_bytes(7) == 7 * 3 * (32**2 + 48**2 + 40**2 + 16**2)
 
 
-def test_a_list_without_labels_has_minus_one_and_the_loader_two_equal_passes(folder, tmp_path):
+def test_eval_loader_unlabelled_list_gives_minus_one_twice(folder, tmp_path):
     (tmp_path / "test.txt").write_text("".join(f"{folder}/{k}.jpg\n" for k in range(7)))
     opt = parse_train(["-b", "3", "--gpu", "-1", "-w", "2"])
     loader = dataloader.eval_loader(opt, read_list(tmp_path / "test.txt", labelled=False), (WAY,))
@@ -217,7 +217,7 @@ def test_a_list_without_labels_has_minus_one_and_the_loader_two_equal_passes(fol
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def test_a_batch_is_the_memory_that_its_images_were_written_to():
+def test_as_images_shares_memory():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     batch = as_images(torch.from_numpy(images))
     assert batch.data_ptr() == images.ctypes.data
@@ -225,7 +225,7 @@ def test_a_batch_is_the_memory_that_its_images_were_written_to():
     assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), images)
 
 
-def test_the_reader_is_asked_for_no_more_than_the_largest_way_needs(folder):
+def test_eval_reader_is_asked_for_largest_size_needed(folder):
     asked = []
     files = read_list(folder / "train.txt")
 

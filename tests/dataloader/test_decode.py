@@ -12,9 +12,8 @@ import pytest
 
 from dataloader.decode import decode, read_image
 from dataloader.file_list import read_list
-from dataloader.geometry import EvalGeometry, RandomCrop, crop_resize
+from dataloader.geometry import RandomCrop, crop_resize
 from utils.errors import ImageError
-from utils.preprocess import Preprocess
 
 
 def encoded(image, kind, **settings):
@@ -40,7 +39,7 @@ LOSSLESS = {
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
-def test_lossless_formats_are_pillows_to_the_bit(photo, kind):
+def test_decode_lossless_format_equals_pillow(photo, kind):
     image, name, settings = LOSSLESS[kind](photo)
     got, size = decode(encoded(image, name, **settings))
     assert size == (201, 303)
@@ -49,13 +48,13 @@ def test_lossless_formats_are_pillows_to_the_bit(photo, kind):
 
 @pytest.mark.parametrize("settings", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_is_pillows(photo, mode, settings):
+def test_decode_jpeg_is_close_to_pillow(photo, mode, settings):
     data = encoded(photo.convert(mode), "JPEG", quality=90, **settings)
     wanted = np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert np.abs(decode(data)[0].astype(int) - wanted).mean() < 0.5
 
 
-def test_cmyk_alpha_and_16_bits(photo):
+def test_decode_cmyk_alpha_and_16_bits_give_rgb(photo):
     data = encoded(photo.convert("CMYK"), "JPEG", quality=95)
     assert np.abs(decode(data)[0].astype(int) - np.asarray(photo).astype(int)).mean() < 6
     clear = PIL.Image.new("RGBA", (5, 4), (255, 0, 0, 0))
@@ -65,7 +64,7 @@ def test_cmyk_alpha_and_16_bits(photo):
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_exif_orientation(photo, turn):
+def test_decode_jpeg_with_orientation_is_upright(photo, turn):
     exif = PIL.Image.Exif()
     exif[0x0112] = turn
     data = encoded(photo, "JPEG", quality=95, exif=exif)
@@ -77,7 +76,7 @@ def test_exif_orientation(photo, turn):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_a_cut_file_is_an_error_and_never_half_a_picture(photo, kind, tmp_path):
+def test_read_image_truncated_file_raises_with_its_path(photo, kind, tmp_path):
     data = encoded(photo, kind)
     for tenth in range(10):
         (tmp_path / "x").write_bytes(data[: len(data) * tenth // 10])
@@ -85,7 +84,7 @@ def test_a_cut_file_is_an_error_and_never_half_a_picture(photo, kind, tmp_path):
             read_image(str(tmp_path / "x"))
 
 
-def test_what_is_no_image(tmp_path, photo):
+def test_read_image_not_an_image_raises(tmp_path, photo):
     (tmp_path / "text.jpg").write_text("hello")
     for path in ("text.jpg", "gone.jpg", "."):
         with pytest.raises(ImageError):
@@ -95,7 +94,7 @@ def test_what_is_no_image(tmp_path, photo):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF"])
-def test_an_image_over_max_pixels_is_refused_and_one_at_it_is_not(photo, kind):
+def test_decode_over_max_pixels_raises_and_at_limit_passes(photo, kind):
     data = encoded(photo.crop((0, 0, 40, 30)), kind)
     assert decode(data, max_pixels=1200)[1] == (30, 40)
     with pytest.raises(ImageError, match="40x30 is over 1199 pixels.*bomb.*--max_pixels"):
@@ -103,7 +102,7 @@ def test_an_image_over_max_pixels_is_refused_and_one_at_it_is_not(photo, kind):
 
 
 @pytest.mark.parametrize(("scale", "zoom"), [(256, 0.8), (224, 0.08)])
-def test_scaled_decoding_is_nearer_to_an_antialiased_resize_than_the_usual_way(photos, scale, zoom):
+def test_decode_scaled_is_nearer_to_antialias_than_bilinear(photos, scale, zoom):
     """Over random crops of finely textured photographs, against Pillow; the usual way: decode in full, bilinear by OpenCV."""
     photos = [cv2.resize(photo, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC) for photo in photos]
     crop = RandomCrop(scale, zoom, 0.75)
@@ -128,39 +127,6 @@ def test_scaled_decoding_is_nearer_to_an_antialiased_resize_than_the_usual_way(p
     assert np.mean(ours) < np.mean(usual)
 
 
-@pytest.mark.parametrize("size", [(400, 600), (300, 300), (60, 900), (1, 50)])
-def test_random_crops_are_distributed_as_torchvisions(size):
-    import torch
-    from scipy.stats import ks_2samp
-    from torchvision.transforms import RandomResizedCrop
-
-    height, width = size
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    image = torch.zeros(1, height, width)
-    theirs = np.array([RandomResizedCrop.get_params(image, [0.3, 1.0], [0.75, 1 / 0.75]) for _ in range(1500)])
-    regions = [RandomCrop(64, 0.3, 0.75).choose_region(height, width, rng) for _ in range(1500)]
-    ours = np.array([[r.top, r.left, r.height, r.width] for r in regions])
-    for column in range(4):
-        assert ks_2samp(theirs[:, column], ours[:, column]).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("shape", [(100, 200), (200, 100), (1, 1), (1, 300), (64, 64)])
-@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
-def test_every_fit_gives_the_square(shape, fit):
-    image = np.full((*shape, 3), 200, np.uint8)
-    way = EvalGeometry(Preprocess(64, fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    out = np.empty((64, 64, 3), np.uint8)
-    way.render(image, shape, way.choose_region(*shape), out)
-    assert out.shape == (64, 64, 3)
-    if fit == "pad" and shape == (100, 200):
-        assert (out[16:48] == 200).all()
-        assert (out[:16] == 128).all()
-        assert (out[48:] == 128).all()
-    elif fit != "pad":
-        assert (out == 200).all()
-
-
 # ------------------------------------------------------------------------------------------------ kinds of images
 
 
@@ -180,14 +146,14 @@ def transparent(photo, mode):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_alpha_lies_over_white(photo, kind, mode):
+def test_decode_alpha_is_blended_over_white(photo, kind, mode):
     picture = transparent(photo, mode)
     data = encoded(picture, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
     assert np.abs(decode(data)[0] - over_white(picture)).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_a_palettes_clear_colour_lies_over_white(photo, kind):
+def test_decode_palette_transparency_is_white(photo, kind):
     picture = photo.quantize(16)
     got = decode(encoded(picture, kind, transparency=3))[0]
     clear = np.asarray(picture) == 3
@@ -201,7 +167,7 @@ def chunk(name, body):
 
 
 @pytest.mark.parametrize("before", [0, 5000, 100_000])
-def test_a_png_whose_one_colour_is_clear_however_late_it_says_so(photo, before):
+def test_decode_png_late_trns_chunk_is_white(photo, before):
     data = encoded(photo, "PNG")
     colour = np.asarray(photo)[100, 100]
     note = chunk(b"tEXt", b"note\0" + b"x" * before) + chunk(b"tRNS", struct.pack(">3H", *colour.tolist()))
@@ -211,7 +177,7 @@ def test_a_png_whose_one_colour_is_clear_however_late_it_says_so(photo, before):
     assert np.array_equal(got[~clear], np.asarray(photo)[~clear])
 
 
-def test_a_bmp_with_alpha_lies_over_white(photo):
+def test_decode_bmp_with_alpha_is_blended_over_white(photo):
     """Version 4 of the header, which names an alpha mask; Pillow writes none such."""
     picture = transparent(photo, "RGBA")
     pixels = np.ascontiguousarray(np.asarray(picture)[::-1, :, [2, 1, 0, 3]]).tobytes()
@@ -224,7 +190,7 @@ def test_a_bmp_with_alpha_lies_over_white(photo):
 @pytest.mark.parametrize(
     "kind", ["1 bit png", "palette bmp", "grey bmp", "interlaced png", "animated gif", "animated webp", "two-page tiff"]
 )
-def test_odd_kinds_are_pillows_first_frame(photo, kind):
+def test_decode_odd_kinds_equal_pillows_first_frame(photo, kind):
     other = photo.transpose(PIL.Image.Transpose.ROTATE_180)
     several = {"save_all": True, "append_images": [other]}
     data = {
@@ -242,7 +208,7 @@ def test_odd_kinds_are_pillows_first_frame(photo, kind):
 
 @pytest.mark.parametrize("kind", [".png", ".tiff"])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_16_bits_keep_their_upper_8(photo, kind, mode):
+def test_decode_16_bits_keeps_upper_8(photo, kind, mode):
     small = np.asarray(photo.convert(mode))
     deep = small.astype(np.uint16) * 257
     data = cv2.imencode(kind, deep[..., ::-1] if mode == "RGB" else deep)[1].tobytes()
@@ -268,7 +234,7 @@ def upright(data):
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_in_either_byte_order_after_other_segments(photo, turn, order):
+def test_decode_exif_of_either_byte_order_is_upright(photo, turn, order):
     data = encoded(photo, "JPEG", quality=95)
     exif = segment(0xE1, b"Exif\0\0" + directory(order, (0x010F, 1), (0x0112, turn), (0x0128, 2)))
     others = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>") + segment(0xFE, b"a comment") + segment(0xE2, b"ICC" * 900)
@@ -281,7 +247,7 @@ def test_exif_in_either_byte_order_after_other_segments(photo, turn, order):
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_orientation_of_other_formats(photo, turn, kind):
+def test_decode_other_format_with_orientation_is_upright(photo, turn, kind):
     exif = PIL.Image.Exif()
     exif[0x0112] = turn
     data = encoded(photo, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
@@ -289,7 +255,7 @@ def test_orientation_of_other_formats(photo, turn, kind):
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_need_is_asked_of_the_upright_size_and_scaled_decoding_turns_too(photo, turn):
+def test_decode_need_gets_upright_size_and_scaled_is_turned(photo, turn):
     exif = PIL.Image.Exif()
     exif[0x0112] = turn
     asked = []
@@ -314,7 +280,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_exif_is_no_orientation(photo, kind):
+def test_decode_damaged_exif_is_ignored(photo, kind):
     data = encoded(photo, "JPEG", quality=95)
     got, size = decode(data[:2] + segment(0xE1, b"Exif\0\0" + DAMAGED[kind]) + data[2:])
     assert size == (201, 303)
@@ -325,7 +291,7 @@ def test_a_damaged_exif_is_no_orientation(photo, kind):
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.125, 0.126, 0.25, 0.374, 0.5, 0.62, 0.75, 0.876, 1.0, 3.0])
-def test_a_jpeg_is_decoded_at_the_smallest_quick_scale_that_serves(photo, factor):
+def test_decode_jpeg_uses_smallest_sufficient_scale(photo, factor):
     image, size = decode(encoded(photo, "JPEG"), lambda *_: factor)
     eighths = next(n for n in (1, 2, 3, 4, 8) if n == 8 or n / 8 >= factor)
     assert size == (201, 303)
@@ -333,7 +299,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_quick_scale_that_serves(photo, factor
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "WEBP"])
-def test_other_formats_come_in_full(photo, kind):
+def test_decode_other_formats_ignore_scale(photo, kind):
     image, size = decode(encoded(photo, kind), lambda *_: 0.1)
     assert image.shape[:2] == size == (201, 303)
 
@@ -353,7 +319,7 @@ FORMATS = {
 }
 
 
-def test_bytes_after_the_picture_are_no_damage(photo):
+def test_decode_jpeg_with_trailing_bytes_is_accepted(photo):
     """Some cameras pad before the end marker; libjpeg warns, and everyone shows the picture."""
     data = encoded(photo, "JPEG")
     for padded in (data[:-2] + bytes(12) + data[-2:], data + b"junk" * 99):
@@ -362,7 +328,7 @@ def test_bytes_after_the_picture_are_no_damage(photo):
 
 
 @pytest.mark.parametrize("sampling", [0x31, 0x13, 0x41, 0x14])
-def test_sampling_that_turbojpeg_has_no_name_for_is_left_to_pillow(photo, sampling):
+def test_decode_jpeg_with_unnamed_sampling_equals_pillow(photo, sampling):
     """Of the second component; the picture is scrambled, since the data are as they were."""
     data = bytearray(encoded(photo.crop((0, 0, 16, 16)), "JPEG", subsampling=0))
     data[data.index(b"\xff\xc0") + 14] = sampling
@@ -372,7 +338,7 @@ def test_sampling_that_turbojpeg_has_no_name_for_is_left_to_pillow(photo, sampli
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [*FORMATS, "grey PNG"])
-def test_whatever_is_cut_off_the_end_the_rest_is_no_half_black_picture(photo, kind):
+def test_decode_truncated_at_any_byte_is_whole_or_refused(photo, kind):
     """Down to the last byte: an error, or the whole picture."""
     data = encoded(photo.convert("L"), "PNG") if kind == "grey PNG" else encoded(photo, FORMATS[kind][0], **FORMATS[kind][1])
     whole = decode(data)[0]
@@ -389,7 +355,7 @@ def test_whatever_is_cut_off_the_end_the_rest_is_no_half_black_picture(photo, ki
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's of damaged TIFF directories
 @pytest.mark.parametrize("kind", FORMATS)
-def test_changed_bytes_give_pillows_picture_or_an_error_and_no_other_exception(photo, kind):
+def test_decode_changed_bytes_equal_pillow_or_raise_image_error(photo, kind):
     whole = encoded(photo.crop((0, 0, 40, 30)), FORMATS[kind][0], **FORMATS[kind][1])
     rng = np.random.default_rng(0)
     refused = 0
@@ -421,7 +387,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_the_reason_and_the_path_are_told_the_same_each_time(tmp_path, kind):
+def test_read_image_broken_file_repeats_path_and_reason(tmp_path, kind):
     path = tmp_path / "x y.jpg"
     path.write_bytes(BROKEN[kind][0])
     texts = set()
@@ -435,7 +401,7 @@ def test_the_reason_and_the_path_are_told_the_same_each_time(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone.jpg", "No such file"), (".", "Is a directory"), ("x" * 300, "File name too long")])
-def test_what_cannot_be_opened_is_named_with_the_systems_reason(tmp_path, name, reason):
+def test_read_image_unopenable_names_systems_reason(tmp_path, name, reason):
     with pytest.raises(ImageError, match=reason) as error:
         read_image(str(tmp_path / name))
     assert str(tmp_path / name) in str(error.value)
@@ -443,7 +409,7 @@ def test_what_cannot_be_opened_is_named_with_the_systems_reason(tmp_path, name, 
 
 @pytest.mark.parametrize("side", [13_400, 60_000])
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "JPEG", "GIF", "TIFF"])
-def test_a_header_that_claims_a_huge_picture_is_refused_before_memory_is_asked_for(photo, kind, side):
+def test_decode_huge_header_is_refused_without_allocation(photo, kind, side):
     """Just above the limit, and far above Pillow's own double of it."""
     data = bytearray(encoded(photo.crop((0, 0, 8, 8)), kind))
     if kind == "PNG":
@@ -465,7 +431,7 @@ def test_a_header_that_claims_a_huge_picture_is_refused_before_memory_is_asked_f
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_a_cut_picture_says_nothing_past_its_error(photo, kind, capfd):
+def test_decode_truncated_prints_nothing(photo, kind, capfd):
     """OpenCV and libpng would print a line for each epoch's attempt, without the path."""
     data = encoded(photo, FORMATS[kind][0], **FORMATS[kind][1])
     with pytest.raises(ImageError):
@@ -473,7 +439,7 @@ def test_a_cut_picture_says_nothing_past_its_error(photo, kind, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_picture_to_look_at_is_upright_small_and_over_white(photo, tmp_path):
+def test_thumbnail_is_upright_small_and_over_white(photo, tmp_path):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "turned.jpg").write_bytes(encoded(photo, "JPEG", quality=95, exif=exif))

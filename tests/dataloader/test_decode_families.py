@@ -157,7 +157,7 @@ def jpegs(draw):
 
 @family
 @given(jpegs())
-def test_a_jpeg_with_an_odd_header_is_pillows_picture(files):
+def test_decode_jpeg_with_odd_header_equals_pillow(files):
     """Where Pillow itself trips over a description: its picture without that, or none."""
     data, bare = files
     if pillows(data) is not None:
@@ -166,7 +166,7 @@ def test_a_jpeg_with_an_odd_header_is_pillows_picture(files):
         assert np.array_equal(ours(data), pillows(bare))
 
 
-def test_a_jpeg_whose_header_is_damaged_and_whose_data_too_is_refused():
+def test_decode_jpeg_with_header_and_data_damaged_is_refused():
     parts, rest = split(encoded(PHOTO.crop((0, 0, 90, 90)), "JPEG"))
     for end in (rest[: len(rest) // 2], rest[:-2], rest[:200] + bytes(len(rest) - 200)):
         assert ours(b"\xff\xd8" + b"stray" + b"".join(parts) + end) is None
@@ -194,7 +194,7 @@ def stray_scans(draw):
 
 @family
 @given(stray_scans())
-def test_a_jpeg_with_stray_bytes_after_its_data_is_pillows_picture_and_one_whose_data_is_cut_is_refused(files):
+def test_decode_jpeg_stray_bytes_pass_and_cut_data_is_refused(files):
     whole, broken = files
     check(whole)
     assert ours(broken) is None
@@ -251,7 +251,7 @@ def pngs(draw):
 
 @family
 @given(pngs())
-def test_a_png_is_pillows_picture(data):
+def test_decode_odd_png_equals_pillow(data):
     check(data)
 
 
@@ -300,7 +300,7 @@ def deep(draw):
 
 @family
 @given(deep())
-def test_deep_samples_keep_their_order_and_their_range_and_are_never_black(made):
+def test_decode_deep_samples_keep_order_and_range(made):
     samples, data, turn = made
     got = ours(data)
     if got is None:
@@ -323,7 +323,7 @@ def test_deep_samples_keep_their_order_and_their_range_and_are_never_black(made)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused_by_name(wrong):
+def test_decode_samples_not_finite_are_refused(wrong):
     samples = np.ones((4, 5), np.float32)
     samples[2, 2] = wrong
     with pytest.raises(ImageError, match="NaN or infinite"):

@@ -59,7 +59,7 @@ def failing(monkeypatch, pauses):
 
 
 @pytest.mark.parametrize("number", MACHINE, ids=errno.errorcode.get)
-def test_a_fault_of_the_machine_is_tried_again_and_then_named(photo_set, failing, pauses, number):
+def test_read_image_machine_fault_is_retried_then_raised(photo_set, failing, pauses, number):
     path = str(photo_set / "val_china_0.jpg")
     wanted = read_image(path)[0]
     failing(path, number, times=4)
@@ -71,7 +71,7 @@ def test_a_fault_of_the_machine_is_tried_again_and_then_named(photo_set, failing
 
 
 @pytest.mark.parametrize("number", FILES, ids=errno.errorcode.get)
-def test_a_fault_of_the_path_is_the_images_at_once(photo_set, failing, pauses, number):
+def test_read_image_path_fault_is_image_error_at_once(photo_set, failing, pauses, number):
     path = str(photo_set / "val_china_0.jpg")
     failing(path, number)
     with pytest.raises(ImageError, match=f"{path}: {os.strerror(number)}"):
@@ -79,7 +79,7 @@ def test_a_fault_of_the_path_is_the_images_at_once(photo_set, failing, pauses, n
     assert pauses == []
 
 
-def test_what_memory_ran_out_for_is_decoded_again_with_the_same_crop(photo_set, pauses, monkeypatch):
+def test_pipeline_out_of_memory_decodes_again_with_same_crop(photo_set, pauses, monkeypatch):
     path, pipeline = str(photo_set / "train_china_0.jpg"), Pipeline(RandomCrop(32, 0.3, 0.75))
     wanted = pipeline(lambda need: read_image(path, need), sample_rng(0, 1, 5))
     real, left = simplejpeg.decode_jpeg, [MemoryError(), ValueError("Insufficient memory (case 4)")]
@@ -109,7 +109,7 @@ def full():
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_process_without_a_free_descriptor_calls_no_image_bad(photo_set, tmp_path, full, monkeypatch, suffix):
+def test_read_image_without_free_descriptor_waits(photo_set, tmp_path, full, monkeypatch, suffix):
     """By the kernel's own limit: also where the first PNG finds Pillow's plugins not yet loaded."""
     import PIL.Image
 
@@ -142,7 +142,7 @@ print(decode(data)[1])
 """
 
 
-def test_a_format_is_known_though_its_plugin_could_no_longer_be_opened(tmp_path):
+def test_decode_webp_after_descriptors_ran_out_still_works(tmp_path):
     import PIL.Image
 
     PIL.Image.new("RGB", (30, 20)).save(tmp_path / "x.webp")
@@ -152,7 +152,7 @@ def test_a_format_is_known_though_its_plugin_could_no_longer_be_opened(tmp_path)
     assert ended.stdout == "(20, 30)\n", ended.stderr
 
 
-def test_a_cache_that_cannot_be_opened_is_not_damaged(tmp_path, full, monkeypatch):
+def test_sqlite_store_that_cannot_be_opened_is_kept(tmp_path, full, monkeypatch):
     monkeypatch.setattr(faults, "pause", lambda seconds: None)
     store = SqliteStore(tmp_path)
     store.put([(0, b"k" * 16, b"body")])
@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_opened_is_not_damaged(tmp_path, full, monkeypatc
     assert store.get(0, b"k" * 16) == b"body"
 
 
-def test_a_drive_that_fails_makes_no_checkpoint_damaged(pauses, tmp_path, monkeypatch):
+def test_checkpoint_load_on_failing_drive_is_machine_fault(pauses, tmp_path, monkeypatch):
     (tmp_path / "a.pt").write_bytes(b"x")
 
     for number, kind, said in (
@@ -190,7 +190,7 @@ def test_a_drive_that_fails_makes_no_checkpoint_damaged(pauses, tmp_path, monkey
     assert pauses == list(faults.WAIT_SECONDS)
 
 
-def test_a_drive_that_fails_makes_no_file_missing(photo_set, failing):
+def test_missing_files_on_failing_drive_is_machine_fault(photo_set, failing):
     files = read_list(photo_set / "val.txt")
     encoding = Encoding(32, "jpeg", 90)
     keys = entry_keys(files, encoding)
@@ -205,7 +205,7 @@ def test_a_drive_that_fails_makes_no_file_missing(photo_set, failing):
 
 
 @pytest.mark.slow
-def test_training_ends_with_the_reason_and_continues_from_within_the_epoch_to_the_same_bits(script, small, photo_set, failing, monkeypatch):
+def test_train_machine_fault_saves_and_resumes_bit_for_bit(script, small, photo_set, failing, monkeypatch):
     words = [*small, "--data_root", photo_set, "--epochs", 1, "--model", "timm:test_resnet", "--transform", "light"]
     opened, real = [], os.open
     with monkeypatch.context() as noting:
@@ -229,7 +229,7 @@ def test_training_ends_with_the_reason_and_continues_from_within_the_epoch_to_th
 
 
 @pytest.mark.slow
-def test_the_other_commands_end_with_the_reason(script, small, photo_set, failing, tmp_path):
+def test_commands_machine_fault_ends_with_the_reason(script, small, photo_set, failing, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(photo_set, data)
     for part in ("train", "val", "test"):

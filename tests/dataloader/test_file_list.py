@@ -38,20 +38,20 @@ def write(folder, content):
     ],
     ids=["plain", "crlf", "bom-no-last-newline", "blank-lines-and-tabs", "cr", "two-blanks"],
 )
-def test_every_way_to_write_a_list(tmp_path, content):
+def test_read_list_every_notation_is_equal(tmp_path, content):
     files = read_list(write(tmp_path, content))
     assert [files.path(k) for k in range(len(files))] == ["/a b/图 片.jpg", "/c.jpg"]
     assert files.label.tolist() == [3, 0]
     assert files.label.dtype == np.int32
 
 
-def test_names_of_other_bytes_and_relative_paths(tmp_path):
+def test_read_list_non_utf8_names_and_relative_paths_are_kept(tmp_path):
     files = read_list(write(tmp_path, b"/x\xff.jpg 1\nsub/y.jpg 2\n"))
     assert os.fsencode(files.path(0)) == b"/x\xff.jpg"
     assert files.path(1) == str(tmp_path / "sub/y.jpg")
 
 
-def test_a_list_without_labels_takes_the_whole_line(tmp_path):
+def test_read_list_unlabelled_takes_whole_line(tmp_path):
     files = read_list(write(tmp_path, "/a 1.jpg\n/b 2\n"), labelled=False)
     assert [files.path(k) for k in range(2)] == ["/a 1.jpg", "/b 2"]
     assert files.label.tolist() == [-1, -1]
@@ -69,14 +69,14 @@ def test_a_list_without_labels_takes_the_whole_line(tmp_path):
         ("", "holds no image"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path, content, said):
+def test_read_list_wrong_line_is_named(tmp_path, content, said):
     with pytest.raises(UserError) as error:
         read_list(write(tmp_path, content))
     assert said in str(error.value)
     assert "train.txt" in str(error.value)
 
 
-def test_a_missing_list_says_what_is_there(tmp_path):
+def test_read_list_missing_names_lists_nearby(tmp_path):
     (tmp_path / "val.txt").write_text("")
     with pytest.raises(UserError, match="There is no list .*train.txt.*val.txt") as error:
         read_list(tmp_path / "train.txt")
@@ -84,7 +84,7 @@ def test_a_missing_list_says_what_is_there(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_chunks_give_what_a_naive_reader_gives(tmp_path, monkeypatch, chunk):
+def test_read_list_in_chunks_equals_naive_reader(tmp_path, monkeypatch, chunk):
     rng = np.random.default_rng(chunk)
     lines = [
         f"/d{rng.integers(99)}/{'x' * rng.integers(1, 30)} {k}.jpg {rng.integers(50030)}" if rng.random() < 0.9 else "" for k in range(300)
@@ -96,18 +96,18 @@ def test_chunks_give_what_a_naive_reader_gives(tmp_path, monkeypatch, chunk):
     assert got == wanted
 
 
-def test_select_and_where(tmp_path):
+def test_file_list_select_keeps_locations(tmp_path):
     files = read_list(write(tmp_path, "/a 0\n/b 1\n/c 2\n")).select(np.array([True, False, True]))
     assert [files.path(k) for k in range(2)] == ["/a", "/c"]
     assert files.location(1) == f"{tmp_path}/train.txt, line 3"
 
 
-def test_missing_files(tmp_path):
+def test_missing_files_marks_absent_paths(tmp_path):
     (tmp_path / "here.jpg").write_text("")
     assert missing_files(read_list(write(tmp_path, "here.jpg 0\ngone.jpg 1\n"))).tolist() == [False, True]
 
 
-def test_class_names(tmp_path):
+def test_read_class_names_with_bom_and_crlf_gives_names(tmp_path):
     assert read_class_names(tmp_path) is None
     (tmp_path / "classes.txt").write_bytes("\ufeff鞋\r\nbag\n".encode())
     assert read_class_names(tmp_path) == ["鞋", "bag"]
@@ -138,7 +138,7 @@ BETWEEN = st.sampled_from([b"\n", b"     \t \r \r\n", b"\r\n", b"\n\n", b"\n  \r
     chunk=st.sampled_from([1, 5, 17, 64, 1 << 24]),
     cr=st.booleans(),
 )
-def test_any_list_is_read_as_a_plain_reader_would(tmp_path, monkeypatch, begin, lines, last, labelled, chunk, cr):
+def test_read_list_generated_equals_naive_reader(tmp_path, monkeypatch, begin, lines, last, labelled, chunk, cr):
     monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     rows = [
         (b"/" + b"".join(name) + (gap + str(label).encode() if labelled else b"") + end, stop) for (name, gap, label, end), stop in lines
@@ -155,7 +155,7 @@ def test_any_list_is_read_as_a_plain_reader_would(tmp_path, monkeypatch, begin, 
 @pytest.mark.parametrize(
     ("wrong", "said"), [("/x.jpg", "line 42 has no label: '/x.jpg'"), ("/x.jpg seven", "line 42: the label is 'seven'")]
 )
-def test_the_line_named_is_right_across_chunks_and_blank_lines(tmp_path, monkeypatch, chunk, wrong, said):
+def test_read_list_error_after_blank_lines_names_right_line(tmp_path, monkeypatch, chunk, wrong, said):
     monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     lines = [f"/{k}.jpg {k}" if k % 3 else "" for k in range(1, 60)]
     lines[41] = wrong
@@ -164,32 +164,32 @@ def test_the_line_named_is_right_across_chunks_and_blank_lines(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("label", ["1_000", "+1", "0x1", "１", "1e3", "nan", "1000000000", "--", "1,"])
-def test_a_label_is_digits_and_nothing_else(tmp_path, label):
+def test_read_list_label_not_digits_is_refused(tmp_path, label):
     with pytest.raises(UserError, match=r"train\.txt, line 1: the label is "):
         read_list(write(tmp_path, f"/a.jpg {label}\n"))
 
 
-def test_labels_from_nought_to_the_largest(tmp_path):
+def test_read_list_extreme_labels_are_kept(tmp_path):
     files = read_list(write(tmp_path, "/a 0\n/b 007\n/c 999999999\n"))
     assert files.label.tolist() == [0, 7, 999_999_999]
 
 
 @pytest.mark.parametrize("line", [" 3", "\t3", "3", "3 "])
-def test_a_label_alone_is_a_line_without_one(tmp_path, line):
+def test_read_list_line_of_label_alone_is_refused(tmp_path, line):
     with pytest.raises(UserError, match="line 2 has no label"):
         read_list(write(tmp_path, f"/a 1\n{line}\n"))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_list_that_is_no_utf_8_is_said_to_be_none(tmp_path, encoding, labelled):
+def test_read_list_utf16_is_refused(tmp_path, encoding, labelled):
     """As PowerShell's `>` writes it."""
     with pytest.raises(UserError, match=r"train\.txt is not UTF-8.*UTF-16"):
         read_list(write(tmp_path, "/a.jpg 1\r\n/图 片/b.jpg 2\r\n".encode(encoding)), labelled)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_a_list_that_is_no_text_is_refused_with_what_it_is(tmp_path, photo_set, photos, labelled):
+def test_read_list_binary_file_is_refused_by_kind(tmp_path, photo_set, photos, labelled):
     photo = read_list(photo_set / "train.txt").path(0)
     cv2.imwrite(str(tmp_path / "x.png"), photos[0])
     np.savez(tmp_path / "x.npz", a=np.arange(9))
@@ -200,7 +200,7 @@ def test_a_list_that_is_no_text_is_refused_with_what_it_is(tmp_path, photo_set, 
         read_list(write(tmp_path, b"/c.jpg 2\n/a\0b.jpg 1\n"), labelled)
 
 
-def test_a_million_blanks_take_no_longer_than_a_million_letters(tmp_path):
+def test_read_list_million_blanks_take_linear_time(tmp_path):
     """A round over all lines for each blank took a minute."""
     began = time.process_time()
     content = b"/a.jpg 1" + b" \t" * 1_000_000 + b"\n/b.jpg" + b" " * 1_000_000 + b"2\n"
@@ -209,18 +209,18 @@ def test_a_million_blanks_take_no_longer_than_a_million_letters(tmp_path):
     assert time.process_time() - began < 5
 
 
-def test_a_zero_byte_in_a_path_makes_a_file_that_is_not_there(tmp_path):
+def test_read_image_null_byte_in_path_is_image_error(tmp_path):
     """open() answers it with ValueError."""
     with pytest.raises(ImageError, match="null byte"):
         read_image("/a\0b.jpg")
 
 
-def test_a_folder_is_no_list(tmp_path):
+def test_read_list_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
         read_list(tmp_path)
 
 
-def test_a_file_whose_name_is_no_utf_8_opens(tmp_path, photo_set):
+def test_read_image_non_utf8_name_opens(tmp_path, photo_set):
     photo = read_list(photo_set / "train.txt").path(0)
     shutil.copy(photo, os.fsencode(tmp_path) + b"/\xff\xe9 \xb0.jpg")
     files = read_list(write(tmp_path, b"\xff\xe9 \xb0.jpg 1\n\xff.jpg 1\n"))
@@ -230,7 +230,7 @@ def test_a_file_whose_name_is_no_utf_8_opens(tmp_path, photo_set):
         read_image(files.path(1))
 
 
-def test_relative_paths_start_at_the_list_wherever_one_stands(tmp_path, monkeypatch):
+def test_read_list_relative_paths_start_at_the_list(tmp_path, monkeypatch):
     (tmp_path / "lists").mkdir()
     (tmp_path / "here.jpg").write_text("")
     write(tmp_path / "lists", "../here.jpg 0\nhere.jpg 0\n")
@@ -238,7 +238,7 @@ def test_relative_paths_start_at_the_list_wherever_one_stands(tmp_path, monkeypa
     assert missing_files(read_list("lists/train.txt")).tolist() == [False, True]
 
 
-def test_many_files_are_looked_for_in_order(tmp_path):
+def test_missing_files_of_thousands_keep_order(tmp_path):
     present = {0, 17, 4095, 4096, 8191, 8192, 9000}
     for k in present:
         (tmp_path / f"{k}").write_text("")
@@ -255,7 +255,7 @@ def listing(folder, labels, names=None):
     return read_list(write(folder, "".join(f"/{k}.jpg {label}\n" for k, label in enumerate(labels))))
 
 
-def test_class_names_are_lines_and_no_other_sign_ends_one(tmp_path):
+def test_read_class_names_odd_separators_stay_in_names(tmp_path):
     (tmp_path / "classes.txt").write_text("a\u2028b\n\x0bc\nd\n\n \n", encoding="utf-8")
     assert read_class_names(tmp_path) == ["a\u2028b", "\x0bc", "d"]
 
@@ -264,13 +264,13 @@ def test_class_names_are_lines_and_no_other_sign_ends_one(tmp_path):
     ("content", "said"),
     [("a\n\nb\n", "line 2 is blank"), ("a\nb\n \na\n\n", "line 3 is blank"), ("a\nb\na", "line 3 names 'a' again, after line 1")],
 )
-def test_blank_and_double_class_names_are_refused(tmp_path, content, said):
+def test_read_class_names_blank_or_double_is_refused(tmp_path, content, said):
     (tmp_path / "classes.txt").write_text(content)
     with pytest.raises(UserError, match=rf"classes\.txt, {said}"):
         read_class_names(tmp_path)
 
 
-def test_class_names_of_another_encoding_are_refused(tmp_path):
+def test_read_class_names_other_encoding_is_refused(tmp_path):
     (tmp_path / "classes.txt").write_bytes("鞋\n包\n".encode("gbk"))
     with pytest.raises(UserError, match=r"classes\.txt is not UTF-8"):
         read_class_names(tmp_path)
@@ -288,7 +288,7 @@ def test_class_names_of_another_encoding_are_refused(tmp_path):
         ("", None, 3, None),
     ],
 )
-def test_the_classes_are_those_given_else_those_named_else_those_seen(tmp_path, names, given, count, kept):
+def test_find_classes_prefers_given_then_named_then_seen(tmp_path, names, given, count, kept):
     found = find_classes(listing(tmp_path, [0, 2, 2, 1], names), given)
     assert (found.count, found.names) == (count, kept)
     assert found.train_counts == [1, 1, 2, 0, 0][:count]
@@ -310,18 +310,18 @@ def test_the_classes_are_those_given_else_those_named_else_those_seen(tmp_path, 
         ([0, 999_999_999], None, None, r"line 2: the label is 999999999, which makes 1000000000 classes.*\n.*--num_classes"),
     ],
 )
-def test_what_no_classifier_can_be_made_of_is_refused(tmp_path, labels, names, given, said):
+def test_find_classes_impossible_labels_are_refused(tmp_path, labels, names, given, said):
     with pytest.raises(UserError, match=said):
         find_classes(listing(tmp_path, labels, names), given)
 
 
-def test_many_classes_are_believed_where_they_are_said(tmp_path, monkeypatch):
+def test_find_classes_above_inferred_limit_needs_a_count(tmp_path, monkeypatch):
     monkeypatch.setattr(classes, "MAX_INFERRED_CLASSES", 50)
     assert find_classes(listing(tmp_path, [0, 49]), None).count == 50
     assert find_classes(listing(tmp_path, [0, 99]), 100).count == 100
 
 
-def test_classes_without_images_are_counted_and_the_first_is_named(tmp_path, caplog, monkeypatch):
+def test_find_classes_without_images_are_counted_in_log(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     find_classes(listing(tmp_path, [0, 1, 4]), 6)
     assert "3 of 6 classes have no image" in caplog.text
@@ -331,7 +331,7 @@ def test_classes_without_images_are_counted_and_the_first_is_named(tmp_path, cap
     assert caplog.text == ""
 
 
-def test_labels_in_range_and_none_at_all_are_fine(tmp_path):
+def test_check_labels_out_of_range_is_refused(tmp_path):
     check_labels(listing(tmp_path, [0, 2]), 3, "anything")
     check_labels(read_list(write(tmp_path, "/a\n/b\n"), labelled=False), 1, "anything")
     with pytest.raises(UserError, match=r"line 2.*allowed: 0 to 1 \(2 classes, by the checkpoint\)"):
@@ -355,7 +355,7 @@ def opened(folder, *words, **how):
     return dataloader.open_list(parse_train(["--data_root", str(folder), *words]), "train", **how)
 
 
-def test_missing_files_stop_a_training_and_the_first_ten_are_named(gappy):
+def test_open_list_missing_files_stop_train_and_ten_are_named(gappy):
     with pytest.raises(UserError) as error:
         opened(gappy, drop_missing=True)
     text = str(error.value)
@@ -367,7 +367,7 @@ def test_missing_files_stop_a_training_and_the_first_ten_are_named(gappy):
     assert "--on_bad_image skip" in text
 
 
-def test_skipping_leaves_missing_files_out_and_says_so(gappy, caplog, monkeypatch):
+def test_open_list_missing_files_with_skip_are_dropped_and_logged(gappy, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     files = opened(gappy, "--on_bad_image", "skip", drop_missing=True)
     assert [files.path(k) for k in range(len(files))] == [f"{gappy}/1.jpg", f"{gappy}/15.jpg"]
@@ -377,7 +377,7 @@ def test_skipping_leaves_missing_files_out_and_says_so(gappy, caplog, monkeypatc
     assert "They are left out." in caplog.text
 
 
-def test_evaluation_keeps_missing_files_as_unreadable_ones(gappy, caplog, monkeypatch):
+def test_open_list_missing_files_in_eval_count_as_unreadable(gappy, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     files = dataloader.open_list(parse_eval(["--data_root", str(gappy), "--load", "x.pt"]), "val")
     assert len(files) == 15
@@ -386,24 +386,24 @@ def test_evaluation_keeps_missing_files_as_unreadable_ones(gappy, caplog, monkey
         dataloader.open_list(parse_eval(["--data_root", str(gappy), "--load", "x.pt", "--on_bad_image", "error"]), "val")
 
 
-def test_a_list_of_missing_files_alone_cannot_be_trained_on(tmp_path):
+def test_open_list_all_files_missing_is_refused(tmp_path):
     write(tmp_path, "a.jpg 0\nb.jpg 1\n")
     with pytest.raises(UserError, match=rf"(?s)No image of .*train\.txt is there, of 2:\n.*relative ones start at {tmp_path}/"):
         opened(tmp_path, "--on_bad_image", "skip", drop_missing=True)
 
 
-def test_files_are_not_looked_for_where_that_is_not_wanted(gappy, monkeypatch):
+def test_open_list_no_check_files_looks_for_none(gappy, monkeypatch):
     monkeypatch.setattr(lists, "missing_files", None)
     assert len(opened(gappy, "--no-check_files", drop_missing=True)) == 15
 
 
-def test_a_list_can_be_named_outright(gappy, tmp_path):
+def test_open_list_train_list_flag_is_used(gappy, tmp_path):
     other = tmp_path / "other name.list"
     other.write_text(f"{gappy}/1.jpg 0\n")
     assert opened("nowhere", "--train_list", str(other)).source == other
 
 
-def test_a_fingerprint_tells_lists_apart_wherever_they_lie(tmp_path, monkeypatch):
+def test_fingerprint_depends_on_content_not_folder(tmp_path, monkeypatch):
     def mark(*lines):
         path = tmp_path / "list.txt"
         path.write_text("".join(f"{line}\n" for line in lines))

@@ -49,7 +49,7 @@ def large(photos):
 
 @pytest.mark.parametrize("size", [(400, 600), (333, 333), (600, 350), (120, 700), (900, 90)], ids=str)
 @pytest.mark.parametrize(("zoom", "ratio"), [(0.08, 0.75), (0.5, 0.75), (0.3, 0.4)])
-def test_area_ratio_and_place_are_distributed_as_torchvisions(size, zoom, ratio):
+def test_random_crop_distribution_equals_torchvision(size, zoom, ratio):
     height, width = size
     image = torch.zeros(1, height, width)
     theirs = v2.RandomResizedCrop(8, scale=(zoom, 1.0), ratio=(ratio, 1 / ratio))
@@ -68,7 +68,7 @@ def test_area_ratio_and_place_are_distributed_as_torchvisions(size, zoom, ratio)
 
 
 @pytest.mark.parametrize("size", [(10, 1000), (1000, 10), (7, 100), (1, 5), (300, 1)], ids=str)
-def test_an_image_too_thin_for_any_crop_gives_torchvisions_centre(size):
+def test_random_crop_of_thin_image_is_torchvisions_centre(size):
     box = v2.RandomResizedCrop(8, scale=(0.9, 1.0), ratio=(0.75, 4 / 3)).make_params([torch.zeros(1, *size)])
     region = RandomCrop(8, 0.9, 0.75).choose_region(*size, np.random.default_rng(0))
     assert region.height == max(1, box["height"])
@@ -84,7 +84,7 @@ def test_an_image_too_thin_for_any_crop_gives_torchvisions_centre(size):
     ratio=st.floats(0.1, 1),
     seed=st.integers(0, 9),
 )
-def test_a_crop_lies_in_the_image_and_is_neither_smaller_nor_thinner_than_asked(height, width, zoom, ratio, seed):
+def test_random_crop_of_any_image_obeys_its_bounds(height, width, zoom, ratio, seed):
     region = RandomCrop(64, zoom, ratio).choose_region(height, width, np.random.default_rng(seed))
     assert 0 <= region.top <= region.top + region.height <= height
     assert 0 <= region.left <= region.left + region.width <= width
@@ -96,12 +96,12 @@ def test_a_crop_lies_in_the_image_and_is_neither_smaller_nor_thinner_than_asked(
         assert ratio * 0.9 <= region.width / region.height <= 1 / ratio / 0.9
 
 
-def test_a_whole_zoom_of_a_square_is_the_image():
+def test_random_crop_full_zoom_of_square_is_whole_image():
     assert RandomCrop(32, 1.0, 1.0).choose_region(50, 50, np.random.default_rng(0)) == Region(0, 0, 50, 50, 32, 32)
 
 
 @pytest.mark.parametrize("zoom", [0.08, 0.3, 1.0])
-def test_at_the_side_that_a_cache_keeps_no_square_crop_is_short_of_pixels(zoom):
+def test_min_source_side_suffices_for_every_square_crop(zoom):
     crop = RandomCrop(224, zoom, 1.0)
     side = crop.min_source_side()
     least = min(crop.choose_region(side, side, np.random.default_rng(k)).height for k in range(300))
@@ -114,7 +114,7 @@ def test_at_the_side_that_a_cache_keeps_no_square_crop_is_short_of_pixels(zoom):
 
 
 @pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
-def test_scaled_decoding_and_cut_are_a_full_antialiased_resize_to_1_5_of_255(large, zoom):
+def test_crop_resize_of_scaled_decode_is_close_to_full_antialias(large, zoom):
     """JPEG quality 90, 24 random crops to 224 px of each photograph; the mean over the crops of the mean difference."""
     crop = RandomCrop(224, zoom, 0.75)
     differences, smaller = [], 0
@@ -134,7 +134,7 @@ def test_scaled_decoding_and_cut_are_a_full_antialiased_resize_to_1_5_of_255(lar
 
 @pytest.mark.parametrize("scale", [64, 224])
 @pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
-def test_the_training_crop_is_the_drawn_one_to_half_a_decoded_pixel(large, zoom, scale):
+def test_crop_resize_fast_is_within_half_a_decoded_pixel(large, zoom, scale):
     """Where it says it was cut, and at that very box a full decode with an antialiased resize, to 1.5 of 255."""
     crop = RandomCrop(scale, zoom, 0.75)
     differences = []
@@ -160,7 +160,7 @@ def test_the_training_crop_is_the_drawn_one_to_half_a_decoded_pixel(large, zoom,
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (3, 3)], ids=str)
-def test_a_training_crop_of_the_smallest_images_stays_inside(size):
+def test_snap_region_of_tiny_image_stays_inside(size):
     image = np.full((*size, 3), 77, np.uint8)
     for full in (size, (8 * size[0], 8 * size[1])):
         for k in range(50):
@@ -178,7 +178,7 @@ def least(size, eighths):
 
 
 @pytest.mark.parametrize("eighths", range(1, 9))
-def test_scaled_decoding_moves_nothing_not_even_in_the_far_corner(eighths):
+def test_crop_resize_of_scaled_decode_is_not_shifted(eighths):
     """On a slope of a level a pixel, a shift of a pixel is a level: the mean of any region tells where it was cut."""
     height, width = 427, 243
     slope = np.linspace(5, 5 + (width - 1), width)[None, :, None] * np.ones((height, 1, 3))
@@ -195,7 +195,7 @@ def test_scaled_decoding_moves_nothing_not_even_in_the_far_corner(eighths):
 
 
 @pytest.mark.parametrize("out", [(20, 20), (90, 70), (100, 31), (30, 200), (224, 224), (1, 1)], ids=str)
-def test_a_cut_of_a_whole_image_is_pillows(photos, out):
+def test_crop_resize_of_full_decode_equals_pillow(photos, out):
     """To rounding, shrunk far or slightly, enlarged, or one way each."""
     image = np.ascontiguousarray(photos[2][50:350, 40:340])
     for region in (Region(0, 0, 300, 300, *out), Region(37, 11, 130, 97, *out)):
@@ -204,7 +204,7 @@ def test_a_cut_of_a_whole_image_is_pillows(photos, out):
 
 @pytest.mark.parametrize("out", [32, 64, 100, 150, 400])
 @pytest.mark.parametrize("full", [(427, 643), (430, 640), (401, 639)], ids=str)
-def test_a_whole_image_that_was_decoded_at_half_size_is_pillows_of_its_broken_size(photos, full, out):
+def test_crop_resize_of_half_decode_with_odd_size_equals_pillow(photos, full, out):
     """213.5 x 321.5 pixels lie in 214 x 322: the last row and column count by half."""
     image = np.ascontiguousarray(photos[1][: -(-full[0] // 2), : -(-full[1] // 2)])
     box = 0, 0, full[1] / 2, full[0] / 2
@@ -216,7 +216,7 @@ def test_a_whole_image_that_was_decoded_at_half_size_is_pillows_of_its_broken_si
     assert apart(crop_resize(image, full, region), wanted) < 1.6
 
 
-def test_a_training_crop_is_written_where_it_is_asked_to_be_and_the_image_is_let_alone(photos):
+def test_crop_resize_fast_writes_only_its_output(photos):
     image = photos[0][:300, :300].copy()
     image.flags.writeable = False  # as a cache's own memory is
     rows = np.zeros((3, 128, 128, 3), np.uint8)
@@ -227,14 +227,14 @@ def test_a_training_crop_is_written_where_it_is_asked_to_be_and_the_image_is_let
         assert not rows[[0, 2]].any()
 
 
-def test_a_cut_of_the_size_it_has_is_the_pixels_themselves(photos):
+def test_crop_resize_to_same_size_copies_pixels(photos):
     image = photos[0]
     got = crop_resize(image, image.shape[:2], Region(13, 200, 64, 64, 64, 64))
     assert np.array_equal(got, image[13:77, 200:264])
 
 
 @pytest.mark.parametrize("shape", [(5, 70000), (70000, 5)], ids=str)
-def test_images_longer_than_opencvs_coordinates(shape):
+def test_crop_resize_fast_beyond_opencv_coordinates_equals_pillow(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     image = image // 4 + (np.arange(max(shape)) % 190).astype(np.uint8).reshape((-1, 1, 1) if shape[0] > shape[1] else (1, -1, 1))
     region = RandomCrop(32, 0.5, 0.75).choose_region(*shape, np.random.default_rng(0))
@@ -258,7 +258,7 @@ def test_images_longer_than_opencvs_coordinates(shape):
         ((100, 300), (200, 300), (0.5, 1)),
     ],
 )
-def test_the_scale_of_a_decoded_image_is_its_eighth(size, full, wanted):
+def test_decode_ratios_of_scaled_image_are_eighths(size, full, wanted):
     assert decode_ratios(size, full) == wanted
 
 
@@ -271,7 +271,7 @@ def fitted(image, scale, fit, mean=GREY):
     return out
 
 
-def test_squash_shows_everything():
+def test_squash_shows_whole_image():
     image = np.zeros((100, 300, 3), np.uint8)
     image[:50, :150] = (255, 0, 0)
     image[50:, 150:] = (0, 255, 0)
@@ -282,7 +282,7 @@ def test_squash_shows_everything():
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (256, 512), (512, 256), (301, 257)])
-def test_crop_shows_the_centre_of_the_short_sides_share(height, width):
+def test_crop_shows_centre_fraction_of_short_side(height, width):
     rows, columns = np.mgrid[:height, :width].astype(np.float64)
     image = np.stack([rows * 255 / (height - 1), columns * 255 / (width - 1), rows * 0], 2).round().astype(np.uint8)
     out = fitted(image, 224, "crop").astype(float)
@@ -296,7 +296,7 @@ def test_crop_shows_the_centre_of_the_short_sides_share(height, width):
     ("height", "width", "rows", "columns"),
     [(100, 200, (16, 48), (0, 64)), (200, 100, (0, 64), (16, 48)), (300, 300, (0, 64), (0, 64)), (30, 90, (21, 42), (0, 64))],
 )
-def test_pad_keeps_the_shape_in_the_middle_and_fills_with_the_mean(height, width, rows, columns):
+def test_pad_centres_image_and_fills_with_mean(height, width, rows, columns):
     image = np.full((height, width, 3), (200, 100, 50), np.uint8)
     out = fitted(image, 64, "pad", mean=(0.485, 0.456, 0.406))
     inside = np.zeros((64, 64), bool)
@@ -305,7 +305,7 @@ def test_pad_keeps_the_shape_in_the_middle_and_fills_with_the_mean(height, width
     assert (out[~inside] == (124, 116, 104)).all()
 
 
-def test_pad_does_not_distort():
+def test_pad_keeps_aspect_ratio():
     image = np.zeros((150, 300, 3), np.uint8)
     cv2.circle(image, (180, 70), 50, (255, 255, 255), -1)
     rows, columns = np.nonzero(fitted(image, 100, "pad")[25:75, :, 0] > 127)
@@ -315,7 +315,7 @@ def test_pad_does_not_distort():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (1, 3000), (2, 3)], ids=str)
-def test_the_smallest_images_come_out_whole_in_every_way(shape):
+def test_fits_of_tiny_image_show_it_whole(shape):
     image = np.full((*shape, 3), (10, 128, 250), np.uint8)
     for fit in ("squash", "crop"):
         out = fitted(image, 32, fit)
@@ -333,7 +333,7 @@ def test_the_smallest_images_come_out_whole_in_every_way(shape):
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("scale", [7, 64, 224])
-def test_every_size_decoded_at_every_scale_fills_its_square(fit, scale):
+def test_render_any_size_and_scale_fills_its_square(fit, scale):
     """White stays white to the edges, whatever rounding does to the sizes on the way."""
     rng = np.random.default_rng(scale)
     geometry, crop = EvalGeometry(Preprocess(scale, fit, GREY, GREY)), RandomCrop(scale, 0.08, 4 / 3)

@@ -54,18 +54,18 @@ def growth(folder: Path, lines: int, work) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no such file but on Linux")
-def test_a_worker_process_does_not_copy_the_index(tmp_path):
+def test_file_list_in_worker_process_is_not_copied(tmp_path):
     assert growth(tmp_path, LINES, lambda *_: None) < 30e6 * LINES / 2.5e6
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no such file but on Linux")
-def test_paths_kept_as_objects_would_be_seen(tmp_path):
+def test_list_of_strings_in_worker_process_is_copied(tmp_path):
     """The same measure of an index that is a list of strings: reading them counts references, which copies their pages."""
     paths = [f"/data/images/photograph_{k:07}.jpg" for k in range(LINES // 5)]
     assert growth(tmp_path, LINES // 5, lambda index, *_: paths[index]) > 2 * 30e6 * LINES / 5 / 2.5e6
 
 
-def test_the_orders_of_a_long_list_are_whole_and_balanced():
+def test_train_sampler_of_long_list_is_whole_and_balanced():
     labels = (np.random.default_rng(0).zipf(1.3, LINES) % 50_030).astype(np.int32)
     order = TrainSampler(labels, 256, 1, SamplingConfig(1)).order(1)
     assert order.dtype == np.int64
@@ -78,6 +78,6 @@ def test_the_orders_of_a_long_list_are_whole_and_balanced():
 
 @settings(max_examples=60, deadline=None, database=None)
 @given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 5), max_size=50), st.sampled_from([np.int32, np.int64]))
-def test_the_quick_stable_order_is_numpys(values, dtype):
+def test_stable_order_equals_numpy(values, dtype):
     values = np.array(values, dtype)
     assert np.array_equal(stable_order(values), np.argsort(values, kind="stable"))

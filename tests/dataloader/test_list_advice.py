@@ -64,7 +64,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_likeliest_reason_is_said_and_the_command_works(case, here, prepare):
+def test_open_list_nothing_readable_names_reason_and_working_command(case, here, prepare):
     name, text, said = CASES[case]
     (here / f"set/{name}.txt").write_text(text)
     with pytest.raises(UserError, match=said) as error:
@@ -80,7 +80,7 @@ def test_the_likeliest_reason_is_said_and_the_command_works(case, here, prepare)
         assert then == f"{words[-1]}/{name}.txt" and len(opened(words[-1], name)) == text.count("\n")
 
 
-def test_a_validation_list_is_mended_under_its_own_name(here, prepare):
+def test_open_list_wrong_val_list_gets_command_for_it(here, prepare):
     (here / "set/val.txt").write_text("a b 1\n")
     for names in ("", "x\ny\n"):
         (here / "set/classes.txt").write_text(names) if names else None
@@ -92,7 +92,7 @@ def test_a_validation_list_is_mended_under_its_own_name(here, prepare):
         assert then == f"set/corrected/{'val' if names else 'train'}.txt"
 
 
-def test_over_half_missing_or_unreadable_is_said_before_the_start(here, capsys):
+def test_open_list_over_half_missing_is_warned(here, capsys):
     (here / "set/train.txt").write_text("c.jpg 0\na b.jpg 1\nempty.jpg 1\nlfs.jpg 1\nweb.jpg 0\n" + "gone.jpg 0\n" * 6)
     start_logging()
     files = dataloader.open_list(parse_train(["--data_root", "set", "--on_bad_image", "skip"]), "train")
@@ -107,7 +107,7 @@ def test_over_half_missing_or_unreadable_is_said_before_the_start(here, capsys):
 
 
 @pytest.mark.parametrize("layout", ["classes", "parts"])
-def test_class_folders_without_lists_get_the_command_that_makes_them(here, photo_set, prepare, layout):
+def test_open_list_of_class_folders_gets_prepare_command(here, photo_set, prepare, layout):
     photos = read_list(photo_set / "train.txt")
     roots = ["my photos"] if layout == "classes" else ["my photos/train", "my photos/val"]
     for place, root in enumerate(roots):
@@ -121,7 +121,7 @@ def test_class_folders_without_lists_get_the_command_that_makes_them(here, photo
     assert len(opened("my photos", "train")) == (36 if layout == "classes" else 40)
 
 
-def test_a_folder_that_is_none_is_said(here):
+def test_open_list_of_missing_folder_is_refused(here):
     with pytest.raises(UserError, match="The folder nowhere does not exist.*\n.*--data_root DIR.*\n.*prepare.py"):
         opened("nowhere", "train")
     with pytest.raises(UserError, match="c.jpg is a file, not a folder"):
@@ -148,7 +148,7 @@ PIECE = st.sampled_from(["a", "b.jpg", "../", "./", "/", "//", "..", "sub/", "é
     cut=st.integers(1, 11),
     size=st.sampled_from([4, 1 << 20]),
 )
-def test_images_of_both_lists_are_found_whatever_their_spelling(tmp_path, monkeypatch, paths, cut, size):
+def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, cut, size):
     monkeypatch.setattr(lists, "HASH_CHUNK_BYTES", size)
     (tmp_path / "sub").mkdir(exist_ok=True)
     rows = [(f"{tmp_path}/" if absolute else "") + "".join(pieces) for absolute, pieces in paths]

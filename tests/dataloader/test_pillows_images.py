@@ -41,7 +41,7 @@ def images() -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_each_of_pillows_images_is_decoded_as_pillow_does_or_refused_by_both(images):
+def test_decode_of_pillows_test_images_equals_pillow(images):
     counts, wrong = Counter(), []
     for name, data in images.items():
         with warnings.catch_warnings():

@@ -18,12 +18,11 @@ from conftest import ROOT
 from dataloader import cache
 from dataloader.file_list import read_list
 from dataloader.geometry import RandomCrop
-from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler, balanced_indices, repeat_index
-from dataloader.transforms import ops, transforms
+from dataloader.sampler import balanced_indices, repeat_index
+from dataloader.transforms import transforms
 from options import parse_train
 from utils.errors import UserError
 from utils.preprocess import Preprocess
-from utils.rng import order_rng, sample_rng
 
 WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -44,7 +43,7 @@ def equal(first, second):
 
 @pytest.mark.parametrize("transform", list(transforms))
 @pytest.mark.parametrize("how", [("-w", 1), ("-w", 2), ("-w", 1, "--loader", "process"), ("-w", 2, "--loader", "process")], ids=str)
-def test_workers_change_nothing_and_repeat_nothing(photo_set, transform, how):
+def test_train_loader_with_workers_gives_same_distinct_images(photo_set, transform, how):
     plain = batches(photo_set, "-w", 0, "--transform", transform)
     assert equal(plain, batches(photo_set, *how, "--transform", transform))
     pictures = [image.numpy().tobytes() for batch in plain for image in batch.image]
@@ -55,32 +54,8 @@ def test_workers_change_nothing_and_repeat_nothing(photo_set, transform, how):
     assert plain[0].image.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_run_is_taken_up_anywhere(photo_set):
-    plain = batches(photo_set, "-w", 0)
-    for epoch, step in [(1, 1), (1, 2), (2, 0), (2, 2)]:
-        assert equal(plain[(epoch - 1) * 3 + step :], batches(photo_set, "-w", 2, epoch=epoch, step=step))
-
-
-def test_an_epoch_shows_each_sample_once_and_orders_differ():
-    sampler = TrainSampler(np.zeros(103, np.int32), 10, 2, SamplingConfig(1))
-    keys = list(sampler)
-    assert [(key.epoch, key.step) for key in keys] == [(e, s) for e in (1, 2) for s in range(10)]
-    shown = np.concatenate([key.indices for key in keys[:10]])
-    assert len(set(shown.tolist())) == 100
-    assert not np.array_equal(sampler.order(1), sampler.order(2))
-    assert not np.array_equal(sampler.order(1), TrainSampler(np.zeros(103, np.int32), 10, 2, SamplingConfig(2)).order(1))
-    assert TrainSampler(np.zeros(5, np.int32), 10, 1, SamplingConfig(1)).batch_size == 5
-    assert len(list(TrainSampler(np.zeros(103, np.int32), 10, 3, SamplingConfig(1), max_batches=2))) == 6
-
-
-def test_evaluation_shows_all_in_order():
-    keys = list(EvalSampler(25, 8))
-    assert np.concatenate([key.indices for key in keys]).tolist() == list(range(25))
-    assert [len(key.indices) for key in keys] == [8, 8, 8, 1]
-
-
 @pytest.mark.parametrize("how", ["sqrt", "class"])
-def test_balanced_draws(how):
+def test_balanced_indices_draws_by_class_share(how):
     labels = np.repeat(np.arange(4), [1000, 400, 100, 4]).astype(np.int32)
     drawn = balanced_indices(labels, how, np.random.default_rng(0))
     counts = np.bincount(labels[drawn], minlength=4)
@@ -94,20 +69,14 @@ def test_balanced_draws(how):
         assert abs(counts[label] - expected * (labels == label).sum()) <= 2
 
 
-def test_repeated_samples_are_augmented_anew(photo_set):
+def test_repeat_aug_copies_differ(photo_set):
     assert repeat_index(np.array([3, 1, 3, 3, 1])).tolist() == [0, 0, 1, 2, 1]
     first = batches(photo_set, "-w", 0, "--repeat_aug", 3)[0]
     assert first.index.tolist() == np.repeat(first.index[::3], 3).tolist()
     assert len({image.numpy().tobytes() for image in first.image}) == 12
 
 
-def test_streams_are_distinct():
-    draws = [sample_rng(1, e, i, c).integers(2**62) for e in range(4) for i in range(5) for c in range(3)]
-    draws += [order_rng(1, e).integers(2**62) for e in range(4)] + [sample_rng(2, 0, 0).integers(2**62)]
-    assert len(set(draws)) == len(draws)
-
-
-def test_progressive_sizes(photo_set):
+def test_scale_schedule_sets_size_per_epoch(photo_set):
     sizes = [batch.image.shape[-1] for batch in batches(photo_set, "-w", 0, "--scale_schedule", "1:16,2:32")]
     assert sizes == [16] * 3 + [32] * 3
     for wrong in ("2:16", "1:16,1:32", "a:b", "1"):
@@ -115,35 +84,12 @@ def test_progressive_sizes(photo_set):
             loader(photo_set, "--scale_schedule", wrong)
 
 
-def test_orientations_and_colours():
-    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    seen = {ops.random_flip_transpose(0.5, 0.5, 0.5)(image.copy(), np.random.default_rng(k)).tobytes() for k in range(200)}
-    wanted = {np.ascontiguousarray(np.rot90(base, k)).tobytes() for base in (image, image.swapaxes(0, 1)) for k in range(4)}
-    assert seen == wanted
-    assert ops.color_matrix(1, 1, 1, 0)[:, :3] == pytest.approx(np.eye(3), abs=1e-9)
-    grey = ops.color_matrix(1, 1, 0.3, 0.2) @ np.array([90.0, 90, 90, 1])
-    assert grey == pytest.approx([90, 90, 90], abs=0.3)
-    assert ops.color_matrix(1.2, 0.5, 1, 0) @ np.array([200.0, 100, 50, 1]) == pytest.approx([196.5, 136.5, 106.5], abs=0.1)
-
-
-def test_cutout_blanks_one_grey_box():
-    image = np.full((100, 100, 3), 7, np.uint8)
-    for k in range(20):
-        out = ops.cutout(1.0, 0.3)(image.copy(), np.random.default_rng(k))
-        rows, columns = np.nonzero((out != 7).all(axis=2))
-        h, w = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert 15 <= h <= 30
-        assert 15 <= w <= 30
-        assert len(rows) == h * w
-        assert (out[rows, columns] == 128).all()
-
-
 # ------------------------------------------------------------------------------------------------ cache
 
 
 @pytest.mark.parametrize("form", ["jpeg", "raw"])
 @pytest.mark.parametrize("loader_kind", ["thread", "process"])
-def test_cache_in_memory_and_on_disk_agree_and_are_close_to_the_files(photo_set, tmp_path, form, loader_kind):
+def test_cache_in_ram_and_on_disk_agree_and_are_near_files(photo_set, tmp_path, form, loader_kind):
     plain = batches(photo_set, "-w", 0, "--transform", "light")
     words = ("-w", 2, "--loader", loader_kind, "--transform", "light", "--cache_format", form, "--cache")
     ram = batches(photo_set, *words, "ram")
@@ -152,7 +98,7 @@ def test_cache_in_memory_and_on_disk_agree_and_are_close_to_the_files(photo_set,
     assert 0 < apart < 8
 
 
-def test_a_second_run_reads_no_file_and_a_changed_one_is_built_anew(photo_set, tmp_path, monkeypatch):
+def test_disk_cache_is_reused_and_changed_files_are_rebuilt(photo_set, tmp_path, monkeypatch):
     words = ("-w", 0, "--cache", f"disk:{tmp_path}/c")
     batches(photo_set, *words)
     encoded = []
@@ -166,17 +112,17 @@ def test_a_second_run_reads_no_file_and_a_changed_one_is_built_anew(photo_set, t
     assert set(encoded) == {5}
 
 
-def test_a_cache_that_does_not_fit_is_refused(photo_set, monkeypatch):
+def test_ram_cache_too_large_is_refused(photo_set, monkeypatch):
     monkeypatch.setattr(cache.MemoryStore, "free_bytes", lambda self: 1000)
     with pytest.raises(UserError, match="--cache_size"):
         loader(photo_set, "--cache", "ram")
 
 
-def test_the_cache_holds_what_the_smallest_crop_needs():
+def test_min_source_side_of_quarter_zoom_is_doubled():
     assert RandomCrop(224, 0.25, 0.75).min_source_side() == 448
 
 
-def test_cache_build_killed_between_two_transactions_continues_and_gives_the_same(photo_set, tmp_path):
+def test_disk_cache_killed_while_building_continues_to_same_pixels(photo_set, tmp_path):
     """SIGKILL where the third of many transactions is open; then a run that was never killed."""
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
@@ -220,7 +166,7 @@ def overwrite(path):
 
 
 @pytest.mark.parametrize("damage", [cut, garble, overwrite])
-def test_damaged_disk_cache_gives_the_same_batches_and_is_built_again(photo_set, tmp_path, monkeypatch, damage):
+def test_disk_cache_damaged_gives_same_batches_and_is_rebuilt(photo_set, tmp_path, monkeypatch, damage):
     """Damaged between two runs, and while a run reads it: nothing ends by a signal, and the next run's pixels are a sound cache's."""
     words = ("-w", 0, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
     sound = batches(photo_set, *words)
@@ -240,7 +186,7 @@ def test_damaged_disk_cache_gives_the_same_batches_and_is_built_again(photo_set,
     assert equal(batches(photo_set, *words), sound)
 
 
-def test_a_cache_that_another_run_has_replaced_is_neither_made_again_nor_called_damaged(photo_set, tmp_path, caplog, monkeypatch):
+def test_disk_cache_removed_by_another_run_is_not_rebuilt(photo_set, tmp_path, caplog, monkeypatch):
     words = ("-w", 1, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
     sound = batches(photo_set, *words)
     held = loader(photo_set, *words)  # its threads have opened nothing yet
@@ -250,7 +196,7 @@ def test_a_cache_that_another_run_has_replaced_is_neither_made_again_nor_called_
     assert list((tmp_path / "c").iterdir()) == [] and "is gone" in caplog.text
 
 
-def test_a_cache_that_cannot_be_written_is_the_user_s_to_mend(photo_set, tmp_path, monkeypatch):
+def test_disk_cache_not_writable_is_user_error(photo_set, tmp_path, monkeypatch):
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
@@ -259,7 +205,7 @@ def test_a_cache_that_cannot_be_written_is_the_user_s_to_mend(photo_set, tmp_pat
         loader(photo_set, "--cache", f"disk:{tmp_path}/c")
 
 
-def test_two_projects_with_the_same_relative_paths_share_a_disk_cache(tmp_path, monkeypatch):
+def test_disk_cache_shared_by_two_projects_keeps_them_apart(tmp_path, monkeypatch):
     """Files of the same name, size and time in two folders; each project gets its own images."""
     means = []
     for project, value in (("one", 40), ("two", 200)):
@@ -280,7 +226,7 @@ def test_two_projects_with_the_same_relative_paths_share_a_disk_cache(tmp_path, 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("kind", ["train", "eval"])
-def test_images_are_decoded_into_the_page_locked_memory_that_a_gpu_reads(photo_set, monkeypatch, kind, workers):
+def test_loaders_beside_gpu_decode_into_pinned_memory(photo_set, monkeypatch, kind, workers):
     """There is no GPU here: what would be asked of torch is recorded."""
     from dataloader import dataset
 
@@ -301,7 +247,7 @@ def test_images_are_decoded_into_the_page_locked_memory_that_a_gpu_reads(photo_s
         assert sum(one is batch.label for one in labels) == wanted
 
 
-def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeypatch, caplog):
+def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog):
     import joblib
 
     from dataloader import prefetch
@@ -327,7 +273,7 @@ def test_workers_follow_the_cores_beside_a_gpu_and_are_logged(photo_set, monkeyp
     prefetch._workers_here.cache_clear()
 
 
-def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):
+def test_worker_killed_is_user_error(photo_set, monkeypatch):
     from dataloader import dataset
 
     monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: os.kill(os.getpid(), signal.SIGKILL))
@@ -336,7 +282,7 @@ def test_a_killed_worker_is_an_error_that_says_so(photo_set, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_a_stuck_worker_is_noticed(photo_set, monkeypatch, kind):
+def test_worker_stuck_is_user_error_after_timeout(photo_set, monkeypatch, kind):
     from dataloader import dataset
 
     monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: time.sleep(4))
@@ -344,7 +290,7 @@ def test_a_stuck_worker_is_noticed(photo_set, monkeypatch, kind):
         batches(photo_set, "-w", 1, "--loader", kind, "--worker_timeout", 1)
 
 
-def test_too_little_shared_memory_is_seen_at_the_start(photo_set, monkeypatch):
+def test_shared_memory_too_small_is_refused_at_start(photo_set, monkeypatch):
     from dataloader import prefetch
 
     monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
@@ -353,7 +299,7 @@ def test_too_little_shared_memory_is_seen_at_the_start(photo_set, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small /dev/shm of its own takes root")
-def test_worker_whose_batch_finds_no_shared_memory_ends_the_run_at_once(photo_set, tmp_path):
+def test_shared_memory_filled_later_ends_run_at_once(photo_set, tmp_path):
     """Somebody else fills /dev/shm after the check at the start; torch alone would lose the batch, and wait for it."""
     code = f"""
 import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT / "tests")!r}, {str(ROOT)!r}]

@@ -48,7 +48,7 @@ def loader(photo_set, *words):
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(count=st.integers(2, 300), batch_size=st.integers(2, 400), seed=st.integers(0, LAST_SEED))
-def test_an_epoch_shows_every_sample_once_but_for_the_ragged_rest(count, batch_size, seed):
+def test_train_sampler_epoch_shows_each_sample_once(count, batch_size, seed):
     made = sampler(count, batch_size, 2, SamplingConfig(seed))
     size = min(count, batch_size)
     keys = list(made)
@@ -62,14 +62,14 @@ def test_an_epoch_shows_every_sample_once_but_for_the_ragged_rest(count, batch_s
     assert len(made) == count // size
 
 
-def test_no_two_epochs_and_no_two_seeds_have_one_order():
+def test_train_sampler_order_differs_by_epoch_and_seed():
     keys = list(itertools.product((0, 1, 42, LAST_SEED), range(1, 60)))
     orders = {sampler(50, 10, draw=SamplingConfig(seed)).order(epoch).tobytes() for seed, epoch in keys}
     assert len(orders) == len(keys)
     assert sampler(50, 10).order(7).tobytes() == sampler(50, 25, epochs=99).order(7).tobytes()
 
 
-def test_the_rest_that_is_left_out_differs_from_epoch_to_epoch():
+def test_train_sampler_dropped_rest_differs_by_epoch():
     made = sampler(103, 10, epochs=40)
     rests = [frozenset(made.order(epoch)[100:].tolist()) for epoch in range(1, 41)]
     assert len(set(rests)) == 40
@@ -78,7 +78,7 @@ def test_the_rest_that_is_left_out_differs_from_epoch_to_epoch():
 
 @pytest.mark.parametrize("draw", DRAWS, ids=str)
 @pytest.mark.parametrize("limit", [None, 2])
-def test_a_run_taken_up_at_any_batch_goes_on_as_it_would_have(draw, limit):
+def test_train_sampler_started_at_any_step_continues_the_same(draw, limit):
     whole = as_plain(sampler(40, 6, 3, draw, limit))
     made = sampler(40, 6, 3, draw, limit)
     for place, (epoch, step, *_) in enumerate(whole):
@@ -87,7 +87,7 @@ def test_a_run_taken_up_at_any_batch_goes_on_as_it_would_have(draw, limit):
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(1, 0), (1, 2), (2, 0), (3, 1)])
-def test_the_loader_goes_on_with_the_same_batches(photo_set, epoch, step):
+def test_train_loader_started_at_any_step_continues_the_same(photo_set, epoch, step):
     whole = list(loader(photo_set).batches(1))
     assert [(batch.epoch, batch.step) for batch in whole] == list(itertools.product((1, 2, 3), (0, 1, 2)))
     rest = whole[(epoch - 1) * 3 + step :]
@@ -100,7 +100,7 @@ def test_the_loader_goes_on_with_the_same_batches(photo_set, epoch, step):
         assert torch.equal(one.image, other.image)
 
 
-def test_one_loader_can_be_read_again_from_another_place(photo_set):
+def test_train_loader_read_again_from_another_step_is_the_same(photo_set):
     made = loader(photo_set)
     first = [batch.index.tolist() for batch in made.batches(1)]
     assert [batch.index.tolist() for batch in made.batches(2, 1)] == first[4:]
@@ -116,7 +116,7 @@ def test_train_loader_two_iterators_keep_their_own_starts(photo_set, how):
     assert [(batch.epoch, batch.step, batch.index.tolist()) for batch in first] == whole
 
 
-def test_debug_shows_the_first_few_batches_of_each_epoch(photo_set):
+def test_train_loader_debug_shows_first_batches_of_epoch(photo_set):
     words = ("-b", 4, "--epochs", 2)
     whole, few = loader(photo_set, *words), loader(photo_set, *words, "--debug")
     assert (len(whole), len(few)) == (9, DEBUG_BATCHES)
@@ -125,7 +125,7 @@ def test_debug_shows_the_first_few_batches_of_each_epoch(photo_set):
     assert len(loader(photo_set, "-b", 36, "--debug")) == 1
 
 
-def test_a_batch_larger_than_the_list_is_the_list_and_is_said(photo_set, caplog, monkeypatch):
+def test_train_loader_batch_above_list_is_the_list_and_logged(photo_set, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     made = loader(photo_set, "-b", 100)
     assert "36 images, fewer than a batch of 100: the batch is 36" in caplog.text
@@ -134,7 +134,7 @@ def test_a_batch_larger_than_the_list_is_the_list_and_is_said(photo_set, caplog,
     assert sorted(batches[0].index.tolist()) == list(range(36))
 
 
-def test_a_ragged_rest_is_said_and_a_full_one_is_not(photo_set, caplog, monkeypatch):
+def test_train_loader_dropped_rest_is_logged(photo_set, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     caplog.set_level(logging.INFO)
     loader(photo_set, "-b", 12)
@@ -143,7 +143,7 @@ def test_a_ragged_rest_is_said_and_a_full_one_is_not(photo_set, caplog, monkeypa
     assert "leaves out 6 of 36 images" in caplog.text
 
 
-def test_one_image_is_too_few_to_train_on(photo_set, tmp_path):
+def test_train_loader_of_one_image_is_refused(photo_set, tmp_path):
     first = (photo_set / "train.txt").read_text().splitlines()[0]
     (tmp_path / "train.txt").write_text(first)
     with pytest.raises(UserError, match=r"train\.txt has 1 image.*2 or more"):
@@ -152,12 +152,12 @@ def test_one_image_is_too_few_to_train_on(photo_set, tmp_path):
 
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
-def test_repeat_index_counts_the_equal_ones_before(values):
+def test_repeat_index_counts_equal_values_before(values):
     wanted = [values[:place].count(value) for place, value in enumerate(values)]
     assert repeat_index(np.array(values)).tolist() == wanted
 
 
-def test_copies_tell_repeated_draws_of_an_epoch_apart():
+def test_train_sampler_repeated_draws_have_own_copy_numbers():
     for draw in DRAWS[1:]:
         for epoch in (1, 2):
             keys = [key for key in sampler(40, 5, 2, draw) if key.epoch == epoch]
@@ -170,7 +170,7 @@ def test_copies_tell_repeated_draws_of_an_epoch_apart():
 
 
 @pytest.mark.parametrize(("count", "size", "sizes"), [(25, 8, [8, 8, 8, 1]), (24, 8, [8, 8, 8]), (1, 8, [1]), (8, 1, [1] * 8)])
-def test_evaluation_covers_all_in_order(count, size, sizes):
+def test_eval_sampler_covers_all_in_order(count, size, sizes):
     keys = list(EvalSampler(count, size))
     assert [len(key.indices) for key in keys] == sizes
     assert len(EvalSampler(count, size)) == len(sizes)
@@ -178,13 +178,13 @@ def test_evaluation_covers_all_in_order(count, size, sizes):
     assert [key.step for key in keys] == list(range(len(sizes)))
 
 
-def test_evaluation_under_debug_is_the_first_few_batches(photo_set):
+def test_eval_loader_debug_shows_first_batches(photo_set):
     opt = parse_train(["-b", "5", "--gpu", "-1", "-w", "0", "--debug"])
     batches = list(dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (WAY,)))
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(5 * DEBUG_BATCHES))
 
 
-def test_a_last_batch_of_one_comes_through_the_loader(photo_set):
+def test_eval_loader_last_batch_of_one_is_kept(photo_set):
     opt = parse_train(["-b", "5", "--gpu", "-1", "-w", "2"])
     batches = list(dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (WAY,)))
     assert [len(batch.label) for batch in batches] == [5] * 7 + [1]
@@ -195,7 +195,7 @@ def test_a_last_batch_of_one_comes_through_the_loader(photo_set):
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
-def test_no_limit_of_waiting_is_no_limit_and_not_none_at_all(photo_set, kind):
+def test_worker_timeout_zero_waits_without_limit(photo_set, kind):
     words = ("--worker_timeout", 0, "-w", 1, "--loader", kind, "--epochs", 1)
     assert len(list(loader(photo_set, *words).batches(1))) == 3
 
@@ -214,7 +214,7 @@ def key(generator):
     return tuple(generator.bit_generator.state["state"]["key"].tolist())
 
 
-def test_no_sample_shares_its_stream_with_another_or_with_an_order():
+def test_sample_rng_streams_are_distinct_from_all_others():
     streams = [sample_rng(*of) for of in itertools.product(SEEDS, EPOCHS, INDICES, COPIES)]
     streams += [order_rng(*of) for of in itertools.product(SEEDS, EPOCHS)]
     assert len({key(stream) for stream in streams}) == len(streams)
@@ -223,25 +223,25 @@ def test_no_sample_shares_its_stream_with_another_or_with_an_order():
 
 @settings(max_examples=300, deadline=None, database=None)
 @given(st.integers(0, LAST_SEED), st.integers(1, 32767), st.integers(1, 32767), st.integers(0, 2**32 - 1), st.integers(0, 65535))
-def test_no_key_of_a_sample_is_that_of_any_order(seed, epoch, other, index, copy):
+def test_sample_rng_key_differs_from_every_order_key(seed, epoch, other, index, copy):
     assert key(sample_rng(seed, epoch, index, copy)) != key(order_rng(seed, other))
     assert key(sample_rng(seed, epoch, index, copy))[0] == key(order_rng(seed, other))[0] == seed
 
 
-def test_a_stream_begins_anew_each_time_it_is_asked_for():
+def test_sample_rng_asked_again_starts_over():
     first = sample_rng(1, 2, 3).random(5)
     sample_rng(1, 2, 4).random(100)
     assert np.array_equal(sample_rng(1, 2, 3).random(5), first)
 
 
-def test_neighbouring_streams_are_as_independent_as_distant_ones():
+def test_sample_rng_neighbours_are_independent():
     draws = np.array([sample_rng(0, 1, index).random(20) for index in range(500)])
     links = np.corrcoef(draws.T)[np.triu_indices(20, 1)], [np.corrcoef(draws[:-1, k], draws[1:, k])[0, 1] for k in range(20)]
     assert np.abs(np.concatenate(links)).max() < 5 / np.sqrt(500)
     assert draws.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_steps_seed_torch_apart_and_alike():
+def test_seed_step_repeats_per_step_and_differs_between_steps():
     seen = {}
     for of in itertools.product((0, 1, LAST_SEED), (1, 2, 3), (0, 1, 2)):
         seed_step(*of)

@@ -71,11 +71,11 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("turns", VIEWS, ids=str)
-def test_orient_transposes_and_then_flips(square, turns):
+def test_random_flip_transpose_transposes_then_flips(square, turns):
     assert np.array_equal(ops.random_flip_transpose(*turns)(square.copy(), rng()), VIEWS[turns](square))
 
 
-def test_orient_gives_the_eight_views_equally_often(square):
+def test_random_flip_transpose_draws_eight_views_evenly(square):
     names = {np.ascontiguousarray(view(square)).tobytes(): turns for turns, view in VIEWS.items()}
     assert len(names) == 8
     op = ops.random_flip_transpose(0.5, 0.5, 0.5)
@@ -84,7 +84,7 @@ def test_orient_gives_the_eight_views_equally_often(square):
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_each_turn_has_its_own_probability(square, place):
+def test_random_flip_transpose_obeys_each_probability(square, place):
     probabilities = [0.0, 0.0, 0.0]
     probabilities[place] = 0.2
     turned = [not np.array_equal(ops.random_flip_transpose(*probabilities)(square.copy(), rng(k)), square) for k in range(1000)]
@@ -94,18 +94,18 @@ def test_each_turn_has_its_own_probability(square, place):
 # ------------------------------------------------------------------------------------------------ rotation
 
 
-def test_no_degrees_is_no_rotation(square):
+def test_rotate_zero_degrees_is_identity(square):
     assert np.array_equal(ops.rotate(0)(square, rng()), square)
 
 
 @pytest.mark.parametrize("side", [63, 64])
 @pytest.mark.parametrize(("degrees", "quarters"), [(90, 1), (-90, -1), (180, 2)])
-def test_a_rotation_turns_about_the_very_centre(square, side, degrees, quarters):
+def test_rotate_quarter_turns_equal_rot90(square, side, degrees, quarters):
     image = square[:side, :side]
     assert np.array_equal(ops.rotate(180)(image, Fixed(degrees)), np.rot90(image, quarters))
 
 
-def test_a_rotation_leaves_no_empty_corner_and_draws_its_angle_evenly(square):
+def test_rotate_fills_corners_and_draws_angles_evenly(square):
     white = np.full((64, 64, 3), 255, np.uint8)
     assert all((ops.rotate(180)(white, rng(k)) == 255).all() for k in range(20))
     ramp = np.tile(np.arange(201, dtype=np.uint8)[None, :, None], (201, 1, 3))
@@ -124,14 +124,14 @@ def coloured(image, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
     return ops.color_jitter(1, 1, 1, 1, 1)(image, Fixed((brightness, contrast, saturation, hue))).astype(int)
 
 
-def test_neutral_parameters_are_the_identity(square):
+def test_color_matrix_neutral_is_identity(square):
     assert ops.color_matrix(1, 1, 1, 0) == pytest.approx(np.eye(3, 4), abs=1e-12)
     assert ops.color_matrix(1, 1, 1, 1) == pytest.approx(np.eye(3, 4), abs=1e-12)  # a whole turn
     assert np.array_equal(coloured(square), square)
 
 
 @pytest.mark.parametrize("change", [-1, -0.4, 0.3, 1])
-def test_brightness_is_a_factor(square, change):
+def test_brightness_multiplies_pixels(square, change):
     wanted = np.clip(square * (1.0 + change), 0, 255)
     assert np.abs(coloured(square, brightness=change) - wanted).max() <= 0.51
 
@@ -143,14 +143,14 @@ def test_contrast_stretches_about_mid_grey(square, change):
 
 
 @pytest.mark.parametrize("change", [-1, -0.4, 0.3, 1])
-def test_saturation_stretches_about_the_pixels_luma(square, change):
+def test_saturation_stretches_about_luma(square, change):
     luma = square @ np.array([0.299, 0.587, 0.114])
     wanted = np.clip(luma[..., None] + (square - luma[..., None]) * (1 + change), 0, 255)
     assert np.abs(coloured(square, saturation=change) - wanted).max() <= 1
 
 
 @pytest.mark.parametrize("turn", [-0.5, -0.1, 0.03, 0.25])
-def test_hue_keeps_grey_and_luma_and_turns_colours_round(turn):
+def test_hue_keeps_grey_and_luma(turn):
     grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
     assert np.abs(coloured(grey, hue=turn) - grey).max() <= 1
     matrix = ops.color_matrix(1, 1, 1, turn)[:, :3]
@@ -159,7 +159,7 @@ def test_hue_keeps_grey_and_luma_and_turns_colours_round(turn):
     assert np.linalg.matrix_power(matrix, 100) == pytest.approx(np.linalg.matrix_power(ops.color_matrix(1, 1, 1, 1)[:, :3], 100), abs=1e-6)
 
 
-def test_hue_turns_red_towards_the_others_and_back():
+def test_hue_thirds_turn_red_through_others_and_back():
     red = np.array([200.0, 40, 40])
     third = ops.color_matrix(1, 1, 1, 1 / 3)[:, :3]
     first, second = third @ red, third @ third @ red
@@ -167,7 +167,7 @@ def test_hue_turns_red_towards_the_others_and_back():
     assert third @ second == pytest.approx(red)
 
 
-def test_colours_come_with_their_probability_and_within_their_bounds():
+def test_color_jitter_obeys_probability_and_bounds():
     image = np.full((2, 2, 3), 100, np.uint8)
     op = ops.color_jitter(0.3, 0.2, 0, 0, 0)
     values = np.array([op(image, rng(k))[0, 0, 0] for k in range(2000)])
@@ -182,7 +182,7 @@ def test_colours_come_with_their_probability_and_within_their_bounds():
 # ------------------------------------------------------------------------------------------------ blur, cutout
 
 
-def test_blur_is_a_small_gaussian(square):
+def test_blur_equals_small_gaussian(square):
     wanted = {side: cv2.GaussianBlur(square, (side, side), 0).tobytes() for side in (3, 5)}
     seen = [ops.blur(1)(square, rng(k)).tobytes() for k in range(60)]
     assert set(seen) == set(wanted.values())
@@ -191,7 +191,7 @@ def test_blur_is_a_small_gaussian(square):
 
 
 @pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
-def test_cutout_blanks_one_grey_box_of_half_to_all_of_its_size_anywhere(size):
+def test_cutout_box_obeys_size_and_lies_anywhere(size):
     image = np.full((100, 100, 3), 7, np.uint8)
     heights, widths, corners = [], [], []
     for k in range(400):
@@ -208,7 +208,7 @@ def test_cutout_blanks_one_grey_box_of_half_to_all_of_its_size_anywhere(size):
     assert (image == 7).all()  # the input may be a cache's own
 
 
-def test_cutout_of_a_tiny_image_and_with_its_probability():
+def test_cutout_obeys_probability_and_covers_tiny_image():
     image = np.full((1, 1, 3), 7, np.uint8)
     assert (ops.cutout(1, 0.01)(image.copy(), rng()) == 128).all()
     blanked = [(ops.cutout(0.3, 0.5)(image.copy(), rng(k)) == 128).all() for k in range(1000)]
@@ -218,19 +218,19 @@ def test_cutout_of_a_tiny_image_and_with_its_probability():
 # ------------------------------------------------------------------------------------------------ pipelines
 
 
-def test_an_unknown_name_is_answered_with_the_near_ones():
+def test_get_transform_unknown_name_suggests_near_ones():
     with pytest.raises(UserError, match="no transform 'resise'. Did you mean resize") as error:
         pipeline("resise")
     assert all(name in str(error.value) for name in transforms)
 
 
-def test_the_registry_and_the_options_name_the_same():
+def test_transforms_registry_equals_choices():
     assert set(choices.TRANSFORMS) == set(transforms)
 
 
 @pytest.mark.parametrize("name", transforms)
 @pytest.mark.parametrize("shape", [(120, 90), (1, 1), (1, 200), (200, 3), (48, 48)], ids=str)
-def test_every_pipeline_gives_a_uint8_square_of_any_image(photos, name, shape):
+def test_pipeline_of_any_image_gives_uint8_square(photos, name, shape):
     image = np.ascontiguousarray(photos[0][: shape[0], : shape[1]])
     image.flags.writeable = False  # as from a cache
     run = pipeline(name, *EVERYTHING)
@@ -243,7 +243,7 @@ def test_every_pipeline_gives_a_uint8_square_of_any_image(photos, name, shape):
 
 
 @pytest.mark.parametrize("name", transforms)
-def test_every_pipeline_depends_on_seed_epoch_index_and_copy_alone(photos, name):
+def test_pipeline_depends_on_seed_epoch_index_and_copy_only(photos, name):
     keys = [(seed, epoch, index, copy) for seed in (1, 2) for epoch in (1, 2) for index in range(3) for copy in (0, 1)]
     one, other = pipeline(name), pipeline(name)
     first = {key: one(reading(photos[0]), sample_rng(*key)).tobytes() for key in keys}
@@ -254,7 +254,7 @@ def test_every_pipeline_depends_on_seed_epoch_index_and_copy_alone(photos, name)
 
 
 @pytest.mark.parametrize("name", transforms)
-def test_threads_that_share_a_pipeline_do_not_share_its_state(photos, name):
+def test_pipeline_shared_by_threads_gives_same_images(photos, name):
     """Each sample's result under eight threads is that of one."""
     image = np.ascontiguousarray(photos[2][:100, :100])
     run = pipeline(name)
@@ -267,7 +267,7 @@ def test_threads_that_share_a_pipeline_do_not_share_its_state(photos, name):
         assert list(pool.map(result, range(160))) == alone
 
 
-def test_a_pipeline_places_its_crop_where_the_reader_never_asks(photos):
+def test_pipeline_with_reader_that_ignores_need_draws_same_crop(photos):
     """A CMYK JPEG or a PNG is decoded in full: `need` is not called, and the crop is drawn afterwards, the same."""
     run = pipeline("light")
 
@@ -278,7 +278,7 @@ def test_a_pipeline_places_its_crop_where_the_reader_never_asks(photos):
         assert np.array_equal(run(silent, sample_rng(1, 1, k)), run(reading(photos[0]), sample_rng(1, 1, k)))
 
 
-def test_a_pipeline_lets_the_readers_error_through():
+def test_pipeline_reader_error_passes_through():
     def broken(need):
         raise ImageError("x.jpg: damaged")
 
@@ -286,7 +286,7 @@ def test_a_pipeline_lets_the_readers_error_through():
         pipeline("resize")(broken, rng())
 
 
-def test_without_chance_the_pipeline_is_what_evaluation_sees(photos):
+def test_transform_none_equals_evaluation(photos):
     from dataloader.geometry import EvalGeometry
 
     for fit in ("squash", "crop", "pad"):
@@ -299,25 +299,25 @@ def test_without_chance_the_pipeline_is_what_evaluation_sees(photos):
 
 
 @pytest.mark.parametrize("name", ["resize", "light", "albumentations"])
-def test_every_flag_at_zero_shows_the_square_image_as_it_is(square, name):
+def test_transform_with_all_flags_zero_is_identity(square, name):
     run = get_transform(parse_train(["--transform", name, *NOTHING.split()]), Preprocess(64, "squash", WAY.mean, WAY.std))
     assert all(np.array_equal(run(reading(square), rng(k)), square) for k in range(10))
 
 
 @pytest.mark.parametrize("flag", ["hflip=1", "vflip=1", "transpose=1", "jitter=1", "blur=1", "cutout=1", "rotate=40", "zoom=0.1"])
-def test_every_flag_of_the_default_changes_the_image(square, flag):
+def test_transform_with_any_single_flag_changes_image(square, flag):
     words = ["--transform", "resize", *NOTHING.split(), f"--{flag}"]
     run = get_transform(parse_train(words), Preprocess(64, "squash", WAY.mean, WAY.std))
     assert not np.array_equal(run(reading(square), rng()), square)
 
 
-def test_albumentations_takes_the_smallest_and_largest_of_each_flag(square):
+def test_albumentations_extreme_flags_are_accepted(square):
     """Its own checks refuse a box from 0.1 to 0.01, say."""
     for words in ("--cutout_size 0.01 --cutout 1", "--cutout_size 1 --cutout 1", "--brightness 1 --contrast 1 --saturation 1 --hue 0.5"):
         assert pipeline("albumentations", *words.split())(reading(square), rng()).shape == (48, 48, 3)
 
 
-def test_one_stage_without_a_schedule_and_a_pipeline_a_stage_with_one():
+def test_build_stages_has_one_pipeline_per_scale():
     assert [(first, run.size) for first, run in build_stages(parse_train([]), WAY)] == [(1, 48)]
     stages = build_stages(parse_train(["--scale_schedule", "1:16, 3:32,9:64"]), WAY)
     assert [(first, run.size) for first, run in stages] == [(1, 16), (3, 32), (9, 64)]

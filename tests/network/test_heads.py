@@ -25,7 +25,7 @@ def built(*words):
 
 
 @pytest.mark.parametrize("centres", [1, 3])
-def test_cosine_head(centres):
+def test_cosine_head_logits_equal_numpy(centres):
     head = CosineHead(6, 4, 20.0, centres)
     x, w = np.random.default_rng(0).normal(size=(3, 6)), head.weight.detach().numpy().astype(float)
     cosine = np.array([[f @ v / np.linalg.norm(f) / np.linalg.norm(v) for v in w] for f in x])
@@ -36,7 +36,7 @@ def test_cosine_head(centres):
 
 
 @pytest.mark.parametrize("p", [1.0, 3.0, 7.5])
-def test_gem(p):
+def test_gem_pool_equals_its_formula(p):
     maps = np.random.default_rng(0).uniform(0, 4, (2, 3, 5, 4))
     pool = GeM()
     pool.p.data.fill_(p)
@@ -49,7 +49,7 @@ def test_gem(p):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_takes_every_head_and_pool(name):
+def test_model_of_any_family_takes_every_head_and_pool(name):
     for head in choices.HEADS:
         model = built("--model", name, "--head", head, "--pool", "gem").eval()
         logits = model(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
@@ -61,7 +61,7 @@ def test_every_family_takes_every_head_and_pool(name):
         assert sum(dict(model.net.named_parameters())[each].ndim == 2 for each in names if each in dict(model.net.named_parameters())) == 1
 
 
-def test_what_a_network_cannot_have_is_said():
+def test_head_or_pool_without_support_is_refused():
     with pytest.raises(UserError, match=r"--pool gem .* timm:test_vit does not"):
         built("--model", "timm:test_vit", "--pool", "gem")
     with pytest.raises(UserError, match=r"--head arcface .* one linear classifier"):
@@ -75,7 +75,7 @@ OF_TIMM = [  # small ones of each kind: how they pool, and where their classifie
 
 
 @pytest.mark.parametrize("name", OF_TIMM)
-def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
+def test_timm_model_with_head_learns_or_is_refused(name):
     """Forward and backward, at 64 px where the network takes them; each parameter has a finite gradient."""
     worked = []
     for words in (["--head", "subcenter"], ["--pool", "gem"]):
@@ -100,13 +100,13 @@ def test_a_network_of_timm_learns_with_a_head_or_says_why_not(name):
     assert worked == refused.get(name, ["--head", "--pool"])
 
 
-def test_a_new_part_that_does_not_fit_is_found_before_training(monkeypatch):
+def test_pool_that_breaks_forward_is_refused_at_build(monkeypatch):
     monkeypatch.setattr(heads.GeM, "forward", lambda self, maps: maps.mean(dim=1))
     with pytest.raises(UserError, match=r"timm:test_resnet does not work with .*--pool gem"):
         built("--model", "timm:test_resnet", "--pool", "gem", "--scale", 64)
 
 
-def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
+def test_load_weights_linear_into_new_head_keeps_backbone(tmp_path):
     old = built("--model", "timm:test_resnet")
     new = built("--model", "timm:test_resnet", "--head", "subcenter", "--pool", "gem")
     load_weights(new, {"weights": old.net.state_dict(), "model": old.name}, "old.pt")
@@ -115,7 +115,7 @@ def test_an_old_linear_classifier_gives_way_to_a_new_head(tmp_path):
             assert torch.equal(new.net.state_dict()[name], value)
 
 
-def test_train_evaluate_and_teach(script, photo_set, tmp_path):
+def test_train_arcface_then_eval_then_distil_succeeds(script, photo_set, tmp_path):
     """ArcFace with GeM, evaluated from its checkpoint; then a student of another family learns from it."""
     common = ["--no-pretrained", "--scale", 32, "-b", 12, "-w", 0, "--gpu", -1, "--precision", "fp32", "--epochs", 1]
     words = ["--model", "timm:test_resnet", "--head", "arcface", "--pool", "gem", "--logit_adjust", 1, "--class_weight", "effective"]
@@ -150,7 +150,7 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_distillation_is_hintons_formula(tmp_path):
+def test_distilled_loss_equals_hintons_formula(tmp_path):
     """A teacher with another normalisation, temperature 3, alpha 0.4; NumPy in float64."""
     from training.distill import Teacher, distilled_loss
     from training.losses import get_loss

@@ -38,7 +38,7 @@ def filled(arch: str) -> IResNet:
 
 
 @pytest.mark.parametrize("arch", VECTORS)
-def test_keys_shapes_and_size(arch):
+def test_iresnet_keys_and_shapes_equal_authors(arch):
     with torch.device("meta"):
         net, wanted = IResNet(DEPTHS[arch], 8), VECTORS[arch]
     assert {key: list(value.shape) for key, value in net.state_dict().items()} == wanted["keys"]
@@ -56,7 +56,7 @@ def distance(logits: torch.Tensor, arch: str, key: str) -> float:
 
 
 @pytest.mark.parametrize("arch", VECTORS)
-def test_logits_in_evaluation(arch):
+def test_iresnet_eval_logits_equal_authors(arch):
     with torch.no_grad():
         assert distance(filled(arch).eval()(IMAGES), arch, "logits_eval") < 1e-3
 
@@ -70,7 +70,7 @@ def two_threads():
 
 
 @pytest.mark.parametrize("arch", VECTORS)
-def test_logits_in_training_mode(arch, two_threads):
+def test_iresnet_train_logits_equal_authors(arch, two_threads):
     """Batch statistics of two images through 50 layers amplify rounding: where another order of sums (one thread, another
     processor) moves the logits, the tolerance is what our own float64 differs by; on the vectors' processor it is 4e-7."""
     net = copy.deepcopy(filled(arch)).train()  # training moves its statistics

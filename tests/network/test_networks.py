@@ -45,7 +45,7 @@ def engine_for(name: str, opt: argparse.Namespace, steps_per_epoch: int) -> Engi
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_builds_learns_and_survives_a_checkpoint(name, tmp_path):
+def test_model_of_each_family_learns_and_reloads(name, tmp_path):
     """The smallest of each family; what another depth adds is below."""
     opt = options("--optimizer", "sgd", "--lr", "0.01")
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_builds_learns_and_survives_a_checkpoint(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(models.keys() - {*SMALLEST, "iResNet1001"}))
-def test_every_depth_fits_together_and_has_a_gradient_everywhere(name):
+def test_model_of_each_depth_has_gradient_everywhere(name):
     """By shapes alone: of the same blocks as the smallest, but as many and as wide as this one has."""
     with torch.device("meta"):
         model = get_model(name)(options()).train()
@@ -92,7 +92,7 @@ def test_every_depth_fits_together_and_has_a_gradient_everywhere(name):
 
 
 @pytest.mark.slow
-def test_a_thousand_layers_have_finite_logits_and_gradients():
+def test_iresnet1001_logits_and_gradients_are_finite():
     torch.manual_seed(0)
     model = get_model("iResNet1001")(options()).train()
     loss = torch.nn.functional.cross_entropy(model(batch(2, 32).image), torch.arange(2))
@@ -102,7 +102,7 @@ def test_a_thousand_layers_have_finite_logits_and_gradients():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
-def test_every_name_of_the_specification_is_there():
+def test_models_registry_has_every_specified_name():
     asked = """ResNet101 ResNeXt101 ResNeSt101 ResNeSt200 Res2Net101 iResNet101 iResNet152 iResNet200 EfficientNet-B5 EfficientNet-B7
     ResNet18 ResNet50 ResNeXt50 ResNeSt50 Res2Net50 iResNet50 iResNet1001 EfficientNet-B0 EfficientNet-B1 EfficientNet-B2 EfficientNet-B3
     EfficientNet-B4 EfficientNet-B6 EfficientNet-Lite0 EfficientNet-Lite1 EfficientNet-Lite2"""
@@ -110,7 +110,7 @@ def test_every_name_of_the_specification_is_there():
     assert set(choices.MODELS) <= set(models)
 
 
-def test_unknown_model_names_the_near_ones():
+def test_get_model_unknown_name_suggests_near_ones():
     with pytest.raises(UserError, match=r"no model 'ResNest101'. Did you mean ResNeSt101"):
         get_model("ResNest101")
     with pytest.raises(UserError, match=r"Did you mean resnet18"):
@@ -118,14 +118,14 @@ def test_unknown_model_names_the_near_ones():
 
 
 @pytest.mark.parametrize("known", ["ResNeSt50", "iResNet50", "EfficientNet-B0"])
-def test_a_registered_name_without_a_backbone_is_an_error(known, monkeypatch):
+def test_get_model_without_archs_entry_is_refused(known, monkeypatch):
     """It used to build the first network of the family."""
     monkeypatch.setitem(models, "Larger", models[known])
     with pytest.raises(UserError, match=rf"which backbone Larger is.*{known} .*\n.*options/choices.py"):
         get_model("Larger")(options())
 
 
-def test_a_copy_builds_what_its_archs_say_under_its_names_alone(monkeypatch):
+def test_get_model_copied_family_obeys_its_own_archs(monkeypatch):
     copied = type("Model", (models["ResNeSt50"],), {"__module__": "network.Mine.model", "ARCHS": {"Mine18": "resnet18"}})
     for name in ("Mine18", "Mine50"):
         monkeypatch.setitem(models, name, copied)
@@ -134,11 +134,11 @@ def test_a_copy_builds_what_its_archs_say_under_its_names_alone(monkeypatch):
         get_model("Mine50")(options())
 
 
-def test_the_registry_name_decides_whatever_the_options_say():
+def test_get_model_name_overrides_model_option():
     assert get_model("ResNet18")(options("--model", "ResNet101")).name == "ResNet18"
 
 
-def test_images_are_normalised_on_the_device_by_the_networks_own_mean():
+def test_normalise_uses_the_networks_own_mean():
     model = get_model("EfficientNet-Lite0")(options())
     assert model.mean == (0.5, 0.5, 0.5)
     images = batch(1).image
@@ -147,7 +147,7 @@ def test_images_are_normalised_on_the_device_by_the_networks_own_mean():
     assert get_model("ResNet18")(options()).mean == (0.485, 0.456, 0.406)
 
 
-def test_pretrained_lite0_from_its_package_sees_what_is_in_the_photos(photos):
+def test_pretrained_lite0_recognises_the_photos(photos):
     """ImageNet classes: 698 palace, 985 daisy, 652 military uniform or 667/400 gowns; centre crops, as it was trained."""
     model = get_model("EfficientNet-Lite0")(parse_train(["--model", "EfficientNet-Lite0", "--gpu", "-1"])).eval()
     fit = EvalGeometry(Preprocess(224, "crop", model.mean, model.std))
@@ -159,7 +159,7 @@ def test_pretrained_lite0_from_its_package_sees_what_is_in_the_photos(photos):
     assert top[2] in (652, 667, 400)
 
 
-def test_pretrained_weights_keep_the_backbone_when_the_classes_differ():
+def test_pretrained_weights_of_other_classes_keep_backbone():
     opt = parse_train(["--model", "EfficientNet-Lite0", "--num_classes", "7"])
     seven = get_model("EfficientNet-Lite0")(opt).net.state_dict()
     thousand = get_model("EfficientNet-Lite0")(opt.replace(num_classes=None)).net.state_dict()
@@ -167,7 +167,7 @@ def test_pretrained_weights_keep_the_backbone_when_the_classes_differ():
     assert all(torch.equal(seven[key], thousand[key]) for key in seven if not key.startswith("classifier"))
 
 
-def test_a_new_head_begins_near_indifference():
+def test_new_head_initial_loss_is_near_uniform():
     """timm's EfficientNet would begin at a loss of about 4 for ten classes; log(10) is 2.3."""
     opt = options().replace(num_classes=10)
     torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_a_new_head_begins_near_indifference():
     assert abs(loss.item() - 2.3026) < 0.3
 
 
-def test_accumulated_batches_step_once_and_a_ragged_group_is_its_own():
+def test_grad_accum_ragged_group_steps_at_full_weight():
     """Five batches by twos: three optimizer steps, the last of a single batch at full weight."""
     opt = options("--accumulate", "2", "--optimizer", "sgd", "--momentum", "0", "--lr", "1", "--weight_decay", "0", "--scheduler", "none")
     engine = engine_for("ResNet18", opt, steps_per_epoch=5)
@@ -195,7 +195,7 @@ FLAGS = ["--mixup 0.4", "--cutmix 1.0", "--ema 0.99", "--clip_grad 0.5", "--prec
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_two_updates_are_the_same_wherever_they_are_done(flag):
+def test_train_step_ignores_earlier_random_state(flag):
     """(seed, epoch, step) alone decides: what torch's generator did before must not matter."""
     results = []
     for noise in (1, 2):
@@ -208,7 +208,7 @@ def test_two_updates_are_the_same_wherever_they_are_done(flag):
     assert results[0] == results[1]
 
 
-def test_the_average_can_be_evaluated():
+def test_ema_net_can_be_evaluated():
     opt = options("--ema", "0.999")
     engine = engine_for("timm:resnet10t", opt, steps_per_epoch=3)
     model = engine.model
@@ -220,7 +220,7 @@ def test_the_average_can_be_evaluated():
     assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), engine.averages.ema.module.parameters(), strict=True))
 
 
-def test_the_moving_average_is_timms_without_its_state_dicts(monkeypatch):
+def test_ema_update_equals_timm_bit_for_bit(monkeypatch):
     """Bit for bit, batch norm's statistics and counts too, also where a module has put another tensor in a buffer's place."""
     opt = options("--ema", "0.9")
     engine = engine_for("ResNet18", opt, steps_per_epoch=4)
@@ -240,7 +240,7 @@ def test_the_moving_average_is_timms_without_its_state_dicts(monkeypatch):
         assert any(name.endswith("num_batches_tracked") for name in ours)
 
 
-def test_families_share_the_update_step_and_nothing_else():
+def test_families_share_no_statement_but_update():
     """Each family's model.py spells its update out; besides it no two have a statement in common but imports."""
     bodies = {}
     for path in sorted(Path(network.__file__).parent.glob("*/model.py")):

@@ -160,7 +160,7 @@ REFERENCES = {
 COARSE = {"muon": 0.003}  # Newton and Schulz's steps are in bfloat16; a step goes 0.017
 
 
-def test_there_is_a_reference_for_each():
+def test_optimizers_registry_has_references():
     assert set(REFERENCES) == set(optimizers) == set(choices.OPTIMIZERS)
 
 
@@ -186,7 +186,7 @@ def step(net, optimizer):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_path_is_the_papers(name):
+def test_optimizer_path_equals_its_paper(name):
     net, optimizer = build(name)
     for _, wanted in zip(range(STEPS), REFERENCES[name](START), strict=False):
         step(net, optimizer)
@@ -194,7 +194,7 @@ def test_path_is_the_papers(name):
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_state_goes_through_a_file(name, tmp_path):
+def test_optimizer_state_saved_and_loaded_continues_the_same(name, tmp_path):
     net, optimizer = build(name)
     for _ in range(8):
         step(net, optimizer)
@@ -209,7 +209,7 @@ def test_state_goes_through_a_file(name, tmp_path):
     assert torch.equal(net.w, other.w)
 
 
-def test_norms_and_biases_do_not_decay():
+def test_parameter_groups_norms_and_biases_do_not_decay():
     net = get_model("ResNet18")(parse_train(["--num_classes", "3", "--no-pretrained"])).net
     decayed, free = parameter_groups(net, 0.1)
     assert decayed["weight_decay"] == 0.1
@@ -219,13 +219,13 @@ def test_norms_and_biases_do_not_decay():
     assert any(p is net.fc.bias for p in free["params"])
 
 
-def test_unknown_name():
+def test_get_optimizer_unknown_name_suggests_near_ones():
     with pytest.raises(UserError, match=r"Did you mean .*adamw"):
         get_optimizer(Weight(), OptimizerSettings("adamv", LR))
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "ranger"])
-def test_flags_given_anew_on_resume_hold_and_the_state_is_kept(name):
+def test_load_optimizer_state_keeps_new_flags_and_old_state(name):
     def made(*words):
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3))

@@ -21,7 +21,7 @@ DROPS = {"1x": (12, 7, 10), "2x": (24, 14, 20), "3x": (36, 21, 30), "10x": (120,
 
 
 @pytest.mark.parametrize("name", DROPS)
-def test_tables_drop_after_their_epochs(name):
+def test_table_schedule_drops_after_its_epochs(name):
     epochs, *drops = DROPS[name]
     assert run_length(name, 5, said=False) == epochs
     rates = by_epoch(name, epochs)
@@ -32,11 +32,11 @@ def test_tables_drop_after_their_epochs(name):
     assert rate(drops[0] * PER) == pytest.approx(0.1)
 
 
-def test_curves_leave_the_number_of_epochs_alone():
+def test_run_length_of_curve_keeps_epochs():
     assert run_length("cos", 7, said=True) == 7
 
 
-def test_a_table_says_so_where_epochs_was_given_too(capfd):
+def test_run_length_of_table_overrides_epochs_with_message(capfd):
     from utils.logger import start_logging
 
     start_logging()
@@ -55,20 +55,20 @@ def reference(maker, steps):
     return rates
 
 
-def test_cosine_is_torchs():
+def test_cosine_schedule_equals_torch():
     rate = get_schedule("cos", Span(100, PER, floor=0.1))
     wanted = reference(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100, eta_min=0.1), 100)
     assert [rate(k) for k in range(100)] == pytest.approx(wanted, abs=1e-9)
 
 
-def test_onecycle_is_torchs():
+def test_onecycle_schedule_equals_torch():
     rate = get_schedule("onecycle", Span(100, PER))
     wanted = reference(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, total_steps=100), 99)
     assert [rate(k) for k in range(99)] == pytest.approx(wanted, abs=1e-9)
     assert rate(99) == pytest.approx(1 / 25e4, abs=1e-9)
 
 
-def test_poly_and_step():
+def test_poly_and_step_schedules_equal_formulas():
     poly = get_schedule("poly", Span(100, PER))
     assert [poly(k) for k in (0, 50, 99)] == pytest.approx([1, 0.5**0.9, 0.01**0.9])
     assert by_epoch("step", 6, step_size=2) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -76,7 +76,7 @@ def test_poly_and_step():
 
 
 @pytest.mark.parametrize("name", [*schedulers, "1x"])
-def test_warmup_rises_linearly_to_the_curve(name):
+def test_warmup_of_any_schedule_rises_linearly(name):
     span = Span(120, PER, warmup=4)
     rate, plain = get_schedule(name, span), get_schedule(name, Span(120, PER, warmup=0))
     assert rate(0) == pytest.approx(0.25 * rate(3), rel=0.5)
@@ -87,13 +87,13 @@ def test_warmup_rises_linearly_to_the_curve(name):
 
 
 @pytest.mark.parametrize("name", [*schedulers, *tables])
-def test_short_runs_have_a_rate(name):
+def test_schedule_of_short_run_is_within_0_and_1(name):
     for steps in (1, 2, 3):
         rate = get_schedule(name, Span(steps, 1))
         assert all(0 <= rate(k) <= 1 for k in range(steps + 2))
 
 
-def test_unknown_name_and_long_warmup():
+def test_schedule_unknown_name_or_long_warmup_is_refused():
     with pytest.raises(UserError, match="There is no scheduler 'cosinus'. Did you mean cos"):
         find_table("cosinus")
     with pytest.raises(UserError, match="--warmup takes 100 steps of a run of 100"):
@@ -103,5 +103,5 @@ def test_unknown_name_and_long_warmup():
             find_table(name)
 
 
-def test_help_names_them_all():
+def test_schedulers_registry_equals_choices():
     assert set(choices.SCHEDULERS) == set(schedulers) | set(tables)
