@@ -67,7 +67,7 @@ def _beside(script: str) -> str:
     return os.path.join(os.path.dirname(running), script) if os.path.basename(running) in SCRIPTS else script
 
 
-def _words(action: argparse.Action, value: Any, given: bool) -> list[str]:
+def _words(action: argparse.Action, value: object, given: bool) -> list[str]:
     """Return the words of one flag; none if the value is the default, unless `given`."""
     if value is None or (value == action.default and not given):
         return []

@@ -66,7 +66,9 @@ class ToolParser(argparse.ArgumentParser):
         """Print `message` and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}\nAll options: python {self.prog} --help\n")
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # argparse declares it for any class of namespace
+        self, args: Sequence[str] | None = None, namespace: None = None
+    ) -> argparse.Namespace:
         """Return the parsed options, as argparse does. An unknown flag ends with the names near it."""
         opt, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -96,7 +98,7 @@ class ToolParser(argparse.ArgumentParser):
             purpose = f" ({action.help})" if action.help else ""
             raise argparse.ArgumentError(action, f"{text!r} is no {kind}{purpose}") from None
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         """Raise ArgumentError for a value that is not among the flag's choices; it suggests the near ones."""
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
@@ -163,9 +165,10 @@ class Parser(ToolParser):
         flags = [word.split("=")[0] for word in words if word.startswith("--")]
         return [re.sub("^--no-", "--", flag) for flag in flags if flag in self._option_string_actions]
 
-    def out_of_bounds(self, name: str, value: Any) -> list[str]:
+    def out_of_bounds(self, name: str, value: float | Sequence[float | None] | None) -> list[str]:
         """Return a line for each number of `value` (one, or a list) outside the bounds of the option `name`."""
-        numbers = [number for number in (value if isinstance(value, list) else [value]) if number is not None]
+        several = value if isinstance(value, Sequence) else [value]
+        numbers = [number for number in several if number is not None]
         found = [(number, beyond(number, self.bounds.get(name, (None, None)))) for number in numbers]
         return [f"--{name} is {number}; allowed: {allowed}" for number, allowed in found if allowed]
 

@@ -4,7 +4,10 @@ YAML 1.1 reads `0123` as 83, `1.10` as 1.1 and `on` as True. Here the caller, wh
 """
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import yaml
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 10
@@ -36,14 +39,14 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         raise YamlError(" ".join(str(error).split())) from None
 
 
-def _loader() -> Any:
+def _loader() -> "type[yaml.BaseLoader]":
     """Return a loader that refuses deep nesting, and aliases: a kilobyte of them expands to a gigabyte."""
     import yaml
 
     class Loader(yaml.BaseLoader):
         depth = 0
 
-        def compose_node(self, parent: Any, index: Any) -> Any:
+        def compose_node(self, parent: "yaml.Node | None", index: int) -> "yaml.Node | None":
             if self.check_event(yaml.AliasEvent):
                 raise yaml.composer.ComposerError(
                     None, None, "aliases are not allowed; write the value again", self.peek_event().start_mark
@@ -61,7 +64,7 @@ def _loader() -> Any:
     return Loader
 
 
-def _construct(node: Any) -> Any:
+def _construct(node: "yaml.Node | None") -> Any:
     import yaml
 
     if node is None:
@@ -82,5 +85,5 @@ def _construct(node: Any) -> Any:
     return found
 
 
-def _place(node: Any) -> str:
+def _place(node: "yaml.Node") -> str:
     return f" (line {node.start_mark.line + 1})"

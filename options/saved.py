@@ -4,7 +4,6 @@ import argparse
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from options import rules
 from options.options import build_parser
@@ -18,7 +17,7 @@ def _parser() -> Parser:
     return build_parser("train")
 
 
-def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
+def problems_of_saved(values: Mapping[str, object]) -> list[str]:
     """Return a line for each value that its flag does not allow. Names that are no flags are ignored."""
     parser, problems = _parser(), []
     for name, action in parser.flags().items():
@@ -36,7 +35,7 @@ def problems_of_saved(values: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None], value: Any) -> str:
+def _allowed(action: argparse.Action, bounds: tuple[float | None, float | None], value: object) -> str:
     """Return what the flag allows if it does not allow `value`; else ""."""
     if value is None:
         return "" if action.default is None else "a value"

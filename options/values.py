@@ -1,7 +1,7 @@
 """The options that a script has parsed."""
 
 import argparse
-from typing import Any, NoReturn
+from typing import NoReturn
 
 
 class Options(argparse.Namespace):
@@ -18,7 +18,7 @@ class Options(argparse.Namespace):
         object.__setattr__(self, "_frozen", True)
         return self
 
-    def replace(self, **changes: Any) -> "Options":
+    def replace(self, **changes: object) -> "Options":
         """Return a copy with `changes`, read-only if this is. Raises AttributeError for a name that is no option."""
         unknown = [name for name in changes if name not in vars(self)]
         if unknown:
@@ -26,7 +26,7 @@ class Options(argparse.Namespace):
         copy = Options(**{**vars(self), **changes})
         return copy.make_read_only() if getattr(self, "_frozen", False) else copy
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
             self._refuse(name)
         super().__setattr__(name, value)

@@ -28,7 +28,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class SaveError(UserError):
     """A checkpoint could not be written. Earlier checkpoints are intact."""
 
 
-def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None:
+def save(path: Path, content: Mapping[str, object], also: Iterable[Path] = ()) -> None:
     """Write `content` to `path`, and replace each path of `also` by a hard link to it.
 
     Raises:
@@ -68,7 +68,7 @@ def save(path: Path, content: dict[str, Any], also: Iterable[Path] = ()) -> None
         ) from error
 
 
-def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
+def amend(path: Path, key: str, value: object, known: str) -> list[Path]:
     """Set one key of a checkpoint atomically; everything else stays the same to the bit.
 
     If `path` is a link, its target is changed and the link stays. The file keeps its owner and permissions.
@@ -101,7 +101,7 @@ def amend(path: Path, key: str, value: Any, known: str) -> list[Path]:
     return others
 
 
-def identity(content: dict[str, Any]) -> str:
+def identity(content: Mapping[str, object]) -> str:
     """Return the sha256, as hex, of what decides a checkpoint's predictions: network, weights, classes, preprocessing.
 
     A temperature or the optimizer's state is not part of it.
@@ -113,7 +113,7 @@ def identity(content: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _feed(digest: Any, value: Any) -> None:
+def _feed(digest: Any, value: object) -> None:
     """Add a value to the digest; a dict in the order of its keys."""
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())

@@ -4,7 +4,7 @@ Other keys may hold any tensors and plain data. Only the consistency of the file
 weights fit a network, and its optimizer state fits the weights, is checked where the network is built.
 """
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import (
@@ -21,16 +21,19 @@ from typing_extensions import TypedDict
 
 from options import problems_of_saved
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 MAX_DEPTH = 16  # of nested plain data; deeper data could exhaust the stack
 MAX_CLASSES = 10_000_000
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 MAX_OPTION_PROBLEMS = 3  # listed in a message
-OPEN: Any = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+OPEN = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
 # ------------------------------------------------------------------------------------------------ leaves
 
 
-def _tensor(value: Any) -> torch.Tensor:
+def _tensor(value: object) -> torch.Tensor:
     """Return a dense tensor with its own memory, not one that repeats a few numbers to an enormous size."""
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"a {type(value).__name__}; allowed: a tensor")
@@ -43,7 +46,7 @@ def _tensor(value: Any) -> torch.Tensor:
     return value
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _plain(value: object, depth: int = 0) -> object:
     """Return a value that consists of tensors, numbers, text, None, lists and dicts."""
     if depth > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH}")
@@ -62,7 +65,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _sums(value: Any) -> torch.Tensor:
+def _sums(value: object) -> torch.Tensor:
     """Return the sums of an epoch, as training.epoch keeps them; older checkpoints have fewer."""
     tensor = _tensor(value)
     if tensor.ndim != 1 or not 1 <= len(tensor) <= 6 or not tensor.is_floating_point():
@@ -70,7 +73,7 @@ def _sums(value: Any) -> torch.Tensor:
     return tensor
 
 
-def _options(value: dict[str, Any]) -> dict[str, Any]:
+def _options(value: dict[str, object]) -> dict[str, object]:
     problems = problems_of_saved(value)
     if problems:
         raise ValueError("; ".join(problems[:MAX_OPTION_PROBLEMS]))
@@ -84,7 +87,7 @@ def _scaler(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
-def _row(value: Any) -> dict[str, Any]:
+def _row(value: object) -> dict[str, Any]:
     """Return the scores of an epoch: {name: number}, among them the epoch, from 1."""
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"a {type(value).__name__}; allowed: {{name of a score: number}}")
@@ -132,7 +135,7 @@ class Data(TypedDict):
 
 @with_config(OPEN)
 class Within(TypedDict):
-    """How far an epoch is; training.epoch.Watch.position."""
+    """How far an epoch is; training.epoch.EpochTracker.state_dict."""
 
     epoch: Annotated[Whole, Field(ge=1)]
     done: Count
@@ -155,7 +158,7 @@ class Swa(TypedDict):
 
 @with_config(OPEN)
 class Training(TypedDict):
-    """What --resume needs; network.base_model.BaseModel.state. optimizer.take_up checks the optimizer's."""
+    """What --resume needs; part of training.engine.Engine.state_dict. load_optimizer_state checks the optimizer's part."""
 
     step: Count
     optimizer: Annotated[dict[Text, Any], BeforeValidator(_plain)]
@@ -193,7 +196,7 @@ class Checkpoint(TypedDict):
 
 
 FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")
-_adapter: list[TypeAdapter[Any]] = []  # built when the first checkpoint is read
+_adapter: list[TypeAdapter[Checkpoint]] = []  # built when the first checkpoint is read
 
 
 def problems(content: dict[str, Any]) -> list[str]:
@@ -213,7 +216,7 @@ def problems(content: dict[str, Any]) -> list[str]:
         return [str(error)[:300]]
 
 
-def _reason(one: Any) -> str:
+def _reason(one: "ErrorDetails") -> str:
     text = one["msg"].removeprefix("Value error, ")
     return text if one["type"] == "value_error" else f"{text[:1].lower()}{text[1:]}, got {str(one['input'])[:60]!r}"
 
@@ -255,5 +258,5 @@ def _of_training(content: dict[str, Any]) -> list[str]:
     return found
 
 
-def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[Any, ...]]:
+def _shapes(weights: dict[str, torch.Tensor]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}

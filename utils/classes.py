@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,12 @@ class Classes:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""
         return "?" if label < 0 else self.names[label] if self.names else str(label)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""
         return {"num_classes": self.count, "class_names": self.names, "class_images": self.train_counts}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Classes":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Classes":
         """Return the classes of `as_dict`'s data."""
         return cls(data["num_classes"], data["class_names"], data["class_images"])
 

@@ -24,7 +24,7 @@ BEGUN_KEY = "classifier/begun"  # in torchrun's store, once the run owns the fol
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # for processes that start later
 POLL_INTERVAL = timedelta(seconds=1)
 
-_stores: list[Any] = []  # torchrun's store, once `init` has opened it
+_stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
 
 
 def rank() -> int:
@@ -93,7 +93,7 @@ def _has_agent() -> bool:
     return world_size() > 1 or ("TORCHELASTIC_RUN_ID" in os.environ and "MASTER_ADDR" in os.environ)
 
 
-def _rendezvous_name(store: Any) -> str:
+def _rendezvous_name(store: "torch.distributed.Store") -> str:
     """Return the name of this start, the same in all of its processes, whatever earlier starts left in `store`."""
     from torch import distributed
 
@@ -129,8 +129,8 @@ def require_single_process(what: str) -> None:
 def shutdown() -> None:
     """Leave the process group, and end its threads; call it when nothing that holds the group is needed any more.
 
-    A thread of gloo that still runs when the interpreter ends can abort the process (exit code -6), after all of its work.
-    Call it only where every process ends well: the threads end when what they were sent has been received.
+    A thread of gloo that still runs when the interpreter ends can abort the process (exit code -6) after its work is
+    done. Call it only where every process ends well: the threads end when what they were sent has been received.
     """
     if world_size() > 1 and "torch" in sys.modules:
         from torch import distributed
@@ -179,7 +179,7 @@ class AsyncMax:
     """The maximum over all processes, one call late: no process waits for another."""
 
     def __init__(self) -> None:
-        self._pending: tuple[Any, Any] | None = None  # the tensor of the last call, and the handle of its all-reduce
+        self._pending: tuple[torch.Tensor, torch.distributed.Work] | None = None  # of the last call: value, all-reduce
 
     def exchange(self, value: int) -> int | None:
         """Send `value`; return the highest value that any process sent in the previous call, None in the first call.

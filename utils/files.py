@@ -126,27 +126,29 @@ def _copy_permissions(path: Path, fd: int) -> None:
         os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o777)
 
 
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
+def write_json(path: str | os.PathLike[str], content: object) -> None:
     """Write `content` as indented JSON, by `atomic_write`."""
     with atomic_write(path, "w") as file:
         file.write(json_text(content, indent=2) + "\n")
 
 
-def write_yaml(path: str | os.PathLike[str], content: Any) -> None:
+def write_yaml(path: str | os.PathLike[str], content: object) -> None:
     """Write `content` as YAML, by `atomic_write`, without aliases, which options.plain_yaml refuses."""
     import yaml
 
     class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     with atomic_write(path, "w") as file:
         yaml.dump(content, file, Dumper=Plain, sort_keys=False, allow_unicode=True)
 
 
-def json_text(content: Any, **settings: Any) -> str:
+def json_text(
+    content: object, indent: int | None = None, separators: tuple[str, str] | None = None, allow_nan: bool = True
+) -> str:
     r"""Return `content` as JSON in valid UTF-8: a byte of a file name that is not UTF-8 becomes \udcXX."""
-    text = json.dumps(content, ensure_ascii=False, **settings)
+    text = json.dumps(content, ensure_ascii=False, indent=indent, separators=separators, allow_nan=allow_nan)
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

@@ -4,24 +4,18 @@ import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from utils.errors import UserError
 from utils.logger import log
 
-WRAPPERS = (
-    "state_dict",
-    "model",
-    "model_state",
-    "state_dict_ema",
-)  # keys of the weights; the first one present is taken
+WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # keys of the weights; the first one there is taken
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # keys of their moving average
 PARALLEL = "module."  # the prefix that DataParallel adds
 
 
-def plain_weights(content: Any, path: Path) -> dict[str, torch.Tensor]:
+def plain_weights(content: object, path: Path) -> dict[str, torch.Tensor]:
     """Return the {name: tensor} of a foreign file, without DataParallel's prefix; warn of an average beside it.
 
     Raises:

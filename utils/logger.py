@@ -8,15 +8,18 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
 import tqdm
 
 from utils import distributed, tables
 from utils.files import atomic_write, write_yaml
 from utils.text import still_there, visible
+
+T = TypeVar("T")
 
 log = logging.getLogger("classifier")
 PROGRESS_SECONDS = 30.0  # between two lines of progress without a terminal
@@ -72,7 +75,7 @@ def end_logging() -> None:
     log.propagate = True
 
 
-def progress(iterable: Any, description: str, total: int | None = None, lines: bool = True) -> Any:
+def progress(iterable: Iterable[Any] | None, description: str, total: int | None = None, lines: bool = True) -> Any:
     """Return a tqdm bar over `iterable` that disappears at its end; only the main process shows it.
 
     Without a terminal it logs a line every PROGRESS_SECONDS instead, if `lines`.
@@ -83,18 +86,18 @@ def progress(iterable: Any, description: str, total: int | None = None, lines: b
     return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=silent or None)
 
 
-class _Lines:
+class _Lines(Generic[T]):
     """Log the progress in a pipe or a file: done, total and time left, every PROGRESS_SECONDS."""
 
     disable = True
 
-    def __init__(self, iterable: Any, description: str, total: int | None) -> None:
+    def __init__(self, iterable: Iterable[T] | None, description: str, total: int | None) -> None:
         self.iterable, self.description, self.done = iterable, description, 0
-        self.total = len(iterable) if total is None and hasattr(iterable, "__len__") else total
+        self.total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self.began = self.logged_at = time.monotonic()
 
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.iterable:
+    def __iter__(self) -> Iterator[T]:
+        for item in () if self.iterable is None else self.iterable:
             yield item
             self.update()
 
@@ -108,10 +111,10 @@ class _Lines:
         left = (now - self.began) / max(1, self.done) * ((self.total or 0) - self.done) / 60
         log.info(f"{self.description}: {self.done}" + (f" of {self.total}, {left:.1f} min left" if self.total else ""))
 
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> "_Lines[T]":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -143,7 +146,7 @@ class MetricsWriter:
             setattr(events, name, _never_failing(getattr(events, name)))
         write = events.write_event
 
-        def write_or_mark(event: Any) -> None:
+        def write_or_mark(event: object) -> None:
             if event == FLUSH_MARK:
                 events.flush()
                 self.written.set()
@@ -165,7 +168,7 @@ class MetricsWriter:
         self.writer.file_writer.event_writer._event_queue.put(FLUSH_MARK)
         self.written.wait(FLUSH_TIMEOUT_SECONDS)
 
-    def table(self, history: list[dict[str, Any]]) -> None:
+    def table(self, history: Sequence[Mapping[str, object]]) -> None:
         """Write metrics.csv: one row per epoch, one column per name of any epoch."""
         names = list(dict.fromkeys(name for row in history for name in row))
         with atomic_write(self.folder / "metrics.csv", "w") as file:
@@ -177,13 +180,13 @@ class MetricsWriter:
         self.writer.close()
 
 
-def _never_failing(call: Callable[..., Any]) -> Callable[..., None]:
+def _never_failing(call: Callable[..., object]) -> Callable[..., None]:
     """Return `call` with a warning instead of OSError.
 
     A full disk would end tensorboardX's writing thread; its queue of ten would fill, and the run would wait for ever.
     """
 
-    def attempt(*arguments: Any) -> None:
+    def attempt(*arguments: object) -> None:
         try:
             call(*arguments)
         except OSError as error:
@@ -199,7 +202,7 @@ def write_options(opt: argparse.Namespace, path: Path) -> None:
     write_yaml(path, settings)
 
 
-def legacy_modules() -> Any:
+def legacy_modules() -> ModuleType:
     """Return the module mscv (meters, TensorBoard helpers), imported without the `stty` message of its misc_utils."""
     with _quiet_stderr():
         import mscv

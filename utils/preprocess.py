@@ -1,5 +1,6 @@
 """How an image becomes the input that a network was trained on; it travels in the checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +24,11 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Preprocess":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Preprocess":
         """Return the Preprocess of `as_dict`'s data."""
         return cls(int(data["scale"]), str(data["fit"]), tuple(data["mean"]), tuple(data["std"]))

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int | None  # as signal.signal returns it
 
 # SIGHUP comes when a terminal is closed. Batch systems send SIGUSR1 before their time limit.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -34,7 +36,7 @@ class SignalHandler:
     def __init__(self) -> None:
         self.received: int | None = None
         self._immediate = False
-        self._previous: dict[int, Any] = {}  # the handlers to restore
+        self._previous: dict[int, Handler] = {}  # the handlers to restore
 
     def __enter__(self) -> "SignalHandler":
         with contextlib.suppress(ValueError):  # outside the main thread Python allows no handlers

@@ -7,7 +7,10 @@ begins with =, +, - or @ stays as it is, although a spreadsheet reads it as a fo
 
 import csv
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _csv import Writer
 
 
 class _Rows:
@@ -21,7 +24,7 @@ class _Rows:
         return self.file.write(row.removesuffix("\r\n") + "\n")
 
 
-def writer(file: IO[str], delimiter: str = ",") -> Any:
+def writer(file: IO[str], delimiter: str = ",") -> "Writer":
     """Return a csv.writer for an atomic_write file."""
     return csv.writer(_Rows(file), delimiter=delimiter, lineterminator="\r\n")
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
 # Control characters except tab and line feed, marks of writing direction, unusual line ends, and lone surrogates,
 # which stand for bytes of a file name that are not UTF-8.
@@ -25,7 +25,7 @@ def _escape(match: "re.Match[str]") -> str:
     return "\\r" if code == 13 else f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def for_page(value: Any) -> Any:
+def for_page(value: object) -> object:
     """Return `value`, made visible if it is text: jinja2's `finalize`. Markup, already escaped, stays as it is."""
     return visible(value) if type(value) is str else value
 
