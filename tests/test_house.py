@@ -112,7 +112,7 @@ def find_circle(graph: dict[Path, set[Path]]) -> list[str]:
     return []
 
 
-def test_importing_everything_parses_reads_and_writes_nothing(tmp_path):
+def test_modules_imported_alone_parse_read_and_write_nothing(tmp_path):
     begin = f"import sys; sys.argv = ['x', '--no-such-flag']; sys.path.insert(0, {str(ROOT)!r})\n"
     code = begin + "\n".join(f"import {name}" for name in MODULES)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HOME": str(tmp_path / "home")}
@@ -141,7 +141,7 @@ def test_house_rules_see_a_circle_and_an_arrow_upwards():
     assert set(imported_names(ast.parse(code), ["x", "y"])) == {"x.y.a", "x.b.c", "d.e", "h"}
 
 
-def test_every_file_says_what_it_is():
+def test_files_all_have_a_docstring():
     trees = {path: ast.parse(path.read_text()) for path in FILES}
     assert [label(path) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)] == []
 
@@ -158,7 +158,7 @@ def public(tree):
                 yield from public(node)
 
 
-def test_every_public_function_says_what_it_does():
+def test_public_functions_all_have_a_docstring():
     silent = [
         f"{label(path)}: {node.name}"
         for path in FILES
@@ -168,11 +168,11 @@ def test_every_public_function_says_what_it_does():
     assert silent == []
 
 
-def test_datasets_folder_does_not_shadow_the_library_of_that_name():
+def test_datasets_folder_does_not_shadow_the_library():
     assert not (ROOT / "datasets" / "__init__.py").exists()
 
 
-def test_scripts_can_be_imported_and_hold_a_main():
+def test_scripts_imported_have_a_main():
     for name in SCRIPTS:
         assert callable(importlib.import_module(name).main)
 

@@ -48,7 +48,7 @@ def measured(tool, photo_set, tmp_path, *words):
     return json.loads((out / f"{tool.NAME}.json").read_text())
 
 
-def test_input(here, photo_set, tmp_path, capsys):
+def test_input_benchmark_writes_its_rates(here, photo_set, tmp_path, capsys):
     found = measured(bench_input, photo_set, tmp_path, "--scale", "32", "--batch", "6", "--only", "decode only", "ours", "timm")
     assert set(found) == {"settings", "cores", "device", "rates", "medians"}
     kinds = ("crop, flip", "crop, flip, colour")
@@ -59,7 +59,7 @@ def test_input(here, photo_set, tmp_path, capsys):
     assert "1.00 x" in capsys.readouterr().out
 
 
-def test_eval(here, photo_set, tmp_path):
+def test_eval_benchmark_writes_its_rates(here, photo_set, tmp_path):
     found = measured(bench_eval, photo_set, tmp_path, "--cases", "ResNet18:32", "--batch", "12")
     assert set(found) == {"settings", "cores", "device", "rates", "medians", "ratios"}
     assert set(found["rates"]["ResNet18:32"]) == set(bench_eval.ROWS)
@@ -69,7 +69,7 @@ def test_eval(here, photo_set, tmp_path):
     assert ratios["cached / its limit, fp32"] == pytest.approx(rate["ours fp32, cached"] / limit)
 
 
-def test_train(here, photo_set, tmp_path, capsys):
+def test_train_benchmark_writes_its_rates(here, photo_set, tmp_path, capsys):
     network, before = "ResNet18:32:6", Path.cwd()
     rows = [row for row in bench_train.FLAGS if "compiled" not in row]
     words = ["--networks", network, "--steps", "4", "--precision", "fp32", "--only", *rows]
@@ -90,7 +90,7 @@ def test_train(here, photo_set, tmp_path, capsys):
     assert "waiting for data" in capsys.readouterr().out
 
 
-def test_a_row_runs_in_a_process_of_its_own_and_its_precision_is_chosen_once(photo_set, tmp_path, monkeypatch):
+def test_train_benchmark_row_runs_in_its_own_process(photo_set, tmp_path, monkeypatch):
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     words = ["--networks", "timm:test_resnet:32:6", "--only", "ours, step", "--steps", "2"]
     found = measured(bench_train, photo_set, tmp_path, *words)
@@ -102,7 +102,7 @@ def test_a_row_runs_in_a_process_of_its_own_and_its_precision_is_chosen_once(pho
         bench.one("train", bench.Row("nobody", {}, ours=True))
 
 
-def test_the_ratios_are_what_they_are_called():
+def test_train_benchmark_ratios_match_their_names():
     rate = {"ours, step": 100.0, "ours, loader cached": 300.0, "ours, loop cached": 60.0, "timm defaults": 20.0, "ours, loop jpeg": 50.0}
     found = bench_train.ratios("EfficientNet-Lite0:64:64", rate)
     assert found["loop cached / (1 / (1/step + 1/loader))"] == (pytest.approx(0.8), 0.95)
@@ -114,7 +114,7 @@ def test_the_ratios_are_what_they_are_called():
     assert bench_train.ratios("ResNet50:128:32", rate)["loop jpeg / timm best"] == (1.25, 1.05)
 
 
-def test_a_benchmark_that_is_ended_has_kept_its_rows(photo_set, tmp_path, capsys, monkeypatch):
+def test_train_benchmark_interrupted_keeps_finished_rows(photo_set, tmp_path, capsys, monkeypatch):
     measured = [100.0, 50.0, 120.0]
 
     def one(name, row):
@@ -134,13 +134,13 @@ def test_a_benchmark_that_is_ended_has_kept_its_rows(photo_set, tmp_path, capsys
 
 
 @pytest.mark.parametrize("words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str)
-def test_a_wrong_flag_is_said(words, photo_set, tmp_path, capsys):
+def test_train_benchmark_wrong_flag_is_refused(words, photo_set, tmp_path, capsys):
     given = [] if "--list" in words else ["--list", str(photo_set / "train.txt")]
     assert bench_train.main([*given, "--out", str(tmp_path), *words]) == 2
     assert "error: " in capsys.readouterr().err
 
 
-def test_cores_are_shared_unless_the_user_has_decided():
+def test_set_openmp_spin_keeps_user_settings():
     plain: dict[str, str] = {}
     set_openmp_spin(plain)
     assert plain == {"GOMP_SPINCOUNT": "20000"}
@@ -150,26 +150,26 @@ def test_cores_are_shared_unless_the_user_has_decided():
         assert mine == given
 
 
-def test_the_scripts_share_the_cores_before_torch_is_there(tmp_path):
+def test_scripts_set_openmp_spin_before_torch(tmp_path):
     """libgomp reads its settings when it is loaded, and no later."""
     code = "import sys, utils.run, options, train, eval, submit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=bench.ROOT).returncode == 0
 
 
-def test_bench_report_writes_a_page_and_says_how_long_it_took(tmp_path, capsys):
+def test_report_benchmark_writes_page_and_times(tmp_path, capsys):
     assert bench_report.main(["--classes", "12", "--images", "60", "--out", str(tmp_path / "0")]) == 0
     assert (tmp_path / "0/report.html").stat().st_size > 50_000
     assert "scores and tables" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("gpu, words", [(None, []), (-1, ["--gpu", "-1"]), (1, ["--gpu", "1"])])
-def test_the_gpu_of_a_benchmark_is_that_of_its_rows(gpu, words):
+def test_benchmark_gpu_flag_reaches_its_rows(gpu, words):
     task = {"model": "ResNet18", "list": "a.txt", "val": "b.txt", "precision": "fp32", "scale": 32, "batch": 4, "workers": 0}
     assert bench.gpu_words({"gpu": gpu}) == words
     assert bench_train._options(task | {"gpu": gpu, "row": "ours, step"}).gpu == gpu
 
 
-def test_a_rate_waits_for_the_device_at_both_ends(monkeypatch):
+def test_rate_on_gpu_synchronises_at_both_ends(monkeypatch):
     events = []
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("wait"))
     monkeypatch.setattr(bench_train, "WARM_UP_BATCHES", 2)
@@ -180,14 +180,14 @@ def test_a_rate_waits_for_the_device_at_both_ends(monkeypatch):
     assert events[-1] == "wait" and len(events) == 7
 
 
-def test_crash_test_knows_the_functions_by_which_it_tells_where_a_run_was():
+def test_crash_test_moments_name_existing_functions():
     """A function that was renamed would count as no moment: put its new name into crash_test.MOMENTS, MAIN or SAVING."""
     for file, name in (*crash_test.MOMENTS.values(), crash_test.MAIN, *crash_test.SAVING):
         tree = ast.parse((bench.ROOT / file).read_text())
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{file} has no {name}"
 
 
-def test_crash_test_finds_a_function_on_a_stack():
+def test_crash_test_on_stack_matches_file_and_function():
     frames = ('"/here/training/run.py", line 9 in end_epoch', '"/here/train.py", line 7 in train', '"<string>", line 1 in <module>')
     stack = "".join(f"  File {frame}\n" for frame in frames)
     assert crash_test.on_stack(("train.py", "train"), stack)

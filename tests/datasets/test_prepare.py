@@ -91,7 +91,7 @@ def wrong(made, *parts):
 # ------------------------------------------------------------------------------------------------ folders
 
 
-def test_folder(make, tmp_path):
+def test_prepare_folder_writes_stratified_lists(make, tmp_path):
     photos_of(tmp_path, {"shoe": 10, "bag": 20, "一 双, 鞋": 30})
     made = make("folder", "photos", "--val", 0.1)
     assert made.code == 0 and made.classes == ["bag", "shoe", "一 双, 鞋"]
@@ -101,7 +101,7 @@ def test_folder(make, tmp_path):
     assert "54 images of 3 classes, from 9 ('shoe') to 27 ('一 双, 鞋') per class" in made.said
 
 
-def test_val_0_writes_no_val_and_says_so(make, tmp_path):
+def test_prepare_val_0_writes_no_val_list(make, tmp_path):
     photos_of(tmp_path, {"a": 3, "b": 3})
     made = make("folder", "photos", "--val", 0)
     assert made.code == 0 and not (tmp_path / "out/val.txt").exists() and "val.txt was written" in made.said
@@ -109,7 +109,7 @@ def test_val_0_writes_no_val_and_says_so(make, tmp_path):
     assert "of an earlier run" in make("folder", "photos", "--val", 0).said
 
 
-def test_what_is_no_image_is_passed_over_and_counted(make, tmp_path):
+def test_prepare_non_images_are_skipped_and_counted(make, tmp_path):
     touch(
         tmp_path / "photos",
         ".DS_Store",
@@ -137,7 +137,7 @@ def test_what_is_no_image_is_passed_over_and_counted(make, tmp_path):
     assert "3 file(s) skipped, which are not images by their suffix" in made.said
 
 
-def test_a_validation_root_is_numbered_as_the_training_root(make, tmp_path):
+def test_prepare_val_root_uses_training_labels(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2, "c": 2})
     photos_of(tmp_path, {"b": 1, "c": 2}, "held")
     made = make("folder", "photos", "--val_root", "held")
@@ -147,7 +147,7 @@ def test_a_validation_root_is_numbered_as_the_training_root(make, tmp_path):
     wrong(make("folder", "photos", "--val_root", "photos", out="out3"), "6 image(s) are in training and in validation")
 
 
-def test_an_unlabelled_folder_makes_test_txt(make, tmp_path):
+def test_prepare_test_folder_writes_test_list(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2})
     touch(tmp_path / "new", "b.jpg", "a/z 1.PNG", ".x.jpg", "c.txt")
     made = make("folder", "photos", "--test", "new")
@@ -157,7 +157,7 @@ def test_an_unlabelled_folder_makes_test_txt(make, tmp_path):
     wrong(make("folder", "photos", "--test", "nowhere", out="out3"), "nowhere is not there")
 
 
-def test_given_classes_decide(make, tmp_path):
+def test_prepare_classes_file_sets_labels(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2})
     table(tmp_path, "c\nb\na\n", "classes.txt")
     made = make("folder", "photos", "--classes", "classes.txt", "--val", 0)
@@ -176,14 +176,14 @@ def test_given_classes_decide(make, tmp_path):
     wrong(make("folder", "photos", "--classes", "none.txt", out="out2"), "none.txt cannot be read")
 
 
-def test_folders_called_by_numbers_are_in_the_order_that_a_csv_has(make, tmp_path):
+def test_prepare_numeric_folders_sort_as_numbers(make, tmp_path):
     photos_of(tmp_path, {"10": 1, "9": 1, "2": 1, "007": 1})
     assert make("folder", "photos", "--val", 0).classes == ["2", "007", "9", "10"]
     rows = "".join(f"{k}.jpg,{label}\n" for k, label in enumerate(("10", "9", "2", "007", "9" * 5000)))
     assert make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).classes == ["2", "007", "9", "10", "9" * 5000]
 
 
-def test_every_ending_that_the_decoder_reads_is_taken(make, tmp_path, photos):
+def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
     import PIL.Image
 
     from dataloader.decode import image_suffixes, read_image
@@ -209,7 +209,7 @@ def test_every_ending_that_the_decoder_reads_is_taken(make, tmp_path, photos):
     assert set(make("folder", "photos", "--val", 0).train) == {f"photos/a/x{suffix}" for suffix in image_suffixes()}
 
 
-def test_mistaken_folders(make, tmp_path):
+def test_prepare_wrong_folder_is_refused(make, tmp_path):
     wrong(make("folder", "none"), "none is not there")
     touch(tmp_path, "loose/a.jpg", "file.jpg")
     wrong(make("folder", "file.jpg"), "is a file")
@@ -232,7 +232,7 @@ def test_mistaken_folders(make, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
-def test_every_class_keeps_a_training_image(prepare, share, seed):
+def test_share_of_classes_keeps_a_training_image_each(prepare, share, seed):
     from tools.prepare.splits import share_of_classes
 
     sizes = [1, 1, 2, 3, 3, 3, 3, 3, 10, 100, 1000]
@@ -245,7 +245,7 @@ def test_every_class_keeps_a_training_image(prepare, share, seed):
     assert not np.array_equal(held, share_of_classes(labels, share, seed + 10))
 
 
-def test_small_classes_are_held_out_too(prepare):
+def test_share_of_classes_holds_out_small_classes_too(prepare):
     from tools.prepare.splits import share_of_classes
 
     labels = np.repeat(np.arange(1000), 3)  # rounded each by itself, a tenth of three is none
@@ -257,7 +257,7 @@ def rows_of(count=90, classes=3, per_group=5):
 
 
 @pytest.mark.parametrize("way", [("--val", 0.2), ("--folds", 3, "--fold", 2), ("--val", 0.2, "--group_column", "product")], ids=str)
-def test_the_split_does_not_depend_on_the_order(make, tmp_path, way):
+def test_prepare_split_ignores_row_order(make, tmp_path, way):
     rows = rows_of()
     made = []
     for k, order in enumerate((rows, rows[::-1], rows[40:] + rows[:40])):
@@ -269,7 +269,7 @@ def test_the_split_does_not_depend_on_the_order(make, tmp_path, way):
 
 @pytest.mark.parametrize("grouped", [(), ("--group_column", "product"), ("--group_by", r"p(\d+)_")], ids=str)
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["exact", "large"])
-def test_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
+def test_prepare_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
     from tools.prepare import splits
 
     monkeypatch.setattr(splits, "MAX_TABLE_CELLS", limit)
@@ -287,7 +287,7 @@ def test_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_groups_never_straddle(make, tmp_path, seed):
+def test_prepare_groups_never_straddle_the_split(make, tmp_path, seed):
     rng = np.random.default_rng(seed)
     for k, size in enumerate(rng.integers(1, 9, 60)):
         touch(tmp_path / "photos", *(f"c{k % 4}/item{k}_{view}.jpg" for view in range(size)))
@@ -300,13 +300,13 @@ def test_groups_never_straddle(make, tmp_path, seed):
     assert "not found in 1 of" in made.said
 
 
-def test_an_empty_group_is_a_group_of_its_own(make, tmp_path):
+def test_prepare_empty_group_is_one_per_image(make, tmp_path):
     rows = [f"{k}.jpg,{k % 2}," for k in range(40)]
     made = make("csv", table(tmp_path, "\n".join(["image,label,product", *rows])), *COLUMNS, "--val", 0.25, "--group_column", "product")
     assert collections.Counter(made.val.values()) == {0: 5, 1: 5}
 
 
-def test_splits_that_cannot_be(make, tmp_path):
+def test_prepare_impossible_split_is_refused(make, tmp_path):
     photos_of(tmp_path, {"a": 1, "b": 1})
     made = make("folder", "photos", "--val", 0.5)
     assert made.code == 0 and not made.val and "too few" in made.said
@@ -343,7 +343,7 @@ def test_splits_that_cannot_be(make, tmp_path):
         ("fashion-mnist --test -1", "--test is -1"),
     ],
 )
-def test_mistaken_flags(make, words, said):
+def test_prepare_wrong_flag_is_refused(make, words, said):
     wrong(make(*words.split()), said)
 
 
@@ -355,19 +355,19 @@ def test_mistaken_flags(make, words, said):
         ("coco f --part trian", "'trian'. Did you mean train?"),
     ],
 )
-def test_mistyped_words_get_the_near_one(make, words, said):
+def test_prepare_typo_suggests_near_word(make, words, said):
     made = make(*words.split())
     assert made.code == 2 and said in made.said and "usage:" not in made.said
 
 
-def test_all_mistaken_flags_are_told_at_once(make):
+def test_prepare_all_wrong_flags_are_reported_at_once(make):
     wrong(make("folder", "p", "--val", 2, "--seed", -1, "--folds", 3), "--val is 2", "--seed is -1", "go together", "folder --help")
 
 
 # ------------------------------------------------------------------------------------------------ CSV
 
 
-def test_csv_with_names_of_any_kind(make, tmp_path):
+def test_prepare_csv_odd_names_are_kept(make, tmp_path):
     text = 'image,label,price\r\n"a, b.jpg","鞋, 红色",1\r\nsub/c d.jpg,Bag big,2\r\n\r\n/abs/e.jpg,"say ""hi""",3\r\n'
     (tmp_path / "lists").mkdir()
     for encoding in ("utf-8", "utf-8-sig"):
@@ -380,7 +380,7 @@ def test_csv_with_names_of_any_kind(make, tmp_path):
 
 
 @pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
-def test_the_delimiter_is_found(make, tmp_path, sign):
+def test_prepare_csv_delimiter_is_detected(make, tmp_path, sign):
     text = "".join(
         sign.join(row) + "\n"
         for row in (("note, more" if sign != "," else "note", "image", "label"), ("a", "x.jpg", "b"), ("", "y.jpg", "c"))
@@ -390,13 +390,13 @@ def test_the_delimiter_is_found(make, tmp_path, sign):
     assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--delimiter", given, out="given").classes == ["b", "c"]
 
 
-def test_whole_numbers_are_sorted_as_numbers(make, tmp_path):
+def test_prepare_csv_numeric_labels_sort_as_numbers(make, tmp_path):
     table(tmp_path, "image,label\na.jpg,10\nb.jpg,9\nc.jpg,300\n")
     made = make("csv", "list.csv", *COLUMNS, "--val", 0)
     assert made.classes == ["9", "10", "300"] and made.train == {"a.jpg": 1, "b.jpg": 0, "c.jpg": 2}
 
 
-def test_labels_are_kept(make, tmp_path):
+def test_prepare_keep_labels_keeps_numbers(make, tmp_path):
     table(tmp_path, "image,label\na.jpg,3\nb.jpg,0\nc.jpg,1\n")
     made = make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels")
     assert made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1} and made.classes == list("0123") and "the first: 2" in made.said
@@ -409,7 +409,7 @@ def test_labels_are_kept(make, tmp_path):
         wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", out="o"), "line 3", f"'{label}'")
 
 
-def test_a_split_column(make, tmp_path):
+def test_prepare_split_column_makes_the_parts(make, tmp_path):
     rows = "a.jpg,x,train\nb.jpg,y,Train\nc.jpg,y,valid\nz.jpg,,test\nd.jpg,,test\n"
     made = make("csv", table(tmp_path, f"image,label,part\n{rows}"), *COLUMNS, "--split_column", "part")
     assert (made.train, made.val, made.test) == ({"a.jpg": 0, "b.jpg": 1}, {"c.jpg": 1}, ["z.jpg", "d.jpg"])
@@ -424,7 +424,7 @@ def test_a_split_column(make, tmp_path):
     wrong(make("csv", table(tmp_path, "image,label,part\na.jpg,x,val\n"), *COLUMNS, "--split_column", "part", out="o"), "no training row")
 
 
-def test_validation_and_test_from_files_of_their_own(make, tmp_path):
+def test_prepare_part_from_its_own_csv_uses_same_labels(make, tmp_path):
     assert make("csv", table(tmp_path, "image,label\na.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0).code == 0
     made = make("csv", table(tmp_path, "image,label\nc.jpg,y\n"), *COLUMNS, "--part", "val")
     assert made.val == {"c.jpg": 1} and len(made.train) == 2
@@ -449,18 +449,18 @@ def test_validation_and_test_from_files_of_their_own(make, tmp_path):
         ('image,label\na.jpg,"x\ny"\n', ("line break",)),
     ],
 )
-def test_mistaken_csv(make, tmp_path, text, said):
+def test_prepare_wrong_csv_is_refused(make, tmp_path, text, said):
     wrong(make("csv", table(tmp_path, text), *COLUMNS), *said)
 
 
-def test_files_that_are_no_csv(make, tmp_path):
+def test_prepare_not_a_csv_is_refused(make, tmp_path):
     wrong(make("csv", "none.csv", *COLUMNS), "none.csv cannot be read")
     (tmp_path / "latin.csv").write_bytes("image,label\na.jpg,café\n".encode("latin-1"))
     wrong(make("csv", "latin.csv", *COLUMNS), "not UTF-8")
     wrong(make("csv", table(tmp_path, f"image,label\na.jpg,{'x' * 200_000}\n"), *COLUMNS), "line 2 is not CSV")
 
 
-def test_repetitions_and_contradictions_are_counted(make, tmp_path):
+def test_prepare_repeated_and_conflicting_rows_are_counted(make, tmp_path):
     made = make("csv", table(tmp_path, "image,label\na.jpg,x\n./a.jpg,x\nb.jpg,x\nb.jpg,y\nc.jpg,y\n"), *COLUMNS, "--val", 0)
     assert made.train == {"a.jpg": 0, "c.jpg": 1}
     assert "1 repetition(s)" in made.said and "1 image(s) left out, which have two different labels" in made.said
@@ -475,7 +475,7 @@ def test_repetitions_and_contradictions_are_counted(make, tmp_path):
         ("--part test", "--path_column", "--path_column 'Image file' --part test --out o"),
     ],
 )
-def test_columns_that_are_not_said_are_named_in_a_command_that_works(make, tmp_path, words, missing, then):
+def test_prepare_missing_column_flags_get_working_command(make, tmp_path, words, missing, then):
     made = make("csv", table(tmp_path, "note,Image file,label\nq,a.jpg,x\nr,b.jpg,y\n"), *words.split(), out="o")
     wrong(made, f"{missing} missing", "the columns note, Image file, label")
     command = made.said.split("Try: ")[1].strip().splitlines()[0]
@@ -483,7 +483,7 @@ def test_columns_that_are_not_said_are_named_in_a_command_that_works(make, tmp_p
     assert make(*shlex.split(command)[2:-2], out="o").code == 0
 
 
-def test_names_without_endings_get_those_of_the_files(make, tmp_path):
+def test_prepare_csv_names_without_suffix_find_files(make, tmp_path):
     touch(
         tmp_path,
         "a.jpg",
@@ -528,7 +528,7 @@ COCO = {
 }
 
 
-def test_coco(make, tmp_path):
+def test_prepare_coco_writes_lists(make, tmp_path):
     made = make("coco", as_json(tmp_path, COCO), "--root", "photos", "--val", 0)
     assert made.classes == ["bag, big", "cap", "鞋"] and "annotations" in made.said
     assert made.train == {"photos/im 5.jpg": 1, "photos/im 3.jpg": 0, "photos/im 1.jpg": 2}
@@ -544,14 +544,14 @@ def test_coco(make, tmp_path):
     wrong(make("coco", "x.json", "--classes", "c.txt", out="o"), "category 7", "Did you mean bag")
 
 
-def test_categories_of_one_name_get_their_ids(make, tmp_path):
+def test_prepare_coco_equal_category_names_get_ids(make, tmp_path):
     twice = {**COCO, "categories": [{"id": 100, "name": "cap"}, {"id": 7, "name": "bag"}, {"id": 20, "name": "cap"}]}
     made = make("coco", as_json(tmp_path, twice), "--val", 0)
     assert made.classes == ["bag", "cap (20)", "cap (100)"] and "got their ids: cap" in made.said
 
 
 @pytest.mark.parametrize(("place", "key"), [("7", 7), ("00007", 7), ("00007", "00007"), ("", 7)])
-def test_aliproducts(make, tmp_path, place, key):
+def test_prepare_aliproducts_json_writes_lists(make, tmp_path, place, key):
     touch(tmp_path / "train" / place, "a.jpg")
     images = [{"image_id": "a.jpg", "class_id": key}, {"image_id": "b", "class_id": key}, {"image_id": "c.jpg"}]
     made = make("coco", as_json(tmp_path, {"images": images}), "--root", "train", "--val", 0, "--check")
@@ -561,7 +561,7 @@ def test_aliproducts(make, tmp_path, place, key):
     assert made.test == ["test/z.jpg", "test/y.jpg"] and "without labels" in made.said
 
 
-def test_coco_splits_and_parts(make, tmp_path):
+def test_prepare_coco_groups_and_parts_are_obeyed(make, tmp_path):
     images = [{"image_id": f"p{k // 3}_{k}", "class_id": k // 3 % 4} for k in range(120)]
     made = make("coco", as_json(tmp_path, {"images": images}), "--val", 0.25, "--group_by", r"p\d+_")
     sides = [{path.split("_")[0] for path in side} for side in (made.train, made.val)]
@@ -589,11 +589,11 @@ def test_coco_splits_and_parts(make, tmp_path):
         ({**COCO, "categories": [{"name": "x"}]}, "categories[0]"),
     ],
 )
-def test_mistaken_json(make, tmp_path, content, said):
+def test_prepare_wrong_json_is_refused(make, tmp_path, content, said):
     wrong(make("coco", as_json(tmp_path, content)), said)
 
 
-def test_files_that_are_no_json(make, tmp_path):
+def test_prepare_not_json_is_refused(make, tmp_path):
     wrong(make("coco", table(tmp_path, '{"images": [', "x.json")), "is not JSON", "line 1")
     wrong(make("coco", "none.json"), "none.json cannot be read")
 
@@ -611,7 +611,7 @@ def ready(tmp_path, names="cap\nshoe\nbag\n", count=60):
         (tmp_path / "raw/classes.txt").unlink()
 
 
-def test_a_ready_list_is_split_by_class_and_seed(make, tmp_path):
+def test_prepare_ready_list_is_split_by_class(make, tmp_path):
     ready(tmp_path)
     made = make("list", "raw/all.txt", "--val", 0.2)
     assert made.classes == ["cap", "shoe", "bag"]
@@ -627,7 +627,7 @@ def test_a_ready_list_is_split_by_class_and_seed(make, tmp_path):
     )
 
 
-def test_a_ready_list_is_numbered_by_name(make, tmp_path):
+def test_prepare_ready_list_with_classes_is_renumbered(make, tmp_path):
     ready(tmp_path)
     table(tmp_path, "bag\ncap\nhat\nshoe\n", "c.txt")
     made = make("list", "raw/all.txt", "--val", 0, "--classes", "c.txt")
@@ -643,7 +643,7 @@ def test_a_ready_list_is_numbered_by_name(make, tmp_path):
     wrong(make("list", "raw/all.txt", out="o"), "all.txt, line 3: the label is 2", "0 to 1")
 
 
-def test_a_list_is_not_written_over_itself(make, tmp_path):
+def test_prepare_list_over_itself_is_refused(make, tmp_path):
     ready(tmp_path)
     (tmp_path / "raw/all.txt").rename(tmp_path / "raw/train.txt")
     before = (tmp_path / "raw/train.txt").read_text()
@@ -658,7 +658,7 @@ def test_a_list_is_not_written_over_itself(make, tmp_path):
 # ------------------------------------------------------------------------------------------------ together
 
 
-def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
+def test_prepare_killed_while_writing_keeps_old_lists(make, tmp_path):
     """The bytes of the last file are on their way to the disk when the signal comes; the first used to have its name by then."""
     # classes.txt stays as it is
     photos_of(tmp_path, {"a": 30, "b": 30})
@@ -674,7 +674,7 @@ def test_a_kill_between_two_lists_leaves_all_the_old_ones(make, tmp_path):
         assert listed(tmp_path / f"out/{name}.txt", tmp_path, labelled=True) == getattr(made, name)
 
 
-def test_missing_files_are_counted(make, tmp_path):
+def test_prepare_check_counts_missing_files(make, tmp_path):
     touch(tmp_path, "here.jpg")
     rows = "".join(f"gone {k:02}.jpg,x\n" for k in range(12))
     made = make("csv", table(tmp_path, f"image,label\nhere.jpg,y\n{rows}"), *COLUMNS, "--val", 0, "--check")
@@ -684,7 +684,7 @@ def test_missing_files_are_counted(make, tmp_path):
     assert "all 2 files are there" in make("folder", "photos", "--val", 0, "--check").said
 
 
-def test_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
+def test_prepare_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
     from tools.prepare import fashion
 
     pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
@@ -700,7 +700,7 @@ def test_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
+def test_prepare_then_train_and_submit_succeeds(photos, tmp_path, script, small):
     for name, photo in zip(("temple, old", "花", "portrait"), photos, strict=True):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for k in range(10):
@@ -722,7 +722,7 @@ def test_as_a_process_then_train_and_predict(photos, tmp_path, script, small):
     assert bad.returncode == 2 and bad.stderr.startswith("\nerror: none is not there") and "Traceback" not in bad.stderr
 
 
-def test_two_hundred_thousand_images_of_ten_thousand_classes(prepare):
+def test_split_of_200000_images_is_fast(prepare):
     from tools.prepare.lists import ImageList, normalise_list
     from tools.prepare.splits import SplitPlan, split
 

@@ -40,7 +40,7 @@ def case():
 # ------------------------------------------------------------------------------------------------ scores
 
 
-def test_scores_are_scikit_learns(case):
+def test_extended_scores_equal_scikit_learn(case):
     predictions, probability = case
     seen = predictions.scorable
     label, first = predictions.label[seen], predictions.top[seen, 0]
@@ -60,7 +60,7 @@ def test_scores_are_scikit_learns(case):
         )
 
 
-def test_f1_leaves_out_classes_that_never_occur(case):
+def test_macro_f1_ignores_absent_classes(case):
     predictions, _ = case
     found = extended_scores(predictions, CLASSES + 3)
     assert found["macro_f1"] == pytest.approx(extended_scores(predictions, CLASSES)["macro_f1"])
@@ -68,7 +68,7 @@ def test_f1_leaves_out_classes_that_never_occur(case):
     assert "head_accuracy" not in found
 
 
-def test_ece_is_what_its_definition_says(case):
+def test_ece_equals_its_definition(case):
     """Guo et al. (2017), eq. 3, bin by bin, as torchmetrics has it, but for confidences that are exactly an edge."""
     predictions, _ = case
     sure, hit = predictions.probability[:, 0], predictions.top[:, 0] == predictions.label
@@ -81,7 +81,7 @@ def test_ece_is_what_its_definition_says(case):
     assert ece(sure, hit) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_confused_pairs_are_the_matrix_without_its_diagonal(case):
+def test_confused_pairs_equal_off_diagonal_matrix(case):
     predictions, _ = case
     seen = predictions.scorable
     matrix = sk.confusion_matrix(predictions.label[seen], predictions.top[seen, 0])
@@ -97,7 +97,7 @@ def test_confused_pairs_are_the_matrix_without_its_diagonal(case):
 # ------------------------------------------------------------------------------------------------ intervals, two predictions
 
 
-def test_intervals_hold_the_binomial_ones_and_repeat(case):
+def test_intervals_contain_binomial_and_repeat(case):
     predictions, _ = case
     images = [500, 101, 100, 20, 19, 1]
     found = bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=800)
@@ -114,7 +114,7 @@ def test_intervals_hold_the_binomial_ones_and_repeat(case):
     )
 
 
-def test_a_score_without_spread_has_no_interval(case):
+def test_intervals_of_constant_score_are_absent(case):
     """Of three images that are all wrong, the interval would be 0 to 0."""
     predictions, _ = case
     wrong = predictions.label == 5
@@ -124,14 +124,14 @@ def test_a_score_without_spread_has_no_interval(case):
     assert extended_scores(predictions, CLASSES, [500, 500, 500, 500, 500, 1])["tail_accuracy"] == 0
 
 
-def test_label_errors_say_why_few_probabilities_were_used(case):
+def test_label_issues_method_names_its_limit(case):
     predictions, _ = case
     few = dataclasses.replace(predictions, rows=None)
     assert label_issues.find(few, CLASSES).method.endswith("as 600 × 6 probabilities are too many to keep")
     assert label_issues.find(predictions, CLASSES + 2).method.endswith(f"as 2 of {CLASSES + 2} classes have no image here")
 
 
-def test_intervals_hold_the_score_where_resamples_lack_classes():
+def test_intervals_of_small_classes_contain_score():
     """Three images a class: plain percentiles of the macro F1 lie wholly below it."""
     predictions, _ = made(count=600, classes=200)
     found = bootstrap.intervals(predictions, 200, None, seed=0, resamples=100)
@@ -155,7 +155,7 @@ def drawn_list(seed, count, classes, sharpness):
     return Predictions(np.arange(count), label, top, chosen, probability[np.arange(count), label], np.ones(count, bool))
 
 
-def test_intervals_hold_the_truth_of_biased_scores():
+def test_intervals_of_biased_scores_contain_truth():
     """Of 40 lists, the macro F1 with 3 images a class and the calibration error near 0: plain recentring holds 33, and 6."""
     for name, count, classes, sharpness in (("macro_f1", 150, 50, 2.0), ("ece", 100, 10, 2.3)):
         truth = extended_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
@@ -166,12 +166,12 @@ def test_intervals_hold_the_truth_of_biased_scores():
         assert held >= 35, (name, truth, held)
 
 
-def test_the_calibration_error_of_a_boaster_is_told_from_0():
+def test_intervals_of_overconfident_ece_exclude_zero():
     predictions = drawn_list(1, 3000, 10, 6.0)
     assert bootstrap.intervals(predictions, 10, None, 0, resamples=100)["ece"][0] > 0.02
 
 
-def test_a_resample_scores_as_the_images_repeated(case):
+def test_bootstrap_weights_score_as_repeated_images(case):
     """Each weighted score equals the plain one of a list in which image i stands weight[i] times, ROC-AUC with ties too."""
     predictions, probability = case
     probability = np.round(probability, 2)
@@ -203,7 +203,7 @@ def listed(folder, predictions, change=()):
 FILES = SimpleNamespace(path=lambda index: f"/x/{index}.jpg", listed=int)
 
 
-def test_compare_is_the_exact_mcnemar_test(case, tmp_path):
+def test_compare_equals_exact_mcnemar_test(case, tmp_path):
     from scipy.stats import binomtest
 
     predictions, _ = case
@@ -219,7 +219,7 @@ def test_compare_is_the_exact_mcnemar_test(case, tmp_path):
     assert bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions))).p_value == 1
 
 
-def test_compare_refuses_what_does_not_match(case, tmp_path):
+def test_compare_of_other_images_is_refused(case, tmp_path):
     predictions, _ = case
     path = listed(tmp_path, predictions)
     text = path.read_text()
@@ -243,7 +243,7 @@ def test_compare_refuses_what_does_not_match(case, tmp_path):
 # ------------------------------------------------------------------------------------------------ calibration
 
 
-def test_temperature_undoes_what_made_the_network_too_sure():
+def test_fit_temperature_undoes_overconfidence():
     predictions, probability = made(sharp=1.0)
     honest = calibration.fit_temperature(predictions).temperature
     sharper, _ = made(sharp=3.0)
@@ -267,7 +267,7 @@ def test_temperature_undoes_what_made_the_network_too_sure():
     assert np.allclose(calibration.apply_temperature(probability, 2.5), rows, atol=1e-7)
 
 
-def test_amend_leaves_the_rest_to_the_bit(tmp_path):
+def test_amend_changes_only_its_keys(tmp_path):
     path = tmp_path / "a.pt"
     weights = {"w": torch.randn(3, 4).to(memory_format=torch.contiguous_format), "h": torch.randn(5).half(), "n": torch.tensor(7)}
     content = {"model": "x", "epoch": 3, "weights": weights, "more": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
@@ -303,7 +303,7 @@ def test_amend_leaves_the_rest_to_the_bit(tmp_path):
 # ------------------------------------------------------------------------------------------------ label errors
 
 
-def test_the_bounded_variant_is_cleanlabs_where_nothing_is_left_out():
+def test_confident_joint_equals_cleanlab():
     predictions, _ = made(seed=2, count=900, classes=5, kept=5)
     rows = label_issues.confident_joint_off_diagonal(predictions, 5)
     issues = label_issues.find(predictions, 5)
@@ -349,7 +349,7 @@ def test_clean_drops_relabels_and_keeps(a_list, tmp_path):
     assert away.read_text().splitlines()[0] == f"{tmp_path}/a b.jpg 2"
 
 
-def test_clean_takes_what_a_spreadsheet_saved(tmp_path, monkeypatch):
+def test_clean_accepts_spreadsheet_csv(tmp_path, monkeypatch):
     """A byte order mark, capitals, spaces, paths from here, and a name that is no UTF-8; the last is kept to the byte."""
     (tmp_path / "val.txt").write_bytes(b"caf\xe9.jpg 0\n/far/b.jpg 1\nc.jpg 2\n")
     (tmp_path / "decisions.csv").write_bytes(b"\xef\xbb\xbfpath,label,action,new_label\ncaf\xe9.jpg,0, Relabel ,1\nc.jpg,2,DROP,\n")
@@ -358,7 +358,7 @@ def test_clean_takes_what_a_spreadsheet_saved(tmp_path, monkeypatch):
     assert Path("new.txt").read_bytes() == b"caf\xe9.jpg 1\n/far/b.jpg 1\n"
 
 
-def test_clean_needs_the_columns_and_the_file(a_list, tmp_path, capsys):
+def test_clean_missing_columns_or_file_is_refused(a_list, tmp_path, capsys):
     clean, out = clean_module(), tmp_path / "new.txt"
     (tmp_path / "bare.csv").write_text(f"path,label,action\n{tmp_path}/c.jpg,1,drop\n")
     for decisions, message in (("bare.csv", "needed: path, label, action, new_label"), ("none.csv", "cannot be read")):
@@ -367,7 +367,7 @@ def test_clean_needs_the_columns_and_the_file(a_list, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_a_list_that_clean_could_not_finish_is_not_there(a_list, tmp_path, monkeypatch):
+def test_clean_failure_keeps_old_list(a_list, tmp_path, monkeypatch):
     clean, out = clean_module(), tmp_path / "new.txt"
     out.write_text("before.jpg 0\n")
     monkeypatch.setattr(clean, "_written", lambda files, index, out: 1 / (2 - index) and "a.jpg")
@@ -390,7 +390,7 @@ def test_a_list_that_clean_could_not_finish_is_not_there(a_list, tmp_path, monke
         ("{0}/c.jpg,1,drop,\n{0}/c.jpg,1,keep,", "another decision"),
     ],
 )
-def test_clean_refuses_and_writes_nothing(a_list, tmp_path, row, message, capsys):
+def test_clean_wrong_decision_writes_nothing(a_list, tmp_path, row, message, capsys):
     clean = clean_module()
     decisions = decide(tmp_path, row.format(tmp_path))
     out = tmp_path / "new.txt"
@@ -419,7 +419,7 @@ class Plain(torch.nn.Module):
         return images.float() / 255
 
 
-def test_gradcam_is_the_class_activation_map_of_a_linear_head():
+def test_gradcam_of_linear_head_equals_cam():
     """After global average pooling and one linear layer, Grad-CAM is CAM (Selvaraju et al., section 3)."""
     from inference.gradcam import gradcam
 
@@ -438,7 +438,7 @@ def test_gradcam_is_the_class_activation_map_of_a_linear_head():
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_gradcam_takes_the_last_features_that_are_fine_enough_to_look_at():
+def test_gradcam_uses_last_fine_features():
     from inference.gradcam import gradcam
 
     torch.manual_seed(0)
@@ -468,7 +468,7 @@ class Tokens(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("pool", "part"), [("token", "norm1"), ("mean", "norm")])
-def test_gradcam_of_tokens_is_of_the_last_that_the_class_hangs_on(pool, part):
+def test_gradcam_of_tokens_uses_last_relevant_block(pool, part):
     from inference.gradcam import gradcam
 
     torch.manual_seed(1)
@@ -484,7 +484,7 @@ def test_gradcam_of_tokens_is_of_the_last_that_the_class_hangs_on(pool, part):
     assert found.amax(dim=(1, 2)).tolist() == [1, 1]
 
 
-def test_gradcam_of_what_has_no_places_is_none():
+def test_gradcam_without_spatial_features_is_none():
     from inference.gradcam import gradcam
 
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
@@ -494,7 +494,7 @@ def test_gradcam_of_what_has_no_places_is_none():
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def test_a_huge_evaluation_holds_no_square_and_no_full_table(tmp_path):
+def test_evaluation_of_50030_classes_fits_in_memory(tmp_path):
     """50,030 classes: what the scores allocate grows with the images, not with images x classes (30 GB) or classes squared."""
     import tracemalloc
 
@@ -513,7 +513,7 @@ def test_a_huge_evaluation_holds_no_square_and_no_full_table(tmp_path):
     assert peak < 60e6
 
 
-def test_calibrating_weights_alone_changes_no_file_and_scores_them(script, photo_set, small, tmp_path):
+def test_eval_calibrate_of_plain_weights_changes_no_file(script, photo_set, small, tmp_path):
     """A plain state dict has no place for a temperature. It used to be an error, after the whole evaluation."""
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     trained = checkpoint.load("checkpoints/run/last.pt")
@@ -528,7 +528,7 @@ def test_calibrating_weights_alone_changes_no_file_and_scores_them(script, photo
     assert f"use it with --temperature {fitted:.6f}" in result.out
 
 
-def test_eval_calibrates_compares_and_uses_the_temperature(script, photo_set, small, tmp_path):
+def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     flags = ["--load", "checkpoints/run/last.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0, "--resamples", 20]
     assert "--calibrate" in script("eval.py", *flags, "--tag", "run", "--temperature", "ckpt").err

@@ -23,7 +23,7 @@ def case():
     return Predictions(*columns), probability
 
 
-def test_scores_are_scikit_learns(case):
+def test_score_equals_scikit_learn(case):
     predictions, probability = case
     seen = predictions.readable
     label, first = predictions.label[seen], predictions.top[seen][:, 0]
@@ -35,7 +35,7 @@ def test_scores_are_scikit_learns(case):
     assert (scores["count"], scores["unreadable"], scores["num_classes"]) == (280, 20, CLASSES)
 
 
-def test_per_class_counts(case):
+def test_per_class_counts_equal_scikit_learn(case):
     predictions, _ = case
     seen = predictions.readable
     label, first = predictions.label[seen], predictions.top[seen][:, 0]
@@ -48,13 +48,13 @@ def test_per_class_counts(case):
     assert table["accuracy"][:11] == pytest.approx(matrix.diagonal()[:11] / matrix.sum(axis=1)[:11])
 
 
-def test_a_probability_of_zero_keeps_the_loss_finite(case):
+def test_score_of_zero_probability_has_finite_loss(case):
     predictions, _ = case
     predictions.true_probability[:] = 0
     assert 80 < score(predictions, CLASSES)["loss"] < 90
 
 
-def test_nothing_readable_scores_nothing(case):
+def test_score_of_nothing_readable_is_zero(case):
     predictions, _ = case
     predictions.readable[:] = False
     scores = score(predictions, CLASSES)

@@ -58,7 +58,7 @@ def assert_apart_and_inside(figure, texts):
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=8, unique=True), st.integers(1, 30))
-def test_names_are_cut_to_the_room_in_the_middle_and_none_looks_like_another(names, room):
+def test_shorten_all_fits_and_keeps_names_distinct(names, room):
     found = shorten_all(dict(enumerate(names)), room)
     assert len(set(found.values())) == len(names)
     for name in names:
@@ -67,7 +67,7 @@ def test_names_are_cut_to_the_room_in_the_middle_and_none_looks_like_another(nam
         assert short == name if columns(name) <= room else name.startswith(short.split("…")[0][:1])
 
 
-def test_names_that_differ_at_the_end_differ_when_cut():
+def test_shorten_keeps_both_ends():
     assert shorten("Whole-grain breakfast cereal 100 g", 12) == "Whole-…100 g"
     assert shorten_all({3: "shirt, red, small", 7: "shirt, tan, small", 9: "shoe"}, 11) == {3: "3: shir…all", 7: "7: shir…all", 9: "shoe"}
     assert shorten("男士纯棉短袖圆领T恤", 9) == "男士…T恤" and columns("男士…T恤") == 8
@@ -124,7 +124,7 @@ def sheet(path, name):
     return np.asarray(PIL.Image.open(path).convert("L"))
 
 
-def test_a_character_without_a_font_is_named_once_and_drawn_once_there_is_one(only_default, tmp_path, monkeypatch, caplog):
+def test_missing_font_is_warned_once_and_used_once_installed(only_default, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("utils.logger.log.propagate", True)
     without = sheet(tmp_path / "a.png", "衬衬衬")
     sheet(tmp_path / "a.png", "裙")
@@ -145,7 +145,7 @@ def test_a_character_without_a_font_is_named_once_and_drawn_once_there_is_one(on
 # ------------------------------------------------------------------------------------------------ sheets and plots
 
 
-def test_captions_of_long_names_neither_meet_nor_leave_the_picture(figures, tmp_path):
+def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
     label = np.arange(8) + 8
     plots.errors(tmp_path / "errors.png", scored_set(LONG, label, (label + 1) % len(LONG)))
     names = plots.class_names(Classes(len(LONG), LONG), label)
@@ -158,7 +158,7 @@ def test_captions_of_long_names_neither_meet_nor_leave_the_picture(figures, tmp_
     assert len({caption.split("\n")[0] for caption in captions}) == 8
 
 
-def test_confusion_shows_hits_and_errors_in_colours_and_no_empty_row(figures, tmp_path):
+def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path):
     label, first = [0, 0, 0, 0, 5, 5, 16], [0, 0, 0, 1, 5, 6, 17]
     plots.confusion(tmp_path / "confusion.png", scored_set(LONG, label, first))
     axis = figures[0].axes[0]
@@ -179,7 +179,7 @@ def test_confusion_shows_hits_and_errors_in_colours_and_no_empty_row(figures, tm
     assert_apart_and_inside(figures[0], [*axis.get_yticklabels(), axis.yaxis.label, figures[0]._suptitle])
 
 
-def test_pairs_of_many_classes_have_a_bar_each_though_their_names_are_cut(figures, tmp_path):
+def test_confusion_picture_of_cut_names_has_a_bar_each(figures, tmp_path):
     names = [f"{k} a very long beginning of a name that is the same {'x' * 30} {k % 2} and its end" for k in range(50)]
     names = [name.replace(f"{k} a", "a", 1) for k, name in enumerate(names)]  # 50 names of two kinds
     plots.confusion(tmp_path / "pairs.png", scored_set(names, [0, 2, 4, 4], [1, 3, 5, 5]))
@@ -191,7 +191,7 @@ def test_pairs_of_many_classes_have_a_bar_each_though_their_names_are_cut(figure
     assert figures[1].axes[0].get_title() == "Confusions: none, all are correct"
 
 
-def test_a_legend_covers_no_line(figures, tmp_path):
+def test_curves_legend_covers_no_line(figures, tmp_path):
     scores = dict.fromkeys(("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1"), 0.5)
     rows = [
         {"epoch": k, "train_loss": 1 / k, "val_loss": 2 / k, "grad_norm": 5 + k / 9, "lr": 0.1, "data_wait": 0.1, **scores} for k in (1, 2)

@@ -108,7 +108,7 @@ def click(at, css):
     node.click()
 
 
-def test_the_page_is_one_file_and_nothing_in_it_comes_from_elsewhere(made):
+def test_report_is_one_file_without_outside_links(made):
     text = made[2].read_text()
     for word in ("http://", "https://", "@import", '<link rel="stylesheet'):
         assert word not in text.replace("http://www.w3.org/", "")
@@ -116,7 +116,7 @@ def test_the_page_is_one_file_and_nothing_in_it_comes_from_elsewhere(made):
     assert len(text) < 20_000_000
 
 
-def test_classes_are_sorted_filtered_and_paged(at, made):
+def test_report_class_table_sorts_filters_and_pages(at, made):
     scored = made[1]
     counts = results.per_class(scored.predictions, CLASSES)
     name = "#class-table tbody tr td:nth-child(2)"
@@ -158,7 +158,7 @@ def test_classes_are_sorted_filtered_and_paged(at, made):
     assert at.texts(name) == [NASTY]
 
 
-def test_confusions_are_searched_and_the_matrix_is_zoomed_by_keys_and_mouse(at, made):
+def test_report_confusions_can_be_searched_and_zoomed(at, made):
     from evaluation.metrics import confused_pairs
 
     scored = made[1]
@@ -200,7 +200,7 @@ def mouse(at, kind, x, y, **more):
     )
 
 
-def test_the_matrix_shows_the_counts_where_they_belong(at, made):
+def test_report_matrix_shows_counts_in_place(at, made):
     from evaluation.metrics import confused_pairs
 
     scored = made[1]
@@ -222,7 +222,7 @@ def test_the_matrix_shows_the_counts_where_they_belong(at, made):
     assert at.texts("#pairs tbody tr") == shown and any(images[a] != images[b] for a, b, _ in pairs[:50])
 
 
-def test_the_matrix_is_moved_by_keys_wheel_and_finger(at):
+def test_report_matrix_moves_by_keys_wheel_and_touch(at):
     window = lambda: at.texts("#window")[0]  # noqa: E731
     mouse(at, "wheel", 0.5, 0.5, deltaY=-1)
     assert window() == "rows 0–129, columns 0–129"  # the page is scrolled, until the matrix is chosen
@@ -247,7 +247,7 @@ def test_the_matrix_is_moved_by_keys_wheel_and_finger(at):
     assert window() == "rows 0–129, columns 0–129"
 
 
-def test_errors_are_paged_by_click_and_by_key(at, made):
+def test_report_errors_page_by_click_and_key(at, made):
     first = at.texts("#gallery .item")
     assert len(first) == 12
     assert len(at.all("#gallery .pair img")) == 24  # a picture and its Grad-CAM each
@@ -272,7 +272,7 @@ def test_errors_are_paged_by_click_and_by_key(at, made):
     assert at.browser.execute_script("return [...document.images].every(x => !x.complete || x.naturalWidth > 0)")
 
 
-def test_an_error_shows_its_true_class_and_who_is_near(at, made):
+def test_report_error_shows_true_class_and_neighbours(at, made):
     predictions, classes = made[1].predictions, made[1].classes
     rows = pictures.most_confident_errors(predictions)[:12]
     names = [[classes.name(k) for k in (predictions.label[row], *predictions.top[row])] for row in rows]
@@ -297,7 +297,7 @@ def test_an_error_shows_its_true_class_and_who_is_near(at, made):
     assert not set(true_alone) & set(at.texts("#gallery .item strong:first-child")) or len(at.all("#gallery .item")) < 12
 
 
-def test_marks_are_exported_for_clean(at, made):
+def test_report_marks_are_exported_for_clean(at, made):
     issues = label_issues.find(made[1].predictions, CLASSES)
     assert not at.find("#export").is_enabled()
     click(at, "#issues .item:nth-child(1) [value=drop]")
@@ -346,7 +346,7 @@ def long_set():
     return results.Scored(predictions, files, Classes(32, LONG, [50] * 31 + [3]))
 
 
-def test_a_matrix_of_long_names_is_labelled_and_names_the_cell_under_the_pointer(browser, tmp_path):
+def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
     scored = long_set()
     metrics = {**score(scored.predictions, 32), **extended_scores(scored.predictions, 32, scored.classes.train_counts)}
     metrics["intervals"] = intervals(scored.predictions, 32, scored.classes.train_counts, 0, 20)
@@ -389,7 +389,7 @@ def test_a_matrix_of_long_names_is_labelled_and_names_the_cell_under_the_pointer
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_needs_no_sideways_scrolling_and_text_can_be_read(at, dark):
+def test_report_on_phone_fits_and_has_contrast(at, dark):
     scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
     at.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
     time.sleep(0.2)

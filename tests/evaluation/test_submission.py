@@ -33,13 +33,13 @@ def flags(*words) -> argparse.Namespace:
     return parse_submit(["--load", "x.pt", *words])
 
 
-def test_the_default_is_the_projects_own_form(scored, tmp_path):
+def test_submission_default_is_id_and_predicted(scored, tmp_path):
     submission.write(tmp_path / "s.csv", scored, flags())
     assert (tmp_path / "s.csv").read_text() == 'id,predicted\none.jpg,2\ntwo words.jpg,0\n"three,x.jpg",1\none.jpg,1\n'
 
 
 @pytest.mark.parametrize("words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str)
-def test_nothing_is_asked_of_json_in_vain(words, capsys):
+def test_submission_json_with_csv_flags_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stop:
         flags("--format", "json", *words)
     assert stop.value.code == 2
@@ -47,14 +47,14 @@ def test_nothing_is_asked_of_json_in_vain(words, capsys):
 
 
 @pytest.mark.parametrize("name", ["eval.py", "submit.py"])
-def test_several_processes_are_refused(name, script, photo_set, small, monkeypatch):
+def test_eval_and_submit_under_torchrun_are_refused(name, script, photo_set, small, monkeypatch):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused = script(name, "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
     assert refused.code == 2 and "torchrun started 2" in refused.err
 
 
-def test_forms(scored, tmp_path):
+def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
     words = ["--columns", "image", "label", "--separator", "tab", "--id", "stem", "--labels", "name", "--top_k", "2", "--joiner", "|"]
     submission.write(tmp_path / "s.tsv", scored, flags(*words))
     with open(tmp_path / "s.tsv", newline="") as file:
@@ -75,7 +75,7 @@ def test_forms(scored, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())[0] == {"id": "one.jpg", "predicted": [2, 0, 1]}
 
 
-def test_what_cannot_be_read_back_is_refused_and_the_old_file_stays(scored, tmp_path, monkeypatch):
+def test_submission_ambiguous_is_refused_and_old_file_kept(scored, tmp_path, monkeypatch):
     path = tmp_path / "s.csv"
     path.write_text("old")
     with pytest.raises(UserError, match="old, fox"):
@@ -94,7 +94,7 @@ def test_what_cannot_be_read_back_is_refused_and_the_old_file_stays(scored, tmp_
     assert path.read_text() == "old" and not list(tmp_path.glob(".s*"))
 
 
-def test_pseudo_labels_are_a_training_list(scored, tmp_path):
+def test_pseudo_labels_read_back_as_training_list(scored, tmp_path):
     submission.write_pseudo_labels(tmp_path / "deep" / "p.txt", scored, 0.9)
     files = read_list(tmp_path / "deep" / "p.txt")
     assert files.label.tolist() == [2, 1]
@@ -104,7 +104,7 @@ def test_pseudo_labels_are_a_training_list(scored, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["--separator", "ab"], ["--separator", '"'], ["--joiner", "", "--top_k", "2"]])
-def test_forms_that_nobody_could_read(words, capsys):
+def test_submission_unreadable_form_is_refused(words, capsys):
     with pytest.raises(SystemExit):
         flags(*words)
     assert words[0] in capsys.readouterr().err

@@ -32,7 +32,7 @@ def held(label, each):
     return blend.Candidates(probability.numpy(), right.numpy())
 
 
-def test_each_way_is_its_formula():
+def test_combine_of_each_kind_equals_its_formula():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 5, 6)) * 3
     each, weights = softmax(logits), np.array([0.5, 0.2, 0.3])
@@ -47,12 +47,12 @@ def test_each_way_is_its_formula():
     assert all(value.sum(axis=1) == pytest.approx(1) for value in got.values())
 
 
-def test_names():
+def test_blenders_registry_equals_choices():
     assert tuple(blend.BLENDERS) == choices.BLENDS
     assert tuple(blend.FITS) == choices.FITTED_BLENDS
 
 
-def test_candidates_give_the_scores_of_whole_rows():
+def test_held_candidates_score_as_whole_rows():
     label, each = members(np.random.default_rng(1), classes=30)
     data, weights = held(label, each), np.array([0.5, 0.3, 0.2])
     mean = np.einsum("mbc,m->bc", each, weights)
@@ -61,7 +61,7 @@ def test_candidates_give_the_scores_of_whole_rows():
     assert blend.loss(data, weights) == pytest.approx(-np.log(mean[np.arange(len(label)), label]).mean(), rel=1e-5)
 
 
-def test_optimal_is_the_least_loss_of_a_fine_grid():
+def test_optimal_weights_beat_a_fine_grid():
     label, each = members(np.random.default_rng(2))
     data = held(label, each)
     weights = blend.optimal(data)
@@ -73,7 +73,7 @@ def test_optimal_is_the_least_loss_of_a_fine_grid():
     assert best - blend.loss(data, weights) < 1e-3
 
 
-def test_greedy_takes_at_each_round_what_helps_most_and_drops_a_useless_member():
+def test_greedy_weights_drop_a_useless_member():
     label, each = members(np.random.default_rng(3), noise=(1.0, 1.0, 60.0))
     data = held(label, each)
     weights = blend.greedy(data)
@@ -84,7 +84,7 @@ def test_greedy_takes_at_each_round_what_helps_most_and_drops_a_useless_member()
     assert weights.sum() == pytest.approx(1)
 
 
-def test_the_gain_that_is_reported_is_of_images_the_fit_did_not_see():
+def test_fit_of_useless_members_reports_no_gain():
     rng = np.random.default_rng(4)
     classes, count = 4, 60
     label = rng.integers(classes, size=count)
@@ -113,7 +113,7 @@ def run_eval(script, *words):
     return result.out
 
 
-def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp_path, photo_set):
+def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
     import json
 
     for tag in "ab":
@@ -162,7 +162,7 @@ def test_saved_probabilities_fit_and_submit_as_the_networks_do(script, pair, tmp
     assert refused.code == 2 and "--pseudo_label needs probabilities" in refused.err
 
 
-def test_saved_probabilities_keep_their_tails():
+def test_saved_probs_keep_small_probabilities():
     """A geometric mean hangs on the smallest: of plain float16 what is below 6e-8 would be lost."""
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
@@ -179,7 +179,7 @@ def test_saved_probabilities_keep_their_tails():
     assert (exact - plain).abs().max() > 0.1
 
 
-def test_an_identity_is_of_what_decides_the_predictions_alone():
+def test_checkpoint_identity_depends_on_predictions_only():
     content = {
         "model": "m",
         "epoch": 3,
@@ -221,7 +221,7 @@ def test_an_identity_is_of_what_decides_the_predictions_alone():
         ("fit", "stretch", "fit is 'stretch'"),
     ],
 )
-def test_an_ensemble_file_that_was_spoilt_by_hand(script, tmp_path, photo_set, key, value, said):
+def test_ensemble_file_edited_wrongly_is_refused(script, tmp_path, photo_set, key, value, said):
     content = {
         "load": ["a.pt", "b.pt"],
         "hashes": ["0", "1"],
@@ -237,7 +237,7 @@ def test_an_ensemble_file_that_was_spoilt_by_hand(script, tmp_path, photo_set, k
     assert said in result.err
 
 
-def test_files_of_another_list_are_refused(script, pair, photo_set, tmp_path):
+def test_saved_probs_of_another_list_are_refused(script, pair, photo_set, tmp_path):
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     lines = (photo_set / "val.txt").read_text().splitlines()
     (tmp_path / "other.txt").write_text("\n".join([*lines[1:], lines[0]]))
@@ -249,7 +249,7 @@ def test_files_of_another_list_are_refused(script, pair, photo_set, tmp_path):
     assert refused.code == 2 and "damaged" in refused.err
 
 
-def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, pair):
+def test_saved_probs_too_large_are_refused(monkeypatch, script, pair):
     with pytest.raises(UserError, match=r"150000 images of 50030 classes are 15\.0 GB"):
         saved_probs.check_size(150_000, 50_030, "--save_probs")
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
@@ -277,11 +277,11 @@ def test_too_many_probabilities_are_refused_by_their_size(monkeypatch, script, p
         (["--ensemble", "x.yaml"], "There is no file x.yaml for --ensemble"),
     ],
 )
-def test_contradictions(script, words, what):
+def test_blend_flags_that_contradict_are_refused(script, words, what):
     result = script("eval.py", *words)
     assert result.code == 2 and what in result.err
 
 
-def test_fitting_needs_labels(script):
+def test_blend_fitted_in_submit_is_refused(script):
     result = script("submit.py", "--load", "a.pt", "b.pt", "--blend", "greedy")
     assert result.code == 2 and "which a test list does not have" in result.err

@@ -36,7 +36,7 @@ def awake(name):
     return model, torch.randn(3, 3, 64, 64)
 
 
-def test_every_family_of_the_registry_is_tried():
+def test_fold_families_cover_the_registry():
     tried = {models[name] for name in FAMILIES if name in models}
     assert {family.__name__ + family.__module__ for family in models.values()} - {f.__name__ + f.__module__ for f in tried} <= {
         "Modelnetwork.ResNeXt.model"  # timm's ResNet, as ResNet18 is
@@ -44,7 +44,7 @@ def test_every_family_of_the_registry_is_tried():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_logits_stay(name):
+def test_fold_batchnorm_keeps_logits(name):
     model, images = awake(name)
     before = copy.deepcopy(model.net.state_dict())
     folded, count = fold_batchnorm(model.net, images[:2])
@@ -82,20 +82,20 @@ class Branching(nn.Module):
         return self.part(x if x.sum() > 0 else -x).mean(dim=(2, 3))
 
 
-def test_what_others_read_is_left_and_a_part_of_what_cannot_be_traced_is_folded():
+def test_fold_batchnorm_shared_or_untraceable_is_left():
     images = torch.randn(2, 3, 8, 8)
     net = Shared().eval()
     assert fold_batchnorm(net, images) == (net, 0)
     assert fold_batchnorm(Branching().eval(), images)[1] == 1
 
 
-def test_a_fold_that_would_change_logits_is_not_used(monkeypatch):
+def test_fold_batchnorm_that_changes_logits_is_not_used(monkeypatch):
     model, images = awake("ResNet18")
     monkeypatch.setattr("inference.folding.fuse_conv_bn_weights", lambda weight, bias, mean, *rest: (weight, mean))
     assert fold_batchnorm(model.net, images) == (model.net, 0)
 
 
-def test_weights_cast_once_are_what_autocast_casts_each_time():
+def test_cast_weights_equals_autocast():
     model, images = awake("EfficientNet-Lite0")
     folded = fold_batchnorm(model.net, images)[0]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -103,7 +103,7 @@ def test_weights_cast_once_are_what_autocast_casts_each_time():
 
 
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
-def test_fast_takes_what_was_quicker_and_says_so(monkeypatch, chosen):
+def test_precision_fast_takes_the_quicker(monkeypatch, chosen):
     model, _ = awake("ResNet18")
     monkeypatch.setattr(
         "network.precision.pick_fastest", lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed")
@@ -114,7 +114,7 @@ def test_fast_takes_what_was_quicker_and_says_so(monkeypatch, chosen):
     assert model.dtype == {"fp32": None, "bf16": torch.bfloat16}[chosen]
 
 
-def test_unfolded_on_request():
+def test_no_fold_leaves_network_unfolded():
     model, _ = awake("ResNet18")
     net = model.net
     assert (
@@ -123,7 +123,7 @@ def test_unfolded_on_request():
     assert model.net is net
 
 
-def test_half_precision_is_folded_only_where_it_was_asked_for():
+def test_fold_in_bf16_happens_only_on_request():
     """A checkpoint's own bf16 must give the score that training printed."""
     cpu = torch.device("cpu")
     for words, folded in (([], False), (["--precision", "bf16"], True)):
@@ -131,7 +131,7 @@ def test_half_precision_is_folded_only_where_it_was_asked_for():
         assert ("folded" in optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
 
 
-def test_grad_cam_of_a_folded_network_in_half_precision():
+def test_gradcam_of_folded_bf16_network_is_near_fp32():
     from inference import Member, Predictor, gradcam_maps
     from utils.batch import EvalBatch
 

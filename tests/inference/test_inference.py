@@ -50,7 +50,7 @@ def predictor(net, tta, weights=(1.0,)):
 
 
 @pytest.mark.parametrize("tta", ["flip", "x8"])
-def test_a_network_blind_to_orientation_gives_the_same_with_and_without(tta):
+def test_tta_of_symmetric_network_changes_nothing(tta):
     image = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     net = Blind()
     plain = predictor(net, "none")((image,))
@@ -59,13 +59,13 @@ def test_a_network_blind_to_orientation_gives_the_same_with_and_without(tta):
 
 
 @pytest.mark.parametrize("tta", list(TTA))
-def test_a_plain_image_looks_the_same_in_every_view(tta):
+def test_tta_of_plain_image_changes_nothing(tta):
     image = torch.full((2, 3, 64, 64), 200, dtype=torch.uint8)
     net = Blind()
     assert torch.allclose(predictor(net, tta)(ways_of(tta, image)), predictor(net, "none")((image,)), atol=1e-6)
 
 
-def test_x8_are_the_eight_symmetries_of_the_square():
+def test_x8_views_are_the_eight_symmetries():
     image = torch.arange(2 * 2, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(1, 3, 2, 2)
     seen = [view.transform(image)[0, 0].numpy() for view in get_views("x8", WAY)]
     square = np.arange(4).reshape(2, 2)
@@ -74,7 +74,7 @@ def test_x8_are_the_eight_symmetries_of_the_square():
     assert len({a.tobytes() for a in seen}) == 8
 
 
-def test_x8_averages_probabilities_over_the_views():
+def test_x8_averages_probabilities():
     image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     views = [image.numpy(), image.numpy()[..., ::-1], image.numpy()[..., ::-1, :], image.numpy()[..., ::-1, ::-1]]
     views += [view.swapaxes(-1, -2) for view in views]
@@ -85,7 +85,7 @@ def test_x8_averages_probabilities_over_the_views():
     assert predictor(Corner(), "x8")((image,)).numpy() == pytest.approx(wanted, abs=1e-4)
 
 
-def test_fivecrop_takes_the_corners_and_the_centre_of_a_larger_image():
+def test_fivecrop_takes_corners_and_centre():
     views = get_views("fivecrop", WAY)
     side = views[0].preprocess.scale
     assert side == round(64 / 0.875)
@@ -96,12 +96,12 @@ def test_fivecrop_takes_the_corners_and_the_centre_of_a_larger_image():
     assert all(view.transform(image).shape[-2:] == (64, 64) for view in views)
 
 
-def test_multiscale_asks_the_loader_for_three_sizes():
+def test_multiscale_needs_three_sizes():
     assert [view.preprocess.scale for view in get_views("multiscale", WAY)] == [64, 72, 80]
     assert len(predictor(Blind(), "multiscale").preprocesses) == 3
 
 
-def test_ensemble_is_the_weighted_mean():
+def test_ensemble_equals_weighted_mean():
     image = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     both = predictor(Blind, "none", weights=(3.0, 1.0))
     alone = [Predictor([member])((image,)) for member in both.members]
@@ -110,7 +110,7 @@ def test_ensemble_is_the_weighted_mean():
 
 
 @pytest.mark.parametrize("tta", list(TTA))
-def test_passes_of_any_size_give_the_same(monkeypatch, tta):
+def test_predictor_with_any_pass_size_gives_same(monkeypatch, tta):
     image = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     images = ways_of(tta, image)
     small = predictor(Blind, tta)
@@ -124,7 +124,7 @@ def test_passes_of_any_size_give_the_same(monkeypatch, tta):
     assert sum(sizes) == 5 * len(small.views[0])
 
 
-def test_what_a_batch_does_not_change_is_done_once_for_all_of_them(monkeypatch):
+def test_predictor_setup_runs_once_for_all_batches(monkeypatch):
     """Modules told that they are evaluated, and weights that travel to the device, cost a GPU milliseconds each time."""
     counts, calls, told, made = {}, [], nn.Module.train, torch.tensor
     for batches in (1, 4):
@@ -146,7 +146,7 @@ def test_what_a_batch_does_not_change_is_done_once_for_all_of_them(monkeypatch):
     assert counts[1] == counts[4] > 0
 
 
-def test_names():
+def test_ttas_registry_equals_choices():
     assert set(TTA) == set(choices.TTAS)
     with pytest.raises(UserError, match="Did you mean fivecrop"):
         get_views("five_crop", WAY)

@@ -41,31 +41,31 @@ def names_read() -> set[str]:
     return found | {name for name, proofs in PUT_TOGETHER.items() if all(proof in text for proof in proofs)}
 
 
-def test_every_flag_is_read_outside_the_options():
+def test_flags_are_all_read_outside_options():
     assert sorted(set(FLAGS) - names_read()) == ["config"]  # the parser's own
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_flag_has_help(name):
+def test_flags_all_have_help(name):
     for flag, action in PARSERS[name].flags().items():
         assert action.help and len(action.help) > 5, f"--{flag} of {name}.py has no help"
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_number_has_a_range(name):
+def test_flags_of_numbers_all_have_bounds(name):
     numbers = {flag for flag, action in PARSERS[name].flags().items() if action.type in (int, float)}
     assert numbers == set(PARSERS[name].bounds)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_the_defaults_obey_the_rules(name, monkeypatch):
+def test_defaults_obey_the_rules(name, monkeypatch):
     words = {"train": [], "eval": ["--load", "x.pt"], "submit": ["--load", "x.pt"], "clear": ["--tag", "x"]}[name]
     opt = PARSERS[name].parse(words)
     assert opt.given == sorted(word.removeprefix("--") for word in words if word.startswith("--"))
 
 
 @pytest.mark.parametrize("shared", ["tag", "config", "gpu", "seed", "workers", "batch_size", "data_root", "debug", "check_files", "load"])
-def test_scripts_share_their_flags(shared):
+def test_shared_flags_are_equal_in_all_scripts(shared):
     """submit.py had a parser of its own once, with other defaults."""
     ours = [PARSERS[name].flags()[shared] for name in ("train", "eval", "submit")]
     assert len({(tuple(action.option_strings), action.default, action.type) for action in ours}) == 1
@@ -80,7 +80,7 @@ def after(code: str, cwd: Path) -> set[str]:
     return set(done.stdout.split("MODULES", 1)[1].split())
 
 
-def test_options_import_the_standard_library_alone(tmp_path):
+def test_options_import_only_standard_library(tmp_path):
     loaded = {name.split(".")[0] for name in after("import options; options.parse_train([])", tmp_path)}
     before = {name.split(".")[0] for name in after("", tmp_path)}
     assert loaded - before <= {*sys.stdlib_module_names, "options"}
@@ -89,7 +89,7 @@ def test_options_import_the_standard_library_alone(tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("words, code", [(["--help"], 0), (["--no_such_flag"], 2)], ids=["help", "a typo"])
-def test_help_and_a_typo_wait_for_no_heavy_import(tmp_path, name, words, code):
+def test_help_and_typo_import_nothing_heavy(tmp_path, name, words, code):
     run = f"""
 import runpy
 sys.argv = ["{name}.py", *{words!r}]
@@ -120,13 +120,13 @@ def registries() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("name", ["MODELS", "OPTIMIZERS", "SCHEDULERS", "TRANSFORMS", "LOSSES", "TTAS"])
-def test_names_are_those_of_the_registry(name):
+def test_choices_equal_the_registries(name):
     names = getattr(choices, name)
     assert set(names) == registries()[name]
     assert len(set(names)) == len(names)
 
 
-def test_what_a_user_adds_to_a_registry_works_without_touching_the_choices(monkeypatch):
+def test_parse_name_outside_choices_is_accepted(monkeypatch):
     """Only what nobody is meant to extend is held against choices.py when the command line is read."""
     for flag in ("model", "optimizer", "scheduler", "transform", "loss"):
         assert getattr(parse_train([f"--{flag}", "mine"]), flag) == "mine"
@@ -136,17 +136,17 @@ NEEDED = [(parse_train, []), (parse_eval, ["--load", "x"]), (parse_submit, ["--l
 
 
 @pytest.mark.parametrize("parse, words", NEEDED)
-def test_a_parser_reads_the_given_words_and_not_sys_argv(parse, words, monkeypatch):
+def test_parse_given_words_ignores_sys_argv(parse, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--no_such_flag"])
     assert parse([*words, "--tag", "mine"]).tag == "mine"
 
 
-def test_sys_argv_is_read_where_no_words_are_given(monkeypatch):
+def test_parse_without_words_reads_sys_argv(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["clear.py", "--tag", "typed"])
     assert parse_clear().tag == "typed"
 
 
-def test_a_flag_counts_as_given_even_with_its_default_value():
+def test_given_includes_flags_at_their_default():
     assert parse_train(["--lr", "0.0005", "--no-pretrained"]).given == ["lr", "pretrained"]
     assert parse_train([]).given == []
 
@@ -167,14 +167,14 @@ def test_a_flag_counts_as_given_even_with_its_default_value():
         ["--lr", "nan"],
     ],
 )
-def test_numbers_out_of_range(words, capsys):
+def test_parse_number_out_of_range_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stop:
         parse_train(words)
     assert stop.value.code == 2
     assert "allowed: " in capsys.readouterr().err
 
 
-def test_a_mistyped_flag_hides_no_other_problem(capsys):
+def test_parse_typo_reports_other_problems_too(capsys):
     with pytest.raises(SystemExit) as stop:
         parse_train(["--optimiser", "sgd", "--lr", "1e10", "--hflip", "2", "--mixup", "1", "--loss", "ohem"])
     shown = capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_a_mistyped_flag_hides_no_other_problem(capsys):
     assert "is needed" not in capsys.readouterr().err  # it follows
 
 
-def test_flags_may_not_be_abbreviated(capsys):
+def test_parse_abbreviated_flag_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse_train(["--batch", "3"])
     assert "Did you mean --batch_size" in capsys.readouterr().err
@@ -207,7 +207,7 @@ TEXTS = {  # text flags that are no path: a new one is sorted in here, or takes 
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_home_folder_is_found_in_every_path(name, monkeypatch, tmp_path):
+def test_parse_tilde_in_any_path_is_expanded(name, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", "/home/me")
     parser = PARSERS[name]
     for flag, action in parser.flags().items():
@@ -218,7 +218,7 @@ def test_a_home_folder_is_found_in_every_path(name, monkeypatch, tmp_path):
     assert parse_eval([f"--config={tmp_path}/c.yaml"]).load == ["/home/me/a.pt", "b.pt"]
 
 
-def test_a_file_s_values_are_the_text_that_was_written(tmp_path):
+def test_config_values_are_text_as_written(tmp_path):
     """YAML 1.1 would make 83, 1.1 and True of the first three."""
     file = tmp_path / "c.yaml"
     for text in ("0123", "1.10", "on", "2020-01-01", "'null'", "!!str 0x10"):
@@ -250,20 +250,20 @@ def test_a_file_s_values_are_the_text_that_was_written(tmp_path):
         ("config: other.yaml", "a file cannot name another file"),
     ],
 )
-def test_what_no_file_of_options_may_hold(text, said, tmp_path, capsys):
+def test_config_with_forbidden_content_is_refused(text, said, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(SystemExit) as stop:
         parse_submit(["--config", str(tmp_path / "c.yaml"), "--load", "x.pt"])
     assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_a_flag_in_a_list_is_a_value(tmp_path):
+def test_config_flag_inside_a_list_is_a_value(tmp_path):
     (tmp_path / "c.yaml").write_text("load: [a.pt, --tta, x8]\n")
     opt = parse_eval(["--config", str(tmp_path / "c.yaml")])
     assert (opt.load, opt.tta) == (["a.pt", "--tta", "x8"], "none")
 
 
-def test_what_is_written_reads_back_as_text(tmp_path):
+def test_write_yaml_reads_back_as_text(tmp_path):
     texts = ["0123", "on", "null", "~", "", "a: b", "- x", "caf\udce9", "\x1b\r\n", "图", "!tag", "&a", "*a", "1.10", "# no"]
     twice = ["x"]
     write_yaml(tmp_path / "c.yaml", {"texts": texts, "one": twice, "two": twice, "nothing": None, "number": 5e-4})
@@ -289,13 +289,13 @@ ALIASES = {
 VALUES = {"fit": "crop", "fold": "false", "smooth": "0.3", "drop": "0.3", "max_bad": "0.3", "head_lr": "0.3"}  # else "64"
 
 
-def test_aliases_are_those_of_the_table():
+def test_aliases_equal_the_table():
     found = {dest: name for parser in PARSERS.values() for name, dest in parser.names().items() if name != dest}
     assert found == ALIASES
 
 
 @pytest.mark.parametrize("dest", ALIASES)
-def test_alias_on_the_command_line_and_in_a_file_sets_the_option(dest, tmp_path):
+def test_alias_in_words_or_config_sets_the_option(dest, tmp_path):
     script = "eval" if dest == "fold" else "train"
     alias, value, load = ALIASES[dest], VALUES.get(dest, "64"), ["--load", "x.pt"]
     (tmp_path / "c.yaml").write_text(f"{alias}: {value}\n")
@@ -310,7 +310,7 @@ def test_alias_on_the_command_line_and_in_a_file_sets_the_option(dest, tmp_path)
         assert command(script, vars(opt) | {"config": None}) == command(script, vars(expected))
 
 
-def test_alias_in_an_error_is_spelt_as_the_user_spelt_it(tmp_path, capsys):
+def test_alias_in_error_is_spelt_as_typed(tmp_path, capsys):
     (tmp_path / "c.yaml").write_text("label_smoothing: 3\n")
     words = ["--config", str(tmp_path / "c.yaml"), "--grad_accum_steps=2", "--sam", "0.1", "--img_size", "4"]
     with pytest.raises(SystemExit):
@@ -331,7 +331,7 @@ def test_alias_in_an_error_is_spelt_as_the_user_spelt_it(tmp_path, capsys):
         ("grad_acum_steps: 2", "there is no option --grad_acum_steps. Did you mean --grad_accum_steps"),
     ],
 )
-def test_alias_that_is_wrong_in_a_file_is_refused(text, said, tmp_path, capsys):
+def test_alias_wrong_in_config_is_refused(text, said, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(SystemExit) as stop:
         parse_train(["--config", str(tmp_path / "c.yaml")])
@@ -349,7 +349,7 @@ def test_parsed_options_are_read_only(parse, words):
     assert opt.replace(tag="other").tag == "other" != opt.tag
 
 
-def test_frozen_options_refuse_to_be_set_or_deleted():
+def test_options_read_only_refuse_set_and_delete():
     opt = Options(scale=224, lr=0.1).make_read_only()
     with pytest.raises(AttributeError, match=r"opt.replace\(scale="):
         opt.scale = 128
@@ -360,7 +360,7 @@ def test_frozen_options_refuse_to_be_set_or_deleted():
     assert vars(opt) == {"scale": 224, "lr": 0.1}
 
 
-def test_replace_gives_a_changed_copy_that_is_frozen_too():
+def test_replace_gives_changed_read_only_copy():
     opt = Options(scale=224, lr=0.1).make_read_only()
     changed = opt.replace(scale=128)
     assert (opt.scale, changed.scale, changed.lr) == (224, 128, 0.1)
@@ -373,7 +373,7 @@ def test_replace_gives_a_changed_copy_that_is_frozen_too():
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "deepcopy", "pickle"]
 )
-def test_a_copy_of_frozen_options_is_frozen(copied):
+def test_options_copied_stay_read_only(copied):
     """Worker processes get the options by pickle."""
     opt = copied(Options(scale=224).make_read_only())
     assert vars(opt) == {"scale": 224}
@@ -381,6 +381,6 @@ def test_a_copy_of_frozen_options_is_frozen(copied):
         opt.scale = 128
 
 
-def test_no_flag_has_the_name_of_a_method():
+def test_flags_have_no_method_names():
     """argparse would take the method for a value, and never set the default."""
     assert not set(dir(Options)) & {*FLAGS, "given"}

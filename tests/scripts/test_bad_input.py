@@ -75,42 +75,42 @@ def refused(result, *parts: str) -> None:
 # ------------------------------------------------------------------------------------------------ lists
 
 
-def test_missing_list_names_those_that_are_there(script, tiny, tmp_path):
+def test_train_missing_list_names_lists_nearby(script, tiny, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     refused(script("train.py", *tiny, "--data_root", tmp_path), f"{tmp_path}/train.txt", "mine.txt", "--train_list", "prepare.py")
 
 
 @pytest.mark.parametrize("text", [b"", b"\xef\xbb\xbf", b"\r\n  \r\n\n"], ids=["nothing", "byte-order mark", "blank lines"])
-def test_empty_list(script, tiny, tmp_path, text):
+def test_train_empty_list_is_refused(script, tiny, tmp_path, text):
     (tmp_path / "train.txt").write_bytes(text)
     refused(script("train.py", *tiny, "--data_root", tmp_path), "train.txt holds no image", "path, space, label")
 
 
 @pytest.mark.parametrize("end, message", [("", "has no label"), (" cat", "the label is 'cat'"), (" -1", "'-1'"), (" 1.5", "'1.5'")])
-def test_line_without_a_whole_number(script, tiny, lines, listed, end, message):
+def test_train_label_not_a_number_is_refused(script, tiny, lines, listed, end, message):
     bare = lines["train"][0].rsplit(" ", 1)[0]
     folder = listed(train=[lines["train"][0], "", bare + end])
     refused(script("train.py", *tiny, "--data_root", folder), f"{folder}/train.txt, line 3", message)
 
 
-def test_label_out_of_the_range_of_num_classes(script, tiny, photo_set, listed):
+def test_train_label_beyond_num_classes_is_refused(script, tiny, photo_set, listed):
     folder = listed()
     result = script("train.py", *tiny, "--data_root", folder, "--num_classes", 2)
     refused(result, f"{folder}/train.txt, line 25", "the label is 2", "allowed: 0 to 1", "--num_classes", "12 line(s)")
 
 
-def test_label_out_of_the_range_of_the_training_list(script, tiny, lines, listed):
+def test_train_val_label_beyond_classes_is_refused(script, tiny, lines, listed):
     folder = listed(val=[*lines["val"], lines["val"][0].replace(" 0", " 7")])
     refused(script("train.py", *tiny, "--data_root", folder), f"{folder}/val.txt, line 13", "the label is 7", "allowed: 0 to 2")
 
 
-def test_label_out_of_the_range_of_the_checkpoint(script, trained, lines, listed):
+def test_eval_label_beyond_checkpoint_is_refused(script, trained, lines, listed):
     folder = listed(val=[*lines["val"], lines["val"][0].replace(" 0", " 7")])
     result = script("eval.py", "--load", trained, "--data_root", folder, "--gpu", -1)
     refused(result, f"{folder}/val.txt, line 13", "the label is 7", "the checkpoint")
 
 
-def test_lists_of_windows_with_spaces_and_chinese_names(script, tiny, lines, tmp_path, recwarn):
+def test_scripts_windows_lists_with_chinese_names_succeed(script, tiny, lines, tmp_path, recwarn):
     folder = tmp_path / "数据 集"
     (folder / "图 片").mkdir(parents=True)
     for name in ("train", "val", "test"):
@@ -141,7 +141,7 @@ def test_lists_of_windows_with_spaces_and_chinese_names(script, tiny, lines, tmp
 # ------------------------------------------------------------------------------------------------ images
 
 
-def test_missing_image_stops_before_the_start_or_is_left_out(script, tiny, lines, listed):
+def test_train_missing_image_is_refused_or_skipped(script, tiny, lines, listed):
     folder = listed(train=[*lines["train"], "/no/such.jpg 1", "/no/other.jpg 1"], val=[*lines["val"], lines["train"][5]])
     flags = [*tiny, "--data_root", folder]
     result = script("train.py", *flags)
@@ -154,7 +154,7 @@ def test_missing_image_stops_before_the_start_or_is_left_out(script, tiny, lines
     assert f"1 of 13 images of {folder}/val.txt are in {folder}/train.txt too" in result.out
 
 
-def test_unreadable_image_in_training_is_skipped_counted_and_named(script, tiny, lines, listed, tmp_path):
+def test_train_unreadable_image_is_skipped_and_counted(script, tiny, lines, listed, tmp_path):
     cut = tmp_path / "cut.jpg"
     cut.write_bytes(Path(lines["train"][0].split()[0]).read_bytes()[:700])
     folder = listed(train=[*lines["train"], f"{garbage(tmp_path / 'bad.jpg')} 1", f"{cut} 2"])
@@ -172,7 +172,7 @@ def test_unreadable_image_in_training_is_skipped_counted_and_named(script, tiny,
 
 
 @pytest.mark.parametrize("count, share, code", [(10, 0.01, 0), (11, 0.01, 2), (11, 0.5, 0)])
-def test_more_unreadable_images_than_max_bad_and_than_ten_stop_the_run(script, tiny, lines, listed, tmp_path, count, share, code):
+def test_train_unreadable_above_max_bad_and_ten_stops(script, tiny, lines, listed, tmp_path, count, share, code):
     bad = [f"{garbage(tmp_path / f'bad{k}.jpg')} 1" for k in range(count)]
     folder = listed(train=[*lines["train"], *bad])
     result = script("train.py", *tiny, "--tag", "bad", "--data_root", folder, "-b", 36 + count, "--max_bad", share)
@@ -183,14 +183,14 @@ def test_more_unreadable_images_than_max_bad_and_than_ten_stop_the_run(script, t
 
 
 @pytest.mark.parametrize("loading", [["-w", 0], ["-w", 2], ["-w", 2, "--loader", "process"]], ids=["here", "threads", "processes"])
-def test_a_list_of_unreadable_images_alone(script, tiny, listed, tmp_path, loading):
+def test_train_all_unreadable_is_refused(script, tiny, listed, tmp_path, loading):
     folder = listed(train=[f"{garbage(tmp_path / f'bad{k}.jpg')} {k % 2}" for k in range(4)])
     flags = [*tiny, "--data_root", folder, "--num_classes", 3, *loading]
     refused(script("train.py", *flags, "--no-check_files"), "cannot be read", f"{tmp_path}/bad", f"{folder}/train.txt, line")
     refused(script("train.py", *flags), "None of the 4 images", f"{tmp_path}/bad0.jpg", f"{folder}/train.txt, line 1", "tools.doctor")
 
 
-def test_unreadable_image_counts_in_no_score_and_gets_its_row_in_a_submission(script, trained, lines, listed, tmp_path):
+def test_eval_and_submit_unreadable_image_is_handled(script, trained, lines, listed, tmp_path):
     bad = garbage(tmp_path / "bad.jpg")
     folder = listed(val=[*lines["val"], f"{bad} 1"], test=[lines["test"][0], str(bad), lines["test"][1], "/no/such.jpg"])
     common = ["--load", trained, "--data_root", folder, "--gpu", -1, "-w", 0]
@@ -218,14 +218,14 @@ def test_unreadable_image_counts_in_no_score_and_gets_its_row_in_a_submission(sc
 # ------------------------------------------------------------------------------------------------ sizes
 
 
-def test_a_batch_larger_than_the_data_is_the_data(script, tiny):
+def test_train_batch_above_data_is_the_data(script, tiny):
     result = script("train.py", *tiny, "-b", 500)
     assert result.code == 0, result.err
     assert "36 images, fewer than a batch of 500" in result.out
     assert "1 batches of 36" in result.out
 
 
-def test_a_last_batch_of_one_is_left_out_of_training_and_kept_in_evaluation(script, tiny, lines, listed):
+def test_last_batch_of_one_is_dropped_in_train_kept_in_eval(script, tiny, lines, listed):
     folder = listed(train=lines["train"][:25], val=lines["val"])
     result = script("train.py", *tiny, "--data_root", folder, "--num_classes", 3, "-b", 8)
     assert result.code == 0, result.err
@@ -235,24 +235,24 @@ def test_a_last_batch_of_one_is_left_out_of_training_and_kept_in_evaluation(scri
     assert all("(12 images)" in result.out for result in sizes)
 
 
-def test_a_class_with_one_image_is_trained(script, tiny, lines, listed):
+def test_train_class_of_one_image_succeeds(script, tiny, lines, listed):
     result = script("train.py", *tiny, "--data_root", listed(train=lines["train"][:25]))
     assert result.code == 0, result.err
     assert checkpoint.load("checkpoints/cache/last.pt")["data"]["class_images"] == [12, 12, 1]
 
 
-def test_training_with_batches_of_one_is_refused_before_batch_normalisation_fails(script, tiny):
+def test_train_batch_of_one_is_refused(script, tiny):
     refused(script("train.py", *tiny, "-b", 1), "--batch_size is 1", "2 or more")
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_single_class(script, tiny, lines, listed, label):
+def test_train_single_class_is_refused(script, tiny, lines, listed, label):
     folder = listed(train=lines["train"][12 * label :][:12], val=lines["val"][4 * label :][:4])
     refused(script("train.py", *tiny, "--data_root", folder), f"{folder}/train.txt are of class {label}", "two or more classes")
 
 
 @pytest.mark.parametrize("which", [0, -1])
-def test_a_single_image(script, tiny, lines, listed, which):
+def test_train_single_image_is_refused(script, tiny, lines, listed, which):
     refused(script("train.py", *tiny, "--data_root", listed(train=[lines["train"][which]])), "1 image")
 
 
@@ -268,7 +268,7 @@ TYPOS = {
 
 
 @pytest.mark.parametrize("flag", TYPOS)
-def test_unknown_name_gets_the_near_one_and_the_list(script, tiny, flag):
+def test_train_unknown_name_suggests_near_one(script, tiny, flag):
     typed, meant = TYPOS[flag]
     result = script("train.py", *tiny, f"--{flag}", typed)
     refused(result, f"There is no {flag} {typed!r}", f"Did you mean {meant}", "There are: ")
@@ -276,7 +276,7 @@ def test_unknown_name_gets_the_near_one_and_the_list(script, tiny, flag):
 
 
 @pytest.mark.parametrize("typed, meant", [("resnet5", "resnet50"), ("resnet18.tv_in", "resnet18.tv_in1k")])
-def test_unknown_timm_model_or_weights_of_it(script, tiny, typed, meant):
+def test_train_unknown_timm_name_suggests_near_one(script, tiny, typed, meant):
     result = script("train.py", *tiny, "--model", f"timm:{typed}")
     refused(result, f"There is no timm model {typed!r}", f"Did you mean {meant}")
     assert len(result.err) < 300  # the near ones alone, of 1,400
@@ -291,7 +291,7 @@ def test_unknown_timm_model_or_weights_of_it(script, tiny, typed, meant):
         ("submit.py", "--lod", "--load"),
     ],
 )
-def test_unknown_flag_gets_the_near_one(script, name, word, meant):
+def test_script_unknown_flag_suggests_near_one(script, name, word, meant):
     refused(
         script(name, word),
         f"there is no option {word.split('=')[0]}",
@@ -300,11 +300,11 @@ def test_unknown_flag_gets_the_near_one(script, name, word, meant):
     )
 
 
-def test_a_word_too_many(script):
+def test_train_extra_word_is_refused(script):
     refused(script("train.py", "resnet"), "'resnet'")
 
 
-def test_all_contradictions_are_reported_at_once(script, tiny):
+def test_train_contradictions_are_all_reported(script, tiny):
     flags = ["--hflip", 2, "--gpu", -2, "--min_lr", 1, "--loss", "ohem", "--mixup", 0.2, "--resume", "--pretrained", "--tag", "a/b"]
     result = script("train.py", *tiny, *flags)
     refused(
@@ -320,12 +320,12 @@ def test_all_contradictions_are_reported_at_once(script, tiny):
 
 
 @pytest.mark.parametrize("flags, message", [([0, 0], "all 0"), ([1], "1 numbers for 2"), ([1, -1], "--weights is -1")])
-def test_weights_that_fit_no_ensemble(script, flags, message):
+def test_eval_wrong_ensemble_weights_are_refused(script, flags, message):
     refused(script("eval.py", "--load", "a.pt", "b.pt", "--weights", *flags), message)
 
 
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "submit.py", "clear.py"])
-def test_every_script_refuses_a_tag_that_is_no_plain_file_name(script, tmp_path, name):
+def test_script_tag_not_a_file_name_is_refused(script, tmp_path, name):
     for tag in ("a/b", "..", "", " ", "-x", ".hidden", "a\\b", "a\nb", "a" * 101):
         result = script(name, f"--tag={tag}", *(["--load", "x.pt"] if name in ("eval.py", "submit.py") else []))
         refused(result, f"--tag is {tag!r}", "allowed: one file name")
@@ -333,7 +333,7 @@ def test_every_script_refuses_a_tag_that_is_no_plain_file_name(script, tmp_path,
 
 
 @pytest.mark.parametrize("name, flag", [("eval.py", "--load"), ("submit.py", "--load"), ("clear.py", "--tag")])
-def test_what_a_script_cannot_do_without(script, name, flag):
+def test_script_missing_needed_flag_is_refused(script, name, flag):
     refused(script(name), f"{flag} is needed")
 
 
@@ -349,18 +349,18 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_bad_config_file(script, tmp_path, case):
+def test_train_bad_config_is_refused(script, tmp_path, case):
     text, parts = CONFIGS[case]
     (tmp_path / "c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(script("train.py", "--config", "c.yaml"), *parts)
 
 
 @pytest.mark.parametrize("words, part", [(["--config", "no.yaml"], "no.yaml"), (["--config"], "expected one argument")])
-def test_no_config_file(script, words, part):
+def test_train_missing_config_is_refused(script, words, part):
     refused(script("train.py", *words), part)
 
 
-def test_flags_win_over_the_config_file_whose_values_are_used(script, tmp_path, tiny):
+def test_train_flags_override_the_config(script, tmp_path, tiny):
     (tmp_path / "c.yaml").write_text("lr: 0.5\nseed: 7\nsmooth: 0.1\npretrained: false\nval_list: null\nhflip: 1\n")
     result = script("train.py", *tiny, "--config", "c.yaml", "--seed", 8)
     assert result.code == 0, result.err
@@ -370,7 +370,7 @@ def test_flags_win_over_the_config_file_whose_values_are_used(script, tmp_path, 
     }  # fmt: skip
 
 
-def test_the_options_that_a_run_writes_are_a_config_file(script, trained, tiny):
+def test_train_from_written_options_gives_same_weights(script, trained, tiny):
     result = script("train.py", "--config", "logs/ok/options.yaml", "--tag", "again")
     assert result.code == 0, result.err
     ours, theirs = (checkpoint.load(f"checkpoints/{tag}/last.pt")["weights"] for tag in ("ok", "again"))
@@ -381,25 +381,25 @@ def test_the_options_that_a_run_writes_are_a_config_file(script, trained, tiny):
 
 
 @pytest.mark.parametrize("name", ["eval.py", "train.py"])
-def test_checkpoint_of_another_model(script, trained, tiny, photo_set, name):
+def test_load_checkpoint_of_another_model_is_refused(script, trained, tiny, photo_set, name):
     flags = tiny if name == "train.py" else ["--data_root", photo_set, "--gpu", -1]
     result = script(name, *flags, "--load", trained, "--model", "ResNet18")
     refused(result, str(trained), "holds timm:test_resnet", "ResNet18")
 
 
-def test_plain_weights_of_another_model(script, trained, tiny):
+def test_load_plain_weights_of_another_model_is_refused(script, trained, tiny):
     torch.save(checkpoint.load(trained)["weights"], "plain.pt")
     refused(script("train.py", *tiny, "--load", "plain.pt", "--model", "ResNet18"), "plain.pt does not fit", "92 tensors")
 
 
-def test_plain_weights_without_a_model(script, trained, photo_set):
+def test_eval_plain_weights_without_model_is_refused(script, trained, photo_set):
     torch.save(checkpoint.load(trained)["weights"], "plain.pt")
     refused(script("eval.py", "--load", "plain.pt", "--data_root", photo_set), "plain.pt", "--model NAME")
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
 @pytest.mark.parametrize("name", ["eval.py", "train.py"])
-def test_truncated_and_empty_checkpoint(script, trained, tiny, photo_set, name, share):
+def test_load_truncated_checkpoint_is_refused(script, trained, tiny, photo_set, name, share):
     whole = trained.read_bytes()
     cut = trained.with_name("cut.pt")
     cut.write_bytes(whole[: int(len(whole) * share)])
@@ -407,7 +407,7 @@ def test_truncated_and_empty_checkpoint(script, trained, tiny, photo_set, name, 
     refused(script(name, *flags, "--load", cut), "cut.pt is damaged or cut short", "There are: ", str(trained))
 
 
-def test_weights_in_safetensors_that_are_damaged(script, tiny, tmp_path):
+def test_load_damaged_safetensors_is_refused(script, tiny, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"junk" * 10)
     refused(script("train.py", *tiny, "--load", "x.safetensors"), "x.safetensors is damaged")
 
@@ -421,7 +421,7 @@ class Attack:
 
 @pytest.mark.parametrize("protocol, found", [(None, "posix.system"), (2, "posix.system"), (4, "Unsupported operand")])
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "submit.py"])
-def test_a_checkpoint_that_would_run_code_is_not_run(script, tiny, photo_set, name, protocol, found):
+def test_load_checkpoint_with_code_is_refused(script, tiny, photo_set, name, protocol, found):
     if protocol is None:
         torch.save({"weights": Attack()}, "evil.pt")
     else:
@@ -436,7 +436,7 @@ def test_a_checkpoint_that_would_run_code_is_not_run(script, tiny, photo_set, na
 
 
 @pytest.mark.parametrize("what", ["nope.pt", "."])
-def test_a_checkpoint_that_is_not_there(script, trained, photo_set, what):
+def test_load_missing_checkpoint_names_those_nearby(script, trained, photo_set, what):
     result = script("eval.py", "--load", trained.parent / what, "--data_root", photo_set)
     refused(result, "There is no checkpoint", *(f"checkpoints/ok/{name}" for name in ("last.pt", "best.pt", "1_timm-test_resnet.pt")))
 
@@ -456,7 +456,7 @@ def test_a_checkpoint_that_is_not_there(script, trained, photo_set, what):
     ],
     ids=str,
 )
-def test_a_path_that_is_not_there_is_told_apart_by_folder_and_name(script, tiny, tmp_path, photo_set, words, said):
+def test_load_missing_path_names_folder_or_file(script, tiny, tmp_path, photo_set, words, said):
     for path in (tmp_path / "checkpoints/ok/best.pt", tmp_path / "checkpoints/ok/last.pt", tmp_path / "logs/ok/log.txt"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -464,7 +464,7 @@ def test_a_path_that_is_not_there_is_told_apart_by_folder_and_name(script, tiny,
     refused(script(words[0], *flags, *words[1:]), said)
 
 
-def test_a_head_of_another_size_starts_anew_on_the_old_backbone(script, trained, tiny, listed, monkeypatch):
+def test_load_other_head_size_keeps_backbone(script, trained, tiny, listed, monkeypatch):
     import network.loading
 
     loaded = []
@@ -479,21 +479,21 @@ def test_a_head_of_another_size_starts_anew_on_the_old_backbone(script, trained,
     assert all(torch.equal(after[name], before[name]) for name in before if not name.startswith("fc."))
 
 
-def test_resuming_with_a_head_of_another_size(script, trained, tiny, listed):
+def test_resume_with_other_head_size_is_refused(script, trained, tiny, listed):
     result = script("train.py", *tiny, "--tag", "ok", "--resume", "--epochs", 2, "--data_root", listed(), "--num_classes", 7)
     refused(result, "classifier of another size than 7 classes", "fc.weight", "without --resume")
 
 
-def test_resuming_without_a_checkpoint(script, tiny):
+def test_resume_without_checkpoint_is_refused(script, tiny):
     refused(script("train.py", *tiny, "--tag", "new", "--resume"), "There is no checkpoint checkpoints/new/last.pt")
 
 
-def test_resuming_weights_alone(script, trained, tiny):
+def test_resume_from_plain_weights_is_refused(script, trained, tiny):
     torch.save(checkpoint.load(trained)["weights"], "plain.pt")
     refused(script("train.py", *tiny, "--load", "plain.pt", "--resume"), "plain.pt holds weights alone", "without --resume")
 
 
-def test_resuming_a_complete_run_says_so(script, trained):
+def test_resume_of_complete_run_changes_nothing(script, trained):
     before = trained.read_bytes()
     result = script("train.py", "--tag", "ok", "--resume", "--gpu", -1)
     assert result.code == 0
@@ -503,7 +503,7 @@ def test_resuming_a_complete_run_says_so(script, trained):
 
 @pytest.mark.parametrize("flag, value", [("optimizer", "adam"), ("model", "ResNet18")])
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_resuming_with_another_optimizer_or_model(script, trained, flag, value, epochs):
+def test_resume_with_other_optimizer_or_model_is_refused(script, trained, flag, value, epochs):
     result = script("train.py", "--tag", "ok", "--resume", "--gpu", -1, "--epochs", epochs, f"--{flag}", value)
     refused(result, f"was trained with --{flag}", value, f"Leave --{flag} out")
 
@@ -521,14 +521,14 @@ def no_hub(request, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
 
 
-def test_pretrained_weights_that_cannot_be_had(script, no_hub, photo_set):
+def test_pretrained_weights_unavailable_are_explained(script, no_hub, photo_set):
     Path("here").mkdir()
     result = script("train.py", "--model", "ResNet50", "--data_root", photo_set, "--gpu", -1, "--weights_dir", "here")
     refused(result, "ResNet50".lower(), "model.safetensors", "timm/resnet50.", "here/resnet50.", "--weights_dir", "--no-pretrained")
 
 
 @pytest.mark.slow
-def test_pretrained_weights_that_cannot_be_had_in_a_process_of_its_own(tmp_path, photo_set):
+def test_pretrained_weights_offline_in_own_process_are_explained(tmp_path, photo_set):
     env = {**CODE, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     words = [sys.executable, ROOT / "train.py", "--model", "ResNet50", "--data_root", photo_set, "--gpu", "-1"]
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -537,7 +537,7 @@ def test_pretrained_weights_that_cannot_be_had_in_a_process_of_its_own(tmp_path,
     assert "pretrained/resnet50." in done.stderr
 
 
-def test_a_damaged_or_other_file_in_the_weights_folder(script, tiny, no_hub, trained):
+def test_weights_dir_damaged_or_other_file_is_refused(script, tiny, no_hub, trained):
     flags = [word for word in tiny if word != "--no-pretrained"]
     Path("here").mkdir()
     Path("here/resnet18.pth").write_bytes(b"junk" * 10)
@@ -551,7 +551,7 @@ def test_a_damaged_or_other_file_in_the_weights_folder(script, tiny, no_hub, tra
     )
 
 
-def test_iresnet_has_weights_for_load_alone(script, photo_set):
+def test_pretrained_iresnet_is_refused(script, photo_set):
     result = script("train.py", "--model", "iResNet50", "--data_root", photo_set, "--gpu", -1, "-w", 0)
     refused(result, "iResNet50", "--load", "--no-pretrained")
 
@@ -559,11 +559,11 @@ def test_iresnet_has_weights_for_load_alone(script, photo_set):
 # ------------------------------------------------------------------------------------------------ divergence
 
 
-def test_a_loss_that_is_no_number_stops_the_run(script, tiny):
+def test_train_nan_loss_stops_the_run(script, tiny):
     refused(script("train.py", *tiny, "--head_lr", 1e30, "--max_nan", 0), "The loss is nan in epoch 1", "--lr", "--clip_grad")
 
 
-def test_a_network_that_its_last_step_broke_takes_no_good_ones_place(script, trained, tiny, monkeypatch):
+def test_train_network_broken_in_last_step_is_not_saved(script, trained, tiny, monkeypatch):
     before = trained.read_bytes()
     from training.engine import Engine
 
@@ -573,7 +573,7 @@ def test_a_network_that_its_last_step_broke_takes_no_good_ones_place(script, tra
     assert trained.read_bytes() == before
 
 
-def test_broken_weights_are_found_without_validation_too(script, trained, tiny, monkeypatch):
+def test_train_broken_weights_without_validation_are_found(script, trained, tiny, monkeypatch):
     before = trained.read_bytes()
     from training.engine import Engine
 
@@ -607,7 +607,7 @@ def disk(tmp_path):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_whole_and_more_space_lets_the_run_go_on(script, tiny, disk):
+def test_train_full_disk_keeps_checkpoint_and_can_resume(script, tiny, disk):
     folder = disk("5m")
     flags = ["--tag", "full", "--checkpoint_dir", folder]
     assert script("train.py", *tiny, *flags).code == 0
@@ -624,14 +624,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole_and_more_space_lets_the_run
 
 
 @pytest.mark.parametrize("size, part", [("4k", "options.yaml"), ("100k", "last.pt could not be written")])
-def test_a_disk_that_takes_no_records_either(script, tiny, disk, monkeypatch, size, part):
+def test_train_full_disk_for_records_is_refused(script, tiny, disk, monkeypatch, size, part):
     monkeypatch.chdir(disk(size))
     result = script("train.py", *tiny, "--epochs", 2)
     refused(result, "No space left", part)
     assert "Logging error" not in result.err
 
 
-def test_a_full_disk_does_not_hang_the_run_in_tensorboards_queue(script, tiny, monkeypatch):
+def test_train_full_disk_for_tensorboard_does_not_hang(script, tiny, monkeypatch):
     import tensorboardX.event_file_writer as writer
 
     def full(self):
@@ -644,7 +644,7 @@ def test_a_full_disk_does_not_hang_the_run_in_tensorboards_queue(script, tiny, m
 
 
 @pytest.mark.slow
-def test_a_limit_on_the_size_of_files_leaves_the_old_checkpoint_whole(trained, tiny, tmp_path):
+def test_train_file_size_limit_keeps_checkpoint(trained, tiny, tmp_path):
     before = trained.read_bytes()
     words = [sys.executable, ROOT / "train.py", *tiny, "--tag", "ok", "--resume", "--epochs", "2"]
     megabyte = (1 << 20, 1 << 20)
@@ -658,12 +658,12 @@ def test_a_limit_on_the_size_of_files_leaves_the_old_checkpoint_whole(trained, t
     assert not [path for path in trained.parent.iterdir() if path.name.endswith(".tmp")]
 
 
-def test_a_folder_that_cannot_be_made(script, tiny, tmp_path):
+def test_train_folder_not_creatable_is_refused(script, tiny, tmp_path):
     (tmp_path / "logs").write_text("a file")
     refused(script("train.py", *tiny), "logs/cache")
 
 
-def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tiny, monkeypatch):
+def test_eval_out_of_memory_is_one_message(script, trained, tiny, monkeypatch):
     from network import BaseModel
 
     def normalise(self, images):
@@ -685,7 +685,7 @@ def test_a_card_without_room_for_evaluation_is_no_traceback(script, trained, tin
     ],
     ids=repr,
 )
-def test_tools_end_as_scripts_do(fault, code, said, capsys):
+def test_run_tool_exits_as_scripts_do(fault, code, said, capsys):
     def act(_):
         if fault is not None:
             raise fault

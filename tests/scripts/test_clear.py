@@ -41,7 +41,7 @@ def log_lines(folder: Path) -> list[str]:
     return [line for line in (folder / FILE).read_text().splitlines() if "clear.py" not in line]
 
 
-def test_exactly_the_tag_is_moved(script, records):
+def test_clear_moves_exactly_its_tag(script, records):
     before, logged = files(records), log_lines(records)
     result = script("clear.py", "--tag", "run.1")
     assert result.code == 0, result.err
@@ -52,7 +52,7 @@ def test_exactly_the_tag_is_moved(script, records):
     assert len(list((records / ".trash").iterdir())) == 1
 
 
-def test_restore_brings_everything_back_byte_for_byte(script, records):
+def test_clear_restore_brings_back_every_byte(script, records):
     before, logged = files(records), log_lines(records)
     assert script("clear.py", "--tag", "run.1").code == 0
     assert script("clear.py", "--tag", "run.1", "--restore").code == 0
@@ -61,7 +61,7 @@ def test_restore_brings_everything_back_byte_for_byte(script, records):
     assert list((records / ".trash").iterdir()) == []
 
 
-def test_restore_knows_where_the_records_were(script, records):
+def test_clear_restore_remembers_other_folders(script, records):
     (records / "checkpoints").rename(records / "weights")
     before = (records / "weights/run.1/deep/file.bin").read_bytes()
     assert script("clear.py", "--tag", "run.1", "--checkpoint_dir", "weights").code == 0
@@ -70,7 +70,7 @@ def test_restore_knows_where_the_records_were(script, records):
     assert (records / "weights/run.1/deep/file.bin").read_bytes() == before
 
 
-def test_rm_deletes_for_good_what_lies_in_the_trash_too(script, records):
+def test_clear_rm_deletes_records_and_trash(script, records):
     assert script("clear.py", "--tag", "run.1").code == 0
     (records / "logs/run.1").mkdir()
     others = files(records)
@@ -84,14 +84,14 @@ def test_rm_deletes_for_good_what_lies_in_the_trash_too(script, records):
     assert "trash holds nothing of tag 'run.1'" in result.err
 
 
-def test_rm_of_what_lies_in_the_trash_alone(script, records):
+def test_clear_rm_of_trash_only_succeeds(script, records):
     assert script("clear.py", "--tag", "run.1").code == 0
     assert script("clear.py", "--tag", "run.1", "--rm").code == 0
     assert list((records / ".trash").iterdir()) == []
 
 
 @pytest.mark.parametrize("flags", [[], ["--rm"]])
-def test_unknown_tag_says_which_there_are(script, records, flags):
+def test_clear_unknown_tag_lists_the_known(script, records, flags):
     assert script("clear.py", "--tag", "run.1").code == 0
     before = files(records)
     result = script("clear.py", "--tag", "ru", *flags)
@@ -102,7 +102,7 @@ def test_unknown_tag_says_which_there_are(script, records, flags):
     assert files(records) == before
 
 
-def test_restore_of_an_unknown_tag_says_what_the_trash_holds(script, records):
+def test_clear_restore_unknown_tag_lists_the_trash(script, records):
     assert script("clear.py", "--tag", "run.1").code == 0
     result = script("clear.py", "--tag", "run", "--restore")
     assert result.code == 2
@@ -110,14 +110,14 @@ def test_restore_of_an_unknown_tag_says_what_the_trash_holds(script, records):
     assert "In the trash: run.1" in result.err
 
 
-def test_an_empty_folder_has_no_tags(script):
+def test_clear_in_empty_folder_is_refused(script):
     result = script("clear.py", "--tag", "x")
     assert result.code == 2
     assert "none of any tag" in result.err
 
 
 @pytest.mark.parametrize("kind", ["folder", "dangling link"])
-def test_restore_writes_over_nothing(script, records, kind):
+def test_clear_restore_over_existing_is_refused(script, records, kind):
     assert script("clear.py", "--tag", "run.1").code == 0
     back = records / "logs/run.1"
     back.mkdir() if kind == "folder" else back.symlink_to("nowhere")
@@ -131,7 +131,7 @@ def test_restore_writes_over_nothing(script, records, kind):
 
 
 @pytest.mark.parametrize("flags", [[], ["--rm"]])
-def test_a_linked_folder_is_not_followed(script, records, flags):
+def test_clear_linked_folder_is_not_followed(script, records, flags):
     elsewhere = records / "elsewhere"
     (records / "logs/run.1").rename(elsewhere)
     (records / "logs/run.1").symlink_to(elsewhere)
@@ -148,7 +148,7 @@ def test_a_linked_folder_is_not_followed(script, records, flags):
         assert (elsewhere / "deep/file.bin").read_bytes() == kept
 
 
-def test_three_clears_within_a_second_come_back_newest_first(script, records, monkeypatch):
+def test_clear_three_in_a_second_restore_newest_first(script, records, monkeypatch):
     monkeypatch.setattr(time, "strftime", lambda *_: "20260101-100000")
     for k in range(3):
         (records / "logs/run.1").mkdir(exist_ok=True)
@@ -165,7 +165,7 @@ def test_three_clears_within_a_second_come_back_newest_first(script, records, mo
     assert came == ["2", "1", "0"]
 
 
-def test_restore_and_rm_contradict(script, records):
+def test_clear_restore_with_rm_is_refused(script, records):
     result = script("clear.py", "--tag", "run.1", "--restore", "--rm")
     assert result.code == 2
     assert "--restore and --rm contradict" in result.err
@@ -253,7 +253,7 @@ for first, then in ([], "--restore"), ([], ""), (["--restore"], "--restore"), ([
 
 
 @pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one file system", "two file systems"])
-def test_clear_killed_before_any_of_its_changes_is_undone_or_gone_on_with(records, tmp_path, apart):
+def test_clear_killed_anywhere_is_undone_or_continued(records, tmp_path, apart):
     """SIGKILL before each rename, unlink, mkdir and open for writing in turn; then --restore, or the command again."""
     quick = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     here, other = quick / "here", (tmp_path.parent / f"{tmp_path.name}_other" if apart else quick / "other")
@@ -271,7 +271,7 @@ def test_clear_killed_before_any_of_its_changes_is_undone_or_gone_on_with(record
     assert min(map(int, done.stdout.split())) > 15, done.stdout
 
 
-def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_path):
+def test_clear_foreign_trash_entry_is_kept_and_named(script, records, tmp_path):
     assert script("clear.py", "--tag", "run.1").code == 0
     (entry,) = (records / ".trash").glob("2*")
     good = (entry / "origin.json").read_text()
@@ -289,7 +289,7 @@ def test_what_is_no_entry_of_ours_is_left_alone_and_named(script, records, tmp_p
 
 
 @pytest.mark.parametrize("where", ["runs", "runs/run.1"])
-def test_folders_that_are_one_or_lie_in_one_another_are_moved_and_deleted_once(script, tmp_path, where):
+def test_clear_nested_folders_are_moved_once(script, tmp_path, where):
     (tmp_path / where / "run.1").mkdir(parents=True)
     (tmp_path / where / "run.1/file.bin").write_bytes(b"kept")
     words = ["clear.py", "--tag", "run.1", "--checkpoint_dir", "runs", "--log_dir", where, "--result_dir", f"{where}/"]

@@ -86,7 +86,7 @@ def apart(one, two):
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
+def test_train_two_processes_equal_one(alone, photo_set, nodes):
     """With the same global batch, a network without batch norm; on one machine, or two agents as two."""
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", f"nodes{nodes}"]
     port = free_port()
@@ -104,7 +104,7 @@ def test_two_processes_reach_the_weights_of_one(alone, photo_set, nodes):
     assert sum(f"tag nodes{nodes}\t" in line for line in lines) == 1
 
 
-def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set, tmp_path):
+def test_train_processes_with_other_flags_end_before_first_step(photo_set, tmp_path):
     """Unlike batches would wait for each other for ever; unlike rates and seeds would train nonsense, with exit code 0."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other/classes.txt").write_text((photo_set / "classes.txt").read_text())
@@ -123,7 +123,7 @@ def test_processes_with_other_flags_or_lists_end_before_the_first_step(photo_set
 
 
 @pytest.mark.parametrize("more", ["--sam 0.5", "--mixup 0.4 --cutmix 1"])
-def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
+def test_train_two_processes_with_sam_or_mix_equal_one(alone, photo_set, more):
     """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch.
 
     No thread of gloo is left when a process ends: it could abort it.
@@ -138,7 +138,7 @@ def test_two_processes_climb_and_blend_as_one(alone, photo_set, more):
     assert two["history"][0]["train_top1"] == pytest.approx(one["history"][0]["train_top1"])
 
 
-def test_eval_gives_the_score_that_two_processes_printed(script, photo_set, tmp_path):
+def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     """With batch norm, whose statistics differ between the processes after each step."""
     words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd --precision fp32 --epochs 3"
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
@@ -199,7 +199,7 @@ def as_undisturbed(undisturbed, folder):
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path):
+def test_torchrun_process_killed_resumes_bit_for_bit(undisturbed, photo_set, tmp_path):
     (tmp_path / "checkpoints/cut").mkdir(parents=True)
     shutil.copy(undisturbed / "checkpoints/whole/last.pt", tmp_path / "checkpoints/cut")  # of an earlier run
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut", "--overwrite"]
@@ -213,7 +213,7 @@ def test_a_killed_process_is_made_good_to_the_bit(undisturbed, photo_set, tmp_pa
 
 
 @pytest.mark.slow
-def test_one_killed_process_goes_on_and_overwrites_no_second_time(photo_set, tmp_path):
+def test_torchrun_restart_of_overwrite_continues(photo_set, tmp_path):
     (tmp_path / "checkpoints/cut").mkdir(parents=True)
     (tmp_path / "checkpoints/cut/last.pt").write_bytes(b"of an earlier run")
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 3, "--tag", "cut", "--overwrite"]
@@ -228,7 +228,7 @@ def test_one_killed_process_goes_on_and_overwrites_no_second_time(photo_set, tmp
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, photo_set, tmp_path):
+def test_torchrun_signal_to_one_process_stops_all_saved(undisturbed, photo_set, tmp_path):
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--save_minutes", 10, "--tag", "cut"]
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     agent = torchrun(tmp_path, launcher, *words, gates="2")
@@ -244,7 +244,7 @@ def test_a_signal_to_one_process_stops_all_where_they_can_go_on(undisturbed, pho
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["static", "c10d"])
-def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, photo_set, tmp_path, kind):
+def test_torchrun_two_agents_killed_process_resumes_bit_for_bit(undisturbed, photo_set, tmp_path, kind):
     """Two agents without a folder in common; torchrun counts their restarts apart."""
     port, nodes = free_port(), []
     words = [*FLAGS.split(), "--data_root", photo_set, *LONG, "--tag", "cut"]
@@ -266,7 +266,7 @@ def test_a_killed_process_of_two_machines_is_made_good_to_the_bit(undisturbed, p
     assert as_undisturbed(undisturbed, tmp_path / str(first))
 
 
-def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
+def test_rendezvous_name_of_newest_start_wins(monkeypatch):
     """Names in the store: a process that begins first waits for the newest start, whatever an earlier one left."""
     store = torch.distributed.HashStore()
     names = {}
@@ -287,7 +287,7 @@ def test_a_start_takes_nothing_of_an_earlier_one(monkeypatch):
     assert names[0, 0] != names[1, 0]
 
 
-def test_a_first_process_that_has_nothing_says_so(monkeypatch, tmp_path):
+def test_find_start_restart_without_checkpoint_is_refused(monkeypatch, tmp_path):
     opt = parse_train(["--tag", "x"])
     with pytest.raises(UserError, match="on another machine now"):
         resuming.find_start(opt, tmp_path, again=True)
@@ -320,7 +320,7 @@ def two_machines():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def test_two_machines_reach_the_weights_of_one(alone, photo_set, tmp_path, two_machines):
+def test_train_two_machines_equal_one(alone, photo_set, tmp_path, two_machines):
     """Network namespaces, each with its own folder, with the README's command."""
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", "far"]
     nodes = []
@@ -339,7 +339,7 @@ def as_process(monkeypatch, rank, world):
 
 
 @pytest.mark.parametrize("draw", [SamplingConfig(3), SamplingConfig(3, "class"), SamplingConfig(3, "sqrt", 2)], ids=str)
-def test_processes_share_each_batch_without_repeats(monkeypatch, draw):
+def test_train_sampler_processes_share_each_batch(monkeypatch, draw):
     labels = np.arange(103) % 7
     whole = list(TrainSampler(labels.astype(np.int32), 12, 2, draw))
     parts = []
@@ -355,7 +355,7 @@ def test_processes_share_each_batch_without_repeats(monkeypatch, draw):
 
 
 @pytest.mark.parametrize("count", [1, 5, 24, 101])
-def test_evaluation_counts_each_sample_once(monkeypatch, count):
+def test_eval_sampler_processes_cover_each_sample_once(monkeypatch, count):
     seen = []
     for rank in range(3):
         as_process(monkeypatch, rank, 3)
@@ -363,13 +363,13 @@ def test_evaluation_counts_each_sample_once(monkeypatch, count):
     assert sorted(seen) == list(range(count))
 
 
-def test_a_batch_that_cannot_be_shared_out(monkeypatch):
+def test_per_process_batch_indivisible_is_refused(monkeypatch):
     as_process(monkeypatch, 0, 5)
     with pytest.raises(UserError, match=r"-b 12 .* 5 processes; give a multiple of 5, such as -b 10"):
         distributed.per_process_batch(12)
 
 
-def test_one_process_sees_nothing_of_it(monkeypatch):
+def test_distributed_helpers_of_one_process_do_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("RANK", "3")  # some batch systems set it
     values = torch.ones(2)

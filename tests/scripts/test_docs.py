@@ -74,11 +74,11 @@ def section_with(name, code):
 # ------------------------------------------------------------------------------------------------ generated tables
 
 
-def test_generated_tables_are_current(capsys):
+def test_docs_generated_tables_are_current(capsys):
     assert docs.main(["--check"]) == 0, capsys.readouterr().err
 
 
-def test_a_stale_table_is_found_and_mended(tmp_path, monkeypatch, capsys):
+def test_docs_stale_table_is_found_and_mended(tmp_path, monkeypatch, capsys):
     for name in docs.PAGES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         stale = read(name).replace("| `--lr` |", "| `--rate` |").replace("`ResNet50`", "`ResNet49`")
@@ -92,7 +92,7 @@ def test_a_stale_table_is_found_and_mended(tmp_path, monkeypatch, capsys):
     assert tables == [docs.BETWEEN.search(read(name))[0] for name in docs.PAGES]
 
 
-def test_a_page_without_markers_is_an_error(tmp_path, monkeypatch, capsys):
+def test_docs_page_without_markers_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "README.md").write_text("no table", encoding="utf-8")
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     assert docs.main([]) == 2
@@ -100,14 +100,14 @@ def test_a_page_without_markers_is_an_error(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["docs/options.md", "docs/zh/options.md"])
-def test_every_flag_is_in_the_tables(name):
+def test_docs_option_tables_have_every_flag(name):
     for script in SCRIPTS:
         for action in options.build_parser(script).flags().values():
             assert any(f"`{flag}`" in read(name) for flag in action.option_strings), f"{script}.py {action.option_strings}"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_every_flag_and_group_has_a_chinese_text(script):
+def test_help_zh_has_every_flag_and_group(script):
     parser = options.build_parser(script)
     for dest, action in parser.flags().items():
         text = help_zh(script, dest)
@@ -118,7 +118,7 @@ def test_every_flag_and_group_has_a_chinese_text(script):
     assert {group.title for group in parser._action_groups if group._group_actions} - {"options"} <= set(GROUPS)
 
 
-def test_no_chinese_text_is_of_a_flag_that_is_gone():
+def test_help_zh_has_no_removed_flag():
     present = {dest for script in SCRIPTS for dest in options.build_parser(script).flags()}
     present |= {f"{script}.{dest}" for script in SCRIPTS for dest in options.build_parser(script).flags()}
     assert set(HELP) <= present
@@ -128,11 +128,11 @@ def test_no_chinese_text_is_of_a_flag_that_is_gone():
 
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
-def test_readme_is_short(name):
+def test_readme_is_at_most_200_lines(name):
     assert len(read(name).splitlines()) <= MAX_README_LINES
 
 
-def test_every_page_has_its_chinese_page_and_a_link_from_the_readme():
+def test_docs_pages_have_chinese_twin_and_readme_link():
     assert [name for name in PAIRS.values() if not (ROOT / name).is_file()] == []
     assert {f"docs/zh/{path.name}" for path in (ROOT / "docs/zh").glob("*.md")} == {*PAIRS.values()} - {"README_zh.md"}
     for readme, pages in (("README.md", PAIRS), ("README_zh.md", PAIRS.values())):
@@ -140,7 +140,7 @@ def test_every_page_has_its_chinese_page_and_a_link_from_the_readme():
 
 
 @pytest.mark.parametrize("english", PAIRS)
-def test_both_languages_hold_the_same(english):
+def test_docs_pages_of_both_languages_agree(english):
     chinese = PAIRS[english]
     assert [level for level, _ in headings(english)] == [level for level, _ in headings(chinese)]
     assert page_commands(english) == page_commands(chinese)
@@ -152,7 +152,7 @@ def test_both_languages_hold_the_same(english):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_links_and_anchors_lead_somewhere(name):
+def test_docs_links_and_anchors_exist(name):
     text = FENCE.sub("", read(name))
     for link in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"src=\"([^\"]+)\"", text):
         if "://" not in link:
@@ -162,18 +162,18 @@ def test_links_and_anchors_lead_somewhere(name):
             assert not anchor or anchor in anchors(target.resolve().relative_to(ROOT)), link
 
 
-def test_the_pages_name_all_that_the_registries_hold():
+def test_docs_name_every_registry_entry():
     text = "".join(map(read, PAIRS))
     for known in (choices.OPTIMIZERS, choices.SCHEDULERS, choices.TRANSFORMS, choices.LOSSES, choices.TTAS, choices.BLENDS):
         assert [name for name in known if f"| `{name}`" not in text and f"` `{name}` " not in text] == []
 
 
-def test_the_map_names_every_room():
+def test_readme_map_names_every_room():
     house = importlib.import_module("test_house")
     assert [room for room in (*house.ROOMS, "datasets", "tests") if f"[{room}/]({room})" not in read("README.md")] == []
 
 
-def test_weight_files_have_the_names_that_are_looked_for():
+def test_pretrained_page_names_every_weight_file():
     import timm
 
     page = read("pretrained/README.md")
@@ -196,7 +196,7 @@ def texts_of_the_code():
                 yield " ".join(node.value.split())
 
 
-def test_troubleshooting_quotes_messages_that_the_code_has():
+def test_troubleshooting_quotes_exist_in_the_code():
     rows = [
         [re.findall("`([^`]+)`", line.split(" | ")[0]) for line in read(name).splitlines() if line.startswith("| `")]
         for name in ("docs/troubleshooting.md", "docs/zh/troubleshooting.md")
@@ -207,7 +207,7 @@ def test_troubleshooting_quotes_messages_that_the_code_has():
     assert [quote for quote, pattern in patterns.items() if not re.search(pattern, texts)] == []
 
 
-def test_the_demo_ends_as_the_readme_shows():
+def test_readme_demo_output_equals_the_code():
     (shown,) = (block for block in blocks(read("README.md"), "text") if block.startswith("Done in"))
     code = read("tools/demo.py").replace("{TAG}", "demo")
     assert [line for line in shown.splitlines()[1:] if line not in code] == []
@@ -285,7 +285,7 @@ def parse_python(words):
         assert model in choices.MODELS or model == "MyNet" or model.startswith("timm:"), model
 
 
-def test_every_command_parses(parse_only, tmp_path):
+def test_docs_commands_all_parse(parse_only, tmp_path):
     for name in ENGLISH:  # the Chinese pages have the same
         for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
@@ -310,19 +310,19 @@ def test_every_command_parses(parse_only, tmp_path):
         "datasets/prepare.py folders x",
     ],
 )
-def test_a_command_that_does_not_parse_is_found(wrong, parse_only, capsys):
+def test_docs_command_that_does_not_parse_is_found(wrong, parse_only, capsys):
     with pytest.raises((SystemExit, AssertionError, ModuleNotFoundError)):
         parse_python(wrong.split())
 
 
 @pytest.mark.parametrize("name", [*ENGLISH, *PAIRS.values()])
-def test_commands_within_sentences_name_programs_that_are_there(name):
+def test_docs_commands_in_sentences_name_existing_programs(name):
     for words in re.findall(r"`python (-m [\w.]+|[\w/]+\.py)", FENCE.sub("", read(name))):
         path = words.removeprefix("-m ").removesuffix(".py").replace(".", "/")
         assert words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file(), words
 
 
-def test_the_recipe_is_the_demo_s_training():
+def test_recipe_equals_the_demos_training():
     from tools import demo
 
     recipe = {tuple(words[1:]) for words in commands(read("runs/fashion_mnist_lite0.sh")) if words[0] == "python"}
@@ -357,7 +357,7 @@ def run_small(words, folder, photo_set, *more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changed", [False, True], ids=["copied", "rewritten"])
-def test_a_model_of_your_own_in_four_steps(changed, copy, photo_set):
+def test_extending_page_model_trains(changed, copy, photo_set):
     text = section_with("docs/extending.md", "cp -r network/ResNeSt network/MyNet")
     (copy_command,), train_command = commands(blocks(text, "bash")[0]), commands(blocks(text, "bash")[1])[0]
     model, import_line, dict_line = blocks(text, "python")
@@ -380,7 +380,7 @@ def test_a_model_of_your_own_in_four_steps(changed, copy, photo_set):
 
 
 @pytest.mark.slow
-def test_parts_of_your_own(copy, photo_set):
+def test_extending_page_parts_train(copy, photo_set):
     text = section_with("docs/extending.md", "# optimizer/__init__.py")
     for code in blocks(text, "python"):
         path = copy / code.splitlines()[0].removeprefix("# ")

@@ -28,7 +28,7 @@ def files(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and "run_log" not in path.name}
 
 
-def test_a_run_is_replaced_only_where_the_command_says_so(script, earlier, tmp_path):
+def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
     before = files(tmp_path)
     result = script("train.py", *earlier)
     assert result.code == 2 and files(tmp_path) == before
@@ -70,7 +70,7 @@ def test_a_run_is_replaced_only_where_the_command_says_so(script, earlier, tmp_p
     assert script("train.py", *earlier, "--val_freq", 0, "--debug").code == 0
 
 
-def test_records_without_checkpoints_are_kept_too_and_a_log_alone_is_no_run(script, earlier, tmp_path):
+def test_train_over_records_without_checkpoints_is_refused(script, earlier, tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     result = script("train.py", *earlier)
     assert result.code == 2 and "logs/run/metrics.csv has 3 epoch(s)" in result.err, result.err
@@ -79,7 +79,7 @@ def test_records_without_checkpoints_are_kept_too_and_a_log_alone_is_no_run(scri
     assert result.code == 2 and "There is no list none.txt" in result.err
 
 
-def test_a_start_that_was_refused_is_not_taken_for_the_beginning_of_a_run(monkeypatch):
+def test_torchrun_restart_of_refused_start_is_refused(monkeypatch):
     """torchrun starts a refused run again; it must not go on from the earlier run's last.pt."""
     import torch
 

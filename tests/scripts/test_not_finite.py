@@ -67,7 +67,7 @@ TOOL = ["--list", "val.txt", "--gpu", "-1", "-w", "0"]
     ],
     ids=lambda words: " ".join(words[:6]),
 )
-def test_whatever_predicts_with_a_broken_network_refuses(script, place, words, capfd, monkeypatch):
+def test_predicting_with_nan_network_is_refused(script, place, words, capfd, monkeypatch):
     before = {path: path.read_bytes() for path in place.iterdir()}
     if words[0].endswith(".py"):
         code, _, message = script(*words)
@@ -82,14 +82,14 @@ def test_whatever_predicts_with_a_broken_network_refuses(script, place, words, c
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_infinite_logits_of_some_images_are_counted_over_all_batches(script, place):
+def test_eval_infinite_logits_are_counted_over_batches(script, place):
     result = script("eval.py", "--load", "some.pt", "-b", "5", *WORDS)
     assert result.code == 2
     count = int(result.err.split("logits for ")[1].split()[0])
     assert 0 < count < 6 and f"some.pt gives NaN or infinite logits for {count} of 6 images" in result.err
 
 
-def test_a_broken_teacher_is_refused_at_the_start_or_at_its_first_broken_image(script, place):
+def test_train_with_nan_teacher_is_refused(script, place):
     words = ["train.py", "--tag", "t", *tiny.FLAGS, "--data_root", ".", "--epochs", "1"]
     result = script(*words, "--teacher", "nan.pt")
     assert result.code == 2 and "--teacher nan.pt gives NaN or infinite logits for 2 of 2 images" in result.err
@@ -98,7 +98,7 @@ def test_a_broken_teacher_is_refused_at_the_start_or_at_its_first_broken_image(s
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_an_epoch_without_a_step_ends_the_run(script, place, monkeypatch, precision):
+def test_train_epoch_without_a_step_ends_the_run(script, place, monkeypatch, precision):
     """Two batches an epoch are fewer than --max_nan bears: such a run used to go on to its end, and exit with 0."""
     real = tiny.Tiny.update
 
@@ -113,7 +113,7 @@ def test_an_epoch_without_a_step_ends_the_run(script, place, monkeypatch, precis
     assert not list(place.glob("checkpoints/t/*.pt"))
 
 
-def test_a_validation_without_numbers_ends_the_run(script, place, monkeypatch):
+def test_train_nan_validation_ends_the_run(script, place, monkeypatch):
     real = tiny.Tiny.normalise
     monkeypatch.setattr(tiny.Tiny, "normalise", lambda self, images: real(self, images) * (1 if self.training else torch.nan))
     result = script("train.py", "--tag", "t", *tiny.FLAGS, "--data_root", ".", "--epochs", "2")

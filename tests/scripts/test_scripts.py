@@ -19,7 +19,7 @@ def trained(script, photo_set, small, tmp_path):
 
 
 @pytest.mark.pictures
-def test_train_leaves_what_it_promises(trained):
+def test_train_writes_checkpoints_and_logs(trained):
     numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
     assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {*numbered, "last.pt", "best.pt"}
     names = {path.name for path in (trained / "logs/run").iterdir()}
@@ -30,7 +30,7 @@ def test_train_leaves_what_it_promises(trained):
     assert re.search(r"pid \d+\ttag run\tdone in \d+ s\tpython train.py --tag run ", (trained / "run_log.txt").read_text())
 
 
-def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
+def test_eval_score_equals_that_of_training(trained, script, photo_set):
     with open(trained / "logs/run/metrics.csv") as file:
         last = list(csv.DictReader(file))[-1]
     checkpoint = "checkpoints/run/2_timm-test_resnet.pt"
@@ -43,7 +43,7 @@ def test_eval_gives_the_score_that_training_printed(trained, script, photo_set):
     assert f"top1 {metrics['top1']:.6f}" in (trained / "logs/run/log.txt").read_text()
 
 
-def test_averages_are_scored_beside_the_weights_and_the_checkpoint_shows_the_best(script, photo_set, small, tmp_path):
+def test_train_averages_are_scored_and_best_is_shown(script, photo_set, small, tmp_path):
     flags = ["--data_root", photo_set, "--epochs", 2, "--ema", 0.9, "--swa", 1]
     assert script("train.py", "--tag", "run", *small, *flags).code == 0
     with open(tmp_path / "logs/run/metrics.csv") as file:
@@ -64,14 +64,14 @@ def test_averages_are_scored_beside_the_weights_and_the_checkpoint_shows_the_bes
     assert len(set(found)) == 3
 
 
-def test_a_resumed_run_keeps_what_learns_and_how_fast(trained, script):
+def test_resume_with_other_freeze_or_lr_flags_is_refused(trained, script):
     for flag, value in (("--freeze", 1), ("--layer_decay", 0.5), ("--head_lr", 3)):
         result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, flag, value)
         assert result.code == 2
         assert f"was trained with {flag} " in result.err
 
 
-def test_submission_has_every_test_image_in_order(trained, script, photo_set):
+def test_submit_has_every_test_image_in_order(trained, script, photo_set):
     assert script("submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1).code == 0
     lines = (trained / "results/run/submission.csv").read_text().splitlines()
     listed = (photo_set / "test.txt").read_text().splitlines()
@@ -81,7 +81,7 @@ def test_submission_has_every_test_image_in_order(trained, script, photo_set):
 
 
 @pytest.mark.parametrize(("more", "shown"), [([], "raw"), (["--ema", "0.9"], "ema"), (["--ema", "0.9", "--swa", 2], "swa")])
-def test_training_without_a_validation_list(script, small, photo_set, tmp_path, more, shown):
+def test_train_without_validation_list_shows_newest_average(script, small, photo_set, tmp_path, more, shown):
     """All that there is to learn from; the newest weights, or their average, are what is submitted."""
     shutil.copy(photo_set / "train.txt", tmp_path)
     words = [*small, "--data_root", tmp_path, "--tag", "all", "--epochs", 2, *more]

@@ -73,7 +73,7 @@ def all_lists(folder: Path) -> list[Path]:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def test_healthy_lists_end_with_0_and_no_finding(clean, capfd):
+def test_doctor_healthy_lists_exit_0_without_findings(clean, capfd):
     done = examine(clean, *all_lists(clean))
     assert (done.code, done.rows) == (0, [])
     assert [entry["labelled"] for entry in done.summary["lists"]] == [True, True, False]
@@ -82,7 +82,7 @@ def test_healthy_lists_end_with_0_and_no_finding(clean, capfd):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])
-def test_images_cut_at_every_tenth_are_truncated(photos, tmp_path, suffix):
+def test_doctor_cut_images_are_truncated(photos, tmp_path, suffix):
     path = tmp_path / f"whole.{suffix}"
     if suffix == "gif":
         import PIL.Image
@@ -103,7 +103,7 @@ def test_images_cut_at_every_tenth_are_truncated(photos, tmp_path, suffix):
     assert done.code == 1
 
 
-def test_a_jpeg_without_its_end_marker_or_with_a_tail_of_zeros_is_truncated(photos, tmp_path):
+def test_doctor_jpeg_without_end_marker_is_truncated(photos, tmp_path):
     data = jpeg(cut(photos, 0))
     (tmp_path / "no_end.jpg").write_bytes(data[:-2])
     (tmp_path / "zeros.jpg").write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
@@ -114,7 +114,7 @@ def test_a_jpeg_without_its_end_marker_or_with_a_tail_of_zeros_is_truncated(phot
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_flipped_bytes_are_judged_as_training_judges_them(photos, tmp_path, suffix):
+def test_doctor_flipped_bytes_are_judged_as_in_training(photos, tmp_path, suffix):
     from dataloader.decode import decode
     from utils.errors import ImageError
 
@@ -139,7 +139,7 @@ def test_flipped_bytes_are_judged_as_training_judges_them(photos, tmp_path, suff
     assert unreadable
 
 
-def test_odd_files_come_under_their_own_heading(photos, tmp_path):
+def test_doctor_odd_files_have_their_own_findings(photos, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     picture = jpeg(cut(photos, 0))
@@ -178,7 +178,7 @@ def test_odd_files_come_under_their_own_heading(photos, tmp_path):
     assert done.code == 1
 
 
-def test_a_pipe_that_takes_a_files_place_does_not_hang(tmp_path):
+def test_inspect_file_of_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "late.jpg")
     assert inspection.inspect_file(str(tmp_path / "late.jpg")).flags == findings.MASKS["unreadable"]
 
@@ -196,7 +196,7 @@ def altered(image: np.ndarray) -> dict[str, bytes]:
     }
 
 
-def test_near_copies_are_found_and_other_cuts_are_not(photos, tmp_path):
+def test_doctor_near_copies_are_found_and_other_cuts_are_not(photos, tmp_path):
     train, val = [], []
     for number in range(9):
         image = cut(photos, number)
@@ -218,14 +218,14 @@ def test_near_copies_are_found_and_other_cuts_are_not(photos, tmp_path):
     assert examine(tmp_path, tmp_path / "train.txt", tmp_path / "val.txt", "--near", -1).code == 0
 
 
-def test_another_colour_is_no_copy(photos, tmp_path):
+def test_doctor_other_colour_is_no_copy(photos, tmp_path):
     image = cut(photos, 1)
     (tmp_path / "one.jpg").write_bytes(jpeg(image))
     (tmp_path / "two.jpg").write_bytes(jpeg(np.ascontiguousarray(image[:, :, ::-1])))
     assert not examine(tmp_path, listed(tmp_path, "train.txt", ["one.jpg 0", "two.jpg 0"])).rows
 
 
-def test_a_hash_alone_makes_no_copy(photos, tmp_path):
+def test_doctor_equal_hash_alone_is_no_copy(photos, tmp_path):
     grey = cv2.cvtColor(cut(photos, 1), cv2.COLOR_RGB2GRAY)
     plain, red = np.stack([grey] * 3, axis=2), np.stack([grey, grey // 2, grey // 2], axis=2)
     hashes = np.array([inspection.fingerprint(image)[0] for image in (plain, red)])
@@ -235,7 +235,7 @@ def test_a_hash_alone_makes_no_copy(photos, tmp_path):
     assert not examine(tmp_path, listed(tmp_path, "train.txt", ["plain.png 0", "red.png 0"])).rows
 
 
-def test_thumbnails_are_copies_only_where_they_are_nearly_equal(photos, tmp_path):
+def test_doctor_small_images_are_copies_only_if_nearly_equal(photos, tmp_path):
     small = cv2.resize(cut(photos, 1), (28, 28), interpolation=cv2.INTER_AREA)
     changed = small.copy()
     changed[4:8, 4:20] = changed[4:8, 4:20] * 0.6
@@ -249,7 +249,7 @@ def test_thumbnails_are_copies_only_where_they_are_nearly_equal(photos, tmp_path
     assert done.problems["copy.jpg"] == {"near_duplicate"} and not done.problems["changed.png"]
 
 
-def test_exact_copies_leaks_and_contrary_labels(clean):
+def test_doctor_exact_copies_leaks_and_conflicts_are_found(clean):
     picture = (clean / "train_0.jpg").read_bytes()
     for name in ("again", "other", "leaked", "tested"):
         (clean / f"{name}.jpg").write_bytes(picture)
@@ -267,7 +267,7 @@ def test_exact_copies_leaks_and_contrary_labels(clean):
 
 
 @pytest.mark.parametrize("bits", [0, 2, 4, 8])
-def test_close_hashes_are_those_of_comparing_each_with_each(bits):
+def test_close_hashes_equals_all_pairs(bits):
     rng = np.random.default_rng(bits)
     seeds = rng.integers(0, 2**64, 300, dtype=np.uint64)
     hashes = np.concatenate([seeds, *(seeds ^ _flips(rng, len(seeds), bits + 2) for _ in range(3)), seeds[:20]])
@@ -290,7 +290,7 @@ def _flips(rng, count: int, most: int) -> np.ndarray:
     return flips
 
 
-def test_many_hashes_do_not_take_the_square_of_time():
+def test_close_hashes_of_100000_are_fast():
     hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, dtype=np.uint64)
     hashes[1000:2000] = hashes[:1000] ^ np.uint64(0b1011)
     began = time.process_time()  # of this process alone, whatever else runs
@@ -310,7 +310,7 @@ def classes_of(clean: Path, train: str, val: str, names: str | None = None) -> S
     return SimpleNamespace(code=done.code, summary=done.summary, details=[(row["problem"], row["detail"]) for row in done.rows])
 
 
-def test_missing_rare_and_unused_classes(clean):
+def test_doctor_missing_and_unused_classes_are_found(clean):
     done = classes_of(clean, "0 0 0 1 1 4", "0 2 2")
     assert set(done.details) == {
         ("class_not_in_train", "class 2: 2 image(s) here, none in train.txt"),
@@ -323,7 +323,7 @@ def test_missing_rare_and_unused_classes(clean):
     assert done.code == 0
 
 
-def test_too_few_and_too_many_names(clean):
+def test_doctor_wrong_count_of_class_names_is_found(clean):
     few = classes_of(clean, "0 1 2 0 1 2", "0 1 2", "shoe\nhat\n")
     assert ("label_out_of_range", "label 2; classes.txt names 0 to 1; 2 line(s)") in few.details
     assert any(problem == "class_names" and "too few" in detail for problem, detail in few.details)
@@ -334,7 +334,7 @@ def test_too_few_and_too_many_names(clean):
     assert any("too many" in detail for _, detail in many.details) and many.code == 1
 
 
-def test_a_label_in_the_millions_takes_no_memory(clean):
+def test_doctor_huge_label_takes_no_memory(clean):
     done = classes_of(clean, "0 1 2 0 1 999999999", "0 1 2")
     assert any(problem == "label_gap" and "999999999" in detail for problem, detail in done.details)
 
@@ -352,7 +352,7 @@ def read(monkeypatch) -> list[str]:
     return names
 
 
-def test_a_second_run_reads_nothing_and_a_changed_file_is_read_anew(clean, photos, read):
+def test_doctor_second_run_reads_only_changed_files(clean, photos, read):
     (clean / "val_6.jpg").write_bytes((clean / "train_0.jpg").read_bytes())
     first = examine(clean, *all_lists(clean))
     assert len(read) == 11 + 2, "11 files, and 2 thumbnails"
@@ -364,7 +364,7 @@ def test_a_second_run_reads_nothing_and_a_changed_file_is_read_anew(clean, photo
     assert read == ["val_6.jpg"] and third.rows == [] and (first.code, third.code) == (1, 0)
 
 
-def test_a_file_of_another_time_is_read_anew(clean, read):
+def test_doctor_file_with_other_mtime_is_read_again(clean, read):
     examine(clean, *all_lists(clean))
     read.clear()
     os.utime(clean / "val_6.jpg", ns=(1, 1))
@@ -372,14 +372,14 @@ def test_a_file_of_another_time_is_read_anew(clean, read):
     assert read == ["val_6.jpg"]
 
 
-def test_a_file_that_comes_and_goes(clean):
+def test_doctor_file_that_comes_and_goes_is_followed(clean):
     moved = (clean / "train_0.jpg").rename(clean / "away.jpg")
     assert examine(clean, *all_lists(clean)).problems["train_0.jpg"] == {"missing"}
     moved.rename(clean / "train_0.jpg")
     assert examine(clean, *all_lists(clean)).code == 0
 
 
-def test_killed_half_way_and_resumed(photos, tmp_path):
+def test_doctor_killed_half_way_resumes(photos, tmp_path):
     names = []
     for number in range(1500):
         image = cut(photos, number % 12)
@@ -459,7 +459,7 @@ class Tags(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_page_is_well_formed_escaped_and_bounded(photos, tmp_path):
+def test_doctor_page_is_well_formed_escaped_and_bounded(photos, tmp_path):
     nasty = tmp_path / "<script>alert(1)<" / '"><img src=x onerror=alert(1)>&amp;.jpg'
     nasty.parent.mkdir()
     lines = []
@@ -482,7 +482,7 @@ def test_the_page_is_well_formed_escaped_and_bounded(photos, tmp_path):
     assert any("gone_\udcff" in row["path"] for row in done.rows), "names of other bytes than UTF-8 stay whole"
 
 
-def test_lists_without_labels(clean, capfd):
+def test_doctor_unlabelled_list_needs_its_flag(clean, capfd):
     bare = listed(clean, "unknown.txt", ["test_9.png"])
     assert examine(clean, clean / "train.txt", bare).code == 2
     assert "--unlabelled" in capfd.readouterr().err
@@ -492,7 +492,7 @@ def test_lists_without_labels(clean, capfd):
     assert examine(clean, clean / "train.txt", labelled_test).summary["lists"][1]["labelled"]
 
 
-def test_mistakes_are_one_message(clean, capfd):
+def test_doctor_user_mistake_is_one_message(clean, capfd):
     train = clean / "train.txt"
     os.mkfifo(clean / "pipe.txt")
     (clean / "file").write_text("")

@@ -22,7 +22,7 @@ def points():
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_neighbours_are_those_of_all_pairs(points):
+def test_neighbours_equal_all_pairs(points):
     pool, queries = points[:40], points[40:]
     near, cosine = embed.neighbours(queries, pool, 5, np.ones(40, bool), itself=False)
     every = queries @ pool.T
@@ -30,7 +30,7 @@ def test_neighbours_are_those_of_all_pairs(points):
     assert cosine == pytest.approx(np.take_along_axis(every, near, 1), abs=1e-6)
 
 
-def test_nobody_is_its_own_neighbour_nor_an_unreadable_image(points):
+def test_neighbours_exclude_self_and_unreadable(points):
     readable = np.ones(60, bool)
     readable[[0, 11]] = False
     near, _ = embed.neighbours(points, points, 58 - 1, readable, itself=True)
@@ -41,13 +41,13 @@ def test_nobody_is_its_own_neighbour_nor_an_unreadable_image(points):
         embed.neighbours(points, points, 58, readable, itself=True)
 
 
-def test_votes_weigh_by_likeness():
+def test_knn_vote_weighs_by_cosine():
     votes = embed.knn_vote(np.array([[2, 0, 2]], np.int32), np.array([[0.9, 0.8, 0.7]], np.float32), 4)
     weight = np.exp(np.array([0.9, 0.8, 0.7]) / 0.07)
     assert votes[0] == pytest.approx(np.array([weight[1], 0, weight[0] + weight[2], 0]) / weight.sum(), rel=1e-4)
 
 
-def test_without_faiss_it_says_what_to_install(monkeypatch, capsys):
+def test_embed_without_faiss_names_the_package(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert embed.main(["--load", "x.pt", "--list", "none.txt", "--neighbours", "3"]) == 2
     assert "pip install faiss-cpu" in capsys.readouterr().err
@@ -65,7 +65,7 @@ class Reading(torch.nn.Module):
 
 
 @pytest.mark.parametrize("block", [7, 1000])
-def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, block):
+def test_features_neighbours_in_blocks_equal_all_pairs(points, monkeypatch, block):
     monkeypatch.setattr(features, "BLOCK_ROWS", block)
     count, net = len(points), Reading()
     net.fc = torch.nn.Linear(points.shape[1], 3)
@@ -87,7 +87,7 @@ def test_the_reports_neighbours_are_those_of_all_pairs(points, monkeypatch, bloc
         assert [value for _, value in near[place]] == pytest.approx(cosine[place, others], abs=1e-5)
 
 
-def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
+def test_features_without_one_linear_layer_are_absent(monkeypatch):
     monkeypatch.setattr(features, "MAX_BYTES", 100)
     for net, rows in ((Reading(), None), (torch.nn.Sequential(), None)):
         with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
@@ -101,7 +101,7 @@ def test_without_one_layer_or_with_too_many_there_are_no_features(monkeypatch):
     assert found.rows is None
 
 
-def test_the_tool_from_end_to_end(script, photo_set, small, tmp_path, capfd):
+def test_embed_command_writes_features_and_neighbours(script, photo_set, small, tmp_path, capfd):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code == 0
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
     words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]

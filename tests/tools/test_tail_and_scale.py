@@ -21,7 +21,7 @@ def head():
 
 
 @pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
-def test_layers_are_their_formulas(head, tau):
+def test_long_tail_layer_equals_its_formula(head, tau):
     linear, features = head
     with torch.no_grad():
         logits = linear(features)
@@ -36,12 +36,12 @@ def test_layers_are_their_formulas(head, tau):
     assert got["prior"] == pytest.approx(logits.numpy() - tau * np.log(prior), abs=1e-5)
 
 
-def test_class_mean_counts_classes_not_images():
+def test_class_mean_weighs_classes_equally():
     label = np.array([0] * 8 + [2] * 2)
     assert long_tail.class_mean(np.array([True] * 8 + [False] * 2), label) == 0.5
 
 
-def test_cross_fit_does_not_score_a_setting_on_the_images_that_chose_it():
+def test_cross_fit_of_chance_reports_no_gain():
     rng = np.random.default_rng(0)
     hits, label = rng.random((200, 60)) < 0.5, rng.integers(3, size=60)
     best, _, balanced = long_tail.cross_fit(hits, label, 0)
@@ -64,7 +64,7 @@ def skewed(script, photo_set, small, tmp_path):
     return path
 
 
-def test_the_written_checkpoint_is_the_adjusted_network(skewed, script, photo_set, capfd):
+def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd):
     assert long_tail.main(["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]) == 0
     said = capfd.readouterr().out
     assert "mean class accuracy" in said
@@ -98,7 +98,7 @@ def test_the_written_checkpoint_is_the_adjusted_network(skewed, script, photo_se
     assert not list(skewed.parent.glob(".*.lock"))
 
 
-def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that_it_replaces(skewed, photo_set, capfd):
+def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
     words = ["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]
     mine = [skewed.with_suffix(".norm.pt"), skewed.with_suffix(".prior.pt")]
     for path in mine:
@@ -117,7 +117,7 @@ def test_long_tail_replaces_no_checkpoint_of_another_kind_and_names_the_one_that
     assert "is in use by another command" in capfd.readouterr().err
 
 
-def test_best_scale_scores_each_size_as_eval_does(skewed, script, photo_set, tmp_path, capfd):
+def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd):
     words = ["--load", skewed, "--list", photo_set / "val.txt", "--scales", 24, 48, "--gpu", -1, "-w", 0, "--out", tmp_path / "out"]
     assert best_scale.main([str(word) for word in words]) == 0
     assert "leave --scale out" in capfd.readouterr().out

@@ -17,7 +17,7 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_answers_help_under_its_own_name(name, capsys, monkeypatch):
+def test_command_help_shows_its_own_name(name, capsys, monkeypatch):
     module = importlib.import_module(f"{name}.command" if name == "tools.doctor" else name)
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as stop:
@@ -26,7 +26,7 @@ def test_command_answers_help_under_its_own_name(name, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith(f"usage: -m {name} ")
 
 
-def test_commands_are_all_there():
+def test_commands_list_is_complete():
     assert {"tools.doctor", "tools.lr_find", "tools.sweep"} < set(COMMANDS)
     benchmarks = {name.removeprefix("benchmarks.") for name in COMMANDS if name.startswith("benchmarks.")}
     assert benchmarks == {"crash_test", "eval", "input", "photos", "proof", "report", "train", "transforms"}

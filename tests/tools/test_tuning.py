@@ -34,7 +34,7 @@ def tiny(photo_set) -> list[str]:
 # ------------------------------------------------------------------------------------------------ lr_find
 
 
-def test_the_steepest_fall_of_a_known_curve_is_found():
+def test_suggest_on_known_curve_finds_steepest_fall():
     rates = np.logspace(-6, 1, 200)
     losses = 1 + 1 / (1 + (rates / 1e-2) ** 2) + np.where(rates > 1, rates, 0)  # falls fastest at 1e-2, in log(rate)
     found = lr_find.suggest(rates, losses)
@@ -42,7 +42,7 @@ def test_the_steepest_fall_of_a_known_curve_is_found():
     assert lr_find.suggest(rates, np.linspace(1, 2, 200)) is None
 
 
-def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypatch, tiny, capfd, photo_set):
+def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch, tiny, capfd, photo_set):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "more.yaml").write_text("steps: 60\nsmooth: 0.1\n")
     words = [*tiny, "--high", "100", "--low=1e-5", "--config", "more.yaml", "--log_dir", "my logs", "--accumulate", "2"]
@@ -66,7 +66,7 @@ def test_a_range_test_touches_nothing_and_its_command_parses(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")])
-def test_a_range_test_that_cannot_be(tiny, capfd, tmp_path, monkeypatch, words, part):
+def test_lr_find_impossible_range_is_refused(tiny, capfd, tmp_path, monkeypatch, words, part):
     monkeypatch.chdir(tmp_path)
     assert lr_find.main([*tiny, *words]) == 2
     assert part in capfd.readouterr().err
@@ -93,7 +93,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_grid_that_was_killed_goes_on_and_names_the_trial_that_failed(tmp_path, tiny):
+def test_sweep_killed_grid_continues_and_names_failed_trial(tmp_path, tiny):
     pytest.importorskip("optuna")
     import optuna
 
@@ -137,7 +137,7 @@ for epoch in range(1, 60 if folder.name == "s-3" else 4):
 """
 
 
-def test_a_weak_trial_is_pruned_and_its_process_ends(tmp_path, monkeypatch, capfd):
+def test_sweep_weak_trial_is_pruned_and_ended(tmp_path, monkeypatch, capfd):
     """With a train.py that scores its --lr each epoch: three trials set the median; the fourth, below it, would run for a minute."""
     pytest.importorskip("optuna")
     from tools import sweep as tool
@@ -186,14 +186,14 @@ SPACES = {
 
 
 @pytest.mark.parametrize("case", SPACES)
-def test_a_bad_space(tmp_path, case):
+def test_read_space_wrong_file_is_refused(tmp_path, case):
     text, part = SPACES[case]
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=re.escape(part)):
         sweep_space.read_space(tmp_path / "space.yaml", build_parser("train"), FIXED)
 
 
-def test_ranges_and_their_grids(tmp_path):
+def test_grid_of_ranges_has_expected_values(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
     )
@@ -204,7 +204,7 @@ def test_ranges_and_their_grids(tmp_path):
     assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
 
 
-def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+def test_sweep_without_optuna_names_the_package(tmp_path, monkeypatch, capsys):
     from tools import sweep
 
     monkeypatch.setitem(sys.modules, "optuna", None)
@@ -215,7 +215,7 @@ def test_without_optuna_it_says_what_to_install(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------------------------------------------------ TensorBoard
 
 
-def test_a_run_that_was_killed_and_went_on_has_each_point_once(script, tmp_path, tiny):
+def test_tensorboard_after_kill_and_resume_has_each_point_once(script, tmp_path, tiny):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     words = [*tiny, "--tag", "t", "--epochs", "5", "--histograms", "--save_minutes", "0"]
     cut = gated(tmp_path, 3, *words)
@@ -249,7 +249,7 @@ def test_a_run_that_was_killed_and_went_on_has_each_point_once(script, tmp_path,
     assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])
 
 
-def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tmp_path, caplog, monkeypatch):
+def test_plotter_draws_in_background_and_survives_errors(tmp_path, caplog, monkeypatch):
     from training.plotter import BackgroundPlotter
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
@@ -272,7 +272,7 @@ def test_pictures_are_drawn_beside_the_training_and_a_broken_one_ends_nothing(tm
     assert "broken could not be drawn: ValueError: no such colour" in caplog.text
 
 
-def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkeypatch):
+def test_plotter_hanging_picture_times_out(tmp_path, caplog, monkeypatch):
     from training import plotter as module
 
     monkeypatch.setattr("utils.logger.log.propagate", True)
@@ -289,7 +289,7 @@ def test_a_picture_that_hangs_holds_up_nothing_for_long(tmp_path, caplog, monkey
 
 
 @pytest.mark.pictures
-def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set, monkeypatch, tmp_path):
+def test_train_with_failing_pictures_continues_with_warning(script, small, photo_set, monkeypatch, tmp_path):
     from evaluation.report import plots
 
     monkeypatch.setattr(plots, "curves", lambda *_: 1 / 0)
@@ -299,7 +299,7 @@ def test_a_run_whose_pictures_fail_goes_on_and_says_so(script, small, photo_set,
     assert (tmp_path / "logs/t/confusion.png").stat().st_size > 5000
 
 
-def test_two_writers_of_one_second_leave_the_points_of_both(tmp_path, monkeypatch):
+def test_metrics_writer_two_in_one_second_keep_all_points(tmp_path, monkeypatch):
     """A run that is cut and resumed within a second: tensorboardX alone would give both one file."""
     from utils.logger import MetricsWriter
 

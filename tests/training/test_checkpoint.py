@@ -24,7 +24,7 @@ from utils import checkpoint
 from utils.errors import UserError
 
 
-def test_round_trip_and_links(tmp_path):
+def test_checkpoint_saved_under_several_names_loads_equal(tmp_path):
     content = {"model": "X", "weights": {"a": torch.arange(3.0)}, "opt": {"lr": 0.1, "load": None}, "history": [{"epoch": 1}]}
     checkpoint.save(tmp_path / "last.pt", content, also=[tmp_path / "1_X.pt", tmp_path / "best.pt"])
     for name in ("last.pt", "1_X.pt", "best.pt"):
@@ -36,7 +36,7 @@ def test_round_trip_and_links(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_plain_state_dict_of_others_is_taken(tmp_path):
+def test_load_plain_state_dict_gives_weights(tmp_path):
     weights = {"conv.weight": torch.ones(2)}
     parallel = {f"module.{key}": value for key, value in weights.items()}
     for k, content in enumerate([weights, {"state_dict": weights}, {"state_dict": parallel}]):
@@ -44,7 +44,7 @@ def test_a_plain_state_dict_of_others_is_taken(tmp_path):
         assert torch.equal(checkpoint.load(tmp_path / f"{k}.pth")["weights"]["conv.weight"], torch.ones(2))
 
 
-def test_every_cut_of_a_file_is_refused(tmp_path):
+def test_load_truncated_file_is_refused(tmp_path):
     checkpoint.save(tmp_path / "x.pt", {"weights": {"a": torch.arange(1000.0)}})
     whole = (tmp_path / "x.pt").read_bytes()
     for tenth in range(10):
@@ -53,13 +53,13 @@ def test_every_cut_of_a_file_is_refused(tmp_path):
             checkpoint.load(tmp_path / "cut.pt")
 
 
-def test_a_newer_format_is_refused(tmp_path):
+def test_load_newer_format_is_refused(tmp_path):
     torch.save({"format": 99, "weights": {}}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="format 99"):
         checkpoint.load(tmp_path / "x.pt")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+def test_save_on_full_disk_keeps_old_file(tmp_path, monkeypatch):
     path = tmp_path / "1.pt"
     checkpoint.save(path, {"weights": {"a": torch.zeros(2)}})
     before = path.read_bytes()
@@ -75,19 +75,19 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "state_dict_ema"])
-def test_others_wrapped_state_dicts_are_taken(tmp_path, key):
+def test_load_wrapped_state_dict_gives_weights(tmp_path, key):
     torch.save({key: {"module.a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
     assert checkpoint.load(tmp_path / "w.pt") == {"weights": {"a": torch.ones(1)}}
 
 
 @pytest.mark.parametrize("content", [{}, [1], {"a": 1}, {"state_dict": {"a": "b"}}])
-def test_what_holds_no_tensors_is_refused(tmp_path, content):
+def test_load_without_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(UserError, match="no state dict"):
         checkpoint.load(tmp_path / "w.pt")
 
 
-def test_code_in_a_pickle_is_not_run_and_what_is_there_is_named(tmp_path):
+def test_load_pickle_with_code_is_refused_and_not_run(tmp_path):
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -103,7 +103,7 @@ def test_code_in_a_pickle_is_not_run_and_what_is_there_is_named(tmp_path):
         checkpoint.load(tmp_path / "none.pt")
 
 
-def test_a_zip_of_something_else(tmp_path):
+def test_load_zip_of_other_content_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pt", "w") as file:
         file.writestr("hello.txt", "hello")
     with pytest.raises(UserError, match="damaged"):
@@ -133,7 +133,7 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("extra", EXTRAS.values(), ids=EXTRAS)
-def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script, photo_set, small, tmp_path, extra, monkeypatch):
+def test_resume_after_an_epoch_equals_uninterrupted_run(script, photo_set, small, tmp_path, extra, monkeypatch):
     flags = [*small, *extra, "--data_root", photo_set, "--epochs", 3, "--save_freq", 1]
     assert script("train.py", "--tag", "whole", *flags).code == 0
     import training.run
@@ -158,7 +158,7 @@ def test_resuming_after_an_epoch_gives_the_uninterrupted_run_bit_for_bit(script,
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
 
 
-def test_load_and_resume_in_another_tag_as_the_readme_says(script, photo_set, small, tmp_path):
+def test_resume_under_another_tag_continues(script, photo_set, small, tmp_path):
     flags = [*small, "--data_root", photo_set]
     assert script("train.py", "--tag", "first", "--epochs", 1, *flags).code == 0
     first = "checkpoints/first/1_timm-test_resnet.pt"
@@ -177,7 +177,7 @@ def messages(caplog, monkeypatch):
     return lambda: " ".join(record.getMessage() for record in caplog.records)
 
 
-def test_a_flipped_bit_is_found_by_the_files_own_checksums_and_what_has_none_is_named(tmp_path, caplog, monkeypatch):
+def test_load_flipped_bit_is_refused_by_checksum(tmp_path, caplog, monkeypatch):
     said = messages(caplog, monkeypatch)
     path, weights = tmp_path / "x.pt", {"a": torch.arange(1000.0)}
     checkpoint.save(path, {"weights": weights})
@@ -200,7 +200,7 @@ def test_a_flipped_bit_is_found_by_the_files_own_checksums_and_what_has_none_is_
         assert f"{name} " in said() and "without checksums" in said()
 
 
-def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
+def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_path, monkeypatch):
     """Prefixes are named, with a command that removes them and works as printed; averages beside the weights are mentioned."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data = tiny.write_images(tmp_path)
@@ -231,7 +231,7 @@ def test_nothing_false_is_said_of_a_foreign_file(script, tmp_path, monkeypatch):
         checkpoint.load("twice.pth")
 
 
-def test_a_checkpoint_does_not_say_where_files_go(script, tmp_path, monkeypatch):
+def test_checkpoint_with_foreign_paths_writes_nothing_there(script, tmp_path, monkeypatch):
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data = tiny.write_images(tmp_path)
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))
@@ -253,7 +253,7 @@ def test_a_checkpoint_does_not_say_where_files_go(script, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("name", tiny.KEPT)
-def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(name, tmp_path, monkeypatch):
+def test_load_optimizer_state_of_other_shapes_is_refused(name, tmp_path, monkeypatch):
     """The fused kernels read it unchecked: such a file ended in SIGSEGV, or in memory that is another tensor's."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     content = checkpoint.load(tiny.unpack(name, tmp_path))
@@ -291,7 +291,7 @@ def test_optimizer_state_of_other_shapes_is_refused_before_a_kernel_reads_it(nam
         load_optimizer_state(engine.optimizer, state, engine.optimizer_settings)
 
 
-def test_weights_of_another_type_than_the_networks_are_refused(tmp_path, monkeypatch):
+def test_load_weights_of_another_dtype_is_refused(tmp_path, monkeypatch):
     """They would be converted in silence: statistics in half precision are other statistics."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))

@@ -128,7 +128,7 @@ def no_read_back():
 
 
 @on_gpu
-def test_no_read_back_sees_one(device):
+def test_no_read_back_with_item_raises(device):
     value = torch.ones(1, device=device)
     with no_read_back(), pytest.raises(RuntimeError, match="synchronizing"):
         value.item()
@@ -144,7 +144,7 @@ def test_no_read_back_sees_one(device):
         "--precision fp16 --optimizer sgd",
     ],
 )
-def test_1_a_steady_step_never_waits_for_the_gpu(device, words):
+def test_1_steady_step_never_waits_for_gpu(device, words):
     engine = engine_on(device, *words.split())
     batches = [batch_for(engine, step) for step in range(9)]
     for batch in batches[:4]:  # the optimizer's state, cuDNN's plans, and the first memory
@@ -158,7 +158,7 @@ def test_1_a_steady_step_never_waits_for_the_gpu(device, words):
 
 @on_gpu
 @pytest.mark.parametrize("tta", ["none", "x8"])
-def test_2_a_steady_prediction_never_waits_for_the_gpu(device, tta):
+def test_2_steady_prediction_never_waits_for_gpu(device, tta):
     engine = engine_on(device)
     predictor = Predictor([Member(engine.model, engine.model.preprocess())], tta=tta)
     batches = [batch_for(engine, step) for step in range(8)]
@@ -182,7 +182,7 @@ REAL = [
 
 
 @pytest.mark.parametrize("words", ["", VIT, *REAL])
-def test_3_fp32_gives_the_loss_gradients_and_weights_of_the_cpu(device, no_tf32, words):
+def test_3_fp32_step_equals_cpu(device, no_tf32, words):
     ours, theirs = (engine_on(where, *words.split()) for where in (device, CPU))
     losses, gradients = [], []
     for engine in (ours, theirs):
@@ -201,7 +201,7 @@ def test_3_fp32_gives_the_loss_gradients_and_weights_of_the_cpu(device, no_tf32,
 
 
 @pytest.mark.parametrize("words", ["", VIT, *REAL])
-def test_4_bf16_logits_are_near_those_of_fp32_and_the_loss_is_finite(device, no_tf32, words):
+def test_4_bf16_logits_are_near_fp32(device, no_tf32, words):
     engine = engine_on(device, *words.split(), "--precision", "bf16")
     model, batch = engine.model, batch_for(engine)
     with torch.inference_mode(), model.evaluating():
@@ -230,7 +230,7 @@ TWICE = [
 
 
 @pytest.mark.parametrize("words", TWICE)
-def test_5_two_deterministic_runs_end_with_the_same_bits(device, deterministic, words):
+def test_5_deterministic_runs_are_equal(device, deterministic, words):
     states, losses = [], []
     for _ in range(2):
         engine = engine_on(device, *words.split())
@@ -240,7 +240,7 @@ def test_5_two_deterministic_runs_end_with_the_same_bits(device, deterministic, 
     assert_equal(*states)
 
 
-def test_6_a_run_cut_after_step_7_ends_as_the_undisturbed_one(device, script, tmp_path, monkeypatch, backends):
+def test_6_run_cut_after_step_7_resumes_to_same_bits(device, script, tmp_path, monkeypatch, backends):
     """Through train.py, with workers, and with a checkpoint after every step, written while the next one runs."""
     tiny.write_images(tmp_path)
     words = "--model timm:test_resnet --no-pretrained --scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001 --transform light"
@@ -262,7 +262,7 @@ def test_6_a_run_cut_after_step_7_ends_as_the_undisturbed_one(device, script, tm
     assert crash_test.differences(tmp_path, "whole", "cut") == []
 
 
-def test_a_checkpoint_holds_the_state_of_the_moment_on_the_cpu_and_continues_to_the_bit(device, deterministic, tmp_path):
+def test_checkpoint_written_during_next_step_holds_its_moment(device, deterministic, tmp_path):
     words = ["--optimizer", "adamw", "--ema", 0.9, "--drop_path", 0.2]
     engine, writer = engine_on(device, *words, batches=2), AsyncCheckpointWriter()
     train(engine, range(2))
@@ -282,7 +282,7 @@ def test_a_checkpoint_holds_the_state_of_the_moment_on_the_cpu_and_continues_to_
     assert_equal(snapshot(engine.state_dict()), snapshot(again.state_dict()))
 
 
-def test_one_process_of_a_group_steps_as_one_that_is_alone(device, deterministic, monkeypatch, tmp_path):
+def test_ddp_of_one_process_steps_as_without(device, deterministic, monkeypatch, tmp_path):
     """DistributedDataParallel over NCCL on a GPU, over gloo on the CPU, with --accumulate."""
     words = ["--accumulate", 2, "--optimizer", "adamw", "--clip_grad", 1, "--precision", "bf16"]
     alone = engine_on(device, *words)
@@ -305,7 +305,7 @@ def test_one_process_of_a_group_steps_as_one_that_is_alone(device, deterministic
 
 
 @on_gpu
-def test_7_fp16_halves_its_scale_until_a_step_is_taken_and_recovers_from_nan(device):
+def test_7_fp16_scale_too_large_halves_and_recovers(device):
     engine = engine_on(device, "--precision", "fp16", "--max_nan", 2)
     engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 2.0**30})
     start, scales = snapshot(engine.model.net.state_dict()), []
@@ -336,7 +336,7 @@ def test_7_fp16_halves_its_scale_until_a_step_is_taken_and_recovers_from_nan(dev
 
 
 @pytest.mark.parametrize("pair", ["bf16 fp32", pytest.param("bf16 fp16", marks=on_gpu), pytest.param("fp16 bf16", marks=on_gpu)])
-def test_7_a_run_is_resumed_in_another_precision(device, pair):
+def test_7_resume_in_another_precision_continues(device, pair):
     first, second = pair.split()
     before, after = (engine_on(device, "--precision", precision) for precision in (first, second))
     train(before, range(2))
@@ -348,7 +348,7 @@ def test_7_a_run_is_resumed_in_another_precision(device, pair):
 
 
 @pytest.mark.parametrize("words", ["--optimizer adamw", "--optimizer sgd", "--optimizer sgd --precision bf16", "--optimizer lion"])
-def test_8_a_batch_of_nan_changes_nothing_but_the_count_of_skipped_steps(device, deterministic, monkeypatch, words):
+def test_8_nan_batch_changes_only_skipped_count(device, deterministic, monkeypatch, words):
     engine, clean = (engine_on(device, *words.split(), "--ema", 0.9, "--scheduler", "none") for _ in range(2))
     for one in (engine, clean):
         train(one, range(2))
@@ -375,7 +375,7 @@ def test_8_a_batch_of_nan_changes_nothing_but_the_count_of_skipped_steps(device,
 
 
 @pytest.mark.parametrize("name", optimizers)
-def test_9_every_optimizer_moves_the_weights_and_keeps_them_finite(device, name):
+def test_9_optimizer_of_each_name_moves_weights(device, name):
     engine = engine_on(device, "--optimizer", name, "--lr", 0.001)
     before = snapshot(list(engine.model.net.parameters()))
     losses = train(engine, range(3))
@@ -414,7 +414,7 @@ def fits(engine, batch, batches):
 
 
 @on_gpu
-def test_10_the_batch_that_a_full_gpu_advises_fits_and_twice_as_much_does_not(device):
+def test_10_out_of_memory_advises_largest_batch_that_fits(device):
     words = ["--model", "ResNet18", "--scale", 224]
 
     def trains(size, accumulate):
@@ -444,7 +444,7 @@ def checksum(images):
     return (images.permute(0, 2, 3, 1).flatten().long() * places).sum()
 
 
-def test_11_what_a_network_is_given_is_what_the_workers_made(device, tmp_path, monkeypatch):
+def test_11_network_input_equals_worker_output(device, tmp_path, monkeypatch):
     """Page-locked memory is used again once a copy is done: too early, and a batch would hold parts of another."""
     tiny.write_images(tmp_path)
     epochs, workers = (500, 8) if device.type == "cuda" else (10, 2)  # an epoch is a batch
@@ -471,7 +471,7 @@ def test_11_what_a_network_is_given_is_what_the_workers_made(device, tmp_path, m
 # ------------------------------------------------------------------------------------------------ 12, 13: devices and --compile
 
 
-def test_12_a_checkpoint_predicts_alike_on_the_cpu_and_on_the_device(device, script, tmp_path, monkeypatch, backends):
+def test_12_checkpoint_predicts_the_same_on_cpu_and_device(device, script, tmp_path, monkeypatch, backends):
     """Trained on either."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     tiny.write_images(tmp_path)
@@ -492,7 +492,7 @@ def test_12_a_checkpoint_predicts_alike_on_the_cpu_and_on_the_device(device, scr
 
 @on_gpu
 @pytest.mark.parametrize("words", ["", "--precision bf16 --ema 0.9", f"{VIT} --optimizer adamw --precision bf16"])
-def test_13_a_compiled_network_trains_alike_and_is_compiled_once(device, words):
+def test_13_compiled_network_trains_alike_and_compiles_once(device, words):
     torch._dynamo.reset()
     plain, fast = (engine_on(device, *words.split(), *more) for more in ([], ["--compile"]))
     expected, found = train(plain, range(6)), train(fast, range(2))

@@ -74,7 +74,7 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
+def test_fp16_scale_too_large_is_lowered_and_resumed():
     """On the CPU, where it is slow, all is as on a card: too large a scale skips steps, and that is no divergence."""
     engine = half_engine("--max_nan", "2")
     net = engine.model.net
@@ -100,7 +100,7 @@ def test_fp16_finds_its_scale_and_a_resumed_run_keeps_it():
     assert all(map(torch.equal, net.parameters(), again.model.net.parameters()))
 
 
-def test_what_is_broken_in_fp16_is_still_seen():
+def test_fp16_nan_weight_raises_diverged():
     engine = half_engine("--max_nan", "2")
     engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 4.0})
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_what_is_broken_in_fp16_is_still_seen():
     assert step == 3 and engine.guard.skipped == 2
 
 
-def test_fp16_goes_back_after_a_divergence_and_goes_on():
+def test_fp16_after_divergence_continues_from_checkpoint():
     """The step that is given up has unscaled its gradients, and the scaler does not do so twice."""
     engine = half_engine("--max_nan", "1")
     engine.scaler.load_state_dict(engine.scaler.state_dict() | {"scale": 1.0})
@@ -130,7 +130,7 @@ def test_fp16_goes_back_after_a_divergence_and_goes_on():
     assert any(not torch.equal(content["weights"][name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_a_run_of_another_precision_is_resumed_in_fp16():
+def test_fp16_resume_of_another_precision_continues():
     """Its scaler is empty: a new one finds its scale. And the other way round."""
     for before, after in ((engine_for(), half_engine()), (half_engine(), engine_for())):
         before.train_step(batch_of(4, 0))
@@ -141,7 +141,7 @@ def test_a_run_of_another_precision_is_resumed_in_fp16():
         assert bool(after.state_dict()["training"]["scaler"]) == after.scaler.is_enabled()
 
 
-def test_an_overflow_in_the_first_step_leaves_no_momentum(deterministic):
+def test_fp16_overflow_in_first_step_leaves_no_momentum(deterministic):
     """Without --max_nan's look the fused optimizer itself skips the step; memory that nobody wrote to is NaN here."""
     engine = half_engine("--max_nan", "0")
     content = snapshot(engine.state_dict())  # without a momentum, as checkpoints of before the first step are
@@ -158,7 +158,7 @@ def test_an_overflow_in_the_first_step_leaves_no_momentum(deterministic):
 
 
 @pytest.mark.parametrize("words", [[], ["--cutmix", "1"], ["--sam", "0.05"]], ids=" ".join)
-def test_a_batch_tells_its_top1(words):
+def test_train_step_top1_equals_hand_count(words):
     """By hand, of the logits and targets of the batch's first pass; of blended samples the larger share counts."""
     engine = engine_for(*words)
     seen = []
@@ -177,7 +177,7 @@ def test_a_batch_tells_its_top1(words):
 
 
 @pytest.mark.parametrize("shape", [(12, 3), (6, 3, 5), (6,)], ids=str)
-def test_logits_of_another_kind_have_no_top1(shape):
+def test_train_step_logits_of_other_shape_have_no_top1(shape):
     engine = engine_for()
     real = engine.model.update
     engine.model.update = lambda *given: (real(*given)[0], torch.zeros(shape))  # as of two views of an image, or of each place in it
@@ -187,7 +187,7 @@ def test_logits_of_another_kind_have_no_top1(shape):
 # ------------------------------------------------------------------------------------------------ kills and signals
 
 
-def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path, monkeypatch):
+def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monkeypatch):
     """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m benchmarks.crash_test` does it with 30."""
     watched = tmp_path / "watched.py"
     watched.write_text(crash_test.WATCHED)
@@ -205,7 +205,7 @@ def test_killed_runs_end_as_the_undisturbed_one(photo_set, tmp_path, monkeypatch
     assert all(run["kills"] for run in json.loads((tmp_path / "crash_test.json").read_text())["results"])
 
 
-def test_the_comparison_sees_what_differs(script, photo_set, tmp_path):
+def test_crash_test_differences_finds_another_seed(script, photo_set, tmp_path):
     for tag, more in (("whole", []), ("seed", ["--seed", "1"]), ("again", [])):
         assert script("train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more).code == 0
     assert crash_test.differences(tmp_path, "whole", "again") == []
@@ -213,7 +213,7 @@ def test_the_comparison_sees_what_differs(script, photo_set, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
-def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
+def test_train_signal_saves_and_prints_resume_command(photo_set, tmp_path, number):
     words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "4", "--val_freq", "4", "--keep", "0"]
     process = gated(tmp_path, 1, "--tag", "cut", *words)
     process.send_signal(number)
@@ -230,7 +230,7 @@ def test_a_signal_saves_and_says_how_to_go_on(photo_set, tmp_path, number):
     assert f"interrupted ({signal.Signals(number).name})" in (tmp_path / "run_log.txt").read_text()
 
 
-def test_a_terminal_that_is_closed_ends_the_run_saved(photo_set, tmp_path):
+def test_train_terminal_closed_saves(photo_set, tmp_path):
     """The kernel sends SIGHUP, and what is printed from then on meets EIO."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", "2000", "--val_freq", "0", "--keep", "0", "--tag", "cut"]
     ours, theirs = pty.openpty()
@@ -256,7 +256,7 @@ def test_a_terminal_that_is_closed_ends_the_run_saved(photo_set, tmp_path):
     assert 0 < checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 2000
 
 
-def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
+def test_signal_handler_ignored_hangup_stays_ignored():
     """As nohup has it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -272,7 +272,7 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
-def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_path, number):
+def test_train_signal_to_group_keeps_workers_alive(photo_set, tmp_path, number):
     """As batch systems send it, and a terminal: not to the main process alone."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "4", "--val_freq", "0", "--keep", "0"]
     process = gated(tmp_path, 1, "--tag", "cut", *words, session=True)
@@ -284,7 +284,7 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(photo_set, tmp_pat
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
 
-def test_a_worker_ends_for_its_parent_alone():
+def test_start_worker_ignores_sigterm_of_others():
     """SIGTERM of another process is the run's to handle; torch ends a worker that hangs by the parent's own."""
     batches = iter(DataLoader(list(range(1000)), num_workers=1, worker_init_fn=_start_worker))
     next(batches)  # the worker has begun
@@ -297,7 +297,7 @@ def test_a_worker_ends_for_its_parent_alone():
     assert not worker.is_alive()
 
 
-def test_a_run_stopped_in_an_epoch_and_in_validation_ends_as_the_undisturbed_one(script, photo_set, tmp_path, monkeypatch):
+def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set, tmp_path, monkeypatch):
     """Signals at chosen moments, in process: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
     import train
     from training.run import TrainingRun
@@ -346,7 +346,7 @@ def rates(tag):
         return [float(row["lr"]) for row in csv.DictReader(file)]
 
 
-def test_a_resumed_run_with_another_batch_keeps_to_the_schedule(script, photo_set):
+def test_resume_with_another_batch_keeps_schedule(script, photo_set):
     """Its epochs have another number of steps; the rate is that of a run which had it from the beginning."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--keep", 4]
     for tag, batch in (("six", 6), ("twelve", 12)):
@@ -357,7 +357,7 @@ def test_a_resumed_run_with_another_batch_keeps_to_the_schedule(script, photo_se
     assert rates("changed")[2] > 0.001
 
 
-def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_path, monkeypatch):
+def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path, monkeypatch):
     """The same images elsewhere are the same list; of another one the epoch begins again, and the rate keeps to the schedule."""
     lines = (photo_set / "train.txt").read_text().splitlines(keepends=True)
     moved = tmp_path / "moved"
@@ -389,7 +389,7 @@ def test_a_resumed_run_sees_that_its_list_has_changed(script, photo_set, tmp_pat
     assert rates("longer")[1:] == rates("all_longer")[1:]
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_signal_handler_second_interrupt_raises():
     with SignalHandler() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         wait_for(lambda: signals.received == signal.SIGINT)
@@ -405,7 +405,7 @@ def test_a_second_interrupt_ends_at_once():
 # ------------------------------------------------------------------------------------------------ saving
 
 
-def test_what_is_saved_is_what_was_when_save_was_called(tmp_path):
+def test_checkpoint_writer_saves_state_at_call(tmp_path):
     weights = torch.zeros(1000, 1000)
     saver = AsyncCheckpointWriter()
     saver.save(tmp_path / "last.pt", {"epoch": 1, "weights": {"w": weights}})
@@ -415,7 +415,7 @@ def test_what_is_saved_is_what_was_when_save_was_called(tmp_path):
     assert snapshot({"a": [weights, (1, "x")]})["a"][1] == (1, "x")
 
 
-def test_the_mark_of_nothing_saved_stays_until_something_is(tmp_path):
+def test_checkpoint_writer_marker_stays_until_saved(tmp_path):
     """What a restart of torchrun goes by: an earlier run's last.pt lies there until this one's takes its place."""
     marker = tmp_path / ".nothing_saved_yet"
     marker.touch()
@@ -433,7 +433,7 @@ def test_the_mark_of_nothing_saved_stays_until_something_is(tmp_path):
     ("keep", "every", "always", "left"),
     [(3, 10, {12}, [10, 11, 12]), (2, 4, {5, 12}, [4, 5, 8, 11, 12]), (0, 5, {12}, [5, 10, 12]), (30, 1, set(), list(range(1, 13)))],
 )
-def test_which_checkpoints_are_kept(tmp_path, keep, every, always, left):
+def test_retention_policy_keeps_newest_and_every_nth(tmp_path, keep, every, always, left):
     for epoch in range(1, 13):
         (tmp_path / f"{epoch}_ResNet18.pt").touch()
     for name in ("13_ResNet18.pt", "1_ResNet50.pt", "best.pt", "last.pt", "notes.txt"):
@@ -460,7 +460,7 @@ def poison(engine, monkeypatch, steps):
     monkeypatch.setattr(engine.model.net, "forward", forward)
 
 
-def test_a_step_with_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(monkeypatch, caplog):
+def test_train_step_non_finite_gradient_changes_nothing(monkeypatch, caplog):
     """Weights, statistics, momentum and averages; but the schedule goes on."""
     engine, clean = (engine_for("--ema", "0.9", "--scheduler", "none") for _ in range(2))
     poison(engine, monkeypatch, {2, 3})
@@ -479,7 +479,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_as_if_it_had_not_been(monk
     assert all(bool(value.isfinite().all()) for value in engine.net("ema").state_dict().values())
 
 
-def test_a_step_skipped_after_going_back_leaves_the_statistics_that_were_loaded(monkeypatch):
+def test_train_step_skipped_after_reload_keeps_loaded_statistics(monkeypatch):
     engine = engine_for("--max_nan", "3")
     content = snapshot(engine.state_dict())
     for step in range(3):
@@ -493,7 +493,7 @@ def test_a_step_skipped_after_going_back_leaves_the_statistics_that_were_loaded(
     assert all(torch.equal(tensor, now[name]) for name, tensor in content["weights"].items() if tensor.is_floating_point())
 
 
-def test_too_many_in_a_row_name_step_samples_and_layer(monkeypatch):
+def test_max_nan_reached_names_step_samples_and_layer(monkeypatch):
     engine = engine_for("--max_nan", "3")
     poison(engine, monkeypatch, {1, 2, 4, 5, 6})
     with pytest.raises(Diverged, match=r"epoch 1, batch 7, samples 100, 101, .* layer \w+") as error:
@@ -504,7 +504,7 @@ def test_too_many_in_a_row_name_step_samples_and_layer(monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["weight", "gradient"])
-def test_what_is_named_is_where_it_arose(where):
+def test_diverged_names_where_it_arose(where):
     engine = engine_for("--max_nan", "1")
     name, parameter = list(engine.model.net.named_parameters())[20]
     if where == "weight":
@@ -516,7 +516,7 @@ def test_what_is_named_is_where_it_arose(where):
         engine.settle()
 
 
-def test_a_run_goes_back_once_then_stops(script, photo_set, tmp_path, monkeypatch):
+def test_train_divergence_reloads_once_then_stops(script, photo_set, tmp_path, monkeypatch):
     """A fault that passes is survived, by way of last.pt; one that lasts ends the run."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 3, "--max_nan", 2, "-b", 12]
     assert script("train.py", "--tag", "whole", *words).code == 0
@@ -541,7 +541,7 @@ def test_a_run_goes_back_once_then_stops(script, photo_set, tmp_path, monkeypatc
     assert crash_test.differences(tmp_path, "whole", "passing") == []
 
 
-def test_what_a_run_goes_back_to_is_its_own(script, photo_set, tmp_path, monkeypatch):
+def test_train_divergence_reloads_its_own_checkpoint(script, photo_set, tmp_path, monkeypatch):
     """Within the first epoch its own save; never the last.pt that an earlier run left under the tag."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1, "--max_nan", 1, "-b", 12, "--tag", "t"]
     assert script("train.py", *words, "--seed", 1).code == 0
@@ -571,7 +571,7 @@ def test_what_a_run_goes_back_to_is_its_own(script, photo_set, tmp_path, monkeyp
     assert result.code == 2 and "Going back" not in result.out
 
 
-def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
+def test_train_out_of_memory_names_batch_that_fits(script, photo_set, monkeypatch):
     real = BaseModel.normalise
 
     def normalise(self, images):
@@ -613,7 +613,7 @@ def test_out_of_memory_says_which_batch_fits(script, photo_set, monkeypatch):
         (1, ["--sam", "0.05"], "Give -b 4; --sam goes without --accumulate"),
     ],
 )
-def test_out_of_memory_advises_flags_that_keep_the_images_of_a_step(monkeypatch, world, words, advice):
+def test_out_of_memory_advice_keeps_images_per_step(monkeypatch, world, words, advice):
     monkeypatch.setenv("WORLD_SIZE", str(world))
     monkeypatch.setattr("training.memory.largest_batch", lambda engine, batch: 5)
     engine = types.SimpleNamespace(settings=step_settings(parse_train(["-b", str(12 * world), *words]), 100))
@@ -628,7 +628,7 @@ def held(engine):
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def test_out_of_memory_counts_gradients_and_the_optimizers_state(monkeypatch):
+def test_out_of_memory_search_counts_gradients_and_state(monkeypatch):
     """In the first step neither is there; from the second on, and with --accumulate, both are."""
     engine = engine_for("--optimizer", "adam", "--ema", "0.9")
     weights = sum(parameter.nbytes for parameter in engine.model.net.parameters())
@@ -645,7 +645,7 @@ def test_out_of_memory_counts_gradients_and_the_optimizers_state(monkeypatch):
     assert averaged and min(averaged) >= 3 * weights
 
 
-def test_out_of_memory_in_backward_of_several_processes_is_tried_alone(monkeypatch, tmp_path):
+def test_out_of_memory_under_ddp_is_searched_alone(monkeypatch, tmp_path):
     """DistributedDataParallel's hooks wait for the others, and count each gradient once a step."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
     try:
@@ -669,7 +669,7 @@ def test_out_of_memory_in_backward_of_several_processes_is_tried_alone(monkeypat
 # ------------------------------------------------------------------------------------------------ precision
 
 
-def test_the_faster_precision_is_taken(monkeypatch):
+def test_pick_fastest_takes_quicker_precision(monkeypatch):
     """By a clock that the steps themselves move."""
     slow, now = {"fp32": 0.02, "bf16": 0.001}, [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -678,7 +678,7 @@ def test_the_faster_precision_is_taken(monkeypatch):
     assert "fp32 20 ms, bf16 1 ms" in why
 
 
-def test_timing_leaves_the_network_as_it_is():
+def test_fastest_for_training_leaves_network_unchanged():
     model = engine_for().model
     before = snapshot(model.net.state_dict())
     name, why = fastest_for_training(model.net, 32, 6)
@@ -688,7 +688,7 @@ def test_timing_leaves_the_network_as_it_is():
     assert all(parameter.grad is None for parameter in model.net.parameters())
 
 
-def test_an_update_that_goes_around_what_runs_the_network_is_refused(monkeypatch):
+def test_update_bypassing_the_wrapper_is_refused(monkeypatch):
     monkeypatch.setattr("training.setup.wrap_for_training", lambda *_: torch.nn.Identity())
     engine = engine_for()
     engine.model.forward = engine.model.net.forward
@@ -702,7 +702,7 @@ def test_an_update_that_goes_around_what_runs_the_network_is_refused(monkeypatch
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(script, photo_set, tmp_path):
+def test_compile_run_resumed_and_evaluated_equals_plain(script, photo_set, tmp_path):
     """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9", "--epochs", "2"]
     assert script("train.py", "--tag", "plain", *words).code == 0
@@ -722,7 +722,7 @@ def test_a_compiled_run_is_cut_goes_on_and_is_evaluated(script, photo_set, tmp_p
     assert found["top1"] == fast["history"][-1]["val_top1"]
 
 
-def test_histograms_hold_the_gradients_of_the_step_though_the_one_before_is_explained(monkeypatch, tmp_path):
+def test_histograms_after_skipped_step_hold_own_gradients(monkeypatch, tmp_path):
     """To explain a skipped step computes it again, within the next one; what is recorded is the next one's own."""
     from training.recorder import RunRecorder
 

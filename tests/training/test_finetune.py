@@ -112,7 +112,7 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 
 @pytest.mark.parametrize("name", SMALL_OF_FAMILY + OTHERS)
-def test_stages_freeze_in_order_and_one_too_many_is_said(name):
+def test_freeze_each_stage_in_order_and_refuse_beyond(name):
     with torch.device("meta"):
         net = get_model(name)(options()).net
     at = layer_ids(net, coarse=True)
@@ -137,12 +137,12 @@ def test_stages_freeze_in_order_and_one_too_many_is_said(name):
 @pytest.mark.parametrize(
     ("name", "stages"), [("ResNet18", 4), ("iResNet50", 4), ("EfficientNet-Lite0", 7), ("timm:vit_tiny_patch16_224", 12)]
 )
-def test_how_many_stages_there_are(name, stages):
+def test_freeze_too_many_names_the_stage_count(name, stages):
     with torch.device("meta"), pytest.raises(UserError, match=f"has {stages} stages"):
         freeze(get_model(name)(options()).net, 99)
 
 
-def test_a_network_without_a_matcher_can_do_without_its_depth():
+def test_freeze_without_group_matcher_is_refused():
     net = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(UserError, match="--freeze -1"):
         freeze(net, 1)
@@ -154,7 +154,7 @@ def test_a_network_without_a_matcher_can_do_without_its_depth():
 
 
 @pytest.mark.parametrize("frozen", ["0", "2", "-1"])
-def test_what_is_frozen_stands_still_to_the_bit(frozen):
+def test_freeze_keeps_frozen_state_bit_for_bit(frozen):
     """Weights, batch-norm statistics and counters, dropout, gradients, optimizer state, weight decay, and the averages' copies."""
     engine = start(Model, "--freeze", frozen, "--weight_decay", "0.5", "--ema", "0.9", "--swa", "1", "--epochs", "1")
     model = engine.model
@@ -182,14 +182,14 @@ def test_what_is_frozen_stands_still_to_the_bit(frozen):
 # ------------------------------------------------------------------------------------------------ rates
 
 
-def test_rates_fall_with_depth_and_the_classifiers_is_its_own():
+def test_lr_scales_fall_with_depth_and_head_has_its_own():
     net = Net(norm=True)
     scales = lr_scales(net, head_lr=3, layer_decay=0.5)
     wanted = {"stem": 1 / 16, "stage1": 1 / 8, "stage2": 1 / 4, "stage3": 1 / 2, "fc": 3}
     assert scales == {name: wanted[name.split(".")[0]] for name, _ in net.named_parameters()}
 
 
-def test_rates_of_a_real_network_are_its_blocks():
+def test_lr_scales_of_resnet18_fall_by_block():
     with torch.device("meta"):
         net = get_model("ResNet18")(options()).net
     scales = lr_scales(net, 1, 0.5)
@@ -199,7 +199,7 @@ def test_rates_of_a_real_network_are_its_blocks():
     assert scales["conv1.weight"] == 0.5**9
 
 
-def test_a_step_goes_as_far_as_the_layers_rate():
+def test_layer_decay_step_is_scaled_by_layer():
     """Plain SGD without momentum: the step is rate times gradient, so layers move by their factors of what they would."""
     flags = ["--momentum", "0", "--weight_decay", "0", "--scheduler", "step", "--step_size", "1"]
     moved = []
@@ -218,7 +218,7 @@ def test_a_step_goes_as_far_as_the_layers_rate():
         assert torch.allclose(moved[1][key], moved[0][key] * scale, rtol=1e-3, atol=1e-7), key
 
 
-def test_embeddings_norms_and_biases_do_not_decay():
+def test_parameter_groups_of_vit_do_not_decay_embeddings():
     with torch.device("meta"):
         net = get_model("timm:vit_tiny_patch16_224")(options()).net
     decay = {id(p): group["weight_decay"] for group in parameter_groups(net, 0.1) for p in group["params"]}
@@ -228,7 +228,7 @@ def test_embeddings_norms_and_biases_do_not_decay():
     assert len(decay) == len(list(net.parameters()))
 
 
-def test_muon_takes_matrices_and_kernels():
+def test_muon_groups_hold_matrices_and_kernels():
     with torch.device("meta"):
         net = get_model("EfficientNet-Lite0")(options()).net
     groups = get_optimizer(net, OptimizerSettings("muon", 0.001), head=head_names(net)).param_groups
@@ -240,7 +240,7 @@ def test_muon_takes_matrices_and_kernels():
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch's Muon came with 2.9")
-def test_muon_is_torchs():
+def test_muon_path_equals_torch():
     torch.manual_seed(0)
     one, other = nn.Linear(16, 24, bias=False), nn.Linear(16, 24, bias=False)
     other.load_state_dict(one.state_dict())
@@ -255,7 +255,7 @@ def test_muon_is_torchs():
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lookahead"])
-def test_fused_steps_do_not_mind_a_gradient_of_other_strides(name):
+def test_fused_step_with_other_strides_equals_contiguous(name):
     """torch's fused kernels walk memory: a channels_last weight with a contiguous gradient came out wrong by a whole step."""
     torch.manual_seed(0)
     value, gradient = torch.randn(2, 4, 3, 3, 3)
@@ -278,7 +278,7 @@ def test_fused_steps_do_not_mind_a_gradient_of_other_strides(name):
     "clip", [[], ["--clip_grad", "0.01"], ["--clip_grad", "0.001", "--clip_mode", "value"], ["--clip_grad", "0.01", "--clip_mode", "agc"]]
 )
 @pytest.mark.parametrize("optimizer", [["--lr", "0.05"], ["--optimizer", "adamw", "--lr", "0.001"]], ids=lambda words: words[-2])
-def test_micro_batches_are_one_large_batch(clip, optimizer):
+def test_grad_accum_equals_one_large_batch(clip, optimizer):
     """Five batches of 4 by twos against 8, 8 and 4 images at once: the last group is ragged. Without batch norm."""
     parts = [batch(4, step) for step in range(5)]
     small = start(Plain, "--accumulate", "2", *optimizer, *clip, batches=5)
@@ -293,7 +293,7 @@ def test_micro_batches_are_one_large_batch(clip, optimizer):
     assert furthest(weights(small.model.net), weights(Plain(small.model.opt, "X").net)) > 1e-5
 
 
-def test_clipping_by_norm_value_and_unit():
+def test_clip_grad_of_each_kind_equals_numpy():
     """One SGD step without momentum at rate 1: the weights move by minus the clipped gradient, worked out here in NumPy."""
 
     def moved(*flags: str) -> dict[str, np.ndarray]:
@@ -324,7 +324,7 @@ def test_clipping_by_norm_value_and_unit():
     assert clipped > 3
 
 
-def test_sam_takes_the_papers_step():
+def test_sam_path_equals_reference():
     """Against pytorch_optimizer's SAM around torch's SGD, over five steps; and the path is not that of SGD alone."""
     flags = ["--momentum", "0.9", "--weight_decay", "0", "--scheduler", "none"]
     engine, plain = start(Plain, "--sam", "0.1", *flags, batches=5), start(Plain, *flags, batches=5)
@@ -351,7 +351,7 @@ def test_sam_takes_the_papers_step():
     assert furthest(weights(engine.model.net), weights(plain.model.net)) > 1e-5
 
 
-def test_sam_updates_batch_norm_once_and_draws_the_same_noise_twice():
+def test_sam_second_pass_repeats_noise_without_batch_norm_update():
     engine, plain = start(Model, "--sam", "0.5", "--mixup", "0.4"), start(Model, "--mixup", "0.4")
     net = engine.model.net
     masks: list[torch.Tensor] = []
@@ -365,7 +365,7 @@ def test_sam_updates_batch_norm_once_and_draws_the_same_noise_twice():
     assert (masks[0] != masks[1]).float().mean() < 0.1  # only where the ReLU before it switched; other noise would differ in 0.16
 
 
-def test_sam_of_a_zero_gradient_stays():
+def test_sam_zero_gradient_keeps_weights():
     net = Net(norm=False)
     before = weights(net)
     for parameter in net.parameters():
@@ -381,7 +381,7 @@ def test_sam_of_a_zero_gradient_stays():
 # ------------------------------------------------------------------------------------------------ averages
 
 
-def test_swa_is_the_mean_of_the_epochs_ends_and_its_batch_norm_is_the_data_s():
+def test_swa_equals_mean_of_epoch_ends():
     engine, loader = start(Model, "--swa", "2"), Loader()
     model = engine.model
     ends = []
@@ -406,7 +406,7 @@ def test_swa_is_the_mean_of_the_epochs_ends_and_its_batch_norm_is_the_data_s():
     assert model.net.stem[1].momentum == averaged.stem[1].momentum
 
 
-def test_swa_beyond_the_run_and_sam_in_fp16():
+def test_swa_after_last_epoch_or_sam_in_fp16_is_refused():
     with pytest.raises(UserError, match="begins after the last epoch, 4"):
         start(Model, "--swa", "5")
     opt = options("--sam", "0.1")
@@ -416,7 +416,7 @@ def test_swa_beyond_the_run_and_sam_in_fp16():
         build_engine(opt, model, 1)
 
 
-def test_an_average_that_is_not_there_is_not_shown():
+def test_swa_absent_after_resume_is_not_shown():
     """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the weights until it is validated."""
     short = start(Model, "--swa", "1", "--epochs", "1")
     short.train_step(batch())
@@ -432,7 +432,7 @@ def test_an_average_that_is_not_there_is_not_shown():
     assert longer.active_weights == without.active_weights == "raw"
 
 
-def test_ema_warms_up():
+def test_ema_decay_warms_up_as_timm():
     """timm's decay at step t: 0 at first, then 1 - t^(-2/3), at most --ema."""
     engine = start(Plain, "--ema", "0.6", batches=6)
     average = None
@@ -444,7 +444,7 @@ def test_ema_warms_up():
         assert torch.allclose(engine.net("ema").fc.weight, average, atol=1e-6)
 
 
-def test_the_better_weights_are_shown():
+def test_validate_shows_the_best_weights():
     from train import validate
 
     engine = start(Model, "--ema", "0.9")
@@ -480,7 +480,7 @@ def test_the_better_weights_are_shown():
         ("--layer_decay 1.5", "--layer_decay is 1.5"),
     ],
 )
-def test_what_does_not_go_together_is_said(words, said, capsys):
+def test_finetune_flags_that_contradict_are_refused(words, said, capsys):
     with pytest.raises(SystemExit) as stop:
         options(*words.split())
     assert stop.value.code == 2
@@ -514,7 +514,7 @@ def tensors(content):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("cut", [1, 2])
-def test_resumed_is_uninterrupted_to_the_bit(way, cut):
+def test_finetune_resumed_equals_uninterrupted(way, cut):
     """Cut after epoch 1 or 2 of 3, through a file that holds tensors and plain data alone."""
 
     def train(engine: Engine, first: int, last: int) -> None:

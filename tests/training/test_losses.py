@@ -48,13 +48,13 @@ def value(words, targets, counts=None):
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft"])
-def test_cross_entropy(smooth, targets):
+def test_cross_entropy_equals_numpy(smooth, targets):
     wanted = -(smoothed(targets, smooth) * log_softmax(LOGITS)).sum(axis=1).mean()
     assert value(["--smooth", str(smooth)], targets) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(1.0, 10), (0.7, 7), (0.3, 3), (0.01, 1)])
-def test_ohem_takes_the_hardest(ratio, count):
+def test_ohem_averages_the_hardest(ratio, count):
     each = -log_softmax(LOGITS)[np.arange(10), LABELS]
     wanted = np.sort(each)[::-1][:count].mean()
     assert value(["--loss", "ohem", "--ohem_ratio", str(ratio)], LABELS) == pytest.approx(wanted, rel=1e-5)
@@ -63,7 +63,7 @@ def test_ohem_takes_the_hardest(ratio, count):
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft"])
-def test_focal(gamma, smooth, targets):
+def test_focal_loss_equals_numpy(gamma, smooth, targets):
     entropy = -(smoothed(targets, smooth) * log_softmax(LOGITS)).sum(axis=1)
     wanted = ((1 - np.exp(-entropy)) ** gamma * entropy).mean()
     assert value(["--loss", "focal", "--focal_gamma", str(gamma), "--smooth", str(smooth)], targets) == pytest.approx(wanted, rel=1e-5)
@@ -71,7 +71,7 @@ def test_focal(gamma, smooth, targets):
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
 @pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft"])
-def test_binary(smooth, targets):
+def test_bce_loss_equals_numpy(smooth, targets):
     p = 1 / (1 + np.exp(-LOGITS))
     wanted = smoothed(targets, smooth)
     wanted = -(wanted * np.log(p) + (1 - wanted) * np.log(1 - p)).mean()
@@ -82,7 +82,7 @@ COUNTS = [100, 3, 0, 50, 7, 1, 20]
 
 
 @pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft"])
-def test_logit_adjustment(targets):
+def test_logit_adjust_equals_numpy(targets):
     prior = np.maximum(COUNTS, 1) / np.maximum(COUNTS, 1).sum()
     wanted = -(smoothed(targets, 0) * log_softmax(LOGITS + 1.5 * np.log(prior))).sum(axis=1).mean()
     assert value(["--logit_adjust", "1.5"], targets, COUNTS) == pytest.approx(wanted, rel=1e-5)
@@ -90,7 +90,7 @@ def test_logit_adjustment(targets):
 
 @pytest.mark.parametrize("targets", [LABELS, SOFT], ids=["labels", "soft"])
 @pytest.mark.parametrize("beta", [0.9, 0.999])
-def test_effective_number(targets, beta):
+def test_class_weight_effective_equals_numpy(targets, beta):
     weight = np.array([(1 - beta) / (1 - beta ** max(1, count)) for count in COUNTS])
     share = smoothed(targets, 0) @ (weight / weight.mean())
     entropy = -(smoothed(targets, 0) * log_softmax(LOGITS)).sum(axis=1)
@@ -99,7 +99,7 @@ def test_effective_number(targets, beta):
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.2])
-def test_arcface(margin):
+def test_arcface_margin_equals_angles(margin):
     """Angles by arccos, which the code avoids; a target of every kind of angle, one so wide that the margin would turn it back."""
     cosine = np.clip(np.random.default_rng(1).normal(size=(8, 7)) * 0.4, -0.99, 0.99)
     labels = np.arange(8) % 7
@@ -129,7 +129,7 @@ CASES += [
 
 
 @pytest.mark.parametrize(("words", "soft"), CASES)
-def test_gradients_are_those_of_the_loss(words, soft):
+def test_loss_gradient_equals_central_differences(words, soft):
     """Central differences, in the direction of each logit."""
     loss = get_loss(loss_settings(parse_train(words), COUNTS))
     logits = torch.tensor(np.clip(LOGITS / 10, -0.9, 0.9) * 8, dtype=torch.float32, requires_grad=True)
@@ -145,7 +145,7 @@ def test_gradients_are_those_of_the_loss(words, soft):
 
 
 @pytest.mark.parametrize(("words", "soft"), CASES)
-def test_autocast_changes_no_bit(words, soft):
+def test_loss_under_autocast_is_bit_equal(words, soft):
     """Autocast would take soft targets' products in bf16."""
     loss = get_loss(loss_settings(parse_train(words), COUNTS))
     targets = torch.tensor(SOFT, dtype=torch.float32) if soft else torch.tensor(LABELS)
@@ -159,14 +159,14 @@ def test_autocast_changes_no_bit(words, soft):
     assert all(torch.equal(plain, cast) for plain, cast in zip(*found, strict=True))
 
 
-def test_a_certain_sample_costs_nothing_under_autocast():
+def test_loss_of_certain_sample_under_autocast_is_zero():
     logits = torch.full((4, 7), -60.0).index_fill_(1, torch.tensor([2]), 60.1).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         loss = get_loss(loss_settings(parse_train([])))(logits, torch.eye(7)[[2, 2, 2, 2]])
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_small_probabilities_live_in_fp16(monkeypatch):
+def test_loss_gradient_in_fp16_keeps_small_probabilities(monkeypatch):
     """p = 2e-9 is 0 in fp16; times the scaler's 65536 it is not."""
     monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", 0)
     logits = torch.tensor([[0.0, -20.0]] * 4, dtype=torch.float16, requires_grad=True)
@@ -192,7 +192,7 @@ def peak(act):
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "autocast"])
 @pytest.mark.parametrize(("words", "soft"), CASES)
 @pytest.mark.parametrize("small", [None], indirect=True, ids=["by size"])
-def test_the_peak_beyond_the_logits_is_their_size(words, soft, kind, small):
+def test_loss_peak_memory_is_the_size_of_logits(words, soft, kind, small):
     """Forward and backward of the loss alone, 64 x 50,030."""
     loss = get_loss(loss_settings(parse_train(words), [5] * 50_030))
     logits = torch.randn(64, 50_030).clamp(-7, 7).to(torch.float32 if kind == "fp32" else torch.bfloat16).requires_grad_()
@@ -209,12 +209,12 @@ def test_the_peak_beyond_the_logits_is_their_size(words, soft, kind, small):
     assert most <= (1.3 if kind != "fp32" else 1.12 if few else 1.02) * size
 
 
-def test_losses_are_in_fp32_whatever_the_logits():
+def test_loss_of_bf16_logits_is_fp32():
     loss = get_loss(loss_settings(parse_train([])))
     assert loss(torch.zeros(2, 3, dtype=torch.bfloat16), torch.tensor([0, 1])).dtype == torch.float32
 
 
-def test_registry_and_unknown_name():
+def test_losses_registry_equals_choices_and_suggests_near_names():
     assert set(losses) == set(choices.LOSSES)
     with pytest.raises(UserError, match="Did you mean focal"):
         get_loss(loss_settings(parse_train(["--loss", "vocal"])))
@@ -223,7 +223,7 @@ def test_registry_and_unknown_name():
 
 
 @pytest.mark.parametrize("words", [["--mixup", "0.4"], ["--cutmix", "1.0"], ["--mixup", "0.4", "--cutmix", "1.0"]])
-def test_mixing_blends_images_and_labels_alike(words):
+def test_mix_blends_images_and_labels_by_one_share(words):
     """Image k is all k: the blended mean tells the share, which the soft label must state."""
     opt = parse_train(words)
     mix = get_mix(opt.mixup, opt.cutmix, 4)
@@ -259,7 +259,7 @@ class Kernels(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("words", "most"), [([], 6), (["--smooth", "0.1"], 12), (["--head", "arcface"], 40), (["--loss", "bce"], 16)], ids=lambda x: str(x)
 )
-def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(words, most, monkeypatch):
+def test_loss_on_gpu_launches_few_kernels_until_logits_are_large(words, most, monkeypatch):
     """64 x 50,030 in bf16, forward; what goes backward is a tensor or two more."""
     monkeypatch.undo()  # of `small`: a GPU has a limit of its own
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
@@ -276,7 +276,7 @@ def test_on_a_gpu_a_loss_launches_few_kernels_until_its_logits_fill_the_memory(w
         assert by_parts.count > 200
 
 
-def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
+def test_saves_memory_on_gpu_from_a_gigabyte_of_logits(monkeypatch):
     monkeypatch.undo()
     saves = training.losses.saves_memory
     assert [saves("cuda", torch.bfloat16, count) for count in (64 * 50_030, 1 << 29, (1 << 29) + 1)] == [False, False, True]
@@ -286,7 +286,7 @@ def test_memory_is_saved_on_a_gpu_from_a_gigabyte_of_logits_on(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("words", [[], ["--smooth", "0.1", "--head", "arcface"], ["--loss", "bce"]], ids=str)
-def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypatch):
+def test_fused_loss_whole_equals_its_parts(words, dtype, monkeypatch):
     found = []
     real = training.losses._FusedGradientLoss.apply
     monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", 0)
@@ -307,7 +307,7 @@ def test_all_rows_at_once_give_the_gradient_of_the_parts(words, dtype, monkeypat
         ("--class_weight effective", ""),
     ],
 )
-def test_two_corrections_for_rare_classes_are_warned_of(words, named, caplog, monkeypatch):
+def test_get_loss_two_corrections_for_rare_classes_are_warned(words, named, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     get_loss(loss_settings(parse_train(words.split()), COUNTS))
     assert ("correct twice" in caplog.text) == bool(named) and named in caplog.text

@@ -225,7 +225,7 @@ def outcome(reader, path, original):
     return "other weights"
 
 
-def test_mutated_checkpoints_are_refused_or_give_their_own_weights(tmp_path, monkeypatch, capfd):
+def test_load_mutated_checkpoint_is_refused_or_exact(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     tiny.write_images(tmp_path)

@@ -45,7 +45,7 @@ def plain_probabilities(content, folder):
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_an_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
+def test_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
     data = write_images(tmp_path)
     path = unpack(name, tmp_path)
     content = checkpoint.load(path)

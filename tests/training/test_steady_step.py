@@ -74,15 +74,15 @@ def counted(*words: str) -> collections.Counter[str]:
 
 
 @pytest.mark.parametrize("words", FUSED_STEPS)
-def test_a_steady_step_reads_nothing_back(words):
+def test_train_step_fused_reads_nothing_back(words):
     assert counted(*words.split())["reads"] == 0
 
 
-def test_an_optimizer_that_is_not_fused_reads_once_per_step():
+def test_train_step_unfused_reads_back_once():
     assert counted("--optimizer", "lion")["reads"] == STEPS
 
 
-def test_the_counter_sees_what_reads_back():
+def test_counter_sees_each_read_back():
     with Counter() as counter:
         values = torch.arange(4.0)
         values.sum().item()

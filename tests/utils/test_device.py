@@ -42,7 +42,7 @@ class Cuda:
         return including_emulation or self.names[self.current].startswith("A")
 
 
-def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypatch):
+def test_get_device_of_second_gpu_reports_that_gpu(monkeypatch):
     """Its precisions, and its name in the report: of GPU 0 both were."""
     Cuda(monkeypatch, "V100", "A100")
     model = types.SimpleNamespace(device=get_device(1))
@@ -54,7 +54,7 @@ def test_what_torch_says_of_a_gpu_it_says_of_the_one_that_was_asked_for(monkeypa
         get_device(2)
 
 
-def test_the_report_of_a_run_on_the_cpu_names_no_gpu(monkeypatch):
+def test_provenance_on_cpu_names_no_gpu(monkeypatch):
     Cuda(monkeypatch, "V100")
     assert get_device(-1).type == "cpu"
     assert provenance()["torch"].endswith("CPU")
@@ -63,7 +63,7 @@ def test_the_report_of_a_run_on_the_cpu_names_no_gpu(monkeypatch):
 @pytest.mark.parametrize(
     ("files", "visible", "level"), [("/dev/null", None, "WARNING"), ("/no/such/file", None, "INFO"), ("/dev/null", "", "INFO")]
 )
-def test_a_gpu_that_torch_cannot_use_is_a_warning_with_the_reason(monkeypatch, caplog, files, visible, level):
+def test_get_device_of_unusable_gpu_warns_with_reason(monkeypatch, caplog, files, visible, level):
     Cuda(monkeypatch, reason="The NVIDIA driver on your system is too old (found version 9010). Please\nupdate")
     monkeypatch.setattr(run, "GPU_FILES", files)
     if visible is not None:
@@ -77,7 +77,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_warning_with_the_reason(monkeypatch, c
             get_device(gpu)
 
 
-def test_processes_take_a_gpu_each_and_one_too_many_says_so(monkeypatch, caplog):
+def test_get_device_under_torchrun_gives_each_process_a_gpu(monkeypatch, caplog):
     cuda = Cuda(monkeypatch, "A100", "A100")
     monkeypatch.setattr("sys.argv", ["train.py", "--tag", "x y"])
     for name, value in (("WORLD_SIZE", "3"), ("LOCAL_WORLD_SIZE", "3"), ("LOCAL_RANK", "1")):
@@ -91,7 +91,7 @@ def test_processes_take_a_gpu_each_and_one_too_many_says_so(monkeypatch, caplog)
     assert "--gpu 1 is ignored" in caplog.text
 
 
-def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monkeypatch, caplog):
+def test_resolve_precision_on_resume_keeps_it_unless_emulated(monkeypatch, caplog):
     """On the same kind of machine it is exact."""
     Cuda(monkeypatch, "V100", "A100")
     caplog.set_level("INFO")
@@ -115,7 +115,7 @@ def test_a_resumed_run_keeps_its_precision_but_where_the_device_emulates_it(monk
 
 
 @pytest.mark.parametrize(("gpu", "deterministic", "wanted"), [(0, False, True), (0, True, False), (-1, False, False)])
-def test_a_gpu_multiplies_matrices_in_tf32_unless_deterministic(monkeypatch, gpu, deterministic, wanted):
+def test_tf32_on_gpu_is_on_unless_deterministic(monkeypatch, gpu, deterministic, wanted):
     """Whichever is called first."""
     Cuda(monkeypatch, "A100")
     calls = [lambda: get_device(gpu), lambda: seed_everything(1, deterministic)]
@@ -140,7 +140,7 @@ def mallopt(monkeypatch):
     return calls
 
 
-def test_get_device_changes_nothing_of_malloc(mallopt):
+def test_get_device_leaves_malloc_unchanged(mallopt):
     assert get_device(-1).type == "cpu"
     assert mallopt == []
 

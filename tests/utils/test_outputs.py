@@ -33,7 +33,7 @@ def ready(tmp_path, monkeypatch):
     return ["--load", "checkpoints/small/last.pt", "--data_root", str(tmp_path), "--gpu", "-1", "-w", "0"]
 
 
-def test_a_file_is_written_under_a_name_that_nobody_foresees_and_keeps_its_permissions(tmp_path):
+def test_atomic_write_uses_random_name_and_keeps_permissions(tmp_path):
     trap = tmp_path / "trap"
     trap.write_text("untouched")
     names = set()
@@ -68,7 +68,7 @@ def test_a_file_is_written_under_a_name_that_nobody_foresees_and_keeps_its_permi
     assert (tmp_path / "full").is_symlink()
 
 
-def test_submit_replaces_its_own_submissions_alone(script, ready, tmp_path):
+def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
     load = tmp_path / ready[1]
     for name, source in (("same.pt", load), ("same.txt", tmp_path / "test.txt")):
         (tmp_path / name).hardlink_to(source)
@@ -106,7 +106,7 @@ def test_submit_replaces_its_own_submissions_alone(script, ready, tmp_path):
     assert result.code == 2 and "does not look like a submission's provenance" in result.err
 
 
-def test_tools_replace_nothing_that_they_read(ready, tmp_path, monkeypatch, capfd):
+def test_tools_out_that_is_an_input_is_refused(ready, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     image = next(tmp_path.glob("train_image*.png"))
     train = ["--data_root", ".", *tiny.FLAGS]
@@ -135,7 +135,7 @@ def test_tools_replace_nothing_that_they_read(ready, tmp_path, monkeypatch, capf
     assert outputs.is_plot(tmp_path / "photo.png") and not outputs.is_plot(image)
 
 
-def test_results_of_one_checkpoint_never_take_the_place_of_anothers(script, ready, tmp_path):
+def test_eval_of_another_checkpoint_gets_its_own_folder(script, ready, tmp_path):
     words = [*ready, "--no-report", "--resamples", "0"]
     assert script("eval.py", *words).code == 0
     assert script("eval.py", *words, "--tta", "x8").code == 0
@@ -165,7 +165,7 @@ def test_results_of_one_checkpoint_never_take_the_place_of_anothers(script, read
     assert len(list((tmp_path / "results/small").iterdir())) == 2  # the same checkpoint: replaced
 
 
-def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_it(script, ready, tmp_path):
+def test_submit_of_another_checkpoint_renames_the_old_files(script, ready, tmp_path):
     words = ["submit.py", *ready, "--tag", "one"]
     folder = tmp_path / "results/one"
     assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
@@ -184,7 +184,7 @@ def test_a_submission_of_another_checkpoint_is_renamed_with_all_that_belongs_to_
     assert csv.read_bytes() == before["submission", "csv"]
 
 
-def test_eval_and_submit_hold_what_they_write(script, ready, tmp_path):
+def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
     for folder, shared, refused in (
         ("results/t", False, [["eval.py", *ready, "--tag", "t"], ["submit.py", *ready, "--tag", "t"]]),

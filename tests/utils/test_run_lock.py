@@ -42,7 +42,7 @@ def impatient(monkeypatch):
     run_lock.release_all()
 
 
-def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, photo_set, tmp_path):
+def test_lock_of_running_tag_refuses_and_of_killed_one_is_free(script, photo_set, tmp_path):
     """With --loader process, workers that outlive the killed run for a moment have inherited its open files."""
     words = [*FLAGS.split(), "--data_root", str(photo_set), "-w", "1", "--loader", "process", "--keep", "0", "--save_minutes", "0"]
     command = [sys.executable, str(ROOT / "train.py"), "--tag", "busy", *words, "--epochs", "5000"]
@@ -75,7 +75,7 @@ def test_a_running_tag_is_left_alone_and_a_killed_one_is_not_blocked(script, pho
     assert not list(tmp_path.glob("*/busy")) and not list(tmp_path.glob("*/.*.lock"))
 
 
-def test_clear_moves_nothing_of_a_run_that_begins_meanwhile(script, photo_set, tmp_path):
+def test_clear_while_run_begins_moves_nothing(script, photo_set, tmp_path):
     for folder in ("checkpoints", "logs"):
         (tmp_path / folder / "busy").mkdir(parents=True)
         (tmp_path / folder / "busy/old").write_text("of the old run")
@@ -93,7 +93,7 @@ def test_clear_moves_nothing_of_a_run_that_begins_meanwhile(script, photo_set, t
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, shared):
+def test_acquire_shared_admits_only_other_sharers(tmp_path, shared):
     folder = tmp_path / "results" / "t"
     words = [sys.executable, "-c", HOLD_FOLDER.format(shared=shared), folder]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
@@ -117,7 +117,7 @@ def test_a_shared_folder_is_shared_by_some_and_kept_from_the_others(tmp_path, sh
     assert list(tmp_path.rglob("*.lock")) == []
 
 
-def test_a_lock_file_that_its_holder_deletes_meanwhile_is_made_again(tmp_path, monkeypatch):
+def test_acquire_lock_file_deleted_meanwhile_tries_again(tmp_path, monkeypatch):
     real, numbers = run_lock._try_lock, []
 
     def locked(number, shared):
@@ -131,7 +131,7 @@ def test_a_lock_file_that_its_holder_deletes_meanwhile_is_made_again(tmp_path, m
     assert len(numbers) == 2 and run_lock.lock_path(tmp_path / "t").exists()
 
 
-def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
+def test_acquire_without_lock_support_succeeds(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(37, "No locks available")
 
@@ -140,7 +140,7 @@ def test_a_file_system_without_locks_keeps_nobody_off(tmp_path, monkeypatch):
     assert f"process {os.getpid()} on" in run_lock.lock_path(tmp_path / "t").read_text()
 
 
-def test_a_command_that_ended_holds_nothing_though_its_process_lives(script, photo_set, tmp_path):
+def test_command_that_ended_in_living_process_holds_no_lock(script, photo_set, tmp_path):
     result = script("train.py", "--tag", "over", *FLAGS.split(), "--data_root", photo_set, "--train_list", "none.txt")
     assert result.code == 2 and (tmp_path / "logs/over/log.txt").exists(), result.err
     assert list(tmp_path.rglob(".over.lock")) == []

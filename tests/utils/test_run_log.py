@@ -59,7 +59,7 @@ def entries() -> list[tuple[str, ...]]:
     [(["a"], 0, r"done in \d+ s"), (["a", "wrong"], 2, "exit 2"), (["a", "broken"], 1, "exit 1")],
     ids=["done", "a user's mistake", "a fault"],
 )
-def test_a_line_says_who_what_and_how_it_ended(command, words, code, state):
+def test_run_log_line_holds_pid_tag_state_and_command(command, words, code, state):
     began = time.strftime("%Y-%m-%d %H:%M:%S")
     process = start(command, *words)
     process.communicate()
@@ -71,19 +71,19 @@ def test_a_line_says_who_what_and_how_it_ended(command, words, code, state):
     assert began <= Path("run_log.txt").read_text()[:19] <= time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def test_the_command_can_be_pasted_back(command):
+def test_run_log_command_can_be_pasted(command):
     words = ["标签", "two words", "it's", "$HOME", "*"]
     start(command, *words).communicate()
     assert shlex.split(entries()[0][3]) == ["command.py", *words]
 
 
-def test_a_line_stays_a_line_whatever_was_typed(command):
+def test_run_log_odd_words_stay_on_one_line(command):
     start(command, "a", "x\ny\u2028z\r", "\tq").communicate()
     start(command, "b").communicate()
     assert [(tag, state[:4]) for _, tag, state, _ in entries()] == [("a", "done"), ("b", "done")]
 
 
-def test_interrupted_with_control_c(command):
+def test_run_log_interrupt_is_recorded(command):
     process = start(command, "a", "wait")
     assert process.stdout.readline() == "started\n"
     assert entries()[0][2] == "running"
@@ -93,7 +93,7 @@ def test_interrupted_with_control_c(command):
     assert entries()[0][2] == "interrupted (SIGINT)"
 
 
-def test_a_killed_one_is_marked_by_the_next_command_and_a_living_one_is_not(command):
+def test_run_log_killed_command_is_marked_by_the_next(command):
     killed, living = start(command, "killed", "wait"), start(command, "living", "wait")
     for process in (killed, living):
         assert process.stdout.readline() == "started\n"
@@ -107,7 +107,7 @@ def test_a_killed_one_is_marked_by_the_next_command_and_a_living_one_is_not(comm
         living.communicate()
 
 
-def test_a_killed_one_that_had_our_process_id_is_marked(command, monkeypatch):
+def test_run_log_killed_command_of_same_pid_is_marked(command, monkeypatch):
     from utils import run_log
 
     monkeypatch.setattr(sys, "argv", ["first.py"])
@@ -117,7 +117,7 @@ def test_a_killed_one_that_had_our_process_id_is_marked(command, monkeypatch):
     assert [state for _, _, state, _ in entries()] == ["killed", "done in 0 s"]
 
 
-def test_commands_at_once_lose_no_line(command):
+def test_run_log_of_concurrent_commands_loses_no_line(command):
     processes = [start(command, f"tag{k}") for k in range(16)]
     for process in processes:
         process.communicate()
@@ -126,7 +126,7 @@ def test_commands_at_once_lose_no_line(command):
     assert all(state.startswith("done in") for _, _, state, _ in entries())
 
 
-def test_clearing_at_once_loses_no_line_of_others(command):
+def test_run_log_of_concurrent_clears_loses_no_other_line(command):
     for k in range(4):
         start(command, f"tag{k}").communicate()
         Path(f"logs/tag{k}").mkdir(parents=True)
@@ -139,7 +139,7 @@ def test_clearing_at_once_loses_no_line_of_others(command):
     assert sorted(tag for _, tag, _, typed in entries() if "clear.py" in typed) == ["tag0", "tag1", "tag2"]
 
 
-def test_a_command_line_that_is_refused_is_logged(script):
+def test_run_log_refused_command_is_recorded(script):
     for words in (["--no_such_flag", "1"], ["--lr", "fast"], ["--tag", "a/b"]):
         assert script("train.py", *words).code == 2
     assert [(tag, state, typed) for _, tag, state, typed in entries()] == [
@@ -151,14 +151,14 @@ def test_a_command_line_that_is_refused_is_logged(script):
 
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "submit.py", "clear.py"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-def test_help_is_not_logged(script, tmp_path, name, flag):
+def test_run_log_help_is_not_recorded(script, tmp_path, name, flag):
     result = script(name, flag)
     assert result.code == 0
     assert "--tag" in result.out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_lines_of_others_stay_and_break_no_command(script, tmp_path):
+def test_run_log_foreign_lines_are_kept(script, tmp_path):
     foreign = [
         b"my own note",
         b"\xff\xfe bytes\x00\x0c\x1d and \xc2\x85 what other programs end a line with\r",
@@ -176,7 +176,7 @@ def test_lines_of_others_stay_and_break_no_command(script, tmp_path):
     assert len(lines) == 8
 
 
-def test_a_log_that_cannot_be_written_keeps_no_command_from_running(script, monkeypatch, tmp_path):
+def test_run_log_not_writable_lets_command_run(script, monkeypatch, tmp_path):
     (tmp_path / "run_log.txt").mkdir()
     result = script("clear.py", "--tag", "x")
     assert result.code == 2

@@ -23,12 +23,12 @@ NAMES = [b"caf\xe9.jpg", b"\x1b]0;owned\x07.jpg", b"a\rb.jpg", b"=1+1.jpg", "图
 HIDDEN = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def test_visible_text_holds_nothing_that_steers_or_hides():
+def test_visible_escapes_control_and_hidden_characters():
     assert visible("caf\udce9 \x1b[2J \r \x85 \u202e \ud800 图 é\tx\n") == "caf\\xe9 \\x1b[2J \\r \\x85 \\u202e \\ud800 图 é\tx\n"
     assert exact(os.fsdecode(b"caf\xe9")) == "caf\udce9"
 
 
-def test_a_table_reads_back_whatever_its_names_hold(tmp_path):
+def test_tables_with_any_names_read_back(tmp_path):
     rows = [[os.fsdecode(name), "a\nb", "", "1"] for name in NAMES]
     with atomic_write(tmp_path / "t.csv", "w") as file:
         tables.writer(file).writerows(rows)
@@ -89,7 +89,7 @@ def check_results(folder: Path, said: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_names_of_any_bytes_end_no_command_and_steer_no_terminal(script, strange, monkeypatch, capfd):
+def test_commands_with_odd_names_succeed_and_print_no_controls(script, strange, monkeypatch, capfd):
     from tools.doctor import command as doctor
 
     said = b""
@@ -107,7 +107,7 @@ def test_names_of_any_bytes_end_no_command_and_steer_no_terminal(script, strange
 
 
 @pytest.mark.slow
-def test_names_of_any_bytes_where_the_system_knows_ascii_alone(strange, tmp_path, monkeypatch):
+def test_commands_with_odd_names_in_ascii_locale_succeed(strange, tmp_path, monkeypatch):
     """All commands in one process, which saves the imports."""
     monkeypatch.chdir(tmp_path)
     code = f"import runpy, sys\nsys.path.insert(0, {str(ROOT)!r})\n"
@@ -123,7 +123,7 @@ def test_names_of_any_bytes_where_the_system_knows_ascii_alone(strange, tmp_path
 
 
 @pytest.mark.parametrize("name", ["train.py", "eval.py", "submit.py", "clear.py", "datasets/prepare.py csv"])
-def test_help_is_shown_where_the_system_knows_ascii_alone(name, tmp_path):
+def test_help_in_ascii_locale_is_printed(name, tmp_path):
     words = name.split()
     command = [sys.executable, str(ROOT / words[0]), *words[1:], "--help"]
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **ASCII}, capture_output=True)

@@ -38,7 +38,7 @@ def old(tmp_path):
 NO_EXCHANGE = "module._exchange = lambda one, other: False"  # as on a file system that has none
 
 
-def test_a_folder_takes_the_old_ones_place_as_a_whole(old, monkeypatch, tmp_path):
+def test_whole_folder_replaces_the_old_one_at_once(old, monkeypatch, tmp_path):
     for exchange in (True, False):
         if not exchange:
             monkeypatch.setattr(module, "_exchange", lambda one, other: False)
@@ -58,7 +58,7 @@ def test_a_folder_takes_the_old_ones_place_as_a_whole(old, monkeypatch, tmp_path
         raise AssertionError("it began")
 
 
-def test_a_failure_leaves_the_old_folder_and_nothing_else(old, tmp_path):
+def test_whole_folder_failure_keeps_only_the_old_one(old, tmp_path):
     before = held(old)
     with pytest.raises(OSError, match="full"), whole_folder(old) as new:
         fill(new, "new")
@@ -97,7 +97,7 @@ with module.whole_folder(Path({path!r}), lambda name: name if name == "notes.txt
 
 
 @pytest.mark.parametrize("point", ["", "_carry_over", "_replace", "_exchange", "rename", "after"])
-def test_killed_at_any_point_it_is_the_old_folder_or_the_new(old, tmp_path, point):
+def test_whole_folder_killed_anywhere_is_old_or_new(old, tmp_path, point):
     """`rename`: on a file system without exchange, between the two renames. `after`: the old one is not removed yet."""
     before = NO_EXCHANGE if point == "rename" else "module.shutil.rmtree = lambda *_, **__: here()" if point == "after" else ""
     code = CHILD.format(root=str(ROOT), before=before, point="" if point == "after" else point, path=str(old))
@@ -122,7 +122,7 @@ def test_killed_at_any_point_it_is_the_old_folder_or_the_new(old, tmp_path, poin
     assert (old / "sub").exists() == (wanted == "old")
 
 
-def test_what_looks_like_a_leftover_and_is_none_stays(tmp_path):
+def test_remove_leftovers_keeps_lookalikes(tmp_path):
     names = [".1.0123456789abcdef.partial.txt", ".hidden", ".1.notahexnumber000.partial"]
     for name in names:
         (tmp_path / name).mkdir()
@@ -152,7 +152,7 @@ run_command(eval.parse_eval, eval.main)
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_is_killed_leaves_the_earlier_one_whole(script, tmp_path, monkeypatch):
+def test_eval_killed_keeps_earlier_results_whole(script, tmp_path, monkeypatch):
     import network
 
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
