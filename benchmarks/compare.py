@@ -1,7 +1,7 @@
 """Compare training runs value by value: what crash_test and proof share."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ def scores(metrics: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key not in CLOCKED} for row in csv.DictReader(file)]
 
 
-def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: object, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (path, value) for each value in nested dicts, lists and tuples."""
     if isinstance(content, dict):
-        items: Any = content.items()
+        items: Iterable[tuple[object, object]] = content.items()
     elif isinstance(content, list | tuple):
         items = enumerate(content)
     else:

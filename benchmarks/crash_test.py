@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -130,7 +129,7 @@ def kill(process: "subprocess.Popen[bytes]", stacks: Path) -> str:
 
 
 def on_stack(function: Function, stack: str) -> bool:
-    """Whether `function` is on a stack as faulthandler prints it."""
+    """Return whether `function` is on a stack as faulthandler prints it."""
     file, name = function
     return re.search(rf'/{re.escape(file)}", line \d+ in {name}$', stack, re.MULTILINE) is not None
 
@@ -189,8 +188,8 @@ def points(logs: Path) -> list[tuple[str, int, float]] | None:
     return [(name, event.step, event.value) for name in names for event in events.Scalars(name)]
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two leaves are equal, tensors bit for bit."""
+def same(one: object, other: object) -> bool:
+    """Return whether two leaves are equal, tensors bit for bit."""
     import torch
 
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
@@ -199,7 +198,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _may_differ(key: str) -> bool:
-    """Whether a value may differ between runs: its name, its workers, the paths of its lists, what a clock measured."""
+    """Return whether a value may differ between runs: its name, its workers, the paths of its lists, what a clock measured."""
     if key.startswith("/data/lists/"):
         return True
     return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(CLOCKED)

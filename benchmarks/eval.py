@@ -16,12 +16,12 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness as bench
-from dataloader.file_list import read_list
+from dataloader.file_list import FileList, read_list
 from utils.errors import UserError
 from utils.logger import log
 
@@ -113,7 +113,7 @@ def measure(task: dict[str, Any]) -> float:
     return images / (time.perf_counter() - began)
 
 
-def _ours(task: dict[str, Any], files: Any) -> Any:
+def _ours(task: dict[str, Any], files: FileList) -> Callable[[], int]:
     """Return a function that makes the pass and returns its number of images; all that is not timed is done before."""
     from dataloader import eval_loader
     from inference import load_predictor, predict

@@ -1,7 +1,7 @@
 """Evaluate with timm as its users do, for benchmarks.eval: its model, its loader, the loop of its documentation."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -33,7 +33,7 @@ def timm_pass(task: dict[str, Any], files: FileList, device: torch.device) -> Ca
         def __len__(self) -> int:
             return len(files)
 
-        def __getitem__(self, index: int) -> tuple[Any, int]:
+        def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
             return open(files.path(index), "rb"), int(files.label[index])
 
     loader = create_loader(

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from benchmarks.input_baselines import BASELINES, JITTER, NEEDS, ZOOM, PipelineT
 from dataloader.file_list import read_list
 from utils.errors import UserError
 from utils.logger import log
+
+if TYPE_CHECKING:
+    from dataloader import TrainLoader
+    from dataloader.sampler import BatchIndices
 
 NAME = "input"
 WARM_UP_BATCHES = 4  # not counted
@@ -97,7 +101,7 @@ def measure(task: list[Any]) -> float:
     return images / (time.perf_counter() - began)
 
 
-def _ours(name: str, path: str, task: PipelineTask) -> Iterator[Any]:
+def _ours(name: str, path: str, task: PipelineTask) -> Iterator[object]:
     """Return the batches of this project's pipeline, or of its decoder alone with the same crops, as the limit."""
     from dataloader import TrainLoader
     from options import parse_train
@@ -117,7 +121,7 @@ def _ours(name: str, path: str, task: PipelineTask) -> Iterator[Any]:
     return (normalise(batch.image, task.device) for batch in loader.batches(1))
 
 
-def _decode_only(loader: Any, task: PipelineTask) -> Iterator[Any]:
+def _decode_only(loader: "TrainLoader", task: PipelineTask) -> Iterator[object]:
     """Read and decode what the crops need, in as many threads, and drop it."""
     from dataloader.prefetch import prefetch_threaded
     from utils.rng import sample_rng
@@ -127,7 +131,7 @@ def _decode_only(loader: Any, task: PipelineTask) -> Iterator[Any]:
     def need(rng: np.random.Generator, height: int, width: int) -> float:
         return geometry.choose_region(height, width, rng).decode_scale()
 
-    def decode(key: Any) -> int:
+    def decode(key: "BatchIndices") -> int:
         for index in key.indices.tolist():
             loader.dataset.reader.read(index, partial(need, sample_rng(0, key.epoch, index)))
         return len(key.indices)

@@ -4,7 +4,7 @@ Each takes a PipelineTask and yields batches of normalised images on its device,
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ RATIO = (0.75, 4 / 3)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def timm_loader(task: PipelineTask) -> Iterator[Any]:
+def timm_loader(task: PipelineTask) -> Iterator[torch.Tensor]:
     """Yield the images of `timm_batches`."""
     return (images for images, _ in timm_batches(task))
 
@@ -46,7 +46,7 @@ def timm_batches(task: PipelineTask) -> Iterator[tuple[torch.Tensor, torch.Tenso
         def __len__(self) -> int:
             return len(task.paths)
 
-        def __getitem__(self, index: int) -> tuple[Any, int]:
+        def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
             return open(task.paths[index], "rb"), task.labels[index]
 
     loader = create_loader(
@@ -72,7 +72,7 @@ class _Decoded(torch.utils.data.Dataset):
         from torchvision.transforms import v2
 
         self.task = task
-        steps: list[Any] = [
+        steps: list[torch.nn.Module] = [
             v2.RandomResizedCrop(task.scale, (ZOOM, 1.0), RATIO, antialias=True),
             v2.RandomHorizontalFlip(),
         ]
@@ -88,7 +88,7 @@ class _Decoded(torch.utils.data.Dataset):
         return self.transform(image), self.task.labels[index]
 
 
-def torchvision_loader(task: PipelineTask) -> Iterator[Any]:
+def torchvision_loader(task: PipelineTask) -> Iterator[torch.Tensor]:
     """Yield images of torchvision's decode_jpeg and v2 transforms on uint8, in DataLoader's worker processes."""
     loader = torch.utils.data.DataLoader(
         _Decoded(task), task.batch, shuffle=True, num_workers=task.workers, drop_last=True
@@ -98,7 +98,7 @@ def torchvision_loader(task: PipelineTask) -> Iterator[Any]:
             yield normalise(images, task.device)
 
 
-def dali_loader(task: PipelineTask) -> Iterator[Any]:
+def dali_loader(task: PipelineTask) -> Iterator[torch.Tensor]:
     """Yield images of NVIDIA DALI on the CPU, in threads: decoding with a random crop, resize, flip, normalise."""
     from nvidia.dali import fn, pipeline_def, types
 
@@ -127,7 +127,7 @@ def dali_loader(task: PipelineTask) -> Iterator[Any]:
         yield tensor if task.device.type == "cpu" else torch.from_dlpack(tensor).to(task.device)
 
 
-def spdl_loader(task: PipelineTask) -> Iterator[Any]:
+def spdl_loader(task: PipelineTask) -> Iterator[torch.Tensor]:
     """Yield images of SPDL: decoding, crop, resize and flip by FFmpeg's filters, in threads."""
     import spdl.io
     from spdl.pipeline import PipelineBuilder
@@ -172,7 +172,7 @@ def normalise(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.float().sub_(255 * mean.view(1, 3, 1, 1)).div_(255 * std.view(1, 3, 1, 1))
 
 
-BASELINES: dict[str, Callable[[PipelineTask], Iterator[Any]]] = {
+BASELINES: dict[str, Callable[[PipelineTask], Iterator[torch.Tensor]]] = {
     "timm": timm_loader,
     "torchvision v2": torchvision_loader,
     "DALI (CPU)": dali_loader,

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -63,8 +62,9 @@ def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Pa
     lines: list[str] = [""] * count
 
     def cut_all_of(which: int) -> None:
-        picture: Any = cv2.imread(str(sources[which]), cv2.IMREAD_COLOR)
+        picture = cv2.imread(str(sources[which]), cv2.IMREAD_COLOR)
         for index in np.flatnonzero(chosen == which).tolist():
+            assert picture is not None, sources[which]
             path = out / f"photo_{index:05d}.jpg"
             cv2.imwrite(
                 str(path), _cut(picture, np.random.default_rng((seed, index))), [cv2.IMWRITE_JPEG_QUALITY, QUALITY]

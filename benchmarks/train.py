@@ -12,7 +12,7 @@ the faster of its two rows in channels_last counts. All use SGD with momentum. T
 train.py do (utils.run.set_openmp_spin), those of timm as torch's do. If data and network share the cores, the limit of
 the loop is 1 / (1/step + 1/loader). Rows called "engine" run only if --only names them: they repeat train.py's own
 step, with its copy to the device, guard and averages; "timm, step" is their counterpart. Only rows called "compiled"
-use torch.compile. Prints medians, ratios, and the share of the time for which train.py waited for data; writes
+use torch.compile. Prints medians, ratios, and the share of the time for which train.py waited for data. Writes
 train.json and train.png.
 """
 
@@ -39,7 +39,9 @@ from utils.logger import log
 if TYPE_CHECKING:
     import torch
 
+    from network.base_model import BaseModel
     from options import Options
+    from utils.batch import Batch
 
 NAME = "train"
 NETWORKS = ("EfficientNet-Lite0:64:64", "ResNet50:128:32")
@@ -257,7 +259,7 @@ def _options(task: dict[str, Any], *more: str) -> "Options":
     return parse_train(words)
 
 
-def _model(task: dict[str, Any], device: "torch.device") -> Any:
+def _model(task: dict[str, Any], device: "torch.device") -> "BaseModel":
     """Return the network as train.py places it."""
     from network import get_model
 
@@ -286,7 +288,7 @@ def _steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Ite
 
 
 def _engine_steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Iterator[int]:
-    """Repeat train.py's own step over one batch, which is copied and normalised each time; yield the number of its images."""
+    """Repeat train.py's own step over one batch, with its copy and its normalisation; yield the number of images."""
     from training.setup import build_engine
 
     model, opt = _model(task, device), _options(task, "-w", "0")
@@ -330,7 +332,7 @@ def _loop(task: dict[str, Any], device: "torch.device") -> dict[str, float]:
     edges = (WARM_UP_BATCHES, WARM_UP_BATCHES + task["steps"] - 1)
     plain = dataloader.TrainLoader.batches
 
-    def marked(loader: Any, epoch: int, step: int = 0) -> Iterator[Any]:
+    def marked(loader: dataloader.TrainLoader, epoch: int, step: int = 0) -> Iterator[Batch]:
         for batch in plain(loader, epoch, step):
             if batch.epoch > 1:
                 raise _FirstEpochDone

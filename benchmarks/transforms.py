@@ -4,8 +4,7 @@
     python -m benchmarks.transforms --scale 128 --rounds 5 --out results/small
 
 One thread; images are in memory, after the crop. A round measures every row once, ours and then torchvision's, so that
-a machine whose speed drifts is fair to both. Prints median, lowest and highest over the rounds; writes
-transforms.json.
+a machine whose speed drifts is fair to both. Prints the median and the range over the rounds; writes transforms.json.
 """
 
 import argparse
@@ -15,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
+from dataloader.decode import Image
 from dataloader.transforms import get_transform, ops, policies, transforms
 from options import parse_train
 from options.parser import ToolParser, expanded
@@ -39,7 +38,7 @@ KIND = {
     "color": "Color",
     "autocontrast": "AutoContrast",
 }
-Run = Callable[[int], Any]  # number of an image -> result
+Run = Callable[[int], object]  # number of an image -> result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,7 +117,7 @@ def operations(images: np.ndarray) -> dict[str, dict[str, Run]]:
     def pair(entry: policies.PolicyOp) -> dict[str, Run]:
         kind = KIND.get(entry.op.__name__, entry.op.__name__.capitalize())
 
-        def apply(image: torch.Tensor) -> Any:
+        def apply(image: torch.Tensor) -> object:
             magnitude, how = entry.magnitudes[LEVEL], theirs.interpolation
             return theirs._apply_image_or_video_transform(image, kind, magnitude, interpolation=how, fill=theirs._fill)
 
@@ -147,19 +146,19 @@ def whole_policies(images: np.ndarray) -> dict[str, dict[str, Run]]:
     }
 
 
-def _all(work: Sequence[ops.Op], image: Any, rng: np.random.Generator) -> Any:
+def _all(work: Sequence[ops.Op], image: Image, rng: np.random.Generator) -> Image:
     for operation in work:
         image = operation(image, rng)
     return image
 
 
-def _ours(images: np.ndarray, work: Callable[[Any, np.random.Generator], Any]) -> Run:
+def _ours(images: np.ndarray, work: Callable[[np.ndarray, np.random.Generator], object]) -> Run:
     from utils.rng import sample_rng
 
     return lambda k: work(images[k % len(images)], sample_rng(0, 1, k))
 
 
-def _torchvision(images: np.ndarray, work: Callable[[torch.Tensor], Any]) -> Run:
+def _torchvision(images: np.ndarray, work: Callable[[torch.Tensor], object]) -> Run:
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return lambda k: work(tensors[k % len(tensors)])
 

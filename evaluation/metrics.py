@@ -45,7 +45,7 @@ class Predictions:
         return self.readable & (self.label >= 0)
 
 
-def score(predictions: Predictions, num_classes: int) -> dict[str, Any]:
+def score(predictions: Predictions, num_classes: int) -> dict[str, float]:
     """Return the basic scores, which are fast enough for every epoch.
 
     Returns:

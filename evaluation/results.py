@@ -116,7 +116,9 @@ def write(
     """
     predictions, files, classes = scored
     compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
-    metrics = {**score(predictions, classes.count), **extended_scores(predictions, classes.count, classes.train_counts)}
+    scores = score(predictions, classes.count)
+    more = extended_scores(predictions, classes.count, classes.train_counts)
+    metrics: dict[str, Any] = {**scores, **more}
     if opt.resamples:
         metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, opt.seed, opt.resamples)
     if fitted:

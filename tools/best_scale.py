@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
+
+if TYPE_CHECKING:
+    from dataloader.file_list import FileList
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 STEP_PIXELS = 8
@@ -97,7 +100,7 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
 
 
-def _row(scale: int, found: dict[int, tuple[dict[str, Any], NDArray[np.bool_]]], own: int) -> dict[str, Any]:
+def _row(scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int) -> dict[str, float]:
     """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
     from scipy.stats import binomtest
 
@@ -108,7 +111,7 @@ def _row(scale: int, found: dict[int, tuple[dict[str, Any], NDArray[np.bool_]]],
     return {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
 
 
-def _score(opt: argparse.Namespace, files: Any, scale: int) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+def _score(opt: argparse.Namespace, files: "FileList", scale: int) -> tuple[dict[str, float], NDArray[np.bool_]]:
     """Return the scores at `scale`, and which images were classified correctly, bool (N,)."""
     from evaluation.metrics import score
     from inference import open_inference, predict

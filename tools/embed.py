@@ -15,7 +15,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,10 @@ from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import check_folder
 from utils.run import run_tool
+
+if TYPE_CHECKING:
+    from dataloader.file_list import FileList
+    from evaluation.report.plots import Cell
 
 KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in Wu et al., 2018, section 3.4
 OUTPUTS = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
@@ -99,7 +104,7 @@ def run(opt: argparse.Namespace) -> None:
         log.info(f"Written: {out}/knn.npz. To blend it with the network:\n{blend}")
 
 
-def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:
+def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:
     """Return features float32 (N, D) with rows of length 1, which images were readable, bool (N,), and the classes.
 
     The features are the input of the classifier of --load.
@@ -135,7 +140,7 @@ def embed(opt: argparse.Namespace, files: Any) -> tuple[NDArray[np.float32], NDA
     return features.rows, kept, run.classes
 
 
-def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> None:
+def write_features(folder: Path, features: NDArray[np.float32], files: "FileList") -> None:
     """Write features.npy and features.csv, with one row per image."""
     with atomic_write(folder / "features.npy") as file:
         np.save(file, features, allow_pickle=False)
@@ -146,7 +151,7 @@ def write_features(folder: Path, features: NDArray[np.float32], files: Any) -> N
     log.info(f"Written: {folder}/features.npy {features.shape}, features.csv")
 
 
-def _import_faiss() -> Any:
+def _import_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
@@ -162,8 +167,8 @@ def neighbours(
     Both have rows of length 1.
 
     Args:
-        readable: bool (M,); only readable rows are neighbours. itself: queries are the pool, and none is its own
-        neighbour.
+        readable: bool (M,); only readable rows are neighbours.
+        itself: queries are the pool, and none is its own neighbour.
 
     Returns:
         int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
@@ -194,7 +199,9 @@ def knn_vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes
     return votes / votes.sum(axis=1, keepdims=True)
 
 
-def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32]) -> None:
+def _write_neighbours(
+    path: Path, files: "FileList", pool: "FileList", near: NDArray[np.int64], cosine: NDArray[np.float32]
+) -> None:
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
         writer.writerow(["path", "label", "rank", "neighbour", "neighbour_label", "cosine"])
@@ -205,7 +212,12 @@ def _write_neighbours(path: Path, files: Any, pool: Any, near: NDArray[np.int64]
 
 
 def picture(
-    path: Path, queries: Any, pool: Any, near: NDArray[np.int64], cosine: NDArray[np.float32], classes: Any
+    path: Path,
+    queries: "FileList",
+    pool: "FileList",
+    near: NDArray[np.int64],
+    cosine: NDArray[np.float32],
+    classes: Classes,
 ) -> None:
     """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with classes."""
     from evaluation.report.pictures import SIDE
@@ -217,9 +229,7 @@ def picture(
     names = class_names(classes, sorted({*own, *pool.label[near].ravel().tolist()}))
     rows = []
     for k, index in enumerate(shown.tolist()):
-        line: list[tuple[Any, str, bool | None]] = [
-            (queries.thumbnail(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)
-        ]
+        line: list[Cell] = [(queries.thumbnail(index, SIDE), f"query\n{names[own[k]] if own[k] >= 0 else ''}", None)]
         for place, label, value in zip(near[k].tolist(), others[k], cosine[k].tolist(), strict=True):
             agrees = None if own[k] < 0 else own[k] == label
             line.append((pool.thumbnail(place, SIDE), f"{names[label]}\ncosine {value:.2f}", agrees))

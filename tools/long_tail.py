@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from utils.errors import UserError
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs
 from utils.run import run_tool
+
+if TYPE_CHECKING:
+    from dataloader.file_list import FileList
 
 TAUS = np.round(np.arange(0, 2.01, 0.1), 1)
 FOLDS = 5
@@ -90,7 +93,7 @@ def run(opt: argparse.Namespace) -> None:
 
     scale, shift = layers[method](tau)
     weights[names[0]], weights[names[1]] = weight * scale[:, None], torch.zeros_like(bias) + shift
-    kept: dict[str, Any] = {name: content[name] for name in ("model", "epoch", "opt", "data") if name in content}
+    kept: dict[str, object] = {name: content[name] for name in ("model", "epoch", "opt", "data") if name in content}
     made_by = {"mean": method, "tau": tau, "list": opt.list}
     path = paths[method]
     if path.exists():
@@ -100,7 +103,7 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"\nWritten: {path}. To score it:\n{command('eval', values | {'batch_size': opt.batch_size})}")
 
 
-def _reserve(paths: dict[str, Path], content: dict[str, Any], opt: argparse.Namespace, files: Any) -> None:
+def _reserve(paths: dict[str, Path], content: dict[str, Any], opt: argparse.Namespace, files: "FileList") -> None:
     """Lock what may be written, and refuse to replace a checkpoint that is not this tool's, before the work."""
     folder = Path(opt.load).resolve().parent
     if folder.name == content.get("opt", {}).get("tag"):  # its run may be going on, or be moved by clear.py
@@ -112,7 +115,7 @@ def _reserve(paths: dict[str, Path], content: dict[str, Any], opt: argparse.Name
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether the file is a checkpoint that this tool has written."""
+    """Return whether the file is a checkpoint that this tool has written."""
     from utils import checkpoint
 
     try:
@@ -175,7 +178,7 @@ def cross_fit(hits: NDArray[np.bool_], label: NDArray[np.int64], seed: int) -> t
 
 
 def logits_of_list(
-    opt: argparse.Namespace, files: Any
+    opt: argparse.Namespace, files: "FileList"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, str]]:
     """Return logits float32 (N, C) of the readable images, their labels, and the names of the last weight and bias.
 

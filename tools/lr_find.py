@@ -13,7 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from utils.files import atomic_write, check_regular
 from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
+
+if TYPE_CHECKING:
+    from dataloader import TrainLoader
+    from training.engine import Engine
 
 # The running mean that detects an explosion is corrected for its start at zero (Kingma and Ba, 2015, section 3).
 SMOOTHING = 0.9
@@ -112,7 +116,7 @@ def place(opt: argparse.Namespace) -> Path:
     return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
 
 
-def build(opt: Options) -> tuple[Any, Any]:
+def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     """Return the engine, ready to train, and its loader, as train.py does, without starting a run.
 
     Raises:
@@ -163,7 +167,6 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     """Return the learning rate at which the smoothed loss falls fastest against log(lr), or None if it never falls.
 
     Only the part before the lowest loss counts.
-
 
     Args:
         rates, losses: (N,), of range_test.

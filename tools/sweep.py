@@ -26,17 +26,22 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, TYPE_CHECKING
 
 from options import build_parser
 from options.parser import ToolParser, expanded
-from tools.sweep_space import grid, in_words, read_space, suggest, words_of
+from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
 from utils.outputs import check_folder
 from utils.run import run_tool
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
@@ -82,8 +87,8 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     """Run the remaining trials, then report; return 0.
 
     Raises:
-        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial
-            was completed.
+        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial is
+            complete.
     """
     optuna = _optuna()
     space = read_space(Path(opt.space), build_parser("train"), FIXED)
@@ -131,7 +136,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
 
 
 class TrialFiles:
-    """Hold where a trial prints, the folder of its metrics.csv, and whether it may be pruned."""
+    """Where a trial prints, the folder of its metrics.csv, and whether it may be pruned."""
 
     def __init__(self, output: Path, logs: Path, prune: bool) -> None:
         self.output, self.logs, self.prune = output, logs, prune
@@ -146,7 +151,7 @@ class TrialFiles:
         return []
 
 
-def run_trial(study: Any, trial: Any, words: list[str], files: TrialFiles) -> None:
+def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFiles) -> None:
     """Run train.py with `words`; tell the study its best val_top1, or that it was pruned or failed."""
     optuna = _optuna()
     if "--overwrite" in words:
@@ -185,7 +190,7 @@ def run_trial(study: Any, trial: Any, words: list[str], files: TrialFiles) -> No
 
 
 @contextlib.contextmanager
-def _train_process(words: list[str], output: Any) -> Iterator["subprocess.Popen[bytes]"]:
+def _train_process(words: list[str], output: IO[str]) -> Iterator["subprocess.Popen[bytes]"]:
     """Run train.py as a process that ends with the body."""
     command = [sys.executable, str(ROOT / "train.py"), *words]
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent)
@@ -207,7 +212,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def finished(study: Any) -> list[Any]:
+def finished(study: "Study") -> "list[FrozenTrial]":
     """Return the trials that are complete, pruned or failed, without those that ended with an interrupted sweep."""
     cut = study.user_attrs.get("cut", [])
     return [
@@ -215,7 +220,7 @@ def finished(study: Any) -> list[Any]:
     ]
 
 
-def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
+def _enqueue(study: "Study", combinations: Iterable[dict[str, object]]) -> None:
     """Enqueue the missing settings of a grid, and those of trials that were running when the sweep was interrupted."""
     optuna = _optuna()
     for settings in combinations:
@@ -229,7 +234,7 @@ def _enqueue(study: Any, combinations: Iterable[dict[str, Any]]) -> None:
         log.info(f"{study.study_name}-{trial.number} was interrupted; its settings run again")
 
 
-def _same_space(study: Any, space: dict[str, Any]) -> None:
+def _same_space(study: "Study", space: Space) -> None:
     if study.user_attrs.get("space", space) != space:
         raise UserError(
             f"The sweep {study.study_name} was started with another space: {study.user_attrs['space']}.\n"
@@ -238,7 +243,7 @@ def _same_space(study: Any, space: dict[str, Any]) -> None:
     study.set_user_attr("space", space)
 
 
-def _check_new(study: Any, settings: argparse.Namespace) -> None:
+def _check_new(study: "Study", settings: argparse.Namespace) -> None:
     """Raise UserError if a new sweep would meet runs of a deleted one of the same name."""
     if study.get_trials(deepcopy=False) or settings.overwrite:
         return
@@ -254,7 +259,7 @@ def _check_new(study: Any, settings: argparse.Namespace) -> None:
         )
 
 
-def _check(opt: argparse.Namespace, rest: list[str], space: dict[str, Any]) -> argparse.Namespace:
+def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> argparse.Namespace:
     """Return train.py's options with the first values of the space.
 
     Raises:
@@ -271,7 +276,7 @@ def _check(opt: argparse.Namespace, rest: list[str], space: dict[str, Any]) -> a
     return build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
 
 
-def _optuna() -> Any:
+def _optuna() -> ModuleType:
     """Return Optuna, without its own logging. Raise UserError if it is not installed."""
     try:
         import optuna
@@ -286,7 +291,13 @@ def _optuna() -> Any:
 # ---------------------------------------------------------------------------------------------------- report
 
 
-def report(study: Any, folder: Path, rest: list[str]) -> int:
+def _top1(trial: "FrozenTrial") -> float:
+    """Return the score of a complete trial."""
+    assert trial.value is not None
+    return trial.value
+
+
+def report(study: "Study", folder: Path, rest: list[str]) -> int:
     """Write trials.csv and sweep.png; log the best trials, the failed ones and the best command; return 0.
 
     Raises:
@@ -296,15 +307,14 @@ def report(study: Any, folder: Path, rest: list[str]) -> int:
 
     names = list(study.user_attrs["space"])
     done = finished(study)
-    good = sorted(
-        (trial for trial in done if trial.state.name == "COMPLETE"), key=lambda trial: (-trial.value, trial.number)
-    )
+    complete = [trial for trial in done if trial.state.name == "COMPLETE"]
+    good = sorted(complete, key=lambda trial: (-_top1(trial), trial.number))
     bad = [trial for trial in done if "failed" in trial.user_attrs]
     with atomic_write(folder / "trials.csv", "w") as file:
         writer = tables.writer(file)
         writer.writerow(("tag", "state", "val_top1", *names))
         for trial in sorted(done, key=lambda trial: trial.number):
-            score = trial.value if trial.state.name == "COMPLETE" else ""
+            score = _top1(trial) if trial.state.name == "COMPLETE" else ""
             writer.writerow(
                 (trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names))
             )
@@ -314,10 +324,12 @@ def report(study: Any, folder: Path, rest: list[str]) -> int:
         log.warning(f"{trial.user_attrs['tag']} failed: {trial.user_attrs['failed']}")
     if not good:
         raise UserError(f"No trial was completed. Their output: {folder}/*.log.")
-    draw(folder / "sweep.png", [(trial.number, trial.value, trial.params) for trial in good], study.user_attrs["space"])
+    draw(
+        folder / "sweep.png", [(trial.number, _top1(trial), trial.params) for trial in good], study.user_attrs["space"]
+    )
     width = max(len(trial.user_attrs["tag"]) for trial in good)
     for trial in good[:10]:
-        log.info(f"{trial.user_attrs['tag']:{width}}  {trial.value:.6f}  {'  '.join(in_words(trial.params))}")
+        log.info(f"{trial.user_attrs['tag']:{width}}  {_top1(trial):.6f}  {'  '.join(in_words(trial.params))}")
     best = shlex.join(["python", "train.py", *rest, *words_of(good[0].params), "--tag", f"{study.study_name}-best"])
     log.info(f"Picture: {folder}/sweep.png. To train longer with the best settings, under a new tag:\n{best}")
     return 0

@@ -2,20 +2,25 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from options.parser import Parser
 from options.plain_yaml import YamlError, read_yaml
 from utils.errors import UserError, path_hint, unknown_name
 
+if TYPE_CHECKING:
+    from optuna import Trial
+
 GRID_POINTS = 5  # of a range without a step
 KEYS = {"low", "high", "log", "step"}
+Rule = dict[str, Any]  # {"choices": […]}, or {"low", "high", "log", "step" (or None), "whole"}
+Space = dict[str, Rule]  # by flag
 
 
-def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return {flag: {"choices": […]} or {"low", "high", "log", "step" (or None), "whole"}} of a YAML file.
+def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> Space:
+    """Return the search space of a YAML file.
 
     Args:
         parser: train.py's, which reads each choice as on the command line. fixed: its flags that no space may vary.
@@ -51,7 +56,7 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> dict[st
     return space
 
 
-def _rule(where: str, rule: Any) -> dict[str, Any]:
+def _rule(where: str, rule: object) -> Rule:
     if (
         not isinstance(rule, dict)
         or not {"low", "high"} <= {key for key in rule if rule[key] is not None} <= set(rule) <= KEYS
@@ -78,9 +83,9 @@ def _rule(where: str, rule: Any) -> dict[str, Any]:
     return {"low": low, "high": high, "log": log, "step": step, "whole": whole}
 
 
-def _number(where: str, value: Any) -> int | float:
+def _number(where: str, value: object) -> int | float:
     try:
-        number = int(value) if re.fullmatch(r"[+-]?\d+", str(value)) else float(value)
+        number = int(str(value)) if re.fullmatch(r"[+-]?\d+", str(value)) else float(str(value))
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
@@ -88,9 +93,9 @@ def _number(where: str, value: Any) -> int | float:
     return number
 
 
-def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def suggest(trial: "Trial", space: Space) -> dict[str, Any]:
     """Return the values that an Optuna trial suggests: {flag: value}."""
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for name, rule in space.items():
         if "choices" in rule:
             chosen[name] = trial.suggest_categorical(name, rule["choices"])
@@ -101,12 +106,12 @@ def suggest(trial: Any, space: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return chosen
 
 
-def grid(space: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+def grid(space: Space) -> dict[str, list[Any]]:
     """Return {flag: values} of a grid: the list, each step of a range, or five evenly (or log-evenly) spaced points."""
     return {name: rule["choices"] if "choices" in rule else _points(rule) for name, rule in space.items()}
 
 
-def _points(rule: dict[str, Any]) -> list[Any]:
+def _points(rule: Rule) -> list[Any]:
     low, high = rule["low"], rule["high"]
     if rule["step"] is not None:
         return [low + k * rule["step"] for k in range(int((high - low) / rule["step"] + 1e-9) + 1)]
@@ -116,7 +121,7 @@ def _points(rule: dict[str, Any]) -> list[Any]:
     return list(dict.fromkeys(round(point) for point in points)) if rule["whole"] else points
 
 
-def words_of(chosen: dict[str, Any]) -> list[str]:
+def words_of(chosen: Mapping[str, object]) -> list[str]:
     """Return the values as words of a command line; a switch becomes --name or --no-name."""
     words = []
     for name, value in chosen.items():
@@ -125,6 +130,6 @@ def words_of(chosen: dict[str, Any]) -> list[str]:
     return words
 
 
-def in_words(chosen: dict[str, Any]) -> list[str]:
+def in_words(chosen: Mapping[str, object]) -> list[str]:
     """Return the values as text, such as ["lr 0.00443", "optimizer sgd"]."""
     return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()]

@@ -1,7 +1,6 @@
 """Check the classes of the lists: which are missing, rare or unnamed, and how unbalanced they are."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from tools.doctor.scan import Scan
 
 MAX_CLASSES_PER_IMAGE = 20  # a label such as 900000000 must not fill the memory
 Names = list[str] | None
+Balance = dict[str, float]  # of `class_balance`
 
 
 def read_names(lists: list[FileList]) -> tuple[Path, Names]:
@@ -21,7 +21,7 @@ def read_names(lists: list[FileList]) -> tuple[Path, Names]:
     return path, read_lines(path) if path.is_file() else None
 
 
-def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[dict[str, Any] | None]:
+def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[Balance | None]:
     """Add the problems of the classes to `found`; return `class_balance` of each list, None for one without labels."""
     labelled = [place for place, files in enumerate(seen.lists) if len(files) and int(files.label.max()) >= 0]
     counts: list[NDArray | None] = [None] * len(seen.lists)
@@ -49,7 +49,7 @@ def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -
     return [None if held is None else class_balance(held) for held in counts]
 
 
-def class_balance(counts: NDArray) -> dict[str, Any]:
+def class_balance(counts: NDArray) -> Balance:
     """Return images per class: minimum, median, maximum, max / min, and the Gini coefficient (0: all equal).
 
     Classes without images do not count.

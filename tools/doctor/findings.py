@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,7 @@ class Findings:
 
         `listed` is -1 except in rows of `add_text`.
         """
-        kinds: Any = (np.uint8, np.int64, np.int64, np.uint8, np.int16)
+        kinds: tuple[type[np.generic], ...] = (np.uint8, np.int64, np.int64, np.uint8, np.int16)
         if not self.blocks:
             return tuple(np.zeros(0, kind) for kind in kinds)
         self.blocks = [tuple(np.concatenate(parts) for parts in zip(*self.blocks, strict=True))]

@@ -3,7 +3,6 @@
 import base64
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import simplejpeg
 
@@ -103,7 +102,7 @@ def thumbnail(path: str, max_pixels: int = MAX_PIXELS) -> bytes:
     return b"" if small is None else simplejpeg.encode_jpeg(small, quality=75, colorspace="RGB", colorsubsampling="420")
 
 
-def _row(report: Report, album: Album, name: str, number: int) -> dict[str, Any]:
+def _row(report: Report, album: Album, name: str, number: int) -> dict[str, object]:
     row = report.row(number)
     image, partner = row["image"], row["partner"]
     sides = []

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from tools.doctor.classes import Balance
 from tools.doctor.findings import ERROR, PROBLEMS, Findings
 from tools.doctor.scan import Scan
 from utils import tables
@@ -17,18 +18,30 @@ from utils.names import columns, shorten
 MAX_EXAMPLES = 3  # findings per problem in the log
 
 
+class Row(TypedDict):
+    """A finding as a row of doctor.csv; `image` and `partner`, -1 for none, are left out there."""
+
+    list: str
+    line: int | str  # "" if the finding is about no single image
+    path: str
+    problem: str
+    detail: str
+    image: int
+    partner: int
+
+
 @dataclass(frozen=True)
 class Report:
-    """Hold all findings. `balances`: class balance per list, None without labels; `names`: of the classes, or None."""
+    """All findings. `balances`: class balance per list, None without labels; `names`: of the classes, or None."""
 
     seen: Scan
     found: Findings
-    balances: list[dict[str, Any] | None]
+    balances: list[Balance | None]
     names: list[str] | None
     seconds: float
 
-    def row(self, number: int) -> dict[str, Any]:
-        """Return finding `number` as a row of the CSV, with its images ("image" and "partner", -1 for none)."""
+    def row(self, number: int) -> Row:
+        """Return finding `number` as a row."""
         code, image, partner, _, listed = (int(column[number]) for column in self.found.columns())
         place = listed if listed >= 0 else self.seen.which(image)[0]
         return {
@@ -141,7 +154,7 @@ def show(report: Report, folder: Path) -> None:
     )
 
 
-def _rows(report: Report) -> Iterator[dict[str, Any]]:
+def _rows(report: Report) -> Iterator[Row]:
     for _, rows in report.found.by_problem():
         for number in rows.tolist():
             yield report.row(number)
@@ -155,5 +168,5 @@ def _problems_of(report: Report, place: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _per_class(balance: dict[str, Any]) -> str:
+def _per_class(balance: Balance) -> str:
     return f"{balance['min']} / {balance['median']:g} / {balance['max']}"

@@ -173,7 +173,7 @@ def _paths(file: Path, images: list[Entry], ids: Sequence[str | None], root: str
     return [absolute(layouts[layout](name, key), root) for name, key in zip(names, ids, strict=True)]
 
 
-def _show(entry: Any) -> str:
+def _show(entry: object) -> str:
     """Return a JSON value as text for a message, shortened."""
     text = json.dumps(entry, ensure_ascii=False)
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "…"
