@@ -66,7 +66,9 @@ def device() -> "torch.device":
 
     if not _finds_gpu():
         return torch.device("cpu")
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as --deterministic sets it; cuBLAS reads it once, at its start
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # as --deterministic sets it; cuBLAS reads it once, at its start
     return torch.device("cuda", 0)
 
 

@@ -50,7 +50,9 @@ class Forked:
     ) -> None:
         _start_server()
         line = [str(script), *map(str, words)]
-        self._process = SERVER.Process(target=_run, args=(folder, out, line, dict(environment or os.environ), session, gates))
+        self._process = SERVER.Process(
+            target=_run, args=(folder, out, line, dict(environment or os.environ), session, gates)
+        )
         self._process.start()
         self.pid: int = self._process.pid
         started.append(self)
@@ -112,7 +114,14 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], session: bool, gates: tuple[Path, set[int]] | None) -> None:
+def _run(
+    folder: Path,
+    out: Path,
+    line: list[str],
+    environment: dict[str, str],
+    session: bool,
+    gates: tuple[Path, set[int]] | None,
+) -> None:
     missing = set(IMPORTS.split()) - sys.modules.keys()
     assert not missing, f"the server could not import {missing}"
     multiprocessing.set_start_method("fork", force=True)  # Linux's own, which a child of the server would not have
@@ -141,7 +150,9 @@ def _run(folder: Path, out: Path, line: list[str], environment: dict[str, str], 
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # here, as an interpreter does: multiprocessing would close its queues first, and threads that read them protest
+    os._exit(
+        code
+    )  # here, as an interpreter does: multiprocessing would close its queues first, and threads that read them protest
 
 
 def _end_with_the_test() -> None:

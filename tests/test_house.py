@@ -30,7 +30,9 @@ MAY_USE["tools"] = {*MAY_USE} - {"script"}
 MAY_USE["benchmarks"] = {*MAY_USE} - {"script"}
 MAY_USE["datasets"] = {"tools"}
 
-SOURCES = sorted([*(ROOT / f"{name}.py" for name in SCRIPTS), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])
+SOURCES = sorted(
+    [*(ROOT / f"{name}.py" for name in SCRIPTS), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
+)
 FILES = sorted([*SOURCES, *(ROOT / "datasets").glob("*.py")])
 
 
@@ -85,7 +87,9 @@ def arrows_upwards(graph: dict[Path, set[Path]]) -> dict[tuple[str, str], set[Pa
         room = room_of(path)
         for target in targets:
             above = room_of(target)
-            from_train = label(path) == "train.py" and label(target) == "eval.py"  # it validates with eval.py's function
+            from_train = (
+                label(path) == "train.py" and label(target) == "eval.py"
+            )  # it validates with eval.py's function
             if above not in {room, *MAY_USE[room]} or (room == above == "script" and not from_train):
                 found.setdefault((label(path), above), set()).add(target)
     return found

@@ -42,14 +42,27 @@ def here(monkeypatch):
 def measured(tool, photo_set, tmp_path, *words):
     """What `tool` writes after one round of the 36 photographs."""
     out = tmp_path / "out"
-    common = ["--list", str(photo_set / "train.txt"), "--rounds", "1", "--workers", "1", "--gpu", "-1", "--out", str(out)]
+    common = [
+        "--list",
+        str(photo_set / "train.txt"),
+        "--rounds",
+        "1",
+        "--workers",
+        "1",
+        "--gpu",
+        "-1",
+        "--out",
+        str(out),
+    ]
     assert tool.main([*common, *words]) == 0
     assert (out / f"{tool.NAME}.png").is_file()
     return json.loads((out / f"{tool.NAME}.json").read_text())
 
 
 def test_input_benchmark_writes_its_rates(here, photo_set, tmp_path, capsys):
-    found = measured(bench_input, photo_set, tmp_path, "--scale", "32", "--batch", "6", "--only", "decode only", "ours", "timm")
+    found = measured(
+        bench_input, photo_set, tmp_path, "--scale", "32", "--batch", "6", "--only", "decode only", "ours", "timm"
+    )
     assert set(found) == {"settings", "cores", "device", "rates", "medians"}
     kinds = ("crop, flip", "crop, flip, colour")
     assert set(found["rates"]) == {f"{name} · {kind}" for name in ("decode only", "ours", "timm") for kind in kinds} | {
@@ -103,7 +116,13 @@ def test_train_benchmark_row_runs_in_its_own_process(photo_set, tmp_path, monkey
 
 
 def test_train_benchmark_ratios_match_their_names():
-    rate = {"ours, step": 100.0, "ours, loader cached": 300.0, "ours, loop cached": 60.0, "timm defaults": 20.0, "ours, loop jpeg": 50.0}
+    rate = {
+        "ours, step": 100.0,
+        "ours, loader cached": 300.0,
+        "ours, loop cached": 60.0,
+        "timm defaults": 20.0,
+        "ours, loop jpeg": 50.0,
+    }
     found = bench_train.ratios("EfficientNet-Lite0:64:64", rate)
     assert found["loop cached / (1 / (1/step + 1/loader))"] == (pytest.approx(0.8), 0.95)
     assert found["loop jpeg / timm defaults"] == (2.5, 1.8)
@@ -126,14 +145,20 @@ def test_train_benchmark_interrupted_keeps_finished_rows(photo_set, tmp_path, ca
     words = ["--list", str(photo_set / "train.txt"), "--out", str(tmp_path), "--only", "ours", "timm"]
     assert bench_input.main(words) == 130
     kept = json.loads((tmp_path / "input.rows.json").read_text())
-    assert [row["measured"] for row in kept["rows"]] == [100.0, 50.0] and kept["of"] == 15 and kept["settings"]["workers"] == 2
+    assert (
+        [row["measured"] for row in kept["rows"]] == [100.0, 50.0]
+        and kept["of"] == 15
+        and kept["settings"]["workers"] == 2
+    )
     assert "1/15  ours · crop, flip" in capsys.readouterr().out
     measured[:] = [1.0] * 99
     assert bench_input.main([*words, "--rounds", "1"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"input.json", "input.png"}
 
 
-@pytest.mark.parametrize("words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["--networks", "ResNet50:128"], ["--steps", "1"], ["--rounds", "0"], ["--list", "no.txt"]], ids=str
+)
 def test_train_benchmark_wrong_flag_is_refused(words, photo_set, tmp_path, capsys):
     given = [] if "--list" in words else ["--list", str(photo_set / "train.txt")]
     assert bench_train.main([*given, "--out", str(tmp_path), *words]) == 2
@@ -164,7 +189,15 @@ def test_report_benchmark_writes_page_and_times(tmp_path, capsys):
 
 @pytest.mark.parametrize("gpu, words", [(None, []), (-1, ["--gpu", "-1"]), (1, ["--gpu", "1"])])
 def test_benchmark_gpu_flag_reaches_its_rows(gpu, words):
-    task = {"model": "ResNet18", "list": "a.txt", "val": "b.txt", "precision": "fp32", "scale": 32, "batch": 4, "workers": 0}
+    task = {
+        "model": "ResNet18",
+        "list": "a.txt",
+        "val": "b.txt",
+        "precision": "fp32",
+        "scale": 32,
+        "batch": 4,
+        "workers": 0,
+    }
     assert bench.gpu_words({"gpu": gpu}) == words
     assert bench_train._options(task | {"gpu": gpu, "row": "ours, step"}).gpu == gpu
 
@@ -184,11 +217,17 @@ def test_crash_test_moments_name_existing_functions():
     """A function that was renamed would count as no moment: put its new name into crash_test.MOMENTS, MAIN or SAVING."""
     for file, name in (*crash_test.MOMENTS.values(), crash_test.MAIN, *crash_test.SAVING):
         tree = ast.parse((bench.ROOT / file).read_text())
-        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{file} has no {name}"
+        assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, (
+            f"{file} has no {name}"
+        )
 
 
 def test_crash_test_on_stack_matches_file_and_function():
-    frames = ('"/here/training/run.py", line 9 in end_epoch', '"/here/train.py", line 7 in train', '"<string>", line 1 in <module>')
+    frames = (
+        '"/here/training/run.py", line 9 in end_epoch',
+        '"/here/train.py", line 7 in train',
+        '"<string>", line 1 in <module>',
+    )
     stack = "".join(f"  File {frame}\n" for frame in frames)
     assert crash_test.on_stack(("train.py", "train"), stack)
     assert crash_test.on_stack(("training/run.py", "end_epoch"), stack)

@@ -70,7 +70,12 @@ def test_match_names_in_other_accent_forms_are_equal():
     assert names_agree(["café", "b"], ["cafe\u0301", "b"]) and names_agree(None, ["a"]) and names_agree(["a"], [])
     assert not names_agree(["a", "b"], ["b", "a"]) and not names_agree(["a"], ["a", "b"])
     assert match_names(["b", "new", "cafe\u0301"], ["café", "a", "b"]).tolist() == [2, -1, 0]
-    assert match_names(["a", "b", "b", " "], ["b", " ", "a"]).tolist() == [2, -1, -1, -1]  # two of a name, or none, say nothing
+    assert match_names(["a", "b", "b", " "], ["b", " ", "a"]).tolist() == [
+        2,
+        -1,
+        -1,
+        -1,
+    ]  # two of a name, or none, say nothing
     assert match_names(["a"], ["a", "a"]).tolist() == [-1]
 
 
@@ -86,11 +91,15 @@ def test_align_labels_of_other_numbering_follow_names(tmp_path, said):
     predictions = SimpleNamespace(label=found.label, index=np.arange(3))
     label_issues.write(tmp_path / "issues.csv", issues, (predictions, found, Classes(3, ["cat", "cow", "dog"])))
     with open(tmp_path / "issues.csv") as file:  # clean.py edits the list, by its own numbers; it has none for a cow
-        rows = [(row["label"], row["new_label"], row["label_name"], row["suggested_name"]) for row in csv.DictReader(file)]
+        rows = [
+            (row["label"], row["new_label"], row["label_name"], row["suggested_name"]) for row in csv.DictReader(file)
+        ]
     assert rows == [("0", "1", "dog", "cat"), ("1", "", "cat", "cow")]
     assert align_labels(files, Classes(2, ["dog", "cat"]), "x") is files is align_labels(files, Classes(2), "x")
     for names in (["cat", "cow", "pig"], ["cat", "dog", "dog"]):
-        with pytest.raises(UserError, match=r"1 of its 2 names are unknown to the checkpoint, or not unique \(the first: 'dog'\)"):
+        with pytest.raises(
+            UserError, match=r"1 of its 2 names are unknown to the checkpoint, or not unique \(the first: 'dog'\)"
+        ):
             align_labels(files, Classes(3, names), "the checkpoint")
     with pytest.raises(UserError, match=r"line 2: the label is 1; allowed: 0 to 0"):
         align_labels(files, Classes(1), "the checkpoint")
@@ -110,8 +119,14 @@ def test_load_weights_of_other_classes_move_classifier_rows_by_name(name, head, 
     ema = {key: value + 1 if value.is_floating_point() else value for key, value in raw.items()}
     content = {"model": name, "weights": raw, "ema": ema, "showing": "ema", "data": {"class_names": ["a", "b", "c"]}}
     load_weights(new, content, "old.pt", names=["c", "d", "a"])
-    per_class = [key for key, value in own.items() if value.ndim and value.shape[0] in (3, 9) and not key.startswith(("conv", "stem"))]
-    assert len(per_class) == {"linear": 2, "cosine": 1, "arcface": 1, "subcenter": 1}[head] * (2 if "distilled" in name else 1)
+    per_class = [
+        key
+        for key, value in own.items()
+        if value.ndim and value.shape[0] in (3, 9) and not key.startswith(("conv", "stem"))
+    ]
+    assert len(per_class) == {"linear": 2, "cosine": 1, "arcface": 1, "subcenter": 1}[head] * (
+        2 if "distilled" in name else 1
+    )
     for key, value in new.net.state_dict().items():
         if key not in per_class:
             assert torch.equal(value, ema[key])
@@ -150,7 +165,9 @@ def test_scripts_with_list_of_other_numbering_score_by_name(script, photo_set, s
         refused += [script("train.py", "--tag", "run", "--resume", "--epochs", 5, "--data_root", folder, "--gpu", -1)]
     assert Path("checkpoints/run/last.pt").read_bytes() == before
     for result, text in zip(
-        refused, ["unknown to the checkpoint", "--pseudo_label would not fit", "class 0 is 'china' there", "class 2 is"], strict=True
+        refused,
+        ["unknown to the checkpoint", "--pseudo_label would not fit", "class 0 is 'china' there", "class 2 is"],
+        strict=True,
     ):
         assert result.code == 2 and text in result.err, result.err
     assert not Path("results/cache").exists()
@@ -174,7 +191,11 @@ def test_tools_with_list_of_other_numbering_score_by_name(script, photo_set, sma
         common = ["--load", "checkpoints/run/last.pt", "--list", f"{folder}/val.txt", "--gpu", "-1", "-w", "0"]
         out = ["--out", f"out/{folder.name}"]
         among = ["--among", f"{folder}/train.txt", "--neighbours", "3"]
-        codes = [best_scale.main([*common, *out, "--scales", "32"]), long_tail.main(common), embed.main([*common, *out, *among])]
+        codes = [
+            best_scale.main([*common, *out, "--scales", "32"]),
+            long_tail.main(common),
+            embed.main([*common, *out, *among]),
+        ]
         assert codes == ([2] * 3 if folder == other else [0] * 3)
         shown.append([line for line in capfd.readouterr().out.splitlines() if re.search(r"\d\.\d{6}", line)])
     assert shown[0] == shown[1] and len(shown[0]) >= 3
@@ -186,24 +207,42 @@ def test_tools_with_list_of_other_numbering_score_by_name(script, photo_set, sma
 def test_lists_of_options_are_absolute_and_found_again():
     opt = parse_train(["--data_root", "a b"])
     here = Path.cwd()
-    assert lists_of(opt) == {"data_root": f"{here}/a b"} | {name: f"{here}/a b/{name}.txt" for name in ("train", "val", "test")}
+    assert lists_of(opt) == {"data_root": f"{here}/a b"} | {
+        name: f"{here}/a b/{name}.txt" for name in ("train", "val", "test")
+    }
     opt = parse_train(["--train_list", "/x/fold.txt", "--val_list", "y.txt"])
     assert lists_of(opt) == {"data_root": "/x", "train": "/x/fold.txt", "val": f"{here}/y.txt", "test": "/x/test.txt"}
     plain, given = parse_train([]), parse_train(["--data_root", "datasets"])
     known = {"a.pt": {"val": "/x/val.txt"}, "b.pt": None, "c.pt": {"val": "/x/../x/val.txt", "test": 3}}
     assert known_list(plain, "val", known) == (Path("/x/val.txt"), "a.pt and c.pt")
     assert known_list(parse_submit(["--load", "a.pt"]), "test", known) == known_list(given, "val", known) == (None, "")
-    with pytest.raises(UserError, match=r"different validation lists:\n  a.pt: /x/val.txt\n  c.pt: .*\n  d.pt: /y.txt\n.*--val_list FILE"):
+    with pytest.raises(
+        UserError,
+        match=r"different validation lists:\n  a.pt: /x/val.txt\n  c.pt: .*\n  d.pt: /y.txt\n.*--val_list FILE",
+    ):
         known_list(plain, "val", known | {"d.pt": {"val": "/y.txt"}})
 
 
 def test_command_with_odd_values_is_complete_and_quoted(monkeypatch):
-    opt = {"load": ["a b.pt", "c;d.pt"], "weights": [2.0, 1], "report": False, "gpu": -1, "tag": "cache", "out": "-x.csv", "lr": 3}
+    opt = {
+        "load": ["a b.pt", "c;d.pt"],
+        "weights": [2.0, 1],
+        "report": False,
+        "gpu": -1,
+        "tag": "cache",
+        "out": "-x.csv",
+        "lr": 3,
+    }
     monkeypatch.setattr("sys.argv", ["/my code/train.py"])
-    assert command("eval", opt) == "python '/my code/eval.py' --gpu -1 --load 'a b.pt' 'c;d.pt' --weights 2.0 1 --no-report"
+    assert (
+        command("eval", opt)
+        == "python '/my code/eval.py' --gpu -1 --load 'a b.pt' 'c;d.pt' --weights 2.0 1 --no-report"
+    )
     monkeypatch.setattr("sys.argv", ["/x/pytest"])
     assert command("submit", {"out": "-x.csv", "debug": True}) == "python submit.py --debug --out=-x.csv"
-    typed = parse_eval(["--load", "x.pt", "--data_root", "datasets"])  # the default, which overrides the list that x.pt remembers
+    typed = parse_eval(
+        ["--load", "x.pt", "--data_root", "datasets"]
+    )  # the default, which overrides the list that x.pt remembers
     assert after_evaluation(typed) == "python submit.py --data_root datasets --load x.pt"
     assert after_evaluation(parse_eval(["--load", "x.pt"])) == "python submit.py --load x.pt"
 
@@ -238,7 +277,10 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
 
     load = ["--load", "checkpoints/a_run/best.pt", *QUIET]
     bare = script("eval.py", *load)
-    assert bare.code == 0 and f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt remembers it" in bare.out
+    assert (
+        bare.code == 0
+        and f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt remembers it" in bare.out
+    )
     assert f"top1 {best:.6f}" in bare.out and "(12 images)" in bare.out
     assert "(2 images)" in script("eval.py", *load, "--data_root", "datasets").out
     assert "(12 images)" in script("eval.py", *load, "--val_list", photo_set / "val.txt").out
@@ -250,7 +292,10 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
     assert "The validation list is datasets/val.txt: no checkpoint says" in old.out and "(2 images)" in old.out
     own.rename(tmp_path / "away")
     gone = script("eval.py", *load)
-    assert gone.code == 2 and f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
+    assert (
+        gone.code == 2
+        and f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
+    )
 
 
 @pytest.mark.slow
@@ -263,7 +308,9 @@ def test_resume_under_another_tag_prints_existing_checkpoint(script, photo_set, 
     )
     assert script("train.py", "--tag", "one", "--data_root", photo_set, "--epochs", 2, *small).code == 0
     for tag, there in (("two", "best.pt"), ("three", "last.pt")):
-        result = script("train.py", "--tag", tag, "--resume", "--load", "checkpoints/one/last.pt", "--epochs", 3, "--gpu", -1)
+        result = script(
+            "train.py", "--tag", tag, "--resume", "--load", "checkpoints/one/last.pt", "--epochs", 3, "--gpu", -1
+        )
         assert result.code == 0, result.err
         assert f"checkpoints/{tag}/{there}" in printed(result)
         if there == "best.pt":

@@ -39,7 +39,9 @@ def sizes(photos, tmp_path_factory) -> Path:
         cv2.imwrite(str(path), photos[k % 3][: 40 + 10 * k, : 40 + 10 * k, ::-1])
         lines.append(f"{path} {k % 2}\n")
     for name in ("train", "val", "test"):
-        (folder / f"{name}.txt").write_text("".join(line if name != "test" else line.split()[0] + "\n" for line in lines))
+        (folder / f"{name}.txt").write_text(
+            "".join(line if name != "test" else line.split()[0] + "\n" for line in lines)
+        )
     return folder
 
 
@@ -50,11 +52,27 @@ def test_max_pixels_of_flag_and_decoder_are_equal():
 @pytest.mark.parametrize("how", LOADING)
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_max_pixels_in_loader_workers_is_obeyed(sizes, how, cache):
-    words = ["-b", "4", "--epochs", "1", "--gpu", "-1", "--transform", "none", "--max_pixels", "8100", "--cache", cache, *LOADING[how]]
+    words = [
+        "-b",
+        "4",
+        "--epochs",
+        "1",
+        "--gpu",
+        "-1",
+        "--transform",
+        "none",
+        "--max_pixels",
+        "8100",
+        "--cache",
+        cache,
+        *LOADING[how],
+    ]
     files = read_list(sizes / "train.txt")
     batches = list(dataloader.train_loader(parse_train(words), files, WAY).batches(1))
     assert {index for batch in batches for index, _ in batch.bad} == {6, 7}
-    opt = parse_eval(["--load", "x.pt", "-b", "4", "--gpu", "-1", "--max_pixels", "8100", "--cache", cache, *LOADING[how]])
+    opt = parse_eval(
+        ["--load", "x.pt", "-b", "4", "--gpu", "-1", "--max_pixels", "8100", "--cache", cache, *LOADING[how]]
+    )
     bad = dict(pair for batch in dataloader.eval_loader(opt, files, (WAY,)) for pair in batch.bad)
     assert set(bad) == {6, 7}
     assert "6.jpg: 100x100 is over 8100 pixels" in bad[6]
@@ -63,7 +81,18 @@ def test_max_pixels_in_loader_workers_is_obeyed(sizes, how, cache):
 
 def test_max_pixels_changed_after_caching_is_obeyed(sizes, tmp_path):
     def bad(limit):
-        words = ["--load", "x.pt", "--gpu", "-1", "-w", "0", "--max_pixels", str(limit), "--cache", f"disk:{tmp_path}/c"]
+        words = [
+            "--load",
+            "x.pt",
+            "--gpu",
+            "-1",
+            "-w",
+            "0",
+            "--max_pixels",
+            str(limit),
+            "--cache",
+            f"disk:{tmp_path}/c",
+        ]
         batches = dataloader.eval_loader(parse_eval(words), read_list(sizes / "val.txt"), (WAY,))
         return [index for batch in batches for index, _ in batch.bad]
 
@@ -72,7 +101,9 @@ def test_max_pixels_changed_after_caching_is_obeyed(sizes, tmp_path):
 
 def test_max_pixels_in_scripts_and_doctor_is_obeyed(script, sizes, small, tmp_path):
     words = ["--data_root", sizes, "--gpu", -1, "-w", 0, "-b", 4, "--max_pixels", 8100]
-    result = script("train.py", *small, *words, "--epochs", 1, "--max_bad", 1, "--tag", "big", "--model", "timm:test_resnet")
+    result = script(
+        "train.py", *small, *words, "--epochs", 1, "--max_bad", 1, "--tag", "big", "--model", "timm:test_resnet"
+    )
     assert result.code == 0, result.err
     with open("logs/big/bad_images.csv") as file:
         assert {int(row["index"]) for row in csv.DictReader(file)} == {6, 7}
@@ -81,7 +112,11 @@ def test_max_pixels_in_scripts_and_doctor_is_obeyed(script, sizes, small, tmp_pa
     assert (metrics["count"], metrics["unreadable"]) == (6, 2)
     assert "2 of 8 images could not be read" in script("submit.py", *words, "--load", "checkpoints/big/best.pt").out
     assert script("train.py", *small, "--max_pixels", 400_000_000).code == 2
-    for limit, found in (("8100", ["6.jpg", "7.png"]), ("178956970", []), ("8100", ["6.jpg", "7.png"])):  # what it keeps knows the limit
+    for limit, found in (
+        ("8100", ["6.jpg", "7.png"]),
+        ("178956970", []),
+        ("8100", ["6.jpg", "7.png"]),
+    ):  # what it keeps knows the limit
         doctor.main([str(sizes / "train.txt"), "--out", str(tmp_path / "out"), "--near", "-1", "--max_pixels", limit])
         with open(tmp_path / "out/doctor.csv") as file:
             assert [Path(row["path"]).name for row in csv.DictReader(file) if row["problem"] == "too_large"] == found
@@ -154,7 +189,9 @@ def pillow(path: str) -> np.ndarray | None:
         image.load()
     except Exception:
         return None
-    return np.array(image.convert("RGB")) if image.mode in ("L", "P", "RGB") and not image.has_transparency_data else None
+    return (
+        np.array(image.convert("RGB")) if image.mode in ("L", "P", "RGB") and not image.has_transparency_data else None
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's of damaged TIFF directories
@@ -174,7 +211,9 @@ def test_eval_loader_damaged_file_equals_pillow_or_is_reported(corrupt):
             assert np.abs(decode.read_image(path)[0].astype(int) - wanted).mean() < 1, path
     assert neither == []
     assert compared >= 6 * 4 + 1  # the whole ones, at least
-    assert not read[[k for k in range(len(files)) if "cut_at_5" in files.path(k) and not files.path(k).endswith("gif")]].any()
+    assert not read[
+        [k for k in range(len(files)) if "cut_at_5" in files.path(k) and not files.path(k).endswith("gif")]
+    ].any()
 
 
 RUN = """
@@ -189,7 +228,9 @@ def go(name, *flags):
 code = go("train", *{training!r})
 sys.exit(code or go("eval", "--load", "checkpoints/bad/last.pt"))
 """
-TRAINING = "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --transform light --num_classes 3 --precision fp32"
+TRAINING = (
+    "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --transform light --num_classes 3 --precision fp32"
+)
 
 
 @pytest.mark.parametrize("how", ["threads", "processes"])

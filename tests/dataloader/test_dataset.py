@@ -43,7 +43,9 @@ def folder(photos, tmp_path_factory):
 
 def training(folder, *words, name="train.txt"):
     files = read_list(folder / name)
-    return TrainDataset(files, FileReader(files), build_stages(parse_train(["--transform", "light", *words]), WAY), seed=4)
+    return TrainDataset(
+        files, FileReader(files), build_stages(parse_train(["--transform", "light", *words]), WAY), seed=4
+    )
 
 
 def evaluation(folder, *ways, name="train.txt"):
@@ -89,7 +91,9 @@ def test_train_image_per_epoch_and_copy_differs(folder):
 def test_train_unreadable_image_is_replaced_by_next_with_its_label(folder):
     data = training(folder)
     batch = data.__getitems__(key(5, 1, 2, 11))
-    assert batch.index.tolist() == batch.label.tolist() == [7, 1, 3, 0]  # 5 and 6 are bad; after the last comes the first
+    assert (
+        batch.index.tolist() == batch.label.tolist() == [7, 1, 3, 0]
+    )  # 5 and 6 are bad; after the last comes the first
     assert torch.equal(batch.image, data.__getitems__(key(7, 1, 3, 0)).image)
     assert [index for index, _ in batch.bad] == [5, 6, 2, 11]
     for index, text in batch.bad:
@@ -233,6 +237,10 @@ def test_eval_reader_is_asked_for_largest_size_needed(folder):
         asked.append(need(1000, 2000))
         return np.zeros((1000, 2000, 3), np.uint8), (1000, 2000)
 
-    ways = (Preprocess(100, "squash", MEAN, MEAN), Preprocess(140, "crop", MEAN, MEAN), Preprocess(90, "pad", MEAN, MEAN))
+    ways = (
+        Preprocess(100, "squash", MEAN, MEAN),
+        Preprocess(140, "crop", MEAN, MEAN),
+        Preprocess(90, "pad", MEAN, MEAN),
+    )
     EvalDataset(files, SimpleNamespace(read=read), ways).__getitems__(key(0))
     assert asked == [pytest.approx(0.16)]  # 140 of the 875 pixels that the crop shows

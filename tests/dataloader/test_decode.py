@@ -140,7 +140,9 @@ def over_white(picture):
 def transparent(photo, mode):
     """The photograph with an alpha that runs from nought to full, in `mode`."""
     picture = photo.convert("RGBA")
-    picture.putalpha(PIL.Image.fromarray(np.tile(np.linspace(0, 255, picture.width).astype(np.uint8), (picture.height, 1))))
+    picture.putalpha(
+        PIL.Image.fromarray(np.tile(np.linspace(0, 255, picture.width).astype(np.uint8), (picture.height, 1)))
+    )
     return picture if mode == "RGBA" else picture.convert(mode)
 
 
@@ -237,7 +239,9 @@ def upright(data):
 def test_decode_exif_of_either_byte_order_is_upright(photo, turn, order):
     data = encoded(photo, "JPEG", quality=95)
     exif = segment(0xE1, b"Exif\0\0" + directory(order, (0x010F, 1), (0x0112, turn), (0x0128, 2)))
-    others = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>") + segment(0xFE, b"a comment") + segment(0xE2, b"ICC" * 900)
+    others = (
+        segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>") + segment(0xFE, b"a comment") + segment(0xE2, b"ICC" * 900)
+    )
     data = data[:2] + others + exif + data[2:]
     wanted = np.asarray(upright(data)).astype(int)
     got, size = decode(data)
@@ -340,7 +344,11 @@ def test_decode_jpeg_with_unnamed_sampling_equals_pillow(photo, sampling):
 @pytest.mark.parametrize("kind", [*FORMATS, "grey PNG"])
 def test_decode_truncated_at_any_byte_is_whole_or_refused(photo, kind):
     """Down to the last byte: an error, or the whole picture."""
-    data = encoded(photo.convert("L"), "PNG") if kind == "grey PNG" else encoded(photo, FORMATS[kind][0], **FORMATS[kind][1])
+    data = (
+        encoded(photo.convert("L"), "PNG")
+        if kind == "grey PNG"
+        else encoded(photo, FORMATS[kind][0], **FORMATS[kind][1])
+    )
     whole = decode(data)[0]
     refused = 0
     for missing in (1, 2, 3, 4, 5, 8, 12, 13, 16, 20, 50, 200, 1000):
@@ -400,7 +408,9 @@ def test_read_image_broken_file_repeats_path_and_reason(tmp_path, kind):
     assert " at 0x" not in texts.pop()  # an address in memory
 
 
-@pytest.mark.parametrize(("name", "reason"), [("gone.jpg", "No such file"), (".", "Is a directory"), ("x" * 300, "File name too long")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gone.jpg", "No such file"), (".", "Is a directory"), ("x" * 300, "File name too long")]
+)
 def test_read_image_unopenable_names_systems_reason(tmp_path, name, reason):
     with pytest.raises(ImageError, match=reason) as error:
         read_image(str(tmp_path / name))
@@ -448,7 +458,13 @@ def test_thumbnail_is_upright_small_and_over_white(photo, tmp_path):
     files = read_list(tmp_path / "list.txt")
     turned, clear, none = (files.thumbnail(index, 64) for index in range(3))
     assert max(turned.shape) == 64
-    wanted = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "turned.jpg")).resize(turned.shape[1::-1], PIL.Image.Resampling.BOX)
-    assert np.abs(turned.astype(int) - np.asarray(wanted)).mean() < 9 < np.abs(turned[::-1].astype(int) - np.asarray(wanted)).mean()
+    wanted = PIL.ImageOps.exif_transpose(PIL.Image.open(tmp_path / "turned.jpg")).resize(
+        turned.shape[1::-1], PIL.Image.Resampling.BOX
+    )
+    assert (
+        np.abs(turned.astype(int) - np.asarray(wanted)).mean()
+        < 9
+        < np.abs(turned[::-1].astype(int) - np.asarray(wanted)).mean()
+    )
     assert clear.shape == (20, 30, 3) and (clear == 255).all()
     assert none is None

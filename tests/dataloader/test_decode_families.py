@@ -93,7 +93,11 @@ def exif_blocks(draw):
 @st.composite
 def xmp_packets(draw):
     turn = draw(turns)
-    said = draw(st.sampled_from(['tiff:Orientation="{}"', "<tiff:Orientation>{}</tiff:Orientation>", 'exif:Orientation="{}"', "none{}"]))
+    said = draw(
+        st.sampled_from(
+            ['tiff:Orientation="{}"', "<tiff:Orientation>{}</tiff:Orientation>", 'exif:Orientation="{}"', "none{}"]
+        )
+    )
     return f"<x:xmpmeta xmlns:x='adobe:ns:meta/'>{said.format(turn)}</x:xmpmeta>".encode()
 
 
@@ -105,7 +109,11 @@ def segment(marker, body):
 
 
 ICC = [b"ICC_PROFILE\0\1\1" + bytes(40), b"ICC_PROFILE\0\0\0", b"ICC_PROFILE\0\2\1x", b"ICC_PROFILE\0\1\2x"]
-ADOBE = [b"Adobe\0\x64\0\0\0\0" + bytes([k]) for k in (1, 2, 3, 77)] + [b"Adobe", b"Adobe\0\x64\0\0\0", b"Adobe\0\x64\0\0\0\0\1and more"]
+ADOBE = [b"Adobe\0\x64\0\0\0\0" + bytes([k]) for k in (1, 2, 3, 77)] + [
+    b"Adobe",
+    b"Adobe\0\x64\0\0\0",
+    b"Adobe\0\x64\0\0\0\0\1and more",
+]
 
 
 @st.composite
@@ -117,7 +125,9 @@ def described(draw, coloured):
             xmp_packets().map(lambda packet: segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet)),
             st.sampled_from(ICC).map(lambda body: segment(0xE2, body)),
             st.sampled_from(ADOBE if coloured else [b"Adob"]).map(lambda body: segment(0xEE, body)),
-            st.tuples(st.integers(0, 3), st.integers(0, 255)).map(lambda v: segment(0xE0, b"JFIF\0" + bytes([*v, 0, 0, 1, 0, 1, 0, 0]))),
+            st.tuples(st.integers(0, 3), st.integers(0, 255)).map(
+                lambda v: segment(0xE0, b"JFIF\0" + bytes([*v, 0, 0, 1, 0, 1, 0, 0]))
+            ),
             st.binary(max_size=20).map(lambda body: segment(0xFE, body)),
             st.tuples(st.sampled_from([0xE3, 0xE5, 0xEC, 0xEF]), st.binary(max_size=30)).map(lambda v: segment(*v)),
         )
@@ -134,7 +144,9 @@ def split(data):
     return parts, data[at:]
 
 
-junk = st.one_of(st.binary(max_size=6).map(lambda b: b.replace(b"\xff", b"\xff\0")), st.integers(0, 4).map(lambda n: b"\xff" * n))
+junk = st.one_of(
+    st.binary(max_size=6).map(lambda b: b.replace(b"\xff", b"\xff\0")), st.integers(0, 4).map(lambda n: b"\xff" * n)
+)
 stray = st.one_of(st.just(b""), st.just(b""), junk)
 
 
@@ -150,8 +162,12 @@ def jpegs(draw):
         parts.insert(draw(st.integers(0, len(parts))), piece)
     if draw(st.booleans()):
         parts = draw(st.permutations(parts))
-    bare = b"".join(part for part in parts if not part.startswith((b"\xff\xe0", b"\xff\xe2")) and len(part) != 9 and len(part) != 12)
-    data = b"\xff\xd8" + b"".join(draw(stray) + part for part in parts) + draw(stray) + rest + draw(st.binary(max_size=9))
+    bare = b"".join(
+        part for part in parts if not part.startswith((b"\xff\xe0", b"\xff\xe2")) and len(part) != 9 and len(part) != 12
+    )
+    data = (
+        b"\xff\xd8" + b"".join(draw(stray) + part for part in parts) + draw(stray) + rest + draw(st.binary(max_size=9))
+    )
     return data, b"\xff\xd8" + bare + rest
 
 
@@ -177,11 +193,17 @@ def stray_scans(draw):
     """A JPEG of several intervals or scans, with stray bytes at the ends of some; and one whose last one is cut, too."""
     mode, progressive = draw(st.sampled_from(["L", "RGB", "CMYK"])), draw(st.booleans())
     image = PHOTO.convert(mode).crop((200, 100, 200 + draw(st.sampled_from([17, 60, 96])), 196))
-    parts, rest = split(encoded(image, "JPEG", quality=95, progressive=progressive, restart_marker_rows=0 if progressive else 1))
+    parts, rest = split(
+        encoded(image, "JPEG", quality=95, progressive=progressive, restart_marker_rows=0 if progressive else 1)
+    )
     codes = (0xC4, 0xDA) if progressive else range(0xD0, 0xD8)  # what follows entropy-coded data
     ends = [k for k in range(14, len(rest) - 1) if rest[k] == 0xFF and rest[k + 1] in codes]
     if progressive:  # a scan's header that follows its table, follows no data
-        ends = [k for k in ends if not any(k == t + 2 + int.from_bytes(rest[t + 2 : t + 4], "big") for t in ends if rest[t + 1] == 0xC4)]
+        ends = [
+            k
+            for k in ends
+            if not any(k == t + 2 + int.from_bytes(rest[t + 2 : t + 4], "big") for t in ends if rest[t + 1] == 0xC4)
+        ]
     chosen = sorted(draw(st.lists(st.sampled_from(ends), min_size=1, max_size=4, unique=True)))
     data = b"\xff\xd8" + b"".join(parts)
     for begin, end in zip([0, *chosen], chosen, strict=False):
@@ -213,7 +235,20 @@ def raw_profile(block, compressed):
 
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, ALPHA = CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-KINDS = [(8, 2), (8, 0), (8, 2), (1, 0), (2, 0), (4, 0), (8, 3), (4, 3), (8, 4), (8, 6), (16, 2), (16, 6)]  # bits, colour type
+KINDS = [
+    (8, 2),
+    (8, 0),
+    (8, 2),
+    (1, 0),
+    (2, 0),
+    (4, 0),
+    (8, 3),
+    (4, 3),
+    (8, 4),
+    (8, 6),
+    (16, 2),
+    (16, 6),
+]  # bits, colour type
 
 
 @st.composite
@@ -245,7 +280,14 @@ def pngs(draw):
     before += [piece for piece in pieces if piece not in after]
     at = draw(st.integers(0, len(data)))
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    parts = [chunk(b"IHDR", header), *before, chunk(b"IDAT", data[:at]), chunk(b"IDAT", data[at:]), *after, chunk(b"IEND", b"")]
+    parts = [
+        chunk(b"IHDR", header),
+        *before,
+        chunk(b"IDAT", data[:at]),
+        chunk(b"IDAT", data[at:]),
+        *after,
+        chunk(b"IEND", b""),
+    ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -264,9 +306,25 @@ def tiff(samples, order, turn):
     kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
     pixels = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
     bits = samples.dtype.itemsize * 8
-    head, room = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 20), struct.pack(order + "4H", *[bits] * 3, 0)
-    tags = [(256, 4, 1, wide), (257, 4, 1, high), (258, 3, bands, bits if bands == 1 else 8), (259, 3, 1, 1), (262, 3, 1, 1 + bands // 3)]
-    tags += [(273, 4, 1, 200), (274, 3, 1, turn), (277, 3, 1, bands), (278, 4, 1, high), (279, 4, 1, len(pixels)), (339, 3, 1, kind)]
+    head, room = (
+        (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 20),
+        struct.pack(order + "4H", *[bits] * 3, 0),
+    )
+    tags = [
+        (256, 4, 1, wide),
+        (257, 4, 1, high),
+        (258, 3, bands, bits if bands == 1 else 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1 + bands // 3),
+    ]
+    tags += [
+        (273, 4, 1, 200),
+        (274, 3, 1, turn),
+        (277, 3, 1, bands),
+        (278, 4, 1, high),
+        (279, 4, 1, len(pixels)),
+        (339, 3, 1, kind),
+    ]
     body = b""
     for tag, form, count, value in tags:
         packed = struct.pack(order + "HH", value, 0) if form == 3 and count == 1 else struct.pack(order + "I", value)
@@ -279,7 +337,13 @@ def png16(samples, order, turn):
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", wide, high, 16, 2 if bands == 3 else 0, 0, 0, 0)
     block = b"MM\0*\0\0\0\x08\0\1" + struct.pack(">HHIHH", 0x0112, 3, 1, turn, 0) + bytes(4)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"eXIf", block) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"eXIf", block)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @st.composite
@@ -289,7 +353,10 @@ def deep(draw):
     bands = draw(st.sampled_from([0, 3])) if kind == "u2" else 0
     shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)), bands)[: 3 if bands else 2]
     limits = {"u2": 65535, "i2": 32767, "u4": 2**32 - 1, "i4": 2**31 - 1, "f4": 1e30, "f8": 1e300}
-    top = min(limits[kind], draw(st.sampled_from([0, 1, 3, 60, 200, 255, 1000, 4095, 16000, 16383, 16384, 65535, 70000, 3e9, 1e30])))
+    top = min(
+        limits[kind],
+        draw(st.sampled_from([0, 1, 3, 60, 200, 255, 1000, 4095, 16000, 16383, 16384, 65535, 70000, 3e9, 1e30])),
+    )
     least = draw(st.sampled_from([0, 0, -1, -1024])) if kind[0] != "u" else 0
     share = np.random.default_rng(draw(st.integers(0, 99))).random(shape)
     share.flat[0] = 1

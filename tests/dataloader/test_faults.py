@@ -28,7 +28,16 @@ from utils import checkpoint, faults
 from utils.errors import ImageError, MachineFault, UserError
 from utils.rng import sample_rng
 
-MACHINE = [errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO, errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT, errno.ENOTCONN]
+MACHINE = [
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ESTALE,
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EINTR,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+]
 FILES = [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO]
 
 
@@ -209,7 +218,9 @@ def test_train_machine_fault_saves_and_resumes_bit_for_bit(script, small, photo_
     words = [*small, "--data_root", photo_set, "--epochs", 1, "--model", "timm:test_resnet", "--transform", "light"]
     opened, real = [], os.open
     with monkeypatch.context() as noting:
-        noting.setattr(os, "open", lambda name, *args, **named: (opened.append(str(name)), real(name, *args, **named))[1])
+        noting.setattr(
+            os, "open", lambda name, *args, **named: (opened.append(str(name)), real(name, *args, **named))[1]
+        )
         assert script("train.py", *words, "--tag", "straight").code == 0
     path = [name for name in opened if "/train_" in name][-6]  # of the last batch
     wanted = checkpoint.load("checkpoints/straight/last.pt")["weights"]

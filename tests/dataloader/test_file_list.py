@@ -87,7 +87,8 @@ def test_read_list_missing_names_lists_nearby(tmp_path):
 def test_read_list_in_chunks_equals_naive_reader(tmp_path, monkeypatch, chunk):
     rng = np.random.default_rng(chunk)
     lines = [
-        f"/d{rng.integers(99)}/{'x' * rng.integers(1, 30)} {k}.jpg {rng.integers(50030)}" if rng.random() < 0.9 else "" for k in range(300)
+        f"/d{rng.integers(99)}/{'x' * rng.integers(1, 30)} {k}.jpg {rng.integers(50030)}" if rng.random() < 0.9 else ""
+        for k in range(300)
     ]
     monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     files = read_list(write(tmp_path, "\r\n".join(lines)))
@@ -124,8 +125,13 @@ def naive(content, labelled):
     return found
 
 
-NAME = st.lists(st.sampled_from([b"a", b"/", b".jpg", b" ", b"\t", b"7", "图".encode(), b"\xff", b"\r", b"\xef\xbb\xbf"]), max_size=8)
-LINE = st.tuples(NAME, st.sampled_from([b" ", b"\t"]), st.integers(0, 999_999_999), st.sampled_from([b"", b" ", b"\r", b" \t\r"]))
+NAME = st.lists(
+    st.sampled_from([b"a", b"/", b".jpg", b" ", b"\t", b"7", "图".encode(), b"\xff", b"\r", b"\xef\xbb\xbf"]),
+    max_size=8,
+)
+LINE = st.tuples(
+    NAME, st.sampled_from([b" ", b"\t"]), st.integers(0, 999_999_999), st.sampled_from([b"", b" ", b"\r", b" \t\r"])
+)
 BETWEEN = st.sampled_from([b"\n", b"     \t \r \r\n", b"\r\n", b"\n\n", b"\n  \r\n", b"\n\t\n"])
 
 
@@ -141,7 +147,8 @@ BETWEEN = st.sampled_from([b"\n", b"     \t \r \r\n", b"\r\n", b"\n\n", b"\n  \r
 def test_read_list_generated_equals_naive_reader(tmp_path, monkeypatch, begin, lines, last, labelled, chunk, cr):
     monkeypatch.setattr(file_list, "PARSE_CHUNK_BYTES", chunk)
     rows = [
-        (b"/" + b"".join(name) + (gap + str(label).encode() if labelled else b"") + end, stop) for (name, gap, label, end), stop in lines
+        (b"/" + b"".join(name) + (gap + str(label).encode() if labelled else b"") + end, stop)
+        for (name, gap, label, end), stop in lines
     ]
     content = begin + b"".join(row + stop for row, stop in rows[:-1]) + rows[-1][0] + (b"\n" if last else b"")
     if cr or b"\n" not in content:
@@ -193,7 +200,11 @@ def test_read_list_binary_file_is_refused_by_kind(tmp_path, photo_set, photos, l
     photo = read_list(photo_set / "train.txt").path(0)
     cv2.imwrite(str(tmp_path / "x.png"), photos[0])
     np.savez(tmp_path / "x.npz", a=np.arange(9))
-    for path, kind in ((photo, "a JPEG image"), (tmp_path / "x.png", "a PNG image"), (tmp_path / "x.npz", "a ZIP archive")):
+    for path, kind in (
+        (photo, "a JPEG image"),
+        (tmp_path / "x.png", "a PNG image"),
+        (tmp_path / "x.npz", "a ZIP archive"),
+    ):
         with pytest.raises(UserError, match=f"{path} is {kind}, .*not a list"):
             read_list(path, labelled)
     with pytest.raises(UserError, match=r"train\.txt, line 2 holds a zero byte"):
@@ -262,7 +273,11 @@ def test_read_class_names_odd_separators_stay_in_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("a\n\nb\n", "line 2 is blank"), ("a\nb\n \na\n\n", "line 3 is blank"), ("a\nb\na", "line 3 names 'a' again, after line 1")],
+    [
+        ("a\n\nb\n", "line 2 is blank"),
+        ("a\nb\n \na\n\n", "line 3 is blank"),
+        ("a\nb\na", "line 3 names 'a' again, after line 1"),
+    ],
 )
 def test_read_class_names_blank_or_double_is_refused(tmp_path, content, said):
     (tmp_path / "classes.txt").write_text(content)
@@ -307,7 +322,12 @@ def test_find_classes_prefers_given_then_named_then_seen(tmp_path, names, given,
         ([0, 0], "", None, "All 2 images of .* are of class 0"),
         ([0, 0], "x\n", None, "All 2 images of .* are of class 0"),
         ([0, 0], None, 1, "All 2 images of .* are of class 0"),
-        ([0, 999_999_999], None, None, r"line 2: the label is 999999999, which makes 1000000000 classes.*\n.*--num_classes"),
+        (
+            [0, 999_999_999],
+            None,
+            None,
+            r"line 2: the label is 999999999, which makes 1000000000 classes.*\n.*--num_classes",
+        ),
     ],
 )
 def test_find_classes_impossible_labels_are_refused(tmp_path, labels, names, given, said):
@@ -383,12 +403,16 @@ def test_open_list_missing_files_in_eval_count_as_unreadable(gappy, caplog, monk
     assert len(files) == 15
     assert "They count as unreadable." in caplog.text
     with pytest.raises(UserError, match="13 of 15"):
-        dataloader.open_list(parse_eval(["--data_root", str(gappy), "--load", "x.pt", "--on_bad_image", "error"]), "val")
+        dataloader.open_list(
+            parse_eval(["--data_root", str(gappy), "--load", "x.pt", "--on_bad_image", "error"]), "val"
+        )
 
 
 def test_open_list_all_files_missing_is_refused(tmp_path):
     write(tmp_path, "a.jpg 0\nb.jpg 1\n")
-    with pytest.raises(UserError, match=rf"(?s)No image of .*train\.txt is there, of 2:\n.*relative ones start at {tmp_path}/"):
+    with pytest.raises(
+        UserError, match=rf"(?s)No image of .*train\.txt is there, of 2:\n.*relative ones start at {tmp_path}/"
+    ):
         opened(tmp_path, "--on_bad_image", "skip", drop_missing=True)
 
 

@@ -15,7 +15,15 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from dataloader.decode import decode
-from dataloader.geometry import EvalGeometry, RandomCrop, Region, crop_resize, crop_resize_fast, decode_ratios, snap_region
+from dataloader.geometry import (
+    EvalGeometry,
+    RandomCrop,
+    Region,
+    crop_resize,
+    crop_resize_fast,
+    decode_ratios,
+    snap_region,
+)
 from utils.preprocess import CROP_FRACTION, Preprocess
 
 GREY = (0.5, 0.5, 0.5)
@@ -31,7 +39,9 @@ def by_pillow(image, region):
     """The region cut from the full image and resized by Pillow, antialiased bilinear: the reference for all cuts; int."""
     part = image[region.top : region.top + region.height, region.left : region.left + region.width]
     size = (region.out_width, region.out_height)
-    return np.asarray(PIL.Image.fromarray(part).resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=None)).astype(int)
+    return np.asarray(PIL.Image.fromarray(part).resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=None)).astype(
+        int
+    )
 
 
 def apart(first, second):
@@ -41,7 +51,10 @@ def apart(first, second):
 @pytest.fixture(scope="module")
 def large(photos):
     """The photographs at 1.2 to 2 times their size: 768 to 1024 px, without finer texture than a camera gives."""
-    return [cv2.resize(photo, None, fx=f, fy=f, interpolation=cv2.INTER_CUBIC) for photo, f in zip(photos, (1.6, 1.2, 1.7), strict=True)]
+    return [
+        cv2.resize(photo, None, fx=f, fy=f, interpolation=cv2.INTER_CUBIC)
+        for photo, f in zip(photos, (1.6, 1.2, 1.7), strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ where crops lie
@@ -220,7 +233,11 @@ def test_crop_resize_fast_writes_only_its_output(photos):
     image = photos[0][:300, :300].copy()
     image.flags.writeable = False  # as a cache's own memory is
     rows = np.zeros((3, 128, 128, 3), np.uint8)
-    for region in (Region(3, 5, 140, 150, 128, 128), Region(3, 5, 290, 280, 128, 128), Region(9, 9, 128, 128, 128, 128)):
+    for region in (
+        Region(3, 5, 140, 150, 128, 128),
+        Region(3, 5, 290, 280, 128, 128),
+        Region(9, 9, 128, 128, 128, 128),
+    ):
         rows[:] = 0
         crop_resize_fast(image, (300, 300), region, rows[1])
         assert apart(rows[1], by_pillow(image, region)) < 1.6
@@ -236,9 +253,15 @@ def test_crop_resize_to_same_size_copies_pixels(photos):
 @pytest.mark.parametrize("shape", [(5, 70000), (70000, 5)], ids=str)
 def test_crop_resize_fast_beyond_opencv_coordinates_equals_pillow(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    image = image // 4 + (np.arange(max(shape)) % 190).astype(np.uint8).reshape((-1, 1, 1) if shape[0] > shape[1] else (1, -1, 1))
+    image = image // 4 + (np.arange(max(shape)) % 190).astype(np.uint8).reshape(
+        (-1, 1, 1) if shape[0] > shape[1] else (1, -1, 1)
+    )
     region = RandomCrop(32, 0.5, 0.75).choose_region(*shape, np.random.default_rng(0))
-    for place in (region, region._replace(top=shape[0] - region.height, left=shape[1] - region.width), Region(0, 0, *shape, 32, 32)):
+    for place in (
+        region,
+        region._replace(top=shape[0] - region.height, left=shape[1] - region.width),
+        Region(0, 0, *shape, 32, 32),
+    ):
         out = np.empty((32, 32, 3), np.uint8)
         crop_resize_fast(image, shape, place, out)
         assert apart(out, by_pillow(image, place)) < 1
@@ -289,12 +312,19 @@ def test_crop_shows_centre_fraction_of_short_side(height, width):
     for axis, size in ((0, height), (1, width)):
         assert out[..., axis].mean() == pytest.approx(127.5, abs=0.6)  # in the middle
         ends = np.ptp(out[..., axis].mean(axis=1 - axis))
-        assert ends == pytest.approx(CROP_FRACTION * min(height, width) * 255 / size, abs=2.5)  # that much of the short side
+        assert ends == pytest.approx(
+            CROP_FRACTION * min(height, width) * 255 / size, abs=2.5
+        )  # that much of the short side
 
 
 @pytest.mark.parametrize(
     ("height", "width", "rows", "columns"),
-    [(100, 200, (16, 48), (0, 64)), (200, 100, (0, 64), (16, 48)), (300, 300, (0, 64), (0, 64)), (30, 90, (21, 42), (0, 64))],
+    [
+        (100, 200, (16, 48), (0, 64)),
+        (200, 100, (0, 64), (16, 48)),
+        (300, 300, (0, 64), (0, 64)),
+        (30, 90, (21, 42), (0, 64)),
+    ],
 )
 def test_pad_centres_image_and_fills_with_mean(height, width, rows, columns):
     image = np.full((height, width, 3), (200, 100, 50), np.uint8)

@@ -45,10 +45,17 @@ class Index(TrainDataset):
 def growth(folder: Path, lines: int, work) -> int:
     """By how many bytes a worker's private memory grows over an epoch of a list of that many lines."""
     with open(folder / "train.txt", "w") as file:
-        file.writelines(f"/data/images/class_{k % 50_030:05}/photograph_{k:07}.jpg {k % 50_030}\n" for k in range(lines))
+        file.writelines(
+            f"/data/images/class_{k % 50_030:05}/photograph_{k:07}.jpg {k % 50_030}\n" for k in range(lines)
+        )
     files = read_list(folder / "train.txt")
     workers = WorkerConfig("process", 1)
-    seen = [batch[0] for batch in BatchLoader(Index(files, work), TrainSampler(files.label, BATCH, 1, SamplingConfig(1)), BATCH, workers)]
+    seen = [
+        batch[0]
+        for batch in BatchLoader(
+            Index(files, work), TrainSampler(files.label, BATCH, 1, SamplingConfig(1)), BATCH, workers
+        )
+    ]
     assert len(seen) == lines // BATCH
     return max(seen) - seen[0]
 

@@ -72,7 +72,8 @@ def test_open_list_nothing_readable_names_reason_and_working_command(case, here,
     assert re.match(r"No image of .*\.txt is there|None of the \d+ images of .*\.txt can be read", str(error.value))
     command = re.search(r"Try: python datasets/prepare.py (.*)", str(error.value))
     assert bool(command) == (
-        case in ("labels", "endings", "labelled endings", "several endings", "backslashes", "from here") or "form" in case
+        case in ("labels", "endings", "labelled endings", "several endings", "backslashes", "from here")
+        or "form" in case
     )
     if command is not None:
         words, then = shlex.split(command[1]), re.search(rf"\nThen give --{name}_list (.*)\.$", str(error.value))[1]
@@ -115,7 +116,9 @@ def test_open_list_of_class_folders_gets_prepare_command(here, photo_set, prepar
             target = here / root / f"class {photos.label[k % 36]}/{place} {k}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(photos.path(k % 36), target)
-    with pytest.raises(UserError, match="There is no list my photos/train.txt.*holds (class folders|the folders train, val)") as error:
+    with pytest.raises(
+        UserError, match="There is no list my photos/train.txt.*holds (class folders|the folders train, val)"
+    ) as error:
         opened("my photos", "train")
     assert prepare.main(shlex.split(str(error.value).split("Try: ")[1].splitlines()[0])[2:]) == 0
     assert len(opened("my photos", "train")) == (36 if layout == "classes" else 40)
@@ -160,5 +163,7 @@ def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, c
         (tmp_path / name).write_text("".join(f"{row} 0\n" for row in part))
     train, val = (read_list(tmp_path / name) for name, _ in parts)
     known = {os.path.abspath(train.path(k)) for k in range(len(train))}
-    assert lists.shared_images(train, val).tolist() == [k for k in range(len(val)) if os.path.abspath(val.path(k)) in known]
+    assert lists.shared_images(train, val).tolist() == [
+        k for k in range(len(val)) if os.path.abspath(val.path(k)) in known
+    ]
     assert lists.path_hashes(val).dtype == np.uint64

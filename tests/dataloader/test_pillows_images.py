@@ -29,7 +29,9 @@ def images() -> dict[str, bytes]:
     archive = CACHE / f"{name}.tar.gz"
     if not archive.exists():
         words = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(CACHE), f"pillow=={PIL.__version__}"]
-        fetched = subprocess.run([sys.executable, "-m", "pip", "download", *words], capture_output=True, text=True, check=False)
+        fetched = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *words], capture_output=True, text=True, check=False
+        )
         if fetched.returncode and os.environ.get("CI_CHROMIUM"):
             pytest.fail(f"pip cannot fetch the source distribution of {name}: {fetched.stderr[-500:]}")
         if fetched.returncode:
@@ -65,7 +67,9 @@ def compared(name, data, wanted, got):
     if wanted is None and got is None:
         return "refused by both"
     if wanted is None or got is None:
-        return "broken" if name in BROKEN and got is None else "bomb" if any(word in name for word in BOMBS) else "wrong"
+        return (
+            "broken" if name in BROKEN and got is None else "bomb" if any(word in name for word in BOMBS) else "wrong"
+        )
     if got.shape == wanted.shape and np.array_equal(got, wanted):
         return "equal"
     image = PIL.Image.open(io.BytesIO(data))

@@ -42,7 +42,9 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("transform", list(transforms))
-@pytest.mark.parametrize("how", [("-w", 1), ("-w", 2), ("-w", 1, "--loader", "process"), ("-w", 2, "--loader", "process")], ids=str)
+@pytest.mark.parametrize(
+    "how", [("-w", 1), ("-w", 2), ("-w", 1, "--loader", "process"), ("-w", 2, "--loader", "process")], ids=str
+)
 def test_train_loader_with_workers_gives_same_distinct_images(photo_set, transform, how):
     plain = batches(photo_set, "-w", 0, "--transform", transform)
     assert equal(plain, batches(photo_set, *how, "--transform", transform))
@@ -103,7 +105,9 @@ def test_disk_cache_is_reused_and_changed_files_are_rebuilt(photo_set, tmp_path,
     batches(photo_set, *words)
     encoded = []
     real = cache._encode
-    monkeypatch.setattr(cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding))
+    monkeypatch.setattr(
+        cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding)
+    )
     batches(photo_set, *words)
     assert encoded == []
     path = read_list(photo_set / "train.txt").path(5)
@@ -176,7 +180,9 @@ def test_disk_cache_damaged_gives_same_batches_and_is_rebuilt(photo_set, tmp_pat
     damage(held)
     assert len(list(running)) == len(sound) - 1  # from the files themselves where the cache fails
     encoded, real = [], cache._encode
-    monkeypatch.setattr(cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding))
+    monkeypatch.setattr(
+        cache, "_encode", lambda files, index, encoding: encoded.append(index) or real(files, index, encoding)
+    )
     assert equal(batches(photo_set, *words), sound)
     assert set(encoded) == set(range(36))
     (held,) = (tmp_path / "c").glob("*.sqlite")
@@ -233,14 +239,20 @@ def test_loaders_beside_gpu_decode_into_pinned_memory(photo_set, monkeypatch, ki
     rooms, labels, real = [], [], dataset.empty_images
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: labels.append(self) or self)
-    monkeypatch.setattr(dataset, "empty_images", lambda *given: rooms.append((real(*given[:2], False), given[2])) or rooms[-1][0])
+    monkeypatch.setattr(
+        dataset, "empty_images", lambda *given: rooms.append((real(*given[:2], False), given[2])) or rooms[-1][0]
+    )
     for words, wanted in ((["--gpu", "0"], True), ([], True), (["--gpu", "-1"], False)):
         rooms.clear()
         labels.clear()
         opt = parse_train(["-b", "4", "-w", workers, "--scale", "32", *words])
         way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
         files = read_list(photo_set / "train.txt")
-        loader = dataloader.train_loader(opt, files, way).batches(1) if kind == "train" else dataloader.eval_loader(opt, files, (way,))
+        loader = (
+            dataloader.train_loader(opt, files, way).batches(1)
+            if kind == "train"
+            else dataloader.eval_loader(opt, files, (way,))
+        )
         batch = next(iter(loader))
         images = batch.image if kind == "train" else batch.images[0]
         assert [pinned for room, pinned in rooms if room.data_ptr() == images.data_ptr()] == [wanted]  # without a copy
@@ -254,7 +266,9 @@ def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
-        prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})()
+        prefetch.shutil,
+        "disk_usage",
+        lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})(),
     )
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
@@ -314,7 +328,17 @@ try:
 except UserError as error:
     print(error)
 """
-    command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=7m tmpfs /dev/shm && exec "$@"', "sh", sys.executable, "-c", code]
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=7m tmpfs /dev/shm && exec "$@"',
+        "sh",
+        sys.executable,
+        "-c",
+        code,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert "found no room for a batch (/dev/shm" in done.stdout, done.stdout + done.stderr
     assert "docker run --shm-size=" in done.stdout

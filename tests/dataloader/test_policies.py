@@ -24,7 +24,18 @@ POLICIES = {
     "trivialaugment": policies.trivialaugment,
     "augmix": policies.augmix,
 }
-NAMES = ["Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"]
+NAMES = [
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+]
 NAMES += ["Posterize", "Solarize", "AutoContrast", "Equalize"]
 CHANGES = dict(zip(NAMES, (entry.op for entry in policies.trivialaugment_ops(224)), strict=True))
 TABLES = {
@@ -68,7 +79,9 @@ def theirs(name, image, magnitude, fill=128.0):
     """What torchvision makes of it, bilinear."""
     tensor = torch.from_numpy(image.copy()).permute(2, 0, 1)
     transform = v2.RandAugment()
-    out = transform._apply_image_or_video_transform(tensor, name, float(magnitude), InterpolationMode.BILINEAR, {torch.Tensor: [fill] * 3})
+    out = transform._apply_image_or_video_transform(
+        tensor, name, float(magnitude), InterpolationMode.BILINEAR, {torch.Tensor: [fill] * 3}
+    )
     return out.permute(1, 2, 0).numpy()
 
 
@@ -83,7 +96,9 @@ def gap(ours, other):
 def test_policy_op_equals_torchvision(name, squares):
     for image in squares:
         for magnitude in MAGNITUDES[name]:
-            np.testing.assert_array_equal(CHANGES[name](image, magnitude), theirs(name, image, magnitude), err_msg=str(magnitude))
+            np.testing.assert_array_equal(
+                CHANGES[name](image, magnitude), theirs(name, image, magnitude), err_msg=str(magnitude)
+            )
 
 
 @pytest.mark.parametrize("name", TONAL)
@@ -93,9 +108,13 @@ def test_policy_op_tonal_equals_torchvision_but_rounding(name, squares):
         for magnitude in MAGNITUDES[name]:
             ours = CHANGES[name](image, magnitude)
             difference = gap(ours, theirs(name, image, magnitude))
-            assert difference.mean() <= 1.05 and difference.max() <= 2, magnitude  # cutting twice, grey and result, costs one
+            assert difference.mean() <= 1.05 and difference.max() <= 2, (
+                magnitude
+            )  # cutting twice, grey and result, costs one
             unrounded = theirs(name, image.astype(np.float32) / 255, magnitude) * 255
-            assert np.abs(ours - unrounded).max() <= (1.2 if name == "Sharpness" else 1), magnitude  # a rounded box; fixed point
+            assert np.abs(ours - unrounded).max() <= (1.2 if name == "Sharpness" else 1), (
+                magnitude
+            )  # a rounded box; fixed point
 
 
 @pytest.mark.parametrize("name", WARPS)
@@ -104,7 +123,9 @@ def test_policy_op_warp_follows_torchvision(name, squares):
         for magnitude in MAGNITUDES[name]:
             mask = theirs(name, np.full_like(image, 255), magnitude, fill=0.0)
             inside = cv2.erode((mask == 255).astype(np.uint8), np.ones((3, 3)))[1:-1, 1:-1] == 1
-            ours, wanted, other = (make(name, image, sign * magnitude)[1:-1, 1:-1] for make, sign in ((run, 1), (theirs, 1), (theirs, -1)))
+            ours, wanted, other = (
+                make(name, image, sign * magnitude)[1:-1, 1:-1] for make, sign in ((run, 1), (theirs, 1), (theirs, -1))
+            )
             assert inside.sum() > 12000, magnitude
             difference = gap(ours, wanted)[inside.nonzero()]
             assert difference.mean() < 0.05 and difference.max() <= 1, magnitude
@@ -196,7 +217,9 @@ def test_randaugment_draws_ops_evenly_at_one_magnitude(calls):
         op(BLANK, sample_rng(1, 1, index))
     assert len(calls) == 9000
     even(Counter(kind for kind, _ in calls), range(14))
-    assert {(kind, abs(magnitude)) for kind, magnitude in calls} == {(k, entry.magnitudes[12]) for k, entry in enumerate(table)}
+    assert {(kind, abs(magnitude)) for kind, magnitude in calls} == {
+        (k, entry.magnitudes[12]) for k, entry in enumerate(table)
+    }
     signs = Counter(magnitude > 0 for kind, magnitude in calls if table[kind].signed)
     even(signs, (True, False))
     assert all(magnitude >= 0 for kind, magnitude in calls if not table[kind].signed)
@@ -273,7 +296,9 @@ def test_policy_with_equal_generator_repeats_itself(name, squares):
     again = [op(squares[0], np.random.default_rng(seed)) for seed in range(12)]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(out.dtype == np.uint8 and out.shape == (224, 224, 3) for out in first)
-    assert len({out.tobytes() for out in first}) >= (9 if name == "trivialaugment" else 11)  # identity is one of the fourteen
+    assert len({out.tobytes() for out in first}) >= (
+        9 if name == "trivialaugment" else 11
+    )  # identity is one of the fourteen
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -344,7 +369,9 @@ def test_randaugment_flags_reach_the_policy(monkeypatch):
     assert got == [(2, 9, 64), (3, 30, 64)]
 
 
-@pytest.mark.parametrize("words", [("--ra_ops", "0"), ("--ra_magnitude", "31"), ("--erase", "1.1"), ("--erase_area", "0.01")])
+@pytest.mark.parametrize(
+    "words", [("--ra_ops", "0"), ("--ra_magnitude", "31"), ("--erase", "1.1"), ("--erase_area", "0.01")]
+)
 def test_policy_flags_out_of_range_are_refused(words):
     with pytest.raises(SystemExit):
         parse_train(list(words))
@@ -380,7 +407,9 @@ def test_erase_box_obeys_the_papers_bounds():
         assert out.dtype == np.uint8 and out.shape == blank.shape
         rows, columns = np.flatnonzero((out != 90).any((1, 2))), np.flatnonzero((out != 90).any((0, 2)))
         height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-        assert (out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 90).any(2).mean() > 0.99  # a box, full of noise
+        assert (out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 90).any(
+            2
+        ).mean() > 0.99  # a box, full of noise
         areas.append(height * width / 40000)
         ratios.append(math.log(height / width))
         corners.append((rows[0], columns[0]))
@@ -409,7 +438,9 @@ def test_erase_noise_is_uniform():
 
 
 @pytest.mark.parametrize(
-    "op", [ops.erase(1, 0.33), ops.cutout(1, 0.5), ops.random_flip_transpose(1, 0, 0)], ids=["erase", "cutout", "orient"]
+    "op",
+    [ops.erase(1, 0.33), ops.cutout(1, 0.5), ops.random_flip_transpose(1, 0, 0)],
+    ids=["erase", "cutout", "orient"],
 )
 def test_pipeline_in_place_op_leaves_cached_image_unchanged(op):
     """A crop that is the whole of a raw cached picture is that picture itself, not a copy; an operation owns what it is given."""

@@ -39,7 +39,23 @@ def as_plain(keys):
 
 
 def loader(photo_set, *words):
-    opt = parse_train(["--scale", "16", "-b", "10", "--epochs", "3", "--gpu", "-1", "-w", "0", "--transform", "light", *map(str, words)])
+    opt = parse_train(
+        [
+            "--scale",
+            "16",
+            "-b",
+            "10",
+            "--epochs",
+            "3",
+            "--gpu",
+            "-1",
+            "-w",
+            "0",
+            "--transform",
+            "light",
+            *map(str, words),
+        ]
+    )
     return dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY)
 
 
@@ -52,7 +68,9 @@ def test_train_sampler_epoch_shows_each_sample_once(count, batch_size, seed):
     made = sampler(count, batch_size, 2, SamplingConfig(seed))
     size = min(count, batch_size)
     keys = list(made)
-    assert [(key.epoch, key.step) for key in keys] == [(epoch, step) for epoch in (1, 2) for step in range(count // size)]
+    assert [(key.epoch, key.step) for key in keys] == [
+        (epoch, step) for epoch in (1, 2) for step in range(count // size)
+    ]
     for epoch in (1, 2):
         shown = [key.indices for key in keys if key.epoch == epoch]
         assert {len(indices) for indices in shown} == {size}
@@ -169,7 +187,9 @@ def test_train_sampler_repeated_draws_have_own_copy_numbers():
 # ------------------------------------------------------------------------------------------------ evaluation
 
 
-@pytest.mark.parametrize(("count", "size", "sizes"), [(25, 8, [8, 8, 8, 1]), (24, 8, [8, 8, 8]), (1, 8, [1]), (8, 1, [1] * 8)])
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"), [(25, 8, [8, 8, 8, 1]), (24, 8, [8, 8, 8]), (1, 8, [1]), (8, 1, [1] * 8)]
+)
 def test_eval_sampler_covers_all_in_order(count, size, sizes):
     keys = list(EvalSampler(count, size))
     assert [len(key.indices) for key in keys] == sizes
@@ -222,7 +242,13 @@ def test_sample_rng_streams_are_distinct_from_all_others():
 
 
 @settings(max_examples=300, deadline=None, database=None)
-@given(st.integers(0, LAST_SEED), st.integers(1, 32767), st.integers(1, 32767), st.integers(0, 2**32 - 1), st.integers(0, 65535))
+@given(
+    st.integers(0, LAST_SEED),
+    st.integers(1, 32767),
+    st.integers(1, 32767),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 65535),
+)
 def test_sample_rng_key_differs_from_every_order_key(seed, epoch, other, index, copy):
     assert key(sample_rng(seed, epoch, index, copy)) != key(order_rng(seed, other))
     assert key(sample_rng(seed, epoch, index, copy))[0] == key(order_rng(seed, other))[0] == seed
@@ -236,7 +262,10 @@ def test_sample_rng_asked_again_starts_over():
 
 def test_sample_rng_neighbours_are_independent():
     draws = np.array([sample_rng(0, 1, index).random(20) for index in range(500)])
-    links = np.corrcoef(draws.T)[np.triu_indices(20, 1)], [np.corrcoef(draws[:-1, k], draws[1:, k])[0, 1] for k in range(20)]
+    links = (
+        np.corrcoef(draws.T)[np.triu_indices(20, 1)],
+        [np.corrcoef(draws[:-1, k], draws[1:, k])[0, 1] for k in range(20)],
+    )
     assert np.abs(np.concatenate(links)).max() < 5 / np.sqrt(500)
     assert draws.mean() == pytest.approx(0.5, abs=0.02)
 

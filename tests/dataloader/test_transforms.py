@@ -87,7 +87,10 @@ def test_random_flip_transpose_draws_eight_views_evenly(square):
 def test_random_flip_transpose_obeys_each_probability(square, place):
     probabilities = [0.0, 0.0, 0.0]
     probabilities[place] = 0.2
-    turned = [not np.array_equal(ops.random_flip_transpose(*probabilities)(square.copy(), rng(k)), square) for k in range(1000)]
+    turned = [
+        not np.array_equal(ops.random_flip_transpose(*probabilities)(square.copy(), rng(k)), square)
+        for k in range(1000)
+    ]
     assert 0.15 < np.mean(turned) < 0.25
 
 
@@ -156,7 +159,9 @@ def test_hue_keeps_grey_and_luma(turn):
     matrix = ops.color_matrix(1, 1, 1, turn)[:, :3]
     weights = np.array([0.299, 0.587, 0.114])
     assert weights @ matrix == pytest.approx(weights, abs=1e-3)
-    assert np.linalg.matrix_power(matrix, 100) == pytest.approx(np.linalg.matrix_power(ops.color_matrix(1, 1, 1, 1)[:, :3], 100), abs=1e-6)
+    assert np.linalg.matrix_power(matrix, 100) == pytest.approx(
+        np.linalg.matrix_power(ops.color_matrix(1, 1, 1, 1)[:, :3], 100), abs=1e-6
+    )
 
 
 def test_hue_thirds_turn_red_through_others_and_back():
@@ -300,11 +305,15 @@ def test_transform_none_equals_evaluation(photos):
 
 @pytest.mark.parametrize("name", ["resize", "light", "albumentations"])
 def test_transform_with_all_flags_zero_is_identity(square, name):
-    run = get_transform(parse_train(["--transform", name, *NOTHING.split()]), Preprocess(64, "squash", WAY.mean, WAY.std))
+    run = get_transform(
+        parse_train(["--transform", name, *NOTHING.split()]), Preprocess(64, "squash", WAY.mean, WAY.std)
+    )
     assert all(np.array_equal(run(reading(square), rng(k)), square) for k in range(10))
 
 
-@pytest.mark.parametrize("flag", ["hflip=1", "vflip=1", "transpose=1", "jitter=1", "blur=1", "cutout=1", "rotate=40", "zoom=0.1"])
+@pytest.mark.parametrize(
+    "flag", ["hflip=1", "vflip=1", "transpose=1", "jitter=1", "blur=1", "cutout=1", "rotate=40", "zoom=0.1"]
+)
 def test_transform_with_any_single_flag_changes_image(square, flag):
     words = ["--transform", "resize", *NOTHING.split(), f"--{flag}"]
     run = get_transform(parse_train(words), Preprocess(64, "squash", WAY.mean, WAY.std))
@@ -313,7 +322,11 @@ def test_transform_with_any_single_flag_changes_image(square, flag):
 
 def test_albumentations_extreme_flags_are_accepted(square):
     """Its own checks refuse a box from 0.1 to 0.01, say."""
-    for words in ("--cutout_size 0.01 --cutout 1", "--cutout_size 1 --cutout 1", "--brightness 1 --contrast 1 --saturation 1 --hue 0.5"):
+    for words in (
+        "--cutout_size 0.01 --cutout 1",
+        "--cutout_size 1 --cutout 1",
+        "--brightness 1 --contrast 1 --saturation 1 --hue 0.5",
+    ):
         assert pipeline("albumentations", *words.split())(reading(square), rng()).shape == (48, 48, 3)
 
 

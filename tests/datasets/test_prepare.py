@@ -43,7 +43,9 @@ def make(prepare, tmp_path, monkeypatch, capfd):
             code = stop.code
         said = "".join(capfd.readouterr())
         assert "Traceback" not in said
-        lists = {name: listed(tmp_path / out / f"{name}.txt", tmp_path, name != "test") for name in ("train", "val", "test")}
+        lists = {
+            name: listed(tmp_path / out / f"{name}.txt", tmp_path, name != "test") for name in ("train", "val", "test")
+        }
         classes = tmp_path / out / "classes.txt"
         names = classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else []
         return Made(code, said, lists["train"], lists["val"], list(lists["test"]), names)
@@ -121,7 +123,15 @@ def test_prepare_non_images_are_skipped_and_counted(make, tmp_path):
         "readme.md",
         "loose.jpg",
     )
-    touch(tmp_path / "photos", "a/UPPER.JPG", "a/deep/er/x y.Jpeg", "a/notes.txt", "b/b.png", "b/line\nbreak.png", "empty/x.doc")
+    touch(
+        tmp_path / "photos",
+        "a/UPPER.JPG",
+        "a/deep/er/x y.Jpeg",
+        "a/notes.txt",
+        "b/b.png",
+        "b/line\nbreak.png",
+        "empty/x.doc",
+    )
     touch(tmp_path / "elsewhere", "linked.webp", "dir/in_linked_folder.bmp")
     (tmp_path / "photos/b/link.webp").symlink_to(tmp_path / "elsewhere/linked.webp")
     (tmp_path / "photos/b/nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
@@ -131,8 +141,18 @@ def test_prepare_non_images_are_skipped_and_counted(make, tmp_path):
     made = make("folder", "photos", "--val", 0)
     images = ["a/UPPER.JPG", "a/deep/er/x y.Jpeg", "b/b.png", "b/link.webp", "c/in_linked_folder.bmp"]
     assert list(made.train) == [f"photos/{name}" for name in images]
-    assert made.classes == ["a", "b", "c", "empty"] and "holds no image" in made.said and "1 of 4 classes have no image" in made.said
-    for text in ("6 hidden", "2 file(s) skipped, which are in no class folder", "lead nowhere", "1 path(s) left out", "a second time"):
+    assert (
+        made.classes == ["a", "b", "c", "empty"]
+        and "holds no image" in made.said
+        and "1 of 4 classes have no image" in made.said
+    )
+    for text in (
+        "6 hidden",
+        "2 file(s) skipped, which are in no class folder",
+        "lead nowhere",
+        "1 path(s) left out",
+        "a second time",
+    ):
         assert text in made.said, text
     assert "3 file(s) skipped, which are not images by their suffix" in made.said
 
@@ -143,7 +163,9 @@ def test_prepare_val_root_uses_training_labels(make, tmp_path):
     made = make("folder", "photos", "--val_root", "held")
     assert made.val == {"held/b/b_000.jpg": 1, "held/c/c_000.jpg": 2, "held/c/c_001.jpg": 2} and len(made.train) == 6
     photos_of(tmp_path, {"bb": 1}, "held")
-    wrong(make("folder", "photos", "--val_root", "held", out="out2"), "'bb'", "held/bb", "Did you mean b", "training root")
+    wrong(
+        make("folder", "photos", "--val_root", "held", out="out2"), "'bb'", "held/bb", "Did you mean b", "training root"
+    )
     wrong(make("folder", "photos", "--val_root", "photos", out="out3"), "6 image(s) are in training and in validation")
 
 
@@ -161,10 +183,16 @@ def test_prepare_classes_file_sets_labels(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2})
     table(tmp_path, "c\nb\na\n", "classes.txt")
     made = make("folder", "photos", "--classes", "classes.txt", "--val", 0)
-    assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)} and made.classes == ["c", "b", "a"]
+    assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)} and made.classes == [
+        "c",
+        "b",
+        "a",
+    ]
     (tmp_path / "out/classes.txt").write_bytes(b"\xef\xbb\xbfc\r\nb\r\na\r\n")
     made = make("folder", "photos", "--classes", "out/classes.txt", "--val", 0)
-    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(b"\xef")  # what is read is not replaced
+    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(
+        b"\xef"
+    )  # what is read is not replaced
     assert "named 3 other classes before" in make("folder", "photos", "--val", 0).said
     for text, said in (
         ("a\nx\n", "'b'"),
@@ -180,7 +208,13 @@ def test_prepare_numeric_folders_sort_as_numbers(make, tmp_path):
     photos_of(tmp_path, {"10": 1, "9": 1, "2": 1, "007": 1})
     assert make("folder", "photos", "--val", 0).classes == ["2", "007", "9", "10"]
     rows = "".join(f"{k}.jpg,{label}\n" for k, label in enumerate(("10", "9", "2", "007", "9" * 5000)))
-    assert make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).classes == ["2", "007", "9", "10", "9" * 5000]
+    assert make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).classes == [
+        "2",
+        "007",
+        "9",
+        "10",
+        "9" * 5000,
+    ]
 
 
 def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
@@ -256,12 +290,16 @@ def rows_of(count=90, classes=3, per_group=5):
     return [f"img {k}.jpg,class {k // per_group % classes},product {k // per_group}" for k in range(count)]
 
 
-@pytest.mark.parametrize("way", [("--val", 0.2), ("--folds", 3, "--fold", 2), ("--val", 0.2, "--group_column", "product")], ids=str)
+@pytest.mark.parametrize(
+    "way", [("--val", 0.2), ("--folds", 3, "--fold", 2), ("--val", 0.2, "--group_column", "product")], ids=str
+)
 def test_prepare_split_ignores_row_order(make, tmp_path, way):
     rows = rows_of()
     made = []
     for k, order in enumerate((rows, rows[::-1], rows[40:] + rows[:40])):
-        made.append(make("csv", table(tmp_path, "\n".join(["image,label,product", *order])), *COLUMNS, *way, out=f"out{k}"))
+        made.append(
+            make("csv", table(tmp_path, "\n".join(["image,label,product", *order])), *COLUMNS, *way, out=f"out{k}")
+        )
     assert made[0].val and made[0].val == made[1].val == made[2].val and made[0].train == made[1].train
     other = make("csv", "list.csv", *COLUMNS, *way, "--seed", 7, out="other")
     assert other.val != made[0].val
@@ -302,7 +340,15 @@ def test_prepare_groups_never_straddle_the_split(make, tmp_path, seed):
 
 def test_prepare_empty_group_is_one_per_image(make, tmp_path):
     rows = [f"{k}.jpg,{k % 2}," for k in range(40)]
-    made = make("csv", table(tmp_path, "\n".join(["image,label,product", *rows])), *COLUMNS, "--val", 0.25, "--group_column", "product")
+    made = make(
+        "csv",
+        table(tmp_path, "\n".join(["image,label,product", *rows])),
+        *COLUMNS,
+        "--val",
+        0.25,
+        "--group_column",
+        "product",
+    )
     assert collections.Counter(made.val.values()) == {0: 5, 1: 5}
 
 
@@ -314,7 +360,10 @@ def test_prepare_impossible_split_is_refused(make, tmp_path):
     made = make("folder", "photos", "--folds", 2, "--fold", 1)
     assert made.code == 0 and "none in training" in made.said
     wrong(make("folder", "photos", "--group_by", "zzz", out="o"), "found in no path")
-    wrong(make("folder", "photos", "--group_by", ".", "--val", 0.1, "--folds", 3, "--fold", 1, out="o"), "--val and --folds")
+    wrong(
+        make("folder", "photos", "--group_by", ".", "--val", 0.1, "--folds", 3, "--fold", 1, out="o"),
+        "--val and --folds",
+    )
     touch(tmp_path / "photos", "a/x_1.jpg", "b/x_2.jpg")
     wrong(make("folder", "photos", "--group_by", r"jpg", out="o"), "one group")
     wrong(make("folder", "photos", "--group_by", r"jpg", "--folds", 2, "--fold", 1, out="o"), "there are 1 groups")
@@ -351,7 +400,10 @@ def test_prepare_wrong_flag_is_refused(make, words, said):
     ("words", "said"),
     [
         ("foldr p", "'foldr'. Did you mean folder?"),
-        ("csv f --path_column a --label_colum b", "prepare.py csv: there is no option --label_colum. Did you mean --label_column"),
+        (
+            "csv f --path_column a --label_colum b",
+            "prepare.py csv: there is no option --label_colum. Did you mean --label_column",
+        ),
         ("coco f --part trian", "'trian'. Did you mean train?"),
     ],
 )
@@ -361,7 +413,13 @@ def test_prepare_typo_suggests_near_word(make, words, said):
 
 
 def test_prepare_all_wrong_flags_are_reported_at_once(make):
-    wrong(make("folder", "p", "--val", 2, "--seed", -1, "--folds", 3), "--val is 2", "--seed is -1", "go together", "folder --help")
+    wrong(
+        make("folder", "p", "--val", 2, "--seed", -1, "--folds", 3),
+        "--val is 2",
+        "--seed is -1",
+        "go together",
+        "folder --help",
+    )
 
 
 # ------------------------------------------------------------------------------------------------ CSV
@@ -383,7 +441,11 @@ def test_prepare_csv_odd_names_are_kept(make, tmp_path):
 def test_prepare_csv_delimiter_is_detected(make, tmp_path, sign):
     text = "".join(
         sign.join(row) + "\n"
-        for row in (("note, more" if sign != "," else "note", "image", "label"), ("a", "x.jpg", "b"), ("", "y.jpg", "c"))
+        for row in (
+            ("note, more" if sign != "," else "note", "image", "label"),
+            ("a", "x.jpg", "b"),
+            ("", "y.jpg", "c"),
+        )
     )
     assert make("csv", table(tmp_path, text), *COLUMNS, "--val", 0).classes == ["b", "c"]
     given = "tab" if sign == "\t" else sign
@@ -399,11 +461,19 @@ def test_prepare_csv_numeric_labels_sort_as_numbers(make, tmp_path):
 def test_prepare_keep_labels_keeps_numbers(make, tmp_path):
     table(tmp_path, "image,label\na.jpg,3\nb.jpg,0\nc.jpg,1\n")
     made = make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels")
-    assert made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1} and made.classes == list("0123") and "the first: 2" in made.said
+    assert (
+        made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1}
+        and made.classes == list("0123")
+        and "the first: 2" in made.said
+    )
     table(tmp_path, "w\nx\ny\nz\n", "names.txt")
-    assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels", "--classes", "names.txt").classes == list("wxyz")
+    assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels", "--classes", "names.txt").classes == list(
+        "wxyz"
+    )
     table(tmp_path, "w\nx\ny\n", "names.txt")
-    wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", "--classes", "names.txt", out="o"), "line 2", "'3'", "0 to 2")
+    wrong(
+        make("csv", "list.csv", *COLUMNS, "--keep_labels", "--classes", "names.txt", out="o"), "line 2", "'3'", "0 to 2"
+    )
     for label in ("shoe", "-1", "1.0", "99999999"):
         table(tmp_path, f"image,label\na.jpg,0\nb.jpg,{label}\n")
         wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", out="o"), "line 3", f"'{label}'")
@@ -419,9 +489,14 @@ def test_prepare_split_column_makes_the_parts(make, tmp_path):
         ("e.jpg,,val", "no label"),
         ("a.jpg,x,val", "and in validation"),
     ):
-        made = make("csv", table(tmp_path, f"image,label,part\n{rows}{row}\n"), *COLUMNS, "--split_column", "part", out="o")
+        made = make(
+            "csv", table(tmp_path, f"image,label,part\n{rows}{row}\n"), *COLUMNS, "--split_column", "part", out="o"
+        )
         wrong(made, said, *(["line 7"] if "a.jpg" not in row else []))
-    wrong(make("csv", table(tmp_path, "image,label,part\na.jpg,x,val\n"), *COLUMNS, "--split_column", "part", out="o"), "no training row")
+    wrong(
+        make("csv", table(tmp_path, "image,label,part\na.jpg,x,val\n"), *COLUMNS, "--split_column", "part", out="o"),
+        "no training row",
+    )
 
 
 def test_prepare_part_from_its_own_csv_uses_same_labels(make, tmp_path):
@@ -461,10 +536,15 @@ def test_prepare_not_a_csv_is_refused(make, tmp_path):
 
 
 def test_prepare_repeated_and_conflicting_rows_are_counted(make, tmp_path):
-    made = make("csv", table(tmp_path, "image,label\na.jpg,x\n./a.jpg,x\nb.jpg,x\nb.jpg,y\nc.jpg,y\n"), *COLUMNS, "--val", 0)
+    made = make(
+        "csv", table(tmp_path, "image,label\na.jpg,x\n./a.jpg,x\nb.jpg,x\nb.jpg,y\nc.jpg,y\n"), *COLUMNS, "--val", 0
+    )
     assert made.train == {"a.jpg": 0, "c.jpg": 1}
     assert "1 repetition(s)" in made.said and "1 image(s) left out, which have two different labels" in made.said
-    wrong(make("csv", table(tmp_path, "image,label\nb.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0, out="o"), "No image is left")
+    wrong(
+        make("csv", table(tmp_path, "image,label\nb.jpg,x\nb.jpg,y\n"), *COLUMNS, "--val", 0, out="o"),
+        "No image is left",
+    )
 
 
 @pytest.mark.parametrize(
@@ -508,8 +588,14 @@ def test_prepare_csv_names_without_suffix_find_files(make, tmp_path):
         "gone",
     ):
         assert said in made.said, made.said
-    wrong(make("csv", table(tmp_path, "image,label\nboth,x\n"), *COLUMNS, out="o"), "there as both.jpg, both.png", "--suffix .jpg")
-    made = make("csv", table(tmp_path, "image,label\nboth,x\na.jpg,y\n"), *COLUMNS, "--suffix", ".png", "--val", 0, out="o")
+    wrong(
+        make("csv", table(tmp_path, "image,label\nboth,x\n"), *COLUMNS, out="o"),
+        "there as both.jpg, both.png",
+        "--suffix .jpg",
+    )
+    made = make(
+        "csv", table(tmp_path, "image,label\nboth,x\na.jpg,y\n"), *COLUMNS, "--suffix", ".png", "--val", 0, out="o"
+    )
     assert set(made.train) == {"both.png", "a.jpg.png"}
 
 
@@ -523,7 +609,9 @@ def as_json(tmp_path, content, name="x.json"):
 
 COCO = {
     "images": [{"id": k, "file_name": f"im {k}.jpg"} for k in (5, 3, 1, 9, 8)],
-    "annotations": [{"image_id": k, "category_id": c} for k, c in ((5, 20), (3, 7), (1, 100), (9, 7), (9, 20), (5, 20), (77, 7))],
+    "annotations": [
+        {"image_id": k, "category_id": c} for k, c in ((5, 20), (3, 7), (1, 100), (9, 7), (9, 20), (5, 20), (77, 7))
+    ],
     "categories": [{"id": 100, "name": "鞋"}, {"id": 7, "name": "bag, big"}, {"id": 20, "name": "cap"}],
 }
 
@@ -539,7 +627,11 @@ def test_prepare_coco_writes_lists(make, tmp_path):
     ):
         assert text in made.said
     table(tmp_path, "鞋\nbag, big\ncap\n", "c.txt")
-    assert make("coco", "x.json", "--val", 0, "--classes", "c.txt").train == {"im 1.jpg": 0, "im 3.jpg": 1, "im 5.jpg": 2}
+    assert make("coco", "x.json", "--val", 0, "--classes", "c.txt").train == {
+        "im 1.jpg": 0,
+        "im 3.jpg": 1,
+        "im 5.jpg": 2,
+    }
     table(tmp_path, "鞋\nbag\ncap\n", "c.txt")
     wrong(make("coco", "x.json", "--classes", "c.txt", out="o"), "category 7", "Did you mean bag")
 
@@ -555,7 +647,9 @@ def test_prepare_aliproducts_json_writes_lists(make, tmp_path, place, key):
     touch(tmp_path / "train" / place, "a.jpg")
     images = [{"image_id": "a.jpg", "class_id": key}, {"image_id": "b", "class_id": key}, {"image_id": "c.jpg"}]
     made = make("coco", as_json(tmp_path, {"images": images}), "--root", "train", "--val", 0, "--check")
-    assert sorted(made.train.items()) == [(os.path.join("train", place, f"{name}.jpg"), 0) for name in "ab"] and made.classes == [str(key)]
+    assert sorted(made.train.items()) == [
+        (os.path.join("train", place, f"{name}.jpg"), 0) for name in "ab"
+    ] and made.classes == [str(key)]
     assert "AliProducts" in made.said and "have no class_id" in made.said and "1 of 2 files are not there" in made.said
     made = make("coco", as_json(tmp_path, {"images": [{"image_id": "z.jpg"}, {"image_id": "y"}]}), "--root", "test")
     assert made.test == ["test/z.jpg", "test/y.jpg"] and "without labels" in made.said
@@ -584,7 +678,10 @@ def test_prepare_coco_groups_and_parts_are_obeyed(make, tmp_path):
         ({"images": [{"name": "x"}]}, "expected `file_name`"),
         ({"images": [{"file_name": "x"}], "annotations": [{"image_id": 1, "category_id": 1}]}, "expected `id`"),
         ({"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 1}]}, "annotations[0]"),
-        ({"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 2, "category_id": 1}]}, "no image has a category"),
+        (
+            {"images": [{"id": 1, "file_name": "x"}], "annotations": [{"image_id": 2, "category_id": 1}]},
+            "no image has a category",
+        ),
         ({**COCO, "categories": [{"id": 7}]}, "There is no class"),
         ({**COCO, "categories": [{"name": "x"}]}, "categories[0]"),
     ],
@@ -618,7 +715,11 @@ def test_prepare_ready_list_is_split_by_class(make, tmp_path):
     assert sorted(collections.Counter(made.val.values()).items()) == [(0, 4), (1, 4), (2, 4)]
     together = {**made.train, **made.val}
     assert together == {f"raw/{k}.jpg": k % 3 for k in range(60)} and len(made.train) + len(made.val) == 60
-    assert make("list", "raw/all.txt", "--val", 0.2).val == made.val != make("list", "raw/all.txt", "--val", 0.2, "--seed", 1).val
+    assert (
+        make("list", "raw/all.txt", "--val", 0.2).val
+        == made.val
+        != make("list", "raw/all.txt", "--val", 0.2, "--seed", 1).val
+    )
     (tmp_path / "raw/test.txt").write_text("3.jpg\n1.jpg\n")
     assert (
         make("list", "raw/test.txt", "--part", "test").test
@@ -689,7 +790,10 @@ def test_prepare_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
 
     pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
     source = fashion.Source(
-        "noise", (pixels, np.arange(60, dtype=np.uint8) % 10), (pixels[:20], np.arange(20, dtype=np.uint8) % 10), list("abcdefghij")
+        "noise",
+        (pixels, np.arange(60, dtype=np.uint8) % 10),
+        (pixels[:20], np.arange(20, dtype=np.uint8) % 10),
+        list("abcdefghij"),
     )
     monkeypatch.setattr(fashion, "_from_debian", lambda: source)
     made = make("fashion-mnist", "--train", 40, "--test", 10, "--val", 15)
@@ -705,17 +809,32 @@ def test_prepare_then_train_and_submit_succeeds(photos, tmp_path, script, small)
         (tmp_path / "photos" / name).mkdir(parents=True)
         for k in range(10):
             cv2.imwrite(
-                str(tmp_path / "photos" / name / f"view {k}.jpg"), cv2.cvtColor(photo[k * 20 : k * 20 + 150, :150], cv2.COLOR_RGB2BGR)
+                str(tmp_path / "photos" / name / f"view {k}.jpg"),
+                cv2.cvtColor(photo[k * 20 : k * 20 + 150, :150], cv2.COLOR_RGB2BGR),
             )
     words = ["datasets/prepare.py", "folder", "photos", "--out", "lists", "--val", "0.2", "--test", "photos", "--check"]
     command = [sys.executable, str(ROOT / words[0]), *words[1:]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "24 images of 3 classes, 8 of each" in done.stdout
     trained = script("train.py", "--tag", "made", "--data_root", "lists", "--epochs", 1, *small)
     assert trained.code == 0, trained.err
     predicted = script(
-        "submit.py", "--tag", "made", "--load", "checkpoints/made/last.pt", "--data_root", "lists", "-b", 12, "-w", 0, "--gpu", -1
+        "submit.py",
+        "--tag",
+        "made",
+        "--load",
+        "checkpoints/made/last.pt",
+        "--data_root",
+        "lists",
+        "-b",
+        12,
+        "-w",
+        0,
+        "--gpu",
+        -1,
     )
     assert predicted.code == 0, predicted.err
     bad = subprocess.run([*command[:3], "none"], cwd=tmp_path, capture_output=True, text=True)
@@ -727,7 +846,9 @@ def test_split_of_200000_images_is_fast(prepare):
     from tools.prepare.splits import SplitPlan, split
 
     labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
-    part = ImageList([f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))])
+    part = ImageList(
+        [f"/d/{k:06}.jpg" for k in range(len(labels))], labels.tolist(), [f"={k // 3}" for k in range(len(labels))]
+    )
     began = time.process_time()  # of this process alone, whatever else runs
     for groups in (None, part.groups):
         for plan in (SplitPlan(0.1, None, None, 0), SplitPlan(0.1, 5, 1, 0)):

@@ -52,7 +52,9 @@ def test_extended_scores_equal_scikit_learn(case):
     assert found["mean_class_error"] == pytest.approx(1 - sk.balanced_accuracy_score(label, first), **near)
     normed = probability[seen].astype(np.float64)
     normed /= normed.sum(axis=1, keepdims=True)
-    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(label, normed, multi_class="ovr", average="macro"), **near)
+    assert found["roc_auc"] == pytest.approx(
+        sk.roc_auc_score(label, normed, multi_class="ovr", average="macro"), **near
+    )
     for name, members in (("head", (0, 1)), ("middle", (2, 3)), ("tail", (4, 5))):
         inside = np.isin(label, members)
         assert found[f"{name}_accuracy"] == pytest.approx(
@@ -128,7 +130,9 @@ def test_label_issues_method_names_its_limit(case):
     predictions, _ = case
     few = dataclasses.replace(predictions, rows=None)
     assert label_issues.find(few, CLASSES).method.endswith("as 600 × 6 probabilities are too many to keep")
-    assert label_issues.find(predictions, CLASSES + 2).method.endswith(f"as 2 of {CLASSES + 2} classes have no image here")
+    assert label_issues.find(predictions, CLASSES + 2).method.endswith(
+        f"as 2 of {CLASSES + 2} classes have no image here"
+    )
 
 
 def test_intervals_of_small_classes_contain_score():
@@ -161,7 +165,9 @@ def test_intervals_of_biased_scores_contain_truth():
         truth = extended_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
         held = 0
         for seed in range(1, 41):
-            low, high = bootstrap.intervals(drawn_list(seed, count, classes, sharpness), classes, None, seed, resamples=100)[name]
+            low, high = bootstrap.intervals(
+                drawn_list(seed, count, classes, sharpness), classes, None, seed, resamples=100
+            )[name]
             held += low <= truth <= high
         assert held >= 35, (name, truth, held)
 
@@ -182,8 +188,16 @@ def test_bootstrap_weights_score_as_repeated_images(case):
     found = bootstrap._resample(bootstrap._per_image(predictions, predictions.scorable, images), weight, CLASSES)
     found["roc_auc"] = bootstrap._auc_of_weights(predictions, CLASSES)(weight)
     again = np.repeat(seen, weight)
-    columns = (predictions.label, predictions.top, predictions.probability, predictions.true_probability, predictions.readable)
-    repeated = Predictions(again, *(column[again] for column in columns), ProbabilityRows(np.arange(len(again)), probability[again]))
+    columns = (
+        predictions.label,
+        predictions.top,
+        predictions.probability,
+        predictions.true_probability,
+        predictions.readable,
+    )
+    repeated = Predictions(
+        again, *(column[again] for column in columns), ProbabilityRows(np.arange(len(again)), probability[again])
+    )
     wanted = {**score(repeated, CLASSES), **extended_scores(repeated, CLASSES, images)}
     assert {name: wanted[name] for name in found} == pytest.approx(found, abs=1e-9)
 
@@ -234,7 +248,11 @@ def test_compare_of_other_images_is_refused(case, tmp_path):
     with pytest.raises(UserError, match="no file"):
         bootstrap.compare(predictions, FILES, str(tmp_path / "none.csv"))
     head, *rows = text.splitlines()
-    path.write_text("\n".join([f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]))
+    path.write_text(
+        "\n".join(
+            [f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]
+        )
+    )
     assert bootstrap.compare(predictions, FILES, str(path), list("abcdef")).p_value == 1
     with pytest.raises(UserError, match="class 1 is 'b' in .*, but 'c' here"):
         bootstrap.compare(predictions, FILES, str(path), list("acbdef"))
@@ -256,7 +274,9 @@ def test_fit_temperature_undoes_overconfidence():
 
     def loss():
         step.zero_grad()
-        value = torch.nn.functional.cross_entropy(logits / log_t.exp(), torch.from_numpy(sharper.label[sharper.scorable]))
+        value = torch.nn.functional.cross_entropy(
+            logits / log_t.exp(), torch.from_numpy(sharper.label[sharper.scorable])
+        )
         value.backward()
         return value
 
@@ -269,8 +289,18 @@ def test_fit_temperature_undoes_overconfidence():
 
 def test_amend_changes_only_its_keys(tmp_path):
     path = tmp_path / "a.pt"
-    weights = {"w": torch.randn(3, 4).to(memory_format=torch.contiguous_format), "h": torch.randn(5).half(), "n": torch.tensor(7)}
-    content = {"model": "x", "epoch": 3, "weights": weights, "more": {"step": 9, "m": torch.randn(2)}, "history": [{"epoch": 1}]}
+    weights = {
+        "w": torch.randn(3, 4).to(memory_format=torch.contiguous_format),
+        "h": torch.randn(5).half(),
+        "n": torch.tensor(7),
+    }
+    content = {
+        "model": "x",
+        "epoch": 3,
+        "weights": weights,
+        "more": {"step": 9, "m": torch.randn(2)},
+        "history": [{"epoch": 1}],
+    }
     checkpoint.save(path, content)
     before = checkpoint.load(path)
     (tmp_path / "best.pt").hardlink_to(path)
@@ -339,7 +369,11 @@ def decide(folder, *rows):
 def test_clean_drops_relabels_and_keeps(a_list, tmp_path):
     clean = clean_module()
     decisions = decide(
-        tmp_path, f"{tmp_path}/a b.jpg,0,relabel,2", f"{tmp_path}/c.jpg,1,drop,", f"{tmp_path}/d.jpg,2,keep,0", f"{tmp_path}/e.jpg,0,,1"
+        tmp_path,
+        f"{tmp_path}/a b.jpg,0,relabel,2",
+        f"{tmp_path}/c.jpg,1,drop,",
+        f"{tmp_path}/d.jpg,2,keep,0",
+        f"{tmp_path}/e.jpg,0,,1",
     )
     out = tmp_path / "new.txt"
     assert clean.main([str(a_list), "--decisions", str(decisions), "--out", str(out)]) == 0
@@ -352,7 +386,9 @@ def test_clean_drops_relabels_and_keeps(a_list, tmp_path):
 def test_clean_accepts_spreadsheet_csv(tmp_path, monkeypatch):
     """A byte order mark, capitals, spaces, paths from here, and a name that is no UTF-8; the last is kept to the byte."""
     (tmp_path / "val.txt").write_bytes(b"caf\xe9.jpg 0\n/far/b.jpg 1\nc.jpg 2\n")
-    (tmp_path / "decisions.csv").write_bytes(b"\xef\xbb\xbfpath,label,action,new_label\ncaf\xe9.jpg,0, Relabel ,1\nc.jpg,2,DROP,\n")
+    (tmp_path / "decisions.csv").write_bytes(
+        b"\xef\xbb\xbfpath,label,action,new_label\ncaf\xe9.jpg,0, Relabel ,1\nc.jpg,2,DROP,\n"
+    )
     monkeypatch.chdir(tmp_path)
     clean_module().clean(Path("val.txt"), Path("decisions.csv"), Path("new.txt"))
     assert Path("new.txt").read_bytes() == b"caf\xe9.jpg 1\n/far/b.jpg 1\n"
@@ -425,7 +461,9 @@ def test_gradcam_of_linear_head_equals_cam():
 
     torch.manual_seed(0)
     conv, head = torch.nn.Conv2d(3, 7, 3, stride=2), torch.nn.Linear(7, 4)
-    net = torch.nn.Sequential(conv, torch.nn.ReLU(inplace=True), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
+    net = torch.nn.Sequential(
+        conv, torch.nn.ReLU(inplace=True), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head
+    )
     images = torch.randint(0, 256, (3, 3, 17, 17), dtype=torch.uint8)
     classes = torch.tensor([0, 3, 1])
     found = gradcam(Plain(net), images, classes)
@@ -444,7 +482,9 @@ def test_gradcam_uses_last_fine_features():
     torch.manual_seed(0)
     first, second = torch.nn.Conv2d(3, 5, 3, stride=4), torch.nn.Conv2d(5, 7, 2, stride=2)
     net = torch.nn.Sequential(first, second, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(7, 4))
-    assert [gradcam(Plain(net), torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape[1:] for side in (35, 27, 11)] == [
+    assert [
+        gradcam(Plain(net), torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape[1:] for side in (35, 27, 11)
+    ] == [
         (4, 4),  # of `second`
         (7, 7),  # of `first`: `second` has 3 x 3
         (3, 3),  # nothing is fine: the last that has places
@@ -461,7 +501,9 @@ class Tokens(torch.nn.Module):
         self.norm1, self.norm, self.head = torch.nn.LayerNorm(8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3)
 
     def forward(self, images):
-        tokens = torch.cat([self.first.expand(len(images), -1, -1), self.embed(images).flatten(2).transpose(1, 2)], dim=1)
+        tokens = torch.cat(
+            [self.first.expand(len(images), -1, -1), self.embed(images).flatten(2).transpose(1, 2)], dim=1
+        )
         read = self.norm1(tokens)
         tokens = self.norm(tokens + (read @ read.transpose(1, 2)).softmax(dim=2) @ read)
         return self.head(tokens[:, 0] if self.pool == "token" else tokens[:, 1:].mean(dim=1))
@@ -502,7 +544,9 @@ def test_evaluation_of_50030_classes_fits_in_memory(tmp_path):
     count, classes = 20_000, 50_030
     top = rng.integers(0, classes, (count, 5))
     probability = np.sort(rng.dirichlet(np.ones(6), count).astype(np.float32)[:, :5], axis=1)[:, ::-1]
-    predictions = Predictions(np.arange(count), top[:, 1].copy(), top, probability, probability[:, 1].copy(), np.ones(count, bool))
+    predictions = Predictions(
+        np.arange(count), top[:, 1].copy(), top, probability, probability[:, 1].copy(), np.ones(count, bool)
+    )
     tracemalloc.start()
     extended_scores(predictions, classes, [3] * classes)
     bootstrap.intervals(predictions, classes, [3] * classes, 0, resamples=2)
@@ -519,24 +563,58 @@ def test_eval_calibrate_of_plain_weights_changes_no_file(script, photo_set, smal
     trained = checkpoint.load("checkpoints/run/last.pt")
     torch.save(trained["weights"], "plain.pt")
     before = (tmp_path / "plain.pt").read_bytes()
-    words = ["--load", "plain.pt", "--model", trained["model"], "--scale", 32, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0]
+    words = [
+        "--load",
+        "plain.pt",
+        "--model",
+        trained["model"],
+        "--scale",
+        32,
+        "--data_root",
+        photo_set,
+        "-b",
+        12,
+        "--gpu",
+        -1,
+        "-w",
+        0,
+    ]
     result = script("eval.py", *words, "--calibrate", "--no-report", "--resamples", 0)
     assert result.code == 0, result.err
     assert "No checkpoint was changed" in result.out and "is rewritten" not in result.out
     assert (tmp_path / "plain.pt").read_bytes() == before
-    fitted = json.loads((tmp_path / "results/cache/plain_weights/metrics.json").read_text())["calibration"]["temperature"]
+    fitted = json.loads((tmp_path / "results/cache/plain_weights/metrics.json").read_text())["calibration"][
+        "temperature"
+    ]
     assert f"use it with --temperature {fitted:.6f}" in result.out
 
 
 def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
-    flags = ["--load", "checkpoints/run/last.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0, "--resamples", 20]
+    flags = [
+        "--load",
+        "checkpoints/run/last.pt",
+        "--data_root",
+        photo_set,
+        "-b",
+        12,
+        "--gpu",
+        -1,
+        "-w",
+        0,
+        "--resamples",
+        20,
+    ]
     assert "--calibrate" in script("eval.py", *flags, "--tag", "run", "--temperature", "ckpt").err
     before = checkpoint.load("checkpoints/run/last.pt")
     first = script("eval.py", *flags, "--tag", "run", "--calibrate")
     assert first.code == 0, first.err
     announced = first.out.index("--calibrate adds the temperature to checkpoints/run/last.pt: that file is rewritten")
-    assert announced < first.out.index("Temperature ") < first.out.index("Writing the temperature into checkpoints/run/last.pt")
+    assert (
+        announced
+        < first.out.index("Temperature ")
+        < first.out.index("Writing the temperature into checkpoints/run/last.pt")
+    )
     after = checkpoint.load("checkpoints/run/last.pt")
     fitted = after.pop("calibration")
     assert after["weights"].keys() == before["weights"].keys()
@@ -551,7 +629,9 @@ def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small,
     assert warm["loss"] == pytest.approx(fitted["loss_after"], abs=1e-5)
     assert cold["loss"] == pytest.approx(fitted["loss_before"], abs=1e-5)
     assert warm["top1"] == cold["top1"] and warm["compare"]["p_value"] == 1
-    assert (tmp_path / "results/run/1/report.html").is_file() and not (tmp_path / "results/warm/run_1/report.html").exists()
+    assert (tmp_path / "results/run/1/report.html").is_file() and not (
+        tmp_path / "results/warm/run_1/report.html"
+    ).exists()
     for name, foreign in (("a", "[1]"), ("b", '{"runs": [3, {"count": 12}]}'), ("c", "{")):  # other programs' files
         (tmp_path / "results/run" / name).mkdir()
         (tmp_path / "results/run" / name / "metrics.json").write_text(foreign)

@@ -19,7 +19,14 @@ def case():
     probability = (probability / probability.sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
     top = np.argsort(-probability, axis=1)[:, :5]
     readable = np.arange(300) % 15 != 0
-    columns = (np.arange(300), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(300), label], readable)
+    columns = (
+        np.arange(300),
+        label,
+        top,
+        np.take_along_axis(probability, top, 1),
+        probability[np.arange(300), label],
+        readable,
+    )
     return Predictions(*columns), probability
 
 
@@ -29,9 +36,13 @@ def test_score_equals_scikit_learn(case):
     label, first = predictions.label[seen], predictions.top[seen][:, 0]
     scores = score(predictions, CLASSES)
     assert scores["top1"] == pytest.approx(sk.accuracy_score(label, first), abs=1e-9)
-    assert scores["top5"] == pytest.approx(sk.top_k_accuracy_score(label, probability[seen], k=5, labels=range(CLASSES)), abs=1e-9)
+    assert scores["top5"] == pytest.approx(
+        sk.top_k_accuracy_score(label, probability[seen], k=5, labels=range(CLASSES)), abs=1e-9
+    )
     assert scores["mean_class_accuracy"] == pytest.approx(sk.balanced_accuracy_score(label, first), abs=1e-9)
-    assert scores["loss"] == pytest.approx(sk.log_loss(label, probability[seen].astype(np.float64), labels=range(CLASSES)), abs=1e-6)
+    assert scores["loss"] == pytest.approx(
+        sk.log_loss(label, probability[seen].astype(np.float64), labels=range(CLASSES)), abs=1e-6
+    )
     assert (scores["count"], scores["unreadable"], scores["num_classes"]) == (280, 20, CLASSES)
 
 

@@ -16,7 +16,11 @@ from utils.names import columns, shorten, shorten_all
 
 pytestmark = pytest.mark.pictures
 
-LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green") for size in "SML"]
+LONG = [
+    f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men"
+    for colour in ("red", "blue", "green")
+    for size in "SML"
+]
 LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 700, 100)]
 LONG += ["costs $5 to $9", r"$\frac{$", "W" * 40, "i" * 50, "Mug"]
 
@@ -26,7 +30,9 @@ def scored_set(names, label, first):
     label, first = np.array(label), np.array(first)
     top = np.stack([first, *((first + k) % len(names) for k in range(1, 5))], axis=1)
     probability = np.tile(np.array([0.93, 0.03, 0.02, 0.01, 0.01], np.float32), (len(label), 1))
-    predictions = Predictions(np.arange(len(label)), label, top, probability, probability[:, 1], np.ones(len(label), bool))
+    predictions = Predictions(
+        np.arange(len(label)), label, top, probability, probability[:, 1], np.ones(len(label), bool)
+    )
     files = SimpleNamespace(path=str, thumbnail=lambda index, side: np.full((40 + index % 3 * 30, 60, 3), 90, np.uint8))
     return results.Scored(predictions, files, Classes(len(names), list(names)))
 
@@ -69,7 +75,11 @@ def test_shorten_all_fits_and_keeps_names_distinct(names, room):
 
 def test_shorten_keeps_both_ends():
     assert shorten("Whole-grain breakfast cereal 100 g", 12) == "Whole-…100 g"
-    assert shorten_all({3: "shirt, red, small", 7: "shirt, tan, small", 9: "shoe"}, 11) == {3: "3: shir…all", 7: "7: shir…all", 9: "shoe"}
+    assert shorten_all({3: "shirt, red, small", 7: "shirt, tan, small", 9: "shoe"}, 11) == {
+        3: "3: shir…all",
+        7: "7: shir…all",
+        9: "shoe",
+    }
     assert shorten("男士纯棉短袖圆领T恤", 9) == "男士…T恤" and columns("男士…T恤") == 8
     assert shorten("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"  # an accent stays with its letter
 
@@ -135,7 +145,9 @@ def test_missing_font_is_warned_once_and_used_once_installed(only_default, tmp_p
     font_with(tmp_path / "new.ttf", "衬")
     for cached in (fonts._covering, fonts._fonts):
         cached.cache_clear()
-    monkeypatch.setattr(only_default, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")])  # newer than matplotlib's list
+    monkeypatch.setattr(
+        only_default, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")]
+    )  # newer than matplotlib's list
     assert fonts.families("ok 衬") == [fonts.DEFAULT, "Square Test"]
     drawn = sheet(tmp_path / "b.png", "衬衬衬")
     assert (drawn < 50).sum() > (without < 50).sum() + 100  # squares, filled
@@ -149,12 +161,20 @@ def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
     label = np.arange(8) + 8
     plots.errors(tmp_path / "errors.png", scored_set(LONG, label, (label + 1) % len(LONG)))
     names = plots.class_names(Classes(len(LONG), LONG), label)
-    plots.gallery(tmp_path / "batch.png", [np.zeros((32, 32, 3), np.uint8)] * 8, [names[k] for k in label], "The first training batch")
+    plots.gallery(
+        tmp_path / "batch.png",
+        [np.zeros((32, 32, 3), np.uint8)] * 8,
+        [names[k] for k in label],
+        "The first training batch",
+    )
     plots.errors(tmp_path / "one.png", scored_set(LONG, [1], [2]))
     for figure in figures:
         assert_apart_and_inside(figure, [axis.title for axis in figure.axes] + [figure._suptitle])
     captions = [axis.get_title() for axis in figures[0].axes[:8]]
-    assert all(caption.startswith("true ") and "\npredicted " in caption and caption.endswith("93 % confident") for caption in captions)
+    assert all(
+        caption.startswith("true ") and "\npredicted " in caption and caption.endswith("93 % confident")
+        for caption in captions
+    )
     assert len({caption.split("\n")[0] for caption in captions}) == 8
 
 
@@ -171,7 +191,9 @@ def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path
     wanted = np.array([[75, 25, 0, 0, 0, 0], [0, 0, 50, 50, 0, 0], [0, 0, 0, 0, 0, 100]])
     hit = np.zeros_like(wanted, bool)
     hit[0, 0] = hit[1, 2] = True
-    assert (blue[hit] > red[hit]).all() and (red > blue)[(wanted > 0) & ~hit].all() and (painted[wanted == 0] == 255).all()
+    assert (
+        (blue[hit] > red[hit]).all() and (red > blue)[(wanted > 0) & ~hit].all() and (painted[wanted == 0] == 255).all()
+    )
     shown = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axis.texts}
     assert shown == {(y, x): str(wanted[y, x]) for y, x in zip(*np.nonzero(wanted), strict=True)}
     assert f"{len(LONG) - 3} of {len(LONG)} classes have no image and no row" in figures[0]._suptitle.get_text()
@@ -192,9 +214,20 @@ def test_confusion_picture_of_cut_names_has_a_bar_each(figures, tmp_path):
 
 
 def test_curves_legend_covers_no_line(figures, tmp_path):
-    scores = dict.fromkeys(("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1"), 0.5)
+    scores = dict.fromkeys(
+        ("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1"), 0.5
+    )
     rows = [
-        {"epoch": k, "train_loss": 1 / k, "val_loss": 2 / k, "grad_norm": 5 + k / 9, "lr": 0.1, "data_wait": 0.1, **scores} for k in (1, 2)
+        {
+            "epoch": k,
+            "train_loss": 1 / k,
+            "val_loss": 2 / k,
+            "grad_norm": 5 + k / 9,
+            "lr": 0.1,
+            "data_wait": 0.1,
+            **scores,
+        }
+        for k in (1, 2)
     ]
     plots.curves(tmp_path / "curves.png", [{"images_per_second": 90.0, **row} for row in rows])
     rates = np.logspace(-6, 0, 40)

@@ -35,13 +35,21 @@ def scored_set(folder):
     probability = np.exp(logits)
     probability = (probability / probability.sum(axis=1, keepdims=True)).astype(np.float32)
     top = np.argsort(-probability, axis=1)[:, :5]
-    columns = (np.arange(IMAGES), label, top, np.take_along_axis(probability, top, 1), probability[np.arange(IMAGES), label])
+    columns = (
+        np.arange(IMAGES),
+        label,
+        top,
+        np.take_along_axis(probability, top, 1),
+        probability[np.arange(IMAGES), label],
+    )
     predictions = Predictions(*columns, np.ones(IMAGES, bool), ProbabilityRows(np.arange(IMAGES), probability))
     path = lambda index: str(folder / f'a, "{index % 8}"\udce9.jpg')  # noqa: E731
     for k in range(8):
         with open(path(k), "wb") as file:
             file.write(cv2.imencode(".jpg", rng.integers(0, 256, (40 + 9 * k, 60, 3), dtype=np.uint8))[1])
-    files = SimpleNamespace(path=path, thumbnail=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, file_label=int)
+    files = SimpleNamespace(
+        path=path, thumbnail=lambda index, side: thumbnail(path(index), side), __len__=lambda: IMAGES, file_label=int
+    )
     names = [f"thing {k}" for k in range(CLASSES)]
     names[7] = NASTY
     return results.Scored(predictions, files, Classes(CLASSES, names, [1 + k for k in range(CLASSES)]))
@@ -58,7 +66,12 @@ def write_page(folder, scored):
     history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
     path = folder / "tag" / "3" / "report.html"
     near = {int(index): [(int(index + CLASSES - 1) % IMAGES, 0.987), (5, 0.5)] for index in predictions.index[rows]}
-    page.write(path, scored, metrics, page.Extra(label_issues.find(predictions, classes.count), maps, near=near, history=history))
+    page.write(
+        path,
+        scored,
+        metrics,
+        page.Extra(label_issues.find(predictions, classes.count), maps, near=near, history=history),
+    )
     return path
 
 
@@ -97,7 +110,9 @@ def at(browser, made):
         browser=browser,
         find=lambda css: browser.find_element("css selector", css),
         all=lambda css: browser.find_elements("css selector", css),
-        texts=lambda css: browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(x => x.textContent)", css),
+        texts=lambda css: browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(x => x.textContent)", css
+        ),
     )
     assert browser.get_log("browser") == []
 
@@ -140,7 +155,9 @@ def test_report_class_table_sorts_filters_and_pages(at, made):
     click(at, "#class-pager button:last-child")
     assert at.texts("#class-pager span") == ["page 3 of 3"]
     assert not at.find("#class-pager button:last-child").is_enabled()
-    click(at, "#class-table th:nth-child(3) button")  # accuracy: the worst first, then the best; without images last, either way
+    click(
+        at, "#class-table th:nth-child(3) button"
+    )  # accuracy: the worst first, then the best; without images last, either way
     assert at.texts(name)[0] == scored.classes.name(worst[0])
     click(at, "#class-table th:nth-child(3) button")
     assert at.texts("#class-table tbody tr td:nth-child(3)")[0] == f"{100 * np.nanmax(counts['accuracy']):.1f} %"
@@ -180,9 +197,7 @@ def test_report_confusions_can_be_searched_and_zoomed(at, made):
     assert at.texts("#window") == ["rows 32–97, columns 45–110"]
     click(at, "#zoom-out")
     assert at.texts("#window") == ["rows 0–129, columns 0–129"]
-    painted = (
-        "const c = document.getElementById('matrix'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
-    )
+    painted = "const c = document.getElementById('matrix'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
     assert at.browser.execute_script(painted)
 
 
@@ -253,7 +268,9 @@ def test_report_errors_page_by_click_and_key(at, made):
     assert len(at.all("#gallery .pair img")) == 24  # a picture and its Grad-CAM each
     assert len(at.all("#gallery .near img")) == 24
     captions = at.texts("#gallery .near figcaption")
-    assert all(text.endswith(end) for text, end in zip(captions, itertools.cycle((" 0.99", "thing 5 0.50")), strict=False))
+    assert all(
+        text.endswith(end) for text, end in zip(captions, itertools.cycle((" 0.99", "thing 5 0.50")), strict=False)
+    )
     click(at, "#error-pager button:last-child")
     second = at.texts("#gallery .item")
     assert at.texts("#error-pager span") == ["page 2 of 4"] and second != first
@@ -294,7 +311,9 @@ def test_report_error_shows_true_class_and_neighbours(at, made):
     at.find("#error-filter").send_keys(called)
     assert any(text == called for text in at.texts("#gallery .item strong.error"))
     true_alone = [true for true, other, _ in labels if called not in (true, other)]
-    assert not set(true_alone) & set(at.texts("#gallery .item strong:first-child")) or len(at.all("#gallery .item")) < 12
+    assert (
+        not set(true_alone) & set(at.texts("#gallery .item strong:first-child")) or len(at.all("#gallery .item")) < 12
+    )
 
 
 def test_report_marks_are_exported_for_clean(at, made):
@@ -303,7 +322,9 @@ def test_report_marks_are_exported_for_clean(at, made):
     click(at, "#issues .item:nth-child(1) [value=drop]")
     click(at, "#issues .item:nth-child(2) [value=relabel]")
     choice = "const s = document.querySelector('#issues .item:nth-child(3) select');"
-    other = at.browser.execute_script(choice + "s.selectedIndex = 1; s.dispatchEvent(new Event('change')); return s.value")
+    other = at.browser.execute_script(
+        choice + "s.selectedIndex = 1; s.dispatchEvent(new Event('change')); return s.value"
+    )
     assert at.find("#issues .item:nth-child(3) [value=relabel]").is_selected()
     click(at, "#issue-pager button:last-child")
     click(at, "#issues .item:nth-child(1) [value=keep]")
@@ -316,7 +337,9 @@ def test_report_marks_are_exported_for_clean(at, made):
     wait_for(lambda: path.is_file() and path.stat().st_size)
     with open(path, newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
-    assert at.texts("#issues .item .path")[0].endswith(r"\xe9.jpg")  # shown so that it can be read, exported byte for byte
+    assert at.texts("#issues .item .path")[0].endswith(
+        r"\xe9.jpg"
+    )  # shown so that it can be read, exported byte for byte
     label = made[1].predictions.label[issues.row]
     wanted = [
         ("drop", label[0], ""),
@@ -329,7 +352,11 @@ def test_report_marks_are_exported_for_clean(at, made):
     assert [(row["action"], int(row["label"]), row["new_label"]) for row in rows] == wanted
 
 
-LONG = [f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men" for colour in ("red", "blue", "green", "black") for size in "SML"]
+LONG = [
+    f"Premium cotton crew-neck T-shirt, {colour}, size {size}, men"
+    for colour in ("red", "blue", "green", "black")
+    for size in "SML"
+]
 LONG += [f"Whole-grain breakfast cereal {grams} g family pack" for grams in range(100, 1300, 100)]
 LONG += ["男士纯棉短袖圆领T恤 白色 大号", "衬衫", "Mug", "W" * 30, "a_name_without_any_space_" * 3, "x" * 9, "y", "z"]
 
@@ -351,7 +378,9 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
     metrics = {**score(scored.predictions, 32), **extended_scores(scored.predictions, 32, scored.classes.train_counts)}
     metrics["intervals"] = intervals(scored.predictions, 32, scored.classes.train_counts, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
-    extra = page.Extra(label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt")
+    extra = page.Extra(
+        label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt"
+    )
     page.write(tmp_path / "report.html", scored, metrics, extra)
     keep = "window.drawn = []; const fill = CanvasRenderingContext2D.prototype.fillText; CanvasRenderingContext2D.prototype.fillText = "
     keep += "function (text, x, y) { const at = this.getTransform(); drawn.push([text, this.measureText(text).width, x, this.font, "
@@ -363,7 +392,9 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
         assert look("document.querySelector('h1').textContent") == "Evaluation of ResNet18, epoch 2 of shirts"
         wait_for(lambda: look("drawn.length"))
         drawn = [one for one in look("drawn.splice(0)") if not one[0].isdigit()]
-        down, across = ({text: width for text, width, _, _, turned in drawn if turned is side} for side in (False, True))
+        down, across = (
+            {text: width for text, width, _, _, turned in drawn if turned is side} for side in (False, True)
+        )
         assert len(down) == len(across) == 32 and down.keys() == across.keys()
         margin = next(x for _, _, x, _, turned in drawn if not turned)
         assert max(down.values()) <= margin and max(across.values()) <= margin  # none is clipped
@@ -371,7 +402,9 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
         room = look("arguments[0].clientWidth * 0.34 - 10", browser.find_element("id", "matrix"))
         ruler = f"(pen => {{ pen.font = {font}; return pen.measureText(arguments[0]).width }})(new OffscreenCanvas(1, 1).getContext('2d'))"
         width = functools.cache(lambda text: look(ruler, text))
-        assert set(shorten_all(dict(enumerate(LONG)), room, width).values()) == down.keys()  # the page's function is Python's
+        assert (
+            set(shorten_all(dict(enumerate(LONG)), room, width).values()) == down.keys()
+        )  # the page's function is Python's
         at = SimpleNamespace(browser=browser)
         mouse(at, "pointermove", 0.99, 0.99)
         tip = "document.getElementById('tip')"
@@ -391,16 +424,25 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_report_on_phone_fits_and_has_contrast(at, dark):
     scheme = {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]}
-    at.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True})
+    at.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
     time.sleep(0.2)
-    at.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)  # after the size, so that the colours alone call for painting
+    at.browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", scheme
+    )  # after the size, so that the colours alone call for painting
     try:
-        painted = (
-            "const c = document.getElementById('matrix'); return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
+        painted = "const c = document.getElementById('matrix'); return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
+        heat = at.browser.execute_script(
+            "return getComputedStyle(document.documentElement).getPropertyValue('--heat').trim()"
         )
-        heat = at.browser.execute_script("return getComputedStyle(document.documentElement).getPropertyValue('--heat').trim()")
         wanted = [int(part) for part in heat.split(",")]
-        wait_for(lambda: max(abs(int(a) - b) for a, b in zip(at.browser.execute_script(painted).split(","), wanted, strict=True)) <= 3)
+        wait_for(
+            lambda: (
+                max(abs(int(a) - b) for a, b in zip(at.browser.execute_script(painted).split(","), wanted, strict=True))
+                <= 3
+            )
+        )
         assert at.browser.execute_script("return document.documentElement.scrollWidth") == 390
         for css in ("h1", ".soft", "#class-table td", ".error"):
             colour, ground = (

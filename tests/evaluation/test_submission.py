@@ -38,7 +38,9 @@ def test_submission_default_is_id_and_predicted(scored, tmp_path):
     assert (tmp_path / "s.csv").read_text() == 'id,predicted\none.jpg,2\ntwo words.jpg,0\n"three,x.jpg",1\none.jpg,1\n'
 
 
-@pytest.mark.parametrize("words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str)
+@pytest.mark.parametrize(
+    "words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str
+)
 def test_submission_json_with_csv_flags_is_refused(words, capsys):
     with pytest.raises(SystemExit) as stop:
         flags("--format", "json", *words)
@@ -55,7 +57,21 @@ def test_eval_and_submit_under_torchrun_are_refused(name, script, photo_set, sma
 
 
 def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
-    words = ["--columns", "image", "label", "--separator", "tab", "--id", "stem", "--labels", "name", "--top_k", "2", "--joiner", "|"]
+    words = [
+        "--columns",
+        "image",
+        "label",
+        "--separator",
+        "tab",
+        "--id",
+        "stem",
+        "--labels",
+        "name",
+        "--top_k",
+        "2",
+        "--joiner",
+        "|",
+    ]
     submission.write(tmp_path / "s.tsv", scored, flags(*words))
     with open(tmp_path / "s.tsv", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
@@ -68,7 +84,12 @@ def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
         ["one", 'big "dog"|old, fox'],
     ]
     submission.write(tmp_path / "s.txt", scored, flags("--no-header", "--separator", " ", "--id", "path"))
-    assert (tmp_path / "s.txt").read_text().splitlines() == ["a/one.jpg 2", '"a/two words.jpg" 0', "a/three,x.jpg 1", "b/one.jpg 1"]
+    assert (tmp_path / "s.txt").read_text().splitlines() == [
+        "a/one.jpg 2",
+        '"a/two words.jpg" 0',
+        "a/three,x.jpg 1",
+        "b/one.jpg 1",
+    ]
     submission.write(tmp_path / "s.json", scored, flags("--format", "json"))
     assert json.loads((tmp_path / "s.json").read_text())[2] == {"id": "three,x.jpg", "predicted": 1}
     submission.write(tmp_path / "s.json", scored, flags("--format", "json", "--top_k", "3"))
@@ -112,10 +133,26 @@ def test_submission_unreadable_form_is_refused(words, capsys):
 
 def test_submit_writes_provenance_and_pseudo_labels(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
-    words = ["--tag", "run", "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0, "--pseudo_label", 0.01]
+    words = [
+        "--tag",
+        "run",
+        "--load",
+        "checkpoints/run/last.pt",
+        "--data_root",
+        photo_set,
+        "--gpu",
+        -1,
+        "-w",
+        0,
+        "--pseudo_label",
+        0.01,
+    ]
     assert script("submit.py", *words).code == 0
     found = json.loads((tmp_path / "results/run/submission.provenance.json").read_text())
-    for entry, path in ((found["members"][0], "checkpoints/run/last.pt"), (found["submission"], "results/run/submission.csv")):
+    for entry, path in (
+        (found["members"][0], "checkpoints/run/last.pt"),
+        (found["submission"], "results/run/submission.csv"),
+    ):
         assert entry["sha256"] == hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
     assert found["list"]["images"] == found["submission"]["rows"] == 6
     assert found["options"]["tta"] == "none" and found["versions"]["torch"]

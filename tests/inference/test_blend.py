@@ -24,7 +24,9 @@ def members(rng, count=400, classes=7, noise=(1.0, 1.2, 4.0)):
     """Labels (N,), and the float32 (M, N, C) probabilities of members that see them through noise of their own."""
     label = rng.integers(classes, size=count)
     truth = np.eye(classes)[label] * 2.5
-    return label, softmax(np.stack([truth + rng.normal(size=truth.shape) * level for level in noise])).astype(np.float32)
+    return label, softmax(np.stack([truth + rng.normal(size=truth.shape) * level for level in noise])).astype(
+        np.float32
+    )
 
 
 def held(label, each):
@@ -103,7 +105,9 @@ def test_fit_of_useless_members_reports_no_gain():
 def pair(script, photo_set, small):
     """Two finished runs, tags a and b, in the current folder; flags of evaluation."""
     for tag, seed in (("a", 1), ("b", 2)):
-        assert script("train.py", "--tag", tag, "--seed", seed, "--data_root", photo_set, "--epochs", 1, *small).code == 0
+        assert (
+            script("train.py", "--tag", tag, "--seed", seed, "--data_root", photo_set, "--epochs", 1, *small).code == 0
+        )
     return ["--data_root", photo_set, "-b", 5, "--gpu", -1, "-w", 0]
 
 
@@ -119,7 +123,9 @@ def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
     for tag in "ab":
         run_eval(script, "--tag", tag, "--load", f"checkpoints/{tag}/last.pt", "--save_probs", *pair)
     files = [f"results/{tag}/1/probs.npz" for tag in "ab"]
-    run_eval(script, "--tag", "nets", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
+    run_eval(
+        script, "--tag", "nets", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", "--weights", 1, 3, *pair
+    )
     away = photo_set.with_name("away")
     photo_set.rename(away)  # no image is read, nor looked for, where only files are blended
     photo_set.mkdir()
@@ -130,12 +136,17 @@ def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
         shutil.rmtree(photo_set)
         away.rename(photo_set)
     run_eval(script, "--tag", "both", "--load", files[0], "checkpoints/b/last.pt", "--weights", 1, 3, *pair)
-    found = {tag: json.loads(next((tmp_path / f"results/{tag}").glob("*/metrics.json")).read_text()) for tag in ("nets", "files", "both")}
+    found = {
+        tag: json.loads(next((tmp_path / f"results/{tag}").glob("*/metrics.json")).read_text())
+        for tag in ("nets", "files", "both")
+    }
     assert found["files"]["loss"] == pytest.approx(found["nets"]["loss"], rel=1e-3)
     assert found["both"]["loss"] == pytest.approx(found["nets"]["loss"], rel=1e-3)
     assert found["files"]["count"] == 12
 
-    out = run_eval(script, "--tag", "fit", "--blend", "optimal", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair)
+    out = run_eval(
+        script, "--tag", "fit", "--blend", "optimal", "--load", "checkpoints/a/last.pt", "checkpoints/b/last.pt", *pair
+    )
     assert "fitted, other images" in out
     written = tmp_path / "results/fit/a_1+b_1/ensemble.yaml"
     content = yaml.safe_load(written.read_text())
@@ -147,7 +158,9 @@ def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
     assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
     heavier = "ab"[int(np.argmax(content["weights"]))]
     member = tmp_path / f"checkpoints/{heavier}/last.pt"
-    run_eval(script, "--tag", "t", "--load", member, "--calibrate", *pair)  # stores a temperature, which a blend leaves alone
+    run_eval(
+        script, "--tag", "t", "--load", member, "--calibrate", *pair
+    )  # stores a temperature, which a blend leaves alone
     assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
     other = checkpoint.load(member)
     name = next(name for name, value in other["weights"].items() if value.is_floating_point())
@@ -167,7 +180,9 @@ def test_saved_probs_keep_small_probabilities():
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 9, (2, 500, 40)))
     each = logits.softmax(dim=2).float()
-    saved = torch.stack([SavedMember(saved_probs.to_log_float16(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each])
+    saved = torch.stack(
+        [SavedMember(saved_probs.to_log_float16(one.numpy()), is_log=True).rows(torch.arange(500)) for one in each]
+    )
     assert (each < 1e-8).float().mean() > 0.2
     assert torch.allclose(saved.sum(dim=2), torch.ones(2, 500), atol=1e-5)
     assert (saved / each - 1).abs().max() < 0.02

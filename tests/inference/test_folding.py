@@ -38,7 +38,9 @@ def awake(name):
 
 def test_fold_families_cover_the_registry():
     tried = {models[name] for name in FAMILIES if name in models}
-    assert {family.__name__ + family.__module__ for family in models.values()} - {f.__name__ + f.__module__ for f in tried} <= {
+    assert {family.__name__ + family.__module__ for family in models.values()} - {
+        f.__name__ + f.__module__ for f in tried
+    } <= {
         "Modelnetwork.ResNeXt.model"  # timm's ResNet, as ResNet18 is
     }
 
@@ -54,7 +56,9 @@ def test_fold_batchnorm_keeps_logits(name):
     assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert left == sum(isinstance(module, nn.BatchNorm2d) for module in model.net.modules()) - count
-    assert all(torch.equal(value, before[key]) for key, value in model.net.state_dict().items())  # the given one is left alone
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.net.state_dict().items()
+    )  # the given one is left alone
 
 
 class Shared(nn.Module):
@@ -106,7 +110,8 @@ def test_cast_weights_equals_autocast():
 def test_precision_fast_takes_the_quicker(monkeypatch, chosen):
     model, _ = awake("ResNet18")
     monkeypatch.setattr(
-        "network.precision.pick_fastest", lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed")
+        "network.precision.pick_fastest",
+        lambda step, names=("fp32", "bf16"): ([step(name) for name in names] and chosen, "timed"),
     )
     opt = parse_eval(["--load", "x", "--gpu", "-1", "-b", "3"])
     said = optimize_for_inference(model, model.preprocess(), opt, "fast", torch.device("cpu"))
@@ -118,7 +123,10 @@ def test_no_fold_leaves_network_unfolded():
     model, _ = awake("ResNet18")
     net = model.net
     assert (
-        optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")) == "fp32"
+        optimize_for_inference(
+            model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")
+        )
+        == "fp32"
     )
     assert model.net is net
 
@@ -128,7 +136,10 @@ def test_fold_in_bf16_happens_only_on_request():
     cpu = torch.device("cpu")
     for words, folded in (([], False), (["--precision", "bf16"], True)):
         model, _ = awake("ResNet18")
-        assert ("folded" in optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)) is folded
+        assert (
+            "folded"
+            in optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)
+        ) is folded
 
 
 def test_gradcam_of_folded_bf16_network_is_near_fp32():
@@ -136,12 +147,18 @@ def test_gradcam_of_folded_bf16_network_is_near_fp32():
     from utils.batch import EvalBatch
 
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    batch = EvalBatch((images,), torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.ones(2, dtype=torch.bool), ())
+    batch = EvalBatch(
+        (images,), torch.zeros(2, dtype=torch.int64), torch.arange(2), torch.ones(2, dtype=torch.bool), ()
+    )
     maps = []
     for precision in ("fp32", "bf16"):
         model, _ = awake("ResNet18")
         optimize_for_inference(
-            model, model.preprocess(), parse_eval(["--load", "x", "--precision", precision]), precision, torch.device("cpu")
+            model,
+            model.preprocess(),
+            parse_eval(["--load", "x", "--precision", precision]),
+            precision,
+            torch.device("cpu"),
         )
         maps.append(gradcam_maps(Predictor([Member(model, model.preprocess())]), [batch]))
     assert all(abs(maps[0][k][1] - maps[1][k][1]).mean() < 0.05 for k in range(2))

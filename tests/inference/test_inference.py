@@ -19,7 +19,10 @@ WAY = Preprocess(64, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def ways_of(tta, image):
     """`image` (B, 3, S, S) as the loader would hand it over for each way of `tta`, resized by repetition."""
     predictor_ways = tuple(dict.fromkeys(view.preprocess for view in get_views(tta, WAY)))
-    return tuple(torch.nn.functional.interpolate(image.float(), way.scale, mode="nearest").to(torch.uint8) for way in predictor_ways)
+    return tuple(
+        torch.nn.functional.interpolate(image.float(), way.scale, mode="nearest").to(torch.uint8)
+        for way in predictor_ways
+    )
 
 
 class Blind(nn.Module):
@@ -114,7 +117,9 @@ def test_predictor_with_any_pass_size_gives_same(monkeypatch, tta):
     image = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
     images = ways_of(tta, image)
     small = predictor(Blind, tta)
-    small.members[0].model.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Flatten(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    small.members[0].model.net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.Flatten(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()
+    )
     whole = small(images)
     sizes = []
     small.members[0].model.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))

@@ -40,7 +40,9 @@ def test_gem_pool_equals_its_formula(p):
     maps = np.random.default_rng(0).uniform(0, 4, (2, 3, 5, 4))
     pool = GeM()
     pool.p.data.fill_(p)
-    assert np.allclose(pool(torch.tensor(maps, dtype=torch.float32)).detach(), (maps**p).mean((2, 3)) ** (1 / p), rtol=1e-4)
+    assert np.allclose(
+        pool(torch.tensor(maps, dtype=torch.float32)).detach(), (maps**p).mean((2, 3)) ** (1 / p), rtol=1e-4
+    )
     last = GeM(channels_last=True)
     last.p.data.fill_(p)
     got = last(torch.tensor(maps.transpose(0, 2, 3, 1), dtype=torch.float32))
@@ -58,7 +60,14 @@ def test_model_of_any_family_takes_every_head_and_pool(name):
             assert float(logits.detach().abs().max()) <= 30.01
         names = head_names(model.net)
         assert any("pool" in each and each.endswith(".p") for each in names)
-        assert sum(dict(model.net.named_parameters())[each].ndim == 2 for each in names if each in dict(model.net.named_parameters())) == 1
+        assert (
+            sum(
+                dict(model.net.named_parameters())[each].ndim == 2
+                for each in names
+                if each in dict(model.net.named_parameters())
+            )
+            == 1
+        )
 
 
 def test_head_or_pool_without_support_is_refused():
@@ -118,7 +127,18 @@ def test_load_weights_linear_into_new_head_keeps_backbone(tmp_path):
 def test_train_arcface_then_eval_then_distil_succeeds(script, photo_set, tmp_path):
     """ArcFace with GeM, evaluated from its checkpoint; then a student of another family learns from it."""
     common = ["--no-pretrained", "--scale", 32, "-b", 12, "-w", 0, "--gpu", -1, "--precision", "fp32", "--epochs", 1]
-    words = ["--model", "timm:test_resnet", "--head", "arcface", "--pool", "gem", "--logit_adjust", 1, "--class_weight", "effective"]
+    words = [
+        "--model",
+        "timm:test_resnet",
+        "--head",
+        "arcface",
+        "--pool",
+        "gem",
+        "--logit_adjust",
+        1,
+        "--class_weight",
+        "effective",
+    ]
     assert script("train.py", "--tag", "t", *common, *words, "--data_root", photo_set).code == 0
     result = script("eval.py", "--load", "checkpoints/t/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
     assert result.code == 0, result.err
@@ -175,9 +195,9 @@ def test_distilled_loss_equals_hintons_formula(tmp_path):
         e = np.exp(x - x.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
 
-    own = (image.double() / 255 - torch.tensor(teacher.mean).double().view(1, 3, 1, 1)) / torch.tensor(teacher.std).double().view(
-        1, 3, 1, 1
-    )
+    own = (image.double() / 255 - torch.tensor(teacher.mean).double().view(1, 3, 1, 1)) / torch.tensor(
+        teacher.std
+    ).double().view(1, 3, 1, 1)
     soft = softmax(teacher.net(own.float()).detach().double().numpy() / 3)
     x = logits.detach().double().numpy()
     apart = (soft * (np.log(soft) - np.log(softmax(x / 3)))).sum(axis=1).mean() * 9

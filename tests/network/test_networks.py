@@ -23,15 +23,28 @@ from utils.batch import Batch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
 
-SMALLEST = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-B0", "EfficientNet-Lite0", "timm:resnet10t"]
+SMALLEST = [
+    "ResNet18",
+    "ResNeXt50",
+    "ResNeSt50",
+    "Res2Net50",
+    "iResNet50",
+    "EfficientNet-B0",
+    "EfficientNet-Lite0",
+    "timm:resnet10t",
+]
 
 
 def options(*words: str) -> Options:
-    return parse_train(["--num_classes", "5", "--no-pretrained", "--scale", "64", "--gpu", "-1", "--precision", "fp32", *words])
+    return parse_train(
+        ["--num_classes", "5", "--no-pretrained", "--scale", "64", "--gpu", "-1", "--precision", "fp32", *words]
+    )
 
 
 def batch(size: int = 4, scale: int = 64, step: int = 0) -> Batch:
-    images = torch.randint(0, 256, (size, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step))
+    images = torch.randint(
+        0, 256, (size, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
+    )
     images = images.to(memory_format=torch.channels_last)
     return Batch(images, torch.arange(size) % 5, torch.arange(size), epoch=1, step=step, bad=())
 
@@ -126,11 +139,15 @@ def test_get_model_without_archs_entry_is_refused(known, monkeypatch):
 
 
 def test_get_model_copied_family_obeys_its_own_archs(monkeypatch):
-    copied = type("Model", (models["ResNeSt50"],), {"__module__": "network.Mine.model", "ARCHS": {"Mine18": "resnet18"}})
+    copied = type(
+        "Model", (models["ResNeSt50"],), {"__module__": "network.Mine.model", "ARCHS": {"Mine18": "resnet18"}}
+    )
     for name in ("Mine18", "Mine50"):
         monkeypatch.setitem(models, name, copied)
     assert get_model("Mine18")(options()).net.pretrained_cfg["architecture"] == "resnet18"
-    with pytest.raises(UserError, match=r"which backbone Mine50 is. ARCHS in network.Mine.model has: Mine18 \(resnet18\)"):
+    with pytest.raises(
+        UserError, match=r"which backbone Mine50 is. ARCHS in network.Mine.model has: Mine18 \(resnet18\)"
+    ):
         get_model("Mine50")(options())
 
 
@@ -151,7 +168,10 @@ def test_pretrained_lite0_recognises_the_photos(photos):
     """ImageNet classes: 698 palace, 985 daisy, 652 military uniform or 667/400 gowns; centre crops, as it was trained."""
     model = get_model("EfficientNet-Lite0")(parse_train(["--model", "EfficientNet-Lite0", "--gpu", "-1"])).eval()
     fit = EvalGeometry(Preprocess(224, "crop", model.mean, model.std))
-    squares = [np.ascontiguousarray(crop_resize(photo, photo.shape[:2], fit.choose_region(*photo.shape[:2]))) for photo in photos]
+    squares = [
+        np.ascontiguousarray(crop_resize(photo, photo.shape[:2], fit.choose_region(*photo.shape[:2])))
+        for photo in photos
+    ]
     with torch.no_grad():
         top = model(as_images(torch.from_numpy(np.stack(squares)))).argmax(dim=1).tolist()
     assert top[0] == 698
@@ -179,7 +199,20 @@ def test_new_head_initial_loss_is_near_uniform():
 
 def test_grad_accum_ragged_group_steps_at_full_weight():
     """Five batches by twos: three optimizer steps, the last of a single batch at full weight."""
-    opt = options("--accumulate", "2", "--optimizer", "sgd", "--momentum", "0", "--lr", "1", "--weight_decay", "0", "--scheduler", "none")
+    opt = options(
+        "--accumulate",
+        "2",
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        "0",
+        "--lr",
+        "1",
+        "--weight_decay",
+        "0",
+        "--scheduler",
+        "none",
+    )
     engine = engine_for("ResNet18", opt, steps_per_epoch=5)
     weight = engine.model.net.fc.bias
     values = []
@@ -217,7 +250,10 @@ def test_ema_net_can_be_evaluated():
     with model.evaluating(engine.net("ema")) as net:
         assert net is engine.averages.ema.module
         assert not net.training
-    assert any(not torch.equal(a, b) for a, b in zip(model.net.parameters(), engine.averages.ema.module.parameters(), strict=True))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(model.net.parameters(), engine.averages.ema.module.parameters(), strict=True)
+    )
 
 
 def test_ema_update_equals_timm_bit_for_bit(monkeypatch):
@@ -248,7 +284,11 @@ def test_families_share_no_statement_but_update():
         model = next(node for node in tree.body if isinstance(node, ast.ClassDef))
         names = [node.name for node in model.body if isinstance(node, ast.FunctionDef)]
         assert "update" in names, f"{path} does not spell out its update"
-        rest = [ast.unparse(node) for node in tree.body if node is not model and not isinstance(node, ast.Import | ast.ImportFrom)]
+        rest = [
+            ast.unparse(node)
+            for node in tree.body
+            if node is not model and not isinstance(node, ast.Import | ast.ImportFrom)
+        ]
         rest += [ast.unparse(node) for node in model.body if isinstance(node, ast.Assign | ast.AnnAssign)]
         bodies[path.parent.name] = set(rest)
         assert len(path.read_text().splitlines()) <= 50

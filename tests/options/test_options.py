@@ -26,7 +26,10 @@ PUT_TOGETHER = {f"{name}_list": (LIST, f'open_list(opt, "{name}"') for name in (
 
 def sources() -> list[Path]:
     """The files that a script can reach: those of tools/ read flags too, but no user's run goes through them."""
-    return [*(ROOT / f"{name}.py" for name in SCRIPTS), *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    return [
+        *(ROOT / f"{name}.py" for name in SCRIPTS),
+        *(path for room in ROOMS for path in (ROOT / room).rglob("*.py")),
+    ]
 
 
 def names_read() -> set[str]:
@@ -36,7 +39,11 @@ def names_read() -> set[str]:
         source = path.read_text()
         text += source
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and ast.unparse(node.value).split(".")[-1] == "opt":
+            if (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Load)
+                and ast.unparse(node.value).split(".")[-1] == "opt"
+            ):
                 found.add(node.attr)
     return found | {name for name, proofs in PUT_TOGETHER.items() if all(proof in text for proof in proofs)}
 
@@ -64,7 +71,9 @@ def test_defaults_obey_the_rules(name, monkeypatch):
     assert opt.given == sorted(word.removeprefix("--") for word in words if word.startswith("--"))
 
 
-@pytest.mark.parametrize("shared", ["tag", "config", "gpu", "seed", "workers", "batch_size", "data_root", "debug", "check_files", "load"])
+@pytest.mark.parametrize(
+    "shared", ["tag", "config", "gpu", "seed", "workers", "batch_size", "data_root", "debug", "check_files", "load"]
+)
 def test_shared_flags_are_equal_in_all_scripts(shared):
     """submit.py had a parser of its own once, with other defaults."""
     ours = [PARSERS[name].flags()[shared] for name in ("train", "eval", "submit")]
@@ -132,7 +141,11 @@ def test_parse_name_outside_choices_is_accepted(monkeypatch):
         assert getattr(parse_train([f"--{flag}", "mine"]), flag) == "mine"
 
 
-NEEDED = [(parse_train, []), (parse_eval, ["--load", "x"]), (parse_submit, ["--load", "x"])]  # words that each cannot do without
+NEEDED = [
+    (parse_train, []),
+    (parse_eval, ["--load", "x"]),
+    (parse_submit, ["--load", "x"]),
+]  # words that each cannot do without
 
 
 @pytest.mark.parametrize("parse, words", NEEDED)
@@ -200,8 +213,31 @@ def test_parse_abbreviated_flag_is_refused(capsys):
 # ------------------------------------------------------------------------------------------------ files of options, and paths
 
 TEXTS = {  # text flags that are no path: a new one is sorted in here, or takes type=expanded
-    *("tag", "model", "optimizer", "scheduler", "precision", "head", "pool", "loss", "class_weight", "balance", "transform"),
-    *("scale_schedule", "clip_mode", "fit", "on_bad_image", "cache_format", "loader", "tta", "blend", "temperature", "format"),
+    *(
+        "tag",
+        "model",
+        "optimizer",
+        "scheduler",
+        "precision",
+        "head",
+        "pool",
+        "loss",
+        "class_weight",
+        "balance",
+        "transform",
+    ),
+    *(
+        "scale_schedule",
+        "clip_mode",
+        "fit",
+        "on_bad_image",
+        "cache_format",
+        "loader",
+        "tta",
+        "blend",
+        "temperature",
+        "format",
+    ),
     *("columns", "separator", "id", "labels", "joiner"),
 }
 
@@ -213,7 +249,10 @@ def test_parse_tilde_in_any_path_is_expanded(name, monkeypatch, tmp_path):
     for flag, action in parser.flags().items():
         if action.nargs != 0 and action.type not in (int, float) and flag not in TEXTS:
             prefix = "disk:" if flag == "cache" else ""
-            assert parser.value(flag, [f"{prefix}~/x"] if action.nargs else f"{prefix}~/x") in (f"{prefix}/home/me/x", ["/home/me/x"]), flag
+            assert parser.value(flag, [f"{prefix}~/x"] if action.nargs else f"{prefix}~/x") in (
+                f"{prefix}/home/me/x",
+                ["/home/me/x"],
+            ), flag
     (tmp_path / "c.yaml").write_text("load: [~/a.pt, b.pt]\n")
     assert parse_eval([f"--config={tmp_path}/c.yaml"]).load == ["/home/me/a.pt", "b.pt"]
 
@@ -224,7 +263,9 @@ def test_config_values_are_text_as_written(tmp_path):
     for text in ("0123", "1.10", "on", "2020-01-01", "'null'", "!!str 0x10"):
         file.write_text(f"tag: {text}\n")
         assert parse_train(["--config", str(file)]).tag == text.removeprefix("!!str ").strip("'")
-    file.write_text("lr: 1e-3\nema: .5\nbatch_size: 32\nresume: on\npretrained: No\nval_list: ~\nload: null\nscale_schedule: 1:128,11:19\n")
+    file.write_text(
+        "lr: 1e-3\nema: .5\nbatch_size: 32\nresume: on\npretrained: No\nval_list: ~\nload: null\nscale_schedule: 1:128,11:19\n"
+    )
     opt = parse_train(["--config", str(file)])
     assert (opt.lr, opt.ema, opt.batch_size, opt.resume, opt.pretrained) == (1e-3, 0.5, 32, True, False)
     assert (opt.val_list, opt.load, opt.scale_schedule) == (None, None, "1:128,11:19")
@@ -244,7 +285,10 @@ def test_config_values_are_text_as_written(tmp_path):
         ("scale: 12.5", "--scale: '12.5' is no whole number (side of the square"),
         ("tag: a\ntag: b", "'tag' appears twice"),
         ("a: &a [x, x]\nb: &b [*a, *a]", "aliases are not allowed"),
-        ("tag: !!python/object/apply:os.getcwd []", "the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not allowed"),
+        (
+            "tag: !!python/object/apply:os.getcwd []",
+            "the tag tag:yaml.org,2002:python/object/apply:os.getcwd is not allowed",
+        ),
         ("tag: " + "[" * 5000, "nested deeper"),
         ("#" * 1_000_001, "more than 1,000,000 bytes"),
         ("config: other.yaml", "a file cannot name another file"),
@@ -264,7 +308,23 @@ def test_config_flag_inside_a_list_is_a_value(tmp_path):
 
 
 def test_write_yaml_reads_back_as_text(tmp_path):
-    texts = ["0123", "on", "null", "~", "", "a: b", "- x", "caf\udce9", "\x1b\r\n", "图", "!tag", "&a", "*a", "1.10", "# no"]
+    texts = [
+        "0123",
+        "on",
+        "null",
+        "~",
+        "",
+        "a: b",
+        "- x",
+        "caf\udce9",
+        "\x1b\r\n",
+        "图",
+        "!tag",
+        "&a",
+        "*a",
+        "1.10",
+        "# no",
+    ]
     twice = ["x"]
     write_yaml(tmp_path / "c.yaml", {"texts": texts, "one": twice, "two": twice, "nothing": None, "number": 5e-4})
     found = read_yaml(tmp_path / "c.yaml")
@@ -286,7 +346,14 @@ ALIASES = {
     "keep": "keep_last",
     "drop": "dropout",
 }
-VALUES = {"fit": "crop", "fold": "false", "smooth": "0.3", "drop": "0.3", "max_bad": "0.3", "head_lr": "0.3"}  # else "64"
+VALUES = {
+    "fit": "crop",
+    "fold": "false",
+    "smooth": "0.3",
+    "drop": "0.3",
+    "max_bad": "0.3",
+    "head_lr": "0.3",
+}  # else "64"
 
 
 def test_aliases_equal_the_table():
@@ -316,7 +383,11 @@ def test_alias_in_error_is_spelt_as_typed(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_train(words)
     shown = capsys.readouterr().err
-    for part in ("--label_smoothing is 3.0; allowed", "--img_size is 4; allowed", "--sam and --grad_accum_steps contradict"):
+    for part in (
+        "--label_smoothing is 3.0; allowed",
+        "--img_size is 4; allowed",
+        "--sam and --grad_accum_steps contradict",
+    ):
         assert part in shown
     with pytest.raises(SystemExit):
         parse_train(["--smooth", "3"])
@@ -371,7 +442,9 @@ def test_replace_gives_changed_read_only_copy():
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))], ids=["copy", "deepcopy", "pickle"]
+    "copied",
+    [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))],
+    ids=["copy", "deepcopy", "pickle"],
 )
 def test_options_copied_stay_read_only(copied):
     """Worker processes get the options by pickle."""

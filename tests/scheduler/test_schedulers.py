@@ -17,7 +17,14 @@ def by_epoch(name, epochs, **settings):
     return [rate(epoch * PER) for epoch in range(epochs)]
 
 
-DROPS = {"1x": (12, 7, 10), "2x": (24, 14, 20), "3x": (36, 21, 30), "10x": (120, 70, 100), "20e": (20, 16, 19), "100e": (100, 60, 90)}
+DROPS = {
+    "1x": (12, 7, 10),
+    "2x": (24, 14, 20),
+    "3x": (36, 21, 30),
+    "10x": (120, 70, 100),
+    "20e": (20, 16, 19),
+    "100e": (100, 60, 90),
+}
 
 
 @pytest.mark.parametrize("name", DROPS)

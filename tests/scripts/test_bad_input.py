@@ -25,7 +25,9 @@ CODE = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture
 def tiny(photo_set) -> list[str]:
     """Flags for a run of a third of a second: 373,000 parameters, one epoch of three batches."""
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --epochs 1"
+    words = (
+        "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --epochs 1"
+    )
     return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
 
 
@@ -77,16 +79,26 @@ def refused(result, *parts: str) -> None:
 
 def test_train_missing_list_names_lists_nearby(script, tiny, tmp_path):
     (tmp_path / "mine.txt").write_text("")
-    refused(script("train.py", *tiny, "--data_root", tmp_path), f"{tmp_path}/train.txt", "mine.txt", "--train_list", "prepare.py")
+    refused(
+        script("train.py", *tiny, "--data_root", tmp_path),
+        f"{tmp_path}/train.txt",
+        "mine.txt",
+        "--train_list",
+        "prepare.py",
+    )
 
 
-@pytest.mark.parametrize("text", [b"", b"\xef\xbb\xbf", b"\r\n  \r\n\n"], ids=["nothing", "byte-order mark", "blank lines"])
+@pytest.mark.parametrize(
+    "text", [b"", b"\xef\xbb\xbf", b"\r\n  \r\n\n"], ids=["nothing", "byte-order mark", "blank lines"]
+)
 def test_train_empty_list_is_refused(script, tiny, tmp_path, text):
     (tmp_path / "train.txt").write_bytes(text)
     refused(script("train.py", *tiny, "--data_root", tmp_path), "train.txt holds no image", "path, space, label")
 
 
-@pytest.mark.parametrize("end, message", [("", "has no label"), (" cat", "the label is 'cat'"), (" -1", "'-1'"), (" 1.5", "'1.5'")])
+@pytest.mark.parametrize(
+    "end, message", [("", "has no label"), (" cat", "the label is 'cat'"), (" -1", "'-1'"), (" 1.5", "'1.5'")]
+)
 def test_train_label_not_a_number_is_refused(script, tiny, lines, listed, end, message):
     bare = lines["train"][0].rsplit(" ", 1)[0]
     folder = listed(train=[lines["train"][0], "", bare + end])
@@ -101,7 +113,12 @@ def test_train_label_beyond_num_classes_is_refused(script, tiny, photo_set, list
 
 def test_train_val_label_beyond_classes_is_refused(script, tiny, lines, listed):
     folder = listed(val=[*lines["val"], lines["val"][0].replace(" 0", " 7")])
-    refused(script("train.py", *tiny, "--data_root", folder), f"{folder}/val.txt, line 13", "the label is 7", "allowed: 0 to 2")
+    refused(
+        script("train.py", *tiny, "--data_root", folder),
+        f"{folder}/val.txt, line 13",
+        "the label is 7",
+        "allowed: 0 to 2",
+    )
 
 
 def test_eval_label_beyond_checkpoint_is_refused(script, trained, lines, listed):
@@ -142,10 +159,14 @@ def test_scripts_windows_lists_with_chinese_names_succeed(script, tiny, lines, t
 
 
 def test_train_missing_image_is_refused_or_skipped(script, tiny, lines, listed):
-    folder = listed(train=[*lines["train"], "/no/such.jpg 1", "/no/other.jpg 1"], val=[*lines["val"], lines["train"][5]])
+    folder = listed(
+        train=[*lines["train"], "/no/such.jpg 1", "/no/other.jpg 1"], val=[*lines["val"], lines["train"][5]]
+    )
     flags = [*tiny, "--data_root", folder]
     result = script("train.py", *flags)
-    refused(result, "2 of 38 images", "/no/such.jpg", f"{folder}/train.txt, line 37", "/no/other.jpg", "--on_bad_image skip")
+    refused(
+        result, "2 of 38 images", "/no/such.jpg", f"{folder}/train.txt, line 37", "/no/other.jpg", "--on_bad_image skip"
+    )
     result = script("train.py", *flags, "--on_bad_image", "skip")
     assert result.code == 0, result.err
     assert "2 of 38 images" in result.out
@@ -182,17 +203,29 @@ def test_train_unreadable_above_max_bad_and_ten_stops(script, tiny, lines, liste
     assert len(Path("logs/bad/bad_images.csv").read_text().splitlines()) == count + 1
 
 
-@pytest.mark.parametrize("loading", [["-w", 0], ["-w", 2], ["-w", 2, "--loader", "process"]], ids=["here", "threads", "processes"])
+@pytest.mark.parametrize(
+    "loading", [["-w", 0], ["-w", 2], ["-w", 2, "--loader", "process"]], ids=["here", "threads", "processes"]
+)
 def test_train_all_unreadable_is_refused(script, tiny, listed, tmp_path, loading):
     folder = listed(train=[f"{garbage(tmp_path / f'bad{k}.jpg')} {k % 2}" for k in range(4)])
     flags = [*tiny, "--data_root", folder, "--num_classes", 3, *loading]
-    refused(script("train.py", *flags, "--no-check_files"), "cannot be read", f"{tmp_path}/bad", f"{folder}/train.txt, line")
-    refused(script("train.py", *flags), "None of the 4 images", f"{tmp_path}/bad0.jpg", f"{folder}/train.txt, line 1", "tools.doctor")
+    refused(
+        script("train.py", *flags, "--no-check_files"), "cannot be read", f"{tmp_path}/bad", f"{folder}/train.txt, line"
+    )
+    refused(
+        script("train.py", *flags),
+        "None of the 4 images",
+        f"{tmp_path}/bad0.jpg",
+        f"{folder}/train.txt, line 1",
+        "tools.doctor",
+    )
 
 
 def test_eval_and_submit_unreadable_image_is_handled(script, trained, lines, listed, tmp_path):
     bad = garbage(tmp_path / "bad.jpg")
-    folder = listed(val=[*lines["val"], f"{bad} 1"], test=[lines["test"][0], str(bad), lines["test"][1], "/no/such.jpg"])
+    folder = listed(
+        val=[*lines["val"], f"{bad} 1"], test=[lines["test"][0], str(bad), lines["test"][1], "/no/such.jpg"]
+    )
     common = ["--load", trained, "--data_root", folder, "--gpu", -1, "-w", 0]
     result = script("eval.py", *common)
     assert result.code == 0, result.err
@@ -230,7 +263,10 @@ def test_last_batch_of_one_is_dropped_in_train_kept_in_eval(script, tiny, lines,
     result = script("train.py", *tiny, "--data_root", folder, "--num_classes", 3, "-b", 8)
     assert result.code == 0, result.err
     assert "leaves out 1 of 25 images" in result.out
-    sizes = [script("eval.py", "--load", "checkpoints/cache/last.pt", "--data_root", folder, "--gpu", -1, "-b", b) for b in (11, 1)]
+    sizes = [
+        script("eval.py", "--load", "checkpoints/cache/last.pt", "--data_root", folder, "--gpu", -1, "-b", b)
+        for b in (11, 1)
+    ]
     assert [result.code for result in sizes] == [0, 0]
     assert all("(12 images)" in result.out for result in sizes)
 
@@ -248,7 +284,11 @@ def test_train_batch_of_one_is_refused(script, tiny):
 @pytest.mark.parametrize("label", [0, 1])
 def test_train_single_class_is_refused(script, tiny, lines, listed, label):
     folder = listed(train=lines["train"][12 * label :][:12], val=lines["val"][4 * label :][:4])
-    refused(script("train.py", *tiny, "--data_root", folder), f"{folder}/train.txt are of class {label}", "two or more classes")
+    refused(
+        script("train.py", *tiny, "--data_root", folder),
+        f"{folder}/train.txt are of class {label}",
+        "two or more classes",
+    )
 
 
 @pytest.mark.parametrize("which", [0, -1])
@@ -305,7 +345,22 @@ def test_train_extra_word_is_refused(script):
 
 
 def test_train_contradictions_are_all_reported(script, tiny):
-    flags = ["--hflip", 2, "--gpu", -2, "--min_lr", 1, "--loss", "ohem", "--mixup", 0.2, "--resume", "--pretrained", "--tag", "a/b"]
+    flags = [
+        "--hflip",
+        2,
+        "--gpu",
+        -2,
+        "--min_lr",
+        1,
+        "--loss",
+        "ohem",
+        "--mixup",
+        0.2,
+        "--resume",
+        "--pretrained",
+        "--tag",
+        "a/b",
+    ]
     result = script("train.py", *tiny, *flags)
     refused(
         result,
@@ -389,7 +444,9 @@ def test_load_checkpoint_of_another_model_is_refused(script, trained, tiny, phot
 
 def test_load_plain_weights_of_another_model_is_refused(script, trained, tiny):
     torch.save(checkpoint.load(trained)["weights"], "plain.pt")
-    refused(script("train.py", *tiny, "--load", "plain.pt", "--model", "ResNet18"), "plain.pt does not fit", "92 tensors")
+    refused(
+        script("train.py", *tiny, "--load", "plain.pt", "--model", "ResNet18"), "plain.pt does not fit", "92 tensors"
+    )
 
 
 def test_eval_plain_weights_without_model_is_refused(script, trained, photo_set):
@@ -438,26 +495,52 @@ def test_load_checkpoint_with_code_is_refused(script, tiny, photo_set, name, pro
 @pytest.mark.parametrize("what", ["nope.pt", "."])
 def test_load_missing_checkpoint_names_those_nearby(script, trained, photo_set, what):
     result = script("eval.py", "--load", trained.parent / what, "--data_root", photo_set)
-    refused(result, "There is no checkpoint", *(f"checkpoints/ok/{name}" for name in ("last.pt", "best.pt", "1_timm-test_resnet.pt")))
+    refused(
+        result,
+        "There is no checkpoint",
+        *(f"checkpoints/ok/{name}" for name in ("last.pt", "best.pt", "1_timm-test_resnet.pt")),
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["eval.py", "--load", "checkpoints/okk/best.pt"], "There is no folder checkpoints/okk. Did you mean checkpoints/ok/best.pt?"),
-        (["eval.py", "--load", "checkpoints/zzz/best.pt"], "There is no folder checkpoints/zzz. In checkpoints/ there are: ok."),
-        (["train.py", "--tag", "okk", "--resume"], "There is no folder checkpoints/okk. Did you mean checkpoints/ok/last.pt?"),
-        (["train.py", "--teacher", "checkpoint/ok/best.pt"], "There is no folder checkpoint. Did you mean checkpoints/ok/best.pt?"),
-        (["submit.py", "--ensemble", "checkpoints/ok/bset.pt"], "bset.pt for --ensemble. Did you mean checkpoints/ok/best.pt or"),
+        (
+            ["eval.py", "--load", "checkpoints/okk/best.pt"],
+            "There is no folder checkpoints/okk. Did you mean checkpoints/ok/best.pt?",
+        ),
+        (
+            ["eval.py", "--load", "checkpoints/zzz/best.pt"],
+            "There is no folder checkpoints/zzz. In checkpoints/ there are: ok.",
+        ),
+        (
+            ["train.py", "--tag", "okk", "--resume"],
+            "There is no folder checkpoints/okk. Did you mean checkpoints/ok/last.pt?",
+        ),
+        (
+            ["train.py", "--teacher", "checkpoint/ok/best.pt"],
+            "There is no folder checkpoint. Did you mean checkpoints/ok/best.pt?",
+        ),
+        (
+            ["submit.py", "--ensemble", "checkpoints/ok/bset.pt"],
+            "bset.pt for --ensemble. Did you mean checkpoints/ok/best.pt or",
+        ),
         (["eval.py", "--load", "logs/ok/best.pt"], "The folder logs/ok holds no checkpoint."),
-        (["train.py", "--pretrained", "--weights_dir", "checkpoint"], "There is no folder checkpoint for --weights_dir. Did you mean"),
+        (
+            ["train.py", "--pretrained", "--weights_dir", "checkpoint"],
+            "There is no folder checkpoint for --weights_dir. Did you mean",
+        ),
         (["train.py", "--gpu", "cpu"], "'cpu' is no whole number (number of the GPU; -1: CPU"),
         (["clear.py", "--tag", "okk"], "There are no records of tag 'okk'. Did you mean ok?"),
     ],
     ids=str,
 )
 def test_load_missing_path_names_folder_or_file(script, tiny, tmp_path, photo_set, words, said):
-    for path in (tmp_path / "checkpoints/ok/best.pt", tmp_path / "checkpoints/ok/last.pt", tmp_path / "logs/ok/log.txt"):
+    for path in (
+        tmp_path / "checkpoints/ok/best.pt",
+        tmp_path / "checkpoints/ok/last.pt",
+        tmp_path / "logs/ok/log.txt",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     flags = {"train.py": tiny, "clear.py": []}.get(words[0], ["--data_root", photo_set, "--gpu", -1])
@@ -480,7 +563,9 @@ def test_load_other_head_size_keeps_backbone(script, trained, tiny, listed, monk
 
 
 def test_resume_with_other_head_size_is_refused(script, trained, tiny, listed):
-    result = script("train.py", *tiny, "--tag", "ok", "--resume", "--epochs", 2, "--data_root", listed(), "--num_classes", 7)
+    result = script(
+        "train.py", *tiny, "--tag", "ok", "--resume", "--epochs", 2, "--data_root", listed(), "--num_classes", 7
+    )
     refused(result, "classifier of another size than 7 classes", "fc.weight", "without --resume")
 
 
@@ -490,7 +575,9 @@ def test_resume_without_checkpoint_is_refused(script, tiny):
 
 def test_resume_from_plain_weights_is_refused(script, trained, tiny):
     torch.save(checkpoint.load(trained)["weights"], "plain.pt")
-    refused(script("train.py", *tiny, "--load", "plain.pt", "--resume"), "plain.pt holds weights alone", "without --resume")
+    refused(
+        script("train.py", *tiny, "--load", "plain.pt", "--resume"), "plain.pt holds weights alone", "without --resume"
+    )
 
 
 def test_resume_of_complete_run_changes_nothing(script, trained):
@@ -524,7 +611,15 @@ def no_hub(request, monkeypatch, tmp_path) -> None:
 def test_pretrained_weights_unavailable_are_explained(script, no_hub, photo_set):
     Path("here").mkdir()
     result = script("train.py", "--model", "ResNet50", "--data_root", photo_set, "--gpu", -1, "--weights_dir", "here")
-    refused(result, "ResNet50".lower(), "model.safetensors", "timm/resnet50.", "here/resnet50.", "--weights_dir", "--no-pretrained")
+    refused(
+        result,
+        "ResNet50".lower(),
+        "model.safetensors",
+        "timm/resnet50.",
+        "here/resnet50.",
+        "--weights_dir",
+        "--no-pretrained",
+    )
 
 
 @pytest.mark.slow
@@ -560,7 +655,12 @@ def test_pretrained_iresnet_is_refused(script, photo_set):
 
 
 def test_train_nan_loss_stops_the_run(script, tiny):
-    refused(script("train.py", *tiny, "--head_lr", 1e30, "--max_nan", 0), "The loss is nan in epoch 1", "--lr", "--clip_grad")
+    refused(
+        script("train.py", *tiny, "--head_lr", 1e30, "--max_nan", 0),
+        "The loss is nan in epoch 1",
+        "--lr",
+        "--clip_grad",
+    )
 
 
 def test_train_network_broken_in_last_step_is_not_saved(script, trained, tiny, monkeypatch):
@@ -569,7 +669,9 @@ def test_train_network_broken_in_last_step_is_not_saved(script, trained, tiny, m
 
     monkeypatch.setattr(Engine, "learning_rate", lambda self: 1e30)  # more than --lr may be
     flags = ["--tag", "ok", "--resume", "--epochs", 2, "--scheduler", "none", "-b", 36]
-    refused(script("train.py", *tiny, *flags), "NaN or infinite logits", "validation images after epoch 2", "whole", "--lr")
+    refused(
+        script("train.py", *tiny, *flags), "NaN or infinite logits", "validation images after epoch 2", "whole", "--lr"
+    )
     assert trained.read_bytes() == before
 
 

@@ -26,7 +26,9 @@ def records(tmp_path) -> Path:
             (tmp_path / folder / tag / "deep/file.bin").write_bytes(os.urandom(100) + tag.encode())
     lines = ["a line of the user's own"]
     for k, tag in enumerate(("run.1", *NOT_OURS, "run.1")):
-        lines.append(Entry(f"2026-01-0{k + 1} 10:00:00", 1, tag, "done in 3 s", f"python train.py --tag {tag} --model X").line())
+        lines.append(
+            Entry(f"2026-01-0{k + 1} 10:00:00", 1, tag, "done in 3 s", f"python train.py --tag {tag} --model X").line()
+        )
     (tmp_path / FILE).write_text("".join(f"{line}\n" for line in lines))
     return tmp_path
 
@@ -252,7 +254,9 @@ for first, then in ([], "--restore"), ([], ""), (["--restore"], "--restore"), ([
 """
 
 
-@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one file system", "two file systems"])
+@pytest.mark.parametrize(
+    "apart", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one file system", "two file systems"]
+)
 def test_clear_killed_anywhere_is_undone_or_continued(records, tmp_path, apart):
     """SIGKILL before each rename, unlink, mkdir and open for writing in turn; then --restore, or the command again."""
     quick = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -276,7 +280,15 @@ def test_clear_foreign_trash_entry_is_kept_and_named(script, records, tmp_path):
     (entry,) = (records / ".trash").glob("2*")
     good = (entry / "origin.json").read_text()
     before = files(records, "*")
-    for content in ("{", "[]", "{}", '{"checkpoint": 1}', '{"checkpoint": "/etc"}', '{"other": "checkpoints/run.1"}', None):
+    for content in (
+        "{",
+        "[]",
+        "{}",
+        '{"checkpoint": 1}',
+        '{"checkpoint": "/etc"}',
+        '{"other": "checkpoints/run.1"}',
+        None,
+    ):
         (entry / "origin.json").unlink()
         if content is not None:
             (entry / "origin.json").write_text(content)

@@ -54,7 +54,13 @@ def ranks(folder, *lines):
     """The exit codes of processes that meet each other without torchrun, one for each line of train.py's words."""
     port, started = free_port(), []
     for rank, words in enumerate(lines):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(lines), "LOCAL_WORLD_SIZE": len(lines), "OMP_NUM_THREADS": 1}
+        own = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": len(lines),
+            "LOCAL_WORLD_SIZE": len(lines),
+            "OMP_NUM_THREADS": 1,
+        }
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | {name: str(value) for name, value in (own | where).items()}
         out, script = folder / f"torchrun{port}_{rank}.log", [ROOT / "tests/last_threads.py", folder, ROOT / "train.py"]
@@ -65,7 +71,9 @@ def ranks(folder, *lines):
 def run_alone(folder, tag, *words):
     """The exit code of a run of one process."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return Forked(folder, folder / f"{tag}.log", ROOT / "train.py", "--tag", tag, *words, environment=environment).wait()
+    return Forked(
+        folder, folder / f"{tag}.log", ROOT / "train.py", "--tag", tag, *words, environment=environment
+    ).wait()
 
 
 def logs(folder):
@@ -91,7 +99,9 @@ def test_train_two_processes_equal_one(alone, photo_set, nodes):
     words = [*FLAGS.split(), "--data_root", photo_set, "--epochs", 2, "--tag", f"nodes{nodes}"]
     port = free_port()
     where = ["--master_addr", "127.0.0.1", "--master_port", port]
-    launchers = [[*where, f"--nproc_per_node={2 // nodes}", f"--nnodes={nodes}", f"--node_rank={rank}"] for rank in range(nodes)]
+    launchers = [
+        [*where, f"--nproc_per_node={2 // nodes}", f"--nnodes={nodes}", f"--node_rank={rank}"] for rank in range(nodes)
+    ]
     started = [torchrun(alone, launcher, *words) for launcher in launchers]
     assert [process.wait() for process in started] == [0] * nodes, logs(alone)
     one, two = (checkpoint.load(alone / f"checkpoints/{tag}/last.pt") for tag in ("one", f"nodes{nodes}"))
@@ -116,7 +126,12 @@ def test_train_processes_with_other_flags_end_before_first_step(photo_set, tmp_p
     assert ranks(tmp_path, [*alike, "--data_root", photo_set], [*alike, *unlike]) == [2, 2]
     said = logs(tmp_path)
     told = said.split("not started alike:")[1].split("Give each machine")[0].splitlines()
-    assert [line.split(":")[0].strip() for line in told if ":" in line] == ["--batch_size", "--lr", "--seed", "the training list"]
+    assert [line.split(":")[0].strip() for line in told if ":" in line] == [
+        "--batch_size",
+        "--lr",
+        "--seed",
+        "the training list",
+    ]
     assert "--lr: 0.01 (process 0), 0.5 (process 1)" in said
     assert "Traceback" not in said.split("not started alike:")[0]
     assert not list(tmp_path.glob("checkpoints/unlike/*.pt"))
@@ -233,12 +248,16 @@ def test_torchrun_signal_to_one_process_stops_all_saved(undisturbed, photo_set, 
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     agent = torchrun(tmp_path, launcher, *words, gates="2")
     wait_for(lambda: reached(tmp_path, 2))
-    signal_a_rank(agent, 1, signal.SIGUSR1)  # it waits for the first process in a collective: its handler runs after that
+    signal_a_rank(
+        agent, 1, signal.SIGUSR1
+    )  # it waits for the first process in a collective: its handler runs after that
     (tmp_path / "gates/2.open").touch()
     assert agent.wait() == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
     assert 2 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 6
-    assert ranks(tmp_path, *[["--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0]] * 2) == [0, 0], logs(tmp_path)
+    assert ranks(tmp_path, *[["--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0]] * 2) == [0, 0], logs(
+        tmp_path
+    )
     assert as_undisturbed(undisturbed, tmp_path)
 
 
@@ -252,8 +271,22 @@ def test_torchrun_two_agents_killed_process_resumes_bit_for_bit(undisturbed, pho
         (tmp_path / str(node)).mkdir()
         where = ["--master_addr", "127.0.0.1", "--master_port", port, f"--node_rank={node}"]
         if kind == "c10d":
-            where = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"127.0.0.1:{port}", "--rdzv_conf", f"is_host={1 - node}"]
-        nodes.append(torchrun(tmp_path / str(node), [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"], *words, gates="2,4"))
+            where = [
+                "--rdzv_backend",
+                "c10d",
+                "--rdzv_endpoint",
+                f"127.0.0.1:{port}",
+                "--rdzv_conf",
+                f"is_host={1 - node}",
+            ]
+        nodes.append(
+            torchrun(
+                tmp_path / str(node),
+                [*where, "--nnodes=2", "--nproc_per_node=1", "--max-restarts=4"],
+                *words,
+                gates="2,4",
+            )
+        )
     # with c10d the first process may be on either machine, and is on the same after a restart
     wait_for(lambda: any(reached(tmp_path / node, 2) for node in "01"))
     first = 0 if reached(tmp_path / "0", 2) else 1
@@ -311,7 +344,11 @@ def two_machines():
     try:
         lines = [f"netns add {names[1]}", f"link add eth0 netns {names[0]} type veth peer name eth0 netns {names[1]}"]
         for k, name in enumerate(names):
-            lines += [f"-n {name} addr add 10.77.0.{k + 1}/24 dev eth0", f"-n {name} link set eth0 up", f"-n {name} link set lo up"]
+            lines += [
+                f"-n {name} addr add 10.77.0.{k + 1}/24 dev eth0",
+                f"-n {name} link set eth0 up",
+                f"-n {name} link set lo up",
+            ]
         for line in lines:
             subprocess.run(["ip", *line.split()], check=True)
         yield names
@@ -326,10 +363,21 @@ def test_train_two_machines_equal_one(alone, photo_set, tmp_path, two_machines):
     nodes = []
     for rank, machine in enumerate(two_machines):
         (tmp_path / str(rank)).mkdir()
-        launcher = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", "--master_addr=10.77.0.1", "--master_port=29500"]
+        launcher = [
+            "--nnodes=2",
+            f"--node_rank={rank}",
+            "--nproc_per_node=1",
+            "--master_addr=10.77.0.1",
+            "--master_port=29500",
+        ]
         nodes.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
     assert [node.wait() for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
-    assert apart(checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")) < 1e-5
+    assert (
+        apart(
+            checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")
+        )
+        < 1e-5
+    )
     assert not (tmp_path / "1/checkpoints").exists()
 
 
@@ -349,7 +397,9 @@ def test_train_sampler_processes_share_each_batch(monkeypatch, draw):
     for keys in zip(whole, *parts, strict=True):
         assert {key[:2] for key in keys} == {keys[0][:2]}
         pairs = sorted(zip(keys[0].indices.tolist(), keys[0].repeat_index.tolist(), strict=True))
-        shared = sorted((i, c) for key in keys[1:] for i, c in zip(key.indices.tolist(), key.repeat_index.tolist(), strict=True))
+        shared = sorted(
+            (i, c) for key in keys[1:] for i, c in zip(key.indices.tolist(), key.repeat_index.tolist(), strict=True)
+        )
         assert shared == pairs
         assert all(len(key.indices) == 4 for key in keys[1:])
 

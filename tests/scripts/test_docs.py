@@ -22,7 +22,9 @@ from tools import docs
 from tools.prepare import command as prepare
 from utils import checkpoint
 
-PAIRS = {"README.md": "README_zh.md"} | {f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))}
+PAIRS = {"README.md": "README_zh.md"} | {
+    f"docs/{path.name}": f"docs/zh/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))
+}
 ENGLISH = (*PAIRS, "CONTRIBUTING.md", "runs/README.md", "pretrained/README.md")
 PAGES = (*ENGLISH, *PAIRS.values(), "CHANGELOG.md", "dev/LOG.md")
 SCRIPTS = ("train", "eval", "submit", "clear")
@@ -63,7 +65,9 @@ def anchors(name):
 def section_with(name, code):
     """The section (of level two) of a page that holds `code`; exactly one does."""
     text = read(name)
-    bare = FENCE.sub(lambda found: "\n" * found[0].count("\n"), text).splitlines()  # a fence may hold what looks like a heading
+    bare = FENCE.sub(
+        lambda found: "\n" * found[0].count("\n"), text
+    ).splitlines()  # a fence may hold what looks like a heading
     starts = [number for number, line in enumerate(bare) if line.startswith("## ")] + [len(bare)]
     parts = ["\n".join(text.splitlines()[start:end]) + "\n" for start, end in itertools.pairwise(starts)]
     found = [part for part in parts if code in part]
@@ -103,7 +107,9 @@ def test_docs_page_without_markers_is_refused(tmp_path, monkeypatch, capsys):
 def test_docs_option_tables_have_every_flag(name):
     for script in SCRIPTS:
         for action in options.build_parser(script).flags().values():
-            assert any(f"`{flag}`" in read(name) for flag in action.option_strings), f"{script}.py {action.option_strings}"
+            assert any(f"`{flag}`" in read(name) for flag in action.option_strings), (
+                f"{script}.py {action.option_strings}"
+            )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -112,9 +118,13 @@ def test_help_zh_has_every_flag_and_group(script):
     for dest, action in parser.flags().items():
         text = help_zh(script, dest)
         assert isinstance(text, str) and text, dest
-        if text not in (", ".join(getattr(choices, name)) for name in ("OPTIMIZERS", "LOSSES")):  # names alone need no translation
+        if text not in (
+            ", ".join(getattr(choices, name)) for name in ("OPTIMIZERS", "LOSSES")
+        ):  # names alone need no translation
             assert re.search(r"[\u4e00-\u9fff]", text), dest
-        assert all(flag in text for flag in re.findall(r"--[a-z_]+", action.help)), f"{dest} should name the flags that the English does"
+        assert all(flag in text for flag in re.findall(r"--[a-z_]+", action.help)), (
+            f"{dest} should name the flags that the English does"
+        )
     assert {group.title for group in parser._action_groups if group._group_actions} - {"options"} <= set(GROUPS)
 
 
@@ -145,7 +155,10 @@ def test_docs_pages_of_both_languages_agree(english):
     assert [level for level, _ in headings(english)] == [level for level, _ in headings(chinese)]
     assert page_commands(english) == page_commands(chinese)
     assert blocks(read(english), "python", "yaml", "text") == blocks(read(chinese), "python", "yaml", "text")
-    shape = [[line.count("|") for line in FENCE.sub("", read(name)).splitlines() if line.startswith("|")] for name in (english, chinese)]
+    shape = [
+        [line.count("|") for line in FENCE.sub("", read(name)).splitlines() if line.startswith("|")]
+        for name in (english, chinese)
+    ]
     assert shape[0] == shape[1]
     pictures = [re.findall(r"[\w/]+\.png(?=[)\"])", read(name)) for name in (english, chinese)]
     assert pictures[0] == [name.removeprefix("/") for name in pictures[1]]
@@ -164,7 +177,14 @@ def test_docs_links_and_anchors_exist(name):
 
 def test_docs_name_every_registry_entry():
     text = "".join(map(read, PAIRS))
-    for known in (choices.OPTIMIZERS, choices.SCHEDULERS, choices.TRANSFORMS, choices.LOSSES, choices.TTAS, choices.BLENDS):
+    for known in (
+        choices.OPTIMIZERS,
+        choices.SCHEDULERS,
+        choices.TRANSFORMS,
+        choices.LOSSES,
+        choices.TTAS,
+        choices.BLENDS,
+    ):
         assert [name for name in known if f"| `{name}`" not in text and f"` `{name}` " not in text] == []
 
 
@@ -203,7 +223,9 @@ def test_troubleshooting_quotes_exist_in_the_code():
     ]
     assert rows[0] == rows[1]
     texts = "\n".join(texts_of_the_code())
-    patterns = {quote: ".*?".join(re.escape(part.strip()) for part in quote.split("…")) for row in rows[0] for quote in row}
+    patterns = {
+        quote: ".*?".join(re.escape(part.strip()) for part in quote.split("…")) for row in rows[0] for quote in row
+    }
     assert [quote for quote, pattern in patterns.items() if not re.search(pattern, texts)] == []
 
 
@@ -264,7 +286,9 @@ def parse_command(words):
 def parse_python(words):
     if words[:2] in (["-m", "venv"], ["-m", "pip"]):
         return
-    module, rest = (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py").replace("/", "."), words[1:])
+    module, rest = (
+        (words[1], words[2:]) if words[0] == "-m" else (words[0].removesuffix(".py").replace("/", "."), words[1:])
+    )
     with pytest.raises(ParsedError):
         if module in SCRIPTS:
             getattr(options, f"parse_{module}")(rest)
@@ -289,7 +313,9 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
     for name in ENGLISH:  # the Chinese pages have the same
         for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    sources = {name: page_commands(name) for name in ENGLISH} | {path.name: commands(path.read_text()) for path in RECIPES}
+    sources = {name: page_commands(name) for name in ENGLISH} | {
+        path.name: commands(path.read_text()) for path in RECIPES
+    }
     for source, found in sources.items():
         for words in found:
             try:
@@ -319,7 +345,9 @@ def test_docs_command_that_does_not_parse_is_found(wrong, parse_only, capsys):
 def test_docs_commands_in_sentences_name_existing_programs(name):
     for words in re.findall(r"`python (-m [\w.]+|[\w/]+\.py)", FENCE.sub("", read(name))):
         path = words.removeprefix("-m ").removesuffix(".py").replace(".", "/")
-        assert words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file(), words
+        assert (
+            words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file()
+        ), words
 
 
 def test_recipe_equals_the_demos_training():
@@ -339,7 +367,17 @@ def copy(tmp_path):
     """The code that training needs, in a folder of its own."""
     folder = tmp_path / "copy"
     folder.mkdir()
-    for name in ("options", "network", "dataloader", "optimizer", "scheduler", "utils", "training", "inference", "evaluation"):
+    for name in (
+        "options",
+        "network",
+        "dataloader",
+        "optimizer",
+        "scheduler",
+        "utils",
+        "training",
+        "inference",
+        "evaluation",
+    ):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train.py", "eval.py"):
         shutil.copy(ROOT / name, folder)
@@ -351,7 +389,9 @@ def run_small(words, folder, photo_set, *more):
     assert words[:2] == ["python", "train.py"]
     small = f"--data_root {photo_set} --scale 32 -b 12 -w 0 --gpu -1".split()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, *words[1:], *small, *more], cwd=folder, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words[1:], *small, *more], cwd=folder, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

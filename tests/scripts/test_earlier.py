@@ -7,7 +7,9 @@ import pytest
 
 from utils import checkpoint, distributed
 
-FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+FLAGS = (
+    "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+)
 
 
 @pytest.fixture
@@ -25,7 +27,11 @@ def earlier(tmp_path, photo_set):
 
 
 def files(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and "run_log" not in path.name}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "run_log" not in path.name
+    }
 
 
 def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
@@ -43,7 +49,10 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
     command = result.err.split("try: ")[-1].split()
     for flags, part in (
         (["--load", "checkpoints/run/best.pt", "--overwrite"], "--load checkpoints/run/best.pt is of tag 'run' itself"),
-        (["--teacher", "checkpoints/run/best.pt", "--overwrite"], "--teacher checkpoints/run/best.pt is of tag 'run' itself"),
+        (
+            ["--teacher", "checkpoints/run/best.pt", "--overwrite"],
+            "--teacher checkpoints/run/best.pt is of tag 'run' itself",
+        ),
         (["--load", "checkpoints/run/../run/3_ResNet18.pt"], "is of tag 'run' itself"),
         (["--resume", "--load", "other.pt"], "run of tag 'run' already"),
     ):
@@ -79,7 +88,7 @@ def test_train_over_records_without_checkpoints_is_refused(script, earlier, tmp_
     assert result.code == 2 and "There is no list none.txt" in result.err
 
 
-def test_torchrun_restart_of_refused_start_is_refused(monkeypatch):
+def test_distributed_init_after_refused_start_is_no_restart(monkeypatch):
     """torchrun starts a refused run again; it must not go on from the earlier run's last.pt."""
     import torch
 

@@ -78,7 +78,9 @@ def test_predicting_with_nan_network_is_refused(script, place, words, capfd, mon
     count = 3 if words[0] == "submit.py" else 6
     assert f"nan.pt gives NaN or infinite logits for {count} of the first {count} images" in message
     assert "--precision fp32" in message if "bf16" in words else "another checkpoint" in message
-    files = [path for path in place.rglob("*") if path.is_file() and "run_log" not in path.name and "lock" not in path.name]
+    files = [
+        path for path in place.rglob("*") if path.is_file() and "run_log" not in path.name and "lock" not in path.name
+    ]
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -109,14 +111,20 @@ def test_train_epoch_without_a_step_ends_the_run(script, place, monkeypatch, pre
     flags = [precision if word == "fp32" else word for word in tiny.FLAGS]
     result = script("train.py", "--tag", "t", *flags, "--data_root", ".", "--epochs", "3")
     assert result.code == 2, result.out
-    assert "No step of epoch 1 was taken: no gradient of its 2 batches was finite" in result.err and "--lr" in result.err
+    assert (
+        "No step of epoch 1 was taken: no gradient of its 2 batches was finite" in result.err and "--lr" in result.err
+    )
     assert not list(place.glob("checkpoints/t/*.pt"))
 
 
 def test_train_nan_validation_ends_the_run(script, place, monkeypatch):
     real = tiny.Tiny.normalise
-    monkeypatch.setattr(tiny.Tiny, "normalise", lambda self, images: real(self, images) * (1 if self.training else torch.nan))
+    monkeypatch.setattr(
+        tiny.Tiny, "normalise", lambda self, images: real(self, images) * (1 if self.training else torch.nan)
+    )
     result = script("train.py", "--tag", "t", *tiny.FLAGS, "--data_root", ".", "--epochs", "2")
     assert (
-        result.code == 2 and "infinite logits for 6 of the first 6 validation images after epoch 1" in result.err and "--lr" in result.err
+        result.code == 2
+        and "infinite logits for 6 of the first 6 validation images after epoch 1" in result.err
+        and "--lr" in result.err
     )

@@ -27,14 +27,18 @@ def test_train_writes_checkpoints_and_logs(trained):
     assert any(name.startswith("events.out.tfevents") for name in names)
     with open(trained / "logs/run/metrics.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
-    assert re.search(r"pid \d+\ttag run\tdone in \d+ s\tpython train.py --tag run ", (trained / "run_log.txt").read_text())
+    assert re.search(
+        r"pid \d+\ttag run\tdone in \d+ s\tpython train.py --tag run ", (trained / "run_log.txt").read_text()
+    )
 
 
 def test_eval_score_equals_that_of_training(trained, script, photo_set):
     with open(trained / "logs/run/metrics.csv") as file:
         last = list(csv.DictReader(file))[-1]
     checkpoint = "checkpoints/run/2_timm-test_resnet.pt"
-    result = script("eval.py", "--tag", "run", "--load", checkpoint, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0)
+    result = script(
+        "eval.py", "--tag", "run", "--load", checkpoint, "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0
+    )
     assert result.code == 0, result.err
     metrics = json.loads((trained / "results/run/2/metrics.json").read_text())
     for name in ("top1", "top5", "mean_class_accuracy", "loss"):
@@ -55,7 +59,12 @@ def test_train_averages_are_scored_and_best_is_shown(script, photo_set, small, t
     found = []
     for which in scores:
         checkpoint.save(tmp_path / "x.pt", {**content, "showing": which})
-        assert script("eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0).code == 0
+        assert (
+            script(
+                "eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0
+            ).code
+            == 0
+        )
         metrics = json.loads((tmp_path / f"results/{which}/run_2/metrics.json").read_text())
         found.append(metrics["loss"])
         assert abs(metrics["top1"] - scores[which]) < 1e-6
@@ -72,7 +81,12 @@ def test_resume_with_other_freeze_or_lr_flags_is_refused(trained, script):
 
 
 def test_submit_has_every_test_image_in_order(trained, script, photo_set):
-    assert script("submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1).code == 0
+    assert (
+        script(
+            "submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1
+        ).code
+        == 0
+    )
     lines = (trained / "results/run/submission.csv").read_text().splitlines()
     listed = (photo_set / "test.txt").read_text().splitlines()
     assert lines[0] == "id,predicted"
@@ -80,7 +94,9 @@ def test_submit_has_every_test_image_in_order(trained, script, photo_set):
     assert all(line.split(",")[1] in ("0", "1", "2") for line in lines[1:])
 
 
-@pytest.mark.parametrize(("more", "shown"), [([], "raw"), (["--ema", "0.9"], "ema"), (["--ema", "0.9", "--swa", 2], "swa")])
+@pytest.mark.parametrize(
+    ("more", "shown"), [([], "raw"), (["--ema", "0.9"], "ema"), (["--ema", "0.9", "--swa", 2], "swa")]
+)
 def test_train_without_validation_list_shows_newest_average(script, small, photo_set, tmp_path, more, shown):
     """All that there is to learn from; the newest weights, or their average, are what is submitted."""
     shutil.copy(photo_set / "train.txt", tmp_path)

@@ -24,7 +24,9 @@ FILE_ERRORS = {"missing", "dangling_link", "not_a_file", "empty", "truncated", "
 
 
 def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
-    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
 
 
 def cut(photos, number: int, side: int = 200) -> np.ndarray:
@@ -45,7 +47,9 @@ def examine(folder: Path, *words: object) -> SimpleNamespace:
     """Run the doctor; the code, doctor.json, and of doctor.csv the rows and {file name: problems}."""
     out = folder / "out"
     code = doctor.main([*map(str, words), "--out", str(out), "--workers", "2"])
-    rows = list(csv.DictReader(open(out / "doctor.csv", encoding="utf-8", errors="surrogateescape"))) if code < 2 else []
+    rows = (
+        list(csv.DictReader(open(out / "doctor.csv", encoding="utf-8", errors="surrogateescape"))) if code < 2 else []
+    )
     problems = defaultdict(set)
     for row in rows:
         problems[Path(row["path"]).name].add(row["problem"])
@@ -77,7 +81,14 @@ def test_doctor_healthy_lists_exit_0_without_findings(clean, capfd):
     done = examine(clean, *all_lists(clean))
     assert (done.code, done.rows) == (0, [])
     assert [entry["labelled"] for entry in done.summary["lists"]] == [True, True, False]
-    assert done.summary["lists"][0]["classes"] == {"classes": 3, "min": 2, "median": 2.0, "max": 2, "ratio": 1.0, "gini": 0.0}
+    assert done.summary["lists"][0]["classes"] == {
+        "classes": 3,
+        "min": 2,
+        "median": 2.0,
+        "max": 2,
+        "ratio": 1.0,
+        "gini": 0.0,
+    }
     assert "No problems were found" in capfd.readouterr().out
 
 
@@ -241,7 +252,10 @@ def test_doctor_small_images_are_copies_only_if_nearly_equal(photos, tmp_path):
     changed[4:8, 4:20] = changed[4:8, 4:20] * 0.6
     hashes, sketches = zip(*(inspection.fingerprint(image) for image in (small, changed)), strict=True)
     assert np.bitwise_count(np.int64(hashes[0]) ^ np.int64(hashes[1])) <= 4
-    assert inspection.similarity(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0] > duplicates.MIN_SIMILARITY
+    assert (
+        inspection.similarity(*(np.frombuffer(sketch, np.uint8)[None] for sketch in sketches))[0]
+        > duplicates.MIN_SIMILARITY
+    )
     for name, image in (("one", small), ("changed", changed)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     (tmp_path / "copy.jpg").write_bytes(jpeg(np.ascontiguousarray(small[:, :, ::-1]), 95))
@@ -253,14 +267,24 @@ def test_doctor_exact_copies_leaks_and_conflicts_are_found(clean):
     picture = (clean / "train_0.jpg").read_bytes()
     for name in ("again", "other", "leaked", "tested"):
         (clean / f"{name}.jpg").write_bytes(picture)
-    for name, lines in (("train", "again.jpg 0\nother.jpg 2\ntrain_2.jpg 2\n"), ("val", "leaked.jpg 1\n"), ("test", "tested.jpg\n")):
+    for name, lines in (
+        ("train", "again.jpg 0\nother.jpg 2\ntrain_2.jpg 2\n"),
+        ("val", "leaked.jpg 1\n"),
+        ("test", "tested.jpg\n"),
+    ):
         with open(clean / f"{name}.txt", "a") as file:
             file.write(lines)
     done = examine(clean, *all_lists(clean))
     assert done.problems["again.jpg"] == {"duplicate"} and done.problems["other.jpg"] == {"conflicting_labels"}
     assert done.problems["leaked.jpg"] == {"leak", "conflicting_labels"} and done.problems["tested.jpg"] == {"leak"}
-    assert [Path(row["list"]).name for row in done.rows if row["problem"] == "leak"] == ["val.txt", "test.txt", "test.txt"]
-    (conflict,) = [row for row in done.rows if row["path"].endswith("leaked.jpg") and row["problem"] == "conflicting_labels"]
+    assert [Path(row["list"]).name for row in done.rows if row["problem"] == "leak"] == [
+        "val.txt",
+        "test.txt",
+        "test.txt",
+    ]
+    (conflict,) = [
+        row for row in done.rows if row["path"].endswith("leaked.jpg") and row["problem"] == "conflicting_labels"
+    ]
     assert conflict["detail"] == f"as train.txt, line 1: {clean}/train_0.jpg; label 0 there, 1 here"
     assert "the same path" in next(row["detail"] for row in done.rows if row["path"].endswith("train_2.jpg"))
     assert done.code == 1 and done.rows[0]["problem"] == "leak", "the headline"
@@ -286,7 +310,9 @@ def test_close_hashes_equals_all_pairs(bits):
 def _flips(rng, count: int, most: int) -> np.ndarray:
     flips = np.zeros(count, np.uint64)
     for _ in range(most):
-        flips |= np.where(rng.random(count) < 0.6, np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64), np.uint64(0))
+        flips |= np.where(
+            rng.random(count) < 0.6, np.uint64(1) << rng.integers(0, 64, count, dtype=np.uint64), np.uint64(0)
+        )
     return flips
 
 
@@ -302,12 +328,16 @@ def test_close_hashes_of_100000_are_fast():
 
 
 def classes_of(clean: Path, train: str, val: str, names: str | None = None) -> SimpleNamespace:
-    listed(clean, "train.txt", [f"train_{k}.{'png' if k % 2 else 'jpg'} {label}" for k, label in enumerate(train.split())])
+    listed(
+        clean, "train.txt", [f"train_{k}.{'png' if k % 2 else 'jpg'} {label}" for k, label in enumerate(train.split())]
+    )
     listed(clean, "val.txt", [f"val_{k}.{'png' if k % 2 else 'jpg'} {label}" for k, label in enumerate(val.split(), 6)])
     if names is not None:
         (clean / "classes.txt").write_text(names)
     done = examine(clean, *all_lists(clean)[:2])
-    return SimpleNamespace(code=done.code, summary=done.summary, details=[(row["problem"], row["detail"]) for row in done.rows])
+    return SimpleNamespace(
+        code=done.code, summary=done.summary, details=[(row["problem"], row["detail"]) for row in done.rows]
+    )
 
 
 def test_doctor_missing_and_unused_classes_are_found(clean):
@@ -319,7 +349,14 @@ def test_doctor_missing_and_unused_classes_are_found(clean):
         ("single_image", "class 4 has one image"),
         ("label_gap", "no list has an image of class 3"),
     }
-    assert done.summary["lists"][0]["classes"] == {"classes": 3, "min": 1, "median": 2.0, "max": 3, "ratio": 3.0, "gini": 0.2222}
+    assert done.summary["lists"][0]["classes"] == {
+        "classes": 3,
+        "min": 1,
+        "median": 2.0,
+        "max": 3,
+        "ratio": 3.0,
+        "gini": 0.2222,
+    }
     assert done.code == 0
 
 
@@ -348,7 +385,9 @@ def read(monkeypatch) -> list[str]:
     names: list[str] = []
     for module, name in ((inspection, "inspect_file"), (page, "thumbnail")):
         real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, real=real, **limit: (names.append(Path(path).name), real(path, **limit))[1])
+        monkeypatch.setattr(
+            module, name, lambda path, real=real, **limit: (names.append(Path(path).name), real(path, **limit))[1]
+        )
     return names
 
 
@@ -475,7 +514,12 @@ def test_doctor_page_is_well_formed_escaped_and_bounded(photos, tmp_path):
     done = examine(tmp_path, listed(tmp_path, "train.txt", lines))
     raw = (done.out / "doctor.html").read_bytes()
     page = Tags(raw.decode())
-    assert "script" not in page.seen and "<script>alert(2)</script>" in page.text and "onerror" in page.text and "{{ 7 * 7 }}" in page.text
+    assert (
+        "script" not in page.seen
+        and "<script>alert(2)</script>" in page.text
+        and "onerror" in page.text
+        and "{{ 7 * 7 }}" in page.text
+    )
     assert 100 < len(page.images) <= 200 and all(source.startswith("data:image/jpeg;base64,") for source in page.images)
     assert len(raw) <= 5_000_000
     assert b"prefers-color-scheme: dark" in raw and b'name="viewport"' in raw and b"http" not in raw

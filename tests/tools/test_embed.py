@@ -102,9 +102,25 @@ def test_features_without_one_linear_layer_are_absent(monkeypatch):
 
 
 def test_embed_command_writes_features_and_neighbours(script, photo_set, small, tmp_path, capfd):
-    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code == 0
+    assert (
+        script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code
+        == 0
+    )
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
-    words = ["--load", load, "--list", photo_set / "val.txt", "--among", photo_set / "train.txt", "--gpu", -1, "-w", 0, "-b", 5]
+    words = [
+        "--load",
+        load,
+        "--list",
+        photo_set / "val.txt",
+        "--among",
+        photo_set / "train.txt",
+        "--gpu",
+        -1,
+        "-w",
+        0,
+        "-b",
+        5,
+    ]
     assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0
     features = np.load(out / "features.npy")
     assert features.shape == (12, 512)
@@ -112,7 +128,12 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
 
     # the classifier over these features, up to each row's length, gives the network's own classes
     content = checkpoint.load(tmp_path / load)
-    assert script("eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs").code == 0
+    assert (
+        script(
+            "eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs"
+        ).code
+        == 0
+    )
     own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).log_probability.astype(np.float32)
     weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
     log_p = torch.from_numpy(own) - bias
@@ -125,12 +146,17 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     assert len(rows) == 48 and {row["rank"] for row in rows} == {"1", "2", "3", "4"}
     assert all("train_" in row["neighbour"] for row in rows)
     assert (out / "neighbours.png").read_bytes()[:4] == b"\x89PNG"
-    blended = script("eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0)
+    blended = script(
+        "eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0
+    )
     assert blended.code == 0, blended.err
 
     (tmp_path / "bad.jpg").write_text("no image")
     (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
     before = (out / "features.npy").stat().st_mtime_ns
     capfd.readouterr()
-    assert embed.main([str(word) for word in ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]]) == 2
+    assert (
+        embed.main([str(word) for word in ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]])
+        == 2
+    )
     assert "None of the 1 images" in capfd.readouterr().err and (out / "features.npy").stat().st_mtime_ns == before

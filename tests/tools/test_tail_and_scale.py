@@ -82,8 +82,17 @@ def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd
         assert torch.allclose(new["weights"]["fc.weight"], old["weights"]["fc.weight"] / length**tau, atol=1e-5)
     scores = []
     for load, tag in ((skewed, "old"), (path, "new")):
-        assert script("eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report").code == 0
-        scores.append(json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())["mean_class_accuracy"])
+        assert (
+            script(
+                "eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report"
+            ).code
+            == 0
+        )
+        scores.append(
+            json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())[
+                "mean_class_accuracy"
+            ]
+        )
     assert scores[0] == pytest.approx(1 / 3)
     assert scores[1] > scores[0]
     (skewed.parent / "bad.jpg").write_text("no image")
@@ -93,7 +102,10 @@ def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd
     ):
         (skewed.parent / "bad.txt").write_text(f"bad.jpg 0\n{more}")
         capfd.readouterr()
-        assert long_tail.main(["--load", str(skewed), "--list", str(skewed.parent / "bad.txt"), "--gpu", "-1", "-w", "0"]) == code
+        assert (
+            long_tail.main(["--load", str(skewed), "--list", str(skewed.parent / "bad.txt"), "--gpu", "-1", "-w", "0"])
+            == code
+        )
         assert said in "".join(capfd.readouterr())
     assert not list(skewed.parent.glob(".*.lock"))
 
@@ -118,7 +130,21 @@ def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
 
 
 def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd):
-    words = ["--load", skewed, "--list", photo_set / "val.txt", "--scales", 24, 48, "--gpu", -1, "-w", 0, "--out", tmp_path / "out"]
+    words = [
+        "--load",
+        skewed,
+        "--list",
+        photo_set / "val.txt",
+        "--scales",
+        24,
+        48,
+        "--gpu",
+        -1,
+        "-w",
+        0,
+        "--out",
+        tmp_path / "out",
+    ]
     assert best_scale.main([str(word) for word in words]) == 0
     assert "leave --scale out" in capfd.readouterr().out
     with open(tmp_path / "out/best_scale.csv") as file:

@@ -50,8 +50,14 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
     code = lr_find.main(words)
     shown = capfd.readouterr()
     assert code == 0, shown.err
-    assert sorted(str(path) for path in Path().rglob("*.*")) == ["more.yaml", "my logs/cache/lr_find.csv", "my logs/cache/lr_find.png"]
-    assert re.search(r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE)  # no terminal shows a bar here
+    assert sorted(str(path) for path in Path().rglob("*.*")) == [
+        "more.yaml",
+        "my logs/cache/lr_find.csv",
+        "my logs/cache/lr_find.png",
+    ]
+    assert re.search(
+        r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE
+    )  # no terminal shows a bar here
     with open("my logs/cache/lr_find.csv", newline="") as file:
         rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
     factor = (100 / 1e-5) ** (1 / 59)
@@ -65,7 +71,9 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
     assert opt.smooth == 0.1 and opt.log_dir == "my logs" and opt.epochs == 20 and opt.config is None
 
 
-@pytest.mark.parametrize("words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")])
+@pytest.mark.parametrize(
+    "words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")]
+)
 def test_lr_find_impossible_range_is_refused(tiny, capfd, tmp_path, monkeypatch, words, part):
     monkeypatch.chdir(tmp_path)
     assert lr_find.main([*tiny, *words]) == 2
@@ -100,8 +108,12 @@ def test_sweep_killed_grid_continues_and_names_failed_trial(tmp_path, tiny):
     (tmp_path / "space.yaml").write_text("cache: [none, ram, dsk]\n")  # the last is refused at once
     words = sweep("--sampler", "grid", "--trials", 3, "--", *tiny, "--epochs", 1)
     (tmp_path / "train.py").write_text(HELD.format(real=str(ROOT / "train.py")))
-    code = "import sys; from pathlib import Path; from tools import sweep; sweep.ROOT = Path.cwd(); sys.exit(sweep.main())"
-    with subprocess.Popen([sys.executable, "-c", code, *words[3:]], cwd=tmp_path, env=CODE, stdout=subprocess.DEVNULL) as cut:
+    code = (
+        "import sys; from pathlib import Path; from tools import sweep; sweep.ROOT = Path.cwd(); sys.exit(sweep.main())"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words[3:]], cwd=tmp_path, env=CODE, stdout=subprocess.DEVNULL
+    ) as cut:
         wait_for(lambda: (tmp_path / "s-1.here").exists() or cut.poll() is not None)
         cut.kill()
     done = subprocess.run(words, cwd=tmp_path, env=CODE, capture_output=True, text=True)
@@ -199,9 +211,17 @@ def test_grid_of_ranges_has_expected_values(tmp_path):
     )
     space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)
-    assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1]) and table["warmup"] == [0, 2, 4] and table["hflip"] == [0, 0.5]
+    assert (
+        table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
+        and table["warmup"] == [0, 2, 4]
+        and table["hflip"] == [0, 0.5]
+    )
     assert table["scale"] == [128] and table["sync_bn"] == [True, False]
-    assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == ["--lr=0.001", "--ema", "--no-pretrained"]
+    assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == [
+        "--lr=0.001",
+        "--ema",
+        "--no-pretrained",
+    ]
 
 
 def test_sweep_without_optuna_names_the_package(tmp_path, monkeypatch, capsys):
@@ -224,7 +244,9 @@ def test_tensorboard_after_kill_and_resume_has_each_point_once(script, tmp_path,
     done = script("train.py", *words, "--resume")
     assert done.code == 0, done.err
     assert len(list((tmp_path / "logs/t").glob("events*"))) == 2
-    events = accumulator.EventAccumulator(str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}).Reload()
+    events = accumulator.EventAccumulator(
+        str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}
+    ).Reload()
     wanted = {
         "train/loss",
         "train/top1",
@@ -242,11 +264,15 @@ def test_tensorboard_after_kill_and_resume_has_each_point_once(script, tmp_path,
     assert [point.step for point in events.Images("input/first_batch")] == [0]
     names = set(events.Tags()["histograms"])
     assert {"weights/fc.weight", "gradients/fc.weight"} <= names
-    assert {name: [point.step for point in events.Histograms(name)] for name in names} == {key: [1, 2, 3, 4, 5] for key in names}
+    assert {name: [point.step for point in events.Histograms(name)] for name in names} == {
+        key: [1, 2, 3, 4, 5] for key in names
+    }
     assert all(point.histogram_value.max > 0 for point in events.Histograms("gradients/fc.weight"))
     with open(tmp_path / "logs/t/metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [point.value for point in events.Scalars("val/top1")] == pytest.approx([float(row["val_top1"]) for row in rows])
+    assert [point.value for point in events.Scalars("val/top1")] == pytest.approx(
+        [float(row["val_top1"]) for row in rows]
+    )
 
 
 def test_plotter_draws_in_background_and_survives_errors(tmp_path, caplog, monkeypatch):

@@ -25,12 +25,19 @@ from utils.errors import UserError
 
 
 def test_checkpoint_saved_under_several_names_loads_equal(tmp_path):
-    content = {"model": "X", "weights": {"a": torch.arange(3.0)}, "opt": {"lr": 0.1, "load": None}, "history": [{"epoch": 1}]}
+    content = {
+        "model": "X",
+        "weights": {"a": torch.arange(3.0)},
+        "opt": {"lr": 0.1, "load": None},
+        "history": [{"epoch": 1}],
+    }
     checkpoint.save(tmp_path / "last.pt", content, also=[tmp_path / "1_X.pt", tmp_path / "best.pt"])
     for name in ("last.pt", "1_X.pt", "best.pt"):
         back = checkpoint.load(tmp_path / name)
         assert torch.equal(back["weights"]["a"], content["weights"]["a"])
-        assert {key: back[key] for key in ("model", "opt", "history")} == {key: content[key] for key in ("model", "opt", "history")}
+        assert {key: back[key] for key in ("model", "opt", "history")} == {
+            key: content[key] for key in ("model", "opt", "history")
+        }
     checkpoint.save(tmp_path / "last.pt", {**content, "model": "Y"}, also=[tmp_path / "best.pt"])
     assert [checkpoint.load(tmp_path / name)["model"] for name in ("last.pt", "1_X.pt", "best.pt")] == ["Y", "X", "Y"]
     assert not list(tmp_path.glob(".*"))
@@ -121,13 +128,29 @@ def tensors(content):
 
 def scores(content):
     """The history without what a clock measured."""
-    return [{key: value for key, value in row.items() if key not in ("images_per_second", "data_wait")} for row in content["history"]]
+    return [
+        {key: value for key, value in row.items() if key not in ("images_per_second", "data_wait")}
+        for row in content["history"]
+    ]
 
 
 EXTRAS = {
     "plain": [],
     "ranger-mixup-ema": ["--optimizer", "ranger", "--mixup", "0.3", "--ema", "0.9"],
-    "swa-ema-freeze": ["--swa", "2", "--ema", "0.9", "--freeze", "2", "--layer_decay", "0.8", "--sam", "0.05", "--model", "timm:resnet10t"],
+    "swa-ema-freeze": [
+        "--swa",
+        "2",
+        "--ema",
+        "0.9",
+        "--freeze",
+        "2",
+        "--layer_decay",
+        "0.8",
+        "--sam",
+        "0.05",
+        "--model",
+        "timm:resnet10t",
+    ],
     "workers-accumulate": ["--transform", "resize", "--accumulate", "2", "-w", "2"],
 }
 
@@ -205,24 +228,46 @@ def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_pa
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data = tiny.write_images(tmp_path)
     weights = checkpoint.load(tiny.unpack("sgd", tmp_path))["weights"]
-    words = ["--model", "Tiny", "--data_root", data, "--gpu", -1, "-w", 0, "--scale", 32, "--no-report", "--resamples", 0]
+    words = [
+        "--model",
+        "Tiny",
+        "--data_root",
+        data,
+        "--gpu",
+        -1,
+        "-w",
+        0,
+        "--scale",
+        32,
+        "--no-report",
+        "--resamples",
+        0,
+    ]
     opt = parse_eval(["--load", "theirs.pth", "--model", "Tiny"])
     for prefix in ("model.", "_orig_mod.", "backbone.net."):
         torch.save({"state_dict": {prefix + name: value for name, value in weights.items()}}, "theirs.pth")
         with pytest.raises(UserError, match=f"Its tensors have the prefix {prefix!r}"):
             inference.load_predictor(opt, torch.device("cpu"))
         with pytest.raises(UserError, match=f"does not fit this network(?s:.*)the prefix {prefix!r}"):
-            network.loading.load_weights(network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth")
+            network.loading.load_weights(
+                network.get_model("Tiny")(parse_train(tiny.FLAGS)), checkpoint.load("theirs.pth"), "theirs.pth"
+            )
     result = script("eval.py", "--load", "theirs.pth", *words)
     assert result.code == 2 and "holds no classifier" not in result.err
     command = result.err.strip().splitlines()[-1]
     subprocess.run(
-        command, shell=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+        command,
+        shell=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"},
     )
     assert script("eval.py", "--load", "theirs.plain.pt", *words).code == 0
     torch.save({"a": torch.ones(1)}, "other.pth")
     result = script("eval.py", "--load", "other.pth", *words)
-    assert result.code == 2 and "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
+    assert (
+        result.code == 2
+        and "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
+    )
     torch.save({"state_dict": weights, "state_dict_ema": weights}, "both.pth")
     result = script("eval.py", "--load", "both.pth", *words)
     assert "loading its weights 'state_dict', not the averaged weights 'state_dict_ema'" in result.out
@@ -262,7 +307,9 @@ def test_load_optimizer_state_of_other_shapes_is_refused(name, tmp_path, monkeyp
             *tiny.FLAGS,
             "--num_classes",
             "3",
-            *{"sgd": ["--optimizer", "sgd"], "ranger_fp16": ["--optimizer", "ranger", "--head", "arcface"]}.get(name, []),
+            *{"sgd": ["--optimizer", "sgd"], "ranger_fp16": ["--optimizer", "ranger", "--head", "arcface"]}.get(
+                name, []
+            ),
         ]
     )
     model = network.get_model("Tiny")(opt)
@@ -273,9 +320,13 @@ def test_load_optimizer_state_of_other_shapes_is_refused(name, tmp_path, monkeyp
     part = "base_optimizer" if name == "ranger_fp16" else None
     changes = {
         "shape": lambda state: state[0].__setitem__(next(key for key in state[0] if key != "step"), torch.zeros(2)),
-        "dtype": lambda state: state[0].update({key: value.double() for key, value in state[0].items() if key != "step"}),
+        "dtype": lambda state: state[0].update(
+            {key: value.double() for key, value in state[0].items() if key != "step"}
+        ),
         "missing": lambda state: (
-            state[1].pop(next(key for key in state[1] if key != "step")) if len(state[1]) > 1 else state[1].update(momentum_buffer=3.0)
+            state[1].pop(next(key for key in state[1] if key != "step"))
+            if len(state[1]) > 1
+            else state[1].update(momentum_buffer=3.0)
         ),
         "number": lambda state: state.__setitem__(9999, state.pop(0)),
     }
@@ -297,6 +348,10 @@ def test_load_weights_of_another_dtype_is_refused(tmp_path, monkeypatch):
     content = checkpoint.load(tiny.unpack("sgd", tmp_path))
     content["weights"]["bn1.running_mean"] = content["weights"]["bn1.running_mean"].half()
     model = network.get_model("Tiny")(network.loading.options_from_checkpoint(content, 3, "Tiny"))
-    with pytest.raises(UserError, match=r"bn1.running_mean is torch.float16, the network's is torch.float32 \(1 tensor"):
+    with pytest.raises(
+        UserError, match=r"bn1.running_mean is torch.float16, the network's is torch.float32 \(1 tensor"
+    ):
         network.loading.load_weights(model, content, "x.pt")
-    network.loading.load_weights(model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision")
+    network.loading.load_weights(
+        model, {"weights": content["weights"]}, "a state dict of others, which may be in half precision"
+    )

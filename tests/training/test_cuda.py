@@ -56,7 +56,9 @@ def batch_for(engine, step=0, count=None):
     """A batch of noise, of the size that the engine's options give, in page-locked memory if a GPU is to copy from it."""
     opt = engine.model.opt
     count = count or opt.batch_size
-    image = torch.randint(0, 256, (count, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step))
+    image = torch.randint(
+        0, 256, (count, 3, opt.scale, opt.scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
+    )
     image, label = image.contiguous(memory_format=torch.channels_last), torch.arange(count) % engine.model.num_classes
     if engine.model.device.type == "cuda":
         image, label = image.pin_memory(), label.pin_memory()
@@ -70,7 +72,9 @@ def train(engine, steps):
 
 def relative(one, other):
     """The norm of the difference of two lists of tensors, as a share of the norm of the second."""
-    one, other = (torch.cat([tensor.detach().double().cpu().flatten() for tensor in tensors]) for tensors in (one, other))
+    one, other = (
+        torch.cat([tensor.detach().double().cpu().flatten() for tensor in tensors]) for tensors in (one, other)
+    )
     return float((one - other).norm() / other.norm())
 
 
@@ -162,7 +166,9 @@ def test_2_steady_prediction_never_waits_for_gpu(device, tta):
     engine = engine_on(device)
     predictor = Predictor([Member(engine.model, engine.model.preprocess())], tta=tta)
     batches = [batch_for(engine, step) for step in range(8)]
-    batches = [EvalBatch((batch.image,), batch.label, batch.index, torch.ones(6, dtype=torch.bool), ()) for batch in batches]
+    batches = [
+        EvalBatch((batch.image,), batch.label, batch.index, torch.ones(6, dtype=torch.bool), ()) for batch in batches
+    ]
     running = predictor.run(batches, "evaluating")
     for _ in range(2):  # whether a network is broken is looked at after the first batch
         predictor.combine(next(running)[1])
@@ -224,8 +230,12 @@ TWICE = [
     "--num_classes 50030",
     pytest.param("--model ResNet50 --scale 128 -b 16 --precision bf16", marks=on_gpu),
     pytest.param("--model EfficientNet-Lite0 --scale 128 -b 16 --optimizer adamw", marks=on_gpu),
-    pytest.param("--model timm:vit_tiny_patch16_224 --scale 224 -b 16 --optimizer adamw --precision bf16", marks=on_gpu),
-    pytest.param("--model ResNet50 --scale 128 -b 16 --head arcface --num_classes 50030 --precision fp16", marks=on_gpu),
+    pytest.param(
+        "--model timm:vit_tiny_patch16_224 --scale 224 -b 16 --optimizer adamw --precision bf16", marks=on_gpu
+    ),
+    pytest.param(
+        "--model ResNet50 --scale 128 -b 16 --head arcface --num_classes 50030 --precision fp16", marks=on_gpu
+    ),
 ]
 
 
@@ -244,7 +254,9 @@ def test_6_run_cut_after_step_7_resumes_to_same_bits(device, script, tmp_path, m
     """Through train.py, with workers, and with a checkpoint after every step, written while the next one runs."""
     tiny.write_images(tmp_path)
     words = "--model timm:test_resnet --no-pretrained --scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001 --transform light"
-    words += " --precision fp32 --optimizer adamw --drop_path 0.2 --mixup 0.4 --ema 0.9 --deterministic --save_minutes 0"
+    words += (
+        " --precision fp32 --optimizer adamw --drop_path 0.2 --mixup 0.4 --ema 0.9 --deterministic --save_minutes 0"
+    )
     words = [*words.split(), "--data_root", tmp_path, *gpu_flag(device)]
     assert script("train.py", "--tag", "whole", *words).code == 0
     real, sent = Engine.is_step_boundary, []
@@ -267,7 +279,12 @@ def test_checkpoint_written_during_next_step_holds_its_moment(device, determinis
     engine, writer = engine_on(device, *words, batches=2), AsyncCheckpointWriter()
     train(engine, range(2))
     now = snapshot(engine.state_dict())
-    data = {"num_classes": 3, "class_names": None, "class_images": None, "preprocess": engine.model.preprocess().as_dict()}
+    data = {
+        "num_classes": 3,
+        "class_names": None,
+        "class_images": None,
+        "preprocess": engine.model.preprocess().as_dict(),
+    }
     run = {"model": engine.model.name, "opt": {}, "data": data, "epoch": 1, "history": [{"epoch": 1}], "within": None}
     writer.save(tmp_path / "last.pt", run | engine.state_dict())
     train(engine, range(2))  # of the next epoch, while the last one's end is written
@@ -315,7 +332,10 @@ def test_7_fp16_scale_too_large_halves_and_recovers(device):
         train(engine, [len(scales)])
         scales.append(engine.scaler.get_scale())
         taken = scales[-1] == before
-        moved = relative(engine.model.net.parameters(), [start[name] for name, _ in engine.model.net.named_parameters()]) > 0
+        moved = (
+            relative(engine.model.net.parameters(), [start[name] for name, _ in engine.model.net.named_parameters()])
+            > 0
+        )
         assert taken or scales[-1] == before / 2
         assert moved == taken and len(scales) < 40
     engine.settle()
@@ -335,7 +355,9 @@ def test_7_fp16_scale_too_large_halves_and_recovers(device):
     assert all(bool(parameter.isfinite().all()) for parameter in engine.model.net.parameters())
 
 
-@pytest.mark.parametrize("pair", ["bf16 fp32", pytest.param("bf16 fp16", marks=on_gpu), pytest.param("fp16 bf16", marks=on_gpu)])
+@pytest.mark.parametrize(
+    "pair", ["bf16 fp32", pytest.param("bf16 fp16", marks=on_gpu), pytest.param("fp16 bf16", marks=on_gpu)]
+)
 def test_7_resume_in_another_precision_continues(device, pair):
     first, second = pair.split()
     before, after = (engine_on(device, "--precision", precision) for precision in (first, second))
@@ -347,7 +369,9 @@ def test_7_resume_in_another_precision_continues(device, pair):
     assert bool(after.state_dict()["training"]["scaler"]) == (second == "fp16")
 
 
-@pytest.mark.parametrize("words", ["--optimizer adamw", "--optimizer sgd", "--optimizer sgd --precision bf16", "--optimizer lion"])
+@pytest.mark.parametrize(
+    "words", ["--optimizer adamw", "--optimizer sgd", "--optimizer sgd --precision bf16", "--optimizer lion"]
+)
 def test_8_nan_batch_changes_only_skipped_count(device, deterministic, monkeypatch, words):
     engine, clean = (engine_on(device, *words.split(), "--ema", 0.9, "--scheduler", "none") for _ in range(2))
     for one in (engine, clean):
@@ -360,7 +384,9 @@ def test_8_nan_batch_changes_only_skipped_count(device, deterministic, monkeypat
         after = snapshot(engine.state_dict())
     assert after["training"].pop("step") == before["training"].pop("step") + 1 == 3
     assert after["training"].pop("skipped") == before["training"].pop("skipped") + 1 == 1
-    counters = [name for name, tensor in before["weights"].items() if not tensor.is_floating_point()]  # of batches that passed
+    counters = [
+        name for name, tensor in before["weights"].items() if not tensor.is_floating_point()
+    ]  # of batches that passed
     for state in (before, after):
         for weights in ("weights", "ema"):
             state[weights] = {name: tensor for name, tensor in state[weights].items() if name not in counters}
@@ -448,7 +474,9 @@ def test_11_network_input_equals_worker_output(device, tmp_path, monkeypatch):
     """Page-locked memory is used again once a copy is done: too early, and a batch would hold parts of another."""
     tiny.write_images(tmp_path)
     epochs, workers = (500, 8) if device.type == "cuda" else (10, 2)  # an epoch is a batch
-    engine = engine_on(device, "-b", 12, "-w", workers, "--epochs", epochs, "--transform", "light", "--data_root", tmp_path)
+    engine = engine_on(
+        device, "-b", 12, "-w", workers, "--epochs", epochs, "--transform", "light", "--data_root", tmp_path
+    )
     opt, model = engine.model.opt, engine.model
     loader = dataloader.train_loader(opt, dataloader.open_list(opt, "train"), model.preprocess())
     made, given, real = [], [], model.normalise

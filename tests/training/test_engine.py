@@ -42,7 +42,9 @@ TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 
 
 
 def batch_of(count=6, step=0, scale=32):
-    image = torch.randint(0, 256, (count, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step))
+    image = torch.randint(
+        0, 256, (count, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
+    )
     image = image.contiguous(memory_format=torch.channels_last)
     return Batch(image, torch.arange(count) % 3, torch.arange(count) + 100, 1, step, ())
 
@@ -180,7 +182,10 @@ def test_train_step_top1_equals_hand_count(words):
 def test_train_step_logits_of_other_shape_have_no_top1(shape):
     engine = engine_for()
     real = engine.model.update
-    engine.model.update = lambda *given: (real(*given)[0], torch.zeros(shape))  # as of two views of an image, or of each place in it
+    engine.model.update = lambda *given: (
+        real(*given)[0],
+        torch.zeros(shape),
+    )  # as of two views of an image, or of each place in it
     assert engine.train_step(batch_of()).top1 is None
 
 
@@ -198,21 +203,35 @@ def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monke
         return Forked(out, out / f"{tag}.log", watched, stacks, ROOT / "train.py", "--tag", tag, *flags, session=True)
 
     monkeypatch.setattr(crash_test, "train", train)
-    assert Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0  # the server is there: a run takes a second
+    assert (
+        Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0
+    )  # the server is there: a run takes a second
     flags = f"{crash_test.RUN} --epochs 6"
-    assert crash_test.main(["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]) == 0
+    assert (
+        crash_test.main(
+            ["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]
+        )
+        == 0
+    )
     assert "true" not in (tmp_path / "crash_test.json").read_text()
     assert all(run["kills"] for run in json.loads((tmp_path / "crash_test.json").read_text())["results"])
 
 
 def test_crash_test_differences_finds_another_seed(script, photo_set, tmp_path):
     for tag, more in (("whole", []), ("seed", ["--seed", "1"]), ("again", [])):
-        assert script("train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more).code == 0
+        assert (
+            script(
+                "train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more
+            ).code
+            == 0
+        )
     assert crash_test.differences(tmp_path, "whole", "again") == []
     assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name
+)
 def test_train_signal_saves_and_prints_resume_command(photo_set, tmp_path, number):
     words = [*TINY.split(), "--data_root", photo_set, "-w", "1", "--epochs", "4", "--val_freq", "4", "--keep", "0"]
     process = gated(tmp_path, 1, "--tag", "cut", *words)
@@ -232,7 +251,21 @@ def test_train_signal_saves_and_prints_resume_command(photo_set, tmp_path, numbe
 
 def test_train_terminal_closed_saves(photo_set, tmp_path):
     """The kernel sends SIGHUP, and what is printed from then on meets EIO."""
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", "2000", "--val_freq", "0", "--keep", "0", "--tag", "cut"]
+    words = [
+        *TINY.split(),
+        "--data_root",
+        photo_set,
+        "-w",
+        "0",
+        "--epochs",
+        "2000",
+        "--val_freq",
+        "0",
+        "--keep",
+        "0",
+        "--tag",
+        "cut",
+    ]
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
 
@@ -247,7 +280,9 @@ def test_train_terminal_closed_saves(photo_set, tmp_path):
         return (tmp_path / "checkpoints/cut/last.pt").exists()
 
     command = [sys.executable, ROOT / "train.py", *map(str, words)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=begin)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=begin
+    )
     os.close(theirs)
     wait_for(saved)
     os.close(ours)
@@ -274,7 +309,21 @@ def test_signal_handler_ignored_hangup_stays_ignored():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_train_signal_to_group_keeps_workers_alive(photo_set, tmp_path, number):
     """As batch systems send it, and a terminal: not to the main process alone."""
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "2", "--loader", "process", "--epochs", "4", "--val_freq", "0", "--keep", "0"]
+    words = [
+        *TINY.split(),
+        "--data_root",
+        photo_set,
+        "-w",
+        "2",
+        "--loader",
+        "process",
+        "--epochs",
+        "4",
+        "--val_freq",
+        "0",
+        "--keep",
+        "0",
+    ]
     process = gated(tmp_path, 1, "--tag", "cut", *words, session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
@@ -302,7 +351,23 @@ def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set,
     import train
     from training.run import TrainingRun
 
-    words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 4, "--mixup", "0.2", "--accumulate", 2, "-b", 6, "--swa", 2]
+    words = [
+        *TINY.split(),
+        "--data_root",
+        photo_set,
+        "-w",
+        "0",
+        "--epochs",
+        4,
+        "--mixup",
+        "0.2",
+        "--accumulate",
+        2,
+        "-b",
+        6,
+        "--swa",
+        2,
+    ]
     assert script("train.py", "--tag", "whole", *words).code == 0
     real_boundary, real_evaluate, real_save = Engine.is_step_boundary, train.evaluate, TrainingRun._save_epoch
     sent = []
@@ -384,7 +449,10 @@ def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path
     (tmp_path / "longer.txt").write_text("".join(lines + lines[:12]))
     result = script("train.py", "--tag", "longer", "--resume", "--train_list", tmp_path / "longer.txt")
     assert result.code == 0, result.err
-    assert "The training list is not the one that checkpoints/longer/last.pt was trained on: epoch 2 begins again" in result.out
+    assert (
+        "The training list is not the one that checkpoints/longer/last.pt was trained on: epoch 2 begins again"
+        in result.out
+    )
     assert script("train.py", *words, "--train_list", tmp_path / "longer.txt", "--tag", "all_longer").code == 0
     assert rates("longer")[1:] == rates("all_longer")[1:]
 
@@ -431,7 +499,12 @@ def test_checkpoint_writer_marker_stays_until_saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("keep", "every", "always", "left"),
-    [(3, 10, {12}, [10, 11, 12]), (2, 4, {5, 12}, [4, 5, 8, 11, 12]), (0, 5, {12}, [5, 10, 12]), (30, 1, set(), list(range(1, 13)))],
+    [
+        (3, 10, {12}, [10, 11, 12]),
+        (2, 4, {5, 12}, [4, 5, 8, 11, 12]),
+        (0, 5, {12}, [5, 10, 12]),
+        (30, 1, set(), list(range(1, 13))),
+    ],
 )
 def test_retention_policy_keeps_newest_and_every_nth(tmp_path, keep, every, always, left):
     for epoch in range(1, 13):
@@ -474,7 +547,9 @@ def test_train_step_non_finite_gradient_changes_nothing(monkeypatch, caplog):
     assert engine.guard.skipped == 2
     assert engine.step_count == 6
     for weights in ("raw", "ema"):
-        for one, other in zip(engine.net(weights).state_dict().values(), clean.net(weights).state_dict().values(), strict=True):
+        for one, other in zip(
+            engine.net(weights).state_dict().values(), clean.net(weights).state_dict().values(), strict=True
+        ):
             assert torch.equal(one, other) or one.dtype == torch.int64  # how many batches batch norm has seen
     assert all(bool(value.isfinite().all()) for value in engine.net("ema").state_dict().values())
 
@@ -490,7 +565,9 @@ def test_train_step_skipped_after_reload_keeps_loaded_statistics(monkeypatch):
     engine.train_step(batch_of())
     engine.settle()
     now = engine.model.net.state_dict()
-    assert all(torch.equal(tensor, now[name]) for name, tensor in content["weights"].items() if tensor.is_floating_point())
+    assert all(
+        torch.equal(tensor, now[name]) for name, tensor in content["weights"].items() if tensor.is_floating_point()
+    )
 
 
 def test_max_nan_reached_names_step_samples_and_layer(monkeypatch):
@@ -624,7 +701,9 @@ def test_out_of_memory_advice_keeps_images_per_step(monkeypatch, world, words, a
 def held(engine):
     """Bytes of the gradients and of the optimizer's state."""
     tensors = [parameter.grad for parameter in engine.model.net.parameters() if parameter.grad is not None]
-    tensors += [value for state in engine.optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    tensors += [
+        value for state in engine.optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    ]
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -647,9 +726,13 @@ def test_out_of_memory_search_counts_gradients_and_state(monkeypatch):
 
 def test_out_of_memory_under_ddp_is_searched_alone(monkeypatch, tmp_path):
     """DistributedDataParallel's hooks wait for the others, and count each gradient once a step."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
     try:
-        monkeypatch.setattr("training.setup.wrap_for_training", lambda net, *_: torch.nn.parallel.DistributedDataParallel(net))
+        monkeypatch.setattr(
+            "training.setup.wrap_for_training", lambda net, *_: torch.nn.parallel.DistributedDataParallel(net)
+        )
         engine = engine_for()
         parameter = list(engine.model.net.parameters())[5]
 

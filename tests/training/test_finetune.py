@@ -23,7 +23,13 @@ from utils.batch import Batch
 from utils.errors import UserError
 
 SMALL_OF_FAMILY = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-Lite0"]
-OTHERS = ["timm:convnext_atto", "timm:vit_tiny_patch16_224", "timm:densenet121", "timm:regnetx_002", "timm:mobilenetv3_small_050"]
+OTHERS = [
+    "timm:convnext_atto",
+    "timm:vit_tiny_patch16_224",
+    "timm:densenet121",
+    "timm:regnetx_002",
+    "timm:mobilenetv3_small_050",
+]
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -135,7 +141,8 @@ def test_freeze_each_stage_in_order_and_refuse_beyond(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "stages"), [("ResNet18", 4), ("iResNet50", 4), ("EfficientNet-Lite0", 7), ("timm:vit_tiny_patch16_224", 12)]
+    ("name", "stages"),
+    [("ResNet18", 4), ("iResNet50", 4), ("EfficientNet-Lite0", 7), ("timm:vit_tiny_patch16_224", 12)],
 )
 def test_freeze_too_many_names_the_stage_count(name, stages):
     with torch.device("meta"), pytest.raises(UserError, match=f"has {stages} stages"):
@@ -174,7 +181,9 @@ def test_freeze_keeps_frozen_state_bit_for_bit(frozen):
         if name:
             assert module.training == (name.split(".")[0] not in names)
     learning = [p for group in engine.optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in learning} == {id(p) for key, p in model.net.named_parameters() if key.split(".")[0] not in names}
+    assert {id(p) for p in learning} == {
+        id(p) for key, p in model.net.named_parameters() if key.split(".")[0] not in names
+    }
     assert len(engine.optimizer.state) == len(learning)
     assert all(parameter.grad is None for parameter in model.net.stem.parameters())
 
@@ -209,7 +218,9 @@ def test_layer_decay_step_is_scaled_by_layer():
         before = weights(net)
         engine.train_step(batch())
         moved.append({key: value - before[key] for key, value in weights(net).items()})
-        assert {group["lr"] for group in engine.optimizer.param_groups} == {0.05 * g["lr_scale"] for g in engine.optimizer.param_groups}
+        assert {group["lr"] for group in engine.optimizer.param_groups} == {
+            0.05 * g["lr_scale"] for g in engine.optimizer.param_groups
+        }
         engine.train_step(batch(epoch=2))
         for group in engine.optimizer.param_groups:
             assert group["lr"] == pytest.approx(0.005 * group["lr_scale"])  # the second epoch's, by the schedule
@@ -224,7 +235,10 @@ def test_parameter_groups_of_vit_do_not_decay_embeddings():
     decay = {id(p): group["weight_decay"] for group in parameter_groups(net, 0.1) for p in group["params"]}
     free = {name for name, p in net.named_parameters() if decay[id(p)] == 0}
     assert {"pos_embed", "cls_token"} <= free
-    assert all(name in ("pos_embed", "cls_token") or ".norm" in name or name.endswith("bias") or name.startswith("norm") for name in free)
+    assert all(
+        name in ("pos_embed", "cls_token") or ".norm" in name or name.endswith("bias") or name.startswith("norm")
+        for name in free
+    )
     assert len(decay) == len(list(net.parameters()))
 
 
@@ -275,9 +289,17 @@ def test_fused_step_with_other_strides_equals_contiguous(name):
 
 
 @pytest.mark.parametrize(
-    "clip", [[], ["--clip_grad", "0.01"], ["--clip_grad", "0.001", "--clip_mode", "value"], ["--clip_grad", "0.01", "--clip_mode", "agc"]]
+    "clip",
+    [
+        [],
+        ["--clip_grad", "0.01"],
+        ["--clip_grad", "0.001", "--clip_mode", "value"],
+        ["--clip_grad", "0.01", "--clip_mode", "agc"],
+    ],
 )
-@pytest.mark.parametrize("optimizer", [["--lr", "0.05"], ["--optimizer", "adamw", "--lr", "0.001"]], ids=lambda words: words[-2])
+@pytest.mark.parametrize(
+    "optimizer", [["--lr", "0.05"], ["--optimizer", "adamw", "--lr", "0.001"]], ids=lambda words: words[-2]
+)
 def test_grad_accum_equals_one_large_batch(clip, optimizer):
     """Five batches of 4 by twos against 8, 8 and 4 images at once: the last group is ragged. Without batch norm."""
     parts = [batch(4, step) for step in range(5)]
@@ -297,7 +319,9 @@ def test_clip_grad_of_each_kind_equals_numpy():
     """One SGD step without momentum at rate 1: the weights move by minus the clipped gradient, worked out here in NumPy."""
 
     def moved(*flags: str) -> dict[str, np.ndarray]:
-        engine = start(Plain, "--lr", "1", "--momentum", "0", "--weight_decay", "0", "--scheduler", "none", *flags, batches=1)
+        engine = start(
+            Plain, "--lr", "1", "--momentum", "0", "--weight_decay", "0", "--scheduler", "none", *flags, batches=1
+        )
         before = weights(engine.model.net)
         engine.train_step(batch())
         return {key: (before[key] - value).double().numpy() for key, value in weights(engine.model.net).items()}
@@ -362,7 +386,9 @@ def test_sam_second_pass_repeats_noise_without_batch_norm_update():
     assert all(torch.equal(value, buffers[name]) for name, value in net.named_buffers())
     assert int(net.stem[1].num_batches_tracked) == 8
     assert len(masks) == 2
-    assert (masks[0] != masks[1]).float().mean() < 0.1  # only where the ReLU before it switched; other noise would differ in 0.16
+    assert (
+        masks[0] != masks[1]
+    ).float().mean() < 0.1  # only where the ReLU before it switched; other noise would differ in 0.16
 
 
 def test_sam_zero_gradient_keeps_weights():
@@ -400,7 +426,9 @@ def test_swa_equals_mean_of_epoch_ends():
     with torch.no_grad():
         averaged = Net(norm=True)
         averaged.load_state_dict(swa)
-        seen = torch.stack([averaged.stem[0](model.normalise(part.image)).mean((0, 2, 3)) for part in Loader().batches(4)]).mean(0)
+        seen = torch.stack(
+            [averaged.stem[0](model.normalise(part.image)).mean((0, 2, 3)) for part in Loader().batches(4)]
+        ).mean(0)
     assert torch.allclose(swa["stem.1.running_mean"], seen, atol=1e-5)
     assert not torch.allclose(swa["stem.1.running_mean"], ends[-1]["stem.1.running_mean"], atol=1e-3)
     assert model.net.stem[1].momentum == averaged.stem[1].momentum
@@ -416,7 +444,7 @@ def test_swa_after_last_epoch_or_sam_in_fp16_is_refused():
         build_engine(opt, model, 1)
 
 
-def test_swa_absent_after_resume_is_not_shown():
+def test_shown_average_that_is_gone_falls_back_to_raw():
     """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the weights until it is validated."""
     short = start(Model, "--swa", "1", "--epochs", "1")
     short.train_step(batch())

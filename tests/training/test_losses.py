@@ -66,7 +66,9 @@ def test_ohem_averages_the_hardest(ratio, count):
 def test_focal_loss_equals_numpy(gamma, smooth, targets):
     entropy = -(smoothed(targets, smooth) * log_softmax(LOGITS)).sum(axis=1)
     wanted = ((1 - np.exp(-entropy)) ** gamma * entropy).mean()
-    assert value(["--loss", "focal", "--focal_gamma", str(gamma), "--smooth", str(smooth)], targets) == pytest.approx(wanted, rel=1e-5)
+    assert value(["--loss", "focal", "--focal_gamma", str(gamma), "--smooth", str(smooth)], targets) == pytest.approx(
+        wanted, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("smooth", [0.0, 0.1])
@@ -95,7 +97,9 @@ def test_class_weight_effective_equals_numpy(targets, beta):
     share = smoothed(targets, 0) @ (weight / weight.mean())
     entropy = -(smoothed(targets, 0) * log_softmax(LOGITS)).sum(axis=1)
     wanted = (share * entropy).sum() / share.sum()
-    assert value(["--class_weight", "effective", "--cb_beta", str(beta)], targets, COUNTS) == pytest.approx(wanted, rel=1e-5)
+    assert value(["--class_weight", "effective", "--cb_beta", str(beta)], targets, COUNTS) == pytest.approx(
+        wanted, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.2])
@@ -105,12 +109,18 @@ def test_arcface_margin_equals_angles(margin):
     labels = np.arange(8) % 7
     cosine[0, 0], cosine[1, 1] = -0.97, 0.99
     angle = np.arccos(cosine[np.arange(8), labels])
-    moved = np.where(angle + margin < np.pi, np.cos(angle + margin), cosine[np.arange(8), labels] - margin * np.sin(margin))
+    moved = np.where(
+        angle + margin < np.pi, np.cos(angle + margin), cosine[np.arange(8), labels] - margin * np.sin(margin)
+    )
     logits = 16 * cosine
     logits[np.arange(8), labels] = 16 * moved
     wanted = -log_softmax(logits)[np.arange(8), labels].mean()
-    loss = get_loss(loss_settings(parse_train(["--head", "arcface", "--head_scale", "16", "--head_margin", str(margin)])))
-    assert loss(torch.tensor(16 * cosine, dtype=torch.float32), torch.tensor(labels)).item() == pytest.approx(wanted, rel=1e-4)
+    loss = get_loss(
+        loss_settings(parse_train(["--head", "arcface", "--head_scale", "16", "--head_margin", str(margin)]))
+    )
+    assert loss(torch.tensor(16 * cosine, dtype=torch.float32), torch.tensor(labels)).item() == pytest.approx(
+        wanted, rel=1e-4
+    )
 
 
 EVERY = {
@@ -195,7 +205,9 @@ def peak(act):
 def test_loss_peak_memory_is_the_size_of_logits(words, soft, kind, small):
     """Forward and backward of the loss alone, 64 x 50,030."""
     loss = get_loss(loss_settings(parse_train(words), [5] * 50_030))
-    logits = torch.randn(64, 50_030).clamp(-7, 7).to(torch.float32 if kind == "fp32" else torch.bfloat16).requires_grad_()
+    logits = (
+        torch.randn(64, 50_030).clamp(-7, 7).to(torch.float32 if kind == "fp32" else torch.bfloat16).requires_grad_()
+    )
     targets = torch.rand(64, 50_030).softmax(dim=1) if soft else torch.arange(64)
 
     def act():
@@ -245,7 +257,19 @@ def test_mix_blends_images_and_labels_by_one_share(words):
 class Kernels(TorchDispatchMode):
     """Counts the operations that a device would launch a kernel for."""
 
-    FREE = {"device", "empty", "empty_like", "slice", "unsqueeze", "select", "expand", "view", "detach", "alias", "transpose"}
+    FREE = {
+        "device",
+        "empty",
+        "empty_like",
+        "slice",
+        "unsqueeze",
+        "select",
+        "expand",
+        "view",
+        "detach",
+        "alias",
+        "transpose",
+    }
 
     def __init__(self):
         super().__init__()
@@ -257,7 +281,9 @@ class Kernels(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("words", "most"), [([], 6), (["--smooth", "0.1"], 12), (["--head", "arcface"], 40), (["--loss", "bce"], 16)], ids=lambda x: str(x)
+    ("words", "most"),
+    [([], 6), (["--smooth", "0.1"], 12), (["--head", "arcface"], 40), (["--loss", "bce"], 16)],
+    ids=lambda x: str(x),
 )
 def test_loss_on_gpu_launches_few_kernels_until_logits_are_large(words, most, monkeypatch):
     """64 x 50,030 in bf16, forward; what goes backward is a tensor or two more."""
@@ -279,9 +305,16 @@ def test_loss_on_gpu_launches_few_kernels_until_logits_are_large(words, most, mo
 def test_saves_memory_on_gpu_from_a_gigabyte_of_logits(monkeypatch):
     monkeypatch.undo()
     saves = training.losses.saves_memory
-    assert [saves("cuda", torch.bfloat16, count) for count in (64 * 50_030, 1 << 29, (1 << 29) + 1)] == [False, False, True]
+    assert [saves("cuda", torch.bfloat16, count) for count in (64 * 50_030, 1 << 29, (1 << 29) + 1)] == [
+        False,
+        False,
+        True,
+    ]
     assert [saves("cuda", torch.float32, count) for count in (1 << 28, (1 << 28) + 1)] == [False, True]
-    assert [saves("cpu", dtype, 1 << 19 | more) for dtype in (torch.float32, torch.bfloat16) for more in (0, 1)] == [False, True] * 2
+    assert [saves("cpu", dtype, 1 << 19 | more) for dtype in (torch.float32, torch.bfloat16) for more in (0, 1)] == [
+        False,
+        True,
+    ] * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -291,7 +324,9 @@ def test_fused_loss_whole_equals_its_parts(words, dtype, monkeypatch):
     real = training.losses._FusedGradientLoss.apply
     monkeypatch.setattr(training.losses, "MAX_TORCH_LOGITS", 0)
     for whole in (False, True):
-        monkeypatch.setattr(training.losses._FusedGradientLoss, "apply", lambda *given, whole=whole: real(*given[:3], whole))
+        monkeypatch.setattr(
+            training.losses._FusedGradientLoss, "apply", lambda *given, whole=whole: real(*given[:3], whole)
+        )
         logits = torch.randn(50, 11, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
         (get_loss(loss_settings(parse_train(words)))(logits, torch.arange(50) % 11) * 100).backward()
         found.append(logits.grad)

@@ -57,7 +57,13 @@ JUNK = [
         "ema",
     ),
     *([], {}, [1, 2], ["a"], {"a": 1}, {1: 2}, (), "x" * 10000, "Tiny", LOOP, DEEP),
-    *(torch.zeros(3), torch.zeros(0), torch.zeros(()), torch.ones(2, 2, dtype=torch.complex64), torch.zeros(1).expand(10**12)),
+    *(
+        torch.zeros(3),
+        torch.zeros(0),
+        torch.zeros(()),
+        torch.ones(2, 2, dtype=torch.complex64),
+        torch.zeros(1).expand(10**12),
+    ),
     torch.ones(2, 2).to_sparse(),
 ]
 
@@ -103,7 +109,9 @@ def change(content, rng):
     elif kind == "nest":
         parent[key] = [value] if rng.random() < 0.5 else {key: value}
     elif kind == "resize":
-        parent[key] = resized(value, rng) if isinstance(value, torch.Tensor) else value * 2 if rng.random() < 0.5 else value[:-1]
+        parent[key] = (
+            resized(value, rng) if isinstance(value, torch.Tensor) else value * 2 if rng.random() < 0.5 else value[:-1]
+        )
     elif kind == "rename" and isinstance(parent, dict):
         parent[f"{key}x"] = parent.pop(key)
     else:
@@ -150,11 +158,27 @@ def mutate(number, original, raw, path):
 def evaluated(path, _):
     """As eval.py and submit.py read it; returns the network's weights."""
     opt = parse_eval(
-        ["--load", str(path), "--model", "Tiny", "--gpu", "-1", "-w", "0", "--no-fold", "--data_root", ".", "--precision", "fp32"]
+        [
+            "--load",
+            str(path),
+            "--model",
+            "Tiny",
+            "--gpu",
+            "-1",
+            "-w",
+            "0",
+            "--no-fold",
+            "--data_root",
+            ".",
+            "--precision",
+            "fp32",
+        ]
     )
     loaded = inference.load_predictor(opt, torch.device("cpu"))
     dataloader.Classes.from_dict(loaded.data).name(0)
-    assert Path(loaded.name).name == loaded.name and not loaded.name.startswith("."), f"results would go to {loaded.name}"
+    assert Path(loaded.name).name == loaded.name and not loaded.name.startswith("."), (
+        f"results would go to {loaded.name}"
+    )
     files = dataloader.open_list(opt, "val")
     inference.predict(loaded.predictor, dataloader.eval_loader(opt, files, loaded.predictor.preprocesses))
     return loaded.predictor.members[0].model.net.state_dict()
@@ -248,4 +272,7 @@ def test_load_mutated_checkpoint_is_refused_or_exact(tmp_path, monkeypatch, capf
             print(*sorted(found.items()), *wrong, sep="\n")
     assert not wrong, "\n".join(wrong)
     assert set(tmp_path.iterdir()) - before <= {tmp_path / "curves.png"}
-    assert min(found[reader, "equal"] for reader in READERS) > 0 and min(found[reader, "refused"] for reader in READERS) > 0
+    assert (
+        min(found[reader, "equal"] for reader in READERS) > 0
+        and min(found[reader, "refused"] for reader in READERS) > 0
+    )

@@ -69,6 +69,8 @@ def test_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
 def summary(content):
     """Of a run's last checkpoint: its steps, and the sums over each kind of weights; equal to rounding on any machine."""
     sums = {
-        kind: sum(float(one.double().abs().sum()) for one in content[kind].values()) for kind in ("weights", "ema", "swa") if content[kind]
+        kind: sum(float(one.double().abs().sum()) for one in content[kind].values())
+        for kind in ("weights", "ema", "swa")
+        if content[kind]
     }
     return {"steps": content["training"]["step"], "sums": sums}

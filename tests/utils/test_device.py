@@ -61,7 +61,8 @@ def test_provenance_on_cpu_names_no_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "visible", "level"), [("/dev/null", None, "WARNING"), ("/no/such/file", None, "INFO"), ("/dev/null", "", "INFO")]
+    ("files", "visible", "level"),
+    [("/dev/null", None, "WARNING"), ("/no/such/file", None, "INFO"), ("/dev/null", "", "INFO")],
 )
 def test_get_device_of_unusable_gpu_warns_with_reason(monkeypatch, caplog, files, visible, level):
     Cuda(monkeypatch, reason="The NVIDIA driver on your system is too old (found version 9010). Please\nupdate")
@@ -84,7 +85,9 @@ def test_get_device_under_torchrun_gives_each_process_a_gpu(monkeypatch, caplog)
         monkeypatch.setenv(name, value)
     assert get_device(None) == torch.device("cuda", 1) and cuda.current == 1
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UserError, match=r"3 processes on a machine with 2 GPUs.\nTry: torchrun --nproc_per_node=2 train.py --tag 'x y'"):
+    with pytest.raises(
+        UserError, match=r"3 processes on a machine with 2 GPUs.\nTry: torchrun --nproc_per_node=2 train.py --tag 'x y'"
+    ):
         get_device(None)
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert get_device(1) == torch.device("cuda", 0)

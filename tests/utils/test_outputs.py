@@ -91,13 +91,29 @@ def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
             result = script("submit.py", *ready, "--out", out, *force)
             assert result.code == 2 and part in result.err and "Traceback" not in result.err, (out, result.err)
     result = script("submit.py", *ready, "--out", "probs.npz", "--save_probs")
-    assert result.code == 2 and "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
+    assert (
+        result.code == 2
+        and "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
+    )
     assert before == {path: path.read_bytes() for path in before} and stat.S_ISCHR(Path("/dev/full").stat().st_mode)
-    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {"checkpoints", "run_log.txt", "run_log.txt.lock"}
+    assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {
+        "checkpoints",
+        "run_log.txt",
+        "run_log.txt.lock",
+    }
 
     assert script("submit.py", *ready, "--out", "mine.csv", "--force").code == 0
-    for flags in ([], ["--no-header", "--separator", " "], ["--columns", "a", "b"], ["--columns", "a", "b"], ["--format", "json"], []):
-        result = script("submit.py", *ready, "--out", "mine.csv", "--save_probs", *flags)  # as its provenance says, it is ours
+    for flags in (
+        [],
+        ["--no-header", "--separator", " "],
+        ["--columns", "a", "b"],
+        ["--columns", "a", "b"],
+        ["--format", "json"],
+        [],
+    ):
+        result = script(
+            "submit.py", *ready, "--out", "mine.csv", "--save_probs", *flags
+        )  # as its provenance says, it is ours
         assert result.code == 0, result.err
     (tmp_path / "mine.provenance.json").unlink()
     assert script("submit.py", *ready, "--out", "mine.csv").code == 0  # as its header says
@@ -129,7 +145,9 @@ def test_tools_out_that_is_an_input_is_refused(ready, tmp_path, monkeypatch, cap
     with pytest.raises(UserError, match="doctor.csv exists already and does not look like mine"):
         outputs.check([mine, twin], {})
     PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("photo.png")
-    assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2  # a picture, but none that was drawn
+    assert (
+        preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2
+    )  # a picture, but none that was drawn
     assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1", "--force"]) == 0
     assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 0
     assert outputs.is_plot(tmp_path / "photo.png") and not outputs.is_plot(image)
@@ -147,7 +165,9 @@ def test_eval_of_another_checkpoint_gets_its_own_folder(script, ready, tmp_path)
     assert compared.code == 2 and "predictions.csv (--compare), which is read" in compared.err
 
     content = checkpoint.load(ready[1])
-    content["weights"] = {name: weight + 1 if name.endswith("fc.bias") else weight for name, weight in content["weights"].items()}
+    content["weights"] = {
+        name: weight + 1 if name.endswith("fc.bias") else weight for name, weight in content["weights"].items()
+    }
     content["opt"]["tag"] = "鞋" * 85  # 255 bytes, which an earlier version took
     checkpoint.save(tmp_path / "x.pt", content)
     assert script("eval.py", *words, "--load", "x.pt").code == 0
@@ -156,7 +176,10 @@ def test_eval_of_another_checkpoint_gets_its_own_folder(script, ready, tmp_path)
     content["opt"]["tag"] = "small"
     checkpoint.save(tmp_path / "x.pt", content)
     result = script("eval.py", *words, "--load", "x.pt", "--tag", "small")
-    assert result.code == 0 and "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
+    assert (
+        result.code == 0
+        and "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
+    )
     new = json.loads((tmp_path / "results/small/1/metrics.json").read_text())
     (aside,) = (tmp_path / "results/small").glob("1.2*")
     assert json.loads((aside / "metrics.json").read_text()) == first
@@ -198,7 +221,11 @@ def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
             assert other.stdout.readline() == "held\n"
             for command in refused:
                 result = script(*command)
-                assert result.code == 2 and f"{folder} is in use by another command" in result.err, (folder, command, result.err)
+                assert result.code == 2 and f"{folder} is in use by another command" in result.err, (
+                    folder,
+                    command,
+                    result.err,
+                )
             other.communicate("\n")
     assert script("eval.py", *ready, "--tag", "t", "--no-report", "--calibrate").code == 0
     assert "calibration" in checkpoint.load(ready[1])

@@ -44,7 +44,19 @@ def impatient(monkeypatch):
 
 def test_lock_of_running_tag_refuses_and_of_killed_one_is_free(script, photo_set, tmp_path):
     """With --loader process, workers that outlive the killed run for a moment have inherited its open files."""
-    words = [*FLAGS.split(), "--data_root", str(photo_set), "-w", "1", "--loader", "process", "--keep", "0", "--save_minutes", "0"]
+    words = [
+        *FLAGS.split(),
+        "--data_root",
+        str(photo_set),
+        "-w",
+        "1",
+        "--loader",
+        "process",
+        "--keep",
+        "0",
+        "--save_minutes",
+        "0",
+    ]
     command = [sys.executable, str(ROOT / "train.py"), "--tag", "busy", *words, "--epochs", "5000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
@@ -64,10 +76,19 @@ def test_lock_of_running_tag_refuses_and_of_killed_one_is_free(script, photo_set
         ):
             result = script(*refused)
             assert result.code == 2, refused
-            assert f"{folder} is in use by another command (process {run.pid} on " in result.err and "--tag busy" in result.err
+            assert (
+                f"{folder} is in use by another command (process {run.pid} on " in result.err
+                and "--tag busy" in result.err
+            )
             assert "give another --tag" in result.err
-        after = {path: content for path, content in files(tmp_path).items() if path.name not in ("run_log.txt", "run_log.txt.lock")}
-        assert after == {path: content for path, content in before.items() if path.name not in ("run_log.txt", "run_log.txt.lock")}
+        after = {
+            path: content
+            for path, content in files(tmp_path).items()
+            if path.name not in ("run_log.txt", "run_log.txt.lock")
+        }
+        assert after == {
+            path: content for path, content in before.items() if path.name not in ("run_log.txt", "run_log.txt.lock")
+        }
         run.kill()
         result = script("train.py", "--tag", "busy", "--resume", "--epochs", "1", "--data_root", photo_set)
         assert result.code == 0 and "is complete" in result.out, result.err
@@ -80,13 +101,17 @@ def test_clear_while_run_begins_moves_nothing(script, photo_set, tmp_path):
         (tmp_path / folder / "busy").mkdir(parents=True)
         (tmp_path / folder / "busy/old").write_text("of the old run")
     words = [sys.executable, "-c", STOPPED, "--tag", "busy"]
-    with subprocess.Popen(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE) as clear:
+    with subprocess.Popen(
+        words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    ) as clear:
         wait_for(lambda: stopped(clear))
         result = script("train.py", "--tag", "busy", *FLAGS.split(), "--data_root", photo_set)
         assert result.code == 2 and "checkpoints/busy is in use by another command" in result.err, result.err
         clear.send_signal(signal.SIGCONT)
         assert clear.wait() == 0
-    assert script("train.py", "--tag", "busy", *FLAGS.split(), "--data_root", photo_set, "--epochs", 1, "-w", 0).code == 0
+    assert (
+        script("train.py", "--tag", "busy", *FLAGS.split(), "--data_root", photo_set, "--epochs", 1, "-w", 0).code == 0
+    )
     entry = next((tmp_path / ".trash").glob("2*_busy"))
     assert {str(path) for path in files(entry)} == {"origin.json", "run_log.txt", "checkpoint/old", "log/old"}
     assert (tmp_path / "checkpoints/busy/last.pt").exists()

@@ -44,7 +44,9 @@ def command(tmp_path, monkeypatch) -> Path:
 
 
 def start(command: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, command.name, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        [sys.executable, command.name, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 def entries() -> list[tuple[str, ...]]:
@@ -101,7 +103,11 @@ def test_run_log_killed_command_is_marked_by_the_next(command):
         killed.kill()
         killed.communicate()
         start(command, "next").communicate()
-        assert {tag: state[:7] for _, tag, state, _ in entries()} == {"killed": "killed", "living": "running", "next": "done in"}
+        assert {tag: state[:7] for _, tag, state, _ in entries()} == {
+            "killed": "killed",
+            "living": "running",
+            "next": "done in",
+        }
     finally:
         living.kill()
         living.communicate()
@@ -122,7 +128,9 @@ def test_run_log_of_concurrent_commands_loses_no_line(command):
     for process in processes:
         process.communicate()
         assert process.returncode == 0
-    assert sorted((pid, tag) for pid, tag, _, _ in entries()) == sorted((str(p.pid), f"tag{k}") for k, p in enumerate(processes))
+    assert sorted((pid, tag) for pid, tag, _, _ in entries()) == sorted(
+        (str(p.pid), f"tag{k}") for k, p in enumerate(processes)
+    )
     assert all(state.startswith("done in") for _, _, state, _ in entries())
 
 
@@ -130,7 +138,10 @@ def test_run_log_of_concurrent_clears_loses_no_other_line(command):
     for k in range(4):
         start(command, f"tag{k}").communicate()
         Path(f"logs/tag{k}").mkdir(parents=True)
-    clears = [subprocess.Popen([sys.executable, ROOT / "clear.py", "--tag", f"tag{k}"], stdout=subprocess.DEVNULL) for k in range(3)]
+    clears = [
+        subprocess.Popen([sys.executable, ROOT / "clear.py", "--tag", f"tag{k}"], stdout=subprocess.DEVNULL)
+        for k in range(3)
+    ]
     others = [start(command, f"other{k}") for k in range(3)]
     for process in (*clears, *others):
         assert process.wait() == 0

@@ -19,12 +19,23 @@ from utils.text import exact, visible
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
 # latin-1, an escape sequence that renames a terminal's window, a carriage return, a formula, Chinese, a turn of direction
-NAMES = [b"caf\xe9.jpg", b"\x1b]0;owned\x07.jpg", b"a\rb.jpg", b"=1+1.jpg", "图.jpg".encode(), "a\u202egpj.jpg".encode(), b'q"u,o.jpg']
+NAMES = [
+    b"caf\xe9.jpg",
+    b"\x1b]0;owned\x07.jpg",
+    b"a\rb.jpg",
+    b"=1+1.jpg",
+    "图.jpg".encode(),
+    "a\u202egpj.jpg".encode(),
+    b'q"u,o.jpg',
+]
 HIDDEN = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def test_visible_escapes_control_and_hidden_characters():
-    assert visible("caf\udce9 \x1b[2J \r \x85 \u202e \ud800 图 é\tx\n") == "caf\\xe9 \\x1b[2J \\r \\x85 \\u202e \\ud800 图 é\tx\n"
+    assert (
+        visible("caf\udce9 \x1b[2J \r \x85 \u202e \ud800 图 é\tx\n")
+        == "caf\\xe9 \\x1b[2J \\r \\x85 \\u202e \\ud800 图 é\tx\n"
+    )
     assert exact(os.fsdecode(b"caf\xe9")) == "caf\udce9"
 
 
@@ -59,7 +70,19 @@ def strange(photo_set, tmp_path) -> Path:
 def commands(folder: Path) -> list[tuple[str, ...]]:
     """train, eval, submit twice, doctor, each as typed; with an image that cannot be read."""
     common = ("--data_root", str(folder), "--gpu", "-1", "-w", "0", "--tag", "t")
-    network = ("--model", "timm:test_resnet", "--no-pretrained", "--scale", "32", "-b", "12", "--epochs", "1", "--precision", "fp32")
+    network = (
+        "--model",
+        "timm:test_resnet",
+        "--no-pretrained",
+        "--scale",
+        "32",
+        "-b",
+        "12",
+        "--epochs",
+        "1",
+        "--precision",
+        "fp32",
+    )
     load = ("--load", "checkpoints/t/last.pt")
     return [
         ("train.py", *common, *network),
@@ -73,7 +96,9 @@ def commands(folder: Path) -> list[tuple[str, ...]]:
 def check_results(folder: Path, said: bytes) -> None:
     """Everything is there, names are exact where they must match, and harmless where they are shown."""
     log = Path("logs/t/log.txt").read_bytes()
-    pages = b"".join(path.read_bytes() for path in (Path("results/t/1/report.html"), Path("results/doctor/doctor.html")))
+    pages = b"".join(
+        path.read_bytes() for path in (Path("results/t/1/report.html"), Path("results/doctor/doctor.html"))
+    )
     for text in (said, log, pages):
         assert not HIDDEN.search(text.replace(b"\r\n", b"\n")), HIDDEN.search(text)
     assert b"caf\\xe9.jpg" in said and b"caf\\xe9.jpg" in pages
@@ -94,7 +119,9 @@ def test_commands_with_odd_names_succeed_and_print_no_controls(script, strange, 
 
     said = b""
     for name, *words in commands(strange):
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.FileIO(os.dup(1), "w"), encoding="ascii", write_through=True))
+        monkeypatch.setattr(
+            sys, "stdout", io.TextIOWrapper(io.FileIO(os.dup(1), "w"), encoding="ascii", write_through=True)
+        )
         if name == "-m":
             assert doctor.main(words[1:]) == 1
             shown = "".join(capfd.readouterr())

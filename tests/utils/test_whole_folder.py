@@ -99,7 +99,13 @@ with module.whole_folder(Path({path!r}), lambda name: name if name == "notes.txt
 @pytest.mark.parametrize("point", ["", "_carry_over", "_replace", "_exchange", "rename", "after"])
 def test_whole_folder_killed_anywhere_is_old_or_new(old, tmp_path, point):
     """`rename`: on a file system without exchange, between the two renames. `after`: the old one is not removed yet."""
-    before = NO_EXCHANGE if point == "rename" else "module.shutil.rmtree = lambda *_, **__: here()" if point == "after" else ""
+    before = (
+        NO_EXCHANGE
+        if point == "rename"
+        else "module.shutil.rmtree = lambda *_, **__: here()"
+        if point == "after"
+        else ""
+    )
     code = CHILD.format(root=str(ROOT), before=before, point="" if point == "after" else point, path=str(old))
     if point == "after":
         code = code.replace("'' or here()", "pass")
@@ -182,7 +188,9 @@ def test_eval_killed_keeps_earlier_results_whole(script, tmp_path, monkeypatch):
     assert result.code == 0
     assert list(folder.parent.iterdir()) == [folder]
     after = {one.name: one.read_bytes() for one in folder.iterdir()}
-    assert before.keys() - after.keys() == {"report.html", "probs.npz"} and after.keys() - before.keys() == {"probs.earlier.npz"}
+    assert before.keys() - after.keys() == {"report.html", "probs.npz"} and after.keys() - before.keys() == {
+        "probs.earlier.npz"
+    }
     assert "report.html belongs to an earlier evaluation; it is removed" in result.out
     assert after["notes.txt"] == b"mine" and after["probs.earlier.npz"] == before["probs.npz"]
     assert len(json.loads(after["metrics.json"])["runs"]) == 2
