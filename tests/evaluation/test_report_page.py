@@ -197,7 +197,10 @@ def test_report_confusions_can_be_searched_and_zoomed(at, made):
     assert at.texts("#window") == ["rows 32–97, columns 45–110"]
     click(at, "#zoom-out")
     assert at.texts("#window") == ["rows 0–129, columns 0–129"]
-    painted = "const c = document.getElementById('matrix'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
+    painted = (
+        "const c = document.getElementById('matrix');"
+        "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(x => x)"
+    )
     assert at.browser.execute_script(painted)
 
 
@@ -428,11 +431,13 @@ def test_report_on_phone_fits_and_has_contrast(at, dark):
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     )
     time.sleep(0.2)
-    at.browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", scheme
-    )  # after the size, so that the colours alone call for painting
+    # after the size, so that the colours alone call for painting
+    at.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     try:
-        painted = "const c = document.getElementById('matrix'); return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
+        painted = (
+            "const c = document.getElementById('matrix');"
+            "return [...c.getContext('2d').getImageData(0, 0, 1, 1).data].slice(0, 3).join()"
+        )
         heat = at.browser.execute_script(
             "return getComputedStyle(document.documentElement).getPropertyValue('--heat').trim()"
         )
