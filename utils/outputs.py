@@ -152,6 +152,11 @@ def begins_with(*words: str, separator: str = ",") -> Callable[[Path], bool]:
     return lambda path: _head(path).split(b"\n")[0].rstrip(b"\r") == line
 
 
+def contains(mark: bytes) -> Callable[[Path], bool]:
+    """Return a test whether the first HEAD_BYTES of a file hold `mark`."""
+    return lambda path: mark in _head(path)
+
+
 def has_key(key: str) -> Callable[[Path], bool]:
     """Return a test whether the file is a JSON object with `key`."""
 

@@ -1,0 +1,153 @@
+"""Compare runs: their scores, times and options in a table, their curves on one page.
+
+    python -m tools.compare first second
+    python -m tools.compare --sort time --out results/all.html
+
+Without tags, all runs in --log_dir are compared. It prints a table, the options that differ, and where each run's
+checkpoint is. It writes one HTML file that loads nothing else: a table to sort and filter, and curves by step and by
+epoch. It reads metrics.csv, steps.csv, options.yaml and log.txt of each run, and changes none. What is missing or
+damaged is named.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from options.parser import ToolParser, expanded
+from tools.compare.runs import RECORDS, Run, differing_options, find_runs, option_text, read_run
+from utils.logger import log
+from utils.names import columns, shorten_all
+from utils.outputs import Output, check, contains
+from utils.run import run_tool
+from utils.text import visible
+
+GENERATOR = b'content="tools.compare"'  # in the head of the page, so that it is known again
+MIN_TAG_COLUMNS, MAX_TAG_COLUMNS = 16, 60
+PIPE_COLUMNS = 140  # where there is no terminal
+MAX_OPTIONS_SHOWN = 16  # per run on the terminal
+SORTS: dict[str, Callable[[Run], float | str | None]] = {  # the value to sort by; None comes last
+    "tag": lambda run: run.tag,
+    "best": lambda run: _negative(run.best("top1")),
+    "last": lambda run: _negative(run.last("val_top1")),
+    "loss": lambda run: run.last("val_loss"),
+    "epochs": lambda run: -run.epochs,
+    "time": lambda run: run.seconds,
+    "speed": lambda run: _negative(run.images_per_second),
+    "model": lambda run: run.model,
+}
+TITLES = ("run", "model", "epochs", "best top1", "epoch", "last top1", "val loss", "time", "images/s")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and compare; return the exit code."""
+    parser = ToolParser("-m tools.compare", __doc__)
+    parser.add_argument("tags", nargs="*", metavar="TAG", help="runs, by their --tag; none: all in --log_dir")
+    parser.add_argument("--sort", choices=tuple(SORTS), default="best", help="order of the rows")
+    parser.add_argument("--out", type=expanded, default="results/compare.html", metavar="FILE", help="the page")
+    parser.add_argument("--force", action="store_true", help="let --out replace a file of another kind")
+    parser.add_argument(
+        "--log_dir", type=expanded, default="logs", metavar="DIR", help="the records are in <DIR>/<tag>"
+    )
+    parser.add_argument(
+        "--checkpoint_dir",
+        type=expanded,
+        metavar="DIR",
+        help="the checkpoints are in <DIR>/<tag>; by default where the run put them",
+    )
+    return run_tool(lambda: parser.parse_args(argv), compare)
+
+
+def compare(opt: argparse.Namespace) -> None:
+    """Read the runs, print the tables, and write the page.
+
+    Raises:
+        UserError: there is no such run, or --out is a file of another kind.
+    """
+    from tools.compare.page import write_page
+
+    logs, out = Path(opt.log_dir), Path(opt.out)
+    tags, others = find_runs(logs, opt.tags)
+    read = {str(logs / tag / name): "a record of a run" for tag in tags for name in RECORDS}
+    check([Output(out, "a page of tools.compare", contains(GENERATOR))], read, force=opt.force)
+    runs = [read_run(logs, tag, Path(opt.checkpoint_dir) if opt.checkpoint_dir else None) for tag in tags]
+    runs = in_order(runs, opt.sort)
+    log.info("\n".join(table(runs, shutil.get_terminal_size(fallback=(PIPE_COLUMNS, 24)).columns)))
+    log.info("\n" + "\n".join(describe_options(runs)))
+    log.info("\nCheckpoints:\n" + "\n".join(f"  {run.tag}: {run.where}" for run in runs))
+    if others:
+        log.info(f"\nNo records of train.py, so left out: {', '.join(f'{logs / name}/' for name in others)}")
+    for run in runs:
+        for note in run.notes:
+            log.warning(f"{run.tag}: {note}.")
+    write_page(out, runs)
+    log.info(f"\nWritten: {out}")
+
+
+def in_order(runs: Sequence[Run], sort: str) -> list[Run]:
+    """Return the runs sorted by a name of SORTS, the best or shortest first, and those without a value last."""
+    known = [run for run in runs if SORTS[sort](run) is not None]
+    return sorted(known, key=SORTS[sort]) + [run for run in runs if SORTS[sort](run) is None]  # type: ignore[arg-type]
+
+
+def table(runs: Sequence[Run], width: int) -> list[str]:
+    """Return the lines of a table for a terminal of `width` columns; long tags are shortened in the middle."""
+    rows = [cells(run) for run in runs]
+    texts = [[TITLES[place], *(row[place] for row in rows)] for place in range(1, len(TITLES))]
+    widths = [max(map(columns, column)) for column in texts]
+    room = min(MAX_TAG_COLUMNS, max(MIN_TAG_COLUMNS, width - sum(widths) - 2 * len(widths)))
+    tags = [TITLES[0], *shorten_all({place: visible(run.tag) for place, run in enumerate(runs, 1)}, room).values()]
+    first = max(map(columns, tags))
+    lines = []
+    for tag, *others in zip(tags, *texts, strict=True):
+        numbers = [
+            _padded(text, size, left=place == 0) for place, (text, size) in enumerate(zip(others, widths, strict=True))
+        ]
+        lines.append("  ".join([_padded(tag, first, left=True), *numbers]).rstrip())
+    return lines
+
+
+def cells(run: Run) -> list[str]:
+    """Return the texts of a run's row in the table, in the order of TITLES."""
+    best = run.best("top1")
+    return [
+        run.tag,
+        visible(run.model) or "–",
+        run.epochs_text,
+        "–" if best is None else f"{best[0]:.4f}",
+        "–" if best is None else str(best[1]),
+        _number(run.last("val_top1"), ".4f"),
+        _number(run.last("val_loss"), ".4f"),
+        run.time_text,
+        _number(run.images_per_second, ".0f"),
+    ]
+
+
+def describe_options(runs: Sequence[Run]) -> list[str]:
+    """Return the options that differ between the runs, one line per run."""
+    names = differing_options(runs)
+    known = [run for run in runs if run.options]
+    if len(known) < 2:
+        return [f"The options of {len(known)} run(s) are known: there is nothing to compare."]
+    if not names:
+        return ["The runs have the same options."]
+    lines = ["Options that differ:"]
+    for run in known:
+        shown = ", ".join(f"{name} {option_text(run.options, name)}" for name in names[:MAX_OPTIONS_SHOWN])
+        more = f", and {len(names) - MAX_OPTIONS_SHOWN} more on the page" if len(names) > MAX_OPTIONS_SHOWN else ""
+        lines.append(f"  {run.tag}: {shown}{more}")
+    return lines
+
+
+def _padded(text: str, size: int, left: bool = False) -> str:
+    space = " " * (size - columns(text))
+    return text + space if left else space + text
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _negative(value: "float | tuple[float, int] | None") -> float | None:
+    value = value[0] if isinstance(value, tuple) else value
+    return None if value is None else -value

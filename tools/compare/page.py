@@ -1,0 +1,122 @@
+"""Write compare.html: a table to sort and filter, and the curves of all runs, in one file that loads nothing else."""
+
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from evaluation.report import page as report
+from evaluation.step_points import Row, steps_per_epoch
+from tools.compare.runs import Run, differing_options, option_text
+from utils.files import atomic_write
+from utils.names import columns, shorten
+from utils.text import for_page, visible
+
+MAX_POINTS = 500  # per run and curve on the page; more are averaged in pairs
+MAX_VALUE_CHARACTERS = 200  # of an option
+MAX_TAG_REM = 24.0  # width of the column of tags
+DIGITS = 6  # of a number in the page
+PANELS = {  # column of metrics.csv and steps.csv: title
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "train_top1": "training top-1",
+    "val_top1": "validation top-1",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm, before clipping",
+}
+VALIDATION = tuple(name for name in PANELS if name.startswith("val_"))
+TRAINING = tuple(name for name in PANELS if not name.startswith("val_"))
+
+
+def write_page(path: Path, runs: Sequence[Run]) -> None:
+    """Write the page of `runs`, in their order."""
+    import jinja2
+
+    names = differing_options(runs)
+    folder, style = Path(__file__).parent, Path(report.__file__).parent / "report.css"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=for_page,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("compare.html.j2").render(
+        runs=[_row(run, names) for run in runs],
+        options=names,
+        tag_width=min(MAX_TAG_REM, 5 + 0.55 * max(columns(visible(run.tag)) for run in runs)),
+        panels=PANELS,
+        by_epoch=[visible(run.tag) for run in runs if run.history and not run.steps],
+        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        command=shlex.join(["python", "-m", "tools.compare", *sys.argv[1:]]),
+        data=report.embed([curves(run) for run in runs]),
+        style=style.read_text(encoding="utf-8"),
+        code=(folder / "compare.js").read_text(encoding="utf-8"),
+    )
+    with atomic_write(path) as file:
+        file.write(page.encode("utf-8"))
+
+
+def _row(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the table shows of a run: numbers to sort by, or None, and texts."""
+    best = run.best("top1")
+    return {
+        "tag": run.tag,
+        "model": run.model,
+        "epochs": run.epochs,
+        "epochs_text": run.epochs_text,
+        "best": None if best is None else best[0],
+        "best_epoch": None if best is None else best[1],
+        "last": run.last("val_top1"),
+        "mean_class": run.last("val_mean_class_accuracy"),
+        "loss": run.last("val_loss"),
+        "seconds": run.seconds,
+        "time": run.time_text,
+        "speed": run.images_per_second,
+        "options": [shorten(option_text(run.options, name), MAX_VALUE_CHARACTERS) for name in names],
+        "where": run.where,
+        "notes": run.notes,
+    }
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """Return the curves of a run for the page's script.
+
+    Returns:
+        tag; train and val, each with the columns step, epoch and the names of its scores. A step is None for a run
+        without steps.csv, a score where the run has none.
+    """
+    per_epoch = steps_per_epoch(run.steps)
+    at_epochs = [{**row, "step": row["epoch"] * per_epoch} if per_epoch else row for row in run.history]
+    training = [row for row in run.steps if any(name in row for name in TRAINING)]
+    first = training[0]["epoch"] if training else float("inf")
+    earlier = [row for row in at_epochs if row["epoch"] < first]  # trained by a version without steps.csv
+    return {
+        "tag": visible(run.tag),
+        "train": _columns([*earlier, *training], TRAINING),
+        "val": _columns(at_epochs, VALIDATION),
+    }
+
+
+def _columns(rows: list[Row], names: Sequence[str]) -> dict[str, list[float | None]]:
+    """Return rows as columns of numbers that JSON has, at most MAX_POINTS long."""
+    rows = [row for row in rows if any(name in row for name in names)]
+    while len(rows) > MAX_POINTS:
+        rows = [_mean(rows[place : place + 2]) for place in range(0, len(rows), 2)]
+    return {name: [_number(row.get(name)) for row in rows] for name in ("step", "epoch", *names)}
+
+
+def _mean(pair: list[Row]) -> Row:
+    """Return the point of two that follow one another: at the place of the second, with the means of the scores."""
+    scores = {name for row in pair for name in row}
+    found = {name: [row[name] for row in pair if name in row] for name in scores}
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    return means | {name: pair[-1][name] for name in ("step", "epoch") if name in pair[-1]}
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
