@@ -4,8 +4,6 @@ import csv
 import functools
 import itertools
 import json
-import os
-import shutil
 import time
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from browser import start_browser
 from conftest import wait_for
 from dataloader.classes import Classes
 from dataloader.decode import thumbnail
@@ -84,20 +83,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(made):
-    """A headless Chromium; where there is none the tests are left out, but not in CI, which installs one."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        if os.environ.get("CI_CHROMIUM"):
-            pytest.fail("chromium or chromedriver is missing: apt-get install chromium chromium-driver")
-        pytest.skip("no chromium: apt-get install chromium chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(made[0] / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = start_browser(made[0] / "downloads")
     yield driver
     driver.quit()
 

@@ -18,7 +18,7 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_help_shows_its_own_name(name, capsys, monkeypatch):
-    module = importlib.import_module(f"{name}.command" if name == "tools.doctor" else name)
+    module = importlib.import_module(f"{name}.command" if name in ("tools.doctor", "tools.compare") else name)
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as stop:
         module.main()
@@ -27,7 +27,7 @@ def test_command_help_shows_its_own_name(name, capsys, monkeypatch):
 
 
 def test_commands_list_is_complete():
-    assert {"tools.doctor", "tools.lr_find", "tools.sweep"} < set(COMMANDS)
+    assert {"tools.compare", "tools.doctor", "tools.lr_find", "tools.sweep"} < set(COMMANDS)
     benchmarks = {name.removeprefix("benchmarks.") for name in COMMANDS if name.startswith("benchmarks.")}
     assert benchmarks == {"crash_test", "eval", "input", "photos", "proof", "report", "train", "transforms"}
 
