@@ -52,11 +52,9 @@ def read_table(path: Path, required: tuple[str, ...]) -> tuple[list[Row], list[s
 
 def _row(names: list[str], fields: list[str], required: tuple[str, ...]) -> Row | None:
     """Return the numbers of a line; None if it is damaged."""
-    if len(fields) != len(names):
-        return None
     try:
         row = {name: float(text) for name, text in zip(names, fields, strict=True) if text}
-    except ValueError:
+    except ValueError:  # too few or too many fields, or one that is no number
         return None
     return row if all(math.isfinite(row.get(name, math.nan)) for name in required) else None
 
