@@ -30,7 +30,15 @@ def write_run(folder, tag, top1=(0.5, 0.7, 0.6), per_epoch=4, **options):
     logs = folder / "logs" / tag
     logs.mkdir(parents=True)
     rows = [
-        {"epoch": k, "train_loss": 2 / k, "lr": 0.1, "images_per_second": 100 * k, "val_top1": one, "val_loss": 1 / k, "val_top5": 1}
+        {
+            "epoch": k,
+            "train_loss": 2 / k,
+            "lr": 0.1,
+            "images_per_second": 100 * k,
+            "val_top1": one,
+            "val_loss": 1 / k,
+            "val_top5": 1,
+        }
         for k, one in enumerate(top1, 1)
     ]
     with open(logs / "metrics.csv", "w") as file:
@@ -39,9 +47,13 @@ def write_run(folder, tag, top1=(0.5, 0.7, 0.6), per_epoch=4, **options):
         writer.writerows(rows)
     if per_epoch:
         lines = [f"{step},{step / per_epoch},{3 / step},,0.1,1.5,," for step in range(1, per_epoch * len(rows) + 1)]
-        (logs / "steps.csv").write_text("step,epoch,train_loss,train_top1,lr,grad_norm,val_loss,val_top1\n" + "\n".join(lines) + "\n")
+        (logs / "steps.csv").write_text(
+            "step,epoch,train_loss,train_top1,lr,grad_norm,val_loss,val_top1\n" + "\n".join(lines) + "\n"
+        )
     options = {"tag": tag, "model": "Tiny", "epochs": 4, "lr": 0.1, "load": "null", **options}
-    (logs / "options.yaml").write_text("".join(f"{name}: {value}\n" for name, value in options.items() if name != "tag"))
+    (logs / "options.yaml").write_text(
+        "".join(f"{name}: {value}\n" for name, value in options.items() if name != "tag")
+    )
     (logs / "log.txt").write_text(LOG.replace("{first}", "2"))
     return logs
 
@@ -130,7 +142,11 @@ def damage_line(logs):
 DAMAGES = {  # what happens to a run's records: (what is said, epochs that are left)
     "a cut line": (damage_line, "metrics.csv: line 3 is damaged and left out", 3),
     "no metrics": (lambda logs: (logs / "metrics.csv").unlink(), "metrics.csv is missing: no epoch has ended", 0),
-    "other columns": (lambda logs: (logs / "metrics.csv").write_text("a,b\n1,2\n"), "its first line must name epoch", 0),
+    "other columns": (
+        lambda logs: (logs / "metrics.csv").write_text("a,b\n1,2\n"),
+        "its first line must name epoch",
+        0,
+    ),
     "an empty file": (lambda logs: (logs / "metrics.csv").write_text(""), "it holds 'nothing'", 0),
     "no text": (lambda logs: (logs / "metrics.csv").write_bytes(b"epoch\n\0\xff\x80\n"), "metrics.csv", 0),
     "rows twice": (
@@ -142,7 +158,11 @@ DAMAGES = {  # what happens to a run's records: (what is said, epochs that are l
     "no YAML": (lambda logs: (logs / "options.yaml").write_text("a: [b"), "options.yaml cannot be read", 3),
     "a YAML list": (lambda logs: (logs / "options.yaml").write_text("- a"), "no lines of `option: value`", 3),
     "no log": (lambda logs: (logs / "log.txt").unlink(), "log.txt cannot be read", 3),
-    "steps cut": (lambda logs: (logs / "steps.csv").write_text("step,epoch\n1,0.1\n2"), "steps.csv: line 3 is damaged", 3),
+    "steps cut": (
+        lambda logs: (logs / "steps.csv").write_text("step,epoch\n1,0.1\n2"),
+        "steps.csv: line 3 is damaged",
+        3,
+    ),
 }
 
 
@@ -206,7 +226,13 @@ def test_curves_are_by_step_and_epoch_and_bounded(two):
     assert (val["step"], val["epoch"]) == ([700, 1400, 2100], [1, 2, 3])
     assert train["train_top1"] == [None] * len(train["step"])
     pair = read_run(two / "logs", "long").steps[:2]
-    assert page._mean(pair) == {"step": 2, "epoch": pair[1]["epoch"], "train_loss": (3 + 1.5) / 2, "lr": 0.1, "grad_norm": 1.5}
+    assert page._mean(pair) == {
+        "step": 2,
+        "epoch": pair[1]["epoch"],
+        "train_loss": (3 + 1.5) / 2,
+        "lr": 0.1,
+        "grad_norm": 1.5,
+    }
 
 
 def test_epochs_before_the_first_step_and_runs_without_steps_are_drawn_by_epoch(two):
@@ -235,7 +261,14 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     tags = [NASTY, CHINESE, "caf\udce9", *(f"run-{k}" for k in range(11))]
     for k, tag in enumerate(tags):
-        write_run(folder, tag, top1=(0.3, 0.5 + k / 100), per_epoch=4 if k % 2 else 0, lr=10.0**-k, optimizer=["sgd", "adamw"][k % 2])
+        write_run(
+            folder,
+            tag,
+            top1=(0.3, 0.5 + k / 100),
+            per_epoch=4 if k % 2 else 0,
+            lr=10.0**-k,
+            optimizer=["sgd", "adamw"][k % 2],
+        )
     (folder / "logs" / "run-3" / "log.txt").unlink()
     path = folder / "compare.html"
     page.write_page(path, [read_run(folder / "logs", tag) for tag in tags])
@@ -256,7 +289,9 @@ def at(browser, made):
     yield SimpleNamespace(
         browser=browser,
         find=lambda css: browser.find_element("css selector", css),
-        texts=lambda css: browser.execute_script("return [...document.querySelectorAll(arguments[0])].map(x => x.textContent)", css),
+        texts=lambda css: browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(x => x.textContent)", css
+        ),
         count=lambda css: browser.execute_script("return document.querySelectorAll(arguments[0]).length", css),
     )
     assert browser.get_log("browser") == []
@@ -273,7 +308,9 @@ def test_the_page_is_one_file_and_escapes_names(made):
 def test_rows_are_sorted_by_a_click_and_unknown_values_come_last(at):
     tags = "#runs tbody td.tag"
     column = lambda title: at.texts("#runs th").index(title) + 1  # noqa: E731
-    click = lambda title: at.browser.execute_script("arguments[0].click()", at.find(f"#runs th:nth-child({column(title)}) button"))  # noqa: E731
+    click = lambda title: at.browser.execute_script(
+        "arguments[0].click()", at.find(f"#runs th:nth-child({column(title)}) button")
+    )  # noqa: E731
     click("best top-1")
     found = at.texts(f"#runs tbody td:nth-child({column('best top-1')})")
     assert found == [f"{50 + k}.00 %" for k in range(13, -1, -1)]
@@ -281,7 +318,9 @@ def test_rows_are_sorted_by_a_click_and_unknown_values_come_last(at):
     click("best top-1")
     assert at.texts(tags)[0].strip() == NASTY
     click("lr")
-    assert [float(text) for text in at.texts(f"#runs tbody td:nth-child({column('lr')})")] == [10.0**-k for k in range(13, -1, -1)]
+    assert [float(text) for text in at.texts(f"#runs tbody td:nth-child({column('lr')})")] == [
+        10.0**-k for k in range(13, -1, -1)
+    ]
     for _ in range(2):
         click("time")
         assert at.texts(tags)[-1].split() == ["run-3", "!"]
@@ -297,8 +336,12 @@ def test_curves_follow_the_boxes_the_filter_and_the_axis(at):
     at.find("#none").click()
     assert at.count(lines) == 0 and "nothing to draw" in at.texts("[data-name=train_loss] text")
     at.find("#all").click()
-    at.browser.execute_script("let box = document.getElementById('filter'); box.value = ''; box.dispatchEvent(new Event('input'))")
-    at.browser.execute_script("let axis = document.getElementById('axis'); axis.value = 'step'; axis.dispatchEvent(new Event('change'))")
+    at.browser.execute_script(
+        "let box = document.getElementById('filter'); box.value = ''; box.dispatchEvent(new Event('input'))"
+    )
+    at.browser.execute_script(
+        "let axis = document.getElementById('axis'); axis.value = 'step'; axis.dispatchEvent(new Event('change'))"
+    )
     assert at.count(lines) == 7  # the others have no steps.csv; the first is hidden, and would have none
     assert at.count("[data-name=val_top1] circle") == 14
 
