@@ -102,7 +102,10 @@ def test_table_options_and_checkpoints_are_printed(two, capsys):
 
 def test_rows_are_sorted_and_tags_chosen(two, capsys):
     write_run(two, "third", top1=(0.1,))
-    order = lambda *words: re.findall(r"^(\w+) +Tiny", compare(capsys, *words)[1], re.M)  # noqa: E731
+
+    def order(*words):
+        return re.findall(r"^(\w+) +Tiny", compare(capsys, *words)[1], re.M)
+
     assert order() == ["second", "first", "third"]
     assert order("--sort", "tag", "third", "logs/first/", "third") == ["first", "third"]
     assert order("--sort", "loss") == ["first", "second", "third"]
@@ -307,10 +310,13 @@ def test_the_page_is_one_file_and_escapes_names(made):
 
 def test_rows_are_sorted_by_a_click_and_unknown_values_come_last(at):
     tags = "#runs tbody td.tag"
-    column = lambda title: at.texts("#runs th").index(title) + 1  # noqa: E731
-    click = lambda title: at.browser.execute_script(
-        "arguments[0].click()", at.find(f"#runs th:nth-child({column(title)}) button")
-    )  # noqa: E731
+
+    def column(title):
+        return at.texts("#runs th").index(title) + 1
+
+    def click(title):
+        at.browser.execute_script("arguments[0].click()", at.find(f"#runs th:nth-child({column(title)}) button"))
+
     click("best top-1")
     found = at.texts(f"#runs tbody td:nth-child({column('best top-1')})")
     assert found == [f"{50 + k}.00 %" for k in range(13, -1, -1)]
