@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(opt: argparse.Namespace) -> None:
-    # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+    # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import results
     from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble

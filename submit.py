@@ -16,7 +16,7 @@ from utils.run import run_command
 
 
 def main(opt: argparse.Namespace) -> None:
-    # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+    # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import submission
     from evaluation.scored import Scored
     from inference import open_inference, predict, saved_probs

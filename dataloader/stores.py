@@ -90,7 +90,7 @@ class SqliteStore:
             self._create()
 
     def get(self, index: int, key: bytes) -> bytes | None:
-        """Return the entry of `key`; None where there is none or, with a warning, where it is damaged.
+        """Return the entry of `key`; None if there is none or, with a warning, if it is damaged.
 
         Raises:
             MachineFault: the machine failed repeatedly.
@@ -141,7 +141,7 @@ class SqliteStore:
             connection.close()
 
     def _create(self) -> str:
-        """Create the table where there is none; return what is damaged about the file, or an empty text."""
+        """Create the table if it is missing; return what is damaged about the file, or an empty text."""
         if (self.folder / DAMAGE_MARKER).exists():
             return "an earlier run could not read an entry"
         try:

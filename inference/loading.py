@@ -75,8 +75,8 @@ class _Network:
 def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredictor:
     """Build the networks of opt.load on `device` from their checkpoints alone, and read the .npz files.
 
-    --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. Whoever predicts
-    for a list must call `check_list` with it: probabilities in a file belong to one list.
+    --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. To predict for a
+    list, call `check_list` with it first: probabilities in a file belong to one list.
 
     Raises:
         UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or there are several

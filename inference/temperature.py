@@ -29,7 +29,7 @@ def calibrated_file(run: Inference) -> Path | None:
 
 
 def calibrate(run: Inference, predictions: Predictions) -> Fitted:
-    """Fit a temperature to `predictions`, log it, and write it into the checkpoint where there is one to hold it.
+    """Fit a temperature to `predictions`, log it, and write it into the checkpoint, if there is one to hold it.
 
     Raises:
         UserError: no labelled image can be read; or the checkpoint was replaced meanwhile, or cannot be written.

@@ -1,6 +1,6 @@
-"""Optimizers: a name, a builder; each takes parameter groups and the settings.
+"""Optimizers by name: a builder takes parameter groups and the settings, and returns a torch optimizer.
 
-Add one of your own: write a builder, add its name to `optimizers`, run `python train.py --optimizer <name>`.
+To add one, write a builder, add its name to `optimizers`, and run `python train.py --optimizer <name>`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,7 +16,10 @@ from utils.errors import unknown_name
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What an optimizer is built from: the flags of those names. weight_decay: None is the optimizer's own default."""
+    """What an optimizer is built from: the flags of those names.
+
+    weight_decay: None means the optimizer's own default.
+    """
 
     optimizer: str
     lr: float
@@ -26,7 +29,7 @@ class OptimizerSettings:
 
 Groups = list[dict[str, Any]]
 Builder = Callable[[Groups, OptimizerSettings], torch.optim.Optimizer]
-GROUP_OPTIONS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # what flags say of a group
+GROUP_OPTIONS = ("weight_decay", "momentum", "nesterov", "lr_scale")  # settings of a group that come from flags
 
 
 def _sgd(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
@@ -46,39 +49,39 @@ def _adamw(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer
 
 
 def _radam(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Rectified Adam (Liu et al., 2020)."""
+    """Build rectified Adam (Liu et al., 2020)."""
     return torch.optim.RAdam(groups, lr=settings.lr)
 
 
 def _lookahead(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Lookahead (Zhang et al., 2019) around Adam, k = 6, alpha = 0.5."""
+    """Build Lookahead (Zhang et al., 2019) around Adam, k = 6, alpha = 0.5."""
     return _with_lookahead(_adam(groups, settings))
 
 
 def _ranger(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Ranger (Wright, 2019): Lookahead around RAdam, k = 6, alpha = 0.5."""
+    """Build Ranger (Wright, 2019): Lookahead around RAdam, k = 6, alpha = 0.5."""
     return _with_lookahead(_radam(groups, settings))
 
 
 def _lamb(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """LAMB (You et al., 2020), for large batches."""
+    """Build LAMB (You et al., 2020), for large batches."""
     from timm.optim import Lamb
 
     return Lamb(groups, lr=settings.lr)
 
 
 def _lion(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Lion (Chen et al., 2023); wants about a third of AdamW's rate."""
+    """Build Lion (Chen et al., 2023); it takes about a third of AdamW's learning rate."""
     from timm.optim import Lion
 
     return Lion(groups, lr=settings.lr, foreach=True)
 
 
 def _muon(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Muon (Jordan et al., 2024) for matrices and kernels, taken as (out, in * h * w); AdamW for all else.
+    """Build Muon (Jordan et al., 2024) for matrices and kernels, as (out, in * h * w), with AdamW for all else.
 
-    Steps are scaled to AdamW's size (Liu et al., 2025, equation 4), so AdamW's rate and decay serve. timm's, since torch's
-    takes two-dimensional parameters alone: a convolutional network would be left to AdamW.
+    Steps are scaled to AdamW's size (Liu et al., 2025, equation 4), so AdamW's learning rate and weight decay fit. This
+    is timm's Muon: torch's takes only two-dimensional parameters, and would leave a convolutional network to AdamW.
     """
     from timm.optim import Muon
 
@@ -88,9 +91,10 @@ def _muon(groups: Groups, settings: OptimizerSettings) -> torch.optim.Optimizer:
 
 
 def _with_lookahead(inner: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """pytorch_optimizer's Lookahead: its slow weights begin at the initial ones, as in the paper's algorithm 1.
+    """Wrap `inner` in pytorch_optimizer's Lookahead, k = 6, alpha = 0.5.
 
-    timm's begin at the weights of the k-th step, which makes the first look back an empty one.
+    Its slow weights begin at the initial weights, as in the paper's algorithm 1. timm's begin at the weights of the
+    k-th step, so that its first look back changes nothing.
     """
     from pytorch_optimizer import Lookahead
 
@@ -108,11 +112,8 @@ optimizers: dict[str, Builder] = {
     "lion": _lion,
     "muon": _muon,
 }
-DECOUPLED = (
-    "adamw",
-    "lion",
-    "muon",
-)  # weight decay acts on the weights, not through the gradient: it takes larger values
+# Here weight decay acts on the weights, not through the gradient, so it needs larger values.
+DECOUPLED = ("adamw", "lion", "muon")
 
 
 def get_optimizer(
@@ -121,12 +122,12 @@ def get_optimizer(
     """Return the optimizer that --optimizer names, over the parameters of `net` that need a gradient.
 
     Args:
-        scales: {parameter's name: factor of its rate}, 1 where a name is missing. Whoever sets a group's "lr" multiplies
-            it by the group's "lr_scale".
-        head: the classifier's parameters, by name; Muon leaves them to AdamW.
+        scales: {parameter's name: factor of its learning rate}, 1 for a missing name. The factor goes into the group's
+            "lr_scale"; the code that sets a group's "lr" multiplies by it.
+        head: the names of the classifier's parameters, which Muon leaves to AdamW.
 
     Raises:
-        UserError: unknown name; the message lists what there is.
+        UserError: the name is unknown; the message lists the known ones.
     """
     if settings.optimizer not in optimizers:
         raise unknown_name("optimizer", settings.optimizer, optimizers)
@@ -135,15 +136,15 @@ def get_optimizer(
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], settings: OptimizerSettings) -> None:
-    """Load a state_dict, but for what flags say: they are this run's, and may differ from the checkpoint's on --resume.
+    """Load a state_dict, except for GROUP_OPTIONS: on --resume, the flags of this run override the checkpoint's.
 
     Raises:
-        UserError: it is of another optimizer, or of other parameters.
+        UserError: the state is of another optimizer, or of other parameters.
     """
     state = check_state(optimizer, state, get_optimizer, settings)
-    said = [{name: group[name] for name in GROUP_OPTIONS if name in group} for group in optimizer.param_groups]
+    chosen = [{name: group[name] for name in GROUP_OPTIONS if name in group} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    for group, flags in zip(optimizer.param_groups, said, strict=True):
+    for group, flags in zip(optimizer.param_groups, chosen, strict=True):
         group.update(flags)
 
 
@@ -157,11 +158,16 @@ def weight_decay(settings: OptimizerSettings) -> float:
 def parameter_groups(
     net: nn.Module, decay: float, scales: Mapping[str, float] | None = None, matrices: Collection[str] | None = None
 ) -> Groups:
-    """Return the parameters of `net` that need a gradient, those of one rate and one decay together.
+    """Return the parameters of `net` that need a gradient, grouped by learning rate and weight decay.
 
-    Weights of two or more dimensions decay; biases, norms and what the network exempts (timm's `no_weight_decay`, such as
-    position embeddings) do not. Each group has `lr_scale` and `weight_decay`; where `matrices` (parameters by name) are
-    given, they stand in groups of their own, and `use_muon` says in which.
+    Weights of two or more dimensions decay. Biases, norms and what the network exempts (timm's `no_weight_decay`, such
+    as position embeddings) do not.
+
+    Args:
+        matrices: names of parameters that get separate groups. Then each group has `use_muon`, which is true for these.
+
+    Returns:
+        Groups with `params`, `lr_scale` and `weight_decay`.
     """
     found: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     exempt = no_decay_names(net)
@@ -179,21 +185,25 @@ def parameter_groups(
 
 
 def no_decay_names(net: nn.Module) -> Collection[str]:
-    """Return what timm's network exempts from weight decay, by name."""
-    names: Any = getattr(net, "no_weight_decay", set)
+    """Return the names of the parameters that a network of timm exempts from weight decay."""
+    names: Callable[[], Collection[str]] = getattr(net, "no_weight_decay", set)
     return names()
 
 
 def muon_params(net: nn.Module, head: Collection[str]) -> set[str]:
-    """Return what Muon is for: weights between many inputs and many outputs; not embeddings, depthwise kernels, the classifier."""
+    """Return the names of the parameters that Muon steps: weights between several inputs and several outputs.
+
+    Embeddings, depthwise kernels and the classifier `head` are left to AdamW.
+    """
     apart = {*no_decay_names(net), *head}
     return {name for name, p in net.named_parameters() if p.ndim >= 2 and min(p.shape[:2]) > 1 and name not in apart}
 
 
-def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Give each parameter that is about to move, and has no momentum yet, one of zeros.
+def _begin_momentum(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give a momentum of zeros to each parameter that is about to move and has none yet.
 
-    torch's fused SGD makes it without writing to it, and never does where fp16's scaler finds an overflow in that step.
+    torch's fused SGD allocates it without writing to it. If fp16's scaler finds an overflow in that step, it stays
+    unwritten.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else ():
@@ -202,13 +212,13 @@ def _begin_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def align_grad_strides(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """`optimizer`, giving each gradient its parameter's strides before a step.
+    """Give each gradient its parameter's strides before every step of `optimizer`; return the optimizer.
 
-    torch's fused kernels walk both in memory's order, and would mix up a channels_last weight with a gradient that is not
-    (which autograd does not make, but a hook or DistributedDataParallel's buckets may).
+    torch's fused kernels read both in the order of memory. They would mix up a channels_last weight with a gradient in
+    another layout. Autograd makes no such gradient, but a hook or DistributedDataParallel's buckets may.
     """
 
-    def align(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def align(optimizer: torch.optim.Optimizer, *_: object) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and parameter.grad.stride() != parameter.stride():

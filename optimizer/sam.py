@@ -1,7 +1,8 @@
 """Sharpness-aware minimisation (Foret et al., 2021): the gradient is taken where the loss nearby is highest.
 
-pytorch_optimizer's SAM wraps an optimizer's class and wants a closure; this one stands before any optimizer that is built
-already (Lookahead's slow weights, Muon's two kinds of group), and `training.engine.Engine` calls `update` a second time.
+pytorch_optimizer's SAM wraps an optimizer's class and needs a closure. This one works beside any optimizer that is built
+already, such as Lookahead with its slow weights or Muon with its two kinds of group. `training.engine.Engine` calls
+`update` a second time.
 """
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 
 class SAM:
-    """Algorithm 1 of the paper with p = 2: `ascend` to w + rho * g / |g|, take the gradient there, `restore` w, and step.
+    """Algorithm 1 of the paper with p = 2.
 
-    What the second forward pass does to buffers, such as batch norm's running statistics, is undone by `restore`.
+    `ascend` to w + rho * g / |g|, take the gradient there, `restore` w, and step. `restore` also undoes what the second
+    forward pass does to buffers, such as batch norm's running statistics.
     """
 
     def __init__(self, net: nn.Module, rho: float) -> None:
@@ -20,7 +22,7 @@ class SAM:
 
     @property
     def perturbed(self) -> bool:
-        """Whether the weights are the perturbed ones."""
+        """Return whether the weights are the perturbed ones."""
         return bool(self._saved)
 
     @torch.no_grad()
@@ -31,7 +33,7 @@ class SAM:
         scale = self.rho / (torch.stack(torch._foreach_norm(gradients)).norm() + 1e-12)
         changing = [*moving, *self.net.buffers()]
         self._saved = list(zip(changing, torch._foreach_clone(changing), strict=True))
-        torch._foreach_mul_(gradients, scale)  # in their place: they are not needed any more
+        torch._foreach_mul_(gradients, scale)  # in place: they are not needed any more
         torch._foreach_add_(moving, gradients)
         for parameter in moving:
             parameter.grad = None

@@ -1,33 +1,37 @@
-"""An optimizer's saved state, held against the parameters that it is about to be used with: torch's kernels read it unchecked."""
+"""Check an optimizer's saved state against the parameters that it is for: torch's kernels read it unchecked."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from utils.errors import UserError
 
+if TYPE_CHECKING:
+    from optimizer import OptimizerSettings
+
 LOOKAHEAD = ("lookahead_state", "base_optimizer")  # pytorch_optimizer's wrapper
-State = dict[str, Any]
-Build = Callable[[nn.Module, Any, Any, Any], torch.optim.Optimizer]  # optimizer.get_optimizer
+State = dict[str, Any]  # of a checkpoint
+Build = Callable[[nn.Module, "OptimizerSettings", None, Collection[str]], torch.optim.Optimizer]  # get_optimizer
 
 
-class Unfit(UserError):  # noqa: N818  # what it is, as utils.errors names things
-    """A saved state is not that of this optimizer and these parameters."""
+class Unfit(UserError):  # noqa: N818  # a name as in utils.errors
+    """Raised for a saved state that is not that of this optimizer and these parameters."""
 
 
-def check_state(optimizer: Any, state: Any, build: Build, settings: Any) -> State:
-    """Return `state` as `optimizer.load_state_dict` may take it: each tensor of its parameter's shape, dtype and strides.
+def check_state(optimizer: Any, state: object, build: Build, settings: "OptimizerSettings") -> State:
+    """Return a copy of `state` that `optimizer.load_state_dict` can take.
 
-    Settings of a group that an older version did not have are this optimizer's.
+    Each tensor has the shape, dtype and strides of its parameter. Settings of a group that an older version did not
+    save are taken from this optimizer.
 
     Args:
-        build: optimizer.get_optimizer, which is asked what a parameter's state consists of.
+        build: optimizer.get_optimizer; a tiny network shows what a parameter's state consists of.
 
     Raises:
-        UserError: it is of another optimizer, or of other parameters.
+        UserError: the state is of another optimizer, or of other parameters.
     """
     names = state_names(build, settings)
     if not hasattr(optimizer, "load_optimizer"):  # no Lookahead
@@ -47,10 +51,11 @@ def check_state(optimizer: Any, state: Any, build: Build, settings: Any) -> Stat
     }
 
 
-def state_names(build: Build, settings: Any) -> dict[bool, dict[str, bool]]:
-    """Return what the state of a parameter consists of, {name: whether it is of the parameter's shape}, as a step of a tiny network shows.
+def state_names(build: Build, settings: "OptimizerSettings") -> dict[bool, dict[str, bool]]:
+    """Return what the state of a parameter consists of, from one step of a tiny network.
 
-    Two answers: for the parameters of groups with a true `use_muon`, and for all others.
+    Returns:
+        {use_muon: {name: whether it has the parameter's shape}}, for groups with a true `use_muon` and for the others.
     """
     with torch.random.fork_rng(devices=[]):
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 5))
@@ -70,8 +75,8 @@ def state_names(build: Build, settings: Any) -> dict[bool, dict[str, bool]]:
     return found
 
 
-def _checked(optimizer: torch.optim.Optimizer, state: Any, names: dict[bool, dict[str, bool]]) -> State:
-    """A checked copy of the state dict of a torch optimizer."""
+def _checked(optimizer: torch.optim.Optimizer, state: object, names: dict[bool, dict[str, bool]]) -> State:
+    """Return a checked copy of the state dict of a torch optimizer."""
     if (
         not isinstance(state, dict)
         or not isinstance(state.get("state"), dict)
@@ -102,15 +107,15 @@ def _checked(optimizer: torch.optim.Optimizer, state: Any, names: dict[bool, dic
 
 
 def _settings(saved: State, group: State) -> State:
-    """The saved settings of a group, and this optimizer's where it has none; each of the kind that it is here."""
+    """Return the saved settings of a group, completed by this optimizer's. Raises Unfit for one of another type."""
     for name, value in group.items():
         if name != "params" and name in saved and not _alike(saved[name], value):
             raise _unfit(f"its {name} is {str(saved[name])[:60]!r}, here it is {value!r}")
     return {**{name: value for name, value in group.items() if name != "params"}, **saved}
 
 
-def _alike(saved: Any, own: Any) -> bool:
-    """Whether two settings are of one kind."""
+def _alike(saved: object, own: object) -> bool:
+    """Return whether two settings are of one type."""
     if isinstance(own, list | tuple):
         return isinstance(saved, list | tuple) and len(saved) == len(own) and all(map(_alike, saved, own))
     if isinstance(own, bool) or isinstance(saved, bool):
@@ -120,8 +125,8 @@ def _alike(saved: Any, own: Any) -> bool:
     return saved is None or own is None or type(saved) is type(own)
 
 
-def _like(state: Any, parameter: torch.Tensor, names: dict[str, bool]) -> State:
-    """The state of one parameter, its tensors with the parameter's strides."""
+def _like(state: object, parameter: torch.Tensor, names: dict[str, bool]) -> State:
+    """Return the checked state of one parameter, its tensors with the parameter's strides."""
     if not isinstance(state, dict) or (state and not names.keys() <= state.keys()):
         raise _unfit(f"of a parameter it holds {_keys(state)}, not {', '.join(names)}")
     found = {}
@@ -141,7 +146,7 @@ def _like(state: Any, parameter: torch.Tensor, names: dict[str, bool]) -> State:
     return found
 
 
-def _keys(state: Any) -> str:
+def _keys(state: object) -> str:
     return ", ".join(map(str, list(state)[:6])) or "nothing" if isinstance(state, dict) else f"a {type(state).__name__}"
 
 

@@ -137,7 +137,7 @@ def shutdown() -> None:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
-            gc.collect()  # DistributedDataParallel holds the group too, and stands in circles of references
+            gc.collect()  # DistributedDataParallel holds the group too, in reference cycles
 
 
 def process_count_text() -> str:

@@ -1,4 +1,4 @@
-"""A chain of albumentations, for users who know that library and want its eighty transforms. Edit `steps`.
+"""A chain of albumentations, for users who know that library and need its eighty transforms. Edit `steps`.
 
 On its own, albumentations 2.0.8 repeats its augmentations in every worker and epoch; here, each sample seeds it.
 """

@@ -43,7 +43,7 @@ def read_folder(opt: argparse.Namespace, given: list[str] | None) -> Listing:
 
 
 def read_unlabelled(folder: str) -> ImageList:
-    """Return all images under `folder`, sorted, without labels. Raises UserError where there is none."""
+    """Return all images under `folder`, sorted, without labels. Raises UserError if there is none."""
     skipped = SkippedItems()
     root = _folder(folder, "images to predict")
     paths = images_under(root, skipped)

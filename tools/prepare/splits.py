@@ -60,7 +60,7 @@ def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
 def group_by(paths: Sequence[str], pattern: str) -> list[str]:
     """Return a group for each path: what the groups of `pattern` capture (without groups, the whole match).
 
-    A path without a match is a group of its own.
+    A path without a match is a group by itself.
 
     Raises:
         UserError: the pattern matches no path.
