@@ -66,9 +66,8 @@ def device() -> "torch.device":
 
     if not _finds_gpu():
         return torch.device("cpu")
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # as --deterministic sets it; cuBLAS reads it once, at its start
+    # as --deterministic sets it; cuBLAS reads it once, at its start
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device("cuda", 0)
 
 
@@ -85,7 +84,7 @@ def photos() -> list[np.ndarray]:
 
 @pytest.fixture(scope="session")
 def photo_set(photos, tmp_path_factory) -> Path:
-    """A folder with train.txt (36 images), val.txt (12), test.txt (6) and classes.txt: JPEG cuts of the photographs, by photograph."""
+    """A folder with train.txt (36 images), val.txt (12), test.txt (6) and classes.txt: cuts, a class per photograph."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for part, each in (("train", 12), ("val", 4), ("test", 2)):
@@ -114,7 +113,8 @@ def wait_for(condition: Callable[[], object], seconds: float = 900.0) -> None:
 def locked_elsewhere(file: Path) -> Iterator[None]:
     """Lock `file`, a lock file of utils.run_lock, from another process while the body runs."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked', flush=True); input()"
+    code = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
+    code += "print('locked', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdin is not None and holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
@@ -123,7 +123,7 @@ def locked_elsewhere(file: Path) -> Iterator[None]:
 
 
 def gated(folder: Path, epoch: int, *words: object, **settings: Any) -> "Forked":
-    """Start train.py in `folder` so that it waits after `epoch` (see gate.py), and wait until it is there; it prints to folder/out."""
+    """Start train.py in `folder`, wait until gate.py holds it after `epoch`, and return it; it prints to folder/out."""
     gates = folder / "gates"
     gates.mkdir()
     process = Forked(folder, folder / "out", ROOT / "train.py", *words, gates=(gates, {epoch}), **settings)
@@ -145,7 +145,7 @@ Script = Callable[..., Result]
 
 @pytest.fixture
 def script(tmp_path, monkeypatch, capfd) -> Script:
-    """`script("train.py", "--tag", "x")` runs it in `tmp_path` as `python train.py --tag x` would, without a new process."""
+    """`script("train.py", "--tag", "x")` runs `python train.py --tag x` in `tmp_path`, without a new process."""
     from utils.run import run_command
 
     monkeypatch.chdir(tmp_path)
@@ -181,9 +181,9 @@ def small() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def quick_pictures(request, monkeypatch) -> None:
-    """A test whose subject is no picture sees each PNG of matplotlib as one of a few pixels: drawing is nine tenths of a small run.
+    """Let matplotlib write PNGs of a few pixels: drawing is nine tenths of a small run.
 
-    With the mark `pictures` they are drawn; and so they are in a process that a test starts, but for those of forked.py.
+    With the mark `pictures` they are drawn in full, and so they are in a process that a test starts without forked.py.
     """
     if request.node.get_closest_marker("pictures") is None:
         draw_little(monkeypatch.setattr)
@@ -203,7 +203,7 @@ def no_albumentations_update() -> None:
 
 @pytest.fixture(autouse=True)
 def logger_as_imported() -> Iterator[None]:
-    """What a script of a test made of the logger ends with it: pytest hears a logger that does not propagate apart, and so twice."""
+    """Reset the logger after a test: a script stops its propagation, and pytest would then hear each message twice."""
     from utils.logger import end_logging
 
     yield

@@ -1,7 +1,7 @@
 """Run a script as a process of its own, without the four seconds of its imports: a server imports them once, and forks.
 
-Signals, kills and exit codes are those of any process. What only a new interpreter can show (an import, `python train.py` as a user
-types it) needs a test that starts one.
+Signals, kills and exit codes are those of any process. What only a new interpreter can show, such as an import or
+`python train.py` as a user types it, needs a test that starts one.
 """
 
 import atexit
@@ -29,7 +29,7 @@ started: list["Forked"] = []
 
 
 class Forked:
-    """A process that runs a Python script with `words`, in `folder`; of subprocess.Popen's methods it has those that tests need.
+    """A process that runs a Python script with `words` in `folder`, with the methods of subprocess.Popen that we need.
 
     Args:
         out: the file that takes what the process prints.
@@ -62,7 +62,7 @@ class Forked:
         return self._process.exitcode
 
     def wait(self, seconds: float | None = None) -> int:
-        """Return the exit code once it has ended. Raises subprocess.TimeoutExpired where that takes more than `seconds`."""
+        """Return the exit code once it has ended. Raises subprocess.TimeoutExpired after `seconds`."""
         self._process.join(seconds)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("a process of forked.py", seconds)
@@ -150,9 +150,8 @@ def _run(
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        code
-    )  # here, as an interpreter does: multiprocessing would close its queues first, and threads that read them protest
+    # here, as an interpreter does: multiprocessing would close its queues first, and threads that read them protest
+    os._exit(code)
 
 
 def _end_with_the_test() -> None:

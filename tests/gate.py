@@ -1,7 +1,10 @@
-"""Run train.py, but wait once after each of some epochs, until the test goes on:  python gate.py FOLDER EPOCH,EPOCH train.py ...
+"""Run train.py, but wait once after each of some epochs, until the test goes on.
 
-After epoch E is saved the run makes FOLDER/E, and waits for FOLDER/E.open or for a signal that its own handler notes. So
-a kill always hits a run that is under way, however busy the machine is. Standard input ends with the test: so does the run.
+    python gate.py FOLDER EPOCH,EPOCH train.py ...
+
+After epoch E is saved the run makes FOLDER/E, and waits for FOLDER/E.open or for a signal that its own handler notes.
+So a kill always hits a run that is under way, however busy the machine is. Standard input ends with the test, and so
+does the run.
 """
 
 import os

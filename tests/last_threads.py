@@ -1,4 +1,7 @@
-"""Run a script, and leave a file of the threads that still run when the interpreter ends:  python last_threads.py FOLDER train.py ..."""
+"""Run a script, and write a file of the threads that still run when the interpreter ends.
+
+python last_threads.py FOLDER train.py ...
+"""
 
 import atexit
 import os

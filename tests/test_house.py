@@ -70,7 +70,7 @@ def imported_names(tree: ast.AST, package: list[str]) -> Iterator[str]:
 
 
 def import_graph() -> dict[Path, set[Path]]:
-    """Return the files of the project that each file imports. `from a import b` means the file a/b.py where there is one."""
+    """Return the files of the project that each file imports. `from a import b` means the file a/b.py if it exists."""
     graph = {}
     for path in FILES:
         package = list(path.relative_to(ROOT).parent.parts)
@@ -87,9 +87,8 @@ def arrows_upwards(graph: dict[Path, set[Path]]) -> dict[tuple[str, str], set[Pa
         room = room_of(path)
         for target in targets:
             above = room_of(target)
-            from_train = (
-                label(path) == "train.py" and label(target) == "eval.py"
-            )  # it validates with eval.py's function
+            # it validates with eval.py's function
+            from_train = label(path) == "train.py" and label(target) == "eval.py"
             if above not in {room, *MAY_USE[room]} or (room == above == "script" and not from_train):
                 found.setdefault((label(path), above), set()).add(target)
     return found
@@ -141,7 +140,8 @@ def test_house_rules_see_a_circle_and_an_arrow_upwards():
     graph = {low: {high}, high: {low}}
     assert find_circle(graph) == ["network/high.py", "utils/low.py", "network/high.py"]
     assert arrows_upwards(graph) == {("utils/low.py", "network"): {high}}
-    code = "from . import a\nfrom ..b import c\ndef f():\n    import d.e\nif TYPE_CHECKING:\n    import g\nelse:\n    import h"
+    code = "from . import a\nfrom ..b import c\ndef f():\n    import d.e\n"
+    code += "if TYPE_CHECKING:\n    import g\nelse:\n    import h"
     assert set(imported_names(ast.parse(code), ["x", "y"])) == {"x.y.a", "x.b.c", "d.e", "h"}
 
 

@@ -12,11 +12,12 @@ import torch
 from network.base_model import BaseModel, Step
 
 DATA = Path(__file__).parent / "data"
+# checkpoints in tests/data/, as the code wrote them before checkpoints had a schema
 KEPT = (
     "sgd",
     "adamw_cut",
     "ranger_fp16",
-)  # checkpoints in tests/data/, as the code wrote them before checkpoints had a schema
+)
 WORDS = "--model Tiny --no-pretrained --scale 32 -b 6 -w 0 --gpu -1 --lr 0.01 --transform light --precision fp32"
 FLAGS = WORDS.split()
 
@@ -34,7 +35,10 @@ class Tiny(BaseModel):
 
 
 def write_images(folder: Path) -> Path:
-    """train.txt (12 images of 3 classes), val.txt (6), test.txt (3) and classes.txt; the same bits everywhere, for PNG loses none."""
+    """Write train.txt (12 images, 3 classes), val.txt (6), test.txt (3), classes.txt and PNGs, equal on any machine.
+
+    Return `folder`.
+    """
     rng = np.random.default_rng(0)
     for part, each in (("train", 4), ("val", 2), ("test", 1)):
         lines = []

@@ -214,7 +214,7 @@ def test_rate_on_gpu_synchronises_at_both_ends(monkeypatch):
 
 
 def test_crash_test_moments_name_existing_functions():
-    """A function that was renamed would count as no moment: put its new name into crash_test.MOMENTS, MAIN or SAVING."""
+    """A renamed function would count as no moment: put its new name into crash_test.MOMENTS, MAIN or SAVING."""
     for file, name in (*crash_test.MOMENTS.values(), crash_test.MAIN, *crash_test.SAVING):
         tree = ast.parse((bench.ROOT / file).read_text())
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, (

@@ -1,4 +1,7 @@
-"""Classes are compared by name wherever a checkpoint meets a list; checkpoints remember their lists; printed commands run as printed."""
+"""Classes are compared by name wherever a checkpoint meets a list.
+
+Checkpoints remember their lists, and printed commands run as printed.
+"""
 
 import csv
 import json
@@ -63,19 +66,20 @@ def printed(result, what="Next"):
     return words
 
 
-# ------------------------------------------------------------------------------------------------ names
+# ------------------------------------------------------------------------ names
 
 
 def test_match_names_in_other_accent_forms_are_equal():
     assert names_agree(["café", "b"], ["cafe\u0301", "b"]) and names_agree(None, ["a"]) and names_agree(["a"], [])
     assert not names_agree(["a", "b"], ["b", "a"]) and not names_agree(["a"], ["a", "b"])
     assert match_names(["b", "new", "cafe\u0301"], ["café", "a", "b"]).tolist() == [2, -1, 0]
+    # two of a name, or none, say nothing
     assert match_names(["a", "b", "b", " "], ["b", " ", "a"]).tolist() == [
         2,
         -1,
         -1,
         -1,
-    ]  # two of a name, or none, say nothing
+    ]
     assert match_names(["a"], ["a", "a"]).tolist() == [-1]
 
 
@@ -107,7 +111,10 @@ def test_align_labels_of_other_numbering_follow_names(tmp_path, said):
 
 @pytest.mark.parametrize(("name", "head"), HEADS, ids=lambda value: value)
 def test_load_weights_of_other_classes_move_classifier_rows_by_name(name, head, said):
-    """Old a, b, c; new c, d, a: every tensor of every classifier, centres of a class together; the shown average's, not the raw one's."""
+    """From classes a, b, c to c, d, a: every tensor of every classifier, a class's centres together.
+
+    The rows are those of the average that is shown, not of the raw weights.
+    """
 
     def build(count):
         opt = parse_train(["--model", name, "--no-pretrained", "--head", head])
@@ -201,7 +208,7 @@ def test_tools_with_list_of_other_numbering_score_by_name(script, photo_set, sma
     assert shown[0] == shown[1] and len(shown[0]) >= 3
 
 
-# ------------------------------------------------------------------------------------------------ lists, commands
+# ------------------------------------------------------------------------ lists, commands
 
 
 def test_lists_of_options_are_absolute_and_found_again():
@@ -240,16 +247,15 @@ def test_command_with_odd_values_is_complete_and_quoted(monkeypatch):
     )
     monkeypatch.setattr("sys.argv", ["/x/pytest"])
     assert command("submit", {"out": "-x.csv", "debug": True}) == "python submit.py --debug --out=-x.csv"
-    typed = parse_eval(
-        ["--load", "x.pt", "--data_root", "datasets"]
-    )  # the default, which overrides the list that x.pt remembers
+    # the default, which overrides the list that x.pt remembers
+    typed = parse_eval(["--load", "x.pt", "--data_root", "datasets"])
     assert after_evaluation(typed) == "python submit.py --data_root datasets --load x.pt"
     assert after_evaluation(parse_eval(["--load", "x.pt"])) == "python submit.py --load x.pt"
 
 
 @pytest.mark.slow
 def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_set, small, tmp_path):
-    """Another project's lists are in datasets/, where eval.py used to look: its scores would be those of wrong labels."""
+    """Another project's lists are in datasets/, where eval.py used to look: its labels would give wrong scores."""
     (tmp_path / "datasets").mkdir()
     for name in ("val", "test"):
         rows = [line.split(" ") for line in (photo_set / f"{name}.txt").read_text().splitlines()]

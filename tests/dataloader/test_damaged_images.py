@@ -26,7 +26,7 @@ WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LOADING = {"here": ("-w", "0"), "threads": ("-w", "2"), "processes": ("-w", "2", "--loader", "process")}
 
 
-# ------------------------------------------------------------------------------------------------ --max_pixels
+# ------------------------------------------------------------------------ --max_pixels
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_max_pixels_in_scripts_and_doctor_is_obeyed(script, sizes, small, tmp_pa
     assert doctor.main([str(sizes / "train.txt"), "--max_pixels", "0"]) == 2
 
 
-# ------------------------------------------------------------------------------------------------ a set of damaged files
+# ------------------------------------------------------------------------ a set of damaged files
 
 FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 LONGEST = {"WEBP": 16_383}  # of one side; elsewhere 65,500 will do
@@ -160,7 +160,7 @@ def damaged(photo: np.ndarray, kind: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def corrupt(photos, tmp_path_factory):
-    """A folder whose lists name every kind of damage; a pipe that nobody writes to, a folder, a link to nothing; good ones between."""
+    """A folder whose lists name good images and every kind of damage, a pipe, a folder, and a link to nothing."""
     folder = tmp_path_factory.mktemp("corrupt")
     names = []
     for number, kind in enumerate(FORMATS):

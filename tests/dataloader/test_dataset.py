@@ -57,7 +57,7 @@ def key(*indices, epoch=1, copies=None):
     return BatchIndices(epoch, 7, np.array(indices), np.array(copies or [0] * len(indices)))
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------ training
 
 
 def test_train_batch_has_documented_shapes_and_dtypes(folder):
@@ -91,9 +91,8 @@ def test_train_image_per_epoch_and_copy_differs(folder):
 def test_train_unreadable_image_is_replaced_by_next_with_its_label(folder):
     data = training(folder)
     batch = data.__getitems__(key(5, 1, 2, 11))
-    assert (
-        batch.index.tolist() == batch.label.tolist() == [7, 1, 3, 0]
-    )  # 5 and 6 are bad; after the last comes the first
+    # 5 and 6 are bad; after the last comes the first
+    assert batch.index.tolist() == batch.label.tolist() == [7, 1, 3, 0]
     assert torch.equal(batch.image, data.__getitems__(key(7, 1, 3, 0)).image)
     assert [index for index, _ in batch.bad] == [5, 6, 2, 11]
     for index, text in batch.bad:
@@ -145,7 +144,7 @@ def test_train_scale_schedule_changes_size_at_its_epochs(folder):
     assert data.batch_bytes(5) == 5 * 3 * 24 * 24
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
+# ------------------------------------------------------------------------ evaluation
 
 
 def test_eval_batch_has_documented_shapes_and_dtypes(folder):
@@ -218,7 +217,7 @@ def test_eval_loader_unlabelled_list_gives_minus_one_twice(folder, tmp_path):
         assert one.bad == other.bad
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------ memory
 
 
 def test_as_images_shares_memory():

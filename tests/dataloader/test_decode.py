@@ -103,7 +103,7 @@ def test_decode_over_max_pixels_raises_and_at_limit_passes(photo, kind):
 
 @pytest.mark.parametrize(("scale", "zoom"), [(256, 0.8), (224, 0.08)])
 def test_decode_scaled_is_nearer_to_antialias_than_bilinear(photos, scale, zoom):
-    """Over random crops of finely textured photographs, against Pillow; the usual way: decode in full, bilinear by OpenCV."""
+    """Over random crops of fine textures, against Pillow; the usual way is a full decode and OpenCV's bilinear."""
     photos = [cv2.resize(photo, None, fx=1.6, fy=1.6, interpolation=cv2.INTER_CUBIC) for photo in photos]
     crop = RandomCrop(scale, zoom, 0.75)
     ours, usual = [], []
@@ -127,7 +127,7 @@ def test_decode_scaled_is_nearer_to_antialias_than_bilinear(photos, scale, zoom)
     assert np.mean(ours) < np.mean(usual)
 
 
-# ------------------------------------------------------------------------------------------------ kinds of images
+# ------------------------------------------------------------------------ kinds of images
 
 
 def over_white(picture):
@@ -217,7 +217,7 @@ def test_decode_16_bits_keeps_upper_8(photo, kind, mode):
     assert np.array_equal(decode(data)[0], np.asarray(photo.convert(mode).convert("RGB")))
 
 
-# ------------------------------------------------------------------------------------------------ orientation
+# ------------------------------------------------------------------------ orientation
 
 
 def directory(order, *entries):
@@ -291,7 +291,7 @@ def test_decode_damaged_exif_is_ignored(photo, kind):
     assert np.array_equal(got, decode(data)[0])
 
 
-# ------------------------------------------------------------------------------------------------ scaled decoding
+# ------------------------------------------------------------------------ scaled decoding
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.125, 0.126, 0.25, 0.374, 0.5, 0.62, 0.75, 0.876, 1.0, 3.0])
@@ -308,7 +308,7 @@ def test_decode_other_formats_ignore_scale(photo, kind):
     assert image.shape[:2] == size == (201, 303)
 
 
-# ------------------------------------------------------------------------------------------------ damage
+# ------------------------------------------------------------------------ damage
 
 
 FORMATS = {

@@ -33,7 +33,10 @@ def encoded(image, kind, **how):
 
 
 def pillows(data):
-    """Pillow's picture, uint8 RGB, upright, over white; None where it refuses the file. A damaged EXIF block is no orientation."""
+    """Return Pillow's picture, uint8 RGB, upright, over white, or None where it refuses the file.
+
+    A damaged EXIF block is no orientation.
+    """
     try:
         image = PIL.Image.open(io.BytesIO(data))
         image.load()
@@ -64,14 +67,14 @@ def check(data, refused=False):
         assert np.array_equal(got, wanted)
 
 
-# ------------------------------------------------------------------------------------------------ EXIF, XMP
+# ------------------------------------------------------------------------ EXIF, XMP
 
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}  # BYTE, SHORT, LONG, SBYTE, SSHORT, SLONG
 
 
 @st.composite
 def exif_blocks(draw):
-    """A TIFF directory with the orientation as any type, once, twice or never, among other tags, anywhere in the block."""
+    """A TIFF directory anywhere in its block: the orientation of any type, once, twice or never, among other tags."""
     order = draw(st.sampled_from("<>"))
     entries = []
     for tag in draw(st.lists(st.sampled_from([0x010F, 0x0112, 0x0112, 0x0128, 0x0213]), max_size=4)):
@@ -101,7 +104,7 @@ def xmp_packets(draw):
     return f"<x:xmpmeta xmlns:x='adobe:ns:meta/'>{said.format(turn)}</x:xmpmeta>".encode()
 
 
-# ------------------------------------------------------------------------------------------------ JPEG
+# ------------------------------------------------------------------------ JPEG
 
 
 def segment(marker, body):
@@ -152,7 +155,7 @@ stray = st.one_of(st.just(b""), st.just(b""), junk)
 
 @st.composite
 def jpegs(draw):
-    """A whole picture, whose header is odd: described badly or twice, in another order, with fill bytes and stray bytes between."""
+    """A whole picture with an odd header: described badly or twice, in another order, with fill or stray bytes."""
     mode = draw(st.sampled_from(["L", "RGB", "RGB", "CMYK"]))
     image = PHOTO.convert(mode).crop((200, 100, 200 + draw(st.integers(1, 60)), 100 + draw(st.integers(1, 60))))
     how = {"quality": draw(st.sampled_from([5, 75, 95])), "progressive": draw(st.booleans())}
@@ -190,7 +193,7 @@ def test_decode_jpeg_with_header_and_data_damaged_is_refused():
 
 @st.composite
 def stray_scans(draw):
-    """A JPEG of several intervals or scans, with stray bytes at the ends of some; and one whose last one is cut, too."""
+    """A JPEG of several intervals or scans, with stray bytes after some; and the same with the last one cut."""
     mode, progressive = draw(st.sampled_from(["L", "RGB", "CMYK"])), draw(st.booleans())
     image = PHOTO.convert(mode).crop((200, 100, 200 + draw(st.sampled_from([17, 60, 96])), 196))
     parts, rest = split(
@@ -222,7 +225,7 @@ def test_decode_jpeg_stray_bytes_pass_and_cut_data_is_refused(files):
     assert ours(broken) is None
 
 
-# ------------------------------------------------------------------------------------------------ PNG
+# ------------------------------------------------------------------------ PNG
 
 
 def chunk(name, body):
@@ -253,7 +256,7 @@ KINDS = [
 
 @st.composite
 def pngs(draw):
-    """A whole PNG of any kind and depth, with chunks that describe it, turn it, make a colour clear, or begin an animation."""
+    """A whole PNG of any kind and depth, with chunks that describe it, turn it, clear a colour, or animate it."""
     depth, colour = draw(st.sampled_from(KINDS))
     width, height, channels = draw(st.integers(1, 20)), draw(st.integers(1, 12)), CHANNELS[colour]
     rng = np.random.default_rng(draw(st.integers(0, 99)))
@@ -297,7 +300,7 @@ def test_decode_odd_png_equals_pillow(data):
     check(data)
 
 
-# ------------------------------------------------------------------------------------------------ deep samples
+# ------------------------------------------------------------------------ deep samples
 
 
 def tiff(samples, order, turn):

@@ -1,4 +1,7 @@
-"""Faults of the machine while images are read: tried again, then the command ends with its reason; no image is called bad for them."""
+"""Faults of the machine while images are read: no image is called bad for them.
+
+The reading is tried again, then the command ends with the reason.
+"""
 
 import errno
 import os
@@ -51,7 +54,7 @@ def pauses(monkeypatch):
 
 @pytest.fixture
 def failing(monkeypatch, pauses):
-    """failing(path, number): `os.open` of `path` fails with that error, `times` times, `after` it succeeded so often."""
+    """failing(path, number): `os.open` of `path` succeeds `after` times, then fails with that error `times` times."""
 
     def start(path, number, times=10**6, call="open", after=0, patch=monkeypatch):
         calls, real = [0], getattr(os, call)

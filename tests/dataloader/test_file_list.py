@@ -257,7 +257,7 @@ def test_missing_files_of_thousands_keep_order(tmp_path):
     assert set(np.flatnonzero(~gone).tolist()) == present
 
 
-# ------------------------------------------------------------------------------------------------ classes
+# ------------------------------------------------------------------------ classes
 
 
 def listing(folder, labels, names=None):
@@ -358,7 +358,7 @@ def test_check_labels_out_of_range_is_refused(tmp_path):
         check_labels(listing(tmp_path, [0, 2]), 2, "the checkpoint")
 
 
-# ------------------------------------------------------------------------------------------------ files that are not there
+# ------------------------------------------------------------------------ files that are not there
 
 
 @pytest.fixture

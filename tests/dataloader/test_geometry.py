@@ -1,4 +1,7 @@
-"""Which part of an image is shown, and how truly: draws beside torchvision's, cuts beside Pillow's, the fits of evaluation."""
+"""Which part of an image is shown, and how exactly.
+
+Draws are compared with torchvision's, cuts with Pillow's; then come the fits of evaluation.
+"""
 
 import io
 import math
@@ -36,7 +39,7 @@ def jpeg(image, **how):
 
 
 def by_pillow(image, region):
-    """The region cut from the full image and resized by Pillow, antialiased bilinear: the reference for all cuts; int."""
+    """Cut the region and resize it by Pillow, antialiased bilinear, as int: the reference for all cuts."""
     part = image[region.top : region.top + region.height, region.left : region.left + region.width]
     size = (region.out_width, region.out_height)
     return np.asarray(PIL.Image.fromarray(part).resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=None)).astype(
@@ -57,7 +60,7 @@ def large(photos):
     ]
 
 
-# ------------------------------------------------------------------------------------------------ where crops lie
+# ------------------------------------------------------------------------ where crops lie
 
 
 @pytest.mark.parametrize("size", [(400, 600), (333, 333), (600, 350), (120, 700), (900, 90)], ids=str)
@@ -123,7 +126,7 @@ def test_min_source_side_suffices_for_every_square_crop(zoom):
     assert EvalGeometry(Preprocess(224, "crop", GREY, GREY)).min_source_side() == 256
 
 
-# ------------------------------------------------------------------------------------------------ what a cut shows
+# ------------------------------------------------------------------------ what a cut shows
 
 
 @pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
@@ -265,9 +268,8 @@ def test_crop_resize_fast_beyond_opencv_coordinates_equals_pillow(shape):
         out = np.empty((32, 32, 3), np.uint8)
         crop_resize_fast(image, shape, place, out)
         assert apart(out, by_pillow(image, place)) < 1
-        assert (
-            apart(crop_resize(image, shape, place), by_pillow(image, place)) < 1
-        )  # enlarged, the rim shows half a pixel of what lies beyond it
+        # enlarged, the rim shows half a pixel of what lies beyond it
+        assert apart(crop_resize(image, shape, place), by_pillow(image, place)) < 1
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_decode_ratios_of_scaled_image_are_eighths(size, full, wanted):
     assert decode_ratios(size, full) == wanted
 
 
-# ------------------------------------------------------------------------------------------------ evaluation's square
+# ------------------------------------------------------------------------ evaluation's square
 
 
 def fitted(image, scale, fit, mean=GREY):
@@ -312,9 +314,8 @@ def test_crop_shows_centre_fraction_of_short_side(height, width):
     for axis, size in ((0, height), (1, width)):
         assert out[..., axis].mean() == pytest.approx(127.5, abs=0.6)  # in the middle
         ends = np.ptp(out[..., axis].mean(axis=1 - axis))
-        assert ends == pytest.approx(
-            CROP_FRACTION * min(height, width) * 255 / size, abs=2.5
-        )  # that much of the short side
+        # that much of the short side
+        assert ends == pytest.approx(CROP_FRACTION * min(height, width) * 255 / size, abs=2.5)
 
 
 @pytest.mark.parametrize(

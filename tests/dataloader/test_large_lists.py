@@ -67,7 +67,7 @@ def test_file_list_in_worker_process_is_not_copied(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="no such file but on Linux")
 def test_list_of_strings_in_worker_process_is_copied(tmp_path):
-    """The same measure of an index that is a list of strings: reading them counts references, which copies their pages."""
+    """The same measure of an index of Python strings: to read one counts a reference, which copies its page."""
     paths = [f"/data/images/photograph_{k:07}.jpg" for k in range(LINES // 5)]
     assert growth(tmp_path, LINES // 5, lambda index, *_: paths[index]) > 2 * 30e6 * LINES / 5 / 2.5e6
 

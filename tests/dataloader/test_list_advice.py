@@ -1,4 +1,4 @@
-"""Lists whose images cannot be read, and lists that are not there: the likeliest reason is said, and the command printed mends it."""
+"""Lists that are missing or unreadable: the message names the likeliest reason and a command that works."""
 
 import os
 import re
@@ -104,7 +104,7 @@ def test_open_list_over_half_missing_is_warned(here, capsys):
     assert "3 of 5 images, spread over the list, of set/train.txt cannot be read, over half of them" in said
 
 
-# ------------------------------------------------------------------------------------------------ no list
+# ------------------------------------------------------------------------ no list
 
 
 @pytest.mark.parametrize("layout", ["classes", "parts"])
@@ -140,7 +140,7 @@ def test_open_list_of_missing_folder_is_refused(here):
         opened("tables", "train")
 
 
-# ------------------------------------------------------------------------------------------------ two lists
+# ------------------------------------------------------------------------ two lists
 
 PIECE = st.sampled_from(["a", "b.jpg", "../", "./", "/", "//", "..", "sub/", "é", " "])
 

@@ -24,7 +24,7 @@ BOMBS = ("bomb", "_dos", "oom-")
 
 @pytest.fixture(scope="module")
 def images() -> dict[str, bytes]:
-    """name -> bytes. Fetched once by pip, which keeps them in a folder of the user's cache; without it, left out, but not in CI."""
+    """name -> bytes. pip fetches them once into the user's cache; where it cannot, tests are skipped, but not in CI."""
     name = f"pillow-{PIL.__version__}"
     archive = CACHE / f"{name}.tar.gz"
     if not archive.exists():

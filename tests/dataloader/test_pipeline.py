@@ -86,7 +86,7 @@ def test_scale_schedule_sets_size_per_epoch(photo_set):
             loader(photo_set, "--scale_schedule", wrong)
 
 
-# ------------------------------------------------------------------------------------------------ cache
+# ------------------------------------------------------------------------ cache
 
 
 @pytest.mark.parametrize("form", ["jpeg", "raw"])
@@ -171,7 +171,7 @@ def overwrite(path):
 
 @pytest.mark.parametrize("damage", [cut, garble, overwrite])
 def test_disk_cache_damaged_gives_same_batches_and_is_rebuilt(photo_set, tmp_path, monkeypatch, damage):
-    """Damaged between two runs, and while a run reads it: nothing ends by a signal, and the next run's pixels are a sound cache's."""
+    """Damaged between two runs, and while a run reads it: no signal ends a run, and the pixels stay the same."""
     words = ("-w", 0, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
     sound = batches(photo_set, *words)
     running = iter(loader(photo_set, *words).batches(1))
@@ -227,7 +227,7 @@ def test_disk_cache_shared_by_two_projects_keeps_them_apart(tmp_path, monkeypatc
     assert means == [40, 200]
 
 
-# ------------------------------------------------------------------------------------------------ workers that fail
+# ------------------------------------------------------------------------ workers that fail
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])

@@ -67,7 +67,7 @@ WARPS = ("ShearX", "ShearY", "Rotate")
 
 @pytest.fixture(scope="module")
 def squares(photos):
-    """The photographs at 224 px, and four squares that could trip an operation: dim, of a single colour, of two values, noise."""
+    """The photographs at 224 px, and four squares that could trip an operation: dim, one colour, two values, noise."""
     found = [cv2.resize(photo, (224, 224), interpolation=cv2.INTER_AREA) for photo in photos]
     found.append(found[0] // 3 + 40)
     found.append(np.full((224, 224, 3), (0, 77, 255), np.uint8))
@@ -89,7 +89,7 @@ def gap(ours, other):
     return np.abs(ours.astype(int) - other.astype(int))
 
 
-# ------------------------------------------------------------------------------------------------ each operation
+# ------------------------------------------------------------------------ each operation
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -108,13 +108,11 @@ def test_policy_op_tonal_equals_torchvision_but_rounding(name, squares):
         for magnitude in MAGNITUDES[name]:
             ours = CHANGES[name](image, magnitude)
             difference = gap(ours, theirs(name, image, magnitude))
-            assert difference.mean() <= 1.05 and difference.max() <= 2, (
-                magnitude
-            )  # cutting twice, grey and result, costs one
+            # cutting twice, grey and result, costs one
+            assert difference.mean() <= 1.05 and difference.max() <= 2, magnitude
             unrounded = theirs(name, image.astype(np.float32) / 255, magnitude) * 255
-            assert np.abs(ours - unrounded).max() <= (1.2 if name == "Sharpness" else 1), (
-                magnitude
-            )  # a rounded box; fixed point
+            # a rounded box; fixed point
+            assert np.abs(ours - unrounded).max() <= (1.2 if name == "Sharpness" else 1), magnitude
 
 
 @pytest.mark.parametrize("name", WARPS)
@@ -161,7 +159,7 @@ def test_policy_op_on_read_only_view_leaves_it_unchanged(name, squares):
     np.testing.assert_array_equal(out, run(name, part.copy(), MAGNITUDES[name][0]))
 
 
-# ------------------------------------------------------------------------------------------------ tables of magnitudes
+# ------------------------------------------------------------------------ tables of magnitudes
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -180,7 +178,7 @@ def test_policy_magnitudes_equal_torchvision(name, side):
             assert list(entry.magnitudes) == wanted.tolist()
 
 
-# ------------------------------------------------------------------------------------------------ draws
+# ------------------------------------------------------------------------ draws
 
 
 @pytest.fixture
@@ -284,7 +282,7 @@ def test_augmix_with_identity_chains_keeps_tone(squares, monkeypatch):
     assert abs(np.mean(outs)) < 0.1
 
 
-# ------------------------------------------------------------------------------------------------ policies on photographs
+# ------------------------------------------------------------------------ policies on photographs
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -296,9 +294,8 @@ def test_policy_with_equal_generator_repeats_itself(name, squares):
     again = [op(squares[0], np.random.default_rng(seed)) for seed in range(12)]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert all(out.dtype == np.uint8 and out.shape == (224, 224, 3) for out in first)
-    assert len({out.tobytes() for out in first}) >= (
-        9 if name == "trivialaugment" else 11
-    )  # identity is one of the fourteen
+    # identity is one of the fourteen
+    assert len({out.tobytes() for out in first}) >= (9 if name == "trivialaugment" else 11)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -353,7 +350,7 @@ def test_train_dataset_in_threads_equals_main_thread(photo_set):
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-# ------------------------------------------------------------------------------------------------ flags
+# ------------------------------------------------------------------------ flags
 
 
 def build(*words):
@@ -385,7 +382,7 @@ def test_hflip_with_policy_comes_first(name, squares):
     assert len(pipeline.operations) == 2
 
 
-# ------------------------------------------------------------------------------------------------ random erasing
+# ------------------------------------------------------------------------ random erasing
 
 
 @pytest.mark.parametrize("name", transforms)
@@ -443,7 +440,7 @@ def test_erase_noise_is_uniform():
     ids=["erase", "cutout", "orient"],
 )
 def test_pipeline_in_place_op_leaves_cached_image_unchanged(op):
-    """A crop that is the whole of a raw cached picture is that picture itself, not a copy; an operation owns what it is given."""
+    """A crop of a whole raw cached picture would be that picture itself, but an operation owns what it is given."""
     held = np.random.default_rng(1).integers(0, 200, (64, 64, 3), dtype=np.uint8)
     before = held.copy()
     pipeline = Pipeline(RandomCrop(64, 1.0, 1.0), [op])
@@ -462,7 +459,7 @@ def test_posterize_equals_torchvision_functional():
         np.testing.assert_array_equal(policies.posterize(image, entry), wanted)
 
 
-# ------------------------------------------------------------------------------------------------ the page that shows them
+# ------------------------------------------------------------------------ the page that shows them
 
 
 def test_transforms_page_shows_every_transform():

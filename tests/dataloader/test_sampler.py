@@ -1,4 +1,4 @@
-"""Which samples make up which batch, and where randomness comes from: pure functions of (seed, epoch), from any point of a run."""
+"""Which samples make up which batch, and where randomness comes from: pure functions of (seed, epoch) and the step."""
 
 import itertools
 import logging
@@ -59,7 +59,7 @@ def loader(photo_set, *words):
     return dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY)
 
 
-# ------------------------------------------------------------------------------------------------ training
+# ------------------------------------------------------------------------ training
 
 
 @settings(max_examples=100, deadline=None, database=None)
@@ -184,7 +184,7 @@ def test_train_sampler_repeated_draws_have_own_copy_numbers():
             assert max(copy for _, copy in drawn) > 0
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
+# ------------------------------------------------------------------------ evaluation
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_eval_loader_last_batch_of_one_is_kept(photo_set):
     assert batches[-1].images[0].shape == (1, 3, 16, 16)
 
 
-# ------------------------------------------------------------------------------------------------ waiting
+# ------------------------------------------------------------------------ waiting
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
@@ -220,7 +220,7 @@ def test_worker_timeout_zero_waits_without_limit(photo_set, kind):
     assert len(list(loader(photo_set, *words).batches(1))) == 3
 
 
-# ------------------------------------------------------------------------------------------------ streams
+# ------------------------------------------------------------------------ streams
 
 
 SEEDS = (0, 1, 42, 2**32, LAST_SEED)

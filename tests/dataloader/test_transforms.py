@@ -55,7 +55,7 @@ def reading(image):
     return read
 
 
-# ------------------------------------------------------------------------------------------------ orientation
+# ------------------------------------------------------------------------ orientation
 
 
 VIEWS = {
@@ -94,7 +94,7 @@ def test_random_flip_transpose_obeys_each_probability(square, place):
     assert 0.15 < np.mean(turned) < 0.25
 
 
-# ------------------------------------------------------------------------------------------------ rotation
+# ------------------------------------------------------------------------ rotation
 
 
 def test_rotate_zero_degrees_is_identity(square):
@@ -119,7 +119,7 @@ def test_rotate_fills_corners_and_draws_angles_evenly(square):
     assert kstest(angles, "uniform", (-30, 60)).pvalue > 1e-3
 
 
-# ------------------------------------------------------------------------------------------------ colour
+# ------------------------------------------------------------------------ colour
 
 
 def coloured(image, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0):
@@ -184,7 +184,7 @@ def test_color_jitter_obeys_probability_and_bounds():
     assert ops.color_jitter(0, 1, 1, 1, 0.5)(image, rng()) is image
 
 
-# ------------------------------------------------------------------------------------------------ blur, cutout
+# ------------------------------------------------------------------------ blur, cutout
 
 
 def test_blur_equals_small_gaussian(square):
@@ -220,7 +220,7 @@ def test_cutout_obeys_probability_and_covers_tiny_image():
     assert 0.25 < np.mean(blanked) < 0.35
 
 
-# ------------------------------------------------------------------------------------------------ pipelines
+# ------------------------------------------------------------------------ pipelines
 
 
 def test_get_transform_unknown_name_suggests_near_ones():

@@ -90,7 +90,7 @@ def wrong(made, *parts):
         assert part in made.said, made.said
 
 
-# ------------------------------------------------------------------------------------------------ folders
+# ------------------------------------------------------------------------ folders
 
 
 def test_prepare_folder_writes_stratified_lists(make, tmp_path):
@@ -190,9 +190,8 @@ def test_prepare_classes_file_sets_labels(make, tmp_path):
     ]
     (tmp_path / "out/classes.txt").write_bytes(b"\xef\xbb\xbfc\r\nb\r\na\r\n")
     made = make("folder", "photos", "--classes", "out/classes.txt", "--val", 0)
-    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(
-        b"\xef"
-    )  # what is read is not replaced
+    # what is read is not replaced
+    assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(b"\xef")
     assert "named 3 other classes before" in make("folder", "photos", "--val", 0).said
     for text, said in (
         ("a\nx\n", "'b'"),
@@ -261,7 +260,7 @@ def test_prepare_wrong_folder_is_refused(make, tmp_path):
     wrong(make("folder", "photos", out="file.jpg/deeper"), "--out DIR")
 
 
-# ------------------------------------------------------------------------------------------------ splits
+# ------------------------------------------------------------------------ splits
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -422,7 +421,7 @@ def test_prepare_all_wrong_flags_are_reported_at_once(make):
     )
 
 
-# ------------------------------------------------------------------------------------------------ CSV
+# ------------------------------------------------------------------------ CSV
 
 
 def test_prepare_csv_odd_names_are_kept(make, tmp_path):
@@ -599,7 +598,7 @@ def test_prepare_csv_names_without_suffix_find_files(make, tmp_path):
     assert set(made.train) == {"both.png", "a.jpg.png"}
 
 
-# ------------------------------------------------------------------------------------------------ JSON
+# ------------------------------------------------------------------------ JSON
 
 
 def as_json(tmp_path, content, name="x.json"):
@@ -695,7 +694,7 @@ def test_prepare_not_json_is_refused(make, tmp_path):
     wrong(make("coco", "none.json"), "none.json cannot be read")
 
 
-# ------------------------------------------------------------------------------------------------ lists that are ready
+# ------------------------------------------------------------------------ lists that are ready
 
 
 def ready(tmp_path, names="cap\nshoe\nbag\n", count=60):
@@ -756,11 +755,11 @@ def test_prepare_list_over_itself_is_refused(make, tmp_path):
     assert again.code == 0 and len(again.val) == 12 and "Split by seed 7" in again.said
 
 
-# ------------------------------------------------------------------------------------------------ together
+# ------------------------------------------------------------------------ together
 
 
 def test_prepare_killed_while_writing_keeps_old_lists(make, tmp_path):
-    """The bytes of the last file are on their way to the disk when the signal comes; the first used to have its name by then."""
+    """The signal comes while the last file is on its way to the disk; the first one used to have its name by then."""
     # classes.txt stays as it is
     photos_of(tmp_path, {"a": 30, "b": 30})
     made = make("folder", "photos", "--val", 0.1)

@@ -1,4 +1,7 @@
-"""What eval.py adds to the plain scores: against scikit-learn, SciPy, cleanlab and torch; calibration; Grad-CAM; datasets/clean.py."""
+"""What eval.py adds to the plain scores, against scikit-learn, SciPy, cleanlab and torch.
+
+Also calibration, Grad-CAM and datasets/clean.py.
+"""
 
 import csv
 import dataclasses
@@ -37,7 +40,7 @@ def case():
     return made()
 
 
-# ------------------------------------------------------------------------------------------------ scores
+# ------------------------------------------------------------------------ scores
 
 
 def test_extended_scores_equal_scikit_learn(case):
@@ -96,7 +99,7 @@ def test_confused_pairs_equal_off_diagonal_matrix(case):
     assert len(confused_pairs(predictions, CLASSES, 3)) == 3
 
 
-# ------------------------------------------------------------------------------------------------ intervals, two predictions
+# ------------------------------------------------------------------------ intervals, two predictions
 
 
 def test_intervals_contain_binomial_and_repeat(case):
@@ -146,7 +149,7 @@ def test_intervals_of_small_classes_contain_score():
 
 
 def drawn_list(seed, count, classes, sharpness):
-    """Images of a fixed population: class k is `2 + 2 k / classes` deviations apart; sharpness: 1 is an honest softmax of noise."""
+    """Draw images of a fixed population: class k is `2 + 2 k / classes` deviations apart; sharpness 1 is calibrated."""
     rng = np.random.default_rng([seed, 7])
     label = rng.integers(0, classes, count)
     logits = rng.normal(size=(count, classes))
@@ -160,7 +163,7 @@ def drawn_list(seed, count, classes, sharpness):
 
 
 def test_intervals_of_biased_scores_contain_truth():
-    """Of 40 lists, the macro F1 with 3 images a class and the calibration error near 0: plain recentring holds 33, and 6."""
+    """40 lists: macro F1 with 3 images per class, and ECE near 0. Plain recentring contains the truth of 33 and 6."""
     for name, count, classes, sharpness in (("macro_f1", 150, 50, 2.0), ("ece", 100, 10, 2.3)):
         truth = extended_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
         held = 0
@@ -178,7 +181,7 @@ def test_intervals_of_overconfident_ece_exclude_zero():
 
 
 def test_bootstrap_weights_score_as_repeated_images(case):
-    """Each weighted score equals the plain one of a list in which image i stands weight[i] times, ROC-AUC with ties too."""
+    """Each weighted score equals the plain one of a list that has image i weight[i] times, ROC-AUC with ties too."""
     predictions, probability = case
     probability = np.round(probability, 2)
     predictions.rows = ProbabilityRows(np.arange(len(probability)), probability)
@@ -258,7 +261,7 @@ def test_compare_of_other_images_is_refused(case, tmp_path):
         bootstrap.compare(predictions, FILES, str(path), list("acbdef"))
 
 
-# ------------------------------------------------------------------------------------------------ calibration
+# ------------------------------------------------------------------------ calibration
 
 
 def test_fit_temperature_undoes_overconfidence():
@@ -330,7 +333,7 @@ def test_amend_changes_only_its_keys(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-# ------------------------------------------------------------------------------------------------ label errors
+# ------------------------------------------------------------------------ label errors
 
 
 def test_confident_joint_equals_cleanlab():
@@ -384,7 +387,7 @@ def test_clean_drops_relabels_and_keeps(a_list, tmp_path):
 
 
 def test_clean_accepts_spreadsheet_csv(tmp_path, monkeypatch):
-    """A byte order mark, capitals, spaces, paths from here, and a name that is no UTF-8; the last is kept to the byte."""
+    """A byte order mark, capitals, spaces, relative paths, and a name that is not UTF-8, which is kept to the byte."""
     (tmp_path / "val.txt").write_bytes(b"caf\xe9.jpg 0\n/far/b.jpg 1\nc.jpg 2\n")
     (tmp_path / "decisions.csv").write_bytes(
         b"\xef\xbb\xbfpath,label,action,new_label\ncaf\xe9.jpg,0, Relabel ,1\nc.jpg,2,DROP,\n"
@@ -436,7 +439,7 @@ def test_clean_wrong_decision_writes_nothing(a_list, tmp_path, row, message, cap
     assert clean.main([str(a_list), "--decisions", str(decide(tmp_path)), "--out", str(a_list)]) == 2
 
 
-# ------------------------------------------------------------------------------------------------ Grad-CAM
+# ------------------------------------------------------------------------ Grad-CAM
 
 
 class Plain(torch.nn.Module):
@@ -533,11 +536,11 @@ def test_gradcam_without_spatial_features_is_none():
     assert gradcam(Plain(flat), torch.zeros(2, 3, 6, 6, dtype=torch.uint8)) is None
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------ memory
 
 
 def test_evaluation_of_50030_classes_fits_in_memory(tmp_path):
-    """50,030 classes: what the scores allocate grows with the images, not with images x classes (30 GB) or classes squared."""
+    """50,030 classes: memory grows with the images, not with images x classes (30 GB) or with classes squared."""
     import tracemalloc
 
     rng = np.random.default_rng(0)

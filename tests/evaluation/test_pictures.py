@@ -59,7 +59,7 @@ def assert_apart_and_inside(figure, texts):
         assert not any(box.overlaps(other) for other in found[:k]), texts[k]
 
 
-# ------------------------------------------------------------------------------------------------ names
+# ------------------------------------------------------------------------ names
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,12 +84,12 @@ def test_shorten_keeps_both_ends():
     assert shorten("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"  # an accent stays with its letter
 
 
-# ------------------------------------------------------------------------------------------------ fonts
+# ------------------------------------------------------------------------ fonts
 
 
 @pytest.fixture
 def only_default(monkeypatch):
-    """A machine with matplotlib's own font alone; what tests have asked for before is forgotten, then and afterwards."""
+    """A machine with matplotlib's own font only; cached answers of other tests are cleared, before and afterwards."""
     from matplotlib import font_manager
 
     manager = font_manager.fontManager
@@ -145,16 +145,15 @@ def test_missing_font_is_warned_once_and_used_once_installed(only_default, tmp_p
     font_with(tmp_path / "new.ttf", "衬")
     for cached in (fonts._covering, fonts._fonts):
         cached.cache_clear()
-    monkeypatch.setattr(
-        only_default, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")]
-    )  # newer than matplotlib's list
+    # newer than matplotlib's list
+    monkeypatch.setattr(only_default, "findSystemFonts", lambda: [str(tmp_path / "new.ttf")])
     assert fonts.families("ok 衬") == [fonts.DEFAULT, "Square Test"]
     drawn = sheet(tmp_path / "b.png", "衬衬衬")
     assert (drawn < 50).sum() > (without < 50).sum() + 100  # squares, filled
     assert len(caplog.records) == 1
 
 
-# ------------------------------------------------------------------------------------------------ sheets and plots
+# ------------------------------------------------------------------------ sheets and plots
 
 
 def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):

@@ -26,7 +26,7 @@ NASTY = '</script><b onmouseover="x">Émile & "co"'
 
 
 def scored_set(folder):
-    """1300 predictions of 130 classes: real files with a byte that is no UTF-8, a class without images, a name that is markup."""
+    """1300 predictions of 130 classes: file names that are not UTF-8, a class without images, a name that is markup."""
     rng = np.random.default_rng(0)
     label = np.arange(IMAGES) % (CLASSES - 1)
     logits = rng.normal(size=(IMAGES, CLASSES)) * 1.5
@@ -141,9 +141,8 @@ def test_report_class_table_sorts_filters_and_pages(at, made):
     click(at, "#class-pager button:last-child")
     assert at.texts("#class-pager span") == ["page 3 of 3"]
     assert not at.find("#class-pager button:last-child").is_enabled()
-    click(
-        at, "#class-table th:nth-child(3) button"
-    )  # accuracy: the worst first, then the best; without images last, either way
+    # accuracy: the worst first, then the best; without images last, either way
+    click(at, "#class-table th:nth-child(3) button")
     assert at.texts(name)[0] == scored.classes.name(worst[0])
     click(at, "#class-table th:nth-child(3) button")
     assert at.texts("#class-table tbody tr td:nth-child(3)")[0] == f"{100 * np.nanmax(counts['accuracy']):.1f} %"
@@ -212,8 +211,10 @@ def test_report_matrix_shows_counts_in_place(at, made):
     both = {(a, b) for a, b, _ in pairs}
     true, called, count = next(pair for pair in pairs if (pair[1], pair[0]) not in both)
     alpha = (
-        "const c = document.getElementById('matrix'), all = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-        "return arguments[0].map(([x, y]) => all[4 * (Math.floor(y * c.height) * c.width + Math.floor(x * c.width)) + 3])"
+        "const c = document.getElementById('matrix');"
+        "const all = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+        "const at = (x, y) => Math.floor(y * c.height) * c.width + Math.floor(x * c.width);"
+        "return arguments[0].map(([x, y]) => all[4 * at(x, y) + 3])"
     )
     row, column = (true + 0.5) / CLASSES, (called + 0.5) / CLASSES
     here, mirrored = at.browser.execute_script(alpha, [[column, row], [row, column]])
@@ -326,9 +327,8 @@ def test_report_marks_are_exported_for_clean(at, made):
     wait_for(lambda: path.is_file() and path.stat().st_size)
     with open(path, newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
-    assert at.texts("#issues .item .path")[0].endswith(
-        r"\xe9.jpg"
-    )  # shown so that it can be read, exported byte for byte
+    # shown so that it can be read, exported byte for byte
+    assert at.texts("#issues .item .path")[0].endswith(r"\xe9.jpg")
     label = made[1].predictions.label[issues.row]
     wanted = [
         ("drop", label[0], ""),
@@ -371,9 +371,14 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
         label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt"
     )
     page.write(tmp_path / "report.html", scored, metrics, extra)
-    keep = "window.drawn = []; const fill = CanvasRenderingContext2D.prototype.fillText; CanvasRenderingContext2D.prototype.fillText = "
-    keep += "function (text, x, y) { const at = this.getTransform(); drawn.push([text, this.measureText(text).width, x, this.font, "
-    keep += "at.b !== 0]); fill.call(this, text, x, y); }"
+    keep = """
+        window.drawn = [];
+        const pen = CanvasRenderingContext2D.prototype, fill = pen.fillText;
+        pen.fillText = function (text, x, y) {
+            drawn.push([text, this.measureText(text).width, x, this.font, this.getTransform().b !== 0]);
+            fill.call(this, text, x, y);
+        }
+    """
     hook = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": keep})["identifier"]
     try:
         browser.get((tmp_path / "report.html").as_uri())
@@ -389,11 +394,11 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
         assert max(down.values()) <= margin and max(across.values()) <= margin  # none is clipped
         font = json.dumps(next(one[3] for one in drawn))
         room = look("arguments[0].clientWidth * 0.34 - 10", browser.find_element("id", "matrix"))
-        ruler = f"(pen => {{ pen.font = {font}; return pen.measureText(arguments[0]).width }})(new OffscreenCanvas(1, 1).getContext('2d'))"
+        ruler = f"(pen => {{ pen.font = {font}; return pen.measureText(arguments[0]).width }})"
+        ruler += "(new OffscreenCanvas(1, 1).getContext('2d'))"
         width = functools.cache(lambda text: look(ruler, text))
-        assert (
-            set(shorten_all(dict(enumerate(LONG)), room, width).values()) == down.keys()
-        )  # the page's function is Python's
+        cut = shorten_all(dict(enumerate(LONG)), room, width)
+        assert set(cut.values()) == down.keys()  # the page's function is Python's
         at = SimpleNamespace(browser=browser)
         mouse(at, "pointermove", 0.99, 0.99)
         tip = "document.getElementById('tip')"

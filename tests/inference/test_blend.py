@@ -98,7 +98,7 @@ def test_fit_of_useless_members_reports_no_gain():
         blend.fit(held(label[:4], each[:, :4]), "greedy")
 
 
-# ------------------------------------------------------------------------------------------------ the scripts
+# ------------------------------------------------------------------------ the scripts
 
 
 @pytest.fixture
@@ -158,9 +158,8 @@ def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
     assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
     heavier = "ab"[int(np.argmax(content["weights"]))]
     member = tmp_path / f"checkpoints/{heavier}/last.pt"
-    run_eval(
-        script, "--tag", "t", "--load", member, "--calibrate", *pair
-    )  # stores a temperature, which a blend leaves alone
+    # stores a temperature, which a blend leaves alone
+    run_eval(script, "--tag", "t", "--load", member, "--calibrate", *pair)
     assert script("submit.py", "--tag", "fit", "--ensemble", written, *pair).code == 0
     other = checkpoint.load(member)
     name = next(name for name, value in other["weights"].items() if value.is_floating_point())

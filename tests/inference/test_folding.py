@@ -56,9 +56,8 @@ def test_fold_batchnorm_keeps_logits(name):
     assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert left == sum(isinstance(module, nn.BatchNorm2d) for module in model.net.modules()) - count
-    assert all(
-        torch.equal(value, before[key]) for key, value in model.net.state_dict().items()
-    )  # the given one is left alone
+    # the given one is left alone
+    assert all(torch.equal(value, before[key]) for key, value in model.net.state_dict().items())
 
 
 class Shared(nn.Module):

@@ -130,7 +130,7 @@ def test_predictor_with_any_pass_size_gives_same(monkeypatch, tta):
 
 
 def test_predictor_setup_runs_once_for_all_batches(monkeypatch):
-    """Modules told that they are evaluated, and weights that travel to the device, cost a GPU milliseconds each time."""
+    """To call eval() on all modules, or to copy weights to the device, costs a GPU milliseconds each time."""
     counts, calls, told, made = {}, [], nn.Module.train, torch.tensor
     for batches in (1, 4):
         several = predictor(Blind(), "flip", (1.0, 2.0))

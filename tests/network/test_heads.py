@@ -78,8 +78,9 @@ def test_head_or_pool_without_support_is_refused():
 
 
 OF_TIMM = [  # small ones of each kind: how they pool, and where their classifier lies, differs
-    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "mobilenetv4_conv_small_035", "resnest14d",
-    "densenet121", "tf_efficientnetv2_b0", "convnextv2_atto", "maxvit_pico_rw_256", "dla46_c", "lowformer_b0", "crossvit_tiny_240",
+    "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mobilenetv3_small_050", "mobilenetv4_conv_small_035",
+    "resnest14d", "densenet121", "tf_efficientnetv2_b0", "convnextv2_atto", "maxvit_pico_rw_256", "dla46_c",
+    "lowformer_b0", "crossvit_tiny_240",
 ]  # fmt: skip
 
 

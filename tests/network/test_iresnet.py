@@ -71,8 +71,11 @@ def two_threads():
 
 @pytest.mark.parametrize("arch", VECTORS)
 def test_iresnet_train_logits_equal_authors(arch, two_threads):
-    """Batch statistics of two images through 50 layers amplify rounding: where another order of sums (one thread, another
-    processor) moves the logits, the tolerance is what our own float64 differs by; on the vectors' processor it is 4e-7."""
+    """Batch statistics of two images through 50 layers amplify rounding.
+
+    Another order of sums (one thread, another processor) moves the logits. Then the tolerance is what our own float64
+    differs by; on the processor of the vectors the difference is 4e-7.
+    """
     net = copy.deepcopy(filled(arch)).train()  # training moves its statistics
     with torch.no_grad():
         logits = net(IMAGES)

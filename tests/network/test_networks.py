@@ -116,9 +116,12 @@ def test_iresnet1001_logits_and_gradients_are_finite():
 
 
 def test_models_registry_has_every_specified_name():
-    asked = """ResNet101 ResNeXt101 ResNeSt101 ResNeSt200 Res2Net101 iResNet101 iResNet152 iResNet200 EfficientNet-B5 EfficientNet-B7
-    ResNet18 ResNet50 ResNeXt50 ResNeSt50 Res2Net50 iResNet50 iResNet1001 EfficientNet-B0 EfficientNet-B1 EfficientNet-B2 EfficientNet-B3
-    EfficientNet-B4 EfficientNet-B6 EfficientNet-Lite0 EfficientNet-Lite1 EfficientNet-Lite2"""
+    asked = """
+        ResNet18 ResNet50 ResNet101 ResNeXt50 ResNeXt101 ResNeSt50 ResNeSt101 ResNeSt200 Res2Net50 Res2Net101
+        iResNet50 iResNet101 iResNet152 iResNet200 iResNet1001
+        EfficientNet-B0 EfficientNet-B1 EfficientNet-B2 EfficientNet-B3 EfficientNet-B4 EfficientNet-B5 EfficientNet-B6
+        EfficientNet-B7 EfficientNet-Lite0 EfficientNet-Lite1 EfficientNet-Lite2
+    """
     assert set(asked.split()) <= set(models)
     assert set(choices.MODELS) <= set(models)
 
@@ -165,7 +168,7 @@ def test_normalise_uses_the_networks_own_mean():
 
 
 def test_pretrained_lite0_recognises_the_photos(photos):
-    """ImageNet classes: 698 palace, 985 daisy, 652 military uniform or 667/400 gowns; centre crops, as it was trained."""
+    """ImageNet classes of centre crops: 698 palace, 985 daisy, 652 military uniform or 667/400 gowns."""
     model = get_model("EfficientNet-Lite0")(parse_train(["--model", "EfficientNet-Lite0", "--gpu", "-1"])).eval()
     fit = EvalGeometry(Preprocess(224, "crop", model.mean, model.std))
     squares = [
@@ -257,7 +260,7 @@ def test_ema_net_can_be_evaluated():
 
 
 def test_ema_update_equals_timm_bit_for_bit(monkeypatch):
-    """Bit for bit, batch norm's statistics and counts too, also where a module has put another tensor in a buffer's place."""
+    """Bit for bit, with batch norm's statistics and counts, also where a module has replaced a buffer's tensor."""
     opt = options("--ema", "0.9")
     engine = engine_for("ResNet18", opt, steps_per_epoch=4)
     model, averages = engine.model, engine.averages

@@ -72,7 +72,7 @@ def radam(w):
 
 
 def lookahead(inner):
-    """Zhang et al., 2019, algorithm 1, k = 6, alpha = 0.5; the inner optimizer keeps its state but goes on from the slow weights."""
+    """Zhang et al., 2019, algorithm 1, k = 6, alpha = 0.5; the inner optimizer continues from the slow weights."""
 
     def path(w):
         slow, fast = w.copy(), w.copy()
@@ -132,7 +132,7 @@ def lamb(w):
 
 
 def muon(w):
-    """Jordan et al., 2024: Nesterov momentum 0.95, five steps of Newton and Schulz; AdamW's size by Liu et al., 2025, equation 4."""
+    """Jordan et al., 2024: Nesterov momentum 0.95, five Newton-Schulz steps; scaled by Liu et al., 2025, equation 4."""
     m = np.zeros_like(w)
     while True:
         g = gradient(w)

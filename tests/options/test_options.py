@@ -210,7 +210,7 @@ def test_parse_abbreviated_flag_is_refused(capsys):
     assert "Did you mean --batch_size" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ files of options, and paths
+# ------------------------------------------------------------------------ files of options, and paths
 
 TEXTS = {  # text flags that are no path: a new one is sorted in here, or takes type=expanded
     *(
@@ -264,7 +264,8 @@ def test_config_values_are_text_as_written(tmp_path):
         file.write_text(f"tag: {text}\n")
         assert parse_train(["--config", str(file)]).tag == text.removeprefix("!!str ").strip("'")
     file.write_text(
-        "lr: 1e-3\nema: .5\nbatch_size: 32\nresume: on\npretrained: No\nval_list: ~\nload: null\nscale_schedule: 1:128,11:19\n"
+        "lr: 1e-3\nema: .5\nbatch_size: 32\nresume: on\npretrained: No\n"
+        "val_list: ~\nload: null\nscale_schedule: 1:128,11:19\n"
     )
     opt = parse_train(["--config", str(file)])
     assert (opt.lr, opt.ema, opt.batch_size, opt.resume, opt.pretrained) == (1e-3, 0.5, 32, True, False)
@@ -332,7 +333,7 @@ def test_write_yaml_reads_back_as_text(tmp_path):
     assert float(found["number"]) == 5e-4
 
 
-# ------------------------------------------------------------------------------------------------ aliases
+# ------------------------------------------------------------------------ aliases
 
 ALIASES = {
     "scale": "img_size",
@@ -409,7 +410,7 @@ def test_alias_wrong_in_config_is_refused(text, said, tmp_path, capsys):
     assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ read-only options
+# ------------------------------------------------------------------------ read-only options
 
 
 @pytest.mark.parametrize("parse, words", [*NEEDED, (parse_clear, ["--tag", "x"])])

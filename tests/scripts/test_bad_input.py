@@ -1,4 +1,7 @@
-"""What a user can get wrong: exit code 2 and one message that says what, where, and what is allowed; or the run goes on and says so."""
+"""What a user can get wrong: exit code 2 and one message that says what, where, and what is allowed.
+
+Or the run continues with a warning.
+"""
 
 import csv
 import json
@@ -74,7 +77,7 @@ def refused(result, *parts: str) -> None:
         assert part in result.err, f"{part!r} is not in: {result.err}"
 
 
-# ------------------------------------------------------------------------------------------------ lists
+# ------------------------------------------------------------------------ lists
 
 
 def test_train_missing_list_names_lists_nearby(script, tiny, tmp_path):
@@ -155,7 +158,7 @@ def test_scripts_windows_lists_with_chinese_names_succeed(script, tiny, lines, t
     assert [line.split(",")[0] for line in submission[1:]] == [f"test 照片 {k}.jpg" for k in range(6)]
 
 
-# ------------------------------------------------------------------------------------------------ images
+# ------------------------------------------------------------------------ images
 
 
 def test_train_missing_image_is_refused_or_skipped(script, tiny, lines, listed):
@@ -248,7 +251,7 @@ def test_eval_and_submit_unreadable_image_is_handled(script, trained, lines, lis
     assert result.code == 0 and "2 of 3 images" in result.out and "over half" in result.out
 
 
-# ------------------------------------------------------------------------------------------------ sizes
+# ------------------------------------------------------------------------ sizes
 
 
 def test_train_batch_above_data_is_the_data(script, tiny):
@@ -296,7 +299,7 @@ def test_train_single_image_is_refused(script, tiny, lines, listed, which):
     refused(script("train.py", *tiny, "--data_root", listed(train=[lines["train"][which]])), "1 image")
 
 
-# ------------------------------------------------------------------------------------------------ names and flags
+# ------------------------------------------------------------------------ names and flags
 
 TYPOS = {
     "model": ("ResNest50", "ResNeSt50"),
@@ -432,7 +435,7 @@ def test_train_from_written_options_gives_same_weights(script, trained, tiny):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
+# ------------------------------------------------------------------------ checkpoints
 
 
 @pytest.mark.parametrize("name", ["eval.py", "train.py"])
@@ -595,7 +598,7 @@ def test_resume_with_other_optimizer_or_model_is_refused(script, trained, flag, 
     refused(result, f"was trained with --{flag}", value, f"Leave --{flag} out")
 
 
-# ------------------------------------------------------------------------------------------------ pretrained weights
+# ------------------------------------------------------------------------ pretrained weights
 
 
 @pytest.fixture(params=["offline", "nobody answers"])
@@ -651,7 +654,7 @@ def test_pretrained_iresnet_is_refused(script, photo_set):
     refused(result, "iResNet50", "--load", "--no-pretrained")
 
 
-# ------------------------------------------------------------------------------------------------ divergence
+# ------------------------------------------------------------------------ divergence
 
 
 def test_train_nan_loss_stops_the_run(script, tiny):
@@ -688,7 +691,7 @@ def test_train_broken_weights_without_validation_are_found(script, trained, tiny
     assert trained.read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------ full disks
+# ------------------------------------------------------------------------ full disks
 
 
 @pytest.fixture

@@ -222,7 +222,8 @@ def content():
         for path in top.rglob("*"):
             if path.is_symlink() or path.is_file() and path.suffix not in (".lock", ".tmp"):
                 lines = path.name == run_log.FILE
-                found[str(path)] = sorted(path.read_text().splitlines()) if lines else path.is_symlink() or path.read_bytes()
+                whole = path.is_symlink() or path.read_bytes()
+                found[str(path)] = sorted(path.read_text().splitlines()) if lines else whole
     return found
 
 anew()

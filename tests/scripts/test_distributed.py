@@ -25,7 +25,8 @@ from training import resuming
 from utils import checkpoint, distributed
 from utils.errors import UserError
 
-FLAGS = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 -w 1 --transform light"
+FLAGS = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+FLAGS += " -w 1 --transform light"
 
 
 def free_port():
@@ -35,7 +36,7 @@ def free_port():
 
 
 def torchrun(folder, launcher, *words, machine=None, gates=None):
-    """An agent, in the network namespace `machine`; the first process waits after each epoch of `gates`, "2,4" (see gate.py)."""
+    """Start an agent in the network namespace `machine`; its first process waits after epochs "2,4", see gate.py."""
     script = [ROOT / "train.py"]
     if gates is not None:
         (folder / "gates").mkdir(exist_ok=True)
@@ -115,7 +116,7 @@ def test_train_two_processes_equal_one(alone, photo_set, nodes):
 
 
 def test_train_processes_with_other_flags_end_before_first_step(photo_set, tmp_path):
-    """Unlike batches would wait for each other for ever; unlike rates and seeds would train nonsense, with exit code 0."""
+    """Different batches would hang for ever; different learning rates or seeds would train nonsense in silence."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other/classes.txt").write_text((photo_set / "classes.txt").read_text())
     for name in ("train", "val"):
@@ -139,7 +140,7 @@ def test_train_processes_with_other_flags_end_before_first_step(photo_set, tmp_p
 
 @pytest.mark.parametrize("more", ["--sam 0.5", "--mixup 0.4 --cutmix 1"])
 def test_train_two_processes_with_sam_or_mix_equal_one(alone, photo_set, more):
-    """--sam: each climbs by the gradient of the whole batch. --mixup: a sample is blended with its neighbour in the whole batch.
+    """--sam: each process climbs by the gradient of the whole batch. --mixup: a sample's partner is of the whole batch.
 
     No thread of gloo is left when a process ends: it could abort it.
     """
@@ -155,7 +156,8 @@ def test_train_two_processes_with_sam_or_mix_equal_one(alone, photo_set, more):
 
 def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     """With batch norm, whose statistics differ between the processes after each step."""
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd --precision fp32 --epochs 3"
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd"
+    words += " --precision fp32 --epochs 3"
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
     assert ranks(tmp_path, *[[*words.split(), *more]] * 2) == [0, 0], logs(tmp_path)
     last = checkpoint.load(tmp_path / "checkpoints/bn/last.pt")["history"][-1]
@@ -180,7 +182,7 @@ def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     assert found["top1"] == last["val_top1"]
 
 
-# ------------------------------------------------------------------------------------------------ processes that die
+# ------------------------------------------------------------------------ processes that die
 
 LONG = ["--epochs", 6, "--save_minutes", 0, "--drop", 0.1, "--optimizer", "adamw"]
 
@@ -248,9 +250,8 @@ def test_torchrun_signal_to_one_process_stops_all_saved(undisturbed, photo_set, 
     launcher = ["--nproc_per_node=2", "--master_port", free_port()]
     agent = torchrun(tmp_path, launcher, *words, gates="2")
     wait_for(lambda: reached(tmp_path, 2))
-    signal_a_rank(
-        agent, 1, signal.SIGUSR1
-    )  # it waits for the first process in a collective: its handler runs after that
+    # it waits for the first process in a collective: its handler runs after that
+    signal_a_rank(agent, 1, signal.SIGUSR1)
     (tmp_path / "gates/2.open").touch()
     assert agent.wait() == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
@@ -330,7 +331,7 @@ def test_find_start_restart_without_checkpoint_is_refused(monkeypatch, tmp_path)
     assert resuming.find_start(opt, tmp_path, again=True)[1:] == (None, "")  # it had begun, and not saved yet
 
 
-# ------------------------------------------------------------------------------------------------ machines of their own
+# ------------------------------------------------------------------------ machines of their own
 
 
 @pytest.fixture

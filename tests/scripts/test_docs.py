@@ -1,4 +1,4 @@
-"""The documentation says what is so: generated tables, commands, links, quoted messages, and the steps to a model that you write."""
+"""The documentation is true: generated tables, commands, links, quoted messages, the steps to a model of your own."""
 
 import ast
 import importlib
@@ -75,7 +75,7 @@ def section_with(name, code):
     return found[0]
 
 
-# ------------------------------------------------------------------------------------------------ generated tables
+# ------------------------------------------------------------------------ generated tables
 
 
 def test_docs_generated_tables_are_current(capsys):
@@ -134,7 +134,7 @@ def test_help_zh_has_no_removed_flag():
     assert set(HELP) <= present
 
 
-# ------------------------------------------------------------------------------------------------ pages
+# ------------------------------------------------------------------------ pages
 
 
 @pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
@@ -245,7 +245,7 @@ def test_kaggle_page_accounts_for_every_requirement():
     assert required & brought & present == set()
 
 
-# ------------------------------------------------------------------------------------------------ commands
+# ------------------------------------------------------------------------ commands
 
 
 class ParsedError(BaseException):
@@ -359,7 +359,7 @@ def test_recipe_equals_the_demos_training():
     assert tuple(train) in recipe
 
 
-# ------------------------------------------------------------------------------------------------ what docs/extending.md says to do
+# ------------------------------------------------------------------------ what docs/extending.md says to do
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A network that gives NaN or infinite logits: everything that predicts refuses, names the member, and writes nothing."""
+"""A network that gives NaN or infinite logits: each command refuses it, names the member, and writes nothing."""
 
 import importlib
 

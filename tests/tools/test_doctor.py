@@ -74,7 +74,7 @@ def all_lists(folder: Path) -> list[Path]:
     return [folder / f"{name}.txt" for name in ("train", "val", "test")]
 
 
-# ------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------ files
 
 
 def test_doctor_healthy_lists_exit_0_without_findings(clean, capfd):
@@ -178,9 +178,10 @@ def test_doctor_odd_files_have_their_own_findings(photos, tmp_path):
     done = examine(tmp_path, listed(folder, "train.txt", [f"{name} {k % 2}" for k, name in enumerate(names)]))
     expected = {
         "empty.jpg": {"empty"}, "text.jpg": {"unreadable"}, "zeros.jpg": {"unreadable"}, "bomb.png": {"too_large"},
-        "really.png": {"wrong_extension"}, "UPPER.JPG": set(), "no_suffix": set(), "board.jpg": set(), "white.jpg": {"one_colour"},
-        "one.png": {"tiny", "one_colour"}, "line.jpg": {"tiny", "extreme_aspect"}, "folder.jpg": {"not_a_file"},
-        "device.jpg": {"not_a_file"}, "pipe.jpg": {"not_a_file"}, "dangling.jpg": {"dangling_link"}, "loop.jpg": {"dangling_link"},
+        "UPPER.JPG": set(), "no_suffix": set(), "board.jpg": set(), "really.png": {"wrong_extension"},
+        "white.jpg": {"one_colour"}, "one.png": {"tiny", "one_colour"}, "line.jpg": {"tiny", "extreme_aspect"},
+        "folder.jpg": {"not_a_file"}, "device.jpg": {"not_a_file"}, "pipe.jpg": {"not_a_file"},
+        "dangling.jpg": {"dangling_link"}, "loop.jpg": {"dangling_link"},
         "gone.jpg": {"missing"}, "x" * 300 + ".jpg": {"missing"},
     }  # fmt: skip
     assert {name: done.problems[name] for name in expected} == expected
@@ -194,7 +195,7 @@ def test_inspect_file_of_a_pipe_does_not_hang(tmp_path):
     assert inspection.inspect_file(str(tmp_path / "late.jpg")).flags == findings.MASKS["unreadable"]
 
 
-# ------------------------------------------------------------------------------------------------ copies
+# ------------------------------------------------------------------------ copies
 
 
 def altered(image: np.ndarray) -> dict[str, bytes]:
@@ -324,7 +325,7 @@ def test_close_hashes_of_100000_are_fast():
     assert time.process_time() - began < 20
 
 
-# ------------------------------------------------------------------------------------------------ classes
+# ------------------------------------------------------------------------ classes
 
 
 def classes_of(clean: Path, train: str, val: str, names: str | None = None) -> SimpleNamespace:
@@ -376,7 +377,7 @@ def test_doctor_huge_label_takes_no_memory(clean):
     assert any(problem == "label_gap" and "999999999" in detail for problem, detail in done.details)
 
 
-# ------------------------------------------------------------------------------------------------ again
+# ------------------------------------------------------------------------ again
 
 
 @pytest.fixture
@@ -467,7 +468,7 @@ def _kept(path: Path) -> int:
         base.close()
 
 
-# ------------------------------------------------------------------------------------------------ the page, and mistakes
+# ------------------------------------------------------------------------ the page, and mistakes
 
 
 class Tags(html.parser.HTMLParser):
@@ -544,10 +545,15 @@ def test_doctor_user_mistake_is_one_message(clean, capfd):
     (clean / "bad" / "doctor.sqlite").write_bytes(b"no database" * 1000)
     listed(clean, "nothing.txt", [])
     mistakes = (
-        ([clean / "none.txt"], "does not exist"), ([clean / "pipe.txt"], "no regular file"), ([clean / "nothing.txt"], "no image"),
-        ([train, train], "the same list"), ([train, "--workers", 0], "--workers is 0"), ([train, "--near", 9], "allowed: 0 to 8"),
-        ([train, "--out", clean / "file"], "cannot be used"), ([train, "--out", clean / "bad"], "delete it"),
-    )  # fmt: skip
+        ([clean / "none.txt"], "does not exist"),
+        ([clean / "pipe.txt"], "no regular file"),
+        ([clean / "nothing.txt"], "no image"),
+        ([train, train], "the same list"),
+        ([train, "--workers", 0], "--workers is 0"),
+        ([train, "--near", 9], "allowed: 0 to 8"),
+        ([train, "--out", clean / "file"], "cannot be used"),
+        ([train, "--out", clean / "bad"], "delete it"),
+    )
     for words, expected in mistakes:
         capfd.readouterr()
         assert doctor.main([str(word) for word in (*words, *([] if "--out" in words else ["--out", clean / "o"]))]) == 2

@@ -1,4 +1,4 @@
-"""tools.long_tail: the changed layer is its paper's formula and is what the new checkpoint holds; tools.best_scale tries what it says."""
+"""tools.long_tail: the new checkpoint holds the layer of its paper's formula. tools.best_scale tries what it says."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""tools.lr_find and tools.sweep: a rate is found, a sweep is killed and goes on; TensorBoard's points are there once each."""
+"""tools.lr_find finds a learning rate; tools.sweep continues after a kill; TensorBoard has each point once."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ def tiny(photo_set) -> list[str]:
     return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
 
 
-# ------------------------------------------------------------------------------------------------ lr_find
+# ------------------------------------------------------------------------ lr_find
 
 
 def test_suggest_on_known_curve_finds_steepest_fall():
@@ -55,9 +55,8 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
         "my logs/cache/lr_find.csv",
         "my logs/cache/lr_find.png",
     ]
-    assert re.search(
-        r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE
-    )  # no terminal shows a bar here
+    # no terminal shows a bar here
+    assert re.search(r"^range test: 1 of 60, [0-9.]+ min left$", shown.out, re.MULTILINE)
     with open("my logs/cache/lr_find.csv", newline="") as file:
         rows = [(float(row["lr"]), float(row["loss"])) for row in csv.DictReader(file)]
     factor = (100 / 1e-5) ** (1 / 59)
@@ -80,7 +79,7 @@ def test_lr_find_impossible_range_is_refused(tiny, capfd, tmp_path, monkeypatch,
     assert part in capfd.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ sweep
+# ------------------------------------------------------------------------ sweep
 
 
 def sweep(*words: object) -> list[str]:
@@ -150,7 +149,7 @@ for epoch in range(1, 60 if folder.name == "s-3" else 4):
 
 
 def test_sweep_weak_trial_is_pruned_and_ended(tmp_path, monkeypatch, capfd):
-    """With a train.py that scores its --lr each epoch: three trials set the median; the fourth, below it, would run for a minute."""
+    """With a train.py that scores its --lr: three trials set the median, and the fourth is below it."""
     pytest.importorskip("optuna")
     from tools import sweep as tool
 
@@ -207,7 +206,8 @@ def test_read_space_wrong_file_is_refused(tmp_path, case):
 
 def test_grid_of_ranges_has_expected_values(tmp_path):
     (tmp_path / "s.yaml").write_text(
-        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\nhflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
+        "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\n"
+        "hflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
     )
     space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)
@@ -232,7 +232,7 @@ def test_sweep_without_optuna_names_the_package(tmp_path, monkeypatch, capsys):
     assert "pip install 'optuna" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ TensorBoard
+# ------------------------------------------------------------------------ TensorBoard
 
 
 def test_tensorboard_after_kill_and_resume_has_each_point_once(script, tmp_path, tiny):

@@ -224,7 +224,7 @@ def test_load_flipped_bit_is_refused_by_checksum(tmp_path, caplog, monkeypatch):
 
 
 def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_path, monkeypatch):
-    """Prefixes are named, with a command that removes them and works as printed; averages beside the weights are mentioned."""
+    """Prefixes are named, with a command that removes them and works as printed; averages in the file are mentioned."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data = tiny.write_images(tmp_path)
     weights = checkpoint.load(tiny.unpack("sgd", tmp_path))["weights"]

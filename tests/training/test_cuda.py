@@ -1,7 +1,7 @@
 """What a GPU has to prove, as `make test-gpu` runs it: thirteen checks, numbered as they are below.
 
-Tests marked `cuda` are skipped without a GPU. The others take the fixture `device`, so that they also run on the CPU. Two more checks
-are timings, which no test asserts: benchmarks.train and benchmarks.input report them.
+Tests marked `cuda` are skipped without a GPU. The others take the fixture `device`, so that they also run on the CPU.
+Two more checks are timings, which no test asserts: benchmarks.train and benchmarks.input report them.
 """
 
 import contextlib
@@ -32,7 +32,8 @@ from utils import checkpoint
 from utils.batch import Batch, EvalBatch
 from utils.run import seed_everything
 
-WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --num_classes 3 --precision fp32 --lr 0.01 --optimizer sgd"
+WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --num_classes 3 --precision fp32 --lr 0.01"
+WORDS += " --optimizer sgd"
 VIT = "--model timm:test_vit --scale 160"
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.cuda
@@ -53,7 +54,7 @@ def engine_on(device, *words, batches=1000):
 
 
 def batch_for(engine, step=0, count=None):
-    """A batch of noise, of the size that the engine's options give, in page-locked memory if a GPU is to copy from it."""
+    """Make a batch of noise, of the size that the engine's options give, in page-locked memory for a GPU."""
     opt = engine.model.opt
     count = count or opt.batch_size
     image = torch.randint(
@@ -118,7 +119,7 @@ def deterministic(backends):
     seed_everything(0, deterministic=True)
 
 
-# ------------------------------------------------------------------------------------------------ 1, 2: nothing waits for the GPU
+# ------------------------------------------------------------------------ 1, 2: nothing waits for the GPU
 
 
 @contextlib.contextmanager
@@ -144,7 +145,8 @@ def test_no_read_back_with_item_raises(device):
     "words",
     [
         *FUSED_STEPS,
-        "--model EfficientNet-Lite0 --scale 64 --optimizer adamw --precision bf16 --ema 0.9 --mixup 0.2 --cutmix 1 --drop_path 0.1",
+        "--model EfficientNet-Lite0 --scale 64 --optimizer adamw --precision bf16 --ema 0.9"
+        " --mixup 0.2 --cutmix 1 --drop_path 0.1",
         "--precision fp16 --optimizer sgd",
     ],
 )
@@ -178,7 +180,7 @@ def test_2_steady_prediction_never_waits_for_gpu(device, tta):
     assert len(list(running)) == 1
 
 
-# ------------------------------------------------------------------------------------------------ 3, 4: the same numbers
+# ------------------------------------------------------------------------ 3, 4: the same numbers
 
 
 REAL = [
@@ -220,7 +222,7 @@ def test_4_bf16_logits_are_near_fp32(device, no_tf32, words):
     assert relative(model.net.parameters(), before) > 0 and engine.step_count == 3
 
 
-# ------------------------------------------------------------------------------------------------ 5, 6: the same bits
+# ------------------------------------------------------------------------ 5, 6: the same bits
 
 
 TWICE = [
@@ -253,10 +255,9 @@ def test_5_deterministic_runs_are_equal(device, deterministic, words):
 def test_6_run_cut_after_step_7_resumes_to_same_bits(device, script, tmp_path, monkeypatch, backends):
     """Through train.py, with workers, and with a checkpoint after every step, written while the next one runs."""
     tiny.write_images(tmp_path)
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001 --transform light"
-    words += (
-        " --precision fp32 --optimizer adamw --drop_path 0.2 --mixup 0.4 --ema 0.9 --deterministic --save_minutes 0"
-    )
+    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001"
+    words += " --transform light --precision fp32 --optimizer adamw --drop_path 0.2 --mixup 0.4 --ema 0.9"
+    words += " --deterministic --save_minutes 0"
     words = [*words.split(), "--data_root", tmp_path, *gpu_flag(device)]
     assert script("train.py", "--tag", "whole", *words).code == 0
     real, sent = Engine.is_step_boundary, []
@@ -318,7 +319,7 @@ def test_ddp_of_one_process_steps_as_without(device, deterministic, monkeypatch,
         torch.distributed.destroy_process_group()
 
 
-# ------------------------------------------------------------------------------------------------ 7, 8, 9: steps
+# ------------------------------------------------------------------------ 7, 8, 9: steps
 
 
 @on_gpu
@@ -384,9 +385,8 @@ def test_8_nan_batch_changes_only_skipped_count(device, deterministic, monkeypat
         after = snapshot(engine.state_dict())
     assert after["training"].pop("step") == before["training"].pop("step") + 1 == 3
     assert after["training"].pop("skipped") == before["training"].pop("skipped") + 1 == 1
-    counters = [
-        name for name, tensor in before["weights"].items() if not tensor.is_floating_point()
-    ]  # of batches that passed
+    # of batches that passed
+    counters = [name for name, tensor in before["weights"].items() if not tensor.is_floating_point()]
     for state in (before, after):
         for weights in ("weights", "ema"):
             state[weights] = {name: tensor for name, tensor in state[weights].items() if name not in counters}
@@ -411,7 +411,7 @@ def test_9_optimizer_of_each_name_moves_weights(device, name):
     assert not torch.equal(after[0].cpu(), before[0]) and not torch.equal(after[-1].cpu(), before[-1])
 
 
-# ------------------------------------------------------------------------------------------------ 10, 11: memory and batches
+# ------------------------------------------------------------------------ 10, 11: memory and batches
 
 
 @contextlib.contextmanager
@@ -429,7 +429,7 @@ def memory_limit(device, size):
 
 
 def fits(engine, batch, batches):
-    """Return whether `batches` steps fit into memory. The handler is left on return, and the failed step's graph with it."""
+    """Return whether `batches` steps fit into memory; a failed step's graph is freed with the handler."""
     try:
         for step in range(batches):
             engine.train_step(batch._replace(step=step))
@@ -496,7 +496,7 @@ def test_11_network_input_equals_worker_output(device, tmp_path, monkeypatch):
     assert torch.stack(given).tolist() == made
 
 
-# ------------------------------------------------------------------------------------------------ 12, 13: devices and --compile
+# ------------------------------------------------------------------------ 12, 13: devices and --compile
 
 
 def test_12_checkpoint_predicts_the_same_on_cpu_and_device(device, script, tmp_path, monkeypatch, backends):

@@ -38,7 +38,8 @@ from utils import checkpoint
 from utils.batch import Batch
 from utils.signals import RunInterrupted, SignalHandler
 
-TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 --num_classes 3"
+TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+TINY += " --num_classes 3"
 
 
 def batch_of(count=6, step=0, scale=32):
@@ -57,7 +58,7 @@ def engine_for(*words, batches=100):
     return build_engine(opt, model, batches)
 
 
-# ------------------------------------------------------------------------------------------------ fp16 and its scaler
+# ------------------------------------------------------------------------ fp16 and its scaler
 
 
 def half_engine(*words):
@@ -156,7 +157,7 @@ def test_fp16_overflow_in_first_step_leaves_no_momentum(deterministic):
         engine.load_state_dict(content)
 
 
-# ------------------------------------------------------------------------------------------------ top-1 of the training batches
+# ------------------------------------------------------------------------ top-1 of the training batches
 
 
 @pytest.mark.parametrize("words", [[], ["--cutmix", "1"], ["--sam", "0.05"]], ids=" ".join)
@@ -182,18 +183,19 @@ def test_train_step_top1_equals_hand_count(words):
 def test_train_step_logits_of_other_shape_have_no_top1(shape):
     engine = engine_for()
     real = engine.model.update
+    # as of two views of an image, or of each place in it
     engine.model.update = lambda *given: (
         real(*given)[0],
         torch.zeros(shape),
-    )  # as of two views of an image, or of each place in it
+    )
     assert engine.train_step(batch_of()).top1 is None
 
 
-# ------------------------------------------------------------------------------------------------ kills and signals
+# ------------------------------------------------------------------------ kills and signals
 
 
 def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monkeypatch):
-    """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m benchmarks.crash_test` does it with 30."""
+    """Three runs, with 0, 1 and 3 workers, each killed until it is done; `python -m benchmarks.crash_test` does 30."""
     watched = tmp_path / "watched.py"
     watched.write_text(crash_test.WATCHED)
 
@@ -203,9 +205,8 @@ def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monke
         return Forked(out, out / f"{tag}.log", watched, stacks, ROOT / "train.py", "--tag", tag, *flags, session=True)
 
     monkeypatch.setattr(crash_test, "train", train)
-    assert (
-        Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0
-    )  # the server is there: a run takes a second
+    # the server is there: a run takes a second
+    assert Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0
     flags = f"{crash_test.RUN} --epochs 6"
     assert (
         crash_test.main(
@@ -347,7 +348,7 @@ def test_start_worker_ignores_sigterm_of_others():
 
 
 def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set, tmp_path, monkeypatch):
-    """Signals at chosen moments, in process: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
+    """Signals at chosen moments: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
     import train
     from training.run import TrainingRun
 
@@ -423,7 +424,7 @@ def test_resume_with_another_batch_keeps_schedule(script, photo_set):
 
 
 def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path, monkeypatch):
-    """The same images elsewhere are the same list; of another one the epoch begins again, and the rate keeps to the schedule."""
+    """The same images elsewhere are the same list; with another list the epoch restarts, and the schedule is kept."""
     lines = (photo_set / "train.txt").read_text().splitlines(keepends=True)
     moved = tmp_path / "moved"
     shutil.copytree(photo_set, moved)
@@ -470,7 +471,7 @@ def test_signal_handler_second_interrupt_raises():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-# ------------------------------------------------------------------------------------------------ saving
+# ------------------------------------------------------------------------ saving
 
 
 def test_checkpoint_writer_saves_state_at_call(tmp_path):
@@ -518,7 +519,7 @@ def test_retention_policy_keeps_newest_and_every_nth(tmp_path, keep, every, alwa
     assert len(list(tmp_path.iterdir())) == len(left) + 5
 
 
-# ------------------------------------------------------------------------------------------------ numbers that go wrong
+# ------------------------------------------------------------------------ numbers that go wrong
 
 
 def poison(engine, monkeypatch, steps):
@@ -749,7 +750,7 @@ def test_out_of_memory_under_ddp_is_searched_alone(monkeypatch, tmp_path):
         torch.distributed.destroy_process_group()
 
 
-# ------------------------------------------------------------------------------------------------ precision
+# ------------------------------------------------------------------------ precision
 
 
 def test_pick_fastest_takes_quicker_precision(monkeypatch):
@@ -779,14 +780,14 @@ def test_update_bypassing_the_wrapper_is_refused(monkeypatch):
         engine.train_step(batch_of())
 
 
-# ------------------------------------------------------------------------------------------------ --compile
+# ------------------------------------------------------------------------ --compile
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compile_run_resumed_and_evaluated_equals_plain(script, photo_set, tmp_path):
-    """Its checkpoints are those of an uncompiled run: the same keys, nearly the same weights; eval.py gives the score it printed."""
+    """Its checkpoints have the keys of an uncompiled run and nearly its weights; eval.py gives the score it printed."""
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--ema", "0.9", "--epochs", "2"]
     assert script("train.py", "--tag", "plain", *words).code == 0
     cut = gated(tmp_path, 1, "--tag", "fast", *words, "--compile")

@@ -1,4 +1,4 @@
-"""Ways to fine-tune: what stands still, who learns how fast, how a step is taken, what is averaged; and all of it resumed."""
+"""Fine-tuning: frozen layers, learning rates per layer, how a step is taken, what is averaged; all of it resumed."""
 
 import argparse
 import io
@@ -114,7 +114,7 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
 
 
-# ------------------------------------------------------------------------------------------------ freezing
+# ------------------------------------------------------------------------ freezing
 
 
 @pytest.mark.parametrize("name", SMALL_OF_FAMILY + OTHERS)
@@ -162,7 +162,7 @@ def test_freeze_without_group_matcher_is_refused():
 
 @pytest.mark.parametrize("frozen", ["0", "2", "-1"])
 def test_freeze_keeps_frozen_state_bit_for_bit(frozen):
-    """Weights, batch-norm statistics and counters, dropout, gradients, optimizer state, weight decay, and the averages' copies."""
+    """Weights, batch-norm statistics and counters, dropout, gradients, optimizer state, weight decay, the averages."""
     engine = start(Model, "--freeze", frozen, "--weight_decay", "0.5", "--ema", "0.9", "--swa", "1", "--epochs", "1")
     model = engine.model
     names = ["stem", "stage1", "stage2", "stage3"][: 4 if frozen == "-1" else int(frozen) + 1]
@@ -188,7 +188,7 @@ def test_freeze_keeps_frozen_state_bit_for_bit(frozen):
     assert all(parameter.grad is None for parameter in model.net.stem.parameters())
 
 
-# ------------------------------------------------------------------------------------------------ rates
+# ------------------------------------------------------------------------ rates
 
 
 def test_lr_scales_fall_with_depth_and_head_has_its_own():
@@ -209,7 +209,7 @@ def test_lr_scales_of_resnet18_fall_by_block():
 
 
 def test_layer_decay_step_is_scaled_by_layer():
-    """Plain SGD without momentum: the step is rate times gradient, so layers move by their factors of what they would."""
+    """Plain SGD without momentum: a step is learning rate times gradient, so a layer's step scales by its factor."""
     flags = ["--momentum", "0", "--weight_decay", "0", "--scheduler", "step", "--step_size", "1"]
     moved = []
     for extra in ([], ["--layer_decay", "0.5", "--head_lr", "3"]):
@@ -270,7 +270,7 @@ def test_muon_path_equals_torch():
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lookahead"])
 def test_fused_step_with_other_strides_equals_contiguous(name):
-    """torch's fused kernels walk memory: a channels_last weight with a contiguous gradient came out wrong by a whole step."""
+    """torch's fused kernels walk memory: a channels_last weight with a contiguous gradient was off by a whole step."""
     torch.manual_seed(0)
     value, gradient = torch.randn(2, 4, 3, 3, 3)
     ends = []
@@ -285,7 +285,7 @@ def test_fused_step_with_other_strides_equals_contiguous(name):
     assert torch.allclose(*ends, atol=1e-7)
 
 
-# ------------------------------------------------------------------------------------------------ steps
+# ------------------------------------------------------------------------ steps
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_grad_accum_equals_one_large_batch(clip, optimizer):
 
 
 def test_clip_grad_of_each_kind_equals_numpy():
-    """One SGD step without momentum at rate 1: the weights move by minus the clipped gradient, worked out here in NumPy."""
+    """One SGD step without momentum at rate 1: the weights move by minus the clipped gradient, computed in NumPy."""
 
     def moved(*flags: str) -> dict[str, np.ndarray]:
         engine = start(
@@ -366,9 +366,8 @@ def test_sam_path_equals_reference():
 
         wanted = close()
         sam.step(close)
-        assert engine.train_step(part).loss == pytest.approx(
-            wanted.item(), abs=1e-6
-        )  # the loss that is shown is that at the weights themselves
+        # the loss that is shown is that at the weights themselves
+        assert engine.train_step(part).loss == pytest.approx(wanted.item(), abs=1e-6)
         plain.train_step(part)
     assert engine.step_count == 5
     assert furthest(weights(engine.model.net), weights(other.net)) < 1e-6
@@ -404,7 +403,7 @@ def test_sam_zero_gradient_keeps_weights():
     assert not sam.perturbed
 
 
-# ------------------------------------------------------------------------------------------------ averages
+# ------------------------------------------------------------------------ averages
 
 
 def test_swa_equals_mean_of_epoch_ends():
@@ -445,7 +444,7 @@ def test_swa_after_last_epoch_or_sam_in_fp16_is_refused():
 
 
 def test_shown_average_that_is_gone_falls_back_to_raw():
-    """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the weights until it is validated."""
+    """A run of one epoch showed its SWA; made longer, or resumed without --swa, it shows the raw weights."""
     short = start(Model, "--swa", "1", "--epochs", "1")
     short.train_step(batch())
     short.end_epoch(1, Loader())
@@ -495,7 +494,7 @@ def test_validate_shows_the_best_weights():
     assert validate(start(Model), lambda _: {"top1": 0.1, "loss": 2.0}) == {"val_top1": 0.1, "val_loss": 2.0}
 
 
-# ------------------------------------------------------------------------------------------------ options
+# ------------------------------------------------------------------------ options
 
 
 @pytest.mark.parametrize(
@@ -515,7 +514,7 @@ def test_finetune_flags_that_contradict_are_refused(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------------------------------ resuming
+# ------------------------------------------------------------------------ resuming
 
 WAYS = [
     "--freeze 1",

@@ -104,7 +104,7 @@ def test_class_weight_effective_equals_numpy(targets, beta):
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.2])
 def test_arcface_margin_equals_angles(margin):
-    """Angles by arccos, which the code avoids; a target of every kind of angle, one so wide that the margin would turn it back."""
+    """Angles by arccos, which the code avoids; one target is so wide that the margin would turn it back."""
     cosine = np.clip(np.random.default_rng(1).normal(size=(8, 7)) * 0.4, -0.99, 0.99)
     labels = np.arange(8) % 7
     cosine[0, 0], cosine[1, 1] = -0.97, 0.99
@@ -133,9 +133,8 @@ EVERY = {
     "adjust": ["--logit_adjust", "1", "--class_weight", "effective"],
 }
 CASES = [pytest.param(words, False, id=f"labels-{name}") for name, words in EVERY.items()]
-CASES += [
-    pytest.param(words, True, id=f"soft-{name}") for name, words in EVERY.items() if name != "arcface"
-]  # it needs one label per sample
+# it needs one label per sample
+CASES += [pytest.param(words, True, id=f"soft-{name}") for name, words in EVERY.items() if name != "arcface"]
 
 
 @pytest.mark.parametrize(("words", "soft"), CASES)
@@ -251,7 +250,7 @@ def test_mix_blends_images_and_labels_by_one_share(words):
     assert get_mix(0.0, 0.0, 4) is None
 
 
-# ------------------------------------------------------------------------------------------------ on a GPU, by fake tensors
+# ------------------------------------------------------------------------ on a GPU, by fake tensors
 
 
 class Kernels(TorchDispatchMode):

@@ -68,7 +68,7 @@ JUNK = [
 ]
 
 
-# ------------------------------------------------------------------------------------------------ what is done to a file
+# ------------------------------------------------------------------------ what is done to a file
 
 
 def pick(content, rng):
@@ -96,7 +96,7 @@ def resized(tensor, rng):
 
 
 def change(content, rng):
-    """Delete, replace, nest, resize, rename or exchange one value of `content`, in place; returns what was done, in words."""
+    """Delete, replace, nest, resize, rename or exchange one value of `content` in place; return what was done."""
     parent, key = pick(content, rng)
     value = parent[key]
     kind = ("delete", "replace", "replace", "nest", "resize", "rename", "exchange")[int(rng.integers(7))]
@@ -152,7 +152,7 @@ def mutate(number, original, raw, path):
     return ", ".join(what)
 
 
-# ------------------------------------------------------------------------------------------------ who reads it
+# ------------------------------------------------------------------------ who reads it
 
 
 def evaluated(path, _):

@@ -1,7 +1,10 @@
 """Checkpoints of an earlier version, kept in tests/data/: they load, predict to the same bits, and resume.
 
-They are of tests/tiny.py's network and images. `sgd`: after epoch 1 of 2, with a temperature. `adamw_cut`: in epoch 2 of 2, with
---ema, --mixup and --clip_grad. `ranger_fp16`: after epoch 2 of 3, with --swa, --head arcface and a gradient scaler.
+They are of tests/tiny.py's network and images:
+
+- `sgd`: after epoch 1 of 2, with a temperature.
+- `adamw_cut`: in epoch 2 of 2, with --ema, --mixup and --clip_grad.
+- `ranger_fp16`: after epoch 2 of 3, with --swa, --head arcface and a gradient scaler.
 """
 
 import json
@@ -67,7 +70,7 @@ def test_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
 
 
 def summary(content):
-    """Of a run's last checkpoint: its steps, and the sums over each kind of weights; equal to rounding on any machine."""
+    """Return a checkpoint's steps and the sums over each kind of weights, equal to rounding on any machine."""
     sums = {
         kind: sum(float(one.double().abs().sum()) for one in content[kind].values())
         for kind in ("weights", "ema", "swa")

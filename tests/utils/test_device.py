@@ -106,9 +106,10 @@ def test_resolve_precision_on_resume_keeps_it_unless_emulated(monkeypatch, caplo
         kept[device] = [resolve_precision(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
     assert kept == {"V100": ["fp32", "fp16", "fp16"], "A100": ["fp32", "bf16", "fp16"], "cpu": ["fp32", "bf16", "fp32"]}
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    resumes = "it resumes in another precision, no longer equal to the uninterrupted run."
     assert said == [
-        "The run used bf16, which V100 emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
-        "The run used fp16, which the CPU emulates: it resumes in another precision, no longer equal to the uninterrupted run.",
+        f"The run used bf16, which V100 emulates: {resumes}",
+        f"The run used fp16, which the CPU emulates: {resumes}",
     ]
     caplog.clear()
     get_device(0)

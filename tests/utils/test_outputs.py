@@ -1,4 +1,4 @@
-"""What a command may replace: nothing that it reads, no device, no other kind of file, no results of another checkpoint."""
+"""What a command may replace: no input, no device, no other kind of file, no results of another checkpoint."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from utils.files import atomic_write, link_over
 
 @pytest.fixture
 def ready(tmp_path, monkeypatch):
-    """Images and lists in the current folder, a checkpoint of tag `small` in its folder; flags of evaluation and submission."""
+    """Write images, lists and a checkpoint of tag `small` into the current folder; return flags for eval and submit."""
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.2)
     tiny.write_images(tmp_path)
@@ -111,9 +111,8 @@ def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
         ["--format", "json"],
         [],
     ):
-        result = script(
-            "submit.py", *ready, "--out", "mine.csv", "--save_probs", *flags
-        )  # as its provenance says, it is ours
+        # as its provenance says, it is ours
+        result = script("submit.py", *ready, "--out", "mine.csv", "--save_probs", *flags)
         assert result.code == 0, result.err
     (tmp_path / "mine.provenance.json").unlink()
     assert script("submit.py", *ready, "--out", "mine.csv").code == 0  # as its header says
@@ -145,9 +144,8 @@ def test_tools_out_that_is_an_input_is_refused(ready, tmp_path, monkeypatch, cap
     with pytest.raises(UserError, match="doctor.csv exists already and does not look like mine"):
         outputs.check([mine, twin], {})
     PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("photo.png")
-    assert (
-        preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2
-    )  # a picture, but none that was drawn
+    # a picture, but none that was drawn
+    assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 2
     assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1", "--force"]) == 0
     assert preview.main([*train, "--out", "photo.png", "--samples", "1", "--views", "1"]) == 0
     assert outputs.is_plot(tmp_path / "photo.png") and not outputs.is_plot(image)

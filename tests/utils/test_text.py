@@ -18,7 +18,7 @@ from utils.files import atomic_write
 from utils.text import exact, visible
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
-# latin-1, an escape sequence that renames a terminal's window, a carriage return, a formula, Chinese, a turn of direction
+# latin-1, an escape that renames a terminal's window, a carriage return, a formula, Chinese, a turn of direction
 NAMES = [
     b"caf\xe9.jpg",
     b"\x1b]0;owned\x07.jpg",
@@ -50,7 +50,7 @@ def test_tables_with_any_names_read_back(tmp_path):
 
 @pytest.fixture
 def strange(photo_set, tmp_path) -> Path:
-    """The photographs under NAMES, in a folder of latin-1; classes with names of the same kind; a test image that is none."""
+    """The photographs under NAMES, in a folder of latin-1; class names of the same kind; a test image that is none."""
     folder = tmp_path / os.fsdecode(b"donn\xe9es")
     folder.mkdir()
     for part in ("train", "val", "test"):

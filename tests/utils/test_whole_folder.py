@@ -1,4 +1,4 @@
-"""Folders of results are whole: killed at any point, the old one or the new one is there, and nothing is left in the end."""
+"""Folders of results are whole: after a kill the old one or the new one is there, and no leftovers stay."""
 
 import json
 import os
