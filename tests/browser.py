@@ -9,7 +9,7 @@ import pytest
 
 
 def start_browser(downloads: Path) -> Any:
-    """Return the driver of a new browser; where there is none the test is left out, but not in CI, which installs one."""
+    """Return the driver of a new browser; without one the test is skipped, but in CI, which installs one, it fails."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         if os.environ.get("CI_CHROMIUM"):
             pytest.fail("chromium or chromedriver is missing: apt-get install chromium chromium-driver")
