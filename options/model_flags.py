@@ -28,6 +28,12 @@ def _weights(add: AddFlag) -> None:
     )
     add("--load", type=expanded, metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
     add(
+        "--probe_init",
+        type=expanded,
+        metavar="FILE",
+        help="start from a backbone and the linear classifier fitted to it: a probe_<model>.pt of tools.probe",
+    )
+    add(
         "--resume",
         action="store_true",
         help="continue a run: restore optimizer and epoch too; without --load from the tag's last.pt",

@@ -100,6 +100,28 @@ def resume(opt: argparse.Namespace) -> list[str]:
         )
     if opt.load and "pretrained" in opt.given and opt.pretrained:
         problems.append("--load and --pretrained contradict: both set the initial weights; leave one out")
+    return problems + _probe_init(opt)
+
+
+def _probe_init(opt: argparse.Namespace) -> list[str]:
+    """Let a fitted classifier start a run alone: it comes with its backbone, and is one linear layer."""
+    if not opt.probe_init:
+        return []
+    problems = []
+    if opt.resume:
+        problems.append(
+            "--resume and --probe_init contradict: a resumed run takes its classifier from its checkpoint; leave one out"
+        )
+    if opt.load:
+        problems.append("--load and --probe_init contradict: both set the initial weights; leave one out")
+    if "pretrained" in opt.given and opt.pretrained:
+        problems.append(
+            "--pretrained and --probe_init contradict: the file of --probe_init holds the backbone; leave one out"
+        )
+    if opt.head != "linear":
+        problems.append(
+            f"--head {opt.head} and --probe_init contradict: the fitted classifier is linear; leave one out"
+        )
     return problems
 
 

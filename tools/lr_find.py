@@ -85,7 +85,7 @@ def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
     from training.guard import Diverged
 
     # An epoch has at least one optimizer step. The weights of --load replace the pretrained ones.
-    epochs, pretrained = opt.steps * opt.accumulate, opt.pretrained and not opt.load
+    epochs, pretrained = opt.steps * opt.accumulate, opt.pretrained and not (opt.load or opt.probe_init)
     opt = opt.replace(epochs=epochs, lr=opt.lr or 1.0, pretrained=pretrained, swa=0, max_nan=0)
     engine, loader = build(opt)
     engine.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
@@ -125,6 +125,7 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     import dataloader
     from network import get_model
     from network.loading import load_weights
+    from training.probe_init import check_probe
     from training.setup import build_engine
     from utils import checkpoint
     from utils.run import get_device, seed_everything, tune_malloc
@@ -146,10 +147,13 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     check(planned, inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes)
     opt = opt.replace(num_classes=classes.count)
-    content = checkpoint.load(Path(opt.load)) if opt.load else None
+    source = opt.load or opt.probe_init
+    content = checkpoint.load(Path(source)) if source else None
+    if content is not None and opt.probe_init:
+        check_probe(content, source, opt, classes)
     model = get_model(opt.model)(opt)
     if content is not None:
-        load_weights(model, content, opt.load, strict=False, names=classes.names)
+        load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
     model.set_precision(opt.precision)
     loader = dataloader.train_loader(opt, files, model.preprocess())

@@ -69,7 +69,7 @@ def _read_start(opt: Any, folder: Path, again: bool) -> tuple[bool, dict[str, An
     if again and not fresh.exists():
         log.info(f"torchrun restarted the run: it continues from {last}.")
         return True, _checked(opt, checkpoint.load(last), str(last)), str(last)
-    source = opt.load or (str(last) if opt.resume else "")
+    source = opt.load or opt.probe_init or (str(last) if opt.resume else "")
     start = checkpoint.load(source) if source else None
     start = _checked(opt, start, source) if start is not None and opt.resume else start
     if distributed.may_restart() and source != str(last):

@@ -7,8 +7,10 @@ from typing import Any
 
 from training import resuming
 from training.earlier import check_earlier
+from training.probe_init import check_probe
 from training.state import RunState
 from utils import distributed
+from utils.classes import Classes
 from utils.logger import log, start_logging
 from utils.run_lock import acquire
 
@@ -78,6 +80,11 @@ class RunStart:
         if self.resumed:
             assert self.content is not None
             resuming.check_classes(self.content, self.source, names, listed)
+
+    def check_probe(self, classes: Classes) -> None:
+        """Raise UserError where the classifier of --probe_init does not fit this run's network or classes."""
+        if self.opt.probe_init and self.content is not None and not self.resumed:
+            check_probe(self.content, self.source, self.opt, classes)
 
     def check_list(self, fingerprint: str) -> None:
         """Start the epoch again where the training list, with this fingerprint, is not what the checkpoint was trained on."""

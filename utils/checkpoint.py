@@ -13,6 +13,7 @@ Keys of a checkpoint:
     history      one dict of scores per epoch
     best         the best epoch's scores
     calibration  a temperature, from eval.py --calibrate
+    probe        how tools.probe fitted the classifier
     within       for --resume: the position within the epoch
     training     for --resume: optimizer, scaler, step, progress of --swa
 

@@ -193,6 +193,7 @@ class Checkpoint(TypedDict):
     showing: NotRequired[Literal["raw", "ema", "swa"]]
     training: NotRequired[Training]
     calibration: NotRequired[Calibration | None]
+    probe: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
 
 
 FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")

@@ -13,6 +13,7 @@ from utils.files import check_regular
 
 INPUT_FLAGS = (
     "load",
+    "probe_init",
     "ensemble",
     "config",
     "compare",

@@ -35,6 +35,8 @@ GAP = 8.0  # points, between captions side by side
 DPI = 110
 MIN_WIDTH = 5.0  # inches, of a sheet with a title
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
+LEGEND_POINTS = 250.0  # of a name in a legend with its numbers
+MARKERS = "osD^v"
 MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a logarithmic axis
 
 # A cell of a sheet: the image (uint8 RGB, or None if unreadable), its caption, and its frame: green, red or none.
@@ -290,6 +292,36 @@ def line(path: Path, x: list[int], y: list[float], names: tuple[str, str], mark:
     _legend_below(axis, 1)
     axis.set(xlabel=names[0], ylabel=names[1], xticks=x)
     axis.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def scatter(path: Path, points: list[tuple[str, float, float, list[float] | None, float]], title: str) -> None:
+    """Draw scores over speed, one colour per name, with a legend of the names below.
+
+    Args:
+        points: (name, images per second, top-1, its interval or None, top-1 of nearest neighbours).
+    """
+    names = dict(enumerate(visible(name) for name, *_ in points))
+    family = fonts.families("".join(names.values()))
+    shown = shorten_all(names, LEGEND_POINTS, lambda text: _width(text, CAPTION_SIZE, family))
+    figure, (axis,) = _figure(8, 4.6 + 0.19 * len(points), 1)
+    for number, (_, speed, top1, interval, knn) in enumerate(points):
+        colour = f"C{number % 10}"
+        below, above = (0, 0) if interval is None else (max(0, top1 - interval[0]), max(0, interval[1] - top1))
+        marker = MARKERS[number // 10 % len(MARKERS)]
+        label = f"{shown[number]}: {top1:.4f}, nearest neighbours {knn:.4f}, {speed:,.1f} images/s"
+        axis.errorbar(
+            [speed], [top1], [[below], [above]], fmt=marker, color=colour, capsize=4, markersize=7, label=label
+        )
+        axis.plot([speed], [knn], marker, color=colour, markerfacecolor="white", markersize=6)
+    speeds = [speed for _, speed, *_ in points]
+    if max(speeds) > MIN_LOG_RATIO * min(speeds):
+        axis.set_xscale("log")
+    axis.margins(x=0.12, y=0.12)
+    axis.set(xlabel="images per second, features", ylabel="cross-validated top-1")
+    axis.set_title(f"{title}\nfilled: linear probe with its 95 % interval; open: nearest neighbours", fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False, fontsize=CAPTION_SIZE)
     _save(figure, path)
 
 

@@ -1,0 +1,1 @@
+"""Which backbone suits a data set, before any is trained: see command.py."""

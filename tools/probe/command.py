@@ -1,0 +1,292 @@
+"""Probe frozen backbones before any is trained: which suits the images, how fast it is, and where training could start.
+
+    python -m tools.probe --data_root datasets/fashion-mnist --scale 64
+    python -m tools.probe --models EfficientNet-Lite0 EfficientNet-Lite2 --load checkpoints/lite0/best.pt --views 4
+
+Computes the features of each backbone once, and keeps them in results/<tag>/features/. A linear probe (logistic
+regression, or a linear discriminant where that would take hours) and the nearest neighbours are scored by stratified
+cross-validation of the training list. By default the backbones are those whose ImageNet weights are on this machine.
+Writes probe.json, probe.csv, probe.png, and for each backbone probe_<model>.pt, the network with the linear head fitted
+to all images, from which `train.py --probe_init` starts (LP-FT; Kumar et al., 2022). If it is killed, run the same
+command again to continue. The intervals cover the choice of images to predict, not the choice of images to learn from.
+"""
+
+import ctypes
+import gc
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from options import Options, command, parse_train, rules, shared_flags
+from options.parser import Parser, expanded
+from utils.errors import UserError
+from utils.logger import log
+from utils.run import DEBUG_BATCHES, run_tool
+
+MAX_ROWS = 100_000  # of features that a head is fitted to: 0.8 GB of 2,048 numbers each
+MAX_VIEWS, MAX_FOLDS = 64, 20
+OUTPUTS = ("probe.json", "probe.csv", "probe.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and probe; return the exit code."""
+    return run_tool(lambda: option_parser().parse(argv), run, again="run the same command again to continue")
+
+
+def option_parser() -> Parser:
+    """Return the parser of this tool: the flags of runs and data of train.py, and its own."""
+    parser = Parser("-m tools.probe", __doc__)
+    shared_flags.run(parser, "result")
+    shared_flags.data(parser, lists=("train",))
+    parser.set_defaults(tag="probe")
+    add = parser.group("probe")
+    add(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="as --model of train.py; default: those with weights on this machine",
+    )
+    add("--load", nargs="+", type=expanded, metavar="CKPT", help="also the backbones of these checkpoints of train.py")
+    add("--weights_dir", type=expanded, default="pretrained", metavar="DIR", help="as in train.py")
+    add("--pretrained", action=shared_flags.SWITCH, default=True, help="ImageNet weights; without: random ones")
+    add(
+        "--views",
+        type=int,
+        default=1,
+        low=1,
+        high=MAX_VIEWS,
+        metavar="N",
+        help="views per image: plain, then augmented",
+    )
+    add("--folds", type=int, default=5, low=2, high=MAX_FOLDS, metavar="K", help="parts of the cross-validation")
+    add("--neighbours", type=int, default=10, low=1, high=1000, metavar="K", help="nearest images that vote")
+    add("--weight_decays", nargs="+", type=float, low=1e-12, high=1e6, metavar="W", help="to choose from, per backbone")
+    add("--images", type=int, low=2, metavar="N", help=f"a sample of the list; default: at most {MAX_ROWS} / --views")
+    add("--features", type=expanded, metavar="DIR", help="where features are kept; default: results/<tag>/features")
+    add("--resamples", type=int, default=1000, low=100, high=100_000, metavar="N", help="for the intervals")
+    parser.rules += [rules.tag, rules.cache]
+    return parser
+
+
+def run(opt: Options) -> None:
+    """Probe each backbone, print the table and the next command, and write the files.
+
+    Raises:
+        UserError: a backbone, the list or a flag cannot be used.
+    """
+    import dataloader
+    from tools.probe import backbone, features, report
+    from utils import run_lock
+    from utils.outputs import check_folder
+    from utils.run import get_device, seed_everything
+
+    device = get_device(opt.gpu)
+    seed_everything(opt.seed, opt.deterministic)
+    folder = Path(opt.result_dir) / opt.tag
+    kept = Path(opt.features) if opt.features else folder / "features"
+    sources = backbone.sources(opt)
+    files = dataloader.open_list(opt, "train", drop_missing=True)
+    classes = dataloader.find_classes(files, opt.num_classes)
+    files = sample(files, opt)
+    names = file_names([_model_name(source) for source in sources])
+    check_folder(folder, (*OUTPUTS, *names), opt, files)
+    run_lock.acquire(folder)
+    run_lock.acquire(kept)
+    training = training_options(opt)
+    for source in sources:  # so that a mistyped name is found before hours of work
+        backbone.build(source, opt, classes.count, device)
+    key = features.image_key(files)
+    rows = []
+    for source, name in zip(sources, names, strict=True):
+        free_memory()
+        frozen = backbone.build(source, opt, classes.count, device)
+        views = [features.compute(frozen, files, training, view, kept, key) for view in range(opt.views)]
+        rows.append(probe_one(opt, frozen, files, classes, views, folder / name))
+        log.info(f"{frozen.title}: linear top1 {rows[-1].scores['top1']:.4f}, kNN top1 {rows[-1].knn_top1:.4f}")
+    found = report.verdict(rows, opt.seed, opt.resamples)
+    rows = report.ranked(rows)
+    then = train_command(opt, found.best)
+    about = {name: getattr(opt, name) for name in ("scale", "fit", "views", "folds", "neighbours", "seed")}
+    about |= {"list": str(files.source), "images": len(rows[0].hit), "classes": classes.count, "next": then}
+    report.write(folder, rows, found, about)
+    report.print_table(rows)
+    log.info(f"\n{report.verdict_text(found, len(rows[0].hit))}\nWritten: {folder}/probe.json, probe.csv, probe.png")
+    log.info(f"To train from the fitted head:\n{then}")
+
+
+def probe_one(opt: Options, frozen: Any, files: Any, classes: Any, views: list[Any], path: Path) -> Any:
+    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return a report.Row."""
+    from evaluation.bootstrap import intervals
+    from evaluation.metrics import score
+    from tools.probe import heads, report
+
+    readable = np.logical_and.reduce([view.readable for view in views])
+    places = np.flatnonzero(readable)
+    label = files.label[places]
+    rows = [view.rows if len(places) == len(files) else view.rows[places] for view in views]
+    kind = heads.method(len(places) * len(views), frozen.dim, len(np.unique(label)))
+    strengths = heads.SHRINKAGES if kind == "discriminant" else sorted(opt.weight_decays or heads.DECAYS, reverse=True)
+    if kind == "discriminant":
+        log.info(
+            f"{frozen.title}: {len(places)} images, {frozen.dim} features and {classes.count} classes are too many for "
+            "logistic regression; a linear discriminant is fitted instead."
+        )
+    fold = heads.fold_numbers(label, count_folds(label, opt.folds), opt.seed)
+    linear = heads.cross_validate(rows, label, fold, strengths, kind)
+    near = heads.nearest_vote(rows, label, fold, opt.neighbours)
+    strength = linear.strengths[linear.best]
+    scores = score(linear.predictions, classes.count)
+    bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples)
+    near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples)
+    head = heads.whole_layer(heads.fit_best(rows, label, linear, kind), classes.count)
+    about = {"method": kind, "strength": strength, "images": len(places), "views": len(views), "top1": scores["top1"]}
+    save(path, frozen, head, classes, about)
+    seconds = sum(view.seconds for view in views)
+    return report.Row(
+        title=frozen.title,
+        model=frozen.model.name,
+        parameters=frozen.parameters,
+        dim=frozen.dim,
+        images_per_second=len(files) * len(views) / max(seconds, 1e-9),
+        peak_bytes=max(view.peak_bytes for view in views),
+        kind=kind,
+        strength=strength,
+        tried=dict(zip(linear.strengths, linear.top1.tolist(), strict=True)),
+        scores=scores,
+        intervals=bounds,
+        knn_top1=score(near, classes.count)["top1"],
+        knn_interval=near_bounds.get("top1"),
+        file=str(path),
+        hit=linear.predictions.top[:, 0] == linear.predictions.label,
+    )
+
+
+def save(path: Path, frozen: Any, head: tuple[Any, Any], classes: Any, about: dict[str, Any]) -> None:
+    """Write a checkpoint of the backbone with `head`, weight (C, D) and bias (C,): eval.py scores it, --probe_init starts from it."""
+    from utils import checkpoint
+
+    left_out = ("given", "config", "overwrite", "rebuilt")
+    options = {name: value for name, value in vars(frozen.opt).items() if name not in left_out}
+    options |= {"load": None, "resume": False, "probe_init": None, "num_classes": classes.count}
+    weights = {**frozen.weights(), f"{frozen.head}.weight": head[0], f"{frozen.head}.bias": head[1]}
+    data = {**classes.as_dict(), "preprocess": frozen.preprocess().as_dict()}
+    content = {
+        "model": frozen.model.name,
+        "epoch": 0,
+        "opt": options,
+        "data": data,
+        "weights": weights,
+        "showing": "raw",
+    }
+    checkpoint.save(path, {**content, "probe": about})
+
+
+# ------------------------------------------------------------------------------------------------ images
+
+
+def sample(files: Any, opt: Options) -> Any:
+    """Return the list, or a part of it with the same share of each class, of at most as many images as are probed."""
+    limit = opt.images or MAX_ROWS // opt.views
+    limit = min(limit, DEBUG_BATCHES * opt.batch_size) if opt.debug else limit
+    if len(files) <= limit:
+        return files
+    rng = np.random.default_rng([opt.seed, 13])
+    order = rng.permutation(len(files))
+    order = order[np.argsort(files.label[order], kind="stable")]
+    keep = np.zeros(len(files), bool)
+    keep[order[np.floor((np.arange(limit) + rng.random()) * len(files) / limit).astype(np.int64)]] = True
+    log.info(f"A sample of {limit} of {len(files)} images is probed, with the same share of each class (--images N).")
+    return files.select(keep)
+
+
+def count_folds(label: NDArray[np.int32], folds: int) -> int:
+    """Return the number of folds, at most the images of the largest class; rare classes are named in a warning.
+
+    Raises:
+        UserError: no class has two images.
+    """
+    counts = np.bincount(label)
+    counts = counts[counts > 0]
+    if len(counts) < 2 or counts.max() < 2:
+        raise UserError(
+            f"{len(label)} readable images of {len(counts)} classes cannot be cross-validated. "
+            "Give two classes or more, one of them with two images or more."
+        )
+    rare = int((counts < min(folds, counts.max())).sum())
+    if rare:
+        log.warning(
+            f"{rare} of {len(counts)} classes have fewer images than there are folds. An image whose class is in no other "
+            "fold counts as wrong, for every backbone."
+        )
+    return int(min(folds, counts.max()))
+
+
+# ------------------------------------------------------------------------------------------------ options and names
+
+
+def training_options(opt: Options) -> Options:
+    """Return the options of train.py with those that this tool shares with it, and the light augmentation."""
+    known = vars(parse_train([]))
+    shared = {name: value for name, value in vars(opt).items() if name in known and name != "load"}
+    return Options(**{**known, **shared, "transform": "light", "erase": 0.0, "debug": False}).make_read_only()
+
+
+def train_command(opt: Options, best: Any) -> str:
+    """Return the command that trains `best`, a report.Row, from its fitted head, on the same list at the same size."""
+    from utils import checkpoint
+
+    saved = checkpoint.load(best.file)["opt"]
+    shared = (
+        "data_root",
+        "train_list",
+        "scale",
+        "fit",
+        "num_classes",
+        "seed",
+        "workers",
+        "gpu",
+        "on_bad_image",
+        "max_pixels",
+    )
+    values = {name: getattr(opt, name) for name in shared}
+    values |= {name: saved[name] for name in ("pool", "drop", "drop_path")}
+    values |= {
+        "given": opt.given,
+        "tag": f"{opt.tag}-{_safe(best.model)}",
+        "model": best.model,
+        "probe_init": best.file,
+    }
+    return command("train", values)
+
+
+def _model_name(source: Any) -> str:
+    """Return the name of the model of a backbone.Source."""
+    from utils import checkpoint
+
+    return str(checkpoint.load(source.name).get("model") or "") if source.is_checkpoint else source.name
+
+
+def _safe(model: str) -> str:
+    from training.checkpoint_writer import safe_model_name
+
+    return safe_model_name(model)
+
+
+def file_names(models: Sequence[str]) -> list[str]:
+    """Return probe_<model>.pt for each model; the second of a name is probe_<model>-2.pt."""
+    found: list[str] = []
+    for k, model in enumerate(models):
+        again = models[:k].count(model) + 1
+        found.append(f"probe_{_safe(model)}{f'-{again}' if again > 1 else ''}.pt")
+    return found
+
+
+def free_memory() -> None:
+    """Return what the last backbone held to the system, so that the next one's peak is its own."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,58 @@
+"""Start from a linear classifier that tools.probe fitted to a frozen backbone (LP-FT; Kumar et al., 2022)."""
+
+from typing import Any
+
+from utils.classes import Classes, describe_difference, match_names
+from utils.errors import UserError
+from utils.logger import log
+
+PARTS = {"probe", "model", "opt", "data"}  # of a checkpoint of tools.probe
+
+
+def check_probe(content: dict[str, Any], source: str, opt: Any, classes: Classes) -> None:
+    """Check that the first step starts at the logits of the fitted classifier; a difference in size is a warning.
+
+    Classes may have another order, if both sides name them: network.loading carries the rows over by name.
+
+    Args:
+        content: the checkpoint of --probe_init. source: its path. opt: the options of the run. classes: its classes.
+
+    Raises:
+        UserError: the file is of another model or other classes, or its classifier was not fitted by tools.probe.
+    """
+    if not content.keys() >= PARTS or "preprocess" not in content["data"]:
+        raise UserError(
+            f"--probe_init: {source} holds no classifier that tools.probe fitted. "
+            f"Give a probe_<model>.pt of that tool, or start from these weights: --load {source}"
+        )
+    if content["model"] != opt.model:
+        raise UserError(
+            f"--probe_init: {source} holds {content['model']}, --model is {opt.model}. Try: --model {content['model']}"
+        )
+    pool = content["opt"].get("pool", opt.pool)
+    if opt.pool != pool:
+        raise UserError(f"--probe_init: {source} was fitted with --pool {pool}, not {opt.pool}. Try: --pool {pool}")
+    _check_classes(Classes.from_dict(content["data"]), source, classes)
+    shown = content["data"]["preprocess"]
+    for name in ("scale", "fit"):
+        if getattr(opt, name) != shown[name]:
+            log.warning(
+                f"{source} was fitted with --{name} {shown[name]}, this run has {getattr(opt, name)}: "
+                "the classifier starts with other logits than the probe's."
+            )
+    log.info(f"Starting from {source}: a backbone, and the linear classifier that tools.probe fitted to it.")
+
+
+def _check_classes(known: Classes, source: str, classes: Classes) -> None:
+    """Raise UserError unless every class of the run has one row of the classifier, and the other way round."""
+    advice = "Run tools.probe on this training list."
+    if known.count != classes.count:
+        raise UserError(
+            f"--probe_init: the classifier of {source} has {known.count} classes, the training list {classes.count}. {advice}"
+        )
+    if known.names and classes.names and (match_names(classes.names, known.names) < 0).any():
+        what = describe_difference(known.names, classes.names, "the list's classes.txt")
+        raise UserError(f"--probe_init: the classifier of {source} has other classes: {what}. {advice}")
+    if bool(known.names) != bool(classes.names):
+        unnamed = "The training list" if known.names else source
+        log.warning(f"{unnamed} does not name its classes, so they are matched by number.")
