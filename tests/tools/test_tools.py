@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, locked_elsewhere
 from tools import best_scale, embed, sweep
 from tools.doctor import command as doctor
+from tools.probe import command as probe
 from utils import run_lock
 
 COMMANDS = sorted(
@@ -18,7 +19,7 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_help_shows_its_own_name(name, capsys, monkeypatch):
-    module = importlib.import_module(f"{name}.command" if name in ("tools.doctor", "tools.compare") else name)
+    module = importlib.import_module(f"{name}.command" if (ROOT / name.replace(".", "/")).is_dir() else name)
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as stop:
         module.main()
@@ -32,7 +33,7 @@ def test_commands_list_is_complete():
     assert benchmarks == {"crash_test", "eval", "input", "photos", "proof", "report", "train", "transforms"}
 
 
-@pytest.mark.parametrize("tool", [best_scale, embed, doctor, sweep], ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("tool", [best_scale, embed, doctor, probe, sweep], ids=lambda tool: tool.__name__)
 def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.1)
     out, listed = tmp_path / "out", str(photo_set / "val.txt")
@@ -40,6 +41,8 @@ def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monke
     words = ["--load", "no.pt", "--list", listed, "--out", str(out)]
     if tool is doctor:
         words = [listed, "--out", str(out)]
+    elif tool is probe:
+        words = ["--models", "timm:test_resnet", "--data_root", str(photo_set), "--tag", "out", "--result_dir", str(tmp_path)]
     elif tool is sweep:
         pytest.importorskip("optuna")
         words = ["--name", "out", "--space", str(tmp_path / "space.yaml"), "--result_dir", str(tmp_path)]

@@ -16,7 +16,7 @@ import gc
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,15 @@ from options.parser import Parser, expanded
 from utils.errors import UserError
 from utils.logger import log
 from utils.run import DEBUG_BATCHES, run_tool
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dataloader.file_list import FileList
+    from tools.probe.backbone import Backbone, Source
+    from tools.probe.features import Features
+    from tools.probe.report import Row
+    from utils.classes import Classes
 
 MAX_ROWS = 100_000  # of features that a head is fitted to: 0.8 GB of 2,048 numbers each
 MAX_VIEWS, MAX_FOLDS = 64, 20
@@ -118,8 +127,10 @@ def run(opt: Options) -> None:
     log.info(f"To train from the fitted head:\n{then}")
 
 
-def probe_one(opt: Options, frozen: Any, files: Any, classes: Any, views: list[Any], path: Path) -> Any:
-    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return a report.Row."""
+def probe_one(
+    opt: Options, frozen: "Backbone", files: "FileList", classes: "Classes", views: list["Features"], path: Path
+) -> "Row":
+    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row."""
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
     from tools.probe import heads, report
@@ -165,7 +176,9 @@ def probe_one(opt: Options, frozen: Any, files: Any, classes: Any, views: list[A
     )
 
 
-def save(path: Path, frozen: Any, head: tuple[Any, Any], classes: Any, about: dict[str, Any]) -> None:
+def save(
+    path: Path, frozen: "Backbone", head: tuple["Tensor", "Tensor"], classes: "Classes", about: dict[str, Any]
+) -> None:
     """Write a checkpoint of the backbone with `head`, weight (C, D) and bias (C,): eval.py scores it, --probe_init starts from it."""
     from utils import checkpoint
 
@@ -188,7 +201,7 @@ def save(path: Path, frozen: Any, head: tuple[Any, Any], classes: Any, about: di
 # ------------------------------------------------------------------------------------------------ images
 
 
-def sample(files: Any, opt: Options) -> Any:
+def sample(files: "FileList", opt: Options) -> "FileList":
     """Return the list, or a part of it with the same share of each class, of at most as many images as are probed."""
     limit = opt.images or MAX_ROWS // opt.views
     limit = min(limit, DEBUG_BATCHES * opt.batch_size) if opt.debug else limit
@@ -235,8 +248,8 @@ def training_options(opt: Options) -> Options:
     return Options(**{**known, **shared, "transform": "light", "erase": 0.0, "debug": False}).make_read_only()
 
 
-def train_command(opt: Options, best: Any) -> str:
-    """Return the command that trains `best`, a report.Row, from its fitted head, on the same list at the same size."""
+def train_command(opt: Options, best: "Row") -> str:
+    """Return the command that trains `best` from its fitted head, on the same list at the same size."""
     from utils import checkpoint
 
     saved = checkpoint.load(best.file)["opt"]
@@ -263,8 +276,8 @@ def train_command(opt: Options, best: Any) -> str:
     return command("train", values)
 
 
-def _model_name(source: Any) -> str:
-    """Return the name of the model of a backbone.Source."""
+def _model_name(source: "Source") -> str:
+    """Return the name of the model of a backbone."""
     from utils import checkpoint
 
     return str(checkpoint.load(source.name).get("model") or "") if source.is_checkpoint else source.name
