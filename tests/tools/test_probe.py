@@ -1,4 +1,4 @@
-"""tools.probe: features are computed once and survive a kill, heads are their formulas, and a verdict needs its interval."""
+"""tools.probe: features are computed once and survive a kill; a verdict needs its interval."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ MODEL = "timm:test_resnet"
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """Return a folder with train.txt: 36 noisy pictures of 3 colours, a quarter under a wrong label, and one file that is no picture."""
+    """Return a folder with train.txt: 36 pictures of 3 colours, a quarter mislabelled, and one that cannot be read."""
     folder = tmp_path_factory.mktemp("colours")
     rng = np.random.default_rng(0)
     lines = []
@@ -66,7 +66,10 @@ def gaussians():
 
 def test_probe_writes_table_json_csv_plot_and_a_command_that_parses(colours, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    assert probe("--models", MODEL, "timm:test_vit", "--data_root", colours, "--views", 2, "--tag", "look", "--folds", 3) == 0
+    assert (
+        probe("--models", MODEL, "timm:test_vit", "--data_root", colours, "--views", 2, "--tag", "look", "--folds", 3)
+        == 0
+    )
     shown = capfd.readouterr().out
     content = json.loads((tmp_path / "results/look/probe.json").read_text())
     with open("results/look/probe.csv", newline="") as file:
@@ -79,7 +82,10 @@ def test_probe_writes_table_json_csv_plot_and_a_command_that_parses(colours, tmp
     for row in content["backbones"]:
         low, high = row["linear"]["intervals"]["top1"]
         assert low <= row["linear"]["top1"] <= high and row["images_per_second"] > 0
-        assert row["parameters"] == sum(p.numel() for p in opened(colours)[1].model.net.parameters()) or row["model"] != MODEL
+        assert (
+            row["parameters"] == sum(p.numel() for p in opened(colours)[1].model.net.parameters())
+            or row["model"] != MODEL
+        )
     last = shlex.split(shown.strip().splitlines()[-1])
     assert last[:2] == ["python", "train.py"] and content["next"] == shlex.join(last)
     opt = parse_train(last[2:])
@@ -119,8 +125,13 @@ def test_probe_of_a_checkpoint_takes_its_backbone_and_not_its_classifier(script,
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     assert probe("--load", "checkpoints/run/last.pt", "--models", MODEL, "--data_root", colours) == 0
     run, own = checkpoint.load(tmp_path / "checkpoints/run/last.pt"), tmp_path / "results/probe"
-    found = [checkpoint.load(own / name)["weights"] for name in ("probe_timm-test_resnet-2.pt", "probe_timm-test_resnet.pt")]
-    same = [[torch.equal(weights[name], run["weights"][name]) for name in run["weights"] if "fc" not in name] for weights in found]
+    found = [
+        checkpoint.load(own / name)["weights"] for name in ("probe_timm-test_resnet-2.pt", "probe_timm-test_resnet.pt")
+    ]
+    same = [
+        [torch.equal(weights[name], run["weights"][name]) for name in run["weights"] if "fc" not in name]
+        for weights in found
+    ]
     assert all(same[0]) and not all(same[1])
     assert not torch.equal(found[0]["fc.weight"], run["weights"]["fc.weight"])
 
@@ -176,7 +187,9 @@ def test_features_killed_half_way_continue_to_the_same_bits(colours, tmp_path, m
     with open(part, "ab") as file:
         file.write(b"half a row that no journal counts")
     seen.clear()
-    monkeypatch.setattr(backbone.Backbone, "features", lambda self, images: seen.append(len(images)) or real(self, images))
+    monkeypatch.setattr(
+        backbone.Backbone, "features", lambda self, images: seen.append(len(images)) or real(self, images)
+    )
     found = features.compute(frozen, files, options, 0, tmp_path / "cut", key)
     assert sum(seen) == 37 - 4 * 7
     assert np.array_equal(found.rows, whole.rows) and np.array_equal(found.readable, whole.readable)
@@ -270,7 +283,9 @@ def test_cross_validation_of_labels_without_meaning_scores_at_chance(kind):
     rng = np.random.default_rng(0)
     rows, label = rng.normal(size=(200, 300)).astype(np.float32), rng.integers(0, 2, 200).astype(np.int32)
     fold = heads.fold_numbers(label, 5, 0)
-    found = heads.cross_validate([rows, rows], label, fold, [0.9, 0.1], kind)  # heads that saw an image would have all right
+    found = heads.cross_validate(
+        [rows, rows], label, fold, [0.9, 0.1], kind
+    )  # heads that saw an image would have all right
     assert (found.predictions.top[:, 0] == label).mean() < 0.65
     assert (heads.nearest_vote([rows, rows], label, fold, 1).top[:, 0] == label).mean() < 0.65
 

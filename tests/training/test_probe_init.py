@@ -1,4 +1,4 @@
-"""--probe_init: training starts at the probe's logits, for the same network and classes; whatever does not fit is refused."""
+"""--probe_init: training starts at the probe's logits; what does not fit is refused."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def fitted(photo_set, tmp_path_factory):
 
 @pytest.fixture
 def first_logits(monkeypatch, script):
-    """`first_logits(words)` returns the logits of the training list in eval mode, where train.py would take its first step."""
+    """`first_logits(words)` returns logits of the training list where train.py would take its first step."""
     found = []
 
     def stop(run, engine, loader, score):
@@ -67,7 +67,9 @@ def with_classes(photo_set, folder, names):
     folder.mkdir()
     for part in ("train", "val"):
         pairs = [line.rsplit(" ", 1) for line in (photo_set / f"{part}.txt").read_text().splitlines()]
-        lines = [f"{path} {names.index(NAMES[int(label)]) if NAMES[int(label)] in names else 0}\n" for path, label in pairs]
+        lines = [
+            f"{path} {names.index(NAMES[int(label)]) if NAMES[int(label)] in names else 0}\n" for path, label in pairs
+        ]
         (folder / f"{part}.txt").write_text("".join(lines))
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
@@ -80,7 +82,9 @@ def test_network_at_step_0_gives_the_logits_of_the_probe(fitted, photo_set, firs
     assert "the linear classifier that tools.probe fitted to it" in out
 
 
-def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_order(fitted, photo_set, first_logits, tmp_path):
+def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_order(
+    fitted, photo_set, first_logits, tmp_path
+):
     other = with_classes(photo_set, tmp_path / "lists", [NAMES[2], NAMES[0], NAMES[1]])
     logits, out = first_logits("--data_root", other, "--probe_init", fitted)
     assert (logits - probe_logits(fitted)[:, [2, 0, 1]]).abs().max() < 1e-4
@@ -89,7 +93,10 @@ def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_ord
 
 def test_another_size_is_a_warning(fitted, photo_set, first_logits):
     _, out = first_logits("--data_root", photo_set, "--probe_init", fitted, "--scale", 40, "--fit", "crop")
-    assert "was fitted with --scale 32, this run has 40" in out and "was fitted with --fit squash, this run has crop" in out
+    assert (
+        "was fitted with --scale 32, this run has 40" in out
+        and "was fitted with --fit squash, this run has crop" in out
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,9 @@ def test_what_does_not_fit_the_probe_is_refused(names, words, part, fitted, phot
 
 def test_a_checkpoint_without_a_probe_is_refused(fitted, photo_set, script, tmp_path):
     content = checkpoint.load(fitted)
-    checkpoint.save(tmp_path / "plain.pt", {name: value for name, value in content.items() if name not in ("format", "probe")})
+    checkpoint.save(
+        tmp_path / "plain.pt", {name: value for name, value in content.items() if name not in ("format", "probe")}
+    )
     result = script("train.py", "--tag", "x", *WORDS, "--data_root", photo_set, "--probe_init", "plain.pt")
     assert result.code == 2 and "plain.pt holds no classifier that tools.probe fitted" in result.err
 
@@ -118,10 +127,15 @@ def test_a_checkpoint_without_a_probe_is_refused(fitted, photo_set, script, tmp_
 @pytest.mark.parametrize("flag", [["--resume"], ["--load", "x.pt"], ["--pretrained"], ["--head", "cosine"]])
 def test_flags_that_also_set_the_first_weights_are_refused(flag, script):
     result = script("train.py", "--tag", "x", *WORDS, "--probe_init", "probe.pt", *flag)
-    assert result.code == 2 and f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
+    assert (
+        result.code == 2
+        and f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
+    )
 
 
-def test_a_run_from_a_probe_that_is_cut_and_resumed_ends_as_the_whole_one(fitted, photo_set, script, tmp_path, monkeypatch):
+def test_a_run_from_a_probe_that_is_cut_and_resumed_ends_as_the_whole_one(
+    fitted, photo_set, script, tmp_path, monkeypatch
+):
     shutil.copy(fitted, tmp_path / FILE)
     words = [*WORDS, "--data_root", photo_set, "--epochs", 2]
     assert script("train.py", "--tag", "whole", *words, "--probe_init", FILE).code == 0
