@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from options import command, given_words, parse_eval
+from options import command
 from options.parser import ToolParser, expanded
+from tools.predicting import add_flags, open_checkpoint
 from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -47,9 +48,7 @@ def option_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
     parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
-    parser.add_argument("-b", "--batch_size", type=int, default=24)
-    parser.add_argument("-w", "--workers", type=int)
-    parser.add_argument("--gpu", type=int)
+    add_flags(parser, batch_size=24)
     return parser
 
 
@@ -114,13 +113,10 @@ def _row(scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]
 def _score(opt: argparse.Namespace, files: "FileList", scale: int) -> tuple[dict[str, float], NDArray[np.bool_]]:
     """Return the scores at `scale`, and which images were classified correctly, bool (N,)."""
     from evaluation.metrics import score
-    from inference import open_inference, predict
-    from utils.run import tune_malloc
+    from inference import predict
 
-    tune_malloc()
-    words = ["--load", opt.load, "--scale", str(scale), "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
-    settings = parse_eval([*words, "--precision", opt.precision])
-    run = open_inference(settings, files, match_classes=False)  # they match already
+    words = ("--scale", str(scale), "--precision", opt.precision)
+    run = open_checkpoint(opt, files, *words, match_classes=False)  # they match already
     predictions = predict(run.predictor, run.batches())[0]
     hit = (predictions.top[:, 0] == predictions.label) & predictions.readable
     return score(predictions, run.classes.count), hit

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from options import command, given_words, parse_eval
+from options import command
 from options.parser import ToolParser, expanded
+from tools.predicting import add_flags, open_checkpoint
 from utils import run_lock, tables
 from utils.classes import Classes
 from utils.errors import UserError
@@ -45,7 +46,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser = ToolParser("-m tools.embed", __doc__)
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="images to embed: path, space, label")
-    parser.add_argument("--unlabelled", action="store_true", help="--list has paths alone, as test.txt has")
+    parser.add_argument("--unlabelled", action="store_true", help="--list has only paths, like test.txt")
     parser.add_argument(
         "--among", type=expanded, help="a labelled list to search for neighbours; by default the list itself"
     )
@@ -53,9 +54,7 @@ def option_parser() -> argparse.ArgumentParser:
         "--neighbours", type=int, default=0, metavar="K", help="how many nearest images to find for each; 0: none"
     )
     parser.add_argument("--out", type=expanded, default="results/embed", metavar="DIR")
-    parser.add_argument("-b", "--batch_size", type=int, default=64)
-    parser.add_argument("-w", "--workers", type=int)
-    parser.add_argument("--gpu", type=int)
+    add_flags(parser, batch_size=64)
     return parser
 
 
@@ -115,16 +114,13 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
     import torch
 
     from dataloader import check_readable
-    from inference import Features, open_inference
-    from utils.run import tune_malloc
+    from inference import Features
 
-    tune_malloc()
-    words = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
-    run = open_inference(parse_eval(words), files, match_classes=False)
+    run = open_checkpoint(opt, files, match_classes=False)
     features = Features(run.predictor, len(files), np.float32)
     if features.head is None:
         raise UserError(
-            f"{opt.load}: its classifier is no single layer; "
+            f"{opt.load}: its classifier is not a single layer; "
             "allowed: a network whose last layer is one Linear, or one of --head."
         )
     readable = []

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from options import command, given_words, parse_eval
+from options import command
 from options.parser import ToolParser, expanded
+from tools.predicting import add_flags, open_checkpoint
 from utils import run_lock
 from utils.errors import UserError
 from utils.logger import log, progress
@@ -42,9 +43,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser = ToolParser("-m tools.long_tail", __doc__)
     parser.add_argument("--load", type=expanded, required=True, metavar="CKPT")
     parser.add_argument("--list", type=expanded, required=True, help="a validation list: path, space, label")
-    parser.add_argument("-b", "--batch_size", type=int, default=64)
-    parser.add_argument("-w", "--workers", type=int)
-    parser.add_argument("--gpu", type=int)
+    add_flags(parser, batch_size=64)
     parser.add_argument("--seed", type=int, default=42, help="of the folds")
     parser.add_argument("--force", action="store_true", help="replace a checkpoint that this tool has not written")
     return parser
@@ -186,16 +185,13 @@ def logits_of_list(
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
     from dataloader import check_readable
-    from inference import open_inference
+    from inference.features import HasClassifier
     from inference.saved_probs import check_size
-    from utils.run import tune_malloc
 
-    tune_malloc()
-    settings = parse_eval(["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")])
-    run = open_inference(settings, files)
+    run = open_checkpoint(opt, files)
     check_size(2 * len(run.files), run.classes.count, "logits")
-    net: Any = run.predictor.members[0].model.net
-    head = net.get_classifier() if hasattr(net, "get_classifier") else None
+    net = run.predictor.members[0].model.net
+    head = net.get_classifier() if isinstance(net, HasClassifier) else None
     name = next((name for name, module in net.named_modules() if module is head), "")
     if not isinstance(head, torch.nn.Linear) or not name:
         raise UserError(

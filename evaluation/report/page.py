@@ -4,7 +4,6 @@ import platform
 import shlex
 import sys
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from evaluation.report import page_plots
 from evaluation.report.pictures import Maps, Neighbours, Pictures, error_cards, issue_cards
 from evaluation.scored import Scored
 from utils.classes import Classes
-from utils.files import atomic_write, json_text
-from utils.text import for_page, visible
+from utils.files import json_text
+from utils.page import write_filled
+from utils.text import visible
 
 MAX_PAIRS = 100_000  # of classes that were confused, in the page and in confused.csv
 MAX_CHANGED = 200  # rows of the comparison
@@ -64,8 +64,6 @@ class Extra:
 
 def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> None:
     """Write the page for `scored` and `metrics` (the content of metrics.json)."""
-    import jinja2
-
     predictions, files, classes = scored
     pictures = Pictures(files)
     issues = issue_cards(scored, extra.issues, pictures)
@@ -77,18 +75,11 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
     }
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)
     folder = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=for_page,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(
+    write_filled(
+        path,
+        folder / "report.html.j2",
         title=extra.title,
         about=extra.about,
-        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         numbers=headline_rows(metrics, group_sizes(scored)),
         metrics=metrics,
         extra=extra,
@@ -102,8 +93,6 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
         compared=_compared(scored, extra.compared),
         provenance=provenance(),
     )
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8"))
 
 
 def headline_rows(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:

@@ -4,16 +4,15 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from evaluation.report import page as report
 from evaluation.step_points import Row, steps_per_epoch
 from tools.compare.runs import Run, differing_options, option_text
-from utils.files import atomic_write
 from utils.names import columns, shorten
-from utils.text import for_page, visible
+from utils.page import write_filled
+from utils.text import visible
 
 MAX_POINTS = 500  # per run and curve on the page; more are averaged in pairs
 MAX_VALUE_CHARACTERS = 200  # of an option
@@ -33,32 +32,21 @@ TRAINING = tuple(name for name in PANELS if not name.startswith("val_"))
 
 def write_page(path: Path, runs: Sequence[Run]) -> None:
     """Write the page of `runs`, in their order."""
-    import jinja2
-
     names = differing_options(runs)
     folder, style = Path(__file__).parent, Path(report.__file__).parent / "report.css"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=for_page,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("compare.html.j2").render(
+    write_filled(
+        path,
+        folder / "compare.html.j2",
         runs=[_row(run, names) for run in runs],
         options=names,
         tag_width=min(MAX_TAG_REM, 5 + 0.55 * max(columns(visible(run.tag)) for run in runs)),
         panels=PANELS,
         by_epoch=[visible(run.tag) for run in runs if run.history and not run.steps],
-        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         command=shlex.join(["python", "-m", "tools.compare", *sys.argv[1:]]),
         data=report.embed([curves(run) for run in runs]),
         style=style.read_text(encoding="utf-8"),
         code=(folder / "compare.js").read_text(encoding="utf-8"),
     )
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8"))
 
 
 def _row(run: Run, names: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Write doctor.html: one file with small pictures, for desktop and phone, light and dark."""
 
 import base64
-from datetime import datetime
 from pathlib import Path
 
 import simplejpeg
@@ -11,9 +10,8 @@ from dataloader.decode import MAX_PIXELS
 from tools.doctor.findings import PROBLEMS
 from tools.doctor.report import Report, summary
 from tools.doctor.scan import Store
-from utils.files import atomic_write
 from utils.names import shorten
-from utils.text import for_page
+from utils.page import write_filled
 
 SIDE = 160  # of a thumbnail, in pixels
 MAX_THUMBNAILS = 200
@@ -43,8 +41,6 @@ NO_PICTURE |= {
 
 def write_page(path: Path, report: Report, store: Store) -> None:
     """Write the page; thumbnails come from the store if it has them."""
-    import jinja2
-
     album = Album(report, store)
     content = summary(report)
     sections = []
@@ -59,18 +55,14 @@ def write_page(path: Path, report: Report, store: Store) -> None:
                 "rest": len(rows) - len(shown),
             }
         )
-    template = (Path(__file__).parent / "doctor.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=for_page, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.from_string(template).render(
+    template = Path(__file__).parent / "doctor.html.j2"
+    write_filled(
+        path,
+        template,
         sections=sections,
         thumbnails=album.count,
-        made_at=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         **content,
     )
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8"))
 
 
 class Album:
