@@ -76,7 +76,7 @@ def compare(capsys, *words):
     return code, shown.out, shown.err
 
 
-def test_table_options_and_checkpoints_are_printed(two, capsys):
+def test_compare_prints_table_options_and_checkpoints(two, capsys):
     code, out, _ = compare(capsys)
     assert code == 0
     head, *rows = (line.split() for line in out.splitlines()[:3])
@@ -100,7 +100,7 @@ def test_table_options_and_checkpoints_are_printed(two, capsys):
     assert "warning" not in out
 
 
-def test_rows_are_sorted_and_tags_chosen(two, capsys):
+def test_compare_sort_and_tags_choose_the_rows(two, capsys):
     write_run(two, "third", top1=(0.1,))
 
     def order(*words):
@@ -111,7 +111,7 @@ def test_rows_are_sorted_and_tags_chosen(two, capsys):
     assert order("--sort", "loss") == ["first", "second", "third"]
 
 
-def test_checkpoint_folder_can_be_given(two, capsys):
+def test_compare_checkpoint_dir_is_searched(two, capsys):
     assert "  second: none in elsewhere/second/\n" in compare(capsys, "--checkpoint_dir", "elsewhere")[1]
 
 
@@ -125,14 +125,14 @@ def test_checkpoint_folder_can_be_given(two, capsys):
         (["--out", "notes.html"], "does not look like a page of tools.compare"),
     ],
 )
-def test_mistakes_are_named(words, message, two, capsys):
+def test_compare_user_mistake_is_refused(words, message, two, capsys):
     (two / "notes.html").write_text("<p>mine")
     code, _, err = compare(capsys, *words)
     assert code == 2 and message in err
     assert (two / "notes.html").read_text() == "<p>mine"
 
 
-def test_the_page_replaces_its_own_earlier_one(two, capsys):
+def test_compare_replaces_its_own_page(two, capsys):
     assert [compare(capsys)[0], compare(capsys, "first")[0]] == [0, 0]
     assert "Comparison of 1 runs" in (two / "results" / "compare.html").read_text()
 
@@ -170,7 +170,7 @@ DAMAGES = {  # what happens to a run's records: (what is said, epochs that are l
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damaged_records_are_named_and_the_rest_is_shown(kind, two, capsys):
+def test_compare_damaged_records_are_warned_and_rest_is_shown(kind, two, capsys):
     damage, message, epochs = DAMAGES[kind]
     damage(two / "logs" / "first")
     code, out, _ = compare(capsys)
@@ -182,7 +182,7 @@ def test_damaged_records_are_named_and_the_rest_is_shown(kind, two, capsys):
     assert note in html.unescape((two / "results" / "compare.html").read_text())
 
 
-def test_folders_without_records_are_named(two, capsys):
+def test_compare_folders_without_records_are_named(two, capsys):
     (two / "logs" / "sweep").mkdir()
     (two / "logs" / ".first.lock").touch()
     out = compare(capsys)[1]
@@ -200,19 +200,19 @@ def test_folders_without_records_are_named(two, capsys):
         ("2026-99-99 01:00:00,000 INFO x\n", None),
     ],
 )
-def test_time_leaves_pauses_and_earlier_runs_out(text, seconds, tmp_path):
+def test_read_seconds_ignores_pauses_and_earlier_runs(text, seconds, tmp_path):
     (tmp_path / "log.txt").write_text(text)
     assert read_seconds(tmp_path / "log.txt") == seconds
 
 
-def test_differing_options_leave_out_places_and_equal_ones(two):
+def test_differing_options_ignore_folders_and_equal_values(two):
     write_run(two, "third", checkpoint_dir="elsewhere", lr=0.1, resume="true")
     runs = [read_run(two / "logs", tag) for tag in ("first", "third")]
     assert differing_options(runs) == []
     assert differing_options([*runs, read_run(two / "logs", "second")]) == ["lr", "smooth"]
 
 
-def test_best_score_is_the_first_of_equals_and_never_nan(two):
+def test_best_score_is_first_of_equals_and_never_nan(two):
     run = read_run(two / "logs", "first")
     for row, top1 in zip(run.history, (float("nan"), 0.7, 0.7), strict=True):
         row["val_top1"] = top1
@@ -221,7 +221,7 @@ def test_best_score_is_the_first_of_equals_and_never_nan(two):
     assert run.best("top3") is None
 
 
-def test_curves_are_by_step_and_epoch_and_bounded(two):
+def test_curves_of_long_run_are_by_step_and_bounded(two):
     write_run(two, "long", top1=[0.5] * 3, per_epoch=700)
     found = page.curves(read_run(two / "logs", "long"))
     train, val = found["train"], found["val"]
@@ -238,7 +238,7 @@ def test_curves_are_by_step_and_epoch_and_bounded(two):
     }
 
 
-def test_epochs_before_the_first_step_and_runs_without_steps_are_drawn_by_epoch(two):
+def test_curves_without_steps_are_by_epoch(two):
     steps = two / "logs" / "first" / "steps.csv"
     lines = steps.read_text().splitlines()
     steps.write_text("\n".join([lines[0], *lines[6:]]))  # from step 6, in epoch 2, on
@@ -249,7 +249,7 @@ def test_epochs_before_the_first_step_and_runs_without_steps_are_drawn_by_epoch(
     assert train["epoch"] == [1, 2, 3] and train["step"] == [None] * 3
 
 
-def test_a_number_that_json_lacks_is_left_out(two):
+def test_curves_with_infinity_have_null(two):
     run = read_run(two / "logs", "first")
     run.steps[0]["train_loss"] = float("inf")
     assert json.loads(json.dumps(page.curves(run), allow_nan=False))["train"]["train_loss"][0] is None
@@ -300,7 +300,7 @@ def at(browser, made):
     assert browser.get_log("browser") == []
 
 
-def test_the_page_is_one_file_and_escapes_names(made):
+def test_compare_page_is_one_file_and_escapes_names(made):
     text = made.read_text()
     for word in ("http://", "https://", "@import", '<link rel="stylesheet', "src="):
         assert word not in text.replace("http://www.w3.org/", "")
@@ -308,7 +308,7 @@ def test_the_page_is_one_file_and_escapes_names(made):
     assert CHINESE in text and "caf\\xe9" in text
 
 
-def test_rows_are_sorted_by_a_click_and_unknown_values_come_last(at):
+def test_compare_page_click_sorts_rows_with_unknown_last(at):
     tags = "#runs tbody td.tag"
 
     def column(title):
@@ -332,7 +332,7 @@ def test_rows_are_sorted_by_a_click_and_unknown_values_come_last(at):
         assert at.texts(tags)[-1].split() == ["run-3", "!"]
 
 
-def test_curves_follow_the_boxes_the_filter_and_the_axis(at):
+def test_compare_page_curves_follow_boxes_filter_and_axis(at):
     lines = "[data-name=train_loss] g"
     assert at.count(lines) == 14
     at.find("#runs tbody tr:first-child input").click()
@@ -352,7 +352,7 @@ def test_curves_follow_the_boxes_the_filter_and_the_axis(at):
     assert at.count("[data-name=val_top1] circle") == 14
 
 
-def test_pointing_at_a_curve_names_its_run(at):
+def test_compare_page_pointer_on_curve_names_its_run(at):
     from selenium.webdriver import ActionChains
 
     spot = at.find("[data-name=val_top1] g:last-child circle:last-child")
