@@ -42,18 +42,7 @@ def here(monkeypatch):
 def measured(tool, photo_set, tmp_path, *words):
     """What `tool` writes after one round of the 36 photographs."""
     out = tmp_path / "out"
-    common = [
-        "--list",
-        str(photo_set / "train.txt"),
-        "--rounds",
-        "1",
-        "--workers",
-        "1",
-        "--gpu",
-        "-1",
-        "--out",
-        str(out),
-    ]
+    common = ["--list", str(photo_set / "train.txt"), *"--rounds 1 --workers 1 --gpu -1".split(), "--out", str(out)]
     assert tool.main([*common, *words]) == 0
     assert (out / f"{tool.NAME}.png").is_file()
     return json.loads((out / f"{tool.NAME}.json").read_text())
@@ -189,15 +178,8 @@ def test_report_benchmark_writes_page_and_times(tmp_path, capsys):
 
 @pytest.mark.parametrize("gpu, words", [(None, []), (-1, ["--gpu", "-1"]), (1, ["--gpu", "1"])])
 def test_benchmark_gpu_flag_reaches_its_rows(gpu, words):
-    task = {
-        "model": "ResNet18",
-        "list": "a.txt",
-        "val": "b.txt",
-        "precision": "fp32",
-        "scale": 32,
-        "batch": 4,
-        "workers": 0,
-    }
+    task = {"model": "ResNet18", "list": "a.txt", "val": "b.txt", "precision": "fp32"}
+    task |= {"scale": 32, "batch": 4, "workers": 0}
     assert bench.gpu_words({"gpu": gpu}) == words
     assert bench_train._options(task | {"gpu": gpu, "row": "ours, step"}).gpu == gpu
 

@@ -52,21 +52,7 @@ def test_max_pixels_of_flag_and_decoder_are_equal():
 @pytest.mark.parametrize("how", LOADING)
 @pytest.mark.parametrize("cache", ["none", "ram"])
 def test_max_pixels_in_loader_workers_is_obeyed(sizes, how, cache):
-    words = [
-        "-b",
-        "4",
-        "--epochs",
-        "1",
-        "--gpu",
-        "-1",
-        "--transform",
-        "none",
-        "--max_pixels",
-        "8100",
-        "--cache",
-        cache,
-        *LOADING[how],
-    ]
+    words = [*"-b 4 --epochs 1 --gpu -1 --transform none --max_pixels 8100 --cache".split(), cache, *LOADING[how]]
     files = read_list(sizes / "train.txt")
     batches = list(dataloader.train_loader(parse_train(words), files, WAY).batches(1))
     assert {index for batch in batches for index, _ in batch.bad} == {6, 7}
@@ -81,18 +67,7 @@ def test_max_pixels_in_loader_workers_is_obeyed(sizes, how, cache):
 
 def test_max_pixels_changed_after_caching_is_obeyed(sizes, tmp_path):
     def bad(limit):
-        words = [
-            "--load",
-            "x.pt",
-            "--gpu",
-            "-1",
-            "-w",
-            "0",
-            "--max_pixels",
-            str(limit),
-            "--cache",
-            f"disk:{tmp_path}/c",
-        ]
+        words = [*"--load x.pt --gpu -1 -w 0 --max_pixels".split(), str(limit), "--cache", f"disk:{tmp_path}/c"]
         batches = dataloader.eval_loader(parse_eval(words), read_list(sizes / "val.txt"), (WAY,))
         return [index for batch in batches for index, _ in batch.bad]
 

@@ -238,20 +238,8 @@ def raw_profile(block, compressed):
 
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, ALPHA = CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-KINDS = [
-    (8, 2),
-    (8, 0),
-    (8, 2),
-    (1, 0),
-    (2, 0),
-    (4, 0),
-    (8, 3),
-    (4, 3),
-    (8, 4),
-    (8, 6),
-    (16, 2),
-    (16, 6),
-]  # bits, colour type
+KINDS = [(8, 2), (8, 0), (8, 2), (1, 0), (2, 0), (4, 0)]  # bits, colour type
+KINDS += [(8, 3), (4, 3), (8, 4), (8, 6), (16, 2), (16, 6)]
 
 
 @st.composite

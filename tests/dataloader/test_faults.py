@@ -32,14 +32,8 @@ from utils.errors import ImageError, MachineFault, UserError
 from utils.rng import sample_rng
 
 MACHINE = [
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ESTALE,
-    errno.EIO,
-    errno.ENOMEM,
-    errno.EINTR,
-    errno.ETIMEDOUT,
-    errno.ENOTCONN,
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EIO),
+    *(errno.ENOMEM, errno.EINTR, errno.ETIMEDOUT, errno.ENOTCONN),
 ]
 FILES = [errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO]
 

@@ -328,17 +328,8 @@ try:
 except UserError as error:
     print(error)
 """
-    command = [
-        "unshare",
-        "-m",
-        "sh",
-        "-c",
-        'mount -t tmpfs -o size=7m tmpfs /dev/shm && exec "$@"',
-        "sh",
-        sys.executable,
-        "-c",
-        code,
-    ]
+    mount = 'mount -t tmpfs -o size=7m tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert "found no room for a batch (/dev/shm" in done.stdout, done.stdout + done.stderr
     assert "docker run --shm-size=" in done.stdout

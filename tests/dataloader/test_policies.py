@@ -24,18 +24,7 @@ POLICIES = {
     "trivialaugment": policies.trivialaugment,
     "augmix": policies.augmix,
 }
-NAMES = [
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-]
+NAMES = "Identity ShearX ShearY TranslateX TranslateY Rotate Brightness Color Contrast Sharpness".split()
 NAMES += ["Posterize", "Solarize", "AutoContrast", "Equalize"]
 CHANGES = dict(zip(NAMES, (entry.op for entry in policies.trivialaugment_ops(224)), strict=True))
 TABLES = {

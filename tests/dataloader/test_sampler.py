@@ -39,23 +39,7 @@ def as_plain(keys):
 
 
 def loader(photo_set, *words):
-    opt = parse_train(
-        [
-            "--scale",
-            "16",
-            "-b",
-            "10",
-            "--epochs",
-            "3",
-            "--gpu",
-            "-1",
-            "-w",
-            "0",
-            "--transform",
-            "light",
-            *map(str, words),
-        ]
-    )
+    opt = parse_train([*"--scale 16 -b 10 --epochs 3 --gpu -1 -w 0 --transform light".split(), *map(str, words)])
     return dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY)
 
 

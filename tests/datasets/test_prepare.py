@@ -821,19 +821,7 @@ def test_prepare_then_train_and_submit_succeeds(photos, tmp_path, script, small)
     trained = script("train.py", "--tag", "made", "--data_root", "lists", "--epochs", 1, *small)
     assert trained.code == 0, trained.err
     predicted = script(
-        "submit.py",
-        "--tag",
-        "made",
-        "--load",
-        "checkpoints/made/last.pt",
-        "--data_root",
-        "lists",
-        "-b",
-        12,
-        "-w",
-        0,
-        "--gpu",
-        -1,
+        "submit.py", *"--tag made --load checkpoints/made/last.pt --data_root lists -b 12 -w 0 --gpu -1".split()
     )
     assert predicted.code == 0, predicted.err
     bad = subprocess.run([*command[:3], "none"], cwd=tmp_path, capture_output=True, text=True)

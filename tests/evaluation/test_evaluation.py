@@ -571,16 +571,9 @@ def test_eval_calibrate_of_plain_weights_changes_no_file(script, photo_set, smal
         "plain.pt",
         "--model",
         trained["model"],
-        "--scale",
-        32,
         "--data_root",
         photo_set,
-        "-b",
-        12,
-        "--gpu",
-        -1,
-        "-w",
-        0,
+        *"--scale 32 -b 12 --gpu -1 -w 0".split(),
     ]
     result = script("eval.py", *words, "--calibrate", "--no-report", "--resamples", 0)
     assert result.code == 0, result.err
@@ -599,14 +592,7 @@ def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small,
         "checkpoints/run/last.pt",
         "--data_root",
         photo_set,
-        "-b",
-        12,
-        "--gpu",
-        -1,
-        "-w",
-        0,
-        "--resamples",
-        20,
+        *"-b 12 --gpu -1 -w 0 --resamples 20".split(),
     ]
     assert "--calibrate" in script("eval.py", *flags, "--tag", "run", "--temperature", "ckpt").err
     before = checkpoint.load("checkpoints/run/last.pt")

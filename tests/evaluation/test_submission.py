@@ -57,21 +57,7 @@ def test_eval_and_submit_under_torchrun_are_refused(name, script, photo_set, sma
 
 
 def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
-    words = [
-        "--columns",
-        "image",
-        "label",
-        "--separator",
-        "tab",
-        "--id",
-        "stem",
-        "--labels",
-        "name",
-        "--top_k",
-        "2",
-        "--joiner",
-        "|",
-    ]
+    words = "--columns image label --separator tab --id stem --labels name --top_k 2 --joiner |".split()
     submission.write(tmp_path / "s.tsv", scored, flags(*words))
     with open(tmp_path / "s.tsv", newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))
@@ -134,18 +120,9 @@ def test_submission_unreadable_form_is_refused(words, capsys):
 def test_submit_writes_provenance_and_pseudo_labels(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     words = [
-        "--tag",
-        "run",
-        "--load",
-        "checkpoints/run/last.pt",
         "--data_root",
         photo_set,
-        "--gpu",
-        -1,
-        "-w",
-        0,
-        "--pseudo_label",
-        0.01,
+        *"--tag run --load checkpoints/run/last.pt --gpu -1 -w 0 --pseudo_label 0.01".split(),
     ]
     assert script("submit.py", *words).code == 0
     found = json.loads((tmp_path / "results/run/submission.provenance.json").read_text())

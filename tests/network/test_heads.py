@@ -128,18 +128,7 @@ def test_load_weights_linear_into_new_head_keeps_backbone(tmp_path):
 def test_train_arcface_then_eval_then_distil_succeeds(script, photo_set, tmp_path):
     """ArcFace with GeM, evaluated from its checkpoint; then a student of another family learns from it."""
     common = ["--no-pretrained", "--scale", 32, "-b", 12, "-w", 0, "--gpu", -1, "--precision", "fp32", "--epochs", 1]
-    words = [
-        "--model",
-        "timm:test_resnet",
-        "--head",
-        "arcface",
-        "--pool",
-        "gem",
-        "--logit_adjust",
-        1,
-        "--class_weight",
-        "effective",
-    ]
+    words = "--model timm:test_resnet --head arcface --pool gem --logit_adjust 1 --class_weight effective".split()
     assert script("train.py", "--tag", "t", *common, *words, "--data_root", photo_set).code == 0
     result = script("eval.py", "--load", "checkpoints/t/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
     assert result.code == 0, result.err

@@ -23,16 +23,7 @@ from utils.batch import Batch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
 
-SMALLEST = [
-    "ResNet18",
-    "ResNeXt50",
-    "ResNeSt50",
-    "Res2Net50",
-    "iResNet50",
-    "EfficientNet-B0",
-    "EfficientNet-Lite0",
-    "timm:resnet10t",
-]
+SMALLEST = "ResNet18 ResNeXt50 ResNeSt50 Res2Net50 iResNet50 EfficientNet-B0 EfficientNet-Lite0 timm:resnet10t".split()
 
 
 def options(*words: str) -> Options:
@@ -202,20 +193,7 @@ def test_new_head_initial_loss_is_near_uniform():
 
 def test_grad_accum_ragged_group_steps_at_full_weight():
     """Five batches by twos: three optimizer steps, the last of a single batch at full weight."""
-    opt = options(
-        "--accumulate",
-        "2",
-        "--optimizer",
-        "sgd",
-        "--momentum",
-        "0",
-        "--lr",
-        "1",
-        "--weight_decay",
-        "0",
-        "--scheduler",
-        "none",
-    )
+    opt = options(*"--accumulate 2 --optimizer sgd --momentum 0 --lr 1 --weight_decay 0 --scheduler none".split())
     engine = engine_for("ResNet18", opt, steps_per_epoch=5)
     weight = engine.model.net.fc.bias
     values = []

@@ -348,22 +348,7 @@ def test_train_extra_word_is_refused(script):
 
 
 def test_train_contradictions_are_all_reported(script, tiny):
-    flags = [
-        "--hflip",
-        2,
-        "--gpu",
-        -2,
-        "--min_lr",
-        1,
-        "--loss",
-        "ohem",
-        "--mixup",
-        0.2,
-        "--resume",
-        "--pretrained",
-        "--tag",
-        "a/b",
-    ]
+    flags = "--hflip 2 --gpu -2 --min_lr 1 --loss ohem --mixup 0.2 --resume --pretrained --tag a/b".split()
     result = script("train.py", *tiny, *flags)
     refused(
         result,

@@ -161,20 +161,8 @@ def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
     assert ranks(tmp_path, *[[*words.split(), *more]] * 2) == [0, 0], logs(tmp_path)
     last = checkpoint.load(tmp_path / "checkpoints/bn/last.pt")["history"][-1]
-    words = [
-        "--load",
-        "checkpoints/bn/last.pt",
-        "--data_root",
-        photo_set,
-        "-b",
-        12,
-        "--gpu",
-        -1,
-        "--no-fold",
-        "--no-report",
-        "--resamples",
-        0,
-    ]
+    words = ["--load", "checkpoints/bn/last.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1]
+    words += ["--no-fold", "--no-report", "--resamples", 0]
     done = script("eval.py", *words)
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "results/cache/bn_3/metrics.json").read_text())

@@ -81,18 +81,8 @@ def test_compare_prints_table_options_and_checkpoints(two, capsys):
     assert code == 0
     head, *rows = (line.split() for line in out.splitlines()[:3])
     assert head[:2] == ["run", "model"]
-    assert rows[0] == [
-        "second",
-        "Tiny",
-        "2/4",
-        "0.9000",
-        "2",
-        "0.9000",
-        "0.5000",
-        "71",
-        "s",
-        "133",
-    ]  # 133: of equal epochs, 2 / (1/100 + 1/200)
+    # 133: of equal epochs, 2 / (1/100 + 1/200)
+    assert rows[0] == "second Tiny 2/4 0.9000 2 0.9000 0.5000 71 s 133".split()
     assert rows[1] == ["first", "Tiny", "3/4", "0.7000", "2", "0.6000", "0.3333", "71", "s", "164"]
     assert "  second: lr 0.01, smooth 0.1\n  first: lr 0.1, smooth –\n" in out
     assert "  second: checkpoints/second/last.pt\n  first: none in checkpoints/first/\n" in out

@@ -108,18 +108,11 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     )
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
     words = [
-        "--load",
-        load,
         "--list",
         photo_set / "val.txt",
         "--among",
         photo_set / "train.txt",
-        "--gpu",
-        -1,
-        "-w",
-        0,
-        "-b",
-        5,
+        *f"--load {load} --gpu -1 -w 0 -b 5".split(),
     ]
     assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0
     features = np.load(out / "features.npy")

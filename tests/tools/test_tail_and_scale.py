@@ -135,15 +135,9 @@ def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd
         skewed,
         "--list",
         photo_set / "val.txt",
-        "--scales",
-        24,
-        48,
-        "--gpu",
-        -1,
-        "-w",
-        0,
         "--out",
         tmp_path / "out",
+        *"--scales 24 48 --gpu -1 -w 0".split(),
     ]
     assert best_scale.main([str(word) for word in words]) == 0
     assert "leave --scale out" in capfd.readouterr().out

@@ -137,20 +137,7 @@ def scores(content):
 EXTRAS = {
     "plain": [],
     "ranger-mixup-ema": ["--optimizer", "ranger", "--mixup", "0.3", "--ema", "0.9"],
-    "swa-ema-freeze": [
-        "--swa",
-        "2",
-        "--ema",
-        "0.9",
-        "--freeze",
-        "2",
-        "--layer_decay",
-        "0.8",
-        "--sam",
-        "0.05",
-        "--model",
-        "timm:resnet10t",
-    ],
+    "swa-ema-freeze": "--swa 2 --ema 0.9 --freeze 2 --layer_decay 0.8 --sam 0.05 --model timm:resnet10t".split(),
     "workers-accumulate": ["--transform", "resize", "--accumulate", "2", "-w", "2"],
 }
 
@@ -228,21 +215,7 @@ def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_pa
     monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
     data = tiny.write_images(tmp_path)
     weights = checkpoint.load(tiny.unpack("sgd", tmp_path))["weights"]
-    words = [
-        "--model",
-        "Tiny",
-        "--data_root",
-        data,
-        "--gpu",
-        -1,
-        "-w",
-        0,
-        "--scale",
-        32,
-        "--no-report",
-        "--resamples",
-        0,
-    ]
+    words = ["--data_root", data, *"--model Tiny --gpu -1 -w 0 --scale 32 --no-report --resamples 0".split()]
     opt = parse_eval(["--load", "theirs.pth", "--model", "Tiny"])
     for prefix in ("model.", "_orig_mod.", "backbone.net."):
         torch.save({"state_dict": {prefix + name: value for name, value in weights.items()}}, "theirs.pth")

@@ -252,21 +252,7 @@ def test_train_signal_saves_and_prints_resume_command(photo_set, tmp_path, numbe
 
 def test_train_terminal_closed_saves(photo_set, tmp_path):
     """The kernel sends SIGHUP, and what is printed from then on meets EIO."""
-    words = [
-        *TINY.split(),
-        "--data_root",
-        photo_set,
-        "-w",
-        "0",
-        "--epochs",
-        "2000",
-        "--val_freq",
-        "0",
-        "--keep",
-        "0",
-        "--tag",
-        "cut",
-    ]
+    words = [*TINY.split(), "--data_root", photo_set, *"-w 0 --epochs 2000 --val_freq 0 --keep 0 --tag cut".split()]
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
 
@@ -310,21 +296,7 @@ def test_signal_handler_ignored_hangup_stays_ignored():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: signal.Signals(number).name)
 def test_train_signal_to_group_keeps_workers_alive(photo_set, tmp_path, number):
     """As batch systems send it, and a terminal: not to the main process alone."""
-    words = [
-        *TINY.split(),
-        "--data_root",
-        photo_set,
-        "-w",
-        "2",
-        "--loader",
-        "process",
-        "--epochs",
-        "4",
-        "--val_freq",
-        "0",
-        "--keep",
-        "0",
-    ]
+    words = [*TINY.split(), "--data_root", photo_set, *"-w 2 --loader process --epochs 4 --val_freq 0 --keep 0".split()]
     process = gated(tmp_path, 1, "--tag", "cut", *words, session=True)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(children) >= 2
@@ -356,18 +328,7 @@ def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set,
         *TINY.split(),
         "--data_root",
         photo_set,
-        "-w",
-        "0",
-        "--epochs",
-        4,
-        "--mixup",
-        "0.2",
-        "--accumulate",
-        2,
-        "-b",
-        6,
-        "--swa",
-        2,
+        *"-w 0 --epochs 4 --mixup 0.2 --accumulate 2 -b 6 --swa 2".split(),
     ]
     assert script("train.py", "--tag", "whole", *words).code == 0
     real_boundary, real_evaluate, real_save = Engine.is_step_boundary, train.evaluate, TrainingRun._save_epoch

@@ -158,21 +158,7 @@ def mutate(number, original, raw, path):
 def evaluated(path, _):
     """As eval.py and submit.py read it; returns the network's weights."""
     opt = parse_eval(
-        [
-            "--load",
-            str(path),
-            "--model",
-            "Tiny",
-            "--gpu",
-            "-1",
-            "-w",
-            "0",
-            "--no-fold",
-            "--data_root",
-            ".",
-            "--precision",
-            "fp32",
-        ]
+        ["--load", str(path), *"--model Tiny --gpu -1 -w 0 --no-fold --data_root . --precision fp32".split()]
     )
     loaded = inference.load_predictor(opt, torch.device("cpu"))
     dataloader.Classes.from_dict(loaded.data).name(0)

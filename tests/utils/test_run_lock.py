@@ -45,19 +45,7 @@ def impatient(monkeypatch):
 
 def test_lock_of_running_tag_refuses_and_of_killed_one_is_free(script, photo_set, tmp_path):
     """With --loader process, workers that outlive the killed run for a moment have inherited its open files."""
-    words = [
-        *FLAGS.split(),
-        "--data_root",
-        str(photo_set),
-        "-w",
-        "1",
-        "--loader",
-        "process",
-        "--keep",
-        "0",
-        "--save_minutes",
-        "0",
-    ]
+    words = [*FLAGS.split(), "--data_root", str(photo_set), *"-w 1 --loader process --keep 0 --save_minutes 0".split()]
     command = [sys.executable, str(ROOT / "train.py"), "--tag", "busy", *words, "--epochs", "5000"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         for line in run.stdout:
