@@ -131,7 +131,7 @@ def prove(opt: argparse.Namespace) -> int:
 
 
 def needs_teacher(names: list[str]) -> bool:
-    """Whether one of `names` starts from another run's checkpoint."""
+    """Return whether one of `names` starts from another run's checkpoint."""
     return any("checkpoints/adamw" in RUNS[name][1] for name in names)
 
 

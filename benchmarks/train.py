@@ -177,7 +177,7 @@ def _task(opt: argparse.Namespace, network: str, photos: FileList, folder: Path)
 
 def report(rates: dict[str, Any], waits: dict[str, Any], precisions: dict[str, str], opt: argparse.Namespace) -> None:
     """Print the tables and the ratios; write train.json and train.png."""
-    log.info(f"\n{opt.steps} steps a row, {bench.conditions(opt)}")
+    log.info(f"\n{opt.steps} steps per row, {bench.conditions(opt)}")
     medians = {network: bench.medians(rows) for network, rows in rates.items()}
     found = {network: ratios(network, medians[network]) for network in rates}
     for network, rows in rates.items():

@@ -78,7 +78,7 @@ class EvalGeometry:
 
     @property
     def size(self) -> int:
-        """The side of the square in pixels."""
+        """Return the side of the square in pixels."""
         return self.preprocess.scale
 
     def min_source_side(self) -> int:

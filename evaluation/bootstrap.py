@@ -67,7 +67,7 @@ def intervals(
 
 
 def _varies(score: float, values: list[float]) -> bool:
-    """Whether resamples differ by more than rounding, so that they tell how certain `score` is."""
+    """Return whether resamples differ by more than rounding, so that they tell how certain `score` is."""
     known = [value for value in values if not np.isnan(value)]
     return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
 

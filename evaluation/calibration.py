@@ -13,7 +13,7 @@ MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
 class Fitted(NamedTuple):
-    """Hold a temperature fitted on `images` images, with mean -log p and calibration error before and after."""
+    """A temperature fitted on `images` images, with mean -log p and calibration error before and after."""
 
     temperature: float
     images: int

@@ -54,8 +54,8 @@ def confident_joint_off_diagonal(predictions: Predictions, num_classes: int) -> 
 
     The threshold of a class is its mean probability over the images with its label. An image is an issue if the
     likeliest of the classes at or above their thresholds is not its label, and the network does not predict its label
-    either (as in cleanlab). With K = C this is the paper's rule. With fewer, the other classes count as below their
-    thresholds.
+    either (as in cleanlab). With K = C this is the paper's rule. With K below C, the other classes count as being
+    below their thresholds.
     """
     scorable = np.flatnonzero(predictions.scorable)
     label, top, probability = predictions.label[scorable], predictions.top[scorable], predictions.probability[scorable]

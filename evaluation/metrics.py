@@ -16,7 +16,7 @@ MAX_ROW_VALUES = 100_000_000  # of whole rows that are kept: 400 MB
 
 @dataclass(frozen=True)
 class ProbabilityRows:
-    """Hold whole rows of probabilities of all images or a sample: `row` int64 (M,), `probability` float32 (M, C)."""
+    """Whole rows of probabilities of all images or a sample: `row` int64 (M,), `probability` float32 (M, C)."""
 
     row: NDArray[np.int64]
     probability: NDArray[np.float32]
@@ -24,7 +24,7 @@ class ProbabilityRows:
 
 @dataclass
 class Predictions:
-    """Hold the predictions for N listed images; unreadable ones are marked, and count in no score.
+    """The predictions for N listed images; unreadable ones are marked, and count in no score.
 
     index: int64 (N,), positions in the list. label: int64 (N,), -1 if unknown. top: int64 (N, K), the likeliest
     classes in order. probability: float32 (N, K), theirs. true_probability: float32 (N,), that of the label. readable:

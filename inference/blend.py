@@ -91,8 +91,8 @@ def _true(data: Candidates) -> NDArray[np.float64]:
 def greedy(data: Candidates) -> NDArray[np.float64]:
     """Fit weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
 
-    Each of GREEDY_ROUNDS adds the member that gives the best top-1; the log loss breaks ties. The first of the best
-    rounds is taken.
+    Each of GREEDY_ROUNDS adds the member that gives the best top-1; the log loss breaks ties. Of the rounds with the
+    best result, the first is taken.
     """
     members = len(data.probability)
     counts = np.zeros(members)

@@ -117,8 +117,8 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
     Flags on the command line override the file. A member of weight 0 is left out: it would only cost time.
 
     Raises:
-        UserError: the file is missing or of another kind, or a member is missing. A member that has changed is refused
-            later, by load_predictor.
+        UserError: the file is missing or of another kind, or a member is missing. A changed member is refused later,
+            by load_predictor.
     """
     if not opt.ensemble:
         return opt

@@ -79,8 +79,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     list, call `check_list` with it first: probabilities in a file belong to one list.
 
     Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or there are several
-            processes.
+        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or torchrun started
+            several processes.
     """
     distributed.require_single_process("Evaluation and submission")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))

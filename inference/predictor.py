@@ -220,7 +220,7 @@ def predict(
 
     Args:
         keep: whether to return all probabilities too.
-        rows: int64 (M,), ascending, places in the loader: the images whose every probability goes into
+        rows: int64 (M,), ascending: places in the loader of the images whose every probability goes into
             Predictions.rows.
         features: those of the same predictor, which this fills.
 

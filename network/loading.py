@@ -124,8 +124,8 @@ def build_from_checkpoint(
         The network, and the checkpoint's `data`: the classes, and where it holds them the preprocessing and the lists.
 
     Raises:
-        UserError: the checkpoint is of another model, does not say of which, or its classifier does not fit its
-            classes.
+        UserError: the checkpoint is of another model, or does not name its model, or its classifier does not fit
+            its classes.
     """
     check_name(content, name, path)
     name = content.get("model") or name

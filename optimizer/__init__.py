@@ -202,8 +202,8 @@ def muon_params(net: nn.Module, head: Collection[str]) -> set[str]:
 def _begin_momentum(optimizer: torch.optim.Optimizer, *_: object) -> None:
     """Give a momentum of zeros to each parameter that is about to move and has none yet.
 
-    torch's fused SGD allocates it without writing to it. If fp16's scaler finds an overflow in that step, it stays
-    unwritten.
+    torch's fused SGD allocates it without writing to it, and does not write to it at all if fp16's scaler finds an
+    overflow in that step.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else ():

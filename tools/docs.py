@@ -132,9 +132,9 @@ def update(opt: argparse.Namespace) -> int:
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The command line of this tool."""
+    """Return the parser of this tool."""
     parser = ToolParser("-m tools.docs", "Write the tables of options and models into the documentation.")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
     return parser
 
 
@@ -187,7 +187,7 @@ def _section(script: str, language: Language) -> Iterator[str]:
 
 
 def _meaning(parser: Parser, action: argparse.Action) -> tuple[object, ...]:
-    """What a reader must know of a flag: two scripts in which it is equal need not both say it."""
+    """Return what a reader must know of a flag; if it is equal in two scripts, one table is enough."""
     return (
         tuple(action.option_strings),
         action.default,
@@ -213,7 +213,7 @@ def _row(script: str, parser: Parser, action: argparse.Action, language: Languag
 
 
 def _values(parser: Parser, action: argparse.Action, words: dict[str, str]) -> str:
-    """What a flag takes: names to choose from, a switch, or a kind of value with its bounds."""
+    """Return what a flag takes: names to choose from, a switch, or a kind of value with its bounds."""
     if action.choices:
         return words["comma"].join(f"`{choice}`" for choice in action.choices)
     if action.nargs == 0:

@@ -87,8 +87,8 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     """Run the remaining trials, then report; return 0.
 
     Raises:
-        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial is
-            complete.
+        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial
+            was completed.
     """
     optuna = _optuna()
     space = read_space(Path(opt.space), build_parser("train"), FIXED)

@@ -37,9 +37,9 @@ _held: list[_Lock] = []
 def acquire(folder: Path, shared: bool = False) -> None:
     """Lock `folder`, which need not exist yet, against other processes until `release_all` or the end of this process.
 
-    Where the folder is a link, its target is locked as well. The locks are record locks, which belong to this process
-    alone: a lock that the workers of a killed run had inherited would outlive the run. On a file system without locks,
-    nothing is locked.
+    If the folder is a link, its target is locked as well. The locks are record locks, which belong to this process
+    alone: a lock that the workers of a killed run had inherited would outlive the run. A file system without locks
+    locks nothing.
 
     Args:
         folder: the folder to lock.

@@ -22,7 +22,7 @@ class RunInterrupted(Exception):  # noqa: N818  # nothing went wrong
 
     @property
     def name(self) -> str:
-        """The signal's name, such as SIGTERM."""
+        """Return the signal's name, such as SIGTERM."""
         return signal.Signals(self.number).name
 
 

@@ -5,8 +5,8 @@
 
 Writes doctor.html (with pictures), doctor.csv (one row per finding) and doctor.json into --out. The first list is the
 training list. Results per file are kept in --out/doctor.sqlite, so that a second run, or one after an interruption,
-reads only what is new. Exit code: 0 no errors, 1 errors (missing, unreadable or leaked images), 2 a mistake of the
-user.
+reads only what is new. The exit code is 0 without errors, 1 with errors (missing, unreadable or leaked images), and 2
+after a mistake of the user.
 """
 
 import argparse

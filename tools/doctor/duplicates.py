@@ -26,7 +26,7 @@ BLOCK = 8192  # pairs whose sketches are fetched at a time
 
 
 class Pairs(NamedTuple):
-    """Hold M pairs of images (int64): `later` is a copy of `earlier`, which is listed first; `distance` in bits."""
+    """M pairs of images (int64): `later` is a copy of `earlier`, which is listed first; `distance` in bits."""
 
     later: NDArray[np.int64]
     earlier: NDArray[np.int64]
@@ -34,7 +34,7 @@ class Pairs(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """Hold C different contents.
+    """C different contents.
 
     `first` (C, lists) is the first image of each content in each list, or -1. `of` (N,) is the content of each image,
     or -1 if it was not read.
@@ -57,7 +57,7 @@ def contents(seen: Scan) -> Contents:
 
 
 def exact(seen: Scan, groups: Contents) -> Pairs:
-    """Each image with the first one of the same bytes in its own list, and in each list before."""
+    """Return each image with the first one of the same bytes in its own list, and in each list before."""
     read = np.flatnonzero(groups.of >= 0)
     home = seen.list_of(read)
     later, earlier = [], []

@@ -85,7 +85,7 @@ MASKS = {name: 1 << code for name, code in CODE.items()}  # the problems of a fi
 
 @dataclass
 class Findings:
-    """Hold M rows as flat arrays, in blocks: problem code, image, and partner (numbered over all lists, or -1).
+    """M rows as flat arrays, in blocks: problem code, image, and partner (numbered over all lists, or -1).
 
     `distance` is the Hamming distance of a near pair. A row about a class has its detail in `texts`, `listed` is its
     list, and its image, if any, is the first of that class.

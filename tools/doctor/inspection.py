@@ -40,7 +40,7 @@ KNOWN_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixe
 
 
 class FileInfo(NamedTuple):
-    """Hold what is kept of a file. `flags`: bits of MASKS; `digest` and `dhash`: int64, 0 if there is none."""
+    """What is kept of a file. `flags`: bits of MASKS; `digest` and `dhash`: int64, 0 if there is none."""
 
     flags: int = 0
     height: int = 0
@@ -173,7 +173,7 @@ def _classify(data: bytes, kind: str, complaint: str, max_pixels: int) -> tuple[
 
 
 def _cut_short(data: bytes, kind: str) -> bool:
-    """Whether the end marker of the format is missing."""
+    """Return whether the end marker of the format is missing."""
     if kind == "WebP":
         return int.from_bytes(data[4:8], "little") + 8 > len(data)
     if kind == "JPEG":  # cameras and servers append a few bytes; a cut file may end in zeros

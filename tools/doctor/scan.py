@@ -95,7 +95,7 @@ class Store:
 
 @dataclass
 class Scan:
-    """Hold what is known of the N images of all lists; image numbers run through list 0, then list 1, …"""
+    """What is known of the N images of all lists; image numbers run through list 0, then list 1, …"""
 
     lists: list[FileList]
     first: NDArray[np.int64]  # (lists + 1,): the first image of each list

@@ -15,8 +15,8 @@ MAX_LINES_EXAMINED = 32  # to see whether the lines of a test list end in labels
 def read_ready(opt: argparse.Namespace, given: list[str] | None) -> Listing:
     """Return the images of the list opt.file, with its labels.
 
-    The classes.txt beside it, or `given`, names them, if either exists. Where both exist and differ, the labels are
-    renumbered by name.
+    The classes.txt beside it, or `given`, names the classes, if either exists. If both exist and differ, the labels
+    are renumbered by name.
 
     Raises:
         UserError: the list is unusable, or a label has no name.
