@@ -186,7 +186,7 @@ def table(title: str, rates: Values, heading: str = "", notes: Mapping[str, str]
 
 def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tuple[Mapping[str, Values], str]) -> None:
     """Write <name>.json with the settings, and <name>.png with `bars`, (values by row, by panel; title), into --out."""
-    from evaluation.report import plots
+    from evaluation.report import tool_plots
 
     out = Path(opt.out)
     about = {"settings": _settings(opt), "cores": os.cpu_count(), "device": device_name(opt.gpu)}
@@ -195,5 +195,5 @@ def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tu
     panels = {panel: {row: list(values) for row, values in rows.items() if values} for panel, rows in bars[0].items()}
     panels = {panel: rows for panel, rows in panels.items() if rows}
     if panels:
-        plots.bars(out / f"{name}.png", panels, bars[1])
+        tool_plots.bars(out / f"{name}.png", panels, bars[1])
     log.info(f"\nWritten: {out}/{name}.json" + (f", {out}/{name}.png" if panels else ""))

@@ -61,7 +61,7 @@ def run(opt: argparse.Namespace) -> None:
     """Score each size, print the table and the command, write the CSV and the plot."""
     from dataloader import Classes, align_labels
     from dataloader.file_list import read_list
-    from evaluation.report.plots import line
+    from evaluation.report.tool_plots import line
     from utils import checkpoint
 
     files, out = read_list(opt.list), Path(opt.out)

@@ -34,7 +34,7 @@ from utils.run import run_tool
 
 if TYPE_CHECKING:
     from dataloader.file_list import FileList
-    from evaluation.report.plots import Cell
+    from evaluation.report.tool_plots import Cell
 
 KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in Wu et al., 2018, section 3.4
 OUTPUTS = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
@@ -216,8 +216,9 @@ def picture(
     classes: Classes,
 ) -> None:
     """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with classes."""
+    from evaluation.report.figures import class_names
     from evaluation.report.pictures import SIDE
-    from evaluation.report.plots import class_names, neighbour_grid
+    from evaluation.report.tool_plots import neighbour_grid
 
     shown = np.unique(np.linspace(0, len(near) - 1, MAX_QUERIES).round().astype(int))
     near, cosine = near[shown, :MAX_NEIGHBOURS], cosine[shown, :MAX_NEIGHBOURS]

@@ -191,7 +191,7 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray) -> No
     Raises:
         UserError: the loss never fell between --low and --high.
     """
-    from evaluation.report.plots import range_test as draw
+    from evaluation.report.tool_plots import range_test as draw
 
     best, out = suggest(rates, losses), place(opt)
     accumulated = f" × {opt.accumulate}" if opt.accumulate > 1 else ""

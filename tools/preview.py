@@ -20,7 +20,8 @@ from dataloader.dataset import EvalDataset, TrainDataset
 from dataloader.reader import FileReader
 from dataloader.sampler import BatchIndices
 from dataloader.transforms import get_transform
-from evaluation.report.plots import class_names, gallery
+from evaluation.report.figures import class_names
+from evaluation.report.plots import gallery
 from options import build_parser
 from options.parser import expanded
 from options.shared_flags import force

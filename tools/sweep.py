@@ -303,7 +303,7 @@ def report(study: "Study", folder: Path, rest: list[str]) -> int:
     Raises:
         UserError: no trial was completed.
     """
-    from evaluation.report.plots import trials as draw
+    from evaluation.report.tool_plots import trials as draw
 
     names = list(study.user_attrs["space"])
     done = finished(study)

@@ -11,6 +11,7 @@ import numpy as np
 
 from dataloader.file_list import FileList
 from evaluation.metrics import BINS, Predictions, reliability
+from evaluation.report import figures
 from utils import faults
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> str:
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
                 drawn = True
         axis.set_xlabel("epoch")
-        whole_numbers(axis)
+        figures.whole_numbers(axis)
         if len(history) == 1:
             axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
         if axis.lines:
@@ -127,15 +128,6 @@ def _grouped(values: np.ndarray, hit: np.ndarray) -> list[tuple[str, float, int]
         name = f"{low:g}" if low == high else f"{low:g}–{high:g}"
         groups.append((name, float(hit[inside].mean()), int(inside.sum())))
     return groups
-
-
-def whole_numbers(axis: "Axes", **settings: int) -> None:
-    """Put the ticks of the x axis, a linear one, at whole numbers; `settings` are those of its MaxNLocator."""
-    from matplotlib.ticker import MaxNLocator
-
-    locator = axis.xaxis.get_major_locator()
-    assert isinstance(locator, MaxNLocator)
-    locator.set_params(integer=True, **settings)
 
 
 def _figure(

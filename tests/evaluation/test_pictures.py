@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from dataloader.classes import Classes
 from evaluation import results
 from evaluation.metrics import Predictions
-from evaluation.report import fonts, plots
+from evaluation.report import figures as report_figures
+from evaluation.report import fonts, plots, tool_plots
 from utils.names import columns, shorten, shorten_all
 
 pytestmark = pytest.mark.pictures
@@ -41,8 +42,8 @@ def scored_set(names, label, first):
 def figures(monkeypatch):
     """The figures that are saved, each after its picture was written."""
     saved = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (save(figure, path), saved.append(figure)))
+    save = report_figures.save
+    monkeypatch.setattr(report_figures, "save", lambda figure, path: (save(figure, path), saved.append(figure)))
     return saved
 
 
@@ -159,7 +160,7 @@ def test_missing_font_is_warned_once_and_used_once_installed(only_default, tmp_p
 def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
     label = np.arange(8) + 8
     plots.errors(tmp_path / "errors.png", scored_set(LONG, label, (label + 1) % len(LONG)))
-    names = plots.class_names(Classes(len(LONG), LONG), label)
+    names = report_figures.class_names(Classes(len(LONG), LONG), label)
     plots.gallery(
         tmp_path / "batch.png",
         [np.zeros((32, 32, 3), np.uint8)] * 8,
@@ -230,8 +231,10 @@ def test_curves_legend_covers_no_line(figures, tmp_path):
     ]
     plots.curves(tmp_path / "curves.png", [{"images_per_second": 90.0, **row} for row in rows])
     rates = np.logspace(-6, 0, 40)
-    plots.range_test(tmp_path / "lr.png", {"rate": rates, "loss": rates + 3, "smoothed": rates + 3}, 1e-3, "ResNet18")
-    plots.trials(tmp_path / "trials.png", [(1, 0.5, {"lr": 0.1}), (2, 0.6, {"lr": 0.2})], {"lr": {"log": True}})
+    tool_plots.range_test(
+        tmp_path / "lr.png", {"rate": rates, "loss": rates + 3, "smoothed": rates + 3}, 1e-3, "ResNet18"
+    )
+    tool_plots.trials(tmp_path / "trials.png", [(1, 0.5, {"lr": 0.1}), (2, 0.6, {"lr": 0.2})], {"lr": {"log": True}})
     legends = [(axis, axis.get_legend()) for figure in figures for axis in figure.axes if axis.get_legend()]
     assert len(legends) == 4
     for axis, legend in legends:

@@ -158,7 +158,7 @@ def write(folder: Path, rows: Sequence[Row], found: Verdict, about: dict[str, An
 
 
 def _draw(path: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
-    from evaluation.report.plots import scatter
+    from evaluation.report.tool_plots import scatter
 
     points = [
         (row.title, row.images_per_second, row.scores["top1"], row.intervals.get("top1"), row.knn_top1) for row in rows
