@@ -134,11 +134,9 @@ def test_train_benchmark_interrupted_keeps_finished_rows(photo_set, tmp_path, ca
     words = ["--list", str(photo_set / "train.txt"), "--out", str(tmp_path), "--only", "ours", "timm"]
     assert bench_input.main(words) == 130
     kept = json.loads((tmp_path / "input.rows.json").read_text())
-    assert (
-        [row["measured"] for row in kept["rows"]] == [100.0, 50.0]
-        and kept["of"] == 15
-        and kept["settings"]["workers"] == 2
-    )
+    assert [row["measured"] for row in kept["rows"]] == [100.0, 50.0]
+    assert kept["of"] == 15
+    assert kept["settings"]["workers"] == 2
     assert "1/15  ours · crop, flip" in capsys.readouterr().out
     measured[:] = [1.0] * 99
     assert bench_input.main([*words, "--rounds", "1"]) == 0

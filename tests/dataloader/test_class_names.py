@@ -283,10 +283,8 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
 
     load = ["--load", "checkpoints/a_run/best.pt", *QUIET]
     bare = script("eval.py", *load)
-    assert (
-        bare.code == 0
-        and f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt remembers it" in bare.out
-    )
+    assert bare.code == 0
+    assert f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt remembers it" in bare.out
     assert f"top1 {best:.6f}" in bare.out and "(12 images)" in bare.out
     assert "(2 images)" in script("eval.py", *load, "--data_root", "datasets").out
     assert "(12 images)" in script("eval.py", *load, "--val_list", photo_set / "val.txt").out
@@ -298,10 +296,8 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
     assert "The validation list is datasets/val.txt: no checkpoint says" in old.out and "(2 images)" in old.out
     own.rename(tmp_path / "away")
     gone = script("eval.py", *load)
-    assert (
-        gone.code == 2
-        and f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
-    )
+    assert gone.code == 2
+    assert f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
 
 
 @pytest.mark.slow

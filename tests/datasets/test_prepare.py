@@ -141,11 +141,9 @@ def test_prepare_non_images_are_skipped_and_counted(make, tmp_path):
     made = make("folder", "photos", "--val", 0)
     images = ["a/UPPER.JPG", "a/deep/er/x y.Jpeg", "b/b.png", "b/link.webp", "c/in_linked_folder.bmp"]
     assert list(made.train) == [f"photos/{name}" for name in images]
-    assert (
-        made.classes == ["a", "b", "c", "empty"]
-        and "holds no image" in made.said
-        and "1 of 4 classes have no image" in made.said
-    )
+    assert made.classes == ["a", "b", "c", "empty"]
+    assert "holds no image" in made.said
+    assert "1 of 4 classes have no image" in made.said
     for text in (
         "6 hidden",
         "2 file(s) skipped, which are in no class folder",
@@ -183,7 +181,8 @@ def test_prepare_classes_file_sets_labels(make, tmp_path):
     photos_of(tmp_path, {"a": 2, "b": 2})
     table(tmp_path, "c\nb\na\n", "classes.txt")
     made = make("folder", "photos", "--classes", "classes.txt", "--val", 0)
-    assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)} and made.classes == [
+    assert set(made.train.items()) >= {("photos/a/a_000.jpg", 2), ("photos/b/b_000.jpg", 1)}
+    assert made.classes == [
         "c",
         "b",
         "a",
@@ -460,11 +459,9 @@ def test_prepare_csv_numeric_labels_sort_as_numbers(make, tmp_path):
 def test_prepare_keep_labels_keeps_numbers(make, tmp_path):
     table(tmp_path, "image,label\na.jpg,3\nb.jpg,0\nc.jpg,1\n")
     made = make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels")
-    assert (
-        made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1}
-        and made.classes == list("0123")
-        and "the first: 2" in made.said
-    )
+    assert made.train == {"a.jpg": 3, "b.jpg": 0, "c.jpg": 1}
+    assert made.classes == list("0123")
+    assert "the first: 2" in made.said
     table(tmp_path, "w\nx\ny\nz\n", "names.txt")
     assert make("csv", "list.csv", *COLUMNS, "--val", 0, "--keep_labels", "--classes", "names.txt").classes == list(
         "wxyz"
@@ -646,9 +643,8 @@ def test_prepare_aliproducts_json_writes_lists(make, tmp_path, place, key):
     touch(tmp_path / "train" / place, "a.jpg")
     images = [{"image_id": "a.jpg", "class_id": key}, {"image_id": "b", "class_id": key}, {"image_id": "c.jpg"}]
     made = make("coco", as_json(tmp_path, {"images": images}), "--root", "train", "--val", 0, "--check")
-    assert sorted(made.train.items()) == [
-        (os.path.join("train", place, f"{name}.jpg"), 0) for name in "ab"
-    ] and made.classes == [str(key)]
+    assert sorted(made.train.items()) == [(os.path.join("train", place, f"{name}.jpg"), 0) for name in "ab"]
+    assert made.classes == [str(key)]
     assert "AliProducts" in made.said and "have no class_id" in made.said and "1 of 2 files are not there" in made.said
     made = make("coco", as_json(tmp_path, {"images": [{"image_id": "z.jpg"}, {"image_id": "y"}]}), "--root", "test")
     assert made.test == ["test/z.jpg", "test/y.jpg"] and "without labels" in made.said

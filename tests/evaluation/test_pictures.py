@@ -191,9 +191,9 @@ def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path
     wanted = np.array([[75, 25, 0, 0, 0, 0], [0, 0, 50, 50, 0, 0], [0, 0, 0, 0, 0, 100]])
     hit = np.zeros_like(wanted, bool)
     hit[0, 0] = hit[1, 2] = True
-    assert (
-        (blue[hit] > red[hit]).all() and (red > blue)[(wanted > 0) & ~hit].all() and (painted[wanted == 0] == 255).all()
-    )
+    assert (blue[hit] > red[hit]).all()
+    assert (red > blue)[(wanted > 0) & ~hit].all()
+    assert (painted[wanted == 0] == 255).all()
     shown = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in axis.texts}
     assert shown == {(y, x): str(wanted[y, x]) for y, x in zip(*np.nonzero(wanted), strict=True)}
     assert f"{len(LONG) - 3} of {len(LONG)} classes have no image and no row" in figures[0]._suptitle.get_text()

@@ -105,9 +105,8 @@ def test_fit_of_useless_members_reports_no_gain():
 def pair(script, photo_set, small):
     """Two finished runs, tags a and b, in the current folder; flags of evaluation."""
     for tag, seed in (("a", 1), ("b", 2)):
-        assert (
-            script("train.py", "--tag", tag, "--seed", seed, "--data_root", photo_set, "--epochs", 1, *small).code == 0
-        )
+        done = script("train.py", "--tag", tag, "--seed", seed, "--data_root", photo_set, "--epochs", 1, *small)
+        assert done.code == 0
     return ["--data_root", photo_set, "-b", 5, "--gpu", -1, "-w", 0]
 
 

@@ -59,12 +59,10 @@ def test_train_averages_are_scored_and_best_is_shown(script, photo_set, small, t
     found = []
     for which in scores:
         checkpoint.save(tmp_path / "x.pt", {**content, "showing": which})
-        assert (
-            script(
-                "eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0
-            ).code
-            == 0
+        done = script(
+            "eval.py", "--tag", which, "--load", "x.pt", "--data_root", photo_set, "-b", 12, "--gpu", -1, "-w", 0
         )
+        assert done.code == 0
         metrics = json.loads((tmp_path / f"results/{which}/run_2/metrics.json").read_text())
         found.append(metrics["loss"])
         assert abs(metrics["top1"] - scores[which]) < 1e-6
@@ -81,12 +79,10 @@ def test_resume_with_other_freeze_or_lr_flags_is_refused(trained, script):
 
 
 def test_submit_has_every_test_image_in_order(trained, script, photo_set):
-    assert (
-        script(
-            "submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1
-        ).code
-        == 0
+    done = script(
+        "submit.py", "--tag", "run", "--load", "checkpoints/run/best.pt", "--data_root", photo_set, "--gpu", -1
     )
+    assert done.code == 0
     lines = (trained / "results/run/submission.csv").read_text().splitlines()
     listed = (photo_set / "test.txt").read_text().splitlines()
     assert lines[0] == "id,predicted"

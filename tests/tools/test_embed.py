@@ -102,10 +102,8 @@ def test_features_without_one_linear_layer_are_absent(monkeypatch):
 
 
 def test_embed_command_writes_features_and_neighbours(script, photo_set, small, tmp_path, capfd):
-    assert (
-        script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18").code
-        == 0
-    )
+    done = script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18")
+    assert done.code == 0
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
     words = [
         "--list",
@@ -121,12 +119,10 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
 
     # the classifier over these features, up to each row's length, gives the network's own classes
     content = checkpoint.load(tmp_path / load)
-    assert (
-        script(
-            "eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs"
-        ).code
-        == 0
+    done = script(
+        "eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs"
     )
+    assert done.code == 0
     own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).log_probability.astype(np.float32)
     weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
     log_p = torch.from_numpy(own) - bias

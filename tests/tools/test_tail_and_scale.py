@@ -82,12 +82,10 @@ def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd
         assert torch.allclose(new["weights"]["fc.weight"], old["weights"]["fc.weight"] / length**tau, atol=1e-5)
     scores = []
     for load, tag in ((skewed, "old"), (path, "new")):
-        assert (
-            script(
-                "eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report"
-            ).code
-            == 0
+        done = script(
+            "eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report"
         )
+        assert done.code == 0
         scores.append(
             json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())[
                 "mean_class_accuracy"

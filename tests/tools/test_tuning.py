@@ -211,11 +211,9 @@ def test_grid_of_ranges_has_expected_values(tmp_path):
     )
     space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)
-    assert (
-        table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
-        and table["warmup"] == [0, 2, 4]
-        and table["hflip"] == [0, 0.5]
-    )
+    assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
+    assert table["warmup"] == [0, 2, 4]
+    assert table["hflip"] == [0, 0.5]
     assert table["scale"] == [128] and table["sync_bn"] == [True, False]
     assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == [
         "--lr=0.001",

@@ -237,10 +237,8 @@ def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_pa
     assert script("eval.py", "--load", "theirs.plain.pt", *words).code == 0
     torch.save({"a": torch.ones(1)}, "other.pth")
     result = script("eval.py", "--load", "other.pth", *words)
-    assert (
-        result.code == 2
-        and "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
-    )
+    assert result.code == 2
+    assert "None of the 1 tensors of other.pth is this network's classifier (fc.bias, fc.weight)" in result.err
     torch.save({"state_dict": weights, "state_dict_ema": weights}, "both.pth")
     result = script("eval.py", "--load", "both.pth", *words)
     assert "loading its weights 'state_dict', not the averaged weights 'state_dict_ema'" in result.out

@@ -220,12 +220,8 @@ def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monke
 
 def test_crash_test_differences_finds_another_seed(script, photo_set, tmp_path):
     for tag, more in (("whole", []), ("seed", ["--seed", "1"]), ("again", [])):
-        assert (
-            script(
-                "train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more
-            ).code
-            == 0
-        )
+        done = script("train.py", *TINY.split(), "--data_root", photo_set, "-w", 0, "--epochs", 1, "--tag", tag, *more)
+        assert done.code == 0
     assert crash_test.differences(tmp_path, "whole", "again") == []
     assert len(crash_test.differences(tmp_path, "whole", "seed")) > 50
 

@@ -93,10 +93,8 @@ def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_ord
 
 def test_another_size_is_a_warning(fitted, photo_set, first_logits):
     _, out = first_logits("--data_root", photo_set, "--probe_init", fitted, "--scale", 40, "--fit", "crop")
-    assert (
-        "was fitted with --scale 32, this run has 40" in out
-        and "was fitted with --fit squash, this run has crop" in out
-    )
+    assert "was fitted with --scale 32, this run has 40" in out
+    assert "was fitted with --fit squash, this run has crop" in out
 
 
 @pytest.mark.parametrize(
@@ -127,10 +125,8 @@ def test_a_checkpoint_without_a_probe_is_refused(fitted, photo_set, script, tmp_
 @pytest.mark.parametrize("flag", [["--resume"], ["--load", "x.pt"], ["--pretrained"], ["--head", "cosine"]])
 def test_flags_that_also_set_the_first_weights_are_refused(flag, script):
     result = script("train.py", "--tag", "x", *WORDS, "--probe_init", "probe.pt", *flag)
-    assert (
-        result.code == 2
-        and f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
-    )
+    assert result.code == 2
+    assert f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
 
 
 def test_a_run_from_a_probe_that_is_cut_and_resumed_ends_as_the_whole_one(

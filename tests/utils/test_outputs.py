@@ -91,10 +91,8 @@ def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
             result = script("submit.py", *ready, "--out", out, *force)
             assert result.code == 2 and part in result.err and "Traceback" not in result.err, (out, result.err)
     result = script("submit.py", *ready, "--out", "probs.npz", "--save_probs")
-    assert (
-        result.code == 2
-        and "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
-    )
+    assert result.code == 2
+    assert "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
     assert before == {path: path.read_bytes() for path in before} and stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {
         "checkpoints",
@@ -174,10 +172,8 @@ def test_eval_of_another_checkpoint_gets_its_own_folder(script, ready, tmp_path)
     content["opt"]["tag"] = "small"
     checkpoint.save(tmp_path / "x.pt", content)
     result = script("eval.py", *words, "--load", "x.pt", "--tag", "small")
-    assert (
-        result.code == 0
-        and "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
-    )
+    assert result.code == 0
+    assert "results/small/1/ held the results of another checkpoint. It is renamed to 1.2" in result.out
     new = json.loads((tmp_path / "results/small/1/metrics.json").read_text())
     (aside,) = (tmp_path / "results/small").glob("1.2*")
     assert json.loads((aside / "metrics.json").read_text()) == first

@@ -188,9 +188,8 @@ def test_eval_killed_keeps_earlier_results_whole(script, tmp_path, monkeypatch):
     assert result.code == 0
     assert list(folder.parent.iterdir()) == [folder]
     after = {one.name: one.read_bytes() for one in folder.iterdir()}
-    assert before.keys() - after.keys() == {"report.html", "probs.npz"} and after.keys() - before.keys() == {
-        "probs.earlier.npz"
-    }
+    assert before.keys() - after.keys() == {"report.html", "probs.npz"}
+    assert after.keys() - before.keys() == {"probs.earlier.npz"}
     assert "report.html belongs to an earlier evaluation; it is removed" in result.out
     assert after["notes.txt"] == b"mine" and after["probs.earlier.npz"] == before["probs.npz"]
     assert len(json.loads(after["metrics.json"])["runs"]) == 2
