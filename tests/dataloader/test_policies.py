@@ -393,9 +393,8 @@ def test_erase_box_obeys_the_papers_bounds():
         assert out.dtype == np.uint8 and out.shape == blank.shape
         rows, columns = np.flatnonzero((out != 90).any((1, 2))), np.flatnonzero((out != 90).any((0, 2)))
         height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
-        assert (out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 90).any(
-            2
-        ).mean() > 0.99  # a box, full of noise
+        box = out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (box != 90).any(2).mean() > 0.99  # full of noise
         areas.append(height * width / 40000)
         ratios.append(math.log(height / width))
         corners.append((rows[0], columns[0]))

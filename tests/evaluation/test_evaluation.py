@@ -566,15 +566,8 @@ def test_eval_calibrate_of_plain_weights_changes_no_file(script, photo_set, smal
     trained = checkpoint.load("checkpoints/run/last.pt")
     torch.save(trained["weights"], "plain.pt")
     before = (tmp_path / "plain.pt").read_bytes()
-    words = [
-        "--load",
-        "plain.pt",
-        "--model",
-        trained["model"],
-        "--data_root",
-        photo_set,
-        *"--scale 32 -b 12 --gpu -1 -w 0".split(),
-    ]
+    words = ["--model", trained["model"], "--data_root", photo_set]
+    words += "--load plain.pt --scale 32 -b 12 --gpu -1 -w 0".split()
     result = script("eval.py", *words, "--calibrate", "--no-report", "--resamples", 0)
     assert result.code == 0, result.err
     assert "No checkpoint was changed" in result.out and "is rewritten" not in result.out
@@ -587,13 +580,8 @@ def test_eval_calibrate_of_plain_weights_changes_no_file(script, photo_set, smal
 
 def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
-    flags = [
-        "--load",
-        "checkpoints/run/last.pt",
-        "--data_root",
-        photo_set,
-        *"-b 12 --gpu -1 -w 0 --resamples 20".split(),
-    ]
+    words = "--load checkpoints/run/last.pt -b 12 --gpu -1 -w 0 --resamples 20"
+    flags = [*words.split(), "--data_root", photo_set]
     assert "--calibrate" in script("eval.py", *flags, "--tag", "run", "--temperature", "ckpt").err
     before = checkpoint.load("checkpoints/run/last.pt")
     first = script("eval.py", *flags, "--tag", "run", "--calibrate")

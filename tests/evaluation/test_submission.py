@@ -119,11 +119,8 @@ def test_submission_unreadable_form_is_refused(words, capsys):
 
 def test_submit_writes_provenance_and_pseudo_labels(script, photo_set, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
-    words = [
-        "--data_root",
-        photo_set,
-        *"--tag run --load checkpoints/run/last.pt --gpu -1 -w 0 --pseudo_label 0.01".split(),
-    ]
+    words = "--tag run --load checkpoints/run/last.pt --gpu -1 -w 0 --pseudo_label 0.01".split()
+    words += ["--data_root", photo_set]
     assert script("submit.py", *words).code == 0
     found = json.loads((tmp_path / "results/run/submission.provenance.json").read_text())
     for entry, path in (

@@ -121,12 +121,8 @@ def test_precision_fast_takes_the_quicker(monkeypatch, chosen):
 def test_no_fold_leaves_network_unfolded():
     model, _ = awake("ResNet18")
     net = model.net
-    assert (
-        optimize_for_inference(
-            model, model.preprocess(), parse_eval(["--load", "x", "--no-fold"]), "fp32", torch.device("cpu")
-        )
-        == "fp32"
-    )
+    opt = parse_eval(["--load", "x", "--no-fold"])
+    assert optimize_for_inference(model, model.preprocess(), opt, "fp32", torch.device("cpu")) == "fp32"
     assert model.net is net
 
 
@@ -135,10 +131,8 @@ def test_fold_in_bf16_happens_only_on_request():
     cpu = torch.device("cpu")
     for words, folded in (([], False), (["--precision", "bf16"], True)):
         model, _ = awake("ResNet18")
-        assert (
-            "folded"
-            in optimize_for_inference(model, model.preprocess(), parse_eval(["--load", "x", *words]), "bf16", cpu)
-        ) is folded
+        opt = parse_eval(["--load", "x", *words])
+        assert ("folded" in optimize_for_inference(model, model.preprocess(), opt, "bf16", cpu)) is folded
 
 
 def test_gradcam_of_folded_bf16_network_is_near_fp32():
@@ -152,12 +146,7 @@ def test_gradcam_of_folded_bf16_network_is_near_fp32():
     maps = []
     for precision in ("fp32", "bf16"):
         model, _ = awake("ResNet18")
-        optimize_for_inference(
-            model,
-            model.preprocess(),
-            parse_eval(["--load", "x", "--precision", precision]),
-            precision,
-            torch.device("cpu"),
-        )
+        opt = parse_eval(["--load", "x", "--precision", precision])
+        optimize_for_inference(model, model.preprocess(), opt, precision, torch.device("cpu"))
         maps.append(gradcam_maps(Predictor([Member(model, model.preprocess())]), [batch]))
     assert all(abs(maps[0][k][1] - maps[1][k][1]).mean() < 0.05 for k in range(2))

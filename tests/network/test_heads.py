@@ -60,14 +60,8 @@ def test_model_of_any_family_takes_every_head_and_pool(name):
             assert float(logits.detach().abs().max()) <= 30.01
         names = head_names(model.net)
         assert any("pool" in each and each.endswith(".p") for each in names)
-        assert (
-            sum(
-                dict(model.net.named_parameters())[each].ndim == 2
-                for each in names
-                if each in dict(model.net.named_parameters())
-            )
-            == 1
-        )
+        parameters = dict(model.net.named_parameters())
+        assert sum(parameters[each].ndim == 2 for each in names if each in parameters) == 1
 
 
 def test_head_or_pool_without_support_is_refused():

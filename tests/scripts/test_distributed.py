@@ -244,9 +244,8 @@ def test_torchrun_signal_to_one_process_stops_all_saved(undisturbed, photo_set, 
     assert agent.wait() == 1  # torchrun's code where a process gives any but 0
     assert "SIGUSR1: the run ends here" in logs(tmp_path)
     assert 2 <= checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["epoch"] < 6
-    assert ranks(tmp_path, *[["--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0]] * 2) == [0, 0], logs(
-        tmp_path
-    )
+    again = ["--tag", "cut", "--resume", "--gpu", -1, "--save_minutes", 0]
+    assert ranks(tmp_path, again, again) == [0, 0], logs(tmp_path)
     assert as_undisturbed(undisturbed, tmp_path)
 
 
@@ -260,14 +259,7 @@ def test_torchrun_two_agents_killed_process_resumes_bit_for_bit(undisturbed, pho
         (tmp_path / str(node)).mkdir()
         where = ["--master_addr", "127.0.0.1", "--master_port", port, f"--node_rank={node}"]
         if kind == "c10d":
-            where = [
-                "--rdzv_backend",
-                "c10d",
-                "--rdzv_endpoint",
-                f"127.0.0.1:{port}",
-                "--rdzv_conf",
-                f"is_host={1 - node}",
-            ]
+            where = f"--rdzv_backend c10d --rdzv_endpoint 127.0.0.1:{port} --rdzv_conf is_host={1 - node}".split()
         nodes.append(
             torchrun(
                 tmp_path / str(node),
@@ -361,12 +353,10 @@ def test_train_two_machines_equal_one(alone, photo_set, tmp_path, two_machines):
         ]
         nodes.append(torchrun(tmp_path / str(rank), launcher, *words, machine=machine))
     assert [node.wait() for node in nodes] == [0, 0], logs(tmp_path / "0") + logs(tmp_path / "1")
-    assert (
-        apart(
-            checkpoint.load(alone / "checkpoints/one/last.pt"), checkpoint.load(tmp_path / "0/checkpoints/far/last.pt")
-        )
-        < 1e-5
+    one, far = (
+        checkpoint.load(path) for path in (alone / "checkpoints/one/last.pt", tmp_path / "0/checkpoints/far/last.pt")
     )
+    assert apart(one, far) < 1e-5
     assert not (tmp_path / "1/checkpoints").exists()
 
 

@@ -245,7 +245,7 @@ def test_curves_with_infinity_have_null(two):
     assert json.loads(json.dumps(page.curves(run), allow_nan=False))["train"]["train_loss"][0] is None
 
 
-# ------------------------------------------------------------------------------------------------ the page in a browser
+# ------------------------------------------------------------------------ the page in a browser
 
 
 @pytest.fixture(scope="module")

@@ -105,13 +105,8 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     done = script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small, "--model", "ResNet18")
     assert done.code == 0
     load, out = "checkpoints/run/last.pt", tmp_path / "out"
-    words = [
-        "--list",
-        photo_set / "val.txt",
-        "--among",
-        photo_set / "train.txt",
-        *f"--load {load} --gpu -1 -w 0 -b 5".split(),
-    ]
+    lists = ["--list", photo_set / "val.txt", "--among", photo_set / "train.txt"]
+    words = [*lists, "--load", load, *"--gpu -1 -w 0 -b 5".split()]
     assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", out]]) == 0
     features = np.load(out / "features.npy")
     assert features.shape == (12, 512)
@@ -144,8 +139,6 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
     before = (out / "features.npy").stat().st_mtime_ns
     capfd.readouterr()
-    assert (
-        embed.main([str(word) for word in ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]])
-        == 2
-    )
+    words = ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]
+    assert embed.main([str(word) for word in words]) == 2
     assert "None of the 1 images" in capfd.readouterr().err and (out / "features.npy").stat().st_mtime_ns == before

@@ -61,7 +61,7 @@ def gaussians():
     return (rows * [1, 10, 0.1, 3, 1] + [5, -20, 1, 0, 0]).astype(np.float32), label
 
 
-# ------------------------------------------------------------------------------------------------ from end to end
+# ------------------------------------------------------------------------ from end to end
 
 
 def test_probe_writes_table_json_csv_plot_and_a_command_that_parses(colours, tmp_path, monkeypatch, capfd):
@@ -158,7 +158,7 @@ def test_sources_by_default_are_the_models_whose_weights_are_here(tmp_path):
     assert "ResNet18" in {source.name for source in backbone.sources(opt)}
 
 
-# ------------------------------------------------------------------------------------------------ features
+# ------------------------------------------------------------------------ features
 
 
 def compute(folder, kept, *words, view=0):
@@ -235,7 +235,7 @@ def test_features_that_are_not_finite_end_with_the_backbone_named(colours, tmp_p
         features.compute(frozen, files, command.training_options(opt), 0, tmp_path, "key")
 
 
-# ------------------------------------------------------------------------------------------------ heads
+# ------------------------------------------------------------------------ heads
 
 
 def test_logistic_head_is_that_of_scikit_learn_on_standardised_features(gaussians):
@@ -322,7 +322,7 @@ def test_nearest_vote_is_that_of_all_pairs_in_other_folds(gaussians, monkeypatch
         assert found.true_probability[k] == pytest.approx(votes[label[k]] / votes.sum(), abs=1e-3)
 
 
-# ------------------------------------------------------------------------------------------------ verdict
+# ------------------------------------------------------------------------ verdict
 
 
 def row(title, hit, loss=1.0):
@@ -352,7 +352,7 @@ def test_verdict_names_the_first_only_where_the_interval_of_every_lead_is_above_
     assert report.verdict([row("b", ranks < 5, 2.0), row("a", ranks < 5)], 0, 500).best.title == "a"
 
 
-# ------------------------------------------------------------------------------------------------ images
+# ------------------------------------------------------------------------ images
 
 
 def test_sample_keeps_the_share_of_each_class(tmp_path, caplog):

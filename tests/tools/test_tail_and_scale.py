@@ -86,11 +86,8 @@ def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd
             "eval.py", "--tag", tag, "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--no-report"
         )
         assert done.code == 0
-        scores.append(
-            json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())[
-                "mean_class_accuracy"
-            ]
-        )
+        metrics = json.loads(next((skewed.parents[2] / f"results/{tag}").glob("*/metrics.json")).read_text())
+        scores.append(metrics["mean_class_accuracy"])
     assert scores[0] == pytest.approx(1 / 3)
     assert scores[1] > scores[0]
     (skewed.parent / "bad.jpg").write_text("no image")
@@ -128,15 +125,8 @@ def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
 
 
 def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd):
-    words = [
-        "--load",
-        skewed,
-        "--list",
-        photo_set / "val.txt",
-        "--out",
-        tmp_path / "out",
-        *"--scales 24 48 --gpu -1 -w 0".split(),
-    ]
+    words = ["--load", skewed, "--list", photo_set / "val.txt", "--out", tmp_path / "out"]
+    words += "--scales 24 48 --gpu -1 -w 0".split()
     assert best_scale.main([str(word) for word in words]) == 0
     assert "leave --scale out" in capfd.readouterr().out
     with open(tmp_path / "out/best_scale.csv") as file:

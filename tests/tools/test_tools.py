@@ -42,16 +42,8 @@ def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monke
     if tool is doctor:
         words = [listed, "--out", str(out)]
     elif tool is probe:
-        words = [
-            "--models",
-            "timm:test_resnet",
-            "--data_root",
-            str(photo_set),
-            "--tag",
-            "out",
-            "--result_dir",
-            str(tmp_path),
-        ]
+        words = ["--models", "timm:test_resnet", "--data_root", str(photo_set)]
+        words += ["--tag", "out", "--result_dir", str(tmp_path)]
     elif tool is sweep:
         pytest.importorskip("optuna")
         words = ["--name", "out", "--space", str(tmp_path / "space.yaml"), "--result_dir", str(tmp_path)]

@@ -245,16 +245,8 @@ def test_tensorboard_after_kill_and_resume_has_each_point_once(script, tmp_path,
     events = accumulator.EventAccumulator(
         str(tmp_path / "logs/t"), size_guidance={"images": 0, "histograms": 0, "scalars": 0}
     ).Reload()
-    wanted = {
-        "train/loss",
-        "train/top1",
-        "train/lr",
-        "train/grad_norm",
-        "train/images_per_second",
-        "train/data_wait",
-        "val/loss",
-        "val/top1",
-    }
+    wanted = {f"train/{name}" for name in ("loss", "top1", "lr", "grad_norm", "images_per_second", "data_wait")}
+    wanted |= {"val/loss", "val/top1"}
     assert wanted <= set(events.Tags()["scalars"])
     for name in events.Tags()["scalars"]:
         assert [point.step for point in events.Scalars(name)] == [1, 2, 3, 4, 5], name

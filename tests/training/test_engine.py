@@ -208,12 +208,8 @@ def test_crash_test_killed_runs_equal_undisturbed_run(photo_set, tmp_path, monke
     # the server is there: a run takes a second
     assert Forked(tmp_path, tmp_path / "help", ROOT / "train.py", "--help").wait() == 0
     flags = f"{crash_test.RUN} --epochs 6"
-    assert (
-        crash_test.main(
-            ["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]
-        )
-        == 0
-    )
+    words = ["--runs", "3", "--data_root", str(photo_set), "--out", str(tmp_path), "--train", flags, "--seed", "1"]
+    assert crash_test.main(words) == 0
     assert "true" not in (tmp_path / "crash_test.json").read_text()
     assert all(run["kills"] for run in json.loads((tmp_path / "crash_test.json").read_text())["results"])
 
@@ -320,12 +316,8 @@ def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set,
     import train
     from training.run import TrainingRun
 
-    words = [
-        *TINY.split(),
-        "--data_root",
-        photo_set,
-        *"-w 0 --epochs 4 --mixup 0.2 --accumulate 2 -b 6 --swa 2".split(),
-    ]
+    words = [*TINY.split(), "--data_root", photo_set]
+    words += "-w 0 --epochs 4 --mixup 0.2 --accumulate 2 -b 6 --swa 2".split()
     assert script("train.py", "--tag", "whole", *words).code == 0
     real_boundary, real_evaluate, real_save = Engine.is_step_boundary, train.evaluate, TrainingRun._save_epoch
     sent = []

@@ -215,11 +215,8 @@ def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
             assert other.stdout.readline() == "held\n"
             for command in refused:
                 result = script(*command)
-                assert result.code == 2 and f"{folder} is in use by another command" in result.err, (
-                    folder,
-                    command,
-                    result.err,
-                )
+                assert result.code == 2, (folder, command, result.err)
+                assert f"{folder} is in use by another command" in result.err, (folder, command, result.err)
             other.communicate("\n")
     assert script("eval.py", *ready, "--tag", "t", "--no-report", "--calibrate").code == 0
     assert "calibration" in checkpoint.load(ready[1])
