@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from dataloader.prefetch import BatchLoader
 from inference import blend, saved_probs
@@ -50,19 +52,7 @@ def fit_ensemble(
             f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
             "then the networks run again."
         )
-    columns, readables, done = [], [], 0
-    for batch, each in predictor.run(loader, f"members for --blend {opt.blend}"):
-        readable = predictor.readable(batch)
-        use = (readable & (batch.label >= 0)).to(each.device)
-        label = batch.label.to(each.device)
-        probability, is_target = blend.candidates(each[:, use], label[use])
-        columns.append((probability.cpu(), is_target.cpu()))
-        readables.append(readable)
-        if kept is not None:
-            kept[:, done : done + len(label)] = each.cpu().numpy()
-        done += len(label)
-    probabilities, targets = zip(*columns, strict=True)
-    data = blend.Candidates(torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy())
+    data, readable = _collect(predictor, loader, f"members for --blend {opt.blend}", kept)
     weights, scores = blend.fit(data, opt.blend, opt.seed)
     for name, score in scores.items():
         log.info(f"{name:22s} top1 {score['top1']:.6f}  loss {score['loss']:.6f}")
@@ -75,9 +65,36 @@ def fit_ensemble(
         return predictor, measured
     held = copy.copy(predictor)
     held.members, held.views, held.preprocesses = [], [], ()
-    held.saved = [SavedMember(member[:done]) for member in kept]
-    held.saved_readable = torch.cat(readables)
+    held.saved = [SavedMember(member[: len(readable)]) for member in kept]
+    held.saved_readable = readable
     return held, measured
+
+
+def _collect(
+    predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32] | None
+) -> tuple[blend.Candidates, Tensor]:
+    """Run the members over `loader`.
+
+    Args:
+        kept: float32 (M, N, C), which gets every probability; None: nothing is kept.
+
+    Returns:
+        What the weights are fitted to, and which images all members could read, bool (N,).
+    """
+    columns, readables, done = [], [], 0
+    for batch, each in predictor.run(loader, title):
+        readable = predictor.readable(batch)
+        use = (readable & (batch.label >= 0)).to(each.device)
+        label = batch.label.to(each.device)
+        probability, is_target = blend.candidates(each[:, use], label[use])
+        columns.append((probability.cpu(), is_target.cpu()))
+        readables.append(readable)
+        if kept is not None:
+            kept[:, done : done + len(label)] = each.cpu().numpy()
+        done += len(label)
+    probabilities, targets = zip(*columns, strict=True)
+    data = blend.Candidates(torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy())
+    return data, torch.cat(readables)
 
 
 def write_ensemble(

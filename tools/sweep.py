@@ -90,28 +90,15 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial
             was completed.
     """
-    optuna = _optuna()
+    _optuna()  # if it is missing, say so before anything else
     space = read_space(Path(opt.space), build_parser("train"), FIXED)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table = grid(space)
-    combinations = [
-        dict(zip(table, values, strict=True))
-        for values in itertools.islice(itertools.product(*table.values()), opt.trials)
-    ]
-    combinations = combinations if opt.sampler == "grid" else []
-    sampler = (
-        optuna.samplers.TPESampler(seed=opt.seed)
-        if opt.sampler == "tpe"
-        else optuna.samplers.RandomSampler(seed=opt.seed)
-    )
-    study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'study.db').resolve()}", study_name=opt.name, direction="maximize",
-        load_if_exists=True, sampler=sampler, pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-    )  # fmt: skip
+    combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else []
+    study = _open_study(opt, folder)
     _same_space(study, space)
     _check_new(study, settings)
     _enqueue(study, combinations)
@@ -133,6 +120,28 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         bar.update()
     bar.close()
     return report(study, folder, rest)
+
+
+def _combinations(space: Space, trials: int) -> list[dict[str, object]]:
+    """Return the first `trials` combinations of a grid."""
+    table = grid(space)
+    products = itertools.islice(itertools.product(*table.values()), trials)
+    return [dict(zip(table, values, strict=True)) for values in products]
+
+
+def _open_study(opt: argparse.Namespace, folder: Path) -> "Study":
+    """Return the study in study.db of `folder`, which is created if it is new."""
+    optuna = _optuna()
+    tpe = opt.sampler == "tpe"
+    sampler = (optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler)(seed=opt.seed)
+    return optuna.create_study(
+        storage=f"sqlite:///{(folder / 'study.db').resolve()}",
+        study_name=opt.name,
+        direction="maximize",
+        load_if_exists=True,
+        sampler=sampler,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
+    )
 
 
 class TrialFiles:
