@@ -198,7 +198,7 @@ def same(one: object, other: object) -> bool:
 
 
 def _may_differ(key: str) -> bool:
-    """Return whether a value may differ between runs: its name, its workers, the paths of its lists, what a clock measured."""
+    """Return whether a value may differ between runs: name, workers, paths of lists, what a clock measured."""
     if key.startswith("/data/lists/"):
         return True
     return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(CLOCKED)

@@ -73,7 +73,7 @@ class WorkerConfig:
 
     @property
     def pins_in_place(self) -> bool:
-        """Return whether the dataset allocates page-locked memory itself; worker processes' batches are copied into it."""
+        """Return whether the dataset allocates page-locked memory; batches of worker processes are copied into it."""
         return self.on_gpu and self.kind == "thread"
 
 

@@ -159,7 +159,7 @@ def paired_difference(
     """Return how much larger the share of `these` hits is than of the `others`, bool (N,), with its 95 % interval.
 
     Images are drawn with replacement, each with both of its hits. An image counts 1, 0 or -1, so that a resample is a
-    draw of three counts. Where the two agree on every image, the interval is that of no information: the difference alone.
+    draw of three counts. If the two agree on every image, both ends of the interval are 0.
     """
     count = len(these)
     ahead, behind = int((these & ~others).sum()), int((others & ~these).sum())

@@ -1,6 +1,6 @@
 """Sharpness-aware minimisation (Foret et al., 2021): the gradient is taken where the loss nearby is highest.
 
-pytorch_optimizer's SAM wraps an optimizer's class and needs a closure. This one works beside any optimizer that is built
+pytorch_optimizer's SAM wraps an optimizer's class and needs a closure. This one works beside any optimizer that exists
 already, such as Lookahead with its slow weights or Muon with its two kinds of group. `training.engine.Engine` calls
 `update` a second time.
 """

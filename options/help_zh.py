@@ -75,7 +75,8 @@ HELP = {
     "eval.precision": "auto：与训练检查点时一致；fast：在 CPU 上计时后取 fp32 与 bf16 中较快的",
     "fold": "把 batch norm 并入卷积：更快，除舍入外结果相同；--precision auto 得到 bf16 或 fp16 时不做",
     "clip_grad": "按 --clip_mode 裁剪梯度",
-    "clip_mode": "--clip_grad 限制：整个梯度的范数（norm）、每个元素（value），或每个单元的梯度范数占其权重范数的份额（agc；0.01）",
+    "clip_mode": "--clip_grad 限制：整个梯度的范数（norm）、每个元素（value），"
+    "或每个单元的梯度范数占其权重范数的份额（agc；0.01）",
     "accumulate": "每隔多少个 batch 更新一次参数",
     "ema": "保留权重的滑动平均，两者都验证，取较好的",
     "swa": "另从这个 epoch 起，把每个 epoch 结束时的权重取平均",

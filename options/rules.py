@@ -110,7 +110,8 @@ def _probe_init(opt: argparse.Namespace) -> list[str]:
     problems = []
     if opt.resume:
         problems.append(
-            "--resume and --probe_init contradict: a resumed run takes its classifier from its checkpoint; leave one out"
+            "--resume and --probe_init contradict: a resumed run takes its classifier from the checkpoint; "
+            "leave one out"
         )
     if opt.load:
         problems.append("--load and --probe_init contradict: both set the initial weights; leave one out")

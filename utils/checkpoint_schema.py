@@ -158,7 +158,7 @@ class Swa(TypedDict):
 
 @with_config(OPEN)
 class Training(TypedDict):
-    """What --resume needs; part of training.engine.Engine.state_dict. load_optimizer_state checks the optimizer's part."""
+    """What --resume needs, from training.engine.Engine.state_dict. load_optimizer_state checks the optimizer's part."""
 
     step: Count
     optimizer: Annotated[dict[Text, Any], BeforeValidator(_plain)]

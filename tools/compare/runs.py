@@ -89,7 +89,7 @@ class Run:
         return statistics.harmonic_mean(speeds) if speeds else None
 
     def best(self, name: str) -> tuple[float, int] | None:
-        """Return the best validation score `name`, such as "top1", and its epoch, the first of equals; None without one."""
+        """Return the best validation score `name`, such as "top1", and its epoch (the first of equals), or None."""
         rows = [row for row in self.history if row.get(f"val_{name}", float("nan")) == row.get(f"val_{name}")]
         if not rows:
             return None

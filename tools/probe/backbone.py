@@ -100,7 +100,7 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
         opt: the options of this tool, of which train.py's shape the network.
 
     Raises:
-        UserError: there is no such model or checkpoint, no weights, or its classifier is not one linear layer at its end.
+        UserError: there is no such model or checkpoint, or no weights. Or the classifier is not one last linear layer.
     """
     torch.manual_seed(opt.seed)  # for what starts at random: all of it with --no-pretrained
     model = (
@@ -150,7 +150,8 @@ def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) 
     name = content.get("model")
     if name is None:
         raise UserError(
-            f"{source.name} is a plain state dict and does not say which network it is of. Give a checkpoint of train.py."
+            f"{source.name} is a plain state dict and does not say which network it is of. "
+            "Give a checkpoint of train.py."
         )
     settings = options_from_checkpoint(content, num_classes, name).replace(head="linear", scale=opt.scale, fit=opt.fit)
     model = get_model(name)(settings)

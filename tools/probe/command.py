@@ -179,7 +179,7 @@ def probe_one(
 def save(
     path: Path, frozen: "Backbone", head: tuple["Tensor", "Tensor"], classes: "Classes", about: dict[str, Any]
 ) -> None:
-    """Write a checkpoint of the backbone with `head`, weight (C, D) and bias (C,): eval.py scores it, --probe_init starts from it."""
+    """Write a checkpoint of the backbone with `head`, weight (C, D) and bias (C,), for eval.py and --probe_init."""
     from utils import checkpoint
 
     left_out = ("given", "config", "overwrite", "rebuilt")
@@ -232,8 +232,8 @@ def count_folds(label: NDArray[np.int32], folds: int) -> int:
     rare = int((counts < min(folds, counts.max())).sum())
     if rare:
         log.warning(
-            f"{rare} of {len(counts)} classes have fewer images than there are folds. An image whose class is in no other "
-            "fold counts as wrong, for every backbone."
+            f"{rare} of {len(counts)} classes have fewer images than there are folds. "
+            "An image whose class is in no other fold counts as wrong, for every backbone."
         )
     return int(min(folds, counts.max()))
 

@@ -157,7 +157,11 @@ def _blocks(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
 def _logistic(
     views: Sequence[Rows], target: NDArray[np.int64], rows: NDArray[np.int64], strengths: Sequence[float], classes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Fit logistic regressions to standardised features, each from the one before; yield weights and biases for raw ones."""
+    """Fit logistic regressions to standardised features, each from the one before.
+
+    Yields:
+        Weights and biases for the raw features.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -183,7 +187,7 @@ def _logistic(
 def _discriminant(
     views: Sequence[Rows], target: NDArray[np.int64], rows: NDArray[np.int64], strengths: Sequence[float], classes: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Fit linear discriminants, and yield them: class means, one covariance within the classes, shrunk by each strength.
+    """Fit linear discriminants: class means, and one covariance within the classes, shrunk by each strength.
 
     Memory: classes x features of the means and of one head, and features squared.
     """
@@ -230,7 +234,7 @@ def whole_layer(head: Head, classes: int) -> tuple[Tensor, Tensor]:
 def predict(
     head: Head, features: Rows, rows: NDArray[np.int64], label: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Return the likeliest classes (M, width), their probabilities, and that of the label (M,), of the images `rows`."""
+    """Return for the images `rows` the likeliest classes (M, width), their probabilities, and the label's (M,)."""
     tops, probabilities, trues = [], [], []
     column = np.full(int(max(label.max(), head.present.max())) + 1, -1)
     column[head.present] = np.arange(len(head.present))

@@ -23,9 +23,9 @@ SCORES = ("top1", "top5", "mean_class_accuracy", "loss")
 class Row:
     """One backbone.
 
-    scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours. kind: of the
-    linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried. hit: bool (N,),
-    which images the linear probe has right. file: the checkpoint with the fitted head.
+    scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours.
+    kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried.
+    hit: bool (N,), which images the linear probe classifies correctly. file: the checkpoint with the fitted head.
     """
 
     title: str
@@ -105,8 +105,8 @@ def verdict_text(found: Verdict, images: int) -> str:
         f"{title} by {difference:.4f} ({low:.4f} to {high:.4f})" for title, difference, low, high in found.tied
     )
     return (
-        f"The linear probe cannot tell which backbone is first. The highest score is that of {top1}, but the 95 % interval "
-        f"of its lead reaches 0 (paired bootstrap) over: {close}."
+        f"The linear probe cannot tell which backbone is first. The highest score is that of {top1}, "
+        f"but the 95 % interval of its lead reaches 0 (paired bootstrap) over: {close}."
     )
 
 
@@ -115,8 +115,8 @@ def print_table(rows: Sequence[Row]) -> None:
     names = shorten_all(dict(enumerate(row.title for row in rows)), MAX_TITLE_COLUMNS)
     width = max(len("backbone"), *(columns(name) for name in names.values()))
     log.info(
-        f"\n{'backbone':{width}s}  {'linear top1':>11s}  {'95 % interval':>17s}  {'kNN top1':>8s}  {'95 % interval':>17s}"
-        f"  {'images/s':>8s}  {'parameters':>11s}  {'peak MB':>8s}"
+        f"\n{'backbone':{width}s}  {'linear top1':>11s}  {'95 % interval':>17s}  {'kNN top1':>8s}"
+        f"  {'95 % interval':>17s}  {'images/s':>8s}  {'parameters':>11s}  {'peak MB':>8s}"
     )
     for row, name in zip(rows, names.values(), strict=True):
         pad = " " * (width - columns(name))
