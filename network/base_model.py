@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from network.backbones import arch_of
 from network.heads import apply_head_and_pool
 from network.precision import resolve_precision
+from network.settings import NetworkSettings
 from utils.batch import to_float
 from utils.preprocess import Preprocess
 
@@ -23,8 +24,9 @@ class BaseModel(nn.Module):
 
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
 
-    net: the network. dtype: of autocast; None is fp32 throughout. frozen: the modules that --freeze holds. The engine sets
-    `criterion`, the loss of (logits, targets), and `train_net`, what training runs in the network's place, or None.
+    settings: what the network is built from. opt: all options, for a flag of your own. net: the network. dtype: of
+    autocast; None is fp32 throughout. frozen: the modules that --freeze holds. The engine sets `criterion`, the loss of
+    (logits, targets), and `train_net`, what training runs in the network's place, or None.
     """
 
     criterion: Callable[[Tensor, Any], Tensor]
@@ -37,7 +39,8 @@ class BaseModel(nn.Module):
         super().__init__()
         self.opt = opt
         self.name = name or opt.model
-        self.net = apply_head_and_pool(self.build(arch_of(type(self), self.name)), opt)
+        self.settings = network_settings(opt, self.name)
+        self.net = apply_head_and_pool(self.build(arch_of(type(self), self.name)), self.settings)
         config = getattr(self.net, "pretrained_cfg", None) or {}
         self.mean, self.std = tuple(config.get("mean", IMAGENET[0])), tuple(config.get("std", IMAGENET[1]))
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
@@ -48,7 +51,7 @@ class BaseModel(nn.Module):
         self.train_net: Callable[[Tensor], Tensor] | None = None
 
     def build(self, arch: str) -> nn.Module:
-        """Return the network of `arch`, with opt.num_classes outputs."""
+        """Return the network of `arch`, with `num_classes` outputs."""
         raise NotImplementedError(f"{type(self).__module__}: write build(arch), which returns an nn.Module")
 
     def update(self, images: Tensor, targets: Any, step: Step) -> tuple[Tensor, Tensor]:
@@ -77,11 +80,11 @@ class BaseModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        return 1000 if self.opt.num_classes is None else self.opt.num_classes
+        return 1000 if self.settings.num_classes is None else self.settings.num_classes
 
     def preprocess(self) -> Preprocess:
         """Return what evaluation shows this network."""
-        return Preprocess(self.opt.scale, self.opt.fit, self.mean, self.std)
+        return Preprocess(self.settings.scale, self.settings.fit, self.mean, self.std)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 images of any device into normalised float32 on the network's, channels_last; floats are only moved."""
@@ -131,3 +134,23 @@ class BaseModel(nn.Module):
         for module in self.frozen:
             module.eval()
         return self
+
+
+def network_settings(opt: argparse.Namespace, model: str) -> NetworkSettings:
+    """Return what the network `model` is built from under the options `opt`."""
+    return NetworkSettings(
+        model=model,
+        num_classes=opt.num_classes,
+        scale=opt.scale,
+        fit=opt.fit,
+        batch_size=opt.batch_size,
+        pretrained=opt.pretrained,
+        weights_dir=opt.weights_dir,
+        weights_dir_given="weights_dir" in vars(opt).get("given", ()),
+        drop=opt.drop,
+        drop_path=opt.drop_path,
+        head=opt.head,
+        head_scale=opt.head_scale,
+        pool=opt.pool,
+        rebuilt=getattr(opt, "rebuilt", False),
+    )

@@ -1,6 +1,5 @@
 """Classifiers for long tails and look-alikes, and GeM pooling, which replace those of any network."""
 
-import argparse
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
+from network.settings import NetworkSettings
 from utils.errors import UserError
 
 NUM_SUBCENTERS = 3  # per class in sub-centre ArcFace, as in its paper
@@ -60,18 +60,18 @@ class GeM(nn.Module):
         return False
 
 
-def apply_head_and_pool(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
+def apply_head_and_pool(net: nn.Module, settings: NetworkSettings) -> nn.Module:
     """Replace the classifier by that of --head and the pooling by that of --pool, in place, and return `net`.
 
     Raises:
         UserError: the network has no single linear classifier, or no pooled map; or it is timm's and cannot take
             --scale.
     """
-    if opt.head != "linear":
-        name, old = _classifier(net, opt)
-        centres = NUM_SUBCENTERS if opt.head == "subcenter" else 1
-        _replace_module(net, name, CosineHead(old.in_features, old.out_features, opt.head_scale, centres))
-    if opt.pool == "gem":
+    if settings.head != "linear":
+        name, old = _classifier(net, settings)
+        centres = NUM_SUBCENTERS if settings.head == "subcenter" else 1
+        _replace_module(net, name, CosineHead(old.in_features, old.out_features, settings.head_scale, centres))
+    if settings.pool == "gem":
         pools = [
             (name, part)
             for name, part in net.named_modules()
@@ -80,17 +80,18 @@ def apply_head_and_pool(net: nn.Module, opt: argparse.Namespace) -> nn.Module:
         pools = pools or [(name, part) for name, part in net.named_modules() if name == "avgpool"]
         if len(pools) != 1:
             raise UserError(
-                f"--pool gem needs a network that pools one map into features; {opt.model} does not. Leave --pool out."
+                f"--pool gem needs a network that pools one map into features; {settings.model} does not. "
+                "Leave --pool out."
             )
         name, pool = pools[0]
         ours = not isinstance(pool, SelectAdaptivePool2d)  # iResNet's, which keeps its two axes
         rows_first = not ours and tuple(getattr(pool.pool, "dim", ())) == (1, 2)
         flat = not ours and (not isinstance(pool.flatten, nn.Identity) or getattr(pool.pool, "flatten", False))
         _replace_module(net, name, GeM(flatten=flat, channels_last=rows_first))
-    return _smoke_test(net, opt)
+    return _smoke_test(net, settings)
 
 
-def _smoke_test(net: Any, opt: argparse.Namespace) -> nn.Module:
+def _smoke_test(net: Any, settings: NetworkSettings) -> nn.Module:
     """Run a black image through a network of timm that has new parts, or another size than its own; return `net`.
 
     Transformers have a fixed size, windows need a divisor, and timm's networks pool in more ways than can be foreseen.
@@ -99,35 +100,39 @@ def _smoke_test(net: Any, opt: argparse.Namespace) -> nn.Module:
         UserError: the network cannot take the image, or gives logits of another shape.
     """
     own = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 0, 0))[-1]
-    parts = " ".join([f"--head {opt.head}"] * (opt.head != "linear") + ["--pool gem"] * (opt.pool == "gem"))
-    if not opt.model.startswith("timm:") or (opt.scale == own and not parts) or getattr(opt, "rebuilt", False):
+    parts = " ".join(
+        [f"--head {settings.head}"] * (settings.head != "linear") + ["--pool gem"] * (settings.pool == "gem")
+    )
+    if not settings.model.startswith("timm:") or (settings.scale == own and not parts) or settings.rebuilt:
         return net
     was = net.training
     try:
         with torch.no_grad():
-            found = tuple(net.eval()(torch.zeros(1, 3, opt.scale, opt.scale)).shape)
+            found = tuple(net.eval()(torch.zeros(1, 3, settings.scale, settings.scale)).shape)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        fit = f"give --scale {own}, its own size" if opt.scale != own else f"leave {parts} out"
+        fit = f"give --scale {own}, its own size" if settings.scale != own else f"leave {parts} out"
         raise UserError(
-            f"{opt.model} does not work with --scale {opt.scale}{parts and f' and {parts}'} ({reason}); {fit}."
+            f"{settings.model} does not work with --scale {settings.scale}{parts and f' and {parts}'} ({reason}); "
+            f"{fit}."
         ) from error
     finally:
         net.train(was)
     if parts and found != (1, net.num_classes):
         raise UserError(
-            f"{opt.model} does not work with {parts}: it would give {found} for one image, not {(1, net.num_classes)}. "
-            f"Leave {parts} out."
+            f"{settings.model} does not work with {parts}: it would give {found} for one image, "
+            f"not {(1, net.num_classes)}. Leave {parts} out."
         )
     return net
 
 
-def _classifier(net: Any, opt: argparse.Namespace) -> tuple[str, nn.Linear]:
+def _classifier(net: Any, settings: NetworkSettings) -> tuple[str, nn.Linear]:
     get = getattr(net, "get_classifier", None)
     old = get() if get else net.fc
     if not isinstance(old, nn.Linear):
         raise UserError(
-            f"--head {opt.head} needs a network with one linear classifier; {opt.model} has none. Leave --head out."
+            f"--head {settings.head} needs a network with one linear classifier; {settings.model} has none. "
+            "Leave --head out."
         )
     return next(name for name, part in net.named_modules() if part is old), old
 

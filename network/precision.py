@@ -48,7 +48,7 @@ def resolve_precision(model: "BaseModel", precision: str, kept: bool = False) ->
         return precision, f"--precision {precision}"
     if on_cpu:
         precision, why = fastest_for_training(
-            model.net, model.opt.scale, model.opt.batch_size // distributed.world_size()
+            model.net, model.settings.scale, model.settings.batch_size // distributed.world_size()
         )
         precision = ("fp32", "bf16")[distributed.all_reduce_max(int(precision == "bf16"))]
     elif not no_bf16:

@@ -7,7 +7,6 @@ The tables below are the place for a schedule of your own: a name, its epochs, a
 drops to a tenth. A table sets the number of epochs of the run.
 """
 
-import argparse
 import math
 import re
 from collections.abc import Callable
@@ -44,12 +43,6 @@ class Span:
     warmup: int = 0
     step_size: int = 10
     floor: float = 0.0
-
-
-def span_of(opt: argparse.Namespace, per_epoch: int) -> Span:
-    """Return the span of a run of train.py with `per_epoch` optimizer steps per epoch."""
-    floor = opt.min_lr / opt.lr if opt.lr else 0.0
-    return Span(opt.epochs * per_epoch, per_epoch, round(opt.warmup * per_epoch), opt.step_size, floor)
 
 
 def _cos(span: Span) -> Schedule:

@@ -131,6 +131,24 @@ def test_rooms_import_only_rooms_below_them():
     assert upwards == {}, "an arrow upwards: move the code to the room that needs it, or pass it as an argument"
 
 
+def test_the_options_enter_training_by_six_files():
+    """Every other file takes the values that it needs."""
+    rooms = [ROOT / room for room in ("dataloader", "network", "optimizer", "scheduler", "training")]
+    found = set()
+    for path in (path for path in FILES if path == ROOT / "train.py" or any(room in path.parents for room in rooms)):
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        if any(one.arg == "opt" for node in functions for one in (*node.args.args, *node.args.kwonlyargs)):
+            found.add(label(path))
+    assert sorted(found) == [
+        "dataloader/__init__.py",
+        "dataloader/transforms/__init__.py",
+        "network/base_model.py",
+        "train.py",
+        "training/setup.py",
+        "training/start.py",
+    ]
+
+
 def test_files_import_each_other_in_no_circle():
     assert find_circle(import_graph()) == []
 

@@ -150,7 +150,7 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     source = opt.load or opt.probe_init
     content = checkpoint.load(Path(source)) if source else None
     if content is not None and opt.probe_init:
-        check_probe(content, source, opt, classes)
+        check_probe(content, source, vars(opt), classes)
     model = get_model(opt.model)(opt)
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)

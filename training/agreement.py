@@ -1,7 +1,7 @@
 """Whether the processes of one run were started alike: each has its own command line and its own files."""
 
-import argparse
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from utils import distributed
@@ -13,22 +13,25 @@ PLACES = {"config", "given", "gpu", "workers", "worker_timeout", "loader", "cach
 PLACES |= {"data_root", "train_list", "val_list", "test_list", "checkpoint_dir", "log_dir", "result_dir"}
 
 
-def check_agree(opt: argparse.Namespace, lists: dict[str, Any], class_names: list[str] | None) -> None:
-    """Compare options, lists (name: FileList or None) and class names of all processes; call it before the first step.
+def check_agree(options: Mapping[str, Any], lists: dict[str, Any], class_names: list[str] | None, teacher: str) -> None:
+    """Compare what the processes of a run were given; call it before the first step.
+
+    Args:
+        options: name -> value. lists: name -> FileList, or None. teacher: the path of --teacher, or "".
 
     Raises:
         UserError: in every process, where they differ; it names what, and the value in each process.
     """
     if distributed.world_size() == 1:
         return
-    mine = {f"--{name}": repr(value) for name, value in vars(opt).items() if name not in PLACES}
+    mine = {f"--{name}": repr(value) for name, value in options.items() if name not in PLACES}
     mine |= {
         f"the {name} list": files.fingerprint()[:12] if files is not None else "none" for name, files in lists.items()
     }
     mine["the class names"] = hashlib.sha256("\n".join(class_names or ()).encode(errors="surrogateescape")).hexdigest()[
         :12
     ]
-    mine["the teacher's file"] = file_hash(opt.teacher)[:12] if opt.teacher else "none"
+    mine["the teacher's file"] = file_hash(teacher)[:12] if teacher else "none"
     all_of_them = distributed.all_gather_object(mine)
     names = sorted({name for one in all_of_them for name in one})
     apart = [name for name in names if len({one.get(name) for one in all_of_them}) > 1]

@@ -1,11 +1,10 @@
 """An earlier run of the same tag: a new run replaces it only where it is told to."""
 
-import argparse
 import csv
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from options import command
 from utils.errors import UserError
 from utils.logger import log
 
@@ -14,31 +13,31 @@ DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
 RECORDS = ("metrics.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")
 
 
-def check_earlier(opt: argparse.Namespace, folder: Path, logs: Path) -> None:
-    """Raise UserError where a run that begins under this tag would replace what an earlier one left, without being told to.
+def check_earlier(
+    tag: str, folder: Path, logs: Path, reads: Mapping[str, str], resume: bool, overwrite: bool, clear: str
+) -> None:
+    """Raise UserError where a run that begins under `tag` would replace an earlier one without being told to.
 
-    Also where it would replace the checkpoint that it is to start from, or its teacher: --overwrite does not cover that.
+    Also where it would replace the checkpoint that it starts from, or its teacher: --overwrite does not cover that.
 
     Args:
         folder, logs: the tag's checkpoints and logs.
+        reads: the paths of --load and --teacher, by the name of the flag; "" without.
+        clear: the command that puts the earlier run into the trash.
     """
     checkpoints, epochs = _checkpoints(folder), _epochs(logs)
     if not checkpoints and not epochs:
         return
-    inside = [
-        name
-        for name in ("load", "teacher")
-        if vars(opt).get(name) and Path(getattr(opt, name)).resolve().parent == folder.resolve()
-    ]
-    if opt.resume and (not opt.load or "load" in inside):
+    inside = [name for name, path in reads.items() if path and Path(path).resolve().parent == folder.resolve()]
+    if resume and (not reads["load"] or "load" in inside):
         return
     if inside and checkpoints:
         flag = inside[0]
         raise UserError(
-            f"--{flag} {getattr(opt, flag)} is of tag {opt.tag!r} itself, and the new run would replace it.\n"
+            f"--{flag} {reads[flag]} is of tag {tag!r} itself, and the new run would replace it.\n"
             f"Try: another --tag" + (", or --resume to continue the run." if flag == "load" else ".")
         )
-    if opt.overwrite:
+    if overwrite:
         return
     names = ", ".join(path.name for path in checkpoints[:6]) + (
         f" and {len(checkpoints) - 6} more" if len(checkpoints) > 6 else ""
@@ -46,9 +45,8 @@ def check_earlier(opt: argparse.Namespace, folder: Path, logs: Path) -> None:
     there = [f"{folder}/ holds {names}"] * bool(checkpoints) + [f"{logs}/metrics.csv has {epochs} epoch(s)"] * bool(
         epochs
     )
-    clear = command("clear", {name: getattr(opt, name) for name in ("tag", "checkpoint_dir", "log_dir")})
     raise UserError(
-        f"There is a run of tag {opt.tag!r} already, which this one would replace: {'; '.join(there)}.\n"
+        f"There is a run of tag {tag!r} already, which this one would replace: {'; '.join(there)}.\n"
         "Give --resume to continue it, --overwrite to delete it, or another --tag. "
         f"To put it into the trash, try: {clear}"
     )

@@ -1,5 +1,6 @@
 """Start from a linear classifier that tools.probe fitted to a frozen backbone (LP-FT; Kumar et al., 2022)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from utils.classes import Classes, describe_difference, match_names
@@ -9,13 +10,16 @@ from utils.logger import log
 PARTS = {"probe", "model", "opt", "data"}  # of a checkpoint of tools.probe
 
 
-def check_probe(content: dict[str, Any], source: str, opt: Any, classes: Classes) -> None:
+def check_probe(content: dict[str, Any], source: str, wanted: Mapping[str, Any], classes: Classes) -> None:
     """Check that the first step starts at the logits of the fitted classifier; a difference in size is a warning.
 
     Classes may have another order, if both sides name them: network.loading carries the rows over by name.
 
     Args:
-        content: the checkpoint of --probe_init. source: its path. opt: the options of the run. classes: its classes.
+        content: the checkpoint of --probe_init.
+        source: its path.
+        wanted: the options of the run, by name.
+        classes: the run's classes.
 
     Raises:
         UserError: the file is of another model or other classes, or its classifier was not fitted by tools.probe.
@@ -25,19 +29,21 @@ def check_probe(content: dict[str, Any], source: str, opt: Any, classes: Classes
             f"--probe_init: {source} holds no classifier that tools.probe fitted. "
             f"Give a probe_<model>.pt of that tool, or start from these weights: --load {source}"
         )
-    if content["model"] != opt.model:
+    if content["model"] != wanted["model"]:
         raise UserError(
-            f"--probe_init: {source} holds {content['model']}, --model is {opt.model}. Try: --model {content['model']}"
+            f"--probe_init: {source} holds {content['model']}, --model is {wanted['model']}. Try: --model {content['model']}"
         )
-    pool = content["opt"].get("pool", opt.pool)
-    if opt.pool != pool:
-        raise UserError(f"--probe_init: {source} was fitted with --pool {pool}, not {opt.pool}. Try: --pool {pool}")
+    pool = content["opt"].get("pool", wanted["pool"])
+    if wanted["pool"] != pool:
+        raise UserError(
+            f"--probe_init: {source} was fitted with --pool {pool}, not {wanted['pool']}. Try: --pool {pool}"
+        )
     _check_classes(Classes.from_dict(content["data"]), source, classes)
     shown = content["data"]["preprocess"]
     for name in ("scale", "fit"):
-        if getattr(opt, name) != shown[name]:
+        if wanted[name] != shown[name]:
             log.warning(
-                f"{source} was fitted with --{name} {shown[name]}, this run has {getattr(opt, name)}: "
+                f"{source} was fitted with --{name} {shown[name]}, this run has {wanted[name]}: "
                 "the classifier starts with other logits than the probe's."
             )
     log.info(f"Starting from {source}: a backbone, and the linear classifier that tools.probe fitted to it.")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from evaluation.metrics import Predictions
-from options import resume_command
 from training import resuming
 from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, safe_model_name
 from training.earlier import remove_earlier
@@ -23,11 +22,35 @@ from training.start import RunStart
 from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
 from utils.errors import MachineFault, NotFinite, UserError
-from utils.files import link_over
-from utils.logger import format_count, log, write_options
+from utils.files import link_over, write_yaml
+from utils.logger import format_count, log
 from utils.signals import RunInterrupted, SignalHandler
 
-NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run takes from the options.
+
+    checkpoints, logs: the folders of its tag. val_freq: epochs between validations; 0: none. save_minutes: between two
+    savings within an epoch. keep, save_freq: which epochs' checkpoints stay. max_bad: how many images may be
+    unreadable. overwrite: whether to delete an earlier run. options: what checkpoints and options.yaml keep. described:
+    the recipe in a line. resume_command: what continues the run.
+    """
+
+    checkpoints: Path
+    logs: Path
+    epochs: int
+    batch_size: int
+    val_freq: int
+    save_minutes: float
+    keep: int
+    save_freq: int
+    max_bad: int
+    overwrite: bool
+    histograms: bool
+    options: dict[str, Any]
+    described: str
+    resume_command: str
 
 
 @dataclass(frozen=True)
@@ -54,17 +77,13 @@ class TrainingRun:
     state: how far the run is. recorder: of its metrics and pictures; None in the other processes.
     """
 
-    def __init__(self, opt: Any, start: RunStart, engine: Engine, facts: RunFacts) -> None:
-        """Open the records; on --overwrite, delete those of an earlier run; log what is about to be trained.
-
-        Args:
-            opt: the options, with the epochs and classes of the run.
-        """
-        self.opt, self.engine, self.facts = opt, engine, facts
+    def __init__(self, settings: RunSettings, start: RunStart, engine: Engine, facts: RunFacts) -> None:
+        """Open the records; on --overwrite, delete those of an earlier run; log what is about to be trained."""
+        self.settings, self.engine, self.facts = settings, engine, facts
         self.state, self.source, self.resumed = start.state, start.source, start.resumed
-        self.checkpoints, self.logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
+        self.checkpoints, self.logs = settings.checkpoints, settings.logs
         self.last = self.checkpoints / "last.pt"
-        self.unreadable = UnreadableImages(self.logs / "bad_images.csv", opt.max_bad, self.state)
+        self.unreadable = UnreadableImages(self.logs / "bad_images.csv", settings.max_bad, self.state)
         self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
         self.saved_at = time.monotonic()
@@ -75,26 +94,25 @@ class TrainingRun:
             self.recorder = self._open_records()
 
     def _open_records(self) -> RunRecorder:
-        opt, state, facts, model = self.opt, self.state, self.facts, self.engine.model
-        if opt.overwrite and not (self.resumed and self.source == str(self.last)):
+        settings, state, facts, model = self.settings, self.state, self.facts, self.engine.model
+        if settings.overwrite and not (self.resumed and self.source == str(self.last)):
             remove_earlier(self.checkpoints, self.logs)
-        recorder = RunRecorder(self.logs, facts.classes, opt.histograms, first_epoch=state.next_epoch)
+        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, first_epoch=state.next_epoch)
         self.writer.before_write = recorder.flush
         if self.resumed:
             self._bring_best()
-        write_options(opt, self.logs / "options.yaml")
+        write_yaml(self.logs / "options.yaml", settings.options)
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history)
             self._complete_names()
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
-            f"{model.name}: {count} parameters, {facts.classes.count} classes, {opt.scale} px, "
+            f"{model.name}: {count} parameters, {facts.classes.count} classes, {model.settings.scale} px, "
             f"{facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{facts.train_images} training and {facts.val_images} validation images, "
-            f"{self.engine.settings.steps_per_epoch} batches of {min(opt.batch_size, facts.train_images)} per epoch, "
-            f"epochs {state.next_epoch} to {opt.epochs}\n"
-            f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
-            f"seed {opt.seed}"
+            f"{self.engine.settings.steps_per_epoch} batches of "
+            f"{min(settings.batch_size, facts.train_images)} per epoch, epochs {state.next_epoch} to {settings.epochs}\n"
+            f"{settings.described}"
         )
         return recorder
 
@@ -107,7 +125,7 @@ class TrainingRun:
 
     def should_validate(self, epoch: int) -> bool:
         """Return whether `epoch` ends with a validation."""
-        return self.opt.val_freq > 0 and (epoch % self.opt.val_freq == 0 or epoch == self.opt.epochs)
+        return self.settings.val_freq > 0 and (epoch % self.settings.val_freq == 0 or epoch == self.settings.epochs)
 
     def on_predictions(self, weights: str) -> Callable[[Predictions], None] | None:
         """Return what takes the predictions of a validation, for the confusion matrix; None where nothing is written."""
@@ -121,14 +139,14 @@ class TrainingRun:
             RunInterrupted: a signal had asked for it.
         """
         self.state.add_epoch(epoch, scores)
-        log.info(f"epoch {epoch}/{self.opt.epochs}  " + format_metrics(scores))
+        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores))
         self._check_finite(epoch, scores)
         if self.recorder is not None:
             self.recorder.end_epoch(epoch, scores, self.engine)
             self.recorder.write_history(self.state.history)
         self._save_epoch(epoch)
         asked = distributed.all_reduce_max(self.signals.received or 0)
-        if asked and epoch < self.opt.epochs:
+        if asked and epoch < self.settings.epochs:
             raise RunInterrupted(asked)
 
     def finish(self, command: Callable[[str, str], str]) -> None:
@@ -162,7 +180,7 @@ class TrainingRun:
     def maybe_save(self, tracker: EpochTracker) -> None:
         """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
         idle = self.recorder is not None and not self.writer.busy
-        late = idle and time.monotonic() - self.saved_at > 60 * self.opt.save_minutes
+        late = idle and time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
         asked = self.vote.exchange(self.signals.received or int(late) - 1)
         if asked is None or asked < 0:
             return
@@ -183,8 +201,7 @@ class TrainingRun:
         if self.recorder is None:
             return
         facts, model = self.facts, self.engine.model
-        options = {name: value for name, value in vars(self.opt).items() if name not in NOT_SAVED}
-        options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
+        options = self.settings.options | {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
         content = {"model": model.name, "opt": options, "data": data}
@@ -196,12 +213,12 @@ class TrainingRun:
         always = {epoch} if best is None else {epoch, best["epoch"]}
         name = safe_model_name(self.engine.model.name)
         self.unreadable.gather()
-        self.save(None, self._names(epoch), RetentionPolicy(name, self.opt.keep, self.opt.save_freq, always))
+        self.save(None, self._names(epoch), RetentionPolicy(name, self.settings.keep, self.settings.save_freq, always))
 
     def _names(self, epoch: int) -> list[str]:
         """Return the names under which the end of `epoch` is kept, besides last.pt."""
         best, names = self.state.best(), []
-        if self.opt.keep > 0 or epoch % self.opt.save_freq == 0 or epoch == self.opt.epochs:
+        if self.settings.keep > 0 or epoch % self.settings.save_freq == 0 or epoch == self.settings.epochs:
             names.append(f"{epoch}_{safe_model_name(self.engine.model.name)}.pt")
         if best is not None and best["epoch"] == epoch:
             names.append("best.pt")
@@ -272,8 +289,7 @@ class TrainingRun:
             raise self.divergence_error(f"{error} after epoch {tracker.epoch}", tracker.lr) from error
 
     def _how_to_continue(self) -> str:
-        command = resume_command(self.opt, distributed.world_size())
-        return f"It is saved in {self.last}. To continue:\n    {command}"
+        return f"It is saved in {self.last}. To continue:\n    {self.settings.resume_command}"
 
     # ------------------------------------------------------------------------------------------------ going wrong
 

@@ -1,23 +1,29 @@
-"""From the options to an engine: the one place where training reads them."""
+"""From the options to what training is made of: the engine and its parts, and the settings of a run."""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from network.backbones import head_names
 from network.base_model import BaseModel
 from optimizer import OptimizerSettings, get_optimizer
-from scheduler import get_schedule, span_of
+from options import resume_command
+from scheduler import Span, get_schedule
 from training.averages import Averages
 from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
 from training.losses import Loss, LossSettings, get_loss
 from training.mix import get_mix
+from training.run import RunSettings
 from training.wrapping import convert_sync_batchnorm, wrap_for_training
+from utils import distributed
 from utils.errors import UserError
 from utils.logger import log
+
+NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
 
 
 def build_engine(
@@ -56,7 +62,7 @@ def build_engine(
         criterion=criterion,
         optimizer=optimizer,
         optimizer_settings=settings,
-        schedule=get_schedule(opt.scheduler, span_of(opt, -(-steps_per_epoch // opt.accumulate))),
+        schedule=get_schedule(opt.scheduler, schedule_span(opt, -(-steps_per_epoch // opt.accumulate))),
         averages=Averages(model.net, opt.ema, swa=bool(opt.swa)),
         clip_params=clip_params,
         mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
@@ -80,6 +86,35 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
         max_nonfinite_steps=opt.max_nan,
         swa_start=opt.swa,
         validated=bool(opt.val_freq),
+    )
+
+
+def schedule_span(opt: argparse.Namespace, per_epoch: int) -> Span:
+    """Return what the schedule stretches over, for `per_epoch` optimizer steps per epoch."""
+    floor = opt.min_lr / opt.lr if opt.lr else 0.0
+    return Span(opt.epochs * per_epoch, per_epoch, round(opt.warmup * per_epoch), opt.step_size, floor)
+
+
+def run_settings(opt: argparse.Namespace) -> RunSettings:
+    """Return what a run takes from the options, which have its epochs and classes by now."""
+    return RunSettings(
+        checkpoints=Path(opt.checkpoint_dir) / opt.tag,
+        logs=Path(opt.log_dir) / opt.tag,
+        epochs=opt.epochs,
+        batch_size=opt.batch_size,
+        val_freq=opt.val_freq,
+        save_minutes=opt.save_minutes,
+        keep=opt.keep,
+        save_freq=opt.save_freq,
+        max_bad=opt.max_bad,
+        overwrite=opt.overwrite,
+        histograms=opt.histograms,
+        options={name: value for name, value in vars(opt).items() if name not in NOT_SAVED},
+        described=(
+            f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
+            f"seed {opt.seed}"
+        ),
+        resume_command=resume_command(opt, distributed.world_size()),
     )
 
 

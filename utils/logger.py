@@ -1,6 +1,5 @@
 """Logging: the screen, logs/<tag>/log.txt, progress, metrics.csv and TensorBoard."""
 
-import argparse
 import contextlib
 import logging
 import os
@@ -16,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import tqdm
 
 from utils import distributed, tables
-from utils.files import atomic_write, write_yaml
+from utils.files import atomic_write
 from utils.text import still_there, visible
 
 T = TypeVar("T")
@@ -193,13 +192,6 @@ def _never_failing(call: Callable[..., object]) -> Callable[..., None]:
             log.warning(f"TensorBoard's file cannot be written: {error}")
 
     return attempt
-
-
-def write_options(opt: argparse.Namespace, path: Path) -> None:
-    """Write the resolved options as YAML, which --config can read."""
-    left_out = ("given", "config", "overwrite", "precision_used", "precision_why")
-    settings = {name: value for name, value in vars(opt).items() if name not in left_out}
-    write_yaml(path, settings)
 
 
 def legacy_modules() -> ModuleType:

@@ -91,9 +91,22 @@ def _none(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
 
 def _albumentations(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
     """Build the crop, then the chain of `albumentations_chain.py`, which users edit."""
-    from dataloader.transforms.albumentations_chain import chain
+    from dataloader.transforms.albumentations_chain import Strength, chain
 
-    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [chain(opt)])
+    strength = Strength(
+        hflip=opt.hflip,
+        vflip=opt.vflip,
+        transpose=opt.transpose,
+        jitter=opt.jitter,
+        brightness=opt.brightness,
+        contrast=opt.contrast,
+        saturation=opt.saturation,
+        hue=opt.hue,
+        blur=opt.blur,
+        cutout=opt.cutout,
+        cutout_size=opt.cutout_size,
+    )
+    return Pipeline(RandomCrop(preprocess.scale, opt.zoom, opt.crop_ratio), [chain(strength)])
 
 
 def _crop_and_flip(opt: argparse.Namespace, preprocess: Preprocess, *policy: ops.Op) -> Pipeline:

@@ -13,7 +13,7 @@ class Model(BaseModel):
     ARCHS = {"MyNet": "resnest50d"}  # the backbone of a copy called MyNet; ours are in options/choices.py
 
     def build(self, arch: str) -> nn.Module:
-        return timm_network(arch, self.opt)
+        return timm_network(arch, self.settings)
 
     def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():

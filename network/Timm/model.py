@@ -8,7 +8,7 @@ from network.base_model import BaseModel, Step
 
 class Model(BaseModel):
     def build(self, arch: str) -> nn.Module:
-        return timm_network(arch.removeprefix("timm:"), self.opt)
+        return timm_network(arch.removeprefix("timm:"), self.settings)
 
     def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():

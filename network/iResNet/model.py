@@ -9,12 +9,12 @@ from utils.errors import UserError
 
 class Model(BaseModel):
     def build(self, arch: str) -> nn.Module:
-        if self.opt.pretrained:
+        if self.settings.pretrained:
             raise UserError(
                 f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: fetch it and give "
                 f"--load {arch}_pretrained.pth,\nor start from random weights: --no-pretrained."
             )
-        return IResNet(DEPTHS[arch], self.num_classes, self.opt.drop)
+        return IResNet(DEPTHS[arch], self.num_classes, self.settings.drop)
 
     def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():

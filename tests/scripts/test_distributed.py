@@ -21,7 +21,7 @@ from conftest import ROOT, wait_for
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from forked import Forked
 from options import parse_train
-from training import resuming
+from training.start import find_start
 from utils import checkpoint, distributed
 from utils.errors import UserError
 
@@ -304,11 +304,11 @@ def test_rendezvous_name_of_newest_start_wins(monkeypatch):
 def test_find_start_restart_without_checkpoint_is_refused(monkeypatch, tmp_path):
     opt = parse_train(["--tag", "x"])
     with pytest.raises(UserError, match="on another machine now"):
-        resuming.find_start(opt, tmp_path, again=True)
+        find_start(opt, tmp_path, again=True)
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
     monkeypatch.setattr(distributed, "may_restart", lambda: True)
-    assert resuming.find_start(opt, tmp_path, again=False)[1:] == (None, "")
-    assert resuming.find_start(opt, tmp_path, again=True)[1:] == (None, "")  # it had begun, and not saved yet
+    assert find_start(opt, tmp_path, again=False)[1:] == (None, "")
+    assert find_start(opt, tmp_path, again=True)[1:] == (None, "")  # it had begun, and not saved yet
 
 
 # ------------------------------------------------------------------------ machines of their own

@@ -19,10 +19,9 @@ import tiny
 from evaluation.report import plots
 from options import parse_eval, parse_train
 from scheduler import run_length
-from training import resuming
 from training.epoch import EpochTracker
 from training.setup import build_engine
-from training.start import RunStart
+from training.start import RunStart, find_start
 from training.state import RunState
 from training.unreadable import UnreadableImages
 from utils import checkpoint
@@ -181,7 +180,7 @@ def started(path, head):
 def resumed(path, _):
     """As train.py --resume reads it, with a step; returns the weights before that."""
     opt = parse_train(["--tag", "m", "--load", str(path), "--resume", "--data_root", ".", "--gpu", "-1", "-w", "0"])
-    opt, content, source = resuming.find_start(opt, Path("checkpoints/m"), again=False)
+    opt, content, source = find_start(opt, Path("checkpoints/m"), again=False)
     state = RunState()
     state.load_state_dict(content)
     start = RunStart(opt, content, source, state)

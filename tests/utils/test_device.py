@@ -101,7 +101,7 @@ def test_resolve_precision_on_resume_keeps_it_unless_emulated(monkeypatch, caplo
     kept = {}
     for device in ("V100", "A100", "cpu"):
         model = types.SimpleNamespace(device=get_device({"V100": 0, "A100": 1, "cpu": -1}[device]), net=None)
-        model.opt = types.SimpleNamespace(scale=32, batch_size=4)
+        model.settings = types.SimpleNamespace(scale=32, batch_size=4)
         monkeypatch.setattr("network.precision.fastest_for_training", lambda *_: ("fp32", "timed"))
         kept[device] = [resolve_precision(model, precision, kept=True)[0] for precision in ("fp32", "bf16", "fp16")]
     assert kept == {"V100": ["fp32", "fp16", "fp16"], "A100": ["fp32", "bf16", "fp16"], "cpu": ["fp32", "bf16", "fp32"]}

@@ -1,0 +1,28 @@
+"""What a network is built from: the values that the network room takes from the options."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The flags of these names, which `BaseModel` reads from the options.
+
+    num_classes: None is ImageNet's 1000. scale: side of the images, pixels. batch_size: of all processes. weights_dir_given:
+    whether the user named the folder, which must exist then. rebuilt: the network was trained at `scale`, so that its size
+    needs no trial.
+    """
+
+    model: str
+    num_classes: int | None
+    scale: int
+    fit: str
+    batch_size: int
+    pretrained: bool
+    weights_dir: str
+    weights_dir_given: bool
+    drop: float
+    drop_path: float
+    head: str
+    head_scale: float
+    pool: str
+    rebuilt: bool
