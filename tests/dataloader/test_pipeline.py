@@ -1,5 +1,6 @@
 """Samplers, loaders, cache: the same batches whatever makes them, wherever a run is taken up."""
 
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -32,8 +33,8 @@ def loader(photo_set, *words):
     return dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY)
 
 
-def batches(photo_set, *words, epoch=1, step=0):
-    return list(loader(photo_set, *words).batches(epoch, step))
+def batches(photo_set, *words):
+    return list(loader(photo_set, *words).batches(1))
 
 
 def equal(first, second):
@@ -293,6 +294,23 @@ def test_worker_killed_is_user_error(photo_set, monkeypatch):
     monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match="worker process was killed"):
         batches(photo_set, "-w", 1, "--loader", "process")
+
+
+def test_worker_process_ends_by_sigterm_of_its_parent_only(photo_set):
+    """SIGTERM of another process is the run's to handle; torch ends a worker that hangs by the parent's own."""
+    before = multiprocessing.active_children()
+    running = iter(loader(photo_set, "-w", 1, "--loader", "process").batches(1))
+    next(running)  # the worker has begun
+    (worker,) = (child for child in multiprocessing.active_children() if child not in before)
+    try:
+        subprocess.run(["sh", "-c", f"kill -TERM {worker.pid}"], check=True)
+        worker.join(0.5)
+        assert worker.is_alive()
+        worker.terminate()
+        worker.join(10)
+        assert not worker.is_alive()
+    finally:
+        worker.kill()  # multiprocessing would wait for it
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])

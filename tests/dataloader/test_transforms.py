@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare, kstest
 
 from dataloader.transforms import Pipeline, build_stages, get_transform, ops, transforms
-from options import choices, parse_train
+from options import parse_train
 from utils.errors import ImageError, UserError
 from utils.preprocess import Preprocess
 from utils.rng import sample_rng
@@ -227,10 +227,6 @@ def test_get_transform_unknown_name_suggests_near_ones():
     with pytest.raises(UserError, match="no transform 'resise'. Did you mean resize") as error:
         pipeline("resise")
     assert all(name in str(error.value) for name in transforms)
-
-
-def test_transforms_registry_equals_choices():
-    assert set(choices.TRANSFORMS) == set(transforms)
 
 
 @pytest.mark.parametrize("name", transforms)

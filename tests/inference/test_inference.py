@@ -8,7 +8,7 @@ from torch import nn
 from inference import Member, Predictor
 from inference.tta import TTA, get_views
 from network import get_model
-from options import choices, parse_train
+from options import parse_train
 from utils.batch import EvalBatch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
@@ -151,7 +151,6 @@ def test_predictor_setup_runs_once_for_all_batches(monkeypatch):
     assert counts[1] == counts[4] > 0
 
 
-def test_ttas_registry_equals_choices():
-    assert set(TTA) == set(choices.TTAS)
+def test_get_views_unknown_name_suggests_near_ones():
     with pytest.raises(UserError, match="Did you mean fivecrop"):
         get_views("five_crop", WAY)

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from options import choices
 from scheduler import Span, find_table, get_schedule, run_length, schedulers, tables
 from utils.errors import UserError
 
@@ -108,7 +107,3 @@ def test_schedule_unknown_name_or_long_warmup_is_refused():
     for name in ("0x", "x", "-1x", "1.5x"):
         with pytest.raises(UserError):
             find_table(name)
-
-
-def test_schedulers_registry_equals_choices():
-    assert set(choices.SCHEDULERS) == set(schedulers) | set(tables)

@@ -20,11 +20,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from benchmarks import crash_test
 from conftest import ROOT, gated, wait_for
-from dataloader.prefetch import _start_worker
 from forked import Forked
 from network import BaseModel, get_model
 from network.precision import fastest_for_training, pick_fastest
@@ -296,19 +294,6 @@ def test_train_signal_to_group_keeps_workers_alive(photo_set, tmp_path, number):
     assert process.wait() == 128 + number, (tmp_path / "out").read_text()
     assert f"{signal.Signals(number).name}: the run ends here" in (tmp_path / "out").read_text()
     wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-
-
-def test_start_worker_ignores_sigterm_of_others():
-    """SIGTERM of another process is the run's to handle; torch ends a worker that hangs by the parent's own."""
-    batches = iter(DataLoader(list(range(1000)), num_workers=1, worker_init_fn=_start_worker))
-    next(batches)  # the worker has begun
-    worker = batches._workers[0]
-    subprocess.run(["sh", "-c", f"kill -TERM {worker.pid}"], check=True)
-    worker.join(0.5)
-    assert worker.is_alive()
-    worker.terminate()
-    worker.join(10)
-    assert not worker.is_alive()
 
 
 def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set, tmp_path, monkeypatch):
