@@ -64,7 +64,7 @@ def gaussians():
 # ------------------------------------------------------------------------ from end to end
 
 
-def test_probe_writes_table_json_csv_plot_and_a_command_that_parses(colours, tmp_path, monkeypatch, capfd):
+def test_probe_writes_its_files_and_a_valid_command(colours, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert (
         probe("--models", MODEL, "timm:test_vit", "--data_root", colours, "--views", 2, "--tag", "look", "--folds", 3)
@@ -93,7 +93,7 @@ def test_probe_writes_table_json_csv_plot_and_a_command_that_parses(colours, tmp
     assert checkpoint.load(opt.probe_init)["probe"]["method"] == "logistic"
 
 
-def test_probe_again_reads_features_from_the_disk_and_finds_the_same(colours, tmp_path, monkeypatch, capfd):
+def test_probe_again_reads_features_and_finds_the_same(colours, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     words = ("--models", MODEL, "--data_root", colours, "--views", 2)
     assert probe(*words) == 0
@@ -104,7 +104,7 @@ def test_probe_again_reads_features_from_the_disk_and_finds_the_same(colours, tm
     assert "Only one backbone was probed" in capfd.readouterr().out
 
 
-def test_probe_file_scored_by_its_own_network_gives_the_logits_of_the_features(colours, tmp_path, monkeypatch):
+def test_probe_file_in_its_network_gives_same_logits(colours, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert probe("--models", MODEL, "--data_root", colours, "--neighbours", 3) == 0
     path = "results/probe/probe_timm-test_resnet.pt"
@@ -121,7 +121,7 @@ def test_probe_file_scored_by_its_own_network_gives_the_logits_of_the_features(c
     assert Classes.from_dict(data).names == ["blue", "green", "red"]
 
 
-def test_probe_of_a_checkpoint_takes_its_backbone_and_not_its_classifier(script, photo_set, colours, small, tmp_path):
+def test_probe_of_checkpoint_takes_only_its_backbone(script, photo_set, colours, small, tmp_path):
     assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
     assert probe("--load", "checkpoints/run/last.pt", "--models", MODEL, "--data_root", colours) == 0
     run, own = checkpoint.load(tmp_path / "checkpoints/run/last.pt"), tmp_path / "results/probe"
@@ -145,13 +145,13 @@ def test_probe_of_a_checkpoint_takes_its_backbone_and_not_its_classifier(script,
         (["--load", "none.pt"], "There is no checkpoint none.pt"),
     ],
 )
-def test_probe_of_what_cannot_be_probed_is_refused(words, part, colours, tmp_path, monkeypatch, capfd):
+def test_probe_of_unsuitable_source_is_refused(words, part, colours, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert probe(*words, "--data_root", colours, "--scale", 224) == 2
     assert part in capfd.readouterr().err
 
 
-def test_sources_by_default_are_the_models_whose_weights_are_here(tmp_path):
+def test_default_sources_are_models_with_local_weights(tmp_path):
     opt = command.option_parser().parse(["--weights_dir", str(tmp_path)])
     assert "EfficientNet-Lite0" in {source.name for source in backbone.sources(opt)}
     (tmp_path / "resnet18.a1_in1k.safetensors").touch()
@@ -197,7 +197,7 @@ def test_features_killed_half_way_continue_to_the_same_bits(colours, tmp_path, m
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".npy"]
 
 
-def test_features_are_kept_apart_by_weights_size_and_changed_images(colours, tmp_path):
+def test_features_differ_by_weights_size_and_changed_images(colours, tmp_path):
     kept = tmp_path / "kept"
     compute(colours, kept)
     compute(colours, kept)
@@ -211,7 +211,7 @@ def test_features_are_kept_apart_by_weights_size_and_changed_images(colours, tmp
     assert len(list(kept.glob("*.npy"))) == 6
 
 
-def test_features_of_a_damaged_file_are_computed_again(colours, tmp_path, caplog):
+def test_features_of_damaged_file_are_computed_again(colours, tmp_path, caplog):
     first = np.array(compute(colours, tmp_path).rows)
     (path,) = tmp_path.glob("*.npy")
     path.write_bytes(path.read_bytes()[:-100])
@@ -219,7 +219,7 @@ def test_features_of_a_damaged_file_are_computed_again(colours, tmp_path, caplog
     assert "is damaged" in caplog.text
 
 
-def test_views_differ_and_each_is_the_same_for_any_workers(colours, tmp_path):
+def test_views_differ_and_ignore_workers(colours, tmp_path):
     plain = compute(colours, tmp_path / "a").rows
     one = compute(colours, tmp_path / "a", view=1).rows
     two = compute(colours, tmp_path / "a", view=2).rows
@@ -228,7 +228,7 @@ def test_views_differ_and_each_is_the_same_for_any_workers(colours, tmp_path):
     assert min(np.abs(one - plain).max(), np.abs(one - two).max()) > 1e-2
 
 
-def test_features_that_are_not_finite_end_with_the_backbone_named(colours, tmp_path):
+def test_features_not_finite_end_naming_the_backbone(colours, tmp_path):
     opt, frozen, files = opened(colours)
     torch.nn.init.constant_(next(frozen.model.net.parameters()), torch.nan)
     with pytest.raises(UserError, match="timm:test_resnet gives infinite or NaN features"):
@@ -238,7 +238,7 @@ def test_features_that_are_not_finite_end_with_the_backbone_named(colours, tmp_p
 # ------------------------------------------------------------------------ heads
 
 
-def test_logistic_head_is_that_of_scikit_learn_on_standardised_features(gaussians):
+def test_logistic_head_equals_scikit_learn(gaussians):
     from sklearn.linear_model import LogisticRegression
 
     rows, label = gaussians
@@ -250,7 +250,7 @@ def test_logistic_head_is_that_of_scikit_learn_on_standardised_features(gaussian
     assert true == pytest.approx(direct.predict_proba(standard)[every, label], abs=2e-3)
 
 
-def test_logistic_head_of_two_classes_has_a_row_for_each(gaussians):
+def test_logistic_head_of_two_classes_has_two_rows(gaussians):
     from sklearn.linear_model import LogisticRegression
 
     rows, label = gaussians[0][:60], gaussians[1][:60]
@@ -262,7 +262,7 @@ def test_logistic_head_of_two_classes_has_a_row_for_each(gaussians):
     assert true == pytest.approx(direct.predict_proba(standard)[np.arange(60), label], abs=2e-3)
 
 
-def test_discriminant_head_is_that_of_scikit_learn(gaussians):
+def test_discriminant_head_equals_scikit_learn(gaussians):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     rows, label = gaussians
@@ -273,13 +273,13 @@ def test_discriminant_head_is_that_of_scikit_learn(gaussians):
     assert true == pytest.approx(direct.predict_proba(both[:40])[np.arange(40), label[:40]], abs=1e-3)
 
 
-def test_method_is_a_discriminant_where_logistic_regression_would_take_hours():
+def test_method_for_large_problem_is_discriminant():
     assert heads.method(60_000, 1280, 10) == "logistic"
     assert heads.method(100_000, 2048, 50_030) == "discriminant"
 
 
 @pytest.mark.parametrize("kind", ["logistic", "discriminant"])
-def test_cross_validation_of_labels_without_meaning_scores_at_chance(kind):
+def test_cross_validation_of_random_labels_scores_at_chance(kind):
     rng = np.random.default_rng(0)
     rows, label = rng.normal(size=(200, 300)).astype(np.float32), rng.integers(0, 2, 200).astype(np.int32)
     fold = heads.fold_numbers(label, 5, 0)
@@ -290,14 +290,14 @@ def test_cross_validation_of_labels_without_meaning_scores_at_chance(kind):
     assert (heads.nearest_vote([rows, rows], label, fold, 1).top[:, 0] == label).mean() < 0.65
 
 
-def test_cross_validation_scores_each_fold_with_the_strength_of_the_others():
+def test_cross_validation_uses_the_strength_of_other_folds():
     hit = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
     loss = np.zeros((2, 4))
     assert [heads._best(hit[:, keep], loss[:, keep]) for keep in ([0, 1], [2, 3])] == [0, 1]
     assert heads._best(hit, np.array([[2.0] * 4, [1.0] * 4])) == 1
 
 
-def test_predict_of_a_class_that_the_head_has_not_seen_is_wrong_with_probability_0(gaussians):
+def test_predict_of_unseen_class_has_probability_0(gaussians):
     rows, label = gaussians
     (head,) = heads.fit([rows], label, np.arange(60), [0.01], "logistic")
     top, probability, true = heads.predict(head, rows, np.arange(60, 90), label, 3)
@@ -306,7 +306,7 @@ def test_predict_of_a_class_that_the_head_has_not_seen_is_wrong_with_probability
     assert weight.shape == (4, 5) and not weight[2:].any() and bias[3] == head.bias.min()
 
 
-def test_nearest_vote_is_that_of_all_pairs_in_other_folds(gaussians, monkeypatch):
+def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
     monkeypatch.setattr(heads, "BLOCK_VALUES", 1000)
     rows, label = gaussians
     fold = np.arange(90) % 4
@@ -331,7 +331,7 @@ def row(title, hit, loss=1.0):
     return report.Row(title, title, 1, 1, 1.0, 1, "logistic", 1.0, {}, scores, {}, 0.5, None, "x.pt", hit)
 
 
-def test_paired_difference_is_the_bootstrap_over_images():
+def test_paired_difference_equals_bootstrap_over_images():
     rng = np.random.default_rng(0)
     one, other = rng.random(300) < 0.8, rng.random(300) < 0.7
     difference, low, high = paired_difference(one, other, seed=1, resamples=4000)
@@ -340,7 +340,7 @@ def test_paired_difference_is_the_bootstrap_over_images():
     assert [low, high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.01)
 
 
-def test_verdict_names_the_first_only_where_the_interval_of_every_lead_is_above_0():
+def test_verdict_names_first_only_if_every_lead_is_significant():
     ranks = np.arange(1000)
     clear = report.verdict([row("slow", ranks < 700), row("good", ranks < 900)], 0, 500)
     assert clear.best.title == "good" and not clear.tied
@@ -355,7 +355,7 @@ def test_verdict_names_the_first_only_where_the_interval_of_every_lead_is_above_
 # ------------------------------------------------------------------------ images
 
 
-def test_sample_keeps_the_share_of_each_class(tmp_path, caplog):
+def test_sample_keeps_class_shares(tmp_path, caplog):
     caplog.set_level("INFO")
     lines = [f"{k}.png {0 if k % 4 else 1}" for k in range(400)]
     (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -368,7 +368,7 @@ def test_sample_keeps_the_share_of_each_class(tmp_path, caplog):
     assert len(command.sample(files, opt.replace(images=None, debug=True, batch_size=10))) == 30
 
 
-def test_count_folds_is_at_most_the_images_of_the_largest_class(caplog):
+def test_count_folds_is_at_most_the_largest_class(caplog):
     assert command.count_folds(np.array([0] * 9 + [1] * 9), 5) == 5 and not caplog.text
     assert command.count_folds(np.array([0] * 9 + [1] * 3), 5) == 5
     assert "1 of 2 classes have fewer images than there are folds" in caplog.text

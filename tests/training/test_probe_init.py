@@ -75,14 +75,14 @@ def with_classes(photo_set, folder, names):
     return folder
 
 
-def test_network_at_step_0_gives_the_logits_of_the_probe(fitted, photo_set, first_logits):
+def test_probe_init_network_gives_logits_of_probe(fitted, photo_set, first_logits):
     logits, out = first_logits("--data_root", photo_set, "--probe_init", fitted)
     expected = probe_logits(fitted)
     assert (logits - expected).abs().max() < 1e-4 and expected.std() > 0.5
     assert "the linear classifier that tools.probe fitted to it" in out
 
 
-def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_order(
+def test_probe_init_of_other_class_order_matches_by_name(
     fitted, photo_set, first_logits, tmp_path
 ):
     other = with_classes(photo_set, tmp_path / "lists", [NAMES[2], NAMES[0], NAMES[1]])
@@ -91,7 +91,7 @@ def test_network_at_step_0_has_its_logits_by_name_where_classes_have_another_ord
     assert "keeps 3 of 3 classes, by name" in out
 
 
-def test_another_size_is_a_warning(fitted, photo_set, first_logits):
+def test_probe_init_of_another_size_is_warned(fitted, photo_set, first_logits):
     _, out = first_logits("--data_root", photo_set, "--probe_init", fitted, "--scale", 40, "--fit", "crop")
     assert "was fitted with --scale 32, this run has 40" in out
     assert "was fitted with --fit squash, this run has crop" in out
@@ -106,14 +106,14 @@ def test_another_size_is_a_warning(fitted, photo_set, first_logits):
         (["china", "flower", "other"], [], "has other classes: class 2 is 'hopper' there and 'other' in"),
     ],
 )
-def test_what_does_not_fit_the_probe_is_refused(names, words, part, fitted, photo_set, script, tmp_path):
+def test_probe_init_that_does_not_fit_is_refused(names, words, part, fitted, photo_set, script, tmp_path):
     lists = with_classes(photo_set, tmp_path / "lists", list(names))
     result = script("train.py", "--tag", "x", *WORDS, "--data_root", lists, "--probe_init", fitted, *words)
     assert (result.code, part in result.err) == (2, True), result.err
     assert not (tmp_path / "checkpoints/x/last.pt").exists()
 
 
-def test_a_checkpoint_without_a_probe_is_refused(fitted, photo_set, script, tmp_path):
+def test_probe_init_without_probe_is_refused(fitted, photo_set, script, tmp_path):
     content = checkpoint.load(fitted)
     checkpoint.save(
         tmp_path / "plain.pt", {name: value for name, value in content.items() if name not in ("format", "probe")}
@@ -123,13 +123,13 @@ def test_a_checkpoint_without_a_probe_is_refused(fitted, photo_set, script, tmp_
 
 
 @pytest.mark.parametrize("flag", [["--resume"], ["--load", "x.pt"], ["--pretrained"], ["--head", "cosine"]])
-def test_flags_that_also_set_the_first_weights_are_refused(flag, script):
+def test_probe_init_with_other_weight_flags_is_refused(flag, script):
     result = script("train.py", "--tag", "x", *WORDS, "--probe_init", "probe.pt", *flag)
     assert result.code == 2
     assert f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
 
 
-def test_a_run_from_a_probe_that_is_cut_and_resumed_ends_as_the_whole_one(
+def test_probe_init_run_cut_and_resumed_equals_whole(
     fitted, photo_set, script, tmp_path, monkeypatch
 ):
     shutil.copy(fitted, tmp_path / FILE)
