@@ -131,7 +131,7 @@ def test_rooms_import_only_rooms_below_them():
     assert upwards == {}, "an arrow upwards: move the code to the room that needs it, or pass it as an argument"
 
 
-def test_the_options_enter_training_by_six_files():
+def test_options_enter_training_through_six_files():
     """Every other file takes the values that it needs."""
     rooms = [ROOT / room for room in ("dataloader", "network", "optimizer", "scheduler", "training")]
     found = set()

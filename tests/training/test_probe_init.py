@@ -82,9 +82,7 @@ def test_probe_init_network_gives_logits_of_probe(fitted, photo_set, first_logit
     assert "the linear classifier that tools.probe fitted to it" in out
 
 
-def test_probe_init_of_other_class_order_matches_by_name(
-    fitted, photo_set, first_logits, tmp_path
-):
+def test_probe_init_of_other_class_order_matches_by_name(fitted, photo_set, first_logits, tmp_path):
     other = with_classes(photo_set, tmp_path / "lists", [NAMES[2], NAMES[0], NAMES[1]])
     logits, out = first_logits("--data_root", other, "--probe_init", fitted)
     assert (logits - probe_logits(fitted)[:, [2, 0, 1]]).abs().max() < 1e-4
@@ -129,9 +127,7 @@ def test_probe_init_with_other_weight_flags_is_refused(flag, script):
     assert f"{' '.join(flag[:1] if flag[0] == '--load' else flag)} and --probe_init contradict" in result.err
 
 
-def test_probe_init_run_cut_and_resumed_equals_whole(
-    fitted, photo_set, script, tmp_path, monkeypatch
-):
+def test_probe_init_run_cut_and_resumed_equals_whole(fitted, photo_set, script, tmp_path, monkeypatch):
     shutil.copy(fitted, tmp_path / FILE)
     words = [*WORDS, "--data_root", photo_set, "--epochs", 2]
     assert script("train.py", "--tag", "whole", *words, "--probe_init", FILE).code == 0
