@@ -119,6 +119,10 @@ def test_probe_file_in_its_network_gives_same_logits(colours, tmp_path, monkeypa
             logits, kept = model(batch.images[0]), batch.readable
             assert (logits - expected[batch.index])[kept].abs().max() < 1e-4
     assert Classes.from_dict(data).names == ["blue", "green", "red"]
+    rows, label = np.delete(np.load(stored), 20, axis=0), np.delete(files.label, 20)
+    path_to = [strength for strength in heads.DECAYS if strength >= content["probe"]["strength"]]
+    *_, head = heads.fit([rows], label, np.arange(36), path_to, "logistic")  # fitted to all readable images
+    assert torch.allclose(weight, head.weight, atol=1e-4) and torch.allclose(bias, head.bias, atol=1e-4)
 
 
 def test_probe_of_checkpoint_takes_only_its_backbone(script, photo_set, colours, small, tmp_path):
@@ -185,7 +189,7 @@ def test_features_killed_half_way_continue_to_the_same_bits(colours, tmp_path, m
     assert not list((tmp_path / "cut").glob("*.npy"))
     (part,) = (tmp_path / "cut").glob("*.part")
     with open(part, "ab") as file:
-        file.write(b"half a row that no journal counts")
+        file.write(b"rows that no journal counts" * 500)
     seen.clear()
     monkeypatch.setattr(
         backbone.Backbone, "features", lambda self, images: seen.append(len(images)) or real(self, images)
@@ -195,6 +199,7 @@ def test_features_killed_half_way_continue_to_the_same_bits(colours, tmp_path, m
     assert np.array_equal(found.rows, whole.rows) and np.array_equal(found.readable, whole.readable)
     assert np.flatnonzero(~found.readable).tolist() == [20] and isinstance(found.rows, np.memmap)
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".npy"]
+    assert len({path.stat().st_size for path in tmp_path.glob("*/*.npy")}) == 1
 
 
 def test_features_differ_by_weights_size_and_changed_images(colours, tmp_path):
@@ -290,11 +295,23 @@ def test_cross_validation_of_random_labels_scores_at_chance(kind):
     assert (heads.nearest_vote([rows, rows], label, fold, 1).top[:, 0] == label).mean() < 0.65
 
 
-def test_cross_validation_uses_the_strength_of_other_folds():
-    hit = np.array([[1, 1, 0, 0], [0, 0, 1, 1]], bool)
-    loss = np.zeros((2, 4))
-    assert [heads._best(hit[:, keep], loss[:, keep]) for keep in ([0, 1], [2, 3])] == [0, 1]
-    assert heads._best(hit, np.array([[2.0] * 4, [1.0] * 4])) == 1
+def test_cross_validation_uses_the_strength_of_other_folds(monkeypatch):
+    """Strength 0 has fold 0 right and strength 1 has fold 1, so that each is chosen for the other fold."""
+    label, fold = np.zeros(4, np.int32), np.array([0, 0, 1, 1])
+    monkeypatch.setattr(heads, "fit", lambda *_: iter((0, 1)))
+
+    def predict(head, rows, held_out, label, width):
+        right = fold[held_out] == head
+        return np.where(right, 0, 7)[:, None], np.ones((len(right), 1), np.float32), right.astype(np.float32)
+
+    monkeypatch.setattr(heads, "predict", predict)
+    found = heads.cross_validate([np.zeros((4, 1), np.float32)], label, fold, [1.0, 0.1], "logistic")
+    assert found.predictions.top[:, 0].tolist() == [7, 7, 7, 7] and found.top1.tolist() == [0.5, 0.5]
+
+
+def test_best_strength_has_most_hits_then_lowest_loss():
+    hit, loss = np.array([[1, 0], [1, 1], [1, 1]], bool), np.array([[0.1, 0.1], [3.0, 3.0], [2.0, 2.0]])
+    assert heads._best(hit, loss) == 2
 
 
 def test_predict_of_unseen_class_has_probability_0(gaussians):

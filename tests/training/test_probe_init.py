@@ -98,7 +98,7 @@ def test_probe_init_of_another_size_is_warned(fitted, photo_set, first_logits):
 @pytest.mark.parametrize(
     ("names", "words", "part"),
     [
-        (NAMES, ["--model", "timm:test_vit"], f"holds {MODEL}, --model is timm:test_vit. Try: --model {MODEL}"),
+        (NAMES, ["--model", "timm:test_vit"], f"holds {MODEL}, --model is timm:test_vit. Try: --model {MODEL}\n"),
         (NAMES, ["--pool", "gem"], "was fitted with --pool avg, not gem. Try: --pool avg"),
         ([*NAMES, "more"], [], "has 3 classes, the training list 4. Run tools.probe"),
         (["china", "flower", "other"], [], "has other classes: class 2 is 'hopper' there and 'other' in"),
