@@ -37,7 +37,7 @@ def first_logits(monkeypatch, script):
     found = []
 
     def stop(run, engine, loader, score):
-        opt = run.opt.replace(batch_size=50)
+        opt = engine.model.opt.replace(batch_size=50)
         (batch,) = dataloader.eval_loader(opt, loader.files, (engine.model.preprocess(),))
         with torch.inference_mode(), engine.model.evaluating() as net:
             found.append(net(engine.model.normalise(batch.images[0])))

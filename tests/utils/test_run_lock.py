@@ -77,6 +77,7 @@ def test_lock_of_running_tag_refuses_and_of_killed_one_is_free(script, photo_set
             path: content for path, content in before.items() if path.name not in ("run_log.txt", "run_log.txt.lock")
         }
         run.kill()
+        run.wait()  # on a busy machine a process takes seconds to die
         result = script("train.py", "--tag", "busy", "--resume", "--epochs", "1", "--data_root", photo_set)
         assert result.code == 0 and "is complete" in result.out, result.err
     assert script("clear.py", "--tag", "busy").code == 0
