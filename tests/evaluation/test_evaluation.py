@@ -619,5 +619,5 @@ def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small,
     assert "<h1>Evaluation of timm:test_resnet, epoch 1 of run</h1>" in text
     assert str(photo_set / "val.txt") in text
     csv_path = tmp_path / "submission.csv"
-    flags = [flag for flag in flags if flag not in ("--resamples", 20)]
+    flags = [flag for flag in flags if flag not in ("--resamples", "20")]
     assert script("submit.py", *flags, "--tag", "run", "--temperature", "ckpt", "--out", csv_path).code == 0
