@@ -14,14 +14,16 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from options import after_evaluation, choices, parse_eval
 from utils.run import run_command
 
 if TYPE_CHECKING:
+    from dataloader.prefetch import BatchLoader
     from evaluation.metrics import Predictions
     from inference import Predictor
+    from utils.batch import EvalBatch
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -79,9 +81,12 @@ def main(opt: argparse.Namespace) -> None:
 
 
 def evaluate(
-    predictor: "Predictor", loader: Any, num_classes: int, see: "Callable[[Predictions], None] | None" = None
-) -> dict[str, Any]:
-    """Return the scores of evaluation.metrics.score over a loader of EvalBatch, which train.py prints.
+    predictor: "Predictor",
+    loader: "BatchLoader[EvalBatch]",
+    num_classes: int,
+    see: "Callable[[Predictions], None] | None" = None,
+) -> dict[str, float]:
+    """Return the scores of evaluation.metrics.score over a loader, which train.py prints.
 
     `see` is called with the predictions.
     """

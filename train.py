@@ -4,19 +4,19 @@
     python train.py --tag resnest --resume
     python train.py --tag finer --model ResNeSt101 --load checkpoints/resnest/best.pt --scale 320
 
-Writes checkpoints/<tag>/ (<epoch>_<Model>.pt, last.pt, best.pt) and logs/<tag>/ (log.txt, metrics.csv, curves.png,
-options.yaml, TensorBoard).
+Writes the checkpoints <epoch>_<Model>.pt, last.pt and best.pt into checkpoints/<tag>/. Writes log.txt, metrics.csv,
+curves.png, options.yaml and TensorBoard's files into logs/<tag>/.
 """
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eval import evaluate
-from options import after_training, parse_train
+from options import Options, after_training, parse_train
 from utils.run import run_command
 
-Score = Callable[[str], dict[str, Any]]
+Score = Callable[[str], dict[str, float]]
 
 if TYPE_CHECKING:
     from dataloader import TrainLoader
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from training.run import TrainingRun
 
 
-def main(opt: Any) -> None:
-    # Heavy imports stand here, so that --help and a mistyped flag answer at once.
+def main(opt: Options) -> None:
+    # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from torch import OutOfMemoryError
 
     import dataloader
@@ -47,7 +47,7 @@ def main(opt: Any) -> None:
     device = get_device(opt.gpu)
     start = RunStart.begin(opt, restarted=distributed.init(device))
     opt = start.opt
-    epochs = run_length(opt.scheduler, opt.epochs, said="epochs" in opt.given)
+    epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given)
     if start.is_complete(epochs):
         return
     seed_everything(opt.seed, opt.deterministic)
@@ -92,7 +92,8 @@ def main(opt: Any) -> None:
     start.content = None  # its tensors are in the engine now
     val_loader = dataloader.eval_loader(opt, val_files, (model.preprocess(),)) if val_files is not None else None
 
-    def score(weights: str) -> dict[str, Any]:
+    def score(weights: str) -> dict[str, float]:
+        assert val_loader is not None  # as --val_freq asks for scores
         member = Member(model, model.preprocess(), net=engine.net(weights), weights=weights)
         return evaluate(Predictor([member]), val_loader, classes.count, run.on_predictions(weights))
 
@@ -124,11 +125,11 @@ def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Sc
         run.end_epoch(epoch, scores)
 
 
-def validate(engine: "Engine", score: Score) -> dict[str, Any]:
-    """Score the weights, and the averages of --ema and --swa beside them; the best are the engine's active weights from now on.
+def validate(engine: "Engine", score: Score) -> dict[str, float]:
+    """Score the weights, and the averages of --ema and --swa; the best become the engine's active weights.
 
     Returns:
-        The scores of the best, as val_<name>; where there are averages, each one's top-1 besides, as val_<which>_top1.
+        The scores of the best, as val_<name>. If there are averages, also the top-1 of each, as val_<which>_top1.
     """
     found = {weights: score(weights) for weights in engine.available_weights()}
     engine.active_weights = max(found, key=lambda weights: (found[weights]["top1"], -found[weights]["loss"]))

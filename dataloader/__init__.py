@@ -6,7 +6,6 @@ The options enter here. Every function below this module takes the values that i
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -52,7 +51,7 @@ __all__ = [
 
 
 def open_list(
-    opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, Any] | None = None
+    opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, object] | None = None
 ) -> FileList:
     """Read the list "train", "val" or "test", look for its files, and decode a few of them.
 
@@ -83,7 +82,7 @@ def lists_of(opt: argparse.Namespace) -> dict[str, str]:
     return _list_flags(opt).to_record()
 
 
-def known_list(opt: argparse.Namespace, name: str, known: Mapping[str, Any]) -> tuple[Path | None, str]:
+def known_list(opt: argparse.Namespace, name: str, known: Mapping[str, object]) -> tuple[Path | None, str]:
     """Return where the checkpoints had their list `name`, and which of them record it; see ListFlags.recorded."""
     return _list_flags(opt).recorded(name, known)
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from utils.errors import UserError
 from utils.logger import log
@@ -50,7 +49,7 @@ class ListFlags:
         }
         return {name: os.path.abspath(path) for name, path in paths.items()}
 
-    def recorded(self, name: str, known: Mapping[str, Any]) -> tuple[Path | None, str]:
+    def recorded(self, name: str, known: Mapping[str, object]) -> tuple[Path | None, str]:
         """Return where the checkpoints had their list `name`, and which of them record it, in words.
 
         (None, "") where a flag says where it is, or no checkpoint records it.
@@ -76,7 +75,7 @@ class ListFlags:
             )
         return next((Path(listed) for listed in found.values()), None), " and ".join(found)
 
-    def choose(self, name: str, known: Mapping[str, Any]) -> Path:
+    def choose(self, name: str, known: Mapping[str, object]) -> Path:
         """Return the path of the list `name` for these checkpoints, and log it where no flag says it.
 
         Args:

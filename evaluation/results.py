@@ -132,7 +132,7 @@ def write(
     _write_classes(new / "per_class.csv", scored)
     _write_confused(new / "confused.csv", scored)
     if metrics["count"]:
-        plots.confusion(new / "confusion.png", scored)
+        plots.confusion(new / "confusion.png", predictions, classes)
         plots.errors(new / "errors.png", scored)
     made_by = {key: getattr(opt, key) for key in SETTINGS}
     runs = _earlier(earlier or new, made_by, identities)

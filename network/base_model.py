@@ -1,4 +1,7 @@
-"""What every family shares: a network, how images reach it, and in which precision it runs. Training is training/engine.py's."""
+"""What every family shares: a network, how images reach it, and in which precision it runs.
+
+training/engine.py trains it.
+"""
 
 import argparse
 import contextlib
@@ -16,7 +19,7 @@ from utils.batch import to_float
 from utils.preprocess import Preprocess
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Step = Callable[[Tensor], None]  # what `update` hands its loss to
+Step = Callable[[Tensor], None]  # takes the loss in `update`
 
 
 class BaseModel(nn.Module):
@@ -24,9 +27,9 @@ class BaseModel(nn.Module):
 
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
 
-    settings: what the network is built from. opt: all options, for a flag of your own. net: the network. dtype: of
-    autocast; None is fp32 throughout. frozen: the modules that --freeze holds. The engine sets `criterion`, the loss of
-    (logits, targets), and `train_net`, what training runs in the network's place, or None.
+    settings: what the network is built from. opt: all options, for a flag that you add.
+    net: the network. dtype: that of autocast; None is fp32 throughout. frozen: the modules that --freeze holds.
+    The engine sets `criterion`, the loss of (logits, targets), and `train_net`, what training runs instead of `net`.
     """
 
     criterion: Callable[[Tensor, Any], Tensor]
@@ -55,7 +58,7 @@ class BaseModel(nn.Module):
         raise NotImplementedError(f"{type(self).__module__}: write build(arch), which returns an nn.Module")
 
     def update(self, images: Tensor, targets: Any, step: Step) -> tuple[Tensor, Tensor]:
-        """Train on one batch: forward, loss, and `step(loss)`, which goes backward and steps the optimizer where it is due.
+        """Train on one batch: forward, loss, and `step(loss)`, which goes backward and, if due, steps the optimizer.
 
         Args:
             images: float (B, 3, S, S), normalised. targets: int64 (B,), or probabilities (B, C) of mixed samples.
@@ -70,7 +73,7 @@ class BaseModel(nn.Module):
     # ------------------------------------------------------------------------------------------------ forward
 
     def place(self, device: torch.device) -> None:
-        """Move to `device`, weights in channels_last: convolutions are up to twice as fast so, on CPU and CUDA alike."""
+        """Move to `device`, with weights in channels_last: convolutions are up to twice as fast, on CPU and CUDA."""
         self.to(device)
         self.to(memory_format=torch.channels_last)
 
@@ -87,32 +90,32 @@ class BaseModel(nn.Module):
         return Preprocess(self.settings.scale, self.settings.fit, self.mean, self.std)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Turn uint8 images of any device into normalised float32 on the network's, channels_last; floats are only moved."""
+        """Return uint8 images as normalised float32 on the network's device, channels_last; floats are only moved."""
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = to_float(images, self._scale, self._shift)
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, C) of images as `normalise` takes them; in training by `train_net`, where there is one."""
+        """Return logits (B, C) of images as `normalise` takes them; training runs `train_net`, if it is set."""
         run = self.train_net if self.training and self.train_net is not None else self.net
         return run(self.normalise(images))
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Return the context of forward and loss, in the precision that was chosen."""
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context for forward and loss, in the chosen precision."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
     def set_precision(self, precision: str, kept: bool = False) -> tuple[str, str]:
-        """Run in `precision` from now on; return what "auto" came to, and why: see resolve_precision."""
+        """Run in `precision` from now on; return what "auto" chose, and why: see resolve_precision."""
         precision, why = resolve_precision(self, precision, kept)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision, why
 
     @contextlib.contextmanager
     def evaluating(self, net: nn.Module | None = None) -> Iterator[nn.Module]:
-        """Have `net`, by default the network itself, in eval mode while the body runs.
+        """Keep `net`, by default the network itself, in eval mode while the body runs.
 
-        Each of hundreds of modules is told so: enter it outside of a loop, within which entering it again costs nothing.
+        It visits each of hundreds of modules, so enter it outside of a loop. Entering it again inside costs nothing.
 
         Args:
             net: the network with other weights, such as an average of them.
@@ -129,7 +132,7 @@ class BaseModel(nn.Module):
                 self.train()
 
     def train(self, mode: bool = True) -> "BaseModel":
-        """As nn.Module's, but what --freeze holds stays in eval mode, and its batch norm keeps its statistics."""
+        """Do as nn.Module, but keep the modules that --freeze holds in eval mode, with their batch-norm statistics."""
         super().train(mode)
         for module in self.frozen:
             module.eval()

@@ -64,8 +64,8 @@ def apply_head_and_pool(net: nn.Module, settings: NetworkSettings) -> nn.Module:
     """Replace the classifier by that of --head and the pooling by that of --pool, in place, and return `net`.
 
     Raises:
-        UserError: the network has no single linear classifier, or no pooled map; or it is timm's and cannot take
-            --scale.
+        UserError: the network has no single linear classifier, or no pooled map. Or it is timm's and cannot take images
+            of this --scale.
     """
     if settings.head != "linear":
         name, old = _classifier(net, settings)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 class NetworkSettings:
     """The flags of these names, which `BaseModel` reads from the options.
 
-    num_classes: None is ImageNet's 1000. scale: side of the images, pixels. batch_size: of all processes. weights_dir_given:
-    whether the user named the folder, which must exist then. rebuilt: the network was trained at `scale`, so that its size
-    needs no trial.
+    num_classes: None is ImageNet's 1000. scale: side of the images, pixels. batch_size: that of all processes.
+    weights_dir_given: whether the user named the folder, which must exist then.
+    rebuilt: the network was trained at `scale`, so its size needs no trial.
     """
 
     model: str

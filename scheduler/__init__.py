@@ -3,8 +3,8 @@
     rate = get_schedule("2x", Span(total=2400, per_epoch=100))
     rate(step)            # the factor of --lr at that optimizer step, counted from 0
 
-The tables below are the place for a schedule of your own: a name, its epochs, and the epochs after which the rate
-drops to a tenth. A table sets the number of epochs of the run.
+To add a schedule, write a table: a name, its number of epochs, and the epochs after which the learning rate drops to a
+tenth. A table sets the number of epochs of the run.
 """
 
 import math
@@ -20,7 +20,7 @@ Schedule = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Table:
-    """`epochs` in all; after each of the epochs in `drops` the rate falls to a tenth."""
+    """A schedule of `epochs`; after each epoch in `drops`, the learning rate falls to a tenth."""
 
     epochs: int
     drops: tuple[int, ...]
@@ -36,7 +36,7 @@ tables = {
 
 @dataclass(frozen=True)
 class Span:
-    """What a schedule stretches over, in optimizer steps; `step_size` in epochs; `floor` is min_lr / lr."""
+    """The length of a schedule, in optimizer steps; `step_size` is in epochs; `floor` is min_lr / lr."""
 
     total: int
     per_epoch: int
@@ -46,27 +46,30 @@ class Span:
 
 
 def _cos(span: Span) -> Schedule:
-    """Half a cosine from 1 to the floor (Loshchilov & Hutter, 2017, without restarts)."""
+    """Return half a cosine from 1 to the floor (Loshchilov & Hutter, 2017, without restarts)."""
     return lambda step: span.floor + (1 - span.floor) * 0.5 * (1 + math.cos(math.pi * _done(span, step)))
 
 
 def _none(span: Span) -> Schedule:
-    """Constant."""
+    """Return a constant 1."""
     return lambda step: 1.0
 
 
 def _step(span: Span) -> Schedule:
-    """A tenth after every `step_size` epochs."""
+    """Return a drop to a tenth after every `step_size` epochs."""
     return lambda step: 0.1 ** (step // (span.per_epoch * span.step_size))
 
 
 def _poly(span: Span) -> Schedule:
-    """(1 - t)^0.9, as in DeepLab (Chen et al., 2017)."""
+    """Return (1 - t)^0.9, as in DeepLab (Chen et al., 2017)."""
     return lambda step: span.floor + (1 - span.floor) * (1 - _done(span, step)) ** 0.9
 
 
 def _onecycle(span: Span) -> Schedule:
-    """Up from 1/25 over the first 30 %, then down to the floor, by cosines (Smith & Topin, 2018; torch's OneCycleLR)."""
+    """Return a rise from 1/25 over the first 30 %, then a fall to the floor (Smith & Topin, 2018).
+
+    Both are cosines, as in torch's OneCycleLR.
+    """
     peak = max(0.3 * span.total - 1, 1e-9)
     last = max(span.total - 1, peak + 1e-9)
 
@@ -88,10 +91,10 @@ schedulers: dict[str, Callable[[Span], Schedule]] = {
 
 
 def find_table(name: str) -> Table | None:
-    """The table called `name`; "3x", "6x" … are the "1x" stretched; None where it is a curve's name.
+    """Return the table called `name`; "3x", "6x" … are "1x" stretched; None if it is the name of a curve.
 
     Raises:
-        UserError: neither a table nor a curve; the message lists what there is.
+        UserError: the name is neither of a table nor of a curve; the message lists the names.
     """
     if name in tables:
         return tables[name]
@@ -103,12 +106,15 @@ def find_table(name: str) -> Table | None:
     return None
 
 
-def run_length(name: str, epochs: int, said: bool) -> int:
-    """The epochs of a run: a table's own, else `epochs`; a note where the user said another number than the table."""
+def run_length(name: str, epochs: int, given: bool) -> int:
+    """Return the number of epochs of a run: the table's, or else `epochs`.
+
+    A warning is logged if the user gave a number (`given`) and the table has another.
+    """
     table = find_table(name)
     if table is None:
         return epochs
-    if said and table.epochs != epochs:
+    if given and table.epochs != epochs:
         log.warning(f"--scheduler {name} sets {table.epochs} epochs; --epochs {epochs} is not used.")
     return table.epochs
 
@@ -117,7 +123,7 @@ def get_schedule(name: str, span: Span) -> Schedule:
     """Return the factor of the learning rate as a function of the optimizer step; warm-up multiplies it.
 
     Raises:
-        UserError: unknown name, or a warm-up that is longer than the run.
+        UserError: the name is unknown, or the warm-up is longer than the run.
     """
     if span.warmup >= span.total > 0 and span.warmup:
         raise UserError(f"--warmup takes {span.warmup} steps of a run of {span.total}; allowed: less than the run.")
@@ -134,7 +140,7 @@ def get_schedule(name: str, span: Span) -> Schedule:
 
 
 def _done(span: Span, step: int) -> float:
-    """The share of the run behind us, warm-up left aside; 1 at the end and beyond."""
+    """Return the share of the run that is done, without the warm-up; 1 at the end and beyond."""
     return min(1.0, max(0.0, (step - span.warmup) / max(1, span.total - span.warmup)))
 
 

@@ -10,8 +10,10 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 
 class Averages:
-    """`ema`: exponential, by timm, with a decay that warms up from 0. `swa`: the mean over the ends of epochs (Izmailov et
-    al., 2018, algorithm 1), by torch. Either is None where it is not asked for.
+    """The averages of a network's weights. Either is None unless its flag asks for it.
+
+    ema: exponential, by timm, with a decay that warms up from 0.
+    swa: the mean over the ends of epochs (Izmailov et al., 2018, algorithm 1), by torch.
     """
 
     def __init__(self, net: nn.Module, ema_decay: float = 0.0, swa: bool = False) -> None:
@@ -20,7 +22,7 @@ class Averages:
         # weights of 16 bits need timm's rounding, or small changes are lost
         self._short = any(slot[name].dtype in (torch.bfloat16, torch.float16) for (slot, name), _ in self._pairs)
         self.swa = AveragedModel(net) if swa else None
-        self.swa_ready = False  # its batch norm has statistics of its own
+        self.swa_ready = False  # whether its batch norm has statistics
 
     def available(self) -> list[str]:
         """Return what can be evaluated now: "raw" (the weights themselves), "ema", "swa"."""
@@ -28,22 +30,23 @@ class Averages:
 
     def net(self, which: str) -> nn.Module:
         """Return the network called "ema" or "swa"."""
-        average: Any = {"ema": self.ema, "swa": self.swa}[which]
+        average = {"ema": self.ema, "swa": self.swa}[which]
+        assert average is not None
         return average.module
 
     @property
     def reads_live_buffers(self) -> bool:
-        """Whether `update_ema` must be called before the network runs again: timm's own update knows no `buffers`."""
+        """Return whether `update_ema` must come before the network runs again: timm's update takes no `buffers`."""
         return self._short
 
     @torch.no_grad()
     def update_ema(self, net: nn.Module, step: int, buffers: Mapping[int, Tensor]) -> None:
-        """Take in the weights after optimizer step `step` (from 1).
+        """Add the weights after optimizer step `step` (from 1) to `ema`.
 
-        As ModelEmaV3.update, which builds two state dicts for it each time: 1 to 3 ms in which no kernel is launched.
+        It computes what ModelEmaV3.update does, without its two state dicts per step, which take 1 to 3 ms.
 
         Args:
-            buffers: {id of a buffer of `net`: its value after that step}, where the network has run again since.
+            buffers: {id of a buffer of `net`: its value after that step}, if the network has run again since.
         """
         if self.ema is None:
             return
@@ -61,15 +64,17 @@ class Averages:
                 average.copy_(value)
 
     def update_swa(self, net: nn.Module) -> None:
-        """Take in the weights at the end of an epoch that --swa averages."""
+        """Add the weights at the end of an epoch to `swa`."""
         if self.swa is not None:
             self.swa.update_parameters(net)
             self.swa_ready = False
 
     def update_swa_batchnorm(self, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:
-        """Recompute the batch-norm statistics of `swa` as the mean over `images`, batches of normalised ones (B, 3, S, S).
+        """Recompute the batch-norm statistics of `swa` as their mean over `images`.
 
-        `frozen` says of each module whether --freeze holds it; such a module keeps its statistics.
+        Args:
+            images: batches of normalised images (B, 3, S, S).
+            frozen: for each module, whether --freeze holds it; such a module keeps its statistics.
         """
         assert self.swa is not None
         net = self.swa.module
@@ -95,11 +100,11 @@ class Averages:
         }
 
     def swa_state(self) -> dict[str, Any]:
-        """Return, for a checkpoint, how many epochs `swa` has taken in, and whether its batch norm is ready."""
+        """Return, for a checkpoint, how many epochs `swa` averages, and whether its batch norm is ready."""
         return {"count": 0 if self.swa is None else int(self.swa.n_averaged), "ready": self.swa_ready}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore what `state_dict` and `swa_state` gave; what a checkpoint does not hold starts from the beginning."""
+        """Restore what `state_dict` and `swa_state` gave; what a checkpoint does not hold starts fresh."""
         if self.ema is not None and content.get("ema") is not None:
             self.ema.module.load_state_dict(content["ema"])
         if self.swa is not None and content.get("swa") is not None:
@@ -124,6 +129,6 @@ def _slots(net: nn.Module) -> list[tuple[dict[str, Any], str]]:
 
 
 def frozen_mask(net: nn.Module, frozen: Iterable[nn.Module]) -> list[bool]:
-    """Return of each of net.modules() whether it is in `frozen`: so the same modules are found in a copy of the network."""
+    """Return for each of net.modules() whether it is in `frozen`; the answer also holds for a copy of the network."""
     ids = {id(module) for module in frozen}
     return [id(module) in ids for module in net.modules()]

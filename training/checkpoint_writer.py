@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on."""
+"""Checkpoints are written while training continues."""
 
 import re
 import time
@@ -14,14 +14,15 @@ from utils.logger import log
 
 
 class AsyncCheckpointWriter:
-    """Copies what is to be saved and writes it in a thread of its own, one checkpoint after another.
+    """Copies what is to be saved, and writes it in a thread, one checkpoint after another.
 
-    error: why the last one could not be written, or None. written: the path of the last that was. blocked_seconds: for how many seconds
-    callers were held up.
+    error: why the last checkpoint could not be written, or None.
+    written: the path of the last one that was written.
+    blocked_seconds: how long the callers have waited.
     """
 
     def __init__(self, marker: Path | None = None, before_write: Callable[[], None] = lambda: None) -> None:
-        """`marker`: a file to delete once something is written. `before_write`: called in the thread before each write."""
+        """`marker`: a file to delete after the first write. `before_write`: called in the thread before each write."""
         self._marker, self.before_write = marker, before_write
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
@@ -31,13 +32,16 @@ class AsyncCheckpointWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether an earlier one is still being written."""
+        """Return whether a checkpoint is still being written."""
         return self._pending is not None and not self._pending.done()
 
     def save(
         self, path: Path, content: dict[str, Any], also: Iterable[Path] = (), retention: "RetentionPolicy | None" = None
     ) -> None:
-        """Write `content` to `path`, under the names `also` too, then drop what `retention` does not keep. Returns after copying."""
+        """Copy `content` and return; the thread writes it to `path`, and under the names `also`.
+
+        Then it deletes what `retention` does not keep.
+        """
         began = time.monotonic()
         self.wait()
         copied = snapshot(content)
@@ -56,7 +60,7 @@ class AsyncCheckpointWriter:
             old.unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Until the last one is written; a failure is said, and kept in `error` until one succeeds."""
+        """Wait until the last checkpoint is written. A failure is logged, and kept in `error` until a success."""
         if self._pending is None:
             return
         try:
@@ -69,23 +73,19 @@ class AsyncCheckpointWriter:
 
 
 def safe_model_name(model: str) -> str:
-    """A model's name as part of a file's: `timm:resnet18` gives `timm-resnet18`."""
+    """Return a model's name as part of a file name: `timm-resnet18` for `timm:resnet18`."""
     return model.replace(":", "-").replace("/", "-")
 
 
 class RetentionPolicy:
-    """Which numbered checkpoints to keep: those of the last `keep` epochs, every `every`-th, and the epochs in `always`."""
+    """Which numbered checkpoints to keep: the last `keep` epochs, every `every`-th, and the epochs in `always`."""
 
     def __init__(self, name: str, keep: int, every: int, always: Iterable[int]) -> None:
-        self.pattern, self.keep, self.every, self.always = (
-            re.compile(rf"(\d+)_{re.escape(name)}\.pt"),
-            keep,
-            every,
-            set(always),
-        )
+        self.pattern = re.compile(rf"(\d+)_{re.escape(name)}\.pt")
+        self.keep, self.every, self.always = keep, every, set(always)
 
     def expired(self, folder: Path, epoch: int) -> list[Path]:
-        """The files of `folder` that are not to be kept once `epoch` is done; those of later epochs are another run's."""
+        """Return the files of `folder` to delete once `epoch` is done. Those of later epochs belong to another run."""
         gone = []
         for path in folder.iterdir():
             match = self.pattern.fullmatch(path.name)
@@ -96,7 +96,7 @@ class RetentionPolicy:
 
 
 def snapshot(content: Any) -> Any:
-    """A copy of nested dicts and lists with every tensor copied to the CPU, so that training can go on changing it."""
+    """Return a copy of nested dicts and lists with every tensor copied to the CPU, so that training can change them."""
     if isinstance(content, torch.Tensor):
         return content.detach().to("cpu", copy=True)
     if isinstance(content, dict):

@@ -12,8 +12,8 @@ def clip_gradients(parameters: Sequence[nn.Parameter], bound: float, mode: str) 
     """Clip the gradients of `parameters` in place.
 
     Args:
-        mode: "norm": the whole gradient's norm is at most `bound`; "value": each entry lies within -bound and bound; "agc":
-            each unit's norm is at most `bound` times that of its weights.
+        mode: "norm" bounds the norm of the whole gradient by `bound`; "value" bounds each entry; "agc" bounds the norm
+            of each unit by `bound` times that of its weights.
     """
     if mode == "norm":
         nn.utils.clip_grad_norm_(parameters, bound)
@@ -27,7 +27,7 @@ def clip_gradients(parameters: Sequence[nn.Parameter], bound: float, mode: str) 
 def clip_unitwise(parameters: Sequence[nn.Parameter], bound: float) -> None:
     """Clip adaptively (Brock et al., 2021, equation 3): a unit is one output channel, or a whole vector.
 
-    As timm's `adaptive_clip_grad` to the bit, in 4 instead of 15 operations per parameter.
+    It equals timm's `adaptive_clip_grad` to the bit, in 4 instead of 15 operations per parameter.
     """
     moving = [parameter for parameter in parameters if parameter.grad is not None]
     gradients = [parameter.grad for parameter in moving if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""Learning from a trained network: --teacher."""
+"""Training also learns from a trained network: --teacher."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from utils.errors import NotFinite, UserError
 
 
 class DistilledTargets(NamedTuple):
-    """What a batch is to be taught: `labels`, int64 (B,) or probabilities (B, C), and `soft`, the teacher's, float32 (B, C)."""
+    """The targets of a batch: `labels`, int64 (B,) or probabilities (B, C); `soft`, the teacher's, float32 (B, C)."""
 
     labels: Tensor
     soft: Tensor
@@ -30,7 +30,7 @@ class Teacher:
         """Take `model`, read from the checkpoint `path`, as the teacher of `student`.
 
         Raises:
-            UserError: the two have another number of classes.
+            UserError: the two have different numbers of classes.
         """
         if model.num_classes != student.num_classes:
             raise UserError(
@@ -47,7 +47,7 @@ class Teacher:
         self.alike = bool((self.scale == 1).all() and (self.shift == 0).all())  # here: a step does not wait for it
 
     def distilled(self, images: Tensor, labels: Tensor) -> DistilledTargets:
-        """Return the labels, and what the teacher says of `images`, float (B, 3, S, S), normalised for the student."""
+        """Return the labels, and the teacher's targets for `images`, float (B, 3, S, S), normalised for the student."""
         return DistilledTargets(labels, self.targets(images).clone())  # a clone of an inference tensor can be saved
 
     @torch.inference_mode()
@@ -58,7 +58,7 @@ class Teacher:
             return (self.model.net(own).float() / self.temperature).softmax(dim=1)
 
     def check(self, images: Tensor) -> None:
-        """Raise NotFinite where the teacher's answers for `images`, normalised for the student, are no numbers."""
+        """Raise NotFinite if the teacher's outputs for `images`, normalised for the student, are not finite."""
         broken = int((~self.targets(images).isfinite().all(dim=1)).sum())
         if broken:
             raise NotFinite(
@@ -91,7 +91,7 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
 
     Raises:
         UserError: it has other classes.
-        NotFinite: its answers for noise are no numbers.
+        NotFinite: its outputs for noise are not finite.
     """
     model, data = build_from_checkpoint(checkpoint.load(path), path)
     model.place(student.device)
@@ -107,7 +107,7 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
 
 
 def check_same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:
-    """Raise UserError where both know names of classes, and they differ, in their order too: class k must mean the same."""
+    """Raise UserError if both name their classes, and the names or their order differ: class k must be the same."""
     if not teacher or not own or names_agree(teacher, own):
         return
     hint = "In another order they are another numbering: number the lists as the teacher's."

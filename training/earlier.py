@@ -1,4 +1,4 @@
-"""An earlier run of the same tag: a new run replaces it only where it is told to."""
+"""An earlier run of the same tag: a new run replaces it only if it is told to."""
 
 import csv
 import re
@@ -10,15 +10,16 @@ from utils.logger import log
 
 WRITTEN = re.compile(r"(\d+_.+|last|best)\.pt")
 DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
+MAX_NAMED = 6  # checkpoints, in a message
 RECORDS = ("metrics.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")
 
 
 def check_earlier(
     tag: str, folder: Path, logs: Path, reads: Mapping[str, str], resume: bool, overwrite: bool, clear: str
 ) -> None:
-    """Raise UserError where a run that begins under `tag` would replace an earlier one without being told to.
+    """Raise UserError if a new run under `tag` would replace an earlier one without --overwrite.
 
-    Also where it would replace the checkpoint that it starts from, or its teacher: --overwrite does not cover that.
+    Raise it too if the run would replace the checkpoint that it starts from, or its teacher, even with --overwrite.
 
     Args:
         folder, logs: the tag's checkpoints and logs.
@@ -39,12 +40,10 @@ def check_earlier(
         )
     if overwrite:
         return
-    names = ", ".join(path.name for path in checkpoints[:6]) + (
-        f" and {len(checkpoints) - 6} more" if len(checkpoints) > 6 else ""
-    )
-    there = [f"{folder}/ holds {names}"] * bool(checkpoints) + [f"{logs}/metrics.csv has {epochs} epoch(s)"] * bool(
-        epochs
-    )
+    more = f" and {len(checkpoints) - MAX_NAMED} more" if len(checkpoints) > MAX_NAMED else ""
+    names = ", ".join(path.name for path in checkpoints[:MAX_NAMED]) + more
+    there = [f"{folder}/ holds {names}"] if checkpoints else []
+    there += [f"{logs}/metrics.csv has {epochs} epoch(s)"] if epochs else []
     raise UserError(
         f"There is a run of tag {tag!r} already, which this one would replace: {'; '.join(there)}.\n"
         "Give --resume to continue it, --overwrite to delete it, or another --tag. "
@@ -53,25 +52,29 @@ def check_earlier(
 
 
 def remove_earlier(folder: Path, logs: Path) -> None:
-    """Delete the checkpoints and tables that an earlier run left, and log how many. log.txt and TensorBoard's files are added to."""
+    """Delete the checkpoints and tables of an earlier run, and log how many.
+
+    log.txt and TensorBoard's files stay; the new run appends to them.
+    """
     checkpoints = _checkpoints(folder)
     records = [logs / name for name in RECORDS if (logs / name).exists()]
     for path in [*checkpoints, *records]:
         path.unlink(missing_ok=True)
     if checkpoints or records:
         log.warning(
-            f"--overwrite: deleted {len(checkpoints)} checkpoints of the earlier run in {folder}/, {len(records)} files in {logs}/."
+            f"--overwrite: deleted {len(checkpoints)} checkpoints of the earlier run in {folder}/, "
+            f"{len(records)} files in {logs}/."
         )
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that a run wrote itself, by name."""
+    """Return the checkpoints that a run wrote itself, by name."""
     found = folder.glob("*.pt") if folder.is_dir() else ()
     return sorted(path for path in found if WRITTEN.fullmatch(path.name) and not path.name.endswith(DERIVED))
 
 
 def _epochs(logs: Path) -> int:
-    """How many epochs metrics.csv of `logs` has; 0 without one."""
+    """Return how many epochs metrics.csv of `logs` has; 0 without one."""
     try:
         with open(logs / "metrics.csv", newline="", encoding="utf-8", errors="replace") as file:
             return max(0, sum(1 for _ in csv.reader(file)) - 1)

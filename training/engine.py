@@ -1,18 +1,18 @@
 """The engine: what happens to one batch, from its images on the CPU to the optimizer's step.
 
     engine = build_engine(opt, model, steps_per_epoch)      # training/setup.py
-    result = engine.train_step(batch)                       # moves, normalises and mixes, and calls the model's `update`
-    model.update(images, targets, step)                     # network/<family>/model.py: forward, loss, and step(loss)
+    result = engine.train_step(batch)                       # moves, normalises, mixes, and calls the model's `update`
+    model.update(images, targets, step)                     # network/<family>/model.py: forward, loss, step(loss)
     engine.descend(batch, loss)                             # backward, clip, optimizer.step()
 
-A steady step reads nothing back from the device: what became of it is looked at one step later, in `settle`.
+A steady step reads nothing back from the device. `settle` looks at its outcome one step later.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ from utils.errors import UserError
 from utils.logger import log, progress
 from utils.rng import seed_step
 
+if TYPE_CHECKING:
+    from dataloader import TrainLoader
+
 Targets = Tensor | DistilledTargets
 
 
@@ -42,7 +45,7 @@ class StepSettings:
 
     steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
     max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. swa_start: the first epoch that
-    --swa averages. validated: whether epochs are validated; if not, an average is what predicts, where there is one.
+    --swa averages. validated: whether epochs are validated; if not, an average predicts, if there is one.
     """
 
     seed: int
@@ -62,8 +65,9 @@ class StepSettings:
 class Parts:
     """What the engine drives; `training.setup.build_engine` makes it from the options.
 
-    schedule: optimizer step -> factor of the learning rate. clip_params: the parameters that --clip_grad clips. train_net:
-    what training runs in the network's place (compiled, or one of several processes); None where it runs the network itself.
+    schedule: optimizer step -> factor of the learning rate.
+    clip_params: the parameters that --clip_grad clips.
+    train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
     """
 
     criterion: Loss
@@ -78,7 +82,10 @@ class Parts:
 
 
 class StepResult(NamedTuple):
-    """What a batch gave, on the device: `loss`, a detached scalar; `top1`, the share that the network had right, or None."""
+    """What a batch gave, on the device.
+
+    loss: a detached scalar. top1: the share of the images that are classified correctly, or None.
+    """
 
     loss: Tensor
     top1: Tensor | None
@@ -87,9 +94,10 @@ class StepResult(NamedTuple):
 class Engine:
     """Owns the training of one network: its steps, the optimizer, the averages, and what a checkpoint keeps of them.
 
-    step_count: optimizer steps so far, skipped ones included. grad_norm: of the last step, before clipping, a scalar on the
-    device. active_weights: "raw", "ema" or "swa", the weights to predict with: those that did best in the last validation.
-    on_gradients: what is to look at each step's gradients before they are clipped, or None.
+    step_count: optimizer steps so far, skipped ones included.
+    grad_norm: that of the last step, before clipping, a scalar on the device.
+    active_weights: "raw", "ema" or "swa", the weights to predict with: the best of the last validation.
+    on_gradients: called before each step's gradients are clipped; or None.
     """
 
     def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:
@@ -125,7 +133,7 @@ class Engine:
         return StepResult(loss, share_right(logits, targets))
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Targets]:
-        """Return images and targets on the device, normalised, and mixed if asked. Seeds the randomness of the batch."""
+        """Seed the randomness of the batch; return images and targets on the device, normalised, and mixed if asked."""
         seed_step(self.settings.seed, batch.epoch, batch.step)
         if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
             self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.step + 1)
@@ -142,7 +150,7 @@ class Engine:
         self.sam.ascend()
 
     def descend(self, batch: Batch, loss: Tensor) -> None:
-        """Go backward; at a step's last batch clip the gradient and step the optimizer, unless the gradient is not finite."""
+        """Go backward; at a step's last batch, clip the gradient and step the optimizer if the gradient is finite."""
         self._backward(batch, loss)
         self._in_step.append(batch)
         if not self.is_step_boundary(batch.step + 1):
@@ -175,13 +183,13 @@ class Engine:
             self.settle()
 
     def settle(self) -> None:
-        """Learn what became of the last step: take its weights into the averages, or count it as skipped and explain it.
+        """Update the averages after the last step; if it was skipped, count and explain it.
 
-        By the next step's end the device has long decided, so that nothing waits. Whoever needs the state as it is now calls
-        `net`, `state_dict` or `end_epoch`, which settle first.
+        By the end of the next step the device has decided long ago, so nothing waits. `net`, `state_dict` and
+        `end_epoch` settle first, since they need the present state.
 
         Raises:
-            Diverged: it was the last of as many skipped steps in a row as --max_nan allows.
+            Diverged: --max_nan steps in a row were skipped.
         """
         batches, self._unsettled = self._unsettled, []
         if not batches:
@@ -215,8 +223,8 @@ class Engine:
     def _backward(self, batch: Batch, loss: Tensor) -> None:
         if self.train_net is not None and not self._ran_train_net:
             raise UserError(
-                f"{type(self.model).__module__}: update() calls self.net(images), which torchrun and --compile miss. "
-                "Call self(images)."
+                f"{type(self.model).__module__}: update() calls self.net(images), "
+                "which bypasses torchrun and --compile. Call self(images)."
             )
         self._ran_train_net = False
         accumulate = self.settings.accumulate
@@ -225,7 +233,7 @@ class Engine:
         self.scaler.scale(loss / in_step).backward()
 
     def _to_device(self, *tensors: Tensor) -> list[Tensor]:
-        """Return copies on the device; on a GPU a stream of their own makes them while the step before still runs."""
+        """Return copies on the device; on a GPU, a side stream makes them while the previous step still runs."""
         device = self.model.device
         if self._copy_stream is None:
             return [tensor.to(device, non_blocking=True) for tensor in tensors]
@@ -242,10 +250,10 @@ class Engine:
         self._ran_train_net = True
         return self.train_net(images)
 
-    # ------------------------------------------------------------------------------------------------ epochs and weights
+    # ---------------------------------------------------------------------------------------- epochs and weights
 
     def available_weights(self) -> list[str]:
-        """Return which weights can be evaluated now: "raw", and "ema" and "swa" where they are kept and ready."""
+        """Return which weights can be evaluated now: "raw", and "ema" and "swa" if they are kept and ready."""
         return self.averages.available()
 
     def net(self, weights: str) -> nn.Module:
@@ -253,13 +261,13 @@ class Engine:
         self.settle()
         return self.model.net if weights == "raw" else self.averages.net(weights)
 
-    def end_epoch(self, epoch: int, loader: Any) -> None:
-        """Average the weights from the first epoch of --swa on; after the last epoch, give the average its batch-norm statistics.
+    def end_epoch(self, epoch: int, loader: "TrainLoader") -> None:
+        """Average the weights from the first epoch of --swa on; after the last one, compute batch-norm statistics.
 
         Every process calls it.
 
         Args:
-            loader: dataloader.TrainLoader; the statistics are those of epoch `epoch`'s images.
+            loader: the statistics are those of its images of epoch `epoch`.
         """
         self.settle()
         settings = self.settings
@@ -322,9 +330,10 @@ class Engine:
 
 
 def share_right(logits: Tensor, targets: Targets) -> Tensor | None:
-    """Return the share of a batch that the logits (B, C) have right, a scalar on the device; None for logits of another kind.
+    """Return the share of a batch that the logits (B, C) classify correctly, a scalar on the device.
 
-    Of a mixed sample (--mixup, --cutmix) the class with the larger share is the right one.
+    It is None for logits of another shape. In a mixed sample (--mixup, --cutmix), the class with the larger share is
+    correct.
     """
     labels = targets.labels if isinstance(targets, DistilledTargets) else targets
     if logits.ndim != 2 or len(logits) != len(labels):

@@ -1,4 +1,4 @@
-"""Counts one epoch of training as it runs, and gives the run its places to save and to stop."""
+"""One epoch of training: its sums, its progress, and the moments at which the run may save and stop."""
 
 import math
 import resource
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from training.engine import Engine, StepResult
 from training.memory import out_of_memory
+from training.state import Scores
 from utils import distributed
 from utils.batch import Batch
 from utils.errors import MachineFault, UserError
@@ -19,15 +20,15 @@ from utils.logger import log, progress
 if TYPE_CHECKING:
     from training.run import TrainingRun
 
-LOG_SECONDS = 60.0  # between two lines of progress, where there is no terminal
+LOG_SECONDS = 60.0  # between two lines of progress without a terminal
 BAR_SECONDS = 0.5
 
 
 class EpochTracker:
-    """The epoch's sums: loss, top-1 and gradient norm without waiting for the device, the time, the wait for data, bad images.
+    """Sums over an epoch: loss, top-1, gradient norm, time, wait for data. It does not wait for the device.
 
-    done: batches that are behind us. ended: whether the epoch's training is over, as in a run that was cut while it
-    was validating. Use it in a `with`.
+    done: batches trained so far. ended: whether the epoch's training is over, as in a run that was cut while it was
+    validating. Use it in a `with`.
     """
 
     def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:
@@ -47,10 +48,11 @@ class EpochTracker:
         """Continue where `state_dict` was called."""
         if within["done"] > self.batches:
             raise UserError(
-                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.batches}. It is damaged.\n"
+                f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.batches}. "
+                "It is damaged.\n"
                 f"Resume from an earlier one: ls {self.run.checkpoints}"
             )
-        totals = within["totals"]  # one a process
+        totals = within["totals"]  # one per process
         total = totals[distributed.rank()] if len(totals) == distributed.world_size() else torch.stack(totals).mean(0)
         self.total[: len(total)] = total  # older checkpoints have no top-1
         self.done, self.counted, self.images = within["done"], within["counted"], within["images"]
@@ -58,23 +60,25 @@ class EpochTracker:
 
     def __enter__(self) -> "EpochTracker":
         self.began = self.shown = self.logged = time.monotonic()
-        self.bar = progress(
-            None, f"epoch {self.epoch}/{self.engine.settings.epochs}", self.batches, lines=False
-        )  # it has lines of its own
+        title = f"epoch {self.epoch}/{self.engine.settings.epochs}"
+        self.bar = progress(None, title, self.batches, lines=False)  # `update` logs its own lines
         self.bar.update(self.done)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     def out_of_memory(self, error: torch.OutOfMemoryError) -> Exception:
-        """Return the error that says which batch fits, where training ran out of memory; else `error`. Call it outside of its handler."""
+        """Return the error that says which batch fits, if training ran out of memory; else `error`.
+
+        Call it outside of the handler of `error`.
+        """
         if self.batch is None or self.ended:
             return error
         return out_of_memory(self.engine, self.batch)
 
     def track(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Pass on the batches that the epoch has left; between two optimizer steps, save or stop where that is due."""
+        """Yield the remaining batches of the epoch; between two optimizer steps, save or stop if that is due."""
         for _ in range(self.batches - self.done):
             asked = time.monotonic()
             self.batch = self._next(batches)
@@ -90,7 +94,7 @@ class EpochTracker:
                 self.run.maybe_save(self)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; where the machine cannot read it, what is trained so far is saved before that ends the run."""
+        """Return the next batch. If the machine cannot read it, save what is trained so far, and raise."""
         try:
             return next(batches)
         except MachineFault:
@@ -98,7 +102,7 @@ class EpochTracker:
                 self.run.save(self)
             raise
 
-    def _record(self, batch: Batch) -> Callable[[], Any]:
+    def _record(self, batch: Batch) -> Callable[[], None]:
         """Show the run's first batch, and keep the gradients of each epoch's last; return what ends that."""
         if self.run.recorder is not None and self.done == 0 and self.epoch == 1:
             self.run.recorder.first_batch(batch)
@@ -107,10 +111,10 @@ class EpochTracker:
         return lambda: None
 
     def update(self, result: StepResult) -> None:
-        """Add what a batch gave; now and then show where we are, which alone waits for the device."""
+        """Add what a batch gave. Now and then show the progress, which alone waits for the device."""
         self._add(0, result.loss)
         if result.top1 is not None:
-            self._add(4, result.top1 + 0 * result.loss)  # where the loss is no number, neither is this
+            self._add(4, result.top1 + 0 * result.loss)  # NaN if the loss is NaN
         self.done += 1
         self.counted += 1
         assert self.batch is not None
@@ -125,18 +129,17 @@ class EpochTracker:
         elif self.bar.disable and now - self.logged > LOG_SECONDS:
             self.logged = now
             left = (self.spent + now - self.began) / max(1, self.counted) * (self.batches - self.done)
-            log.info(
-                f"epoch {self.epoch}, batch {self.done}/{self.batches}  {format_metrics(self.scores())}  {left / 60:.0f} min left"
-            )
+            where = f"epoch {self.epoch}, batch {self.done}/{self.batches}"
+            log.info(f"{where}  {format_metrics(self.scores())}  {left / 60:.0f} min left")
 
     def _add(self, place: int, value: Tensor) -> None:
-        """Add to a sum and its count; what a skipped step had is left out."""
+        """Add to a sum and its count; the values of a skipped step are left out."""
         fine = value.isfinite() if self.engine.guard.on else torch.ones_like(value, dtype=torch.bool)
         self.total[place] += torch.where(fine, value, 0)
         self.total[place + 1] += fine
 
-    def close(self) -> dict[str, Any]:
-        """End the epoch's training; returns its scores, the same in every process.
+    def close(self) -> Scores:
+        """End the epoch's training; return its scores, the same in every process.
 
         Raises:
             UserError: the loss is no longer a number, or no step of the epoch was taken.
@@ -149,29 +152,28 @@ class EpochTracker:
         return scores
 
     def _none_taken(self) -> None:
-        """Warn where fp16 needed the whole epoch to find its scale; else raise UserError."""
+        """Warn if fp16 needed the whole epoch to find its scale; else raise UserError."""
         what = f"No step of epoch {self.epoch} was taken: no gradient of its {self.done} batches was finite"
         if self.engine.scaler.is_enabled() and self.engine.scaler.get_scale() > 1:
-            log.warning(
-                f"{what}. fp16 is still finding its scale, now {self.engine.scaler.get_scale():g}; short epochs need several for it."
-            )
+            scale = self.engine.scaler.get_scale()
+            log.warning(f"{what}. fp16 is still finding its scale, now {scale:g}; short epochs need several for it.")
             return
         raise self.run.divergence_error(what, self.lr)
 
-    def scores(self) -> dict[str, Any]:
-        """train_loss, train_top1 and grad_norm (means so far), lr (of the last step), images_per_second, data_wait (share of the time).
+    def scores(self) -> Scores:
+        """Return the scores so far.
 
-        train_top1 is that of the augmented images, as each step's weights saw them; it is left out where the logits that
-        `update` returns are not of one row per image.
+        Returns:
+            train_loss, train_top1 and grad_norm (means), lr (of the last step), images_per_second, data_wait (a share
+            of the time), and skipped_steps if there are any. train_top1 is measured on augmented images, each with the
+            weights of its step. It is left out if `update` does not return one row of logits per image.
 
         Raises:
             UserError: the loss is no longer a number.
         """
         losses, counted, norms, steps, right, compared = self.total.tolist()
-        loss, norm = (
-            losses / counted if counted else math.nan,
-            norms / max(1, steps),
-        )  # NaN: all steps so far were skipped
+        loss = losses / counted if counted else math.nan  # NaN: all steps so far were skipped
+        norm = norms / max(1, steps)
         spent = max(1e-9, self.spent + time.monotonic() - self.began)
         scores = {"train_loss": loss} | ({"train_top1": right / compared} if compared else {})
         scores |= {"lr": self.lr, "images_per_second": self.images / spent, "data_wait": self.waited / spent}
@@ -181,7 +183,7 @@ class EpochTracker:
         return scores | {"grad_norm": norm} | skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """Return for a checkpoint where in the epoch we are, with the sums so far. Every process calls it."""
+        """Return, for a checkpoint, the position within the epoch and the sums so far. Every process calls it."""
         numbers = {
             name: getattr(self, name) for name in ("epoch", "done", "counted", "images", "waited", "lr", "ended")
         }
@@ -192,16 +194,13 @@ class EpochTracker:
         }
 
 
-def format_metrics(scores: dict[str, Any]) -> str:
+def format_metrics(scores: Scores) -> str:
     """Return the scores of an epoch, or of a part of one, as a line of the log."""
     words = [f"loss {scores['train_loss']:.4f}"]
     words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
     if "val_top1" in scores:
-        words.append(
-            "val top1 {val_top1:.6f}  top5 {val_top5:.6f}  mean class {val_mean_class_accuracy:.6f}  loss {val_loss:.6f}".format(
-                **scores
-            )
-        )
+        words.append(f"val top1 {scores['val_top1']:.6f}  top5 {scores['val_top5']:.6f}")
+        words.append(f"mean class {scores['val_mean_class_accuracy']:.6f}  loss {scores['val_loss']:.6f}")
         words += [
             f"{name[4:-5]} {scores[name]:.6f}"
             for name in ("val_raw_top1", "val_ema_top1", "val_swa_top1")
@@ -210,14 +209,13 @@ def format_metrics(scores: dict[str, Any]) -> str:
         if scores["val_unreadable"]:
             words.append(f"{scores['val_unreadable']} unreadable")
     words += [f"{scores['skipped_steps']} steps skipped"] if scores.get("skipped_steps") else []
-    words.append(
-        f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s  waiting for data {100 * scores['data_wait']:.0f} %"
-    )
+    words.append(f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s")
+    words.append(f"waiting for data {100 * scores['data_wait']:.0f} %")
     return "  ".join(words)
 
 
 def _memory(device: torch.device) -> str:
-    """What the GPU holds at most, or this process, in GB."""
+    """Return the peak memory of the GPU, or else of this process, in GB, as text."""
     used = (
         torch.cuda.max_memory_reserved(device)
         if device.type == "cuda"

@@ -17,27 +17,27 @@ ALL_BUT_HEAD = -1
 
 
 def layer_ids(net: nn.Module, coarse: bool) -> dict[str, int]:
-    """{parameter's name: its layer}, from 0 (the stem) up; a layer is a stage where `coarse`, else a block.
+    """Return {parameter's name: its layer}, from 0 (the stem) up; a layer is a stage if `coarse`, else a block.
 
     Raises:
-        UserError: the network does not say how its layers follow each other.
+        UserError: the network does not define the order of its layers.
     """
     net_: Any = net
     try:
         return group_parameters(net, net_.group_matcher(coarse=coarse), reverse=True)
     except (AttributeError, AssertionError, NotImplementedError, re.error) as error:
         raise UserError(
-            f"{type(net).__name__} does not say how its layers follow each other (timm's group_matcher), so it cannot be taken apart "
-            "by depth.\nAllowed with it: --freeze -1 (all but the classifier) and --head_lr; leave --layer_decay out."
+            f"{type(net).__name__} does not define the order of its layers (timm's group_matcher), "
+            "so it cannot be divided by depth.\n"
+            "Allowed with it: --freeze -1 (all but the classifier) and --head_lr; leave --layer_decay out."
         ) from error
 
 
 def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
-    """Let the stem and the first `stages` stages want no gradient; -1: everything but the classifier; None: nothing.
+    """Freeze the stem and the first `stages` stages; -1: everything but the classifier; None: nothing.
 
     Returns:
-        The modules all of whose parameters are frozen. Keep them in eval mode, so that batch norm
-        keeps its statistics.
+        The modules all of whose parameters are frozen. Keep them in eval mode, so that batch norm keeps its statistics.
 
     Raises:
         UserError: the network has fewer stages (the message says how many), or no classifier.
@@ -54,8 +54,8 @@ def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
         last = min((at[name] for name in head if name in at), default=max(at.values()))
         if stages > last - 1:
             raise UserError(
-                f"--freeze {stages}: {type(net).__name__} has {last - 1} stages. Allowed: 0 (the stem alone) to {last - 1}, "
-                "or -1 (all but the classifier)."
+                f"--freeze {stages}: {type(net).__name__} has {last - 1} stages. "
+                f"Allowed: 0 (the stem alone) to {last - 1}, or -1 (all but the classifier)."
             )
         still = {name for name, layer in at.items() if layer <= stages}
     for name, parameter in net.named_parameters():
@@ -65,13 +65,13 @@ def freeze(net: nn.Module, stages: int | None) -> list[nn.Module]:
 
 
 def lr_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str, float]:
-    """{parameter's name: the factor of its learning rate}.
+    """Return {parameter's name: the factor of its learning rate}.
 
-    Layer l of L has layer_decay ** (L - l), as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022), so that the
-    last, which holds the classifier, has 1; the classifier's is multiplied by head_lr besides.
+    Layer l of L has layer_decay ** (L - l), as in ELECTRA (Clark et al., 2020) and BEiT (Bao et al., 2022). So the last
+    layer, which holds the classifier, has 1. The factor of the classifier is also multiplied by head_lr.
 
     Raises:
-        UserError: layer_decay is asked of a network that does not say how its layers follow each other.
+        UserError: layer_decay is not 1, and the network does not define the order of its layers.
     """
     scales = {name: 1.0 for name, _ in net.named_parameters()}
     if layer_decay != 1:
@@ -84,5 +84,5 @@ def lr_scales(net: nn.Module, head_lr: float, layer_decay: float) -> dict[str, f
 
 
 def _is_frozen(module: nn.Module) -> bool:
-    wants = [parameter.requires_grad for parameter in module.parameters()]
-    return bool(wants) and not any(wants)
+    learning = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(learning) and not any(learning)

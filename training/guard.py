@@ -1,11 +1,12 @@
-"""What happens when numbers go wrong: steps that are skipped, and the layer where it began."""
+"""What happens when numbers are not finite: skipped steps, and the search for the layer where it began."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from utils.batch import Batch
 from utils.errors import UserError
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Diverged(UserError):  # noqa: N818  # what happened, not a kind of mistake
-    """As many steps in a row as --max_nan allows had a gradient that was not finite."""
+    """Raised after --max_nan steps in a row whose gradient was not finite."""
 
 
 class NonFiniteGuard:
-    """Looks at each step's gradient without waiting for the device, and undoes what a step's batches did to batch norm.
+    """Looks at each step's gradient without waiting for the device, and restores batch norm after a skipped step.
 
-    skipped: steps of the run that were not taken. in_row: the last of them that followed one another. kept: {id of a
-    floating buffer of the network: its value after the last step that was taken}.
+    skipped: skipped steps of the run. in_row: how many of them came last, in a row.
+    kept: {id of a floating buffer of the network: its value after the last step that was taken}.
     """
 
     def __init__(self, net: nn.Module, max_consecutive: int, device: torch.device) -> None:
-        """`max_consecutive`: how many skipped steps in a row end the run; 0 looks at no gradient."""
+        """`max_consecutive`: how many skipped steps in a row end the run; 0 checks no gradient."""
         self.max_consecutive, self.on = max_consecutive, max_consecutive > 0
         self.skipped = self.in_row = 0
         buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()] if self.on else []
@@ -54,7 +55,7 @@ class NonFiniteGuard:
             torch.cat(flat, out=copy)
 
     def check(self, norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor | None:
-        """Return whether a gradient norm (a scalar) is finite, a boolean scalar on the device; None where nobody looks.
+        """Return whether a gradient norm (a scalar) is finite, a boolean on the device; None if the guard is off.
 
         The network's buffers are afterwards those of the last finite step. `was_finite` gives the answer on the host.
         """
@@ -77,9 +78,10 @@ class NonFiniteGuard:
         return finite
 
     def counts_skip(self) -> bool:
-        """Count the skipped step; return whether it is to be explained: the first in a row, and the last that is allowed.
+        """Count the skipped step; return whether to explain it: the first in a row, and the last that is allowed.
 
-        fp16 finds its scale by trying one that is too large, which counts for nothing. After the last one `in_row` is 0.
+        fp16 finds its scale by trying one that is too large; such a step does not count. After the last allowed step,
+        `in_row` is 0.
         """
         scale = self._seen.read()[1]
         if scale > 1:
@@ -92,7 +94,7 @@ class NonFiniteGuard:
 
 
 class HostCopy:
-    """A few numbers on their way from the device to the host: sending does not wait, reading waits for them alone."""
+    """A few numbers on their way from the device to the host. Sending does not wait; reading waits only for them."""
 
     def __init__(self, device: torch.device, count: int) -> None:
         on_gpu = device.type == "cuda"
@@ -101,7 +103,7 @@ class HostCopy:
         self._event = torch.cuda.Event() if on_gpu else None
 
     def send(self, *values: Tensor) -> None:
-        """Send as many scalars as there is room for."""
+        """Send scalars, as many as `count`."""
         self._host.copy_(torch.stack([value.float() for value in values]), non_blocking=True)
         if self._event is not None:
             self._event.record()
@@ -116,11 +118,11 @@ class HostCopy:
 def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
     """Return in words where the step over `batches` stopped being finite: the first weight, layer output, or gradient.
 
-    The step is computed again, alone. All processes do so alike, since mixing a batch takes all of them. The gradients, the
-    buffers and the weights are afterwards as they were.
+    The step is computed again. All processes do so together, since mixing a batch takes all of them. Gradients, buffers
+    and weights are restored afterwards.
 
     Raises:
-        NotFinite: the answers of --teacher are no numbers.
+        NotFinite: the outputs of --teacher are not finite.
     """
     model = engine.model
     for name, parameter in model.net.named_parameters():
@@ -128,8 +130,8 @@ def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
             return f"the weight {name} holds {_kind(parameter)}"
     found: list[str] = []
 
-    def look(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def look(name: str, module: nn.Module) -> RemovableHandle:
+        def hook(_: nn.Module, inputs: object, output: object) -> None:
             if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
                 what = f"layer {name} ({type(module).__name__}), which holds {_kind(output)}"
                 found.append(f"first seen in the output of {what}")
@@ -152,12 +154,12 @@ def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
                 if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
                     what = f"the gradient of {name} is the first that holds {_kind(parameter.grad)}"
                     return f"every layer's output is finite; going backward, {what}"
-    return found[0] if found else "it is no longer so when looked at again"
+    return found[0] if found else "the same step, computed again, is finite"
 
 
 @contextlib.contextmanager
 def _as_it_was(engine: "Engine") -> Iterator[None]:
-    """Run the network itself in the body; put back its buffers and gradients afterwards."""
+    """Run the network itself in the body; restore its buffers and gradients afterwards."""
     model = engine.model
     buffers = [(buffer, buffer.clone()) for buffer in model.net.buffers()]
     # On the host, so that the step finds as much memory as any other.

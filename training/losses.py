@@ -1,8 +1,10 @@
-"""Losses: a name, a builder. PerSampleLoss gives a loss a sample (B,) from logits (B, C) and targets, int64 (B,) or probabilities (B, C).
+"""Losses by name. A PerSampleLoss returns one value per sample (B,).
 
-A classifier of 50,030 classes makes logits of 13 MB for 64 images; torch's cross entropy keeps their logarithm and makes
-their gradient, so its peak is twice that, and more with soft targets. Here the gradient is computed with the loss, in one
-buffer. Soft targets are probabilities: each row sums to 1.
+It takes logits (B, C) and targets: int64 (B,), or probabilities (B, C), whose rows sum to 1.
+
+A classifier of 50,030 classes makes logits of 13 MB for 64 images. torch's cross entropy keeps their logarithm and
+makes their gradient, so its peak is twice that, and more with soft targets. Here the gradient is computed with the
+loss, in one buffer.
 """
 
 import functools
@@ -17,11 +19,11 @@ from torch import Tensor
 
 from utils.errors import UserError, unknown_name
 
-PerSampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss a sample
+PerSampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss per sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
-MAX_TORCH_LOGITS = 1 << 19  # batch * classes; up to here torch's cross entropy is the quicker on a CPU: see dev/LOG.md
+MAX_TORCH_LOGITS = 1 << 19  # batch * classes; up to here torch's cross entropy is faster on a CPU: see dev/LOG.md
 MAX_GPU_BYTES = 1 << 30  # of logits on another device: up to here memory is cheap there, and each kernel costs a launch
-NUM_CHUNKS = 20  # where there are temporaries, each is of one chunk of the logits
+NUM_CHUNKS = 20  # each temporary is of one chunk of the logits
 FP16_GRAD_SCALE = 1024  # a gradient in fp16 is kept larger by this: probabilities below 6e-8 would be lost
 
 
@@ -41,7 +43,7 @@ class SoftmaxConfig(NamedTuple):
 
 
 def saves_memory(device: str, dtype: torch.dtype, numel: int) -> bool:
-    """Return whether a loss of `numel` logits should spend time to save memory: a gradient made by parts, in one buffer.
+    """Return whether a loss of `numel` logits should spend time to save memory: a gradient by parts, in one buffer.
 
     Args:
         device: the type of the logits' device, such as "cpu" or "cuda".
@@ -54,10 +56,10 @@ ChunkLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class _FusedGradientLoss(torch.autograd.Function):
-    """A loss a sample, fp32 (B,), whose gradient is made with it, in one buffer of the logits' size and type.
+    """A loss per sample, fp32 (B,), whose gradient is made with it, in one buffer of the logits' size and type.
 
-    Autocast has no say in it. `whole`: all rows go at once, for `part` makes few temporaries, or there is room for them;
-    else one of NUM_CHUNKS chunks of rows at a time.
+    Autocast does not apply. With `whole`, all rows are computed at once, since `part` makes few temporaries or there is
+    room for them; else one of NUM_CHUNKS chunks of rows at a time.
     """
 
     @staticmethod
@@ -87,7 +89,7 @@ class _FusedGradientLoss(torch.autograd.Function):
         if grad.dtype != torch.float16:
             return grad.mul_(factor.to(grad.dtype)), None, None, None
         for some, by in zip(grad.split(ctx.rows), factor.split(ctx.rows), strict=True):
-            some.copy_(some.float().mul_(by))  # a factor below 6e-5 is no good in fp16
+            some.copy_(some.float().mul_(by))  # a factor below 6e-5 would lose bits in fp16
         return grad, None, None, None
 
 
@@ -99,7 +101,7 @@ def _fused_gradient_loss(logits: Tensor, targets: Tensor, part: ChunkLoss, plain
 
 
 def _softmax_part(shape: SoftmaxConfig, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
-    """The cross entropy of some rows; its gradient goes to `work`, float32 of the logits' shape."""
+    """Return the cross entropy of some rows; write its gradient to `work`, float32 of the logits' shape."""
     moved, slope = _transform_logits(shape, logits, targets)
     torch.log_softmax(moved, 1, out=work)
     del moved  # before the temporary of soft targets
@@ -114,7 +116,7 @@ def _softmax_part(shape: SoftmaxConfig, logits: Tensor, targets: Tensor, work: T
 
 
 def _transform_logits(shape: SoftmaxConfig, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The logits that go into the softmax, float32, and with a margin the slope of the targets' logits (B,)."""
+    """Return the logits that go into the softmax, float32, and with a margin the slope of the targets' logits (B,)."""
     moved = logits.float()
     if shape.temperature != 1:
         moved = moved / shape.temperature
@@ -128,10 +130,10 @@ def _transform_logits(shape: SoftmaxConfig, logits: Tensor, targets: Tensor) -> 
 
 
 def _target_mean(values: Tensor, targets: Tensor, smooth: float) -> Tensor:
-    """What the smoothed targets say of `values` (B, C), summed a sample: (B,)."""
+    """Return the sum of `values` (B, C) over the classes, weighted by the smoothed targets: (B,)."""
     labels = targets[:, None] if targets.ndim == 1 else None
-    wanted = values.gather(1, labels)[:, 0] if labels is not None else (values * targets).sum(dim=1)
-    return (1 - smooth) * wanted + smooth * values.mean(dim=1) if smooth else wanted
+    of_target = values.gather(1, labels)[:, 0] if labels is not None else (values * targets).sum(dim=1)
+    return (1 - smooth) * of_target + smooth * values.mean(dim=1) if smooth else of_target
 
 
 def _subtract_targets_(values: Tensor, targets: Tensor, smooth: float) -> None:
@@ -146,7 +148,7 @@ def _subtract_targets_(values: Tensor, targets: Tensor, smooth: float) -> None:
 
 
 def _with_margin(target: Tensor, shape: SoftmaxConfig) -> tuple[Tensor, Tensor]:
-    """scale * cos(angle + margin) of the targets' logits (B,), and its slope.
+    """Return scale * cos(angle + margin) of the targets' logits (B,), and its slope.
 
     Beyond pi - margin, where cos would rise again, the logit falls by margin * sin(margin), as the authors' code does.
     """
@@ -159,29 +161,32 @@ def _with_margin(target: Tensor, shape: SoftmaxConfig) -> tuple[Tensor, Tensor]:
 
 
 def _binary_part(smooth: float, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
-    """The binary cross entropy of every class, summed a sample, of some rows; its gradient goes to `work`."""
-    wanted = _target_mean(work.copy_(logits), targets, smooth)
-    losses = torch.logaddexp(work, work.new_zeros(()), out=work).sum(dim=1) - wanted
+    """Return the binary cross entropy of some rows, summed over the classes; write its gradient to `work`."""
+    of_target = _target_mean(work.copy_(logits), targets, smooth)
+    losses = torch.logaddexp(work, work.new_zeros(()), out=work).sum(dim=1) - of_target
     _subtract_targets_(work.copy_(logits).sigmoid_(), targets, smooth)
     return losses
 
 
 def softmax_loss(shape: SoftmaxConfig) -> PerSampleLoss:
-    """Cross entropy a sample, in fp32; by torch, which is quicker, where memory need not be saved."""
-
+    """Return the cross entropy per sample, in fp32; it is torch's, which is faster, unless memory must be saved."""
     plain = shape.adjust is None and shape.temperature == 1 and not shape.margin
 
     def each(logits: Tensor, targets: Tensor) -> Tensor:
         if shape.margin or saves_memory(logits.device.type, logits.dtype, logits.numel()):
             return _fused_gradient_loss(logits, targets, functools.partial(_softmax_part, shape), plain)
-        moved, wanted = _transform_logits(shape, logits, targets)[0], targets if targets.ndim == 1 else targets.float()
-        return F.cross_entropy(moved, wanted, reduction="none", label_smoothing=shape.smooth)
+        moved = _transform_logits(shape, logits, targets)[0]
+        targets = targets if targets.ndim == 1 else targets.float()
+        return F.cross_entropy(moved, targets, reduction="none", label_smoothing=shape.smooth)
 
     return each
 
 
 def focal(each: PerSampleLoss, gamma: float) -> PerSampleLoss:
-    """(1 - p)^gamma times the cross entropy, p = exp(-cross entropy) (Lin et al., 2017, eq. 4); with soft targets p is a geometric mean."""
+    """Return the focal loss (Lin et al., 2017, eq. 4): (1 - p)^gamma times the cross entropy, p = exp(-cross entropy).
+
+    With soft targets, p is a geometric mean.
+    """
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         entropy = each(logits, targets)
@@ -191,14 +196,14 @@ def focal(each: PerSampleLoss, gamma: float) -> PerSampleLoss:
 
 
 def bce(smooth: float) -> PerSampleLoss:
-    """A yes or no for every class (Wightman et al., 2021, section 3.2), the mean over the classes."""
+    """Return the binary cross entropy, a mean over the classes (Wightman et al., 2021, section 3.2)."""
     return lambda logits, targets: (
         _fused_gradient_loss(logits, targets, functools.partial(_binary_part, smooth), True) / logits.shape[1]
     )
 
 
 def reduce_mean(each: PerSampleLoss, weight: Tensor | None) -> Loss:
-    """The mean over the samples; with `weight`, float (C,), by the weight of each sample's class."""
+    """Return the mean over the samples; with `weight`, float (C,), each sample has the weight of its class."""
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         losses = each(logits, targets)
@@ -212,7 +217,10 @@ def reduce_mean(each: PerSampleLoss, weight: Tensor | None) -> Loss:
 
 
 def ohem(each: PerSampleLoss, ratio: float) -> Loss:
-    """Online hard example mining (Shrivastava et al., 2016): the mean over the `ratio` of samples with the largest loss."""
+    """Return online hard example mining (Shrivastava et al., 2016).
+
+    It is the mean over the samples with the largest loss, `ratio` of the batch.
+    """
     return lambda logits, targets: (
         (losses := each(logits, targets)).topk(max(1, round(ratio * len(losses)))).values.mean()
     )
@@ -220,7 +228,10 @@ def ohem(each: PerSampleLoss, ratio: float) -> Loss:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What a loss is built from: the flags of those names, and `class_counts`, images per class, float64 (C,), or None."""
+    """What a loss is built from: the flags of those names.
+
+    class_counts: training images per class, float64 (C,), or None.
+    """
 
     loss: str = "ce"
     smooth: float = 0.0
@@ -249,7 +260,7 @@ def get_loss(settings: LossSettings) -> Loss:
     """Return the loss that --loss names, shaped by --smooth, --logit_adjust, --head_margin and --class_weight.
 
     Raises:
-        UserError: an unknown name, with the list; or no class counts where they are needed.
+        UserError: the name is unknown; the message lists the known ones. Or class counts are needed and missing.
     """
     if settings.loss not in losses:
         raise unknown_name("loss", settings.loss, losses)
@@ -281,5 +292,8 @@ def class_weights(settings: LossSettings) -> Tensor | None:
 
 
 def effective_weight(count: Tensor, beta: float) -> Tensor:
-    """Weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n), with mean 1 (Cui et al., 2019, eq. 3)."""
+    """Return weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n) (Cui et al., 2019, eq. 3).
+
+    Their mean is 1.
+    """
     return F.normalize((1 - beta) / (1 - beta**count), p=1, dim=0) * len(count)

@@ -26,7 +26,7 @@ def out_of_memory(engine: Engine, batch: Batch) -> UserError:
     advice = f"Give -b {batch_size} --accumulate {parts * settings.accumulate}, which takes steps over as many images."
     if settings.sam_radius:
         advice = (
-            f"Give -b {batch_size}; --sam goes without --accumulate, so the steps are over fewer images, "
+            f"Give -b {batch_size}; --sam does not work with --accumulate, so each step takes fewer images, "
             "and --lr may have to be lower."
         )
     return UserError(
@@ -36,10 +36,10 @@ def out_of_memory(engine: Engine, batch: Batch) -> UserError:
 
 
 def largest_batch(engine: Engine, batch: Batch) -> int | None:
-    """Return the largest part of `batch` (images) of which a step fits into memory, to a sixteenth; None: not even two.
+    """Return how many images of `batch` fit into a step, to a sixteenth of the batch; None if not even two fit.
 
-    Call it outside of the handler of the torch.OutOfMemoryError, whose traceback holds the failed step's graph. The run is
-    over then: what is tried are whole steps, at a learning rate of 0. One process of several may call it alone.
+    Call it outside of the handler of the torch.OutOfMemoryError, whose traceback holds the failed step's graph. The run
+    cannot continue afterwards: whole steps are tried, at a learning rate of 0. One process of several may call it.
     """
     gc.collect()
     engine.zero_gradients()
@@ -62,7 +62,11 @@ def largest_batch(engine: Engine, batch: Batch) -> int | None:
 
 
 def _leave_processes(engine: Engine) -> list[Tensor]:
-    """Take the network out of its group, for the others are within a step; return the memory that the group's buckets took."""
+    """Take the network out of its process group, whose other processes are within a step.
+
+    Returns:
+        As much memory as the buckets of the group took.
+    """
     if not isinstance(engine.train_net, DistributedDataParallel):
         return []
     engine.train_net = engine.model.train_net = None
@@ -74,7 +78,7 @@ def _leave_processes(engine: Engine) -> list[Tensor]:
 
 
 def _fits(engine: Engine, batch: Batch, count: int) -> bool:
-    """Return whether a step over several batches of `count` images fits, with the optimizer's state and the averages."""
+    """Return whether a step over batches of `count` images fits, with the optimizer's state and the averages."""
     part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
     torch.cuda.empty_cache()
     fits = True
@@ -87,7 +91,7 @@ def _fits(engine: Engine, batch: Batch, count: int) -> bool:
 
 
 def _try_step(engine: Engine, batch: Batch) -> None:
-    """Go forward and backward twice, as --accumulate does, with the first gradients in memory, and step the optimizer."""
+    """Go forward and backward twice, as --accumulate does, and step the optimizer."""
 
     def add_gradients() -> None:
         images, targets = engine.prepare(batch)

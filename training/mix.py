@@ -1,4 +1,4 @@
-"""Blending the samples of a batch: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), by torchvision."""
+"""Blends the samples of a batch: mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), by torchvision."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def get_mix(mixup: float, cutmix: float, num_classes: int) -> Mix | None:
-    """Return what --mixup and --cutmix ask for (their alphas), a coin choosing where both do; None where neither does.
+    """Return what --mixup and --cutmix (their alphas) ask for; if both are set, each step draws one; None for neither.
 
     It takes normalised images (B, 3, S, S) and labels int64 (B,), and returns images and soft labels (B, C). It draws
     from torch's CPU generator, which `seed_step` sets for each step.
@@ -32,8 +32,8 @@ def mix_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return normalised images (B, 3, S, S) and targets for uint8 images and labels int64 (B,), all on the device.
 
-    A sample is mixed with the one before it in the batch, which all processes make up together: so their number changes
-    nothing, where they draw alike. With `alone` a process mixes its own samples, and asks no other.
+    A sample is mixed with the one before it in the batch of all processes. All processes draw the same numbers, so the
+    number of processes changes nothing. With `alone`, a process mixes its own samples and communicates with no other.
     """
     if mix is None:
         return normalise(images), labels
@@ -44,11 +44,12 @@ def mix_batch(
 
 
 def _with_previous(own: Tensor) -> Tensor:
-    """(2B, …): each row of `own` (B, …) after the one before it in the batch of all processes, which take its rows in turn.
+    """Return (2B, …): each row of `own` (B, …), after the row before it in the batch of all processes.
 
-    Those before mine are the rows of the process before me; before the first process's come the last's of one turn earlier.
+    The processes take the rows of that batch in turn. So the rows before mine are those of the process before me, and
+    the rows before the first process's are the last process's, of one turn earlier.
     """
-    mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: memory's own order
+    mine = own.permute(0, 2, 3, 1).contiguous() if own.ndim == 4 else own  # channels_last: the order of memory
     theirs = torch.empty_like(mine)
     rank, world = distributed.rank(), distributed.world_size()
     to = torch.distributed.P2POp(torch.distributed.isend, mine, (rank + 1) % world)

@@ -31,7 +31,8 @@ def check_probe(content: dict[str, Any], source: str, wanted: Mapping[str, Any],
         )
     if content["model"] != wanted["model"]:
         raise UserError(
-            f"--probe_init: {source} holds {content['model']}, --model is {wanted['model']}. Try: --model {content['model']}"
+            f"--probe_init: {source} holds {content['model']}, --model is {wanted['model']}. "
+            f"Try: --model {content['model']}"
         )
     pool = content["opt"].get("pool", wanted["pool"])
     if wanted["pool"] != pool:
@@ -54,7 +55,8 @@ def _check_classes(known: Classes, source: str, classes: Classes) -> None:
     advice = "Run tools.probe on this training list."
     if known.count != classes.count:
         raise UserError(
-            f"--probe_init: the classifier of {source} has {known.count} classes, the training list {classes.count}. {advice}"
+            f"--probe_init: the classifier of {source} has {known.count} classes, "
+            f"the training list {classes.count}. {advice}"
         )
     if known.names and classes.names and (match_names(classes.names, known.names) < 0).any():
         what = describe_difference(known.names, classes.names, "the list's classes.txt")

@@ -1,6 +1,7 @@
 """The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor
 
 from evaluation.metrics import Predictions
 from evaluation.report import plots
+from evaluation.report.figures import class_names
 from training.engine import Engine
 from training.plotter import BackgroundPlotter
+from training.state import Scores
 from utils.batch import Batch
+from utils.classes import Classes
 from utils.logger import MetricsWriter, log
 
 SHOWN = 16  # images of the first batch
@@ -21,27 +25,28 @@ TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
 
 
 class RunRecorder:
-    """What one run sends to TensorBoard in logs/<tag>/; by the first process alone. Steps are epochs, from 1; 0 is the start.
+    """Records one run in TensorBoard's files in logs/<tag>/. Only the first process has one.
 
-    train/loss, top1, lr, grad_norm, images_per_second, data_wait (and skipped_steps); val/…: each score of the validation;
-    input/first_batch; val/confusion; with --histograms weights/<name> and gradients/<name>.
+    The steps are epochs, from 1; 0 is the start. Scalars are train/loss, top1, lr, grad_norm, images_per_second,
+    data_wait and skipped_steps, and each score of the validation as val/…. Pictures are input/first_batch and
+    val/confusion. With --histograms there are weights/<name> and gradients/<name>.
     """
 
-    def __init__(self, logs: Path, classes: Any, histograms: bool, first_epoch: int) -> None:
-        """`first_epoch`: points from here on, which a run that was cut left in TensorBoard's file, are written again."""
+    def __init__(self, logs: Path, classes: Classes, histograms: bool, first_epoch: int) -> None:
+        """`first_epoch`: later points in TensorBoard's file, left by a run that was cut, are written again."""
         self.scores, self.classes, self.histograms = MetricsWriter(logs, first_step=first_epoch), classes, histograms
         self.plotter = BackgroundPlotter()
         self.found: dict[str, Predictions] = {}
         self.gradients: dict[str, Tensor] = {}
 
     def first_batch(self, batch: Batch) -> None:
-        """Show the augmented images (uint8 (B, 3, S, S)) that the network sees first, with their labels; first_batch.png too."""
+        """Draw the first augmented images (uint8 (B, 3, S, S)), with their labels; also as first_batch.png."""
         images = [image.permute(1, 2, 0).numpy() for image in batch.image[:SHOWN]]
         labels = batch.label[:SHOWN].tolist()
         path = self.scores.folder / "first_batch.png"
 
         def draw() -> None:
-            names = plots.class_names(self.classes, labels)
+            names = class_names(self.classes, labels)
             plots.gallery(path, images, [names[label] for label in labels], "The first training batch")
 
         self._picture("input/first_batch", path, draw, 0)
@@ -51,7 +56,10 @@ class RunRecorder:
         self.found[weights] = predictions
 
     def watch_gradients(self, engine: Engine) -> Callable[[], None]:
-        """Keep a copy of the gradients of the next step, before clipping; return what ends that. Call it before an epoch's last batch."""
+        """Keep a copy of the gradients of the next step, before clipping; return a function that ends that.
+
+        Call it before the last batch of an epoch.
+        """
         if not self.histograms:
             return lambda: None
 
@@ -66,8 +74,8 @@ class RunRecorder:
         engine.on_gradients = keep
         return stop
 
-    def end_epoch(self, epoch: int, scores: dict[str, Any], engine: Engine) -> None:
-        """Add the epoch's points. A full disk is said, not raised."""
+    def end_epoch(self, epoch: int, scores: Scores, engine: Engine) -> None:
+        """Add the epoch's points. A full disk is logged, not raised."""
         train = {TRAIN_NAMES.get(name, name): value for name, value in scores.items() if not name.startswith("val_")}
         self.scores.scalars("train", train, epoch)
         self.scores.scalars(
@@ -75,8 +83,8 @@ class RunRecorder:
         )
         shown = self.found.get(engine.active_weights)
         if shown is not None:
-            path, scored = self.scores.folder / "confusion.png", (shown, None, self.classes)
-            self._picture("val/confusion", path, lambda: plots.confusion(path, scored), epoch)
+            path = self.scores.folder / "confusion.png"
+            self._picture("val/confusion", path, partial(plots.confusion, path, shown, self.classes), epoch)
         if self.histograms:
             for name, weight in engine.model.net.named_parameters():
                 self._histogram(f"weights/{name}", weight.detach(), epoch)
@@ -99,12 +107,15 @@ class RunRecorder:
             log.warning(f"The records in {self.scores.folder}/ could not be written: {error}")
 
     def flush(self) -> None:
-        """Until what was recorded is drawn and on the disk: before a checkpoint is, a run that is killed and goes on leaves no gap."""
+        """Wait until all records are drawn and on the disk.
+
+        Call it before a checkpoint is written: then a run that is killed and resumed has no gap in its records.
+        """
         self.plotter.wait()
         self.scores.flush()
 
     def close(self) -> None:
-        """When all pictures are drawn."""
+        """Close the files, after all pictures are drawn."""
         self.plotter.wait()
         self.scores.close()
 

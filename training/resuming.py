@@ -1,4 +1,4 @@
-"""The checkpoint that a run starts from: which one it is, and whether the run can go on from it."""
+"""The checkpoint that a run starts from: which one it is, and whether the run can continue from it."""
 
 import shlex
 from pathlib import Path
@@ -23,19 +23,19 @@ def read_start(
         folder: the tag's checkpoints.
         load: the file of --load or --probe_init, or "".
         resume: the flag.
-        again: torchrun has restarted the run after a process died. It resumes by itself, if it has saved anything.
+        again: torchrun restarted the run after a process died. It resumes by itself, if it has saved anything.
         cache_given: whether --cache is on the command line.
 
     Raises:
-        UserError: no such checkpoint, or one that cannot be resumed.
+        UserError: there is no such checkpoint, or it cannot be resumed.
     """
     last, fresh = folder / "last.pt", folder / NO_CHECKPOINT_MARKER
     if again and not (last.exists() or fresh.exists()):
         raise UserError(
             f"torchrun restarted tag {tag!r}, and {folder}/ has nothing of it: "
             "the first process is on another machine now.\n"
-            "Put checkpoints where all machines see them (--checkpoint_dir), or fix who is first by --node_rank; "
-            "then go on where last.pt lies, with --resume."
+            "Put checkpoints where all machines see them (--checkpoint_dir), or set the first machine by --node_rank. "
+            "Then continue on the machine that has last.pt, with --resume."
         )
     if again and not fresh.exists():
         log.info(f"torchrun restarted the run: it continues from {last}.")
@@ -50,7 +50,7 @@ def read_start(
 
 
 def _checked(start: dict[str, Any], source: str, cache_given: bool) -> dict[str, Any]:
-    """Return `start`, a checkpoint to resume. Raises UserError where it is none, or would say where this run writes."""
+    """Return `start`, a checkpoint to resume. Raises UserError if it is none, or would decide where this run writes."""
     if "training" not in start:
         raise UserError(
             f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume."
@@ -60,19 +60,19 @@ def _checked(start: dict[str, Any], source: str, cache_given: bool) -> dict[str,
 
 
 def check_classes(start: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
-    """Raise UserError where the classes.txt beside `listed`, with `names`, numbers the classes otherwise than the checkpoint."""
+    """Raise UserError if the checkpoint numbers the classes otherwise than `names`, the classes.txt beside `listed`."""
     known = (start.get("data") or {}).get("class_names")
     if known and names and not names_agree(known, names):
         raise UserError(
             f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
-            f"{describe_difference(known, names, 'classes.txt')}. --resume goes on with the same classes.\n"
-            f"Put the lists and classes.txt back as they were, or start from its weights: --load {source} without --resume "
-            "carries the classifier over by name."
+            f"{describe_difference(known, names, 'classes.txt')}. --resume keeps the classes.\n"
+            "Put the lists and classes.txt back as they were, or start from its weights: "
+            f"--load {source} without --resume carries the classifier over by name."
         )
 
 
 def holds(path: Path, row: dict[str, Any]) -> bool:
-    """Return whether `path` is a checkpoint of the end of the epoch that `row` of the history is of, with the same scores."""
+    """Return whether `path` is a checkpoint of the end of an epoch, with the scores of `row`, a row of the history."""
     if not path.is_file():
         return False
     try:
@@ -89,18 +89,19 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
 
 
 def _check_cache(saved: dict[str, Any], source: str, cache_given: bool) -> None:
-    """Raise UserError where the checkpoint names a folder for --cache that is no cache yet: a file must not say what is created."""
+    """Raise UserError if the checkpoint names a folder for --cache that holds none: a file must not create folders."""
     cache = str(saved.get("cache", "none"))
     folder = Path(cache.removeprefix("disk:"))
     if cache_given or not cache.startswith("disk:") or any(folder.glob(CACHE_FILES)):
         return
     raise UserError(
-        f"{source} was trained with --cache {cache}, and {folder}/ holds no cache. A checkpoint does not decide where files go.\n"
+        f"{source} was trained with --cache {cache}, and {folder}/ holds no cache. "
+        "A checkpoint does not decide where files go.\n"
         f"Add --cache {shlex.quote(cache)} to make one there, or --cache ram, which holds the same images."
     )
 
 
 def begin_epoch_again(start: dict[str, Any]) -> bool:
-    """Forget how far the checkpoint `start` is within its epoch; returns whether it was."""
+    """Remove the position within the epoch from the checkpoint `start`; return whether there was one."""
     within, start["within"] = start.get("within"), None
     return within is not None

@@ -1,4 +1,4 @@
-"""One training run: it tracks its epochs, saves, stops where it can go on, goes back after a divergence, and ends."""
+"""One training run: its epochs, its checkpoints, how it stops and continues, and how it recovers from a divergence."""
 
 import contextlib
 import functools
@@ -19,8 +19,10 @@ from training.engine import Engine
 from training.epoch import EpochTracker, format_metrics
 from training.recorder import RunRecorder
 from training.start import RunStart
+from training.state import Scores
 from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
+from utils.classes import Classes
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_yaml
 from utils.logger import format_count, log
@@ -31,10 +33,11 @@ from utils.signals import RunInterrupted, SignalHandler
 class RunSettings:
     """What a run takes from the options.
 
-    checkpoints, logs: the folders of its tag. val_freq: epochs between validations; 0: none. save_minutes: between two
-    savings within an epoch. keep, save_freq: which epochs' checkpoints stay. max_bad: how many images may be
-    unreadable. overwrite: whether to delete an earlier run. options: what checkpoints and options.yaml keep. described:
-    the recipe in a line. resume_command: what continues the run.
+    checkpoints, logs: the folders of its tag.
+    val_freq: epochs between validations; 0: none. save_minutes: minutes between checkpoints within an epoch.
+    keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
+    overwrite: whether to delete an earlier run. options: what checkpoints and options.yaml keep.
+    described: the recipe on one line. resume_command: the command that continues the run.
     """
 
     checkpoints: Path
@@ -45,7 +48,7 @@ class RunSettings:
     save_minutes: float
     keep: int
     save_freq: int
-    max_bad: int
+    max_bad: float
     overwrite: bool
     histograms: bool
     options: dict[str, Any]
@@ -57,14 +60,15 @@ class RunSettings:
 class RunFacts:
     """What a run works out beside its options.
 
-    precision: what "auto" came to, and precision_reason: why. classes: dataloader.Classes. train_images, val_images: in the
-    lists (0 without a validation list). lists: where they are, for whoever evaluates the checkpoints; train_list: the
-    fingerprint of the training list.
+    precision, precision_reason: what "auto" chose, and why.
+    train_images, val_images: images in the lists, 0 without a validation list.
+    train_list: the fingerprint of the training list.
+    lists: the paths of the lists, for the evaluation of the checkpoints.
     """
 
     precision: str
     precision_reason: str
-    classes: Any
+    classes: Classes
     train_images: int
     val_images: int
     train_list: str
@@ -72,9 +76,9 @@ class RunFacts:
 
 
 class TrainingRun:
-    """Owns a run's files and its state beside the engine's. Of several processes, the first alone writes.
+    """Owns a run's files, and its state beside the engine's. Of several processes, only the first writes.
 
-    state: how far the run is. recorder: of its metrics and pictures; None in the other processes.
+    state: how far the run is. recorder: that of metrics and pictures; None in the other processes.
     """
 
     def __init__(self, settings: RunSettings, start: RunStart, engine: Engine, facts: RunFacts) -> None:
@@ -105,13 +109,14 @@ class TrainingRun:
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history)
             self._complete_names()
+        steps = self.engine.settings.steps_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
             f"{model.name}: {count} parameters, {facts.classes.count} classes, {model.settings.scale} px, "
             f"{facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{facts.train_images} training and {facts.val_images} validation images, "
-            f"{self.engine.settings.steps_per_epoch} batches of "
-            f"{min(settings.batch_size, facts.train_images)} per epoch, epochs {state.next_epoch} to {settings.epochs}\n"
+            f"{steps} batches of {min(settings.batch_size, facts.train_images)} per epoch, "
+            f"epochs {state.next_epoch} to {settings.epochs}\n"
             f"{settings.described}"
         )
         return recorder
@@ -128,15 +133,15 @@ class TrainingRun:
         return self.settings.val_freq > 0 and (epoch % self.settings.val_freq == 0 or epoch == self.settings.epochs)
 
     def on_predictions(self, weights: str) -> Callable[[Predictions], None] | None:
-        """Return what takes the predictions of a validation, for the confusion matrix; None where nothing is written."""
+        """Return what takes the predictions of a validation, for the confusion matrix; None if nothing is recorded."""
         return functools.partial(self.recorder.record_predictions, weights) if self.recorder is not None else None
 
-    def end_epoch(self, epoch: int, scores: dict[str, Any]) -> None:
+    def end_epoch(self, epoch: int, scores: Scores) -> None:
         """Log, plot and save.
 
         Raises:
             UserError: the network is no longer finite; it is not saved.
-            RunInterrupted: a signal had asked for it.
+            RunInterrupted: a signal arrived in the epoch.
         """
         self.state.add_epoch(epoch, scores)
         log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores))
@@ -150,7 +155,7 @@ class TrainingRun:
             raise RunInterrupted(asked)
 
     def finish(self, command: Callable[[str, str], str]) -> None:
-        """Close the records and say where they are, and what to run next: `command("eval", checkpoint)` gives that.
+        """Close the records; log where they are, and the next command, which is `command("eval", checkpoint)`.
 
         Raises:
             UserError: the last checkpoint could not be written.
@@ -169,7 +174,7 @@ class TrainingRun:
         if best is not None and not there:
             log.warning(
                 f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}: "
-                "that was another run's, and is not beside its last."
+                "another run wrote it, and it is not beside the checkpoint that was resumed."
             )
         path = self.checkpoints / "best.pt" if there else self.last
         then = command("submit" if best is None else "eval", str(path))
@@ -178,7 +183,7 @@ class TrainingRun:
     # ------------------------------------------------------------------------------------------------ saving
 
     def maybe_save(self, tracker: EpochTracker) -> None:
-        """Between two optimizer steps: save every --save_minutes, or save and stop where a signal asked for it."""
+        """Between two optimizer steps: save every --save_minutes, or save and stop if a signal has arrived."""
         idle = self.recorder is not None and not self.writer.busy
         late = idle and time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
         asked = self.vote.exchange(self.signals.received or int(late) - 1)
@@ -194,7 +199,7 @@ class TrainingRun:
         names: Iterable[str] = (),
         retention: RetentionPolicy | None = None,
     ) -> None:
-        """Write last.pt, under `names` too, while training goes on; with `tracker`, from within its epoch."""
+        """Write last.pt, and under `names`, while training continues; with `tracker`, from within its epoch."""
         self.saved_at = time.monotonic()
         self.engine.settle()  # in every process: to explain a skipped step takes all of them
         within = tracker.state_dict() if tracker is not None else None
@@ -225,7 +230,7 @@ class TrainingRun:
         return names
 
     def _bring_best(self) -> None:
-        """Give the best checkpoint of a run that is resumed under another tag a name here too, as it would have in one run."""
+        """Link the best checkpoint here, if the run is resumed under another tag."""
         best, folder = self.state.best(), Path(self.source).parent
         if best is None or folder.resolve() == self.checkpoints.resolve():
             return
@@ -236,7 +241,7 @@ class TrainingRun:
             log.info(f"{self.checkpoints}/best.pt is {source} (epoch {best['epoch']}) until an epoch is better.")
 
     def _complete_names(self) -> None:
-        """Give last.pt the names that a run which was killed between two of them had not given it yet."""
+        """Link last.pt to the names that a killed run had not linked yet."""
         if self.state.within is not None:
             return
         for name in self._names(self.state.history[-1]["epoch"]):
@@ -248,7 +253,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Around the epochs: signals end the run where nothing is half done, and what is being written is finished."""
+        """Around the epochs: a signal ends the run at a safe point, after the checkpoint in progress is written."""
         try:
             with self.signals:
                 yield
@@ -261,7 +266,7 @@ class TrainingRun:
             self.writer.wait()
             if self.writer.written is None:
                 raise
-            raise MachineFault(f"{fault}\nOnce that is fixed, the run can go on. {self._how_to_continue()}") from fault
+            raise MachineFault(f"{fault}\nOnce that is fixed, continue the run. {self._how_to_continue()}") from fault
         finally:
             self.writer.wait()
 
@@ -269,10 +274,10 @@ class TrainingRun:
     def interruptible(self, tracker: EpochTracker) -> Iterator[None]:
         """Around a validation, in which a signal ends the run at once; the resumed run validates again from the start.
 
-        Of several processes each would leave at another place: they validate to the end.
+        Several processes would stop at different batches, so they validate to the end.
 
         Raises:
-            UserError: the network's answers are no numbers.
+            UserError: the network's outputs are not finite.
         """
         alone = distributed.world_size() == 1
         try:
@@ -296,8 +301,8 @@ class TrainingRun:
     def recover(self, error: Exception) -> None:
         """Go back after a divergence; after running out of memory, look for the batch that fits, and raise.
 
-        Call it where the handler of `error` has been left, with `error` freed of its traceback: its frames hold the failed
-        step's graph, and so the very memory that a smaller batch would have.
+        Call it outside of the handler of `error`, and remove the traceback of `error` first: its frames hold the graph
+        of the failed step, and with it the memory that a smaller batch needs.
 
         Raises:
             UserError: as `rewind`, or with the batch that fits.
@@ -310,23 +315,23 @@ class TrainingRun:
         self.rewind(error)
 
     def rewind(self, error: UserError) -> None:
-        """Go back to what was saved last, once: a fault of the machine may not come again.
+        """Go back once to what was saved last: a fault of the machine may not happen again.
 
         Raises:
-            UserError: `error`, where it came again, or where nothing was saved yet.
+            UserError: `error`, if it happened again, or if nothing was saved yet.
         """
         self.writer.wait()
         content = None if self.rewound else distributed.broadcast_from_main(self._last_good)
         if content is None:
             raise self.divergence_error(str(error), self.engine.learning_rate()) from None
         self.rewound = True
-        log.warning(f"{error}. Going back, once, to where the run was after {content['training']['step']} steps.")
+        log.warning(f"{error}. The run goes back, once, to where it was after {content['training']['step']} steps.")
         self.engine.model.net.load_state_dict(content["weights"])
         self.engine.load_state_dict(content)
         self.state.load_state_dict(content)
 
     def _last_good(self) -> dict[str, Any] | None:
-        """Return the checkpoint that this run wrote last, or else resumed from; never one that an earlier run left under its tag."""
+        """Return the checkpoint that this run wrote last, or else the one it resumed; never one of an earlier run."""
         if self.writer.written is not None:
             return checkpoint.load(self.writer.written)
         return checkpoint.load(self.source) | {"within": self.state.within} if self.resumed else None
@@ -338,8 +343,8 @@ class TrainingRun:
             f"Try a lower --lr (it was {lr:g}), --clip_grad 1, --warmup 1, or --precision fp32."
         )
 
-    def _check_finite(self, epoch: int, scores: dict[str, Any]) -> None:
-        """Raise UserError before a broken network takes the place of a good one: the last step may have broken it."""
+    def _check_finite(self, epoch: int, scores: Scores) -> None:
+        """Raise UserError before a broken network replaces a good one: the last step may have broken it."""
         parameters = self.engine.model.net.parameters()
         if not bool(torch.stack([parameter.isfinite().all() for parameter in parameters]).all()):
             raise self.divergence_error(f"After epoch {epoch} weights are infinite or NaN", scores["lr"])

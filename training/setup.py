@@ -1,4 +1,4 @@
-"""From the options to what training is made of: the engine and its parts, and the settings of a run."""
+"""Builds what training consists of from the options: the engine and its parts, and the settings of a run."""
 
 import argparse
 from collections.abc import Sequence
@@ -128,7 +128,7 @@ def loss_settings(
 ) -> LossSettings:
     """Return what the loss is built from; `class_counts`: training images per class.
 
-    A warning is logged where more than one flag corrects for rare classes.
+    A warning is logged if more than one flag corrects for rare classes.
     """
     corrections = [f"--balance {opt.balance}"] if opt.balance != "none" else []
     corrections += [f"--class_weight {opt.class_weight}"] if opt.class_weight != "none" else []
@@ -158,7 +158,7 @@ def loss_settings(
 def _check(opt: argparse.Namespace, model: BaseModel) -> None:
     if opt.sam and model.dtype == torch.float16:
         raise UserError(
-            "--sam does not go with fp16, whose scaled gradients it would climb by; give --precision bf16 or fp32."
+            "--sam does not work with fp16: it would ascend along scaled gradients. Give --precision bf16 or fp32."
         )
     if opt.swa and opt.swa > opt.epochs:
         raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")

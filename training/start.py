@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from options import command
+from options import Options, command
 from training import resuming
 from training.earlier import check_earlier
 from training.probe_init import check_probe
@@ -31,8 +31,8 @@ NOT_RESTORED = {
     "result_dir",
     "overwrite",
 }
-IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # what the saved state is of
-BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # what batch 100 of an epoch means
+IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # the saved state depends on them
+BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
 SCHEDULE_OPTIONS = (
     "--epochs",
     "--scheduler",
@@ -47,29 +47,29 @@ SCHEDULE_OPTIONS = (
 
 @dataclass
 class RunStart:
-    """Made by `begin`.
+    """The start of a run, made by `begin`.
 
-    opt: the options, with what a resumed run takes from its checkpoint. content: the checkpoint to start from, or None;
-    source: its path. state: how far a resumed run is.
+    opt: the options, with what a resumed run takes from its checkpoint. state: how far a resumed run is.
+    content, source: the checkpoint to start from, or None, and its path.
     """
 
-    opt: Any
+    opt: Options
     content: dict[str, Any] | None
     source: str
     state: RunState
 
     @classmethod
-    def begin(cls, opt: Any, restarted: bool) -> "RunStart":
+    def begin(cls, opt: Options, restarted: bool) -> "RunStart":
         """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take its options.
 
         Flags that were given override the checkpoint's; each change is logged. All processes of a run call it together.
 
         Args:
-            restarted: torchrun started the run before, and starts it again.
+            restarted: torchrun restarted the run.
 
         Raises:
-            UserError: another run of the tag is going on, or would be replaced; there is no such checkpoint, or it cannot
-                be resumed.
+            UserError: another run of the tag is active, or would be replaced. Or there is no such checkpoint, or it
+                cannot be resumed.
         """
         checkpoints, logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
         for folder in (checkpoints, logs):
@@ -88,15 +88,15 @@ class RunStart:
 
     @property
     def resumed(self) -> bool:
-        """Whether the run continues, rather than starting from weights, or from nothing."""
+        """Return whether the run continues an earlier one, rather than starting from weights or from nothing."""
         return self.opt.resume and self.content is not None
 
-    def network_options(self, num_classes: int) -> Any:
-        """Return the options to build the network with: nothing is fetched where a checkpoint brings the weights."""
+    def network_options(self, num_classes: int) -> Options:
+        """Return the options to build the network with; nothing is downloaded if a checkpoint holds the weights."""
         return self.opt.replace(num_classes=num_classes, pretrained=self.opt.pretrained and self.content is None)
 
     def is_complete(self, epochs: int) -> bool:
-        """Return whether nothing is left to train of `epochs`, after saying so."""
+        """Return whether none of `epochs` is left to train; if so, log it."""
         if self.state.next_epoch <= epochs:
             return False
         log.info(
@@ -106,18 +106,18 @@ class RunStart:
         return True
 
     def check_classes(self, names: list[str] | None, listed: Path) -> None:
-        """Raise UserError where a resumed run has other classes: `names` are those of the classes.txt beside the list `listed`."""
+        """Raise UserError if a resumed run has other classes than `names`, the classes.txt beside the list `listed`."""
         if self.resumed:
             assert self.content is not None
             resuming.check_classes(self.content, self.source, names, listed)
 
     def check_probe(self, classes: Classes) -> None:
-        """Raise UserError where the classifier of --probe_init does not fit this run's network or classes."""
+        """Raise UserError if the classifier of --probe_init does not fit this run's network or classes."""
         if self.opt.probe_init and self.content is not None and not self.resumed:
             check_probe(self.content, self.source, vars(self.opt), classes)
 
     def check_list(self, fingerprint: str) -> None:
-        """Start the epoch again where the training list, with this fingerprint, is not what the checkpoint was trained on."""
+        """Start the epoch again if the checkpoint was trained on another list than the one with this fingerprint."""
         if not self.resumed:
             return
         assert self.content is not None
@@ -130,22 +130,23 @@ class RunStart:
         log.warning(f"The training list is not the one that {self.source} was trained on{what}")
 
     def reason_for(self, precision: str, reason: str) -> str:
-        """Return why the run is in `precision`: as the checkpoint says where it is the same, else `reason`."""
+        """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""
         saved = (self.content or {}).get("opt", {}) if self.resumed else {}
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
 
 
-def _check_earlier(opt: Any, checkpoints: Path, logs: Path) -> None:
+def _check_earlier(opt: Options, checkpoints: Path, logs: Path) -> None:
     reads = {"load": opt.load, "teacher": opt.teacher}
     clear = command("clear", {name: getattr(opt, name) for name in ("tag", "checkpoint_dir", "log_dir")})
     check_earlier(opt.tag, checkpoints, logs, reads, opt.resume, opt.overwrite, clear)
 
 
-def find_start(opt: Any, folder: Path, again: bool) -> tuple[Any, dict[str, Any] | None, str]:
-    """Return the options, the checkpoint of --load, or last.pt of `folder` on --resume, and its path; else None and "".
+def find_start(opt: Options, folder: Path, again: bool) -> tuple[Options, dict[str, Any] | None, str]:
+    """Return the options, the checkpoint to start from, and its path; without one, None and "".
 
-    Of several processes the first alone reads, and hands on what it read: other machines need not have the file.
-    `again` and the errors are those of resuming.read_start.
+    The checkpoint is that of --load, or last.pt of `folder` on --resume. Of several processes only the first reads it,
+    and sends it to the others: their machines need not have the file. `again` and the errors are those of
+    resuming.read_start.
     """
     load, cache_given = opt.load or opt.probe_init, "cache" in opt.given
     resume, start, source = distributed.broadcast_from_main(
@@ -157,7 +158,7 @@ def find_start(opt: Any, folder: Path, again: bool) -> tuple[Any, dict[str, Any]
     return opt, start, source
 
 
-def restore_options(opt: Any, start: dict[str, Any], source: str) -> Any:
+def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options:
     """Return the checkpoint's options, overridden by the flags that were given; each change is logged.
 
     Raises:
@@ -178,7 +179,7 @@ def restore_options(opt: Any, start: dict[str, Any], source: str) -> Any:
         if name in opt.given and getattr(opt, name) != value
     ]
     if "precision_used" in saved:
-        theirs["precision"] = saved["precision_used"]  # what "auto" came to
+        theirs["precision"] = saved["precision_used"]  # what "auto" chose
     opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
     within = start.get("within") or {}
     if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):

@@ -1,15 +1,18 @@
-"""How far a run is: the part of a checkpoint that is not the engine's."""
+"""How far a run is: what a checkpoint holds beside the engine's state."""
 
 from dataclasses import dataclass, field
 from typing import Any
+
+Scores = dict[str, float]  # of an epoch, by name
 
 
 @dataclass
 class RunState:
     """What a run has done.
 
-    epochs_done: whole epochs. history: the scores of each of them. within: how far the next one is (EpochTracker.state_dict),
-    or None at its start. unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
+    epochs_done: whole epochs. history: the scores of each of them.
+    within: the position within the next epoch (EpochTracker.state_dict), or None at its start.
+    unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
     """
 
     epochs_done: int = 0
@@ -19,20 +22,20 @@ class RunState:
 
     @property
     def next_epoch(self) -> int:
-        """The epoch to train next, from 1."""
+        """Return the epoch to train next, from 1."""
         return self.epochs_done + 1
 
     @property
     def batches_done(self) -> int:
-        """How many batches of the next epoch are trained already."""
+        """Return how many batches of the next epoch are trained already."""
         return self.within["done"] if self.within else 0
 
     def best(self) -> dict[str, Any] | None:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""
         return max((row for row in self.history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
 
-    def add_epoch(self, epoch: int, scores: dict[str, Any]) -> None:
-        """Note that `epoch` is done, with these scores."""
+    def add_epoch(self, epoch: int, scores: Scores) -> None:
+        """Record that `epoch` is done, with these scores."""
         self.history.append({"epoch": epoch, **scores})
         self.epochs_done, self.within = epoch, None
 

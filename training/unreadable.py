@@ -13,22 +13,22 @@ ALWAYS_TOLERATED = 10  # in any list, however short
 
 
 class UnreadableImages:
-    """Names each of them once: in the log, in bad_images.csv, and in the run's state.
+    """Records each unreadable image once: in the log, in bad_images.csv, and in the run's state.
 
     named: {place in the training list, as text: what is wrong, with the path}.
     """
 
     def __init__(self, path: Path, max_share: float, state: RunState) -> None:
-        """`path`: bad_images.csv, which the first process alone writes. `max_share`: of the list, by --max_bad."""
+        """`path`: bad_images.csv, which only the first process writes. `max_share`: of the list, by --max_bad."""
         self.path, self.max_share, self.state = path, max_share, state
 
     @property
     def named(self) -> dict[str, str]:
-        """Those that are known so far."""
+        """Return those that are known so far."""
         return self.state.unreadable
 
     def record(self, bad: Iterable[tuple[int, str]], of: int) -> None:
-        """Count and name those that are new; `of`: the images of the list.
+        """Record the new ones of `bad`; `of`: the number of images in the list.
 
         Raises:
             UserError: more than --max_bad of the list, and more than ten.
@@ -38,23 +38,24 @@ class UnreadableImages:
             return
         self.named.update(new)
         for reason in new.values():
-            log.warning(f"unreadable, skipped (the next of the list stands in): {reason}")
+            log.warning(f"unreadable, skipped (the next image of the list replaces it): {reason}")
         self._write()
         if len(self.named) > max(ALWAYS_TOLERATED, self.max_share * of):
             raise UserError(
-                f"{len(self.named)} of {of} images cannot be read, more than --max_bad {self.max_share:g}; the list of them: {self.path}.\n"
-                "Mend them or take them out, or allow more with --max_bad."
+                f"{len(self.named)} of {of} images cannot be read, more than --max_bad {self.max_share:g}. "
+                f"They are listed in {self.path}.\n"
+                "Repair them or take them out of the list, or allow more with --max_bad."
             )
 
     def gather(self) -> None:
-        """Make what each process has met known to all; each calls it at an epoch's end."""
+        """Share what each process has found; every process calls it at the end of an epoch."""
         for part in distributed.all_gather_object(self.named):
             self.named.update(part)
         if self.named:
             self._write()
 
     def log_summary(self) -> None:
-        """Say at the end of the run how many there were."""
+        """Log at the end of the run how many there were."""
         if self.named:
             log.warning(f"{len(self.named)} images could not be read in training; they are named in {self.path}.")
 

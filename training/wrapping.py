@@ -1,4 +1,4 @@
-"""What training runs in the network's place: the network compiled, or one of several that learn together."""
+"""What training runs instead of the network: the compiled network, or one of several that learn together."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from utils.errors import UserError
 def wrap_for_training(net: nn.Module, compiled: bool, device: torch.device) -> nn.Module | None:
     """Return `net` compiled, and under torchrun wrapped, so that the gradients are the mean over the processes.
 
-    The weights stay those of `net`, under its own names. None where training runs `net` itself.
+    The weights stay those of `net`, under its own names. None means that training runs `net` itself.
     """
     train_net: Any = torch.compile(net) if compiled else net
     if distributed.world_size() > 1:

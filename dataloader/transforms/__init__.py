@@ -29,7 +29,7 @@ class Pipeline:
 
     @property
     def size(self) -> int:
-        """The side of the square in pixels."""
+        """Return the side of the square in pixels."""
         return self.geometry.size
 
     def __call__(self, read: ReadFn, rng: np.random.Generator, out: Image | None = None) -> Image:

@@ -23,6 +23,11 @@ MAX_ERASE_ATTEMPTS = 10  # then the image stays as it is, as in torchvision
 MIN_ERASE_RATIO = 0.3  # of the box's sides; at most 1 / 0.3
 
 
+def _sometimes(probability: float, op: Op) -> Op:
+    """Return `op`, applied with this probability; one draw decides, before those of `op`."""
+    return lambda image, rng: op(image, rng) if rng.random() < probability else image
+
+
 def random_flip_transpose(hflip: float, vflip: float, transpose: float) -> Op:
     """Return a horizontal flip, a vertical flip and a transpose, each with its own probability."""
 
@@ -57,12 +62,10 @@ def color_jitter(probability: float, brightness: float, contrast: float, saturat
     """
 
     def op(image: Image, rng: np.random.Generator) -> Image:
-        if rng.random() >= probability:
-            return image
         drawn = rng.uniform(-1, 1, 4) * (brightness, contrast, saturation, hue)
         return cv2.transform(image, color_matrix(1 + drawn[0], 1 + drawn[1], 1 + drawn[2], drawn[3]))
 
-    return op
+    return _sometimes(probability, op)
 
 
 def color_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> NDArray[np.float64]:
@@ -82,35 +85,29 @@ def blur(probability: float) -> Op:
     """Return a Gaussian blur of 3 or 5 pixels."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
-        if rng.random() >= probability:
-            return image
         side = int(rng.choice((3, 5)))
         return cv2.GaussianBlur(image, (side, side), 0)
 
-    return op
+    return _sometimes(probability, op)
 
 
 def cutout(probability: float, size: float) -> Op:
     """Return cutout (DeVries & Taylor, 2017): a mid-grey box whose sides are up to `size` of the image's."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
-        if rng.random() >= probability:
-            return image
         height, width = image.shape[:2]
         h, w = (max(1, round(side * size * rng.uniform(0.5, 1))) for side in (height, width))
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
         image[top : top + h, left : left + w] = round(GREY)
         return image
 
-    return op
+    return _sometimes(probability, op)
 
 
 def erase(probability: float, area: float) -> Op:
     """Return random erasing (Zhong et al., 2020) by torchvision's rule: noise in a box of up to `area` of the image."""
 
     def op(image: Image, rng: np.random.Generator) -> Image:
-        if rng.random() >= probability:
-            return image
         height, width = image.shape[:2]
         for _ in range(MAX_ERASE_ATTEMPTS):
             size = height * width * rng.uniform(MIN_ERASE_AREA, area)
@@ -122,4 +119,4 @@ def erase(probability: float, area: float) -> Op:
                 break
         return image
 
-    return op
+    return _sometimes(probability, op)

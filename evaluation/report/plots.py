@@ -19,7 +19,6 @@ MAX_PAIRS = 30
 MAX_LABEL_POINTS = 190.0  # of a class name beside a matrix or a bar
 WIDE_CELL = 2.3  # inches; of an image in a sheet with a long caption
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
-class_names = figures.class_names  # for training.recorder
 
 
 def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -68,9 +67,8 @@ def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     figures.save(figure, path)
 
 
-def confusion(path: Path, scored: tuple[Predictions, object, Classes]) -> None:
+def confusion(path: Path, predictions: Predictions, classes: Classes) -> None:
     """Draw the confusion matrix in per cent of each true class, or, with many classes, the most frequent confusions."""
-    predictions, _, classes = scored
     scorable = predictions.readable & (predictions.label >= 0)
     label, first = predictions.label[scorable], predictions.top[scorable][:, 0]
     if classes.count <= MAX_MATRIX_CLASSES and len(label):

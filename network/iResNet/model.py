@@ -1,4 +1,4 @@
-"""iResNet (Duta et al., 2020), written out in iresnet.py. Its weights are on no hub: `--load` takes the authors' files."""
+"""iResNet (Duta et al., 2020), written out in iresnet.py. No hub has its weights: `--load` takes the authors' files."""
 
 from torch import Tensor, nn
 
@@ -11,8 +11,8 @@ class Model(BaseModel):
     def build(self, arch: str) -> nn.Module:
         if self.settings.pretrained:
             raise UserError(
-                f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: fetch it and give "
-                f"--load {arch}_pretrained.pth,\nor start from random weights: --no-pretrained."
+                f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: "
+                f"fetch it and give --load {arch}_pretrained.pth,\nor start from random weights: --no-pretrained."
             )
         return IResNet(DEPTHS[arch], self.num_classes, self.settings.drop)
 

@@ -47,6 +47,10 @@ def figures(monkeypatch):
     return saved
 
 
+def confusion(path, scored):
+    plots.confusion(path, scored.predictions, scored.classes)
+
+
 def boxes(texts):
     return [text.get_window_extent() for text in texts if text.get_text()]
 
@@ -180,7 +184,7 @@ def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
 
 def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path):
     label, first = [0, 0, 0, 0, 5, 5, 16], [0, 0, 0, 1, 5, 6, 17]
-    plots.confusion(tmp_path / "confusion.png", scored_set(LONG, label, first))
+    confusion(tmp_path / "confusion.png", scored_set(LONG, label, first))
     axis = figures[0].axes[0]
     rows = [text.get_text() for text in axis.get_yticklabels()]
     columns = [text.get_text() for text in axis.get_xticklabels()]
@@ -204,12 +208,12 @@ def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path
 def test_confusion_picture_of_cut_names_has_a_bar_each(figures, tmp_path):
     names = [f"{k} a very long beginning of a name that is the same {'x' * 30} {k % 2} and its end" for k in range(50)]
     names = [name.replace(f"{k} a", "a", 1) for k, name in enumerate(names)]  # 50 names of two kinds
-    plots.confusion(tmp_path / "pairs.png", scored_set(names, [0, 2, 4, 4], [1, 3, 5, 5]))
+    confusion(tmp_path / "pairs.png", scored_set(names, [0, 2, 4, 4], [1, 3, 5, 5]))
     axis = figures[0].axes[0]
     assert [bar.get_width() for bar in axis.patches] == [1, 1, 2]
     assert [text.get_text() for text in axis.texts] == ["1 of 1", "1 of 1", "2 of 2"]
     assert len({text.get_text() for text in axis.get_yticklabels()}) == 3
-    plots.confusion(tmp_path / "none.png", scored_set(names, [0], [0]))
+    confusion(tmp_path / "none.png", scored_set(names, [0], [0]))
     assert figures[1].axes[0].get_title() == "Confusions: none, all are correct"
 
 

@@ -29,7 +29,7 @@ DROPS = {
 @pytest.mark.parametrize("name", DROPS)
 def test_table_schedule_drops_after_its_epochs(name):
     epochs, *drops = DROPS[name]
-    assert run_length(name, 5, said=False) == epochs
+    assert run_length(name, 5, given=False) == epochs
     rates = by_epoch(name, epochs)
     for epoch, rate in enumerate(rates, 1):
         assert rate == pytest.approx(0.1 ** sum(epoch > drop for drop in drops))
@@ -39,14 +39,14 @@ def test_table_schedule_drops_after_its_epochs(name):
 
 
 def test_run_length_of_curve_keeps_epochs():
-    assert run_length("cos", 7, said=True) == 7
+    assert run_length("cos", 7, given=True) == 7
 
 
 def test_run_length_of_table_overrides_epochs_with_message(capfd):
     from utils.logger import start_logging
 
     start_logging()
-    assert run_length("2x", 20, said=True) == 24
+    assert run_length("2x", 20, given=True) == 24
     assert "--scheduler 2x sets 24 epochs; --epochs 20 is not used" in capfd.readouterr().out
 
 

@@ -547,7 +547,7 @@ def test_train_divergence_reloads_once_then_stops(script, photo_set, tmp_path, m
         broken.clear()
         result = script("train.py", "--tag", tag, *words)
         assert result.code == code, result.err
-        assert "Going back, once, to" in result.out
+        assert "goes back, once, to" in result.out
     assert "2 steps in a row" in result.err
     assert "Try a lower --lr" in result.err
     assert crash_test.differences(tmp_path, "whole", "passing") == []
@@ -574,13 +574,13 @@ def test_train_divergence_reloads_its_own_checkpoint(script, photo_set, tmp_path
     where = 2
     result = script("train.py", *words, "--load", "earlier.pt", "--save_minutes", 0)
     assert result.code == 0, result.out
-    assert re.search(r"Going back, once, to where the run was after [12] steps", result.out)
+    assert re.search(r"goes back, once, to where it was after [12] steps", result.out)
     again = checkpoint.load("checkpoints/t/last.pt")
     assert all(torch.equal(tensor, again["weights"][name]) for name, tensor in whole["weights"].items())
     where = 0
     broken.clear()
     result = script("train.py", *words, "--load", "earlier.pt")
-    assert result.code == 2 and "Going back" not in result.out
+    assert result.code == 2 and "goes back" not in result.out
 
 
 def test_train_out_of_memory_names_batch_that_fits(script, photo_set, monkeypatch):
@@ -622,7 +622,7 @@ def test_train_out_of_memory_names_batch_that_fits(script, photo_set, monkeypatc
     [
         (1, [], "Give -b 4 --accumulate 3,"),
         (2, ["--accumulate", "2"], "Give -b 8 --accumulate 6,"),  # 4 of the 12 that each process has
-        (1, ["--sam", "0.05"], "Give -b 4; --sam goes without --accumulate"),
+        (1, ["--sam", "0.05"], "Give -b 4; --sam does not work with --accumulate"),
     ],
 )
 def test_out_of_memory_advice_keeps_images_per_step(monkeypatch, world, words, advice):

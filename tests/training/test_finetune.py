@@ -439,7 +439,7 @@ def test_swa_after_last_epoch_or_sam_in_fp16_is_refused():
     opt = options("--sam", "0.1")
     model = Model(opt, "X")
     model.dtype = torch.float16
-    with pytest.raises(UserError, match="--sam does not go with fp16"):
+    with pytest.raises(UserError, match="--sam does not work with fp16"):
         build_engine(opt, model, 1)
 
 

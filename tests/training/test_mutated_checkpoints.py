@@ -186,7 +186,7 @@ def resumed(path, _):
     start = RunStart(opt, content, source, state)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     classes = dataloader.find_classes(files, opt.num_classes)
-    opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, said=False), num_classes=classes.count)
+    opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given=False), num_classes=classes.count)
     start.check_list(files.fingerprint())
     model = network.get_model(opt.model)(start.network_options(classes.count))
     network.loading.load_weights(model, content, source, strict=True)
