@@ -345,7 +345,9 @@ def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
 def row(title, hit, loss=1.0):
     hit = np.asarray(hit, bool)
     scores = {"top1": hit.mean(), "top5": 1.0, "mean_class_accuracy": hit.mean(), "loss": loss}
-    return report.Row(title, title, 1, 1, 1.0, 1, "logistic", 1.0, {}, scores, {}, 0.5, None, "x.pt", hit)
+    return report.Row(
+        title, title, 1, 1, 1.0, 1, "logistic", 1.0, {}, scores, {}, 0.5, None, "x.pt", {}, hit, np.arange(len(hit))
+    )
 
 
 def test_paired_difference_equals_bootstrap_over_images():
@@ -367,6 +369,8 @@ def test_verdict_names_first_only_if_every_lead_is_significant():
     assert [lead[0] for lead in close.tied] == ["near"]
     assert "cannot tell which backbone is first" in report.verdict_text(close, 1000)
     assert report.verdict([row("b", ranks < 5, 2.0), row("a", ranks < 5)], 0, 500).best.title == "a"
+    with pytest.raises(UserError, match="readable for one backbone and not for another"):
+        report.verdict([row("a", ranks < 5), row("b", ranks[1:] < 5)], 0, 500)
 
 
 # ------------------------------------------------------------------------ images

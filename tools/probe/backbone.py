@@ -112,8 +112,7 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
     if not isinstance(classifier, nn.Linear) or not head:
         kind = "no single layer" if classifier is None else f"a {type(classifier).__name__}"
         raise UserError(f"{source.name}: its classifier is {kind}; allowed: a network whose last layer is one Linear.")
-    model.place(device)
-    side = model.opt.scale
+    side = model.opt.scale  # on the CPU, for a GPU rounds more coarsely than the check below allows
     sample = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         within = net(model.normalise(sample)).float().cpu()
@@ -128,6 +127,7 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
     after = nn.functional.linear(features, classifier.weight.cpu(), _cpu(classifier.bias))
     if (after - within).abs().max() > RELATIVE_ERROR * max(1.0, float(within.abs().max())):
         raise UserError(f"{source.name} changes the output of its classifier; allowed: a network that ends with it.")
+    model.place(device)
     return found
 
 

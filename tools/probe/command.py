@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dataloader.file_list import FileList
-    from tools.probe.backbone import Backbone, Source
+    from tools.probe.backbone import Backbone
     from tools.probe.features import Features
     from tools.probe.report import Row
     from utils.classes import Classes
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 MAX_ROWS = 100_000  # of features that a head is fitted to: 0.8 GB of 2,048 numbers each
 MAX_VIEWS, MAX_FOLDS = 64, 20
 OUTPUTS = ("probe.json", "probe.csv", "probe.png")
+# Options that the next command takes over.
+SAME_DATA = ("data_root", "train_list", "scale", "fit", "num_classes", "on_bad_image", "max_pixels")
+SAME_MACHINE = ("seed", "workers", "gpu", "cache", "cache_size", "cache_format", "cache_quality")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,25 +92,25 @@ def run(opt: Options) -> None:
     """
     import dataloader
     from tools.probe import backbone, features, report
-    from utils import run_lock
+    from utils import distributed, run_lock
     from utils.outputs import check_folder
     from utils.run import get_device, seed_everything
 
+    distributed.require_single_process("Probes")
     device = get_device(opt.gpu)
     seed_everything(opt.seed, opt.deterministic)
     folder = Path(opt.result_dir) / opt.tag
     kept = Path(opt.features) if opt.features else folder / "features"
+    run_lock.acquire(folder)
+    run_lock.acquire(kept)
     sources = backbone.sources(opt)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     classes = dataloader.find_classes(files, opt.num_classes)
     files = sample(files, opt)
-    names = file_names([_model_name(source) for source in sources])
+    # All are built first, so that a mistyped name is found before hours of work.
+    names = file_names([backbone.build(source, opt, classes.count, device).model.name for source in sources])
     check_folder(folder, (*OUTPUTS, *names), opt, files)
-    run_lock.acquire(folder)
-    run_lock.acquire(kept)
     training = training_options(opt)
-    for source in sources:  # so that a mistyped name is found before hours of work
-        backbone.build(source, opt, classes.count, device)
     key = features.image_key(files)
     rows = []
     for source, name in zip(sources, names, strict=True):
@@ -172,6 +175,8 @@ def probe_one(
         knn_top1=score(near, classes.count)["top1"],
         knn_interval=near_bounds.get("top1"),
         file=str(path),
+        network={name: getattr(frozen.opt, name) for name in ("pool", "drop", "drop_path")},
+        places=places,
         hit=linear.predictions.top[:, 0] == linear.predictions.label,
     )
 
@@ -250,37 +255,10 @@ def training_options(opt: Options) -> Options:
 
 def train_command(opt: Options, best: "Row") -> str:
     """Return the command that trains `best` from its fitted head, on the same list at the same size."""
-    from utils import checkpoint
-
-    saved = checkpoint.load(best.file)["opt"]
-    shared = (
-        "data_root",
-        "train_list",
-        "scale",
-        "fit",
-        "num_classes",
-        "seed",
-        "workers",
-        "gpu",
-        "on_bad_image",
-        "max_pixels",
-    )
-    values = {name: getattr(opt, name) for name in shared}
-    values |= {name: saved[name] for name in ("pool", "drop", "drop_path")}
-    values |= {
-        "given": opt.given,
-        "tag": f"{opt.tag}-{_safe(best.model)}",
-        "model": best.model,
-        "probe_init": best.file,
-    }
+    same = {name: getattr(opt, name) for name in (*SAME_DATA, *SAME_MACHINE)}
+    own = {"tag": f"{opt.tag}-{_safe(best.model)}", "model": best.model, "probe_init": best.file, "given": opt.given}
+    values = {**same, **best.network, **own}
     return command("train", values)
-
-
-def _model_name(source: "Source") -> str:
-    """Return the name of the model of a backbone."""
-    from utils import checkpoint
-
-    return str(checkpoint.load(source.name).get("model") or "") if source.is_checkpoint else source.name
 
 
 def _safe(model: str) -> str:

@@ -20,6 +20,9 @@ DECAYS = (1.0, 0.1, 0.01, 0.001)  # of the mean loss, times half the squared wei
 SHRINKAGES = (0.5, 0.1, 0.01)  # of the covariance towards a multiple of the identity
 MAX_LOGISTIC = 10_000_000_000  # images x features x classes: a pass over them takes about half a second on two cores
 MAX_ITERATIONS = 200  # of L-BFGS per strength; the stronger ones come first and start the next
+MIN_THREADED = (
+    200_000_000  # images x features x classes: below, threads of BLAS wait for each other longer than they work
+)
 BLOCK_VALUES = 1 << 24  # logits or similarities held at a time: 64 MB
 KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in tools.embed
 TOP = 5
@@ -164,6 +167,7 @@ def _logistic(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     mean, deviation = _moments(views, rows)
     count, dim = len(rows) * len(views), views[0].shape[1]
@@ -172,9 +176,10 @@ def _logistic(
         for part in _blocks(np.arange(len(rows)), dim):
             standard[k * len(rows) + part] = (view[rows[part]] - mean) / deviation
     labels = np.tile(target, len(views))
+    threads = 1 if count * dim * classes < MIN_THREADED else None
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
     for decay in strengths:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(threads, "blas"):
             warnings.simplefilter("ignore", ConvergenceWarning)  # stopping early is one more form of regularisation
             model.set_params(C=1 / (decay * count)).fit(standard, labels)
         weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)

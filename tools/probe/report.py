@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evaluation.bootstrap import paired_difference
 from utils import tables
+from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.logger import log
 from utils.names import columns, shorten_all
@@ -25,7 +26,8 @@ class Row:
 
     scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours.
     kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried.
-    hit: bool (N,), which images the linear probe classifies correctly. file: the checkpoint with the fitted head.
+    hit: bool (N,), which images the linear probe classifies correctly. places: where they are in the list.
+    file: the checkpoint with the fitted head. network: options of train.py that the network was built with.
     """
 
     title: str
@@ -42,7 +44,9 @@ class Row:
     knn_top1: float
     knn_interval: list[float] | None
     file: str
+    network: dict[str, Any]
     hit: NDArray[np.bool_]
+    places: NDArray[np.int64]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for probe.json."""
@@ -83,8 +87,14 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
 
 def verdict(rows: Sequence[Row], seed: int, resamples: int) -> Verdict:
-    """Compare the first row with each other one, by a paired bootstrap over the images."""
+    """Compare the first row with each other one, by a paired bootstrap over the images.
+
+    Raises:
+        UserError: they were scored on different images.
+    """
     best, *others = ranked(rows)
+    if any(not np.array_equal(row.places, best.places) for row in others):
+        raise UserError("Some images were readable for one backbone and not for another. Try: the same command again")
     leads = [(row.title, *paired_difference(best.hit, row.hit, seed, resamples)) for row in others]
     return Verdict(best, leads)
 
