@@ -2,12 +2,18 @@
 
 import csv
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from utils import tables
 from utils.errors import UserError
+from utils.files import atomic_write
 
 COLUMNS = ("step", "epoch", "train_loss", "train_top1", "lr", "grad_norm", "val_loss", "val_top1")
+MAX_VALIDATIONS = 2000  # rows of them in steps.csv; metrics.csv has all
 MAX_TABLE_BYTES = 200_000_000  # of a CSV of a run; a longer one is another program's
 
 Row = dict[str, float]
@@ -68,3 +74,47 @@ def steps_per_epoch(points: list[Any]) -> float:
     """Return how many optimizer steps an epoch has, by the last of the points of steps.csv; 0 if there is none."""
     last = points[-1] if points else {}
     return last["step"] / last["epoch"] if last.get("epoch") else 0.0
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def rows_of(curves: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Return the rows of steps.csv: points of training, and validations at their steps.
+
+    Args:
+        curves: training.step_curves.StepCurves.state_dict. A stretch of which no step was taken has no point.
+        history: scores per epoch. Of more than MAX_VALIDATIONS validations, every second (fourth, …) is kept, counted
+            from the newest.
+    """
+    sums = np.mean([own.double().numpy() for own in curves["sums"]], axis=0)  # one per process
+    per_epoch, rates = curves["per_epoch"], curves["lr"].tolist()
+    rows: dict[int, Row] = {}
+    for point, (loss, losses, norm, norms, right, compared) in enumerate(sums.tolist()):
+        means = {"train_loss": (loss, losses), "train_top1": (right, compared), "grad_norm": (norm, norms)}
+        found = {name: _short(total / count) for name, (total, count) in means.items() if count}
+        if found:
+            step = min((point + 1) * curves["stride"], curves["step"])
+            rows[step] = {"step": step, "epoch": round(step / per_epoch, 6), "lr": rates[point], **found}
+    validated = [row for row in history if "val_loss" in row]
+    apart = 1
+    while len(validated) > MAX_VALIDATIONS * apart:
+        apart *= 2
+    for row in validated[::-1][::apart]:
+        step = row["epoch"] * per_epoch
+        scores = {name: row[name] for name in ("val_loss", "val_top1") if name in row}
+        rows[step] = {"step": step, "epoch": row["epoch"], **rows.get(step, {}), **scores}
+    return [rows[step] for step in sorted(rows)]
+
+
+def _short(value: float) -> float:
+    """Return a mean of float32 with the digits that float32 has."""
+    return float(f"{value:.7g}")
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write steps.csv."""
+    with atomic_write(path, "w") as file:
+        writer = tables.dict_writer(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -11,7 +11,7 @@ from utils.logger import log
 WRITTEN = re.compile(r"(\d+_.+|last|best)\.pt")
 DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
 MAX_NAMED = 6  # checkpoints, in a message
-RECORDS = ("metrics.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")
+RECORDS = ("metrics.csv", "steps.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")
 
 
 def check_earlier(

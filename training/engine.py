@@ -210,6 +210,11 @@ class Engine:
         """Return whether, after `done` batches of an epoch, no gradient is waiting for more."""
         return done % self.settings.accumulate == 0 or done == self.settings.steps_per_epoch
 
+    @property
+    def optimizer_steps_per_epoch(self) -> int:
+        """Return how many times an epoch steps the optimizer."""
+        return -(-self.settings.steps_per_epoch // self.settings.accumulate)
+
     def learning_rate(self) -> float:
         """Return the learning rate of the next optimizer step."""
         return self.settings.lr * self.schedule(self.step_count)
@@ -314,9 +319,8 @@ class Engine:
         self.zero_gradients()
         self.guard.skipped = training.get("skipped", 0)
         self.guard.snapshot_buffers()
-        per_epoch = -(-self.settings.steps_per_epoch // self.settings.accumulate)
         at_start = "epoch" in content and not content.get("within")
-        self.step_count = content["epoch"] * per_epoch if at_start else training["step"]
+        self.step_count = content["epoch"] * self.optimizer_steps_per_epoch if at_start else training["step"]
         load_optimizer_state(self.optimizer, training["optimizer"], self.optimizer_settings)
         self.scaler = self._new_scaler()  # the old one may be within a step that was given up
         if training["scaler"]:  # {} of a run that was not in fp16

@@ -12,6 +12,7 @@ from torch import Tensor
 from training.engine import Engine, StepResult
 from training.memory import out_of_memory
 from training.state import Scores
+from training.step_curves import NUM_SUMS
 from utils import distributed
 from utils.batch import Batch
 from utils.errors import MachineFault, UserError
@@ -34,8 +35,8 @@ class EpochTracker:
     def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:
         self.run, self.epoch, self.engine = run, epoch, engine
         self.batches = engine.settings.steps_per_epoch
-        # of losses, how many; of gradient norms, how many; of top-1, how many
-        self.total = torch.zeros(6, device=engine.model.device)
+        self.total = torch.zeros(NUM_SUMS, device=engine.model.device)
+        self.zero, self.one = torch.zeros((), device=engine.model.device), torch.ones((), device=engine.model.device)
         self.done = self.counted = self.images = 0
         self.waited = self.spent = self.lr = 0.0
         self.ended = False
@@ -112,15 +113,14 @@ class EpochTracker:
 
     def update(self, result: StepResult) -> None:
         """Add what a batch gave. Now and then show the progress, which alone waits for the device."""
-        self._add(0, result.loss)
-        if result.top1 is not None:
-            self._add(4, result.top1 + 0 * result.loss)  # NaN if the loss is NaN
         self.done += 1
         self.counted += 1
         assert self.batch is not None
         self.images += len(self.batch.label) * distributed.world_size()
-        if self.engine.grad_norm is not None and self.engine.is_step_boundary(self.done):
-            self._add(2, self.engine.grad_norm)
+        stepped = self.engine.is_step_boundary(self.done)
+        sums = self._sums(result, self.engine.grad_norm if stepped else None)
+        self.total += sums
+        self.run.curves.add(self.engine.step_count + (not stepped), sums, self.lr)
         self.bar.update()
         now = time.monotonic()
         if not self.bar.disable and now - self.shown > BAR_SECONDS:
@@ -132,11 +132,16 @@ class EpochTracker:
             where = f"epoch {self.epoch}, batch {self.done}/{self.batches}"
             log.info(f"{where}  {format_metrics(self.scores())}  {left / 60:.0f} min left")
 
-    def _add(self, place: int, value: Tensor) -> None:
-        """Add to a sum and its count; the values of a skipped step are left out."""
-        fine = value.isfinite() if self.engine.guard.on else torch.ones_like(value, dtype=torch.bool)
-        self.total[place] += torch.where(fine, value, 0)
-        self.total[place + 1] += fine
+    def _sums(self, result: StepResult, norm: Tensor | None) -> Tensor:
+        """Return what a batch adds to the sums, (NUM_SUMS,); the values of a skipped step are left out."""
+        top1 = None if result.top1 is None else result.top1 + 0 * result.loss  # NaN if the loss is NaN
+        seen = (result.loss, norm, top1)
+        values = torch.stack([self.zero if value is None else value for value in seen])
+        counts = torch.stack([self.zero if value is None else self.one for value in seen])
+        if self.engine.guard.on:
+            fine = values.isfinite()
+            values, counts = torch.where(fine, values, 0), counts * fine
+        return torch.stack([values, counts], dim=1).flatten()
 
     def close(self) -> Scores:
         """End the epoch's training; return its scores, the same in every process.
@@ -144,6 +149,8 @@ class EpochTracker:
         Raises:
             UserError: the loss is no longer a number, or no step of the epoch was taken.
         """
+        if not self.ended:
+            self.run.curves.reduce()
         self.ended = True
         self.total = distributed.all_reduce_mean_(self.total)
         scores = self.scores()

@@ -40,4 +40,5 @@ def _drawn(path: Path, draw: Callable[[], None]) -> None:
     try:
         draw()
     except Exception as error:  # a picture is not worth a night's training
-        log.warning(f"{path} could not be drawn: {type(error).__name__}: {error}")
+        done = "drawn" if path.suffix == ".png" else "written"
+        log.warning(f"{path} could not be {done}: {type(error).__name__}: {error}")

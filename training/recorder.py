@@ -1,7 +1,7 @@
 """The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ import PIL.Image
 import torch
 from torch import Tensor
 
+from evaluation import step_points
 from evaluation.metrics import Predictions
 from evaluation.report import plots
+from evaluation.report.curves import draw_curves
 from evaluation.report.figures import class_names
+from evaluation.step_points import Row
 from training.engine import Engine
 from training.plotter import BackgroundPlotter
 from training.state import Scores
@@ -97,14 +100,29 @@ class RunRecorder:
         if fine.size:
             self.scores.writer.add_histogram(name, fine, epoch)
 
-    def write_history(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.csv and draw curves.png. What cannot be written is logged, and tried again next time."""
+    def write_history(self, history: list[dict[str, Any]], curves: dict[str, Any]) -> None:
+        """Write metrics.csv and steps.csv, and draw curves.png.
+
+        What cannot be written is logged, and tried again next time.
+
+        Args:
+            history: the scores of each epoch.
+            curves: StepCurves.state_dict.
+        """
         path, rows = self.scores.folder / "curves.png", list(history)
         try:
             self.scores.table(history)
-            self.plotter.draw(path, lambda: plots.curves(path, rows))
         except OSError as error:
             log.warning(f"The records in {self.scores.folder}/ could not be written: {error}")
+        points = self.write_steps(history, curves)
+        self.plotter.draw(path, lambda: draw_curves(path, rows, points()))
+
+    def write_steps(self, history: list[dict[str, Any]], curves: dict[str, Any]) -> Callable[[], list[Row]]:
+        """Write steps.csv in the plotter's thread. Returns what gives its rows, once, in that thread."""
+        path, rows = self.scores.folder / "steps.csv", list(history)
+        found = cache(lambda: step_points.rows_of(curves, rows))
+        self.plotter.draw(path, lambda: step_points.write(path, found()))
+        return found
 
     def flush(self) -> None:
         """Wait until all records are drawn and on the disk.

@@ -20,6 +20,7 @@ from training.epoch import EpochTracker, format_metrics
 from training.recorder import RunRecorder
 from training.start import RunStart
 from training.state import Scores
+from training.step_curves import StepCurves
 from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
 from utils.classes import Classes
@@ -92,6 +93,8 @@ class TrainingRun:
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
         self.saved_at = time.monotonic()
         self.rewound = False
+        self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
+        self._load_curves()
         self.tracker: EpochTracker | None = None
         self.recorder: RunRecorder | None = None
         if distributed.rank() == 0:
@@ -107,7 +110,7 @@ class TrainingRun:
             self._bring_best()
         write_yaml(self.logs / "options.yaml", settings.options)
         if self.resumed and state.history and self.source == str(self.last):
-            recorder.write_history(state.history)
+            recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
             self._complete_names()
         steps = self.engine.settings.steps_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
@@ -148,7 +151,7 @@ class TrainingRun:
         self._check_finite(epoch, scores)
         if self.recorder is not None:
             self.recorder.end_epoch(epoch, scores, self.engine)
-            self.recorder.write_history(self.state.history)
+            self.recorder.write_history(self.state.history, self.curves.state_dict(within_epoch=False))
         self._save_epoch(epoch)
         asked = distributed.all_reduce_max(self.signals.received or 0)
         if asked and epoch < self.settings.epochs:
@@ -203,14 +206,17 @@ class TrainingRun:
         self.saved_at = time.monotonic()
         self.engine.settle()  # in every process: to explain a skipped step takes all of them
         within = tracker.state_dict() if tracker is not None else None
+        curves = self.curves.state_dict(within_epoch=tracker is not None)
         if self.recorder is None:
             return
+        if tracker is not None:
+            self.recorder.write_steps(self.state.history, curves)
         facts, model = self.facts, self.engine.model
         options = self.settings.options | {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
         content = {"model": model.name, "opt": options, "data": data}
-        content |= {**self.state.state_dict(), "within": within, **self.engine.state_dict()}
+        content |= {**self.state.state_dict(), "within": within, "curves": curves, **self.engine.state_dict()}
         self.writer.save(self.last, content, [self.checkpoints / name for name in names], retention)
 
     def _save_epoch(self, epoch: int) -> None:
@@ -329,6 +335,11 @@ class TrainingRun:
         self.engine.model.net.load_state_dict(content["weights"])
         self.engine.load_state_dict(content)
         self.state.load_state_dict(content)
+        self._load_curves()
+
+    def _load_curves(self) -> None:
+        self.curves.load_state_dict(self.state.curves, self.state.epochs_done, within_epoch=bool(self.state.within))
+        self.state.curves = None  # they are in self.curves now
 
     def _last_good(self) -> dict[str, Any] | None:
         """Return the checkpoint that this run wrote last, or else the one it resumed; never one of an earlier run."""

@@ -12,12 +12,14 @@ class RunState:
 
     epochs_done: whole epochs. history: the scores of each of them.
     within: the position within the next epoch (EpochTracker.state_dict), or None at its start.
+    curves: the points by step of the checkpoint (StepCurves.state_dict), or None.
     unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
     """
 
     epochs_done: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     within: dict[str, Any] | None = None
+    curves: dict[str, Any] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -48,4 +50,5 @@ class RunState:
         self.epochs_done = content.get("epoch", 0)
         self.history = list(content.get("history", []))
         self.within = content.get("within")
+        self.curves = content.get("curves")
         self.unreadable = dict(content.get("bad", {}))

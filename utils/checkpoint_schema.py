@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 16  # of nested plain data; deeper data could exhaust the stack
 MAX_CLASSES = 10_000_000
+MAX_POINTS = 2000  # as in training.step_curves
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 MAX_OPTION_PROBLEMS = 3  # listed in a message
 OPEN = ConfigDict(extra="allow", arbitrary_types_allowed=True)
@@ -71,6 +72,32 @@ def _sums(value: object) -> torch.Tensor:
     if tensor.ndim != 1 or not 1 <= len(tensor) <= 6 or not tensor.is_floating_point():
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: up to 6 floats")
     return tensor
+
+
+def _points(value: Any) -> torch.Tensor:
+    """Return the sums of the points of a run by step, (points, 6) in fp32."""
+    tensor = _tensor(value)
+    if tensor.ndim != 2 or tensor.shape[1] != 6 or len(tensor) > MAX_POINTS or tensor.dtype != torch.float32:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: up to {MAX_POINTS} rows of 6 floats"
+        )
+    return tensor
+
+
+def _rates(value: Any) -> torch.Tensor:
+    """Return the learning rates of the points of a run by step, (points,) in fp64."""
+    tensor = _tensor(value)
+    if tensor.ndim != 1 or tensor.dtype != torch.float64:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}; allowed: a row of doubles")
+    return tensor
+
+
+def _curves(value: Any) -> Any:
+    """Return the points of a run by step: as many sums in each process, and rates, as its steps fill."""
+    count = -(-value["step"] // value["stride"])
+    if any(len(part) != count for part in (*value["sums"], value["lr"])):
+        raise ValueError(f"{value['step']} steps by {value['stride']} with other than {count} points")
+    return value
 
 
 def _options(value: dict[str, object]) -> dict[str, object]:
@@ -149,6 +176,17 @@ class Within(TypedDict):
 
 
 @with_config(OPEN)
+class Curves(TypedDict):
+    """training.step_curves.StepCurves.state_dict."""
+
+    step: Count
+    stride: Annotated[Whole, Field(ge=1)]
+    per_epoch: Annotated[Whole, Field(ge=1)]
+    sums: Annotated[list[Annotated[Any, BeforeValidator(_points)]], Field(min_length=1)]
+    lr: Annotated[Any, BeforeValidator(_rates)]
+
+
+@with_config(OPEN)
 class Swa(TypedDict):
     """training.averages.Averages.swa_state."""
 
@@ -187,6 +225,7 @@ class Checkpoint(TypedDict):
     data: NotRequired[Data]
     history: NotRequired[list[Annotated[Any, BeforeValidator(_row)]]]
     within: NotRequired[Within | None]
+    curves: NotRequired[Annotated[Curves, AfterValidator(_curves)] | None]
     bad: NotRequired[dict[Text, Text]]
     ema: NotRequired[Weights | None]
     swa: NotRequired[Weights | None]

@@ -66,9 +66,9 @@ def show_image(axis: "Axes", image: Image | None, caption: str) -> None:
     axis.set_title(caption, fontsize=CAPTION_SIZE)
 
 
-def legend_below(axis: "Axes", columns: int) -> None:
-    """Put the legend below the axis, where it covers no line."""
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, frameon=False, fontsize=8)
+def legend_below(axis: "Axes", columns: int, gap: float = 0.16) -> None:
+    """Put the legend below the axis, where it covers no line, `gap` of the axis's height away from it."""
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=columns, frameon=False, fontsize=8)
 
 
 def whole_numbers(axis: "Axes", **settings: int) -> None:

@@ -1,9 +1,8 @@
-"""Draw the PNG pictures of training and evaluation."""
+"""Draw the PNG pictures of an evaluation."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,52 +18,6 @@ MAX_PAIRS = 30
 MAX_LABEL_POINTS = 190.0  # of a class name beside a matrix or a bar
 WIDE_CELL = 2.3  # inches; of an image in a sheet with a long caption
 RIGHT, WRONG = (31, 95, 168), (179, 38, 30)  # RGB; as in report.css
-
-
-def curves(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Draw loss, scores, learning rate, gradient norm, throughput and the wait for data over the epochs."""
-    figure, axes = figures.new_figure(13, 7, 3, 2)
-    panels = (
-        ("loss", ("train_loss", "val_loss")),
-        (
-            "accuracy",
-            (
-                "train_top1",
-                "val_top1",
-                "val_top5",
-                "val_mean_class_accuracy",
-                "val_raw_top1",
-                "val_ema_top1",
-                "val_swa_top1",
-            ),
-        ),
-        ("learning rate", ("lr",)),
-        ("gradient norm, before clipping", ("grad_norm",)),
-        ("images per second", ("images_per_second",)),
-        ("share of the time waiting for data", ("data_wait",)),
-    )
-    for axis, (title, names) in zip(axes, panels, strict=True):
-        for name in names:
-            points = [(row["epoch"], row[name]) for row in history if name in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="o" if len(points) <= 30 else "", markersize=3, label=name)
-        axis.set_title(title)
-        axis.set_xlabel("epoch")
-        if axis.lines:
-            axis.set_xlim(min(row["epoch"] for row in history) - 0.5, max(row["epoch"] for row in history) + 0.5)
-        figures.whole_numbers(axis, min_n_ticks=1)  # epochs are whole numbers
-        if len(axis.lines) > 1:
-            figures.legend_below(axis, 2)
-    norms = [row["grad_norm"] for row in history if row.get("grad_norm", 0) > 0]
-    if norms and max(norms) > figures.MIN_LOG_RATIO * min(norms):
-        axes[3].set_yscale("log")
-    axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
-    axes[5].set_ylim(0, 1)
-    best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
-    if best is not None:
-        axes[1].axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
-        axes[1].set_title(f"accuracy; best top-1 {best['val_top1']:.4f}, epoch {best['epoch']}")
-    figures.save(figure, path)
 
 
 def confusion(path: Path, predictions: Predictions, classes: Classes) -> None:

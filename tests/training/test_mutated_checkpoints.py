@@ -16,13 +16,15 @@ import dataloader
 import inference
 import network.loading
 import tiny
-from evaluation.report import plots
+from evaluation.report.curves import draw_curves
+from evaluation.step_points import rows_of
 from options import parse_eval, parse_train
 from scheduler import run_length
 from training.epoch import EpochTracker
 from training.setup import build_engine
 from training.start import RunStart, find_start
 from training.state import RunState
+from training.step_curves import StepCurves
 from training.unreadable import UnreadableImages
 from utils import checkpoint
 from utils.errors import UserError
@@ -197,8 +199,11 @@ def resumed(path, _):
     loader = dataloader.train_loader(opt, files, model.preprocess())
     engine = build_engine(opt, model, len(loader), classes.train_counts, classes.names)
     engine.load_state_dict(content)
+    curves = StepCurves(model.device, engine.optimizer_steps_per_epoch)
+    curves.load_state_dict(state.curves, state.epochs_done, within_epoch=bool(state.within))
     run = types.SimpleNamespace(
         state=state,
+        curves=curves,
         source=source,
         checkpoints=Path("checkpoints/m"),
         recorder=None,
@@ -213,7 +218,7 @@ def resumed(path, _):
         tracker.close()
     state.best()
     if os.environ.get("MUTATIONS"):
-        plots.curves(Path("curves.png"), state.history)
+        draw_curves(Path("curves.png"), state.history, rows_of(curves.state_dict(within_epoch=True), state.history))
     return found
 
 

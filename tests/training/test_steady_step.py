@@ -13,6 +13,7 @@ from training.engine import Engine
 from training.epoch import EpochTracker
 from training.setup import build_engine
 from training.state import RunState
+from training.step_curves import StepCurves
 from utils.batch import Batch
 
 STEPS = 50
@@ -55,7 +56,8 @@ def started(*words: str) -> tuple[Engine, EpochTracker]:
     model = get_model(opt.model)(opt)
     model.place(torch.device("cpu"))
     engine = build_engine(opt, model, 1000)
-    run = types.SimpleNamespace(state=RunState(), recorder=None, divergence_error=AssertionError)
+    curves = StepCurves(torch.device("cpu"), engine.optimizer_steps_per_epoch)
+    run = types.SimpleNamespace(state=RunState(), recorder=None, divergence_error=AssertionError, curves=curves)
     return engine, EpochTracker(run, 1, engine).__enter__()
 
 
