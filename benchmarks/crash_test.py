@@ -159,7 +159,7 @@ def disturbed(out: Path, tag: str, flags: list[str], length: float, rng: np.rand
 
 
 def differences(out: Path, whole: str, tag: str) -> list[str]:
-    """Return what differs between two runs: values of each checkpoint, metrics.csv, TensorBoard's points."""
+    """Return what differs between two runs: values of each checkpoint, metrics.csv, steps.csv, TensorBoard's points."""
     wrong = []
     names = {path.name for path in (out / "checkpoints" / whole).iterdir()}
     if names != {path.name for path in (out / "checkpoints" / tag).iterdir()}:
@@ -172,6 +172,8 @@ def differences(out: Path, whole: str, tag: str) -> list[str]:
             if not same(one.get(key), other.get(key)) and not _may_differ(key)
         ]
     logs = out / "logs"
+    steps = [(logs / run / "steps.csv").read_bytes() for run in (whole, tag)]
+    wrong += ["steps.csv"] if steps[0] != steps[1] else []
     wrong += ["metrics.csv"] if scores(logs / whole / "metrics.csv") != scores(logs / tag / "metrics.csv") else []
     return wrong + (["TensorBoard's points"] if points(logs / whole) != points(logs / tag) else [])
 

@@ -71,7 +71,8 @@ def counted(*words: str) -> collections.Counter[str]:
     with Counter() as counter:
         for batch in batches[3:]:
             tracker.update(engine.train_step(batch))
-    assert engine.step_count >= STEPS // 2 and counter.count.total() > 100 * STEPS
+    assert engine.step_count >= STEPS // 2 and float(tracker.run.curves.sums[:, 1].sum()) == len(batches)
+    assert counter.count.total() > 100 * STEPS
     return counter.count + collections.Counter(reads=sum(counter.reads().values()))
 
 
