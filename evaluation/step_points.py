@@ -70,10 +70,9 @@ def _lines(numbers: list[int]) -> str:
     return f"line{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:5]))}{more}"
 
 
-def steps_per_epoch(points: list[Any]) -> float:
+def steps_per_epoch(points: Sequence[Row]) -> float:
     """Return how many optimizer steps an epoch has, by the last of the points of steps.csv; 0 if there is none."""
-    last = points[-1] if points else {}
-    return last["step"] / last["epoch"] if last.get("epoch") else 0.0
+    return points[-1]["step"] / points[-1]["epoch"] if points and points[-1]["epoch"] else 0.0
 
 
 # ------------------------------------------------------------------------------------------------ writing

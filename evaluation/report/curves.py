@@ -52,7 +52,7 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], points: Sequen
         if axis.lines:
             _set_epochs(axis, history, trained)
         if len(axis.get_legend_handles_labels()[1]) > 1:
-            figures.legend_below(axis, 2, gap=0.26 if trained else 0.16)
+            figures.legend_below(axis, 2, gap=0.27 if trained else 0.16)
     norms = [row["grad_norm"] for row in (trained or history) if row.get("grad_norm", 0) > 0]
     if norms and max(norms) > figures.MIN_LOG_RATIO * min(norms):
         axes[3].set_yscale("log")
@@ -106,8 +106,15 @@ def _set_epochs(axis: "Axes", history: Sequence[Mapping[str, Any]], trained: Seq
         figures.whole_numbers(axis, min_n_ticks=1)
         return
     last, per_epoch = max([*epochs, trained[-1]["epoch"]]), steps_per_epoch(trained)
-    axis.set_xlabel("epoch\nstep")
+    axis.set_xlabel("epoch, and step")
     axis.set_xlim(-0.02 * last, 1.02 * last)
     if last > 2:
         figures.whole_numbers(axis, min_n_ticks=1)
-    axis.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}\n{epoch * per_epoch:,.0f}")
+    axis.xaxis.set_major_formatter(lambda epoch, _: f"{epoch:g}\n{_short(round(epoch * per_epoch))}")
+
+
+def _short(count: int) -> str:
+    """Return a count with at most five letters: "9,999", "17.5k", "1.25M"."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1000:.4g}k" if count < 1_000_000 else f"{count / 1_000_000:.3g}M"

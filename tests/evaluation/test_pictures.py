@@ -13,6 +13,7 @@ from evaluation import results
 from evaluation.metrics import Predictions
 from evaluation.report import figures as report_figures
 from evaluation.report import fonts, plots, tool_plots
+from evaluation.report.curves import draw_curves, running_mean
 from utils.names import columns, shorten, shorten_all
 
 pytestmark = pytest.mark.pictures
@@ -217,6 +218,46 @@ def test_confusion_picture_of_cut_names_has_a_bar_each(figures, tmp_path):
     assert figures[1].axes[0].get_title() == "Confusions: none, all are correct"
 
 
+def test_curves_of_one_epoch_are_lines_by_step(figures, tmp_path):
+    steps = [
+        {"step": k, "epoch": k / 500, "train_loss": 500 / k, "train_top1": k / 500, "lr": 0.1, "grad_norm": 1.0 + k % 2}
+        for k in range(1, 501)
+    ]
+    history = [{"epoch": 1, "train_loss": 3.0, "val_loss": 2.0, "lr": 0.1, "images_per_second": 90.0, "data_wait": 0.1}]
+    draw_curves(tmp_path / "one.png", history, steps)
+    loss, top1, rate, norm, speed, _ = figures[0].axes
+    lines = {line.get_label(): line.get_xydata() for line in loss.lines}
+    assert len(lines["train_loss"]) == 500 and lines["val_loss"].tolist() == [[1, 2]]
+    assert loss.lines[-2].get_ydata().tolist() == [500 / k for k in range(1, 501)]  # the background is as it is
+    assert [len(line.get_xdata()) for line in (*top1.lines[:1], *rate.lines)] == [500, 500]
+    assert set(rate.lines[0].get_ydata()) == {0.1}
+    assert norm.lines[0].get_ydata()[100:400] == pytest.approx(1.5, abs=0.05)
+    assert speed.collections[0].get_segments()[0].tolist() == [[0, 90], [1, 90]]
+    assert "0.5\n250" in [label.get_text() for label in loss.get_xticklabels()] or "0.4\n200" in [
+        label.get_text() for label in loss.get_xticklabels()
+    ]
+
+
+def test_curves_before_the_first_step_are_by_epoch(figures, tmp_path):
+    history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1 / k, "lr": 0.1} for k in (1, 2, 3, 4)]
+    steps = [{"step": k, "epoch": k / 10, "train_loss": 1.0, "lr": 0.1} for k in range(25, 41)]
+    draw_curves(tmp_path / "cut.png", history, steps)
+    loss = figures[0].axes[0]
+    assert [line.get_xdata().tolist() for line in loss.lines if line.get_label() != "val_loss"][:2] == [
+        [0.5, 1.5],
+        [k / 10 for k in range(25, 41)],
+    ]
+    assert len({line.get_color() for line in loss.lines if line.get_label() != "val_loss"}) == 1
+    assert len(loss.get_legend().get_texts()) == 2
+
+
+def test_running_mean_leaves_out_what_is_not_finite():
+    values = np.array([1.0, 2, np.nan, 4, 5])
+    assert running_mean(values, 3).tolist() == [1.5, 1.5, 3, 4.5, 4.5]
+    assert running_mean(values[2:3], 1).tolist() == pytest.approx([np.nan], nan_ok=True)
+    assert running_mean(values[:2], 5).tolist() == [1.5, 1.5]
+
+
 def test_curves_legend_covers_no_line(figures, tmp_path):
     scores = dict.fromkeys(
         ("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy", "val_raw_top1", "val_ema_top1"), 0.5
@@ -233,17 +274,20 @@ def test_curves_legend_covers_no_line(figures, tmp_path):
         }
         for k in (1, 2)
     ]
-    plots.curves(tmp_path / "curves.png", [{"images_per_second": 90.0, **row} for row in rows])
+    history = [{"images_per_second": 90.0, **row} for row in rows]
+    draw_curves(tmp_path / "curves.png", history)
+    steps = [{"step": 10.0 * k, "epoch": k / 10, "train_loss": 1.0, "train_top1": 0.5, "lr": 0.1} for k in range(1, 21)]
+    draw_curves(tmp_path / "steps.png", history, steps)
     rates = np.logspace(-6, 0, 40)
     tool_plots.range_test(
         tmp_path / "lr.png", {"rate": rates, "loss": rates + 3, "smoothed": rates + 3}, 1e-3, "ResNet18"
     )
     tool_plots.trials(tmp_path / "trials.png", [(1, 0.5, {"lr": 0.1}), (2, 0.6, {"lr": 0.2})], {"lr": {"log": True}})
     legends = [(axis, axis.get_legend()) for figure in figures for axis in figure.axes if axis.get_legend()]
-    assert len(legends) == 4
+    assert len(legends) == 6
     for axis, legend in legends:
         box = legend.get_window_extent()
         assert not any(box.overlaps(other.get_window_extent()) for other in axis.figure.axes), legend.get_texts()
         assert axis.figure.bbox.y0 <= box.y0 and axis.figure.bbox.x1 >= box.x1
     assert figures[0].axes[3].get_yscale() == "linear" and figures[0].axes[4].get_ylim()[1] > 90
-    assert "$" in figures[1].axes[0].get_xticklabels()[3].get_text()  # the ticks of a log axis are formulas still
+    assert "$" in figures[2].axes[0].get_xticklabels()[3].get_text()  # the ticks of a log axis are formulas still

@@ -306,9 +306,9 @@ def test_plotter_hanging_picture_times_out(tmp_path, caplog, monkeypatch):
 
 @pytest.mark.pictures
 def test_train_with_failing_pictures_continues_with_warning(script, small, photo_set, monkeypatch, tmp_path):
-    from evaluation.report import plots
+    import training.recorder
 
-    monkeypatch.setattr(plots, "curves", lambda *_: 1 / 0)
+    monkeypatch.setattr(training.recorder, "draw_curves", lambda *_: 1 / 0)
     result = script("train.py", *small, "--data_root", photo_set, "--epochs", 2, "--tag", "t")
     assert result.code == 0, result.err
     assert "curves.png could not be drawn: ZeroDivisionError" in result.out
