@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dataloader.file_list import FileList
+from evaluation.step_points import Row, rows_of
 from inference import saved_probs
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
@@ -43,6 +44,7 @@ class LoadedPredictor:
     lists: dict[str, Any]  # path -> the lists that this checkpoint remembers (dataloader.list_paths)
     tag: str = ""  # of the run of the only checkpoint; "": there are several
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
+    points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
     def check_list(self, files: FileList) -> None:
@@ -67,7 +69,8 @@ class _Network:
     data: dict[str, Any]
     tag: str
     epoch: str
-    history: object
+    history: list[dict[str, Any]]
+    points: list[Row]
     calibration: dict[str, Any] | None
     weights_alone: bool
 
@@ -115,7 +118,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         saved=tuple(saved),
         lists={path: network.data.get("lists") for path, network in zip(paths, networks, strict=False)},
         tag=only.tag if only else "",
-        history=_history(only.history) if only else [],
+        history=only.history if only else [],
+        points=only.points if only else [],
         weights_alone=any(network.weights_alone for network in networks),
     )
 
@@ -132,13 +136,15 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
     preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
     preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
     chosen = optimize_for_inference(model, preprocess, opt, precision, device)
+    history, curves = _history(content.get("history")), content.get("curves")
     network = _Network(
         Member(model, preprocess, weight, path),
         identity,
         data,
         tag=trained.get("tag") or Path(path).stem,
         epoch=str(content.get("epoch", "weights")),
-        history=content.get("history"),
+        history=history,
+        points=rows_of(curves, history) if curves else [],
         calibration=content.get("calibration"),
         weights_alone="format" not in content,
     )

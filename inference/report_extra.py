@@ -36,6 +36,7 @@ def report_extra(run: Inference, scored: Scored, found: EvaluationReport, folder
         note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
         near=features.nearest_neighbours(shown, scored.predictions.readable, NEIGHBOURS),
         history=run.loaded.history,
+        points=run.loaded.points,
         seed=run.opt.seed,
         folder=folder,
         title=run.loaded.title,

@@ -15,6 +15,7 @@ from evaluation.metrics import confused_pairs, per_class, shot_groups
 from evaluation.report import page_plots
 from evaluation.report.pictures import Maps, Neighbours, Pictures, error_cards, issue_cards
 from evaluation.scored import Scored
+from evaluation.step_points import Row
 from utils.classes import Classes
 from utils.files import json_text
 from utils.page import write_filled
@@ -44,9 +45,10 @@ class Extra:
     """What the page shows beyond the scores; what is empty is left out, or reported as missing.
 
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
-    error, with their cosines, by image. history: scores of training per epoch. runs: settings and scores of earlier
-    evaluations beside this one. compared: the result of --compare. folder: where the page is going to be, by default
-    the folder to which it is written. title: the networks. about: their files and the list, in a few words.
+    error, with their cosines, by image. history: scores of training per epoch. points: the rows of steps.csv. runs:
+    settings and scores of earlier evaluations beside this one. compared: the result of --compare. folder: where the
+    page is going to be, by default the folder to which it is written. title: the networks. about: their files and the
+    list, in a few words.
     """
 
     issues: Issues
@@ -54,6 +56,7 @@ class Extra:
     note: str = ""
     near: Neighbours = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    points: list[Row] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
     seed: int = 0
@@ -162,7 +165,7 @@ def _plots(scored: Scored, extra: Extra, sizes: list[tuple[str, float, int]]) ->
         "reliability": page_plots.reliability_diagram(predictions),
         "size": page_plots.accuracy_bars(sizes, "side of the image, pixels") if sizes else "",
         "count": page_plots.accuracy_bars(counts, "training images of the class") if counts else "",
-        "curves": page_plots.training_curves(extra.history) if extra.history else "",
+        "curves": page_plots.training_curves(extra.history, extra.points) if extra.history else "",
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from dataloader.file_list import FileList
 from evaluation.metrics import BINS, Predictions, reliability
 from evaluation.report import figures
+from evaluation.step_points import Row
 from utils import faults
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 INK, SOFT = "#010203", "#040506"  # placeholders of the page's colours until the plot is drawn
 BLUE, ORANGE = "#4a90d9", "#d9822b"
+MAX_POINTS = 500  # by step, of a curve
 MAX_SIZES_READ = 3000  # images; of a larger list, a sample is read
 
 
@@ -57,22 +59,37 @@ def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
     return _svg(figure, what)
 
 
-def training_curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw losses and scores over the epochs; return "" if there are none."""
+def training_curves(history: Sequence[Mapping[str, Any]], points: Sequence[Row] = ()) -> str:
+    """Draw losses and scores over the epochs; return "" if there are none.
+
+    Args:
+        history: a row of scores per epoch.
+        points: the rows of steps.csv: of training, they take the place of the epochs'.
+    """
     figure, axes = _figure(9, 2.9, columns=2)
     drawn = False
-    for axis, names in zip(axes, (("train_loss", "val_loss"), ("val_top1", "val_mean_class_accuracy")), strict=True):
-        for name, colour in zip(names, (BLUE, ORANGE), strict=True):
-            points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name)
+    every = -(-len(points) // MAX_POINTS) or 1
+    trained = [row for row in points if "lr" in row][::every]
+    panels = (("train_loss", "val_loss"), ("train_top1", "val_top1", "val_mean_class_accuracy"))
+    for axis, names in zip(axes, panels, strict=True):
+        for name, colour in zip(names, (SOFT, ORANGE, BLUE), strict=False):
+            by_step = trained if name.startswith("train_") else []
+            rows = by_step if any(name in row for row in by_step) else history
+            found = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+            if found:
+                style = {"linewidth": 0.8} if rows is by_step else {"marker": "o", "markersize": 3, "zorder": 3}
+                axis.plot(*zip(*found, strict=True), color=colour, label=name, **style)
                 drawn = True
         axis.set_xlabel("epoch")
-        figures.whole_numbers(axis)
-        if len(history) == 1:
-            axis.set_xlim(history[0]["epoch"] - 1, history[0]["epoch"] + 1)
+        last = history[-1]["epoch"]
+        if not trained or last > 2:
+            figures.whole_numbers(axis)
+        if trained:
+            axis.set_xlim(-0.02 * last, 1.02 * last)
+        elif len(history) == 1:
+            axis.set_xlim(last - 1, last + 1)
         if axis.lines:
-            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, labelcolor=INK, fontsize=8)
+            axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, labelcolor=INK, fontsize=8)
     return _svg(figure, "curves") if drawn else ""
 
 
