@@ -4,6 +4,7 @@ import csv
 import functools
 import itertools
 import json
+import re
 import time
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from dataloader.decode import thumbnail
 from evaluation import label_issues, results
 from evaluation.bootstrap import intervals
 from evaluation.metrics import Predictions, ProbabilityRows, extended_scores, score
-from evaluation.report import page, pictures
+from evaluation.report import page, page_plots, pictures
 from utils.names import shorten_all
 
 CLASSES, IMAGES = 130, 1300
@@ -107,6 +108,16 @@ def click(at, css):
     node = at.find(css)
     at.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
     node.click()
+
+
+def test_training_curves_of_one_epoch_are_by_step():
+    history = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_top1": 0.5}]
+    points = [{"step": k, "epoch": k / 900, "train_loss": 1 / k, "lr": 0.1} for k in range(1, 901)]
+    drawn = [page_plots.training_curves(history, rows) for rows in ([], points)]
+    segments = [max(path.count("L ") for path in re.findall(r' d="([^"]*)"', svg)) for svg in drawn]
+    assert segments[0] < 20 and 100 < segments[1] <= page_plots.MAX_POINTS
+    assert all("train_loss" in svg and "val_top1" in svg for svg in drawn)
+    assert page_plots.training_curves([{"epoch": 1}]) == ""
 
 
 def test_report_is_one_file_without_outside_links(made):

@@ -19,6 +19,7 @@ import torch.distributed.run
 from benchmarks import crash_test
 from conftest import ROOT, wait_for
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
+from evaluation.step_points import COLUMNS, read_table
 from forked import Forked
 from options import parse_train
 from training.start import find_start
@@ -111,6 +112,10 @@ def test_train_two_processes_equal_one(alone, photo_set, nodes):
         assert after["val_count"] == before["val_count"] == 12
         assert after["val_loss"] == pytest.approx(before["val_loss"], abs=1e-5)
         assert after["train_loss"] == pytest.approx(before["train_loss"], abs=1e-5)
+    steps = [read_table(alone / f"logs/{tag}/steps.csv", COLUMNS[:6])[0] for tag in ("one", f"nodes{nodes}")]
+    assert len(steps[0]) == one["training"]["step"]
+    for before, after in zip(*steps, strict=True):
+        assert after == pytest.approx(before, rel=1e-3, abs=1e-5)
     lines = (alone / "run_log.txt").read_text().splitlines()
     assert sum(f"tag nodes{nodes}\t" in line for line in lines) == 1
 

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import crash_test
 from conftest import ROOT, gated, wait_for
+from evaluation.step_points import read_table
 from forked import Forked
 from network import BaseModel, get_model
 from network.precision import fastest_for_training, pick_fastest
@@ -355,6 +356,9 @@ def test_resume_with_another_batch_keeps_schedule(script, photo_set):
     assert script("train.py", *load).code == 0
     assert rates("changed") == rates("six")[:2] + rates("twelve")[2:]
     assert rates("changed")[2] > 0.001
+    rows, notes = read_table(Path("logs/changed/steps.csv"), ("step", "epoch", "train_loss"))
+    assert notes == [] and [row["step"] for row in rows] == list(range(1, 13))  # those of epochs 1 and 2 in pairs
+    assert [row["epoch"] for row in rows[2::3]] == [1, 2, 3, 4]
 
 
 def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import torch
 import dataloader
 import inference
 import network.loading
+from evaluation.step_points import read_table
 from options import parse_eval
 from tiny import DATA, KEPT, Tiny, unpack, write_images
 from utils import checkpoint
@@ -66,6 +67,9 @@ def test_old_checkpoint_loads_predicts_and_resumes(name, script, tmp_path):
     assert result.code == 0, result.err
     found = summary(checkpoint.load(tmp_path / "checkpoints/on/last.pt"))
     assert found["steps"] == wanted["resumed"]["steps"]
+    points, _ = read_table(tmp_path / "logs/on/steps.csv", ("step", "epoch"))
+    trained = [row["step"] for row in points if "lr" in row]  # by this version: the steps since the checkpoint
+    assert trained == list(range(content["training"]["step"] + 1, found["steps"] + 1))
     assert found["sums"] == pytest.approx(wanted["resumed"]["sums"], rel=1e-3, abs=1e-3)
 
 
