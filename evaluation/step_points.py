@@ -75,6 +75,20 @@ def steps_per_epoch(points: Sequence[Row]) -> float:
     return points[-1]["step"] / points[-1]["epoch"] if points and points[-1]["epoch"] else 0.0
 
 
+def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
+    """Return at most `limit` rows: neighbours become one, at the place of the second, with the means of their scores."""
+    kept = list(rows)
+    while len(kept) > limit:
+        kept = [_mean(kept[place : place + 2]) for place in range(0, len(kept), 2)]
+    return kept
+
+
+def _mean(pair: Sequence[Row]) -> Row:
+    found = {name: [row[name] for row in pair if name in row] for name in {name for row in pair for name in row}}
+    means = {name: sum(values) / len(values) for name, values in found.items()}
+    return means | {name: pair[-1][name] for name in ("step", "epoch") if name in pair[-1]}
+
+
 # ------------------------------------------------------------------------------------------------ writing
 
 

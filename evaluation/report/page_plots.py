@@ -12,7 +12,7 @@ import numpy as np
 from dataloader.file_list import FileList
 from evaluation.metrics import BINS, Predictions, reliability
 from evaluation.report import figures
-from evaluation.step_points import Row
+from evaluation.step_points import Row, thinned
 from utils import faults
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], points: Sequence[Row] 
     """
     figure, axes = _figure(9, 2.9, columns=2)
     drawn = False
-    every = -(-len(points) // MAX_POINTS) or 1
-    trained = [row for row in points if "lr" in row][::every]
+    trained = thinned([row for row in points if "lr" in row], MAX_POINTS)
     panels = (("train_loss", "val_loss"), ("train_top1", "val_top1", "val_mean_class_accuracy"))
     for axis, names in zip(axes, panels, strict=True):
         for name, colour in zip(names, (SOFT, ORANGE, BLUE), strict=False):

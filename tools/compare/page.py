@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.report import page as report
-from evaluation.step_points import Row, steps_per_epoch
+from evaluation.step_points import Row, steps_per_epoch, thinned
 from tools.compare.runs import Run, differing_options, option_text
 from utils.names import columns, shorten
 from utils.page import write_filled
@@ -92,18 +92,8 @@ def curves(run: Run) -> dict[str, Any]:
 
 def _columns(rows: list[Row], names: Sequence[str]) -> dict[str, list[float | None]]:
     """Return rows as columns of numbers that JSON has, at most MAX_POINTS long."""
-    rows = [row for row in rows if any(name in row for name in names)]
-    while len(rows) > MAX_POINTS:
-        rows = [_mean(rows[place : place + 2]) for place in range(0, len(rows), 2)]
+    rows = thinned([row for row in rows if any(name in row for name in names)], MAX_POINTS)
     return {name: [_number(row.get(name)) for row in rows] for name in ("step", "epoch", *names)}
-
-
-def _mean(pair: list[Row]) -> Row:
-    """Return the point of two that follow one another: at the place of the second, with the means of the scores."""
-    scores = {name for row in pair for name in row}
-    found = {name: [row[name] for row in pair if name in row] for name in scores}
-    means = {name: sum(values) / len(values) for name, values in found.items()}
-    return means | {name: pair[-1][name] for name in ("step", "epoch") if name in pair[-1]}
 
 
 def _number(value: float | None) -> float | None:
