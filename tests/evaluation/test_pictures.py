@@ -288,6 +288,7 @@ def test_curves_legend_covers_no_line(figures, tmp_path):
     for axis, legend in legends:
         box = legend.get_window_extent()
         assert not any(box.overlaps(other.get_window_extent()) for other in axis.figure.axes), legend.get_texts()
+        assert not box.overlaps(axis.xaxis.label.get_window_extent())
         assert axis.figure.bbox.y0 <= box.y0 and axis.figure.bbox.x1 >= box.x1
     assert figures[0].axes[3].get_yscale() == "linear" and figures[0].axes[4].get_ylim()[1] > 90
     assert "$" in figures[2].axes[0].get_xticklabels()[3].get_text()  # the ticks of a log axis are formulas still

@@ -164,6 +164,7 @@ def test_resume_after_an_epoch_equals_uninterrupted_run(script, photo_set, small
     assert len(pairs) > 130
     assert all(torch.equal(a, b) for a, b in pairs)
     assert scores(whole) == scores(resumed)
+    assert (tmp_path / "logs/cut/steps.csv").read_bytes() == (tmp_path / "logs/whole/steps.csv").read_bytes()
     with open(tmp_path / "logs/cut/metrics.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3"]
 
