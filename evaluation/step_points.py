@@ -76,7 +76,7 @@ def steps_per_epoch(points: Sequence[Row]) -> float:
 
 
 def thinned(rows: Sequence[Row], limit: int) -> list[Row]:
-    """Return at most `limit` rows: neighbours become one, at the place of the second, with the means of their scores."""
+    """Return at most `limit` rows: neighbours become one, at the place of the second, with the means of both."""
     kept = list(rows)
     while len(kept) > limit:
         kept = [_mean(kept[place : place + 2]) for place in range(0, len(kept), 2)]
