@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda: option_parser().parse_args(ours),
         lambda opt: search(opt, rest),
         again="run the same command again to continue",
+        write_flags="--result_dir DIR",
     )
 
 

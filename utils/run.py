@@ -73,13 +73,16 @@ def _run_and_leave(act: Callable[[], int | None]) -> int:
     return code
 
 
-def run_tool(parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: str = "") -> int:
+def run_tool(
+    parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: str = "", write_flags: str = "--out DIR"
+) -> int:
     """Call `act(parse())` for a tool, with the exit codes of `run_command`.
 
     Args:
         parse: returns the options of the tool.
         act: does the work; it may return an exit code.
         again: text that Ctrl-C prints after "interrupted", such as how to continue.
+        write_flags: the flags that choose where the tool writes, for the message about a full disk.
 
     Returns:
         The exit code.
@@ -87,7 +90,7 @@ def run_tool(parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: 
     prepare_streams()
     opt = parse()
     start_logging()
-    return _guarded(lambda: act(opt), "--out DIR", again)
+    return _guarded(lambda: act(opt), write_flags, again)
 
 
 def _guarded(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, again: str = "") -> int:

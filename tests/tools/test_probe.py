@@ -1,8 +1,10 @@
 """tools.probe: features are computed once and survive a kill; a verdict needs its interval."""
 
 import csv
+import errno
 import json
 import shlex
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -238,6 +240,20 @@ def test_features_not_finite_end_naming_the_backbone(colours, tmp_path):
     torch.nn.init.constant_(next(frozen.model.net.parameters()), torch.nan)
     with pytest.raises(UserError, match="timm:test_resnet gives infinite or NaN features"):
         features.compute(frozen, files, command.training_options(opt), 0, tmp_path, "key")
+
+
+def test_features_on_full_disk_end_with_the_flags_that_help(colours, tmp_path, monkeypatch, capfd):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(features.os, "fsync", full)
+        assert probe("--models", MODEL, "--data_root", colours) == 2
+    assert "Free some space (`df -h`), or write elsewhere: --features DIR, --result_dir DIR" in capfd.readouterr().err
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    assert probe("--models", MODEL, "--data_root", colours) == 2
+    assert "where 0.0 GB are free" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------------------ heads

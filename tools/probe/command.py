@@ -46,7 +46,8 @@ SAME_MACHINE = ("seed", "workers", "gpu", "cache", "cache_size", "cache_format",
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and probe; return the exit code."""
-    return run_tool(lambda: option_parser().parse(argv), run, again="run the same command again to continue")
+    again, write_flags = "run the same command again to continue", "--features DIR, --result_dir DIR"
+    return run_tool(lambda: option_parser().parse(argv), run, again, write_flags)
 
 
 def option_parser() -> Parser:
