@@ -90,7 +90,7 @@ def shrink(image: Image, scale: float) -> Image:
 
 
 def read_file(path: str) -> bytes:
-    """Return the bytes of a regular file. Opens without waiting: a pipe without a writer would block a worker for ever.
+    """Return the bytes of a regular file. Do not wait: a pipe without a writer would block a worker forever.
 
     Raises:
         OSError: the file cannot be read.

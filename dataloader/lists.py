@@ -121,8 +121,8 @@ def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
 def path_hashes(files: FileList) -> NDArray[np.uint64]:
     """Return a hash of each image's absolute path, uint64 (N,): equal for equal paths, in whichever list.
 
-    It is a polynomial modulo 2^64, computed on the bytes of the list. Python strings of 2.5 million paths would take
-    many times longer.
+    It is a polynomial modulo 2^64, computed on the bytes of the list. With Python strings, 2.5 million paths would
+    take many times longer.
     """
     hashes = np.empty(len(files), np.uint64)
     folder = np.frombuffer(os.fsencode(os.path.join(os.path.abspath(files.source.parent), "")), np.uint8)

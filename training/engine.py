@@ -336,8 +336,8 @@ class Engine:
 def share_right(logits: Tensor, targets: Targets) -> Tensor | None:
     """Return the share of a batch that the logits (B, C) classify correctly, a scalar on the device.
 
-    It is None for logits of another shape. In a mixed sample (--mixup, --cutmix), the class with the larger share is
-    correct.
+    It is None for logits of another shape. The class of a mixed sample (--mixup, --cutmix) is the one with the larger
+    share.
     """
     labels = targets.labels if isinstance(targets, DistilledTargets) else targets
     if logits.ndim != 2 or len(logits) != len(labels):

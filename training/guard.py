@@ -80,8 +80,8 @@ class NonFiniteGuard:
     def counts_skip(self) -> bool:
         """Count the skipped step; return whether to explain it: the first in a row, and the last that is allowed.
 
-        fp16 finds its scale by trying one that is too large; such a step does not count. After the last allowed step,
-        `in_row` is 0.
+        fp16 finds its scale by trying one that is too large, and such a step does not count. `in_row` is 0 after the
+        last step that is allowed.
         """
         scale = self._seen.read()[1]
         if scale > 1:

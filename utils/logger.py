@@ -182,7 +182,7 @@ class MetricsWriter:
 def _never_failing(call: Callable[..., object]) -> Callable[..., None]:
     """Return `call` with a warning instead of OSError.
 
-    A full disk would end tensorboardX's writing thread; its queue of ten would fill, and the run would wait for ever.
+    A full disk would end tensorboardX's writing thread; its queue of ten would fill, and the run would wait forever.
     """
 
     def attempt(*arguments: object) -> None:

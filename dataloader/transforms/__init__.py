@@ -1,7 +1,7 @@
 """Named pipelines of augmentation: a name, a builder. `python -m tools.preview --transform <name>` shows one.
 
 To add your own, write a builder that returns a Pipeline, add its name to `transforms`, and run
-`python train.py --transform <name>`. A builder gets all options, so that it can read a flag of its own.
+`python train.py --transform <name>`. A builder gets all options, so that it can read a flag that you add.
 """
 
 import argparse

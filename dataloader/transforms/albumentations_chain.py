@@ -16,7 +16,7 @@ from dataloader.transforms.ops import Op
 
 @dataclass(frozen=True)
 class Strength:
-    """The flags of these names. A flag of your own stands here and in `_albumentations` of transforms/__init__.py."""
+    """The flags of these names. Add a flag of yours here, and in `_albumentations` of transforms/__init__.py."""
 
     hflip: float
     vflip: float

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_MARKERS = 30  # points of a curve that are marked
-SMOOTH_SHARE = 25  # a running mean spans one of so many parts of a curve
+SMOOTH_SHARE = 25  # a running mean spans 1 / 25 of a curve
 PANELS = {  # title: columns of metrics.csv
     "loss": ("train_loss", "val_loss"),
     "accuracy": (

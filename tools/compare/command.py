@@ -5,8 +5,8 @@
 
 Without tags, all runs in --log_dir are compared. It prints a table, the options that differ, and where each run's
 checkpoint is. It writes one HTML file that loads nothing else: a table to sort and filter, and curves by step and by
-epoch. It reads metrics.csv, steps.csv, options.yaml and log.txt of each run, and changes none. What is missing or
-damaged is named.
+epoch. It reads metrics.csv, steps.csv, options.yaml and log.txt of each run, and changes none. It names what is
+missing or damaged.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from utils.text import visible
 
 GENERATOR = b'content="tools.compare"'  # in the head of the page, so that it is known again
 MIN_TAG_COLUMNS, MAX_TAG_COLUMNS = 16, 60
-PIPE_COLUMNS = 140  # where there is no terminal
+PIPE_COLUMNS = 140  # without a terminal
 MAX_OPTIONS_SHOWN = 16  # per run on the terminal
 SORTS: dict[str, Callable[[Run], float | str | None]] = {  # the value to sort by; None comes last
     "tag": lambda run: run.tag,

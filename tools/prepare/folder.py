@@ -64,7 +64,7 @@ def images_under(folder: str, skipped: SkippedItems) -> list[str]:
     while stack:
         here = stack.pop()
         state = os.stat(here)
-        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above would loop for ever
+        if (state.st_dev, state.st_ino) in seen:  # a link to a folder above would loop forever
             skipped.add("folder(s) skipped, which a link leads to a second time", here)
             continue
         seen.add((state.st_dev, state.st_ino))

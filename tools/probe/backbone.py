@@ -51,7 +51,7 @@ class Backbone:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters of the backbone."""
+        """Return the number of parameters of the backbone."""
         return sum(parameter.numel() for parameter in self.model.net.parameters())
 
     def weights(self) -> dict[str, Tensor]:

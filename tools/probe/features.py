@@ -202,7 +202,7 @@ def _resume(part: Path, row_bytes: int) -> _Progress:
 
 
 def _read(path: Path, count: int, dim: int) -> Features | None:
-    """Return the features of a finished file; None where there is none, or its size is wrong."""
+    """Return the features of a finished file; None if there is none, or its size is wrong."""
     try:
         noted = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         rows = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -77,7 +77,7 @@ class Verdict(NamedTuple):
 
     @property
     def tied(self) -> list[tuple[str, float, float, float]]:
-        """Those that `best` does not lead for certain: the interval of the difference reaches 0."""
+        """Return those that `best` does not lead for certain: the interval of the difference reaches 0."""
         return [lead for lead in self.leads if lead[2] <= 0]
 
 
