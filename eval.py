@@ -44,6 +44,7 @@ def main(opt: argparse.Namespace) -> None:
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
     asked, run = opt, open_inference(opt, "val")
     opt, files, classes = run.opt, run.files, run.classes  # the flags with what --ensemble says
+    metric = opt.metric or run.loaded.metric
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name
     check(results.planned(folder, opt), inputs(opt, files))
     run_lock.acquire(folder)
@@ -53,7 +54,7 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- probabilities
     predictor, fits_weights = run.predictor, opt.blend in choices.FITTED_BLENDS
     if fits_weights:
-        predictor, measured = fit_ensemble(opt, run.loaded, run.batches())
+        predictor, measured = fit_ensemble(opt, run.loaded, run.batches(), metric)
     rows = rows_to_keep(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
     with Features(predictor, len(files), collect=opt.report) as features:  # the report alone shows neighbours
         loader = run.batches(predictor)
@@ -69,11 +70,11 @@ def main(opt: argparse.Namespace) -> None:
         if probabilities is not None:
             saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes)
         if opt.report and found.metrics["count"]:
-            results.write_page(new, scored, found, report_extra(run, scored, found, folder, features))
+            results.write_page(new, scored, found, report_extra(run, scored, found, folder, features, metric))
         results.set_aside(folder, run.loaded.identities)
     if found.compared:
         log.info(f"{results.describe_comparison(opt.compare, found.compared)}: {folder}/changed.csv")
-    log.info(results.summary_line(found.metrics))
+    log.info(results.summary_line(found.metrics, metric))
     log.info(f"Results: {folder}/")
     if run.can_submit() and not (fits_weights and opt.debug):  # --debug writes no ensemble.yaml
         ensemble = folder / "ensemble.yaml" if fits_weights else None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from eval import evaluate
+from evaluation.ranking import merit
 from options import Options, after_training, parse_train
 from utils.run import run_command
 
@@ -98,7 +99,7 @@ def main(opt: Options) -> None:
         return evaluate(Predictor([member]), val_loader, classes.count, run.on_predictions(weights))
 
     with run.handle_signals():
-        while run.state.next_epoch <= epochs:
+        while not run.is_over():
             failed: Exception | None = None
             try:
                 train(run, engine, train_loader, score)
@@ -121,20 +122,25 @@ def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Sc
             scores = tracker.close()
         if run.should_validate(epoch):
             with run.interruptible(tracker):
-                scores |= validate(engine, score)
+                scores |= validate(engine, score, run.settings.metric)
         run.end_epoch(epoch, scores)
+        if run.is_over():
+            break
 
 
-def validate(engine: "Engine", score: Score) -> dict[str, float]:
+def validate(engine: "Engine", score: Score, metric: str) -> dict[str, float]:
     """Score the weights, and the averages of --ema and --swa; the best become the engine's active weights.
 
     Returns:
-        The scores of the best, as val_<name>. If there are averages, also the top-1 of each, as val_<which>_top1.
+        The scores of the best by `metric`, as val_<name>. If there are averages, also the metric of each, as
+        val_<which>_<metric>.
     """
     found = {weights: score(weights) for weights in engine.available_weights()}
-    engine.active_weights = max(found, key=lambda weights: (found[weights]["top1"], -found[weights]["loss"]))
+    engine.active_weights = max(found, key=lambda weights: (merit(found[weights], metric), -found[weights]["loss"]))
     scores = {f"val_{name}": value for name, value in found[engine.active_weights].items()}
-    return scores | ({f"val_{weights}_top1": one["top1"] for weights, one in found.items()} if len(found) > 1 else {})
+    return scores | (
+        {f"val_{weights}_{metric}": one[metric] for weights, one in found.items()} if len(found) > 1 else {}
+    )
 
 
 if __name__ == "__main__":

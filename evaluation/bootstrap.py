@@ -77,7 +77,7 @@ def _recentred(score: float, values: NDArray[np.float64], name: str) -> list[flo
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])
-    return np.clip(moved, 0, np.inf if name == "loss" else 1).tolist()
+    return np.clip(moved, 0, np.inf if name in ("loss", "log_loss") else 1).tolist()
 
 
 def _chance_ece(columns: _PerImage, rng: np.random.Generator, resamples: int) -> float:
@@ -115,7 +115,14 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
     macro, weighted = f1(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
     gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
     top1, top5, loss = (weight @ columns.share / len(weight)).tolist()
-    scores = {"top1": top1, "top5": top5, "loss": loss, "mean_class_accuracy": mean, "mean_class_error": 1 - mean}
+    scores = {
+        "top1": top1,
+        "top5": top5,
+        "loss": loss,
+        "log_loss": loss,
+        "mean_class_accuracy": mean,
+        "mean_class_error": 1 - mean,
+    }
     scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / len(weight))}
     for name, member in columns.groups.items():
         inside = recall[member & (total > 0)]

@@ -49,8 +49,9 @@ def score(predictions: Predictions, num_classes: int) -> dict[str, float]:
     """Return the basic scores, which are fast enough for every epoch.
 
     Returns:
-        top1, top5 (shares), mean_class_accuracy (mean over the classes that occur), loss (mean -log p, natural),
-        count (images scored), unreadable, num_classes. All are 0 if nothing could be scored.
+        top1, top5 (shares), mean_class_accuracy (mean over the classes that occur), macro_f1, weighted_f1 (over the
+        classes that occur as a label or a prediction, as scikit-learn's f1_score), log_loss and loss (the same: mean
+        -log p, natural), count (images scored), unreadable, num_classes. All are 0 if nothing could be scored.
     """
     scorable = predictions.scorable
     label, top = predictions.label[scorable], predictions.top[scorable]
@@ -58,11 +59,16 @@ def score(predictions: Predictions, num_classes: int) -> dict[str, float]:
     total = np.bincount(label, minlength=num_classes)
     right = np.bincount(label[hit[:, 0]], minlength=num_classes)
     occurs = total > 0
+    macro, weighted = f1(total, np.bincount(top[:, 0], minlength=num_classes), right)
+    loss = _mean(-np.log(np.maximum(predictions.true_probability[scorable].astype(np.float64), MIN_PROBABILITY)))
     return {
         "top1": _mean(hit[:, 0]),
         "top5": _mean(hit[:, :5].any(axis=1)),
         "mean_class_accuracy": _mean(right[occurs] / total[occurs]),
-        "loss": _mean(-np.log(np.maximum(predictions.true_probability[scorable].astype(np.float64), MIN_PROBABILITY))),
+        "macro_f1": macro,
+        "weighted_f1": weighted,
+        "log_loss": loss,
+        "loss": loss,
         "count": int(scorable.sum()),
         "unreadable": int((~predictions.readable).sum()),
         "num_classes": num_classes,
@@ -79,7 +85,6 @@ def extended_scores(
 
     Returns:
         mean_class_error: 1 - mean_class_accuracy, by which AliProducts ranked.
-        macro_f1, weighted_f1: over the classes that occur as a label or a prediction, as scikit-learn's f1_score.
         ece: expected calibration error over 15 equal bins of the confidence (Guo et al., 2017).
         roc_auc: macro, one class against the rest; only with whole rows, at most MAX_AUC_CLASSES classes, all present.
         head_accuracy, middle_accuracy, tail_accuracy: mean class accuracy of the classes with more than 100, 20 to 100,
@@ -91,12 +96,9 @@ def extended_scores(
         return {}
     label, first = predictions.label[scorable], predictions.top[scorable][:, 0]
     counts = per_class(predictions, num_classes)
-    macro, weighted = f1(counts["count"], counts["predicted"], counts["correct"])
     groups = shot_groups(train_counts) if train_counts else {}
     found = {
         "mean_class_error": 1 - _mean(counts["accuracy"][counts["count"] > 0]),
-        "macro_f1": macro,
-        "weighted_f1": weighted,
         "ece": ece(predictions.probability[scorable, 0], first == label),
     }
     auc = roc_auc(predictions, num_classes)
@@ -110,8 +112,10 @@ def extended_scores(
 
 
 def f1(count: NDArray[Any], predicted: NDArray[Any], correct: NDArray[Any]) -> tuple[float, float]:
-    """Return macro and weighted F1 from counts per class, (C,) each: labels, predictions, hits."""
+    """Return macro and weighted F1 from counts per class, (C,) each: labels, predictions, hits; 0 without images."""
     both = count + predicted
+    if not both.any():
+        return 0.0, 0.0
     each = np.divide(2.0 * correct, both, out=np.zeros(len(both)), where=both > 0)
     return float(each[both > 0].mean()), float((each * count).sum() / count.sum())
 

@@ -13,6 +13,7 @@ from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
 from evaluation.metrics import confused_pairs, extended_scores, per_class, score
+from evaluation.ranking import scores_text
 from evaluation.report import page, plots
 from evaluation.scored import Scored
 from options import choices
@@ -177,10 +178,9 @@ def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -
     return [run for run in runs if any(run.get(key) != made_by[key] for key in SETTINGS if key not in ignored)]
 
 
-def summary_line(metrics: dict[str, Any]) -> str:
-    """Return the scores on one line, with six digits, so that two runs can be compared by eye."""
-    scores = "top1 {top1:.6f}  top5 {top5:.6f}  mean class {mean_class_accuracy:.6f}  loss {loss:.6f}".format(**metrics)
-    text = f"{scores}  ({metrics['count']} images"
+def summary_line(metrics: dict[str, Any], metric: str = "top1") -> str:
+    """Return the scores on one line, `metric` first."""
+    text = f"{scores_text(metrics, metric)}  ({metrics['count']} images"
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 

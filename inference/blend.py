@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.metrics import MIN_PROBABILITY
+from evaluation.metrics import MIN_PROBABILITY, f1
+from evaluation.ranking import merit
 from utils.errors import UserError
 
 GREEDY_ROUNDS = 50
@@ -60,14 +61,16 @@ class Candidates:
     probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
     is_target: bool (N, K), True in the one column of the true class. If two members name a class, its
         second column is -1.
+    place: int64 (N, K), the class of each column.
     """
 
     probability: NDArray[np.float32]
     is_target: NDArray[np.bool_]
+    place: NDArray[np.int64]
 
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates of the images that `keep`, bool (N,), selects."""
-        return Candidates(self.probability[:, keep], self.is_target[keep])
+        return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep])
 
 
 def top1(data: Candidates, weights: NDArray[np.float64]) -> float:
@@ -88,10 +91,32 @@ def _true(data: Candidates) -> NDArray[np.float64]:
     return data.probability[:, data.is_target].astype(np.float64)
 
 
-def greedy(data: Candidates) -> NDArray[np.float64]:
+def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
+    """Return `metric`, one of options.choices.METRICS, of the weighted mean; in top1 and top5 a tie counts as wrong."""
+    if metric == "top1":
+        return top1(data, weights)
+    if metric == "log_loss":
+        return loss(data, weights)
+    score = np.tensordot(weights.astype(np.float32), data.probability, 1)
+    true = np.where(data.is_target, score, -np.inf).max(axis=1, keepdims=True)
+    above = (~data.is_target & (score >= true)).sum(axis=1)
+    if metric == "top5":
+        return float((above < 5).mean())
+    other = np.where(data.is_target, -np.inf, score)
+    label = data.place[data.is_target]
+    first = np.where(above == 0, label, np.take_along_axis(data.place, other.argmax(axis=1)[:, None], 1)[:, 0])
+    classes = int(data.place.max()) + 1
+    total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
+    if metric == "mean_class_accuracy":
+        return float((right[total > 0] / total[total > 0]).mean())
+    macro, weighted = f1(total, np.bincount(first, minlength=classes), right)
+    return {"macro_f1": macro, "weighted_f1": weighted}[metric]
+
+
+def greedy(data: Candidates, metric: str = "top1") -> NDArray[np.float64]:
     """Fit weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
 
-    Each of GREEDY_ROUNDS adds the member that gives the best top-1; the log loss breaks ties. Of the rounds with the
+    Each of GREEDY_ROUNDS adds the member that gives the best `metric`; the log loss breaks ties. Of the rounds with the
     best result, the first is taken.
     """
     members = len(data.probability)
@@ -103,7 +128,7 @@ def greedy(data: Candidates) -> NDArray[np.float64]:
             weights = counts.copy()
             weights[member] += 1
             weights /= weights.sum()
-            tried.append((top1(data, weights), -loss(data, weights)))
+            tried.append((merit({metric: value(data, weights, metric)}, metric), -loss(data, weights)))
         chosen = max(range(members), key=lambda member: tried[member])
         counts[chosen] += 1
         if best is None or tried[chosen] > best[0]:
@@ -112,8 +137,11 @@ def greedy(data: Candidates) -> NDArray[np.float64]:
     return best[1]
 
 
-def optimal(data: Candidates) -> NDArray[np.float64]:
-    """Fit weights (M,) on the simplex that minimise the log loss of the mean, a convex problem, by SciPy's SLSQP."""
+def optimal(data: Candidates, metric: str = "log_loss") -> NDArray[np.float64]:
+    """Fit weights (M,) on the simplex that minimise the log loss of the mean, a convex problem, by SciPy's SLSQP.
+
+    Whatever `metric` is: no other is convex.
+    """
     from scipy.optimize import minimize
 
     true = np.maximum(_true(data), MIN_PROBABILITY)
@@ -134,17 +162,17 @@ def optimal(data: Candidates) -> NDArray[np.float64]:
     return weights if value(weights)[0] <= value(start)[0] else start
 
 
-FITS: dict[str, Callable[[Candidates], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
+FITS: dict[str, Callable[[Candidates, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
 
 
-def fit(data: Candidates, how: str, seed: int = 0) -> tuple[list[float], dict[str, Any]]:
+def fit(data: Candidates, how: str, seed: int = 0, metric: str = "top1") -> tuple[list[float], dict[str, Any]]:
     """Fit weights (M,) to all of `data`, and measure by cross-fitting what they gain.
 
     Args:
-        how: "greedy" or "optimal". seed: of the folds.
+        how: "greedy" or "optimal". seed: of the folds. metric: what "greedy" maximises.
 
     Returns:
-        The weights, and {name: {"top1", "loss"}} for "best single" (chosen with hindsight), "mean" (equal weights),
+        The weights, and {name: {"top1", "loss", and `metric`}} for "best single" (chosen with hindsight), "mean" (equal weights),
         "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted, same images".
 
     Raises:
@@ -155,40 +183,41 @@ def fit(data: Candidates, how: str, seed: int = 0) -> tuple[list[float], dict[st
         raise UserError(
             f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
         )
-    weights = FITS[how](data)
+    weights = FITS[how](data, metric)
     fold = np.random.default_rng([seed, 6]).permutation(count) % FOLDS
     parts = []
     for k in range(FOLDS):
         held = data.select(fold == k)
-        chosen = FITS[how](data.select(fold != k))
-        parts.append((top1(held, chosen), loss(held, chosen), int((fold == k).sum())))
+        chosen = FITS[how](data.select(fold != k), metric)
+        parts.append((_scores(held, chosen, metric), int((fold == k).sum())))
     held_out = {
-        name: float(np.average([part[k] for part in parts], weights=[part[2] for part in parts]))
-        for k, name in enumerate(("top1", "loss"))
+        name: float(np.average([scores[name] for scores, _ in parts], weights=[count for _, count in parts]))
+        for name in parts[0][0]
     }
-    single = [_scores(data, np.eye(members)[member]) for member in range(members)]
+    single = [_scores(data, np.eye(members)[member], metric) for member in range(members)]
     scores = {
-        "best single": max(single, key=lambda one: (one["top1"], -one["loss"])),
-        "mean": _scores(data, np.full(members, 1 / members)),
+        "best single": max(single, key=lambda one: (merit(one, metric), -one["loss"])),
+        "mean": _scores(data, np.full(members, 1 / members), metric),
         "fitted, other images": held_out,
-        "fitted, same images": _scores(data, weights),
+        "fitted, same images": _scores(data, weights, metric),
     }
     return [float(weight) for weight in weights], scores
 
 
-def _scores(data: Candidates, weights: NDArray[np.float64]) -> dict[str, float]:
-    return {"top1": top1(data, weights), "loss": loss(data, weights)}
+def _scores(data: Candidates, weights: NDArray[np.float64], metric: str) -> dict[str, float]:
+    return {metric: value(data, weights, metric), "top1": top1(data, weights), "loss": loss(data, weights)}
 
 
-def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Tensor]:
+def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Return the columns of `Candidates` for one batch.
 
     Args:
         each: float32 (M, B, C). label: int64 (B,), none below 0. top_k: classes that each member names.
 
     Returns:
-        probability float32 (M, B, K) and is_target bool (B, K), K = M * min(top_k, C) + 1. A class that is named twice
-        keeps one column; the others are set to -1, below every probability, so that no class competes with itself.
+        probability float32 (M, B, K), is_target bool (B, K), and place int64 (B, K), the classes; K = M * min(top_k, C)
+        + 1. A class that is named twice keeps one column; the others are set to -1, below every probability, so that no
+        class competes with itself.
     """
     members, batch, count = each.shape
     named = each.topk(min(top_k, count), dim=2).indices.permute(1, 0, 2).reshape(batch, -1)
@@ -197,4 +226,4 @@ def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Ten
     probability = each.gather(2, place.expand(members, -1, -1)).masked_fill(is_repeated, -1.0)
     is_target = torch.zeros_like(is_repeated)
     is_target[:, 0] = True
-    return probability, is_target
+    return probability, is_target, place

@@ -30,9 +30,11 @@ REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": 
 
 
 def fit_ensemble(
-    opt: argparse.Namespace, loaded: LoadedPredictor, loader: BatchLoader[EvalBatch]
+    opt: argparse.Namespace, loaded: LoadedPredictor, loader: BatchLoader[EvalBatch], metric: str = "top1"
 ) -> tuple[Predictor, dict[str, object]]:
     """Fit the weights of --blend greedy or optimal over `loader`, and log what they gain.
+
+    `metric` is what greedy maximises.
 
     Returns:
         A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
@@ -53,9 +55,9 @@ def fit_ensemble(
             "then the networks run again."
         )
     data, readable = _collect(predictor, loader, f"members for --blend {opt.blend}", kept)
-    weights, scores = blend.fit(data, opt.blend, opt.seed)
+    weights, scores = blend.fit(data, opt.blend, opt.seed, metric)
     for name, score in scores.items():
-        log.info(f"{name:22s} top1 {score['top1']:.6f}  loss {score['loss']:.6f}")
+        log.info(f"{name:22s} " + "  ".join(f"{key} {number:.6f}" for key, number in score.items()))
     predictor.weights = weights
     log.info(
         "weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True))
@@ -86,14 +88,15 @@ def _collect(
         readable = predictor.readable(batch)
         use = (readable & (batch.label >= 0)).to(each.device)
         label = batch.label.to(each.device)
-        probability, is_target = blend.candidates(each[:, use], label[use])
-        columns.append((probability.cpu(), is_target.cpu()))
+        columns.append([one.cpu() for one in blend.candidates(each[:, use], label[use])])
         readables.append(readable)
         if kept is not None:
             kept[:, done : done + len(label)] = each.cpu().numpy()
         done += len(label)
-    probabilities, targets = zip(*columns, strict=True)
-    data = blend.Candidates(torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy())
+    probabilities, targets, places = zip(*columns, strict=True)
+    data = blend.Candidates(
+        torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy()
+    )
     return data, torch.cat(readables)
 
 

@@ -45,6 +45,7 @@ class LoadedPredictor:
     tag: str = ""  # of the run of the only checkpoint; "": there are several
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
     points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
+    metric: str = "top1"  # by which the first member's best epoch was chosen
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
     def check_list(self, files: FileList) -> None:
@@ -72,6 +73,7 @@ class _Network:
     history: list[dict[str, Any]]
     points: list[Row]
     calibration: dict[str, Any] | None
+    metric: str
     weights_alone: bool
 
 
@@ -120,6 +122,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],
+        metric=networks[0].metric if networks else "top1",
         weights_alone=any(network.weights_alone for network in networks),
     )
 
@@ -146,6 +149,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         history=history,
         points=rows_of(curves, history) if curves else [],
         calibration=content.get("calibration"),
+        metric=trained.get("metric", "top1"),
         weights_alone="format" not in content,
     )
     log.info(

@@ -15,11 +15,14 @@ from inference.gradcam import gradcam_maps
 from inference.session import Inference
 
 
-def report_extra(run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: Features) -> Extra:
+def report_extra(
+    run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: Features, metric: str
+) -> Extra:
     """Return what report.html of `folder` shows beyond the scores: Grad-CAM maps, near images, and training's history.
 
     Args:
         found: what evaluation.results.write returned. features: those of the images of `scored`.
+        metric: the one to show first.
     """
     shown = np.sort(scored.predictions.index[most_confident_errors(scored.predictions)])
     maps = {}
@@ -38,6 +41,7 @@ def report_extra(run: Inference, scored: Scored, found: EvaluationReport, folder
         history=run.loaded.history,
         points=run.loaded.points,
         seed=run.opt.seed,
+        metric=metric,
         folder=folder,
         title=run.loaded.title,
         about=f"{' + '.join(run.loaded.paths)} on {scored.files.source}",

@@ -123,6 +123,8 @@ HELP = {
     "erase_area": "方块的最大面积，占图片面积的份额",
     # ------------------------------------------------------------------------------------------ records
     "val_freq": "每 N 个 epoch 验证一次，最后一个之后也验证；0：从不验证，也不需要验证列表",
+    "metric": "以哪个指标定最佳：best.pt、--patience、--ema 与 --swa 的取舍；eval：--blend greedy 的目标，并列在最前",
+    "patience": "连续 N 次验证没有更好的 --metric 就结束；0：训完全部 epoch",
     "keep": "保留最近 N 个 epoch 的检查点；另有 last.pt 与 best.pt",
     "save_freq": "此外每 N 个 epoch 的检查点和最后一个也保留",
     "histograms": "每个 epoch 把权重和梯度的直方图写入 TensorBoard",

@@ -7,7 +7,7 @@ opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 import argparse
 from collections.abc import Sequence
 
-from options import augmentation_flags, loss_flags, model_flags, rules, shared_flags, training_flags
+from options import augmentation_flags, choices, loss_flags, model_flags, rules, shared_flags, training_flags
 from options.parser import Parser, expanded
 from options.values import Options
 
@@ -55,7 +55,7 @@ def _train() -> Parser:
     loss_flags.loss(parser)
     augmentation_flags.augmentation(parser)
     training_flags.saving(parser)
-    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.stepping, rules.cache]
+    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.stepping, rules.cache]
     return parser
 
 
@@ -71,6 +71,11 @@ def _eval() -> Parser:
         type=expanded,
         metavar="CSV",
         help="predictions.csv of another evaluation of this list: show McNemar's test and the changed images",
+    )
+    add(
+        "--metric",
+        choices=choices.METRICS,
+        help="what --blend greedy maximises, and what is shown first; default: that of the checkpoint's training",
     )
     add(
         "--calibrate",

@@ -148,6 +148,19 @@ def mixing(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def patience(opt: argparse.Namespace) -> list[str]:
+    """Let --patience end a run only where there are validations, and nothing waits for the last epochs."""
+    problems = []
+    if opt.patience and not opt.val_freq:
+        problems.append("--patience counts validations, and --val_freq 0 has none; leave one out")
+    if opt.patience and opt.swa:
+        problems.append(
+            "--patience and --swa contradict: --swa averages up to the last epoch, which --patience may leave out; "
+            "leave one out"
+        )
+    return problems
+
+
 def stepping(opt: argparse.Namespace) -> list[str]:
     """Refuse ways of stepping that do not work together."""
     problems = []

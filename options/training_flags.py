@@ -129,6 +129,20 @@ def saving(parser: Parser) -> None:
         help="validate every N epochs and after the last; 0: never, no validation list needed",
     )
     add(
+        "--metric",
+        choices=choices.METRICS,
+        default="top1",
+        help="what makes an epoch the best: decides best.pt, --patience, and the weights of --ema and --swa to predict with",
+    )
+    add(
+        "--patience",
+        type=int,
+        default=0,
+        low=0,
+        metavar="N",
+        help="end the run after N validations without a better --metric; 0: train all epochs",
+    )
+    add(
         "--keep",
         "--keep_last",
         type=int,

@@ -29,7 +29,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
-from options import build_parser
+from evaluation.ranking import merit
+from options import build_parser, choices
 from options.parser import ToolParser, expanded
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from utils import run_lock, tables
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
 MAX_NAMED_RUNS = 8  # in a message
-FIXED = ("tag", "resume", "load", "config")  # flags of train.py that no space may vary
+FIXED = ("tag", "resume", "load", "config", "metric")  # flags of train.py that no space may vary
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +78,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="end a trial whose val_top1 is below the median of the other trials at the same epoch",
+        help="end a trial whose --metric is worse than the median of the other trials at the same epoch",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--result_dir", type=expanded, default="results", metavar="DIR")
@@ -99,7 +100,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
     combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else []
-    study = _open_study(opt, folder)
+    study = _open_study(opt, folder, settings.metric)
     _same_space(study, space)
     _check_new(study, settings)
     _enqueue(study, combinations)
@@ -116,7 +117,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
             study,
             trial,
             [*rest, *words_of(chosen), "--tag", tag],
-            TrialFiles(folder / f"{tag}.log", Path(settings.log_dir) / tag, opt.prune),
+            TrialFiles(folder / f"{tag}.log", Path(settings.log_dir) / tag, settings.metric, opt.prune),
         )
         bar.update()
     bar.close()
@@ -130,39 +131,47 @@ def _combinations(space: Space, trials: int) -> list[dict[str, object]]:
     return [dict(zip(table, values, strict=True)) for values in products]
 
 
-def _open_study(opt: argparse.Namespace, folder: Path) -> "Study":
-    """Return the study in study.db of `folder`, which is created if it is new."""
+def _open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
+    """Return the study of `metric` in study.db of `folder`, which is created if it is new."""
     optuna = _optuna()
     tpe = opt.sampler == "tpe"
     sampler = (optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler)(seed=opt.seed)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}",
         study_name=opt.name,
-        direction="maximize",
+        direction="minimize" if metric in choices.LOWER_IS_BETTER else "maximize",
         load_if_exists=True,
         sampler=sampler,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
     )
+    known = study.user_attrs.get("metric", "top1" if study.get_trials(deepcopy=False) else metric)
+    if known != metric:
+        raise UserError(
+            f"The sweep {opt.name} was started with --metric {known}, not {metric}.\nGive that metric, or another --name."
+        )
+    study.set_user_attr("metric", metric)
+    return study
 
 
 class TrialFiles:
-    """Where a trial prints, the folder of its metrics.csv, and whether it may be pruned."""
+    """Where a trial prints, the folder of its metrics.csv, the metric to read there, and whether it may be pruned."""
 
-    def __init__(self, output: Path, logs: Path, prune: bool) -> None:
-        self.output, self.logs, self.prune = output, logs, prune
+    def __init__(self, output: Path, logs: Path, metric: str, prune: bool) -> None:
+        self.output, self.logs, self.metric, self.prune = output, logs, metric, prune
 
     def scores(self) -> list[tuple[int, float]]:
-        """Return (epoch, val_top1) of the epochs that were validated so far."""
+        """Return (epoch, score) of the epochs that were validated so far."""
+        name = f"val_{self.metric}"
         with (
             contextlib.suppress(OSError, ValueError, KeyError),
             open(self.logs / "metrics.csv", newline="", encoding="utf-8") as file,
         ):
-            return [(int(row["epoch"]), float(row["val_top1"])) for row in csv.DictReader(file) if row.get("val_top1")]
+            return [(int(row["epoch"]), float(row[name])) for row in csv.DictReader(file) if row.get(name)]
         return []
 
 
 def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFiles) -> None:
-    """Run train.py with `words`; tell the study its best val_top1, or that it was pruned or failed."""
+    """Run train.py with `words`; tell the study its best score, or that it was pruned or failed."""
     optuna = _optuna()
     if "--overwrite" in words:
         (files.logs / "metrics.csv").unlink(missing_ok=True)  # from a deleted sweep of the same name
@@ -172,10 +181,10 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-            for epoch, top1 in files.scores():
+            for epoch, score in files.scores():
                 if epoch not in reported:
                     reported.add(epoch)
-                    trial.report(top1, epoch)
+                    trial.report(score, epoch)
                     weak = weak or (files.prune and trial.should_prune())
             if process.poll() is not None:
                 break
@@ -194,8 +203,8 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
         )
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
-    best = max(top1 for _, top1 in scores)
-    log.info(f"{trial.user_attrs['tag']}: top1 {best:.6f}")
+    best = (min if files.metric in choices.LOWER_IS_BETTER else max)(score for _, score in scores)
+    log.info(f"{trial.user_attrs['tag']}: {files.metric} {best:.6f}")
     study.tell(trial, best)
 
 
@@ -301,7 +310,7 @@ def _optuna() -> ModuleType:
 # ---------------------------------------------------------------------------------------------------- report
 
 
-def _top1(trial: "FrozenTrial") -> float:
+def _score(trial: "FrozenTrial") -> float:
     """Return the score of a complete trial."""
     assert trial.value is not None
     return trial.value
@@ -315,16 +324,16 @@ def report(study: "Study", folder: Path, rest: list[str]) -> int:
     """
     from evaluation.report.tool_plots import trials as draw
 
-    names = list(study.user_attrs["space"])
+    names, metric = list(study.user_attrs["space"]), study.user_attrs.get("metric", "top1")
     done = finished(study)
     complete = [trial for trial in done if trial.state.name == "COMPLETE"]
-    good = sorted(complete, key=lambda trial: (-_top1(trial), trial.number))
+    good = sorted(complete, key=lambda trial: (-merit({metric: _score(trial)}, metric), trial.number))
     bad = [trial for trial in done if "failed" in trial.user_attrs]
     with atomic_write(folder / "trials.csv", "w") as file:
         writer = tables.writer(file)
-        writer.writerow(("tag", "state", "val_top1", *names))
+        writer.writerow(("tag", "state", f"val_{metric}", *names))
         for trial in sorted(done, key=lambda trial: trial.number):
-            score = _top1(trial) if trial.state.name == "COMPLETE" else ""
+            score = _score(trial) if trial.state.name == "COMPLETE" else ""
             writer.writerow(
                 (trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names))
             )
@@ -335,11 +344,14 @@ def report(study: "Study", folder: Path, rest: list[str]) -> int:
     if not good:
         raise UserError(f"No trial was completed. Their output: {folder}/*.log.")
     draw(
-        folder / "sweep.png", [(trial.number, _top1(trial), trial.params) for trial in good], study.user_attrs["space"]
+        folder / "sweep.png",
+        [(trial.number, _score(trial), trial.params) for trial in good],
+        study.user_attrs["space"],
+        metric,
     )
     width = max(len(trial.user_attrs["tag"]) for trial in good)
     for trial in good[:10]:
-        log.info(f"{trial.user_attrs['tag']:{width}}  {_top1(trial):.6f}  {'  '.join(in_words(trial.params))}")
+        log.info(f"{trial.user_attrs['tag']:{width}}  {_score(trial):.6f}  {'  '.join(in_words(trial.params))}")
     best = shlex.join(["python", "train.py", *rest, *words_of(good[0].params), "--tag", f"{study.study_name}-best"])
     log.info(f"Picture: {folder}/sweep.png. To train longer with the best settings, under a new tag:\n{best}")
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from evaluation.ranking import scores_text
 from training.engine import Engine, StepResult
 from training.memory import out_of_memory
 from training.state import Scores
@@ -201,16 +202,15 @@ class EpochTracker:
         }
 
 
-def format_metrics(scores: Scores) -> str:
-    """Return the scores of an epoch, or of a part of one, as a line of the log."""
+def format_metrics(scores: Scores, metric: str = "top1") -> str:
+    """Return the scores of an epoch, or of a part of one, as a line of the log; of the validation, `metric` first."""
     words = [f"loss {scores['train_loss']:.4f}"]
     words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
     if "val_top1" in scores:
-        words.append(f"val top1 {scores['val_top1']:.6f}  top5 {scores['val_top5']:.6f}")
-        words.append(f"mean class {scores['val_mean_class_accuracy']:.6f}  loss {scores['val_loss']:.6f}")
+        words.append(f"val {scores_text(scores, metric, 'val_')}")
         words += [
-            f"{name[4:-5]} {scores[name]:.6f}"
-            for name in ("val_raw_top1", "val_ema_top1", "val_swa_top1")
+            f"{name[4:7]} {scores[name]:.6f}"
+            for name in (f"val_{weights}_{metric}" for weights in ("raw", "ema", "swa"))
             if name in scores
         ]
         if scores["val_unreadable"]:

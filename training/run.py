@@ -35,7 +35,9 @@ class RunSettings:
     """What a run takes from the options.
 
     checkpoints, logs: the folders of its tag.
-    val_freq: epochs between validations; 0: none. save_minutes: minutes between checkpoints within an epoch.
+    val_freq: epochs between validations; 0: none. metric: what makes an epoch the best.
+    patience: validations without a better epoch that end the run; 0: none.
+    save_minutes: minutes between checkpoints within an epoch.
     keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
     overwrite: whether to delete an earlier run. options: what checkpoints and options.yaml keep.
     described: the recipe on one line. resume_command: the command that continues the run.
@@ -46,6 +48,8 @@ class RunSettings:
     epochs: int
     batch_size: int
     val_freq: int
+    metric: str
+    patience: int
     save_minutes: float
     keep: int
     save_freq: int
@@ -131,6 +135,10 @@ class TrainingRun:
         self.tracker = EpochTracker(self, epoch, self.engine)
         return self.tracker
 
+    def is_over(self) -> bool:
+        """Return whether no epoch is left, or --patience is exhausted."""
+        return self.state.next_epoch > self.settings.epochs or self.state.is_out_of_patience(self.settings.patience)
+
     def should_validate(self, epoch: int) -> bool:
         """Return whether `epoch` ends with a validation."""
         return self.settings.val_freq > 0 and (epoch % self.settings.val_freq == 0 or epoch == self.settings.epochs)
@@ -147,14 +155,14 @@ class TrainingRun:
             RunInterrupted: a signal arrived in the epoch.
         """
         self.state.add_epoch(epoch, scores)
-        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores))
+        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores, self.settings.metric))
         self._check_finite(epoch, scores)
         if self.recorder is not None:
             self.recorder.end_epoch(epoch, scores, self.engine)
             self.recorder.write_history(self.state.history, self.curves.state_dict(within_epoch=False))
         self._save_epoch(epoch)
         asked = distributed.all_reduce_max(self.signals.received or 0)
-        if asked and epoch < self.settings.epochs:
+        if asked and not self.is_over():
             raise RunInterrupted(asked)
 
     def finish(self, command: Callable[[str, str], str]) -> None:
@@ -172,7 +180,13 @@ class TrainingRun:
             raise self.writer.error
         best = self.state.best()
         if best is not None:
-            log.info(f"best: epoch {best['epoch']}, top1 {best['val_top1']:.6f}")
+            if self.state.epochs_done < self.settings.epochs:
+                log.info(
+                    f"Stopped after epoch {self.state.epochs_done} of {self.settings.epochs}: --patience "
+                    f"{self.settings.patience} validations brought no better {self.settings.metric}."
+                )
+            metric = self.settings.metric
+            log.info(f"best: epoch {best['epoch']}, {metric} {best[f'val_{metric}']:.6f}")
         there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
         if best is not None and not there:
             log.warning(
@@ -229,7 +243,7 @@ class TrainingRun:
     def _names(self, epoch: int) -> list[str]:
         """Return the names under which the end of `epoch` is kept, besides last.pt."""
         best, names = self.state.best(), []
-        if self.settings.keep > 0 or epoch % self.settings.save_freq == 0 or epoch == self.settings.epochs:
+        if self.settings.keep > 0 or epoch % self.settings.save_freq == 0 or self.is_over():
             names.append(f"{epoch}_{safe_model_name(self.engine.model.name)}.pt")
         if best is not None and best["epoch"] == epoch:
             names.append("best.pt")

@@ -31,7 +31,7 @@ NOT_RESTORED = {
     "result_dir",
     "overwrite",
 }
-IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay")  # the saved state depends on them
+IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay", "metric")  # the saved state depends on them
 BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
 SCHEDULE_OPTIONS = (
     "--epochs",
@@ -78,7 +78,7 @@ class RunStart:
         distributed.mark_begun()
         start_logging(logs / "log.txt")
         opt, content, source = find_start(opt, checkpoints, restarted)
-        state = RunState()
+        state = RunState(metric=opt.metric)
         if content is not None and opt.resume:
             state.load_state_dict(content)
         if distributed.rank() == 0:
@@ -97,6 +97,12 @@ class RunStart:
 
     def is_complete(self, epochs: int) -> bool:
         """Return whether none of `epochs` is left to train; if so, log it."""
+        if self.state.is_out_of_patience(self.opt.patience):
+            log.info(
+                f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
+                f"{self.opt.patience}. To train on, give more --patience."
+            )
+            return True
         if self.state.next_epoch <= epochs:
             return False
         log.info(

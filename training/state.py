@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from evaluation.ranking import merit
+
 Scores = dict[str, float]  # of an epoch, by name
 
 
@@ -14,6 +16,7 @@ class RunState:
     within: the position within the next epoch (EpochTracker.state_dict), or None at its start.
     curves: the points by step of the checkpoint (StepCurves.state_dict), or None.
     unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
+    metric: what makes an epoch the best.
     """
 
     epochs_done: int = 0
@@ -21,6 +24,7 @@ class RunState:
     within: dict[str, Any] | None = None
     curves: dict[str, Any] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    metric: str = "top1"
 
     @property
     def next_epoch(self) -> int:
@@ -34,7 +38,18 @@ class RunState:
 
     def best(self) -> dict[str, Any] | None:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""
-        return max((row for row in self.history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
+        return max(self._validated(), key=lambda row: merit(row, self.metric, "val_"), default=None)
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Return whether the last `patience` validations were all no better than one before them; 0: never."""
+        best = self.best()
+        if not patience or best is None:
+            return False
+        return sum(row["epoch"] > best["epoch"] for row in self._validated()) >= patience
+
+    def _validated(self) -> list[dict[str, Any]]:
+        """Return the epochs that have the metric: earlier versions wrote fewer."""
+        return [row for row in self.history if f"val_{self.metric}" in row]
 
     def add_epoch(self, epoch: int, scores: Scores) -> None:
         """Record that `epoch` is done, with these scores."""

@@ -46,7 +46,8 @@ class Extra:
 
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
     error, with their cosines, by image. history: scores of training per epoch. points: the rows of steps.csv. runs:
-    settings and scores of earlier evaluations beside this one. compared: the result of --compare. folder: where the
+    settings and scores of earlier evaluations beside this one. metric: the score to show first. compared: the result of
+    --compare. folder: where the
     page is going to be, by default the folder to which it is written. title: the networks. about: their files and the
     list, in a few words.
     """
@@ -60,6 +61,7 @@ class Extra:
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
     seed: int = 0
+    metric: str = "top1"
     folder: Path | None = None
     title: str = "predictions"
     about: str = ""
@@ -83,7 +85,7 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
         folder / "report.html.j2",
         title=extra.title,
         about=extra.about,
-        numbers=headline_rows(metrics, group_sizes(scored)),
+        numbers=headline_rows(metrics, group_sizes(scored), extra.metric),
         metrics=metrics,
         extra=extra,
         data=embed(data),
@@ -98,10 +100,16 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
     )
 
 
-def headline_rows(metrics: dict[str, Any], sizes: dict[str, str] | None = None) -> list[dict[str, str]]:
-    """Return a row of text for each score: title, value, low and high of its interval (or ""), and its group's size."""
+def headline_rows(
+    metrics: dict[str, Any], sizes: dict[str, str] | None = None, metric: str = "top1"
+) -> list[dict[str, str]]:
+    """Return a row of text for each score: title, value, low and high of its interval (or ""), and its group's size.
+
+    The row of `metric` is the first.
+    """
+    first = "loss" if metric == "log_loss" else metric
     rows = []
-    for name, title in TITLES.items():
+    for name, title in {first: TITLES[first], **TITLES}.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from dataloader.decode import Image
 from evaluation.report import figures, fonts
+from options import choices
 from utils.names import shorten_all
 from utils.text import visible
 
@@ -63,21 +64,33 @@ def range_test(path: Path, columns: dict[str, np.ndarray], best: float | None, t
     figures.save(figure, path)
 
 
-def trials(path: Path, done: list[tuple[int, float, dict[str, Any]]], space: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the top-1 of a sweep's trials: in order with the best so far, and against each setting.
+def trials(
+    path: Path,
+    done: list[tuple[int, float, dict[str, Any]]],
+    space: Mapping[str, Mapping[str, Any]],
+    metric: str = "top1",
+) -> None:
+    """Draw the `metric` of a sweep's trials: in order with the best so far, and against each setting.
 
     Args:
-        done: (number, top1, settings) of the complete trials. space: of tools.sweep_space.
+        done: (number, score, settings) of the complete trials. space: of tools.sweep_space.
     """
     figure, axes = figures.new_figure(4 * (1 + len(space)), 3.8, 1 + len(space))
     done = sorted(done, key=lambda trial: trial[0])
     numbers, scores = [trial[0] for trial in done], [trial[1] for trial in done]
-    best = int(np.argmax(scores))
+    lower = metric in choices.LOWER_IS_BETTER
+    best = int(np.argmin(scores) if lower else np.argmax(scores))
     axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
-    axes[0].step(numbers, np.maximum.accumulate(scores), where="post", color="tab:red", label="best so far")
+    axes[0].step(
+        numbers,
+        (np.minimum if lower else np.maximum).accumulate(scores),
+        where="post",
+        color="tab:red",
+        label="best so far",
+    )
     figures.whole_numbers(axes[0])
     axes[0].set_xlabel("trial")
-    axes[0].set_ylabel("best validation top-1")
+    axes[0].set_ylabel(f"best validation {metric}")
     figures.legend_below(axes[0], 2)
     for axis, (name, rule) in zip(axes[1:], space.items(), strict=True):
         values = [str(trial[2][name]) if "choices" in rule else trial[2][name] for trial in done]

@@ -48,7 +48,7 @@ def test_extended_scores_equal_scikit_learn(case):
     seen = predictions.scorable
     label, first = predictions.label[seen], predictions.top[seen, 0]
     images = [500, 101, 100, 20, 19, 1]
-    found = extended_scores(predictions, CLASSES, images)
+    found = score(predictions, CLASSES) | extended_scores(predictions, CLASSES, images)
     near = {"abs": 1e-6}
     assert found["macro_f1"] == pytest.approx(sk.f1_score(label, first, average="macro"), **near)
     assert found["weighted_f1"] == pytest.approx(sk.f1_score(label, first, average="weighted"), **near)
@@ -67,8 +67,8 @@ def test_extended_scores_equal_scikit_learn(case):
 
 def test_macro_f1_ignores_absent_classes(case):
     predictions, _ = case
-    found = extended_scores(predictions, CLASSES + 3)
-    assert found["macro_f1"] == pytest.approx(extended_scores(predictions, CLASSES)["macro_f1"])
+    found = score(predictions, CLASSES + 3) | extended_scores(predictions, CLASSES + 3)
+    assert found["macro_f1"] == pytest.approx(score(predictions, CLASSES)["macro_f1"])
     assert "roc_auc" not in found  # a class without images has no curve
     assert "head_accuracy" not in found
 
@@ -142,10 +142,14 @@ def test_intervals_of_small_classes_contain_score():
     """Three images a class: plain percentiles of the macro F1 lie wholly below it."""
     predictions, _ = made(count=600, classes=200)
     found = bootstrap.intervals(predictions, 200, None, seed=0, resamples=100)
-    scores = extended_scores(predictions, 200)
+    scores = score(predictions, 200) | extended_scores(predictions, 200)
     for name in ("macro_f1", "weighted_f1", "ece"):
         low, high = found[name]
         assert 0 <= low < scores[name] < high <= 1, name
+
+
+def _all_scores(predictions, classes):
+    return score(predictions, classes) | extended_scores(predictions, classes)
 
 
 def drawn_list(seed, count, classes, sharpness):
@@ -165,7 +169,7 @@ def drawn_list(seed, count, classes, sharpness):
 def test_intervals_of_biased_scores_contain_truth():
     """40 lists: macro F1 with 3 images per class, and ECE near 0. Plain recentring contains the truth of 33 and 6."""
     for name, count, classes, sharpness in (("macro_f1", 150, 50, 2.0), ("ece", 100, 10, 2.3)):
-        truth = extended_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
+        truth = _all_scores(drawn_list(0, 200_000, classes, sharpness), classes)[name]
         held = 0
         for seed in range(1, 41):
             low, high = bootstrap.intervals(

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from evaluation.ranking import merit
 from inference import blend, saved_probs
 from inference.predictor import SavedMember
 from options import choices
@@ -30,8 +31,7 @@ def members(rng, count=400, classes=7, noise=(1.0, 1.2, 4.0)):
 
 
 def held(label, each):
-    probability, right = blend.candidates(torch.from_numpy(each), torch.from_numpy(label))
-    return blend.Candidates(probability.numpy(), right.numpy())
+    return blend.Candidates(*(one.numpy() for one in blend.candidates(torch.from_numpy(each), torch.from_numpy(label))))
 
 
 def test_combine_of_each_kind_equals_its_formula():
@@ -52,6 +52,34 @@ def test_combine_of_each_kind_equals_its_formula():
 def test_blenders_registry_equals_choices():
     assert tuple(blend.BLENDERS) == choices.BLENDS
     assert tuple(blend.FITS) == choices.FITTED_BLENDS
+
+
+def test_blend_value_equals_scikit_learn():
+    import sklearn.metrics as sk
+
+    label, each = members(np.random.default_rng(3), classes=30)
+    data, weights = held(label, each), np.array([0.5, 0.3, 0.2])
+    mean = np.einsum("mbc,m->bc", each.astype(np.float64), weights)
+    first = mean.argmax(axis=1)
+    wanted = {
+        "top1": sk.accuracy_score(label, first),
+        "top5": sk.top_k_accuracy_score(label, mean, k=5, labels=np.arange(30)),
+        "mean_class_accuracy": sk.balanced_accuracy_score(label, first),
+        "macro_f1": sk.f1_score(label, first, average="macro"),
+        "weighted_f1": sk.f1_score(label, first, average="weighted"),
+        "log_loss": sk.log_loss(label, mean, labels=np.arange(30)),
+    }
+    assert {name: blend.value(data, weights, name) for name in choices.METRICS} == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", choices.METRICS)
+def test_greedy_blend_is_best_in_its_own_metric(metric):
+    label, each = members(np.random.default_rng(4), classes=12, noise=(1.5, 1.6, 1.7, 3.0))
+    data = held(label, each)
+    own = merit({metric: blend.value(data, blend.greedy(data, metric), metric)}, metric)
+    single = [merit({metric: blend.value(data, row, metric)}, metric) for row in np.eye(4)]
+    assert own >= max(single)
+    assert blend.fit(data, "greedy", metric=metric)[1]["fitted, same images"].keys() >= {metric, "top1", "loss"}
 
 
 def test_held_candidates_score_as_whole_rows():
