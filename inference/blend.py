@@ -172,8 +172,9 @@ def fit(data: Candidates, how: str, seed: int = 0, metric: str = "top1") -> tupl
         how: "greedy" or "optimal". seed: of the folds. metric: what "greedy" maximises.
 
     Returns:
-        The weights, and {name: {"top1", "loss", and `metric`}} for "best single" (chosen with hindsight), "mean" (equal weights),
-        "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted, same images".
+        The weights, and {name: {"top1", "loss", and `metric`}} for "best single" (chosen with hindsight), "mean" (equal
+        weights), "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted, same
+        images".
 
     Raises:
         UserError: there are fewer images than FOLDS.

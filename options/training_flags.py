@@ -132,7 +132,8 @@ def saving(parser: Parser) -> None:
         "--metric",
         choices=choices.METRICS,
         default="top1",
-        help="what makes an epoch the best: decides best.pt, --patience, and the weights of --ema and --swa to predict with",
+        help="what makes an epoch the best: decides best.pt, --patience, "
+        "and the weights of --ema and --swa to predict with",
     )
     add(
         "--patience",

@@ -147,7 +147,8 @@ def _open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
     known = study.user_attrs.get("metric", "top1" if study.get_trials(deepcopy=False) else metric)
     if known != metric:
         raise UserError(
-            f"The sweep {opt.name} was started with --metric {known}, not {metric}.\nGive that metric, or another --name."
+            f"The sweep {opt.name} was started with --metric {known}, not {metric}.\n"
+            "Give that metric, or another --name."
         )
     study.set_user_attr("metric", metric)
     return study
