@@ -47,9 +47,8 @@ class Extra:
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
     error, with their cosines, by image. history: scores of training per epoch. points: the rows of steps.csv. runs:
     settings and scores of earlier evaluations beside this one. metric: the score to show first. compared: the result of
-    --compare. folder: where the
-    page is going to be, by default the folder to which it is written. title: the networks. about: their files and the
-    list, in a few words.
+    --compare. folder: where the page is going to be, by default the folder to which it is written. title: the networks.
+    about: their files and the list, in a few words.
     """
 
     issues: Issues
