@@ -197,7 +197,7 @@ def test_read_seconds_ignores_pauses_and_earlier_runs(text, seconds, tmp_path):
 
 
 def test_differing_options_ignore_folders_and_equal_values(two):
-    write_run(two, "third", checkpoint_dir="elsewhere", lr=0.1, resume="true")
+    write_run(two, "third", checkpoint_dir="elsewhere", lr=0.1, resume="true", teacher="null")
     runs = [read_run(two / "logs", tag) for tag in ("first", "third")]
     assert differing_options(runs) == []
     assert differing_options([*runs, read_run(two / "logs", "second")]) == ["lr", "smooth"]

@@ -223,11 +223,14 @@ def _between(began: datetime | None, ended: datetime | None) -> float:
 
 
 def differing_options(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the options that are not the same in all runs whose options are known."""
+    """Return the names of the options that are not the same in all runs whose options are known.
+
+    An option that the version of a run did not have is equal to one that is not set.
+    """
     known = [run.options for run in runs if run.options]
     names = list(dict.fromkeys(name for options in known for name in options))
     names = [name for name in names if name not in NOT_COMPARED | IN_OTHER_COLUMNS]
-    return [name for name in names if len({option_text(options, name) for options in known}) > 1]
+    return [name for name in names if len({option_text({name: None} | options, name) for options in known}) > 1]
 
 
 def option_text(options: dict[str, Any], name: str) -> str:
