@@ -196,6 +196,28 @@ def test_read_seconds_ignores_pauses_and_earlier_runs(text, seconds, tmp_path):
     assert read_seconds(tmp_path / "log.txt") == seconds
 
 
+def test_compare_puts_the_metric_of_the_runs_first(two, capsys):
+    for tag, losses in (("first", (0.3, 0.2, 0.4)), ("second", (0.5, 0.1))):
+        write_run(two, f"{tag}-by-loss", top1=losses, metric="log_loss")
+        path = two / "logs" / f"{tag}-by-loss" / "metrics.csv"
+        path.write_text(path.read_text().replace("val_top1", "val_log_loss"))
+    tags = ["first-by-loss", "second-by-loss"]
+    out = compare(capsys, *tags)[1]
+    assert "best log_loss" in out and "last log_loss" in out
+    assert re.findall(r"^(\w+)-by-loss +Tiny +\S+ +(\S+) +(\d) +(\S+)", out, re.M) == [
+        ("second", "0.1000", "2", "0.1000"),
+        ("first", "0.2000", "2", "0.4000"),
+    ]
+    text = (two / "results/compare.html").read_text()
+    assert ">best log_loss<" in text and 'class="number" scope="col"><button type="button">best log_loss' in text
+    assert ">0.2000</td>" in text and "val_log_loss" not in text
+    out = compare(capsys, *tags, "first")[1]  # trained for different metrics
+    assert re.findall(r"^(\S+) +Tiny", out, re.M)[0] == "first" and "best top1" in out
+    assert "best top5" in compare(capsys, *tags, "first", "--metric", "top5")[1]
+    text = (two / "results/compare.html").read_text()
+    assert "validation top5" in text and ">last top1<" in text and "100.00 %" in text
+
+
 def test_differing_options_ignore_folders_and_equal_values(two):
     write_run(two, "third", checkpoint_dir="elsewhere", lr=0.1, resume="true", teacher="null")
     runs = [read_run(two / "logs", tag) for tag in ("first", "third")]
@@ -208,8 +230,8 @@ def test_best_score_is_first_of_equals_and_never_nan(two):
     for row, top1 in zip(run.history, (float("nan"), 0.7, 0.7), strict=True):
         row["val_top1"] = top1
     assert run.best("top1") == (0.7, 2)
-    assert run.best("loss") == (pytest.approx(1 / 3), 3)
-    assert run.best("top3") is None
+    assert run.best("top5") == (1, 1)
+    assert run.best("macro_f1") is None
 
 
 def test_curves_of_long_run_are_by_step_and_bounded(two):
@@ -308,11 +330,11 @@ def test_compare_page_click_sorts_rows_with_unknown_last(at):
     def click(title):
         at.browser.execute_script("arguments[0].click()", at.find(f"#runs th:nth-child({column(title)}) button"))
 
-    click("best top-1")
-    found = at.texts(f"#runs tbody td:nth-child({column('best top-1')})")
+    click("best top1")
+    found = at.texts(f"#runs tbody td:nth-child({column('best top1')})")
     assert found == [f"{50 + k}.00 %" for k in range(13, -1, -1)]
-    assert at.find(f"#runs th:nth-child({column('best top-1')})").get_attribute("aria-sort") == "descending"
-    click("best top-1")
+    assert at.find(f"#runs th:nth-child({column('best top1')})").get_attribute("aria-sort") == "descending"
+    click("best top1")
     assert at.texts(tags)[0].strip() == NASTY
     click("lr")
     assert [float(text) for text in at.texts(f"#runs tbody td:nth-child({column('lr')})")] == [

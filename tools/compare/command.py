@@ -14,8 +14,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from evaluation.ranking import merit
+from options import choices
 from options.parser import ToolParser, expanded
-from tools.compare.runs import RECORDS, Run, differing_options, find_runs, option_text, read_run
+from tools.compare.runs import RECORDS, Run, common_metric, differing_options, find_runs, option_text, read_run
 from utils.logger import log
 from utils.names import columns, shorten_all
 from utils.outputs import Output, check, contains
@@ -26,17 +28,17 @@ GENERATOR = b'content="tools.compare"'  # in the head of the page, so that it is
 MIN_TAG_COLUMNS, MAX_TAG_COLUMNS = 16, 60
 PIPE_COLUMNS = 140  # without a terminal
 MAX_OPTIONS_SHOWN = 16  # per run on the terminal
-SORTS: dict[str, Callable[[Run], float | str | None]] = {  # the value to sort by; None comes last
-    "tag": lambda run: run.tag,
-    "best": lambda run: _negative(run.best("top1")),
-    "last": lambda run: _negative(run.last("val_top1")),
-    "loss": lambda run: run.last("val_loss"),
-    "epochs": lambda run: -run.epochs,
-    "time": lambda run: run.seconds,
-    "speed": lambda run: _negative(run.images_per_second),
-    "model": lambda run: run.model,
+# The value to sort by, given the metric; None comes last.
+SORTS: dict[str, Callable[[Run, str], float | str | None]] = {
+    "best": lambda run, metric: _rank(run.best(metric), metric),
+    "last": lambda run, metric: _rank(run.last(f"val_{metric}"), metric),
+    "loss": lambda run, _: run.last("val_loss"),
+    "epochs": lambda run, _: -run.epochs,
+    "time": lambda run, _: run.seconds,
+    "speed": lambda run, _: None if run.images_per_second is None else -run.images_per_second,
+    "model": lambda run, _: run.model,
+    "tag": lambda run, _: run.tag,
 }
-TITLES = ("run", "model", "epochs", "best top1", "epoch", "last top1", "val loss", "time", "images/s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ToolParser("-m tools.compare", __doc__)
     parser.add_argument("tags", nargs="*", metavar="TAG", help="runs, by their --tag; none: all in --log_dir")
     parser.add_argument("--sort", choices=tuple(SORTS), default="best", help="order of the rows")
+    parser.add_argument(
+        "--metric",
+        choices=choices.METRICS,
+        help="the score to compare; by default that of the runs if they agree, else top1",
+    )
     parser.add_argument("--out", type=expanded, default="results/compare.html", metavar="FILE", help="the page")
     parser.add_argument("--force", action="store_true", help="let --out replace a file of another kind")
     parser.add_argument(
@@ -71,8 +78,9 @@ def compare(opt: argparse.Namespace) -> None:
     read = {str(logs / tag / name): "a record of a run" for tag in tags for name in RECORDS}
     check([Output(out, "a page of tools.compare", contains(GENERATOR))], read, force=opt.force)
     runs = [read_run(logs, tag, Path(opt.checkpoint_dir) if opt.checkpoint_dir else None) for tag in tags]
-    runs = in_order(runs, opt.sort)
-    log.info("\n".join(table(runs, shutil.get_terminal_size(fallback=(PIPE_COLUMNS, 24)).columns)))
+    metric = opt.metric or common_metric(runs)
+    runs = in_order(runs, opt.sort, metric)
+    log.info("\n".join(table(runs, metric, shutil.get_terminal_size(fallback=(PIPE_COLUMNS, 24)).columns)))
     log.info("\n" + "\n".join(describe_options(runs)))
     log.info("\nCheckpoints:\n" + "\n".join(f"  {run.tag}: {run.where}" for run in runs))
     if others:
@@ -80,23 +88,26 @@ def compare(opt: argparse.Namespace) -> None:
     for run in runs:
         for note in run.notes:
             log.warning(f"{run.tag}: {note}.")
-    write_page(out, runs)
+    write_page(out, runs, metric)
     log.info(f"\nWritten: {out}")
 
 
-def in_order(runs: Sequence[Run], sort: str) -> list[Run]:
+def in_order(runs: Sequence[Run], sort: str, metric: str) -> list[Run]:
     """Return the runs sorted by a name of SORTS, the best or shortest first, and those without a value last."""
-    known = [run for run in runs if SORTS[sort](run) is not None]
-    return sorted(known, key=SORTS[sort]) + [run for run in runs if SORTS[sort](run) is None]  # type: ignore[arg-type]
+    values = {run.tag: SORTS[sort](run, metric) for run in runs}
+    known = [run for run in runs if values[run.tag] is not None]
+    unknown = [run for run in runs if values[run.tag] is None]
+    return sorted(known, key=lambda run: values[run.tag]) + unknown  # type: ignore[arg-type, return-value]
 
 
-def table(runs: Sequence[Run], width: int) -> list[str]:
+def table(runs: Sequence[Run], metric: str, width: int) -> list[str]:
     """Return the lines of a table for a terminal of `width` columns; long tags are shortened in the middle."""
-    rows = [cells(run) for run in runs]
-    texts = [[TITLES[place], *(row[place] for row in rows)] for place in range(1, len(TITLES))]
+    titles = ("run", "model", "epochs", f"best {metric}", "epoch", f"last {metric}", "val loss", "time", "images/s")
+    rows = [cells(run, metric) for run in runs]
+    texts = [[titles[place], *(row[place] for row in rows)] for place in range(1, len(titles))]
     widths = [max(map(columns, column)) for column in texts]
     room = min(MAX_TAG_COLUMNS, max(MIN_TAG_COLUMNS, width - sum(widths) - 2 * len(widths)))
-    tags = [TITLES[0], *shorten_all({place: visible(run.tag) for place, run in enumerate(runs, 1)}, room).values()]
+    tags = [titles[0], *shorten_all({place: visible(run.tag) for place, run in enumerate(runs, 1)}, room).values()]
     first = max(map(columns, tags))
     lines = []
     for tag, *others in zip(tags, *texts, strict=True):
@@ -107,16 +118,16 @@ def table(runs: Sequence[Run], width: int) -> list[str]:
     return lines
 
 
-def cells(run: Run) -> list[str]:
-    """Return the texts of a run's row in the table, in the order of TITLES."""
-    best = run.best("top1")
+def cells(run: Run, metric: str) -> list[str]:
+    """Return the texts of a run's row in the table."""
+    best = run.best(metric)
     return [
         run.tag,
         visible(run.model) or "–",
         run.epochs_text,
         "–" if best is None else f"{best[0]:.4f}",
         "–" if best is None else str(best[1]),
-        _number(run.last("val_top1"), ".4f"),
+        _number(run.last(f"val_{metric}"), ".4f"),
         _number(run.last("val_loss"), ".4f"),
         run.time_text,
         _number(run.images_per_second, ".0f"),
@@ -148,6 +159,7 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _negative(value: "float | tuple[float, int] | None") -> float | None:
-    value = value[0] if isinstance(value, tuple) else value
-    return None if value is None else -value
+def _rank(score: "float | tuple[float, int] | None", metric: str) -> float | None:
+    """Return a score, or the first of a pair, so that the best is the lowest; None stays None."""
+    value = score[0] if isinstance(score, tuple) else score
+    return None if value is None else -merit({metric: value}, metric)

@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluation.report import page as report
 from evaluation.step_points import Row, steps_per_epoch, thinned
+from options import choices
 from tools.compare.runs import Run, differing_options, option_text
 from utils.names import columns, shorten
 from utils.page import write_filled
@@ -26,40 +27,50 @@ PANELS = {  # column of metrics.csv and steps.csv: title
     "lr": "learning rate",
     "grad_norm": "gradient norm, before clipping",
 }
-VALIDATION = tuple(name for name in PANELS if name.startswith("val_"))
 TRAINING = tuple(name for name in PANELS if not name.startswith("val_"))
 
 
-def write_page(path: Path, runs: Sequence[Run]) -> None:
-    """Write the page of `runs`, in their order."""
+def write_page(path: Path, runs: Sequence[Run], metric: str = "top1") -> None:
+    """Write the page of `runs`, in their order; `metric` is the score that it puts first."""
     names = differing_options(runs)
     folder, style = Path(__file__).parent, Path(report.__file__).parent / "report.css"
     write_filled(
         path,
         folder / "compare.html.j2",
-        runs=[_row(run, names) for run in runs],
+        runs=[_row(run, names, metric) for run in runs],
         options=names,
         tag_width=min(MAX_TAG_REM, 5 + 0.55 * max(columns(visible(run.tag)) for run in runs)),
-        panels=PANELS,
+        metric=metric,
+        lower=metric in choices.LOWER_IS_BETTER,
+        panels=panels(metric),
         by_epoch=[visible(run.tag) for run in runs if run.history and not run.steps],
         command=shlex.join(["python", "-m", "tools.compare", *sys.argv[1:]]),
-        data=report.embed([curves(run) for run in runs]),
+        data=report.embed([curves(run, metric) for run in runs]),
         style=style.read_text(encoding="utf-8"),
         code=(folder / "compare.js").read_text(encoding="utf-8"),
     )
 
 
-def _row(run: Run, names: Sequence[str]) -> dict[str, Any]:
+def panels(metric: str) -> dict[str, str]:
+    """Return the curves to draw, {column: title}: PANELS, and the metric if it is not among them."""
+    own = {} if metric in ("top1", "log_loss") else {f"val_{metric}": f"validation {metric}"}
+    return PANELS | own
+
+
+def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:
     """Return what the table shows of a run: numbers to sort by, or None, and texts."""
-    best = run.best("top1")
+    best, last = run.best(metric), run.last(f"val_{metric}")
     return {
         "tag": run.tag,
         "model": run.model,
         "epochs": run.epochs,
         "epochs_text": run.epochs_text,
         "best": None if best is None else best[0],
+        "best_text": _score(best and best[0], metric),
         "best_epoch": None if best is None else best[1],
-        "last": run.last("val_top1"),
+        "last": last,
+        "last_text": _score(last, metric),
+        "top1": run.last("val_top1"),
         "mean_class": run.last("val_mean_class_accuracy"),
         "loss": run.last("val_loss"),
         "seconds": run.seconds,
@@ -71,7 +82,13 @@ def _row(run: Run, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def curves(run: Run) -> dict[str, Any]:
+def _score(value: float | None, metric: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if metric in choices.LOWER_IS_BETTER else f"{100 * value:.2f} %"
+
+
+def curves(run: Run, metric: str = "top1") -> dict[str, Any]:
     """Return the curves of a run for the page's script.
 
     Returns:
@@ -86,7 +103,7 @@ def curves(run: Run) -> dict[str, Any]:
     return {
         "tag": visible(run.tag),
         "train": _columns([*earlier, *training], TRAINING),
-        "val": _columns(at_epochs, VALIDATION),
+        "val": _columns(at_epochs, [name for name in panels(metric) if name.startswith("val_")]),
     }
 
 

@@ -1,6 +1,7 @@
 """Read what runs left in logs/: scores per epoch, points by step, options, times; and what of it is damaged."""
 
 import contextlib
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.ranking import merit
 from evaluation.step_points import Row, read_table
+from options import choices
 from options.plain_yaml import YamlError, read_yaml
 from utils.errors import UserError, path_hint, unknown_name
 from utils.names import shorten
@@ -18,7 +21,6 @@ from utils.names import shorten
 NOT_COMPARED = {"tag", "resume", "config", "overwrite", "checkpoint_dir", "log_dir", "result_dir"}
 IN_OTHER_COLUMNS = {"model", "epochs"}
 RECORDS = ("metrics.csv", "steps.csv", "options.yaml")
-LOWER_IS_BETTER = ("loss", "log_loss")
 MAX_REASON_COLUMNS = 160  # of an error of the YAML parser
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) [A-Z]+ (.*)")
 FROM_THE_START = re.compile(r".* batches of \d+ per epoch, epochs 1 to \d+")
@@ -51,6 +53,12 @@ class Run:
     def model(self) -> str:
         """Return the name of the network; "" if unknown."""
         return str(self.options.get("model") or "")
+
+    @property
+    def metric(self) -> str:
+        """Return what made an epoch the best: --metric; top1 for runs of versions without it."""
+        metric = self.options.get("metric")
+        return metric if metric in choices.METRICS else "top1"
 
     @property
     def epochs(self) -> int:
@@ -88,14 +96,12 @@ class Run:
         speeds = [row["images_per_second"] for row in self.history if row.get("images_per_second", 0) > 0]
         return statistics.harmonic_mean(speeds) if speeds else None
 
-    def best(self, name: str) -> tuple[float, int] | None:
-        """Return the best validation score `name`, such as "top1", and its epoch (the first of equals), or None."""
-        rows = [row for row in self.history if row.get(f"val_{name}", float("nan")) == row.get(f"val_{name}")]
-        if not rows:
-            return None
-        choose = min if name in LOWER_IS_BETTER else max
-        row = choose(rows, key=lambda one: one[f"val_{name}"])
-        return row[f"val_{name}"], int(row["epoch"])
+    def best(self, metric: str) -> tuple[float, int] | None:
+        """Return the best validation score by a metric of --metric, and its epoch (the first of equals), or None."""
+        name = f"val_{metric}"
+        rows = [row for row in self.history if name in row and not math.isnan(row[name])]
+        row = max(rows, key=lambda one: merit(one, metric, "val_"), default=None)
+        return None if row is None else (row[name], int(row["epoch"]))
 
     def last(self, column: str) -> float | None:
         """Return the newest value of a column of metrics.csv; None without one."""
@@ -220,6 +226,12 @@ def read_seconds(path: Path) -> float | None:
 def _between(began: datetime | None, ended: datetime | None) -> float:
     """Return the seconds between two times; 0 if the clock was set back."""
     return max(0.0, (ended - began).total_seconds()) if began is not None and ended is not None else 0.0
+
+
+def common_metric(runs: Sequence[Run]) -> str:
+    """Return the metric that all runs were trained for; top1 if they differ."""
+    metrics = {run.metric for run in runs if run.history}
+    return metrics.pop() if len(metrics) == 1 else "top1"
 
 
 def differing_options(runs: Sequence[Run]) -> list[str]:
