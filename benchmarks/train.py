@@ -32,6 +32,7 @@ import dataloader
 from benchmarks import harness as bench
 from benchmarks.input_baselines import ZOOM, PipelineTask
 from dataloader.file_list import FileList, read_list
+from utils.batch import Batch
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     from network.base_model import BaseModel
     from options import Options
-    from utils.batch import Batch
 
 NAME = "train"
 NETWORKS = ("EfficientNet-Lite0:64:64", "ResNet50:128:32")
