@@ -123,7 +123,7 @@ def prove(opt: argparse.Namespace) -> int:
         write_json(record, {"machine": machine(), "commit": git("rev-parse", "HEAD"), "runs": found})
         log.info(f"Recorded {len(found)} runs in {record}")
         return 0
-    moved = [name for name in found if known["runs"].get(name) != found[name]]
+    moved = [name for name in found if differences(known["runs"].get(name), found[name])]
     for name in moved:
         log.warning(f"{name}: {differences(known['runs'].get(name), found[name])}")
     log.info(f"{len(found) - len(moved)} of {len(found)} runs equal those of commit {known['commit'][:7]}")
@@ -248,14 +248,20 @@ def hashes(path: Path) -> dict[str, str]:
 
 
 def differences(known: dict[str, Any] | None, found: dict[str, Any]) -> str:
-    """Return in words what differs between a run and its record."""
+    """Return in words what differs between a run and its record; "" if nothing does.
+
+    A score that the record does not have yet is no difference.
+    """
     if known is None:
         return "not in the record"
-    words = [f"hash of {key}" for key, value in found["hashes"].items() if known["hashes"].get(key) != value]
+    words = [f"hash of {key}" for key, value in known["hashes"].items() if found["hashes"].get(key) != value]
+    words += [f"a new part, {key}" for key in found["hashes"] if key not in known["hashes"]]
     for epoch, (was, now) in enumerate(zip(known["scores"], found["scores"], strict=False), 1):
-        keys = [key for key in now if was.get(key) != now[key]]
-        words += [f"epoch {epoch} {key} {was.get(key)} -> {now[key]}" for key in keys]
-    return ", ".join(words) or "another number of epochs"
+        keys = [key for key in was if was[key] != now.get(key)]
+        words += [f"epoch {epoch} {key} {was[key]} -> {now.get(key)}" for key in keys]
+    if len(known["scores"]) != len(found["scores"]):
+        words.append("another number of epochs")
+    return ", ".join(words)
 
 
 if __name__ == "__main__":

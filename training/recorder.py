@@ -35,10 +35,13 @@ class RunRecorder:
     val/confusion. With --histograms there are weights/<name> and gradients/<name>.
     """
 
-    def __init__(self, logs: Path, classes: Classes, histograms: bool, first_epoch: int) -> None:
-        """`first_epoch`: later points in TensorBoard's file, left by a run that was cut, are written again."""
+    def __init__(self, logs: Path, classes: Classes, histograms: bool, first_epoch: int, metric: str) -> None:
+        """`first_epoch`: later points in TensorBoard's file, left by a run that was cut, are written again.
+
+        `metric`: by which an epoch is the best.
+        """
         self.scores, self.classes, self.histograms = MetricsWriter(logs, first_step=first_epoch), classes, histograms
-        self.plotter = BackgroundPlotter()
+        self.plotter, self.metric = BackgroundPlotter(), metric
         self.found: dict[str, Predictions] = {}
         self.gradients: dict[str, Tensor] = {}
 
@@ -115,7 +118,7 @@ class RunRecorder:
         except OSError as error:
             log.warning(f"The records in {self.scores.folder}/ could not be written: {error}")
         points = self.write_steps(history, curves)
-        self.plotter.draw(path, lambda: draw_curves(path, rows, points()))
+        self.plotter.draw(path, lambda: draw_curves(path, rows, points(), self.metric))
 
     def write_steps(self, history: list[dict[str, Any]], curves: dict[str, Any]) -> Callable[[], list[Row]]:
         """Write steps.csv in the plotter's thread. Returns what gives its rows, once, in that thread."""

@@ -108,7 +108,7 @@ class TrainingRun:
         settings, state, facts, model = self.settings, self.state, self.facts, self.engine.model
         if settings.overwrite and not (self.resumed and self.source == str(self.last)):
             remove_earlier(self.checkpoints, self.logs)
-        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, first_epoch=state.next_epoch)
+        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, state.next_epoch, settings.metric)
         self.writer.before_write = recorder.flush
         if self.resumed:
             self._bring_best()

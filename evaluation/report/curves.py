@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.ranking import merit
 from evaluation.report import figures
 from evaluation.step_points import Row, steps_per_epoch
+from options import choices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,15 +20,7 @@ MAX_MARKERS = 30  # points of a curve that are marked
 SMOOTH_SHARE = 25  # a running mean spans 1 / 25 of a curve
 PANELS = {  # title: columns of metrics.csv
     "loss": ("train_loss", "val_loss"),
-    "accuracy": (
-        "train_top1",
-        "val_top1",
-        "val_top5",
-        "val_mean_class_accuracy",
-        "val_raw_top1",
-        "val_ema_top1",
-        "val_swa_top1",
-    ),
+    "accuracy": ("train_top1", "val_top1", "val_top5", "val_mean_class_accuracy"),
     "learning rate": ("lr",),
     "gradient norm, before clipping": ("grad_norm",),
     "images per second": ("images_per_second",),
@@ -35,18 +29,24 @@ PANELS = {  # title: columns of metrics.csv
 Points = list[tuple[float, float]]
 
 
-def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], points: Sequence[Row] = ()) -> None:
+def draw_curves(
+    path: Path, history: Sequence[Mapping[str, Any]], points: Sequence[Row] = (), metric: str = "top1"
+) -> None:
     """Draw loss, scores, learning rate, gradient norm, throughput and the wait for data over epochs and steps.
 
     Args:
         path: the PNG.
         history: a row of scores per epoch.
         points: the rows of steps.csv. What they have is drawn by step; epochs before the first of them by epoch.
+        metric: by which an epoch is the best; also drawn of the averages.
     """
     figure, axes = figures.new_figure(13, 7.4 if points else 7, 3, 2)
     trained = [row for row in points if "lr" in row]
-    for axis, (title, names) in zip(axes, PANELS.items(), strict=True):
-        for name in names:
+    own = [f"val_{name}_{metric}" for name in ("raw", "ema", "swa")] + [f"val_{metric}"]
+    panel = "loss" if metric in choices.LOWER_IS_BETTER else "accuracy"
+    panels = {title: [*names, *own] if title == panel else names for title, names in PANELS.items()}
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
+        for name in dict.fromkeys(names):
             _draw_curve(axis, name, history, trained)
         axis.set_title(title)
         if axis.lines:
@@ -58,10 +58,12 @@ def draw_curves(path: Path, history: Sequence[Mapping[str, Any]], points: Sequen
         axes[3].set_yscale("log")
     axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
     axes[5].set_ylim(0, 1)
-    best = max((row for row in history if "val_top1" in row), key=lambda row: row["val_top1"], default=None)
-    if best is not None:
-        axes[1].axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
-        axes[1].set_title(f"accuracy; best top-1 {best['val_top1']:.4f}, epoch {best['epoch']}")
+    scored = [row for row in history if f"val_{metric}" in row]
+    if scored:
+        best = max(scored, key=lambda row: merit(row, metric, "val_"))
+        axis = axes[list(PANELS).index(panel)]
+        axis.axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
+        axis.set_title(f"{panel}; best {metric} {best[f'val_{metric}']:.4f}, epoch {best['epoch']}")
     figures.save(figure, path)
 
 

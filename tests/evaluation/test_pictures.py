@@ -251,6 +251,16 @@ def test_curves_before_the_first_step_are_by_epoch(figures, tmp_path):
     assert len(loss.get_legend().get_texts()) == 2
 
 
+def test_curves_show_best_epoch_by_the_metric(figures, tmp_path):
+    history = [{"epoch": k, "val_top1": k / 9, "val_macro_f1": 1 / k, "val_log_loss": (k - 2) ** 2} for k in (1, 2, 3)]
+    draw_curves(tmp_path / "f1.png", history, metric="macro_f1")
+    draw_curves(tmp_path / "loss.png", history, metric="log_loss")
+    assert figures[0].axes[1].get_title() == "accuracy; best macro_f1 1.0000, epoch 1"
+    assert "val_macro_f1" in [line.get_label() for line in figures[0].axes[1].lines]
+    assert figures[1].axes[0].get_title() == "loss; best log_loss 0.0000, epoch 2"
+    assert figures[1].axes[1].get_title() == "accuracy"
+
+
 def test_running_mean_leaves_out_what_is_not_finite():
     values = np.array([1.0, 2, np.nan, 4, 5])
     assert running_mean(values, 3).tolist() == [1.5, 1.5, 3, 4.5, 4.5]

@@ -51,3 +51,16 @@ def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monke
         assert tool.main(words) == 2
     assert f"{out} is in use by another command" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_proof_differences_ignore_new_scores_alone():
+    from benchmarks.proof import differences
+
+    known = {"scores": [{"loss": "1"}], "hashes": {"weights": "a"}}
+    assert differences(known, {"scores": [{"loss": "1", "f1": "2"}], "hashes": {"weights": "a"}}) == ""
+    assert "hash of weights" in differences(known, {"scores": [{"loss": "1"}], "hashes": {"weights": "b"}})
+    assert "loss 1 -> 3" in differences(known, {"scores": [{"loss": "3"}], "hashes": {"weights": "a"}})
+    assert "loss 1 -> None" in differences(known, {"scores": [{}], "hashes": {"weights": "a"}})
+    assert "number of epochs" in differences(known, {"scores": [], "hashes": {"weights": "a"}})
+    assert "a new part, ema" in differences(known, {"scores": known["scores"], "hashes": {"weights": "a", "ema": "c"}})
+    assert differences(None, known)

@@ -752,7 +752,7 @@ def test_histograms_after_skipped_step_hold_own_gradients(monkeypatch, tmp_path)
     kept = {}
     for one, steps in ((engine, {1}), (clean, set())):
         poison(one, monkeypatch, steps)
-        recorder = RunRecorder(tmp_path, None, histograms=True, first_epoch=1)
+        recorder = RunRecorder(tmp_path, None, histograms=True, first_epoch=1, metric="top1")
         for step in range(3):
             stop = recorder.watch_gradients(one) if step == 2 else lambda: None
             if step != 1 or one is engine:
