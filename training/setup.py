@@ -164,3 +164,8 @@ def _check(opt: argparse.Namespace, model: BaseModel) -> None:
         )
     if opt.swa and opt.swa > opt.epochs:
         raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")
+    if opt.optimizer == "muon" and not opt.resume and (opt.pretrained or opt.load or opt.probe_init):
+        log.warning(
+            "--optimizer muon starts from weights that were trained before. Unless Muon trained them too, its updates "
+            "tend to undo more of them than those of AdamW. Try: --optimizer adamw; Muon is for --no-pretrained."
+        )

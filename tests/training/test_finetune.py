@@ -254,6 +254,17 @@ def test_muon_groups_hold_matrices_and_kernels():
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch's Muon came with 2.9")
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [("--load x.pt", True), ("--pretrained", True), ("--no-pretrained", False), ("--load x.pt --resume", False)],
+)
+def test_muon_on_pretrained_weights_is_warned_of(caplog, words, warned):
+    opt = options("--optimizer", "muon", *words.split())
+    model = Plain(options("--no-pretrained"), "X")
+    build_engine(opt.replace(epochs=1, num_classes=model.num_classes), model, steps_per_epoch=2)
+    assert ("--optimizer muon starts from weights that were trained before" in caplog.text) is warned
+
+
 def test_muon_path_equals_torch():
     torch.manual_seed(0)
     one, other = nn.Linear(16, 24, bias=False), nn.Linear(16, 24, bias=False)
