@@ -79,3 +79,12 @@ def _mixing(add: AddFlag) -> None:
         metavar="ALPHA",
         help="CutMix: paste a box of one image into another",
     )
+    add(
+        "--mix_off",
+        type=float,
+        default=0.0,
+        low=0,
+        high=1,
+        metavar="SHARE",
+        help="leave --mixup and --cutmix out of the last part of the run, such as 0.1: the last tenth",
+    )

@@ -139,6 +139,8 @@ def mixing(opt: argparse.Namespace) -> list[str]:
         )
     if opt.loss == "bce" and (margin or opt.logit_adjust):
         problems.append("--loss bce has no softmax, which --logit_adjust and the margin of --head need; leave one out")
+    if opt.mix_off and not (opt.mixup or opt.cutmix):
+        problems.append("--mix_off has nothing to leave out: give --mixup or --cutmix with it")
     if opt.loss == "ohem" and opt.class_weight != "none":
         problems.append("--loss ohem and --class_weight contradict: both weight the samples; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:

@@ -44,7 +44,8 @@ class StepSettings:
     """The numbers that the engine steps by.
 
     steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
-    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. swa_start: the first epoch that
+    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share
+    of the run, in which nothing is mixed. swa_start: the first epoch that
     --swa averages. validated: whether epochs are validated; if not, an average predicts, if there is one.
     """
 
@@ -57,6 +58,7 @@ class StepSettings:
     clip_mode: str = "norm"
     sam_radius: float = 0.0
     max_nonfinite_steps: int = 0
+    mix_off: float = 0.0
     swa_start: int | None = None
     validated: bool = True
 
@@ -138,7 +140,8 @@ class Engine:
         if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
             self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.step + 1)
         images, labels = self._to_device(batch.image, batch.label)
-        images, targets = mix_batch(self.mix, images, labels, self.model.normalise, alone=self.train_net is None)
+        mix = self.mix if self._mixes(batch) else None
+        images, targets = mix_batch(mix, images, labels, self.model.normalise, alone=self.train_net is None)
         if distributed.rank():  # all processes mix alike; their dropout differs
             seed_step(self.settings.seed, batch.epoch, batch.step, distributed.rank())
         return images, targets if self.teacher is None else self.teacher.distilled(images, targets)
@@ -236,6 +239,12 @@ class Engine:
         first = batch.step // accumulate * accumulate
         in_step = min(accumulate, self.settings.steps_per_epoch - first)
         self.scaler.scale(loss / in_step).backward()
+
+    def _mixes(self, batch: Batch) -> bool:
+        """Return whether the batch is before the last part of the run, in which --mix_off mixes nothing."""
+        per_epoch = self.settings.steps_per_epoch
+        done = (batch.epoch - 1) * per_epoch + batch.step
+        return done < (1 - self.settings.mix_off) * self.settings.epochs * per_epoch
 
     def _to_device(self, *tensors: Tensor) -> list[Tensor]:
         """Return copies on the device; on a GPU, a side stream makes them while the previous step still runs."""

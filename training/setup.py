@@ -84,6 +84,7 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
         clip_mode=opt.clip_mode,
         sam_radius=opt.sam,
         max_nonfinite_steps=opt.max_nan,
+        mix_off=opt.mix_off,
         swa_start=opt.swa,
         validated=bool(opt.val_freq),
     )

@@ -254,6 +254,16 @@ def test_muon_groups_hold_matrices_and_kernels():
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch's Muon came with 2.9")
+def test_mix_off_leaves_last_part_of_the_run_unmixed():
+    opt = options("--mixup", "0.4", "--mix_off", "0.25", "--epochs", "2")
+    model = Plain(options(), "X")
+    engine = build_engine(opt, model, steps_per_epoch=4)
+    mixed = [
+        engine.prepare(batch(step=step, epoch=epoch))[1].ndim == 2 for epoch in (1, 2) for step in range(4)
+    ]  # probabilities (B, C) of mixed samples, else class numbers (B,)
+    assert mixed == [True] * 6 + [False] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "warned"),
     [("--load x.pt", True), ("--pretrained", True), ("--no-pretrained", False), ("--load x.pt --resume", False)],
