@@ -28,7 +28,7 @@ class BaseModel(nn.Module):
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
 
     settings: what the network is built from. opt: all options, for a flag that you add.
-    net: the network. dtype: that of autocast; None is fp32 throughout. frozen: the modules that --freeze holds.
+    net: the network. dtype: that of autocast; None is fp32 throughout. frozen: modules kept in eval mode.
     The engine sets `criterion`, the loss of (logits, targets), and `train_net`, what training runs instead of `net`.
     """
 
@@ -132,7 +132,7 @@ class BaseModel(nn.Module):
                 self.train()
 
     def train(self, mode: bool = True) -> "BaseModel":
-        """Do as nn.Module, but keep the modules that --freeze holds in eval mode, with their batch-norm statistics."""
+        """Do as nn.Module, but keep the modules in `frozen` in eval mode, with their batch-norm statistics."""
         super().train(mode)
         for module in self.frozen:
             module.eval()

@@ -31,7 +31,8 @@ def _weights(add: AddFlag) -> None:
         "--probe_init",
         type=expanded,
         metavar="FILE",
-        help="start from a backbone and the linear classifier fitted to it: a probe_<model>.pt of tools.probe",
+        help="start from a backbone and the linear classifier fitted to it: a probe_<model>.pt of tools.probe; "
+        "batch norm keeps its statistics",
     )
     add(
         "--resume",

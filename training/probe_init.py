@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from utils.classes import Classes, describe_difference, match_names
 from utils.errors import UserError
 from utils.logger import log
@@ -48,6 +50,16 @@ def check_probe(content: dict[str, Any], source: str, wanted: Mapping[str, Any],
                 "the classifier starts with other logits than the probe's."
             )
     log.info(f"Starting from {source}: a backbone, and the linear classifier that tools.probe fitted to it.")
+
+
+def batch_norms(net: nn.Module) -> list[nn.Module]:
+    """Return the batch norms of `net`, to be kept in eval mode in training: their weights learn, their statistics stay.
+
+    The classifier was fitted to features in eval mode. With the statistics of batches it would meet other features from
+    the first step on, and training would begin by unlearning it.
+    """
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    return [module for module in net.modules() if isinstance(module, kinds)]
 
 
 def _check_classes(known: Classes, source: str, classes: Classes) -> None:

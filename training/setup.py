@@ -17,6 +17,7 @@ from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
 from training.losses import Loss, LossSettings, get_loss
 from training.mix import get_mix
+from training.probe_init import batch_norms
 from training.run import RunSettings
 from training.wrapping import convert_sync_batchnorm, wrap_for_training
 from utils import distributed
@@ -52,7 +53,7 @@ def build_engine(
         teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
         criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
     head = head_names(model.net)
-    model.frozen = freeze(model.net, opt.freeze)
+    model.frozen = freeze(model.net, opt.freeze) + (batch_norms(model.net) if opt.probe_init else [])
     settings = optimizer_settings(opt)
     optimizer = get_optimizer(model.net, settings, lr_scales(model.net, opt.head_lr, opt.layer_decay), head)
     learning = {name: parameter for name, parameter in model.net.named_parameters() if parameter.requires_grad}

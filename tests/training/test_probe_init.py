@@ -154,3 +154,13 @@ def test_lr_find_starts_from_the_probe(fitted, photo_set, tmp_path, monkeypatch,
     assert torch.equal(engine.model.net.fc.weight, checkpoint.load(fitted)["weights"]["fc.weight"])
     assert lr_find.main([*WORDS, "--data_root", str(photo_set), "--probe_init", str(fitted), "--pool", "gem"]) == 2
     assert "--pool avg" in capfd.readouterr().err
+
+
+def test_probe_init_keeps_batch_norm_statistics_and_trains_the_rest(fitted, photo_set, script, tmp_path):
+    words = [*WORDS, "--data_root", photo_set, "--epochs", 1]
+    assert script("train.py", "--tag", "x", *words, "--probe_init", fitted).code == 0
+    before, after = (checkpoint.load(path)["weights"] for path in (fitted, tmp_path / "checkpoints/x/last.pt"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    statistics = {name for name in before if "running_" in name or "num_batches" in name}
+    assert statistics and not statistics & changed
+    assert changed == set(before) - statistics
