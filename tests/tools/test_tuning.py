@@ -297,14 +297,14 @@ def test_plotter_draws_in_background_and_survives_errors(tmp_path, caplog, monke
         drawn.append(what)
 
     for what in ("one", "broken", "two"):
-        artist.draw(tmp_path / what, lambda what=what: draw(what))
+        artist.draw(tmp_path / f"{what}.png", lambda what=what: draw(what))
     assert drawn == []  # nobody waited
     threading.Timer(0.2, gate.set).start()
-    artist.draw(tmp_path / "one", lambda: draw("one again"))
+    artist.draw(tmp_path / "one.png", lambda: draw("one again"))
     assert drawn[0] == "one"  # the same picture is not drawn twice at a time
     artist.wait()
     assert drawn == ["one", "two", "one again"]
-    assert "broken could not be drawn: ValueError: no such colour" in caplog.text
+    assert "broken.png could not be drawn: ValueError: no such colour" in caplog.text
 
 
 def test_plotter_hanging_picture_times_out(tmp_path, caplog, monkeypatch):

@@ -503,16 +503,20 @@ def test_validate_shows_the_best_weights():
         asked.append(weights)
         return rows[weights]
 
-    scores = validate(engine, score)
+    scores = validate(engine, score, "top1")
     assert asked == ["raw", "ema"]
     assert engine.active_weights == "ema"
     assert scores == {"val_top1": 0.5, "val_loss": 0.9, "val_raw_top1": 0.5, "val_ema_top1": 0.5}
     rows["raw"]["top1"] = 0.6
-    assert validate(engine, score)["val_top1"] == 0.6
+    assert validate(engine, score, "top1")["val_top1"] == 0.6
     assert engine.state_dict()["showing"] == "raw"
     with engine.model.evaluating() as net:
         assert net is engine.model.net
-    assert validate(start(Model), lambda _: {"top1": 0.1, "loss": 2.0}) == {"val_top1": 0.1, "val_loss": 2.0}
+    assert validate(start(Model), lambda _: {"top1": 0.1, "loss": 2.0}, "top1") == {"val_top1": 0.1, "val_loss": 2.0}
+    for weights, log_loss in (("raw", 0.3), ("ema", 0.4)):
+        rows[weights]["log_loss"] = log_loss
+    assert validate(engine, score, "log_loss")["val_raw_log_loss"] == 0.3
+    assert engine.active_weights == "raw"
 
 
 # ------------------------------------------------------------------------ options
