@@ -113,7 +113,8 @@ def main(opt: Options) -> None:
 def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Score) -> None:
     """Train the epochs that are left, and validate: `score(weights)` gives the scores of "raw", "ema" or "swa"."""
     batches = loader.batches(run.state.next_epoch, run.state.batches_done)
-    for epoch in range(run.state.next_epoch, engine.settings.epochs + 1):
+    while not run.is_over():
+        epoch = run.state.next_epoch
         with run.track(epoch) as tracker:
             for batch in tracker.track(batches):
                 tracker.update(engine.train_step(batch))
@@ -122,10 +123,8 @@ def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Sc
             scores = tracker.close()
         if run.should_validate(epoch):
             with run.interruptible(tracker):
-                scores |= validate(engine, score, run.settings.metric)
+                scores |= validate(engine, score, run.state.metric)
         run.end_epoch(epoch, scores)
-        if run.is_over():
-            break
 
 
 def validate(engine: "Engine", score: Score, metric: str) -> dict[str, float]:

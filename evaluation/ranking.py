@@ -1,15 +1,28 @@
 """Which scores are better, by one of the metrics of --metric."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from options import choices
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 
 def merit(scores: Mapping[str, Any], metric: str, prefix: str = "") -> float:
     """Return the score `prefix + metric` of `scores`, negative where lower is better: a higher merit is better."""
     value = float(scores[prefix + metric])
     return -value if metric in choices.LOWER_IS_BETTER else value
+
+
+def best_row(history: Iterable[Row], metric: str) -> Row | None:
+    """Return the scores of the epoch that is the best by `metric` (the first of equals); None before any validation.
+
+    Epochs without the metric, or with NaN, do not count.
+    """
+    name = f"val_{metric}"
+    rows = [row for row in history if not math.isnan(row.get(name, math.nan))]
+    return max(rows, key=lambda row: merit(row, metric, "val_"), default=None)
 
 
 def metrics_in_order(metric: str) -> Sequence[str]:

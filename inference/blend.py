@@ -75,10 +75,7 @@ class Candidates:
 
 def top1(data: Candidates, weights: NDArray[np.float64]) -> float:
     """Return the share of images whose true class the weighted mean puts first; a tie counts as wrong."""
-    score = np.tensordot(weights.astype(np.float32), data.probability, 1)
-    true = np.where(data.is_target, score, -np.inf).max(axis=1)
-    other = np.where(data.is_target, -np.inf, score).max(axis=1)
-    return float((true > other).mean())
+    return value(data, weights, "top1")
 
 
 def loss(data: Candidates, weights: NDArray[np.float64]) -> float:
@@ -93,15 +90,13 @@ def _true(data: Candidates) -> NDArray[np.float64]:
 
 def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
     """Return `metric`, one of options.choices.METRICS, of the weighted mean; in top1 and top5 a tie counts as wrong."""
-    if metric == "top1":
-        return top1(data, weights)
     if metric == "log_loss":
         return loss(data, weights)
     score = np.tensordot(weights.astype(np.float32), data.probability, 1)
     true = np.where(data.is_target, score, -np.inf).max(axis=1, keepdims=True)
     above = (~data.is_target & (score >= true)).sum(axis=1)
-    if metric == "top5":
-        return float((above < 5).mean())
+    if metric in ("top1", "top5"):
+        return float((above < (1 if metric == "top1" else 5)).mean())
     other = np.where(data.is_target, -np.inf, score)
     label = data.place[data.is_target]
     first = np.where(above == 0, label, np.take_along_axis(data.place, other.argmax(axis=1)[:, None], 1)[:, 0])
@@ -206,7 +201,8 @@ def fit(data: Candidates, how: str, seed: int = 0, metric: str = "top1") -> tupl
 
 
 def _scores(data: Candidates, weights: NDArray[np.float64], metric: str) -> dict[str, float]:
-    return {metric: value(data, weights, metric), "top1": top1(data, weights), "loss": loss(data, weights)}
+    scores = {name: value(data, weights, name) for name in dict.fromkeys((metric, "top1"))}
+    return scores | {"loss": scores[metric] if metric == "log_loss" else loss(data, weights)}
 
 
 def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Tensor, Tensor]:

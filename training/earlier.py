@@ -15,18 +15,18 @@ RECORDS = ("metrics.csv", "steps.csv", "curves.png", "confusion.png", "first_bat
 
 
 def check_earlier(
-    tag: str, folder: Path, logs: Path, reads: Mapping[str, str], resume: bool, overwrite: bool, clear: str
+    folder: Path, logs: Path, reads: Mapping[str, str], resume: bool, overwrite: bool, clear: str
 ) -> None:
-    """Raise UserError if a new run under `tag` would replace an earlier one without --overwrite.
+    """Raise UserError if a new run would replace an earlier one without --overwrite.
 
     Raise it too if the run would replace the checkpoint that it starts from, or its teacher, even with --overwrite.
 
     Args:
-        folder, logs: the tag's checkpoints and logs.
+        folder, logs: the checkpoints and logs of its tag, which is their name.
         reads: the paths of --load and --teacher, by the name of the flag; "" without.
         clear: the command that puts the earlier run into the trash.
     """
-    checkpoints, epochs = _checkpoints(folder), _epochs(logs)
+    tag, checkpoints, epochs = folder.name, _checkpoints(folder), _epochs(logs)
     if not checkpoints and not epochs:
         return
     inside = [name for name, path in reads.items() if path and Path(path).resolve().parent == folder.resolve()]

@@ -35,7 +35,7 @@ class RunSettings:
     """What a run takes from the options.
 
     checkpoints, logs: the folders of its tag.
-    val_freq: epochs between validations; 0: none. metric: what makes an epoch the best.
+    val_freq: epochs between validations; 0: none.
     patience: validations without a better epoch that end the run; 0: none.
     save_minutes: minutes between checkpoints within an epoch.
     keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
@@ -48,7 +48,6 @@ class RunSettings:
     epochs: int
     batch_size: int
     val_freq: int
-    metric: str
     patience: int
     save_minutes: float
     keep: int
@@ -108,7 +107,7 @@ class TrainingRun:
         settings, state, facts, model = self.settings, self.state, self.facts, self.engine.model
         if settings.overwrite and not (self.resumed and self.source == str(self.last)):
             remove_earlier(self.checkpoints, self.logs)
-        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, state.next_epoch, settings.metric)
+        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, state.next_epoch, state.metric)
         self.writer.before_write = recorder.flush
         if self.resumed:
             self._bring_best()
@@ -155,7 +154,7 @@ class TrainingRun:
             RunInterrupted: a signal arrived in the epoch.
         """
         self.state.add_epoch(epoch, scores)
-        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores, self.settings.metric))
+        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores, self.state.metric))
         self._check_finite(epoch, scores)
         if self.recorder is not None:
             self.recorder.end_epoch(epoch, scores, self.engine)
@@ -183,9 +182,9 @@ class TrainingRun:
             if self.state.epochs_done < self.settings.epochs:
                 log.info(
                     f"Stopped after epoch {self.state.epochs_done} of {self.settings.epochs}: --patience "
-                    f"{self.settings.patience} validations brought no better {self.settings.metric}."
+                    f"{self.settings.patience} validations brought no better {self.state.metric}."
                 )
-            metric = self.settings.metric
+            metric = self.state.metric
             log.info(f"best: epoch {best['epoch']}, {metric} {best[f'val_{metric}']:.6f}")
         there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
         if best is not None and not there:

@@ -105,7 +105,6 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         epochs=opt.epochs,
         batch_size=opt.batch_size,
         val_freq=opt.val_freq,
-        metric=opt.metric,
         patience=opt.patience,
         save_minutes=opt.save_minutes,
         keep=opt.keep,

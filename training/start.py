@@ -144,7 +144,7 @@ class RunStart:
 def _check_earlier(opt: Options, checkpoints: Path, logs: Path) -> None:
     reads = {"load": opt.load, "teacher": opt.teacher}
     clear = command("clear", {name: getattr(opt, name) for name in ("tag", "checkpoint_dir", "log_dir")})
-    check_earlier(opt.tag, checkpoints, logs, reads, opt.resume, opt.overwrite, clear)
+    check_earlier(checkpoints, logs, reads, opt.resume, opt.overwrite, clear)
 
 
 def find_start(opt: Options, folder: Path, again: bool) -> tuple[Options, dict[str, Any] | None, str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluation.ranking import merit
+from evaluation.ranking import best_row
 
 Scores = dict[str, float]  # of an epoch, by name
 
@@ -38,18 +38,15 @@ class RunState:
 
     def best(self) -> dict[str, Any] | None:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""
-        return max(self._validated(), key=lambda row: merit(row, self.metric, "val_"), default=None)
+        return best_row(self.history, self.metric)
 
     def is_out_of_patience(self, patience: int) -> bool:
         """Return whether the last `patience` validations were all no better than one before them; 0: never."""
         best = self.best()
         if not patience or best is None:
             return False
-        return sum(row["epoch"] > best["epoch"] for row in self._validated()) >= patience
-
-    def _validated(self) -> list[dict[str, Any]]:
-        """Return the epochs that have the metric: earlier versions wrote fewer."""
-        return [row for row in self.history if f"val_{self.metric}" in row]
+        later = [row for row in self.history if row["epoch"] > best["epoch"] and f"val_{self.metric}" in row]
+        return len(later) >= patience
 
     def add_epoch(self, epoch: int, scores: Scores) -> None:
         """Record that `epoch` is done, with these scores."""

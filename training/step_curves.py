@@ -26,9 +26,12 @@ class StepCurves:
     """
 
     def __init__(self, device: torch.device, per_epoch: int) -> None:
-        self.per_epoch = per_epoch
+        self.per_epoch, self.device = per_epoch, device
+        self._clear()
+
+    def _clear(self) -> None:
         self.step, self.stride = 0, 1
-        self.sums = torch.zeros(MAX_POINTS, NUM_SUMS, device=device)
+        self.sums = torch.zeros(MAX_POINTS, NUM_SUMS, device=self.device)
         self.lr = [math.nan] * MAX_POINTS
 
     def add(self, step: int, sums: Tensor, lr: float) -> None:
@@ -78,7 +81,7 @@ class StepCurves:
             within_epoch: whether that position is within the next epoch. If not, points of an epoch that begins again
                 are dropped, and steps are counted by epochs, which may have another length now (as in `Engine`).
         """
-        self.__init__(self.sums.device, self.per_epoch)  # type: ignore[misc]
+        self._clear()
         if state is None:
             return
         sums, lr = state["sums"], state["lr"].tolist()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.ranking import merit
+from evaluation.ranking import best_row
 from evaluation.report import figures
 from evaluation.step_points import Row, steps_per_epoch
 from options import choices
@@ -58,9 +58,8 @@ def draw_curves(
         axes[3].set_yscale("log")
     axes[4].set_ylim(0, 1.1 * max((row.get("images_per_second", 0) for row in history), default=0) or 1)
     axes[5].set_ylim(0, 1)
-    scored = [row for row in history if f"val_{metric}" in row]
-    if scored:
-        best = max(scored, key=lambda row: merit(row, metric, "val_"))
+    best = best_row(history, metric)
+    if best is not None:
         axis = axes[list(PANELS).index(panel)]
         axis.axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
         axis.set_title(f"{panel}; best {metric} {best[f'val_{metric}']:.4f}, epoch {best['epoch']}")

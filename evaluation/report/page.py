@@ -30,14 +30,14 @@ TITLES = {
     "mean_class_error": "Mean class error",
     "macro_f1": "Macro F1",
     "weighted_f1": "Weighted F1",
-    "loss": "Log loss",
+    "log_loss": "Log loss",
     "ece": "Calibration error",
     "roc_auc": "ROC-AUC (macro)",
     "head_accuracy": "Head (> 100 images)",
     "middle_accuracy": "Middle (20–100)",
     "tail_accuracy": "Tail (< 20)",
 }
-IN_PERCENT = set(TITLES) - {"loss", "roc_auc"}
+IN_PERCENT = set(TITLES) - {"log_loss", "roc_auc"}
 
 
 @dataclass
@@ -106,9 +106,8 @@ def headline_rows(
 
     The row of `metric` is the first.
     """
-    first = "loss" if metric == "log_loss" else metric
     rows = []
-    for name, title in {first: TITLES[first], **TITLES}.items():
+    for name, title in {metric: TITLES[metric], **TITLES}.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]

@@ -129,20 +129,26 @@ def test_min_source_side_suffices_for_every_square_crop(zoom):
 # ------------------------------------------------------------------------ what a cut shows
 
 
-@pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
-def test_crop_resize_of_scaled_decode_is_close_to_full_antialias(large, zoom):
-    """JPEG quality 90, 24 random crops to 224 px of each photograph; the mean over the crops of the mean difference."""
-    crop = RandomCrop(224, zoom, 0.75)
-    differences, smaller = [], 0
-    for photo in large:
+def cuts_of(photos, crop):
+    """Yield 24 random cuts of each photograph: the whole decode, the region, what was decoded for it, the full size."""
+    for photo in photos:
         data = jpeg(photo, quality=90)
         whole = np.asarray(PIL.Image.open(io.BytesIO(data)))
         for k in range(24):
             region = crop.choose_region(*whole.shape[:2], np.random.default_rng(k))
             image, full = decode(data, lambda height, width, region=region: region.decode_scale())
-            assert full == whole.shape[:2]
-            smaller += image.shape[0] < full[0]
-            differences.append(apart(crop_resize(image, full, region), by_pillow(whole, region)))
+            yield whole, region, image, full
+
+
+@pytest.mark.parametrize("zoom", [0.08, 0.5, 0.8])
+def test_crop_resize_of_scaled_decode_is_close_to_full_antialias(large, zoom):
+    """JPEG quality 90, 24 random crops to 224 px of each photograph; the mean over the crops of the mean difference."""
+    crop = RandomCrop(224, zoom, 0.75)
+    differences, smaller = [], 0
+    for whole, region, image, full in cuts_of(large, crop):
+        assert full == whole.shape[:2]
+        smaller += image.shape[0] < full[0]
+        differences.append(apart(crop_resize(image, full, region), by_pillow(whole, region)))
     assert smaller > 24
     assert np.mean(differences) <= 1.5
     assert max(differences) < 3.5
@@ -154,23 +160,18 @@ def test_crop_resize_fast_is_within_half_a_decoded_pixel(large, zoom, scale):
     """Where it says it was cut, and at that very box a full decode with an antialiased resize, to 1.5 of 255."""
     crop = RandomCrop(scale, zoom, 0.75)
     differences = []
-    for photo in large:
-        data = jpeg(photo, quality=90)
-        whole = np.asarray(PIL.Image.open(io.BytesIO(data)))
-        for k in range(24):
-            region = crop.choose_region(*whole.shape[:2], np.random.default_rng(k))
-            image, full = decode(data, lambda height, width, region=region: region.decode_scale())
-            down, right = decode_ratios(image.shape[:2], full)
-            top, left, height, width = snap_region(image.shape[:2], full, region)
-            assert abs(top - region.top * down) <= 0.5
-            assert abs(left - region.left * right) <= 0.5
-            assert abs(height - region.height * down) <= 1
-            assert abs(width - region.width * right) <= 1
-            box = left / right, top / down, min(full[1], (left + width) / right), min(full[0], (top + height) / down)
-            wanted = np.asarray(PIL.Image.fromarray(whole).resize((scale, scale), PIL.Image.Resampling.BILINEAR, box))
-            out = np.empty((scale, scale, 3), np.uint8)
-            crop_resize_fast(image, full, region, out)
-            differences.append(apart(out, wanted))
+    for whole, region, image, full in cuts_of(large, crop):
+        down, right = decode_ratios(image.shape[:2], full)
+        top, left, height, width = snap_region(image.shape[:2], full, region)
+        assert abs(top - region.top * down) <= 0.5
+        assert abs(left - region.left * right) <= 0.5
+        assert abs(height - region.height * down) <= 1
+        assert abs(width - region.width * right) <= 1
+        box = left / right, top / down, min(full[1], (left + width) / right), min(full[0], (top + height) / down)
+        wanted = np.asarray(PIL.Image.fromarray(whole).resize((scale, scale), PIL.Image.Resampling.BILINEAR, box))
+        out = np.empty((scale, scale, 3), np.uint8)
+        crop_resize_fast(image, full, region, out)
+        differences.append(apart(out, wanted))
     assert np.mean(differences) <= 1.5
     assert max(differences) < (3.5 if scale == 224 else 5.5)  # at 1/8 the DCT's own way of shrinking shows
 

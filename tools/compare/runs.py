@@ -1,7 +1,6 @@
 """Read what runs left in logs/: scores per epoch, points by step, options, times; and what of it is damaged."""
 
 import contextlib
-import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.ranking import merit
+from evaluation.ranking import best_row
 from evaluation.step_points import Row, read_table
 from options import choices
 from options.plain_yaml import YamlError, read_yaml
@@ -98,10 +97,8 @@ class Run:
 
     def best(self, metric: str) -> tuple[float, int] | None:
         """Return the best validation score by a metric of --metric, and its epoch (the first of equals), or None."""
-        name = f"val_{metric}"
-        rows = [row for row in self.history if name in row and not math.isnan(row[name])]
-        row = max(rows, key=lambda one: merit(one, metric, "val_"), default=None)
-        return None if row is None else (row[name], int(row["epoch"]))
+        row = best_row(self.history, metric)
+        return None if row is None else (row[f"val_{metric}"], int(row["epoch"]))
 
     def last(self, column: str) -> float | None:
         """Return the newest value of a column of metrics.csv; None without one."""
