@@ -149,12 +149,13 @@ for epoch in range(1, 60 if folder.name == "s-3" else 4):
 
 
 def test_sweep_of_log_loss_prefers_lowest_and_keeps_its_metric(tmp_path, monkeypatch, capfd):
-    pytest.importorskip("optuna")
+    optuna = pytest.importorskip("optuna")
     from tools import sweep as tool
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tool, "ROOT", tmp_path)
-    (tmp_path / "train.py").write_text(STUB.replace("val_top1", "val_log_loss"))
+    stub = STUB.replace("val_top1", "val_log_loss").replace("{k},{top1}", "{k},{top1 + abs(k - 2)}")
+    (tmp_path / "train.py").write_text(stub)  # the second epoch is the best
     (tmp_path / "space.yaml").write_text("lr: [0.5, 0.3, 0.7]\n")
     words = ["--name", "s", "--space", "space.yaml", "--sampler", "grid", "--trials", "3"]
     assert tool.main([*words, "--", "--metric", "log_loss"]) == 0
@@ -163,6 +164,8 @@ def test_sweep_of_log_loss_prefers_lowest_and_keeps_its_metric(tmp_path, monkeyp
     assert "--metric log_loss --lr=0.3 --tag s-best" in shown.strip().splitlines()[-1]
     with open("results/s/trials.csv", newline="") as file:
         assert [row["val_log_loss"] for row in csv.DictReader(file)] == ["0.5", "0.3", "0.7"]
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/results/s/study.db")
+    assert study.direction.name == "MINIMIZE"
     assert tool.main(words) == 2
     assert "was started with --metric log_loss, not top1" in capfd.readouterr().err
 
