@@ -343,6 +343,8 @@ def test_metrics_writer_two_in_one_second_keep_all_points(tmp_path, monkeypatch)
 
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr("tensorboardX.event_file_writer.time.time", lambda: 1.8e9)
+    fractions = iter((900_000_000, 100_000_000))  # of two seconds: the name must not follow it
+    monkeypatch.setattr("time.time_ns", lambda: next(fractions))
     for step in (1, 2):
         writer = MetricsWriter(tmp_path, first_step=step)
         writer.scalars("train", {"loss": 0.5}, step)
