@@ -136,8 +136,8 @@ class MetricsWriter:
         from tensorboardX import SummaryWriter
 
         self.folder, self.written = folder, threading.Event()
-        # tensorboardX names a file by the second: a run resumed within it would write over the points of the one before.
-        # A count, not a clock's fraction: TensorBoard reads files by name, and drops points that a later file repeats
+        # tensorboardX names a file by the second: a run resumed within it would overwrite the points of the one before.
+        # A count, not a clock's fraction: TensorBoard reads files by name, and drops points that a later file repeats.
         suffix = f".{len(list(folder.glob('events.out.tfevents.*'))):06d}"
         purge = first_step if first_step else None
         self.writer: Any = SummaryWriter(str(folder), purge_step=purge, filename_suffix=suffix)
