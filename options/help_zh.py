@@ -71,6 +71,7 @@ HELP = {
     "step_size": "--scheduler step：每过这么多个 epoch 降到十分之一",
     "precision": "auto：CUDA 上为 bf16 或 fp16，CPU 上取 fp32 与 bf16 中较快者",
     "compile": "编译网络（torch.compile）：起步慢，每步更快",
+    "checkpoint_grad": "少保留激活值，反向传播时重新计算：更省显存，每步更慢",
     "sync_bn": "多进程时，批归一化按整个批而非各进程的部分计算",
     "eval.precision": "auto：与训练检查点时一致；fast：在 CPU 上计时后取 fp32 与 bf16 中较快的",
     "fold": "把 batch norm 并入卷积：更快，除舍入外结果相同；--precision auto 得到 bf16 或 fp16 时不做",

@@ -57,7 +57,7 @@ def _schedule(add: AddFlag) -> None:
 
 
 def _speed(add: AddFlag) -> None:
-    """Add precision, compilation, and batch norm across processes."""
+    """Add precision, compilation, gradient checkpointing, and batch norm across processes."""
     add(
         "--precision",
         choices=choices.PRECISIONS,
@@ -65,6 +65,12 @@ def _speed(add: AddFlag) -> None:
         help="auto: bf16 or fp16 on a GPU; on the CPU the faster of fp32 and bf16",
     )
     add("--compile", action="store_true", help="compile the network with torch.compile: slow start, faster steps")
+    add(
+        "--checkpoint_grad",
+        "--grad_checkpointing",
+        action="store_true",
+        help="keep fewer activations, and compute them again in the backward pass: less memory, slower steps",
+    )
     add(
         "--sync_bn",
         action="store_true",

@@ -8,6 +8,7 @@
 A steady step reads nothing back from the device. `settle` looks at its outcome one step later.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from optimizer.sam import SAM
 from training.averages import Averages, frozen_mask
 from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
+from training.grad_checkpointing import buffers_kept
 from training.guard import Diverged, NonFiniteGuard, locate_non_finite
 from training.losses import Loss
 from training.mix import Mix, mix_batch
@@ -70,6 +72,7 @@ class Parts:
     schedule: optimizer step -> factor of the learning rate.
     clip_params: the parameters that --clip_grad clips.
     train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
+    recomputes: whether the backward pass runs parts of the forward pass once more (--checkpoint_grad).
     """
 
     criterion: Loss
@@ -81,6 +84,7 @@ class Parts:
     mix: Mix | None = None
     teacher: Teacher | None = None
     train_net: nn.Module | None = None
+    recomputes: bool = False
 
 
 class StepResult(NamedTuple):
@@ -107,6 +111,7 @@ class Engine:
         self.optimizer, self.optimizer_settings = parts.optimizer, parts.optimizer_settings
         self.schedule, self.averages, self.clip_params = parts.schedule, parts.averages, parts.clip_params
         self.mix, self.teacher, self.train_net = parts.mix, parts.teacher, parts.train_net
+        self.recomputes = parts.recomputes
         self.fused = bool(getattr(parts.optimizer, "_step_supports_amp_scaling", False))
         self.scaler = self._new_scaler()
         self.sam = SAM(model.net, settings.sam_radius) if settings.sam_radius else None
@@ -238,7 +243,8 @@ class Engine:
         accumulate = self.settings.accumulate
         first = batch.step // accumulate * accumulate
         in_step = min(accumulate, self.settings.steps_per_epoch - first)
-        self.scaler.scale(loss / in_step).backward()
+        with buffers_kept(self.model.net) if self.recomputes else contextlib.nullcontext():
+            self.scaler.scale(loss / in_step).backward()
 
     def _mixes(self, batch: Batch) -> bool:
         """Return whether the batch is before the last part of the run, in which --mix_off mixes nothing."""

@@ -15,6 +15,7 @@ from training.averages import Averages
 from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
+from training.grad_checkpointing import enable_grad_checkpointing
 from training.losses import Loss, LossSettings, get_loss
 from training.mix import get_mix
 from training.probe_init import batch_norms
@@ -42,7 +43,8 @@ def build_engine(
         class_names: those of a teacher must be the same.
 
     Raises:
-        UserError: --freeze, --layer_decay, --sam, --swa or --teacher do not fit this network or this run.
+        UserError: --freeze, --layer_decay, --checkpoint_grad, --sam, --swa or --teacher do not fit this network or
+            this run.
     """
     _check(opt, model)
     if opt.sync_bn:
@@ -59,16 +61,20 @@ def build_engine(
     learning = {name: parameter for name, parameter in model.net.named_parameters() if parameter.requires_grad}
     # AGC leaves the classifier alone (Brock et al., 2021, section 4.1)
     clip_params = [p for name, p in learning.items() if opt.clip_mode != "agc" or name not in head]
+    averages = Averages(model.net, opt.ema, swa=bool(opt.swa))
+    if opt.checkpoint_grad:  # the averages, copies of the network, are only evaluated
+        enable_grad_checkpointing(model.net, model.name)
     parts = Parts(
         criterion=criterion,
         optimizer=optimizer,
         optimizer_settings=settings,
         schedule=get_schedule(opt.scheduler, schedule_span(opt, -(-steps_per_epoch // opt.accumulate))),
-        averages=Averages(model.net, opt.ema, swa=bool(opt.swa)),
+        averages=averages,
         clip_params=clip_params,
         mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
         teacher=teacher,
         train_net=wrap_for_training(model.net, opt.compile, model.device),
+        recomputes=opt.checkpoint_grad,
     )
     return Engine(model, step_settings(opt, steps_per_epoch), parts)
 

@@ -4,6 +4,7 @@ A stage has one start block, some middle blocks and one end block. They differ i
 which keeps ReLUs off the main path. The keys of the state dict are those of the authors' files.
 """
 
+from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 DEPTHS = {
@@ -66,6 +67,7 @@ class IResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(drop)
         self.fc = nn.Linear(inputs[-1], num_classes)
+        self.grad_checkpointing = False
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -74,13 +76,22 @@ class IResNet(nn.Module):
         """Return, as timm's networks do, which parameters form the stem, and each stage (coarse) or block (fine)."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the input of each block for the backward pass, as timm's networks do."""
+        self.grad_checkpointing = enable
+
     def get_classifier(self) -> nn.Module:
         """Return the classifier, as timm's networks do."""
         return self.fc
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        if self.grad_checkpointing:
+            x = checkpoint_seq(stages, x, flatten=True)
+        else:
+            for stage in stages:
+                x = stage(x)
         return self.fc(self.dropout(self.avgpool(x).flatten(1)))
 
 

@@ -308,6 +308,7 @@ ALIASES = {
     "max_bad": "max_unreadable",
     "keep": "keep_last",
     "drop": "dropout",
+    "checkpoint_grad": "grad_checkpointing",
 }
 VALUES = {
     "fit": "crop",
@@ -316,6 +317,7 @@ VALUES = {
     "drop": "0.3",
     "max_bad": "0.3",
     "head_lr": "0.3",
+    "checkpoint_grad": "true",
 }  # else "64"
 
 
@@ -329,8 +331,9 @@ def test_alias_in_words_or_config_sets_the_option(dest, tmp_path):
     script = "eval" if dest == "fold" else "train"
     alias, value, load = ALIASES[dest], VALUES.get(dest, "64"), ["--load", "x.pt"]
     (tmp_path / "c.yaml").write_text(f"{alias}: {value}\n")
-    typed = [f"--no-{alias}"] if value == "false" else [f"--{alias}", value]
-    own = [f"--no-{dest}"] if value == "false" else [f"--{dest}", value]
+    typed, own = (
+        {"false": [f"--no-{name}"], "true": [f"--{name}"]}.get(value, [f"--{name}", value]) for name in (alias, dest)
+    )
     expected = PARSERS[script].parse([*load, *own])
     for words in (typed, ["--config", str(tmp_path / "c.yaml")]):
         opt = PARSERS[script].parse([*load, *words])
