@@ -37,7 +37,7 @@ def main(opt: Options) -> None:
     from training.agreement import check_agree
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
-    from training.setup import build_engine, run_settings
+    from training.setup import build_engine, resolve_batch, run_settings
     from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
@@ -66,6 +66,7 @@ def main(opt: Options) -> None:
     start.check_list(train_list)
     opt = opt.replace(epochs=epochs, num_classes=classes.count)
     start.check_probe(classes)
+    opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
     check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
 
     # ---------------------------------------------------------------------------------------- network

@@ -46,4 +46,5 @@ METRICS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "lo
 LOWER_IS_BETTER = ("log_loss",)  # of METRICS
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
+AUTO_BATCH = "auto"  # -b: what the GPU holds
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

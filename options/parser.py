@@ -44,8 +44,10 @@ def beyond(value: float, bounds: tuple[float | None, float | None]) -> str:
 class AddFlag(Protocol):
     """`add_argument` of a group of flags, with inclusive bounds of numbers."""
 
-    def __call__(self, *flags: str, low: float | None = None, high: float | None = None, **settings: Any) -> None:
-        """Add one flag with its aliases; `settings` are those of argparse."""
+    def __call__(
+        self, *flags: str, low: float | None = None, high: float | None = None, word: str = "", **settings: Any
+    ) -> None:
+        """Add one flag with its aliases. `word`: a text that it takes, too. `settings` are those of argparse."""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -108,7 +110,7 @@ class ToolParser(argparse.ArgumentParser):
 
 
 class Parser(ToolParser):
-    """The parser of a script. It adds `bounds` of numbers, `rules` across flags, aliases, and `--config`.
+    """The parser of a script. It adds `bounds` and `words` of numbers, `rules` across flags, aliases, and `--config`.
 
     An alias is a second long name in `add_argument`: `group("--smooth", "--label_smoothing")`. It works on the command
     line, in a file, and in --no- forms. The options, checkpoints and printed commands use the first name.
@@ -118,14 +120,19 @@ class Parser(ToolParser):
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog, description)
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
+        self.words: dict[str, str] = {}
         self.rules: list[Rule] = []
 
     def group(self, title: str) -> AddFlag:
         """Return a function that adds flags under `title`."""
         group = self.add_argument_group(title)
 
-        def add(*flags: str, low: float | None = None, high: float | None = None, **settings: Any) -> None:
+        def add(
+            *flags: str, low: float | None = None, high: float | None = None, word: str = "", **settings: Any
+        ) -> None:
             action = group.add_argument(*flags, **settings)
+            if word:
+                self.words[action.dest] = word
             if low is not None or high is not None:
                 self.bounds[action.dest] = (low, high)
 
@@ -167,8 +174,8 @@ class Parser(ToolParser):
 
     def out_of_bounds(self, name: str, value: float | Sequence[float | None] | None) -> list[str]:
         """Return a line for each number of `value` (one, or a list) outside the bounds of the option `name`."""
-        several = value if isinstance(value, Sequence) else [value]
-        numbers = [number for number in several if number is not None]
+        several = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        numbers = [number for number in several if number is not None and number != self.words.get(name)]
         found = [(number, beyond(number, self.bounds.get(name, (None, None)))) for number in numbers]
         return [f"--{name} is {number}; allowed: {allowed}" for number, allowed in found if allowed]
 
@@ -200,6 +207,10 @@ class Parser(ToolParser):
         except argparse.ArgumentError as error:
             raise ValueError(f"--{name}: {error.message}") from None
         return values if action.nargs else values[0]
+
+    def _get_value(self, action: argparse.Action, text: str) -> Any:
+        """Return the value of a word, which stays text where it is the one that its flag takes instead of a number."""
+        return text if text == self.words.get(action.dest) else super()._get_value(action, text)
 
     def _config(self, words: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """Read the file that --config names. Return ({dest: value}, {dest: flag as the file spells it})."""

@@ -87,7 +87,16 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
     add = parser.group("data")
     _lists(add, lists)
     low = 2 if training else 1  # batch norm needs two images
-    add("-b", "--batch_size", type=int, default=24, low=low, metavar="N", help="images per batch")
+    add(
+        "-b",
+        "--batch_size",
+        type=int,
+        default=24,
+        low=low,
+        word=choices.AUTO_BATCH if training else "",
+        metavar="N",
+        help="images per batch" + ("; auto: the largest that the GPU holds" if training else ""),
+    )
     if training:
         _input_of_training(add)
     else:

@@ -56,6 +56,7 @@ ENGLISH = Language(
         "some": "{kind} (one or more)",
         "both": "{kind}, {low} to {high}",
         "low": "{kind}, {low} or more",
+        "or": "{kind}, or `{word}`",
         "comma": ", ",
         "models": "`--model` | network | ImageNet weights",
     },
@@ -78,6 +79,7 @@ CHINESE = Language(
         "some": "{kind}（一个或多个）",
         "both": "{kind}，{low} 到 {high}",
         "low": "{kind}，不小于 {low}",
+        "or": "{kind}，或 `{word}`",
         "comma": "、",
         "models": "`--model` | 网络 | ImageNet 权重",
         "whole number": "整数",
@@ -225,6 +227,8 @@ def _values(parser: Parser, action: argparse.Action, words: dict[str, str]) -> s
     if low is not None:
         endless = high is None or high > ENDLESS
         kind = words["low" if endless else "both"].format(kind=kind, low=_number(low), high=_number(high))
+    if action.dest in parser.words:
+        kind = words["or"].format(kind=kind, word=parser.words[action.dest])
     return words["some"].format(kind=kind) if action.nargs == "+" else kind
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from options import Options, build_parser, command
+from options.choices import AUTO_BATCH
 from options.parser import Parser, expanded
 from options.shared_flags import force
 from utils import tables
@@ -135,6 +136,10 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
         raise UserError(
             "--resume continues with a run's own learning rate. "
             "Leave it out, or start from its weights: --load CHECKPOINT."
+        )
+    if opt.batch_size == AUTO_BATCH:
+        raise UserError(
+            f"-b {AUTO_BATCH} is for train.py, which logs the number. The learning rate depends on it. Try: -b NUMBER"
         )
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True)

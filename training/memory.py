@@ -44,24 +44,24 @@ def largest_batch(engine: Engine, batch: Batch) -> int | None:
     gc.collect()
     engine.zero_gradients()
     try:
-        buckets = _leave_processes(engine)
+        buckets = leave_processes(engine)
     except torch.OutOfMemoryError:
         return None
-    if not _fits(engine, batch, 2):  # the optimizer has its state from now on
+    if not fits_step(engine, batch, 2):  # the optimizer has its state from now on
         return None
     whole = len(batch.label)
     grain = max(1, whole // 16)
     low, high = 0, whole // grain  # grains that fit; grains that do not
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _fits(engine, batch, middle * grain) else (low, middle)
+        low, high = (middle, high) if fits_step(engine, batch, middle * grain) else (low, middle)
     small = [count for count in (grain // 2, grain // 4) if count > 2]
-    largest = low * grain or next((count for count in small if _fits(engine, batch, count)), 2)
+    largest = low * grain or next((count for count in small if fits_step(engine, batch, count)), 2)
     del buckets  # held until here
     return largest
 
 
-def _leave_processes(engine: Engine) -> list[Tensor]:
+def leave_processes(engine: Engine) -> list[Tensor]:
     """Take the network out of its process group, whose other processes are within a step.
 
     Returns:
@@ -77,7 +77,7 @@ def _leave_processes(engine: Engine) -> list[Tensor]:
     return [torch.empty_like(parameter) for parameter in engine.model.net.parameters() if parameter.requires_grad]
 
 
-def _fits(engine: Engine, batch: Batch, count: int) -> bool:
+def fits_step(engine: Engine, batch: Batch, count: int) -> bool:
     """Return whether a step over batches of `count` images fits, with the optimizer's state and the averages."""
     part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
     torch.cuda.empty_cache()

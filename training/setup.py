@@ -1,17 +1,22 @@
 """Builds what training consists of from the options: the engine and its parts, and the settings of a run."""
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from dataloader.transforms import build_stages
+from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel
 from optimizer import OptimizerSettings, get_optimizer
-from options import resume_command
+from options import Options, build_parser, resume_command
+from options.choices import AUTO_BATCH
 from scheduler import Span, get_schedule
 from training.averages import Averages
+from training.batch_size import FREE_SHARE, MAX_IMAGES, largest_step
 from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
@@ -22,9 +27,11 @@ from training.probe_init import batch_norms
 from training.run import RunSettings
 from training.wrapping import convert_sync_batchnorm, wrap_for_training
 from utils import distributed
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 
+TRIAL_STEPS = 1000  # per epoch, for the schedule of a trial; any number does
 NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
 
 
@@ -77,6 +84,42 @@ def build_engine(
         recomputes=opt.checkpoint_grad,
     )
     return Engine(model, step_settings(opt, steps_per_epoch), parts)
+
+
+def resolve_batch(opt: Options, device: torch.device, images: int, classes: Classes) -> int:
+    """Return -b as a number of images, that of all processes together.
+
+    With `auto` on a GPU, steps are tried on another network of the same architecture. On the CPU no memory of a GPU
+    limits the batch, so it is the default.
+
+    Args:
+        opt: the options, with the number of classes. images: in the training list.
+    """
+    if opt.batch_size != AUTO_BATCH:
+        return int(opt.batch_size)
+    if device.type != "cuda":
+        usual = int(build_parser("train").get_default("batch_size"))
+        log.info(f"-b auto: there is no GPU whose memory would limit the batch, so -b is {usual}, the default.")
+        return usual
+    world = distributed.world_size()
+    limit = min(MAX_IMAGES, images // world)
+    found = largest_step(functools.partial(_trial_engine, opt, device, classes), device, limit)
+    batch = world * -distributed.all_reduce_max(-(found or 2))  # where not even 2 fit, the first step says what to do
+    log.info(
+        f"-b auto: -b is {batch}, the largest batch whose steps leave {FREE_SHARE:.0%} of the GPU's memory free "
+        f"(at most {MAX_IMAGES} images per GPU). --lr stays {opt.lr:g}: check that it suits this batch."
+    )
+    return batch
+
+
+def _trial_engine(opt: Options, device: torch.device, classes: Classes) -> tuple[Engine, int]:
+    """Return an engine like that of the run, and the largest side of the images that it will see."""
+    opt = opt.replace(pretrained=False, compile=False, batch_size=2 * distributed.world_size())
+    model = get_model(opt.model)(opt)
+    model.place(device)
+    model.set_precision(opt.precision)
+    side = max(pipeline.size for _, pipeline in build_stages(opt, model.preprocess()))
+    return build_engine(opt, model, TRIAL_STEPS, classes.train_counts, classes.names), side
 
 
 def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings:

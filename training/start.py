@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from options import Options, command
+from options.choices import AUTO_BATCH
 from training import resuming
 from training.earlier import check_earlier
 from training.probe_init import check_probe
@@ -171,6 +172,9 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
         UserError: a flag contradicts it.
     """
     saved = start["opt"]
+    if opt.batch_size == AUTO_BATCH and "batch_size" in saved:
+        log.info(f"-b auto: a resumed run keeps its batch, so -b is {saved['batch_size']}.")
+        opt = opt.replace(batch_size=saved["batch_size"])
     for name in IMMUTABLE:
         instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
         if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):

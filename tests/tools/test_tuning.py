@@ -71,7 +71,12 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "words, part", [(["--low", "1", "--high", "0.1"], "--low 1 is not below"), (["--resume"], "--resume continues")]
+    "words, part",
+    [
+        (["--low", "1", "--high", "0.1"], "--low 1 is not below"),
+        (["--resume"], "--resume continues"),
+        (["-b", "auto"], "Try: -b NUMBER"),
+    ],
 )
 def test_lr_find_impossible_range_is_refused(tiny, capfd, tmp_path, monkeypatch, words, part):
     monkeypatch.chdir(tmp_path)

@@ -23,6 +23,7 @@ from inference.predictor import Member, Predictor
 from network import get_model
 from optimizer import optimizers
 from options import parse_eval, parse_train
+from training import batch_size
 from training.checkpoint_writer import AsyncCheckpointWriter, snapshot
 from training.engine import Engine
 from training.guard import Diverged
@@ -462,6 +463,21 @@ def test_10_out_of_memory_advises_largest_batch_that_fits(device):
         gc.collect()
         assert not trains(2 * size, accumulate), message
         gc.collect()
+
+
+@on_gpu
+def test_10_batch_auto_fits_and_twice_as_many_images_do_not(device, monkeypatch):
+    monkeypatch.setattr(batch_size, "FREE_SHARE", 0.001)
+    words = ["--model", "ResNet18", "--scale", 224, "--ema", 0.9]
+    with memory_limit(device, 2 << 30):
+        found = batch_size.largest_step(lambda: (engine_on(device, *words), 224), device, 1024)
+        assert found is not None and 8 <= found < 1024
+        for size, wanted in ((found, True), (2 * found, False)):
+            engine = engine_on(device, *words, "-b", size)
+            assert fits(engine, batch_for(engine), 3) == wanted
+            del engine
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def checksum(images):
