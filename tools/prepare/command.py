@@ -1,6 +1,9 @@
 """Make list files (train.txt, val.txt, test.txt, classes.txt) and, for a built-in set, the images.
 
     python datasets/prepare.py fashion-mnist --out datasets/fashion-mnist --train 12000
+    python datasets/prepare.py elpv --out datasets/elpv --folds 5 --fold 1
+    python datasets/prepare.py openclipart --out datasets/openclipart --level leaf
+    python datasets/prepare.py stamps --out datasets/stamps
     python datasets/prepare.py folder photos/ --out datasets --val 0.1
     python datasets/prepare.py csv products.csv --path_column image --label_column category --root photos/
     python datasets/prepare.py coco train.json --root train/
@@ -8,8 +11,11 @@
 
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
 torchvision; where both are unavailable, scikit-learn's digits replace them, with a warning.
+elpv: 2,624 grey images of solar cells, from PyPI's elpv-dataset. openclipart: 6,900 drawings under 8,121 names, from
+Debian's openclipart-png. stamps: 796 photographs and drawings, from Debian's tuxpaint-stamps-default. Where a package
+is missing, root installs it with apt; pip downloads elpv's and installs nothing. Each prints its licence.
 folder: one folder per class, as in ImageNet. csv: a table with a header. coco: JSON in the format of COCO or
-AliProducts. list: an existing list. These four hold out a share of each class for val.txt;
+AliProducts. list: an existing list. All but fashion-mnist hold out a share of each class for val.txt;
 `python datasets/prepare.py folder --help` shows the other ways to split.
 """
 
@@ -24,17 +30,18 @@ from dataloader.list_advice import prepare_command
 from options.commands import words
 from options.parser import ToolParser, expanded
 from tools.prepare.coco import read_coco
+from tools.prepare.drawings import COLLECTIONS, LEVELS, prepare_drawings
+from tools.prepare.elpv import TARGETS, prepare_elpv
 from tools.prepare.fashion import prepare_fashion
 from tools.prepare.folder import read_folder, read_unlabelled
 from tools.prepare.lists import Listing, as_on_disk, check_apart, check_names, normalise_list, read_classes, write_all
 from tools.prepare.ready import read_ready
-from tools.prepare.splits import SplitPlan, group_by, split
+from tools.prepare.splits import DEFAULT_VAL, group_by, split_as_asked
 from tools.prepare.table import read_csv
 from utils.errors import UserError
-from utils.logger import log
 from utils.run import run_tool
 
-DEFAULT_VAL = 0.1
+DEFAULT_SIDE = 256  # pixels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +76,7 @@ def option_parser() -> argparse.ArgumentParser:
     )
     fashion.add_argument("--seed", type=int, default=42, help="which images are chosen")
 
+    _add_packaged(kinds)
     folder = kinds.add_parser("folder", help="one folder of images per class", allow_abbrev=False)
     folder.add_argument("root", type=expanded, help="the folder that holds the class folders")
     folder.add_argument(
@@ -112,9 +120,32 @@ def option_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_shared(kind: argparse.ArgumentParser) -> None:
-    """Add the flags of every source except the built-in one."""
-    kind.add_argument("--out", type=expanded, default="datasets", help="folder for the lists")
+def _add_packaged(kinds: "argparse._SubParsersAction[ToolParser]") -> None:
+    """Add the sub-commands of the sets that a package holds."""
+    elpv = kinds.add_parser("elpv", help="solar cells, 300 pixels, grey, 2 classes", allow_abbrev=False)
+    text = "defect: functional or defective; type: monocrystalline or polycrystalline"
+    elpv.add_argument("--target", choices=tuple(TARGETS), default="defect", help=text)
+    clipart = kinds.add_parser("openclipart", help="clip art, 22 classes, or about a hundred", allow_abbrev=False)
+    stamps = kinds.add_parser("stamps", help="Tux Paint's stamps, 16 classes, or about 40", allow_abbrev=False)
+    for name, kind in (("openclipart", clipart), ("stamps", stamps)):
+        least = COLLECTIONS[name].min_images
+        text = "the classes: the top folders, or all folders that hold drawings (a long tail of classes)"
+        kind.add_argument("--level", choices=LEVELS, default="top", help=text)
+        text = f"leave out classes with fewer drawings ({', '.join(f'{level}: {least[level]}' for level in LEVELS)})"
+        kind.add_argument("--min_images", type=int, metavar="N", help=text)
+        text = "the longest side of the images, in pixels; larger ones are shrunk"
+        kind.add_argument("--side", type=int, metavar="PIXELS", default=DEFAULT_SIDE, help=text)
+    for name, kind in (("elpv", elpv), ("openclipart", clipart), ("stamps", stamps)):
+        _add_split(kind, f"datasets/{name}", "folder for lists and images")
+        text = "a folder with the package's files (of an unpacked .deb or wheel); by default where they are installed"
+        kind.add_argument("--source", type=expanded, metavar="DIR", help=text)
+        text = "take a package of another version or content, with a warning"
+        kind.add_argument("--any_version", action="store_true", help=text)
+
+
+def _add_split(kind: argparse.ArgumentParser, out: str, holds: str) -> None:
+    """Add the flags that say where the lists go, and which images are held out."""
+    kind.add_argument("--out", type=expanded, default=out, help=holds)
     kind.add_argument(
         "--val",
         type=float,
@@ -128,9 +159,14 @@ def _add_shared(kind: argparse.ArgumentParser) -> None:
         metavar="k",
         help="which of the --folds parts, from 1 to K, goes to val.txt; instead of --val",
     )
+    kind.add_argument("--seed", type=int, default=42, help="the same seed gives the same split")
+
+
+def _add_shared(kind: argparse.ArgumentParser) -> None:
+    """Add the flags of every source that is not built in."""
+    _add_split(kind, "datasets", "folder for the lists")
     text = "keep images together whose paths (below the root) match REGEX with the same captured text"
     kind.add_argument("--group_by", metavar="REGEX", help=text)
-    kind.add_argument("--seed", type=int, default=42, help="the same seed gives the same split")
     kind.add_argument(
         "--classes",
         type=expanded,
@@ -155,6 +191,11 @@ def check_options(opt: argparse.Namespace) -> None:
         ]
     else:
         wrong += _wrong_split(opt) + (_wrong_table(opt) if opt.kind == "csv" else [])
+        wrong += [
+            f"--{name} is {value}; allowed: 1 or more."
+            for name in ("min_images", "side")
+            if (value := getattr(opt, name, None)) is not None and value < 1
+        ]
     if wrong:
         raise UserError("\n".join(wrong) + f"\nAll flags: `python datasets/prepare.py {opt.kind} --help`.")
 
@@ -181,16 +222,17 @@ def _wrong_split(opt: argparse.Namespace) -> list[str]:
         wrong.append(
             f"{fixed} says which images go where, so {', '.join(splitting)} would have no effect; leave one out."
         )
-    if opt.test is not None and getattr(opt, "part", None) == "test":
+    if getattr(opt, "test", None) is not None and getattr(opt, "part", None) == "test":
         wrong.append("--part test and --test both make test.txt; use one of them.")
     suffix = getattr(opt, "suffix", None)
     if suffix is not None and ("." not in suffix or "/" in suffix):
         wrong.append(f"--suffix is {suffix!r}; allowed: the end of a file's name, with its dot, such as .jpg.")
-    if opt.group_by is not None:
+    pattern = getattr(opt, "group_by", None)
+    if pattern is not None:
         try:
-            re.compile(opt.group_by)
+            re.compile(pattern)
         except re.error as error:
-            wrong.append(f"--group_by {opt.group_by!r} is not a regular expression: {error}.")
+            wrong.append(f"--group_by {pattern!r} is not a regular expression: {error}.")
     return wrong
 
 
@@ -270,17 +312,16 @@ def _split(listing: Listing, opt: argparse.Namespace) -> None:
     if opt.group_by is not None:
         root = Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
         train.groups = group_by([os.path.relpath(path, root) for path in train.paths], opt.group_by)
-    share = DEFAULT_VAL if opt.val is None else opt.val
-    parts = split(train, SplitPlan(share, opt.folds, opt.fold, opt.seed))
-    sizes = ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
-    log.info(f"Split by seed {opt.seed}: {sizes}")
-    listing.lists = {**parts, **{name: images for name, images in listing.lists.items() if name != "train"}}
+    others = {name: images for name, images in listing.lists.items() if name != "train"}
+    listing.lists = split_as_asked(train, opt) | others
 
 
 Reader = Callable[[argparse.Namespace, list[str] | None], Listing]
 READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco, "list": read_ready}
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fashion-mnist": prepare_fashion,
+    "elpv": prepare_elpv,
+    **dict.fromkeys(COLLECTIONS, prepare_drawings),
     **dict.fromkeys(READERS, prepare_lists),
 }
 

@@ -2,9 +2,6 @@
 
 import argparse
 import gzip
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tools.prepare.lists import ImageList, Listing, write_all
+from tools.prepare.packages import install_debian
 from utils.errors import UserError
 from utils.logger import log, progress
 
@@ -65,21 +63,9 @@ def _write_image(path: Path, image: NDArray[np.uint8]) -> str:
 
 def _from_debian() -> Source | None:
     """Return the set from Debian's package, which root installs if it is missing; None where it is unavailable."""
-    apt = shutil.which("apt-get")
-    if not DEBIAN_FOLDER.is_dir() and apt and os.geteuid() == 0:
-        log.info("Installing Debian's dataset-fashion-mnist …")
-        install = [apt, "install", "-y", "--no-install-recommends", "dataset-fashion-mnist"]
-        if not _quietly(install):  # a fresh machine has no package lists yet
-            _quietly([apt, "update"])
-            _quietly(install)
-    if not DEBIAN_FOLDER.is_dir():
+    if not install_debian("dataset-fashion-mnist", DEBIAN_FOLDER):
         return None
     return Source("Fashion-MNIST (Debian's dataset-fashion-mnist)", _read_idx("train"), _read_idx("t10k"), CLASSES)
-
-
-def _quietly(command: list[str]) -> bool:
-    """Run a command without output; return whether it succeeds."""
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def _read_idx(part: str) -> Arrays:

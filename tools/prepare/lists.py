@@ -41,6 +41,12 @@ class ImageList:
         groups = None if self.groups is None else [self.groups[k] for k in keep]
         return ImageList([self.paths[k] for k in keep], labels, groups)
 
+    def with_others(self, others: "ImageList") -> "ImageList":
+        """Return these images and then the `others`; both lists have labels, or groups, or neither has."""
+        labels = None if self.labels is None or others.labels is None else self.labels + others.labels
+        groups = None if self.groups is None or others.groups is None else self.groups + others.groups
+        return ImageList(self.paths + others.paths, labels, groups)
+
 
 @dataclass
 class Listing:

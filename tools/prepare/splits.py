@@ -3,6 +3,7 @@
 The images are sorted by path, so that the same seed gives the same split whatever the order of the input.
 """
 
+import argparse
 import re
 import warnings
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from tools.prepare.lists import ImageList
 from utils.errors import UserError
 from utils.logger import log
 
+DEFAULT_VAL = 0.1  # share of each class
 MAX_TABLE_CELLS = 20_000_000  # of StratifiedGroupKFold's table of groups × classes (160 MB)
 MAX_GROUP_FOLDS = 300_000  # groups × folds: it tries each group in each fold, 24 µs each
 
@@ -29,6 +31,15 @@ class SplitPlan:
     folds: int | None
     fold: int | None
     seed: int
+
+
+def split_as_asked(train: ImageList, opt: argparse.Namespace) -> dict[str, ImageList]:
+    """Divide `train` by --val or by --folds and --fold, as `split` does, and log the sizes of the parts."""
+    share = DEFAULT_VAL if opt.val is None else opt.val
+    parts = split(train, SplitPlan(share, opt.folds, opt.fold, opt.seed))
+    sizes = ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
+    log.info(f"Split by seed {opt.seed}: {sizes}")
+    return parts
 
 
 def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
