@@ -140,8 +140,8 @@ def read_drawings(files: Sequence[Path], folder: Path, side: int, left_out: Left
         side: the longer side of a larger image becomes this, in pixels.
     """
     names: dict[str, list[str]] = defaultdict(list)
-    for path in files:
-        names[os.path.realpath(path)].append(path.relative_to(folder).as_posix())
+    for file in files:
+        names[os.path.realpath(file)].append(file.relative_to(folder).as_posix())
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         read = pool.map(lambda path: _read(path, names[path], side), names)
