@@ -81,8 +81,16 @@ def _classifier(add: AddFlag) -> None:
 
 
 def finetuning(parser: Parser) -> None:
-    """Add freezing and the learning rate per layer."""
+    """Add freezing, adapters, and the learning rate per layer."""
     add = parser.group("fine-tuning")
+    add(
+        "--lora",
+        type=int,
+        low=1,
+        high=1024,
+        metavar="R",
+        help="train adapters of this rank (try 8) and the classifier, not the network itself; needs the package peft",
+    )
     add(
         "--freeze",
         type=int,

@@ -179,6 +179,26 @@ def stepping(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def lora(opt: argparse.Namespace) -> list[str]:
+    """Refuse what does not work with adapters."""
+    if not opt.lora:
+        return []
+    problems = []
+    if opt.freeze == -1:
+        problems.append("--lora and --freeze -1 contradict: no layer is left to adapt; leave one out")
+    if opt.swa:
+        problems.append(
+            "--lora and --swa contradict: the product of averaged factors is not the average of the weights; "
+            "leave one out, or give --ema"
+        )
+    if opt.optimizer == "muon":
+        problems.append(
+            "--lora and --optimizer muon contradict: Muon orthogonalises whole matrices, not the factors of one. "
+            "Try: --optimizer adamw"
+        )
+    return problems
+
+
 def cache(opt: argparse.Namespace) -> list[str]:
     """Require one of the three forms of --cache."""
     if opt.cache in ("none", "ram") or (opt.cache.startswith("disk:") and len(opt.cache) > 5):

@@ -27,6 +27,7 @@ from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
 from training.grad_checkpointing import buffers_kept
 from training.guard import Diverged, NonFiniteGuard, locate_non_finite
+from training.lora import Adapters
 from training.losses import Loss
 from training.mix import Mix, mix_batch
 from utils import distributed
@@ -73,6 +74,7 @@ class Parts:
     clip_params: the parameters that --clip_grad clips.
     train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
     recomputes: whether the backward pass runs parts of the forward pass once more (--checkpoint_grad).
+    adapters: what the layers of the network have with --lora, or None.
     """
 
     criterion: Loss
@@ -85,6 +87,7 @@ class Parts:
     teacher: Teacher | None = None
     train_net: nn.Module | None = None
     recomputes: bool = False
+    adapters: Adapters | None = None
 
 
 class StepResult(NamedTuple):
@@ -111,7 +114,7 @@ class Engine:
         self.optimizer, self.optimizer_settings = parts.optimizer, parts.optimizer_settings
         self.schedule, self.averages, self.clip_params = parts.schedule, parts.averages, parts.clip_params
         self.mix, self.teacher, self.train_net = parts.mix, parts.teacher, parts.train_net
-        self.recomputes = parts.recomputes
+        self.recomputes, self.adapters = parts.recomputes, parts.adapters
         self.fused = bool(getattr(parts.optimizer, "_step_supports_amp_scaling", False))
         self.scaler = self._new_scaler()
         self.sam = SAM(model.net, settings.sam_radius) if settings.sam_radius else None
@@ -277,9 +280,10 @@ class Engine:
         return self.averages.available()
 
     def net(self, weights: str) -> nn.Module:
-        """Return the network with the weights "raw", "ema" or "swa"."""
+        """Return the network with the weights "raw", "ema" or "swa", to be evaluated; with --lora they are merged."""
         self.settle()
-        return self.model.net if weights == "raw" else self.averages.net(weights)
+        net = self.model.net if weights == "raw" else self.averages.net(weights)
+        return net if self.adapters is None else self.adapters.merged(net)
 
     def end_epoch(self, epoch: int, loader: "TrainLoader") -> None:
         """Average the weights from the first epoch of --swa on; after the last one, compute batch-norm statistics.
@@ -320,16 +324,31 @@ class Engine:
             "swa": self.averages.swa_state(),
             "skipped": self.guard.skipped,
         }
-        weights = {"weights": self.model.net.state_dict(), **self.averages.state_dict()}
+        weights = {"weights": self.net("raw").state_dict(), **self.averages.state_dict()}
+        if self.adapters is not None:
+            ema = self.averages.ema.module if self.averages.ema is not None else None
+            training["lora"] = self.adapters.state_dict(self.model.net, ema)
+            weights["ema"] = None if ema is None else self.net("ema").state_dict()
         return {**weights, "showing": self.active_weights, "training": training}
 
+    def load_weights(self, content: dict[str, Any]) -> None:
+        """Load the weights of a checkpoint of this run into the network."""
+        split = content if self.adapters is None else self.adapters.split(content, self.model.net)
+        self.model.net.load_state_dict(split["weights"])
+
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called; the weights themselves are loaded already.
+        """Continue where `state_dict` was called; the weights themselves are loaded already, except those of --lora.
 
         Args:
             content: a checkpoint. At an epoch's start the step is counted by epochs, which may have another length now.
+
+        Raises:
+            UserError: its optimizer's state or its adapters do not fit.
         """
         training = content["training"]
+        if self.adapters is not None:
+            content = self.adapters.split(content, self.model.net)
+            self.model.net.load_state_dict(content["weights"])
         self._in_step, self._unsettled = [], []  # of a step that was given up
         self.zero_gradients()
         self.guard.skipped = training.get("skipped", 0)

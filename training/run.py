@@ -345,7 +345,7 @@ class TrainingRun:
             raise self.divergence_error(str(error), self.engine.learning_rate()) from None
         self.rewound = True
         log.warning(f"{error}. The run goes back, once, to where it was after {content['training']['step']} steps.")
-        self.engine.model.net.load_state_dict(content["weights"])
+        self.engine.load_weights(content)
         self.engine.load_state_dict(content)
         self.state.load_state_dict(content)
         self._load_curves()

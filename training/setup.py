@@ -21,6 +21,7 @@ from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
 from training.grad_checkpointing import enable_grad_checkpointing
+from training.lora import add_adapters
 from training.losses import Loss, LossSettings, get_loss
 from training.mix import get_mix
 from training.probe_init import batch_norms
@@ -50,8 +51,8 @@ def build_engine(
         class_names: those of a teacher must be the same.
 
     Raises:
-        UserError: --freeze, --layer_decay, --checkpoint_grad, --sam, --swa or --teacher do not fit this network or
-            this run.
+        UserError: --freeze, --layer_decay, --lora, --checkpoint_grad, --sam, --swa or --teacher do not fit this
+            network or this run.
     """
     _check(opt, model)
     if opt.sync_bn:
@@ -63,6 +64,7 @@ def build_engine(
         criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
     head = head_names(model.net)
     model.frozen = freeze(model.net, opt.freeze) + (batch_norms(model.net) if opt.probe_init else [])
+    adapters = add_adapters(model, opt.lora, opt.seed) if opt.lora else None
     settings = optimizer_settings(opt)
     optimizer = get_optimizer(model.net, settings, lr_scales(model.net, opt.head_lr, opt.layer_decay), head)
     learning = {name: parameter for name, parameter in model.net.named_parameters() if parameter.requires_grad}
@@ -82,6 +84,7 @@ def build_engine(
         teacher=teacher,
         train_net=wrap_for_training(model.net, opt.compile, model.device),
         recomputes=opt.checkpoint_grad,
+        adapters=adapters,
     )
     return Engine(model, step_settings(opt, steps_per_epoch), parts)
 
@@ -214,6 +217,11 @@ def _check(opt: argparse.Namespace, model: BaseModel) -> None:
         )
     if opt.swa and opt.swa > opt.epochs:
         raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")
+    if opt.lora and not (opt.resume or opt.pretrained or opt.load or opt.probe_init):
+        log.warning(
+            "--lora keeps the network as it is, and --no-pretrained gives it random weights: it can hardly learn. "
+            "Leave --no-pretrained out, or --lora."
+        )
     if opt.optimizer == "muon" and not opt.resume and (opt.pretrained or opt.load or opt.probe_init):
         log.warning(
             "--optimizer muon starts from weights that were trained before. Unless Muon trained them too, its updates "

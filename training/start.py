@@ -32,7 +32,8 @@ NOT_RESTORED = {
     "result_dir",
     "overwrite",
 }
-IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay", "metric")  # the saved state depends on them
+# The saved state depends on them.
+IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "metric")
 BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
 SCHEDULE_OPTIONS = (
     "--epochs",

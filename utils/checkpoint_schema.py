@@ -195,6 +195,15 @@ class Swa(TypedDict):
 
 
 @with_config(OPEN)
+class Lora(TypedDict):
+    """training.lora.Adapters.state_dict, whose `split` checks that it fits the network."""
+
+    rank: Annotated[Whole, Field(ge=1)]
+    weights: Annotated[Weights, Field(min_length=1)]
+    ema: NotRequired[Weights | None]
+
+
+@with_config(OPEN)
 class Training(TypedDict):
     """What --resume needs, from training.engine.Engine.state_dict. load_optimizer_state checks the optimizer's part."""
 
@@ -203,6 +212,7 @@ class Training(TypedDict):
     scaler: Annotated[dict[Text, Number], AfterValidator(_scaler)]
     swa: NotRequired[Swa]
     skipped: NotRequired[Count]
+    lora: NotRequired[Lora]
 
 
 @with_config(OPEN)
