@@ -781,6 +781,28 @@ def test_prepare_fashion_writes_images_and_lists(make, tmp_path, monkeypatch):
     assert not (tmp_path / "small/val.txt").exists()
 
 
+def test_prepare_fashion_imbalance_cuts_classes_exponentially(make, monkeypatch):
+    from tools.prepare import fashion
+
+    pixels, labels = np.zeros((400, 8, 8), np.uint8), np.repeat(np.arange(4, dtype=np.uint8), 100)
+    source = fashion.Source("noise", (pixels, labels), (pixels[:8], labels[::50]), list("abcd"))
+    monkeypatch.setattr(fashion, "_from_debian", lambda: source)
+    made = make("fashion-mnist", "--train", 400, "--test", 0, "--val", 8, "--imbalance", 1000)
+    assert sorted(collections.Counter(made.train.values()).items()) == [(0, 100), (1, 10), (2, 1), (3, 1)]
+    assert len(made.val) == 8 and "112 of 400 training images are kept" in made.said
+    assert len(make("fashion-mnist", "--train", 400, "--test", 0, "--val", 8).train) == 400
+    for value in (0.5, "nan", "inf"):
+        wrong(make("fashion-mnist", "--imbalance", value, out="none"), "--imbalance is", "1 or more")
+
+
+def test_fashion_long_tail_class_with_too_few_keeps_all():
+    from tools.prepare.fashion import long_tail
+
+    labels = np.array([0] * 50 + [1] * 3 + [2] * 50, np.uint8)
+    assert np.bincount(labels[long_tail(labels, 10)]).tolist() == [50, 3, 5]
+    assert long_tail(labels, 1).tolist() == list(range(103))
+
+
 @pytest.mark.slow
 def test_prepare_then_train_and_submit_succeeds(photos, tmp_path, script, small):
     for name, photo in zip(("temple, old", "花", "portrait"), photos, strict=True):

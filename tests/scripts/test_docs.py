@@ -49,6 +49,28 @@ def commands(text):
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
+def unrolled(lines):
+    """Lines of a recipe with each `for NAME in WORDS; do … done` replaced by what it runs."""
+    found, lines = [], list(lines)
+    while lines:
+        line = lines.pop(0)
+        loop = re.fullmatch(r"for (\w+) in ([\w ]+); do", line.strip())
+        if loop is None:
+            found.append(line)
+            continue
+        depth, body = 1, []
+        while depth:
+            body.append(lines.pop(0).strip())
+            depth += body[-1].startswith("for ") - (body[-1] == "done")
+        for word in loop[2].split():
+            found += unrolled(line.replace(f"${loop[1]}", word) for line in body[:-1])
+    return found
+
+
+def recipe_commands(path):
+    return commands("\n".join(unrolled(path.read_text(encoding="utf-8").splitlines())))
+
+
 def page_commands(name):
     return [words for block in blocks(read(name), "bash", "sh") for words in commands(block)]
 
@@ -313,9 +335,7 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
     for name in ENGLISH:  # the Chinese pages have the same
         for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-    sources = {name: page_commands(name) for name in ENGLISH} | {
-        path.name: commands(path.read_text()) for path in RECIPES
-    }
+    sources = {name: page_commands(name) for name in ENGLISH} | {path.name: recipe_commands(path) for path in RECIPES}
     for source, found in sources.items():
         for words in found:
             try:
@@ -348,6 +368,11 @@ def test_docs_commands_in_sentences_name_existing_programs(name):
         assert (
             words.split()[-1] == "pip" or (ROOT / f"{path}.py").is_file() or (ROOT / path / "__main__.py").is_file()
         ), words
+
+
+def test_recipe_loop_is_unrolled():
+    text = "a $x\nfor x in 1 2; do\nb $x\nfor y in u v; do\n  c $x$y\ndone\ndone\nd"
+    assert unrolled(text.splitlines()) == ["a $x", "b 1", "c 1u", "c 1v", "b 2", "c 2u", "c 2v", "d"]
 
 
 def test_recipe_equals_the_demos_training():

@@ -74,6 +74,8 @@ def option_parser() -> argparse.ArgumentParser:
     fashion.add_argument(
         "--test", type=int, default=2000, help="images for submission, from the training part, none of them in --train"
     )
+    text = "cut --train to a long tail: the last class keeps 1/F of the first, with exponential steps between"
+    fashion.add_argument("--imbalance", type=float, default=1.0, metavar="F", help=text)
     fashion.add_argument("--seed", type=int, default=42, help="which images are chosen")
 
     _add_packaged(kinds)
@@ -184,6 +186,8 @@ def check_options(opt: argparse.Namespace) -> None:
     wrong = [] if 0 <= opt.seed < 2**32 else [f"--seed is {opt.seed}; allowed: 0 to {2**32 - 1}."]
     if opt.kind == "fashion-mnist":
         wrong += [] if opt.train > 0 else [f"--train is {opt.train}; allowed: 1 or more."]
+        if not 1 <= opt.imbalance < float("inf"):
+            wrong.append(f"--imbalance is {opt.imbalance}; allowed: 1 or more.")
         wrong += [
             f"--{name} is {value}; allowed: 0 or more."
             for name, value in (("val", opt.val), ("test", opt.test))

@@ -39,8 +39,11 @@ def prepare_fashion(opt: argparse.Namespace) -> None:
         test = max(1, len(order) * test // (train + test))
         train = len(order) - test
         log.warning(f"{source.name} has {len(order)} training images: {train} for training, {test} for submission.")
+    kept = long_tail(source.train[1][order[:train]], opt.imbalance)
+    if opt.imbalance > 1:
+        log.info(f"Imbalance {opt.imbalance:g}: {len(kept):,} of {train:,} training images are kept.")
     chosen = {
-        "train": (source.train, order[:train]),
+        "train": (source.train, order[:train][kept]),
         "val": (source.val, np.arange(min(opt.val, len(source.val[0])))),
         "test": (source.train, order[train : train + test]),
     }
@@ -51,6 +54,20 @@ def prepare_fashion(opt: argparse.Namespace) -> None:
         if paths:
             lists[name] = ImageList(paths, None if name == "test" else labels[indices].tolist())
     write_all(Listing(source.classes, lists), out)
+
+
+def long_tail(labels: NDArray[np.uint8], imbalance: float) -> NDArray[np.int64]:
+    """Return which images to keep, int64 (M,), so that the sizes of the classes fall exponentially.
+
+    Class 0 keeps as many as the largest class has, class C - 1 that number over `imbalance`, and each at least one
+    (Cui et al., 2019, section 5.1). A class that has fewer keeps all. The first images of a class are kept.
+    """
+    counts = np.bincount(labels)
+    wanted = counts.max() * imbalance ** (-np.arange(len(counts)) / max(1, len(counts) - 1))
+    rank = np.empty(len(labels), np.int64)  # of an image in its class
+    for number in range(len(counts)):
+        rank[labels == number] = np.arange(counts[number])
+    return np.flatnonzero(rank < np.maximum(1, np.round(wanted))[labels])
 
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> str:
