@@ -33,7 +33,6 @@ def main(opt: Options) -> None:
     from inference import Member, Predictor
     from network import get_model
     from network.loading import load_weights
-    from scheduler import run_length
     from training.agreement import check_agree
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
@@ -48,8 +47,7 @@ def main(opt: Options) -> None:
     device = get_device(opt.gpu)
     start = RunStart.begin(opt, restarted=distributed.init(device))
     opt = start.opt
-    epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given)
-    if start.is_complete(epochs):
+    if start.is_complete():
         return
     seed_everything(opt.seed, opt.deterministic)
 
@@ -64,7 +62,7 @@ def main(opt: Options) -> None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()
     start.check_list(train_list)
-    opt = opt.replace(epochs=epochs, num_classes=classes.count)
+    opt = opt.replace(num_classes=classes.count)
     start.check_probe(classes)
     opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
     check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
@@ -74,7 +72,10 @@ def main(opt: Options) -> None:
     if start.content is not None:
         load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)
-    precision, reason = model.set_precision(opt.precision, kept=opt.resume and "precision" not in opt.given)
+    opt = start.fill_defaults(opt, model.net, len(train_files))
+    precision, reason = model.set_precision(
+        opt.precision, kept=opt.resume and "precision" not in opt.given, batch_size=opt.batch_size
+    )
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
     if start.content is not None and opt.resume:

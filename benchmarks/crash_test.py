@@ -33,7 +33,8 @@ from utils.run import run_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = (
-    "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 "
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32 "
     "--epochs 4"
 )
 MAX_STARTS = 60  # of one run; by then it should be complete

@@ -36,7 +36,8 @@ RECORD = ROOT / "dev" / "proof.json"
 SIDE, CLASSES, PER_CLASS = 32, 3, 8
 START_SECONDS = 300  # for a run to write its first checkpoint
 EVERY = (
-    "--no-pretrained --scale 32 -b 6 --epochs 2 --gpu -1 --lr 0.01 --precision fp32 --transform light --data_root data "
+    "--no-pretrained --preset original "
+    "--scale 32 -b 6 --epochs 2 --gpu -1 --lr 0.01 --precision fp32 --transform light --data_root data "
     "--save_minutes 0 --model timm:test_resnet --optimizer sgd -w 0"
 )
 TWO, CUT = "two processes", "cut"  # how a run is started; "": as usual

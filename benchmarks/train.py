@@ -225,7 +225,7 @@ def measure(task: dict[str, Any]) -> Any:
         return {"rate": _rate(_timm(task, files, device), device, task["steps"])}
     tune_malloc()  # as train.py does
     if row == "precision":
-        return _model(task, device).set_precision("auto")[0]
+        return _model(task, device).set_precision("auto", batch_size=_options(task).batch_size)[0]
     if "loop" in row:
         return _loop(task, device)
     if row.startswith("ours, engine"):
@@ -252,7 +252,18 @@ def _options(task: dict[str, Any], *more: str) -> "Options":
     """Return the options of train.py for this row."""
     from options import parse_train
 
-    words = ["--model", task["model"], "--no-pretrained", *bench.gpu_words(task), "--optimizer", "sgd", "--lr", str(LR)]
+    words = [
+        "--model",
+        task["model"],
+        "--no-pretrained",
+        "--preset",
+        "original",
+        *bench.gpu_words(task),
+        "--optimizer",
+        "sgd",
+        "--lr",
+        str(LR),
+    ]
     words += ["--train_list", task["list"], "--val_list", task["val"], "--precision", task["precision"]]
     words += ["--scale", str(task["scale"]), "-b", str(task["batch"]), "-w", str(task["workers"])]
     words += ["--transform", "light", "--zoom", str(ZOOM), *FLAGS.get(task["row"], []), *more]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from network.backbones import arch_of
 from network.heads import apply_head_and_pool
-from network.precision import resolve_precision
+from network.precision import TIMED_BATCH, resolve_precision
 from network.settings import NetworkSettings
 from utils.batch import to_float
 from utils.preprocess import Preprocess
@@ -105,9 +105,9 @@ class BaseModel(nn.Module):
         """Return the context for forward and loss, in the chosen precision."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext()
 
-    def set_precision(self, precision: str, kept: bool = False) -> tuple[str, str]:
+    def set_precision(self, precision: str, kept: bool = False, batch_size: int = TIMED_BATCH) -> tuple[str, str]:
         """Run in `precision` from now on; return what "auto" chose, and why: see resolve_precision."""
-        precision, why = resolve_precision(self, precision, kept)
+        precision, why = resolve_precision(self, precision, kept, batch_size)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision, why
 
@@ -146,7 +146,6 @@ def network_settings(opt: argparse.Namespace, model: str) -> NetworkSettings:
         num_classes=opt.num_classes,
         scale=opt.scale,
         fit=opt.fit,
-        batch_size=opt.batch_size,
         pretrained=opt.pretrained,
         weights_dir=opt.weights_dir,
         weights_dir_given="weights_dir" in vars(opt).get("given", ()),

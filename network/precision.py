@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 TIMING_SECONDS = 2.0  # of timed steps per precision
 MAX_TIMED_STEPS = 8  # per precision
+TIMED_BATCH = 64  # where no batch size is known
 MAX_STEP_SECONDS = 0.5  # of a timed step; its batch is as large as this allows
 
 
-def resolve_precision(model: "BaseModel", precision: str, kept: bool = False) -> tuple[str, str]:
+def resolve_precision(
+    model: "BaseModel", precision: str, kept: bool = False, batch_size: int = TIMED_BATCH
+) -> tuple[str, str]:
     """Return the precision to train `model` in, and the reason.
 
     Args:
         precision: "fp32", "bf16", "fp16", or "auto": bf16 or fp16 on CUDA, the faster of fp32 and bf16 on the CPU.
         kept: `precision` is that of a resumed run, which no flag asks for. It stays, so that the run equals an
             uninterrupted one, unless this device emulates it: then it is chosen as for "auto", with a warning.
+        batch_size: that of all processes; on the CPU, "auto" times no more images than one process gets of it.
     """
     on_cpu = model.device.type == "cpu"
     no_bf16 = not on_cpu and bool(
@@ -47,9 +51,7 @@ def resolve_precision(model: "BaseModel", precision: str, kept: bool = False) ->
             log.info(f"Precision: {precision} (as before; --precision to choose).")
         return precision, f"--precision {precision}"
     if on_cpu:
-        precision, why = fastest_for_training(
-            model.net, model.settings.scale, model.settings.batch_size // distributed.world_size()
-        )
+        precision, why = fastest_for_training(model.net, model.settings.scale, batch_size // distributed.world_size())
         precision = ("fp32", "bf16")[distributed.all_reduce_max(int(precision == "bf16"))]
     elif not no_bf16:
         precision, why = "bf16", "the GPU has it"

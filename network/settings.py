@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class NetworkSettings:
     """The flags of these names, which `BaseModel` reads from the options.
 
-    num_classes: None is ImageNet's 1000. scale: side of the images, pixels. batch_size: that of all processes.
+    num_classes: None is ImageNet's 1000. scale: side of the images, pixels.
     weights_dir_given: whether the user named the folder, which must exist then.
     rebuilt: the network was trained at `scale`, so its size needs no trial.
     """
@@ -16,7 +16,6 @@ class NetworkSettings:
     num_classes: int | None
     scale: int
     fit: str
-    batch_size: int
     pretrained: bool
     weights_dir: str
     weights_dir_given: bool

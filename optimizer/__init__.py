@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from optimizer.state import check_state
+from options.choices import DECOUPLED
 from utils.errors import unknown_name
 
 
@@ -112,8 +113,6 @@ optimizers: dict[str, Builder] = {
     "lion": _lion,
     "muon": _muon,
 }
-# Here weight decay acts on the weights, not through the gradient, so it needs larger values.
-DECOUPLED = ("adamw", "lion", "muon")
 
 
 def get_optimizer(

@@ -34,7 +34,9 @@ def _sampling(add: AddFlag) -> None:
     add(
         "--transform",
         default="resize",
-        help=f"{', '.join(choices.TRANSFORMS)}; resize uses all options from --zoom to --cutout_size",
+        derived=True,
+        help=f"{', '.join(choices.TRANSFORMS)}; resize uses all options from --zoom to --cutout_size, "
+        "by default with the original values if it is given",
     )
 
 
@@ -46,6 +48,7 @@ def _geometry(add: AddFlag) -> None:
         default=0.5,
         low=0.01,
         high=1,
+        derived=True,
         help="smallest area of a random crop, as a fraction of the image",
     )
     add(
@@ -54,11 +57,20 @@ def _geometry(add: AddFlag) -> None:
         default=0.75,
         low=0.1,
         high=1,
+        derived=True,
         help="aspect ratio of a random crop, between this and its inverse",
     )
-    add("--hflip", type=float, default=0.5, low=0, high=1, help="probability of a left-right flip")
-    add("--vflip", type=float, default=0.5, low=0, high=1, help="probability of an upside-down flip")
-    add("--transpose", type=float, default=0.5, low=0, high=1, help="probability of swapping rows and columns")
+    add("--hflip", type=float, default=0.5, low=0, high=1, derived=True, help="probability of a left-right flip")
+    add("--vflip", type=float, default=0.5, low=0, high=1, derived=True, help="probability of an upside-down flip")
+    add(
+        "--transpose",
+        type=float,
+        default=0.5,
+        low=0,
+        high=1,
+        derived=True,
+        help="probability of swapping rows and columns",
+    )
     add(
         "--rotate",
         type=float,
@@ -89,14 +101,15 @@ def _colour(add: AddFlag) -> None:
         default=0.8,
         low=0,
         high=1,
+        derived=True,
         help="probability of the four colour changes, applied together",
     )
-    add("--blur", type=float, default=0.1, low=0, high=1, help="probability of a slight blur")
+    add("--blur", type=float, default=0.1, low=0, high=1, derived=True, help="probability of a slight blur")
 
 
 def _boxes(add: AddFlag) -> None:
     """Add cutout, the numbers of randaugment, and random erasing."""
-    add("--cutout", type=float, default=0.5, low=0, high=1, help="probability of blanking a box")
+    add("--cutout", type=float, default=0.5, low=0, high=1, derived=True, help="probability of blanking a box")
     add(
         "--cutout_size",
         type=float,

@@ -35,6 +35,8 @@ MODELS: dict[str, tuple[str, str]] = {
     "EfficientNet-Lite2": ("EfficientNet", "tf_efficientnet_lite2"),
 }
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion", "muon")
+# Here weight decay acts on the weights, not through the gradient, so it needs larger values.
+DECOUPLED = ("adamw", "lion", "muon")
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
 TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")
 LOSSES = ("ce", "ohem", "focal", "bce")
@@ -47,4 +49,5 @@ LOWER_IS_BETTER = ("log_loss",)  # of METRICS
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
 AUTO_BATCH = "auto"  # -b: what the GPU holds
+PRESETS = ("auto", "original")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -16,7 +16,9 @@ def loss(parser: Parser) -> None:
 def _criterion(add: AddFlag) -> None:
     """Add the loss and its own numbers."""
     add("--loss", default="ce", help=", ".join(choices.LOSSES))
-    add("--smooth", "--label_smoothing", type=float, default=0.0, low=0, high=0.99, help="label smoothing")
+    add(
+        "--smooth", "--label_smoothing", type=float, default=0.0, low=0, high=0.99, derived=True, help="label smoothing"
+    )
     add(
         "--ohem_ratio",
         type=float,
@@ -77,6 +79,7 @@ def _mixing(add: AddFlag) -> None:
         default=0.0,
         low=0,
         metavar="ALPHA",
+        derived=True,
         help="CutMix: paste a box of one image into another",
     )
     add(
@@ -86,5 +89,6 @@ def _mixing(add: AddFlag) -> None:
         low=0,
         high=1,
         metavar="SHARE",
+        derived=True,
         help="leave --mixup and --cutmix out of the last part of the run, such as 0.1: the last tenth",
     )

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NoReturn, Protocol
 
 from options.near_names import did_you_mean
@@ -45,15 +45,31 @@ class AddFlag(Protocol):
     """`add_argument` of a group of flags, with inclusive bounds of numbers."""
 
     def __call__(
-        self, *flags: str, low: float | None = None, high: float | None = None, word: str = "", **settings: Any
+        self,
+        *flags: str,
+        low: float | None = None,
+        high: float | None = None,
+        word: str = "",
+        derived: bool = False,
+        **settings: Any,
     ) -> None:
-        """Add one flag with its aliases. `word`: a text that it takes, too. `settings` are those of argparse."""
+        """Add one flag with its aliases; `settings` are those of argparse.
+
+        `word`: a text that it takes, too. `derived`: with `--preset auto` the run chooses a value (options.defaults)
+        unless the flag is given.
+        """
 
 
 class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Descriptions as they are written; a default after each flag that has one."""
 
+    derived: Collection[str] = ()  # the flags whose values a run chooses
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.dest in self.derived:
+            return f"{action.help} (default: chosen" + (
+                "; original: %(default)s)" if action.default is not None else ")"
+            )
         return action.help if action.default is None or action.default is False else super()._get_help_string(action)
 
 
@@ -118,6 +134,7 @@ class Parser(ToolParser):
     """
 
     def __init__(self, prog: str, description: str) -> None:
+        self.derived: set[str] = set()
         super().__init__(prog, description)
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
         self.words: dict[str, str] = {}
@@ -128,15 +145,28 @@ class Parser(ToolParser):
         group = self.add_argument_group(title)
 
         def add(
-            *flags: str, low: float | None = None, high: float | None = None, word: str = "", **settings: Any
+            *flags: str,
+            low: float | None = None,
+            high: float | None = None,
+            word: str = "",
+            derived: bool = False,
+            **settings: Any,
         ) -> None:
             action = group.add_argument(*flags, **settings)
             if word:
                 self.words[action.dest] = word
             if low is not None or high is not None:
                 self.bounds[action.dest] = (low, high)
+            if derived:
+                self.derived.add(action.dest)
 
         return add
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        formatter = super()._get_formatter()
+        if isinstance(formatter, _Help):
+            formatter.derived = self.derived
+        return formatter
 
     def flags(self) -> dict[str, argparse.Action]:
         """Return {dest: action} of every flag but --help, in the order of the help text."""

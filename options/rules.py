@@ -131,7 +131,7 @@ def mixing(opt: argparse.Namespace) -> list[str]:
     problems = []
     if opt.loss == "ohem" and (opt.mixup or opt.cutmix):
         problems.append("--loss ohem and --mixup/--cutmix contradict: a blended sample is always hard; leave one out")
-    margin = opt.head in ("arcface", "subcenter") and opt.head_margin > 0
+    margin = has_margin(opt)
     if margin and (opt.mixup or opt.cutmix):
         problems.append(
             f"--head {opt.head} and --mixup/--cutmix contradict: a margin needs one target per sample; "
@@ -145,9 +145,14 @@ def mixing(opt: argparse.Namespace) -> list[str]:
         problems.append("--loss ohem and --class_weight contradict: both weight the samples; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:
         problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
-    if opt.min_lr > opt.lr:
+    if opt.min_lr > opt.lr and ("lr" in opt.given or opt.preset == "original"):
         problems.append(f"--min_lr {opt.min_lr:g} is above --lr {opt.lr:g}; allowed: at most --lr")
     return problems
+
+
+def has_margin(opt: argparse.Namespace) -> bool:
+    """Return whether the head adds a margin to the one target of an image."""
+    return opt.head in ("arcface", "subcenter") and opt.head_margin > 0
 
 
 def patience(opt: argparse.Namespace) -> list[str]:

@@ -95,6 +95,7 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         low=low,
         word=choices.AUTO_BATCH if training else "",
         metavar="N",
+        derived=training,
         help="images per batch" + ("; auto: the largest that the GPU holds" if training else ""),
     )
     if training:

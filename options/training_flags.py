@@ -14,22 +14,31 @@ def training(parser: Parser) -> None:
 
 
 def _optimizer(add: AddFlag) -> None:
-    """Add the number of epochs, and the optimizer with its numbers."""
+    """Add the preset, the number of epochs, and the optimizer with its numbers."""
+    add(
+        "--preset",
+        choices=choices.PRESETS,
+        default="auto",
+        help="values of the flags that are not given: auto chooses those marked so for the network, the images and the "
+        "length of the run, and logs each with its reason; original takes the template's",
+    )
     add(
         "--epochs",
         type=int,
         default=20,
         low=1,
         metavar="N",
+        derived=True,
         help="number of epochs; a schedule such as 2x sets its own",
     )
-    add("--optimizer", default="adamw", help=", ".join(choices.OPTIMIZERS))
-    add("--lr", type=float, default=5e-4, low=0, high=100, help="peak learning rate")
+    add("--optimizer", default="adamw", derived=True, help=", ".join(choices.OPTIMIZERS))
+    add("--lr", type=float, default=5e-4, low=0, high=100, derived=True, help="peak learning rate")
     add(
         "--weight_decay",
         type=float,
         low=0,
-        help="not applied to norms and biases; default 0.05 for adamw, lion and muon, 1e-4 for the others",
+        derived=True,
+        help="not applied to norms and biases; original: 0.05 for adamw, lion and muon, 1e-4 for the others",
     )
     add("--momentum", type=float, default=0.9, low=0, high=1, help="momentum of sgd")
 
@@ -43,6 +52,7 @@ def _schedule(add: AddFlag) -> None:
         default=0.0,
         low=0,
         metavar="EPOCHS",
+        derived=True,
         help="epochs of linear warmup of the learning rate",
     )
     add("--min_lr", type=float, default=0.0, low=0, help="final learning rate of cos, poly and onecycle")

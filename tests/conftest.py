@@ -175,7 +175,10 @@ def prepare() -> ModuleType:
 @pytest.fixture
 def small() -> list[str]:
     """Flags for a run of seconds: a small network, small images, the CPU."""
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    words = (
+        "--model timm:test_resnet --no-pretrained --preset original "
+        "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    )
     return [*words.split(), "--transform", "light", "--precision", "fp32"]
 
 

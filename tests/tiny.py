@@ -14,7 +14,10 @@ from network.base_model import BaseModel, Step
 DATA = Path(__file__).parent / "data"
 # checkpoints in tests/data/, as the code wrote them before checkpoints had a schema
 KEPT = ("sgd", "adamw_cut", "ranger_fp16")
-WORDS = "--model Tiny --no-pretrained --scale 32 -b 6 -w 0 --gpu -1 --lr 0.01 --transform light --precision fp32"
+WORDS = (
+    "--model Tiny --no-pretrained --preset original "
+    "--scale 32 -b 6 -w 0 --gpu -1 --lr 0.01 --transform light --precision fp32"
+)
 FLAGS = WORDS.split()
 
 

@@ -82,6 +82,7 @@ CHINESE = Language(
         "or": "{kind}，或 `{word}`",
         "comma": "、",
         "models": "`--model` | 网络 | ImageNet 权重",
+        "chosen": "自动",
         "whole number": "整数",
         "number": "数值",
         "name": "名称",
@@ -196,6 +197,7 @@ def _meaning(parser: Parser, action: argparse.Action) -> tuple[object, ...]:
         action.help,
         tuple(action.choices or ()),
         parser.bounds.get(action.dest),
+        action.dest in parser.derived,
     )
 
 
@@ -208,7 +210,7 @@ def _row(script: str, parser: Parser, action: argparse.Action, language: Languag
     cells = (
         flags,
         _values(parser, action, language.words),
-        _default(action, language.words),
+        _default(parser, action, language.words),
         _cell(language.help(script, action)),
     )
     return f"| {' | '.join(cells)} |"
@@ -232,7 +234,11 @@ def _values(parser: Parser, action: argparse.Action, words: dict[str, str]) -> s
     return words["some"].format(kind=kind) if action.nargs == "+" else kind
 
 
-def _default(action: argparse.Action, words: dict[str, str]) -> str:
+def _default(parser: Parser, action: argparse.Action, words: dict[str, str]) -> str:
+    """Return the default; of a flag that a run chooses, the word for that and the value of --preset original."""
+    chosen = words.get("chosen", "chosen")
+    if action.dest in parser.derived:
+        return chosen if action.default is None else f"{chosen}; `{_number(action.default)}`"
     if isinstance(action.default, bool):
         word = "on" if action.default else "off"
         return words.get(word, word)

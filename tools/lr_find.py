@@ -19,6 +19,7 @@ import numpy as np
 
 from options import Options, build_parser, command
 from options.choices import AUTO_BATCH
+from options.defaults import fill_defaults
 from options.parser import Parser, expanded
 from options.shared_flags import force
 from utils import tables
@@ -126,8 +127,9 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     import dataloader
     from network import get_model
     from network.loading import load_weights
-    from training.probe_init import check_probe
+    from training.probe_init import batch_norms, check_probe
     from training.setup import build_engine
+    from training.start import facts_of
     from utils import checkpoint
     from utils.run import get_device, seed_everything, tune_malloc
 
@@ -160,7 +162,8 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
-    model.set_precision(opt.precision)
+    opt, _ = fill_defaults(opt, facts_of(opt, len(files), bool(batch_norms(model.net))))
+    model.set_precision(opt.precision, batch_size=opt.batch_size)
     loader = dataloader.train_loader(opt, files, model.preprocess())
     return build_engine(opt, model, steps_per_epoch=len(loader)), loader
 

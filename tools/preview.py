@@ -7,7 +7,6 @@ Takes train.py's options. Each row is one image: first as evaluation sees it, th
 Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ from dataloader.sampler import BatchIndices
 from dataloader.transforms import get_transform
 from evaluation.report.figures import class_names
 from evaluation.report.plots import gallery
-from options import build_parser
+from options import Options, build_parser
+from options.defaults import fill_defaults
 from options.parser import expanded
 from options.shared_flags import force
+from training.start import facts_of
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs, is_plot
 from utils.preprocess import Preprocess
@@ -43,9 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_tool(lambda: parser.parse(argv), draw)
 
 
-def draw(opt: argparse.Namespace) -> None:
+def draw(opt: Options) -> None:
     """Draw the sheet, and write it as a PNG and into TensorBoard."""
     files = dataloader.open_list(opt, "train", drop_missing=True)
+    opt, _ = fill_defaults(opt, facts_of(opt, len(files), batch_norm=True))  # the network has no part in pictures
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes)

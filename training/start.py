@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from options import Options, command
 from options.choices import AUTO_BATCH
+from options.defaults import Facts, fill_defaults
+from scheduler import find_table, run_length
 from training import resuming
 from training.earlier import check_earlier
-from training.probe_init import check_probe
+from training.probe_init import batch_norms, check_probe
 from training.state import RunState
 from utils import distributed
 from utils.classes import Classes
@@ -35,6 +39,7 @@ NOT_RESTORED = {
 # The saved state depends on them.
 IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "metric")
 BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
+CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (
     "--epochs",
     "--scheduler",
@@ -97,8 +102,11 @@ class RunStart:
         """Return the options to build the network with; nothing is downloaded if a checkpoint holds the weights."""
         return self.opt.replace(num_classes=num_classes, pretrained=self.opt.pretrained and self.content is None)
 
-    def is_complete(self, epochs: int) -> bool:
-        """Return whether none of `epochs` is left to train; if so, log it."""
+    def is_complete(self) -> bool:
+        """Return whether a resumed run has no epoch left to train; if so, log it."""
+        if not self.resumed:
+            return False
+        epochs = run_length(self.opt.scheduler, self.opt.epochs, given=False)
         if self.state.is_out_of_patience(self.opt.patience):
             log.info(
                 f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
@@ -112,6 +120,26 @@ class RunStart:
             "To train more, give more --epochs, or start a new run from its weights: --load without --resume."
         )
         return True
+
+    def fill_defaults(self, opt: Options, net: nn.Module, images: int) -> Options:
+        """Return `opt` with the flags that were not given, unless a checkpoint has set them, and the run's epochs.
+
+        Args:
+            opt: the options of the run, with its classes.
+            images: number of training images.
+
+        Raises:
+            UserError: --min_lr is above the learning rate that was chosen.
+        """
+        if not self.resumed:
+            opt, reasons = fill_defaults(opt, facts_of(opt, images, bool(batch_norms(net))))
+            if reasons:
+                log.info("\n  ".join([CHOSEN, *reasons]))
+            if opt.min_lr > opt.lr:
+                raise UserError(
+                    f"--min_lr {opt.min_lr:g} is above the chosen --lr {opt.lr:g}. Try: --lr {opt.min_lr:g}"
+                )
+        return opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given))
 
     def check_classes(self, names: list[str] | None, listed: Path) -> None:
         """Raise UserError if a resumed run has other classes than `names`, the classes.txt beside the list `listed`."""
@@ -141,6 +169,13 @@ class RunStart:
         """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""
         saved = (self.content or {}).get("opt", {}) if self.resumed else {}
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
+
+
+def facts_of(opt: Options, images: int, batch_norm: bool) -> Facts:
+    """Return what the defaults follow from, for a list of `images` and a network with batch norms or without."""
+    table = find_table(opt.scheduler)
+    pretrained = bool(opt.pretrained or opt.load or opt.probe_init)
+    return Facts(images, pretrained, batch_norm, scheduled_epochs=table.epochs if table else None)
 
 
 def _check_earlier(opt: Options, checkpoints: Path, logs: Path) -> None:

@@ -204,7 +204,8 @@ code = go("train", *{training!r})
 sys.exit(code or go("eval", "--load", "checkpoints/bad/last.pt"))
 """
 TRAINING = (
-    "--model timm:test_resnet --no-pretrained --epochs 2 --max_bad 1 --transform light --num_classes 3 --precision fp32"
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--epochs 2 --max_bad 1 --transform light --num_classes 3 --precision fp32"
 )
 
 

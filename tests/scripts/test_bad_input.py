@@ -29,7 +29,8 @@ CODE = {**os.environ, "OMP_NUM_THREADS": "1"}
 def tiny(photo_set) -> list[str]:
     """Flags for a run of a third of a second: 373,000 parameters, one epoch of three batches."""
     words = (
-        "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --epochs 1"
+        "--model timm:test_resnet --no-pretrained --preset original "
+        "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --epochs 1"
     )
     return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
 

@@ -26,7 +26,10 @@ from training.start import find_start
 from utils import checkpoint, distributed
 from utils.errors import UserError
 
-FLAGS = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+FLAGS = (
+    "--model timm:test_vit --no-pretrained --preset original "
+    "--scale 160 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+)
 FLAGS += " -w 1 --transform light"
 
 
@@ -161,7 +164,10 @@ def test_train_two_processes_with_sam_or_mix_equal_one(alone, photo_set, more):
 
 def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     """With batch norm, whose statistics differ between the processes after each step."""
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd"
+    words = (
+        "--model timm:test_resnet --no-pretrained --preset original "
+        "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.05 --optimizer sgd"
+    )
     words += " --precision fp32 --epochs 3"
     more = ["--ema", 0.5, "--data_root", photo_set, "--tag", "bn"]
     assert ranks(tmp_path, *[[*words.split(), *more]] * 2) == [0, 0], logs(tmp_path)

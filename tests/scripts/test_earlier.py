@@ -8,7 +8,8 @@ import pytest
 from utils import checkpoint, distributed
 
 FLAGS = (
-    "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
 )
 
 

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from options import build_parser
 from utils import checkpoint
 
 
@@ -107,3 +108,35 @@ def test_train_without_validation_list_shows_newest_average(script, small, photo
     command = re.search(r"Next: python (.*)", result.out)[1].split()
     assert script(*command, "--data_root", photo_set, "--gpu", -1).code == 0
     assert len((tmp_path / "results/cache/submission.csv").read_text().splitlines()) == 7
+
+
+UNTUNED = "--model timm:test_resnet --no-pretrained --scale 32 -w 0 --gpu -1 --precision fp32 --epochs 2".split()
+
+
+def test_train_without_flags_logs_chosen_values_and_resume_keeps_them(script, photo_set, tmp_path):
+    """A resumed run takes them from the checkpoint, though more epochs would choose others."""
+    result = script("train.py", "--tag", "run", "--data_root", photo_set, *UNTUNED)
+    assert result.code == 0, result.err
+    chosen = checkpoint.load(tmp_path / "checkpoints/run/last.pt")["opt"]
+    log = (tmp_path / "logs/run/log.txt").read_text()
+    for name in ("batch_size", "lr", "weight_decay", "warmup", "transform", "smooth"):
+        value = chosen[name]
+        shown = f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+        assert re.search(rf"  (--\w+ \S+ )*{re.escape(shown)} .*\(.*\w.*\)", log), shown
+    assert (chosen["preset"], chosen["vflip"], chosen["batch_size"]) == ("auto", 0.5, 16)
+    assert script("train.py", "--tag", "run", "--resume", "--epochs", 12).code == 0
+    resumed = checkpoint.load(tmp_path / "checkpoints/run/last.pt")["opt"]
+    assert {name for name in build_parser("train").derived if resumed[name] != chosen[name]} == {"epochs"}
+
+
+def test_train_min_lr_above_the_chosen_rate_is_refused(script, photo_set):
+    result = script("train.py", "--tag", "run", "--data_root", photo_set, "--min_lr", 0.5, *UNTUNED)
+    assert result.code == 2 and "--min_lr 0.5 is above the chosen --lr 0.00" in result.err
+
+
+def test_train_options_yaml_repeats_the_chosen_values(script, photo_set, tmp_path):
+    assert script("train.py", "--tag", "one", "--data_root", photo_set, *UNTUNED).code == 0
+    config = tmp_path / "logs/one/options.yaml"
+    assert script("train.py", "--tag", "two", "--config", config, "--epochs", 12).code == 0
+    one, two = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt")["opt"] for tag in ("one", "two"))
+    assert {name for name in one if one[name] != two[name]} - {"tag"} == {"epochs"}

@@ -27,7 +27,10 @@ CODE = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 @pytest.fixture
 def tiny(photo_set) -> list[str]:
     """Flags for a run of a third of a second: 373,000 parameters, epochs of three batches."""
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    words = (
+        "--model timm:test_resnet --no-pretrained --preset original "
+        "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
+    )
     return [*words.split(), "--transform", "light", "--precision", "fp32", "--data_root", str(photo_set)]
 
 

@@ -33,7 +33,10 @@ from utils import checkpoint
 from utils.batch import Batch, EvalBatch
 from utils.run import seed_everything
 
-WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --num_classes 3 --precision fp32 --lr 0.01"
+WORDS = (
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 6 --num_classes 3 --precision fp32 --lr 0.01"
+)
 WORDS += " --optimizer sgd"
 VIT = "--model timm:test_vit --scale 160"
 CPU = torch.device("cpu")
@@ -256,7 +259,10 @@ def test_5_deterministic_runs_are_equal(device, deterministic, words):
 def test_6_run_cut_after_step_7_resumes_to_same_bits(device, script, tmp_path, monkeypatch, backends):
     """Through train.py, with workers, and with a checkpoint after every step, written while the next one runs."""
     tiny.write_images(tmp_path)
-    words = "--model timm:test_resnet --no-pretrained --scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001"
+    words = (
+        "--model timm:test_resnet --no-pretrained --preset original "
+        "--scale 32 -b 2 -w 1 --epochs 2 --val_freq 2 --lr 0.001"
+    )
     words += " --transform light --precision fp32 --optimizer adamw --drop_path 0.2 --mixup 0.4 --ema 0.9"
     words += " --deterministic --save_minutes 0"
     words = [*words.split(), "--data_root", tmp_path, *gpu_flag(device)]

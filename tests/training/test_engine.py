@@ -37,7 +37,10 @@ from utils import checkpoint
 from utils.batch import Batch
 from utils.signals import RunInterrupted, SignalHandler
 
-TINY = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+TINY = (
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+)
 TINY += " --num_classes 3"
 
 

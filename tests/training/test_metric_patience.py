@@ -11,7 +11,10 @@ from training.state import RunState
 from utils import checkpoint
 
 # A network without batch norm: at this rate its scores stay the same.
-STILL = "--model timm:test_vit --no-pretrained --scale 160 -b 12 --gpu -1 --lr 1e-30 --min_lr 0 --optimizer sgd"
+STILL = (
+    "--model timm:test_vit --no-pretrained --preset original "
+    "--scale 160 -b 12 --gpu -1 --lr 1e-30 --min_lr 0 --optimizer sgd"
+)
 WORDS = [*STILL.split(), *"-w 0 --precision fp32 --transform none".split()]
 
 

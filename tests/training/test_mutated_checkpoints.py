@@ -193,7 +193,7 @@ def resumed(path, _):
     model = network.get_model(opt.model)(start.network_options(classes.count))
     network.loading.load_weights(model, content, source, strict=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}
-    if start.is_complete(opt.epochs):
+    if start.is_complete():
         return found
     model.set_precision(opt.precision)
     loader = dataloader.train_loader(opt, files, model.preprocess())

@@ -17,7 +17,10 @@ from training.step_curves import StepCurves
 from utils.batch import Batch
 
 STEPS = 50
-WORDS = "--model timm:test_resnet --no-pretrained --scale 32 -b 6 --gpu -1 --num_classes 3 --precision fp32 --lr 0.001"
+WORDS = (
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 6 --gpu -1 --num_classes 3 --precision fp32 --lr 0.001"
+)
 FUSED_STEPS = (  # flags of steps that wait for nothing
     "--optimizer adamw --ema 0.9 --clip_grad 1",
     "--optimizer sgd --accumulate 2 --clip_grad 0.01 --clip_mode agc",

@@ -12,7 +12,10 @@ from conftest import HOLD_FOLDER, ROOT, wait_for
 from utils import run_lock
 from utils.errors import UserError
 
-FLAGS = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+FLAGS = (
+    "--model timm:test_resnet --no-pretrained --preset original "
+    "--scale 32 -b 12 --gpu -1 --lr 0.01 --optimizer sgd --precision fp32"
+)
 FLAGS += " --transform light"
 # clear.py, which stops itself before its first rename of a folder of the tag
 STOPPED = """

@@ -70,7 +70,9 @@ def strange(photo_set, tmp_path) -> Path:
 def commands(folder: Path) -> list[tuple[str, ...]]:
     """train, eval, submit twice, doctor, each as typed; with an image that cannot be read."""
     common = ("--data_root", str(folder), "--gpu", "-1", "-w", "0", "--tag", "t")
-    network = "--model timm:test_resnet --no-pretrained --scale 32 -b 12 --epochs 1 --precision fp32".split()
+    network = (
+        "--model timm:test_resnet --no-pretrained --preset original --scale 32 -b 12 --epochs 1 --precision fp32"
+    ).split()
     load = ("--load", "checkpoints/t/last.pt")
     return [
         ("train.py", *common, *network),

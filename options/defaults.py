@@ -1,0 +1,185 @@
+"""Defaults that need no tuning: they follow from the network, the images and the length of the run, with a reason each.
+
+A flag that the user gives is never changed, and what is derived follows it. `--preset original` keeps the defaults of
+the parser, which are the template's. dev/LOG.md has the measurements, and says which constants are rules of thumb.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from options import rules
+from options.choices import DECOUPLED
+from options.values import Options
+
+BATCH_SIZES = ((1_000, 16), (20_000, 32), (math.inf, 64))  # (training images below this, batch size)
+MIN_STEPS = 150  # a run with fewer takes smaller batches
+# Epochs: as many as make this number of optimizer steps, within bounds.
+FINE_TUNING = 3_000, (10, 30)
+SCRATCH = 30_000, (30, 100)
+# Learning rates at a batch of 32, by (pretrained, has batch norm).
+ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (False, False): 5e-4}
+SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
+TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
+PROBED = 0.1  # times the learning rate, where the classifier is fitted already
+WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
+MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
+CHAIN = {  # flags of --transform resize: (value at no strength, value at full strength)
+    "zoom": (1.0, 0.5),
+    "crop_ratio": (1.0, 0.75),
+    "hflip": (0.5, 0.5),
+    "vflip": (0.0, 0.0),
+    "transpose": (0.0, 0.0),
+    "jitter": (0.0, 0.8),
+    "blur": (0.0, 0.0),
+    "cutout": (0.0, 0.5),
+}
+MIN_SMOOTHED_EPOCHS, SMOOTHING = 5, 0.1
+MIN_MIXED_EPOCHS, CUTMIX = 50, 1.0
+MIX_OFF = 0.1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the defaults follow from, besides the flags.
+
+    images: number of training images. pretrained: the network starts from trained weights. batch_norm: it has batch
+    norms, as most convolutional networks; a transformer has none. scheduled_epochs: the number that --scheduler sets,
+    such as 24 for 2x, or None.
+    """
+
+    images: int
+    pretrained: bool
+    batch_norm: bool
+    scheduled_epochs: int | None = None
+
+
+Values = dict[str, int | float | str]
+Rule = Callable[[Options, Facts], tuple[Values, str]]  # the flags' values, and the reason
+
+
+def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
+    """Return `opt` with a value that suits `facts` for each flag that was not given, and a line of reasons per rule.
+
+    With --preset original nothing changes.
+    """
+    reasons: list[str] = []
+    if opt.preset == "original":
+        return opt, reasons
+    for rule in RULES:
+        values, reason = rule(opt, facts)
+        values = {name: value for name, value in values.items() if name not in opt.given}
+        if values:
+            opt = opt.replace(**values)
+            reasons.append(f"{' '.join(_shown(name, value) for name, value in values.items())}  ({reason})")
+    return opt, reasons
+
+
+# ------------------------------------------------------------------------------------------------ the rules, in order
+
+
+def _batch_size(opt: Options, facts: Facts) -> tuple[Values, str]:
+    size = next(size for images, size in BATCH_SIZES if facts.images < images)
+    epochs = opt.epochs if "epochs" in opt.given else facts.scheduled_epochs
+    why = f"{facts.images:,} training images"
+    while epochs is not None and size > BATCH_SIZES[0][1] and epochs * facts.images < MIN_STEPS * size:
+        size //= 2
+        why = f"{facts.images:,} training images, {epochs} epochs: few steps"
+    return {"batch_size": size}, why
+
+
+def _epochs(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if facts.scheduled_epochs is not None:
+        return {"epochs": facts.scheduled_epochs}, f"--scheduler {opt.scheduler} sets it"
+    steps, (low, high) = FINE_TUNING if facts.pretrained else SCRATCH
+    epochs = min(high, max(low, round(steps * opt.batch_size * opt.accumulate / facts.images)))
+    return {"epochs": epochs}, f"about {steps:,} steps, {low} to {high} epochs: {_start(facts)}"
+
+
+def _optimizer(opt: Options, facts: Facts) -> tuple[Values, str]:
+    return {"optimizer": "adamw"}, "fewest failures over networks and data"
+
+
+def _lr(opt: Options, facts: Facts) -> tuple[Values, str]:
+    batch = opt.batch_size * opt.accumulate
+    key = facts.pretrained, facts.batch_norm
+    if opt.optimizer == "sgd":
+        lr, growth = SGD_LR[key], batch / 32
+    else:
+        lr, growth = ADAMW_LR[key] * TIMES_ADAMW.get(opt.optimizer, 1.0), math.sqrt(batch / 32)
+    norm = "batch norm" if facts.batch_norm else "no batch norm"
+    why = f"{opt.optimizer}, {_start(facts)}, {norm}, batch {batch}"
+    if opt.probe_init:
+        return {"lr": _rounded(PROBED * lr * growth)}, f"{why}; the classifier is fitted already"
+    return {"lr": _rounded(lr * growth)}, why
+
+
+def _weight_decay(opt: Options, facts: Facts) -> tuple[Values, str]:
+    decoupled = opt.optimizer in DECOUPLED
+    return {"weight_decay": 0.05 if decoupled else 1e-4}, (
+        f"{opt.optimizer} decays {'weights directly' if decoupled else 'through the gradient'}"
+    )
+
+
+def _warmup(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if opt.scheduler == "onecycle" or facts.scheduled_epochs is not None:
+        return {"warmup": 0.0}, f"--scheduler {opt.scheduler} is complete by itself"
+    return {"warmup": _rounded(min(MAX_WARMUP_EPOCHS, WARMUP * opt.epochs))}, "a tenth of the run, at most 5 epochs"
+
+
+def _augmentation(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if "transform" in opt.given:
+        return {}, ""
+    beyond = (opt.epochs - MIN_AUGMENTED_EPOCHS) / (FULLY_AUGMENTED_EPOCHS - MIN_AUGMENTED_EPOCHS)
+    strength = min(1.0, max(0.0, beyond))
+    seen = f"each image is seen {opt.epochs} times"
+    if opt.epochs < MIN_AUGMENTED_EPOCHS and not CHAIN.keys() & set(opt.given):
+        return {"transform": "none"}, f"{seen}: too few to learn from distorted ones"
+    chain: Values = {name: round(none + strength * (full - none), 3) for name, (none, full) in CHAIN.items()}
+    return {"transform": "resize", **chain}, f"{seen}: {strength:.0%} of the full strength; no upside-down flips"
+
+
+def _smoothing(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if opt.epochs < MIN_SMOOTHED_EPOCHS or opt.loss != "ce":
+        return {"smooth": 0.0}, f"--loss {opt.loss}, {opt.epochs} epochs"
+    return {"smooth": SMOOTHING}, f"{opt.epochs} epochs would make the network too sure of itself"
+
+
+def _mixing(opt: Options, facts: Facts) -> tuple[Values, str]:
+    one_target = opt.loss == "ohem" or rules.has_margin(opt)
+    if facts.pretrained or opt.epochs < MIN_MIXED_EPOCHS or one_target or opt.mixup:
+        return {}, ""
+    return {"cutmix": CUTMIX}, f"{opt.epochs} epochs {_start(facts)}"
+
+
+def _mix_off(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if not (opt.mixup or opt.cutmix):
+        return {}, ""
+    return {"mix_off": MIX_OFF}, "whole images at the end, as evaluation shows them"
+
+
+RULES: tuple[Rule, ...] = (
+    _batch_size,
+    _epochs,
+    _optimizer,
+    _lr,
+    _weight_decay,
+    _warmup,
+    _augmentation,
+    _smoothing,
+    _mixing,
+    _mix_off,
+)
+
+
+def _start(facts: Facts) -> str:
+    return "from trained weights" if facts.pretrained else "from scratch"
+
+
+def _rounded(number: float) -> float:
+    """Return `number` with two significant digits, as a person would type it."""
+    return float(f"{number:.2g}")
+
+
+def _shown(name: str, value: float | str) -> str:
+    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"

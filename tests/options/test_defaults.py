@@ -1,0 +1,92 @@
+"""The defaults that a run chooses: what they follow from, and that nothing given is changed."""
+
+from itertools import product
+
+import pytest
+
+from options import Options, build_parser, parse_train
+from options.defaults import ADAMW_LR, CHAIN, Facts, fill_defaults
+
+FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True)
+SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
+
+
+def filled(words: str = "", facts: Facts = FINE_TUNED) -> Options:
+    return fill_defaults(parse_train(words.split()), facts)[0]
+
+
+def test_fill_defaults_fills_the_flags_that_help_calls_chosen():
+    """Over many runs, the flags that change or are logged are those that --help marks, each at least once."""
+    original = vars(parse_train([]))
+    changed = set()
+    for images, pretrained, batch_norm, words in product(
+        (50, 5_000, 2_000_000), (True, False), (True, False), ("", "--optimizer sgd --mixup 0.2", "--epochs 1")
+    ):
+        opt = vars(filled(words, Facts(images, pretrained, batch_norm)))
+        given = vars(parse_train(words.split()))
+        changed |= {name for name in original if opt[name] != given[name]}
+    assert changed | {"hflip", "optimizer"} == build_parser("train").derived  # these two equal the template's values
+
+
+@pytest.mark.parametrize(
+    "word",
+    "--batch_size=7 --epochs=3 --optimizer=lamb --lr=0.3 --weight_decay=0.3 --warmup=0.5 --transform=augmix --zoom=0.9 "
+    "--crop_ratio=0.9 --hflip=0.9 --vflip=0.9 --transpose=0.9 --jitter=0.9 --blur=0.9 --cutout=0.9 --smooth=0.3 "
+    "--cutmix=0.3".split(),
+)
+@pytest.mark.parametrize("facts", (FINE_TUNED, SCRATCH))
+def test_fill_defaults_given_flag_is_never_changed(word, facts):
+    name = word[2:].split("=")[0]
+    assert getattr(filled(word, facts), name) == getattr(parse_train([word]), name)
+
+
+def test_fill_defaults_original_changes_nothing():
+    opt = parse_train(["--preset", "original"])
+    assert fill_defaults(opt, SCRATCH) == (opt, [])
+    assert (opt.transform, opt.vflip, opt.transpose, opt.lr, opt.batch_size) == ("resize", 0.5, 0.5, 5e-4, 24)
+
+
+def test_fill_defaults_original_command_line_keeps_its_meaning():
+    """The template's own command: its schedule sets the epochs, and nothing is added to it."""
+    words = "--model ResNeSt101 --optimizer sgd --scheduler 2x -b 24 --lr 0.0001"
+    opt = filled(words, Facts(3_000, True, True, scheduled_epochs=24))
+    assert (opt.epochs, opt.warmup, opt.optimizer, opt.scheduler) == (24, 0.0, "sgd", "2x")
+    assert (opt.batch_size, opt.lr, opt.weight_decay, opt.vflip, opt.transpose) == (24, 1e-4, 1e-4, 0.0, 0.0)
+    assert filled(f"{words} --transform resize").vflip == 0.5
+
+
+def test_fill_defaults_augments_more_in_longer_runs():
+    zooms = [filled(f"--epochs {epochs}").zoom for epochs in (5, 10, 20, 100)]
+    assert zooms == sorted(zooms, reverse=True) and zooms[0] > zooms[1] > zooms[2] == zooms[3] == CHAIN["zoom"][1]
+    assert filled("--epochs 1").transform == "none"
+
+
+def test_fill_defaults_one_epoch_keeps_a_flag_of_the_chain():
+    """`--transform none` would leave out the flips that were asked for."""
+    opt = filled("--epochs 1 --vflip 0.5")
+    assert (opt.transform, opt.vflip, opt.zoom, opt.cutout) == ("resize", 0.5, 1.0, 0.0)
+
+
+def test_fill_defaults_learning_rate_follows_optimizer_batch_and_network():
+    at = {words: filled(f"-b 32 {words}").lr for words in ("", "--optimizer sgd", "--optimizer lion", "-b 128")}
+    assert at[""] == ADAMW_LR[True, True]
+    assert at["--optimizer lion"] < at[""] < at["-b 128"] < at["--optimizer sgd"]
+    assert at["-b 128"] == 2 * at[""] and filled("-b 32 --accumulate 4").lr == 2 * at[""]
+    assert filled("-b 32", Facts(3_000, True, batch_norm=False)).lr == ADAMW_LR[True, False]
+
+
+def test_fill_defaults_from_scratch_mixes_unless_it_cannot():
+    opt = filled("--epochs 100", SCRATCH)
+    assert opt.cutmix > 0 and opt.mix_off > 0
+    for words in ("--loss ohem", "--head arcface"):
+        opt = filled(f"--epochs 100 {words}", SCRATCH)
+        assert (opt.cutmix, opt.mix_off) == (0, 0)
+    opt = filled("--epochs 100 --mixup 0.2", SCRATCH)
+    assert opt.cutmix == 0 and opt.mix_off > 0  # the user has chosen how to mix
+    assert filled("--epochs 100").cutmix == 0  # fine-tuning
+
+
+def test_fill_defaults_gives_each_value_with_its_reason():
+    opt, reasons = fill_defaults(parse_train(["--lr", "0.01"]), FINE_TUNED)
+    assert f"--batch_size {opt.batch_size}  (3,000 training images)" in reasons
+    assert not any("--lr" in line for line in reasons)
