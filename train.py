@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from eval import evaluate
 from evaluation.ranking import merit
 from options import Options, after_training, parse_train
+from utils.clock import Stopwatch
 from utils.run import run_command
 
 Score = Callable[[str], dict[str, float]]
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(opt: Options) -> None:
+    watch = Stopwatch()
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from torch import OutOfMemoryError
 
@@ -45,7 +47,7 @@ def main(opt: Options) -> None:
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
     device = get_device(opt.gpu)
-    start = RunStart.begin(opt, restarted=distributed.init(device))
+    start = RunStart.begin(opt, restarted=distributed.init(device), watch=watch)
     opt = start.opt
     if start.is_complete():
         return
@@ -114,7 +116,7 @@ def main(opt: Options) -> None:
 
 def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Score) -> None:
     """Train the epochs that are left, and validate: `score(weights)` gives the scores of "raw", "ema" or "swa"."""
-    batches = loader.batches(run.state.next_epoch, run.state.batches_done)
+    batches = loader.batches(*run.state.next_batch)
     while not run.is_over():
         epoch = run.state.next_epoch
         with run.track(epoch) as tracker:

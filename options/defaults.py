@@ -37,6 +37,8 @@ CHAIN = {  # flags of --transform resize: (value at no strength, value at full s
 MIN_SMOOTHED_EPOCHS, SMOOTHING = 5, 0.1
 MIN_MIXED_EPOCHS, CUTMIX = 50, 1.0
 MIX_OFF = 0.1
+# With --hours: the number of epochs that the augmentation suits, and the optimizer steps of the warm-up.
+TIMED_EPOCHS, TIMED_WARMUP_STEPS = 10, 100
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
     reasons: list[str] = []
     if opt.preset == "original":
         return opt, reasons
+    opt = opt.replace(epochs=TIMED_EPOCHS) if opt.hours is not None else opt
     for rule in RULES:
         values, reason = rule(opt, facts)
         values = {name: value for name, value in values.items() if name not in opt.given}
@@ -89,6 +92,8 @@ def _batch_size(opt: Options, facts: Facts) -> tuple[Values, str]:
 
 
 def _epochs(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if opt.hours is not None:
+        return {}, ""
     if facts.scheduled_epochs is not None:
         return {"epochs": facts.scheduled_epochs}, f"--scheduler {opt.scheduler} sets it"
     steps, (low, high) = FINE_TUNING if facts.pretrained else SCRATCH
@@ -124,6 +129,9 @@ def _weight_decay(opt: Options, facts: Facts) -> tuple[Values, str]:
 def _warmup(opt: Options, facts: Facts) -> tuple[Values, str]:
     if opt.scheduler == "onecycle" or facts.scheduled_epochs is not None:
         return {"warmup": 0.0}, f"--scheduler {opt.scheduler} is complete by itself"
+    if opt.hours is not None:
+        steps_per_epoch = max(1, facts.images // (opt.batch_size * opt.accumulate))
+        return {"warmup": _rounded(min(1.0, TIMED_WARMUP_STEPS / steps_per_epoch))}, "100 steps, at most an epoch"
     return {"warmup": _rounded(min(MAX_WARMUP_EPOCHS, WARMUP * opt.epochs))}, "a tenth of the run, at most 5 epochs"
 
 
@@ -132,7 +140,7 @@ def _augmentation(opt: Options, facts: Facts) -> tuple[Values, str]:
         return {}, ""
     beyond = (opt.epochs - MIN_AUGMENTED_EPOCHS) / (FULLY_AUGMENTED_EPOCHS - MIN_AUGMENTED_EPOCHS)
     strength = min(1.0, max(0.0, beyond))
-    seen = f"each image is seen {opt.epochs} times"
+    seen = f"each image is seen {opt.epochs} times" + (", if --hours allows it" if opt.hours is not None else "")
     if opt.epochs < MIN_AUGMENTED_EPOCHS and not CHAIN.keys() & set(opt.given):
         return {"transform": "none"}, f"{seen}: too few to learn from distorted ones"
     chain: Values = {name: round(none + strength * (full - none), 3) for name, (none, full) in CHAIN.items()}

@@ -62,6 +62,7 @@ HELP = {
     "drop_path": "随机深度（stochastic depth），用于 timm 中支持它的网络",
     # ------------------------------------------------------------------------------------------ training
     "epochs": "训练多少个 epoch；2x 这样的表自带 epoch 数",
+    "hours": "训练这么多小时（含启动与验证），代替 epoch 数；学习率曲线随时间走完",
     "optimizer": ", ".join(choices.OPTIMIZERS),
     "lr": "最高学习率",
     "weight_decay": "不作用于归一化层与偏置；original：adamw、lion、muon 为 0.05，其余为 1e-4",

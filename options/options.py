@@ -55,7 +55,8 @@ def _train() -> Parser:
     loss_flags.loss(parser)
     augmentation_flags.augmentation(parser)
     training_flags.saving(parser)
-    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.stepping, rules.lora, rules.cache]
+    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.hours, rules.stepping]
+    parser.rules += [rules.lora, rules.cache]
     return parser
 
 

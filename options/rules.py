@@ -168,6 +168,19 @@ def patience(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def hours(opt: argparse.Namespace) -> list[str]:
+    """Let one flag say how long to train, and let nothing need the number of epochs beside --hours."""
+    problems = []
+    if opt.hours is not None and "epochs" in opt.given:
+        problems.append("--epochs and --hours contradict: both say how long to train; leave one out")
+    if opt.hours is not None and opt.swa:
+        problems.append(
+            "--hours and --swa contradict: --swa averages from a given epoch to the last, and --hours decides how many "
+            "epochs there are; leave one out, or try --ema 0.999"
+        )
+    return problems
+
+
 def stepping(opt: argparse.Namespace) -> list[str]:
     """Refuse ways of stepping that do not work together."""
     problems = []

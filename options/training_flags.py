@@ -31,6 +31,14 @@ def _optimizer(add: AddFlag) -> None:
         derived=True,
         help="number of epochs; a schedule such as 2x sets its own",
     )
+    add(
+        "--hours",
+        type=float,
+        low=0.001,
+        metavar="H",
+        help="train for this long, start-up and validation included, instead of a number of epochs: "
+        "the schedule ends with the time",
+    )
     add("--optimizer", default="adamw", derived=True, help=", ".join(choices.OPTIMIZERS))
     add("--lr", type=float, default=5e-4, low=0, high=100, derived=True, help="peak learning rate")
     add(

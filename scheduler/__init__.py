@@ -4,7 +4,7 @@
     rate(step)            # the factor of --lr at that optimizer step, counted from 0
 
 To add a schedule, write a table: a name, its number of epochs, and the epochs after which the learning rate drops to a
-tenth. A table sets the number of epochs of the run.
+tenth. A table sets the number of epochs of the run; a run of --hours stretches it over its time.
 """
 
 import math
@@ -16,6 +16,7 @@ from utils.errors import UserError, unknown_name
 from utils.logger import log
 
 Schedule = Callable[[int], float]
+UNLIMITED = 1_000_000_000  # epochs
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,12 @@ tables = {
 
 @dataclass(frozen=True)
 class Span:
-    """The length of a schedule, in optimizer steps; `step_size` is in epochs; `floor` is min_lr / lr."""
+    """The length of a schedule, in optimizer steps; `step_size` is in epochs; `floor` is min_lr / lr.
 
-    total: int
+    `total` may be a fraction, or infinite: --hours estimates it.
+    """
+
+    total: float
     per_epoch: int
     warmup: int = 0
     step_size: int = 10
@@ -106,12 +110,14 @@ def find_table(name: str) -> Table | None:
     return None
 
 
-def run_length(name: str, epochs: int, given: bool) -> int:
-    """Return the number of epochs of a run: the table's, or else `epochs`.
+def run_length(name: str, epochs: int, given: bool, timed: bool = False) -> int:
+    """Return the number of epochs of a run: the table's, or else `epochs`; UNLIMITED if the run is `timed` (--hours).
 
     A warning is logged if the user gave a number (`given`) and the table has another.
     """
     table = find_table(name)
+    if timed:
+        return UNLIMITED
     if table is None:
         return epochs
     if given and table.epochs != epochs:
@@ -131,7 +137,7 @@ def get_schedule(name: str, span: Span) -> Schedule:
     if table is None:
         rate = schedulers[name](span)
     else:
-        drops = [drop * span.per_epoch for drop in table.drops]
+        drops = [drop * span.total / table.epochs for drop in table.drops]
 
         def rate(step: int) -> float:
             return 0.1 ** sum(step >= drop for drop in drops)

@@ -27,6 +27,7 @@ from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
 from training.grad_checkpointing import buffers_kept
 from training.guard import Diverged, NonFiniteGuard, locate_non_finite
+from training.length import RunLength
 from training.lora import Adapters
 from training.losses import Loss
 from training.mix import Mix, mix_batch
@@ -54,7 +55,6 @@ class StepSettings:
 
     seed: int
     lr: float
-    epochs: int
     steps_per_epoch: int
     accumulate: int = 1
     clip_grad: float | None = None
@@ -70,7 +70,7 @@ class StepSettings:
 class Parts:
     """What the engine drives; `training.setup.build_engine` makes it from the options.
 
-    schedule: optimizer step -> factor of the learning rate.
+    length: how long the run is; it holds the schedule of the learning rate.
     clip_params: the parameters that --clip_grad clips.
     train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
     recomputes: whether the backward pass runs parts of the forward pass once more (--checkpoint_grad).
@@ -80,7 +80,7 @@ class Parts:
     criterion: Loss
     optimizer: torch.optim.Optimizer
     optimizer_settings: OptimizerSettings
-    schedule: Callable[[int], float]
+    length: RunLength
     averages: Averages
     clip_params: list[nn.Parameter]
     mix: Mix | None = None
@@ -112,7 +112,8 @@ class Engine:
     def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:
         self.model, self.settings = model, settings
         self.optimizer, self.optimizer_settings = parts.optimizer, parts.optimizer_settings
-        self.schedule, self.averages, self.clip_params = parts.schedule, parts.averages, parts.clip_params
+        self.length, self.averages, self.clip_params = parts.length, parts.averages, parts.clip_params
+        self.schedule = parts.length.factor
         self.mix, self.teacher, self.train_net = parts.mix, parts.teacher, parts.train_net
         self.recomputes, self.adapters = parts.recomputes, parts.adapters
         self.fused = bool(getattr(parts.optimizer, "_step_supports_amp_scaling", False))
@@ -251,9 +252,7 @@ class Engine:
 
     def _mixes(self, batch: Batch) -> bool:
         """Return whether the batch is before the last part of the run, in which --mix_off mixes nothing."""
-        per_epoch = self.settings.steps_per_epoch
-        done = (batch.epoch - 1) * per_epoch + batch.step
-        return done < (1 - self.settings.mix_off) * self.settings.epochs * per_epoch
+        return self.length.is_before(1 - self.settings.mix_off, batch)
 
     def _to_device(self, *tensors: Tensor) -> list[Tensor]:
         """Return copies on the device; on a GPU, a side stream makes them while the previous step still runs."""
@@ -298,7 +297,7 @@ class Engine:
         if settings.swa_start and epoch >= settings.swa_start:
             self.active_weights = "raw" if self.active_weights == "swa" else self.active_weights
             self.averages.update_swa(self.model.net)
-            if epoch == settings.epochs:
+            if epoch == self.length.epochs:
                 count = settings.steps_per_epoch
                 batches = progress(islice(loader.batches(epoch), count), "statistics of --swa", count)
                 images = (self.model.normalise(batch.image) for batch in batches)
@@ -324,6 +323,8 @@ class Engine:
             "swa": self.averages.swa_state(),
             "skipped": self.guard.skipped,
         }
+        clock = self.length.state_dict()
+        training |= {} if clock is None else {"clock": clock}
         weights = {"weights": self.net("raw").state_dict(), **self.averages.state_dict()}
         if self.adapters is not None:
             ema = self.averages.ema.module if self.averages.ema is not None else None
@@ -352,6 +353,7 @@ class Engine:
         self._in_step, self._unsettled = [], []  # of a step that was given up
         self.zero_gradients()
         self.guard.skipped = training.get("skipped", 0)
+        self.length.load_state_dict(training.get("clock"))
         self.guard.snapshot_buffers()
         at_start = "epoch" in content and not content.get("within")
         self.step_count = content["epoch"] * self.optimizer_steps_per_epoch if at_start else training["step"]

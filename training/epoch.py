@@ -34,7 +34,7 @@ class EpochTracker:
     """
 
     def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:
-        self.run, self.epoch, self.engine = run, epoch, engine
+        self.run, self.epoch, self.engine, self.length = run, epoch, engine, engine.length
         self.batches = engine.settings.steps_per_epoch
         self.total = torch.zeros(NUM_SUMS, device=engine.model.device)
         self.zero, self.one = torch.zeros((), device=engine.model.device), torch.ones((), device=engine.model.device)
@@ -62,7 +62,7 @@ class EpochTracker:
 
     def __enter__(self) -> "EpochTracker":
         self.began = self.shown = self.logged = time.monotonic()
-        title = f"epoch {self.epoch}/{self.engine.settings.epochs}"
+        title = f"epoch {self.length.title(self.epoch)}"
         self.bar = progress(None, title, self.batches, lines=False)  # `update` logs its own lines
         self.bar.update(self.done)
         return self
@@ -81,7 +81,8 @@ class EpochTracker:
 
     def track(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield the remaining batches of the epoch; between two optimizer steps, save or stop if that is due."""
-        for _ in range(self.batches - self.done):
+        self.length.epoch_began()
+        for _ in range(0 if self.ended else self.batches - self.done):
             asked = time.monotonic()
             self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
@@ -92,8 +93,13 @@ class EpochTracker:
                 yield self.batch
             finally:
                 stop()
-            if self.engine.is_step_boundary(self.done) and self.done < self.batches:
+            if not self.engine.is_step_boundary(self.done):
+                continue
+            if self.length.step_done(self.engine.step_count):
+                break
+            if self.done < self.batches:
                 self.run.maybe_save(self)
+        self.length.training_ended(self.epoch, self.engine.step_count)
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         """Return the next batch. If the machine cannot read it, save what is trained so far, and raise."""
@@ -130,6 +136,7 @@ class EpochTracker:
         elif self.bar.disable and now - self.logged > LOG_SECONDS:
             self.logged = now
             left = (self.spent + now - self.began) / max(1, self.counted) * (self.batches - self.done)
+            left = max(0.0, min(left, self.length.seconds_left()))
             where = f"epoch {self.epoch}, batch {self.done}/{self.batches}"
             log.info(f"{where}  {format_metrics(self.scores())}  {left / 60:.0f} min left")
 

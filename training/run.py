@@ -45,7 +45,6 @@ class RunSettings:
 
     checkpoints: Path
     logs: Path
-    epochs: int
     batch_size: int
     val_freq: int
     patience: int
@@ -87,7 +86,7 @@ class TrainingRun:
 
     def __init__(self, settings: RunSettings, start: RunStart, engine: Engine, facts: RunFacts) -> None:
         """Open the records; on --overwrite, delete those of an earlier run; log what is about to be trained."""
-        self.settings, self.engine, self.facts = settings, engine, facts
+        self.settings, self.engine, self.facts, self.length = settings, engine, facts, engine.length
         self.state, self.source, self.resumed = start.state, start.source, start.resumed
         self.checkpoints, self.logs = settings.checkpoints, settings.logs
         self.last = self.checkpoints / "last.pt"
@@ -98,6 +97,8 @@ class TrainingRun:
         self.rewound = False
         self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
         self._load_curves()
+        images = engine.settings.steps_per_epoch * min(settings.batch_size, facts.train_images)
+        self.length.begin(start.watch, images, facts.val_images * len(engine.available_weights()))
         self.tracker: EpochTracker | None = None
         self.recorder: RunRecorder | None = None
         if distributed.rank() == 0:
@@ -122,7 +123,7 @@ class TrainingRun:
             f"{facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{facts.train_images} training and {facts.val_images} validation images, "
             f"{steps} batches of {min(settings.batch_size, facts.train_images)} per epoch, "
-            f"epochs {state.next_epoch} to {settings.epochs}\n"
+            f"{self.length.described(state.next_epoch)}\n"
             f"{settings.described}"
         )
         return recorder
@@ -136,11 +137,13 @@ class TrainingRun:
 
     def is_over(self) -> bool:
         """Return whether no epoch is left, or --patience is exhausted."""
-        return self.state.next_epoch > self.settings.epochs or self.state.is_out_of_patience(self.settings.patience)
+        if self.state.is_out_of_patience(self.settings.patience):
+            return True
+        return self.state.within is None and self.length.is_over(self.state.epochs_done)
 
     def should_validate(self, epoch: int) -> bool:
         """Return whether `epoch` ends with a validation."""
-        return self.settings.val_freq > 0 and (epoch % self.settings.val_freq == 0 or epoch == self.settings.epochs)
+        return self.settings.val_freq > 0 and self.length.validates(epoch, self.settings.val_freq)
 
     def on_predictions(self, weights: str) -> Callable[[Predictions], None] | None:
         """Return what takes the predictions of a validation, for the confusion matrix; None if nothing is recorded."""
@@ -154,7 +157,8 @@ class TrainingRun:
             RunInterrupted: a signal arrived in the epoch.
         """
         self.state.add_epoch(epoch, scores)
-        log.info(f"epoch {epoch}/{self.settings.epochs}  " + format_metrics(scores, self.state.metric))
+        self.length.epoch_ended(self.engine.step_count)
+        log.info(f"epoch {self.length.title(epoch)}  " + format_metrics(scores, self.state.metric))
         self._check_finite(epoch, scores)
         if self.recorder is not None:
             self.recorder.end_epoch(epoch, scores, self.engine)
@@ -179,9 +183,9 @@ class TrainingRun:
             raise self.writer.error
         best = self.state.best()
         if best is not None:
-            if self.state.epochs_done < self.settings.epochs:
+            if not self.length.is_over(self.state.epochs_done):
                 log.info(
-                    f"Stopped after epoch {self.state.epochs_done} of {self.settings.epochs}: --patience "
+                    f"Stopped after epoch {self.state.epochs_done} of {self.length.epochs}: --patience "
                     f"{self.settings.patience} validations brought no better {self.state.metric}."
                 )
             metric = self.state.metric
@@ -193,6 +197,8 @@ class TrainingRun:
                 "another run wrote it, and it is not beside the checkpoint that was resumed."
             )
         path = self.checkpoints / "best.pt" if there else self.last
+        if summary := self.length.summary():
+            log.info(summary)
         then = command("submit" if best is None else "eval", str(path))
         log.info(f"Checkpoints: {self.checkpoints}/   Records: {self.logs}/\nNext: {then}")
 
@@ -225,7 +231,8 @@ class TrainingRun:
         if tracker is not None:
             self.recorder.write_steps(self.state.history, curves)
         facts, model = self.facts, self.engine.model
-        options = self.settings.options | {"precision_used": facts.precision, "precision_why": facts.precision_reason}
+        options = self.settings.options | {"epochs": self.length.epochs}
+        options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
         content = {"model": model.name, "opt": options, "data": data}

@@ -21,6 +21,8 @@ from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
 from training.grad_checkpointing import enable_grad_checkpointing
+from training.hours import TimedLength
+from training.length import RunLength
 from training.lora import add_adapters
 from training.losses import Loss, LossSettings, get_loss
 from training.mix import get_mix
@@ -77,7 +79,7 @@ def build_engine(
         criterion=criterion,
         optimizer=optimizer,
         optimizer_settings=settings,
-        schedule=get_schedule(opt.scheduler, schedule_span(opt, -(-steps_per_epoch // opt.accumulate))),
+        length=run_length(opt, steps_per_epoch),
         averages=averages,
         clip_params=clip_params,
         mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
@@ -130,7 +132,6 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
     return StepSettings(
         seed=opt.seed,
         lr=opt.lr,
-        epochs=opt.epochs,
         steps_per_epoch=steps_per_epoch,
         accumulate=opt.accumulate,
         clip_grad=opt.clip_grad,
@@ -143,6 +144,14 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
     )
 
 
+def run_length(opt: argparse.Namespace, steps_per_epoch: int) -> RunLength:
+    """Return how long the run is, with its schedule: by --epochs, or by --hours."""
+    span = schedule_span(opt, -(-steps_per_epoch // opt.accumulate))
+    if opt.hours is not None:
+        return TimedLength(opt.hours, steps_per_epoch, opt.scheduler, span, opt.val_freq)
+    return RunLength(opt.epochs, steps_per_epoch, get_schedule(opt.scheduler, span))
+
+
 def schedule_span(opt: argparse.Namespace, per_epoch: int) -> Span:
     """Return what the schedule stretches over, for `per_epoch` optimizer steps per epoch."""
     floor = opt.min_lr / opt.lr if opt.lr else 0.0
@@ -151,10 +160,12 @@ def schedule_span(opt: argparse.Namespace, per_epoch: int) -> Span:
 
 def run_settings(opt: argparse.Namespace) -> RunSettings:
     """Return what a run takes from the options, which have its epochs and classes by now."""
+    saved = {name: value for name, value in vars(opt).items() if name not in NOT_SAVED}
+    if opt.hours is not None:
+        saved["epochs"] = None  # a file for --config must not give both
     return RunSettings(
         checkpoints=Path(opt.checkpoint_dir) / opt.tag,
         logs=Path(opt.log_dir) / opt.tag,
-        epochs=opt.epochs,
         batch_size=opt.batch_size,
         val_freq=opt.val_freq,
         patience=opt.patience,
@@ -164,7 +175,7 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         max_bad=opt.max_bad,
         overwrite=opt.overwrite,
         histograms=opt.histograms,
-        options={name: value for name, value in vars(opt).items() if name not in NOT_SAVED},
+        options=saved,
         described=(
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
             f"seed {opt.seed}"
@@ -214,6 +225,11 @@ def _check(opt: argparse.Namespace, model: BaseModel) -> None:
     if opt.sam and model.dtype == torch.float16:
         raise UserError(
             "--sam does not work with fp16: it would ascend along scaled gradients. Give --precision bf16 or fp32."
+        )
+    if opt.swa and opt.hours is not None:
+        raise UserError(
+            "--swa does not work with --hours: it averages from a given epoch to the last, and --hours decides "
+            "how many epochs there are. Try: --ema 0.999"
         )
     if opt.swa and opt.swa > opt.epochs:
         raise UserError(f"--swa {opt.swa} begins after the last epoch, {opt.epochs}; allowed: 1 to {opt.epochs}.")

@@ -1,7 +1,7 @@
 """Where a run starts: its tag, its options, and the checkpoint of --load or --resume."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from training.probe_init import batch_norms, check_probe
 from training.state import RunState
 from utils import distributed
 from utils.classes import Classes
+from utils.clock import Stopwatch
 from utils.errors import UserError
 from utils.logger import log, start_logging
 from utils.run_lock import acquire
@@ -42,6 +43,7 @@ BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "deb
 CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (
     "--epochs",
+    "--hours",
     "--scheduler",
     "--lr",
     "--min_lr",
@@ -58,21 +60,24 @@ class RunStart:
 
     opt: the options, with what a resumed run takes from its checkpoint. state: how far a resumed run is.
     content, source: the checkpoint to start from, or None, and its path.
+    watch: counts from the start of the program, for --hours.
     """
 
     opt: Options
     content: dict[str, Any] | None
     source: str
     state: RunState
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
-    def begin(cls, opt: Options, restarted: bool) -> "RunStart":
+    def begin(cls, opt: Options, restarted: bool, watch: Stopwatch) -> "RunStart":
         """Take the tag, open the log, read the checkpoint of --load or --resume, and on --resume take its options.
 
         Flags that were given override the checkpoint's; each change is logged. All processes of a run call it together.
 
         Args:
             restarted: torchrun restarted the run.
+            watch: as the attribute.
 
         Raises:
             UserError: another run of the tag is active, or would be replaced. Or there is no such checkpoint, or it
@@ -91,7 +96,7 @@ class RunStart:
         if distributed.rank() == 0:
             for left in checkpoints.glob(".*.tmp"):  # of a run that was killed while it saved
                 left.unlink(missing_ok=True)
-        return cls(opt, content, source, state)
+        return cls(opt, content, source, state, watch)
 
     @property
     def resumed(self) -> bool:
@@ -113,6 +118,8 @@ class RunStart:
                 f"{self.opt.patience}. To train on, give more --patience."
             )
             return True
+        if self.opt.hours is not None:
+            return self._has_used_hours()
         if self.state.next_epoch <= epochs:
             return False
         log.info(
@@ -139,7 +146,18 @@ class RunStart:
                 raise UserError(
                     f"--min_lr {opt.min_lr:g} is above the chosen --lr {opt.lr:g}. Try: --lr {opt.min_lr:g}"
                 )
-        return opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given))
+        timed = opt.hours is not None
+        return opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed))
+
+    def _has_used_hours(self) -> bool:
+        clock = self.content["training"].get("clock") if self.resumed and self.content is not None else None
+        if clock is None or not clock["over"] or clock["hours"] != self.opt.hours or self.state.within is not None:
+            return False
+        log.info(
+            f"{self.source} is complete: its --hours {self.opt.hours:g} ended with epoch {self.state.epochs_done}. "
+            "To train more, give more --hours, or start a new run from its weights: --load without --resume."
+        )
+        return True
 
     def check_classes(self, names: list[str] | None, listed: Path) -> None:
         """Raise UserError if a resumed run has other classes than `names`, the classes.txt beside the list `listed`."""
@@ -219,6 +237,9 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
                 f"Leave --{name} out, or {instead} without --resume."
             )
     theirs = {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
+    for given, other in (("epochs", "hours"), ("hours", "epochs")):
+        if given in opt.given:  # it replaces the other
+            theirs.pop(other, None)
     changed = [
         f"--{name} {value} -> {getattr(opt, name)}"
         for name, value in theirs.items()

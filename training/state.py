@@ -32,9 +32,11 @@ class RunState:
         return self.epochs_done + 1
 
     @property
-    def batches_done(self) -> int:
-        """Return how many batches of the next epoch are trained already."""
-        return self.within["done"] if self.within else 0
+    def next_batch(self) -> tuple[int, int]:
+        """Return the batch to train next: its epoch, from 1, and its number in that epoch, from 0."""
+        if self.within and self.within["ended"]:
+            return self.next_epoch + 1, 0
+        return self.next_epoch, self.within["done"] if self.within else 0
 
     def best(self) -> dict[str, Any] | None:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""

@@ -204,6 +204,21 @@ class Lora(TypedDict):
 
 
 @with_config(OPEN)
+class Clock(TypedDict):
+    """The time of --hours; training.hours.TimedLength.state_dict."""
+
+    hours: Annotated[Number, Field(gt=0)]
+    used: Seconds
+    trained: Seconds
+    steps: Count
+    step_seconds: Seconds
+    pause: Seconds | None
+    share: Annotated[Number, Field(ge=0, le=1)]
+    planned: Seconds
+    over: Annotated[bool, Strict()]
+
+
+@with_config(OPEN)
 class Training(TypedDict):
     """What --resume needs, from training.engine.Engine.state_dict. load_optimizer_state checks the optimizer's part."""
 
@@ -213,6 +228,7 @@ class Training(TypedDict):
     swa: NotRequired[Swa]
     skipped: NotRequired[Count]
     lora: NotRequired[Lora]
+    clock: NotRequired[Clock]
 
 
 @with_config(OPEN)

@@ -55,6 +55,15 @@ def test_fill_defaults_original_command_line_keeps_its_meaning():
     assert filled(f"{words} --transform resize").vflip == 0.5
 
 
+def test_fill_defaults_hours_sets_no_epochs_and_a_short_warmup():
+    """How many epochs --hours allows is unknown here; a tenth of twenty could be longer than the run."""
+    opt = parse_train(["--hours", "1", "-b", "30"])
+    found, reasons = fill_defaults(opt, FINE_TUNED)
+    assert "--epochs" not in "".join(reasons) and "if --hours allows it" in "".join(reasons)
+    assert (found.warmup, found.zoom) == (1.0, filled("--epochs 10").zoom)
+    assert fill_defaults(opt, SCRATCH)[0].warmup == 0.05
+
+
 def test_fill_defaults_augments_more_in_longer_runs():
     zooms = [filled(f"--epochs {epochs}").zoom for epochs in (5, 10, 20, 100)]
     assert zooms == sorted(zooms, reverse=True) and zooms[0] > zooms[1] > zooms[2] == zooms[3] == CHAIN["zoom"][1]

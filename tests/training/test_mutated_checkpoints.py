@@ -213,7 +213,7 @@ def resumed(path, _):
         divergence_error=lambda what, lr: UserError(what),
     )
     with EpochTracker(run, state.next_epoch, engine) as tracker:
-        for batch in tracker.track(loader.batches(state.next_epoch, state.batches_done)):
+        for batch in tracker.track(loader.batches(*state.next_batch)):
             tracker.update(engine.train_step(batch))
         tracker.close()
     state.best()
