@@ -6,6 +6,7 @@ A model of your own: copy a folder, import it here, and add a line to `models`.
 import functools
 from collections.abc import Callable
 
+from network.Airbench.model import Model as Airbench
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.iResNet.model import Model as iResNet
@@ -26,6 +27,7 @@ FAMILIES: dict[str, type[BaseModel]] = {
     "Res2Net": Res2Net,
     "iResNet": iResNet,
     "EfficientNet": EfficientNet,
+    "Airbench": Airbench,
 }
 models: dict[str, type[BaseModel]] = {
     **{name: FAMILIES[family] for name, (family, _) in MODELS.items()},

@@ -33,6 +33,7 @@ MODELS: dict[str, tuple[str, str]] = {
     "EfficientNet-Lite0": ("EfficientNet", "tf_efficientnet_lite0"),
     "EfficientNet-Lite1": ("EfficientNet", "tf_efficientnet_lite1"),
     "EfficientNet-Lite2": ("EfficientNet", "tf_efficientnet_lite2"),
+    "Airbench": ("Airbench", "airbench"),
 }
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion", "muon")
 # Here weight decay acts on the weights, not through the gradient, so it needs larger values.

@@ -15,6 +15,7 @@ FAMILIES = {
     "ResNet18": 20,
     "EfficientNet-Lite0": 49,
     "iResNet50": 41,  # the other twelve follow a sum, not a convolution
+    "Airbench": 3,  # the other three follow a pooling
     "Res2Net50": 87,
     "ResNeSt50": 71,
     "timm:regnety_002": 44,

@@ -15,7 +15,16 @@ from options import choices, parse_train
 from utils import checkpoint
 from utils.errors import UserError
 
-FAMILIES = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-Lite0", "timm:convnext_atto"]
+FAMILIES = [
+    "ResNet18",
+    "ResNeXt50",
+    "ResNeSt50",
+    "Res2Net50",
+    "iResNet50",
+    "EfficientNet-Lite0",
+    "Airbench",
+    "timm:convnext_atto",
+]
 
 
 def built(*words):

@@ -23,7 +23,8 @@ from utils.batch import Batch
 from utils.errors import UserError
 from utils.preprocess import Preprocess
 
-SMALLEST = "ResNet18 ResNeXt50 ResNeSt50 Res2Net50 iResNet50 EfficientNet-B0 EfficientNet-Lite0 timm:resnet10t".split()
+SMALLEST = "ResNet18 ResNeXt50 ResNeSt50 Res2Net50 iResNet50 EfficientNet-B0 EfficientNet-Lite0 Airbench".split()
+SMALLEST += ["timm:resnet10t"]
 
 
 def options(*words: str) -> Options:

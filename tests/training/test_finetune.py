@@ -22,7 +22,7 @@ from training.setup import build_engine
 from utils.batch import Batch
 from utils.errors import UserError
 
-SMALL_OF_FAMILY = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-Lite0"]
+SMALL_OF_FAMILY = ["ResNet18", "ResNeXt50", "ResNeSt50", "Res2Net50", "iResNet50", "EfficientNet-Lite0", "Airbench"]
 OTHERS = [
     "timm:convnext_atto",
     "timm:vit_tiny_patch16_224",

@@ -1,0 +1,27 @@
+"""Airbench (Jordan, 2024), written out in airbench.py: a network for small pictures, trained from random weights."""
+
+from torch import Tensor, nn
+
+from network.Airbench.airbench import MIN_SIDE_PIXELS, WIDTHS, Airbench
+from network.backbones import reinit_head
+from network.base_model import BaseModel, Step
+from utils.errors import UserError
+
+
+class Model(BaseModel):
+    def build(self, arch: str) -> nn.Module:
+        if self.settings.pretrained:
+            raise UserError(f"{self.name} has no ImageNet weights: it is for small pictures. Try: --no-pretrained")
+        if self.settings.scale < MIN_SIDE_PIXELS:
+            raise UserError(
+                f"{self.name} halves the image three times: --scale {self.settings.scale} is too small; "
+                f"allowed: {MIN_SIDE_PIXELS} or more."
+            )
+        return reinit_head(Airbench(WIDTHS[arch], self.num_classes, self.settings.drop))
+
+    def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            logits = self(images)
+            loss = self.criterion(logits, targets)
+        step(loss)
+        return loss.detach(), logits.detach()
