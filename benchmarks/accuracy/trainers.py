@@ -77,7 +77,7 @@ def check(trainer: Trainer, job: Job) -> dict[str, str]:
     """Return the versions of the packages that `trainer` runs with.
 
     Raises:
-        Failed: its environment is not there, or its packages do not import.
+        Failed: its environment is not there, or lacks a package. Whether the packages work, a run tells.
     """
     if not trainer.script:
         return _our_versions()
@@ -85,7 +85,7 @@ def check(trainer: Trainer, job: Job) -> dict[str, str]:
     try:
         done = subprocess.run(words, capture_output=True, text=True, cwd=bench.ROOT, timeout=CHECK_SECONDS)
     except subprocess.TimeoutExpired:
-        raise Failed(f"its packages do not import within {CHECK_SECONDS} s") from None
+        raise Failed(f"its packages are not found within {CHECK_SECONDS} s") from None
     if done.returncode:
         raise Failed(_last_line(done.stderr))
     return dict(json.loads(done.stdout.splitlines()[-1])["versions"])
