@@ -7,6 +7,7 @@ import signal
 from itertools import pairwise
 
 import pytest
+import torch
 
 from benchmarks import crash_test
 from conftest import Script
@@ -16,6 +17,7 @@ from ticking import tick
 from training.engine import Engine
 from training.hours import TimedLength
 from utils import checkpoint, clock
+from utils.batch import Batch
 from utils.errors import UserError
 
 LIMIT = 180.0  # seconds
@@ -108,6 +110,13 @@ def test_hours_table_is_stretched_over_the_time(monkeypatch):
     done = Machine(monkeypatch, step=0.1, every=0, scheduler="2x").run()
     drops = [place / len(done.rates) for place, (one, two) in enumerate(pairwise(done.rates), 1) if two < one]
     assert drops == pytest.approx([14 / 24, 20 / 24], abs=0.01)
+
+
+def test_hours_is_before_follows_the_time_not_the_epochs(monkeypatch):
+    length = Machine(monkeypatch, step=0.1).length
+    length.share = 0.5
+    batch = Batch(torch.zeros(1), torch.zeros(1), torch.zeros(1), 3, 0, ())
+    assert length.is_before(0.6, batch) and not length.is_before(0.4, batch)
 
 
 def test_hours_without_time_for_two_validations_validates_once(monkeypatch):
