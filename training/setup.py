@@ -65,7 +65,7 @@ def build_engine(
         teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
         criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
     head = head_names(model.net)
-    model.frozen = freeze(model.net, opt.freeze) + (batch_norms(model.net) if opt.probe_init else [])
+    model.frozen = freeze(model.net, opt.freeze) + (batch_norms(model.net) if opt.probe_init or opt.lora else [])
     adapters = add_adapters(model, opt.lora, opt.seed) if opt.lora else None
     settings = optimizer_settings(opt)
     optimizer = get_optimizer(model.net, settings, lr_scales(model.net, opt.head_lr, opt.layer_decay), head)
