@@ -156,7 +156,8 @@ def roc_auc(predictions: Predictions, num_classes: int) -> float | None:
     for k in range(num_classes):
         mine = label == k
         positive = int(mine.sum())
-        ranks = rankdata(probability[:, k])[mine].sum()  # Mann-Whitney; ties count half
+        # Mann-Whitney; ties count half. SciPy 1.18 ranks float32 in float32, which ends at 2**24 images
+        ranks = rankdata(probability[:, k].astype(np.float64))[mine].sum()
         areas.append((ranks - positive * (positive + 1) / 2) / (positive * (len(label) - positive)))
     return float(np.mean(areas))
 
