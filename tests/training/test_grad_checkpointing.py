@@ -7,6 +7,7 @@ from torch import nn
 from network import get_model
 from network.base_model import BaseModel, Step
 from options import parse_train
+from options.choices import MODELS
 from training.engine import Engine
 from training.grad_checkpointing import enable_grad_checkpointing
 from training.setup import build_engine
@@ -161,6 +162,19 @@ def test_checkpoint_grad_without_the_method_is_refused():
         net = get_model("timm:vgg11")(parse_train([*WORDS, "--model", "timm:vgg11"])).net
     with pytest.raises(UserError, match="timm:vgg11"):
         enable_grad_checkpointing(net, "timm:vgg11")
+
+
+def test_checkpoint_grad_families_without_it_are_those_of_the_documentation():
+    smallest = {family: name for name, (family, _) in reversed(MODELS.items())}
+    refused = []
+    for family, name in smallest.items():
+        with torch.device("meta"):
+            net = get_model(name)(parse_train([*WORDS, "--model", name, "--scale", "32"])).net
+        try:
+            enable_grad_checkpointing(net, name)
+        except UserError:
+            refused.append(family)
+    assert refused == ["Airbench"]
 
 
 def test_checkpoint_grad_error_of_the_method_is_not_hidden():
