@@ -222,7 +222,7 @@ def test_read_list_million_blanks_take_linear_time(tmp_path):
 
 def test_read_image_null_byte_in_path_is_image_error(tmp_path):
     """open() answers it with ValueError."""
-    with pytest.raises(ImageError, match="null byte"):
+    with pytest.raises(ImageError, match="null (byte|character)"):
         read_image("/a\0b.jpg")
 
 
