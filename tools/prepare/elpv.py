@@ -51,8 +51,7 @@ def read_labels(path: Path, target: str) -> dict[str, int]:
     """Return the class of each image, {path below the folder of labels.csv: class number}.
 
     A line is a path, the probability of a defect, and the type of the cell, with spaces between. The probability is 0,
-    1/3, 2/3 or 1. As in the paper (Deitsch et al., 2019, section 3.1), 0 is functional and the rest is defective: a
-    third says that an expert found no defect but was not sure.
+    1/3, 2/3 or 1. Here 0 is functional and the rest is defective: any doubt of the experts counts as a defect.
 
     Raises:
         UserError: a line is not of this form, or names no image of the folder.
