@@ -8,6 +8,8 @@ already, such as Lookahead with its slow weights or Muon with its two kinds of g
 import torch
 from torch import Tensor, nn
 
+from utils.tensors import clones
+
 
 class SAM:
     """Algorithm 1 of the paper with p = 2.
@@ -32,7 +34,7 @@ class SAM:
         gradients = [parameter.grad for parameter in moving if parameter.grad is not None]
         scale = self.rho / (torch.stack(torch._foreach_norm(gradients)).norm() + 1e-12)
         changing = [*moving, *self.net.buffers()]
-        self._saved = list(zip(changing, torch._foreach_clone(changing), strict=True))
+        self._saved = list(zip(changing, clones(changing), strict=True))
         torch._foreach_mul_(gradients, scale)  # in place: they are not needed any more
         torch._foreach_add_(moving, gradients)
         for parameter in moving:

@@ -9,6 +9,7 @@ from timm.layers import set_reentrant_ckpt
 from torch import nn
 
 from utils.errors import UserError
+from utils.tensors import clones
 
 
 def enable_grad_checkpointing(net: nn.Module, model: str) -> None:
@@ -44,7 +45,7 @@ def buffers_kept(net: nn.Module) -> Iterator[None]:
     """
     buffers = list(net.buffers())
     with torch.no_grad():
-        kept = list(torch._foreach_clone(buffers)) if buffers else []
+        kept = clones(buffers)
     yield
     if buffers:
         with torch.no_grad():

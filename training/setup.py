@@ -110,9 +110,11 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
     limit = min(MAX_IMAGES, images // world)
     found = largest_step(functools.partial(_trial_engine, opt, device, classes), device, limit)
     batch = world * -distributed.all_reduce_max(-(found or 2))  # where not even 2 fit, the first step says what to do
+    chosen = opt.preset == "auto" and "lr" not in opt.given
+    rate = "--lr follows from it." if chosen else f"--lr stays {opt.lr:g}: check that it suits this batch."
     log.info(
         f"-b auto: -b is {batch}, the largest batch whose steps leave {FREE_SHARE:.0%} of the GPU's memory free "
-        f"(at most {MAX_IMAGES} images per GPU). --lr stays {opt.lr:g}: check that it suits this batch."
+        f"(at most {MAX_IMAGES} images per GPU). {rate}"
     )
     return batch
 

@@ -22,6 +22,7 @@ MIN_SIMILARITY = 0.988  # of sketches; copies of 100 of those cuts at quality 30
 MIN_SIMILARITY_SMALL = 0.998  # if both are below SMALL pixels: at 28, other trousers of the same cut reach 0.99
 MAX_NEIGHBOURS = 1024  # hashes that agree in three bands with one; an almost empty hash has millions
 MAX_PAIRS = 4_000_000  # in memory
+BITS_OF_16 = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 BLOCK = 8192  # pairs whose sketches are fetched at a time
 
 
@@ -125,6 +126,11 @@ def _alike(seen: Scan, groups: Contents, store: Store, bits: int) -> Iterator[tu
             return
 
 
+def bits_set(numbers: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Return how many bits of each number are 1, uint8 of the same shape. NumPy has bitwise_count since 2.0 only."""
+    return BITS_OF_16[np.ascontiguousarray(numbers).view(np.uint16).reshape(*numbers.shape, 4)].sum(-1, dtype=np.uint8)
+
+
 def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
     """Yield all pairs at most `bits` apart, once each, in blocks: two int64 indices into `hashes`, uint8 distances."""
     bands = _bands(bits + AGREEING_BANDS)
@@ -146,7 +152,7 @@ def close_hashes(hashes: NDArray[np.uint64], bits: int) -> Iterator[tuple[NDArra
         step = 1
         while len(alive) and step <= MAX_NEIGHBOURS:
             differ = sorted_hashes[alive] ^ sorted_hashes[alive + step]
-            distance = np.bitwise_count(differ)
+            distance = bits_set(differ)
             hit = np.flatnonzero(distance <= bits)
             equal = sum(((differ[hit] & band) == 0).astype(np.int64) << k for k, band in enumerate(bands))
             hit = hit[first_choice[equal] == number[choice]]
