@@ -9,5 +9,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python datasets/prepare.py fashion-mnist --out datasets/fashion-mnist --train 12000
-python train.py --tag fashion_mnist_lite0 --model EfficientNet-Lite0 --data_root datasets/fashion-mnist --scale 64 --epochs 1 --gpu -1 --overwrite
+python train.py --tag fashion_mnist_lite0 --model EfficientNet-Lite0 --data_root datasets/fashion-mnist --scale 64 --epochs 1 -b 64 --lr 0.002 --warmup 0.1 --transform none --gpu -1 --overwrite
 python eval.py --tag fashion_mnist_lite0 --load checkpoints/fashion_mnist_lite0/best.pt --data_root datasets/fashion-mnist -b 100 --gpu -1

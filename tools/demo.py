@@ -21,8 +21,9 @@ DATA = "datasets/fashion-mnist"
 TAG = "demo"
 STEPS = [
     f"datasets/prepare.py fashion-mnist --out {DATA} --train 12000",
-    f"-m tools.preview --data_root {DATA} --tag {TAG} --scale 64 --out logs/{TAG}/preview.png",
-    f"train.py --tag {TAG} --model EfficientNet-Lite0 --data_root {DATA} --scale 64 --epochs 1 --gpu -1 --overwrite",
+    f"-m tools.preview --data_root {DATA} --tag {TAG} --scale 64 --transform resize --out logs/{TAG}/preview.png",
+    f"train.py --tag {TAG} --model EfficientNet-Lite0 --data_root {DATA} --scale 64 --epochs 1"
+    " -b 64 --lr 0.002 --warmup 0.1 --transform none --gpu -1 --overwrite",
     f"eval.py --tag {TAG} --load checkpoints/{TAG}/best.pt --data_root {DATA} -b 100 --gpu -1",
     f"submit.py --tag {TAG} --load checkpoints/{TAG}/best.pt --data_root {DATA} -b 100 --gpu -1",
 ]
