@@ -13,6 +13,7 @@ from evaluation.step_points import MAX_VALIDATIONS, read_table, rows_of
 from training import step_curves
 from training.earlier import remove_earlier
 from training.epoch import EpochTracker
+from training.length import RunLength
 from training.state import RunState
 from training.step_curves import MAX_POINTS, NUM_SUMS, StepCurves
 from utils import checkpoint_schema
@@ -151,7 +152,8 @@ def test_tracker_adds_batches_to_the_step_in_progress():
     """Of accumulated batches the norm is seen at the step alone, and a batch that is not finite counts for nothing."""
     engine = SimpleNamespace(
         model=SimpleNamespace(device=CPU),
-        settings=SimpleNamespace(steps_per_epoch=6, epochs=1),
+        settings=SimpleNamespace(steps_per_epoch=6),
+        length=RunLength(1, 6, lambda step: 1.0),
         guard=SimpleNamespace(on=True),
         is_step_boundary=lambda done: done % 2 == 0,
         grad_norm=torch.tensor(3.0),
