@@ -11,6 +11,7 @@ from torch import nn
 
 from utils import distributed
 from utils.logger import log, progress
+from utils.tensors import buffers_kept
 
 if TYPE_CHECKING:
     from network.base_model import BaseModel
@@ -99,18 +100,13 @@ def fastest_for_training(net: torch.nn.Module, scale: int, batch: int) -> tuple[
         loss.backward()
         net.zero_grad(set_to_none=True)
 
-    kept = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    try:
+    with buffers_kept(net):
         start = time.perf_counter()
         step("fp32")
         size = int(min(batch, max(2, 2 * MAX_STEP_SECONDS / (time.perf_counter() - start))))
         images = images.repeat(-(-size // 2), 1, 1, 1)[:size].contiguous(memory_format=torch.channels_last)
         best, why = pick_fastest(step)
         return best, f"{why} of {size} images"
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
 
 
 def fastest_for_inference(model: "BaseModel", scale: int, batch: int) -> tuple[str, str]:

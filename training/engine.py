@@ -25,7 +25,6 @@ from optimizer.sam import SAM
 from training.averages import Averages, frozen_mask
 from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
-from training.grad_checkpointing import buffers_kept
 from training.guard import Diverged, NonFiniteGuard, locate_non_finite
 from training.length import RunLength
 from training.lora import Adapters
@@ -36,6 +35,7 @@ from utils.batch import Batch
 from utils.errors import UserError
 from utils.logger import log, progress
 from utils.rng import seed_step
+from utils.tensors import buffers_kept
 
 if TYPE_CHECKING:
     from dataloader import TrainLoader
@@ -247,6 +247,8 @@ class Engine:
         accumulate = self.settings.accumulate
         first = batch.step // accumulate * accumulate
         in_step = min(accumulate, self.settings.steps_per_epoch - first)
+        # The recomputation would count the batch twice in batch norm's statistics. Its layers must not be told to leave
+        # them alone instead: torch checks that the recomputation saves the same tensors, and they are among these.
         with buffers_kept(self.model.net) if self.recomputes else contextlib.nullcontext():
             self.scaler.scale(loss / in_step).backward()
 

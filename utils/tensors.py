@@ -1,9 +1,10 @@
 """Many tensors at once."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -11,3 +12,17 @@ def clones(tensors: Sequence[Tensor]) -> list[Tensor]:
     if tensors and hasattr(torch, "_foreach_clone"):
         return list(torch._foreach_clone(list(tensors)))
     return [tensor.clone() for tensor in tensors]
+
+
+@contextlib.contextmanager
+def buffers_kept(net: nn.Module) -> Iterator[None]:
+    """Restore the buffers of `net` after the body, such as the running statistics of batch norm."""
+    buffers = list(net.buffers())
+    with torch.no_grad():
+        kept = clones(buffers)
+    try:
+        yield
+    finally:
+        if buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(buffers, kept)
