@@ -252,18 +252,8 @@ def _options(task: dict[str, Any], *more: str) -> "Options":
     """Return the options of train.py for this row."""
     from options import parse_train
 
-    words = [
-        "--model",
-        task["model"],
-        "--no-pretrained",
-        "--preset",
-        "original",
-        *bench.gpu_words(task),
-        "--optimizer",
-        "sgd",
-        "--lr",
-        str(LR),
-    ]
+    words = ["--model", task["model"], "--no-pretrained", "--preset", "original", *bench.gpu_words(task)]
+    words += ["--optimizer", "sgd", "--lr", str(LR)]
     words += ["--train_list", task["list"], "--val_list", task["val"], "--precision", task["precision"]]
     words += ["--scale", str(task["scale"]), "-b", str(task["batch"]), "-w", str(task["workers"])]
     words += ["--transform", "light", "--zoom", str(ZOOM), *FLAGS.get(task["row"], []), *more]

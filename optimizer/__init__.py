@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from optimizer.state import check_state
-from options.choices import DECOUPLED
+from options.choices import default_weight_decay
 from utils.errors import unknown_name
 
 
@@ -151,7 +151,7 @@ def weight_decay(settings: OptimizerSettings) -> float:
     """Return --weight_decay, or the optimizer's own default."""
     if settings.weight_decay is not None:
         return float(settings.weight_decay)
-    return 0.05 if settings.optimizer in DECOUPLED else 1e-4
+    return default_weight_decay(settings.optimizer)
 
 
 def parameter_groups(

@@ -38,6 +38,7 @@ MODELS: dict[str, tuple[str, str]] = {
 OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "lion", "muon")
 # Here weight decay acts on the weights, not through the gradient, so it needs larger values.
 DECOUPLED = ("adamw", "lion", "muon")
+DECOUPLED_WEIGHT_DECAY, COUPLED_WEIGHT_DECAY = 0.05, 1e-4
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
 TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")
 LOSSES = ("ce", "ohem", "focal", "bce")
@@ -52,3 +53,8 @@ FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a val
 AUTO_BATCH = "auto"  # -b: what the GPU holds
 PRESETS = ("auto", "original")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def default_weight_decay(optimizer: str) -> float:
+    """Return the weight decay of an optimizer without --weight_decay."""
+    return DECOUPLED_WEIGHT_DECAY if optimizer in DECOUPLED else COUPLED_WEIGHT_DECAY

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from options import rules
-from options.choices import DECOUPLED
+from options.choices import DECOUPLED, default_weight_decay
 from options.values import Options
 
 BATCH_SIZES = ((1_000, 16), (20_000, 32), (math.inf, 64))  # (training images below this, batch size)
@@ -102,7 +102,7 @@ def _epochs(opt: Options, facts: Facts) -> tuple[Values, str]:
 
 
 def _optimizer(opt: Options, facts: Facts) -> tuple[Values, str]:
-    return {"optimizer": "adamw"}, "fewest failures over networks and data"
+    return {"optimizer": "adamw"}, "as in the template"
 
 
 def _lr(opt: Options, facts: Facts) -> tuple[Values, str]:
@@ -120,10 +120,8 @@ def _lr(opt: Options, facts: Facts) -> tuple[Values, str]:
 
 
 def _weight_decay(opt: Options, facts: Facts) -> tuple[Values, str]:
-    decoupled = opt.optimizer in DECOUPLED
-    return {"weight_decay": 0.05 if decoupled else 1e-4}, (
-        f"{opt.optimizer} decays {'weights directly' if decoupled else 'through the gradient'}"
-    )
+    way = "weights directly" if opt.optimizer in DECOUPLED else "through the gradient"
+    return {"weight_decay": default_weight_decay(opt.optimizer)}, f"{opt.optimizer} decays {way}"
 
 
 def _warmup(opt: Options, facts: Facts) -> tuple[Values, str]:

@@ -22,6 +22,7 @@ from dataloader.transforms import get_transform
 from evaluation.report.figures import class_names
 from evaluation.report.plots import gallery
 from options import Options, build_parser
+from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import expanded
 from options.shared_flags import force
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def draw(opt: Options) -> None:
     """Draw the sheet, and write it as a PNG and into TensorBoard."""
     files = dataloader.open_list(opt, "train", drop_missing=True)
+    if opt.batch_size == AUTO_BATCH:
+        opt = opt.replace(batch_size=build_parser("train").get_default("batch_size"))  # no batch is trained
     opt, _ = fill_defaults(opt, facts_of(opt, len(files), batch_norm=True))  # the network has no part in pictures
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)

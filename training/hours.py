@@ -17,7 +17,7 @@ from utils.clock import Stopwatch
 from utils.errors import UserError
 from utils.logger import log
 
-PACE_STEPS = 100  # the pace is an average over about so many steps
+PACE_STEPS = 100  # the pace is an average over about this many steps
 FIRST_STEPS = 10  # may take minutes, as with --compile: the pace is that of the later ones
 NEAR_END = 0.01  # of the time: with less of it left, a run ends with the epoch
 VALIDATION_COST = 1 / 3  # of an image, beside training on it: until the first validation is measured

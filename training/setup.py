@@ -79,7 +79,7 @@ def build_engine(
         criterion=criterion,
         optimizer=optimizer,
         optimizer_settings=settings,
-        length=run_length(opt, steps_per_epoch),
+        length=get_length(opt, steps_per_epoch),
         averages=averages,
         clip_params=clip_params,
         mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
@@ -146,7 +146,7 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
     )
 
 
-def run_length(opt: argparse.Namespace, steps_per_epoch: int) -> RunLength:
+def get_length(opt: argparse.Namespace, steps_per_epoch: int) -> RunLength:
     """Return how long the run is, with its schedule: by --epochs, or by --hours."""
     span = schedule_span(opt, -(-steps_per_epoch // opt.accumulate))
     if opt.hours is not None:

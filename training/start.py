@@ -111,7 +111,6 @@ class RunStart:
         """Return whether a resumed run has no epoch left to train; if so, log it."""
         if not self.resumed:
             return False
-        epochs = run_length(self.opt.scheduler, self.opt.epochs, given=False)
         if self.state.is_out_of_patience(self.opt.patience):
             log.info(
                 f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
@@ -120,6 +119,7 @@ class RunStart:
             return True
         if self.opt.hours is not None:
             return self._has_used_hours()
+        epochs = run_length(self.opt.scheduler, self.opt.epochs, given=False)
         if self.state.next_epoch <= epochs:
             return False
         log.info(

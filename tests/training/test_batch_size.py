@@ -18,7 +18,7 @@ WORDS = "--model timm:test_resnet --no-pretrained --scale 32 --gpu -1 --precisio
 
 
 class Memory:
-    """Holds so many images, and remembers which batches were tried."""
+    """Holds a limited number of images, and remembers which batches were tried."""
 
     def __init__(self, images: int) -> None:
         self.images = images
