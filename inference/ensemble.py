@@ -4,6 +4,8 @@ import argparse
 import copy
 import math
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,86 @@ from utils.logger import log
 
 FIT_COMMAND = "python eval.py --load A B --blend greedy"
 REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
+
+
+@dataclass(frozen=True)
+class EnsembleMember:
+    """A member of an ensemble.yaml: its file, utils.checkpoint.identity of it, and its weight."""
+
+    path: str
+    identity: str
+    weight: float
+
+
+def ensemble_content(
+    folder: Path,
+    members: Sequence[EnsembleMember],
+    tta: str,
+    *,
+    blend: str = "mean",
+    scale: int | None = None,
+    fit: str | None = None,
+    more: Mapping[str, object],
+) -> dict[str, object]:
+    """Return what ensemble.yaml in `folder` holds: members by paths relative to it, weights, views, then `more`."""
+    folder = folder.resolve()
+    return {
+        "load": [os.path.relpath(Path(member.path).resolve(), folder) for member in members],
+        "hashes": [member.identity for member in members],
+        "weights": [round(member.weight, 6) for member in members],
+        "blend": blend,
+        "tta": tta,
+        "scale": scale,
+        "fit": fit,
+        **more,
+    }
+
+
+def expand_folds(
+    members: Sequence[EnsembleMember], hashes: Mapping[str, str]
+) -> tuple[list[EnsembleMember], str] | None:
+    """Return the networks behind members that are all oof.npz of tools.folds, and their views; None for other members.
+
+    An oof.npz says how well the networks of its folds predict images that they have not seen. To predict others, each
+    of its K networks takes the weight of the file, divided by K.
+
+    Args:
+        members: with their fitted weights.
+        hashes: the sha256 of each member's file.
+    """
+    found, views = [], set[str]()
+    for member in members:
+        beside = _folds_of(member.path, hashes[member.path])
+        if beside is None:
+            return None
+        views.add(beside["tta"])
+        folder = Path(member.path).parent
+        shares = zip(beside["load"], beside["hashes"], strict=True)
+        found += [
+            EnsembleMember(str(folder / path), identity, member.weight / len(beside["load"]))
+            for path, identity in shares
+        ]
+    if len(views) > 1:
+        log.warning(
+            f"The folds were predicted with --tta {' and '.join(sorted(views))}, and an ensemble has one --tta. "
+            "So its members are the files, which submit.py cannot predict with. Try: the same --tta for all folds"
+        )
+        return None
+    return found, views.pop()
+
+
+def _folds_of(path: str, sha256: str) -> dict[str, Any] | None:
+    """Return the content of the ensemble.yaml beside `path` if it belongs to exactly this file of `sha256`."""
+    if not path.endswith(".npz"):
+        return None
+    try:
+        content = read_yaml(Path(path).with_name("ensemble.yaml"))
+    except (OSError, YamlError):
+        return None
+    oof = content.get("oof") if isinstance(content, dict) else None
+    if not isinstance(oof, dict) or oof.get("sha256") != sha256:
+        return None
+    return content if all(isinstance(content.get(key), kind) for key, kind in REQUIRED.items()) else None
 
 
 def fit_ensemble(
@@ -111,20 +193,20 @@ def write_ensemble(
     if opt.debug:
         log.warning(f"--debug: the weights were fitted to a few batches, so {path} is not written.")
         return
-    folder = folder.resolve()
-    content = {
-        "load": [os.path.relpath(Path(name).resolve(), folder) for name in loaded.paths],
-        "hashes": list(loaded.identities),
-        "weights": [round(weight, 6) for weight in loaded.predictor.weights],
-        "blend": "mean" if opt.blend in choices.FITTED_BLENDS else opt.blend,
-        "fitted_by": opt.blend,
-        "tta": opt.tta,
-        "scale": opt.scale,
-        "fit": opt.fit,
-        **measured,
-    }
+    members = [
+        EnsembleMember(str(name), identity, weight)
+        for name, identity, weight in zip(loaded.paths, loaded.identities, loaded.predictor.weights, strict=True)
+    ]
+    blended = "mean" if opt.blend in choices.FITTED_BLENDS else opt.blend
+    more = {"fitted_by": opt.blend, **measured}
+    expanded_folds = expand_folds(members, dict(zip(loaded.paths, loaded.hashes, strict=True)))
+    if expanded_folds is not None:
+        members, tta = expanded_folds
+        content = ensemble_content(folder, members, tta, blend=blended, more=more)
+    else:
+        content = ensemble_content(folder, members, opt.tta, blend=blended, scale=opt.scale, fit=opt.fit, more=more)
     write_yaml(new / path.name, content)
-    if any(str(name).endswith(".npz") for name in loaded.paths):
+    if any(member.path.endswith(".npz") for member in members):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
     else:
         use = after_evaluation(opt, path)

@@ -7,7 +7,7 @@ depend on such values. Its logarithm is within 0.4 % there, and as exact as the 
 import contextlib
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,17 @@ def to_log_float16(probability: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def write(
-    path: Path, log_probability: NDArray[np.float16], readable: NDArray[np.bool_], files: FileList, classes: Classes
+    path: Path,
+    log_probability: NDArray[np.float16],
+    readable: NDArray[np.bool_],
+    files: FileList,
+    classes: Classes,
+    more: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
     """Write an npz file without pickles.
 
     Its arrays: `log_probabilities` float16 (N, C), `readable` bool (N,), `files` (N,) paths, `classes` (C,) names, and
-    the content hash of the list, `list_hash`.
+    the content hash of the list, `list_hash`; then those of `more`, which `read` ignores.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -65,17 +70,18 @@ def write(
     )
     images = np.array(classes.train_counts or [], np.int64)
     part = files if len(readable) == len(files) else files.select(np.arange(len(files)) < len(readable))
+    arrays: dict[str, Any] = {
+        "log_probabilities": log_probability,
+        "readable": readable,
+        "files": paths,
+        "classes": names,
+        "class_images": images,
+        "named": np.array(classes.names is not None),
+        "list_hash": np.array(part.content_hash()),
+        **(more or {}),
+    }
     with atomic_write(path) as file:
-        np.savez(
-            file,
-            log_probabilities=log_probability,
-            readable=readable,
-            files=paths,
-            classes=names,
-            class_images=images,
-            named=np.array(classes.names is not None),
-            list_hash=np.array(part.content_hash()),
-        )
+        np.savez(file, **arrays)
 
 
 def read(path: str) -> SavedProbs:

@@ -17,22 +17,21 @@ running then is repeated with the same settings. Needs Optuna: python -m pip ins
 import argparse
 import contextlib
 import csv
-import ctypes
 import itertools
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from evaluation.ranking import merit
 from options import build_parser, choices
 from options.parser import ToolParser, expanded
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
+from tools.train_process import train_process
 from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -178,7 +177,8 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
         (files.logs / "metrics.csv").unlink(missing_ok=True)  # from a deleted sweep of the same name
     reported: set[int] = set()  # epochs
     weak = False  # decided for each epoch: several may have passed since the last poll
-    with open(files.output, "w", encoding="utf-8") as output, _train_process(words, output) as process:
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    with open(files.output, "w", encoding="utf-8") as output, train_process(command, output) as process:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
@@ -207,29 +207,6 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
     best = (min if files.metric in choices.LOWER_IS_BETTER else max)(score for _, score in scores)
     log.info(f"{trial.user_attrs['tag']}: {files.metric} {best:.6f}")
     study.tell(trial, best)
-
-
-@contextlib.contextmanager
-def _train_process(words: list[str], output: IO[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run train.py as a process that ends with the body."""
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _end_with_parent() -> None:
-    """End the trial when the sweep is killed; on Linux alone (prctl 1 is PR_SET_PDEATHSIG)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def finished(study: "Study") -> "list[FrozenTrial]":

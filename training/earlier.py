@@ -51,6 +51,11 @@ def check_earlier(
     )
 
 
+def holds_run(folder: Path, logs: Path) -> bool:
+    """Return whether there is anything of a run, in its checkpoints `folder` or its `logs`, that a new one replaces."""
+    return bool(_checkpoints(folder)) or _epochs(logs) > 0
+
+
 def remove_earlier(folder: Path, logs: Path) -> None:
     """Delete the checkpoints and tables of an earlier run, and log how many.
 

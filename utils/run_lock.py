@@ -54,6 +54,28 @@ def acquire(folder: Path, shared: bool = False) -> None:
             _acquire(lock_path(folder.resolve()), folder, shared)
 
 
+def wait_until_free(folder: Path, seconds: float) -> bool:
+    """Wait until no other process holds the lock of `folder`; return False if one still does after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while _is_locked(lock_path(folder)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether another process holds the lock file. This process must not hold it: closing it would end that."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(fd, shared=False)
+    finally:
+        os.close(fd)
+
+
 def release_all() -> None:
     """Release every lock of this process."""
     while _held:

@@ -53,7 +53,7 @@ def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
     if plan.folds is None and plan.share == 0:
         return {"train": train}
     if plan.folds is not None and plan.fold is not None:
-        held = _folds(labels, groups, plan.folds, plan.seed) == plan.fold - 1
+        held = draw_folds(labels, groups, plan.folds, plan.seed) == plan.fold - 1
         _warn_untrained(labels, held)
     elif groups is None:
         held = share_of_classes(labels, plan.share, plan.seed)
@@ -128,7 +128,7 @@ def _share_of_groups(
     ratio = Fraction(share).limit_denominator(20)
     folds = ratio.denominator if 0 < ratio < 1 else round(1 / min(share, 1 - share))
     folds = max(2, min(folds, count))
-    held = _folds(labels, groups, folds, seed) < min(max(1, round(share * folds)), folds - 1)
+    held = draw_folds(labels, groups, folds, seed) < min(max(1, round(share * folds)), folds - 1)
     untrained = ~np.isin(labels, labels[~held])
     if untrained.any():
         rows = np.flatnonzero(untrained)
@@ -140,7 +140,7 @@ def _share_of_groups(
     return held
 
 
-def _folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int, seed: int) -> NDArray[np.int64]:
+def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int, seed: int) -> NDArray[np.int64]:
     """Return the fold (0 to folds - 1) of each image, int64 (N,): classes spread evenly, groups kept whole."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 

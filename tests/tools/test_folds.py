@@ -1,0 +1,415 @@
+"""tools.folds: folds that keep groups whole, out-of-fold probabilities, the ensemble, a kill at any time."""
+
+import argparse
+import csv
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, wait_for
+from dataloader.file_list import read_list
+from forked import Forked
+from inference import saved_probs
+from options.plain_yaml import read_yaml
+from tools.folds import command, draw, flags, training
+from utils import checkpoint
+from utils.classes import Classes
+from utils.errors import UserError
+from utils.signals import RunInterrupted
+
+SMALL = (
+    "--model timm:test_resnet --no-pretrained --preset original --scale 32 -b 12 -w 0 --gpu -1 --optimizer sgd "
+    "--transform light --precision fp32 --epochs 2"
+).split()
+
+
+def forked_launch(line, processes):
+    """Train in a process of forked.py, without the seconds of its imports."""
+    assert processes == 1
+    out = Path("train.log").resolve()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return Forked(Path.cwd(), out, ROOT / "train.py", *line, environment=environment).wait()
+
+
+def folds(photo_set, tag, *ours, lr=0.01):
+    return command.main([*map(str, ours), "--", *SMALL, "--lr", str(lr), "--data_root", str(photo_set), "--tag", tag])
+
+
+@pytest.fixture(scope="module")
+def done(photo_set, tmp_path_factory):
+    """A folder with the finished folds of the tags `a` (three folds) and `b` (two folds, another learning rate)."""
+    folder = tmp_path_factory.mktemp("folds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(training, "launch", forked_launch)
+        assert folds(photo_set, "a", "--folds", 3) == 0, Path("train.log").read_text()
+        assert folds(photo_set, "b", "--folds", 2, lr=0.1) == 0, Path("train.log").read_text()
+    return folder
+
+
+def copy_of(done, tmp_path, monkeypatch):
+    """Copy the finished folds, so that a test may change them, and go there."""
+    shutil.copytree(done, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# ------------------------------------------------------------------------ out of fold
+
+
+def test_oof_has_each_image_once_by_the_network_that_has_not_seen_it(done, photo_set, script, monkeypatch):
+    listed = read_list(photo_set / "train.txt")
+    with np.load(done / "results/a/oof.npz") as oof:
+        found = {name: oof[name] for name in oof.files}
+    assert found["files"].tolist() == [listed.path(k) for k in range(len(listed))]
+    assert found["labels"].tolist() == listed.label.tolist()
+    assert found["list_hash"] == listed.content_hash() and found["readable"].all()
+    assert Counter(found["fold"].tolist()) == {1: 12, 2: 12, 3: 12}
+    for number in (1, 2, 3):
+        train, val = (read_list(done / f"results/a/folds/fold{number}_{part}.txt") for part in ("train", "val"))
+        held = [k for k in range(36) if found["fold"][k] == number]
+        assert [val.path(k) for k in range(len(val))] == [listed.path(k) for k in held]
+        assert {train.path(k) for k in range(len(train))} == {listed.path(k) for k in range(36) if k not in held}
+        assert np.bincount(val.label).tolist() == [4, 4, 4]
+        network = done / f"checkpoints/a_fold{number}/last.pt"
+        assert checkpoint.load(network)["data"]["train_list"] == train.fingerprint()
+        assert (
+            script("eval.py", "--load", network, "--val_list", val.source, "--gpu", -1, "-b", 12, "--save_probs").code
+            == 0
+        )
+        (path,) = Path("results/cache").glob(f"a_fold{number}*/probs.npz")
+        assert np.array_equal(saved_probs.read(str(path)).log_probability, found["log_probabilities"][held])
+
+
+def test_oof_score_equals_the_last_validations_and_eval(done, photo_set, script):
+    scores = json.loads((done / "results/a/folds.json").read_text())
+    for fold in scores["folds"]:
+        with open(done / f"logs/{fold['tag']}/metrics.csv", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        assert fold["top1"] == float(last["val_top1"]) and fold["count"] == 12
+        assert fold["log_loss"] == pytest.approx(float(last["val_log_loss"]), abs=1e-3)
+    assert scores["oof"]["top1"] == pytest.approx(np.mean([fold["top1"] for fold in scores["folds"]]))
+    low, high = scores["oof"]["intervals"]["top1"]
+    assert low < scores["oof"]["top1"] < high
+    assert script("eval.py", "--load", done / "results/a/oof.npz", "--val_list", photo_set / "train.txt").code == 0
+    assert json.loads(Path("results/cache/oof/metrics.json").read_text())["log_loss"] == scores["oof"]["log_loss"]
+    page = (done / "results/a/oof/report.html").read_text()
+    assert "3 folds of timm:test_resnet" in page and "top1 by fold" in page
+
+
+def test_folds_ensemble_submits_the_mean_of_its_networks(done, photo_set, script):
+    content = read_yaml(done / "results/a/ensemble.yaml")
+    networks = [done / f"checkpoints/a_fold{number}/last.pt" for number in (1, 2, 3)]
+    assert [(done / "results/a" / path).resolve() for path in content["load"]] == networks
+    common = ["--gpu", -1, "--save_probs", "-b", 12]
+    for tag, members in (("whole", ["--ensemble", done / "results/a/ensemble.yaml"]), ("typed", ["--load", *networks])):
+        result = script(
+            "submit.py", "--tag", tag, *members, *common
+        )  # the test list is the one beside the training list
+        assert result.code == 0, result.err
+    one, two = (saved_probs.read(f"results/{tag}/probs.npz").log_probability for tag in ("whole", "typed"))
+    assert len(one) == 6 and np.array_equal(one, two)
+    assert Path("results/whole/submission.csv").read_text() == Path("results/typed/submission.csv").read_text()
+
+
+def test_oof_files_of_two_recipes_stack_into_one_ensemble(done, photo_set, script):
+    files = [done / f"results/{tag}/oof.npz" for tag in ("a", "b")]
+    result = script(
+        "eval.py", "--tag", "s", "--load", *files, "--val_list", photo_set / "train.txt", "--blend", "optimal"
+    )
+    assert result.code == 0, result.err
+    content = read_yaml(Path("results/s/oof+oof/ensemble.yaml"))
+    fitted = [float(word) for word in re.search(r"weights: (\S+) .*, (\S+) ", result.out).groups()]
+    weights = [float(weight) for weight in content["weights"]]
+    assert weights == pytest.approx([fitted[0] / 3] * 3 + [fitted[1] / 2] * 2, abs=1e-4) and sum(
+        fitted
+    ) == pytest.approx(1)
+    names = [f"{tag}_fold{number}" for tag, count in (("a", 3), ("b", 2)) for number in range(1, count + 1)]
+    assert [Path(path).parent.name for path in content["load"]] == names
+    assert "submit.py --tag s --ensemble results/s/oof+oof/ensemble.yaml" in result.out
+    assert script("submit.py", "--tag", "s", "--ensemble", "results/s/oof+oof/ensemble.yaml", "--gpu", -1).code == 0
+    assert len(Path("results/s/submission.csv").read_text().splitlines()) == 7
+
+
+def test_oof_file_that_changed_is_stacked_as_a_file(done, photo_set, script, tmp_path, monkeypatch):
+    """Its ensemble.yaml is of other probabilities, so its networks are not those that the weights were fitted to."""
+    folder = copy_of(done, tmp_path, monkeypatch)
+    path = folder / "results/b/oof.npz"
+    with np.load(path) as oof:
+        np.savez(path, **{name: oof[name] for name in oof.files} | {"extra": np.zeros(1)})
+    files = ["results/a/oof.npz", path]
+    result = script(
+        "eval.py", "--tag", "s", "--load", *files, "--val_list", photo_set / "train.txt", "--blend", "greedy"
+    )
+    assert result.code == 0 and "with their .npz of the test list" in result.out
+
+
+# ------------------------------------------------------------------------ continuing
+
+
+def test_folds_second_call_trains_nothing_and_gives_same_bits(done, photo_set, tmp_path, monkeypatch, capfd):
+    folder = copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    before = (folder / "results/a/oof.npz").read_bytes()
+    assert folds(photo_set, "a", "--folds", 3) == 0
+    shown = capfd.readouterr().out
+    assert "continue: 3 of 3 are trained" in shown and shown.count("is predicted already") == 3
+    assert (folder / "results/a/oof.npz").read_bytes() == before
+    assert "Next: python submit.py --tag a" in shown
+
+
+@pytest.mark.parametrize(
+    ("ours", "lr", "said"),
+    [
+        (["--folds", 3], 0.02, "--lr 0.01 -> 0.02"),
+        (["--folds", 4], 0.01, "--folds 3 -> 4"),
+        (["--folds", 3, "--seed", 7], 0.01, "the images are in other folds"),
+    ],
+)
+def test_folds_of_another_plan_are_refused(done, photo_set, tmp_path, monkeypatch, capfd, ours, lr, said):
+    folder = copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    assert folds(photo_set, "a", *ours, lr=lr) == 2
+    assert said in capfd.readouterr().err
+    assert (folder / "results/a/oof.npz").is_file()
+
+
+def test_folds_refuse_runs_of_another_origin_and_overwrite_deletes_them(done, photo_set, tmp_path, monkeypatch, capfd):
+    folder = copy_of(done, tmp_path, monkeypatch)
+    shutil.rmtree("results/a")
+    assert folds(photo_set, "a", "--folds", 3) == 2
+    assert "There are runs of tag a_fold1, a_fold2, a_fold3 already" in capfd.readouterr().err
+
+    class BeganError(Exception):
+        pass
+
+    def stop(line, _):
+        assert not list((folder / "checkpoints").glob("a_fold*/*.pt")) and "--resume" not in line
+        raise BeganError
+
+    monkeypatch.setattr(training, "launch", stop)
+    assert folds(photo_set, "a", "--folds", 3, "--overwrite") == 1
+    assert "BeganError" in capfd.readouterr().err
+    assert len(list((folder / "checkpoints").glob("b_fold*/last.pt"))) == 2
+
+
+KILLED = """
+import os, runpy, sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+import gate
+from tools import train_process
+from tools.folds import command, training
+
+def launch(line, processes):
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    train_process._end_with_parent()
+    sys.argv = [{train!r}, *line]
+    if "k_fold2" in line:
+        gate.hold(Path("gates"), {{1}})
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        os._exit(0)
+    except SystemExit as end:
+        os._exit(end.code or 0)
+
+training.launch = launch
+sys.exit(command.main())
+"""
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["tool", "tool and training"])
+def test_folds_killed_in_a_training_end_with_the_same_bits(photo_set, tmp_path, monkeypatch, capfd, hard):
+    """SIGKILL while the second of two folds is between its epochs; its training saves its state, or is killed too."""
+    words = ["--folds", "2", "--", *SMALL, "--lr", "0.01", "--data_root", str(photo_set), "--tag", "k"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    monkeypatch.setattr(training, "launch", forked_launch)
+    monkeypatch.chdir(whole)
+    assert command.main(words) == 0, Path("train.log").read_text()
+
+    (cut / "gates").mkdir()
+    tests = str(ROOT / "tests")
+    (cut / "tool.py").write_text(KILLED.format(root=str(ROOT), tests=tests, train=str(ROOT / "train.py")))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = Forked(cut, cut / "out", cut / "tool.py", *words, environment=environment, session=True)
+    wait_for(lambda: (cut / "gates/1").exists() or process.poll() is not None)
+    assert process.poll() is None, (cut / "out").read_text()
+    if hard:
+        os.killpg(process.pid, 9)
+    process.kill()
+    process.wait()
+    assert not (cut / "results/k/oof.npz").exists()
+
+    monkeypatch.chdir(cut)
+    capfd.readouterr()
+    assert command.main(words) == 0, Path("train.log").read_text()
+    shown = capfd.readouterr().out
+    assert "k_fold1 is trained already" in shown and "resuming k_fold2" in shown
+    assert (cut / "results/k/oof.npz").read_bytes() == (whole / "results/k/oof.npz").read_bytes()
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, UserError), (-9, UserError), (143, RunInterrupted)])
+def test_folds_training_that_fails_ends_with_one_error(done, photo_set, tmp_path, monkeypatch, capfd, code, error):
+    copy_of(done, tmp_path, monkeypatch)
+    Path("results/a/folds/fold2.trained").unlink()
+    lines = []
+    monkeypatch.setattr(training, "launch", lambda line, _: lines.append(line) or code)
+    assert folds(photo_set, "a", "--folds", 3) == (2 if error is UserError else 143)
+    shown = "".join(capfd.readouterr())
+    assert "Fold 2 of 3, tag a_fold2: the training" in shown and "Run the same command again" in shown
+    ((*line,),) = lines
+    assert "--resume" in line and "--lr" not in line  # the checkpoint has it
+
+
+def test_launch_with_processes_uses_torchrun(monkeypatch):
+    import contextlib
+    import sys
+
+    started = []
+
+    @contextlib.contextmanager
+    def record(command, **_):
+        started.append(command)
+        yield argparse.Namespace(wait=lambda: 0)
+
+    monkeypatch.setattr(training, "train_process", record)
+    assert training.launch(["--tag", "x"], 2) == 0 and training.launch(["--tag", "x"], 1) == 0
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    assert started == [[sys.executable, *more, str(ROOT / "train.py"), "--tag", "x"] for more in (several, [])]
+
+
+# ------------------------------------------------------------------------ drawing
+
+
+def write_list(folder, labels, paths=None):
+    folder.mkdir(exist_ok=True)
+    paths = paths or [f"p{k}.jpg" for k in range(len(labels))]
+    lines = [f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)]
+    (folder / "train.txt").write_text("".join(lines))
+    return read_list(folder / "train.txt")
+
+
+def drawn(files, *words):
+    opt = flags.option_parser().parse_args(list(map(str, words)))
+    return draw.draw(opt, files, Classes(int(files.label.max()) + 1))
+
+
+def test_draw_spreads_classes_and_repeats_with_its_seed(tmp_path):
+    files = write_list(tmp_path, [0] * 50 + [1] * 10)
+    one = drawn(files, "--folds", 5)
+    for label, each in ((0, 10), (1, 2)):
+        assert np.bincount(one[files.label == label]).tolist() == [each] * 5
+    assert np.array_equal(one, drawn(files, "--folds", 5))
+    assert not np.array_equal(one, drawn(files, "--folds", 5, "--seed", 1))
+
+
+def test_draw_keeps_groups_of_a_table_whole(tmp_path):
+    files = write_list(tmp_path, [k % 2 for k in range(40)])
+    rows = [f"p{k}.jpg,item {k // 4},x" for k in range(40)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,product,more", *rows]) + "\n")
+    words = ["--group_table", table, "--group_column", "product", "--path_column", "image"]
+    fold = drawn(files, "--folds", 5, *words)
+    assert all(len(set(fold[k : k + 4])) == 1 for k in range(0, 40, 4)) and len(set(fold)) == 5
+    table.write_text("\n".join(["image,product,more", *rows[:-2]]) + "\n")
+    with pytest.raises(UserError, match=r"no row for 2 of 40 images.*p38\.jpg"):
+        drawn(files, "--folds", 5, *words)
+    table.write_text("\n".join(["image,product,more", *rows, "p0.jpg,other,x"]) + "\n")
+    with pytest.raises(UserError, match=r"gives .*p0\.jpg two groups"):
+        drawn(files, "--folds", 5, *words)
+    with pytest.raises(UserError, match="no column 'produkt'.*"):
+        drawn(files, "--folds", 5, *words[:2], "--group_column", "produkt", *words[4:])
+
+
+def test_draw_keeps_groups_of_a_pattern_and_repeated_lines_together(tmp_path):
+    files = write_list(tmp_path, [k % 2 for k in range(40)], [f"{k // 4}_view{k % 4}.jpg" for k in range(40)])
+    fold = drawn(files, "--folds", 5, "--group_by", "([^/]+)_view")
+    assert all(len(set(fold[k : k + 4])) == 1 for k in range(0, 40, 4))
+    twice = write_list(tmp_path, [0, 1] * 20, [f"{'./' * (k // 20)}p{k % 20}.jpg" for k in range(40)])
+    fold = drawn(twice, "--folds", 5)
+    assert np.array_equal(fold[:20], fold[20:])
+
+
+def test_draw_class_with_fewer_images_than_folds_is_refused_by_name(tmp_path):
+    files = write_list(tmp_path, [0] * 20 + [1] * 3)
+    with pytest.raises(UserError, match=r"--folds is 5, and 1 of 2 classes have fewer images: 1 \(3\)(.|\n)*--folds 3"):
+        drawn(files, "--folds", 5)
+    assert len(set(drawn(files, "--folds", 5, "--allow_rare")[20:])) == 3
+    grouped = write_list(tmp_path, [0] * 20 + [1] * 6, [f"g{min(k, 20)}_view{k}.jpg" for k in range(26)])
+    with pytest.raises(UserError, match=r"fewer groups: 1 \(1\)"):
+        drawn(grouped, "--folds", 5, "--group_by", "(g[0-9]+)_view")
+
+
+def test_draw_class_in_one_fold_alone_is_counted_with_allow_rare(tmp_path, caplog):
+    files = write_list(tmp_path, [0] * 20 + [1])
+    drawn(files, "--folds", 5, "--allow_rare")
+    assert "1 class(es) have all their images in one fold: 1. 1 image(s) are predicted by a network" in caplog.text
+
+
+# ------------------------------------------------------------------------ flags
+
+
+WRONG = {
+    "folds": (["--folds", "1"], [], "--folds is 1; allowed: 2"),
+    "val_list": ([], ["--val_list", "x.txt"], "--val_list after -- does not fit"),
+    "resume": ([], ["--resume"], "--resume after -- does not fit"),
+    "overwrite": ([], ["--overwrite"], "give --overwrite before --"),
+    "column alone": (["--group_column", "g"], [], "--group_column need(s) --group_table"),
+    "no table": (["--group_table", "no.csv"], [], "There is no file no.csv for --group_table"),
+    "both groups": (["--group_table", "no.csv", "--group_by", "x"], [], "leave one out"),
+    "pattern": (["--group_by", "("], [], "not a regular expression"),
+    "best": (["--checkpoint", "best"], ["--val_freq", "0"], "--checkpoint best needs validations"),
+    "long tag": ([], ["--tag", "x" * 98], "is too long"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_folds_wrong_flags_are_refused_before_anything_is_read(case, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    ours, theirs, said = WRONG[case]
+    assert command.main([*ours, "--", *theirs]) == 2
+    assert said in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folds_table_without_its_columns_lists_them(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("image,product\n")
+    assert command.main(["--group_table", "t.csv", "--", "--model", "ResNet18"]) == 2
+    assert "needs --group_column and --path_column; the first line of t.csv is: image,product" in capfd.readouterr().err
+
+
+def test_folds_under_torchrun_name_the_flag(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command.main(["--", "--tag", "x"]) == 2
+    assert "--processes 2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--load", "--teacher"])
+def test_folds_network_that_has_seen_the_list_is_refused(done, photo_set, tmp_path, monkeypatch, capfd, flag):
+    """A fold's own training list stands for the whole one."""
+    copy_of(done, tmp_path, monkeypatch)
+    words = ["--folds", "2", "--", "--tag", "x", *SMALL, "--data_root", str(photo_set)]
+    words += ["--train_list", "results/a/folds/fold1_train.txt", flag, "checkpoints/a_fold1/last.pt"]
+    assert command.main(words) == 2
+    assert f"{flag} checkpoints/a_fold1/last.pt was trained on" in capfd.readouterr().err
+    assert not Path("results/x").exists()
+
+
+def test_which_checkpoint_is_last_unless_patience_ends_the_run():
+    opt = flags.option_parser().parse_args([])
+    assert flags.which_checkpoint(opt, argparse.Namespace(patience=0)) == "last"
+    assert flags.which_checkpoint(opt, argparse.Namespace(patience=3)) == "best"
+    opt = flags.option_parser().parse_args(["--checkpoint", "last"])
+    assert flags.which_checkpoint(opt, argparse.Namespace(patience=3)) == "last"

@@ -1,0 +1,1 @@
+"""Cross-validation from the folds to the ensemble: see command.py."""

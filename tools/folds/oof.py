@@ -1,0 +1,114 @@
+"""Out-of-fold probabilities: each image of the training list, predicted by the one network that has not seen it."""
+
+import gc
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloader.file_list import FileList
+from inference import open_inference, predict, saved_probs
+from options import Options, build_parser, parse_eval
+from options.commands import words
+from tools.folds import flags
+from tools.folds.plan import OOF, Fold, FoldsRun
+from utils import checkpoint
+from utils.logger import log
+from utils.run import seed_everything, tune_malloc
+
+# What a prediction takes from the training, so that it equals the validation there.
+SAME = ("gpu", "workers", "loader", "worker_timeout", "seed", "deterministic", "max_pixels")
+CACHE = ("cache", "cache_size", "cache_format", "cache_quality")
+
+
+def predict_folds(run: FoldsRun) -> list[str]:
+    """Write the probabilities of each held-out part, unless they are there; return the identity of each network.
+
+    Raises:
+        UserError: a checkpoint is missing or damaged, no image of a part can be read, or probabilities take too much
+            memory.
+        NotFinite: a network gave NaN or infinite logits.
+    """
+    saved_probs.check_size(len(run.files), run.classes.count, "The out-of-fold probabilities")
+    tune_malloc()
+    seed_everything(run.train.seed, run.train.deterministic)
+    found = []
+    for fold in run.folds:
+        content = checkpoint.load(checkpoint_of(run, fold))
+        identity, batch_size = checkpoint.identity(content), int(content["opt"]["batch_size"])
+        del content
+        found.append(identity)
+        if _noted(fold.probs) == _settings(run, identity):
+            log.info(f"{fold.tag}: its held-out part is predicted already.")
+            continue
+        _predict(run, fold, identity, batch_size)
+        gc.collect()  # a network holds reference cycles
+    return found
+
+
+def checkpoint_of(run: FoldsRun, fold: Fold) -> Path:
+    """Return the checkpoint that predicts for a fold."""
+    return fold.checkpoints / f"{flags.which_checkpoint(run.opt, run.train)}.pt"
+
+
+def _predict(run: FoldsRun, fold: Fold, identity: str, batch_size: int) -> None:
+    """Predict the held-out part of a fold, and write its probabilities to fold.probs."""
+    opt = prediction_flags(run.train, [str(checkpoint_of(run, fold))], run.opt.tta, batch_size)
+    part = held_out(run, fold)
+    inference = open_inference(opt, part)
+    predictions, probabilities = predict(inference.predictor, inference.batches(), keep=True)
+    assert probabilities is not None  # as they are kept
+    more = {"settings": np.array(_settings(run, identity))}
+    saved_probs.write(fold.probs, probabilities, predictions.readable, part, inference.classes, more)
+
+
+def prediction_flags(train: Options, load: list[str], tta: str, batch_size: int) -> Options:
+    """Return eval.py's options that predict with `load` as the training validated."""
+    values = {name: getattr(train, name) for name in (*SAME, *CACHE)}
+    return parse_eval(words(build_parser("eval"), values | {"load": load, "tta": tta, "batch_size": batch_size}))
+
+
+def held_out(run: FoldsRun, fold: Fold) -> FileList:
+    """Return the list of the images that a fold holds out."""
+    return run.files.select(run.fold_of == fold.number - 1)
+
+
+def _settings(run: FoldsRun, identity: str) -> str:
+    """Return what decides the probabilities of a fold, beside its list, which the plan fixes."""
+    return f"{identity} {run.opt.tta}"
+
+
+def _noted(path: Path) -> str:
+    """Return the settings of the probabilities in `path`; "" if there are none that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return str(content["settings"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ""
+
+
+def write_oof(run: FoldsRun) -> Path:
+    """Join the probabilities of all parts in the order of the list, and return the path of oof.npz.
+
+    Beside what probs.npz holds, it has `labels`, int64 (N,), and `fold`, int64 (N,), from 1.
+    """
+    joined: NDArray[np.float16] | None = None
+    readable = np.zeros(len(run.files), bool)
+    for fold in run.folds:
+        saved, rows = saved_probs.read(str(fold.probs)), np.flatnonzero(run.fold_of == fold.number - 1)
+        saved_probs.check_same_list(saved, (part := held_out(run, fold)), part.content_hash())
+        if joined is None:
+            joined = np.empty((len(run.files), saved.log_probability.shape[1]), np.float16)
+        joined[rows], readable[rows] = saved.log_probability, saved.readable
+    assert joined is not None  # there are two folds or more
+    path = run.folder / OOF
+    more: dict[str, NDArray[Any]] = {"labels": labels_of(run.files), "fold": run.fold_of + 1}
+    saved_probs.write(path, joined, readable, run.files, run.classes, more)
+    return path
+
+
+def labels_of(files: FileList) -> NDArray[np.int64]:
+    """Return the label of each image, int64 (N,)."""
+    return files.label.astype(np.int64)

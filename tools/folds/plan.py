@@ -1,0 +1,229 @@
+"""What a run of folds consists of, how far it is, and what a second call must have in common with the first.
+
+`plan.json` in results/<tag>/folds/ is written before anything is trained. A second call with the same plan continues;
+one with another plan is refused. A fold is trained once its `fold<k>.trained` is there.
+"""
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataloader.file_list import FileList
+from options import Options, command
+from tools.folds import flags
+from tools.folds.draw import list_paths, write_lists
+from training.earlier import holds_run, remove_earlier
+from utils import run_lock
+from utils.classes import Classes
+from utils.errors import UserError
+from utils.files import write_json
+from utils.logger import log
+from utils.outputs import Output, begins_with, has_key, is_probabilities
+
+PLAN, DRAWN = "plan.json", "drawn.json"
+OOF, ENSEMBLE, SCORES, REPORT = "oof.npz", "ensemble.yaml", "folds.json", "oof"
+# Options of train.py that change no bit of a run, or only its name.
+FREE = {"tag", "gpu", "workers", "loader", "worker_timeout", "config", "given", "check_files", "histograms", "keep"}
+FREE |= {"save_freq", "save_minutes", "resume", "overwrite", "checkpoint_dir", "log_dir"}
+SHOWN = 6  # differences in a message
+WAIT_SECONDS = 120.0  # for a run of an earlier call, which saves its state before it ends
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: its number from 1, the tag of its run, its lists, and the folders and files that belong to it."""
+
+    number: int
+    tag: str
+    train_list: Path
+    val_list: Path
+    checkpoints: Path
+    logs: Path
+    trained: Path  # is there once the run is complete
+    probs: Path  # the probabilities of its held-out part
+
+    def is_trained(self) -> bool:
+        """Return whether its run is complete."""
+        return self.trained.is_file() and (self.checkpoints / "last.pt").is_file()
+
+
+@dataclass(frozen=True)
+class FoldsRun:
+    """All that a run of folds is made of.
+
+    opt: the flags of this tool. train: those of train.py, and `words` as they were typed. files: the whole training
+    list. fold_of: int64 (N,), the fold of each image, from 0. folder: results/<tag>. state: its folder `folds`.
+    """
+
+    opt: argparse.Namespace
+    train: Options
+    words: list[str]
+    files: FileList
+    classes: Classes
+    fold_of: NDArray[np.int64]
+    folder: Path
+    state: Path
+    folds: list[Fold]
+
+
+def make_run(
+    opt: argparse.Namespace,
+    train: Options,
+    words: list[str],
+    listed: tuple[FileList, Classes],
+    fold_of: NDArray[np.int64],
+) -> FoldsRun:
+    """Return the run of folds; nothing is written."""
+    folder, lists = flags.folder_of(opt, train), flags.lists_folder(opt, train)
+    state, found = folder / "folds", []
+    for number in range(1, opt.folds + 1):
+        tag = flags.fold_tag(train.tag, number)
+        paths = list_paths(lists, number)
+        folders = Path(train.checkpoint_dir) / tag, Path(train.log_dir) / tag
+        marks = state / f"fold{number}.trained", state / f"fold{number}.npz"
+        found.append(Fold(number, tag, *paths, *folders, *marks))
+    return FoldsRun(opt, train, words, *listed, fold_of, folder, state, found)
+
+
+def outputs(run: FoldsRun) -> list[Output]:
+    """Return the files that are written to results/<tag>, for utils.outputs.check."""
+    return [
+        Output(run.folder / OOF, "out-of-fold probabilities", is_probabilities),
+        Output(run.folder / SCORES, "the scores of folds", has_key("folds")),
+        Output(run.folder / ENSEMBLE, "an ensemble", begins_with("load:")),
+    ]
+
+
+def begin(run: FoldsRun) -> None:
+    """Write the lists and the plan, or check that this call continues the plan that is there.
+
+    Raises:
+        UserError: the tag has another plan, or runs of another origin; or the folder for lists has other folds.
+    """
+    path, content = run.state / PLAN, _content(run)
+    known = _read(path)
+    for left in [*run.folder.glob(".*.tmp"), *run.state.glob(".*.tmp")]:  # of a killed call
+        left.unlink(missing_ok=True)
+    if run.opt.overwrite:
+        _start_over(run)
+    elif known is None:
+        _refuse_earlier(run)
+    elif differing := _differences(known, content):
+        raise UserError(
+            f"The folds of tag {run.train.tag!r} were begun otherwise:\n  "
+            + "\n  ".join(differing[:SHOWN])
+            + (f"\n  … and {len(differing) - SHOWN} more" if len(differing) > SHOWN else "")
+            + "\nGive what was given then to continue, another --tag, or --overwrite (before --) to begin again."
+        )
+    else:
+        done = sum(fold.is_trained() for fold in run.folds)
+        log.info(f"The folds of tag {run.train.tag!r} continue: {done} of {len(run.folds)} are trained.")
+    _write_drawn(run, content)
+    write_json(path, content)
+
+
+def _content(run: FoldsRun) -> dict[str, Any]:
+    """Return what a second call must have in common with the first, as JSON gives it back."""
+    options = {name: value for name, value in vars(run.train).items() if name not in FREE}
+    drawn = hashlib.sha256(run.fold_of.astype("<i8").tobytes()).hexdigest()
+    content = {
+        "folds": run.opt.folds,
+        "list": run.files.content_hash(),
+        "drawn": drawn,
+        "processes": run.opt.processes,
+        "options": options,
+    }
+    found: dict[str, Any] = json.loads(json.dumps(content))
+    return found
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the content of a file of `write_json`; None if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _differences(known: dict[str, Any], content: dict[str, Any]) -> list[str]:
+    """Return in words how the plan `content` differs from the `known` one."""
+    found = [
+        f"--{name} {known.get(name)} -> {content[name]}"
+        for name in ("folds", "processes")
+        if _moved(known, content, name)
+    ]
+    if _moved(known, content, "list"):
+        found.append("the training list has other images, paths or labels")
+    elif _moved(known, content, "drawn") and not found:
+        found.append("the images are in other folds (--seed, the groups, or the version of scikit-learn)")
+    before = known.get("options")
+    before = before if isinstance(before, dict) else {}
+    return found + [
+        f"--{name} {before.get(name)} -> {value}"
+        for name, value in content["options"].items()
+        if name in before and before[name] != value
+    ]
+
+
+def _moved(known: dict[str, Any], content: dict[str, Any], name: str) -> bool:
+    return bool(known.get(name) != content[name])
+
+
+def _refuse_earlier(run: FoldsRun) -> None:
+    """Raise UserError if a new plan would meet runs that it has not begun."""
+    there = [fold for fold in run.folds if holds_run(fold.checkpoints, fold.logs)]
+    if there:
+        clear = command("clear", {"tag": there[0].tag, **_run_folders(run)})
+        raise UserError(
+            f"There are runs of tag {', '.join(fold.tag for fold in there)} already, which these folds did not begin.\n"
+            f"Give another --tag, or --overwrite (before --) to delete them. To put one into the trash, try: {clear}"
+        )
+
+
+def _run_folders(run: FoldsRun) -> dict[str, str]:
+    return {"checkpoint_dir": run.train.checkpoint_dir, "log_dir": run.train.log_dir}
+
+
+def _start_over(run: FoldsRun) -> None:
+    """Delete the plan first, then what belongs to it: a call that is killed in between does not continue half of it."""
+    (run.state / PLAN).unlink(missing_ok=True)
+    products = [run.folder / name for name in (OOF, ENSEMBLE, SCORES)]
+    marks = [*run.state.glob("fold*.trained"), *run.state.glob("fold*.npz")]
+    for path in [*products, *marks]:
+        path.unlink(missing_ok=True)
+    for fold in run.folds:
+        wait_until_free(fold)
+        remove_earlier(fold.checkpoints, fold.logs)
+
+
+def wait_until_free(fold: Fold) -> None:
+    """Wait for a run of an earlier call: told to end, it saves its state first. train.py reports one that goes on."""
+    for folder in (fold.checkpoints, fold.logs):
+        if not run_lock.wait_until_free(folder, 0):
+            log.info(f"{folder} is in use by an earlier run, which may be saving its state; waiting.")
+            run_lock.wait_until_free(folder, WAIT_SECONDS)
+
+
+def _write_drawn(run: FoldsRun, content: dict[str, Any]) -> None:
+    """Write the lists of the folds, unless their folder has those of other folds.
+
+    Raises:
+        UserError: it has.
+    """
+    folder = flags.lists_folder(run.opt, run.train)
+    mine = {name: content[name] for name in ("folds", "list", "drawn")}
+    known = _read(folder / DRAWN)
+    if known is not None and known != mine and not run.opt.overwrite:
+        raise UserError(
+            f"{folder}/ has the lists of other folds (another list, --folds, --seed, or other groups), "
+            "and their runs may still need them.\nTry: another --folds_out"
+        )
+    write_lists(folder, run.files, run.fold_of, run.classes)
+    write_json(folder / DRAWN, mine)

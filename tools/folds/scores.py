@@ -1,0 +1,120 @@
+"""The scores of out-of-fold predictions, of each fold and of all, with their report."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import results
+from evaluation.bootstrap import intervals
+from evaluation.metrics import Predictions, score
+from evaluation.ranking import metrics_in_order
+from evaluation.scored import Scored
+from inference import Features, open_inference, predict, rows_to_keep
+from inference.report_extra import report_extra
+from options import Options, parse_eval
+from tools.folds.oof import checkpoint_of
+from tools.folds.plan import REPORT, SCORES, FoldsRun
+from utils.files import write_json
+from utils.logger import log
+from utils.outputs import check, inputs
+
+
+def write_report(run: FoldsRun, oof: Path) -> Options:
+    """Score oof.npz, write the report to results/<tag>/oof/ and the scores to folds.json, and log them.
+
+    Returns:
+        The options of eval.py that give the same scores.
+    """
+    opt = report_flags(run, oof)
+    folder = run.folder / REPORT
+    check(results.planned(folder, opt), inputs(opt, run.files))
+    inference = open_inference(opt, run.files)
+    rows = rows_to_keep(len(run.files), run.classes.count, sample=False)
+    predictions, _ = predict(inference.predictor, inference.batches(), rows=rows)
+    scored = Scored(predictions, run.files, inference.classes)
+    metric = run.train.metric
+    each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
+    with results.place(folder, opt) as new:
+        found = results.write(new, scored, opt, None, folder, inference.loaded.identities)
+        _write_scores(run, found.metrics, each)
+        if found.metrics["count"]:
+            features = Features(inference.predictor, 0, collect=False)
+            extra = report_extra(inference, scored, found, folder, features, metric)
+            extra.title = f"{run.train.tag}: {len(run.folds)} folds of {run.train.model}, out of fold"
+            values = ", ".join(f"{one[metric]:.4f}" for one in each)
+            extra.about = (
+                f"{run.files.source}, each image by the network that has not seen it; {metric} by fold: {values}"
+            )
+            results.write_page(new, scored, found, extra)
+        results.set_aside(folder, inference.loaded.identities)
+    _log_table(run, found.metrics, each)
+    log.info(f"Report: {folder}/report.html")
+    return opt
+
+
+def report_flags(run: FoldsRun, oof: Path) -> Options:
+    """Return the options of eval.py that evaluate oof.npz on the whole training list."""
+    words = ["--tag", run.train.tag, "--load", str(oof), "--val_list", str(run.files.source)]
+    words += ["--result_dir", run.opt.result_dir, "--resamples", str(run.opt.resamples), "--metric", run.train.metric]
+    return parse_eval([*words, "--seed", str(run.train.seed), "--gpu", "-1"])
+
+
+def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[str, Any]:
+    """Return the scores of fold `number`, from 0, on its held-out part, with their intervals."""
+    part = part_of(predictions, run.fold_of == number)
+    scores: dict[str, Any] = {**score(part, run.classes.count)}
+    if run.opt.resamples:
+        found = intervals(part, run.classes.count, None, run.train.seed, run.opt.resamples)
+        scores["intervals"] = {name: value for name, value in found.items() if name in scores}
+    return scores
+
+
+def part_of(predictions: Predictions, keep: NDArray[np.bool_]) -> Predictions:
+    """Return the predictions of the images that `keep`, bool (N,), marks; without whole rows of probabilities."""
+    names = ("index", "label", "top", "probability", "true_probability", "readable")
+    columns = {name: getattr(predictions, name)[keep] for name in names}
+    return replace(predictions, **columns, rows=None)
+
+
+def _write_scores(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, Any]]) -> None:
+    """Write folds.json: the scores of all images and of each fold."""
+    names = [*each[0], "intervals"]
+    folds = [
+        {
+            "fold": fold.number,
+            "tag": fold.tag,
+            "checkpoint": str(checkpoint_of(run, fold)),
+            "train_images": int((run.fold_of != fold.number - 1).sum()),
+            **scores,
+        }
+        for fold, scores in zip(run.folds, each, strict=True)
+    ]
+    content = {
+        "metric": run.train.metric,
+        "list": str(run.files.source),
+        "list_hash": run.files.content_hash(),
+        "seed": run.opt.seed,
+        "tta": run.opt.tta,
+        "oof": {name: metrics[name] for name in names if name in metrics},
+        "folds": folds,
+    }
+    write_json(run.folder / SCORES, content)
+
+
+def _log_table(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, Any]]) -> None:
+    """Log the run's metric and two more, of each fold and of all images."""
+    names = metrics_in_order(run.train.metric)[:3]
+    lines = [f"fold {fold.number}" for fold in run.folds] + ["all"]
+    for line, scores in zip(lines, [*each, metrics], strict=True):
+        shown = "  ".join(f"{name} {scores[name]:.6f}{_interval(scores, name)}" for name in names)
+        log.info(f"{line:8s}{scores['count']:>8,} images  {shown}")
+    if run.opt.resamples:
+        log.info("In brackets: 95 % intervals over other images, not over other trainings.")
+
+
+def _interval(scores: dict[str, Any], name: str) -> str:
+    found = scores.get("intervals", {}).get(name)
+    return f" [{found[0]:.4f}, {found[1]:.4f}]" if found else ""
