@@ -3,6 +3,7 @@
     python submit.py --load checkpoints/resnest/20_ResNeSt101.pt
     python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv
     python submit.py --ensemble results/pair/a_20+b_20/ensemble.yaml --pseudo_label 0.95
+    python submit.py --load checkpoints/resnest/best.pt --like sample_submission.csv
 
 Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
 """
@@ -18,6 +19,7 @@ from utils.run import run_command
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import submission
+    from evaluation.sample_submission import open_sample
     from evaluation.scored import Scored
     from inference import open_inference, predict, saved_probs
     from utils import run_lock
@@ -32,16 +34,18 @@ def main(opt: argparse.Namespace) -> None:
     run = open_inference(opt, "test")
     opt = run.opt  # the flags with what --ensemble says
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
-    check(submission.planned(out, opt), inputs(opt, run.files), [run.files], opt.force)
+    sample = open_sample(opt, run.files, run.classes) if opt.like else None
+    check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
     run_lock.acquire(out)
 
     # ---------------------------------------------------------------------------------------- predictions
-    predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs)
+    rows = sample.rows_to_keep() if sample else None
+    predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs, rows=rows)
     scored = Scored(predictions, run.files, run.classes)
 
     # ---------------------------------------------------------------------------------------- files
     submission.set_aside(out, opt, run.loaded.hashes)
-    submission.write(out, scored, opt)
+    submission.write(out, scored, opt, sample)
     members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
     submission.write_provenance(out, scored, opt, members)
     if opt.pseudo_label is not None:

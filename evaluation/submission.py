@@ -1,20 +1,28 @@
-"""Write a submission in the form that a competition asks for, read it back to check it, and record its provenance."""
+"""Write a submission in the form that a competition asks for, read it back to check it, and record its provenance.
+
+What a row holds about its image is decided in `predicted_classes` and `predicted_cells`.
+"""
 
 import argparse
 import csv
+import io
 import json
 import os
 import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
+from evaluation.sample_submission import Kind, Sample
+from evaluation.sample_table import SampleTable, error_handling
 from evaluation.scored import Scored
 from utils import tables
 from utils.errors import UserError
@@ -29,10 +37,10 @@ NOT_OPTIONS = ("given", "config")
 Row = tuple[str, Sequence[str | int]]  # an id, and the names or numbers of its classes
 
 
-def planned(out: Path, opt: argparse.Namespace) -> list[Output]:
+def planned(out: Path, opt: argparse.Namespace, sample: Sample | None = None) -> list[Output]:
     """Return what submit.py is going to write: the submission `out`, and the files beside it."""
     check_regular(out)
-    files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt))]
+    files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt, sample))]
     files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
     if opt.pseudo_label is not None:
         files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_list))
@@ -84,7 +92,7 @@ def _provenance(out: Path) -> Path:
     return out.with_name(f"{out.stem}.provenance.json")
 
 
-def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
+def _is_submission(path: Path, opt: argparse.Namespace, sample: Sample | None) -> bool:
     """Return whether the file is the one that its provenance describes, or has the form that the flags ask for."""
     try:
         recorded = json.loads(_provenance(path).read_text(encoding="utf-8"))["submission"]
@@ -98,28 +106,41 @@ def _is_submission(path: Path, opt: argparse.Namespace) -> bool:
             return isinstance(rows, list) and all(
                 isinstance(row, dict) and set(row) == {"id", "predicted"} for row in rows
             )
+        if sample is not None:
+            table = sample.table
+            with open(path, encoding=table.encoding, errors=error_handling(table.encoding), newline="") as file:
+                return next(csv.reader(file, delimiter=table.separator), None) == table.header
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return bool(opt.header) and next(csv.reader(file, delimiter=_separator(opt)), None) == list(opt.columns)
     except (OSError, ValueError, csv.Error):
         return False
 
 
-def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
+def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
 
-    An unreadable image gets the most frequent training class. The file is read back, and takes its name only if it
-    holds every line once, in order, with its prediction.
+    With `sample`, the rows, their order and their form are those of the sample. An unreadable image gets the most
+    frequent training class. The file is read back, and takes its name only if it holds every line once, in order, with
+    its prediction.
 
     Raises:
         UserError: names that would make the file ambiguous, or --top_k beyond the classes.
     """
+    predictions, files, _ = scored
+    if opt.top_k > predictions.top.shape[1]:
+        raise UserError(
+            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} "
+            "(at most 5, and at most the number of classes)."
+        )
+    if not opt.debug and not np.array_equal(predictions.index, np.arange(len(files))):
+        raise AssertionError(
+            f"{len(predictions.index)} predictions for {len(files)} lines of {files.source}, or in another order"
+        )
+    if sample is not None:
+        _write_like(path, scored, opt, sample)
+        return
     rows = _rows(scored, opt)
     _check_names(rows, opt)
-    listed = scored.predictions.index
-    if not opt.debug and not np.array_equal(listed, np.arange(len(scored.files))):
-        raise AssertionError(
-            f"{len(listed)} predictions for {len(scored.files)} lines of {scored.files.source}, or in another order"
-        )
     with atomic_write(path, "w") as file:
         _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
         file.flush()
@@ -127,22 +148,89 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace) -> None:
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
 
 
+# ------------------------------------------------------------------------------------------------ what a row holds
+
+
+def predicted_classes(scored: Scored, row: int, kind: Kind, top_k: int) -> list[str] | list[int]:
+    """Return the names or the numbers of the `top_k` likeliest classes of the image of `row`.
+
+    For an unreadable image these are the commonest classes of the training list.
+    """
+    predictions, _, classes = scored
+    labels = (predictions.top[row] if predictions.readable[row] else _commonest(scored))[:top_k].tolist()
+    return [classes.name(label) for label in labels] if kind == "name" else labels
+
+
+def predicted_cells(scored: Scored, row: int, sample: Sample, opt: argparse.Namespace) -> list[str]:
+    """Return what the submission holds about the image of `row`: the text of each column to predict.
+
+    Probabilities have 7 digits. Those of an unreadable image are the shares of the classes in the training list.
+    """
+    predictions, _, classes = scored
+    if sample.kind != "probability":
+        return [_join(predicted_classes(scored, row, sample.kind, opt.top_k), opt)]
+    if predictions.readable[row]:
+        assert predictions.rows is not None, "predict() was to keep every probability"
+        probability = predictions.rows.probability[row]
+    else:
+        counts = np.array(classes.train_counts or [1] * classes.count, np.float64)
+        probability = counts / counts.sum()
+    return [f"{value:.7g}" for value in probability[list(sample.column_classes)].tolist()]
+
+
+def _commonest(scored: Scored) -> NDArray[np.int64]:
+    """Return the classes by the number of their training images, int64 (C,), the largest first."""
+    counts = np.array(scored.classes.train_counts or [0] * scored.classes.count)
+    return np.argsort(-counts, kind="stable")
+
+
+def _join(classes: Sequence[str | int], opt: argparse.Namespace) -> str:
+    """Return the classes of one CSV field. Raises UserError where they could not be taken apart again."""
+    for name in map(str, classes if opt.top_k > 1 else ()):
+        if opt.joiner in name:
+            raise UserError(
+                f"The class name {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+            )
+    return opt.joiner.join(map(str, classes))
+
+
+# ------------------------------------------------------------------------------------------------ like a sample
+
+
+def _write_like(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample) -> None:
+    """Write a CSV file with the header, the ids and the order of the sample, and read it back row by row."""
+    table = sample.table
+    with atomic_write(path) as binary:
+        file = io.TextIOWrapper(binary, table.encoding, error_handling(table.encoding), newline="")
+        writer = tables.writer(file, table.separator)
+        writer.writerow(table.header)
+        writer.writerows(_filled_rows(scored, opt, sample))
+        file.detach()  # flushes, and leaves `binary` open
+        binary.flush()
+        written = SampleTable(Path(binary.name), table.encoding, table.separator, table.header)
+        pairs = zip_longest(written.all_rows(), chain([table.header], _filled_rows(scored, opt, sample)))
+        if any(got != meant for got, meant in pairs):
+            raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
+
+
+def _filled_rows(scored: Scored, opt: argparse.Namespace, sample: Sample) -> Iterator[list[str]]:
+    """Yield the rows of the sample with our predictions; under --debug only those of the images reached."""
+    count = len(scored.predictions.index)
+    for image, row in sample.rows():
+        if image < count:  # predictions are in the order of the list
+            yield sample.filled(row, predicted_cells(scored, image, sample, opt))
+
+
+# ------------------------------------------------------------------------------------------------ in the list's order
+
+
 def _rows(scored: Scored, opt: argparse.Namespace) -> list[Row]:
     """Return (id, classes), the likeliest first, for each image."""
-    predictions, files, classes = scored
-    if opt.top_k > predictions.top.shape[1]:
-        raise UserError(
-            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} "
-            "(at most 5, and at most the number of classes)."
-        )
-    train_counts = np.array(classes.train_counts or [0] * classes.count)
-    frequent = np.argsort(-train_counts, kind="stable")[: opt.top_k]
-    rows = []
-    for row, index in enumerate(predictions.index.tolist()):
-        labels = (predictions.top[row, : opt.top_k] if predictions.readable[row] else frequent).tolist()
-        named = [classes.name(label) for label in labels] if opt.labels == "name" else labels
-        rows.append((_id(files.as_written(index), opt.id), named))
-    return rows
+    predictions, files, _ = scored
+    return [
+        (_id(files.as_written(index), opt.id), predicted_classes(scored, row, opt.labels, opt.top_k))
+        for row, index in enumerate(predictions.index.tolist())
+    ]
 
 
 def _id(path: str, how: str) -> str:
@@ -152,14 +240,9 @@ def _id(path: str, how: str) -> str:
 
 
 def _check_names(rows: list[Row], opt: argparse.Namespace) -> None:
-    if opt.top_k > 1 and opt.format == "csv":
+    if opt.format == "csv":
         for _, classes in rows:
-            for name in map(str, classes):
-                if opt.joiner in name:
-                    raise UserError(
-                        f"The class name {name!r} contains --joiner {opt.joiner!r}. "
-                        "Give another --joiner, or --labels number."
-                    )
+            _join(classes, opt)
     names = [name for name, _ in rows]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -176,7 +259,7 @@ def _write_csv(file: IO[str], rows: list[Row], opt: argparse.Namespace) -> None:
     writer = tables.writer(file, _separator(opt))
     if opt.header:
         writer.writerow(opt.columns)
-    writer.writerows([name, opt.joiner.join(map(str, classes))] for name, classes in rows)
+    writer.writerows([name, _join(classes, opt)] for name, classes in rows)
 
 
 def _write_json(file: IO[str], rows: list[Row]) -> None:

@@ -64,7 +64,8 @@ def open_inference(
     classes = Classes.from_dict(loaded.data)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
-        as_numbers, makes_list = opt.labels == "number", opt.pseudo_label is not None
+        as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
+        makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
     else:
         files = dataloader.open_list(opt, "val", known=loaded.lists) if images == "val" else images

@@ -150,6 +150,7 @@ HELP = {
     "resamples": "95 % 区间的自助重采样次数；0：不算",
     # ------------------------------------------------------------------------------------------ submission, clear
     "out": "写到哪里；默认 results/<tag>/submission.csv（或 .json）",
+    "like": "比赛给的样例提交文件：表头、id、顺序与预测的形式都照它",
     "format": "json：对象的列表，各有 id 与 predicted",
     "columns": "CSV 的表头",
     "header": "写表头",

@@ -105,6 +105,12 @@ def _submit() -> Parser:
     add = parser.group("submission")
     add("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
     shared_flags.force(add, "--out")
+    add(
+        "--like",
+        type=expanded,
+        metavar="CSV",
+        help="the competition's sample submission: take header, ids, order, and the form of the predictions from it",
+    )
     add("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
     add("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="column names of the CSV")
     add("--header", action=shared_flags.SWITCH, default=True, help="write the column names")

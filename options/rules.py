@@ -78,6 +78,11 @@ def submission(opt: argparse.Namespace) -> list[str]:
         problems += [
             f"--{name} and --format json contradict: its keys are id and predicted; leave one out" for name in unused
         ]
+    if opt.like is not None:
+        taken = [name for name in ("columns", "header", "separator", "id", "format") if name in opt.given]
+        problems += [
+            f"--{name} and --like contradict: the sample says how the file must look; leave one out" for name in taken
+        ]
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.pseudo_label is not None and opt.blend == "rank":

@@ -17,6 +17,7 @@ INPUT_FLAGS = (
     "ensemble",
     "config",
     "compare",
+    "like",
     "teacher",
     "list",
     "among",

@@ -32,7 +32,7 @@ def for_page(value: object) -> object:
 
 def exact(path: str) -> str:
     """Return a path as UTF-8 text that keeps its bytes (surrogateescape), whatever the system's encoding of names."""
-    return os.fsencode(path).decode("utf-8", "surrogateescape")
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "surrogateescape")
 
 
 def prepare_streams() -> None:
