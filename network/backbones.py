@@ -233,7 +233,7 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
     """
     wanted = net.state_dict()
     head, of_head = head_names(net), _head_prefixes(net)
-    other = [name for name in wanted if name in state and state[name].shape != wanted[name].shape]
+    other = [name for name in wanted if name in state and not _alike(state[name], wanted[name])]
     absent = [name for name in wanted if name not in state]
     left_out = [name for name in other + absent if name in head]
     wrong = [name for name in other + absent if name not in head] + [
@@ -247,6 +247,11 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
         {name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False
     )
     return left_out
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors have one shape, and hold the same kind of number."""
+    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
 
 
 def head_names(net: nn.Module) -> set[str]:

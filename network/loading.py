@@ -15,6 +15,8 @@ from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
 
+INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
+
 
 def load_weights(
     model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None
@@ -133,9 +135,11 @@ def build_from_checkpoint(
         raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
     data = content.get("data")
     if data is None:
-        net = get_model(name)(options_from_checkpoint(content, 2, name)).net
+        net = get_model(name)(options_from_checkpoint(content, INFER_CLASSES, name)).net
         count = infer_num_classes(content["weights"], net, path)
         data = {"num_classes": count, "class_names": None, "class_images": None}
+    if not any(value.ndim and value.shape[0] % data["num_classes"] == 0 for value in content["weights"].values()):
+        raise _unfit(path, data["num_classes"], "no tensor has a row per class")  # before memory is taken for them
     model = get_model(name)(options_from_checkpoint(content, data["num_classes"], name))
     own = model.net.state_dict()
     unfit = [
@@ -144,12 +148,16 @@ def build_from_checkpoint(
         if key not in content["weights"] or content["weights"][key].shape != own[key].shape
     ]
     if unfit:  # load_weights would leave it at random values
-        raise UserError(
-            f"{path} says that it has {data['num_classes']} classes, and its classifier does not fit that "
-            f"({', '.join(unfit)}).\nIt is damaged, or was put together by hand: give another checkpoint."
-        )
+        raise _unfit(path, data["num_classes"], ", ".join(unfit))
     load_weights(model, content, path)
     return model.eval(), data
+
+
+def _unfit(path: str, num_classes: int, what: str) -> UserError:
+    return UserError(
+        f"{path} says that it has {num_classes} classes, and its classifier does not fit that ({what}).\n"
+        "It is damaged, or was put together by hand: give another checkpoint."
+    )
 
 
 def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str) -> argparse.Namespace:
@@ -171,9 +179,14 @@ def infer_num_classes(weights: dict[str, Tensor], net: torch.nn.Module, path: st
         UserError: it has no classifier of this network.
     """
     head = head_names(net)
-    for name in sorted(head & weights.keys()):
-        if weights[name].ndim in (1, 2):
-            return int(weights[name].shape[0])
+    rows = classifier_layers(net, INFER_CLASSES) or head
+    found = {name: weights[name] for name in sorted(weights.keys() & rows) if weights[name].ndim}
+    counts = {value.shape[0] for value in found.values()}
+    if len(counts) == 1 and all(value.numel() for value in found.values()):
+        return int(counts.pop())
+    if found:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in found.items())
+        raise UserError(f"{path} is damaged: the tensors of its classifier do not agree on the classes: {shapes}.")
     hint = (
         prefix_hint(weights, net.state_dict(), path)
         or "\nA backbone alone can be trained on (train.py --load), not evaluated."

@@ -26,25 +26,19 @@ import hashlib
 import os
 import pickle
 import re
-import struct
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils import faults
+from utils import faults, weight_files
 from utils.errors import UserError, path_hint
 from utils.files import atomic_write, link_over
 from utils.foreign_weights import plain_weights
-from utils.logger import log
 
 FORMAT = 1
 MAX_PROBLEMS = 8  # listed in a message
-BLOCK_BYTES = 1 << 20
 
 
 class SaveError(UserError):
@@ -145,7 +139,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
     try:
-        content = faults.with_retries(lambda: _read(path), path)
+        content = faults.with_retries(lambda: weight_files.read(path), path)
     except PermissionError as error:
         raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:
@@ -189,50 +183,12 @@ def _check(content: dict[str, Any], path: Path) -> None:
         raise UserError(f"The checkpoint {path} is damaged, or not from train.py:{shown}{more}{_neighbours(path)}")
 
 
-def _verify(path: Path) -> None:
-    """Check the file against its own checksums, which torch.load ignores: flipped bits would become weights.
-
-    Only the zip format of torch.save has checksums. Raises ValueError if one is wrong.
-    """
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\3\4":
-                raise ValueError("the end of the file is missing")
-        log.info(f"{path} has a format without checksums: damage inside its tensors cannot be detected.")
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if not any(entry.CRC for entry in entries):  # torch.serialization.set_crc32_options(False)
-                log.info(f"{path} was saved without checksums: damage inside its tensors cannot be detected.")
-                return
-            for entry in entries:
-                with archive.open(entry) as part:
-                    while part.read(BLOCK_BYTES):
-                        pass
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error) as error:
-        raise ValueError(str(error)) from error
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        log.info(f"{path} has a format without checksums: damage inside its tensors cannot be detected.")
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-    _verify(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the pickle's protocol, which the user cannot change
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _unpickler_reason(error: Exception) -> str:
-    """Return the reason in torch's long message, without its advice to load the file unsafely."""
+    """Return the reason in torch's long message, without its advice to load the file unsafely: what the file names."""
     text = " ".join(str(error).split())
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    if named:
+        return f"it names {named[1]}"
     text = re.split(r"trusted source\.|WeightsUnpickler error:", text)[-1]
     return re.split(r"Please use|Check the documentation", text)[0].strip(" .")[:200]
 

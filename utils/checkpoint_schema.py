@@ -20,6 +20,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from options import problems_of_saved
+from utils.tensors import check_dense
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -38,12 +39,7 @@ def _tensor(value: object) -> torch.Tensor:
     """Return a dense tensor with its own memory, not one that repeats a few numbers to an enormous size."""
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"a {type(value).__name__}; allowed: a tensor")
-    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
-        raise ValueError(f"a tensor of layout {value.layout} on {value.device}; allowed: a dense one")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(
-            f"a tensor of shape {tuple(value.shape)} over {value.untyped_storage().nbytes()} bytes of data"
-        )
+    check_dense(value)
     return value
 
 

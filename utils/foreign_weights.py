@@ -1,34 +1,50 @@
-"""State dicts of other programs: where a file holds them, and how it names their tensors."""
+"""State dicts of other programs: where a file holds them, and what it says of their network."""
 
 import re
 import shlex
-from collections.abc import Iterable
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from utils.errors import UserError
 from utils.logger import log
+from utils.tensors import check_dense
 
-WRAPPERS = ("state_dict", "model", "model_state", "state_dict_ema")  # keys of the weights; the first one there is taken
+# keys of the weights, at any depth; the first one there is taken
+WRAPPERS = (
+    "state_dict",
+    "model",
+    "model_state",
+    "network",
+    "net",
+    "classifier",
+    "module",
+    "state_dict_ema",
+    "model_ema",
+)
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")  # keys of their moving average
 PARALLEL = "module."  # the prefix that DataParallel adds
+MAX_WRAPPERS = 4  # around each other
+MAX_TENSORS = 100_000
 
 
 def plain_weights(content: object, path: Path) -> dict[str, torch.Tensor]:
     """Return the {name: tensor} of a foreign file, without DataParallel's prefix; warn of an average beside it.
 
     Raises:
-        UserError: the file holds no state dict, or two tensors of one name.
+        UserError: the file holds no state dict, a tensor that is not dense, or two tensors of one name.
     """
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            averages = [name for name in AVERAGES if name != key and isinstance(content.get(name), dict)]
-            if averages:
-                log.warning(
-                    f"{path}: loading its weights {key!r}, not the averaged weights {averages[0]!r} beside them."
-                )
-            content = content[key]
+    for _ in range(MAX_WRAPPERS):
+        key = next((one for one in WRAPPERS if isinstance(content, dict) and isinstance(content.get(one), dict)), None)
+        if key is None or not isinstance(content, dict):
+            break
+        averages = [name for name in AVERAGES if name != key and isinstance(content.get(name), dict)]
+        if averages:
+            log.warning(f"{path}: loading its weights {key!r}, not the averaged weights {averages[0]!r} beside them.")
+        content = content[key]
     if (
         not isinstance(content, dict)
         or not content
@@ -38,12 +54,34 @@ def plain_weights(content: object, path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} holds no checkpoint and no state dict (got a {kind}); allowed: {{name: tensor}}.")
     if not all(isinstance(name, str) for name in content):
         raise UserError(f"{path} holds tensors without names; allowed: {{name: tensor}}.")
+    if len(content) > MAX_TENSORS:
+        raise UserError(f"{path} holds {len(content)} tensors; allowed: up to {MAX_TENSORS}.")
+    for name, value in content.items():
+        _check(name, value, path)
     weights = {name.removeprefix(PARALLEL): value for name, value in content.items()}
     if len(weights) < len(content):
         raise UserError(
             f"{path} holds two tensors of one name, with and without {PARALLEL!r}. Save the state dict of one network."
         )
     return weights
+
+
+def _check(name: str, value: torch.Tensor, path: Path) -> None:
+    """Raise UserError where a tensor cannot be a network's: sparse, quantised, or larger than its data."""
+    try:
+        check_dense(value)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, or holds no state dict: {name[:100]} is {error}.") from error
+
+
+def declared_architecture(content: object) -> str:
+    """Return the name of the network that the programs of timm, torchvision and PyTorch write into a file, or ""."""
+    if not isinstance(content, Mapping):
+        return ""
+    args: Any = content.get("args") or content.get("hyper_parameters")
+    inside = vars(args) if isinstance(args, Namespace) else args if isinstance(args, dict) else {}
+    found = content.get("arch") or inside.get("model") or inside.get("arch")
+    return found if isinstance(found, str) else ""
 
 
 def prefix_hint(given: Iterable[str], wanted: Iterable[str], path: str) -> str:

@@ -26,3 +26,13 @@ def buffers_kept(net: nn.Module) -> Iterator[None]:
         if buffers:
             with torch.no_grad():
                 torch._foreach_copy_(buffers, kept)
+
+
+def check_dense(tensor: Tensor) -> None:
+    """Raise ValueError unless `tensor` is dense, on the CPU, and no repetition of a few numbers to an enormous size."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ValueError(f"a tensor of layout {tensor.layout} on {tensor.device}; allowed: a dense one")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} over {tensor.untyped_storage().nbytes()} bytes of data"
+        )

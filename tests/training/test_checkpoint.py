@@ -81,9 +81,14 @@ def test_save_on_full_disk_keeps_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == ["1.pt"]
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "model_state", "state_dict_ema"])
+@pytest.mark.parametrize(
+    "key",
+    ["state_dict", "model", "model_state", "state_dict_ema", "model_ema", "network", "net", "classifier", "module"],
+)
 def test_load_wrapped_state_dict_gives_weights(tmp_path, key):
     torch.save({key: {"module.a": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    assert checkpoint.load(tmp_path / "w.pt") == {"weights": {"a": torch.ones(1)}}
+    torch.save({"net": {key: {"module.a": torch.ones(1)}, "step": 1}}, tmp_path / "w.pt")
     assert checkpoint.load(tmp_path / "w.pt") == {"weights": {"a": torch.ones(1)}}
 
 
