@@ -318,10 +318,11 @@ def parse_python(words):
             importlib.import_module(
                 module.replace("datasets.prepare", "tools.prepare.command").replace("datasets.", "tools.prepare.")
             ).main(rest)
-        elif module == "tools.sweep":
+        elif module in ("tools.sweep", "tools.folds"):
             cut = rest.index("--") if "--" in rest else len(rest)
+            tool = importlib.import_module(f"{module}.command" if module == "tools.folds" else module)
             with pytest.raises(ParsedError):
-                importlib.import_module(module).option_parser().parse_args(rest[:cut])
+                tool.option_parser().parse_args(rest[:cut])
             options.build_parser("train").parse([*rest[cut + 1 :], "--tag", "x"])
         else:
             file = f"{module}.command" if (ROOT / module.replace(".", "/") / "command.py").is_file() else module
@@ -352,6 +353,8 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
         "eval.py --tta x9 --load a.pt",
         "-m tools.preview --view 3",
         "-m tools.sweep --name a --space b -- --epochs x",
+        "-m tools.folds --fold 5 -- --tag x",
+        "-m tools.folds --folds 5 -- --epochs x",
         "-m benchmarks.inputs",
         "datasets/prepare.py folders x",
     ],
