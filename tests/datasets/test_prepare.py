@@ -256,7 +256,7 @@ def test_prepare_wrong_folder_is_refused(make, tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
 def test_share_of_classes_keeps_a_training_image_each(prepare, share, seed):
-    from tools.prepare.splits import share_of_classes
+    from dataloader.listing.splits import share_of_classes
 
     sizes = [1, 1, 2, 3, 3, 3, 3, 3, 10, 100, 1000]
     labels = np.repeat(np.arange(len(sizes)), sizes)
@@ -269,7 +269,7 @@ def test_share_of_classes_keeps_a_training_image_each(prepare, share, seed):
 
 
 def test_share_of_classes_holds_out_small_classes_too(prepare):
-    from tools.prepare.splits import share_of_classes
+    from dataloader.listing.splits import share_of_classes
 
     labels = np.repeat(np.arange(1000), 3)  # rounded each by itself, a tenth of three is none
     assert share_of_classes(labels, 0.1, 0).sum() == 300
@@ -297,7 +297,7 @@ def test_prepare_split_ignores_row_order(make, tmp_path, way):
 @pytest.mark.parametrize("grouped", [(), ("--group_column", "product"), ("--group_by", r"p(\d+)_")], ids=str)
 @pytest.mark.parametrize("limit", [10**9, 0], ids=["exact", "large"])
 def test_prepare_folds_partition_the_data(make, tmp_path, monkeypatch, grouped, limit):
-    from tools.prepare import splits
+    from dataloader.listing import splits
 
     monkeypatch.setattr(splits, "MAX_TABLE_CELLS", limit)
     rows = [f"p{k // 4}_{k}.jpg,{k // 4 % 3},{k // 4}" for k in range(96)]
@@ -830,8 +830,8 @@ def test_prepare_then_train_and_submit_succeeds(photos, tmp_path, script, small)
 
 
 def test_split_of_200000_images_is_fast(prepare):
-    from tools.prepare.lists import ImageList, normalise_list
-    from tools.prepare.splits import SplitPlan, split
+    from dataloader.listing.lists import ImageList, normalise_list
+    from dataloader.listing.splits import SplitPlan, split
 
     labels = np.random.default_rng(0).zipf(1.3, 200_000).clip(1, 10_000) - 1
     part = ImageList(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dataloader.decode import image_suffixes
-from tools.prepare.lists import ImageList, Listing, SkippedItems, absolute, natural_sort, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, SkippedItems, absolute, natural_sort, to_class_ids
 from utils.errors import UserError
 from utils.logger import log
 

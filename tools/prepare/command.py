@@ -27,16 +27,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
+from dataloader.listing.folder import read_folder, read_unlabelled
+from dataloader.listing.lists import (
+    Listing,
+    as_on_disk,
+    check_apart,
+    check_names,
+    normalise_list,
+    read_classes,
+    write_all,
+)
+from dataloader.listing.splits import DEFAULT_VAL, group_by, split_and_log
 from options.commands import words
 from options.parser import ToolParser, expanded
 from tools.prepare.coco import read_coco
 from tools.prepare.drawings import COLLECTIONS, LEVELS, prepare_drawings
 from tools.prepare.elpv import TARGETS, prepare_elpv
 from tools.prepare.fashion import prepare_fashion
-from tools.prepare.folder import read_folder, read_unlabelled
-from tools.prepare.lists import Listing, as_on_disk, check_apart, check_names, normalise_list, read_classes, write_all
+from tools.prepare.flags import split_plan
 from tools.prepare.ready import read_ready
-from tools.prepare.splits import DEFAULT_VAL, group_by, split_as_asked
 from tools.prepare.table import read_csv
 from utils.errors import UserError
 from utils.run import run_tool
@@ -317,11 +326,15 @@ def _split(listing: Listing, opt: argparse.Namespace) -> None:
         root = Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
         train.groups = group_by([os.path.relpath(path, root) for path in train.paths], opt.group_by)
     others = {name: images for name, images in listing.lists.items() if name != "train"}
-    listing.lists = split_as_asked(train, opt) | others
+    listing.lists = split_and_log(train, split_plan(opt)) | others
+
+
+def _read_folder(opt: argparse.Namespace, given: list[str] | None) -> Listing:
+    return read_folder(opt.root, opt.val_root, given, opt.out)
 
 
 Reader = Callable[[argparse.Namespace, list[str] | None], Listing]
-READERS: dict[str, Reader] = {"folder": read_folder, "csv": read_csv, "coco": read_coco, "list": read_ready}
+READERS: dict[str, Reader] = {"folder": _read_folder, "csv": read_csv, "coco": read_coco, "list": read_ready}
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "fashion-mnist": prepare_fashion,
     "elpv": prepare_elpv,

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.decode import read_image, shrink
+from dataloader.listing.lists import ImageList, Listing, SkippedItems, check_names, normalise_list, write_all
+from dataloader.listing.splits import split_and_log
 from tools.doctor.inspection import MAX_FLAT_LEVELS
 from tools.prepare.alike import alike_groups, sketch
-from tools.prepare.lists import ImageList, Listing, SkippedItems, check_names, normalise_list, write_all
+from tools.prepare.flags import split_plan
 from tools.prepare.packages import Package, check_content, check_outside, debian_folder
-from tools.prepare.splits import split_as_asked
 from utils import tables
 from utils.errors import ImageError, UserError
 from utils.files import atomic_write
@@ -230,10 +231,10 @@ def split_drawings(images: ImageList, opt: argparse.Namespace) -> dict[str, Imag
     of_class, of_group = Counter(labels), Counter(zip(groups, labels, strict=True))
     large = {group for (group, label), count in of_group.items() if 2 * count > of_class[label]}
     if opt.folds is not None or opt.val == 0 or not large:
-        return split_as_asked(images, opt)
+        return split_and_log(images, split_plan(opt))
     stays = np.array([group in large for group in groups])
     kept = images.select(np.flatnonzero(stays).tolist())
-    parts = split_as_asked(images.select(np.flatnonzero(~stays).tolist()), opt)
+    parts = split_and_log(images.select(np.flatnonzero(~stays).tolist()), split_plan(opt))
     parts["train"] = normalise_list(parts["train"].with_others(kept), "train")
     log.info(
         f"{len(kept.paths):,} more images stay in training: {len(large):,} group(s) that are more than half of their "

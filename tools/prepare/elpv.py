@@ -4,9 +4,10 @@ import argparse
 import shutil
 from pathlib import Path
 
-from tools.prepare.lists import ImageList, Listing, write_all
+from dataloader.listing.lists import ImageList, Listing, write_all
+from dataloader.listing.splits import split_and_log
+from tools.prepare.flags import split_plan
 from tools.prepare.packages import Package, check_content, check_outside, pypi_folder
-from tools.prepare.splits import split_as_asked
 from utils.errors import UserError
 from utils.logger import log, progress
 
@@ -42,7 +43,7 @@ def prepare_elpv(opt: argparse.Namespace) -> None:
             paths.append(str(out / "images" / Path(name).name))
             shutil.copyfile(folder / name, paths[-1])
     images = ImageList(paths, list(labels.values()))
-    parts = split_as_asked(images, opt)
+    parts = split_and_log(images, split_plan(opt))
     log.info("The package does not tell the modules of the cells, so a split divides the cells of a module.")
     write_all(Listing(TARGETS[opt.target], parts), out)
 

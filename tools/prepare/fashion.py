@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.prepare.lists import ImageList, Listing, write_all
+from dataloader.listing.lists import ImageList, Listing, write_all
 from tools.prepare.packages import install_debian
 from utils.errors import UserError
 from utils.logger import log, progress

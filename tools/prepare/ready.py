@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dataloader.file_list import FileList, read_class_names, read_list
-from tools.prepare.lists import ImageList, Listing, absolute, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, absolute, to_class_ids
 from utils.errors import UserError
 from utils.logger import log
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
-from tools.prepare.lists import ImageList, Listing, absolute, natural_sort, to_class_ids
-from tools.prepare.splits import singleton_group
+from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, to_class_ids
+from dataloader.listing.splits import singleton_group
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 

@@ -3,7 +3,6 @@
 The images are sorted by path, so that the same seed gives the same split whatever the order of the input.
 """
 
-import argparse
 import re
 import warnings
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.prepare.lists import ImageList
+from dataloader.listing.lists import ImageList
 from utils.errors import UserError
 from utils.logger import log
 
@@ -33,12 +32,11 @@ class SplitPlan:
     seed: int
 
 
-def split_as_asked(train: ImageList, opt: argparse.Namespace) -> dict[str, ImageList]:
-    """Divide `train` by --val or by --folds and --fold, as `split` does, and log the sizes of the parts."""
-    share = DEFAULT_VAL if opt.val is None else opt.val
-    parts = split(train, SplitPlan(share, opt.folds, opt.fold, opt.seed))
+def split_and_log(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
+    """Divide `train` as `split` does, and log the sizes of the parts."""
+    parts = split(train, plan)
     sizes = ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
-    log.info(f"Split by seed {opt.seed}: {sizes}")
+    log.info(f"Split by seed {plan.seed}: {sizes}")
     return parts
 
 

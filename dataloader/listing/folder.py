@@ -1,12 +1,11 @@
 """Images in folders: one folder per class, as in ImageNet; or unlabelled, for submission."""
 
-import argparse
 import os
 from pathlib import Path
 
 from dataloader.decode import image_suffixes
 from dataloader.list_advice import SPLIT_NAMES, prepare_command
-from tools.prepare.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
 from utils.errors import UserError, path_hint
 from utils.logger import log, progress
 
@@ -14,17 +13,19 @@ DESKTOP_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # deskt
 SUFFIX_EXAMPLES = ".jpg, .png, .webp or .tif (whatever Pillow decodes)"
 
 
-def read_folder(opt: argparse.Namespace, given: list[str] | None) -> Listing:
-    """Return the images of opt.root and, if given, of opt.val_root.
+def read_folder(folder: str, val_folder: str | None, given: list[str] | None, out: str) -> Listing:
+    """Return the images of `folder` and, if given, of `val_folder`.
 
-    The classes are `given`, else the folders of opt.root.
+    Args:
+        given: the classes; None: they are the folders of `folder`.
+        out: where the lists will be written, for messages.
 
     Raises:
         UserError: a folder does not exist, holds no image, or is of an unknown class.
     """
-    root, skipped = _folder(opt.root, "one folder of images per class"), SkippedItems()
+    root, skipped = _folder(folder, "one folder of images per class"), SkippedItems()
     names = _class_folders(root, skipped)
-    _check_not_split_folders(root, names, opt.out)
+    _check_not_split_folders(root, names, out)
     parts = {"train": _read(root, names, given or names, "--classes", skipped)}
     if not parts["train"].paths:
         loose = "There are images in it, but not in class folders. " if images_under(root, SkippedItems()) else ""
@@ -32,8 +33,8 @@ def read_folder(opt: argparse.Namespace, given: list[str] | None) -> Listing:
             f"{root} holds no image in a class folder. {loose}"
             f"Expected: {root}/<class>/<image>, with a suffix such as {SUFFIX_EXAMPLES}."
         )
-    if opt.val_root is not None:
-        val = _folder(opt.val_root, "one folder of images per class")
+    if val_folder is not None:
+        val = _folder(val_folder, "one folder of images per class")
         origin = "--classes" if given else f"the training root {root}"
         parts["val"] = _read(val, _class_folders(val, skipped), given or names, origin, skipped)
         if not parts["val"].paths:

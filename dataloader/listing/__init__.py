@@ -1,0 +1,1 @@
+"""Makes lists: the images of class folders, their split, and the files."""
