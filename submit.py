@@ -4,8 +4,10 @@
     python submit.py --load a.pt b.pt --weights 2 1 --tta x8 --out best.csv
     python submit.py --ensemble results/pair/a_20+b_20/ensemble.yaml --pseudo_label 0.95
     python submit.py --load checkpoints/resnest/best.pt --like sample_submission.csv
+    python submit.py --load checkpoints/resnest/best.pt --images a.jpg photos/ '*.png'
 
 Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
+With --images there is no list: the likeliest classes are printed as a table, or with --format as CSV or JSON.
 """
 
 import argparse
@@ -26,6 +28,10 @@ def main(opt: argparse.Namespace) -> None:
     from utils.logger import start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
+
+    if opt.images:
+        predict_images(opt)
+        return
 
     # ---------------------------------------------------------------------------------------- what to predict
     start_logging()
@@ -53,6 +59,35 @@ def main(opt: argparse.Namespace) -> None:
     if probabilities is not None:
         saved_probs.write(out.with_name("probs.npz"), probabilities, predictions.readable, run.files, run.classes)
     submission.log_summary(out, scored)
+
+
+def predict_images(opt: argparse.Namespace) -> None:
+    """Predict the images that --images names, and print the answers, or write them to --out."""
+    from dataloader.file_list import FileList
+    from dataloader.listing.named import STANDARD_INPUT, find_images
+    from evaluation import answers
+    from evaluation.scored import Scored
+    from inference import open_inference, predict
+    from utils import run_lock
+    from utils.logger import log, start_logging
+    from utils.outputs import check, inputs
+    from utils.run import seed_everything
+
+    start_logging(to_stderr=True)
+    seed_everything(opt.seed, opt.deterministic)
+    lines = sys.stdin.buffer.read() if STANDARD_INPUT in opt.images else b""
+    files = FileList.of_paths(find_images(opt.images, lines), "--images")
+    if opt.out:
+        check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
+        run_lock.acquire(Path(opt.out))
+    run = open_inference(opt, files, match_classes=False)
+    scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)
+    found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
+    if opt.out:
+        answers.write(Path(opt.out), found, opt.format)
+        log.info(f"{len(found)} predictions: {opt.out}")
+    else:
+        answers.write_to(sys.stdout, found, opt.format if "format" in opt.given else "table")
 
 
 if __name__ == "__main__":

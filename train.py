@@ -54,6 +54,7 @@ def main(opt: Options) -> None:
     seed_everything(opt.seed, opt.deterministic)
 
     # ---------------------------------------------------------------------------------------- data
+    opt = start.opt = dataloader.draw_lists(opt, start.logs / "lists")
     train_files = dataloader.open_list(opt, "train", drop_missing=True)
     val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
     if val_files is not None:

@@ -16,10 +16,13 @@ from dataloader.file_list import FileList, read_class_names, read_list
 from dataloader.geometry import EvalGeometry
 from dataloader.image_advice import check_readable
 from dataloader.list_paths import KINDS, ListFlags
+from dataloader.listing import class_folders
 from dataloader.lists import check_images, warn_shared
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from dataloader.transforms import build_stages, get_transform
+from options import Options
+from utils import distributed
 from utils.batch import Batch, EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
@@ -34,6 +37,7 @@ __all__ = [
     "check_labels",
     "check_numbering",
     "check_readable",
+    "draw_lists",
     "eval_loader",
     "find_classes",
     "known_list",
@@ -70,6 +74,23 @@ def open_list(
     if not opt.check_files or _reads_no_image(opt, name):
         return files
     return check_images(files, drop_missing, opt.on_bad_image, opt.max_pixels)
+
+
+def draw_lists(opt: Options, out: Path) -> Options:
+    """Return `opt` with --train_list and --val_list of the class folders in --data_root, if it holds no lists.
+
+    The main process writes the lists into the folder `out`; see dataloader.listing.class_folders. `opt` is returned as
+    it is where --data_root is not given, a flag or the checkpoint of a resumed run names a list, or there are lists.
+
+    Raises:
+        UserError: the folders hold too few images.
+    """
+    root = Path(opt.data_root)
+    if opt.train_list or opt.val_list or "data_root" not in opt.given or not class_folders.has_class_folders(root):
+        return opt
+    hold_out = bool(opt.val_freq)
+    distributed.broadcast_from_main(lambda: class_folders.write_lists(root, out, opt.seed, hold_out))
+    return opt.replace(train_list=str(out / "train.txt"), val_list=str(out / "val.txt") if hold_out else None)
 
 
 def list_path(opt: argparse.Namespace, name: str) -> Path:

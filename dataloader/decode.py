@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from functools import cache
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import cv2
 import numpy as np
@@ -20,6 +20,9 @@ import simplejpeg
 from dataloader import jpeg, pillow
 from utils import faults
 from utils.errors import ImageError
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 Image = cv2.typing.MatLike  # here always uint8 (H, W, 3), RGB
 ScaleFn = Callable[[int, int], float]  # (height, width) of the upright image -> the smallest scale of it that suffices
@@ -190,6 +193,19 @@ def _decode_pillow(data: bytes, max_pixels: int) -> Image:
     except Exception as error:  # a damaged file makes Pillow's plugins raise nearly anything
         _raise_image_error(error)
     return _upright(pixels, orientation)
+
+
+def from_pillow(image: "PIL.Image.Image") -> Image:
+    """Return a PIL image as `decode` returns a file: uint8 (h, w, 3) RGB, upright, alpha over white.
+
+    Raises:
+        ImageError: it cannot be decoded.
+    """
+    try:
+        image.load()
+        return _upright(pillow.to_rgb(image, b"", ""), pillow.orientation(image))
+    except Exception as error:
+        _raise_image_error(error)
 
 
 def _raise_image_error(error: Exception) -> NoReturn:

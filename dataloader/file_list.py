@@ -8,7 +8,7 @@ relative path starts at the list's folder.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,18 @@ class FileList:
     label: NDArray[np.int32]
     line: NDArray[np.int32]
     file_labels: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of_paths(cls, paths: Sequence[str], source: str) -> "FileList":
+        """Return a list of these paths, without labels; relative ones start at the working folder.
+
+        `source`: where they come from, for messages, such as "--images".
+        """
+        names = [os.fsencode(path) for path in paths]
+        length = np.array([len(name) for name in names], np.int32)
+        ends = np.cumsum(length, dtype=np.int64)
+        label, line = np.full(len(names), -1, np.int32), np.arange(1, len(names) + 1, dtype=np.int32)
+        return cls(Path(source), np.frombuffer(b"".join(names), np.uint8), ends - length, length, label, line)
 
     def __len__(self) -> int:
         """Return the number of images."""

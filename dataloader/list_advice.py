@@ -115,24 +115,38 @@ class _Proposal(NamedTuple):
     command: str
 
 
+def find_class_folders(folder: Path) -> tuple[Path, Path | None] | None:
+    """Return the folder whose folders hold the training images by class, and that of the validation images or None.
+
+    It is `folder` itself, or its train/ and val/. None: no folder in `folder` holds an image.
+    """
+    names = _folders_in(folder)
+    splits = {name.lower(): name for name in names if name.lower() in SPLIT_NAMES}
+    train = next((name for key, name in splits.items() if key.startswith("train")), None)
+    if train is not None and _class_folders(folder / train, _folders_in(folder / train)):
+        val_names = [name for key, name in splits.items() if key.startswith("val")]
+        val = next((name for name in val_names if _class_folders(folder / name, _folders_in(folder / name))), None)
+        return folder / train, folder / val if val else None
+    return (folder, None) if _class_folders(folder, names) else None
+
+
 def _propose_command(folder: Path, names: list[str]) -> _Proposal | None:
     """Return the command for a folder whose folders `names` hold images by class, or are train/, val/ and test/.
 
     None for any other folder.
     """
-    splits = {name.lower(): name for name in names if name.lower() in SPLIT_NAMES}
-    train = next((name for key, name in splits.items() if key.startswith("train")), None)
-    if train is not None and _class_folders(folder / train, _folders_in(folder / train)):
-        words: list[object] = ["folder", folder / train]
-        val_names = [name for key, name in splits.items() if key.startswith("val")]
-        val = next((name for name in val_names if _class_folders(folder / name, _folders_in(folder / name))), None)
-        words += ["--val_root", folder / val] if val else []
+    found = find_class_folders(folder)
+    if found is None:
+        return None
+    train, val = found
+    if train != folder:
+        splits = {name.lower(): name for name in names if name.lower() in SPLIT_NAMES}
+        words: list[object] = ["folder", train]
+        words += ["--val_root", val] if val else []
         words += ["--test", folder / splits["test"]] if "test" in splits else []
         command = prepare_command(*words, "--out", folder)
         return _Proposal(f"the folders {', '.join(splits.values())}", command)
     classes = _class_folders(folder, names)
-    if not classes:
-        return None
     shown = ", ".join(classes[:MAX_NAMES]) + (", …" if len(classes) > MAX_NAMES else "")
     return _Proposal(f"class folders ({shown})", prepare_command("folder", folder, "--out", folder))
 

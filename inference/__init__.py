@@ -3,18 +3,21 @@
 from inference.ensemble import apply_ensemble_file, fit_ensemble, write_ensemble
 from inference.features import Features
 from inference.gradcam import gradcam_maps
+from inference.images import ImagePredictor, load
 from inference.loading import load_predictor
 from inference.predictor import Member, Predictor, predict, rows_to_keep
 from inference.session import Inference, open_inference
 
 __all__ = [
     "Features",
+    "ImagePredictor",
     "Inference",
     "Member",
     "Predictor",
     "apply_ensemble_file",
     "fit_ensemble",
     "gradcam_maps",
+    "load",
     "load_predictor",
     "open_inference",
     "predict",

@@ -52,6 +52,8 @@ HELP = {
     "ensemble": "代替 --load：成员、权重与视图取自 eval.py --blend 写的 ensemble.yaml",
     "blend": "平均概率、logits（视图也是）、几何平均、按 1/名次；greedy、optimal（eval）：权重由验证集拟合的平均",
     "resume": "接着训练：优化器与 epoch 一并恢复；没有 --load 时取该 tag 的 last.pt",
+    "images": "不用列表，直接预测这些图片：文件、文件夹、'*.png' 这样的模式，或 -（从标准输入读名字）；"
+    "打印可能性最大的 5 类（--top_k）的表格，给 --format 时打印 CSV 或 JSON",
     "force": "允许 --out 替换另一种文件；命令所读的文件始终不会被替换",
     "overwrite": "删除该 tag 之前那次运行的检查点与表格；不给时保留，并拒绝开始",
     "head": "分类头：按夹角（cosine）、带间隔（arcface）、每类三个中心（subcenter）",

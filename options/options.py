@@ -103,6 +103,14 @@ def _submit() -> Parser:
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     add = parser.group("submission")
+    add(
+        "--images",
+        type=expanded,
+        nargs="+",
+        metavar="PATH",
+        help="predict these instead of a list: files, folders, patterns such as '*.png', or - for names on standard "
+        "input; prints a table of the 5 likeliest classes (--top_k), or with --format CSV or JSON",
+    )
     add("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
     shared_flags.force(add, "--out")
     add(
@@ -137,7 +145,7 @@ def _submit() -> Parser:
         metavar="P",
         help="also write <out>.pseudo.txt, a training list of the images predicted with at least this probability",
     )
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.cache]
+    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.images, rules.cache]
     return parser
 
 

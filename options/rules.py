@@ -90,6 +90,29 @@ def submission(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def images(opt: argparse.Namespace) -> list[str]:
+    """Allow beside --images no flag about a list, or about the form of a submission."""
+    if not opt.images:
+        return []
+    about = (
+        "data_root",
+        "test_list",
+        "pseudo_label",
+        "save_probs",
+        "columns",
+        "header",
+        "separator",
+        "id",
+        "labels",
+        "like",
+    )
+    return [
+        f"--images and --{name} contradict: with --images there is no list, and no submission; leave one out"
+        for name in (*about, "joiner")
+        if name in opt.given
+    ]
+
+
 def calibrate(opt: argparse.Namespace) -> list[str]:
     """Allow no --temperature beside --calibrate."""
     clash = opt.calibrate and opt.temperature != "none"

@@ -30,7 +30,15 @@ SCRIPTS = {
     "submit": "eval",
     "clear": "train",
 }  # a script, and whose flags it is compared with
-KINDS = {"FILE": "file", "DIR": "folder", "CKPT": "checkpoint", "PX": "pixels", "EPOCHS": "epochs", "DEG": "degrees"}
+KINDS = {
+    "FILE": "file",
+    "PATH": "path",
+    "DIR": "folder",
+    "CKPT": "checkpoint",
+    "PX": "pixels",
+    "EPOCHS": "epochs",
+    "DEG": "degrees",
+}
 ENDLESS = 2**53  # an upper bound beyond this is as good as none
 BETWEEN = re.compile(r"<!-- (\w+):begin -->.*<!-- \1:end -->", re.S)  # what this tool writes, with its markers
 LITE = "EfficientNet-Lite"  # the one part of a family whose weights come from elsewhere
@@ -89,6 +97,7 @@ CHINESE = Language(
         "name": "名称",
         "file": "文件",
         "folder": "文件夹",
+        "path": "路径",
         "checkpoint": "检查点",
         "pixels": "像素",
         "epochs": "epoch 数",

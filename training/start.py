@@ -99,6 +99,11 @@ class RunStart:
         return cls(opt, content, source, state, watch)
 
     @property
+    def logs(self) -> Path:
+        """Return the folder of the run's log."""
+        return Path(self.opt.log_dir) / self.opt.tag
+
+    @property
     def resumed(self) -> bool:
         """Return whether the run continues an earlier one, rather than starting from weights or from nothing."""
         return self.opt.resume and self.content is not None

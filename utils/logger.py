@@ -29,12 +29,16 @@ FLUSH_TIMEOUT_SECONDS = 10.0  # on a slow disk the run continues after it
 class _Screen(logging.Handler):
     """Print above a progress bar instead of through it; on a terminal, warnings are yellow."""
 
+    def __init__(self, to_stderr: bool) -> None:
+        super().__init__()
+        self.to_stderr = to_stderr
+
     def emit(self, record: logging.LogRecord) -> None:
-        text = visible(record.getMessage())
+        text, stream = visible(record.getMessage()), sys.stderr if self.to_stderr else sys.stdout
         if record.levelno >= logging.WARNING:
-            text = f"\033[1;33m{text}\033[0m" if sys.stdout.isatty() else f"warning: {text}"
-        with still_there(sys.stdout):
-            tqdm.tqdm.write(text)
+            text = f"\033[1;33m{text}\033[0m" if stream.isatty() else f"warning: {text}"
+        with still_there(stream):
+            tqdm.tqdm.write(text, file=stream)
 
 
 class _Line(logging.Formatter):
@@ -48,8 +52,11 @@ class _Line(logging.Formatter):
         return visible(super().format(record))
 
 
-def start_logging(file: Path | None = None) -> None:
-    """Send `log` to the screen and append it, with times, to `file`. Only the main process logs."""
+def start_logging(file: Path | None = None, to_stderr: bool = False) -> None:
+    """Send `log` to the screen and append it, with times, to `file`. Only the main process logs.
+
+    `to_stderr`: what a program reads goes to stdout, so the log goes to stderr.
+    """
     end_logging()
     logging.raiseExceptions = False  # a full disk ends in the checkpoint's error, not in a traceback per line
     log.setLevel(logging.INFO)
@@ -57,7 +64,7 @@ def start_logging(file: Path | None = None) -> None:
     if distributed.rank():
         log.addHandler(logging.NullHandler())
         return
-    log.addHandler(_Screen())
+    log.addHandler(_Screen(to_stderr))
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(file, encoding="utf-8")

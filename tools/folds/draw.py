@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
+from dataloader.listing.lists import as_on_disk
+from dataloader.listing.splits import draw_folds, group_by
 from dataloader.lists import path_hashes
-from tools.prepare.lists import as_on_disk
-from tools.prepare.splits import draw_folds, group_by
 from tools.prepare.table import read_csv
 from utils.classes import Classes
 from utils.errors import UserError

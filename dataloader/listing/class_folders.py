@@ -1,0 +1,51 @@
+"""Lists for a folder of class folders that has none: train.py draws a split and writes it beside the run's log."""
+
+import shlex
+from pathlib import Path
+
+from dataloader.list_advice import find_class_folders, prepare_command
+from dataloader.listing.folder import read_folder
+from dataloader.listing.lists import Listing, check_apart, check_names, normalise_list, write_all
+from dataloader.listing.splits import DEFAULT_VAL, SplitPlan, split_and_log
+from utils.errors import UserError
+from utils.logger import log
+
+
+def has_class_folders(root: Path) -> bool:
+    """Return whether `root` holds class folders and neither train.txt nor val.txt."""
+    if not root.is_dir() or any((root / f"{name}.txt").exists() for name in ("train", "val")):
+        return False
+    return find_class_folders(root) is not None
+
+
+def write_lists(root: Path, out: Path, seed: int, hold_out: bool) -> None:
+    """Write train.txt, val.txt and classes.txt of the class folders in `root` into the folder `out`, and log it.
+
+    If `root` holds train/ and val/, these are the two lists. Else DEFAULT_VAL of each class is held out.
+
+    Args:
+        seed: of the split.
+        hold_out: False: train on all images, and write no val.txt.
+
+    Raises:
+        UserError: there are too few images to hold one out, or a class has a name that no list can hold.
+    """
+    found = find_class_folders(root)
+    assert found is not None, "has_class_folders(root) is true"
+    train, val = found
+    listing = read_folder(str(train), str(val) if val and hold_out else None, None, str(out))
+    check_names(listing.names)
+    parts = {name: normalise_list(images, name) for name, images in listing.lists.items()}
+    log.info(f"{root} holds class folders and no train.txt: the lists are made here.")
+    if "val" in parts:
+        check_apart(parts["train"], parts["val"])
+    elif hold_out:
+        parts = split_and_log(parts["train"], SplitPlan(DEFAULT_VAL, None, None, seed))
+        if "val" not in parts:
+            raise UserError(
+                f"{root} holds too few images to hold out {DEFAULT_VAL:.0%} of them for validation.\n"
+                "Train without validation: --val_freq 0."
+            )
+    write_all(Listing(listing.names, parts), out)
+    again = prepare_command("folder", train, "--out", "datasets", "--val", 0.2)
+    log.info(f"Train with another split: {again}, then {shlex.join(['--data_root', 'datasets'])}")

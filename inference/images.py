@@ -1,0 +1,170 @@
+"""Predict from Python: `from inference import load; predictor = load("best.pt"); predictor(["a.jpg", array])`.
+
+Nothing outside this project is changed: no logging, no threads, no signal handlers.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+from dataloader.dataset import EvalDataset
+from dataloader.decode import MAX_PIXELS, Image, ScaleFn, decode, from_pillow, full_size, read_image
+from dataloader.file_list import FileList
+from dataloader.pillow import load_plugins
+from dataloader.prefetch import BatchLoader, WorkerConfig
+from dataloader.sampler import EvalSampler
+from inference.loading import load_predictor
+from inference.predictor import Predictor
+from options import build_parser
+from utils.classes import Classes
+from utils.errors import ImageError, UserError
+from utils.run import get_device
+
+ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PIL.Image.Image
+KINDS = (str, os.PathLike, bytes, np.ndarray, PIL.Image.Image)
+MAX_NAMES = 10  # of unreadable images in a message
+
+
+def load(
+    checkpoints: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    weights: Sequence[float] | None = None,
+    tta: str = "none",
+    blend: str = "mean",
+    temperature: float | str = "none",
+    scale: int | None = None,
+    fit: str | None = None,
+    precision: str = "auto",
+    batch_size: int = 24,
+    workers: int = 0,
+    gpu: int | None = None,
+) -> "ImagePredictor":
+    """Return a predictor of one checkpoint, or of the blend of several.
+
+    The arguments mean what the flags of eval.py of the same names mean.
+
+    Args:
+        workers: threads that decode images; 0: the calling thread.
+
+    Raises:
+        UserError: a checkpoint is missing or damaged, they do not fit together, or an argument has a wrong value.
+    """
+    paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
+    words = ["--load", *(os.fspath(path) for path in paths), "-b", batch_size, "-w", workers, "--tta", tta]
+    words += ["--blend", blend, "--precision", precision, "--temperature", temperature]
+    words += ["--weights", *weights] if weights is not None else []
+    for name, value in (("scale", scale), ("fit", fit), ("gpu", gpu)):
+        words += [f"--{name}", value] if value is not None else []
+    parser = build_parser("eval")
+    parser.error = _refuse  # type: ignore[method-assign]  # a command's parser would end the program
+    opt = parser.parse([str(word) for word in words])
+    with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
+        loaded = load_predictor(opt, get_device(opt.gpu))
+    return ImagePredictor(loaded.predictor, Classes.from_dict(loaded.data), opt.batch_size, opt.workers)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+class Answers(NamedTuple):
+    """What a predictor gives for N images: the name of each one's likeliest class, and all probabilities.
+
+    Attributes:
+        names: one for each image.
+        probabilities: float32 (N, C), in the order of `ImagePredictor.classes`; each row sums to 1.
+    """
+
+    names: list[str]
+    probabilities: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImagePredictor:
+    """Predicts images: `names, probabilities = predictor(["a.jpg", array])`.
+
+    Attributes:
+        predictor: the networks.
+        known: their classes.
+        batch_size: images per batch. An image's probabilities may differ in the last bit between batches of different
+            sizes; with the images and the batch size of eval.py they are the same to the bit.
+        workers: threads that decode images; 0: the calling thread.
+    """
+
+    predictor: Predictor
+    known: Classes
+    batch_size: int = 24
+    workers: int = 0
+
+    @property
+    def classes(self) -> list[str]:
+        """Return the names of the classes, or their numbers as text if they have no names."""
+        return [self.known.name(label) for label in range(self.known.count)]
+
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Answers:
+        """Return the answers for one image, or for several in their order.
+
+        Args:
+            images: each is a path, the bytes of a file, a PIL image, or an array: uint8 RGB (H, W, 3) or grey (H, W).
+
+        Raises:
+            ImageError: an image cannot be read; the message names it.
+            UserError: an array is of another shape or type.
+            NotFinite: a network gives NaN or infinite logits.
+        """
+        several = [images] if isinstance(images, KINDS) else list(images)
+        if not several:
+            return Answers([], np.zeros((0, self.known.count), np.float32))
+        reader = _Reader([_checked(image, place) for place, image in enumerate(several)])
+        dataset = EvalDataset(reader.files, reader, self.predictor.preprocesses)
+        sampler = EvalSampler(len(several), self.batch_size)
+        loader = BatchLoader(dataset, sampler, self.batch_size, WorkerConfig(count=self.workers))
+        rows, bad = list[torch.Tensor](), list[str]()
+        for batch, each in self.predictor.run(loader, "predicting"):
+            bad += [reason for _, reason in batch.bad]
+            rows.append(self.predictor.combine(each))
+        if bad:
+            raise ImageError("\n".join([f"{len(bad)} of {len(several)} images cannot be read:", *bad[:MAX_NAMES]]))
+        probabilities = torch.cat(rows).cpu()
+        likeliest = probabilities.topk(1).indices[:, 0].tolist()  # as eval.py chooses among equal ones
+        return Answers([self.known.name(label) for label in likeliest], probabilities.numpy())
+
+
+def _checked(image: ImageLike, place: int) -> ImageLike:
+    """Return the image, an array as RGB. Raises UserError for what is no image."""
+    if not isinstance(image, np.ndarray):
+        if not isinstance(image, KINDS):
+            raise UserError(f"image {place} is of type {type(image).__name__}; allowed: path, bytes, array, PIL image")
+        return image
+    shape = image.shape
+    if image.dtype != np.uint8 or not image.size or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)):
+        raise UserError(
+            f"image {place} is an array of {image.dtype} {shape}; allowed: uint8 RGB (H, W, 3), or grey (H, W)"
+        )
+    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+
+
+class _Reader:
+    """Reads images from memory and from files; a dataloader.reader.Reader."""
+
+    def __init__(self, images: Sequence[ImageLike]) -> None:
+        self.images = images
+        names = [os.fspath(one) if isinstance(one, str | os.PathLike) else f"image {k}" for k, one in enumerate(images)]
+        self.files = FileList.of_paths(names, "images")
+        load_plugins()
+
+    def read(self, index: int, scale_fn: ScaleFn = full_size) -> tuple[Image, tuple[int, int]]:
+        """Return an image and its full size, as Reader says."""
+        image = self.images[index]
+        if isinstance(image, str | os.PathLike):
+            return read_image(os.fspath(image), scale_fn, MAX_PIXELS)
+        if isinstance(image, bytes):
+            return decode(image, scale_fn, MAX_PIXELS)
+        pixels = from_pillow(image) if isinstance(image, PIL.Image.Image) else image
+        return pixels, pixels.shape[:2]
