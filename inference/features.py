@@ -78,23 +78,41 @@ class Features:
         Returns:
             {place: [(place, cosine), nearest first]}; {} where there are no features.
         """
-        if self.rows is None:
-            return {}
-        queries = self.rows[places].astype(np.float32)
-        best: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-        for first in range(0, self.done, BLOCK_ROWS):
-            cosine = queries @ self.rows[first : min(first + BLOCK_ROWS, self.done)].astype(np.float32).T
-            others = np.arange(first, first + cosine.shape[1])
-            cosine[:, ~readable[others]] = -np.inf
-            cosine[places[:, None] == others] = -np.inf
-            chosen = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-            best.append((np.take_along_axis(cosine, chosen, 1), others[chosen]))
-        values, found = (np.concatenate(part, axis=1) for part in zip(*best, strict=True))
-        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-        pairs = zip(
-            np.take_along_axis(found, order, 1).tolist(), np.take_along_axis(values, order, 1).tolist(), strict=True
-        )
-        return {
-            place: [(other, cosine) for other, cosine in zip(*pair, strict=True) if cosine > -np.inf]
-            for place, pair in zip(places.tolist(), pairs, strict=True)
-        }
+        return {} if self.rows is None else nearest(self.rows[: self.done], places, readable, k)
+
+
+class FindsNeighbours(Protocol):
+    """What finds the images nearest to others of a list."""
+
+    def nearest_neighbours(
+        self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+    ) -> dict[int, list[tuple[int, float]]]:
+        """Find the k images nearest to each of `places`, as `Features` does."""
+
+
+def nearest(
+    rows: NDArray[Any], places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+) -> dict[int, list[tuple[int, float]]]:
+    """Find the k rows nearest to each of `places` by cosine, as Features.nearest_neighbours does.
+
+    Args:
+        rows: (N, D), each of length 1.
+    """
+    queries = rows[places].astype(np.float32)
+    best: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
+    for first in range(0, len(rows), BLOCK_ROWS):
+        cosine = queries @ rows[first : first + BLOCK_ROWS].astype(np.float32).T
+        others = np.arange(first, first + cosine.shape[1])
+        cosine[:, ~readable[others]] = -np.inf
+        cosine[places[:, None] == others] = -np.inf
+        chosen = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+        best.append((np.take_along_axis(cosine, chosen, 1), others[chosen]))
+    values, found = (np.concatenate(part, axis=1) for part in zip(*best, strict=True))
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    pairs = zip(
+        np.take_along_axis(found, order, 1).tolist(), np.take_along_axis(values, order, 1).tolist(), strict=True
+    )
+    return {
+        place: [(other, cosine) for other, cosine in zip(*pair, strict=True) if cosine > -np.inf]
+        for place, pair in zip(places.tolist(), pairs, strict=True)
+    }

@@ -1,4 +1,4 @@
-"""What report.html shows of the most confident errors: where the network looked, and the images that it finds alike."""
+"""What report.html shows of errors and likely label errors: where the network looked, and what it finds alike."""
 
 import argparse
 from pathlib import Path
@@ -7,16 +7,16 @@ import numpy as np
 
 import dataloader
 from evaluation.report.page import Extra
-from evaluation.report.pictures import NEIGHBOURS, most_confident_errors
+from evaluation.report.pictures import MAX_ISSUES, NEIGHBOURS, most_confident_errors
 from evaluation.results import EvaluationReport
 from evaluation.scored import Scored
-from inference.features import Features
+from inference.features import FindsNeighbours
 from inference.gradcam import gradcam_maps
 from inference.session import Inference
 
 
 def report_extra(
-    run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: Features, metric: str
+    run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: FindsNeighbours, metric: str
 ) -> Extra:
     """Return what report.html of `folder` shows beyond the scores: Grad-CAM maps, near images, and training's history.
 
@@ -33,11 +33,12 @@ def report_extra(
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
         found_maps = gradcam_maps(run.predictor, dataloader.eval_loader(opt, part, run.predictor.preprocesses))
         maps = {int(shown[place]): seen for place, seen in found_maps.items()}
+    doubtful = scored.predictions.index[found.issues.row[:MAX_ISSUES]]
     return Extra(
         found.issues,
         maps,
         note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
-        near=features.nearest_neighbours(shown, scored.predictions.readable, NEIGHBOURS),
+        near=features.nearest_neighbours(np.union1d(shown, doubtful), scored.predictions.readable, NEIGHBOURS),
         history=run.loaded.history,
         points=run.loaded.points,
         seed=run.opt.seed,

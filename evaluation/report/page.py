@@ -45,10 +45,10 @@ class Extra:
     """What the page shows beyond the scores; what is empty is left out, or reported as missing.
 
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
-    error, with their cosines, by image. history: scores of training per epoch. points: the rows of steps.csv. runs:
-    settings and scores of earlier evaluations beside this one. metric: the score to show first. compared: the result of
-    --compare. folder: where the page is going to be, by default the folder to which it is written. title: the networks.
-    about: their files and the list, in a few words.
+    error and of each likely label error, with their cosines, by image. history: scores of training per epoch. points:
+    the rows of steps.csv. runs: settings and scores of earlier evaluations beside this one. metric: the score to show
+    first. compared: the result of --compare. folder: where the page is going to be, by default the folder to which it
+    is written. title: the networks. about: their files and the list, in a few words.
     """
 
     issues: Issues
@@ -70,7 +70,7 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
     """Write the page for `scored` and `metrics` (the content of metrics.json)."""
     predictions, files, classes = scored
     pictures = Pictures(files)
-    issues = issue_cards(scored, extra.issues, pictures)
+    issues = issue_cards(scored, extra.issues, pictures, extra.near)
     data = {
         "classes": _class_columns(scored),
         "pairs": confused_pairs(predictions, classes.count, MAX_PAIRS).T.tolist(),

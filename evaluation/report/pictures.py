@@ -117,8 +117,14 @@ def _neighbours(scored: Scored, pictures: Pictures, near: list[tuple[int, float 
     return found
 
 
-def issue_cards(scored: Scored, issues: Issues, pictures: Pictures) -> list[dict[str, object]]:
-    """Return the cards of likely label errors, the likeliest first; labels are numbers of the list file."""
+def issue_cards(
+    scored: Scored, issues: Issues, pictures: Pictures, near: Neighbours | None = None
+) -> list[dict[str, object]]:
+    """Return the cards of likely label errors, the likeliest first; labels are numbers of the list file.
+
+    Args:
+        near: the neighbours, by image.
+    """
     predictions, files, classes = scored
     cards = []
     for row, quality, other in zip(*(column[:MAX_ISSUES].tolist() for column in issues[:3]), strict=True):
@@ -136,6 +142,7 @@ def issue_cards(scored: Scored, issues: Issues, pictures: Pictures) -> list[dict
                     if k != label and files.file_label(k) >= 0
                 ],
                 "picture": pictures.picture(index),
+                "near": _neighbours(scored, pictures, [*(near or {}).get(index, ())]),
             }
         )
     return cards

@@ -369,6 +369,17 @@
     box.append(url ? image(url, alt) : make("span", alt.startsWith("Grad") ? "no Grad-CAM" : "no picture", "soft small"));
     return box;
   };
+  const nearOf = (images, right, wrong) => {
+    const near = make("div", undefined, "near");
+    for (const [url, label, cosine] of images) {
+      const one = make("figure");
+      const words = cosine === null ? label : `${label} ${cosine.toFixed(2)}`;
+      one.append(image(url, cosine === null ? `a correct image of class ${label}` : `a neighbour of class ${label}`));
+      one.append(make("figcaption", words, label === right ? "good" : label === wrong ? "error" : ""));
+      near.append(one);
+    }
+    return near;
+  };
   const errorCard = (card) => {
     const item = make("article", undefined, "item");
     const pair = make("div", undefined, "pair");
@@ -379,17 +390,7 @@
     for (const [label, p] of card.top) top.append(make("span", label, label === card.label ? "good" : ""), make("span", percent(p), "number"));
     if (!card.top.some(([label]) => label === card.label)) top.append(make("span", `${card.label} (true)`, "good"), make("span", percent(card.true), "number"));
     item.append(pair, said, top);
-    if (card.near.length) {
-      const near = make("div", undefined, "near");
-      for (const [url, label, cosine] of card.near) {
-        const one = make("figure");
-        const words = cosine === null ? label : `${label} ${cosine.toFixed(2)}`;
-        one.append(image(url, cosine === null ? `a correct image of class ${label}` : `a neighbour of class ${label}`));
-        one.append(make("figcaption", words, label === card.label ? "good" : label === card.called ? "error" : ""));
-        near.append(one);
-      }
-      item.append(near);
-    }
+    if (card.near.length) item.append(nearOf(card.near, card.label, card.called));
     item.append(make("div", visible(card.path), "path soft"));
     return item;
   };
@@ -449,7 +450,9 @@
       said();
     });
     group.append(select);
-    item.append(frame(card.picture, `labelled ${card.name}`), text, group, make("div", visible(card.path), "path soft"));
+    item.append(frame(card.picture, `labelled ${card.name}`), text, group);
+    if (card.near.length) item.append(nearOf(card.near, card.name, card.choices.length ? card.choices[0][1] : ""));
+    item.append(make("div", visible(card.path), "path soft"));
     return item;
   };
   pager($("issue-pager"), 12, (first, end) => {

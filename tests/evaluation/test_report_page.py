@@ -65,12 +65,14 @@ def write_page(folder, scored):
     maps = {int(index): seen for index in predictions.index[rows]}
     history = [{"epoch": k, "train_loss": 1 / k, "val_loss": 1.2 / k, "val_top1": 1 - 1 / k} for k in (1, 2, 3)]
     path = folder / "tag" / "3" / "report.html"
-    near = {int(index): [(int(index + CLASSES - 1) % IMAGES, 0.987), (5, 0.5)] for index in predictions.index[rows]}
+    issues = label_issues.find(predictions, classes.count)
+    shown = predictions.index[np.union1d(rows, issues.row)]
+    near = {int(index): [(int(index + CLASSES - 1) % IMAGES, 0.987), (5, 0.5)] for index in shown}
     page.write(
         path,
         scored,
         metrics,
-        page.Extra(label_issues.find(predictions, classes.count), maps, near=near, history=history),
+        page.Extra(issues, maps, near=near, history=history),
     )
     return path
 
@@ -315,6 +317,24 @@ def test_report_error_shows_true_class_and_neighbours(at, made):
     assert (
         not set(true_alone) & set(at.texts("#gallery .item strong:first-child")) or len(at.all("#gallery .item")) < 12
     )
+
+
+def test_report_label_error_shows_neighbours_of_label_and_suggestion(at, made):
+    scored = made[1]
+    issues = label_issues.find(scored.predictions, CLASSES)
+    shown = at.browser.execute_script(
+        "return [...document.querySelectorAll('#issues .item')].map(item => "
+        "[...item.querySelectorAll('.near figcaption')].map(x => [x.textContent, x.className]))"
+    )
+    assert len(shown) == min(12, len(issues.row)) and len(at.all("#issues .near img")) == 2 * len(shown)
+    kinds = set()
+    for row, other, near in zip(issues.row.tolist(), issues.suggested.tolist(), shown, strict=False):
+        label = int(scored.predictions.label[row])
+        beside = [int(scored.predictions.label[(row + CLASSES - 1) % IMAGES]), int(scored.predictions.label[5])]
+        marks = ["good" if k == label else "error" if k == other else "" for k in beside]
+        assert [kind for _, kind in near] == marks
+        kinds |= set(marks)
+    assert "" in kinds and kinds & {"good", "error"}
 
 
 def test_report_marks_are_exported_for_clean(at, made):

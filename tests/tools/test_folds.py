@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dataloader.file_list import read_list
 from forked import Forked
 from inference import saved_probs
 from options.plain_yaml import read_yaml
-from tools.folds import command, draw, flags, training
+from tools.folds import command, draw, flags, neighbours, training
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
@@ -100,7 +101,35 @@ def test_oof_score_equals_the_last_validations_and_eval(done, photo_set, script)
     assert script("eval.py", "--load", done / "results/a/oof.npz", "--val_list", photo_set / "train.txt").code == 0
     assert json.loads(Path("results/cache/oof/metrics.json").read_text())["log_loss"] == scores["oof"]["log_loss"]
     page = (done / "results/a/oof/report.html").read_text()
+    assert "the nearest images by the network's features" in page
     assert "3 folds of timm:test_resnet" in page and "top1 by fold" in page
+
+
+def test_folds_neighbours_are_of_the_same_fold_and_nearest_by_its_features():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((10, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    fold_of = np.array([0, 1] * 5)
+    folds = [SimpleNamespace(number=number, probs=rows[fold_of == number - 1]) for number in (1, 2)]
+    run = SimpleNamespace(fold_of=fold_of, folds=folds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_read", lambda kept: kept)
+        readable = np.arange(10) != 2
+        found = neighbours.FoldFeatures(run).nearest_neighbours(np.array([0, 5]), readable, 3)
+    for place, near in found.items():
+        others = [k for k in range(10) if k != place and k != 2 and fold_of[k] == fold_of[place]]
+        wanted = sorted(others, key=lambda k: -float(rows[k] @ rows[place]))[:3]
+        assert [other for other, _ in near] == wanted
+        assert [cosine for _, cosine in near] == pytest.approx([float(rows[k] @ rows[place]) for k in wanted], abs=1e-3)
+    assert sorted(found) == [0, 5]
+
+
+def test_folds_keep_features_beside_the_probabilities(done):
+    for number in (1, 2, 3):
+        with np.load(done / f"results/a/folds/fold{number}.npz") as content:
+            assert len(content["features"]) == len(content["log_probabilities"]) == 12
+            lengths = np.linalg.norm(content["features"].astype(np.float32), axis=1)
+            assert lengths == pytest.approx(np.ones(12), abs=1e-2)
 
 
 def test_folds_ensemble_submits_the_mean_of_its_networks(done, photo_set, script):

@@ -15,17 +15,24 @@ from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
 from utils.names import columns, shorten
 
+CSV_COLUMNS = ("list", "line", "path", "problem", "detail", "partner_list", "partner_line", "partner_path")
 MAX_EXAMPLES = 3  # findings per problem in the log
 
 
 class Row(TypedDict):
-    """A finding as a row of doctor.csv; `image` and `partner`, -1 for none, are left out there."""
+    """A finding as a row of doctor.csv; `image` and `partner`, -1 for none, are left out there.
+
+    The partner's list, line and path are "" without a partner.
+    """
 
     list: str
     line: int | str  # "" if the finding is about no single image
     path: str
     problem: str
     detail: str
+    partner_list: str
+    partner_line: int | str
+    partner_path: str
     image: int
     partner: int
 
@@ -50,6 +57,9 @@ class Report:
             "path": self.seen.path(image) if image >= 0 else "",
             "problem": list(PROBLEMS)[code],
             "detail": self.detail(number),
+            "partner_list": str(self.seen.lists[self.seen.which(partner)[0]].source) if partner >= 0 else "",
+            "partner_line": self.seen.line(partner) if partner >= 0 else "",
+            "partner_path": self.seen.path(partner) if partner >= 0 else "",
             "image": image,
             "partner": partner,
         }
@@ -80,7 +90,7 @@ class Report:
 def write_csv(path: Path, report: Report) -> None:
     """Write one row per finding, the most severe first, then in the order of the lists."""
     with atomic_write(path, "w") as file:
-        writer = tables.dict_writer(file, ["list", "line", "path", "problem", "detail"])
+        writer = tables.dict_writer(file, list(CSV_COLUMNS))
         writer.writeheader()
         writer.writerows(_rows(report))
 

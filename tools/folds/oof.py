@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from inference import open_inference, predict, saved_probs
+from inference import Features, open_inference, predict, saved_probs
 from options import Options, build_parser, parse_eval
 from options.commands import words
 from tools.folds import flags
@@ -58,9 +58,11 @@ def _predict(run: FoldsRun, fold: Fold, identity: str, batch_size: int) -> None:
     opt = prediction_flags(run.train, [str(checkpoint_of(run, fold))], run.opt.tta, batch_size)
     part = held_out(run, fold)
     inference = open_inference(opt, part)
-    predictions, probabilities = predict(inference.predictor, inference.batches(), keep=True)
+    with Features(inference.predictor, len(part)) as features:  # for the neighbours in the report
+        predictions, probabilities = predict(inference.predictor, inference.batches(), keep=True, features=features)
     assert probabilities is not None  # as they are kept
-    more = {"settings": np.array(_settings(run, identity))}
+    more: dict[str, NDArray[Any]] = {"settings": np.array(_settings(run, identity))}
+    more |= {} if features.rows is None else {"features": features.rows}
     saved_probs.write(fold.probs, probabilities, predictions.readable, part, inference.classes, more)
 
 

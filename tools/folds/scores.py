@@ -12,9 +12,10 @@ from evaluation.bootstrap import intervals
 from evaluation.metrics import Predictions, score
 from evaluation.ranking import metrics_in_order
 from evaluation.scored import Scored
-from inference import Features, open_inference, predict, rows_to_keep
+from inference import open_inference, predict, rows_to_keep
 from inference.report_extra import report_extra
 from options import Options, parse_eval
+from tools.folds.neighbours import FoldFeatures
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import REPORT, SCORES, FoldsRun
 from utils.files import write_json
@@ -41,8 +42,7 @@ def write_report(run: FoldsRun, oof: Path) -> Options:
         found = results.write(new, scored, opt, None, folder, inference.loaded.identities)
         _write_scores(run, found.metrics, each)
         if found.metrics["count"]:
-            features = Features(inference.predictor, 0, collect=False)
-            extra = report_extra(inference, scored, found, folder, features, metric)
+            extra = report_extra(inference, scored, found, folder, FoldFeatures(run), metric)
             extra.title = f"{run.train.tag}: {len(run.folds)} folds of {run.train.model}, out of fold"
             values = ", ".join(f"{one[metric]:.4f}" for one in each)
             extra.about = (

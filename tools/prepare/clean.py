@@ -1,10 +1,15 @@
-"""Apply decisions about the labels of a list: keep, drop or relabel each image.
+"""Drop or relabel images of a list: as a person decided, or the likeliest label errors, or copies and leaks.
 
     python datasets/clean.py datasets/val.txt --decisions label_decisions.csv --out datasets/val_clean.txt
+    python datasets/clean.py datasets/train.txt --decisions results/lite0/oof/label_issues.csv --top 900 \\
+        --doctor results/doctor/doctor.csv --out datasets/train_clean.txt
 
 The decisions are a CSV with the columns path, label, action and new_label: the export of report.html, or the
-label_issues.csv of an evaluation with its column `action` filled in. Rows without an action change nothing. To clean
-a training list, evaluate it: python eval.py --val_list datasets/train.txt (best with a network not trained on it).
+label_issues.csv of an evaluation with its column `action` filled in. Rows without an action change nothing, but --top N
+decides on the N likeliest errors of label_issues.csv. --doctor drops the copies and leaks that tools.doctor found. With
+these two flags <out>.decisions.csv records each decision and its reason; corrected, it is a file for --decisions.
+
+To clean a training list, predict each of its images by a network that has not seen it: python -m tools.folds.
 """
 
 import argparse
@@ -13,14 +18,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
+from tools.prepare.clean_copies import Copies, read_copies
+from utils import tables
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write_all
 from utils.logger import log
-from utils.outputs import Output, check, is_list
+from utils.outputs import Output, begins_with, check, is_list
 from utils.run import run_tool
 from utils.text import exact, visible
 
@@ -29,18 +36,35 @@ COLUMNS = ("path", "label", "action", "new_label")
 
 
 class Decision(NamedTuple):
-    """What to do with an image of class `label`; new_label is None unless the action is "relabel"."""
+    """What to do with an image of class `label`; new_label is None unless the action is "relabel".
+
+    `action` is "" for an image to look at. `reason` is "" for a person's decision.
+    """
 
     label: int
     action: str
     new_label: int | None
+    reason: str = ""
+
+
+class Automatic(NamedTuple):
+    """What is decided without a person: the `top` likeliest errors get `action`; `doctor` is a doctor.csv."""
+
+    top: int | None = None
+    action: str = "drop"
+    doctor: Path | None = None
+
+
+NOTHING = Automatic()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and run; return the exit code: 0 success, 2 a user's mistake."""
 
     def act(opt: argparse.Namespace) -> None:
-        clean(Path(opt.list), Path(opt.decisions), Path(opt.out), opt.force)
+        _check_flags(opt)
+        decisions, doctor = (None if path is None else Path(path) for path in (opt.decisions, opt.doctor))
+        clean(Path(opt.list), decisions, Path(opt.out), opt.force, Automatic(opt.top, opt.action or "drop", doctor))
 
     return run_tool(lambda: option_parser().parse_args(argv), act)
 
@@ -52,9 +76,25 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--decisions",
         type=expanded,
-        required=True,
         metavar="CSV",
         help="columns path, label, action (keep, drop, relabel), new_label",
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        metavar="N",
+        help="decide on the N likeliest errors of --decisions, a label_issues.csv; its own actions come first",
+    )
+    parser.add_argument(
+        "--action",
+        choices=("drop", "relabel"),
+        help="what --top does: drop the image (default), or give it the new_label of its row",
+    )
+    parser.add_argument(
+        "--doctor",
+        type=expanded,
+        metavar="CSV",
+        help="doctor.csv of tools.doctor: drop later copies within the list, and images that another list has too",
     )
     parser.add_argument(
         "--out", type=expanded, required=True, metavar="FILE", help="the new list; the old one is not changed"
@@ -63,25 +103,72 @@ def option_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict[str, int]:
+def _check_flags(opt: argparse.Namespace) -> None:
+    """Raise UserError where the flags give nothing to do, or contradict each other."""
+    if opt.decisions is None and opt.doctor is None:
+        raise UserError("--decisions is needed: which images to drop or relabel? (or --doctor, for copies and leaks)")
+    if opt.top is not None and opt.decisions is None:
+        raise UserError("--top needs --decisions, the label_issues.csv of an evaluation of this list.")
+    if opt.top is not None and opt.top < 1:
+        raise UserError(f"--top is {opt.top}; allowed: 1 or more.")
+    if opt.action is not None and opt.top is None:
+        raise UserError("--action says what --top does; give both, or neither.")
+
+
+def clean(
+    source: Path, decisions: Path | None, out: Path, force: bool = False, automatic: Automatic = NOTHING
+) -> dict[str, int]:
     """Write the new list, and return the number of decisions by action.
 
     Raises:
-        UserError: the CSV is malformed, an action or a label is unknown, an image is not in the list or has another
-            label there, two decisions about it differ, or `out` is an input or (without `force`) a file of another
-            kind. Then nothing is written.
+        UserError: a CSV is malformed, an action or a label is unknown, an image is not in the list or has another label
+            there, two decisions about it differ, or `out` is an input or (without `force`) a file of another kind.
+            Then nothing is written.
     """
     files = read_list(source)
-    read = {str(source): "the list itself", str(decisions): "--decisions"}
-    check([Output(out, "a list", is_list)], read, [files], force)
-    decided = read_decisions(decisions)
+    record = out.with_name(f"{out.stem}.decisions.csv") if automatic != NOTHING else None
+    read = {str(source): "the list itself", str(decisions): "--decisions", str(automatic.doctor): "--doctor"}
+    read = {path: what for path, what in read.items() if path != "None"}
+    outputs = [Output(out, "a list", is_list)]
+    outputs += [Output(record, "a record of decisions", begins_with(*COLUMNS, "reason"))] if record else []
+    check(outputs, read, [files], force)
+    chosen = _chosen(decisions, files, automatic) if decisions else {}
+    copies = read_copies(automatic.doctor, files) if automatic.doctor else Copies({}, {})
+    for index, reason in copies.drop.items():
+        if index not in chosen or chosen[index].reason:  # a person's decision has no reason
+            chosen[index] = Decision(int(files.label[index]), "drop", None, reason)
+    for index, reason in copies.look.items():
+        chosen.setdefault(index, Decision(int(files.label[index]), "", None, reason))
+    counts = dict.fromkeys(ACTIONS, 0)
+    with atomic_write_all([out, *([record] if record else [])], "w") as opened:
+        for index in range(len(files)):
+            label = int(files.label[index])
+            decision = chosen.get(index, Decision(label, "", None))
+            if decision.action:
+                counts[decision.action] += 1
+            if decision.action != "drop":
+                label = label if decision.new_label is None else decision.new_label
+                opened[0].write(f"{_written(files, index, out)} {label}\n")
+        if record:
+            _write_record(opened[1], files, chosen)
+    changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
+    log.info(f"{out}: {len(files) - counts['drop']} images; {changes}" + (f"; why: {record}" if record else ""))
+    open_conflicts = sum(not chosen[index].action for index in copies.look)
+    if open_conflicts:
+        log.warning(f"{open_conflicts} images have a copy with another label. They are in {record}: decide on them.")
+    return counts
+
+
+def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int, Decision]:
+    """Return the decision about each image, by its index. Raises UserError: see `clean`."""
+    decided = read_decisions(decisions, automatic)
     paths = [os.path.abspath(files.path(index)) for index in range(len(files))]
     known = {visible(path): index for index, path in enumerate(paths)}  # as report.html shows and exports a path
     known |= {exact(path): index for index, path in enumerate(paths)}
     missing = [path for path in decided if path not in known]
     if missing:
         raise UserError(
-            f"{decisions}: {len(missing)} image(s) are not in {source}, the first: {missing[0]}. "
+            f"{decisions}: {len(missing)} image(s) are not in {files.source}, the first: {missing[0]}. "
             "Is this the list that was evaluated?"
         )
     chosen: dict[int, Decision] = {}
@@ -95,23 +182,23 @@ def clean(source: Path, decisions: Path, out: Path, force: bool = False) -> dict
                 f"but {int(files.label[index])} in {files.location(index)}. "
                 "The list has changed since the decisions were made; evaluate it again."
             )
-    counts = dict.fromkeys(ACTIONS, 0)
-    with atomic_write(out, "w") as file:
-        for index in range(len(files)):
-            label = int(files.label[index])
-            decision = chosen.get(index, Decision(label, "", None))
-            if decision.action:
-                counts[decision.action] += 1
-            if decision.action != "drop":
-                label = label if decision.new_label is None else decision.new_label
-                file.write(f"{_written(files, index, out)} {label}\n")
-    changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
-    log.info(f"{out}: {len(files) - counts['drop']} images; {changes}")
-    return counts
+    return chosen
 
 
-def read_decisions(path: Path) -> dict[str, Decision]:
+def _write_record(file: IO[str], files: FileList, chosen: dict[int, Decision]) -> None:
+    """Write each decision with its reason, in the order of the list."""
+    writer = tables.writer(file)
+    writer.writerow([*COLUMNS, "reason"])
+    for index, decision in sorted(chosen.items()):
+        new = "" if decision.new_label is None else decision.new_label
+        path = exact(os.path.abspath(files.path(index)))
+        writer.writerow([path, decision.label, decision.action, new, decision.reason or "decided by hand"])
+
+
+def read_decisions(path: Path, automatic: Automatic = NOTHING) -> dict[str, Decision]:
     """Return the decisions by absolute path, without rows that have no action.
+
+    Of rows without an action, the `automatic.top` of lowest quality get one.
 
     Raises:
         UserError: the file cannot be read, a column is missing, or a row is wrong (the message names the line).
@@ -119,22 +206,39 @@ def read_decisions(path: Path) -> dict[str, Decision]:
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
-            if not set(COLUMNS) <= set(reader.fieldnames or []):
-                raise UserError(f"{path} has the columns {reader.fieldnames}; needed: {', '.join(COLUMNS)}.")
+            needed = COLUMNS if automatic.top is None else (*COLUMNS, "quality")
+            if not set(needed) <= set(reader.fieldnames or []):
+                raise UserError(f"{path} has the columns {reader.fieldnames}; needed: {', '.join(needed)}.")
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"The decisions {path} cannot be read: {error.strerror}.") from error
+    reasons = {} if automatic.top is None else _likeliest(path, rows, automatic.top)
     decided: dict[str, Decision] = {}
     for line, row in rows:
         action = (row["action"] or "").strip().lower()
-        if not action:
+        reason = "" if action else reasons.get(line, "")
+        if not action and not reason:
             continue
-        decision = _decision(f"{path}, line {line}", row, action)
+        decision = _decision(f"{path}, line {line}", row, action or automatic.action)._replace(reason=reason)
         place = os.path.abspath(row["path"])
         if decided.get(place, decision) != decision:
             raise UserError(f"{path}, line {line}: there is another decision about {row['path']} above.")
         decided[place] = decision
     return decided
+
+
+def _likeliest(path: Path, rows: list[tuple[int, dict[str, str]]], top: int) -> dict[int, str]:
+    """Return the lines of the `top` rows of lowest quality, with the reason for a decision about each."""
+    quality: dict[int, float] = {}
+    for line, row in rows:
+        try:
+            quality[line] = float(row["quality"])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}, line {line}: quality {row['quality']!r} is no number.") from None
+    if top > len(rows):
+        log.warning(f"--top is {top}; {path} has {len(rows)} rows.")
+    lines = sorted(quality, key=quality.__getitem__)[:top]
+    return {line: f"likely label error {place} (quality {quality[line]:.6f})" for place, line in enumerate(lines, 1)}
 
 
 def _decision(where: str, row: dict[str, str], action: str) -> Decision:

@@ -1,0 +1,143 @@
+"""datasets/clean.py without a person: the likeliest label errors, the doctor's copies and leaks, and the record."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import pytest
+
+from dataloader.file_list import read_list
+from tools.doctor import command as doctor
+from tools.prepare import clean
+from tools.prepare.clean_copies import read_copies
+from utils.errors import UserError
+
+ISSUES = [  # a person has decided on the second
+    ("b.png", 1, "", 0, "0.200000"),
+    ("c.png", 2, "keep", 1, "0.000001"),
+    ("d.png", 0, "", 2, "0.010000"),
+    ("e.png", 1, "", "", "0.300000"),
+]
+
+
+@pytest.fixture
+def train(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("".join(f"{name}.png {label}\n" for name, label in zip("abcde", (0, 1, 2, 0, 1), strict=True)))
+    return path
+
+
+@pytest.fixture
+def issues(tmp_path):
+    path = tmp_path / "label_issues.csv"
+    rows = [",".join(map(str, (tmp_path / row[0], *row[1:]))) for row in ISSUES]
+    path.write_text("\n".join(["path,label,action,new_label,quality", *rows, ""]))
+    return path
+
+
+def cleaned(train, *words):
+    """Clean the list; the code, and the new list."""
+    out = train.parent / "new.txt"
+    code = clean.main([str(train), "--out", str(out), *map(str, words)])
+    return code, out.read_text().splitlines() if out.exists() else None
+
+
+def record(folder) -> list[dict[str, str]]:
+    with open(folder / "new.decisions.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_clean_top_drops_the_likeliest_that_nobody_decided_on(train, issues, tmp_path):
+    assert cleaned(train, "--decisions", issues, "--top", 2) == (0, ["a.png 0", "b.png 1", "c.png 2", "e.png 1"])
+    found = record(tmp_path)
+    assert [(Path(row["path"]).stem, row["action"], row["reason"]) for row in found] == [
+        ("c", "keep", "decided by hand"),
+        ("d", "drop", "likely label error 2 (quality 0.010000)"),
+    ]
+
+
+def test_clean_top_relabels_by_the_suggestion(train, issues, capsys):
+    words = ["--decisions", issues, "--action", "relabel"]
+    assert cleaned(train, *words, "--top", 3) == (0, ["a.png 0", "b.png 0", "c.png 2", "d.png 2", "e.png 1"])
+    assert cleaned(train, *words, "--top", 9)[0] == 2  # the last has no suggestion
+    assert "line 5: label '1', new_label ''" in capsys.readouterr().err
+
+
+def test_clean_record_is_a_file_of_decisions(train, issues, tmp_path):
+    _, first = cleaned(train, "--decisions", issues, "--top", 3, "--action", "relabel")
+    again = tmp_path / "mine.csv"
+    (tmp_path / "new.decisions.csv").rename(again)
+    assert cleaned(train, "--decisions", again) == (0, first)
+    assert not (tmp_path / "new.decisions.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "--decisions is needed"),
+        (["--top", "3"], "--decisions is needed"),
+        (["--doctor", "d.csv", "--top", "3"], "--top needs --decisions"),
+        (["--decisions", "d.csv", "--top", "0"], "--top is 0; allowed: 1 or more"),
+        (["--decisions", "d.csv", "--action", "drop"], "--action says what --top does"),
+        (["--doctor", "none.csv"], "--doctor none.csv cannot be read"),
+    ],
+)
+def test_clean_flags_that_do_not_fit_are_refused(train, words, said, capsys):
+    assert cleaned(train, *words) == (2, None)
+    assert said in capsys.readouterr().err
+
+
+def test_clean_top_without_quality_is_refused(train, tmp_path, capsys):
+    (tmp_path / "bare.csv").write_text(f"path,label,action,new_label\n{tmp_path}/b.png,1,,0\n")
+    assert cleaned(train, "--decisions", tmp_path / "bare.csv", "--top", 1) == (2, None)
+    assert "needed: path, label, action, new_label, quality" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------ the doctor's findings
+
+
+@pytest.fixture
+def checked(tmp_path, photos):
+    """Write train.txt (a copy of image 0, one with another label, an image of val.txt) and the doctor's findings."""
+    for name, photo in zip(("a", "b", "c", "copy", "twin", "v"), (0, 1, 2, 0, 1, 2), strict=True):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), photos[photo][:64, :64])
+    (tmp_path / "train.txt").write_text("a.png 0\nb.png 1\nc.png 2\ncopy.png 0\ntwin.png 2\n")
+    (tmp_path / "val.txt").write_text("v.png 2\n")
+    words = [str(tmp_path / name) for name in ("train.txt", "val.txt")]
+    assert doctor.main([*words, "--out", str(tmp_path / "out"), "--near", "-1"]) == 1
+    return tmp_path / "train.txt"
+
+
+def test_clean_doctor_drops_copies_and_leaks_and_marks_conflicts(checked, tmp_path, capsys):
+    found = cleaned(checked, "--doctor", tmp_path / "out/doctor.csv")
+    assert found == (0, ["a.png 0", "b.png 1", "twin.png 2"])
+    rows = [(Path(row["path"]).stem, row["action"], row["reason"].partition(": /")[0]) for row in record(tmp_path)]
+    assert rows == [
+        ("b", "", "conflicting_labels: train.txt, line 5"),
+        ("c", "drop", "leak: val.txt, line 1"),
+        ("copy", "drop", "duplicate: train.txt, line 1"),
+        ("twin", "", "conflicting_labels: train.txt, line 2"),
+    ]
+    assert "2 images have a copy with another label" in capsys.readouterr().out
+
+
+def test_clean_person_decides_over_the_doctor_and_doctor_over_top(checked, tmp_path):
+    rows = [("c.png", 2, "keep", "", "0.1"), ("copy.png", 0, "", 1, "0.2")]
+    text = "\n".join(",".join(map(str, (tmp_path / name, *rest))) for name, *rest in rows)
+    (tmp_path / "d.csv").write_text(f"path,label,action,new_label,quality\n{text}\n")
+    words = ["--decisions", tmp_path / "d.csv", "--top", 2, "--action", "relabel"]
+    found = cleaned(checked, *words, "--doctor", tmp_path / "out/doctor.csv")
+    assert found == (0, ["a.png 0", "b.png 1", "c.png 2", "twin.png 2"])
+
+
+def test_clean_doctor_of_a_changed_list_is_refused(checked, tmp_path):
+    checked.write_text("b.png 1\na.png 0\nc.png 2\ncopy.png 0\ntwin.png 2\n")
+    with pytest.raises(UserError, match="is no longer .*b.png. The list has changed since"):
+        read_copies(tmp_path / "out/doctor.csv", read_list(checked))
+
+
+def test_clean_doctor_without_a_word_on_the_list_is_a_warning(checked, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text("a.png 0\n")
+    assert clean.main([str(other), "--doctor", str(tmp_path / "out/doctor.csv"), "--out", str(tmp_path / "o.txt")]) == 0
+    assert "has no finding about" in capsys.readouterr().out
