@@ -121,7 +121,7 @@ def _disturb(folder: Path, words: Sequence[str], length: float, most: int, rng: 
         try:
             process.wait(rng.uniform(EARLIEST, LATEST) * length)
         except subprocess.TimeoutExpired:
-            hard = len(kills) % 2 == 1
+            hard = rng.random() < 0.5
             if hard:  # its training too
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()

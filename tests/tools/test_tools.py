@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT, locked_elsewhere
 from tools import best_scale, embed, sweep
 from tools.doctor import command as doctor
+from tools.folds import command as folds
 from tools.probe import command as probe
 from utils import run_lock
 
@@ -34,7 +35,7 @@ def test_commands_list_is_complete():
     assert benchmarks == known
 
 
-@pytest.mark.parametrize("tool", [best_scale, embed, doctor, probe, sweep], ids=lambda tool: tool.__name__)
+@pytest.mark.parametrize("tool", [best_scale, embed, doctor, folds, probe, sweep], ids=lambda tool: tool.__name__)
 def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run_lock, "TIMEOUT_SECONDS", 0.1)
     out, listed = tmp_path / "out", str(photo_set / "val.txt")
@@ -45,6 +46,8 @@ def test_tool_whose_folder_is_in_use_is_refused(tool, photo_set, tmp_path, monke
     elif tool is probe:
         words = ["--models", "timm:test_resnet", "--data_root", str(photo_set)]
         words += ["--tag", "out", "--result_dir", str(tmp_path)]
+    elif tool is folds:
+        words = ["--folds", "2", "--result_dir", str(tmp_path), "--", "--tag", "out", "--data_root", str(photo_set)]
     elif tool is sweep:
         pytest.importorskip("optuna")
         words = ["--name", "out", "--space", str(tmp_path / "space.yaml"), "--result_dir", str(tmp_path)]

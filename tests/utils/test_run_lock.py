@@ -162,3 +162,15 @@ def test_command_that_ended_in_living_process_holds_no_lock(script, photo_set, t
     words = [sys.executable, "-c", HOLD_FOLDER.format(shared=False), tmp_path / "logs/over"]
     done = subprocess.run(words, cwd=ROOT, input="\n", capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "held\n", done.stderr
+
+
+def test_wait_until_free_waits_for_the_holder_and_takes_nothing(tmp_path):
+    folder = tmp_path / "tag"
+    assert run_lock.wait_until_free(folder, 0) and list(tmp_path.iterdir()) == []
+    command = [sys.executable, "-c", HOLD_FOLDER.format(shared=False), str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        assert not run_lock.wait_until_free(folder, 0)
+        holder.kill()
+        assert run_lock.wait_until_free(folder, 60)
+    run_lock.acquire(folder)
