@@ -34,7 +34,7 @@ RUN = (
     "--optimizer sgd --precision fp32 --epochs 3 --save_minutes 0"
 )
 TAG, OUTPUT = "folds", "output.log"
-EARLIEST, LATEST = 0.1, 0.6  # of the undisturbed run's time: when a start is killed
+EARLIEST, LATEST = 0.05, 0.4  # of the undisturbed run's time: when a start is killed
 # What the log of a run says last: the first that matches tells where the kill was.
 MOMENTS = {
     "in a training": r"Fold \d+ of \d+: (training|resuming)",
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, kill, compare; return the exit code."""
     parser = ToolParser("-m benchmarks.crash_folds", __doc__)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--data_root", type=expanded, required=True, help="a folder with train.txt")
     parser.add_argument(
         "--out", type=expanded, default="results/crash_folds", help="folder for the runs and crash_folds.json"
@@ -71,16 +71,15 @@ def compare_runs(opt: argparse.Namespace) -> int:
     while kills < opt.kills:
         folder = _fresh(out / f"run{len(results)}")
         found = _disturb(folder, words, length, opt.kills - kills, rng)
+        if not found:
+            length *= 0.7  # it ended before its first kill: the machine is faster now
+            continue
         equal = (folder / "results" / TAG / "oof.npz").read_bytes() == whole
         kills += len(found)
         results.append({"kills": found, "equal": equal})
         write_json(out / "crash_folds.json", {"settings": vars(opt), "seconds": length, "results": results})
-        log.info(
-            f"run {len(results)}: killed {len(found)} times, oof.npz {'equals' if equal else 'DIFFERS from'} "
-            "that of the undisturbed run"
-        )
-        if not found:
-            length *= 0.7  # it ended before its first kill: the machine is faster now
+        judged = "equals" if equal else "DIFFERS from"
+        log.info(f"run {len(results)}: killed {len(found)} times, oof.npz {judged} that of the undisturbed run")
     moments = collections.Counter(moment for result in results for moment in result["kills"])
     words_of = ", ".join(f"{moment} {times}" for moment, times in moments.most_common())
     good = sum(bool(result["equal"]) for result in results)
