@@ -393,7 +393,7 @@ WRONG = {
     "val_list": ([], ["--val_list", "x.txt"], "--val_list after -- does not fit"),
     "resume": ([], ["--resume"], "--resume after -- does not fit"),
     "overwrite": ([], ["--overwrite"], "give --overwrite before --"),
-    "column alone": (["--group_column", "g"], [], "--group_column need(s) --group_table"),
+    "column alone": (["--group_column", "g"], [], "--group_column is of a table. Try: --group_table FILE"),
     "no table": (["--group_table", "no.csv"], [], "There is no file no.csv for --group_table"),
     "both groups": (["--group_table", "no.csv", "--group_by", "x"], [], "leave one out"),
     "pattern": (["--group_by", "("], [], "not a regular expression"),

@@ -123,12 +123,11 @@ def _check_classes(folds: int, strata: NDArray[np.int64], groups: NDArray[np.int
     named = ", ".join(f"{visible(classes.name(int(label)))} ({counts[label]})" for label in rare[:MAX_NAMED])
     named += f" and {len(rare) - MAX_NAMED} more" if len(rare) > MAX_NAMED else ""
     fewest = int(counts[rare[0]])
-    allowed = f"2 to {fewest}, the {what} of the rarest class. " if fewest >= 2 else ""
+    allowed = f" Allowed: 2 to {fewest}, the {what} of the rarest." if fewest >= 2 else ""
+    fewer = f"--folds {fewest}, or " if fewest >= 2 else ""
     raise UserError(
-        f"--folds is {folds}, and {len(rare)} of {len(present)} classes have fewer {what}: {named}."
-        + (f" Allowed: {allowed}" if allowed else "")
-        + f"\n{RARE}. Try: "
-        + (f"--folds {fewest}, or --allow_rare" if fewest >= 2 else "--allow_rare")
+        f"--folds is {folds}, and {len(rare)} of {len(present)} classes have fewer {what}: {named}.{allowed}\n"
+        f"{RARE}. Try: {fewer}--allow_rare"
     )
 
 

@@ -115,7 +115,7 @@ def _table_problems(opt: argparse.Namespace) -> list[str]:
     names = ("group_column", "path_column")
     if opt.group_table is None:
         given = [f"--{name}" for name in (*names, "group_root") if getattr(opt, name) is not None]
-        return [f"{', '.join(given)} need(s) --group_table FILE, the CSV file with the column."] if given else []
+        return [f"{', '.join(given)} is of a table. Try: --group_table FILE, a CSV file, with it."] if given else []
     path = Path(opt.group_table)
     if not path.is_file():
         return [f"There is no file {path} for --group_table.{path_hint(path)}"]

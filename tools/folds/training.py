@@ -79,4 +79,4 @@ def _check_code(code: int, what: str) -> None:
         raise RunInterrupted(code - 128, f"{what}: the training was interrupted. {again}")
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     memory = " Signal 9 often means that the machine has no memory left." if code == -9 else ""
-    raise UserError(f"{what}: the training {how}; its message is above.{memory}\nOnce that is mended: {again}")
+    raise UserError(f"{what}: the training {how}; its message is above.{memory}\nOnce that is fixed: {again}")
