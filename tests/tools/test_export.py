@@ -1,0 +1,285 @@
+"""Exported folders: our bits from a file's bytes to the network's input, and eval.py's probabilities without torch."""
+
+import io
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from conftest import ROOT
+from dataloader.decode import decode
+from dataloader.geometry import EvalGeometry, resize
+from inference.predictor import Member, Predictor
+from network import get_model
+from options import parse_train
+from options.choices import MODELS
+from tools.export import command, graph
+from tools.export.shipped import preprocess as shipped
+from utils.preprocess import Preprocess
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+STATS = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+# ------------------------------------------------------------------------------------------------ preprocessing
+
+
+def both(data: bytes, way: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """Return the square of the framework, and that of the exported folder."""
+    geometry = EvalGeometry(way)
+    image, full = decode(data, lambda height, width: geometry.choose_region(height, width).decode_scale())
+    out = np.empty((way.scale, way.scale, 3), np.uint8)
+    geometry.render(image, full, geometry.choose_region(*full), out)
+    return out, shipped.Preprocess(way.scale, way.fit, way.mean, way.std).square(data)
+
+
+def saved(image: np.ndarray, form: str, **settings) -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, form, **settings)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def test_shipped_preprocess_gives_our_bits_for_jpegs_of_odd_sizes(fit, photos):
+    rng = np.random.default_rng(0)
+    off_by_one = 0
+    for k in range(60):
+        height, width = (int(side) for side in rng.integers(9, 400, 2))
+        photo = np.ascontiguousarray(photos[k % 3][:height, :width])
+        data = saved(photo, "JPEG", quality=int(rng.integers(40, 99)), subsampling=k % 3, progressive=bool(k % 2))
+        ours, theirs = both(data, Preprocess(int(rng.integers(17, 130)), fit, *STATS))
+        difference = np.abs(ours.astype(int) - theirs)
+        assert difference.max() <= 1, (k, height, width)
+        off_by_one += difference.sum() / difference.size  # a warp rounds a half the other way
+    assert off_by_one / 60 < (1e-3 if fit == "crop" else 1e-9)
+
+
+def odd_images(photo: np.ndarray) -> dict[str, bytes]:
+    """Return files of every kind that decodes in its own way."""
+    photo = np.ascontiguousarray(photo[:121, :203])
+    exif = PIL.Image.Exif()
+    grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+    alpha = np.dstack([photo, np.tile(np.arange(203, dtype=np.uint8), (121, 1))])
+    found = {"png": saved(photo, "PNG"), "grey": saved(grey, "PNG"), "alpha": saved(alpha, "PNG")}
+    found["grey jpeg"] = saved(grey, "JPEG")
+    found["palette"] = saved(np.asarray(photo), "GIF")
+    found["webp"], found["tiff"] = saved(photo, "WEBP", lossless=True), saved(photo, "TIFF")
+    found["16 bits"] = saved(grey.astype(np.uint16) * 16, "PNG")
+    found["16-bit colour"] = cv2.imencode(".png", photo.astype(np.uint16) * 257)[1].tobytes()
+    found["12 bits"] = cv2.imencode(".png", photo.astype(np.uint16) * 16)[1].tobytes()
+    file = io.BytesIO()
+    PIL.Image.fromarray(photo).convert("CMYK").save(file, "JPEG")
+    found["cmyk"] = file.getvalue()
+    for turn in range(2, 9):
+        exif[274] = turn
+        found[f"turned {turn}"] = saved(photo, "JPEG", exif=exif)
+        found[f"turned png {turn}"] = saved(photo, "PNG", exif=exif)
+    return found
+
+
+@pytest.mark.parametrize("way", [Preprocess(64, "squash", *STATS), Preprocess(80, "pad", *STATS)], ids=str)
+def test_shipped_preprocess_gives_our_bits_for_every_kind_of_file(way, photos):
+    for name, data in odd_images(photos[0]).items():
+        ours, theirs = both(data, way)
+        assert np.array_equal(ours, theirs), name
+
+
+def test_shipped_resize_is_torchs(photos):
+    rng = np.random.default_rng(1)
+    for k in range(200):
+        height, width = (int(side) for side in rng.integers(3, 200, 2))
+        image = np.ascontiguousarray(photos[k % 3][:height, :width])
+        size = image.shape[:2] if k % 2 else tuple(float(side - rng.random() * 0.9) for side in image.shape[:2])
+        out = tuple(int(side) for side in rng.integers(1, 200, 2))
+        assert np.array_equal(resize(image, size, out), shipped.resize(image, size, out)), (image.shape, size, out)
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff\xe0 no"])
+def test_shipped_preprocess_names_what_is_no_image(data):
+    with pytest.raises(shipped.ImageError):
+        shipped.Preprocess(32, "squash", *STATS).square(data)
+
+
+# ------------------------------------------------------------------------------------------------ graphs
+
+
+def built(name: str, scale: int, *words: str, tta: str = "none") -> Predictor:
+    """Return a predictor of a network with random weights and other than trivial statistics."""
+    torch.manual_seed(0)
+    opt = parse_train(["--model", name, "--no-pretrained", "--scale", str(scale), "--num_classes", "7", *words])
+    model = get_model(name)(opt)
+    for part in model.net.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.8, 1.2)
+    model.place(torch.device("cpu"))
+    model.eval()
+    return Predictor([Member(model, model.preprocess())], tta=tta)
+
+
+def agreement(predictor: Predictor, path, count: int = 3, **settings) -> float:
+    """Return the largest difference between ONNX Runtime and PyTorch, relative to the largest output."""
+    made = graph.Graph(predictor, **settings)
+    graph.write_onnx(made, path)
+    session = onnxruntime.InferenceSession(str(path))
+    images = [torch.randint(0, 256, (count, 3, way.scale, way.scale), dtype=torch.uint8) for way in made.preprocesses]
+    with torch.inference_mode():
+        expected = made(*images).numpy() if made.logits else predictor(tuple(images)).numpy()
+    inputs = {one.name: image.numpy() for one, image in zip(session.get_inputs(), images, strict=True)}
+    (found,) = session.run(None, inputs)
+    assert expected.std() > 1e-6 and found.shape == (count, 7)
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "tta"),
+    [
+        ("timm:test_resnet", ("--head", "subcenter", "--pool", "gem"), "flip"),
+        ("timm:test_vit", ("--head", "cosine"), "none"),
+        ("timm:test_efficientnet", (), "fivecrop"),
+        ("Airbench", (), "x8"),
+        ("EfficientNet-Lite0", (), "multiscale"),
+    ],
+)
+def test_onnx_of_each_part_agrees(name, words, tta, tmp_path):
+    scale = 160 if "vit" in name else 32
+    assert agreement(built(name, scale, *words, tta=tta), tmp_path / "m.onnx") < 1e-4
+    if tta == "none":
+        assert agreement(built(name, scale, *words), tmp_path / "l.onnx", count=1, logits=True) < 1e-4
+
+
+def test_onnx_of_an_ensemble_with_temperature_agrees(tmp_path):
+    members = [built("timm:test_resnet", 32).members[0], built("Airbench", 40).members[0]]
+    for blend in ("mean", "geometric", "logits"):
+        predictor = Predictor(members, tta="flip", blend=blend)
+        predictor.weights, predictor.temperature = [2.0, 1.0], 1.7
+        assert len(graph.Graph(predictor).preprocesses) == 2
+        assert agreement(predictor, tmp_path / "m.onnx") < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_of_every_backbone_agrees(name, tmp_path):
+    assert agreement(built(name, 32 if name == "Airbench" else 64), tmp_path / "m.onnx") < 1e-3
+
+
+# ------------------------------------------------------------------------------------------------ the folder
+
+
+@pytest.fixture(scope="module")
+def trained(photo_set, tmp_path_factory):
+    """Two checkpoints of small runs."""
+    folder = tmp_path_factory.mktemp("run")
+    words = "--no-pretrained --preset original -b 12 -w 0 --gpu -1 --lr 0.01 --transform light --precision fp32"
+    for tag, model, scale in (("a", "timm:test_resnet", 32), ("b", "timm:test_efficientnet", 40)):
+        flags = f"{words} --epochs 1 --model {model} --scale {scale} --tag {tag} --fit crop --data_root {photo_set}"
+        run = [sys.executable, ROOT / "train.py", *flags.split()]
+        subprocess.run(run, cwd=folder, check=True, capture_output=True)
+    return [str(folder / "checkpoints" / tag / "best.pt") for tag in "ab"]
+
+
+def export(*words: object) -> int:
+    return command.main([str(word) for word in words])
+
+
+def check(folder) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, folder / "predict.py", "--check"], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--to", "onnx"),
+        ("--to", "onnx", "--outputs", "logits", "--normalise", "file", "--temperature", "2"),
+        pytest.param(("--to", "openvino", "--tta", "flip"), marks=pytest.mark.slow),
+        pytest.param(("--to", "torch_export"), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_export_folder_repeats_its_probabilities(words, trained, tmp_path, photo_set, capfd):
+    if "openvino" in words:
+        pytest.importorskip("openvino")
+    assert export("--load", trained[0], "--out", tmp_path / "x", *words) == 0, capfd.readouterr()
+    folder = tmp_path / "x"
+    assert "in a process without this project: largest difference" in capfd.readouterr().out
+    names = ["classes.txt", "config.json", "golden", "predict.py", "preprocess.py", "requirements.txt"]
+    assert {*names} < {path.name for path in folder.iterdir()} and not (folder / "__pycache__").exists()
+    assert len(json.loads((folder / "golden" / "files.json").read_text())) == 12
+    assert (folder / "classes.txt").read_text() == (photo_set / "classes.txt").read_text()
+
+
+def test_export_folder_changed_fails_its_check(trained, tmp_path, capfd):
+    folder = tmp_path / "x"
+    assert export("--load", trained[0], "--out", folder, "--golden", 3) == 0
+    done = check(folder)
+    assert done.returncode == 0 and "3 golden images" in done.stdout
+    config = json.loads((folder / "config.json").read_text())
+    config["preprocess"][0]["fit"] = "squash"  # as a program that left the crop behind
+    (folder / "config.json").write_text(json.dumps(config))
+    done = check(folder)
+    assert done.returncode == 1 and "differs most" in done.stdout
+
+
+def test_export_predictor_answers_in_three_lines(trained, photo_set, tmp_path, capfd):
+    folder = tmp_path / "x"
+    assert export("--load", *trained, "--weights", 2, 1, "--members", "apart", "--out", folder) == 0
+    assert {path.name for path in folder.glob("*.onnx")} == {"model_0.onnx", "model_1.onnx"}
+    assert export("--load", *trained, "--weights", 2, 1, "--out", tmp_path / "y") == 0
+    image = next(photo_set.glob("val*.jpg"))
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom predict import Predictor\n"
+    code += "predictor = Predictor(sys.argv[1])\nprint(predictor(sys.argv[2]))"
+    answers = []
+    for made in (folder, tmp_path / "y"):
+        done = subprocess.run([sys.executable, "-c", code, made, image], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        answers.append(dict(eval(done.stdout)))
+    from inference import load
+
+    predictor = load(trained, weights=[2, 1], gpu=-1)
+    expected = dict(zip(predictor.classes, predictor(image).probabilities[0].tolist(), strict=True))
+    for answer in answers:
+        assert answer == pytest.approx(expected, abs=1e-5)
+    done = subprocess.run([sys.executable, folder / "predict.py", "--json", image], capture_output=True, text=True)
+    (found,) = json.loads(done.stdout)
+    assert found["file"] == str(image) and len(found["classes"]) == 3
+
+
+@pytest.mark.slow
+def test_export_int8_reports_its_accuracy_and_repeats_itself(trained, tmp_path, capfd):
+    folder = tmp_path / "x"
+    assert export("--load", trained[0], "--int8", "--out", folder) == 0, capfd.readouterr()
+    out = capfd.readouterr().out
+    assert "int8: top-1" in out and "times the speed of the float model" in out
+    assert b"QuantizeLinear" in (folder / "model.onnx").read_bytes() and not list(folder.glob("prepared*"))
+    assert check(folder).returncode == 0
+
+
+def test_export_wrong_flags_and_places_are_refused(trained, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    for words, said in (
+        (("--load", trained[0], "--out", "mine"), "is no earlier export"),
+        (("--load", "a.npz", "--out", "x"), "saved probabilities"),
+        (("--load", *trained, "--outputs", "logits", "--out", "x"), "one network and one view"),
+        (("--load", trained[0], "--to", "openvino", "--int8", "--out", "x"), "--int8 and --to openvino contradict"),
+    ):
+        assert export(*words) == 2
+        assert said in capfd.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").exists() and not (tmp_path / "x").exists()
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert export("--load", trained[0], "--out", "x") == 2
+    assert "Try: pip install onnx onnxruntime" in capfd.readouterr().err
+
+
+def test_export_that_differs_is_not_written(trained, tmp_path, monkeypatch, capfd):
+    forward = graph.Graph._logits
+    monkeypatch.setattr(graph.Graph, "_logits", lambda self, k, view, shown: 1.5 * forward(self, k, view, shown))
+    assert export("--load", trained[0], "--out", tmp_path / "x") == 2
+    assert "does not give the probabilities of eval.py" in capfd.readouterr().err and not (tmp_path / "x").exists()

@@ -1,0 +1,8 @@
+"""`python -m tools.export`."""
+
+import sys
+
+from tools.export.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Export a checkpoint, or an ensemble, as a folder that predicts without this project and without torch.
+
+    python -m tools.export --load checkpoints/lite0/best.pt --to onnx --out exported
+    python -m tools.export --load a.pt b.pt --weights 2 1 --tta flip --to onnx --out exported
+    python -m tools.export --load checkpoints/lite0/best.pt --to onnx --int8 --out small
+
+The folder holds the model, config.json, classes.txt, preprocess.py, predict.py, and golden/: some of your images with
+the probabilities of eval.py. `python exported/predict.py a.jpg` predicts. `python exported/predict.py --check` repeats
+the golden probabilities. Before the folder takes its name, a process without torch runs that check. The largest
+difference and the speed beside PyTorch are printed. --int8 quantises the model with images of the training list, and
+prints what it costs in accuracy on the validation list.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from options import choices, given_words, parse_eval
+from options.parser import ToolParser, expanded
+from options.shared_flags import temperature
+from utils.errors import UserError
+from utils.run import run_tool
+
+FORMATS = ("onnx", "torch_export", "openvino")
+# What each format needs here: the module, and what to install
+NEEDS = {
+    "onnx": (("onnx", "onnxruntime"), "onnx onnxruntime"),
+    "openvino": (("onnx", "openvino"), "onnx openvino"),
+    "torch_export": ((), ""),
+}
+MAX_GOLDEN = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and export; return the exit code."""
+    return run_tool(lambda: option_parser().parse_args(argv), export)
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """Return the parser of this tool."""
+    parser = ToolParser("-m tools.export", __doc__)
+    add = parser.add_argument
+    add("--load", type=expanded, nargs="+", metavar="CKPT", help="one checkpoint, or several to blend")
+    add("--ensemble", type=expanded, metavar="FILE", help="instead of --load: an ensemble.yaml of eval.py --blend")
+    add("--weights", type=float, nargs="+", metavar="W", help="one weight per --load; default: equal weights")
+    add("--blend", choices=("mean", "logits", "geometric"), help="how several members are blended; default: mean")
+    add("--tta", choices=choices.TTAS, help="the views of an image, inside the model; default: none")
+    add("--temperature", type=temperature, metavar="T", help="none, a number, or ckpt, as for eval.py; default: none")
+    add("--scale", type=int, metavar="PX", help="side of the square input; default: the checkpoint's")
+    add("--fit", choices=choices.FITS, help="how an image becomes a square; default: the checkpoint's way")
+    add("--to", choices=FORMATS, default="onnx", help="the format; torch_export needs torch to predict")
+    add("--out", type=expanded, required=True, metavar="DIR", help="the folder; an earlier export there is replaced")
+    add(
+        "--outputs",
+        choices=("probabilities", "logits"),
+        default="probabilities",
+        help="probabilities: softmax and temperature are inside the model; logits: predict.py computes them",
+    )
+    add(
+        "--normalise",
+        choices=("graph", "file"),
+        default="graph",
+        help="where mean and standard deviation are applied: in the model, or in preprocess.py",
+    )
+    add(
+        "--members",
+        choices=("together", "apart"),
+        default="together",
+        help="an ensemble as one model, or as a model for each member",
+    )
+    add("--int8", action="store_true", help="quantise convolutions and matrix products to 8 bits (onnx)")
+    add("--calibration_images", type=int, default=256, metavar="N", help="images of the training list for --int8")
+    add(
+        "--images",
+        type=expanded,
+        nargs="+",
+        metavar="PATH",
+        help="golden images: files, folders, patterns; default: some of the validation list",
+    )
+    add("--golden", type=int, default=20, metavar="N", help="how many golden images")
+    add("--data_root", type=expanded, metavar="DIR", help="folder of the lists; default: that of the checkpoint's list")
+    add("--train_list", type=expanded, metavar="FILE", help="default: the checkpoint's")
+    add("--val_list", type=expanded, metavar="FILE", help="default: the checkpoint's")
+    add("-w", "--workers", type=int, help="threads that load images")
+    return parser
+
+
+def export(opt: argparse.Namespace) -> None:
+    """Check the flags, and write the folder. Raises UserError where that is impossible."""
+    _check_flags(opt)
+    check_packages(opt.to)
+    from tools.export.folder import export_folder
+
+    words = ["--precision", "fp32", "--gpu", "-1"]
+    words += given_words(
+        opt, "ensemble", "blend", "tta", "temperature", "scale", "fit", "data_root", "val_list", "workers"
+    )
+    words += ["--load", *opt.load] if opt.load else []
+    words += ["--weights", *map(str, opt.weights)] if opt.weights else []
+    export_folder(opt, parse_eval(words), Path(opt.out))
+
+
+def check_packages(form: str) -> None:
+    """Raise UserError where a package that a format needs is missing."""
+    modules, packages = NEEDS[form]
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--to {form} needs {' and '.join(missing)}, which is missing.\nTry: pip install {packages}")
+
+
+def _check_flags(opt: argparse.Namespace) -> None:
+    """Raise one UserError with all problems of the flags."""
+    wrong = []
+    if any(path.endswith(".npz") for path in opt.load or ()):
+        wrong.append("--load names saved probabilities (.npz), which are of one list; a model needs checkpoints alone")
+    if opt.int8 and opt.to != "onnx":
+        wrong.append(f"--int8 and --to {opt.to} contradict: ONNX Runtime quantises; allowed: --to onnx")
+    if opt.outputs == "logits" and (len(opt.load or ()) > 1 or opt.ensemble or opt.tta not in (None, "none")):
+        wrong.append("--outputs logits is of one network and one view: leave --tta, --ensemble and other --load out")
+    if not 1 <= opt.golden <= MAX_GOLDEN:
+        wrong.append(f"--golden is {opt.golden}; allowed: 1 to {MAX_GOLDEN}")
+    if opt.calibration_images < 1:
+        wrong.append(f"--calibration_images is {opt.calibration_images}; allowed: 1 or more")
+    if wrong:
+        raise UserError("\n".join(wrong))

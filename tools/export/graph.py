@@ -1,0 +1,168 @@
+"""The graph that is exported: images to probabilities, for one network or for several, in fp32."""
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.metrics import MIN_PROBABILITY
+from inference.blend import combine
+from inference.predictor import Predictor
+from inference.tta import View, mean_over_views
+from utils.errors import UserError
+from utils.logger import log
+from utils.preprocess import Preprocess
+
+EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
+OPSET = 20
+
+
+class Graph(nn.Module):
+    """Computes what a Predictor computes, in operations that can be exported.
+
+    `forward` takes one uint8 (B, 3, S, S) for each of `preprocesses`, and gives float32 (B, C): probabilities, or the
+    logits of the only network's only view. With `normalised` it takes floats that are normalised already.
+    """
+
+    shares: Tensor  # the members' weights, float32 (M,), of sum 1
+
+    def __init__(self, predictor: Predictor, logits: bool = False, normalised: bool = False) -> None:
+        super().__init__()
+        nets = (copy.deepcopy(member.model.net).eval().requires_grad_(False) for member in predictor.members)
+        self.nets = nn.ModuleList(net.to(memory_format=torch.contiguous_format) for net in nets)
+        self.views, self.blend = predictor.views, predictor.blend
+        self.preprocesses = predictor.preprocesses
+        self.temperature = predictor.temperature
+        self.logits, self.normalised = logits, normalised
+        weights = torch.tensor(predictor.weights)
+        self.register_buffer("shares", weights / weights.sum())
+        for k, member in enumerate(predictor.members):
+            self.register_buffer(f"scale{k}", member.model._scale[:, None, None].clone())
+            self.register_buffer(f"shift{k}", member.model._shift[:, None, None].clone())
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """Return the probabilities, or the logits, of a batch."""
+        shown = dict(zip(self.preprocesses, images, strict=True))
+        found = []
+        for k, views in enumerate(self.views):
+            logits = [self._logits(k, view, shown) for view in views]
+            if self.logits:
+                return logits[0]
+            if self.blend == "logits":
+                found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
+            else:
+                found.append(mean_over_views([one.softmax(dim=1) for one in logits]))
+        mean = found[0] if len(found) == 1 else combine(torch.stack(found), self.shares, self.blend)
+        if self.temperature == 1:
+            return mean
+        return (mean.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
+
+    def _logits(self, k: int, view: View, shown: dict[Preprocess, Tensor]) -> Tensor:
+        images = view.transform(shown[view.preprocess])
+        if not self.normalised:
+            images = images.float() * getattr(self, f"scale{k}") + getattr(self, f"shift{k}")
+        return self.nets[k](images).float()
+
+    def examples(self) -> tuple[Tensor, ...]:
+        """Return example inputs, of EXAMPLES images."""
+        draw = torch.Generator().manual_seed(0)
+        shapes = [(EXAMPLES, 3, way.scale, way.scale) for way in self.preprocesses]
+        images = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw) for shape in shapes]
+        return tuple(one.float() / 128 - 1 if self.normalised else one for one in images)
+
+
+def export_program(graph: Graph) -> "torch.export.ExportedProgram":
+    """Return the graph as torch.export has it, for batches of any size.
+
+    Raises:
+        UserError: torch.export cannot follow the network.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    shapes = {"images": tuple({0: batch} for _ in graph.preprocesses)}
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(graph, graph.examples(), dynamic_shapes=shapes)
+        except Exception as error:  # torch.export raises nearly anything
+            reason = str(error).strip().splitlines()[0][:300]
+            raise UserError(
+                f"torch.export cannot follow this network ({type(error).__name__}: {reason}).\n"
+                "Most often its Python code branches on the values of a tensor."
+            ) from error
+
+
+def write_onnx(graph: Graph, path: Path) -> None:
+    """Write the graph as ONNX, with inputs `images`, or `images_0` and so on, and one output.
+
+    The graph is traced, which takes a tenth of the time of torch.export; torch.export follows where tracing fails. What
+    a trace got wrong shows in the comparison with PyTorch, which every export makes.
+
+    Raises:
+        UserError: the network has an operation that ONNX lacks.
+    """
+    inputs, outputs = input_names(len(graph.preprocesses)), ["logits" if graph.logits else "probabilities"]
+    names: dict[str, Any] = {"input_names": inputs, "output_names": outputs, "opset_version": OPSET, "verbose": False}
+    axes = {name: {0: "batch"} for name in (*inputs, *outputs)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(graph, graph.examples(), str(path), dynamo=False, dynamic_axes=axes, **names)
+        except Exception as failure:  # the tracer raises nearly anything
+            path.unlink(missing_ok=True)
+            log.info(f"The network cannot be traced ({type(failure).__name__}); torch.export follows it instead.")
+            _write_with_dynamo(graph, path, names)
+
+
+def _write_with_dynamo(graph: Graph, path: Path, names: dict[str, Any]) -> None:
+    """Write the graph as ONNX through torch.export, which needs onnxscript."""
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UserError("This network is written by torch.export, which needs onnxscript.\nTry: pip install onnxscript")
+    program: Any
+    try:
+        program = torch.onnx.export(export_program(graph), dynamo=True, **names)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise UserError(f"The network cannot be written as ONNX: {str(error).strip()[:300]}") from error
+    program.save(str(path))
+
+
+def input_names(count: int) -> Sequence[str]:
+    """Return the names of `count` inputs of an exported graph."""
+    return ["images"] if count == 1 else [f"images_{k}" for k in range(count)]
+
+
+def describe_inputs(graph: Graph) -> str:
+    """Return the names and shapes of the inputs, in words."""
+    kind = "float32" if graph.normalised else "uint8"
+    names = input_names(len(graph.preprocesses))
+    return ", ".join(
+        f"{name} {kind} (B, 3, {way.scale}, {way.scale})" for name, way in zip(names, graph.preprocesses, strict=True)
+    )
+
+
+def write_torch(graph: Graph, path: Path) -> None:
+    """Write the graph as torch.export's archive."""
+    torch.export.save(export_program(graph), str(path))
+
+
+def write_openvino(graph: Graph, path: Path) -> None:
+    """Write the graph as OpenVINO's IR, in fp32; `path` ends in .xml, and the weights are beside it."""
+    import openvino
+
+    between = path.with_suffix(".onnx")
+    write_onnx(graph, between)
+    model = openvino.convert_model(str(between))
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    del model
+    between.unlink()
+
+
+WRITERS: dict[str, Callable[[Graph, Path], None]] = {
+    "onnx": write_onnx,
+    "torch_export": write_torch,
+    "openvino": write_openvino,
+}
