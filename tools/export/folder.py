@@ -155,6 +155,7 @@ def _write_parts(new: Path, config: dict[str, Any], run: Inference, golden: Gold
 
 
 def write_config(new: Path, config: dict[str, Any]) -> None:
+    """Write config.json into the folder `new`."""
     (new / "config.json").write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
 
 
