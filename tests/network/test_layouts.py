@@ -1,0 +1,326 @@
+"""Weights of other programs: each published network, saved as its package saves it, gives the same logits here."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import efficientnet_pytorch
+import numpy as np
+import pytest
+import resnest.torch
+import timm
+import torch
+import torchvision.models
+import transformers
+from safetensors.torch import save_file
+from torch import nn
+
+from network import get_model
+from network.backbones import load_foreign
+from network.layouts.reshape import reshaped
+from network.loading import build_from_checkpoint, load_weights
+from options import parse_train
+from res2net_v1b import Res2Net
+from utils import checkpoint
+from utils.errors import UserError
+
+CLASSES = 5
+TOLERANCE = 1e-4  # relative to the largest logit
+HF = transformers
+
+
+def unsettled(net: nn.Module) -> nn.Module:
+    """Give every batch norm statistics, and every layer scale, bias and norm a value, that a mix-up would show."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        for name, value in net.named_parameters():
+            if value.ndim == 1 and "weight" in name:
+                value.uniform_(0.7, 1.3)
+            elif value.ndim == 1 or "pos" in name or "cls_token" in name or "class_token" in name:
+                value.normal_(std=0.2)
+            elif "relative_position_bias" in name or "layer_scale" in name:
+                value.normal_(std=0.5)
+    return net.eval()
+
+
+def logits(net: nn.Module, size: int) -> torch.Tensor:
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found = net(images)
+    return getattr(found, "logits", found)
+
+
+def check_equal(net: nn.Module, path: Path, name: str, size: int) -> None:
+    """Load `path` as eval.py does, and compare the logits with those of `net`."""
+    wanted = logits(net, size)
+    assert wanted.std() > 0.01
+    model, data = build_from_checkpoint(checkpoint.load(path), str(path), name)
+    assert data["num_classes"] == CLASSES
+    assert (logits(model.net, size) - wanted).abs().max() < TOLERANCE * wanted.abs().max()
+
+
+def torchvision_vit() -> nn.Module:
+    return torchvision.models.VisionTransformer(224, 16, 12, 3, 192, 768, num_classes=CLASSES)
+
+
+def official(make: Callable[..., nn.Module], **words: object) -> Callable[[], nn.Module]:
+    return lambda: make(num_classes=CLASSES, **words)
+
+
+def by_name(name: str) -> Callable[[], nn.Module]:
+    return lambda: efficientnet_pytorch.EfficientNet.from_name(name, num_classes=CLASSES)
+
+
+slow = pytest.mark.slow
+tv = torchvision.models
+# the network as its package builds it, our name, the size of the images
+PUBLISHED = {
+    "torchvision resnet18": (official(tv.resnet18), "ResNet18", 64),
+    "torchvision resnext50": (official(tv.resnext50_32x4d), "ResNeXt50", 64),
+    "torchvision densenet121": (official(tv.densenet121), "timm:densenet121", 64),
+    "torchvision efficientnet_b0": (official(tv.efficientnet_b0), "timm:efficientnet_b0", 65),
+    "torchvision convnext_tiny": (official(tv.convnext_tiny), "timm:convnext_tiny", 64),
+    "torchvision vit": (torchvision_vit, "timm:vit_tiny_patch16_224", 224),
+    "torchvision swin_t": (official(tv.swin_t), "timm:swin_tiny_patch4_window7_224", 224),
+    "resnest50": (official(resnest.torch.resnest50), "ResNeSt50", 64),
+    "res2net50_v1b": (lambda: Res2Net((3, 4, 6, 3), CLASSES), "Res2Net50", 64),
+    "efficientnet-pytorch b0": (by_name("efficientnet-b0"), "EfficientNet-B0", 224),
+    "timm convnextv2_atto": (lambda: timm.create_model("convnextv2_atto", num_classes=5), "timm:convnextv2_atto", 64),
+}
+LARGE = {
+    "torchvision resnet50": (official(tv.resnet50), "ResNet50", 64),
+    "torchvision resnet101": (official(tv.resnet101), "ResNet101", 64),
+    "torchvision resnext101": (official(tv.resnext101_32x8d), "ResNeXt101", 64),
+    "torchvision efficientnet_b5": (official(tv.efficientnet_b5), "timm:efficientnet_b5", 65),
+    "resnest101": (official(resnest.torch.resnest101), "ResNeSt101", 64),
+    "resnest200": (official(resnest.torch.resnest200), "ResNeSt200", 64),
+    "res2net101_v1b": (lambda: Res2Net((3, 4, 23, 3), CLASSES), "Res2Net101", 64),
+    **{
+        f"efficientnet-pytorch b{k}": (by_name(f"efficientnet-b{k}"), f"EfficientNet-B{k}", size)
+        for k, size in ((1, 240), (2, 260), (3, 300), (4, 380), (5, 456), (6, 528), (7, 600))
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "source", [*PUBLISHED, *(pytest.param(name, marks=slow) for name in LARGE)], ids=lambda name: name.replace(" ", "-")
+)
+def test_load_published_network_gives_its_logits(tmp_path, source):
+    make, name, size = (PUBLISHED | LARGE)[source]
+    net = unsettled(make())
+    torch.save(net.state_dict(), tmp_path / "x.pth")
+    check_equal(net, tmp_path / "x.pth", name, size)
+
+
+def hf_small(kind: str) -> tuple[nn.Module, str, int]:
+    """A network of transformers, our name, the size of the images."""
+    words = {"num_labels": CLASSES, "hidden_dropout_prob": 0.0}
+    vit = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    if kind == "resnet18":
+        config = HF.ResNetConfig(
+            depths=[2, 2, 2, 2], layer_type="basic", hidden_sizes=[64, 128, 256, 512], num_labels=CLASSES
+        )
+        return HF.ResNetForImageClassification(config), "ResNet18", 64
+    if kind == "resnet50":
+        return HF.ResNetForImageClassification(HF.ResNetConfig(num_labels=CLASSES)), "ResNet50", 64
+    if kind == "convnext":
+        return HF.ConvNextForImageClassification(HF.ConvNextConfig(num_labels=CLASSES)), "timm:convnext_tiny", 64
+    if kind == "vit":
+        return HF.ViTForImageClassification(HF.ViTConfig(**vit, **words)), "timm:vit_tiny_patch16_224", 224
+    if kind == "swin":
+        config = HF.SwinConfig(drop_path_rate=0.0, **words)
+        return HF.SwinForImageClassification(config), "timm:swin_tiny_patch4_window7_224", 224
+    raise ValueError(kind)
+
+
+@pytest.mark.parametrize("kind", ["resnet18", "convnext", "vit", "swin", pytest.param("resnet50", marks=slow)])
+def test_load_folder_of_transformers_gives_its_logits(tmp_path, kind):
+    net, name, size = hf_small(kind)
+    net = unsettled(net)
+    net.save_pretrained(tmp_path / "hub")
+    check_equal(net, tmp_path / "hub", name, size)
+    torch.save(net.state_dict(), tmp_path / "x.pth")  # the names that version 5 has in memory
+    check_equal(net, tmp_path / "x.pth", name, size)
+
+
+def test_load_dinov2_of_transformers_gives_its_features(tmp_path):
+    config = HF.Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
+    net = unsettled(HF.Dinov2Model(config))
+    net.save_pretrained(tmp_path / "hub")
+    model = get_model("timm:vit_small_patch14_dinov2")(
+        parse_train(["--num_classes", "3", "--no-pretrained", "--scale", "518"])
+    )
+    load_weights(model, checkpoint.load(tmp_path / "hub"), "hub")
+    images = torch.randn(1, 3, 518, 518)
+    with torch.no_grad():
+        wanted = net(images).last_hidden_state
+        found = model.net.eval().forward_features(images)
+    assert (found - wanted).abs().max() < TOLERANCE * wanted.abs().max()
+
+
+def timm_folder(folder: Path, net: nn.Module, architecture: str, **config: object) -> Path:
+    """A folder as timm puts it on the hub."""
+    folder.mkdir()
+    save_file(net.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({"architecture": architecture, "num_classes": CLASSES, **config}))
+    return folder
+
+
+def test_load_folder_of_timm_gives_its_logits(tmp_path):
+    net = unsettled(timm.create_model("resnet18", num_classes=CLASSES))
+    folder = timm_folder(tmp_path / "hub", net, "resnet18")
+    check_equal(net, folder, "ResNet18", 64)
+    model, _ = build_from_checkpoint(checkpoint.load(f"local-dir:{folder}"), "x", "ResNet18")
+    assert torch.equal(logits(model.net, 64), logits(net, 64))
+
+
+# ------------------------------------------------------------------------ how files hold them
+
+
+PREFIXES = ["", "module.", "network.", "backbone.", "model.", "encoder.", "_orig_mod.", "model._orig_mod.network."]
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    return unsettled(tv.resnet18(num_classes=CLASSES))
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_load_prefixed_names_gives_the_logits(tmp_path, prefix, resnet18):
+    torch.save({f"{prefix}{name}": value for name, value in resnet18.state_dict().items()}, tmp_path / "x.pth")
+    check_equal(resnet18, tmp_path / "x.pth", "ResNet18", 64)
+
+
+def test_load_lightning_checkpoint_gives_the_logits_and_names_the_rest(tmp_path, resnet18, caplog, monkeypatch):
+    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+    weights = {f"model.{name}": value for name, value in resnet18.state_dict().items()}
+    content = {
+        "epoch": 3,
+        "global_step": 10,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {**weights, "criterion.weight": torch.ones(5)},
+        "callbacks": {"ModelCheckpoint": {"best": np.float64(0.5), "dirpath": Path("/x")}},
+        "hyper_parameters": argparse.Namespace(lr=0.1),
+    }
+    torch.save(content, tmp_path / "x.ckpt")
+    check_equal(resnet18, tmp_path / "x.ckpt", "ResNet18", 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_load_half_precision_is_the_rounded_network(tmp_path, dtype, resnet18):
+    half = {n: v.to(dtype) if v.is_floating_point() else v for n, v in resnet18.state_dict().items()}
+    save_file(half, tmp_path / "x.safetensors")
+    model, _ = build_from_checkpoint(checkpoint.load(tmp_path / "x.safetensors"), "x", "ResNet18")
+    assert all(torch.equal(value, half[name].to(value.dtype)) for name, value in model.net.state_dict().items())
+
+
+def test_load_file_without_counters_gives_the_logits(tmp_path, resnet18):
+    weights = {name: value for name, value in resnet18.state_dict().items() if "num_batches" not in name}
+    torch.save(weights, tmp_path / "x.pth")
+    check_equal(resnet18, tmp_path / "x.pth", "ResNet18", 64)
+
+
+# ------------------------------------------------------------------------ what is refused
+
+
+def refused(content: dict, name: str, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        build_from_checkpoint(content, "x.pth", name)
+
+
+def test_load_efficientnet_of_other_padding_or_eps_is_refused():
+    """The names and shapes fit; the outputs would differ by several per cent."""
+    ours, theirs = by_name("efficientnet-b0")().state_dict(), tv.efficientnet_b0(num_classes=CLASSES).state_dict()
+    refused({"weights": ours}, "timm:efficientnet_b0", "pads as TensorFlow does, and this one symmetrically")
+    refused({"weights": theirs}, "EfficientNet-B0", "pads symmetrically, and this one as TensorFlow does")
+
+
+@pytest.mark.parametrize("where", ["config.json", "arch", "args"])
+def test_load_file_that_declares_another_architecture_is_refused(tmp_path, where):
+    net = timm.create_model("efficientnet_b0", num_classes=CLASSES)
+    if where == "config.json":
+        path = timm_folder(tmp_path / "hub", net, "efficientnet_b0")
+    else:
+        path = tmp_path / "x.pth"
+        said = {"arch": "efficientnet_b0"} if where == "arch" else {"args": argparse.Namespace(model="efficientnet_b0")}
+        torch.save({"state_dict": net.state_dict(), **said}, path)
+    refused(checkpoint.load(path), "EfficientNet-B0", "is of efficientnet_b0, and this network is tf_efficientnet_b0")
+    build_from_checkpoint(checkpoint.load(path), "x", "timm:efficientnet_b0")
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"downsample_in_bottleneck": True}, "a stride into another convolution"),
+        ({"hidden_act": "gelu"}, "its activation is gelu, the network's relu"),
+    ],
+)
+def test_load_resnet_of_transformers_with_other_meaning_is_refused(tmp_path, config, text):
+    words = {"num_labels": CLASSES, **config}
+    HF.ResNetForImageClassification(HF.ResNetConfig(**words)).save_pretrained(tmp_path / "hub")
+    refused(checkpoint.load(tmp_path / "hub"), "ResNet50", text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop("layer3.0.conv1.weight"),
+        lambda weights: weights.update({"layer3.9.conv1.weight": torch.ones(1)}),
+        lambda weights: weights.update({"layer3.0.conv1.weight": torch.ones(2, 2)}),
+        lambda weights: weights.update({"bn1.weight": torch.ones(64, dtype=torch.int64)}),
+        lambda weights: [weights.pop(name) for name in list(weights) if not name.startswith("fc.")],
+        lambda weights: weights.update({f"model.{name}": value + 1 for name, value in weights.items()}),
+    ],
+    ids=["missing", "extra", "shape", "whole numbers", "classifier alone", "two networks"],
+)
+def test_load_file_that_fits_in_part_is_refused(resnet18, change):
+    weights = dict(resnet18.state_dict())
+    change(weights)
+    refused({"weights": weights}, "ResNet18", "does not fit this network|holds several networks")
+    refused({"weights": tv.resnet34().state_dict()}, "ResNet18", r"does not fit this network: layer1\.2\.")
+
+
+# ------------------------------------------------------------------------ what is reshaped
+
+
+def test_load_grey_stem_sees_the_mean_of_the_colours(resnet18):
+    model = get_model("ResNet18")(parse_train(["--num_classes", "5", "--no-pretrained"]))
+    grey = tv.resnet18(num_classes=CLASSES)
+    grey.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    grey = unsettled(grey)
+    assert load_foreign(model.net, {"weights": grey.state_dict()}, "x.pth") == []
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted, found = grey(images.mean(1, keepdim=True)), model.net.eval()(images)
+    assert (found - wanted).abs().max() < TOLERANCE * wanted.abs().max()
+
+
+def test_load_position_grid_of_another_size_is_timms():
+    small, large = (timm.create_model("vit_tiny_patch16_224", img_size=size, num_classes=5) for size in (64, 96))
+    theirs = {name: value.clone() for name, value in small.state_dict().items()}
+    assert load_foreign(large, {"weights": theirs}, "x.pth") == []
+    wanted = timm.create_model("vit_tiny_patch16_224", img_size=64, num_classes=5)
+    wanted.load_state_dict(theirs)
+    wanted.set_input_size((96, 96))
+    assert torch.allclose(large.pos_embed, wanted.pos_embed, atol=1e-6)
+    assert reshaped("pos_embed", torch.ones(1, 18, 192), large.pos_embed, large, "") is None
+
+
+def test_load_other_classes_leaves_the_head_out_and_prints_a_table(resnet18, caplog):
+    model = get_model("ResNet18")(parse_train(["--num_classes", "7", "--no-pretrained"]))
+    from network.backbones import adapt_to
+
+    adapted = adapt_to(model.net, {"weights": hf_small("resnet18")[0].state_dict()}, "x.pth")
+    assert load_foreign(model.net, {"weights": resnet18.state_dict()}, "x.pth") == ["fc.weight", "fc.bias"]
+    lines = adapted.table("x.pth", ["fc.weight", "fc.bias"]).splitlines()
+    assert lines == [
+        "x.pth: transformers' ResNet",
+        "  taken     120 tensors",
+        "  renamed   122, such as resnet.embedder.embedder.convolution.weight -> conv1.weight",
+        "  new       fc.weight, fc.bias (the classifier)",
+    ]
