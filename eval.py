@@ -22,8 +22,9 @@ from utils.run import run_command
 if TYPE_CHECKING:
     from dataloader.prefetch import BatchLoader
     from evaluation.metrics import Predictions
-    from inference import Predictor
+    from inference import Inference, Predictor
     from utils.batch import EvalBatch
+    from utils.classes import Classes
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -37,6 +38,7 @@ def main(opt: argparse.Namespace) -> None:
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
+    from utils.task import has_probabilities
 
     # ---------------------------------------------------------------------------------------- what to score
     start_logging()
@@ -50,6 +52,10 @@ def main(opt: argparse.Namespace) -> None:
     run_lock.acquire(folder)
     if opt.calibrate:
         announce_calibration(run)
+
+    if not has_probabilities(classes.task):
+        evaluate_targets(run, folder, metric)
+        return
 
     # ---------------------------------------------------------------------------------------- probabilities
     predictor, fits_weights = run.predictor, opt.blend in choices.FITTED_BLENDS
@@ -81,23 +87,46 @@ def main(opt: argparse.Namespace) -> None:
         log.info(f"Next: {after_evaluation(asked, ensemble, temperature_flag(run, fitted))}")
 
 
+def evaluate_targets(run: "Inference", folder: Path, metric: str) -> None:
+    """Score predicted labels or numbers, and write the results into `folder`."""
+    from evaluation import results, target_results
+    from evaluation.scored import TargetScored
+    from inference import predict_targets
+    from inference.report_extra import target_extra
+    from utils.logger import log
+
+    predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
+    scored = TargetScored(predictions, run.files, run.classes)
+    extra = target_extra(run, folder, metric) if run.opt.report else None
+    with results.place(folder, run.opt) as new:
+        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra)
+        results.set_aside(folder, run.loaded.identities)
+    log.info(results.summary_line(metrics, metric))
+    log.info(f"Results: {folder}/")
+    if run.can_submit():
+        log.info(f"Next: {after_evaluation(run.opt, None, None)}")
+
+
 def evaluate(
     predictor: "Predictor",
     loader: "BatchLoader[EvalBatch]",
-    num_classes: int,
+    classes: "Classes",
     see: "Callable[[Predictions], None] | None" = None,
 ) -> dict[str, float]:
-    """Return the scores of evaluation.metrics.score over a loader, which train.py prints.
+    """Return the scores of evaluation.scoring.score over a loader, which train.py prints.
 
-    `see` is called with the predictions.
+    `see` is called with the predictions of classes.
     """
-    from evaluation import metrics
-    from inference import predict
+    from evaluation import scoring
+    from inference import predict, predict_targets
+    from utils.task import has_probabilities
 
+    if not has_probabilities(classes.task):
+        return scoring.score(predict_targets(predictor, loader, classes.count), classes)
     predictions = predict(predictor, loader)[0]
     if see is not None:
         see(predictions)
-    return metrics.score(predictions, num_classes)
+    return scoring.score(predictions, classes)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ With --images there is no list: the likeliest classes are printed as a table, or
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from options import parse_submit
 from utils.run import run_command
+
+if TYPE_CHECKING:
+    from inference import Inference
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -28,6 +32,7 @@ def main(opt: argparse.Namespace) -> None:
     from utils.logger import start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
+    from utils.task import has_probabilities
 
     if opt.images:
         predict_images(opt)
@@ -44,6 +49,10 @@ def main(opt: argparse.Namespace) -> None:
     check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
     run_lock.acquire(out)
 
+    if not has_probabilities(run.classes.task):
+        submit_targets(run, out)
+        return
+
     # ---------------------------------------------------------------------------------------- predictions
     rows = sample.rows_to_keep() if sample else None
     predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs, rows=rows)
@@ -59,6 +68,21 @@ def main(opt: argparse.Namespace) -> None:
     if probabilities is not None:
         saved_probs.write(out.with_name("probs.npz"), probabilities, predictions.readable, run.files, run.classes)
     submission.log_summary(out, scored)
+
+
+def submit_targets(run: "Inference", out: Path) -> None:
+    """Predict labels or numbers, and write the submission `out`."""
+    from evaluation import submission, target_submission
+    from evaluation.scored import TargetScored
+    from inference import predict_targets
+
+    predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
+    scored = TargetScored(predictions, run.files, run.classes)
+    submission.set_aside(out, run.opt, run.loaded.hashes)
+    target_submission.write(out, scored, run.opt)
+    members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
+    submission.write_provenance(out, scored, run.opt, members)
+    target_submission.log_summary(out, scored)
 
 
 def predict_images(opt: argparse.Namespace) -> None:

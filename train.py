@@ -43,6 +43,7 @@ def main(opt: Options) -> None:
     from utils import distributed
     from utils.logger import start_logging
     from utils.run import get_device, seed_everything
+    from utils.task import units_of
 
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
@@ -55,12 +56,13 @@ def main(opt: Options) -> None:
 
     # ---------------------------------------------------------------------------------------- data
     opt = start.opt = dataloader.draw_lists(opt, start.logs / "lists")
-    train_files = dataloader.open_list(opt, "train", drop_missing=True)
-    val_files = dataloader.open_list(opt, "val") if opt.val_freq else None
+    train_files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
+    val_files = dataloader.open_list(opt, "val", task=opt.task) if opt.val_freq else None
     if val_files is not None:
         dataloader.warn_shared(train_files, val_files)
     start.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
-    classes = dataloader.find_classes(train_files, opt.num_classes)
+    classes = dataloader.find_classes(train_files, opt.num_classes, opt.task)
+    train_files = train_files.with_count(classes.count)
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()
@@ -72,6 +74,7 @@ def main(opt: Options) -> None:
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(start.network_options(classes.count))
+    model.target_units = units_of(classes)
     if start.content is not None:
         load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)
@@ -101,7 +104,7 @@ def main(opt: Options) -> None:
     def score(weights: str) -> dict[str, float]:
         assert val_loader is not None  # as --val_freq asks for scores
         member = Member(model, model.preprocess(), net=engine.net(weights), weights=weights)
-        return evaluate(Predictor([member]), val_loader, classes.count, run.on_predictions(weights))
+        return evaluate(Predictor([member]), val_loader, classes, run.on_predictions(weights))
 
     with run.handle_signals():
         while not run.is_over():

@@ -55,7 +55,11 @@ __all__ = [
 
 
 def open_list(
-    opt: argparse.Namespace, name: str, drop_missing: bool = False, known: Mapping[str, object] | None = None
+    opt: argparse.Namespace,
+    name: str,
+    drop_missing: bool = False,
+    known: Mapping[str, object] | None = None,
+    task: str = "single",
 ) -> FileList:
     """Read the list "train", "val" or "test", look for its files, and decode a few of them.
 
@@ -65,12 +69,13 @@ def open_list(
     Args:
         drop_missing: leave missing files out of the list (training); else they stay, and count as unreadable.
         known: the lists that the checkpoints record, by the checkpoint's path; used where no flag names a list.
+        task: what the list's lines hold; see read_list.
 
     Raises:
         UserError: the list is unusable, files are missing under --on_bad_image error, or no image can be read.
     """
     path = list_path(opt, name) if known is None else _list_flags(opt).choose(name, known)
-    files = read_list(path, labelled=name != "test")
+    files = read_list(path, labelled=name != "test", task=task)
     if not opt.check_files or _reads_no_image(opt, name):
         return files
     return check_images(files, drop_missing, opt.on_bad_image, opt.max_pixels)

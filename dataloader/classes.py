@@ -1,8 +1,11 @@
 """Which classes there are: the training list decides once, and the checkpoint records it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from dataloader.file_list import FileList, read_class_names
+from dataloader.targets import LabelSets
 from utils.classes import Classes, describe_difference, match_names, names_agree
 from utils.errors import UserError
 from utils.logger import log
@@ -10,20 +13,27 @@ from utils.logger import log
 MAX_INFERRED_CLASSES = 10_000_000  # more are a mistake: a classifier of 512 features would take 20 GB
 
 
-def find_classes(train: FileList, num_classes: int | None) -> Classes:
+def find_classes(train: FileList, num_classes: int | None, task: str = "single") -> Classes:
     """Return the classes of a training list: `num_classes` if given, else those of classes.txt, else largest label + 1.
+
+    Of a multi-label list these are its labels, of a regression its targets, with their mean and standard deviation.
 
     Raises:
         UserError: a label is out of range (the message names file and line), there is only one class, or the names do
-            not fit the count.
+            not fit the count; or a target of a regression never varies.
     """
     names = read_class_names(train.source.parent)
-    count = num_classes or (len(names) if names else int(train.label.max()) + 1)
+    if train.targets is not None and not isinstance(train.targets, LabelSets):
+        return _find_targets(train, names, num_classes)
+    largest = train.label if train.targets is None else train.targets.label
+    count = num_classes or (len(names) if names else int(largest.max(initial=-1)) + 1)
     if names and len(names) != count:
         raise UserError(
             f"{train.source.parent / 'classes.txt'} names {len(names)} classes, --num_classes is {count}.\n"
             "Give one line per class, or leave --num_classes out."
         )
+    if train.targets is not None:
+        return _find_labels(train, count, names, "classes.txt" if names and not num_classes else "--num_classes")
     if count > MAX_INFERRED_CLASSES and not num_classes:
         raise UserError(
             f"{train.location(int(train.label.argmax()))}: the label is {count - 1}, which makes {count} classes. "
@@ -43,16 +53,62 @@ def find_classes(train: FileList, num_classes: int | None) -> Classes:
     if empty:
         first = int(np.argmin(images))
         log.warning(f"{empty} of {count} classes have no image in {train.source} (the first: {first}).")
-    return Classes(count, names, images.tolist())
+    return Classes(count, names, images.tolist(), task)
+
+
+def _find_labels(train: FileList, count: int, names: list[str] | None, source: str) -> Classes:
+    """Return the labels of a multi-label list."""
+    assert isinstance(train.targets, LabelSets)
+    if count < 1:
+        raise UserError(f"No image of {train.source} has a label. Give --num_classes, or list images with labels.")
+    check_labels(train, count, source)
+    images = replace(train.targets, count=count).images_per_label()
+    empty = int((images == 0).sum())
+    if empty:
+        log.warning(f"{empty} of {count} labels have no image in {train.source} (the first: {int(np.argmin(images))}).")
+    return Classes(count, names, images.tolist(), "multilabel")
+
+
+def _find_targets(train: FileList, names: list[str] | None, num_classes: int | None) -> Classes:
+    """Return the targets of the list of a regression."""
+    values = train.targets
+    assert isinstance(values, np.ndarray)
+    count = values.shape[1]
+    for what, other in (("--num_classes", num_classes), ("classes.txt", len(names) if names else None)):
+        if other is not None and other != count:
+            raise UserError(
+                f"{train.source} has {count} number(s) per image, {what} says {other}. "
+                "With --task regression, classes.txt names each number. Correct one of them, or leave it out."
+            )
+    std = values.std(axis=0)
+    if not (std > 0).all():
+        column = int(np.argmin(std))
+        name = names[column] if names else str(column)
+        raise UserError(
+            f"Target {name} is {values[0, column]:g} for all {len(train)} images of {train.source}: nothing to learn."
+        )
+    return Classes(count, names, None, "regression", values.mean(axis=0).tolist(), std.tolist())
 
 
 def check_labels(files: FileList, count: int, source: str) -> None:
-    """Raise UserError where a label is `count` or more; `source` says where the count comes from."""
-    wrong = np.flatnonzero(files.label >= count)
+    """Raise UserError where a label is `count` or more, or an image has another number of targets than `count`.
+
+    `source` says where the count comes from.
+    """
+    if isinstance(files.targets, np.ndarray):
+        if files.targets.shape[1] != count:
+            raise UserError(
+                f"{files.source} has {files.targets.shape[1]} number(s) per image; allowed: {count}, by {source}."
+            )
+        return
+    label, image = files.label, None
+    if files.targets is not None:
+        label, image = files.targets.label, files.targets.image()
+    wrong = np.flatnonzero(label >= count)
     if len(wrong):
-        first = int(wrong[0])
+        first = int(wrong[0] if image is None else image[wrong[0]])
         raise UserError(
-            f"{files.location(first)}: the label is {int(files.label[first])}; allowed: 0 to {count - 1} "
+            f"{files.location(first)}: the label is {int(label[wrong[0]])}; allowed: 0 to {count - 1} "
             f"({count} classes, by {source}). {len(wrong)} line(s) are out of range."
         )
 
@@ -67,9 +123,10 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
         UserError: the list names a class that `classes` lacks, or has more than once; or a label is out of range.
     """
     names = read_class_names(files.source.parent)
-    if files.label.max(initial=-1) < 0 or names is None or classes.names is None or names_agree(names, classes.names):
+    unlabelled = files.targets is None and files.label.max(initial=-1) < 0
+    if unlabelled or names is None or classes.names is None or names_agree(names, classes.names):
         check_labels(files, classes.count, source)
-        return files
+        return files.with_count(classes.count)
     beside = files.source.parent / "classes.txt"
     check_labels(files, len(names), str(beside))
     numbers = match_names(names, classes.names)
@@ -81,6 +138,8 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
             f"Allowed: a list whose classes.txt names classes of {source}, in any order; or a list without "
             "classes.txt, whose labels are used as they are."
         )
+    if isinstance(files.targets, np.ndarray) and len(names) != classes.count:
+        raise UserError(f"{files.source} has {len(names)} targets, by {beside}; {source} has {classes.count}.")
     moved = int((numbers != np.arange(len(numbers))).sum())
     log.info(
         f"{files.source}: {beside} numbers the classes differently from {source}; labels are matched by name "

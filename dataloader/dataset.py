@@ -52,7 +52,7 @@ class TrainDataset(Dataset):
         for row, (index, repeat) in enumerate(zip(batch.indices.tolist(), batch.repeat_index.tolist(), strict=True)):
             used[row], failures = self._load(pipeline, batch.epoch, index, repeat, images[row])
             bad += failures
-        label = as_label(self.files.label[used], self.pinned)
+        label = as_label(self.files.batch_targets(used), self.pinned)
         return Batch(as_images(buffer), label, torch.from_numpy(used), batch.epoch, batch.step, tuple(bad))
 
     def _load(
@@ -102,7 +102,7 @@ class EvalDataset(Dataset):
                 for squares in images:
                     squares[row] = 0
         readable = torch.tensor([index not in bad for index in indices])
-        label = as_label(self.files.label[batch.indices], self.pinned)
+        label = as_label(self.files.label[batch.indices].astype(np.int64), self.pinned)
         views = tuple(as_images(buffer) for buffer in buffers)
         return EvalBatch(views, label, torch.from_numpy(batch.indices), readable, tuple(bad.items()))
 
@@ -150,7 +150,7 @@ def as_images(batch: Tensor) -> Tensor:
     return batch.permute(0, 3, 1, 2)
 
 
-def as_label(labels: NDArray[np.int32], pinned: bool) -> Tensor:
-    """Return labels (B,) as int64; `pinned`: in page-locked memory."""
-    label = torch.from_numpy(labels.astype(np.int64))
+def as_label(labels: NDArray[np.generic], pinned: bool) -> Tensor:
+    """Return labels or targets (B, …) as a tensor of the same type; `pinned`: in page-locked memory."""
+    label = torch.from_numpy(labels)
     return label.pin_memory() if pinned else label

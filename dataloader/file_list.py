@@ -1,7 +1,8 @@
 """A list of images as a few flat arrays: 2.5 million lines take a fifth of the memory of Python strings.
 
-A line is a path, blanks and an integer label; in a list without labels, a path alone. Paths may hold spaces and any
-character except a zero byte; the label is what follows the last blank. The text is UTF-8, with or without a byte-order
+A line is a path, blanks and an integer label, or the targets of another --task (dataloader/targets.py); in a list
+without labels, a path alone. Paths may hold spaces and any character except a zero byte; the label is what follows the
+last blank. The text is UTF-8, with or without a byte-order
 mark. Lines end in LF, CRLF, or CR if there is no LF. Blank lines and blanks at the end of a line are skipped. A
 relative path starts at the list's folder.
 """
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader import list_advice
+from dataloader import targets as target_columns
 from dataloader.decode import Image, thumbnail
+from dataloader.targets import LabelSets, Targets
 from utils import faults
 from utils.errors import UserError
 from utils.logger import progress
@@ -35,8 +38,9 @@ class FileList:
     """A list of N images, whose paths are cut from one buffer on demand.
 
     source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,);
-    -1 in a list without labels. line: int32 (N,), line numbers from 1. file_labels: int64 (classes,), the label that
-    the file itself gives each class, or -1; None: `label` is as in the file.
+    -1 in a list without labels, or with `targets`. line: int32 (N,), line numbers from 1. file_labels: int64
+    (classes,), the label that the file itself gives each class, or -1; None: `label` is as in the file. targets: those
+    of a multi-label task or a regression; None: `label` says it all.
     """
 
     source: Path
@@ -46,6 +50,7 @@ class FileList:
     label: NDArray[np.int32]
     line: NDArray[np.int32]
     file_labels: NDArray[np.int64] | None = None
+    targets: Targets | None = None
 
     @classmethod
     def of_paths(cls, paths: Sequence[str], source: str) -> "FileList":
@@ -81,12 +86,30 @@ class FileList:
         """Return file and line of image `index` for messages, such as "datasets/train.txt, line 17"."""
         return f"{self.source}, line {self.line[index]}"
 
+    def batch_targets(self, index: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return what the loss needs of the images at `index`, (B,).
+
+        It is int64 (B,) classes, uint8 (B, K) with 1 for each label that an image has, or float32 (B, T) numbers.
+        """
+        if self.targets is None:
+            return self.label[index].astype(np.int64)
+        if isinstance(self.targets, LabelSets):
+            return self.targets.rows(index)
+        return self.targets[index].astype(np.float32)
+
+    def target_text(self, index: int) -> str:
+        """Return label or targets of image `index` as a list has them."""
+        return str(self.label[index]) if self.targets is None else target_columns.as_text(self.targets, index)
+
     def fingerprint(self) -> str:
         """Return the sha256, as hex, of the labels and of the last bytes of each path, in order.
 
         Lists of the same images with the same labels agree, wherever the images are.
         """
         digest = hashlib.sha256(self.label.tobytes())
+        if self.targets is not None:
+            for index in range(len(self)):
+                digest.update(f"{self.target_text(index)}\n".encode())
         for first in range(0, len(self), HASH_CHUNK_LINES):
             chunk = slice(first, first + HASH_CHUNK_LINES)
             start = self.start[chunk, None]
@@ -98,14 +121,24 @@ class FileList:
         """Return the sha256, as hex, of the paths and labels in order. Results and files of probabilities note it."""
         digest = hashlib.sha256()
         for index in range(len(self)):
-            digest.update(f"{self.path(index)} {self.label[index]}\n".encode(errors="surrogateescape"))
+            digest.update(f"{self.path(index)} {self.target_text(index)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
     def renumbered(self, numbers: NDArray[np.int64], count: int) -> "FileList":
         """Return the list with label k replaced by `numbers[k]`, one of `count` classes; `file_label` maps back."""
         file_labels = np.full(count, -1, np.int64)
         file_labels[numbers] = np.arange(len(numbers))
+        if isinstance(self.targets, LabelSets):
+            return replace(self, targets=self.targets.renumbered(numbers, count), file_labels=file_labels)
+        if self.targets is not None:
+            return replace(self, targets=self.targets[:, file_labels], file_labels=file_labels)
         return replace(self, label=numbers[self.label].astype(np.int32), file_labels=file_labels)
+
+    def with_count(self, count: int) -> "FileList":
+        """Return the list with `count` labels to choose from, where an image has several; else the list itself."""
+        if not isinstance(self.targets, LabelSets):
+            return self
+        return replace(self, targets=replace(self.targets, count=count))
 
     def file_label(self, label: int) -> int:
         """Return the label that the file itself gives class `label`; -1 if none."""
@@ -114,30 +147,46 @@ class FileList:
     def select(self, keep: NDArray[np.bool_]) -> "FileList":
         """Return the list of the images that `keep`, bool (N,), marks; the text is shared."""
         columns = {name: getattr(self, name)[keep] for name in ("start", "length", "label", "line")}
-        return replace(self, **columns)
+        return replace(self, **columns, targets=target_columns.select(self.targets, keep))
 
 
-def read_list(path: str | os.PathLike[str], labelled: bool = True) -> FileList:
-    """Read a list file.
+def read_list(path: str | os.PathLike[str], labelled: bool = True, task: str = "single") -> FileList:
+    """Read a list file, whose lines hold what `task`, one of options.choices.TASKS, asks for.
 
     Raises:
         UserError: the file does not exist, is not text, or lists no image; or a line has no label, or a label that is
-            not a whole number from 0 (the message names file and line).
+            not a whole number from 0 or what else `task` allows (the message names file and line).
     """
     path = Path(path)
     try:
         text = np.fromfile(path, dtype=np.uint8)
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(list_advice.missing_list(path, labelled)) from None
+        raise UserError(list_advice.missing_list(path, labelled, task)) from None
     except OSError as error:
         raise UserError(f"The list {path} cannot be read: {error.strerror}.") from error
     list_advice.check_text(path, text)
     begin = 3 if bytes(text[:3]) == b"\xef\xbb\xbf" else 0
     newline = LF if any((part == LF).any() for part in _slices(text)) else CR
-    parts = [_parse(text, span, newline, labelled, path) for span in _chunks(text, begin, newline)]
+    has_targets = labelled and task in list_advice.TARGET_LINES
+    parts = [_parse(text, span, newline, labelled, has_targets, path) for span in _chunks(text, begin, newline)]
     if not any(len(part[0]) for part in parts):
-        raise UserError(f"The list {path} holds no image; expected {list_advice.expected(labelled)}.")
-    return FileList(path, text, *(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        raise UserError(f"The list {path} holds no image; expected {list_advice.expected(labelled, task)}.")
+    *columns, tokens = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    files = FileList(path, text, *columns)
+    return replace(files, targets=_parse_targets(files, task, tokens)) if has_targets else files
+
+
+def _parse_targets(files: FileList, task: str, tokens: NDArray[np.int64]) -> Targets:
+    """Return the targets of a list, which are text[start:end] of each row (start, end) of `tokens`, int64 (N, 2)."""
+    rows: list[list[int] | list[float]] = []
+    for row, (start, end) in enumerate(tokens.tolist()):
+        token = files.text[start:end]
+        found = target_columns.parse(task, token.tobytes())
+        if found is None or (task == "regression" and rows and len(found) != len(rows[0])):
+            count = len(rows[0]) if rows and found is not None else None
+            raise list_advice.bad_targets(files.source, int(files.line[row]), token, task, count)
+        rows.append(found)
+    return target_columns.joined(task, rows)
 
 
 def _slices(text: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -158,9 +207,12 @@ def _chunks(text: NDArray[np.uint8], begin: int, newline: int) -> Iterator[tuple
 
 
 def _parse(
-    text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, path: Path
+    text: NDArray[np.uint8], span: tuple[int, int], newline: int, labelled: bool, has_targets: bool, path: Path
 ) -> tuple[NDArray, ...]:
-    """Return start (int64), length, label and line (int32), each (M,), of the M images in the span of the text."""
+    """Return start (int64), length, label and line (int32), each (M,), of the M images in the span of the text.
+
+    The fifth array says where the targets of each image start and end in the text: int64 (M, 2), else (M, 0).
+    """
     first, end = span
     part = text[first:end]
     breaks = np.flatnonzero(part == newline)
@@ -171,7 +223,8 @@ def _parse(
     starts, ends, lines = starts[full], ends[full], np.flatnonzero(full) + before + 1
     lines = lines.astype(np.int32)
     if not labelled:
-        return starts + first, (ends - starts).astype(np.int32), np.full(len(starts), -1, np.int32), lines
+        unlabelled = np.full(len(starts), -1, np.int32)
+        return starts + first, (ends - starts).astype(np.int32), unlabelled, lines, np.zeros((len(starts), 0), np.int64)
     gaps = np.flatnonzero((part == SPACE) | (part == TAB))
     gaps = gaps if len(gaps) else np.array([-1])
     last = gaps[np.maximum(np.searchsorted(gaps, ends) - 1, 0)]
@@ -180,11 +233,12 @@ def _parse(
     bare |= path_ends <= starts
     if bare.any():
         raise list_advice.no_label(path, int(lines[bare][0]), part[starts[bare][0] : ends[bare][0]])
-    label = _integers(part, last + 1, ends)
-    if (label < 0).any():
+    tokens = np.stack([last + 1, ends], axis=1) + first if has_targets else np.zeros((len(starts), 0), np.int64)
+    label = np.full(len(starts), -1) if has_targets else _integers(part, last + 1, ends)
+    if not has_targets and (label < 0).any():
         at = int(np.flatnonzero(label < 0)[0])
         raise list_advice.bad_label(path, int(lines[at]), part[last[at] + 1 : ends[at]])
-    return starts + first, (path_ends - starts).astype(np.int32), label.astype(np.int32), lines
+    return starts + first, (path_ends - starts).astype(np.int32), label.astype(np.int32), lines, tokens
 
 
 def _without_blanks(part: NDArray[np.uint8], starts: NDArray, ends: NDArray) -> NDArray[np.int64]:

@@ -31,8 +31,17 @@ MAX_NAMES = 8  # in a message
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 
 
-def expected(labelled: bool) -> str:
+TARGET_LINES = {  # of the tasks whose lists hold more than a class: an example of a line, and what it holds
+    "multilabel": ("3,17,42", "labels with commas between them, `-` for none", "whole numbers from 0, each once, or -"),
+    "regression": ("0.37", "one number or several with commas between them", "finite numbers"),
+}
+
+
+def expected(labelled: bool, task: str = "single") -> str:
     """Return what a line of a list should be."""
+    if labelled and task in TARGET_LINES:
+        example, what, _ = TARGET_LINES[task]
+        return f"`/path/to/image.jpg {example}` per line (path, space, {what})"
     return "`/path/to/image.jpg 3` per line (path, space, label)" if labelled else "one image path per line"
 
 
@@ -77,13 +86,28 @@ def no_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
 def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
     """Return the error for a label that is not a number."""
     shown = bytes(text[:60]).decode(errors="replace")
-    return UserError(f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0.")
+    problem = f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0."
+    if re.fullmatch(r"-|[0-9]+(,[0-9]+)+", shown):
+        problem += " To train on several labels per image, try: train.py --task multilabel"
+    elif re.fullmatch(r"[-+]?[0-9]*\.[0-9]+(,[-+.0-9]+)*", shown):
+        problem += " To train on numbers, try: train.py --task regression"
+    return UserError(problem)
 
 
-def missing_list(path: Path, labelled: bool) -> str:
+def bad_targets(path: Path, line: int, text: NDArray[np.uint8], task: str, count: int | None) -> UserError:
+    """Return the error for a line whose targets do not fit `task`; `count`: how many numbers the first line has."""
+    shown = bytes(text[:60]).decode(errors="replace")
+    if count is not None:
+        return UserError(f"{path}, line {line} has other targets than the first line: {shown!r}; allowed: {count}.")
+    return UserError(
+        f"{path}, line {line}: the target is {shown!r}; allowed with --task {task}: {TARGET_LINES[task][2]}."
+    )
+
+
+def missing_list(path: Path, labelled: bool, task: str = "single") -> str:
     """Return the message for a list that does not exist: what its folder holds, and how to make lists from that."""
     folder, name = path.parent, path.stem
-    problem = f"There is no list {path}; expected {expected(labelled)}."
+    problem = f"There is no list {path}; expected {expected(labelled, task)}."
     has_flag = name in ("train", "val", "test")  # else any flag may have named it
     where = f"Say where the lists are: --data_root DIR, --{name}_list FILE." if has_flag else "Say where it is."
     if name == "val":

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, f1, shot_groups
+from evaluation.ordinal import order_scores
 from utils.classes import names_agree
 from utils.errors import UserError, path_hint
 from utils.logger import progress
 from utils.text import exact
 
 RESAMPLES = 1000
+BOUNDS = {"loss": (0, np.inf), "log_loss": (0, np.inf), "mae": (0, np.inf), "qwk": (-1, 1)}
 MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
 
@@ -29,7 +31,12 @@ class _PerImage(NamedTuple):
 
 
 def intervals(
-    predictions: Predictions, num_classes: int, train_counts: list[int] | None, seed: int, resamples: int = RESAMPLES
+    predictions: Predictions,
+    num_classes: int,
+    train_counts: list[int] | None,
+    seed: int,
+    resamples: int = RESAMPLES,
+    ordered: bool = False,
 ) -> dict[str, list[float]]:
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
@@ -41,6 +48,9 @@ def intervals(
 
     The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A
     score that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
+
+    Args:
+        ordered: whether the classes have an order; then qwk and mae (evaluation.ordinal) have intervals too.
     """
     scorable = predictions.scorable
     if not scorable.any():
@@ -51,7 +61,9 @@ def intervals(
     count = len(columns.label)
 
     def scores_of(weight: NDArray[np.int64]) -> dict[str, float]:
-        return {**_resample(columns, weight, num_classes), **({"roc_auc": area(weight)} if area else {})}
+        more = {"roc_auc": area(weight)} if area else {}
+        more |= order_scores(columns.label, columns.first, weight, num_classes) if ordered else {}
+        return {**_resample(columns, weight, num_classes), **more}
 
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):
@@ -60,7 +72,7 @@ def intervals(
             drawn.setdefault(name, []).append(value)
     scores = scores_of(np.ones(count, np.int64))
     varying = [name for name, values in drawn.items() if _varies(scores[name], values)]
-    found = {name: _recentred(scores[name], np.array(drawn[name]), name) for name in varying}
+    found = {name: interval(scores[name], np.array(drawn[name]), BOUNDS.get(name, (0, 1))) for name in varying}
     if "ece" in found and scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
         found["ece"][0] = 0.0
     return found
@@ -72,12 +84,12 @@ def _varies(score: float, values: list[float]) -> bool:
     return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
 
 
-def _recentred(score: float, values: NDArray[np.float64], name: str) -> list[float]:
-    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond, in the score's range."""
+def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, float] = (0, 1)) -> list[float]:
+    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond, within `bounds`."""
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])
-    return np.clip(moved, 0, np.inf if name in ("loss", "log_loss") else 1).tolist()
+    return np.clip(moved, *bounds).tolist()
 
 
 def _chance_ece(columns: _PerImage, rng: np.random.Generator, resamples: int) -> float:

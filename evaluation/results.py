@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
-from evaluation.metrics import confused_pairs, extended_scores, per_class, score
+from evaluation.metrics import confused_pairs, extended_scores, per_class
 from evaluation.ranking import scores_text
 from evaluation.report import page, plots
 from evaluation.scored import Scored
+from evaluation.scoring import score
 from options import choices
 from utils import tables
 from utils.files import atomic_write, write_json
@@ -27,7 +28,8 @@ SETTINGS = ("load", "weights", "tta", "scale", "fit", "precision", "temperature"
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
 METRICS = "metrics.json"
 TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
-OUTPUTS = (*TABLES, "confusion.png", "errors.png", "report.html", ENSEMBLE, PROBS)
+PICTURES = ("confusion.png", "errors.png", "average_precision.png", "scatter.png")
+OUTPUTS = (*TABLES, "per_target.csv", *PICTURES, "report.html", ENSEMBLE, PROBS)
 RUN_SCORES = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # kept of earlier evaluations
 
 
@@ -117,11 +119,13 @@ def write(
     """
     predictions, files, classes = scored
     compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
-    scores = score(predictions, classes.count)
+    scores = score(predictions, classes)
     more = extended_scores(predictions, classes.count, classes.train_counts)
     metrics: dict[str, Any] = {**scores, **more}
     if opt.resamples:
-        metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, opt.seed, opt.resamples)
+        metrics["intervals"] = intervals(
+            predictions, classes.count, classes.train_counts, opt.seed, opt.resamples, classes.task == "ordinal"
+        )
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:

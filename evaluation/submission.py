@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from evaluation.sample_submission import Kind, Sample
 from evaluation.sample_table import SampleTable, error_handling
-from evaluation.scored import Scored
+from evaluation.scored import Scored, TargetScored
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
@@ -111,7 +111,7 @@ def _is_submission(path: Path, opt: argparse.Namespace, sample: Sample | None) -
             with open(path, encoding=table.encoding, errors=error_handling(table.encoding), newline="") as file:
                 return next(csv.reader(file, delimiter=table.separator), None) == table.header
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return bool(opt.header) and next(csv.reader(file, delimiter=_separator(opt)), None) == list(opt.columns)
+            return bool(opt.header) and next(csv.reader(file, delimiter=separator(opt)), None) == list(opt.columns)
     except (OSError, ValueError, csv.Error):
         return False
 
@@ -228,12 +228,13 @@ def _rows(scored: Scored, opt: argparse.Namespace) -> list[Row]:
     """Return (id, classes), the likeliest first, for each image."""
     predictions, files, _ = scored
     return [
-        (_id(files.as_written(index), opt.id), predicted_classes(scored, row, opt.labels, opt.top_k))
+        (row_id(files.as_written(index), opt.id), predicted_classes(scored, row, opt.labels, opt.top_k))
         for row, index in enumerate(predictions.index.tolist())
     ]
 
 
-def _id(path: str, how: str) -> str:
+def row_id(path: str, how: str) -> str:
+    """Return the id of an image: "path" as listed, its "file" name, or that without its ending, the "stem"."""
     path = exact(path)
     name = path if how == "path" else os.path.basename(path)
     return name.removesuffix(Path(name).suffix) if how == "stem" else name
@@ -243,7 +244,11 @@ def _check_names(rows: list[Row], opt: argparse.Namespace) -> None:
     if opt.format == "csv":
         for _, classes in rows:
             _join(classes, opt)
-    names = [name for name, _ in rows]
+    check_ids([name for name, _ in rows])
+
+
+def check_ids(names: Sequence[str]) -> None:
+    """Warn where an id occurs twice."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         log.warning(
@@ -251,12 +256,13 @@ def _check_names(rows: list[Row], opt: argparse.Namespace) -> None:
         )
 
 
-def _separator(opt: argparse.Namespace) -> str:
+def separator(opt: argparse.Namespace) -> str:
+    """Return the character between two columns."""
     return "\t" if opt.separator == "tab" else opt.separator
 
 
 def _write_csv(file: IO[str], rows: list[Row], opt: argparse.Namespace) -> None:
-    writer = tables.writer(file, _separator(opt))
+    writer = tables.writer(file, separator(opt))
     if opt.header:
         writer.writerow(opt.columns)
     writer.writerows([name, _join(classes, opt)] for name, classes in rows)
@@ -272,14 +278,14 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
         if opt.format == "json":
             content = [(row["id"], row["predicted"]) for row in json.load(file)]
             return [(name, [str(one) for one in (got if isinstance(got, list) else [got])]) for name, got in content]
-        rows = list(csv.reader(file, delimiter=_separator(opt)))
+        rows = list(csv.reader(file, delimiter=separator(opt)))
     if opt.header and rows.pop(0) != list(opt.columns):
         return []
     return [(name, got.split(opt.joiner) if opt.top_k > 1 else [got]) for name, got in rows]
 
 
 def write_provenance(
-    path: Path, scored: Scored, opt: argparse.Namespace, members: Iterable[tuple[str, str, float]]
+    path: Path, scored: Scored | TargetScored, opt: argparse.Namespace, members: Iterable[tuple[str, str, float]]
 ) -> None:
     """Write <stem>.provenance.json beside `path`: members, options, list, versions, and the sha256 of each file.
 

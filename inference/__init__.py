@@ -7,6 +7,7 @@ from inference.images import ImagePredictor, load
 from inference.loading import load_predictor
 from inference.predictor import Member, Predictor, predict, rows_to_keep
 from inference.session import Inference, open_inference
+from inference.targets import predict_targets
 
 __all__ = [
     "Features",
@@ -21,6 +22,7 @@ __all__ = [
     "load_predictor",
     "open_inference",
     "predict",
+    "predict_targets",
     "rows_to_keep",
     "write_ensemble",
 ]

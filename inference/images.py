@@ -25,6 +25,7 @@ from options import build_parser
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
 from utils.run import get_device
+from utils.task import has_probabilities
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PIL.Image.Image
 KINDS = (str, os.PathLike, bytes, np.ndarray, PIL.Image.Image)
@@ -66,6 +67,8 @@ def load(
     opt = parser.parse([str(word) for word in words])
     with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, get_device(opt.gpu))
+    if not has_probabilities(loaded.data.get("task", "single")):
+        raise UserError(f"{paths[0]} is of --task {loaded.data['task']}; load() is for one class per image.")
     return ImagePredictor(loaded.predictor, Classes.from_dict(loaded.data), opt.batch_size, opt.workers)
 
 

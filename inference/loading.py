@@ -237,7 +237,7 @@ def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:
     """Raise UserError where members do not number the same classes in the same way."""
     first = Classes.from_dict(datas[0])
     for one, path in zip(map(Classes.from_dict, datas[1:]), paths[1:], strict=True):
-        what = "number of classes" if one.count != first.count else ""
+        what = "task" if one.task != first.task else "number of classes" if one.count != first.count else ""
         if (one.names is None) != (first.names is None):
             what = what or "class names"
         elif not names_agree(one.names, first.names) and one.names and first.names:

@@ -65,7 +65,9 @@ class Member:
 
 
 class Predictor:
-    """Gives probabilities of the classes: each member's mean over its views, blended over the members.
+    """Gives probabilities of the classes, or what another task predicts (utils/task.py).
+
+    It is each member's mean over its views, blended over the members.
 
     `members` are networks, `saved` are probabilities from files. `preprocesses` are the distinct ways to prepare an
     image that some view needs: a batch of `dataloader.eval_loader(opt, files, predictor.preprocesses)` has one tensor
@@ -104,9 +106,9 @@ class Predictor:
         for member, views in zip(self.members, self.views, strict=True):
             logits = _logits(member, [view.transform(moved[view.preprocess]) for view in views])
             if self.blend == "logits":  # the views too
-                blended = torch.stack(logits).mean(dim=0).softmax(dim=1)
+                blended = member.model.predictions(torch.stack(logits).mean(dim=0))
             else:
-                blended = mean_over_views([one.softmax(dim=1) for one in logits])
+                blended = mean_over_views([member.model.predictions(one) for one in logits])
             finite = torch.stack([one.isfinite().all(dim=1) for one in logits]).all(dim=0)
             found.append(blended.masked_fill(~finite[:, None], torch.nan))
         for one in self.saved:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 import dataloader
+from dataloader.file_list import FileList
+from evaluation.label_issues import Issues
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ISSUES, NEIGHBOURS, most_confident_errors
 from evaluation.results import EvaluationReport
@@ -13,6 +15,22 @@ from evaluation.scored import Scored
 from inference.features import FindsNeighbours
 from inference.gradcam import gradcam_maps
 from inference.session import Inference
+
+NO_ISSUES = Issues(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), "")
+
+
+def target_extra(run: Inference, folder: Path, metric: str) -> Extra:
+    """Return what report.html of `folder` shows of predicted labels or numbers beyond the scores."""
+    return Extra(
+        NO_ISSUES,
+        history=run.loaded.history,
+        points=run.loaded.points,
+        seed=run.opt.seed,
+        metric=metric,
+        folder=folder,
+        title=run.loaded.title,
+        about=_about(run, run.files),
+    )
 
 
 def report_extra(
@@ -45,5 +63,9 @@ def report_extra(
         metric=metric,
         folder=folder,
         title=run.loaded.title,
-        about=f"{' + '.join(run.loaded.paths)} on {scored.files.source}",
+        about=_about(run, scored.files),
     )
+
+
+def _about(run: Inference, files: FileList) -> str:
+    return f"{' + '.join(run.loaded.paths)} on {files.source}"

@@ -11,10 +11,43 @@ from inference.ensemble import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
+from options.choices import TASK_METRICS
 from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.run import get_device
+from utils.task import has_probabilities
+
+# What is for one class per image, and the value of each flag that leaves it out.
+OFF = {
+    "blend": "mean",
+    "calibrate": False,
+    "temperature": "none",
+    "compare": None,
+    "save_probs": False,
+    "pseudo_label": None,
+    "top_k": 1,
+    "like": None,
+    "images": None,
+}
+
+
+def check_task(opt: argparse.Namespace, task: str) -> None:
+    """Raise UserError where a flag of eval.py or submit.py does not fit the task of the checkpoint.
+
+    A tool that is for one class per image has none of these flags, and calls `require_classes`.
+    """
+    metric = vars(opt).get("metric")
+    if metric is not None and metric not in TASK_METRICS[task]:
+        raise UserError(
+            f"--metric {metric} does not fit the checkpoint, whose task is {task}; "
+            f"allowed: {', '.join(TASK_METRICS[task])}."
+        )
+    if has_probabilities(task):
+        return
+    given = [name for name, off in OFF.items() if vars(opt).get(name, off) != off]
+    if given:
+        raise UserError(f"--{given[0]} is for one class per image; the task of the checkpoint is {task}. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -62,13 +95,15 @@ def open_inference(
     opt = apply_ensemble_file(opt)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = Classes.from_dict(loaded.data)
+    check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
         as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
     else:
-        files = dataloader.open_list(opt, "val", known=loaded.lists) if images == "val" else images
+        task = classes.task
+        files = dataloader.open_list(opt, "val", known=loaded.lists, task=task) if images == "val" else images
         files = dataloader.align_labels(files, classes, "the checkpoint") if match_classes else files
     loaded.check_list(files)
     if opt.save_probs:

@@ -17,6 +17,7 @@ from network.precision import TIMED_BATCH, resolve_precision
 from network.settings import NetworkSettings
 from utils.batch import to_float
 from utils.preprocess import Preprocess
+from utils.task import activation_of, logits_of, predictions_of
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Step = Callable[[Tensor], None]  # takes the loss in `update`
@@ -29,6 +30,7 @@ class BaseModel(nn.Module):
 
     settings: what the network is built from. opt: all options, for a flag that you add.
     net: the network. dtype: that of autocast; None is fp32 throughout. frozen: modules kept in eval mode.
+    target_units: mean and standard deviation of the targets of a regression, float32 (T,) each.
     The engine sets `criterion`, the loss of (logits, targets), and `train_net`, what training runs instead of `net`.
     """
 
@@ -52,6 +54,7 @@ class BaseModel(nn.Module):
         self.dtype: torch.dtype | None = None
         self.frozen: list[nn.Module] = []
         self.train_net: Callable[[Tensor], Tensor] | None = None
+        self.target_units: tuple[Tensor, Tensor] | None = None
 
     def build(self, arch: str) -> nn.Module:
         """Return the network of `arch`, with `num_classes` outputs."""
@@ -83,6 +86,7 @@ class BaseModel(nn.Module):
 
     @property
     def num_classes(self) -> int:
+        """Return the number of logits."""
         return 1000 if self.settings.num_classes is None else self.settings.num_classes
 
     def preprocess(self) -> Preprocess:
@@ -100,6 +104,14 @@ class BaseModel(nn.Module):
         """Return logits (B, C) of images as `normalise` takes them; training runs `train_net`, if it is set."""
         run = self.train_net if self.training and self.train_net is not None else self.net
         return run(self.normalise(images))
+
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return what logits (B, K), float32, say: see utils.task.predictions_of; of a regression in its own units."""
+        found = predictions_of(self.settings.activation, logits)
+        if self.target_units is None:
+            return found
+        mean, std = (one.to(found.device) for one in self.target_units)
+        return found * std + mean
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context for forward and loss, in the chosen precision."""
@@ -141,9 +153,11 @@ class BaseModel(nn.Module):
 
 def network_settings(opt: argparse.Namespace, model: str) -> NetworkSettings:
     """Return what the network `model` is built from under the options `opt`."""
+    activation = activation_of(getattr(opt, "task", "single"), getattr(opt, "loss", "ce"))
     return NetworkSettings(
         model=model,
-        num_classes=opt.num_classes,
+        num_classes=None if opt.num_classes is None else logits_of(activation, opt.num_classes),
+        activation=activation,
         scale=opt.scale,
         fit=opt.fit,
         pretrained=opt.pretrained,

@@ -11,10 +11,11 @@ from network import get_model
 from network.backbones import adapt_to, classifier_layers, head_names, load_foreign, load_matching
 from network.base_model import BaseModel
 from network.layouts.reshape import same_numbers
-from utils.classes import match_names, names_agree
+from utils.classes import Classes, match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
+from utils.task import CORN, units_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
 
@@ -38,7 +39,8 @@ def load_weights(
     shown = "raw" if strict else content.get("showing", "ema")
     weights = content.get(shown) or content["weights"]
     known = (content.get("data") or {}).get("class_names")
-    if not strict and known and names and not names_agree(known, names):
+    of_corn = model.settings.activation == CORN  # its rows are steps between classes, which have no names
+    if not strict and known and names and not of_corn and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source)
     if "format" in content:
         _check_types(model, weights, source)
@@ -165,6 +167,7 @@ def build_from_checkpoint(
         load_matching(model.net, content["weights"], path)
     else:
         load_weights(model, content, path)
+    model.target_units = units_of(Classes.from_dict(data))
     return model.eval(), data
 
 
@@ -183,7 +186,8 @@ def options_from_checkpoint(content: dict[str, Any], num_classes: int, name: str
     known = {*defaults, "precision_used", "precision_why"} - {"given", "config"}
     saved = {key: value for key, value in content.get("opt", {}).items() if key in known}
     # rebuilt: no trial of the size in heads.py: the network was trained at it, or a plain state dict has none yet
-    fixed = {"model": name, "num_classes": num_classes, "pretrained": False, "rebuilt": True}
+    task = (content.get("data") or {}).get("task", "single")  # the one that its classes are of
+    fixed = {"task": task, "model": name, "num_classes": num_classes, "pretrained": False, "rebuilt": True}
     return Options(**{**defaults, **saved, **fixed}).make_read_only()
 
 

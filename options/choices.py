@@ -46,13 +46,33 @@ HEADS = ("linear", "cosine", "arcface", "subcenter")
 POOLS = ("avg", "gem")
 FITS = ("squash", "crop", "pad")
 TTAS = ("none", "flip", "x8", "fivecrop", "multiscale")
-METRICS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "log_loss")  # of --metric
-LOWER_IS_BETTER = ("log_loss",)  # of METRICS
+TASKS = ("single", "multilabel", "regression", "ordinal")
+# Of each task the default comes first. LOSSES and SINGLE_METRICS are those of "single".
+TASK_LOSSES = {
+    "single": LOSSES,
+    "multilabel": ("bce", "asl", "focal"),
+    "regression": ("huber", "l1", "mse"),
+    "ordinal": ("ce", "corn"),
+}
+SINGLE_METRICS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "log_loss")
+TASK_METRICS = {
+    "single": SINGLE_METRICS,
+    "multilabel": ("mAP", "micro_f1", "macro_f1", "log_loss"),
+    "regression": ("mae", "rmse", "r2", "spearman"),
+    "ordinal": ("qwk", "mae", *SINGLE_METRICS),
+}
+METRICS = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name in names))  # of --metric
+LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # of METRICS
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
 AUTO_BATCH = "auto"  # -b: what the GPU holds
 PRESETS = ("auto", "original")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def losses_of_tasks() -> str:
+    """Return the losses of each task but "single", as text for the help."""
+    return "; ".join(f"{task}: {', '.join(losses)}" for task, losses in TASK_LOSSES.items() if task != "single")
 
 
 def default_weight_decay(optimizer: str) -> float:

@@ -146,6 +146,8 @@ def _augmentation(opt: Options, facts: Facts) -> tuple[Values, str]:
 
 
 def _smoothing(opt: Options, facts: Facts) -> tuple[Values, str]:
+    if opt.task not in ("single", "ordinal"):
+        return {"smooth": 0.0}, f"--task {opt.task}"
     if opt.epochs < MIN_SMOOTHED_EPOCHS or opt.loss != "ce":
         return {"smooth": 0.0}, f"--loss {opt.loss}, {opt.epochs} epochs"
     return {"smooth": SMOOTHING}, f"{opt.epochs} epochs would make the network too sure of itself"
@@ -153,7 +155,7 @@ def _smoothing(opt: Options, facts: Facts) -> tuple[Values, str]:
 
 def _mixing(opt: Options, facts: Facts) -> tuple[Values, str]:
     one_target = opt.loss == "ohem" or rules.has_margin(opt)
-    if facts.pretrained or opt.epochs < MIN_MIXED_EPOCHS or one_target or opt.mixup:
+    if opt.task != "single" or facts.pretrained or opt.epochs < MIN_MIXED_EPOCHS or one_target or opt.mixup:
         return {}, ""
     return {"cutmix": CUTMIX}, f"{opt.epochs} epochs {_start(facts)}"
 

@@ -93,7 +93,8 @@ HELP = {
     "head_lr": "分类器的学习率为 --lr 的 F 倍",
     "layer_decay": "每一层的学习率为后一层的 D 倍",
     # ------------------------------------------------------------------------------------------ loss
-    "loss": ", ".join(choices.LOSSES),
+    "task": "列表每行是什么：一个类别、若干标签（3,17）、要预测的数，或有序类别之一",
+    "loss": f"{', '.join(choices.LOSSES)}；{choices.losses_of_tasks()}；各任务以第一个为默认",
     "smooth": "标签平滑",
     "ohem_ratio": "ohem：只计最难的这一部分样本",
     "focal_gamma": "focal：对容易样本压低的程度",
@@ -161,6 +162,8 @@ HELP = {
     "labels": "类别写编号，或 classes.txt 里的名字",
     "top_k": "每行写这么多个类别，最可能的在前",
     "joiner": "CSV 里 --top_k 各类别之间的文字",
+    "threshold": "一图多标签：写出概率不低于此值的标签",
+    "probabilities": "一图多标签：每个标签一列，写出其概率",
     "pseudo_label": "另写 <out>.pseudo.txt：类别概率不低于此值的图片，作为训练列表",
     "clear.tag": "要清理的实验；只清理与此名完全相同的",
     "restore": "从回收站恢复该 tag（有多份时取最新的）",

@@ -15,7 +15,18 @@ def loss(parser: Parser) -> None:
 
 def _criterion(add: AddFlag) -> None:
     """Add the loss and its own numbers."""
-    add("--loss", default="ce", help=", ".join(choices.LOSSES))
+    add(
+        "--task",
+        choices=choices.TASKS,
+        default="single",
+        help="what a line of the lists holds: one class, several labels (3,17), numbers to predict, or a class "
+        "among ordered ones",
+    )
+    add(
+        "--loss",
+        default="ce",
+        help=f"{', '.join(choices.LOSSES)}; {choices.losses_of_tasks()}; the first of a task is its default",
+    )
     add(
         "--smooth", "--label_smoothing", type=float, default=0.0, low=0, high=0.99, derived=True, help="label smoothing"
     )

@@ -56,7 +56,8 @@ def _train() -> Parser:
     augmentation_flags.augmentation(parser)
     training_flags.saving(parser)
     parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.hours, rules.stepping]
-    parser.rules += [rules.lora, rules.cache]
+    parser.rules += [rules.lora, rules.cache, rules.task]
+    parser.fills.append(rules.task_defaults)
     return parser
 
 
@@ -137,6 +138,20 @@ def _submit() -> Parser:
     )
     add("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
     add("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        low=0,
+        high=1,
+        metavar="P",
+        help="several labels per image: write the labels with this probability or more",
+    )
+    add(
+        "--probabilities",
+        action="store_true",
+        help="several labels per image: write the probability of each label, in a column of its own",
+    )
     add(
         "--pseudo_label",
         type=float,

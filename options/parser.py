@@ -12,6 +12,7 @@ from options.plain_yaml import YamlError, read_yaml
 from options.values import Options
 
 Rule = Callable[[argparse.Namespace], list[str]]
+Fill = Callable[[argparse.Namespace], dict[str, Any]]  # the defaults that follow from other flags
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # values of a switch in a file
 UNSET = object()
 
@@ -139,6 +140,7 @@ class Parser(ToolParser):
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
         self.words: dict[str, str] = {}
         self.rules: list[Rule] = []
+        self.fills: list[Fill] = []
 
     def group(self, title: str) -> AddFlag:
         """Return a function that adds flags under `title`."""
@@ -189,6 +191,9 @@ class Parser(ToolParser):
         mistyped = self.unknown_words(unknown)
         marked, _ = self.parse_known_args(words, Options(**{**dict.fromkeys(self.flags(), UNSET), **settings}))
         opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not UNSET and name != "config")
+        for fill in self.fills:
+            for name, value in fill(opt).items():
+                setattr(opt, name, value)
         problems = [line for name in self.bounds for line in self.out_of_bounds(name, getattr(opt, name))]
         problems += [line for rule in self.rules for line in rule(opt)]
         # "--load is needed" follows from a mistyped --lod

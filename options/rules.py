@@ -2,6 +2,9 @@
 
 import argparse
 import re
+from typing import Any
+
+from options.choices import TASK_LOSSES, TASK_METRICS
 
 MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
 
@@ -117,6 +120,51 @@ def calibrate(opt: argparse.Namespace) -> list[str]:
     """Allow no --temperature beside --calibrate."""
     clash = opt.calibrate and opt.temperature != "none"
     return ["--calibrate and --temperature contradict: --calibrate fits a temperature; leave one out"] if clash else []
+
+
+# Flags that do not fit a task, and the value that switches each off.
+OFF: dict[str, Any] = {
+    "smooth": 0,
+    "logit_adjust": 0,
+    "class_weight": "none",
+    "balance": "none",
+    "head": "linear",
+    "teacher": None,
+    "probe_init": None,
+    "mixup": 0,
+    "cutmix": 0,
+}
+NOT_WITH_TASK = {
+    "single": (),
+    "multilabel": ("smooth", "logit_adjust", "balance", "head", "teacher", "probe_init"),
+    "regression": ("smooth", "logit_adjust", "class_weight", "balance", "head", "teacher", "probe_init", "cutmix"),
+    "ordinal": ("head", "teacher", "probe_init", "cutmix"),
+}
+NOT_WITH_CORN = ("smooth", "logit_adjust", "class_weight", "mixup")
+
+
+def task(opt: argparse.Namespace) -> list[str]:
+    """Require a loss and a metric of the task, and nothing that its targets do not allow."""
+    problems = []
+    for name, known in (("loss", TASK_LOSSES), ("metric", TASK_METRICS)):
+        value, allowed = getattr(opt, name), known[opt.task]
+        elsewhere = any(value in names for names in known.values())  # an unknown loss may be the user's own
+        if value not in allowed and (elsewhere or opt.task != "single"):
+            problems.append(f"--{name} {value} and --task {opt.task} contradict; allowed: {', '.join(allowed)}")
+    unfit = NOT_WITH_TASK[opt.task] + (NOT_WITH_CORN if opt.task == "ordinal" and opt.loss == "corn" else ())
+    what = f"--task {opt.task}" + (" --loss corn" if opt.loss == "corn" else "")
+    problems += [
+        f"--{name} {getattr(opt, name)} and {what} contradict: its targets do not allow it; leave one out"
+        for name in unfit
+        if getattr(opt, name) != OFF[name]
+    ]
+    return problems
+
+
+def task_defaults(opt: argparse.Namespace) -> dict[str, Any]:
+    """Return the loss and the metric that follow from --task, where they are not given."""
+    known = {"loss": TASK_LOSSES[opt.task][0], "metric": TASK_METRICS[opt.task][0]}
+    return {name: value for name, value in known.items() if name not in opt.given}
 
 
 def resume(opt: argparse.Namespace) -> list[str]:

@@ -28,6 +28,7 @@ from utils.files import atomic_write, check_regular
 from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
+from utils.task import units_of
 
 if TYPE_CHECKING:
     from dataloader import TrainLoader
@@ -144,7 +145,7 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
             f"-b {AUTO_BATCH} is for train.py, which logs the number. The learning rate depends on it. Try: -b NUMBER"
         )
     seed_everything(opt.seed, opt.deterministic)
-    files = dataloader.open_list(opt, "train", drop_missing=True)
+    files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
     out = place(opt)
     check_regular(out)
     planned = [
@@ -152,13 +153,14 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
         Output(out.with_suffix(".csv"), "a table of learning rates", begins_with("lr", "loss")),
     ]
     check(planned, inputs(opt, files), [files], opt.force)
-    classes = dataloader.find_classes(files, opt.num_classes)
-    opt = opt.replace(num_classes=classes.count)
+    classes = dataloader.find_classes(files, opt.num_classes, opt.task)
+    opt, files = opt.replace(num_classes=classes.count), files.with_count(classes.count)
     source = opt.load or opt.probe_init
     content = checkpoint.load(Path(source)) if source else None
     if content is not None and opt.probe_init:
         check_probe(content, source, vars(opt), classes)
     model = get_model(opt.model)(opt)
+    model.target_units = units_of(classes)
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))

@@ -19,7 +19,7 @@ from dataloader.dataset import EvalDataset, TrainDataset
 from dataloader.reader import FileReader
 from dataloader.sampler import BatchIndices
 from dataloader.transforms import get_transform
-from evaluation.report.figures import class_names
+from evaluation.report.figures import captions_of
 from evaluation.report.plots import gallery
 from options import Options, build_parser
 from options.choices import AUTO_BATCH
@@ -47,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def draw(opt: Options) -> None:
     """Draw the sheet, and write it as a PNG and into TensorBoard."""
-    files = dataloader.open_list(opt, "train", drop_missing=True)
+    files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
     if opt.batch_size == AUTO_BATCH:
         opt = opt.replace(batch_size=build_parser("train").get_default("batch_size"))  # no batch is trained
     opt, _ = fill_defaults(opt, facts_of(opt, len(files), batch_norm=True))  # the network has no part in pictures
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
-    classes = dataloader.find_classes(files, opt.num_classes)
+    classes = dataloader.find_classes(files, opt.num_classes, opt.task)
+    files = files.with_count(classes.count)
     preprocess = Preprocess(opt.scale, opt.fit, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     chosen = np.random.default_rng(opt.seed).permutation(len(files))[: opt.samples]
     once = np.zeros_like(chosen)
@@ -66,11 +67,9 @@ def draw(opt: Options) -> None:
         for epoch in progress(range(1, opt.views + 1), "augmenting")
     ]
     images, captions = [], []
-    labels = files.label[chosen].tolist()
-    names = class_names(classes, labels)
-    for row, label in enumerate(labels):
+    for row, caption in enumerate(captions_of(classes, files.batch_targets(chosen))):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
-        captions += [names[label], *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
+        captions += [caption, *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
     gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
     sheet = np.concatenate(
         [np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1

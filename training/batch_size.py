@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.engine import Engine
 from training.memory import fits_step, leave_processes
+from utils import task
 from utils.batch import Batch
 from utils.logger import log
 
@@ -64,7 +65,7 @@ def largest_step(start: Callable[[], tuple[Engine, int]], device: torch.device, 
 
 def _steps_of(engine: Engine, side: int) -> Callable[[int], bool]:
     """Return what tells whether steps over batches of a size fit into the memory that may be used."""
-    device, num_classes = engine.model.device, engine.model.num_classes
+    device = engine.model.device
     kept = leave_processes(engine)
     if device.type == "cuda":
         share = int(FREE_SHARE * torch.cuda.get_device_properties(device).total_memory)
@@ -72,10 +73,19 @@ def _steps_of(engine: Engine, side: int) -> Callable[[int], bool]:
 
     def fits(size: int, kept: list[Tensor] = kept) -> bool:  # `kept` is held as long as steps are tried
         images = torch.zeros(size, 3, side, side, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-        labels = torch.arange(size) % num_classes
-        return fits_step(engine, Batch(images, labels, torch.arange(size), 1, 0, ()), size)
+        return fits_step(engine, Batch(images, _trial_targets(engine, size), torch.arange(size), 1, 0, ()), size)
 
     return fits
+
+
+def _trial_targets(engine: Engine, size: int) -> Tensor:
+    """Return targets of `size` images, of the type and shape that the task of the network has."""
+    count, activation = engine.model.num_classes, engine.model.settings.activation
+    if activation == task.SIGMOID:
+        return torch.zeros(size, count, dtype=torch.uint8)
+    if activation == task.LINEAR:
+        return torch.zeros(size, count)
+    return torch.arange(size) % (count + (activation == task.CORN))
 
 
 @contextlib.contextmanager

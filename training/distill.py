@@ -97,6 +97,8 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
     model.place(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
+    if data.get("task", "single") != "single":
+        raise UserError(f"--teacher {path} is of --task {data['task']}; allowed: single, as this run.")
     check_same_names(data["class_names"], class_names, path)
     teacher = Teacher(model, path, temperature, student)
     generator = torch.Generator().manual_seed(0)

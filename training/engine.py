@@ -50,7 +50,8 @@ class StepSettings:
     steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
     max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share
     of the run, in which nothing is mixed. swa_start: the first epoch that
-    --swa averages. validated: whether epochs are validated; if not, an average predicts, if there is one.
+    --swa averages. counts_right: whether the largest logit is the predicted class, so that top-1 can be counted.
+    validated: whether epochs are validated; if not, an average predicts, if there is one.
     """
 
     seed: int
@@ -63,6 +64,7 @@ class StepSettings:
     max_nonfinite_steps: int = 0
     mix_off: float = 0.0
     swa_start: int | None = None
+    counts_right: bool = True
     validated: bool = True
 
 
@@ -141,7 +143,7 @@ class Engine:
         loss, logits = self.model.update(images, targets, functools.partial(step, batch))
         if self.sam is not None:
             self.model.update(*self.prepare(batch), functools.partial(self.descend, batch))
-        return StepResult(loss, share_right(logits, targets))
+        return StepResult(loss, share_right(logits, targets) if self.settings.counts_right else None)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Targets]:
         """Seed the randomness of the batch; return images and targets on the device, normalised, and mixed if asked."""
@@ -149,6 +151,8 @@ class Engine:
         if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
             self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.step + 1)
         images, labels = self._to_device(batch.image, batch.label)
+        if labels.dtype == torch.uint8:  # the labels of a multi-label task, a quarter of the size while they travel
+            labels = labels.float()
         mix = self.mix if self._mixes(batch) else None
         images, targets = mix_batch(mix, images, labels, self.model.normalise, alone=self.train_net is None)
         if distributed.rank():  # all processes mix alike; their dropout differs

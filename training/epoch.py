@@ -213,7 +213,7 @@ def format_metrics(scores: Scores, metric: str = "top1") -> str:
     """Return the scores of an epoch, or of a part of one, as a line of the log; of the validation, `metric` first."""
     words = [f"loss {scores['train_loss']:.4f}"]
     words += [f"top1 {scores['train_top1']:.4f}"] if "train_top1" in scores else []
-    if "val_top1" in scores:
+    if "val_loss" in scores:
         words.append(f"val {scores_text(scores, metric, 'val_')}")
         words += [
             f"{name[4:7]} {scores[name]:.6f}"

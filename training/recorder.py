@@ -14,7 +14,7 @@ from evaluation import step_points
 from evaluation.metrics import Predictions
 from evaluation.report import plots
 from evaluation.report.curves import draw_curves
-from evaluation.report.figures import class_names
+from evaluation.report.figures import captions_of
 from evaluation.step_points import Row
 from training.engine import Engine
 from training.plotter import BackgroundPlotter
@@ -48,12 +48,11 @@ class RunRecorder:
     def first_batch(self, batch: Batch) -> None:
         """Draw the first augmented images (uint8 (B, 3, S, S)), with their labels; also as first_batch.png."""
         images = [image.permute(1, 2, 0).numpy() for image in batch.image[:SHOWN]]
-        labels = batch.label[:SHOWN].tolist()
+        targets = batch.label[:SHOWN].numpy()
         path = self.scores.folder / "first_batch.png"
 
         def draw() -> None:
-            names = class_names(self.classes, labels)
-            plots.gallery(path, images, [names[label] for label in labels], "The first training batch")
+            plots.gallery(path, images, captions_of(self.classes, targets), "The first training batch")
 
         self._picture("input/first_batch", path, draw, 0)
 

@@ -24,10 +24,11 @@ from training.grad_checkpointing import enable_grad_checkpointing
 from training.hours import TimedLength
 from training.length import RunLength
 from training.lora import add_adapters
-from training.losses import Loss, LossSettings, get_loss
+from training.losses import Loss, LossSettings
 from training.mix import get_mix
 from training.probe_init import batch_norms
 from training.run import RunSettings
+from training.task_losses import get_task_loss
 from training.wrapping import convert_sync_batchnorm, wrap_for_training
 from utils import distributed
 from utils.classes import Classes
@@ -59,7 +60,7 @@ def build_engine(
     _check(opt, model)
     if opt.sync_bn:
         model.net = convert_sync_batchnorm(model.net, model.device)
-    criterion: Loss = get_loss(loss_settings(opt, class_counts, model.device))
+    criterion: Loss = get_task_loss(opt.task, loss_settings(opt, class_counts, model.device), model.target_units)
     teacher = None
     if opt.teacher:
         teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
@@ -142,6 +143,7 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
         max_nonfinite_steps=opt.max_nan,
         mix_off=opt.mix_off,
         swa_start=opt.swa,
+        counts_right=opt.task == "single" or (opt.task == "ordinal" and opt.loss == "ce"),
         validated=bool(opt.val_freq),
     )
 

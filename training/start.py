@@ -38,7 +38,7 @@ NOT_RESTORED = {
     "overwrite",
 }
 # The saved state depends on them.
-IMMUTABLE = ("model", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "metric")
+IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "metric")
 BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
 CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (

@@ -14,7 +14,7 @@ class Batch(NamedTuple):
 
     Attributes:
         image: uint8 (B, 3, S, S), RGB, channels_last in memory.
-        label: int64 (B,).
+        label: int64 (B,); of a multi-label task uint8 (B, K), of a regression float32 (B, T).
         index: int64 (B,), the position of each sample in its list.
         epoch: from 1.
         step: the number of the batch in its epoch, from 0.
@@ -34,7 +34,7 @@ class EvalBatch(NamedTuple):
 
     Attributes:
         images: one uint8 (B, 3, S, S) per Preprocess.
-        label: int64 (B,), -1 if the list has no labels.
+        label: int64 (B,), -1 if the list has no labels, or more than one class per image.
         index: int64 (B,), the position of each sample in its list.
         readable: bool (B,). An unreadable image is black and must not count.
         bad: the unreadable images.

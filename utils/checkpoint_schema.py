@@ -151,6 +151,9 @@ class Data(TypedDict):
     num_classes: Annotated[Whole, Field(ge=1, le=MAX_CLASSES)]
     class_names: list[Text] | None
     class_images: list[Count] | None
+    task: NotRequired[Literal["single", "multilabel", "regression", "ordinal"]]
+    target_mean: NotRequired[list[Number]]
+    target_std: NotRequired[list[Annotated[Number, Field(gt=0)]]]
     preprocess: NotRequired[Preprocessing]
     train_list: NotRequired[Text]
     lists: NotRequired[dict[Text, Text] | None]
@@ -294,12 +297,16 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
     if showing != "raw" and content.get(showing) is None:
         found.append(f"showing: {showing!r}, but there is no {showing}")
     data = content.get("data") or {}
-    lists = [name for name in ("class_names", "class_images") if data.get(name) is not None]
+    lists = [
+        name for name in ("class_names", "class_images", "target_mean", "target_std") if data.get(name) is not None
+    ]
     found += [
         f"data.{name}: {len(data[name])} for {data['num_classes']} classes"
         for name in lists
         if len(data[name]) != data["num_classes"]
     ]
+    if data.get("task") == "regression" and not {"target_mean", "target_std"} <= data.keys():
+        found.append("data: a regression without target_mean and target_std")
     return found + (_of_training(content) if "training" in content else [])
 
 

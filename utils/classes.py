@@ -12,17 +12,23 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a network.
+    """The classes of a network; of a multi-label task its labels, of a regression its targets.
 
     Attributes:
         count: number of classes.
         names: their names, or None for classes without names.
         train_counts: training images per class, or None if unknown.
+        task: one of options.choices.TASKS.
+        mean, std: of each target of a regression on the training list, which its network learns in units of `std`;
+            None for other tasks.
     """
 
     count: int
     names: list[str] | None = None
     train_counts: list[int] | None = None
+    task: str = "single"
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
     def name(self, label: int) -> str:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""
@@ -30,12 +36,28 @@ class Classes:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""
-        return {"num_classes": self.count, "class_names": self.names, "class_images": self.train_counts}
+        data: dict[str, object] = {
+            "num_classes": self.count,
+            "class_names": self.names,
+            "class_images": self.train_counts,
+        }
+        if self.task != "single":
+            data["task"] = self.task
+        if self.mean is not None:
+            data |= {"target_mean": self.mean, "target_std": self.std}
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Classes":
         """Return the classes of `as_dict`'s data."""
-        return cls(data["num_classes"], data["class_names"], data["class_images"])
+        return cls(
+            data["num_classes"],
+            data["class_names"],
+            data["class_images"],
+            data.get("task", "single"),
+            data.get("target_mean"),
+            data.get("target_std"),
+        )
 
 
 def names_agree(one: Sequence[str] | None, other: Sequence[str] | None) -> bool:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from evaluation.ranking import best_row
 from evaluation.report import figures
 from evaluation.step_points import Row, steps_per_epoch
-from options import choices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,12 +42,14 @@ def draw_curves(
     figure, axes = figures.new_figure(13, 7.4 if points else 7, 3, 2)
     trained = [row for row in points if "lr" in row]
     own = [f"val_{name}_{metric}" for name in ("raw", "ema", "swa")] + [f"val_{metric}"]
-    panel = "loss" if metric in choices.LOWER_IS_BETTER else "accuracy"
+    panel = "loss" if metric == "log_loss" else "accuracy"
     panels = {title: [*names, *own] if title == panel else names for title, names in PANELS.items()}
+    if not any("val_top1" in row for row in history) and any(f"val_{metric}" in row for row in history):
+        panels["accuracy"] = own  # no accuracy is known: the panel shows what the task has instead
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in dict.fromkeys(names):
             _draw_curve(axis, name, history, trained)
-        axis.set_title(title)
+        axis.set_title(metric if title == "accuracy" and panels[title] is own else title)
         if axis.lines:
             _set_epochs(axis, history, trained)
         if len(axis.get_legend_handles_labels()[1]) > 1:
@@ -62,7 +63,7 @@ def draw_curves(
     if best is not None:
         axis = axes[list(PANELS).index(panel)]
         axis.axvline(best["epoch"], color="tab:gray", linestyle=":", linewidth=1)
-        axis.set_title(f"{panel}; best {metric} {best[f'val_{metric}']:.4f}, epoch {best['epoch']}")
+        axis.set_title(f"{axis.get_title()}; best {metric} {best[f'val_{metric}']:.4f}, epoch {best['epoch']}")
     figures.save(figure, path)
 
 

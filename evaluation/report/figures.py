@@ -14,7 +14,7 @@ from dataloader.decode import Image
 from evaluation.report import fonts
 from utils.classes import Classes
 from utils.files import atomic_write
-from utils.names import shorten_all
+from utils.names import shorten, shorten_all
 from utils.text import visible
 
 if TYPE_CHECKING:
@@ -90,6 +90,27 @@ def class_names(
     names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
     family = fonts.families("".join(names.values()))
     return shorten_all(names, points, lambda text: text_width(text, size, family))
+
+
+def captions_of(classes: Classes, targets: NDArray[np.generic]) -> list[str]:
+    """Return the targets of some images in words that fit under them.
+
+    Args:
+        targets: int64 (B,) classes, uint8 (B, K) labels, or float32 (B, T) numbers, as utils.batch.Batch has them.
+    """
+    room = 72 * CELL - GAP
+    if targets.ndim == 1:
+        names = class_names(classes, targets.astype(np.int64))
+        return [names[label] for label in targets.tolist()]
+    if targets.dtype == np.uint8:
+        texts = {
+            row: ", ".join(map(classes.name, np.flatnonzero(one).tolist())) or "–" for row, one in enumerate(targets)
+        }
+    else:
+        texts = {row: ", ".join(f"{value:.4g}" for value in one.tolist()) for row, one in enumerate(targets)}
+    texts = {row: visible(text) for row, text in texts.items()}
+    family = fonts.families("".join(texts.values()))
+    return [shorten(text, room, lambda some: text_width(some, CAPTION_SIZE, family)) for text in texts.values()]
 
 
 def text_width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:

@@ -24,6 +24,8 @@ from utils.text import visible
 MAX_PAIRS = 100_000  # of classes that were confused, in the page and in confused.csv
 MAX_CHANGED = 200  # rows of the comparison
 TITLES = {
+    "qwk": "Quadratic weighted kappa",
+    "mae": "Mean distance, classes",
     "top1": "Top-1",
     "top5": "Top-5",
     "mean_class_accuracy": "Mean class accuracy",
@@ -37,7 +39,7 @@ TITLES = {
     "middle_accuracy": "Middle (20–100)",
     "tail_accuracy": "Tail (< 20)",
 }
-IN_PERCENT = set(TITLES) - {"log_loss", "roc_auc"}
+IN_PERCENT = set(TITLES) - {"log_loss", "roc_auc", "qwk", "mae"}
 
 
 @dataclass

@@ -8,10 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from evaluation.metrics import BINS, Predictions, reliability
-from evaluation.report import figures
+from evaluation.report import figures, target_plots
 from evaluation.step_points import Row, thinned
 from utils import faults
 
@@ -59,17 +60,32 @@ def accuracy_bars(groups: list[tuple[str, float, int]], what: str) -> str:
     return _svg(figure, what)
 
 
-def training_curves(history: Sequence[Mapping[str, Any]], points: Sequence[Row] = ()) -> str:
+def scatter_plot(true: NDArray[np.float64], found: NDArray[np.float64]) -> str:
+    """Draw predicted against true numbers, float64 (N,) each, and their difference below."""
+    figure, (axis, below) = _figure(4.6, 5.4, rows=2, height_ratios=(3, 2), sharex=True)
+    target_plots.draw_scatter(axis, true, found)
+    axis.set_xlabel("")
+    target_plots.draw_residuals(below, true, found)
+    return _svg(figure, "predicted against true")
+
+
+def training_curves(history: Sequence[Mapping[str, Any]], points: Sequence[Row] = (), metric: str = "top1") -> str:
     """Draw losses and scores over the epochs; return "" if there are none.
 
     Args:
         history: a row of scores per epoch.
         points: the rows of steps.csv: of training, they take the place of the epochs'.
+        metric: what is drawn where there is no top-1.
     """
     figure, axes = _figure(9, 2.9, columns=2)
     drawn = False
     trained = thinned([row for row in points if "lr" in row], MAX_POINTS)
-    panels = (("train_loss", "val_loss"), ("train_top1", "val_top1", "val_mean_class_accuracy"))
+    panels: tuple[tuple[str, ...], ...] = (
+        ("train_loss", "val_loss"),
+        ("train_top1", "val_top1", "val_mean_class_accuracy"),
+    )
+    if not any("val_top1" in row for row in history):
+        panels = panels[0], (f"val_{metric}",)
     for axis, names in zip(axes, panels, strict=True):
         for name, colour in zip(names, (SOFT, ORANGE, BLUE), strict=False):
             by_step = trained if name.startswith("train_") else []

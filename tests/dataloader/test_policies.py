@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision
 from scipy.stats import chisquare
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
@@ -115,8 +116,9 @@ def test_policy_op_warp_follows_torchvision(name, squares):
             )
             assert inside.sum() > 12000, magnitude
             difference = gap(ours, wanted)[inside.nonzero()]
-            # torchvision 0.29 is within 0.05; 0.21 rounds otherwise, and is 0.13 away
-            assert difference.mean() < 0.15 and difference.max() <= 1, magnitude
+            # torchvision 0.29 is within 0.05 and 1; 0.21 rounds otherwise, and is 0.13 and 4 away
+            most = 4 if torchvision.__version__.startswith("0.21.") else 1
+            assert difference.mean() < 0.15 and difference.max() <= most, magnitude
             assert gap(ours, other)[inside.nonzero()].mean() > 10, f"{magnitude}: the other way fits as well"
 
 

@@ -266,6 +266,7 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 crashes on fake CUDA tensors without CUDA")
 @pytest.mark.parametrize(
     ("words", "most"),
     [([], 6), (["--smooth", "0.1"], 12), (["--head", "arcface"], 40), (["--loss", "bce"], 16)],

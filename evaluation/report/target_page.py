@@ -1,0 +1,111 @@
+"""Write report.html for predicted labels or numbers: scores, tables, plots, and the images that went most wrong."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.report import page_plots, target_plots
+from evaluation.report.page import Extra, provenance
+from evaluation.report.pictures import MAX_ERRORS, Pictures
+from evaluation.scored import TargetScored
+from evaluation.targets import numbers
+from utils.page import write_filled
+from utils.text import visible
+
+MAX_ROWS = 500  # of the table of labels; the CSV has all of them
+NUMBER_TITLES = {
+    "mae": "Mean absolute error",
+    "rmse": "Root mean squared error",
+    "r2": "R²",
+    "spearman": "Spearman's correlation",
+}
+TITLES = {
+    "mAP": "Mean average precision",
+    "micro_f1": "Micro F1",
+    "macro_f1": "Macro F1",
+    "log_loss": "Log loss",
+    **NUMBER_TITLES,
+}
+
+
+class Table(NamedTuple):
+    """A table of the page: titles of its columns, which of them hold numbers, and its rows as text."""
+
+    titles: list[str]
+    rows: list[list[str]]
+
+
+def write(
+    path: Path,
+    scored: TargetScored,
+    metrics: dict[str, Any],
+    extra: Extra,
+    table: Table,
+    mistakes: dict[str, list[tuple[int, int]]],
+    worst: NDArray[np.int64],
+    described: list[tuple[str, str]],
+) -> None:
+    """Write the page.
+
+    Args:
+        metrics: the content of metrics.json. table: a row per label or number. mistakes: the labels that are missed and
+            invented most often, {title: [(label, images)]}. worst: the rows of the worst predictions, int64 (M,).
+        described: what is true and what is predicted, as text, of each of them.
+    """
+    predictions, files, classes = scored
+    pictures = Pictures(files)
+    cards = [
+        {
+            "path": files.path(int(predictions.index[row])),
+            "picture": pictures.picture(int(predictions.index[row])),
+            "true": true,
+            "predicted": predicted,
+        }
+        for row, (true, predicted) in zip(worst[:MAX_ERRORS].tolist(), described, strict=False)
+    ]
+    folder = Path(__file__).parent
+    named = {
+        title: [(visible(classes.name(label)), f"{images:,}") for label, images in rows]
+        for title, rows in mistakes.items()
+    }
+    write_filled(
+        path,
+        folder / "targets.html.j2",
+        title=extra.title,
+        about=extra.about,
+        what="labels" if classes.task == "multilabel" else "numbers per image",
+        numbers=headline_rows(metrics, extra.metric),
+        metrics=metrics,
+        table=table._replace(rows=table.rows[:MAX_ROWS]),
+        total=len(table.rows),
+        mistakes=named,
+        cards=cards,
+        plots=_plots(scored) if classes.task == "regression" else [],
+        curves=page_plots.training_curves(extra.history, extra.points, extra.metric) if extra.history else "",
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        provenance=provenance(),
+    )
+
+
+def headline_rows(metrics: dict[str, Any], metric: str) -> list[dict[str, str]]:
+    """Return a row of text for each score: title, value, low and high of its interval or "". `metric` is the first."""
+    rows = []
+    for name, title in {metric: TITLES[metric], **TITLES}.items():
+        if name in metrics:
+            low, high = metrics.get("intervals", {}).get(name, (None, None))
+            texts = ["" if value is None else f"{value:.4f}" for value in (metrics[name], low, high)]
+            rows.append({"title": title, **dict(zip(("value", "low", "high"), texts, strict=True))})
+    return rows
+
+
+def _plots(scored: TargetScored) -> list[tuple[str, str]]:
+    """Return a title and an SVG for each of the first targets."""
+    predictions, _, classes = scored
+    rows = np.flatnonzero(predictions.scorable)
+    true, found = numbers(predictions)[rows], np.asarray(predictions.value[rows], np.float64)
+    return [
+        (visible(classes.name(k)), page_plots.scatter_plot(true[:, k], found[:, k]))
+        for k in range(min(target_plots.MAX_PLOTTED, true.shape[1]))
+    ]

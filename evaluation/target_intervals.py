@@ -1,0 +1,100 @@
+"""Bootstrap intervals of the scores of several labels, or of numbers, per image; see evaluation/bootstrap.py."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import regression
+from evaluation.bootstrap import MAX_AUC_VALUES, interval
+from evaluation.multilabel import MIN_P, THRESHOLD
+from evaluation.targets import TargetPredictions, label_sets
+from utils.logger import progress
+
+Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
+BOUNDS = {"mae": (0, np.inf), "rmse": (0, np.inf), "log_loss": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
+
+
+def intervals(predictions: TargetPredictions, task: str, seed: int, resamples: int) -> dict[str, list[float]]:
+    """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
+
+    Scores of labels that need whole columns, mAP and macro_f1, have one only up to MAX_AUC_VALUES probabilities. A
+    score that is equal in all resamples has no interval.
+    """
+    rows = np.flatnonzero(predictions.scorable)
+    if not len(rows):
+        return {}
+    score = _label_scores(predictions, rows) if task == "multilabel" else _number_scores(predictions, rows)
+    rng = np.random.default_rng([seed, 95])
+    drawn: dict[str, list[float]] = {}
+    for _ in progress(range(resamples), "bootstrap", resamples):
+        for name, value in score(np.bincount(rng.integers(0, len(rows), len(rows)), minlength=len(rows))).items():
+            drawn.setdefault(name, []).append(value)
+    scores = score(np.ones(len(rows), np.int64))
+    return {
+        name: interval(scores[name], np.array(values), BOUNDS.get(name, (0, 1)))
+        for name, values in drawn.items()
+        if np.ptp(values) > 1e-9
+    }
+
+
+def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Score:
+    def score(weight: NDArray[np.int64]) -> dict[str, float]:
+        each = regression.per_target(predictions, np.repeat(rows, weight))
+        return {name: float(each[name].mean()) for name in regression.NAMES}
+
+    return score
+
+
+def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Score:
+    """Return what scores a resample; of many labels, only from sums per image."""
+    sets, count = label_sets(predictions), predictions.value.shape[1]
+    whole = len(rows) * count <= MAX_AUC_VALUES
+    sums, present_parts, value_parts = [], [], []
+    for some, values in predictions.blocks():
+        present = sets.rows(some).astype(bool)
+        above, p = values >= THRESHOLD, np.clip(values.astype(np.float64), MIN_P, 1 - MIN_P)
+        loss = -np.where(present, np.log(p), np.log1p(-p)).mean(axis=1)
+        sums.append(np.stack([(present & above).sum(axis=1), present.sum(axis=1) + above.sum(axis=1), loss], axis=1))
+        if whole:
+            present_parts.append(present)
+            value_parts.append(values)
+    per_image = np.concatenate(sums)
+    columns = _Columns(np.concatenate(present_parts), np.concatenate(value_parts)) if whole else None
+
+    def score(weight: NDArray[np.int64]) -> dict[str, float]:
+        right, both, loss = weight @ per_image
+        found = {"micro_f1": 2 * right / both if both else 0.0, "log_loss": loss / weight.sum()}
+        return found | (columns.scores(weight) if columns is not None else {})
+
+    return score
+
+
+class _Columns:
+    """Weighted mAP and macro F1 of whole columns: present bool (N, K), value float32 (N, K)."""
+
+    def __init__(self, present: NDArray[np.bool_], value: NDArray[np.float32]) -> None:
+        order = np.argsort(-value, axis=0, kind="stable")
+        self.order, self.present = order, np.take_along_axis(present, order, axis=0)
+        ranked = np.take_along_axis(value, order, axis=0)
+        self.ends = np.concatenate([ranked[1:] != ranked[:-1], np.ones((1, value.shape[1]), bool)])
+        self.hit, self.both = present & (value >= THRESHOLD), present.astype(np.int64) + (value >= THRESHOLD)
+
+    def scores(self, weight: NDArray[np.int64]) -> dict[str, float]:
+        """Return mAP and macro_f1 where image i counts weight[i] times."""
+        weights = weight[self.order]
+        found = (weights * self.present).cumsum(axis=0)
+        seen, positives = weights.cumsum(axis=0), found[-1]
+        occurs = positives > 0
+        # recall rises at the last of equal scores alone
+        at_end = np.where(self.ends, found, 0)
+        before = np.concatenate([np.zeros((1, found.shape[1])), np.maximum.accumulate(at_end, axis=0)[:-1]])
+        gain = np.where(self.ends, found - before, 0)
+        precision = np.divide(found, seen, out=np.zeros(found.shape), where=seen > 0)
+        average = (gain * precision).sum(axis=0)[occurs] / positives[occurs]
+        right, both = weight @ self.hit, weight @ self.both
+        f1 = 2 * right[both > 0] / both[both > 0]
+        return {
+            "mAP": float(average.mean()) if occurs.any() else 0.0,
+            "macro_f1": float(f1.mean()) if len(f1) else 0.0,
+        }

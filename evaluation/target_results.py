@@ -1,0 +1,206 @@
+"""Write what eval.py leaves of predicted labels or numbers: scores, tables, pictures, a page."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import multilabel, regression
+from evaluation.report import plots, target_plots
+from evaluation.report.page import Extra
+from evaluation.report.pictures import MAX_ERRORS, SIDE
+from evaluation.report.target_page import Table
+from evaluation.report.target_page import write as write_target_page
+from evaluation.results import METRICS, SETTINGS
+from evaluation.scored import TargetScored
+from evaluation.target_intervals import intervals
+from evaluation.targets import label_sets, numbers
+from utils import tables
+from utils.files import atomic_write, write_json
+
+MAX_MISTAKES = 15  # labels in the tables of the commonest mistakes
+MAX_NAMED = 12  # labels of an image, in words
+
+
+def write(
+    new: Path, scored: TargetScored, opt: argparse.Namespace, identities: Sequence[str], extra: Extra | None
+) -> dict[str, Any]:
+    """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
+
+    Returns:
+        The content of metrics.json.
+    """
+    predictions, files, classes = scored
+    is_labels = classes.task == "multilabel"
+    if is_labels:
+        counts = multilabel.count_labels(predictions)
+        metrics: dict[str, Any] = dict(multilabel.scores_of(predictions, counts))
+        table = _write_labels(new / "per_class.csv", counts, scored)
+    else:
+        metrics = dict(regression.score(predictions, classes.std))
+        each = regression.per_target(predictions)
+        table = _write_targets(new / "per_target.csv", each, scored)
+    if opt.resamples:
+        metrics["intervals"] = intervals(predictions, classes.task, opt.seed, opt.resamples)
+    made_by = {key: getattr(opt, key) for key in SETTINGS}
+    metrics |= {"task": classes.task, "options": made_by, "checkpoints": list(identities)}
+    _write_predictions(new / "predictions.csv", scored)
+    write_json(new / METRICS, metrics)
+    if not metrics["count"]:
+        return metrics
+    worst = worst_rows(scored)
+    described = [describe(scored, row) for row in worst.tolist()]
+    images = [files.thumbnail(int(index), SIDE) for index in predictions.index[worst[:24]]]
+    captions = [f"true {true}\npredicted {found}" for true, found in described[:24]]
+    plots.gallery(
+        new / "errors.png", images, [_cut(text) for text in captions], "The worst predictions", 6, plots.WIDE_CELL
+    )
+    mistakes = {}
+    if is_labels:
+        target_plots.average_precision(
+            new / "average_precision.png", counts.average_precision, counts.positive, classes
+        )
+        found = multilabel.commonest_mistakes(counts, MAX_MISTAKES)
+        mistakes = {"Missed most often": found["missed"], "Invented most often": found["invented"]}
+    else:
+        rows = np.flatnonzero(predictions.scorable)
+        names = [classes.name(k) for k in range(classes.count)]
+        target_plots.scatter(
+            new / "scatter.png", numbers(predictions)[rows], predictions.value[rows].astype(np.float64), names
+        )
+    if extra is not None:
+        write_target_page(new / "report.html", scored, metrics, extra, table, mistakes, worst, described)
+    return metrics
+
+
+def worst_rows(scored: TargetScored) -> NDArray[np.int64]:
+    """Return the rows of the worst predictions, the worst first, int64 (M,), M at most MAX_ERRORS.
+
+    Labels are judged by their mean cross entropy, numbers by their mean distance in standard deviations.
+    """
+    predictions, _, classes = scored
+    found, losses = [], []
+    for rows, values in predictions.blocks():
+        if classes.task == "multilabel":
+            p = np.clip(values.astype(np.float64), multilabel.MIN_P, 1 - multilabel.MIN_P)
+            loss = -np.where(label_sets(predictions).rows(rows).astype(bool), np.log(p), np.log1p(-p)).mean(axis=1)
+        else:
+            scale = np.array(classes.std if classes.std is not None else 1.0)
+            loss = (np.abs(values - numbers(predictions)[rows]) / scale).mean(axis=1)
+        found.append(rows)
+        losses.append(loss)
+    rows, loss = np.concatenate(found), np.concatenate(losses)
+    return rows[np.argsort(-loss, kind="stable")][:MAX_ERRORS]
+
+
+def describe(scored: TargetScored, row: int) -> tuple[str, str]:
+    """Return what is true and what is predicted of the image of `row`, in words."""
+    predictions, _, classes = scored
+    values = predictions.value[row]
+    if classes.task == "multilabel":
+        true = [classes.name(label) for label in label_sets(predictions).of(row).tolist()]
+        above = np.flatnonzero(values >= multilabel.THRESHOLD)
+        order = above[np.argsort(-values[above], kind="stable")]
+        found = [f"{classes.name(label)} {100 * values[label]:.0f} %" for label in order.tolist()]
+        return _listed(true), _listed(found)
+    texts = [", ".join(f"{value:.4g}" for value in some[:MAX_NAMED]) for some in (numbers(predictions)[row], values)]
+    return texts[0], texts[1]
+
+
+def _listed(names: list[str]) -> str:
+    return (", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")) or "none"
+
+
+def _cut(text: str, letters: int = 40) -> str:
+    """Return `text` with each line cut to `letters`, for a caption."""
+    return "\n".join(line if len(line) <= letters else f"{line[: letters - 1]}…" for line in text.split("\n"))
+
+
+def _write_predictions(path: Path, scored: TargetScored) -> None:
+    """Write a row per image, in the order of the list; an unreadable image has no prediction."""
+    predictions, files, classes = scored
+    is_labels = classes.task == "multilabel"
+    names = [classes.name(k) for k in range(classes.count)]
+    with atomic_write(path, "w") as file:
+        writer = tables.writer(file)
+        heads = ["target", "predicted", "probability", "target_name", "predicted_name"]
+        writer.writerow(
+            [
+                "path",
+                *(heads if is_labels else [f"{kind}_{name}" for name in names for kind in ("target", "predicted")]),
+            ]
+        )
+        for row, index in enumerate(predictions.index.tolist()):
+            writer.writerow([files.path(index), *(_label_cells if is_labels else _number_cells)(scored, row)])
+
+
+def _label_cells(scored: TargetScored, row: int) -> list[object]:
+    predictions, _, classes = scored
+    true = label_sets(predictions).of(row).tolist() if predictions.targets is not None else []
+    target = [" ".join(map(str, true)), " ".join(classes.name(label) for label in true)]
+    if not predictions.readable[row]:
+        return [target[0], "", "", target[1], ""]
+    values = predictions.value[row]
+    above = np.flatnonzero(values >= multilabel.THRESHOLD)
+    order = above[np.argsort(-values[above], kind="stable")].tolist()
+    sure = " ".join(f"{values[label]:.6f}" for label in order)
+    return [target[0], " ".join(map(str, order)), sure, target[1], " ".join(map(classes.name, order))]
+
+
+def _number_cells(scored: TargetScored, row: int) -> list[object]:
+    predictions = scored.predictions
+    true = numbers(predictions)[row].tolist() if predictions.targets is not None else [""] * scored.classes.count
+    found = [repr(float(value)) for value in predictions.value[row]] if predictions.readable[row] else [""] * len(true)
+    return [cell for pair in zip(true, found, strict=True) for cell in pair]
+
+
+def _write_labels(path: Path, counts: multilabel.LabelCounts, scored: TargetScored) -> Table:
+    """Write a row per label; return the same as a table of the page, the lowest average precision first."""
+    classes = scored.classes
+    trained: Sequence[int | str] = classes.train_counts or [""] * classes.count
+    f1, rows = counts.f1(), []
+    with atomic_write(path, "w") as file:
+        writer = tables.writer(file)
+        writer.writerow(
+            [
+                "class",
+                "name",
+                "train_images",
+                "count",
+                "predicted",
+                "correct",
+                "precision",
+                "recall",
+                "f1",
+                "average_precision",
+            ]
+        )
+        for k in range(classes.count):
+            count, predicted, right = int(counts.positive[k]), int(counts.predicted[k]), int(counts.right[k])
+            shares = [
+                f"{right / predicted:.6f}" if predicted else "",
+                f"{right / count:.6f}" if count else "",
+                "" if np.isnan(f1[k]) else f"{f1[k]:.6f}",
+                "" if np.isnan(counts.average_precision[k]) else f"{counts.average_precision[k]:.6f}",
+            ]
+            writer.writerow([k, classes.name(k), trained[k], count, predicted, right, *shares])
+            rows.append(
+                [classes.name(k), str(trained[k]), f"{count:,}", f"{predicted:,}", *(text[:6] for text in shares)]
+            )
+    order = np.argsort(np.nan_to_num(counts.average_precision, nan=2.0), kind="stable").tolist()
+    titles = ["Label", "Training images", "Images", "Predicted", "Precision", "Recall", "F1", "Average precision"]
+    return Table(titles, [rows[k] for k in order])
+
+
+def _write_targets(path: Path, each: dict[str, NDArray[np.float64]], scored: TargetScored) -> Table:
+    """Write a row per number of a regression; return the same as a table of the page."""
+    classes = scored.classes
+    rows = [[classes.name(k), *(f"{each[name][k]:.6g}" for name in regression.NAMES)] for k in range(classes.count)]
+    with atomic_write(path, "w") as file:
+        writer = tables.writer(file)
+        writer.writerow(["name", *regression.NAMES])
+        writer.writerows(rows)
+    return Table(["", "MAE", "RMSE", "R²", "Spearman"], rows)

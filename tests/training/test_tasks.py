@@ -1,0 +1,165 @@
+"""--task from lists to submission: several labels, numbers and ordered classes, trained, resumed, scored, submitted."""
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from conftest import Script
+from options import choices, parse_train
+from utils import checkpoint
+
+TASKS = ("multilabel", "regression", "ordinal", "ordinal --loss corn")
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory) -> Path:
+    """Lists of each task over the same 30 pictures: which of red and green are bright, how bright, and how many."""
+    folder = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for k in range(30):
+        part = "train" if k < 18 else "val" if k < 26 else "test"
+        bright = rng.random(2) < 0.5
+        image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
+        image[..., 2] += np.uint8(150 * bright[0])  # OpenCV's order is blue, green, red
+        image[..., 1] += np.uint8(150 * bright[1])
+        cv2.imwrite(str(folder / f"{k}.png"), image)
+        targets = {
+            "multilabel": ",".join(map(str, np.flatnonzero(bright))) or "-",
+            "regression": f"{image[..., 2].mean():.3f},{image[..., 1].mean() / 1000:.5f}",
+            "ordinal": str(bright.sum()),
+        }
+        for task, target in targets.items():
+            lines.setdefault((task, part), []).append(f"../{k}.png" + (f" {target}" if part != "test" else ""))
+    for (task, part), some in lines.items():
+        (folder / task).mkdir(exist_ok=True)
+        (folder / task / f"{part}.txt").write_text("\n".join(some) + "\n")
+    (folder / "multilabel/classes.txt").write_text("red\ngreen\n")
+    (folder / "regression/classes.txt").write_text("redness\ngreenness\n")
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("words", TASKS)
+def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Script, small):
+    task = words.split()[0]
+    flags = ["--task", *words.split(), "--data_root", colours / task, *small, "-b", "6", "--mixup", "0.2"]
+    if words.endswith("corn"):
+        flags = flags[:-2]  # its targets are steps between classes
+    for tag, more in (("whole", []), ("cut", ["--keep", "2"])):
+        result = script("train.py", "--tag", tag, *flags, "--epochs", "2", *more)
+        assert result.code == 0, result.err
+    metric = choices.TASK_METRICS[task][0]
+    assert f"best: epoch " in result.out and f", {metric} " in result.out
+    result = script("train.py", "--tag", "again", "--resume", "--gpu", "-1", "--load", _first("checkpoints/cut"))
+    assert result.code == 0, result.err
+    whole, again = (checkpoint.load(Path(f"checkpoints/{tag}/last.pt")) for tag in ("whole", "again"))
+    assert all(torch.equal(value, again["weights"][name]) for name, value in whole["weights"].items())
+    assert (
+        whole["data"]["task"] == task and whole["history"][-1][f"val_{metric}"] == again["history"][-1][f"val_{metric}"]
+    )
+
+    load = ["--load", "checkpoints/whole/last.pt", "--gpu", "-1", "-w", "0"]
+    result = script("eval.py", "--tag", "whole", *load, "--resamples", "20", "--tta", "flip")
+    assert result.code == 0, result.err
+    folder = Path("results/whole/2")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {*choices.TASK_METRICS[task]} <= {*metrics, "top5"} and metrics["count"] == 8
+    assert (folder / "report.html").stat().st_size > 5000
+    rows = table(folder / "predictions.csv")
+    assert len(rows) == 8
+    if task == "regression":
+        gaps = [
+            abs(float(row[f"target_{name}"]) - float(row[f"predicted_{name}"]))
+            for row in rows
+            for name in ("redness", "greenness")
+        ]
+        assert metrics["mae"] == pytest.approx(np.mean(gaps), rel=1e-6)
+        # in its own units: an untrained network predicts about the mean of the list
+        assert 20 < np.mean([float(row["predicted_redness"]) for row in rows]) < 190
+
+    result = script("submit.py", "--tag", "whole", *load)
+    assert result.code == 0, result.err
+    rows = table(Path("results/whole/submission.csv"))
+    assert [row["id"] for row in rows] == [f"{k}.png" for k in range(26, 30)]
+    heads = {"regression": ["id", "redness", "greenness"]}.get(task, ["id", "predicted"])
+    assert list(rows[0]) == heads
+
+
+def _first(folder: str) -> str:
+    return str(next(Path(folder).glob("1_*.pt")))
+
+
+def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, script: Script, small):
+    result = script(
+        "train.py", "--tag", "m", "--task", "multilabel", "--data_root", colours / "multilabel", *small, "--epochs", "1"
+    )
+    assert result.code == 0, result.err
+    load = ["--tag", "m", "--load", "checkpoints/m/last.pt", "--gpu", "-1", "-w", "0"]
+    assert script("submit.py", *load, "--probabilities", "--out", "p.csv").code == 0
+    rows = table(Path("p.csv"))
+    assert list(rows[0]) == ["id", "red", "green"]
+    p = np.array([[float(row["red"]), float(row["green"])] for row in rows])
+    edge = float(np.median(p)) + 1e-9
+    result = script(
+        "submit.py", *load, "--threshold", f"{edge:.9f}", "--labels", "name", "--joiner", "+", "--out", "l.csv"
+    )
+    assert result.code == 0, result.err
+    wanted = [
+        "+".join(name for name, above in zip(("red", "green"), row >= round(edge, 9), strict=True) if above)
+        for row in p
+    ]
+    assert [row["predicted"] for row in table(Path("l.csv"))] == wanted and len(set(wanted)) > 1
+    result = script("submit.py", *load, "--format", "json", "--out", "l.json")
+    assert result.code == 0 and [row["id"] for row in json.loads(Path("l.json").read_text())] == [
+        row["id"] for row in rows
+    ]
+
+    for name, *words in (("submit.py", "--top_k", "2"), ("eval.py", "--calibrate"), ("eval.py", "--temperature", "2")):
+        result = script(name, *load, *words)
+        assert result.code == 2 and f"{words[0]} is for one class per image" in result.err
+    result = script("eval.py", *load, "--metric", "top1")
+    assert result.code == 2 and "--metric top1 does not fit the checkpoint, whose task is multilabel" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--task regression --head arcface", "--head arcface and --task regression contradict"),
+        ("--task regression --cutmix 1", "--cutmix 1.0 and --task regression contradict"),
+        ("--task multilabel --loss ce", "--loss ce and --task multilabel contradict; allowed: bce, asl, focal"),
+        ("--loss corn", "--loss corn and --task single contradict"),
+        ("--metric mAP", "--metric mAP and --task single contradict"),
+        ("--task ordinal --loss corn --mixup 0.2", "--mixup 0.2 and --task ordinal --loss corn contradict"),
+        ("--task multilabel --teacher x.pt", "--teacher x.pt and --task multilabel contradict"),
+        ("--task multilabel --balance sqrt", "--balance sqrt and --task multilabel contradict"),
+    ],
+)
+def test_task_and_flags_that_do_not_fit_it_are_refused(words, problem, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_train(["--tag", "x", "--model", "ResNet18", *words.split()])
+    assert stop.value.code == 2 and problem in capsys.readouterr().err
+
+
+def test_task_defaults_follow_unless_given():
+    assert parse_train(["--task", "regression"]).loss == "huber"
+    assert parse_train(["--task", "regression"]).metric == "mae"
+    assert parse_train(["--task", "ordinal", "--loss", "corn"]).loss == "corn"
+    assert parse_train(["--task", "multilabel", "--metric", "macro_f1"]).metric == "macro_f1"
+    assert (parse_train([]).loss, parse_train([]).metric) == ("ce", "top1")
+
+
+def test_resume_with_another_task_is_refused(colours, script: Script, small):
+    words = ["--task", "ordinal", "--data_root", colours / "ordinal", *small, "--epochs", "1"]
+    assert script("train.py", "--tag", "o", *words).code == 0
+    result = script("train.py", "--tag", "o", "--resume", "--gpu", "-1", "--task", "single")
+    assert result.code == 2 and "was trained with --task ordinal" in result.err
