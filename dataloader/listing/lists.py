@@ -27,25 +27,41 @@ CHANGES = {
 class ImageList:
     """The N images of one list.
 
-    paths: absolute. labels: class numbers; None: a list without labels. groups: which images belong together, or None.
+    paths: absolute. labels: class numbers; None: a list without labels, or with other targets. groups: which images
+    belong together, or None. sets: the labels of each image, for --task multilabel, or None. values: the numbers of
+    each image, for --task regression, or None.
     """
 
     paths: list[str]
     labels: list[int] | None
     groups: list[str] | None = None
+    sets: list[list[int]] | None = None
+    values: list[list[float]] | None = None
+
+    @property
+    def targets(self) -> list[str] | None:
+        """Return what a line holds behind its path; None for a list without labels."""
+        if self.sets is not None:
+            return [",".join(map(str, labels)) or "-" for labels in self.sets]
+        if self.values is not None:
+            return [",".join(map(repr, row)) for row in self.values]
+        return None if self.labels is None else list(map(str, self.labels))
 
     def select(self, keep: Iterable[int]) -> "ImageList":
         """Return the images with these indices, in this order."""
         keep = list(keep)
-        labels = None if self.labels is None else [self.labels[k] for k in keep]
-        groups = None if self.groups is None else [self.groups[k] for k in keep]
-        return ImageList([self.paths[k] for k in keep], labels, groups)
+        paths, *others = (
+            None if column is None else [column[k] for k in keep]
+            for column in (self.paths, self.labels, self.groups, self.sets, self.values)
+        )
+        return ImageList(paths, *others)  # type: ignore[arg-type]
 
     def with_others(self, others: "ImageList") -> "ImageList":
         """Return these images and then the `others`; both lists have labels, or groups, or neither has."""
-        labels = None if self.labels is None or others.labels is None else self.labels + others.labels
-        groups = None if self.groups is None or others.groups is None else self.groups + others.groups
-        return ImageList(self.paths + others.paths, labels, groups)
+        names = ("labels", "groups", "sets", "values")
+        pairs = {name: (getattr(self, name), getattr(others, name)) for name in names}
+        columns = {name: None if None in (one, two) else one + two for name, (one, two) in pairs.items()}
+        return ImageList(self.paths + others.paths, **columns)
 
 
 @dataclass
@@ -190,14 +206,14 @@ def normalise_list(images: ImageList, list_name: str) -> ImageList:
     labels and paths that a list cannot hold are left out, with a warning.
     """
     skipped, kept = SkippedItems(), []
-    paths, groups = images.paths, images.groups
+    paths, groups, targets = images.paths, images.groups, images.targets
     order = sorted(range(len(paths)), key=lambda k: (paths[k], groups[k] if groups else ""))
     first = 0
     while first < len(order):
         path, end = paths[order[first]], first + 1
         while end < len(order) and paths[order[end]] == path:
             end += 1
-        labels = {images.labels[k] for k in order[first:end]} if images.labels is not None else set()
+        labels = {targets[k] for k in order[first:end]} if targets is not None else set()
         if "\n" in path or path != path.rstrip(" \t\r"):
             skipped.add("path(s) left out, which hold a line break or end in a space", path)
         elif len(labels) > 1:
@@ -210,7 +226,7 @@ def normalise_list(images: ImageList, list_name: str) -> ImageList:
     if skipped.reasons:
         log.warning(f"For {list_name}.txt:")
         skipped.report()
-    return images.select(kept if images.labels is not None else sorted(kept))
+    return images.select(kept if targets is not None else sorted(kept))
 
 
 def check_apart(train: ImageList, val: ImageList) -> None:
@@ -233,7 +249,7 @@ def write_all(listing: Listing, out: Path, check: bool = False) -> None:
     `check`: also report which listed images do not exist.
     """
     lines = {out / f"{name}.txt": _lines(images) for name, images in listing.lists.items()}
-    labelled = any(images.labels is not None for images in listing.lists.values())
+    labelled = any(images.targets is not None for images in listing.lists.values())
     named = labelled and bool(listing.names)  # an existing list may have numbers alone
     if labelled and not named and (out / "classes.txt").exists():
         log.warning(
@@ -249,7 +265,7 @@ def write_all(listing: Listing, out: Path, check: bool = False) -> None:
     for name, images in listing.lists.items():
         log.info(f"{out / name}.txt: {_summary(images, listing.names)}")
     if named:
-        log.info(f"{out / 'classes.txt'}: {len(listing.names)} classes")
+        log.info(f"{out / 'classes.txt'}: {len(listing.names)} {'targets' if _has_values(listing) else 'classes'}")
     if "train" in listing.lists and "val" not in listing.lists:
         log.info(f"No {out / 'val.txt'} was written: there are no validation images.")
         if (out / "val.txt").exists():
@@ -259,14 +275,19 @@ def write_all(listing: Listing, out: Path, check: bool = False) -> None:
             )
     if check:
         for name, images in listing.lists.items():
-            check_files(out / f"{name}.txt", images.labels is not None)
+            check_files(out / f"{name}.txt", images)
+
+
+def _has_values(listing: Listing) -> bool:
+    return any(images.values is not None for images in listing.lists.values())
 
 
 def _lines(images: ImageList) -> Iterator[str]:
     """Return the lines of a list: a path and, with labels, a space and the label."""
-    if images.labels is None:
+    targets = images.targets
+    if targets is None:
         return iter(images.paths)
-    return (f"{path} {label}" for path, label in zip(images.paths, images.labels, strict=True))
+    return (f"{path} {target}" for path, target in zip(images.paths, targets, strict=True))
 
 
 def _has_names(path: Path, names: Sequence[str]) -> bool:
@@ -285,9 +306,10 @@ def _has_names(path: Path, names: Sequence[str]) -> bool:
     return before == list(names)
 
 
-def check_files(path: Path, labelled: bool) -> int:
-    """Return how many listed files do not exist; warn of them with the first MAX_NAMES."""
-    files = read_list(path, labelled)
+def check_files(path: Path, images: ImageList) -> int:
+    """Return how many files of the list `path` of `images` do not exist; warn of them with the first MAX_NAMES."""
+    task = "multilabel" if images.sets is not None else "regression" if images.values is not None else "single"
+    files = read_list(path, images.targets is not None, task)
     missing = np.flatnonzero(missing_files(files))
     if len(missing):
         shown = "".join(f"\n  {files.path(k)!r}" for k in missing[:MAX_NAMES].tolist())
@@ -300,6 +322,12 @@ def check_files(path: Path, labelled: bool) -> int:
 
 def _summary(images: ImageList, names: Sequence[str]) -> str:
     """Return what a list holds, such as "90 images of 3 classes, from 10 ('cap') to 50 ('shoe') per class"."""
+    if images.sets is not None:
+        total = sum(map(len, images.sets))
+        used = len({label for labels in images.sets for label in labels})
+        return f"{len(images.paths):,} images with {total:,} labels, of {used:,} kinds"
+    if images.values is not None:
+        return f"{len(images.paths):,} images with {len(images.values[0])} number(s) each"
     if images.labels is None:
         return f"{len(images.paths):,} images, without labels"
     counts: NDArray[np.int64] = np.bincount(np.asarray(images.labels, np.int64), minlength=len(names))

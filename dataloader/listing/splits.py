@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.listing.lists import ImageList
+from dataloader.listing.target_splits import iterative_folds, quantile_bins
 from utils.errors import UserError
 from utils.logger import log
 
@@ -46,7 +47,9 @@ def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
     Raises:
         UserError: there are too few images or groups for the plan.
     """
-    labels = np.asarray(train.labels, np.int64)
+    if train.sets is not None:
+        return _split_sets(train, train.sets, plan)
+    labels = quantile_bins(train.values) if train.values is not None else np.asarray(train.labels, np.int64)
     groups = None if train.groups is None else np.unique(train.groups, return_inverse=True)[1]
     if plan.folds is None and plan.share == 0:
         return {"train": train}
@@ -64,6 +67,28 @@ def split(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
         )
         return {"train": train}
     return {"train": train.select(np.flatnonzero(~held).tolist()), "val": train.select(np.flatnonzero(held).tolist())}
+
+
+def _split_sets(train: ImageList, sets: list[list[int]], plan: SplitPlan) -> dict[str, ImageList]:
+    """Divide images of several labels as `split` does, each label evenly."""
+    groups = np.unique(train.groups if train.groups is not None else train.paths, return_inverse=True)[1]
+    if plan.folds is None and plan.share == 0:
+        return {"train": train}
+    held = draw_set_folds(sets, groups, plan) == (0 if plan.fold is None else plan.fold - 1)
+    if not held.any() or held.all():
+        raise UserError(
+            f"{len(sets)} images in {int(groups.max()) + 1} groups are too few to hold some out. Try: --val 0"
+        )
+    return {"train": train.select(np.flatnonzero(~held).tolist()), "val": train.select(np.flatnonzero(held).tolist())}
+
+
+def draw_set_folds(sets: list[list[int]], groups: NDArray[np.int64], plan: SplitPlan) -> NDArray[np.int64]:
+    """Return the fold of each image of several labels, int64 (N,); without folds, 0 is held out."""
+    count = int(groups.max()) + 1
+    if plan.folds is not None and count < plan.folds:
+        raise UserError(f"--folds is {plan.folds}, and there are {count} groups or images; allowed: 2 to {count}.")
+    shares = [plan.share, 1 - plan.share] if plan.folds is None else [1 / plan.folds] * plan.folds
+    return iterative_folds(sets, groups, shares, plan.seed)
 
 
 def group_by(paths: Sequence[str], pattern: str) -> list[str]:

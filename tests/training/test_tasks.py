@@ -59,7 +59,7 @@ def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Sc
         result = script("train.py", "--tag", tag, *flags, "--epochs", "2", *more)
         assert result.code == 0, result.err
     metric = choices.TASK_METRICS[task][0]
-    assert f"best: epoch " in result.out and f", {metric} " in result.out
+    assert "best: epoch " in result.out and f", {metric} " in result.out
     result = script("train.py", "--tag", "again", "--resume", "--gpu", "-1", "--load", _first("checkpoints/cut"))
     assert result.code == 0, result.err
     whole, again = (checkpoint.load(Path(f"checkpoints/{tag}/last.pt")) for tag in ("whole", "again"))

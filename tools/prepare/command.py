@@ -100,6 +100,10 @@ def option_parser() -> argparse.ArgumentParser:
         "--path_column", metavar="NAME", help="the column of image paths; without it, the columns are listed"
     )
     table.add_argument("--label_column", metavar="NAME", help="the column of labels: names, or whole numbers")
+    text = "--task multilabel: what separates the labels in --label_column, such as ';'"
+    table.add_argument("--label_separator", metavar="TEXT", help=text)
+    text = "--task regression: the columns of numbers to predict, instead of --label_column"
+    table.add_argument("--target_columns", nargs="+", metavar="NAME", help=text)
     table.add_argument(
         "--split_column", metavar="NAME", help="a column that holds train, val or test; instead of --val"
     )
@@ -134,10 +138,15 @@ def option_parser() -> argparse.ArgumentParser:
 def _add_packaged(kinds: "argparse._SubParsersAction[ToolParser]") -> None:
     """Add the sub-commands of the sets that a package holds."""
     elpv = kinds.add_parser("elpv", help="solar cells, 300 pixels, grey, 2 classes", allow_abbrev=False)
-    text = "defect: functional or defective; type: monocrystalline or polycrystalline"
+    text = (
+        "defect: functional or defective; type: monocrystalline or polycrystalline; severity: four degrees, for "
+        "--task ordinal; probability: 0, 1/3, 2/3 or 1, for --task regression"
+    )
     elpv.add_argument("--target", choices=tuple(TARGETS), default="defect", help=text)
     clipart = kinds.add_parser("openclipart", help="clip art, 22 classes, or about a hundred", allow_abbrev=False)
     stamps = kinds.add_parser("stamps", help="Tux Paint's stamps, 16 classes, or about 40", allow_abbrev=False)
+    text = "for --task multilabel: all folders of a drawing are its labels, also those of its copies"
+    clipart.add_argument("--multilabel", action="store_true", help=text)
     for name, kind in (("openclipart", clipart), ("stamps", stamps)):
         least = COLLECTIONS[name].min_images
         text = "the classes: the top folders, or all folders that hold drawings (a long tail of classes)"
@@ -259,6 +268,12 @@ def _wrong_table(opt: argparse.Namespace) -> list[str]:
         wrong.append(
             f"--delimiter is {opt.delimiter!r}; allowed: one character other than a quote or a line break, or `tab`."
         )
+    if opt.target_columns is not None:
+        clashing = [name for name in ("label_column", "label_separator", "classes") if getattr(opt, name) is not None]
+        clashing += ["keep_labels"] * opt.keep_labels
+        wrong += [f"--target_columns and --{name} contradict: numbers are no classes; use one." for name in clashing]
+    if opt.label_separator is not None and (opt.keep_labels or not opt.label_separator):
+        wrong.append("--label_separator needs a text, and does not go with --keep_labels.")
     if opt.group_by is not None and opt.group_column is not None:
         wrong.append("--group_by and --group_column both say what belongs together; use one of them.")
     return wrong

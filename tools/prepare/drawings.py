@@ -119,6 +119,11 @@ def prepare_drawings(opt: argparse.Namespace) -> None:
     check_outside(folder, out)
     files = check_content(collection.package, folder, opt)
     drawings = merge_copies(read_drawings(files, folder, opt.side, left_out))
+    if getattr(opt, "multilabel", False):
+        _write_multilabel(
+            drawings, collection.min_images["leaf"] if opt.min_images is None else opt.min_images, opt, out, left_out
+        )
+        return
     classed = one_class_each(drawings, opt.level, left_out)
     least = collection.min_images[opt.level] if opt.min_images is None else opt.min_images
     names, classed = large_classes(classed, least, left_out)
@@ -131,6 +136,47 @@ def prepare_drawings(opt: argparse.Namespace) -> None:
     images = ImageList(paths, labels, _groups([drawing for drawing, _ in classed]))
     write_all(Listing(names, split_drawings(normalise_list(images, "train"), opt)), out)
     left_out.report(out / "left_out.csv")
+
+
+def _write_multilabel(
+    drawings: Sequence[Drawing], least: int, opt: argparse.Namespace, out: Path, left_out: LeftOut
+) -> None:
+    """Write the drawings with all of their labels, and their lists."""
+    names, labelled = all_labels(drawings, least, left_out)
+    if not names:
+        raise UserError(f"No folder has {least} drawings; allowed with --min_images: a smaller number.")
+    check_names(names)
+    numbers = {name: k for k, name in enumerate(names)}
+    paths = [_write(out / "images" / one.names[0], one.png) for one, _ in progress(labelled, "writing images")]
+    log.info(f"{len(paths):,} images: transparent parts became white, and sides over {opt.side} pixels were shrunk.")
+    groups = _groups([drawing for drawing, _ in labelled])
+    images = ImageList(paths, None, groups, sets=[sorted(numbers[name] for name in found) for _, found in labelled])
+    write_all(Listing(names, split_and_log(normalise_list(images, "train"), split_plan(opt))), out)
+    left_out.report(out / "left_out.csv")
+
+
+def all_labels(
+    drawings: Iterable[Drawing], least: int, left_out: LeftOut
+) -> tuple[list[str], list[tuple[Drawing, set[str]]]]:
+    """Return the labels that `least` drawings or more have, sorted, and each drawing with those that it has.
+
+    A label is a folder that holds a file of the drawing, directly or below it. A drawing without any is left out.
+    """
+    found = []
+    for drawing in drawings:
+        folders = {parent.as_posix() for name in drawing.names for parent in PurePosixPath(name).parents}
+        found.append((drawing, folders - {"."}))
+    counts = Counter(name for _, folders in found for name in folders)
+    names = sorted(name for name, count in counts.items() if count >= least)
+    known, kept = set(names), []
+    for drawing, folders in found:
+        if folders & known:
+            kept.append((drawing, folders & known))
+        else:
+            left_out.add(drawing.names[0], f"none of its folders has {least} drawings")
+        for name in drawing.names[1:]:
+            left_out.add(name, "it is a copy of a listed image", drawing.names[0])
+    return names, kept
 
 
 def read_drawings(files: Sequence[Path], folder: Path, side: int, left_out: LeftOut) -> list[Drawing]:

@@ -4,6 +4,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from dataloader.listing.lists import ImageList, Listing, write_all
 from dataloader.listing.splits import split_and_log
 from tools.prepare.flags import split_plan
@@ -23,7 +25,13 @@ PACKAGE = Package(
     ),
 )
 CELL_TYPES = {"mono": "monocrystalline", "poly": "polycrystalline"}
-TARGETS = {"defect": ["functional", "defective"], "type": list(CELL_TYPES.values())}  # classes.txt of each --target
+DEGREES = (0.0, 1 / 3, 2 / 3, 1.0)  # the probability of a defect, as the experts gave it
+TARGETS = {  # classes.txt of each --target
+    "defect": ["functional", "defective"],
+    "type": list(CELL_TYPES.values()),
+    "severity": ["functional", "likely functional", "likely defective", "defective"],
+    "probability": ["probability of a defect"],
+}
 
 
 def prepare_elpv(opt: argparse.Namespace) -> None:
@@ -42,7 +50,11 @@ def prepare_elpv(opt: argparse.Namespace) -> None:
         for name in progress(list(labels), "copying images"):
             paths.append(str(out / "images" / Path(name).name))
             shutil.copyfile(folder / name, paths[-1])
-    images = ImageList(paths, list(labels.values()))
+    numbers = list(labels.values())
+    if opt.target == "probability":
+        images = ImageList(paths, None, values=[[DEGREES[number]] for number in numbers])
+    else:
+        images = ImageList(paths, numbers)
     parts = split_and_log(images, split_plan(opt))
     log.info("The package does not tell the modules of the cells, so a split divides the cells of a module.")
     write_all(Listing(TARGETS[opt.target], parts), out)
@@ -52,7 +64,8 @@ def read_labels(path: Path, target: str) -> dict[str, int]:
     """Return the class of each image, {path below the folder of labels.csv: class number}.
 
     A line is a path, the probability of a defect, and the type of the cell, with spaces between. The probability is 0,
-    1/3, 2/3 or 1. Here 0 is functional and the rest is defective: any doubt of the experts counts as a defect.
+    1/3, 2/3 or 1: of these four, the number is that of "severity" and "probability". For "defect", 0 is functional and
+    the rest is defective: any doubt of the experts counts as a defect.
 
     Raises:
         UserError: a line is not of this form, or names no image of the folder.
@@ -68,5 +81,8 @@ def read_labels(path: Path, target: str) -> dict[str, int]:
             ) from None
         if name in labels or Path(name).is_absolute() or not (path.parent / name).is_file():
             raise UserError(f"{path}, line {number}: {name!r} is named twice, or is no file of {path.parent}.")
-        labels[name] = kind if target == "type" else int(probability > 0)
+        degree = int(np.argmin([abs(probability - one) for one in DEGREES]))
+        if abs(probability - DEGREES[degree]) > 0.01:
+            raise UserError(f"{path}, line {number}: the probability is {words[1]}; expected 0, 1/3, 2/3 or 1.")
+        labels[name] = {"type": kind, "defect": int(degree > 0)}.get(target, degree)
     return labels

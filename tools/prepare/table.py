@@ -3,8 +3,10 @@
 import argparse
 import csv
 import io
+import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +64,7 @@ class Rows:
     lines: list[int]
     paths: list[str]
     labels: list[str]
+    targets: list[list[str]]
     splits: list[str]
     groups: list[str]
 
@@ -83,21 +86,31 @@ def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
             raise UserError(
                 f"{rows.location(row)} has no path in column {opt.path_column!r}; give one, or delete the line."
             )
-        if parts[row] != "test" and not rows.labels[row]:
+        has_label = rows.labels[row] or opt.label_separator is not None or opt.target_columns is not None
+        if parts[row] != "test" and not has_label:
             raise UserError(
                 f"{rows.location(row)} has no label in column {opt.label_column!r}; give one, or delete the line."
             )
+    columns: dict[str, Sequence[object]]
+    if opt.target_columns is not None:
+        names, columns = list(opt.target_columns), {"values": _values(rows, parts)}
+    elif opt.label_separator is not None:
+        names, sets = _sets(rows, parts, opt, given)
+        columns = {"sets": sets}
+    else:
+        names, numbers = _number(rows, parts, opt, given)
+        columns = {"labels": numbers}
     labelled = [row for row, part in enumerate(parts) if part != "test"]
-    names, numbers = _number(rows, parts, opt, given)
-    number_of = dict(zip(labelled, numbers, strict=True))
+    place = {row: k for k, row in enumerate(labelled)}
     root = str(Path(opt.root if opt.root is not None else rows.file.parent).resolve())
     listing = Listing(names, {})
     for part in dict.fromkeys(sorted(parts, key=("train", "val", "test").index)):
         members = [row for row, other in enumerate(parts) if other == part]
         paths = [absolute(rows.paths[row], root) for row in members]
-        numbers_here = None if part == "test" else [number_of[row] for row in members]
         groups = [_group(rows, row) for row in members] if opt.group_column else None
-        listing.lists[part] = ImageList(paths, numbers_here, groups)
+        listing.lists[part] = ImageList(paths, None, groups)
+        for name, column in columns.items() if part != "test" else ():
+            setattr(listing.lists[part], name, [column[place[row]] for row in members])
     return listing
 
 
@@ -133,6 +146,44 @@ def _number(
     names = given or natural_sort(training)
     origin = "--classes" if given else "the training rows"
     return names, to_class_ids(labels, names, lambda k: rows.location(labelled[k]), origin)
+
+
+def _sets(
+    rows: Rows, parts: list[str], opt: argparse.Namespace, given: list[str] | None
+) -> tuple[list[str], list[list[int]]]:
+    """Return the names of the labels, and the labels of each row that is not in the test list, ascending."""
+    labelled = [row for row, part in enumerate(parts) if part != "test"]
+    split = {row: [text.strip() for text in rows.labels[row].split(opt.label_separator)] for row in labelled}
+    split = {row: [text for text in texts if text] for row, texts in split.items()}
+    names = given or natural_sort(text for row in labelled if parts[row] == "train" for text in split[row])
+    if not names:
+        raise UserError(f"{rows.file} has no training row with a label in column {opt.label_column!r}.")
+    origin = "--classes" if given else "the training rows"
+    sets = []
+    for row in labelled:
+        numbers = to_class_ids(split[row], names, lambda _, row=row: rows.location(row), origin)  # type: ignore[misc]
+        if len(set(numbers)) < len(numbers):
+            raise UserError(f"{rows.location(row)} has a label twice: {rows.labels[row]!r}. Give each label once.")
+        sets.append(sorted(numbers))
+    return names, sets
+
+
+def _values(rows: Rows, parts: list[str]) -> list[list[float]]:
+    """Return the numbers of each row that is not in the test list."""
+    found = []
+    for row, part in enumerate(parts):
+        if part == "test":
+            continue
+        values = []
+        for text in rows.targets[row]:
+            try:
+                values.append(float(text))
+            except ValueError:
+                values.append(math.nan)
+            if not math.isfinite(values[-1]):
+                raise UserError(f"{rows.location(row)}: {text!r} is no finite number, which --target_columns asks for.")
+        found.append(values)
+    return found
 
 
 def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] | None) -> tuple[list[str], list[int]]:
@@ -179,10 +230,10 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
         "splits": opt.split_column,
         "groups": opt.group_column,
     }
-    columns = [name for name in wanted.values() if name is not None]
+    columns = [*(name for name in wanted.values() if name is not None), *(opt.target_columns or ())]
     delimiter = _delimiter(text, columns, opt.delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    rows = Rows(file, [], [], [], [], [])
+    rows = Rows(file, [], [], [], [], [], [])
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(opt, header)
@@ -198,6 +249,7 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
             rows.lines.append(reader.line_num)
             for name, column in wanted.items():
                 getattr(rows, name).append(fields[at[column]].strip() if column is not None else "")
+            rows.targets.append([fields[at[column]].strip() for column in opt.target_columns or ()])
     except csv.Error as error:
         raise UserError(f"{file}, line {reader.line_num} is not CSV: {error}.") from error
     if not rows.paths:
@@ -208,7 +260,7 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
 
 def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
     """Raise UserError where the flag for the path or the label column is missing; list the columns that exist."""
-    flags = ["path_column"] + ["label_column"] * (opt.part != "test")
+    flags = ["path_column"] + ["label_column"] * (opt.part != "test" and opt.target_columns is None)
     missing = [f"--{flag}" for flag in flags if getattr(opt, flag) is None]
     if not missing:
         return
