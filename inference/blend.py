@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.metrics import MIN_PROBABILITY, f1
+from evaluation.ordinal import order_scores
 from evaluation.ranking import merit
 from utils.errors import UserError
 
@@ -89,7 +90,10 @@ def _true(data: Candidates) -> NDArray[np.float64]:
 
 
 def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
-    """Return `metric`, one of options.choices.METRICS, of the weighted mean; in top1 and top5 a tie counts as wrong."""
+    """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
+
+    In top1 and top5 a tie counts as wrong.
+    """
     if metric == "log_loss":
         return loss(data, weights)
     score = np.tensordot(weights.astype(np.float32), data.probability, 1)
@@ -101,6 +105,8 @@ def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
     label = data.place[data.is_target]
     first = np.where(above == 0, label, np.take_along_axis(data.place, other.argmax(axis=1)[:, None], 1)[:, 0])
     classes = int(data.place.max()) + 1
+    if metric in ("qwk", "mae"):
+        return order_scores(label, first, np.ones(len(label)), classes)[metric]
     total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
     if metric == "mean_class_accuracy":
         return float((right[total > 0] / total[total > 0]).mean())

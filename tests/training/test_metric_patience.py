@@ -62,7 +62,7 @@ def test_train_patience_ends_run_and_resume_continues_with_more(tmp_path, photo_
     assert "best: epoch 1, macro_f1 " in result.out
     history = rows(tmp_path / "logs/p")
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
-    assert all(float(row[f"val_{name}"]) >= 0 for row in history for name in choices.METRICS)
+    assert all(float(row[f"val_{name}"]) >= 0 for row in history for name in choices.SINGLE_METRICS)
     assert checkpoint.load(tmp_path / "checkpoints/p/best.pt")["epoch"] == 1
 
     result = script("train.py", "--tag", "p", "--resume", "--gpu", "-1")
