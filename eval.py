@@ -44,7 +44,7 @@ def main(opt: argparse.Namespace) -> None:
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
-    asked, run = opt, open_inference(opt, "val")
+    asked, run = opt, open_inference(opt, "val", tasks=choices.TASKS)
     opt, files, classes = run.opt, run.files, run.classes  # the flags with what --ensemble says
     metric = opt.metric or run.loaded.metric
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from options import parse_submit
+from options import choices, parse_submit
 from utils.run import run_command
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def main(opt: argparse.Namespace) -> None:
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
-    run = open_inference(opt, "test")
+    run = open_inference(opt, "test", tasks=choices.TASKS)
     opt = run.opt  # the flags with what --ensemble says
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
     sample = open_sample(opt, run.files, run.classes) if opt.like else None

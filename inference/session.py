@@ -1,6 +1,7 @@
 """What every prediction begins with: the members, their classes, and the images of one list."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +12,14 @@ from inference.ensemble import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
-from options.choices import TASK_METRICS
+from options.choices import TASK_METRICS, TASKS
 from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.run import get_device
 from utils.task import has_probabilities
 
+CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
 # What is for one class per image, and the value of each flag that leaves it out.
 OFF = {
     "blend": "mean",
@@ -33,10 +35,7 @@ OFF = {
 
 
 def check_task(opt: argparse.Namespace, task: str) -> None:
-    """Raise UserError where a flag of eval.py or submit.py does not fit the task of the checkpoint.
-
-    A tool that is for one class per image has none of these flags, and calls `require_classes`.
-    """
+    """Raise UserError where a flag of eval.py or submit.py does not fit the task of the checkpoint."""
     metric = vars(opt).get("metric")
     if metric is not None and metric not in TASK_METRICS[task]:
         raise UserError(
@@ -79,7 +78,10 @@ class Inference:
 
 
 def open_inference(
-    opt: argparse.Namespace, images: Literal["val", "test"] | FileList, match_classes: bool = True
+    opt: argparse.Namespace,
+    images: Literal["val", "test"] | FileList,
+    match_classes: bool = True,
+    tasks: Sequence[str] = CLASS_TASKS,
 ) -> Inference:
     """Load the members of --load or --ensemble, open the list, and check that they fit each other.
 
@@ -87,6 +89,7 @@ def open_inference(
         opt: flags of eval.py or submit.py.
         images: "val" or "test", the list that the flags or else the checkpoints name; or a list that is open already.
         match_classes: whether labels are renumbered to the checkpoint's classes. False: they are kept as they are.
+        tasks: those that the caller can predict, by default those with one class per image.
 
     Raises:
         UserError: a member is missing, damaged, or does not fit the others; the list is unusable, or has other classes;
@@ -95,6 +98,8 @@ def open_inference(
     opt = apply_ensemble_file(opt)
     loaded = load_predictor(opt, get_device(opt.gpu))
     classes = Classes.from_dict(loaded.data)
+    if classes.task not in tasks:
+        raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")
     check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)

@@ -1,18 +1,13 @@
 """What the tools share that predict a list with one checkpoint: flags, and the network ready to run."""
 
 import argparse
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from options import given_words, parse_eval
-from utils.errors import UserError
 
 if TYPE_CHECKING:
     from dataloader.file_list import FileList
     from inference.session import Inference
-
-
-CLASS_TASKS = ("single", "ordinal")  # those with one class per image
 
 
 def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
@@ -22,19 +17,12 @@ def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--gpu", type=int)
 
 
-def open_checkpoint(
-    opt: argparse.Namespace,
-    files: "FileList",
-    *words: str,
-    match_classes: bool = True,
-    tasks: Sequence[str] = CLASS_TASKS,
-) -> "Inference":
+def open_checkpoint(opt: argparse.Namespace, files: "FileList", *words: str, match_classes: bool = True) -> "Inference":
     """Load the checkpoint `opt.load` to predict `files`, with the flags of `add_flags`.
 
     Args:
         words: more flags of eval.py.
         match_classes: whether labels are renumbered to the checkpoint's classes.
-        tasks: those that the tool is for.
 
     Raises:
         UserError: as inference.open_inference.
@@ -44,7 +32,4 @@ def open_checkpoint(
 
     tune_malloc()
     common = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
-    run = open_inference(parse_eval([*common, *words]), files, match_classes)
-    if run.classes.task not in tasks:
-        raise UserError(f"{opt.load} is of --task {run.classes.task}; allowed here: {', '.join(tasks)}.")
-    return run
+    return open_inference(parse_eval([*common, *words]), files, match_classes)

@@ -24,6 +24,7 @@ from utils.errors import UserError
 from utils.files import json_text
 from utils.logger import log
 from utils.outputs import inputs
+from utils.task import SOFTMAX
 from utils.whole_folder import whole_folder
 
 TOLERANCE = 2e-3  # of a golden probability: other processors and versions of the runtime round differently
@@ -54,6 +55,8 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
     run = open_inference(eval_opt, named or "val", match_classes=named is None)
     if run.predictor.blend == "rank":
         raise UserError("--blend rank gives no probabilities, so it cannot be exported. Try: --blend mean")
+    if opt.outputs == "logits" and any(one.model.settings.activation != SOFTMAX for one in run.predictor.members):
+        raise UserError("--outputs logits is for networks whose logits go into a softmax. Try: --outputs probabilities")
     _check_inputs(out, inputs(run.opt, run.files))
     golden = _golden(run, opt.golden)
     with whole_folder(out) as new:

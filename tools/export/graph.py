@@ -17,6 +17,7 @@ from inference.tta import View, mean_over_views
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
+from utils.task import predictions_of
 
 EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
 OPSET = 20
@@ -39,6 +40,7 @@ class Graph(nn.Module):
         self.preprocesses = predictor.preprocesses
         self.temperature = predictor.temperature
         self.logits, self.normalised = logits, normalised
+        self.activations = [member.model.settings.activation for member in predictor.members]
         weights = torch.tensor(predictor.weights)
         self.register_buffer("shares", weights / weights.sum())
         for k, member in enumerate(predictor.members):
@@ -54,9 +56,9 @@ class Graph(nn.Module):
             if self.logits:
                 return logits[0]
             if self.blend == "logits":
-                found.append(torch.stack(logits).mean(dim=0).softmax(dim=1))
+                found.append(predictions_of(self.activations[k], torch.stack(logits).mean(dim=0)))
             else:
-                found.append(mean_over_views([one.softmax(dim=1) for one in logits]))
+                found.append(mean_over_views([predictions_of(self.activations[k], one) for one in logits]))
         mean = found[0] if len(found) == 1 else combine(torch.stack(found), self.shares, self.blend)
         if self.temperature == 1:
             return mean
