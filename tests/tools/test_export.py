@@ -11,15 +11,18 @@ import PIL.Image
 import pytest
 import torch
 
-from conftest import ROOT
+from conftest import NAMES, ROOT
 from dataloader.decode import decode
+from dataloader.file_list import read_list
 from dataloader.geometry import EvalGeometry, resize
+from inference import saved_probs
 from inference.predictor import Member, Predictor
 from network import get_model
 from options import parse_train
 from options.choices import MODELS
 from tools.export import command, graph
 from tools.export.shipped import preprocess as shipped
+from utils.classes import Classes
 from utils.preprocess import Preprocess
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -275,13 +278,16 @@ def test_export_int8_reports_its_accuracy_and_repeats_itself(trained, tmp_path, 
     assert check(folder).returncode == 0
 
 
-def test_export_wrong_flags_and_places_are_refused(trained, tmp_path, monkeypatch, capfd):
+def test_export_wrong_flags_and_places_are_refused(trained, photo_set, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    files, votes = read_list(photo_set / "val.txt"), np.full((12, 3), -1.0986, np.float16)
+    saved_probs.write(tmp_path / "votes.npz", votes, np.ones(12, bool), files, Classes(3, list(NAMES), None))
     for words, said in (
         (("--load", trained[0], "--out", "mine"), "is no earlier export"),
-        (("--load", "a.npz", "--out", "x"), "saved probabilities"),
+        (("--out", "x"), "--load is needed"),
+        (("--load", trained[0], "votes.npz", "--out", "x"), "cannot be exported"),
         (("--load", *trained, "--outputs", "logits", "--out", "x"), "one network and one view"),
         (("--load", trained[0], "--to", "openvino", "--int8", "--out", "x"), "--int8 and --to openvino contradict"),
     ):

@@ -112,8 +112,8 @@ def check_packages(form: str) -> None:
 def _check_flags(opt: argparse.Namespace) -> None:
     """Raise one UserError with all problems of the flags."""
     wrong = []
-    if any(path.endswith(".npz") for path in opt.load or ()):
-        wrong.append("--load names saved probabilities (.npz), which are of one list; a model needs checkpoints alone")
+    if not opt.load and not opt.ensemble:
+        wrong.append("--load is needed: which checkpoint? (for example --load checkpoints/<tag>/best.pt)")
     if opt.int8 and opt.to != "onnx":
         wrong.append(f"--int8 and --to {opt.to} contradict: ONNX Runtime quantises; allowed: --to onnx")
     if opt.outputs == "logits" and (len(opt.load or ()) > 1 or opt.ensemble or opt.tta not in (None, "none")):

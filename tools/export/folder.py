@@ -52,7 +52,12 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
     _check_place(out)
     run_lock.acquire(out)
     named = FileList.of_paths(find_images(opt.images), "--images") if opt.images else None
-    run = open_inference(eval_opt, named or "val", match_classes=named is None)
+    run = open_inference(eval_opt, "val" if named is None else named, match_classes=named is None)
+    if run.loaded.saved:
+        raise UserError(
+            f"{run.loaded.saved[0].path} holds the probabilities of one list, so it cannot be exported. "
+            "Give checkpoints alone."
+        )
     if run.predictor.blend == "rank":
         raise UserError("--blend rank gives no probabilities, so it cannot be exported. Try: --blend mean")
     if opt.outputs == "logits" and any(one.model.settings.activation != SOFTMAX for one in run.predictor.members):
