@@ -96,8 +96,8 @@ def test_sample_ids_with_equal_hashes_are_told_apart(scored, tmp_path, monkeypat
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_sample_with_byte_order_mark_gives_one(scored, tmp_path, encoding):
-    text = "été\tlabel\r\n" + "".join(f"{path}\t0\r\n" for path in PATHS)
-    assert written(scored, tmp_path, text, encoding=encoding).splitlines()[::4] == ["été\tlabel", f"{PATHS[3]}\t1"]
+    text = '"été\t1"\tlabel\r\n' + "".join(f"{path}\t0\r\n" for path in PATHS)
+    assert written(scored, tmp_path, text, encoding=encoding).splitlines()[::4] == ['"été\t1"\tlabel', f"{PATHS[3]}\t1"]
     assert (tmp_path / "s.csv").read_bytes()[:2] == (tmp_path / "sample.csv").read_bytes()[:2]
 
 
