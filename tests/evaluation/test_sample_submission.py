@@ -7,7 +7,7 @@ import pytest
 
 from dataloader import Classes
 from dataloader.file_list import read_list
-from evaluation import sample_ids, submission
+from evaluation import sample_ids, sample_table, submission
 from evaluation.metrics import Predictions, ProbabilityRows
 from evaluation.sample_submission import open_sample
 from evaluation.scored import Scored
@@ -80,6 +80,13 @@ def test_sample_ids_whose_first_rows_have_no_ending_are_matched_with_endings(tmp
     assert written(scored, tmp_path, "id,label\na,0\na.jpg,0\nb.jpg,0\nc.jpg,0\n").startswith(
         "id,label\na,2\na.jpg,0\n"
     )
+
+
+def test_sample_ids_whose_first_row_fits_both_forms_are_matched_by_all_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_table, "ROWS_TO_GUESS_FROM", 1)
+    scored = scored_images(tmp_path, ("a.jpg", "a.jpg.png", "b.jpg", "c.jpg"))
+    text = written(scored, tmp_path, "id,label\na.jpg,0\na,0\nb,0\nc,0\n")
+    assert text == "id,label\na.jpg,0\na,2\nb,1\nc,1\n"
 
 
 def test_sample_id_of_the_root_is_not_that_of_a_folder(tmp_path):
