@@ -411,6 +411,20 @@ def test_folds_wrong_flags_are_refused_before_anything_is_read(case, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folds_of_class_folders_divide_all_their_images(photo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in photo_set.glob("train_*.jpg"):
+        folder = Path("root") / path.name.split("_")[1]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    lines = []
+    monkeypatch.setattr(training, "launch", lambda line, _: lines.append(line) or 2)
+    assert command.main(["--folds", "3", "--", "--tag", "x", *SMALL, "--data_root", "root"]) == 2
+    assert lines[0][lines[0].index("--train_list") + 1] == "results/x/folds/fold1_train.txt"
+    assert len(read_list("results/x/folds/fold1_train.txt")) == 24
+    assert Path("results/x/folds/classes.txt").read_text().split() == ["china", "flower", "hopper"]
+
+
 def test_folds_table_without_its_columns_lists_them(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("image,product\n")

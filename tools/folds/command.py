@@ -54,7 +54,7 @@ def run_folds(opt: argparse.Namespace, words: list[str]) -> int:
     from utils import run_lock
     from utils.outputs import INPUT_FLAGS, check, inputs
 
-    files, classes = open_training_list(train)
+    files, classes = open_training_list(train, flags.folder_of(opt, train) / "folds" / "all")
     check_start(train, files)
     run = plan.make_run(opt, train, words, (files, classes), draw(opt, files, classes))
     read = {name: vars(train).get(name) for name in INPUT_FLAGS} | {"file": opt.group_table}

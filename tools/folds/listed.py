@@ -15,13 +15,17 @@ from utils.logger import log
 STARTS = ("load", "probe_init", "teacher")
 
 
-def open_training_list(train: Options) -> tuple[FileList, Classes]:
+def open_training_list(train: Options, drawn: Path) -> tuple[FileList, Classes]:
     """Return the training list of train.py's options and its classes.
+
+    Args:
+        train: where --data_root holds class folders and no lists, all their images are listed.
+        drawn: the folder for that list.
 
     Raises:
         UserError: the list or its labels are unusable; or images are missing, under --on_bad_image error.
     """
-    files = dataloader.open_list(train, "train")
+    files = dataloader.open_list(dataloader.draw_lists(train.replace(val_freq=0), drawn), "train")
     classes = dataloader.find_classes(files, train.num_classes)
     val = dataloader.list_path(train, "val")
     if val.is_file():
