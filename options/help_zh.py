@@ -44,9 +44,9 @@ HELP = {
     # ------------------------------------------------------------------------------------------ model
     "model": f"{', '.join(choices.MODELS)}，或 timm:<name> （timm 的任何模型）",
     "eval.model": "与检查点核对；只有纯 state dict 才必须给出",
-    "pretrained": "从 ImageNet 权重开始",
+    "pretrained": "从 ImageNet 权重开始；后跟 PATH 时同 --load PATH",
     "weights_dir": "先在这个文件夹里找 ImageNet 权重文件",
-    "load": "从这些权重开始（检查点，或纯 state dict）",
+    "load": "从这些权重开始：检查点，或其他程序的文件、文件夹、hf-hub: 仓库",
     "probe_init": "从一个骨干网络和为它拟合好的线性分类器开始：tools.probe 写的 probe_<model>.pt；批归一化的统计量不变",
     "eval.load": "一个检查点，或合并的几个，可以是不同的网络；也可以是 --save_probs 的 probs.npz",
     "ensemble": "代替 --load：成员、权重与视图取自 eval.py --blend 写的 ensemble.yaml",

@@ -18,7 +18,7 @@ def model(parser: Parser) -> None:
 def _weights(add: AddFlag) -> None:
     """Add the network, and the source of its weights."""
     add("--model", default="ResNeSt50", help=f"{', '.join(choices.MODELS)}, or timm:<name> for any model of timm")
-    add("--pretrained", action=SWITCH, default=True, help="start from ImageNet weights")
+    add("--pretrained", action=SWITCH, default=True, help="start from ImageNet weights; with a PATH: as --load PATH")
     add(
         "--weights_dir",
         type=expanded,
@@ -26,7 +26,12 @@ def _weights(add: AddFlag) -> None:
         metavar="DIR",
         help="folder that is searched first for ImageNet weight files",
     )
-    add("--load", type=expanded, metavar="CKPT", help="start from these weights (a checkpoint, or a plain state dict)")
+    add(
+        "--load",
+        type=expanded,
+        metavar="CKPT",
+        help="start from these weights: a checkpoint, or a file, folder or hf-hub: repository of another program",
+    )
     add(
         "--probe_init",
         type=expanded,

