@@ -60,7 +60,9 @@ def changed_dict(weights, rng):
     if kind == 0:
         del weights[name]
     elif kind == 1:
-        weights[name] = JUNK[int(rng.integers(len(JUNK)))]
+        other = JUNK[int(rng.integers(len(JUNK)))]  # a tensor that fits would be another network's, not a damaged file
+        fits = isinstance(other, torch.Tensor) and other.shape == weights[name].shape
+        weights[name] = None if fits else other
     elif kind == 2:
         weights[name] = [weights[name]]
     elif kind == 3:
