@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from eval import evaluate
 from evaluation.ranking import merit
 from options import Options, after_training, parse_train
-from utils.clock import Stopwatch
+from utils.clock import Stopwatch, process_seconds
 from utils.run import run_command
 
 Score = Callable[[str], dict[str, float]]
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from training.run import TrainingRun
 
 
-def main(opt: Options) -> None:
-    watch = Stopwatch()
+def main(opt: Options, started: float = 0.0) -> None:
+    """Train. `started`: seconds that this process has taken already, which count in --hours."""
+    watch = Stopwatch(started)
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from torch import OutOfMemoryError
 
@@ -151,4 +152,4 @@ def validate(engine: "Engine", score: Score, metric: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(parse_train, main))
+    sys.exit(run_command(parse_train, lambda opt: main(opt, process_seconds())))

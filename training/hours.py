@@ -19,6 +19,8 @@ from utils.logger import log
 
 PACE_STEPS = 100  # the pace is an average over about this many steps
 FIRST_STEPS = 10  # may take minutes, as with --compile: the pace is that of the later ones
+# Of the time: the last records are written and the process ends after the last validation, which nobody can measure.
+AIM = 0.985
 NEAR_END = 0.01  # of the time: with less of it left, a run ends with the epoch
 VALIDATION_COST = 1 / 3  # of an image, beside training on it: until the first validation is measured
 MICROSECONDS = 1_000_000
@@ -96,7 +98,7 @@ class TimedLength(RunLength):
 
     def seconds_left(self) -> float:
         """Return the seconds that are left for training, and for the pauses before the last one."""
-        return self.limit - self.at - self._pause()
+        return AIM * self.limit - self.at - self._pause()
 
     # ------------------------------------------------------------------------------------------------ what happens
 
