@@ -26,6 +26,15 @@ def check_architecture(net: nn.Module, declared: str) -> str:
     return f"the file says that it is of {name}, and this network is {own}"
 
 
+def twin_of(net: nn.Module) -> str:
+    """Return the network of timm with the same names and shapes but other padding, such as efficientnet_b0, or ""."""
+    own = str((getattr(net, "pretrained_cfg", None) or {}).get("architecture", ""))
+    other = own.removeprefix("tf_") if own.startswith("tf_") else f"tf_{own}"
+    if not own or not timm.is_model(own) or not timm.is_model(other) or _structure(own) == _structure(other):
+        return ""
+    return other
+
+
 def _structure(name: str) -> str:
     """Return the modules of a network as text: kinds, sizes, strides, padding, eps."""
     with torch.device("meta"):

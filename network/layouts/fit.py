@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from network.layouts import efficientnet, torchvision, transformers
-from network.layouts.declared import check_architecture
+from network.layouts.declared import check_architecture, twin_of
 from network.layouts.layout import Layout, Target, Weights
 from network.layouts.reshape import first_convolution, reshaped, same_numbers
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
+from utils.logger import log
 
 WRAPPED = (
     "module",
@@ -113,6 +114,11 @@ def adapt(
         raise UserError(
             f"{source} has the layout of {adapted.layout}, whose shapes fit, but {reason}. "
             "Its predictions would be wrong.\nTry: --model with the network that the file was saved from."
+        )
+    if layout is None and not about.get("architecture") and (twin := twin_of(net)):
+        log.warning(
+            f"{source} does not say which network it is of. If it is of timm's {twin}, it fits in names and shapes, "
+            f"and its predictions are wrong here. Then try: --model timm:{twin}"
         )
     names = (name.replace(COMPILED, "") for name in weights)
     adapted.left_out += sorted(name for name in names if not name.startswith(adapted.prefix))

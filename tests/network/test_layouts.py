@@ -20,6 +20,7 @@ from torch import nn
 
 from network import get_model
 from network.backbones import adapt_to, load_foreign
+from network.layouts.fit import adapt
 from network.layouts.reshape import reshaped
 from network.loading import build_from_checkpoint, load_weights
 from options import parse_train
@@ -395,3 +396,11 @@ def test_load_other_classes_leaves_the_head_out_and_prints_a_table(resnet18):
         "  renamed   122, such as resnet.embedder.embedder.convolution.weight -> conv1.weight",
         "  new       fc.weight, fc.bias (the classifier)",
     ]
+
+
+@pytest.mark.parametrize(("about", "warned"), [({}, True), ({"architecture": "tf_efficientnet_b0"}, False)])
+def test_bare_file_that_fits_a_twin_with_other_padding_is_warned_of(about, warned, caplog):
+    model = get_model("EfficientNet-B0")(parse_train(["--model", "EfficientNet-B0", "--no-pretrained"]))
+    theirs = timm.create_model("efficientnet_b0" if warned else "tf_efficientnet_b0").state_dict()
+    adapt(model.net, theirs, "b0.pth", ("classifier.",), about)
+    assert ("try: --model timm:efficientnet_b0" in caplog.text) is warned
