@@ -63,7 +63,7 @@ def main(opt: Options, started: float = 0.0) -> None:
         dataloader.warn_shared(train_files, val_files)
     start.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
     classes = dataloader.find_classes(train_files, opt.num_classes, opt.task)
-    train_files = train_files.with_count(classes.count)
+    train_files, classes = train_files.with_count(classes.count), start.keep_units(classes)
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()

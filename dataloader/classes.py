@@ -10,6 +10,7 @@ from utils.classes import Classes, describe_difference, match_names, names_agree
 from utils.errors import UserError
 from utils.logger import log
 
+MIN_RELATIVE_STD = 1e-4  # of a number to predict; float32 has seven digits
 MAX_INFERRED_CLASSES = 10_000_000  # more are a mistake: a classifier of 512 features would take 20 GB
 
 
@@ -32,11 +33,11 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
             f"{train.source.parent / 'classes.txt'} names {len(names)} classes, --num_classes is {count}.\n"
             "Give one line per class, or leave --num_classes out."
         )
-    if train.targets is not None:
+    if train.targets is not None and (count <= MAX_INFERRED_CLASSES or num_classes):
         return _find_labels(train, count, names, "classes.txt" if names and not num_classes else "--num_classes")
     if count > MAX_INFERRED_CLASSES and not num_classes:
         raise UserError(
-            f"{train.location(int(train.label.argmax()))}: the label is {count - 1}, which makes {count} classes. "
+            f"{train.location(_first_of(train, count - 1))}: the label is {count - 1}, which makes {count} classes. "
             "Is it a label?\n"
             "Number the classes from 0 without gaps, or say how many there are: --num_classes N."
         )
@@ -54,6 +55,13 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
         first = int(np.argmin(images))
         log.warning(f"{empty} of {count} classes have no image in {train.source} (the first: {first}).")
     return Classes(count, names, images.tolist(), task)
+
+
+def _first_of(train: FileList, label: int) -> int:
+    """Return the first image that has `label`."""
+    if isinstance(train.targets, LabelSets):
+        return int(train.targets.image()[train.targets.label == label][0])
+    return int(np.argmax(train.label == label))
 
 
 def _find_labels(train: FileList, count: int, names: list[str] | None, source: str) -> Classes:
@@ -80,12 +88,20 @@ def _find_targets(train: FileList, names: list[str] | None, num_classes: int | N
                 f"{train.source} has {count} number(s) per image, {what} says {other}. "
                 "With --task regression, classes.txt names each number. Correct one of them, or leave it out."
             )
-    std = values.std(axis=0)
-    if not (std > 0).all():
-        column = int(np.argmin(std))
+    std, spread = values.std(axis=0), np.ptp(values, axis=0)
+    if not (spread > 0).all():
+        column = int(np.argmin(spread))
         name = names[column] if names else str(column)
         raise UserError(
             f"Target {name} is {values[0, column]:g} for all {len(train)} images of {train.source}: nothing to learn."
+        )
+    fine = std >= MIN_RELATIVE_STD * np.abs(values).max(axis=0)
+    if not fine.all():
+        column = int(np.argmin(fine))
+        name = names[column] if names else str(column)
+        raise UserError(
+            f"Target {name} of {train.source} varies by {std[column]:g} around {values[:, column].mean():.9g}: float32 "
+            f"does not hold that. Subtract a constant, so that it varies by {MIN_RELATIVE_STD:g} of its size or more."
         )
     return Classes(count, names, None, "regression", values.mean(axis=0).tolist(), std.tolist())
 

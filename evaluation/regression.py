@@ -50,6 +50,7 @@ def per_target(predictions: TargetPredictions, rows: NDArray[np.int64] | None = 
         return {name: np.zeros(true.shape[1]) for name in NAMES}
     error = found - true
     spread = ((true - true.mean(axis=0)) ** 2).sum(axis=0)
+    spread[np.ptp(true, axis=0) == 0] = 0.0  # the mean of equal numbers may be rounded
     squared = (error**2).sum(axis=0)
     r2 = 1 - np.divide(squared, spread, out=np.ones_like(squared), where=spread > 0)
     return {
@@ -64,6 +65,8 @@ def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return Spearman's correlation of two columns, (N,) each; 0 where one of them is constant."""
     from scipy.stats import rankdata  # here: half a second that no other task needs
 
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return 0.0
     first, second = (rankdata(column) - (len(column) + 1) / 2 for column in (one, other))
     norm = np.sqrt((first**2).sum() * (second**2).sum())
     return float((first * second).sum() / norm) if norm else 0.0

@@ -3,6 +3,8 @@
 import argparse
 import csv
 import json
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO
 
@@ -14,8 +16,6 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, json_text
 from utils.logger import log
-
-Cells = list[list[str]]
 
 
 def write(path: Path, scored: TargetScored, opt: argparse.Namespace) -> None:
@@ -32,16 +32,18 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace) -> None:
     """
     if not opt.debug and not np.array_equal(scored.predictions.index, np.arange(len(scored.files))):
         raise AssertionError(f"the predictions are not those of the lines of {scored.files.source}, in order")
-    head, rows = _head(scored, opt), _rows(scored, opt)
-    check_ids([row[0] for row in rows])
+    check_ids([row_id(scored.files.as_written(index), opt.id) for index in scored.predictions.index.tolist()])
     with atomic_write(path, "w") as file:
         if opt.format == "json":
-            _write_json(file, head, rows, opt)
+            content = _objects(scored, opt)
+            file.write("[\n" + ",\n".join(map(json_text, content)) + "\n]\n")
         else:
             writer = tables.writer(file, separator(opt))
-            writer.writerows([head, *rows] if opt.header else rows)
+            writer.writerows(_table(scored, opt))
         file.flush()
-        if _read_back(file.name, head, opt) != rows:
+        with open(file.name, encoding="utf-8", errors="surrogateescape", newline="") as written:
+            same = json.load(written) == content if opt.format == "json" else _is_table(written, scored, opt)
+        if not same:
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
 
 
@@ -62,43 +64,60 @@ def _columns_per_value(scored: TargetScored, opt: argparse.Namespace) -> bool:
     return bool(opt.probabilities) if scored.classes.task == "multilabel" else scored.classes.count > 1
 
 
-def _head(scored: TargetScored, opt: argparse.Namespace) -> list[str]:
-    if not _columns_per_value(scored, opt):
-        return list(opt.columns)
-    return [opt.columns[0], *(scored.classes.name(k) for k in range(scored.classes.count))]
+def _table(scored: TargetScored, opt: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the rows of the CSV file, the header first."""
+    if opt.header:
+        names = [scored.classes.name(k) for k in range(scored.classes.count)]
+        yield [opt.columns[0], *names] if _columns_per_value(scored, opt) else list(opt.columns)
+    joined = scored.classes.task == "multilabel" and not opt.probabilities
+    for name, values in _rows(scored, opt):
+        if joined:
+            yield [name, _joined([str(one) for one in _labels(scored, opt, values)], opt)]
+        else:
+            yield [name, *(repr(float(value)) for value in values)]
 
 
-def _rows(scored: TargetScored, opt: argparse.Namespace) -> Cells:
+def _is_table(file: IO[str], scored: TargetScored, opt: argparse.Namespace) -> bool:
+    """Return whether a CSV file holds the rows of `_table`."""
+    pairs = zip_longest(csv.reader(file, delimiter=separator(opt)), _table(scored, opt))
+    return all(got == meant for got, meant in pairs)
+
+
+def _objects(scored: TargetScored, opt: argparse.Namespace) -> list[dict[str, object]]:
+    """Return the objects of the JSON file.
+
+    `predicted` is the list of the labels; with --probabilities, or for several numbers, {name: number}; or one number.
+    """
+    names = [scored.classes.name(k) for k in range(scored.classes.count)]
+    found: list[dict[str, object]] = []
+    for name, values in _rows(scored, opt):
+        predicted: object = values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
+        if scored.classes.task == "multilabel":
+            predicted = dict(zip(names, values, strict=True)) if opt.probabilities else _labels(scored, opt, values)
+        found.append({"id": name, "predicted": predicted})
+    return found
+
+
+def _rows(scored: TargetScored, opt: argparse.Namespace) -> Iterator[tuple[str, list[float]]]:
+    """Yield the id of each image, and what is predicted of it."""
     predictions, files, classes = scored
-    named = [classes.name(k) if opt.labels == "name" else str(k) for k in range(classes.count)]
-    joined = classes.task == "multilabel" and not opt.probabilities
-    if joined and opt.format == "csv":
-        for name in named:
-            if not opt.joiner or opt.joiner in name:
-                raise UserError(
-                    f"The label {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
-                )
     missing = np.zeros(classes.count) if classes.mean is None else np.array(classes.mean)
-    rows = []
     for row, index in enumerate(predictions.index.tolist()):
         values = predictions.value[row] if predictions.readable[row] else missing
-        if joined:
-            chosen = (values >= opt.threshold) & predictions.readable[row]
-            cells = [opt.joiner.join(named[k] for k in np.flatnonzero(chosen).tolist())]
-        else:
-            cells = [repr(float(value)) for value in values]
-        rows.append([row_id(files.as_written(index), opt.id), *cells])
-    return rows
+        yield row_id(files.as_written(index), opt.id), values.tolist()
 
 
-def _write_json(file: IO[str], head: list[str], rows: Cells, opt: argparse.Namespace) -> None:
-    content = [{"id": row[0], "predicted": dict(zip(head[1:], row[1:], strict=True))} for row in rows]
-    file.write("[\n" + ",\n".join(map(json_text, content)) + "\n]\n")
+def _labels(scored: TargetScored, opt: argparse.Namespace, values: list[float]) -> list[str] | list[int]:
+    """Return the labels whose probability is --threshold or more, as numbers or names."""
+    chosen = [k for k, value in enumerate(values) if value >= opt.threshold and value > 0]
+    return [scored.classes.name(k) for k in chosen] if opt.labels == "name" else chosen
 
 
-def _read_back(path: str, head: list[str], opt: argparse.Namespace) -> Cells:
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        if opt.format == "json":
-            return [[row["id"], *(row["predicted"][name] for name in head[1:])] for row in json.load(file)]
-        rows = list(csv.reader(file, delimiter=separator(opt)))
-    return [] if opt.header and rows.pop(0) != head else rows
+def _joined(labels: list[str], opt: argparse.Namespace) -> str:
+    """Return the labels of one CSV field. Raises UserError where they could not be taken apart again."""
+    for name in labels:
+        if not opt.joiner or opt.joiner in name:
+            raise UserError(
+                f"The label {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+            )
+    return opt.joiner.join(labels)

@@ -1,12 +1,12 @@
 """What report.html shows of errors and likely label errors: where the network looked, and what it finds alike."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import dataloader
-from dataloader.file_list import FileList
 from evaluation.label_issues import Issues
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ISSUES, NEIGHBOURS, most_confident_errors
@@ -29,7 +29,7 @@ def target_extra(run: Inference, folder: Path, metric: str) -> Extra:
         metric=metric,
         folder=folder,
         title=run.loaded.title,
-        about=_about(run, run.files),
+        about=f"{' + '.join(run.loaded.paths)} on {run.files.source}",
     )
 
 
@@ -52,20 +52,10 @@ def report_extra(
         found_maps = gradcam_maps(run.predictor, dataloader.eval_loader(opt, part, run.predictor.preprocesses))
         maps = {int(shown[place]): seen for place, seen in found_maps.items()}
     doubtful = scored.predictions.index[found.issues.row[:MAX_ISSUES]]
-    return Extra(
-        found.issues,
-        maps,
+    return replace(
+        target_extra(run, folder, metric),
+        issues=found.issues,
+        maps=maps,
         note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
         near=features.nearest_neighbours(np.union1d(shown, doubtful), scored.predictions.readable, NEIGHBOURS),
-        history=run.loaded.history,
-        points=run.loaded.points,
-        seed=run.opt.seed,
-        metric=metric,
-        folder=folder,
-        title=run.loaded.title,
-        about=_about(run, scored.files),
     )
-
-
-def _about(run: Inference, files: FileList) -> str:
-    return f"{' + '.join(run.loaded.paths)} on {files.source}"

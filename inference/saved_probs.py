@@ -20,6 +20,7 @@ from evaluation.metrics import MIN_PROBABILITY
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.task import has_probabilities
 
 MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,000 images in float16
 
@@ -80,6 +81,8 @@ def write(
         "list_hash": np.array(part.content_hash()),
         **(more or {}),
     }
+    if classes.task != "single":
+        arrays["task"] = np.array(classes.task)
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
@@ -105,11 +108,17 @@ def read(path: str) -> SavedProbs:
                 "class_names": names if content["named"] else None,
                 "class_images": images or None,
             }
+            if "task" in content.files:
+                data["task"] = str(content["task"])
             saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged, or no file of probabilities ({str(error)[:200]}).") from error
+    if not has_probabilities(str(saved.data.get("task", "single"))):
+        raise UserError(
+            f"{path} is damaged: its task is {saved.data['task']!r}, which has no probabilities of classes."
+        )
     if found.ndim != 2 or found.shape != (len(saved.readable), len(names)):
         raise UserError(f"{path} is damaged: probabilities of shape {found.shape} for {len(names)} classes.")
     return saved

@@ -42,6 +42,11 @@ def check_task(opt: argparse.Namespace, task: str) -> None:
             f"--metric {metric} does not fit the checkpoint, whose task is {task}; "
             f"allowed: {', '.join(TASK_METRICS[task])}."
         )
+    for name in ("threshold", "probabilities"):
+        if name in vars(opt).get("given", ()) and name in vars(opt) and task != "multilabel":
+            raise UserError(
+                f"--{name} is for several labels per image; the task of the checkpoint is {task}. Leave it out."
+            )
     if has_probabilities(task):
         return
     given = [name for name, off in OFF.items() if vars(opt).get(name, off) != off]

@@ -15,7 +15,7 @@ from utils.classes import Classes, match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
-from utils.task import CORN, units_of
+from utils.task import CORN, activation_of, logits_of, units_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
 
@@ -147,9 +147,11 @@ def build_from_checkpoint(
             content = {**content, "weights": adapted.weights}
         count = infer_num_classes(content["weights"], net, path)
         data = {"num_classes": count, "class_names": None, "class_images": None}
-    if not any(value.ndim and value.shape[0] % data["num_classes"] == 0 for value in content["weights"].values()):
+    opt = options_from_checkpoint(content, data["num_classes"], name)
+    rows = logits_of(activation_of(opt.task, opt.loss), data["num_classes"])
+    if not any(value.ndim and value.shape[0] % max(1, rows) == 0 for value in content["weights"].values()):
         raise _unfit(path, data["num_classes"], "no tensor has a row per class")  # before memory is taken for them
-    model = get_model(name)(options_from_checkpoint(content, data["num_classes"], name))
+    model = get_model(name)(opt)
     own = model.net.state_dict()
     unfit = [
         key

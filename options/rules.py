@@ -88,6 +88,8 @@ def submission(opt: argparse.Namespace) -> list[str]:
         ]
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
+    if opt.probabilities and "threshold" in opt.given:
+        problems.append("--probabilities and --threshold contradict: a probability needs no threshold; leave one out")
     if opt.pseudo_label is not None and opt.blend == "rank":
         problems.append("--pseudo_label and --blend rank contradict: ranks are not probabilities. Try: --blend mean")
     return problems
@@ -144,7 +146,17 @@ NOT_WITH_CORN = ("smooth", "logit_adjust", "class_weight", "mixup")
 
 
 def task(opt: argparse.Namespace) -> list[str]:
-    """Require a loss and a metric of the task, and nothing that its targets do not allow."""
+    """Require a loss and a metric of the task, and nothing that its targets do not allow.
+
+    The task of a resumed run is that of its checkpoint: training.start looks at it again.
+    """
+    if opt.resume and "task" not in opt.given:
+        return []
+    return task_problems(opt)
+
+
+def task_problems(opt: argparse.Namespace) -> list[str]:
+    """Return what does not fit --task among the options of train.py."""
     problems = []
     for name, known in (("loss", TASK_LOSSES), ("metric", TASK_METRICS)):
         value, allowed = getattr(opt, name), known[opt.task]

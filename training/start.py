@@ -1,13 +1,13 @@
 """Where a run starts: its tag, its options, and the checkpoint of --load or --resume."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from options import Options, command
+from options import Options, command, rules
 from options.choices import AUTO_BATCH
 from options.defaults import Facts, fill_defaults
 from scheduler import find_table, run_length
@@ -111,6 +111,16 @@ class RunStart:
     def network_options(self, num_classes: int) -> Options:
         """Return the options to build the network with; nothing is downloaded if a checkpoint holds the weights."""
         return self.opt.replace(num_classes=num_classes, pretrained=self.opt.pretrained and self.content is None)
+
+    def keep_units(self, classes: Classes) -> Classes:
+        """Return the classes of the list with the units that a resumed network has learned its numbers in.
+
+        Its list may have changed since, and with it mean and deviation.
+        """
+        if not self.resumed or self.content is None or classes.mean is None:
+            return classes
+        data = self.content["data"]
+        return replace(classes, mean=data["target_mean"], std=data["target_std"])
 
     def is_complete(self) -> bool:
         """Return whether a resumed run has no epoch left to train; if so, log it."""
@@ -253,6 +263,8 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
     if "precision_used" in saved:
         theirs["precision"] = saved["precision_used"]  # what "auto" chose
     opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
+    if problems := rules.task_problems(opt):
+        raise UserError("\n".join(problems))
     within = start.get("within") or {}
     if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):
         log.warning(

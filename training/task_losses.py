@@ -11,6 +11,7 @@ from training.losses import Loss, LossSettings, class_weights, get_loss
 from utils.errors import unknown_name
 
 ASL_POSITIVE, ASL_NEGATIVE, ASL_MARGIN = 0.0, 4.0, 0.05  # Ridnik et al., 2021, section 4: gamma+, gamma-, m
+MIN_MISSING = 1e-12  # the power of focal has no slope at 0
 Units = tuple[Tensor, Tensor]  # mean and standard deviation of the targets of a regression, float32 (T,) each
 LabelLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss per label; float32 (B, K) each
 
@@ -24,7 +25,7 @@ def binary_focal(gamma: float, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the focal loss of each label, float32 (B, K) (Lin et al., 2017, eq. 4), without its alpha."""
     p = logits.sigmoid()
     missing = targets * (1 - p) + (1 - targets) * p  # 1 - p of what is true
-    return missing**gamma * binary_cross_entropy(logits, targets)
+    return missing.clamp(min=MIN_MISSING) ** gamma * binary_cross_entropy(logits, targets)
 
 
 def asymmetric(logits: Tensor, targets: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def predictions_of(activation: str, logits: Tensor) -> Tensor:
 
 def has_probabilities(task: str) -> bool:
     """Return whether the predictions of an image are the probabilities of classes, of which one is right."""
-    return task in ("single", "ordinal")
+    return task in ("single", "ordinal")  # other names, as of a damaged file, have none
 
 
 def units_of(classes: Classes) -> tuple[Tensor, Tensor] | None:

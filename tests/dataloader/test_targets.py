@@ -93,6 +93,25 @@ def test_find_classes_constant_target_is_refused(tmp_path):
         find_classes(files, None, "regression")
 
 
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([f"{k}.jpg 0.1" for k in range(7)], "Target 0 is 0.1 for all 7 images"),
+        ([f"{k}.jpg {1e8 + k / 7}" for k in range(7)], "float32 does not hold that"),
+    ],
+)
+def test_find_classes_number_that_float32_cannot_tell_apart_is_refused(tmp_path, lines, problem):
+    files = read_list(write(tmp_path, "a.txt", *lines), task="regression")
+    with pytest.raises(UserError, match=problem):
+        find_classes(files, None, "regression")
+
+
+def test_find_classes_mistyped_label_is_no_million_labels(tmp_path):
+    files = read_list(write(tmp_path, "a.txt", "a.jpg 1,2", "b.jpg 2,30000000"), task="multilabel")
+    with pytest.raises(UserError, match=r"line 2: the label is 30000000"):
+        find_classes(files, None, "multilabel")
+
+
 def test_fingerprint_and_hash_change_with_the_targets(tmp_path):
     lists = [read_list(write(tmp_path, f"{k}.txt", f"a.jpg {k}", "b.jpg 1"), task="multilabel") for k in ("0", "1")]
     assert lists[0].fingerprint() != lists[1].fingerprint()

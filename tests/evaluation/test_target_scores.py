@@ -120,6 +120,9 @@ def test_regression_score_of_constant_targets_or_predictions_is_finite():
     true = np.full((5, 1), 2.0)
     found = regression.score(TargetPredictions(np.arange(5), np.ones((5, 1), np.float32), np.ones(5, bool), true))
     assert found["r2"] == 0 and found["spearman"] == 0 and found["mae"] == 1
+    true = np.full((7, 1), 0.1)  # whose mean is not 0.1
+    found = regression.score(TargetPredictions(np.arange(7), np.ones((7, 1), np.float32), np.ones(7, bool), true))
+    assert found["r2"] == 0 and found["spearman"] == 0
 
 
 def test_order_scores_equal_sklearns_kappa():

@@ -93,7 +93,13 @@ def test_corn_predictions_are_the_chain_of_conditional_probabilities():
 
 
 @pytest.mark.parametrize(
-    "words", ["--task multilabel", "--task multilabel --loss asl", "--task multilabel --loss focal"]
+    "words",
+    [
+        "--task multilabel",
+        "--task multilabel --loss asl",
+        "--task multilabel --loss focal",
+        "--task multilabel --loss focal --focal_gamma 0.5",
+    ],
 )
 def test_label_losses_of_extreme_logits_and_half_precision_are_finite(words):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -120,9 +121,9 @@ def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, scr
     ]
     assert [row["predicted"] for row in table(Path("l.csv"))] == wanted and len(set(wanted)) > 1
     result = script("submit.py", *load, "--format", "json", "--out", "l.json")
-    assert result.code == 0 and [row["id"] for row in json.loads(Path("l.json").read_text())] == [
-        row["id"] for row in rows
-    ]
+    objects = json.loads(Path("l.json").read_text())
+    assert result.code == 0 and [one["id"] for one in objects] == [row["id"] for row in rows]
+    assert [one["predicted"] for one in objects] == [[k for k in (0, 1) if row[k] >= 0.5] for row in p]
 
     for name, *words in (("submit.py", "--top_k", "2"), ("eval.py", "--calibrate"), ("eval.py", "--temperature", "2")):
         result = script(name, *load, *words)
@@ -156,6 +157,44 @@ def test_task_defaults_follow_unless_given():
     assert parse_train(["--task", "ordinal", "--loss", "corn"]).loss == "corn"
     assert parse_train(["--task", "multilabel", "--metric", "macro_f1"]).metric == "macro_f1"
     assert (parse_train([]).loss, parse_train([]).metric) == ("ce", "top1")
+
+
+def test_corn_of_five_classes_has_a_row_per_logit_and_its_saved_probabilities_keep_the_task(colours, script: Script):
+    """ResNet18 has no width that five divides: a checkpoint is whole if it has four rows for five classes."""
+    flags = (
+        "--model ResNet18 --no-pretrained --preset original --scale 32 -b 6 -w 0 --gpu -1 --precision fp32 --epochs 1"
+    )
+    root = colours / "ordinal"
+    words = ["--task", "ordinal", "--loss", "corn", "--num_classes", 5, "--data_root", root, *flags.split()]
+    assert script("train.py", "--tag", "five", *words).code == 0
+    load = ["--load", "checkpoints/five/last.pt", "--gpu", "-1", "-w", "0", "--save_probs"]
+    result = script("eval.py", "--tag", "five", *load)
+    assert result.code == 0 and "qwk" in result.out, result.err
+    result = script("eval.py", "--tag", "saved", "--load", "results/five/1/probs.npz", "--val_list", root / "val.txt")
+    assert result.code == 0 and "qwk" in result.out, result.err
+
+
+def test_resumed_regression_keeps_the_units_of_its_first_list(colours, script: Script, small, tmp_path):
+    shutil.copytree(colours, tmp_path / "moved")
+    words = ["--task", "regression", "--data_root", tmp_path / "moved/regression", *small]
+    assert script("train.py", "--tag", "r", *words, "--epochs", "1").code == 0
+    before = checkpoint.load(Path("checkpoints/r/last.pt"))["data"]
+    listed = tmp_path / "moved/regression/train.txt"
+    listed.write_text("\n".join(listed.read_text().splitlines()[:12]) + "\n")
+    result = script("train.py", "--tag", "r", "--resume", "--gpu", "-1", "--epochs", "2", "--metric", "mae")
+    assert result.code == 0, result.err
+    after = checkpoint.load(Path("checkpoints/r/last.pt"))["data"]
+    assert (after["target_mean"], after["target_std"]) == (before["target_mean"], before["target_std"])
+    result = script("train.py", "--tag", "r", "--resume", "--gpu", "-1", "--epochs", "3", "--cutmix", "1")
+    assert result.code == 2 and "--cutmix 1.0 and --task regression contradict" in result.err
+
+
+@pytest.mark.parametrize("words", ["--probabilities", "--threshold 0.3"])
+def test_submit_flags_of_labels_are_refused_for_classes(words, colours, script: Script, small):
+    flags = ["--task", "ordinal", "--data_root", colours / "ordinal", *small, "--epochs", "1"]
+    assert script("train.py", "--tag", "o", *flags).code == 0
+    result = script("submit.py", "--tag", "o", "--load", "checkpoints/o/last.pt", "--gpu", "-1", *words.split())
+    assert result.code == 2 and f"{words.split()[0]} is for several labels per image" in result.err
 
 
 def test_resume_with_another_task_is_refused(colours, script: Script, small):

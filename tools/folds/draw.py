@@ -81,7 +81,7 @@ def _table_groups(opt: argparse.Namespace, files: FileList) -> list[str]:
     """
     table = Path(opt.group_table)
     columns = {"path_column": opt.path_column, "group_column": opt.group_column}
-    others = dict.fromkeys(("label_column", "split_column", "delimiter"))
+    others = dict.fromkeys(("label_column", "split_column", "delimiter", "label_separator", "target_columns"))
     asked = argparse.Namespace(
         file=opt.group_table, root=opt.group_root, part="test", keep_labels=False, **columns, **others
     )

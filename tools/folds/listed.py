@@ -26,7 +26,7 @@ def open_training_list(train: Options, drawn: Path) -> tuple[FileList, Classes]:
         UserError: the list or its labels are unusable; or images are missing, under --on_bad_image error.
     """
     files = dataloader.open_list(dataloader.draw_lists(train.replace(val_freq=0), drawn), "train")
-    classes = dataloader.find_classes(files, train.num_classes)
+    classes = dataloader.find_classes(files, train.num_classes, train.task)
     val = dataloader.list_path(train, "val")
     if val.is_file():
         log.info(f"{val} is not used: each fold validates on the part of {files.source} that it holds out.")

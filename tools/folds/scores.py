@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from evaluation import results
 from evaluation.bootstrap import intervals
-from evaluation.metrics import Predictions, score
+from evaluation.metrics import Predictions
 from evaluation.ranking import metrics_in_order
 from evaluation.scored import Scored
+from evaluation.scoring import score
 from inference import open_inference, predict, rows_to_keep
 from inference.report_extra import report_extra
 from options import Options, parse_eval
@@ -65,9 +66,11 @@ def report_flags(run: FoldsRun, oof: Path) -> Options:
 def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[str, Any]:
     """Return the scores of fold `number`, from 0, on its held-out part, with their intervals."""
     part = part_of(predictions, run.fold_of == number)
-    scores: dict[str, Any] = {**score(part, run.classes.count)}
+    scores: dict[str, Any] = {**score(part, run.classes)}
     if run.opt.resamples:
-        found = intervals(part, run.classes.count, None, run.train.seed, run.opt.resamples)
+        found = intervals(
+            part, run.classes.count, None, run.train.seed, run.opt.resamples, run.classes.task == "ordinal"
+        )
         scores["intervals"] = {name: value for name, value in found.items() if name in scores}
     return scores
 
@@ -106,7 +109,7 @@ def _write_scores(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, A
 
 def _log_table(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, Any]]) -> None:
     """Log the run's metric and two more, of each fold and of all images."""
-    names = metrics_in_order(run.train.metric)[:3]
+    names = [name for name in metrics_in_order(run.train.metric) if name in metrics][:3]
     lines = [f"fold {fold.number}" for fold in run.folds] + ["all"]
     for line, scores in zip(lines, [*each, metrics], strict=True):
         shown = "  ".join(f"{name} {scores[name]:.6f}{_interval(scores, name)}" for name in names)
