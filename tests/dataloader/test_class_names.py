@@ -120,7 +120,8 @@ def test_load_weights_of_other_classes_move_classifier_rows_by_name(name, head, 
     own = {key: value.clone() for key, value in new.net.state_dict().items()}
     raw = old.net.state_dict()
     ema = {key: value + 1 if value.is_floating_point() else value for key, value in raw.items()}
-    content = {"model": name, "weights": raw, "ema": ema, "showing": "ema", "data": {"class_names": ["a", "b", "c"]}}
+    data = {"class_names": ["a", "b", "c"]}
+    content = {"format": 1, "model": name, "weights": raw, "ema": ema, "showing": "ema", "data": data}
     load_weights(new, content, "old.pt", names=["c", "d", "a"])
     per_class = [
         key

@@ -27,7 +27,7 @@ from dataloader.geometry import RandomCrop
 from dataloader.stores import SqliteStore
 from dataloader.transforms import Pipeline
 from tools.doctor import command as doctor
-from utils import checkpoint, faults
+from utils import checkpoint, faults, weight_files
 from utils.errors import ImageError, MachineFault, UserError
 from utils.rng import sample_rng
 
@@ -190,7 +190,7 @@ def test_checkpoint_load_on_failing_drive_is_machine_fault(pauses, tmp_path, mon
         (errno.EACCES, UserError, "cannot be read: Permission denied"),
     ):
         failure = OSError(number, os.strerror(number))
-        monkeypatch.setattr(checkpoint, "_verify", Mock(side_effect=failure))
+        monkeypatch.setattr(weight_files, "read", Mock(side_effect=failure))
         with pytest.raises(kind, match=said):
             checkpoint.load(tmp_path / "a.pt")
     assert pauses == list(faults.WAIT_SECONDS)

@@ -14,7 +14,7 @@ from utils import run_lock
 COMMANDS = sorted(
     f"{path.parent.relative_to(ROOT)}.{path.stem}".replace("/", ".").removesuffix(".__main__")
     for path in (*(ROOT / "tools").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"))
-    if '__name__ == "__main__"' in path.read_text() and path.parent.name != "prepare"
+    if '__name__ == "__main__"' in path.read_text() and path.parent.name not in ("prepare", "shipped")
 )
 
 

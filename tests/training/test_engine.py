@@ -614,7 +614,7 @@ def test_train_out_of_memory_names_batch_that_fits(script, photo_set, monkeypatc
         return torch.nn.functional.cross_entropy(logits, targets)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", forward)
-    monkeypatch.setattr("training.setup.get_loss", lambda _: criterion)
+    monkeypatch.setattr("training.setup.get_task_loss", lambda *_: criterion)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(sum(one() is not None for one in outputs)))
     words = [*TINY.split(), "--data_root", photo_set, "-w", "0", "--epochs", 1]
     result = script("train.py", *words, "-b", 5)

@@ -46,6 +46,7 @@ class Graph(nn.Module):
         for k, member in enumerate(predictor.members):
             self.register_buffer(f"scale{k}", member.model._scale[:, None, None].clone())
             self.register_buffer(f"shift{k}", member.model._shift[:, None, None].clone())
+        self.eval()  # an exporter puts back the mode that it found, for the networks too
 
     def forward(self, *images: Tensor) -> Tensor:
         """Return the probabilities, or the logits, of a batch."""
