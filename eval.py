@@ -54,7 +54,7 @@ def main(opt: argparse.Namespace) -> None:
         announce_calibration(run)
 
     if not has_probabilities(classes.task):
-        evaluate_targets(run, folder, metric)
+        evaluate_targets(asked, run, folder, metric)
         return
 
     # ---------------------------------------------------------------------------------------- probabilities
@@ -87,8 +87,8 @@ def main(opt: argparse.Namespace) -> None:
         log.info(f"Next: {after_evaluation(asked, ensemble, temperature_flag(run, fitted))}")
 
 
-def evaluate_targets(run: "Inference", folder: Path, metric: str) -> None:
-    """Score predicted labels or numbers, and write the results into `folder`."""
+def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, metric: str) -> None:
+    """Score predicted labels or numbers, and write the results into `folder`; `asked`: the flags as they were given."""
     from evaluation import results, target_results
     from evaluation.scored import TargetScored
     from inference import predict_targets
@@ -104,7 +104,7 @@ def evaluate_targets(run: "Inference", folder: Path, metric: str) -> None:
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")
     if run.can_submit():
-        log.info(f"Next: {after_evaluation(run.opt, None, None)}")
+        log.info(f"Next: {after_evaluation(asked)}")
 
 
 def evaluate(

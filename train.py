@@ -44,7 +44,6 @@ def main(opt: Options, started: float = 0.0) -> None:
     from utils import distributed
     from utils.logger import start_logging
     from utils.run import get_device, seed_everything
-    from utils.task import units_of
 
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
@@ -75,7 +74,7 @@ def main(opt: Options, started: float = 0.0) -> None:
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(start.network_options(classes.count))
-    model.target_units = units_of(classes)
+    model.set_target_units(classes)
     if start.content is not None:
         load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)

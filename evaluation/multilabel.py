@@ -89,13 +89,24 @@ def _average_precision(scores: NDArray[np.float32], at_least: NDArray[np.int64])
     return float((gains * positives / at_least[first]).sum() / len(scores))
 
 
+def cross_entropy(values: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the binary cross entropy, natural, of each probability, (n, K), of a label that is `present` or not."""
+    p = np.clip(values.astype(np.float64), MIN_P, 1 - MIN_P)
+    return -np.where(present, np.log(p), np.log1p(-p))
+
+
+def likeliest_labels(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the labels whose probability, of (K,), is THRESHOLD or more, the likeliest first."""
+    above = np.flatnonzero(values >= THRESHOLD)
+    return above[np.argsort(-values[above], kind="stable")]
+
+
 def log_loss(predictions: TargetPredictions) -> float:
     """Return the mean binary cross entropy over images and labels, natural; 0 without scorable images."""
     total, images = 0.0, 0
     sets = label_sets(predictions)
     for rows, values in predictions.blocks():
-        p = np.clip(values.astype(np.float64), MIN_P, 1 - MIN_P)
-        total -= float(np.where(sets.rows(rows).astype(bool), np.log(p), np.log1p(-p)).sum())
+        total += float(cross_entropy(values, sets.rows(rows).astype(bool)).sum())
         images += len(rows)
     return total / (images * predictions.value.shape[1]) if images else 0.0
 

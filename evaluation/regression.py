@@ -19,7 +19,13 @@ def score(predictions: TargetPredictions, std: list[float] | None = None) -> dic
         units of `std`. count (images scored), unreadable, num_classes (the number of targets). All are 0 if nothing
         could be scored.
     """
-    each = per_target(predictions)
+    return scores_of(predictions, per_target(predictions), std)
+
+
+def scores_of(
+    predictions: TargetPredictions, each: dict[str, NDArray[np.float64]], std: list[float] | None = None
+) -> dict[str, float]:
+    """Return `score` from what `per_target` gave already."""
     scorable = predictions.scorable
     scale = np.array(std) if std is not None else np.maximum(numbers(predictions)[scorable].std(axis=0), 1e-12)
     return {

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from evaluation import regression
 from evaluation.bootstrap import MAX_AUC_VALUES, interval
-from evaluation.multilabel import MIN_P, THRESHOLD
+from evaluation.multilabel import THRESHOLD, cross_entropy
 from evaluation.targets import TargetPredictions, label_sets
 from utils.logger import progress
 
@@ -53,8 +53,7 @@ def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Sc
     sums, present_parts, value_parts = [], [], []
     for some, values in predictions.blocks():
         present = sets.rows(some).astype(bool)
-        above, p = values >= THRESHOLD, np.clip(values.astype(np.float64), MIN_P, 1 - MIN_P)
-        loss = -np.where(present, np.log(p), np.log1p(-p)).mean(axis=1)
+        above, loss = values >= THRESHOLD, cross_entropy(values, present).mean(axis=1)
         sums.append(np.stack([(present & above).sum(axis=1), present.sum(axis=1) + above.sum(axis=1), loss], axis=1))
         if whole:
             present_parts.append(present)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import multilabel, regression
-from evaluation.report import plots, target_plots
+from evaluation.report import figures, plots, target_plots
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ERRORS, SIDE
-from evaluation.report.target_page import Table
+from evaluation.report.target_page import Details, Table
 from evaluation.report.target_page import write as write_target_page
 from evaluation.results import METRICS, SETTINGS
 from evaluation.scored import TargetScored
@@ -40,8 +40,8 @@ def write(
         metrics: dict[str, Any] = dict(multilabel.scores_of(predictions, counts))
         table = _write_labels(new / "per_class.csv", counts, scored)
     else:
-        metrics = dict(regression.score(predictions, classes.std))
         each = regression.per_target(predictions)
+        metrics = dict(regression.scores_of(predictions, each, classes.std))
         table = _write_targets(new / "per_target.csv", each, scored)
     if opt.resamples:
         metrics["intervals"] = intervals(predictions, classes.task, opt.seed, opt.resamples)
@@ -54,10 +54,10 @@ def write(
     worst = worst_rows(scored)
     described = [describe(scored, row) for row in worst.tolist()]
     images = [files.thumbnail(int(index), SIDE) for index in predictions.index[worst[:24]]]
-    captions = [f"true {true}\npredicted {found}" for true, found in described[:24]]
-    plots.gallery(
-        new / "errors.png", images, [_cut(text) for text in captions], "The worst predictions", 6, plots.WIDE_CELL
-    )
+    above = figures.shortened([f"true {true}" for true, _ in described[:24]], plots.WIDE_CELL)
+    below = figures.shortened([f"predicted {found}" for _, found in described[:24]], plots.WIDE_CELL)
+    captions = [f"{true}\n{found}" for true, found in zip(above, below, strict=True)]
+    plots.gallery(new / "errors.png", images, captions, "The worst predictions", 6, plots.WIDE_CELL)
     mistakes = {}
     if is_labels:
         target_plots.average_precision(
@@ -72,7 +72,8 @@ def write(
             new / "scatter.png", numbers(predictions)[rows], predictions.value[rows].astype(np.float64), names
         )
     if extra is not None:
-        write_target_page(new / "report.html", scored, metrics, extra, table, mistakes, worst, described)
+        details = Details(table, mistakes, worst, described)
+        write_target_page(new / "report.html", scored, metrics, extra, details)
     return metrics
 
 
@@ -85,8 +86,7 @@ def worst_rows(scored: TargetScored) -> NDArray[np.int64]:
     found, losses = [], []
     for rows, values in predictions.blocks():
         if classes.task == "multilabel":
-            p = np.clip(values.astype(np.float64), multilabel.MIN_P, 1 - multilabel.MIN_P)
-            loss = -np.where(label_sets(predictions).rows(rows).astype(bool), np.log(p), np.log1p(-p)).mean(axis=1)
+            loss = multilabel.cross_entropy(values, label_sets(predictions).rows(rows).astype(bool)).mean(axis=1)
         else:
             scale = np.array(classes.std if classes.std is not None else 1.0)
             loss = (np.abs(values - numbers(predictions)[rows]) / scale).mean(axis=1)
@@ -102,9 +102,8 @@ def describe(scored: TargetScored, row: int) -> tuple[str, str]:
     values = predictions.value[row]
     if classes.task == "multilabel":
         true = [classes.name(label) for label in label_sets(predictions).of(row).tolist()]
-        above = np.flatnonzero(values >= multilabel.THRESHOLD)
-        order = above[np.argsort(-values[above], kind="stable")]
-        found = [f"{classes.name(label)} {100 * values[label]:.0f} %" for label in order.tolist()]
+        order = multilabel.likeliest_labels(values).tolist()
+        found = [f"{classes.name(label)} {100 * values[label]:.0f} %" for label in order]
         return _listed(true), _listed(found)
     texts = [", ".join(f"{value:.4g}" for value in some[:MAX_NAMED]) for some in (numbers(predictions)[row], values)]
     return texts[0], texts[1]
@@ -112,11 +111,6 @@ def describe(scored: TargetScored, row: int) -> tuple[str, str]:
 
 def _listed(names: list[str]) -> str:
     return (", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")) or "none"
-
-
-def _cut(text: str, letters: int = 40) -> str:
-    """Return `text` with each line cut to `letters`, for a caption."""
-    return "\n".join(line if len(line) <= letters else f"{line[: letters - 1]}…" for line in text.split("\n"))
 
 
 def _write_predictions(path: Path, scored: TargetScored) -> None:
@@ -144,8 +138,7 @@ def _label_cells(scored: TargetScored, row: int) -> list[object]:
     if not predictions.readable[row]:
         return [target[0], "", "", target[1], ""]
     values = predictions.value[row]
-    above = np.flatnonzero(values >= multilabel.THRESHOLD)
-    order = above[np.argsort(-values[above], kind="stable")].tolist()
+    order = multilabel.likeliest_labels(values).tolist()
     sure = " ".join(f"{values[label]:.6f}" for label in order)
     return [target[0], " ".join(map(str, order)), sure, target[1], " ".join(map(classes.name, order))]
 

@@ -16,6 +16,7 @@ from network.heads import apply_head_and_pool
 from network.precision import TIMED_BATCH, resolve_precision
 from network.settings import NetworkSettings
 from utils.batch import to_float
+from utils.classes import Classes
 from utils.preprocess import Preprocess
 from utils.task import activation_of, logits_of, predictions_of
 
@@ -30,13 +31,14 @@ class BaseModel(nn.Module):
 
     settings: what the network is built from. opt: all options, for a flag that you add.
     net: the network. dtype: that of autocast; None is fp32 throughout. frozen: modules kept in eval mode.
-    target_units: mean and standard deviation of the targets of a regression, float32 (T,) each.
     The engine sets `criterion`, the loss of (logits, targets), and `train_net`, what training runs instead of `net`.
     """
 
     criterion: Callable[[Tensor, Any], Tensor]
     _scale: Tensor
     _shift: Tensor
+    _target_mean: Tensor | None
+    _target_std: Tensor | None
     ARCHS: ClassVar[dict[str, str]] = {}  # of a model of your own: name -> what `build` gets; see backbones.arch_of
 
     def __init__(self, opt: argparse.Namespace, name: str | None = None) -> None:
@@ -51,10 +53,11 @@ class BaseModel(nn.Module):
         mean, std = torch.tensor(self.mean), torch.tensor(self.std)
         self.register_buffer("_scale", 1 / (255 * std), persistent=False)
         self.register_buffer("_shift", -mean / std, persistent=False)
+        self.register_buffer("_target_mean", None, persistent=False)
+        self.register_buffer("_target_std", None, persistent=False)
         self.dtype: torch.dtype | None = None
         self.frozen: list[nn.Module] = []
         self.train_net: Callable[[Tensor], Tensor] | None = None
-        self.target_units: tuple[Tensor, Tensor] | None = None
 
     def build(self, arch: str) -> nn.Module:
         """Return the network of `arch`, with `num_classes` outputs."""
@@ -110,8 +113,21 @@ class BaseModel(nn.Module):
         found = predictions_of(self.settings.activation, logits)
         if self.target_units is None:
             return found
-        mean, std = (one.to(found.device) for one in self.target_units)
+        mean, std = self.target_units
         return found * std + mean
+
+    @property
+    def target_units(self) -> tuple[Tensor, Tensor] | None:
+        """Return mean and standard deviation of the targets of a regression, float32 (T,) each; None of other tasks."""
+        if self._target_mean is None or self._target_std is None:
+            return None
+        return self._target_mean, self._target_std
+
+    def set_target_units(self, classes: Classes) -> None:
+        """Take the units in which the network learns the numbers of `classes`, if it is a regression."""
+        if classes.mean is not None and classes.std is not None:
+            self._target_mean = torch.tensor(classes.mean, device=self.device)
+            self._target_std = torch.tensor(classes.std, device=self.device)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context for forward and loss, in the chosen precision."""

@@ -15,7 +15,7 @@ from utils.classes import Classes, match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
-from utils.task import CORN, activation_of, logits_of, units_of
+from utils.task import CORN, activation_of, logits_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
 
@@ -169,7 +169,7 @@ def build_from_checkpoint(
         load_matching(model.net, content["weights"], path)
     else:
         load_weights(model, content, path)
-    model.target_units = units_of(Classes.from_dict(data))
+    model.set_target_units(Classes.from_dict(data))
     return model.eval(), data
 
 

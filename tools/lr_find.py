@@ -28,7 +28,6 @@ from utils.files import atomic_write, check_regular
 from utils.logger import log, progress
 from utils.outputs import Output, begins_with, check, inputs, is_plot
 from utils.run import run_tool
-from utils.task import units_of
 
 if TYPE_CHECKING:
     from dataloader import TrainLoader
@@ -160,7 +159,7 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     if content is not None and opt.probe_init:
         check_probe(content, source, vars(opt), classes)
     model = get_model(opt.model)(opt)
-    model.target_units = units_of(classes)
+    model.set_target_units(classes)
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))

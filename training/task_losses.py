@@ -12,7 +12,9 @@ from utils.errors import unknown_name
 
 ASL_POSITIVE, ASL_NEGATIVE, ASL_MARGIN = 0.0, 4.0, 0.05  # Ridnik et al., 2021, section 4: gamma+, gamma-, m
 MIN_MISSING = 1e-12  # the power of focal has no slope at 0
-Units = tuple[Tensor, Tensor]  # mean and standard deviation of the targets of a regression, float32 (T,) each
+Units = tuple[
+    Tensor, Tensor
+]  # of the targets of a regression: mean and standard deviation, float32 (T,) each, where the logits are
 LabelLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss per label; float32 (B, K) each
 
 
@@ -60,7 +62,7 @@ def standardised(each: LabelLoss, units: Units | None) -> Loss:
         with torch.autocast(logits.device.type, enabled=False):
             wanted = targets.float()
             if units is not None:
-                mean, std = (one.to(wanted.device) for one in units)
+                mean, std = units
                 wanted = (wanted - mean) / std
             return each(logits.float(), wanted).mean()
 

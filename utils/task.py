@@ -7,8 +7,6 @@ image, and the classes have an order.
 import torch
 from torch import Tensor
 
-from utils.classes import Classes
-
 SOFTMAX, SIGMOID, CORN, LINEAR = "softmax", "sigmoid", "corn", "linear"
 
 
@@ -47,10 +45,3 @@ def predictions_of(activation: str, logits: Tensor) -> Tensor:
 def has_probabilities(task: str) -> bool:
     """Return whether the predictions of an image are the probabilities of classes, of which one is right."""
     return task in ("single", "ordinal")  # other names, as of a damaged file, have none
-
-
-def units_of(classes: Classes) -> tuple[Tensor, Tensor] | None:
-    """Return mean and standard deviation of the targets of a regression, float32 (K,) each; None for other tasks."""
-    if classes.mean is None or classes.std is None:
-        return None
-    return torch.tensor(classes.mean), torch.tensor(classes.std)

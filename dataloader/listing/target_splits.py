@@ -70,7 +70,7 @@ def iterative_folds(
 def quantile_bins(values: Sequence[Sequence[float]]) -> NDArray[np.int64]:
     """Return a class for each image, int64 (N,), by the quantiles of its first number, for a split that spreads them.
 
-    Each of at most MAX_BINS bins has MIN_BIN_IMAGES images or more, if there are so many.
+    There are at most MAX_BINS bins, and fewer where a bin would have less than MIN_BIN_IMAGES images.
     """
     first = np.array([row[0] for row in values], np.float64)
     bins = max(1, min(MAX_BINS, len(first) // MIN_BIN_IMAGES))

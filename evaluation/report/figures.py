@@ -98,19 +98,20 @@ def captions_of(classes: Classes, targets: NDArray[np.generic]) -> list[str]:
     Args:
         targets: int64 (B,) classes, uint8 (B, K) labels, or float32 (B, T) numbers, as utils.batch.Batch has them.
     """
-    room = 72 * CELL - GAP
     if targets.ndim == 1:
         names = class_names(classes, targets.astype(np.int64))
         return [names[label] for label in targets.tolist()]
     if targets.dtype == np.uint8:
-        texts = {
-            row: ", ".join(map(classes.name, np.flatnonzero(one).tolist())) or "–" for row, one in enumerate(targets)
-        }
-    else:
-        texts = {row: ", ".join(f"{value:.4g}" for value in one.tolist()) for row, one in enumerate(targets)}
-    texts = {row: visible(text) for row, text in texts.items()}
-    family = fonts.families("".join(texts.values()))
-    return [shorten(text, room, lambda some: text_width(some, CAPTION_SIZE, family)) for text in texts.values()]
+        return shortened([", ".join(map(classes.name, np.flatnonzero(one).tolist())) or "–" for one in targets])
+    return shortened([", ".join(f"{value:.4g}" for value in one.tolist()) for one in targets])
+
+
+def shortened(texts: Sequence[str], cell: float = CELL) -> list[str]:
+    """Return captions of one line each, none wider than a cell of `cell` inches."""
+    shown = [visible(text) for text in texts]
+    family = fonts.families("".join(shown))
+    room = 72 * cell - GAP
+    return [shorten(text, room, lambda some: text_width(some, CAPTION_SIZE, family)) for text in shown]
 
 
 def text_width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:

@@ -37,23 +37,23 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
-def write(
-    path: Path,
-    scored: TargetScored,
-    metrics: dict[str, Any],
-    extra: Extra,
-    table: Table,
-    mistakes: dict[str, list[tuple[int, int]]],
-    worst: NDArray[np.int64],
-    described: list[tuple[str, str]],
-) -> None:
-    """Write the page.
+class Details(NamedTuple):
+    """What the page shows beside the scores.
 
-    Args:
-        metrics: the content of metrics.json. table: a row per label or number. mistakes: the labels that are missed and
-            invented most often, {title: [(label, images)]}. worst: the rows of the worst predictions, int64 (M,).
-        described: what is true and what is predicted, as text, of each of them.
+    table: a row per label or number. mistakes: the labels that are missed and invented most often, {title: [(label,
+    images)]}. worst: the rows of the worst predictions, int64 (M,). described: what is true and what is predicted, as
+    text, of each of them.
     """
+
+    table: Table
+    mistakes: dict[str, list[tuple[int, int]]]
+    worst: NDArray[np.int64]
+    described: list[tuple[str, str]]
+
+
+def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extra, details: Details) -> None:
+    """Write the page; `metrics` is the content of metrics.json."""
+    table, mistakes, worst, described = details
     predictions, files, classes = scored
     pictures = Pictures(files)
     cards = [

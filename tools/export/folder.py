@@ -90,7 +90,7 @@ def _check_place(out: Path) -> None:
 
 
 def _check_inputs(out: Path, read: dict[str, str]) -> None:
-    """Raise UserError where a file that is read lies in the folder that will be replaced."""
+    """Raise UserError where a file that is read is in the folder that will be replaced."""
     for path, what in read.items():
         if out.resolve() in Path(path).resolve().parents:
             raise UserError(f"{path} ({what}) is inside --out {out}, which is replaced. Give another folder.")
