@@ -4,7 +4,7 @@ from inference.ensemble import apply_ensemble_file, fit_ensemble, write_ensemble
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.images import ImagePredictor, load
-from inference.loading import load_predictor
+from inference.loading import build_member, load_predictor
 from inference.predictor import Member, Predictor, predict, rows_to_keep
 from inference.session import Inference, open_inference
 from inference.targets import predict_targets
@@ -16,6 +16,7 @@ __all__ = [
     "Member",
     "Predictor",
     "apply_ensemble_file",
+    "build_member",
     "fit_ensemble",
     "gradcam_maps",
     "load",

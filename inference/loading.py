@@ -131,17 +131,11 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
     """Build the network of the checkpoint `path` on `device`, and log what it is."""
     content = checkpoint.load(path)
     identity = checkpoint.identity(content)
-    model, data = build_from_checkpoint(content, path, opt.model)
+    member, data, chosen = build_member(content, path, opt, device, weight)
     trained = content.get("opt", {})
-    precision = opt.precision if opt.precision != "auto" else trained.get("precision_used", "auto")
-    if precision == "fp16" and device.type == "cpu":  # fp16 is for CUDA
-        precision = "fp32"
-    preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
-    preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
-    chosen = optimize_for_inference(model, preprocess, opt, precision, device)
     history, curves = _history(content.get("history")), content.get("curves")
     network = _Network(
-        Member(model, preprocess, weight, path),
+        member,
         identity,
         data,
         tag=trained.get("tag") or Path(path).stem,
@@ -152,11 +146,38 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         metric=trained.get("metric", "top1"),
         weights_alone="format" not in content,
     )
+    preprocess = member.preprocess
     log.info(
-        f"{path}: {model.name}, epoch {network.epoch}, {data['num_classes']} classes, "
+        f"{path}: {member.model.name}, epoch {network.epoch}, {data['num_classes']} classes, "
         f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
     )
     return network
+
+
+def build_member(
+    content: dict[str, Any], path: str, opt: argparse.Namespace, device: torch.device, weight: float = 1.0
+) -> tuple[Member, dict[str, Any], str]:
+    """Build the network of a checkpoint's `content` on `device`, as eval.py runs it under the flags `opt`.
+
+    Args:
+        content: as utils.checkpoint.load gives it. path: its file, for messages.
+        weight: of the member.
+
+    Returns:
+        The member, the checkpoint's `data`, and in words the precision and how it was chosen.
+
+    Raises:
+        UserError: the checkpoint does not fit its network; see build_from_checkpoint.
+    """
+    model, data = build_from_checkpoint(content, path, opt.model)
+    trained = content.get("opt", {})
+    precision = opt.precision if opt.precision != "auto" else trained.get("precision_used", "auto")
+    if precision == "fp16" and device.type == "cpu":  # fp16 is for CUDA
+        precision = "fp32"
+    preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
+    preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
+    chosen = optimize_for_inference(model, preprocess, opt, precision, device)
+    return Member(model, preprocess, weight, path), data, chosen
 
 
 def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str:

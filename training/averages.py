@@ -70,26 +70,9 @@ class Averages:
             self.swa_ready = False
 
     def update_swa_batchnorm(self, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:
-        """Recompute the batch-norm statistics of `swa` as their mean over `images`.
-
-        Args:
-            images: batches of normalised images (B, 3, S, S).
-            frozen: for each module, whether --freeze holds it; such a module keeps its statistics.
-        """
+        """Recompute the batch-norm statistics of `swa`; see recompute_batchnorm."""
         assert self.swa is not None
-        net = self.swa.module
-        held = [module for module, keep in zip(net.modules(), frozen, strict=True) if keep]
-        kept = [(buffer, buffer.clone()) for module in held for buffer in module.buffers()]
-
-        def shown() -> Iterable[Tensor]:
-            for module in held:  # update_bn has just reset them, and set them to train
-                module.eval()
-            for buffer, value in kept:
-                buffer.copy_(value)
-            yield from images
-
-        update_bn(shown(), net)
-        net.eval()
+        recompute_batchnorm(self.swa.module, images, frozen)
         self.swa_ready = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -112,6 +95,27 @@ class Averages:
             swa = content["training"]["swa"]
             self.swa.n_averaged.fill_(swa["count"])
             self.swa_ready = swa["ready"]
+
+
+def recompute_batchnorm(net: nn.Module, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:
+    """Recompute the batch-norm statistics of `net` as their mean over `images`, and leave it in eval mode.
+
+    Args:
+        images: batches of normalised images (B, 3, S, S). A network without batch norm takes none.
+        frozen: for each of net.modules(), whether --freeze holds it; such a module keeps its statistics.
+    """
+    held = [module for module, keep in zip(net.modules(), frozen, strict=True) if keep]
+    kept = [(buffer, buffer.clone()) for module in held for buffer in module.buffers()]
+
+    def shown() -> Iterable[Tensor]:
+        for module in held:  # update_bn has just reset them, and set them to train
+            module.eval()
+        for buffer, value in kept:
+            buffer.copy_(value)
+        yield from images
+
+    update_bn(shown(), net)
+    net.eval()
 
 
 def _slots(net: nn.Module) -> list[tuple[dict[str, Any], str]]:

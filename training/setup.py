@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dataloader.transforms import build_stages
 from network import get_model
@@ -66,7 +67,7 @@ def build_engine(
         teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
         criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
     head = head_names(model.net)
-    model.frozen = freeze(model.net, opt.freeze) + (batch_norms(model.net) if opt.probe_init or opt.lora else [])
+    model.frozen = frozen_modules(opt, model.net)
     adapters = add_adapters(model, opt.lora, opt.seed) if opt.lora else None
     settings = optimizer_settings(opt)
     optimizer = get_optimizer(model.net, settings, lr_scales(model.net, opt.head_lr, opt.layer_decay), head)
@@ -90,6 +91,15 @@ def build_engine(
         adapters=adapters,
     )
     return Engine(model, step_settings(opt, steps_per_epoch), parts)
+
+
+def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
+    """Freeze the parameters that --freeze names, and return the modules that training keeps in eval mode.
+
+    Raises:
+        UserError: the network has fewer stages than --freeze, or no classifier.
+    """
+    return freeze(net, opt.freeze) + (batch_norms(net) if opt.probe_init or opt.lora else [])
 
 
 def resolve_batch(opt: Options, device: torch.device, images: int, classes: Classes) -> int:

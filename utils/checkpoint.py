@@ -14,6 +14,7 @@ Keys of a checkpoint:
     best         the best epoch's scores
     calibration  a temperature, from eval.py --calibrate
     probe        how tools.probe fitted the classifier
+    average      what tools.average made it of, with the scores
     curves       sums over stretches of steps: the points of steps.csv
     within       for --resume: the position within the epoch
     training     for --resume: optimizer, scaler, step, progress of --swa

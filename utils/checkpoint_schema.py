@@ -258,6 +258,7 @@ class Checkpoint(TypedDict):
     training: NotRequired[Training]
     calibration: NotRequired[Calibration | None]
     probe: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
+    average: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
 
 
 FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")

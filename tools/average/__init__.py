@@ -1,0 +1,1 @@
+"""Average the weights of several checkpoints into one."""
