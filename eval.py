@@ -7,12 +7,13 @@
 
 Writes results/<tag>/<epoch>/, for a checkpoint of another tag results/<tag>/<its tag>_<epoch>_<views>/: report.html,
 metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv, pictures; probs.npz with --save_probs,
-changed.csv with --compare. --calibrate also rewrites the checkpoint, to add the temperature.
+changed.csv with --compare. --calibrate and --fit_thresholds also rewrite the checkpoint, to add what they fit.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ def main(opt: argparse.Namespace) -> None:
     from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
     from inference.report_extra import report_extra
-    from inference.temperature import announce_calibration, calibrate, temperature_flag
+    from inference.temperature import announce_rewriting, calibrate, temperature_flag
     from utils import run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
@@ -50,8 +51,7 @@ def main(opt: argparse.Namespace) -> None:
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name
     check(results.planned(folder, opt), inputs(opt, files))
     run_lock.acquire(folder)
-    if opt.calibrate:
-        announce_calibration(run)
+    announce_rewriting(run)
 
     if not has_probabilities(classes.task):
         evaluate_targets(asked, run, folder, metric)
@@ -93,18 +93,23 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     from evaluation.scored import TargetScored
     from inference import predict_targets
     from inference.report_extra import target_extra
+    from inference.thresholds import fit_and_store, threshold_flag
     from utils.logger import log
 
     predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
-    scored = TargetScored(predictions, run.files, run.classes)
+    classes = run.classes
+    fitted = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
+    if fitted:
+        classes = replace(classes, thresholds=fitted.values)
+    scored = TargetScored(predictions, run.files, classes)
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.place(folder, run.opt) as new:
-        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra)
+        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, fitted)
         results.set_aside(folder, run.loaded.identities)
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")
     if run.can_submit():
-        log.info(f"Next: {after_evaluation(asked)}")
+        log.info(f"Next: {after_evaluation(asked, threshold=threshold_flag(run, fitted))}")
 
 
 def evaluate(

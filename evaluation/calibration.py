@@ -31,6 +31,12 @@ def apply_temperature(probability: NDArray[np.float32], temperature: float) -> N
     return logits / logits.sum(axis=1, keepdims=True)
 
 
+def at_temperature(probability: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """Return sigmoid(logit(p) / T) of probabilities of labels, in any shape; those of 0 and 1 stay what they are."""
+    present, absent = probability ** (1 / temperature), (1 - probability) ** (1 / temperature)
+    return present / (present + absent)
+
+
 def fit_temperature(predictions: Predictions) -> Fitted:
     """Fit the temperature with the lowest mean -log p on the whole rows that were kept (a sample of a huge list).
 

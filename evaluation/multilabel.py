@@ -2,12 +2,14 @@
 labels.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.targets import TargetPredictions, label_sets
+from utils.classes import Classes
 
 THRESHOLD = 0.5
 MIN_P = float(np.finfo(np.float32).eps)  # probabilities nearer to 0 or 1 count as this far away, in the log loss
@@ -32,8 +34,32 @@ class LabelCounts:
         return np.divide(2.0 * self.right, both, out=np.full(len(both), np.nan), where=both > 0)
 
 
+def thresholds_of(classes: Classes) -> NDArray[np.float64]:
+    """Return the probability of each label from which it counts as predicted, float64 (K,)."""
+    return np.full(classes.count, THRESHOLD) if classes.thresholds is None else np.array(classes.thresholds)
+
+
+def short_thresholds(classes: Classes) -> float | list[float]:
+    """Return the one threshold of all labels, or one for each label, as plain data."""
+    values = thresholds_of(classes).tolist()
+    return values[0] if len(set(values)) == 1 else values
+
+
+def describe_thresholds(values: Sequence[float]) -> str:
+    """Return in words from which probabilities on labels count as predicted."""
+    low, high = min(values), max(values)
+    return f"from probability {low:.4f} on" if low == high else f"from {low:.4f} to {high:.4f} on, each by its own"
+
+
 def count_labels(predictions: TargetPredictions, threshold: float | NDArray[np.float64] = THRESHOLD) -> LabelCounts:
     """Count hits and misses per label. A label is predicted if its probability is `threshold` or more, (K,) or one."""
+    return LabelCounts(*count_hits(predictions, threshold), average_precisions(predictions))
+
+
+def count_hits(
+    predictions: TargetPredictions, threshold: float | NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return `positive`, `predicted` and `right` of LabelCounts."""
     sets, count = label_sets(predictions), predictions.value.shape[1]
     positive, predicted, right = (np.zeros(count, np.int64) for _ in range(3))
     for rows, values in predictions.blocks():
@@ -42,18 +68,51 @@ def count_labels(predictions: TargetPredictions, threshold: float | NDArray[np.f
         positive += present.sum(axis=0)
         predicted += above.sum(axis=0)
         right += (present & above).sum(axis=0)
-    return LabelCounts(positive, predicted, right, average_precisions(predictions))
+    return positive, predicted, right
 
 
 def average_precisions(predictions: TargetPredictions) -> NDArray[np.float64]:
     """Return the average precision of each label, float64 (K,); NaN for a label without a positive image.
 
     It is the sum of precision times the gain in recall over the thresholds, which are the probabilities of the
-    positive images. For each of them, one pass counts how many images reach it. So the memory is that of the positive
-    images, not of all predictions.
+    positive images.
     """
-    sets, count = label_sets(predictions), predictions.value.shape[1]
-    scorable = predictions.scorable
+    found = np.full(predictions.value.shape[1], np.nan)
+    for label, scores, at_least in ranked_positives(predictions):
+        found[label] = _average_precision(scores, at_least)
+    return found
+
+
+def ranked_positives(
+    predictions: TargetPredictions,
+) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
+    """Yield what decides every score of a label, for each label that occurs, in their order.
+
+    One pass counts how many images reach the probability of each positive image. So the memory is that of the positive
+    images, not of all predictions.
+
+    Returns:
+        The label; the probabilities of its positive images, ascending, float32 (P,); and how many images of the list
+        have such a probability or a higher one, int64 (P,).
+    """
+    count = predictions.value.shape[1]
+    scores, label = positive_scores(predictions)
+    order = np.lexsort((scores, label))
+    scores, start = scores[order], np.searchsorted(label[order], np.arange(count + 1))
+    reached = np.zeros(len(scores) + count, np.int64)  # of label k: one more place than it has positive images
+    occurring = np.flatnonzero(np.diff(start)).tolist()
+    for _, values in predictions.blocks():
+        for k in occurring:
+            places = np.searchsorted(scores[start[k] : start[k + 1]], values[:, k], side="right")
+            reached[start[k] + k : start[k + 1] + k + 1] += np.bincount(places, minlength=start[k + 1] - start[k] + 1)
+    for k in occurring:
+        counted = reached[start[k] + k : start[k + 1] + k + 1]
+        yield k, scores[start[k] : start[k + 1]], counted[:0:-1].cumsum()[::-1]
+
+
+def positive_scores(predictions: TargetPredictions) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return the probability of each label of each scorable image, float32 (M,), and the label, int32 (M,)."""
+    sets, scorable = label_sets(predictions), predictions.scorable
     image, label = sets.image(), sets.label
     known = scorable[image]
     image, label = image[known], label[known]
@@ -61,19 +120,7 @@ def average_precisions(predictions: TargetPredictions) -> NDArray[np.float64]:
     for rows, values in predictions.blocks():
         first, last = np.searchsorted(image, (rows[0], rows[-1] + 1))
         scores[first:last] = values[np.searchsorted(rows, image[first:last]), label[first:last]]
-    order = np.lexsort((scores, label))
-    scores, start = scores[order], np.searchsorted(label[order], np.arange(count + 1))
-    reached = np.zeros(len(scores) + count, np.int64)  # of label k: one more place than it has positive images
-    occurring = np.flatnonzero(np.diff(start))
-    for _, values in predictions.blocks():
-        for k in occurring.tolist():
-            places = np.searchsorted(scores[start[k] : start[k + 1]], values[:, k], side="right")
-            reached[start[k] + k : start[k + 1] + k + 1] += np.bincount(places, minlength=start[k + 1] - start[k] + 1)
-    found = np.full(count, np.nan)
-    for k in occurring.tolist():
-        own, counted = scores[start[k] : start[k + 1]], reached[start[k] + k : start[k + 1] + k + 1]
-        found[k] = _average_precision(own, counted[:0:-1].cumsum()[::-1])
-    return found
+    return scores, label
 
 
 def _average_precision(scores: NDArray[np.float32], at_least: NDArray[np.int64]) -> float:
@@ -95,9 +142,9 @@ def cross_entropy(values: NDArray[np.float32], present: NDArray[np.bool_]) -> ND
     return -np.where(present, np.log(p), np.log1p(-p))
 
 
-def likeliest_labels(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the labels whose probability, of (K,), is THRESHOLD or more, the likeliest first."""
-    above = np.flatnonzero(values >= THRESHOLD)
+def likeliest_labels(values: NDArray[np.float32], threshold: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the labels whose probability, of (K,), is `threshold`, (K,), or more, the likeliest first."""
+    above = np.flatnonzero(values >= threshold)
     return above[np.argsort(-values[above], kind="stable")]
 
 

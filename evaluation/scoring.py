@@ -13,7 +13,7 @@ def score(predictions: Predictions | TargetPredictions, classes: Classes) -> dic
     """
     if isinstance(predictions, TargetPredictions):
         if classes.task == "multilabel":
-            return multilabel.score(predictions)
+            return multilabel.score(predictions, multilabel.thresholds_of(classes))
         return regression.score(predictions, classes.std)
     scores = metrics.score(predictions, classes.count)
     return scores | ordinal.score(predictions, classes.count) if classes.task == "ordinal" else scores

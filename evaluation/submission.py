@@ -21,6 +21,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.multilabel import short_thresholds
 from evaluation.sample_submission import Kind, Sample
 from evaluation.sample_table import SampleTable, error_handling
 from evaluation.scored import Scored, TargetScored
@@ -296,6 +297,7 @@ def write_provenance(
         "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
         "unreadable": int((~scored.predictions.readable).sum()),
         "members": [dict(zip(("path", "sha256", "weight"), member, strict=True)) for member in members],
+        **({"threshold": short_thresholds(scored.classes)} if scored.classes.task == "multilabel" else {}),
         "list": {"path": str(scored.files.source), "hash": scored.files.content_hash(), "images": len(scored.files)},
         "command": sys.argv,
         "options": {name: value for name, value in vars(opt).items() if name not in NOT_OPTIONS},

@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 
 from evaluation import regression
 from evaluation.bootstrap import MAX_AUC_VALUES, interval
-from evaluation.multilabel import THRESHOLD, cross_entropy
+from evaluation.multilabel import cross_entropy, thresholds_of
 from evaluation.targets import TargetPredictions, label_sets
+from utils.classes import Classes
 from utils.logger import progress
 
 Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
 BOUNDS = {"mae": (0, np.inf), "rmse": (0, np.inf), "log_loss": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
 
 
-def intervals(predictions: TargetPredictions, task: str, seed: int, resamples: int) -> dict[str, list[float]]:
+def intervals(predictions: TargetPredictions, classes: Classes, seed: int, resamples: int) -> dict[str, list[float]]:
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
     Scores of labels that need whole columns, mAP and macro_f1, have one only up to MAX_AUC_VALUES probabilities. A
@@ -24,7 +25,10 @@ def intervals(predictions: TargetPredictions, task: str, seed: int, resamples: i
     rows = np.flatnonzero(predictions.scorable)
     if not len(rows):
         return {}
-    score = _label_scores(predictions, rows) if task == "multilabel" else _number_scores(predictions, rows)
+    if classes.task == "multilabel":
+        score = _label_scores(predictions, rows, thresholds_of(classes))
+    else:
+        score = _number_scores(predictions, rows)
     rng = np.random.default_rng([seed, 95])
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):
@@ -46,20 +50,20 @@ def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> S
     return score
 
 
-def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Score:
-    """Return what scores a resample; of many labels, only from sums per image."""
+def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64], threshold: NDArray[np.float64]) -> Score:
+    """Return what scores a resample; of many labels, only from sums per image. The thresholds stay what they are."""
     sets, count = label_sets(predictions), predictions.value.shape[1]
     whole = len(rows) * count <= MAX_AUC_VALUES
     sums, present_parts, value_parts = [], [], []
     for some, values in predictions.blocks():
         present = sets.rows(some).astype(bool)
-        above, loss = values >= THRESHOLD, cross_entropy(values, present).mean(axis=1)
+        above, loss = values >= threshold, cross_entropy(values, present).mean(axis=1)
         sums.append(np.stack([(present & above).sum(axis=1), present.sum(axis=1) + above.sum(axis=1), loss], axis=1))
         if whole:
             present_parts.append(present)
             value_parts.append(values)
     per_image = np.concatenate(sums)
-    columns = _Columns(np.concatenate(present_parts), np.concatenate(value_parts)) if whole else None
+    columns = _Columns(np.concatenate(present_parts), np.concatenate(value_parts), threshold) if whole else None
 
     def score(weight: NDArray[np.int64]) -> dict[str, float]:
         right, both, loss = weight @ per_image
@@ -70,14 +74,15 @@ def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Sc
 
 
 class _Columns:
-    """Weighted mAP and macro F1 of whole columns: present bool (N, K), value float32 (N, K)."""
+    """Weighted mAP and macro F1 of whole columns: present bool (N, K), value float32 (N, K), threshold (K,)."""
 
-    def __init__(self, present: NDArray[np.bool_], value: NDArray[np.float32]) -> None:
+    def __init__(self, present: NDArray[np.bool_], value: NDArray[np.float32], threshold: NDArray[np.float64]) -> None:
         order = np.argsort(-value, axis=0, kind="stable")
         self.order, self.present = order, np.take_along_axis(present, order, axis=0)
         ranked = np.take_along_axis(value, order, axis=0)
         self.ends = np.concatenate([ranked[1:] != ranked[:-1], np.ones((1, value.shape[1]), bool)])
-        self.hit, self.both = present & (value >= THRESHOLD), present.astype(np.int64) + (value >= THRESHOLD)
+        above = value >= threshold
+        self.hit, self.both = present & above, present.astype(np.int64) + above
 
     def scores(self, weight: NDArray[np.int64]) -> dict[str, float]:
         """Return mAP and macro_f1 where image i counts weight[i] times."""

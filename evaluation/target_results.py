@@ -18,6 +18,7 @@ from evaluation.results import METRICS, SETTINGS
 from evaluation.scored import TargetScored
 from evaluation.target_intervals import intervals
 from evaluation.targets import label_sets, numbers
+from evaluation.thresholds import Fitted
 from utils import tables
 from utils.files import atomic_write, write_json
 
@@ -26,9 +27,17 @@ MAX_NAMED = 12  # labels of an image, in words
 
 
 def write(
-    new: Path, scored: TargetScored, opt: argparse.Namespace, identities: Sequence[str], extra: Extra | None
+    new: Path,
+    scored: TargetScored,
+    opt: argparse.Namespace,
+    identities: Sequence[str],
+    extra: Extra | None,
+    fitted: Fitted | None = None,
 ) -> dict[str, Any]:
     """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
+
+    Args:
+        fitted: the thresholds of `scored`, if they were fitted to these predictions.
 
     Returns:
         The content of metrics.json.
@@ -36,15 +45,18 @@ def write(
     predictions, files, classes = scored
     is_labels = classes.task == "multilabel"
     if is_labels:
-        counts = multilabel.count_labels(predictions)
+        counts = multilabel.count_labels(predictions, multilabel.thresholds_of(classes))
         metrics: dict[str, Any] = dict(multilabel.scores_of(predictions, counts))
+        metrics["threshold"] = multilabel.short_thresholds(classes)
+        if fitted:
+            metrics["fitted_thresholds"] = {key: value for key, value in fitted._asdict().items() if key != "values"}
         table = _write_labels(new / "per_class.csv", counts, scored)
     else:
         each = regression.per_target(predictions)
         metrics = dict(regression.scores_of(predictions, each, classes.std))
         table = _write_targets(new / "per_target.csv", each, scored)
     if opt.resamples:
-        metrics["intervals"] = intervals(predictions, classes.task, opt.seed, opt.resamples)
+        metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples)
     made_by = {key: getattr(opt, key) for key in SETTINGS}
     metrics |= {"task": classes.task, "options": made_by, "checkpoints": list(identities)}
     _write_predictions(new / "predictions.csv", scored)
@@ -102,7 +114,7 @@ def describe(scored: TargetScored, row: int) -> tuple[str, str]:
     values = predictions.value[row]
     if classes.task == "multilabel":
         true = [classes.name(label) for label in label_sets(predictions).of(row).tolist()]
-        order = multilabel.likeliest_labels(values).tolist()
+        order = multilabel.likeliest_labels(values, multilabel.thresholds_of(classes)).tolist()
         found = [f"{classes.name(label)} {100 * values[label]:.0f} %" for label in order]
         return _listed(true), _listed(found)
     texts = [", ".join(f"{value:.4g}" for value in some[:MAX_NAMED]) for some in (numbers(predictions)[row], values)]
@@ -138,7 +150,7 @@ def _label_cells(scored: TargetScored, row: int) -> list[object]:
     if not predictions.readable[row]:
         return [target[0], "", "", target[1], ""]
     values = predictions.value[row]
-    order = multilabel.likeliest_labels(values).tolist()
+    order = multilabel.likeliest_labels(values, multilabel.thresholds_of(classes)).tolist()
     sure = " ".join(f"{values[label]:.6f}" for label in order)
     return [target[0], " ".join(map(str, order)), sure, target[1], " ".join(map(classes.name, order))]
 
@@ -154,7 +166,7 @@ def _write_labels(path: Path, counts: multilabel.LabelCounts, scored: TargetScor
     """Write a row per label; return the same as a table of the page, the lowest average precision first."""
     classes = scored.classes
     trained: Sequence[int | str] = classes.train_counts or [""] * classes.count
-    f1, rows = counts.f1(), []
+    f1, rows, threshold = counts.f1(), [], multilabel.thresholds_of(classes)
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
         writer.writerow(
@@ -169,6 +181,7 @@ def _write_labels(path: Path, counts: multilabel.LabelCounts, scored: TargetScor
                 "recall",
                 "f1",
                 "average_precision",
+                "threshold",
             ]
         )
         for k in range(classes.count):
@@ -178,13 +191,24 @@ def _write_labels(path: Path, counts: multilabel.LabelCounts, scored: TargetScor
                 f"{right / count:.6f}" if count else "",
                 "" if np.isnan(f1[k]) else f"{f1[k]:.6f}",
                 "" if np.isnan(counts.average_precision[k]) else f"{counts.average_precision[k]:.6f}",
+                f"{threshold[k]:.6f}",
             ]
             writer.writerow([k, classes.name(k), trained[k], count, predicted, right, *shares])
             rows.append(
                 [classes.name(k), str(trained[k]), f"{count:,}", f"{predicted:,}", *(text[:6] for text in shares)]
             )
     order = np.argsort(np.nan_to_num(counts.average_precision, nan=2.0), kind="stable").tolist()
-    titles = ["Label", "Training images", "Images", "Predicted", "Precision", "Recall", "F1", "Average precision"]
+    titles = [
+        "Label",
+        "Training images",
+        "Images",
+        "Predicted",
+        "Precision",
+        "Recall",
+        "F1",
+        "Average precision",
+        "Threshold",
+    ]
     return Table(titles, [rows[k] for k in order])
 
 

@@ -10,6 +10,7 @@ from typing import IO
 
 import numpy as np
 
+from evaluation.multilabel import thresholds_of
 from evaluation.scored import TargetScored
 from evaluation.submission import check_ids, row_id, separator
 from utils import tables
@@ -21,7 +22,7 @@ from utils.logger import log
 def write(path: Path, scored: TargetScored, opt: argparse.Namespace) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order.
 
-    A multi-label row holds the labels whose probability is --threshold or more, with --joiner between them; with
+    A multi-label row holds the labels whose probability is its threshold or more, with --joiner between them; with
     --probabilities, the probability of each label in a column of its own. A row of a regression holds each number in a
     column of its own. An unreadable image has no label, a probability of 0, or the mean of training.
 
@@ -108,8 +109,9 @@ def _rows(scored: TargetScored, opt: argparse.Namespace) -> Iterator[tuple[str, 
 
 
 def _labels(scored: TargetScored, opt: argparse.Namespace, values: list[float]) -> list[str] | list[int]:
-    """Return the labels whose probability is --threshold or more, as numbers or names."""
-    chosen = [k for k, value in enumerate(values) if value >= opt.threshold and value > 0]
+    """Return the labels whose probability is its threshold or more, as numbers or names."""
+    threshold = thresholds_of(scored.classes).tolist()
+    chosen = [k for k, value in enumerate(values) if value >= threshold[k] and value > 0]
     return [scored.classes.name(k) for k in chosen] if opt.labels == "name" else chosen
 
 

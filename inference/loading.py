@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from dataloader.file_list import FileList
+from evaluation.calibration import at_temperature
+from evaluation.multilabel import THRESHOLD, describe_thresholds
 from evaluation.step_points import Row, rows_of
 from inference import saved_probs
 from inference.folding import optimize_for_inference
@@ -46,6 +48,7 @@ class LoadedPredictor:
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
     points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
     metric: str = "top1"  # by which the first member's best epoch was chosen
+    thresholds: list[float] | None = None  # of each label, from --threshold or the only checkpoint; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
     def check_list(self, files: FileList) -> None:
@@ -73,6 +76,7 @@ class _Network:
     history: list[dict[str, Any]]
     points: list[Row]
     calibration: dict[str, Any] | None
+    thresholds: dict[str, Any] | None
     metric: str
     weights_alone: bool
 
@@ -109,9 +113,10 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     if saved:
         predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     only = networks[0] if len(networks) == 1 else None
+    data = networks[0].data if networks else saved[0].data
     return LoadedPredictor(
         predictor,
-        data=networks[0].data if networks else saved[0].data,
+        data=data,
         name=_folder_name(opt, networks, [Path(one.path).stem for one in saved]),
         title=_title(networks, saved),
         paths=paths,
@@ -123,6 +128,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         history=only.history if only else [],
         points=only.points if only else [],
         metric=networks[0].metric if networks else "top1",
+        thresholds=_thresholds(opt, networks, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
 
@@ -143,6 +149,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         history=history,
         points=rows_of(curves, history) if curves else [],
         calibration=content.get("calibration"),
+        thresholds=content.get("thresholds"),
         metric=trained.get("metric", "top1"),
         weights_alone="format" not in content,
     )
@@ -252,6 +259,40 @@ def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -
     if stored[0]["tta"] != opt.tta:
         log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
     return float(stored[0]["temperature"])
+
+
+def _thresholds(
+    opt: argparse.Namespace, networks: list[_Network], classes: Classes, temperature: float
+) -> list[float] | None:
+    """Return the probability of each label from which it counts as predicted; None: 0.5, or classes of another task.
+
+    --threshold comes first. Without it they are those that `eval.py --fit_thresholds` stored in the only checkpoint.
+    """
+    if classes.task != "multilabel" or vars(opt).get("fit_thresholds"):
+        return None
+    if opt.threshold is not None:
+        if len(opt.threshold) not in (1, classes.count):
+            raise UserError(
+                f"--threshold has {len(opt.threshold)} numbers; allowed: one, or one for each of the "
+                f"{classes.count} labels."
+            )
+        return list(opt.threshold) * (classes.count if len(opt.threshold) == 1 else 1)
+    holding = [network for network in networks if network.thresholds is not None]
+    if not holding:
+        return None
+    if len(opt.load) > 1:
+        log.warning(
+            f"{holding[0].member.path} holds thresholds of one network, not of a mean; labels count from "
+            f"{THRESHOLD} on. Try: --threshold"
+        )
+        return None
+    stored = holding[0].thresholds
+    assert stored is not None
+    if stored["tta"] != opt.tta:
+        log.warning(f"The thresholds were fitted with --tta {stored['tta']}; now it is {opt.tta}.")
+    values = at_temperature(np.array(stored["values"]), temperature).tolist()
+    log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
+    return values
 
 
 def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:

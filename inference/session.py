@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import dataloader
@@ -42,7 +42,7 @@ def check_task(opt: argparse.Namespace, task: str) -> None:
             f"--metric {metric} does not fit the checkpoint, whose task is {task}; "
             f"allowed: {', '.join(TASK_METRICS[task])}."
         )
-    for name in ("threshold", "probabilities"):
+    for name in ("threshold", "fit_thresholds", "probabilities"):
         if name in vars(opt).get("given", ()) and name in vars(opt) and task != "multilabel":
             raise UserError(
                 f"--{name} is for several labels per image; the task of the checkpoint is {task}. Leave it out."
@@ -102,7 +102,7 @@ def open_inference(
     """
     opt = apply_ensemble_file(opt)
     loaded = load_predictor(opt, get_device(opt.gpu))
-    classes = Classes.from_dict(loaded.data)
+    classes = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
     if classes.task not in tasks:
         raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")
     check_task(opt, classes.task)

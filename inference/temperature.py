@@ -9,20 +9,22 @@ from utils import checkpoint, run_lock
 from utils.logger import log
 
 
-def announce_calibration(run: Inference) -> None:
-    """Log which checkpoint --calibrate will change, before the work, and keep other commands from replacing it."""
-    target = calibrated_file(run)
-    if target is not None:
-        log.info(
-            f"--calibrate adds the temperature to {_named(target)}: "
-            "that file is rewritten, its weights stay as they are."
-        )
+def announce_rewriting(run: Inference) -> None:
+    """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others."""
+    added = {"calibrate": "the temperature", "fit_thresholds": "the thresholds"}
+    asked = [name for name in added if getattr(run.opt, name)]
+    target = rewritten_file(run)
+    if asked and target is not None:
+        for name in asked:
+            log.info(
+                f"--{name} adds {added[name]} to {named(target)}: that file is rewritten, its weights stay as they are."
+            )
         if run.loaded.run is not None:
             run_lock.acquire(run.loaded.run, shared=True)
 
 
-def calibrated_file(run: Inference) -> Path | None:
-    """Return the checkpoint that gets the temperature; None for a blend, and for a file of weights alone."""
+def rewritten_file(run: Inference) -> Path | None:
+    """Return the checkpoint that gets what is fitted; None for a blend, and for a file of weights alone."""
     loaded = run.loaded
     one_network = len(loaded.paths) == 1 and not loaded.saved
     return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
@@ -39,14 +41,14 @@ def calibrate(run: Inference, predictions: Predictions) -> Fitted:
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, "
         f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
-    target = calibrated_file(run)
+    target = rewritten_file(run)
     if target is None:
         what = (
             "a file of weights alone holds no temperature" if run.loaded.weights_alone else "it is of this blend alone"
         )
         log.info(f"No checkpoint was changed ({what}); use it with --temperature {fitted.temperature:.6f}")
         return fitted
-    log.info(f"Writing the temperature into {_named(target)}")
+    log.info(f"Writing the temperature into {named(target)}")
     content = {**fitted._asdict(), "tta": run.opt.tta}
     others = checkpoint.amend(target, "calibration", content, run.loaded.identities[0])
     names = ", ".join(other.name for other in others)
@@ -59,9 +61,10 @@ def temperature_flag(run: Inference, fitted: Fitted | None) -> str | None:
     """Return what --temperature is to say in a later command, for a fitted temperature; None without one."""
     if fitted is None:
         return None
-    return f"{fitted.temperature:.6f}" if calibrated_file(run) is None else "ckpt"
+    return f"{fitted.temperature:.6f}" if rewritten_file(run) is None else "ckpt"
 
 
-def _named(path: Path) -> str:
+def named(path: Path) -> str:
+    """Return the path, and where it leads if it is a link."""
     real = path.resolve()
     return f"{path} (a link to {real})" if path.is_symlink() else str(path)

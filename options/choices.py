@@ -65,6 +65,7 @@ METRICS = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name i
 LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # of METRICS
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
+THRESHOLDS = ("half", "one", "per_label")  # of --fit_thresholds
 AUTO_BATCH = "auto"  # -b: what the GPU holds
 PRESETS = ("auto", "original")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

@@ -48,18 +48,22 @@ def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:
 
 
 def after_evaluation(
-    opt: argparse.Namespace, ensemble: str | os.PathLike[str] | None = None, temperature: str | None = None
+    opt: argparse.Namespace,
+    ensemble: str | os.PathLike[str] | None = None,
+    temperature: str | None = None,
+    threshold: list[float] | None = None,
 ) -> str:
     """Return the command that submits with the members, views and weights that eval.py scored with the options `opt`.
 
     Args:
         ensemble: path of an ensemble.yaml, which replaces the members, weights and views of `opt`.
-        temperature: a fitted temperature, which replaces that of `opt`.
+        temperature, threshold: fitted ones, which replace those of `opt`.
     """
     values = {**vars(opt), "debug": False, "save_probs": False}
     if ensemble is not None:
         values |= {"ensemble": ensemble} | dict.fromkeys(ENSEMBLE_OPTIONS)
-    return command("submit", values | ({"temperature": temperature} if temperature else {}))
+    fitted = {"temperature": temperature, "threshold": threshold}
+    return command("submit", values | {name: value for name, value in fitted.items() if value})
 
 
 def _beside(script: str) -> str:

@@ -86,6 +86,12 @@ def _eval() -> Parser:
         "that file changes, its weights do not",
     )
     add(
+        "--fit_thresholds",
+        choices=choices.THRESHOLDS,
+        help="several labels per image: fit the thresholds with the highest F1 on this list, one for all labels or one "
+        "per label, and write them into the checkpoint of --load, as --calibrate does; half: write 0.5",
+    )
+    add(
         "--resamples",
         type=int,
         default=1000,
@@ -95,6 +101,7 @@ def _eval() -> Parser:
         help="bootstrap resamples for the confidence intervals of the scores; 0: no intervals",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
+    parser.rules.append(rules.fit_thresholds)
     return parser
 
 
@@ -138,15 +145,6 @@ def _submit() -> Parser:
     )
     add("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
     add("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
-    add(
-        "--threshold",
-        type=float,
-        default=0.5,
-        low=0,
-        high=1,
-        metavar="P",
-        help="several labels per image: write the labels with this probability or more",
-    )
     add(
         "--probabilities",
         action="store_true",

@@ -124,6 +124,13 @@ def calibrate(opt: argparse.Namespace) -> list[str]:
     return ["--calibrate and --temperature contradict: --calibrate fits a temperature; leave one out"] if clash else []
 
 
+def fit_thresholds(opt: argparse.Namespace) -> list[str]:
+    """Allow no --threshold beside --fit_thresholds."""
+    clash = opt.fit_thresholds and opt.threshold
+    text = "--fit_thresholds and --threshold contradict: --fit_thresholds decides the thresholds; leave one out"
+    return [text] if clash else []
+
+
 # Flags that do not fit a task, and the value that switches each off.
 OFF: dict[str, Any] = {
     "smooth": 0,

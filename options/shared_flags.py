@@ -267,4 +267,14 @@ def inference(parser: Parser) -> None:
         metavar="T",
         help="divide the logits by it: none, a number, or ckpt (as stored by eval.py --calibrate)",
     )
+    add(
+        "--threshold",
+        type=float,
+        nargs="+",
+        low=0,
+        high=1,
+        metavar="P",
+        help="several labels per image: a label counts as predicted from this probability on; one number, or one per "
+        "label; default: those that eval.py --fit_thresholds stored, or 0.5",
+    )
     add("--save_probs", action="store_true", help="also write probs.npz: file names, class names, probabilities")

@@ -1,8 +1,10 @@
 """Real photographs, cut into a small data set; the scripts run in-process, in an empty folder."""
 
 import contextlib
+import functools
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,14 +174,49 @@ def prepare() -> ModuleType:
     return command
 
 
+SMALL = (
+    "--model timm:test_resnet --no-pretrained --preset original --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 "
+    "--optimizer sgd --transform light --precision fp32"
+)
+
+
 @pytest.fixture
 def small() -> list[str]:
     """Flags for a run of seconds: a small network, small images, the CPU."""
-    words = (
-        "--model timm:test_resnet --no-pretrained --preset original "
-        "--scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --optimizer sgd"
-    )
-    return [*words.split(), "--transform", "light", "--precision", "fp32"]
+    return SMALL.split()
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory) -> Path:
+    """The folder of tiny.write_colours: colours/<task> has the lists of that task."""
+    from tiny import write_colours
+
+    return write_colours(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
+def task_checkpoint(colours, tmp_path_factory) -> Callable[[str], Path]:
+    """`task_checkpoint("multilabel")` is a copy of best.pt, of one epoch over `colours`; "corn": ordinal, with CORN."""
+    from utils.run import run_command
+
+    folder = tmp_path_factory.mktemp("tasks")
+
+    @functools.cache
+    def train(task: str) -> Path:
+        import train as module
+
+        named = "ordinal --loss corn" if task == "corn" else task
+        words = f"train.py --tag {task} --task {named} --epochs 1 --data_root {colours / named.split()[0]} {SMALL}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", words.split())
+            assert run_command(module.parse_train, module.main) == 0
+        return folder / "checkpoints" / task / "best.pt"
+
+    def copy(task: str) -> Path:
+        return Path(shutil.copy(train(task), tmp_path_factory.mktemp(task) / "best.pt"))
+
+    return copy
 
 
 @pytest.fixture(autouse=True)

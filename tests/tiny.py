@@ -53,6 +53,35 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
+def write_colours(folder: Path) -> Path:
+    """Write the lists of each task but "single" over the same 30 pictures, 18 to train with, 8 and 4.
+
+    Their targets are: which of red and green are bright, how bright these are, and how many of them. Return `folder`.
+    """
+    rng = np.random.default_rng(0)
+    lines: dict[tuple[str, str], list[str]] = {}
+    for k in range(30):
+        part = "train" if k < 18 else "val" if k < 26 else "test"
+        bright = rng.random(2) < 0.5
+        image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
+        image[..., 2] += np.uint8(150 * bright[0])  # OpenCV's order is blue, green, red
+        image[..., 1] += np.uint8(150 * bright[1])
+        cv2.imwrite(str(folder / f"{k}.png"), image)
+        targets = {
+            "multilabel": ",".join(map(str, np.flatnonzero(bright))) or "-",
+            "regression": f"{image[..., 2].mean():.3f},{image[..., 1].mean() / 1000:.5f}",
+            "ordinal": str(bright.sum()),
+        }
+        for task, target in targets.items():
+            lines.setdefault((task, part), []).append(f"../{k}.png" + (f" {target}" if part != "test" else ""))
+    for (task, part), some in lines.items():
+        (folder / task).mkdir(exist_ok=True)
+        (folder / task / f"{part}.txt").write_text("\n".join(some) + "\n")
+    (folder / "multilabel/classes.txt").write_text("red\ngreen\n")
+    (folder / "regression/classes.txt").write_text("redness\ngreenness\n")
+    return folder
+
+
 def unpack(name: str, folder: Path) -> Path:
     """One of KEPT as <folder>/<name>.pt."""
     path = folder / f"{name}.pt"

@@ -239,6 +239,15 @@ class Calibration(TypedDict):
 
 
 @with_config(OPEN)
+class Thresholds(TypedDict):
+    """evaluation.thresholds.Fitted, and the views that they were fitted with."""
+
+    rule: Literal["one", "per_label"]
+    values: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], Field(min_length=1)]
+    tta: Text
+
+
+@with_config(OPEN)
 class Checkpoint(TypedDict):
     """A whole checkpoint. A file of weights alone lacks `model` and what follows it."""
 
@@ -257,6 +266,7 @@ class Checkpoint(TypedDict):
     showing: NotRequired[Literal["raw", "ema", "swa"]]
     training: NotRequired[Training]
     calibration: NotRequired[Calibration | None]
+    thresholds: NotRequired[Thresholds | None]
     probe: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
     average: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
 
@@ -306,6 +316,11 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
         for name in lists
         if len(data[name]) != data["num_classes"]
     ]
+    thresholds = content.get("thresholds")
+    if thresholds and data.get("task") != "multilabel":
+        found.append("thresholds: only a network of several labels per image has them")
+    elif thresholds and len(thresholds["values"]) != data["num_classes"]:
+        found.append(f"thresholds.values: {len(thresholds['values'])} for {data['num_classes']} classes")
     if data.get("task") == "regression" and not {"target_mean", "target_std"} <= data.keys():
         found.append("data: a regression without target_mean and target_std")
     return found + (_of_training(content) if "training" in content else [])

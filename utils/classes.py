@@ -21,6 +21,8 @@ class Classes:
         task: one of options.choices.TASKS.
         mean, std: of each target of a regression on the training list, which its network learns in units of `std`;
             None for other tasks.
+        thresholds: of a multi-label task, the probability of each label from which it counts as predicted, (K,); None:
+            0.5. They are no part of `as_dict`: a checkpoint has a key of its own for them.
     """
 
     count: int
@@ -29,6 +31,7 @@ class Classes:
     task: str = "single"
     mean: list[float] | None = None
     std: list[float] | None = None
+    thresholds: list[float] | None = None
 
     def name(self, label: int) -> str:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.multilabel import describe_thresholds, thresholds_of
 from evaluation.report import page_plots, target_plots
 from evaluation.report.page import Extra, provenance
 from evaluation.report.pictures import MAX_ERRORS, Pictures
 from evaluation.scored import TargetScored
 from evaluation.targets import numbers
+from utils.classes import Classes
 from utils.page import write_filled
 from utils.text import visible
 
@@ -78,6 +80,7 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
         what="labels" if classes.task == "multilabel" else "numbers per image",
         numbers=headline_rows(metrics, extra.metric),
         metrics=metrics,
+        thresholds=_threshold_note(metrics, classes) if classes.task == "multilabel" else "",
         table=table._replace(rows=table.rows[:MAX_ROWS]),
         total=len(table.rows),
         mistakes=named,
@@ -98,6 +101,16 @@ def headline_rows(metrics: dict[str, Any], metric: str) -> list[dict[str, str]]:
             texts = ["" if value is None else f"{value:.4f}" for value in (metrics[name], low, high)]
             rows.append({"title": title, **dict(zip(("value", "low", "high"), texts, strict=True))})
     return rows
+
+
+def _threshold_note(metrics: dict[str, Any], classes: Classes) -> str:
+    """Return from which probabilities on labels count as predicted, and whether that flatters the scores."""
+    text = f"Labels count as predicted {describe_thresholds(thresholds_of(classes).tolist())}."
+    fitted = metrics.get("fitted_thresholds")
+    if not fitted:
+        return text
+    honest = ", ".join(f"{TITLES[name].lower()} {value:.4f}" for name, value in fitted["cross_fitted"].items())
+    return f"{text} They are fitted to these images, so the F1 scores are optimistic; cross-fitted: {honest}."
 
 
 def _plots(scored: TargetScored) -> list[tuple[str, str]]:

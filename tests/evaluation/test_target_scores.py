@@ -11,6 +11,7 @@ from dataloader.targets import LabelSets, joined
 from evaluation import multilabel, ordinal, regression, targets
 from evaluation.target_intervals import intervals
 from evaluation.targets import TargetPredictions
+from utils.classes import Classes
 
 
 def sets_of(present: np.ndarray) -> LabelSets:
@@ -79,10 +80,11 @@ def test_multilabel_score_of_50_030_labels_needs_no_matrix(monkeypatch):
 
 def test_multilabel_intervals_hold_the_score_and_resample_as_the_scores():
     predictions, _ = labelled(120)
-    found, scores = intervals(predictions, "multilabel", seed=3, resamples=200), multilabel.score(predictions)
+    classes = Classes(predictions.value.shape[1], task="multilabel")
+    found, scores = intervals(predictions, classes, seed=3, resamples=200), multilabel.score(predictions)
     assert set(found) == {"mAP", "micro_f1", "macro_f1", "log_loss"}
     assert all(low < scores[name] < high for name, (low, high) in found.items())
-    assert found == intervals(predictions, "multilabel", seed=3, resamples=200)
+    assert found == intervals(predictions, classes, seed=3, resamples=200)
 
 
 def test_multilabel_intervals_of_one_draw_equal_the_score_of_the_drawn_images():
@@ -90,14 +92,15 @@ def test_multilabel_intervals_of_one_draw_equal_the_score_of_the_drawn_images():
     from evaluation.target_intervals import _label_scores
 
     predictions, present = labelled(60, steps=6)
+    threshold = np.linspace(0.2, 0.8, 7)
     rows = np.flatnonzero(predictions.readable)
     weight = np.random.default_rng(5).integers(0, 4, len(rows))
     again = np.repeat(rows, weight)
     drawn = TargetPredictions(
         np.arange(len(again)), predictions.value[again], np.ones(len(again), bool), sets_of(present[again])
     )
-    wanted = multilabel.score(drawn)
-    found = _label_scores(predictions, rows)(weight)
+    wanted = multilabel.score(drawn, threshold)
+    found = _label_scores(predictions, rows, threshold)(weight)
     assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
 
 

@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,34 +14,6 @@ from options import choices, parse_train
 from utils import checkpoint
 
 TASKS = ("multilabel", "regression", "ordinal", "ordinal --loss corn")
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory) -> Path:
-    """Lists of each task over the same 30 pictures: which of red and green are bright, how bright, and how many."""
-    folder = tmp_path_factory.mktemp("colours")
-    rng = np.random.default_rng(0)
-    lines: dict[tuple[str, str], list[str]] = {}
-    for k in range(30):
-        part = "train" if k < 18 else "val" if k < 26 else "test"
-        bright = rng.random(2) < 0.5
-        image = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
-        image[..., 2] += np.uint8(150 * bright[0])  # OpenCV's order is blue, green, red
-        image[..., 1] += np.uint8(150 * bright[1])
-        cv2.imwrite(str(folder / f"{k}.png"), image)
-        targets = {
-            "multilabel": ",".join(map(str, np.flatnonzero(bright))) or "-",
-            "regression": f"{image[..., 2].mean():.3f},{image[..., 1].mean() / 1000:.5f}",
-            "ordinal": str(bright.sum()),
-        }
-        for task, target in targets.items():
-            lines.setdefault((task, part), []).append(f"../{k}.png" + (f" {target}" if part != "test" else ""))
-    for (task, part), some in lines.items():
-        (folder / task).mkdir(exist_ok=True)
-        (folder / task / f"{part}.txt").write_text("\n".join(some) + "\n")
-    (folder / "multilabel/classes.txt").write_text("red\ngreen\n")
-    (folder / "regression/classes.txt").write_text("redness\ngreenness\n")
-    return folder
 
 
 def table(path: Path) -> list[dict[str, str]]:

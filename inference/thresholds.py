@@ -1,0 +1,60 @@
+"""eval.py --fit_thresholds: fits from which probability a label counts as predicted, and stores it in a checkpoint."""
+
+import numpy as np
+
+from evaluation.calibration import at_temperature
+from evaluation.multilabel import describe_thresholds
+from evaluation.targets import TargetPredictions
+from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, Fitted, fit_thresholds
+from inference.session import Inference
+from inference.temperature import named, rewritten_file
+from utils import checkpoint
+from utils.logger import log
+
+
+def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | None:
+    """Fit thresholds to `predictions`, log them, and write them into the checkpoint, if there is one to hold them.
+
+    A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities.
+
+    Returns:
+        The thresholds; None for --fit_thresholds half, which removes those of the checkpoint.
+
+    Raises:
+        UserError: no readable image has a label; or the checkpoint was replaced meanwhile, or cannot be written.
+    """
+    rule, target = run.opt.fit_thresholds, rewritten_file(run)
+    fitted = fit_thresholds(predictions, rule, run.opt.seed) if rule != HALF else None
+    if fitted is not None:
+        _log(fitted)
+    if target is None:
+        log.info("No checkpoint was changed: only a checkpoint of one network, with its options, holds thresholds.")
+        return fitted
+    log.info(f"Writing the thresholds into {named(target)}")
+    content = None
+    if fitted is not None:
+        plain = at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
+        content = {**fitted._asdict(), "values": plain, "tta": run.opt.tta}
+    others = checkpoint.amend(target, "thresholds", content, run.loaded.identities[0])
+    names = ", ".join(other.name for other in others)
+    without = f" ({names}, the same file until now, stays as it was)" if names else ""
+    log.info(f"Stored in {target}{without}; eval.py, submit.py and the rest use them from now on")
+    return fitted
+
+
+def threshold_flag(run: Inference, fitted: Fitted | None) -> list[float] | None:
+    """Return what --threshold is to say in a later command: fitted thresholds that no checkpoint holds, else None."""
+    if fitted is None or rewritten_file(run) is not None:
+        return None
+    return fitted.values[:1] if len(set(fitted.values)) == 1 else fitted.values
+
+
+def _log(fitted: Fitted) -> None:
+    """Log the thresholds and what they gain. Scores on the images that they are fitted to are optimistic."""
+    shared = f"; {fitted.shared} labels with fewer than {MIN_POSITIVES} images share one" if fitted.shared else ""
+    log.info(f"Labels count as predicted {describe_thresholds(fitted.values)}{shared}")
+    for name in SCORES:
+        log.info(
+            f"{name} {fitted.before[name]:.4f} -> {fitted.after[name]:.4f} on the {fitted.images} images that they are "
+            f"fitted to, which is optimistic; cross-fitted: {fitted.cross_fitted[name]:.4f}"
+        )

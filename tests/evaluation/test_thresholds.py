@@ -1,0 +1,163 @@
+"""Fitted thresholds of labels, held against a search over every cut; and eval.py --fit_thresholds as a command."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from conftest import Script
+from dataloader.targets import LabelSets, joined
+from evaluation import targets, thresholds
+from evaluation.calibration import at_temperature
+from evaluation.targets import TargetPredictions
+from utils import checkpoint
+from utils.errors import UserError
+
+
+def labelled(images: int = 200, steps: int = 0) -> tuple[TargetPredictions, np.ndarray, np.ndarray]:
+    """Predictions of five labels, and what is present and predicted of the readable images; label 0 is rare."""
+    rng = np.random.default_rng(4)
+    present = rng.random((images, 5)) < (0.02, 0.1, 0.3, 0.5, 0.9)
+    value = np.clip(rng.normal(0.2 + 0.2 * present, 0.12), 0.001, 0.999).astype(np.float32)
+    value = (np.round(value * steps) / steps).astype(np.float32) if steps else value
+    readable = rng.random(images) < 0.9
+    found = joined("multilabel", [np.flatnonzero(row).tolist() for row in present])
+    predictions = TargetPredictions(np.arange(images), value, readable, LabelSets(found.start, found.label, 5))
+    return predictions, present[readable], value[readable]
+
+
+@pytest.mark.parametrize("steps", [0, 6])
+def test_fit_thresholds_give_the_highest_f1_of_all_cuts(steps, monkeypatch):
+    monkeypatch.setattr(targets, "BLOCK_VALUES", 40)  # many blocks
+    predictions, present, value = labelled(steps=steps)
+    cuts = np.unique(value)
+    one = thresholds.fit_thresholds(predictions, "one")
+    best = max(f1_score(present, value >= cut, average="micro") for cut in cuts)
+    assert len(set(one.values)) == 1 and one.after["micro_f1"] == pytest.approx(best, abs=1e-12)
+    assert one.before["micro_f1"] == pytest.approx(f1_score(present, value >= 0.5, average="micro"), abs=1e-12)
+    each = thresholds.fit_thresholds(predictions, "per_label")
+    for k in range(1, 5):
+        best = max(f1_score(present[:, k], value[:, k] >= cut) for cut in cuts)
+        assert f1_score(present[:, k], value[:, k] >= each.values[k]) == pytest.approx(best, abs=1e-12)
+    assert np.abs(value[:, 1:] - np.array(each.values[1:])).min() > 1e-9  # between two probabilities, not on one
+    assert 0 < present[:, 0].sum() < thresholds.MIN_POSITIVES and each.values[0] == one.values[0]
+    assert (one.shared, each.shared, each.images) == (0, 1, len(value))
+    assert each.after["macro_f1"] == pytest.approx(f1_score(present, value >= np.array(each.values), average="macro"))
+
+
+def test_fit_thresholds_cross_fitted_scores_are_of_images_left_out():
+    """Labels of chance: the best cuts of a list gain on it, and next to nothing on other images."""
+    rng = np.random.default_rng(0)
+    found = joined("multilabel", [np.flatnonzero(row).tolist() for row in rng.random((60, 30)) < 0.25])
+    value = rng.random((60, 30)).astype(np.float32)
+    predictions = TargetPredictions(np.arange(60), value, np.ones(60, bool), LabelSets(found.start, found.label, 30))
+    fitted = thresholds.fit_thresholds(predictions, "per_label", seed=1)
+    assert fitted.shared == 0 or fitted.shared < 10
+    assert fitted.after["macro_f1"] > fitted.cross_fitted["macro_f1"] + 0.03
+    assert fitted == thresholds.fit_thresholds(predictions, "per_label", seed=1)
+
+
+def test_fit_thresholds_without_a_label_is_refused():
+    none = LabelSets(np.zeros(4, np.int64), np.zeros(0, np.int32), 2)
+    predictions = TargetPredictions(np.arange(3), np.full((3, 2), 0.3, np.float32), np.ones(3, bool), none)
+    with pytest.raises(UserError, match="--fit_thresholds needs readable images with labels"):
+        thresholds.fit_thresholds(predictions, "one")
+
+
+def test_at_temperature_divides_the_logits_and_is_undone_by_its_inverse():
+    p = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
+    assert at_temperature(p.numpy(), 2.5) == pytest.approx((p.logit() / 2.5).sigmoid().numpy(), abs=1e-12)
+    assert at_temperature(at_temperature(p.numpy(), 2.5), 1 / 2.5) == pytest.approx(p.numpy(), abs=1e-12)
+    assert at_temperature(np.array([0.0, 0.5, 1.0]), 7.0).tolist() == [0, 0.5, 1]
+
+
+# ------------------------------------------------------------------------------------------------ as a command
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_eval_fit_thresholds_stores_them_and_all_commands_use_them(task_checkpoint, script: Script):
+    path = task_checkpoint("multilabel")
+    words = ["--tag", "t", "--load", path, "--gpu", "-1", "-w", "0", "--resamples", "20"]
+    before = checkpoint.load(path)
+    plain = script("eval.py", *words)
+    assert plain.code == 0 and "thresholds" not in plain.out
+    folder = next(Path("results/t").iterdir())
+    assert json.loads((folder / "metrics.json").read_text())["threshold"] == 0.5
+
+    result = script("eval.py", *words, "--fit_thresholds", "one")
+    assert result.code == 0, result.err
+    assert f"--fit_thresholds adds the thresholds to {path}: that file is rewritten" in result.out
+    assert "which is optimistic; cross-fitted: " in result.out and "--threshold" not in result.out.split("Next:")[1]
+    after = checkpoint.load(path)
+    stored = after.pop("thresholds")
+    assert checkpoint.identity(after) == checkpoint.identity(before) and set(after) == set(before)
+    assert all(torch.equal(value, after["weights"][name]) for name, value in before["weights"].items())
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["threshold"] == stored["values"][0] != 0.5
+    assert metrics["micro_f1"] == pytest.approx(metrics["fitted_thresholds"]["after"]["micro_f1"])
+    assert "so the F1 scores are optimistic" in (folder / "report.html").read_text()
+    predicted = rows_of(folder / "predictions.csv")
+    assert {row["threshold"] for row in rows_of(folder / "per_class.csv")} == {f"{stored['values'][0]:.6f}"}
+
+    again = script("eval.py", *words)
+    assert again.code == 0 and f"as {path} says" in again.out
+    unfitted = json.loads((folder / "metrics.json").read_text())
+    assert unfitted["micro_f1"] == metrics["micro_f1"] and "fitted_thresholds" not in unfitted
+    assert rows_of(folder / "predictions.csv") == predicted
+    half = script("eval.py", *words, "--threshold", "0.5")
+    assert half.code == 0 and json.loads((folder / "metrics.json").read_text())["threshold"] == 0.5
+
+    words = words[:-2]
+    assert script("submit.py", *words, "--out", "l.csv").code == 0
+    assert script("submit.py", *words, "--out", "p.csv", "--probabilities").code == 0
+    assert json.loads(Path("l.provenance.json").read_text())["threshold"] == metrics["threshold"]
+    for one, other in zip(rows_of(Path("l.csv")), rows_of(Path("p.csv")), strict=True):
+        above = [str(k) for k, name in enumerate(("red", "green")) if float(other[name]) >= metrics["threshold"]]
+        assert one["predicted"].split() == above
+    assert script("eval.py", *words, "--resamples", 0, "--no-report", "--fit_thresholds", "half").code == 0
+    assert checkpoint.load(path)["thresholds"] is None
+
+
+def test_eval_fit_thresholds_of_a_blend_changes_no_file_and_names_the_flag(task_checkpoint, script: Script):
+    path = task_checkpoint("multilabel")
+    words = ["--tag", "t", "--load", path, path, "--gpu", "-1", "-w", "0", "--resamples", "0", "--no-report"]
+    content = path.read_bytes()
+    result = script("eval.py", *words, "--fit_thresholds", "per_label")
+    assert result.code == 0, result.err
+    assert "No checkpoint was changed" in result.out and path.read_bytes() == content
+    value = json.loads(next(Path("results/t").glob("*/metrics.json")).read_text())["threshold"]
+    assert f"--threshold {value}" in result.out.split("Next:")[1]  # two labels share it: 8 images
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("--threshold 0.1 0.2 0.3", "--threshold has 3 numbers; allowed: one, or one for each of the 2 labels"),
+        ("--threshold 1.5", "--threshold is 1.5; allowed: from 0 to 1"),
+        ("--threshold 0.5 --fit_thresholds one", "--fit_thresholds and --threshold contradict"),
+    ],
+)
+def test_eval_threshold_that_does_not_fit_is_refused(words, problem, task_checkpoint, script: Script):
+    result = script("eval.py", "--load", task_checkpoint("multilabel"), "--gpu", "-1", *words.split())
+    assert result.code == 2 and problem in result.err
+
+
+def test_eval_fit_thresholds_of_numbers_is_refused(task_checkpoint, script: Script):
+    result = script("eval.py", "--load", task_checkpoint("regression"), "--gpu", "-1", "--fit_thresholds", "one")
+    assert result.code == 2 and "--fit_thresholds is for several labels per image" in result.err
+
+
+def test_checkpoint_with_thresholds_of_another_count_is_refused(task_checkpoint, script: Script):
+    path = task_checkpoint("multilabel")
+    content = checkpoint.load(path)
+    torch.save({**content, "thresholds": {"rule": "one", "values": [0.5], "tta": "none"}}, path)
+    result = script("eval.py", "--load", path, "--gpu", "-1")
+    assert result.code == 2 and "thresholds.values: 1 for 2 classes" in result.err
