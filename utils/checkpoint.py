@@ -65,6 +65,23 @@ def save(path: Path, content: Mapping[str, object], also: Iterable[Path] = ()) -
         ) from error
 
 
+def save_published(path: Path, content: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Write a checkpoint as safetensors, for other programs too; `load` returns it as it was.
+
+    Args:
+        content: plain data as JSON has it, besides "weights", {name: tensor}.
+        metadata: text for other programs, by name.
+
+    Raises:
+        SaveError: the disk is full, or the folder cannot be written. An earlier file is intact.
+    """
+    rest = {"format": FORMAT, **{name: value for name, value in content.items() if name != "weights"}}
+    try:
+        weight_files.save_safetensors(path, content["weights"], metadata, rest)
+    except OSError as error:
+        raise SaveError(f"The weights {path} could not be written: {error}.") from error
+
+
 def amend(path: Path, key: str, value: object, known: str) -> list[Path]:
     """Set one key of a checkpoint atomically; everything else stays the same to the bit.
 

@@ -20,23 +20,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from utils.files import atomic_write
+from utils.files import atomic_write, json_text
 from utils.logger import log
 from utils.plain_pickle import ALLOWED
 
 BLOCK_BYTES = 1 << 20
 ZIP_START, PICKLE_START = b"PK\3\4", b"\x80"
 MAX_HEADER_BYTES = 100_000_000  # as the safetensors library
-HASH, WRITER = "sha256", "written_by"  # in the metadata; a file with either must have both, and the right hash
+# in the metadata; a file with any of them must have the right hash. CHECKPOINT: a checkpoint without its tensors, JSON
+HASH, WRITER, CHECKPOINT = "sha256", "written_by", "checkpoint"
 WRITER_NAME = "image classification training framework"
 UNVERIFIABLE = "damage inside its tensors cannot be detected"
 _verified: dict[tuple[int, int], tuple[int, int, int]] = {}  # (device, inode): size, times of change
 
 
 def read(path: Path) -> Any:
-    """Return what a file of torch.save or of safetensors holds, on the CPU; {name: tensor} of safetensors.
+    """Return what a file of torch.save or of safetensors holds, on the CPU.
 
-    The format is told by the content, not by the suffix.
+    The format is told by the content, not by the suffix. safetensors are {name: tensor}; where `save_safetensors` wrote
+    a checkpoint, they are its content, with the tensors under "weights".
 
     Raises:
         ValueError: a checksum is wrong, the file is cut, or its header does not fit it.
@@ -102,15 +104,23 @@ def is_safetensors(file: BinaryIO) -> bool:
 
 
 def save_safetensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    content: Mapping[str, object] | None = None,
 ) -> None:
     """Write tensors as safetensors, atomically, with a hash of everything in the metadata.
+
+    Args:
+        metadata: text for other programs, by name.
+        content: the rest of a checkpoint whose weights the tensors are, as plain data; `read` returns it with them.
 
     Raises:
         OSError: the file cannot be written. An earlier one is intact.
     """
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     about = {"format": "pt", **(metadata or {}), WRITER: WRITER_NAME}
+    about |= {} if content is None else {CHECKPOINT: json_text(content)}
     about[HASH] = _hash(own, about)
     with atomic_write(path) as file:
         file.write(safetensors_bytes(own, about))
@@ -135,18 +145,26 @@ def _metadata(file: BinaryIO) -> dict[str, str]:
     return found
 
 
-def _read_safetensors(file: BinaryIO, path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors, after a look at the hash."""
+def _read_safetensors(file: BinaryIO, path: Path) -> dict[str, Any]:
+    """Return the tensors, or the checkpoint that they are of, after a look at the hash."""
     about = _metadata(file)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if not about.keys() & {HASH, WRITER}:
+    if not about.keys() & {HASH, WRITER, CHECKPOINT}:
         log.info(f"{path} has a format without checksums: {UNVERIFIABLE}.")
     elif about.get(HASH) != _hash(tensors, about):
         raise ValueError("its content differs from the hash in its metadata")
-    return tensors
+    if CHECKPOINT not in about:
+        return tensors
+    try:
+        content = json.loads(about[CHECKPOINT])
+    except RecursionError as error:
+        raise ValueError("its metadata is nested too deep") from error
+    if not isinstance(content, dict):
+        raise ValueError("the checkpoint in its metadata is no object")
+    return {**content, "weights": tensors}
 
 
 def _hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:

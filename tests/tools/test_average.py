@@ -6,47 +6,18 @@ from math import nan
 import pytest
 import torch
 
-from conftest import NAMES
-from network import get_model
-from options import parse_train
+from made import RESNET, VIT, make, shown
 from tools.average import command, ingredients, soups
 from utils import checkpoint
 from utils.errors import NotFinite, UserError
 from utils.files import file_hash
 
-RESNET, VIT = "timm:test_resnet", "timm:test_vit"
 ORDINAL = {"task": "ordinal"}
 TOOL = ("-w", "0", "--gpu", "-1", "--precision", "fp32", "-b", "6")
 
 
 def average(*words) -> int:
     return command.main([*TOOL, *map(str, words)])
-
-
-def shown(capfd) -> str:
-    """Return what was printed, on either stream."""
-    return "".join(capfd.readouterr())
-
-
-def make(path, lists, noise: float = 0.0, model: str = RESNET, options: dict | None = None, data: dict | None = None):
-    """Write a checkpoint as train.py would: a network of one seed, moved by `noise`; return its path as text."""
-    scale = 160 if model == VIT else 32
-    words = ["--model", model, "--no-pretrained", "--scale", str(scale), "--num_classes", "3", "--transform", "light"]
-    opt = parse_train([*words, "-b", "6"]).replace(**(options or {}))
-    torch.manual_seed(0)
-    net = get_model(model)(opt)
-    weights = {name: value.clone() for name, value in net.net.state_dict().items()}
-    generator = torch.Generator().manual_seed(round(noise * 1000))
-    for value in weights.values():
-        if value.is_floating_point():
-            value += noise * torch.rand(value.shape, generator=generator)
-    kept = {name: value for name, value in vars(opt).items() if name not in ("given", "config", "overwrite")}
-    known = {name: str(lists / f"{name}.txt") for name in ("train", "val", "test")}
-    about = {"num_classes": 3, "class_names": list(NAMES), "class_images": [12] * 3, "lists": known}
-    about |= {"preprocess": net.preprocess().as_dict(), **(data or {})}
-    content = {"model": model, "epoch": 2, "opt": kept, "data": about, "weights": weights, "showing": "raw"}
-    checkpoint.save(path, content)
-    return str(path)
 
 
 # ------------------------------------------------------------------------------------------------ from end to end

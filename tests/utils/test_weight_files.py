@@ -187,3 +187,21 @@ def test_load_pickle_with_code_names_the_global(tmp_path, value, named):
     with pytest.raises(UserError, match=rf"(?s)x\.pth (is refused|is damaged).*({named})|damaged.*({named})"):
         checkpoint.load(tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_published_checkpoint_loads_as_it_was_saved(tmp_path):
+    path = tmp_path / "model.safetensors"
+    content = {"model": "ResNet18", "epoch": 3, "weights": TENSORS, "showing": "raw", "probe": {"top1": 0.1}}
+    checkpoint.save_published(path, content, {"x": "y"})
+    found = checkpoint.load(path)
+    assert all(torch.equal(found["weights"].pop(name), value) for name, value in TENSORS.items())
+    assert found == {**content, "weights": {}, "format": 1}
+    assert weight_files.safetensors_metadata(path)["x"] == "y"
+
+
+@pytest.mark.parametrize("text", ["[1]", "no JSON", "[" * 100_000, '{"format": 1, "epoch": "three"}'])
+def test_published_checkpoint_with_a_right_hash_and_other_content_is_refused(tmp_path, text):
+    path = tmp_path / "model.safetensors"
+    weight_files.save_safetensors(path, TENSORS, {"checkpoint": text})
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.load(path)
