@@ -47,11 +47,7 @@ class Pictures:
         """
         if shown is None:
             return ""
-        method = cv2.INTER_AREA if len(shown[0]) > SIDE else cv2.INTER_LINEAR
-        image = cv2.resize(shown[0], (SIDE, SIDE), interpolation=method)
-        heat = np.clip(cv2.resize(shown[1], (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), 0, 1)
-        colour = cv2.cvtColor(cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-        return self._url((0.55 * image + 0.45 * colour).astype(np.uint8))
+        return self._url(blend_heat(*shown, SIDE))
 
     def _url(self, image: Image) -> str:
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 78])
@@ -60,6 +56,15 @@ class Pictures:
             return ""
         self.spent += len(text)
         return f"data:image/jpeg;base64,{text}"
+
+
+def blend_heat(image: Image, heat: NDArray[np.float32], side: int) -> Image:
+    """Return a network input, uint8 RGB (S, S, 3), under its map, float32 (h, w) from 0 to 1, at `side` pixels."""
+    method = cv2.INTER_AREA if len(image) > side else cv2.INTER_LINEAR
+    image = cv2.resize(image, (side, side), interpolation=method)
+    heat = np.clip(cv2.resize(heat, (side, side), interpolation=cv2.INTER_CUBIC), 0, 1)
+    colour = cv2.cvtColor(cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
+    return (0.55 * image + 0.45 * colour).astype(np.uint8)
 
 
 def most_confident_errors(predictions: Predictions, max_rows: int = MAX_ERRORS) -> NDArray[np.int64]:

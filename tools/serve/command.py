@@ -1,0 +1,133 @@
+"""Serve checkpoints, or folders of tools.export, over HTTP, with a page to try them.
+
+    python -m tools.serve --load checkpoints/lite0/best.pt
+    python -m tools.serve --load checkpoints/lite0/best.pt exported --names ours exported --port 8080
+    python -m tools.serve --dockerfile exported
+
+POST images to /predict as multipart files named "images"; /openapi.json describes all paths. The page at / shows the
+likeliest classes as bars, Grad-CAM, and several models side by side. Images of several requests share a batch. SIGTERM
+and Ctrl-C let the accepted requests finish, refuse new ones, and end with exit code 0. --dockerfile makes an exported
+folder serve itself: it adds the server and a Dockerfile, and needs neither this project nor torch.
+"""
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from options import choices, given_words, parse_eval
+from options.parser import ToolParser, expanded
+from options.shared_flags import temperature
+from tools.serve.dockerfile import write_dockerfile
+from tools.serve.shipped.served import ExportedModel, Model, is_exported
+from tools.serve.shipped.settings import Settings, add_flags, settings_of
+from utils.errors import UserError
+from utils.logger import log
+from utils.run import run_tool, set_openmp_spin, tune_malloc
+
+MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+PACKAGES = "fastapi uvicorn python-multipart prometheus-client"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and serve; return the exit code."""
+    return run_tool(lambda: option_parser().parse_args(argv), run, write_flags="--dockerfile DIR")
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """Return the parser of this tool."""
+    parser = ToolParser("-m tools.serve", __doc__)
+    add = parser.add_argument
+    add("--load", type=expanded, nargs="+", metavar="PATH", help="checkpoints and exported folders; each is a model")
+    add("--names", nargs="+", metavar="NAME", help="a name per model; default: from its path")
+    add("--dockerfile", type=expanded, metavar="DIR", help="instead of --load: make this exported folder serve itself")
+    add_flags(parser)
+    add("--tta", choices=choices.TTAS, help="the views of an image, for checkpoints; default: none")
+    add("--temperature", type=temperature, metavar="T", help="none, a number, or ckpt, as for eval.py; default: none")
+    add("--scale", type=int, metavar="PX", help="side of the square input; default: the checkpoint's")
+    add("--fit", choices=choices.FITS, help="how an image becomes a square; default: the checkpoint's way")
+    add("--precision", choices=(*choices.PRECISIONS, "fast"), help="of checkpoints, as for eval.py; default: auto")
+    add("--gpu", type=int, metavar="N", help="which GPU; -1: the CPU; default: GPU 0, or the CPU if there is none")
+    return parser
+
+
+def run(opt: argparse.Namespace) -> int:
+    """Serve, or write the Dockerfile; return the exit code. Raises UserError."""
+    if bool(opt.load) == bool(opt.dockerfile):
+        problem = "contradict: give one of them" if opt.load else "are both missing: which model?"
+        raise UserError(
+            f"--load and --dockerfile {problem}.\nTry: python -m tools.serve --load checkpoints/<tag>/best.pt"
+        )
+    if opt.dockerfile:
+        write_dockerfile(Path(opt.dockerfile))
+        return 0
+    try:
+        settings = settings_of(opt)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    names = model_names(opt.load, opt.names)
+    check_packages()
+    set_openmp_spin(os.environ)
+    tune_malloc()
+    return _serve(opt, settings, names)
+
+
+def model_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """Return a name per model: those given, else made of the path: lite0/best of checkpoints/lite0/best.pt.
+
+    Raises:
+        UserError: there are too many or too few, or two are equal.
+    """
+    if given is not None and len(given) != len(paths):
+        raise UserError(f"--names has {len(given)} names for {len(paths)} models; allowed: one per model.")
+    names = list(given) if given is not None else [_name(Path(path)) for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two models have the name {name!r}.\nTry: --names with a name per model")
+    return names
+
+
+def _name(path: Path) -> str:
+    path = path.absolute()
+    return path.name if path.is_dir() else f"{path.parent.name}/{path.stem}"
+
+
+def check_packages() -> None:
+    """Raise UserError where a package that the server needs is missing."""
+    missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"tools.serve needs {', '.join(missing)}, which is missing.\nTry: pip install {PACKAGES}")
+
+
+def _serve(opt: argparse.Namespace, settings: Settings, names: Sequence[str]) -> int:
+    """Load the models and answer requests until a signal; return the exit code. Raises UserError."""
+    from tools.serve.shipped.run import bind, serve
+
+    try:
+        place = bind(settings)
+    except OSError as error:
+        raise UserError(
+            f"--host {settings.host} --port {settings.port}: {error.strerror}.\nTry: --port 0, for a free port"
+        ) from None
+    with place:
+        models = [_open(opt, path, name, settings) for path, name in zip(opt.load, names, strict=True)]
+        for model in models:
+            log.info(f"{model.name}: {model.about}, task {model.task}, {len(model.classes)} classes")
+        return serve(models, settings, place, log.info)
+
+
+def _open(opt: argparse.Namespace, path: str, name: str, settings: Settings) -> Model:
+    """Return the model of a checkpoint, or of an exported folder. Raises UserError."""
+    if Path(path).is_dir():
+        if not is_exported(Path(path)):
+            raise UserError(f"{path} is a folder without an export; allowed: a checkpoint, or an exported folder.")
+        try:
+            return ExportedModel(Path(path), name, settings.max_pixels)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{path}: {error}.\nTry: pip install -r {path}/requirements.txt") from None
+    from tools.serve.checkpoints import CheckpointModel
+
+    words = given_words(opt, "tta", "temperature", "scale", "fit", "precision", "gpu")
+    words += ["--load", path, "-b", str(settings.max_batch)]
+    return CheckpointModel(parse_eval(words), name, settings.max_pixels)
