@@ -91,7 +91,7 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     """Score predicted labels or numbers, and write the results into `folder`; `asked`: the flags as they were given."""
     from evaluation import results, target_results
     from evaluation.scored import TargetScored
-    from inference import predict_targets
+    from inference import predict_targets, saved_probs
     from inference.report_extra import target_extra
     from inference.thresholds import fit_and_store, threshold_flag
     from utils.logger import log
@@ -105,6 +105,8 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.place(folder, run.opt) as new:
         metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, fitted)
+        if run.opt.save_probs:
+            saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
         results.set_aside(folder, run.loaded.identities)
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")

@@ -74,7 +74,7 @@ def submit_targets(run: "Inference", out: Path) -> None:
     """Predict labels or numbers, and write the submission `out`."""
     from evaluation import submission, target_submission
     from evaluation.scored import TargetScored
-    from inference import predict_targets
+    from inference import predict_targets, saved_probs
 
     predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
     scored = TargetScored(predictions, run.files, run.classes)
@@ -82,6 +82,9 @@ def submit_targets(run: "Inference", out: Path) -> None:
     target_submission.write(out, scored, run.opt)
     members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
     submission.write_provenance(out, scored, run.opt, members)
+    if run.opt.save_probs:
+        path = out.with_name("probs.npz")
+        saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes)
     target_submission.log_summary(out, scored)
 
 

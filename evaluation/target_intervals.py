@@ -12,6 +12,7 @@ from evaluation.targets import TargetPredictions, label_sets
 from utils.classes import Classes
 from utils.logger import progress
 
+MIN_UNEXPLAINED = 1e-12  # share of the variance; its logarithm is finite
 Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
 BOUNDS = {"mae": (0, np.inf), "rmse": (0, np.inf), "log_loss": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
 
@@ -36,10 +37,21 @@ def intervals(predictions: TargetPredictions, classes: Classes, seed: int, resam
             drawn.setdefault(name, []).append(value)
     scores = score(np.ones(len(rows), np.int64))
     return {
-        name: interval(scores[name], np.array(values), BOUNDS.get(name, (0, 1)))
-        for name, values in drawn.items()
-        if np.ptp(values) > 1e-9
+        name: _interval(name, scores[name], np.array(values)) for name, values in drawn.items() if np.ptp(values) > 1e-9
     }
+
+
+def _interval(name: str, score: float, values: NDArray[np.float64]) -> list[float]:
+    """Return the interval of a score from its resamples.
+
+    That of r2 is computed on the scale of log(1 - r2). A resample of nearly equal numbers has an r2 far below 0, and
+    one such value would shift the mean of all.
+    """
+    if name != "r2":
+        return interval(score, values, BOUNDS.get(name, (0, 1)))
+    unexplained = np.log(np.maximum(1 - np.append(values, score), MIN_UNEXPLAINED))
+    low, high = interval(unexplained[-1], unexplained[:-1], (-np.inf, np.inf))
+    return [1 - float(np.exp(high)), 1 - float(np.exp(low))]
 
 
 def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Score:

@@ -19,6 +19,7 @@ from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
 from options import command
+from options.choices import TASK_METRICS
 from utils import checkpoint, distributed
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
@@ -105,7 +106,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
     saved_members = [
-        SavedMember(one.log_probability, weight, is_log=True, path=path)
+        SavedMember(one.values, weight, is_log=one.is_log, path=path)
         for one, (path, weight) in zip(saved, saved_pairs, strict=True)
     ]
     predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members)
@@ -127,7 +128,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],
-        metric=networks[0].metric if networks else "top1",
+        metric=networks[0].metric if networks else TASK_METRICS[data.get("task", "single")][0],
         thresholds=_thresholds(opt, networks, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
@@ -233,7 +234,8 @@ def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
     saved_probs.check_total(paths)
     found = [saved_probs.read(path) for path in paths]
     for one in found:
-        log.info(f"{one.path}: probabilities of {len(one.readable)} images, {one.data['num_classes']} classes")
+        what = f", {one.data['num_classes']} classes" if one.is_log else f" of --task {one.data['task']}"
+        log.info(f"{one.path}: predictions of {len(one.readable)} images{what}")
     return found
 
 

@@ -1,7 +1,9 @@
-"""Probabilities in a file, to be blended later without running a network: probs.npz.
+"""Predictions in a file, to be blended later without running a network: probs.npz.
 
-They are kept as float16 logarithms. A float16 probability underflows below 6e-8, and geometric means and log losses
-depend on such values. Its logarithm is within 0.4 % there, and as exact as the probability itself for likely classes.
+Probabilities of classes, of which one is right, are kept as float16 logarithms. A float16 probability underflows below
+6e-8, and geometric means and log losses depend on such values. Its logarithm is within 0.4 % there, and as exact as the
+probability itself for likely classes. Probabilities of labels and predicted numbers are kept as float32, as they are:
+the order of images by them decides the scores, and float16 would make ties.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from evaluation.metrics import MIN_PROBABILITY
+from options.choices import TASKS
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -27,18 +30,32 @@ MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,00
 
 @dataclass(frozen=True)
 class SavedProbs:
-    """What a file holds: `log_probability` float16 (N, C), `readable` bool (N,), and their list and classes."""
+    """What a file holds: `values`, `readable` bool (N,), and their list and classes.
+
+    values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
+    float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint.
+    """
 
     path: str
-    log_probability: NDArray[np.float16]
+    values: NDArray[np.float16] | NDArray[np.float32]
     readable: NDArray[np.bool_]
     list_hash: str
-    data: dict[str, Any]  # num_classes, class_names and class_images, as in a checkpoint
+    data: dict[str, Any]
+
+    @property
+    def is_log(self) -> bool:
+        """Return whether `values` are logarithms."""
+        return has_probabilities(self.data.get("task", "single"))
 
 
-def check_size(count: int, num_classes: int, what: str) -> None:
-    """Raise UserError where float16 probabilities, which `what` names, would take more than MAX_BYTES."""
-    size = 2 * count * num_classes
+def array_name(task: str) -> str:
+    """Return the name of the array of predictions in a file."""
+    return "log_probabilities" if has_probabilities(task) else "predictions"
+
+
+def check_size(count: int, num_classes: int, what: str, task: str = "single") -> None:
+    """Raise UserError where the predictions in a file, which `what` names, would take more than MAX_BYTES."""
+    size = (2 if has_probabilities(task) else 4) * count * num_classes
     if size > MAX_BYTES:
         raise UserError(
             f"{what}: {count} images of {num_classes} classes are {size / 1e9:.1f} GB of probabilities; "
@@ -54,7 +71,7 @@ def to_log_float16(probability: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def write(
     path: Path,
-    log_probability: NDArray[np.float16],
+    values: NDArray[np.float16] | NDArray[np.float32],
     readable: NDArray[np.bool_],
     files: FileList,
     classes: Classes,
@@ -62,8 +79,9 @@ def write(
 ) -> None:
     """Write an npz file without pickles.
 
-    Its arrays: `log_probabilities` float16 (N, C), `readable` bool (N,), `files` (N,) paths, `classes` (C,) names, and
-    the content hash of the list, `list_hash`; then those of `more`, which `read` ignores.
+    Its arrays: `log_probabilities` float16 (N, C), for labels or numbers `predictions` float32 (N, K), `readable` bool
+    (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; then those of `more`,
+    which `read` ignores.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -72,7 +90,7 @@ def write(
     images = np.array(classes.train_counts or [], np.int64)
     part = files if len(readable) == len(files) else files.select(np.arange(len(files)) < len(readable))
     arrays: dict[str, Any] = {
-        "log_probabilities": log_probability,
+        array_name(classes.task): values,
         "readable": readable,
         "files": paths,
         "classes": names,
@@ -83,6 +101,8 @@ def write(
     }
     if classes.task != "single":
         arrays["task"] = np.array(classes.task)
+    if classes.mean is not None:
+        arrays |= {"target_mean": np.array(classes.mean), "target_std": np.array(classes.std)}
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
@@ -95,32 +115,36 @@ def read(path: str) -> SavedProbs:
     """
     try:
         with np.load(path, allow_pickle=False) as content:
-            missing = {"log_probabilities", "classes", "list_hash", "readable"} - set(content.files)
+            task = str(content["task"]) if "task" in content.files else "single"
+            if task not in TASKS:
+                raise UserError(f"{path} is damaged: its task is {task!r}; allowed: {', '.join(TASKS)}.")
+            needed = {array_name(task), "classes", "list_hash", "readable"}
+            needed |= {"target_mean", "target_std"} if task == "regression" else set()
+            missing = needed - set(content.files)
             if missing:
                 raise UserError(
                     f"{path} holds no {', '.join(sorted(missing))}. "
                     "Write it again: python eval.py --load CKPT --save_probs"
                 )
-            found = content["log_probabilities"]
+            found = content[array_name(task)]
             names, images = content["classes"].tolist(), content["class_images"].tolist()
             data = {
                 "num_classes": len(names),
                 "class_names": names if content["named"] else None,
                 "class_images": images or None,
             }
-            if "task" in content.files:
-                data["task"] = str(content["task"])
+            if task != "single":
+                data["task"] = task
+            data |= {name: content[name].tolist() for name in ("target_mean", "target_std") if name in content.files}
             saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged, or no file of probabilities ({str(error)[:200]}).") from error
-    if not has_probabilities(str(saved.data.get("task", "single"))):
-        raise UserError(
-            f"{path} is damaged: its task is {saved.data['task']!r}, which has no probabilities of classes."
-        )
     if found.ndim != 2 or found.shape != (len(saved.readable), len(names)):
         raise UserError(f"{path} is damaged: probabilities of shape {found.shape} for {len(names)} classes.")
+    if not saved.is_log and found.dtype != np.float32:
+        raise UserError(f"{path} is damaged: its predictions are {found.dtype}; allowed: float32.")
     return saved
 
 
@@ -129,7 +153,8 @@ def check_total(paths: Sequence[str]) -> None:
     size = 0
     for path in paths:
         with contextlib.suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            size += archive.getinfo("log_probabilities.npy").file_size
+            names = {f"{array_name(task)}.npy" for task in TASKS}
+            size += sum(info.file_size for info in archive.infolist() if info.filename in names)
     if size > MAX_BYTES + 4096 * len(paths):
         raise UserError(
             f"{', '.join(paths)}: {size / 1e9:.1f} GB of probabilities; allowed: {MAX_BYTES / 1e9:.1f} GB together.\n"

@@ -26,7 +26,6 @@ OFF = {
     "calibrate": False,
     "temperature": "none",
     "compare": None,
-    "save_probs": False,
     "pseudo_label": None,
     "top_k": 1,
     "like": None,
@@ -117,5 +116,5 @@ def open_inference(
         files = dataloader.align_labels(files, classes, "the checkpoint") if match_classes else files
     loaded.check_list(files)
     if opt.save_probs:
-        check_size(len(files), classes.count, "--save_probs")
+        check_size(len(files), classes.count, "--save_probs", classes.task)
     return Inference(opt, loaded, classes, files)

@@ -139,7 +139,7 @@ def is_plot(path: Path) -> bool:
 def is_probabilities(path: Path) -> bool:
     """Return whether the file begins as inference.saved_probs writes it."""
     head = _head(path)
-    return head.startswith(b"PK") and b"log_probabilities.npy" in head[:100]
+    return head.startswith(b"PK") and (b"log_probabilities.npy" in head[:100] or b"predictions.npy" in head[:100])
 
 
 def is_list(path: Path) -> bool:

@@ -145,3 +145,11 @@ def test_order_scores_of_one_class_are_perfect_only_if_right():
     ones = np.ones(4, np.int64)
     assert ordinal.order_scores(ones, ones, ones, 3) == {"qwk": 1.0, "mae": 0.0}
     assert ordinal.order_scores(ones, ones * 0, ones, 3)["qwk"] == 0.0
+
+
+def test_interval_of_r2_holds_the_score_where_a_resample_has_hardly_any_variance():
+    """Such a resample has an r2 far below 0; a mean over all resamples would move the interval away."""
+    true = np.array([[0.0], [0.0], [0.0], [1e-6], [1.0]])
+    found = TargetPredictions(np.arange(5), (true + 0.1).astype(np.float32), np.ones(5, bool), true)
+    low, high = intervals(found, Classes(1, task="regression"), 0, 200)["r2"]
+    assert low < regression.score(found)["r2"] < high <= 1

@@ -299,7 +299,7 @@ def test_saved_probs_too_large_are_refused(monkeypatch, script, pair):
         saved_probs.check_size(150_000, 50_030, "--save_probs")
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     path = "results/a/1/probs.npz"
-    size = saved_probs.read(path).log_probability.nbytes
+    size = saved_probs.read(path).values.nbytes
     monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size)
     run_eval(script, "--load", path, path, *pair)
     monkeypatch.setattr(saved_probs, "MAX_BYTES", 2 * size - 128 - 4096 * 3)

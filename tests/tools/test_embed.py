@@ -118,7 +118,7 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
         "eval.py", "--tag", "e", "--load", load, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--save_probs"
     )
     assert done.code == 0
-    own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).log_probability.astype(np.float32)
+    own = saved_probs.read(str(tmp_path / "results/e/run_1/probs.npz")).values.astype(np.float32)
     weight, bias = content["weights"]["fc.weight"], content["weights"]["fc.bias"]
     log_p = torch.from_numpy(own) - bias
     logits = torch.from_numpy(features) @ weight.T

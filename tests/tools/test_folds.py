@@ -85,7 +85,7 @@ def test_oof_has_each_image_once_by_the_network_that_has_not_seen_it(done, photo
             == 0
         )
         (path,) = Path("results/cache").glob(f"a_fold{number}*/probs.npz")
-        assert np.array_equal(saved_probs.read(str(path)).log_probability, found["log_probabilities"][held])
+        assert np.array_equal(saved_probs.read(str(path)).values, found["log_probabilities"][held])
 
 
 def test_oof_score_equals_the_last_validations_and_eval(done, photo_set, script):
@@ -142,7 +142,7 @@ def test_folds_ensemble_submits_the_mean_of_its_networks(done, photo_set, script
             "submit.py", "--tag", tag, *members, *common
         )  # the test list is the one beside the training list
         assert result.code == 0, result.err
-    one, two = (saved_probs.read(f"results/{tag}/probs.npz").log_probability for tag in ("whole", "typed"))
+    one, two = (saved_probs.read(f"results/{tag}/probs.npz").values for tag in ("whole", "typed"))
     assert len(one) == 6 and np.array_equal(one, two)
     assert Path("results/whole/submission.csv").read_text() == Path("results/typed/submission.csv").read_text()
 

@@ -4,11 +4,11 @@
     python -m tools.folds --folds 5 --group_table products.csv --group_column product --path_column image -- --tag lite0
     python -m tools.folds --folds 5 --group_by "([^/]+)_view" --processes 2 -- --tag lite0 --data_root datasets
 
-The flags after -- are train.py's. Its training list is divided: by class, seeded, groups kept whole. The run of fold k
-has the tag <tag>_fold<k>. If the command is killed, run it again: finished folds are skipped, the interrupted one
-resumes. Writes results/<tag>/: oof.npz (probabilities of the whole training list, each image by the one network that
-has not seen it), folds.json (scores of each fold and of all, with intervals), oof/report.html, ensemble.yaml for
-submit.py --ensemble, and folds/ with the lists.
+The flags after -- are train.py's. Its training list is divided by class, label or number; groups are kept whole. The
+run of fold k has the tag <tag>_fold<k>. If the command is killed, run it again: finished folds are skipped, the
+interrupted one resumes. Writes results/<tag>/: oof.npz (predictions of the whole training list, each image by the one
+network that has not seen it), folds.json (scores of each fold and of all, with intervals), oof/report.html,
+ensemble.yaml for submit.py --ensemble, and folds/ with the lists.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Which fold holds out each image: stratified by class, groups kept whole."""
+"""Which fold holds out each image: stratified by class, by label or by quantiles of a number, groups kept whole."""
 
 import argparse
 import os
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.listing.lists import as_on_disk
-from dataloader.listing.splits import draw_folds, group_by
+from dataloader.listing.splits import SplitPlan, draw_folds, draw_set_folds, group_by
+from dataloader.listing.target_splits import quantile_bins
 from dataloader.lists import path_hashes
+from dataloader.targets import LabelSets
 from tools.prepare.table import read_csv
 from utils.classes import Classes
 from utils.errors import UserError
@@ -30,20 +32,35 @@ def draw(opt: argparse.Namespace, files: FileList, classes: Classes) -> NDArray[
         UserError: there are too few images or groups, in all or of a class; or a table of groups does not fit the list.
     """
     groups = find_groups(opt, files)
-    strata = strata_of(files)
+    label, image = labels_of(files)
     if not opt.allow_rare:
-        _check_classes(opt.folds, strata, groups, classes)
-    fold_of = draw_folds(strata, groups, opt.folds, opt.seed)
+        _check_classes(opt.folds, label, None if groups is None else groups[image], classes)
+    fold_of = _spread(opt, files, groups)
     empty = np.flatnonzero(np.bincount(fold_of, minlength=opt.folds) == 0)
     if len(empty):
         raise UserError(f"--folds is {opt.folds}, and fold {empty[0] + 1} would be empty. Try: fewer --folds")
-    _check_untrained(opt, strata, fold_of, classes)
+    _check_untrained(opt, label, fold_of[image], classes)
     return fold_of
 
 
-def strata_of(files: FileList) -> NDArray[np.int64]:
-    """Return what the folds are stratified by, int64 (N,), from 0: the class of each image."""
-    return files.label.astype(np.int64)
+def labels_of(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return each label that an image has, and that image: int64 (M,) both. Numbers are no labels: then M is 0."""
+    if files.targets is None:
+        return files.label.astype(np.int64), np.arange(len(files))
+    if isinstance(files.targets, LabelSets):
+        return files.targets.label.astype(np.int64), files.targets.image()
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+def _spread(opt: argparse.Namespace, files: FileList, groups: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Return the fold of each image, int64 (N,): classes or labels are spread evenly, or bins of the first number."""
+    targets = files.targets
+    if isinstance(targets, LabelSets):
+        sets = [targets.of(index).tolist() for index in range(len(files))]
+        plan = SplitPlan(0, opt.folds, None, opt.seed)
+        return draw_set_folds(sets, np.arange(len(files)) if groups is None else groups, plan)
+    strata = files.label.astype(np.int64) if targets is None else quantile_bins(targets.tolist())
+    return draw_folds(strata, groups, opt.folds, opt.seed)
 
 
 # ------------------------------------------------------------------------------------------------ groups
@@ -110,9 +127,13 @@ def _key(path: str) -> str:
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def _check_classes(folds: int, strata: NDArray[np.int64], groups: NDArray[np.int64] | None, classes: Classes) -> None:
-    """Raise UserError where a class has fewer images, or groups with images, than there are folds."""
-    units = strata[:, None] if groups is None else np.unique(np.stack([strata, groups], axis=1), axis=0)
+def _check_classes(folds: int, label: NDArray[np.int64], groups: NDArray[np.int64] | None, classes: Classes) -> None:
+    """Raise UserError where a class has fewer images, or groups with images, than there are folds.
+
+    Args:
+        label: of each pair of an image and one of its labels, (M,). groups: the groups of these images, (M,).
+    """
+    units = label[:, None] if groups is None else np.unique(np.stack([label, groups], axis=1), axis=0)
     counts = np.bincount(units[:, 0])
     present = np.flatnonzero(counts)
     rare = present[counts[present] < folds]
@@ -120,33 +141,39 @@ def _check_classes(folds: int, strata: NDArray[np.int64], groups: NDArray[np.int
         return
     rare = rare[np.argsort(counts[rare], kind="stable")]
     what = "images" if groups is None else "groups"
-    named = ", ".join(f"{visible(classes.name(int(label)))} ({counts[label]})" for label in rare[:MAX_NAMED])
+    noun = "labels" if classes.task == "multilabel" else "classes"
+    named = ", ".join(f"{visible(classes.name(int(one)))} ({counts[one]})" for one in rare[:MAX_NAMED])
     named += f" and {len(rare) - MAX_NAMED} more" if len(rare) > MAX_NAMED else ""
     fewest = int(counts[rare[0]])
     allowed = f" Allowed: 2 to {fewest}, the {what} of the rarest." if fewest >= 2 else ""
     fewer = f"--folds {fewest}, or " if fewest >= 2 else ""
     raise UserError(
-        f"--folds is {folds}, and {len(rare)} of {len(present)} classes have fewer {what}: {named}.{allowed}\n"
+        f"--folds is {folds}, and {len(rare)} of {len(present)} {noun} have fewer {what}: {named}.{allowed}\n"
         f"{RARE}. Try: {fewer}--allow_rare"
     )
 
 
 def _check_untrained(
-    opt: argparse.Namespace, strata: NDArray[np.int64], fold_of: NDArray[np.int64], classes: Classes
+    opt: argparse.Namespace, label: NDArray[np.int64], fold_of: NDArray[np.int64], classes: Classes
 ) -> None:
-    """Refuse folds whose network would see no image of a class that it has to predict; warn with --allow_rare."""
-    pairs = np.unique(np.stack([strata, fold_of], axis=1), axis=0)
+    """Refuse folds whose network would see no image of a class that it has to predict; warn with --allow_rare.
+
+    Args:
+        label: of each pair of an image and one of its labels, (M,). fold_of: the folds of these images, (M,).
+    """
+    pairs = np.unique(np.stack([label, fold_of], axis=1), axis=0)
     counts = np.bincount(pairs[:, 0])
     alone = np.flatnonzero(counts == 1)  # classes with all their images in one fold
     if not len(alone):
         return
-    named = ", ".join(visible(classes.name(int(label))) for label in alone[:MAX_NAMED])
+    named = ", ".join(visible(classes.name(int(one))) for one in alone[:MAX_NAMED])
     named += f" and {len(alone) - MAX_NAMED} more" if len(alone) > MAX_NAMED else ""
-    images = int(np.isin(strata, alone).sum())
-    text = f"{len(alone)} class(es) have all their images in one fold: {named}."
+    noun, one = ("label(s)", "that label") if classes.task == "multilabel" else ("class(es)", "their class")
+    images = int(np.isin(label, alone).sum())
+    text = f"{len(alone)} {noun} have all their images in one fold: {named}."
     if not opt.allow_rare:
         raise UserError(f"{text} The network of that fold would never see them.\n{RARE}. Try: another --seed")
-    log.warning(f"{text} {images} image(s) are predicted by a network that has seen no image of their class.")
+    log.warning(f"{text} {images} image(s) are predicted by a network that has seen no image of {one}.")
 
 
 # ------------------------------------------------------------------------------------------------ lists
@@ -166,15 +193,10 @@ def write_lists(folder: Path, files: FileList, fold_of: NDArray[np.int64], class
     root = Path.cwd()
     with atomic_write_all([*(path for pair in pairs for path in pair), *names], "w") as opened:
         for index in range(len(files)):
-            line = f"{os.path.join(root, files.path(index))} {label_text(files, index)}\n"
+            line = f"{os.path.join(root, files.path(index))} {files.target_text(index)}\n"
             for fold in range(folds):
                 opened[2 * fold + (fold == fold_of[index])].write(line)
         if names:
             opened[-1].writelines(f"{name}\n" for name in classes.names or ())
     if not names:
         beside.unlink(missing_ok=True)
-
-
-def label_text(files: FileList, index: int) -> str:
-    """Return the label of image `index` as a line of a list has it."""
-    return str(files.label[index])

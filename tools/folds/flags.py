@@ -10,7 +10,6 @@ from options import Options, build_parser, rules
 from options.parser import ToolParser, expanded
 from utils import distributed
 from utils.errors import UserError, path_hint
-from utils.task import has_probabilities
 
 CHECKPOINTS = ("last", "best")
 # What a fold decides, or this tool has a flag for: {flag of train.py: what to do instead}.
@@ -131,10 +130,6 @@ def _table_problems(opt: argparse.Namespace) -> list[str]:
 def _train_problems(opt: argparse.Namespace, train: Options) -> list[str]:
     """Return where the flags of train.py contradict the folds."""
     wrong = [f"--{name} after -- does not fit: {why}." for name, why in TAKEN.items() if vars(train)[name]]
-    if not has_probabilities(train.task):
-        wrong.append(
-            f"--task {train.task} after -- does not fit: folds are for one class per image, single or ordinal."
-        )
     longest = fold_tag(train.tag, opt.folds)
     if not rules.tag(train) and rules.tag(argparse.Namespace(tag=longest)):
         wrong.append(f"--tag {train.tag} is too long: its last fold would be {longest!r}. Try: a shorter --tag")

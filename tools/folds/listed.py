@@ -25,12 +25,13 @@ def open_training_list(train: Options, drawn: Path) -> tuple[FileList, Classes]:
     Raises:
         UserError: the list or its labels are unusable; or images are missing, under --on_bad_image error.
     """
-    files = dataloader.open_list(dataloader.draw_lists(train.replace(val_freq=0), drawn), "train")
+    lists = dataloader.draw_lists(train.replace(val_freq=0), drawn)
+    files = dataloader.open_list(lists, "train", task=train.task)
     classes = dataloader.find_classes(files, train.num_classes, train.task)
     val = dataloader.list_path(train, "val")
     if val.is_file():
         log.info(f"{val} is not used: each fold validates on the part of {files.source} that it holds out.")
-    return files, classes
+    return files.with_count(classes.count), classes
 
 
 def check_start(train: Options, files: FileList) -> None:

@@ -1,4 +1,4 @@
-"""Out-of-fold probabilities: each image of the training list, predicted by the one network that has not seen it."""
+"""Out-of-fold predictions: each image of the training list, predicted by the one network that has not seen it."""
 
 import gc
 import zipfile
@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from inference import Features, open_inference, predict, saved_probs
+from dataloader.targets import LabelSets
+from inference import Features, open_inference, predict, predict_targets, saved_probs
 from options import Options, build_parser, parse_eval
+from options.choices import TASKS
 from options.commands import words
 from tools.folds import flags
 from tools.folds.plan import OOF, Fold, FoldsRun
 from utils import checkpoint
 from utils.logger import log
 from utils.run import seed_everything, tune_malloc
+from utils.task import has_probabilities
 
 # What a prediction takes from the training, so that it equals the validation there.
 SAME = ("gpu", "workers", "loader", "worker_timeout", "seed", "deterministic", "max_pixels")
@@ -31,7 +34,7 @@ def predict_folds(run: FoldsRun) -> list[str]:
             memory.
         NotFinite: a network gave NaN or infinite logits.
     """
-    saved_probs.check_size(len(run.files), run.classes.count, "The out-of-fold probabilities")
+    saved_probs.check_size(len(run.files), run.classes.count, "The out-of-fold probabilities", run.classes.task)
     tune_malloc()
     seed_everything(run.train.seed, run.train.deterministic)
     found = []
@@ -54,14 +57,18 @@ def checkpoint_of(run: FoldsRun, fold: Fold) -> Path:
 
 
 def _predict(run: FoldsRun, fold: Fold, identity: str, batch_size: int) -> None:
-    """Predict the held-out part of a fold, and write its probabilities to fold.probs."""
+    """Predict the held-out part of a fold, and write the predictions to fold.probs."""
     opt = prediction_flags(run.train, [str(checkpoint_of(run, fold))], run.opt.tta, batch_size)
     part = held_out(run, fold)
-    inference = open_inference(opt, part)
+    inference = open_inference(opt, part, tasks=TASKS)
+    more: dict[str, NDArray[Any]] = {"settings": np.array(_settings(run, identity))}
+    if not has_probabilities(inference.classes.task):
+        targets = predict_targets(inference.predictor, inference.batches(), inference.classes.count)
+        saved_probs.write(fold.probs, targets.value, targets.readable, part, inference.classes, more)
+        return
     with Features(inference.predictor, len(part)) as features:  # for the neighbours in the report
         predictions, probabilities = predict(inference.predictor, inference.batches(), keep=True, features=features)
     assert probabilities is not None  # as they are kept
-    more: dict[str, NDArray[Any]] = {"settings": np.array(_settings(run, identity))}
     more |= {} if features.rows is None else {"features": features.rows}
     saved_probs.write(fold.probs, probabilities, predictions.readable, part, inference.classes, more)
 
@@ -92,25 +99,33 @@ def _noted(path: Path) -> str:
 
 
 def write_oof(run: FoldsRun) -> Path:
-    """Join the probabilities of all parts in the order of the list, and return the path of oof.npz.
+    """Join the predictions of all parts in the order of the list, and return the path of oof.npz.
 
-    Beside what probs.npz holds, it has `labels`, int64 (N,), and `fold`, int64 (N,), from 1.
+    Beside what probs.npz holds, it has `fold`, int64 (N,), from 1, and the arrays of `true_targets`.
     """
-    joined: NDArray[np.float16] | None = None
+    joined: NDArray[np.floating] | None = None
     readable = np.zeros(len(run.files), bool)
     for fold in run.folds:
         saved, rows = saved_probs.read(str(fold.probs)), np.flatnonzero(run.fold_of == fold.number - 1)
         saved_probs.check_same_list(saved, (part := held_out(run, fold)), part.content_hash())
         if joined is None:
-            joined = np.empty((len(run.files), saved.log_probability.shape[1]), np.float16)
-        joined[rows], readable[rows] = saved.log_probability, saved.readable
+            joined = np.empty((len(run.files), saved.values.shape[1]), saved.values.dtype)
+        joined[rows], readable[rows] = saved.values, saved.readable
     assert joined is not None  # there are two folds or more
     path = run.folder / OOF
-    more: dict[str, NDArray[Any]] = {"labels": labels_of(run.files), "fold": run.fold_of + 1}
+    more = true_targets(run.files) | {"fold": run.fold_of + 1}
     saved_probs.write(path, joined, readable, run.files, run.classes, more)
     return path
 
 
-def labels_of(files: FileList) -> NDArray[np.int64]:
-    """Return the label of each image, int64 (N,)."""
-    return files.label.astype(np.int64)
+def true_targets(files: FileList) -> dict[str, NDArray[Any]]:
+    """Return what is true of each image, as arrays of a file.
+
+    `labels` int64 (N,); of several labels per image `labels` int64 (M,) and `label_start` int64 (N + 1,), where the
+    labels of image i are labels[label_start[i]:label_start[i + 1]]; of numbers `targets` float64 (N, T).
+    """
+    if files.targets is None:
+        return {"labels": files.label.astype(np.int64)}
+    if isinstance(files.targets, LabelSets):
+        return {"labels": files.targets.label.astype(np.int64), "label_start": files.targets.start}
+    return {"targets": files.targets}

@@ -7,21 +7,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import results
+from dataloader.targets import select
+from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals
 from evaluation.metrics import Predictions
 from evaluation.ranking import metrics_in_order
-from evaluation.scored import Scored
+from evaluation.report.page import Extra
+from evaluation.scored import Scored, TargetScored
 from evaluation.scoring import score
-from inference import open_inference, predict, rows_to_keep
-from inference.report_extra import report_extra
+from evaluation.targets import TargetPredictions
+from inference import Inference, open_inference, predict, predict_targets, rows_to_keep
+from inference.report_extra import report_extra, target_extra
 from options import Options, parse_eval
+from options.choices import TASKS
 from tools.folds.neighbours import FoldFeatures
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import REPORT, SCORES, FoldsRun
 from utils.files import write_json
 from utils.logger import log
 from utils.outputs import check, inputs
+from utils.task import has_probabilities
 
 
 def write_report(run: FoldsRun, oof: Path) -> Options:
@@ -33,27 +38,57 @@ def write_report(run: FoldsRun, oof: Path) -> Options:
     opt = report_flags(run, oof)
     folder = run.folder / REPORT
     check(results.planned(folder, opt), inputs(opt, run.files))
-    inference = open_inference(opt, run.files)
+    inference = open_inference(opt, run.files, tasks=TASKS)
+    if has_probabilities(run.classes.task):
+        metrics, each = _write_class_report(run, inference, folder)
+    else:
+        metrics, each = _write_target_report(run, inference, folder)
+    _write_scores(run, metrics, each)
+    _log_table(run, metrics, each)
+    log.info(f"Report: {folder}/report.html")
+    return opt
+
+
+Scores = tuple[dict[str, Any], list[dict[str, Any]]]  # of all images, and of each fold
+
+
+def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Scores:
+    """Write the report of predicted classes, and return the scores."""
+    opt, metric = inference.opt, run.train.metric
     rows = rows_to_keep(len(run.files), run.classes.count, sample=False)
     predictions, _ = predict(inference.predictor, inference.batches(), rows=rows)
     scored = Scored(predictions, run.files, inference.classes)
-    metric = run.train.metric
     each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
     with results.place(folder, opt) as new:
         found = results.write(new, scored, opt, None, folder, inference.loaded.identities)
-        _write_scores(run, found.metrics, each)
         if found.metrics["count"]:
             extra = report_extra(inference, scored, found, folder, FoldFeatures(run), metric)
-            extra.title = f"{run.train.tag}: {len(run.folds)} folds of {run.train.model}, out of fold"
-            values = ", ".join(f"{one[metric]:.4f}" for one in each)
-            extra.about = (
-                f"{run.files.source}, each image by the network that has not seen it; {metric} by fold: {values}"
-            )
-            results.write_page(new, scored, found, extra)
+            results.write_page(new, scored, found, _described(run, extra, each))
         results.set_aside(folder, inference.loaded.identities)
-    _log_table(run, found.metrics, each)
-    log.info(f"Report: {folder}/report.html")
-    return opt
+    return found.metrics, each
+
+
+def _write_target_report(run: FoldsRun, inference: Inference, folder: Path) -> Scores:
+    """Write the report of predicted labels or numbers, and return the scores."""
+    predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
+    scored = TargetScored(predictions, run.files, inference.classes)
+    each = [target_fold_scores(run, predictions, number) for number in range(len(run.folds))]
+    extra = _described(run, target_extra(inference, folder, run.train.metric), each)
+    with results.place(folder, inference.opt) as new:
+        metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra)
+        results.set_aside(folder, inference.loaded.identities)
+    return metrics, each
+
+
+def _described(run: FoldsRun, extra: Extra, each: list[dict[str, Any]]) -> Extra:
+    """Return `extra` with the title of the page and what it says of each fold."""
+    metric = run.train.metric
+    values = ", ".join(f"{one[metric]:.4f}" for one in each)
+    return replace(
+        extra,
+        title=f"{run.train.tag}: {len(run.folds)} folds of {run.train.model}, out of fold",
+        about=f"{run.files.source}, each image by the network that has not seen it; {metric} by fold: {values}",
+    )
 
 
 def report_flags(run: FoldsRun, oof: Path) -> Options:
@@ -72,6 +107,21 @@ def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[st
             part, run.classes.count, None, run.train.seed, run.opt.resamples, run.classes.task == "ordinal"
         )
         scores["intervals"] = {name: value for name, value in found.items() if name in scores}
+    return scores
+
+
+def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: int) -> dict[str, Any]:
+    """Return the scores of fold `number`, from 0, as `fold_scores` does, of predicted labels or numbers."""
+    keep = run.fold_of == number
+    part = TargetPredictions(
+        predictions.index[keep],
+        np.asarray(predictions.value[keep]),
+        predictions.readable[keep],
+        select(predictions.targets, keep),
+    )
+    scores: dict[str, Any] = {**score(part, run.classes)}
+    if run.opt.resamples:
+        scores["intervals"] = target_intervals.intervals(part, run.classes, run.train.seed, run.opt.resamples)
     return scores
 
 

@@ -1,0 +1,173 @@
+"""tools.folds of several labels, of numbers and of ordered classes: lists, out-of-fold predictions, the ensemble."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from dataloader.file_list import read_list
+from dataloader.targets import LabelSets
+from forked import Forked
+from inference import saved_probs
+from options import choices
+from options.plain_yaml import read_yaml
+from tools.folds import command, draw, flags, training
+from utils.classes import Classes
+from utils.errors import UserError
+
+SMALL = (
+    "--model timm:test_resnet --no-pretrained --preset original --scale 32 -b 6 -w 0 --gpu -1 --optimizer sgd "
+    "--transform light --precision fp32 --epochs 1"
+).split()
+TASKS = ("multilabel", "regression", "ordinal")
+
+
+def forked_launch(line, processes):
+    """Train in a process of forked.py, without the seconds of its imports."""
+    return Forked(Path.cwd(), Path("train.log").resolve(), ROOT / "train.py", *line).wait()
+
+
+@pytest.fixture(scope="module")
+def done(colours, tmp_path_factory):
+    """A folder with two finished folds of each task, under the task's name as tag, and of `other`, a regression."""
+    folder = tmp_path_factory.mktemp("folds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(training, "launch", forked_launch)
+        for tag, task, lr in (*((task, task, "0.01") for task in TASKS), ("other", "regression", "0.1")):
+            words = ["--task", task, "--tag", tag, "--data_root", str(colours / task), "--lr", lr]
+            assert command.main(["--folds", "2", "--allow_rare", "--", *SMALL, *words]) == 0, Path(
+                "train.log"
+            ).read_text()
+    return folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_oof_of_a_task_has_each_image_by_the_network_that_has_not_seen_it(done, colours, script, task):
+    listed = read_list(colours / task / "train.txt", task=task)
+    with np.load(done / f"results/{task}/oof.npz") as oof:
+        found = {name: oof[name] for name in oof.files}
+    assert found["list_hash"] == listed.content_hash() and str(found["task"]) == task
+    if isinstance(listed.targets, LabelSets):
+        assert np.array_equal(found["labels"], listed.targets.label)
+        assert np.array_equal(found["label_start"], listed.targets.start)
+    elif listed.targets is not None:
+        assert np.array_equal(found["targets"], listed.targets)
+    else:
+        assert np.array_equal(found["labels"], listed.label)
+    values = found["log_probabilities" if task == "ordinal" else "predictions"]
+    for number in (1, 2):
+        train, val = (
+            read_list(done / f"results/{task}/folds/fold{number}_{part}.txt", task=task) for part in ("train", "val")
+        )
+        held = np.flatnonzero(found["fold"] == number)
+        assert [val.path(k) for k in range(len(val))] == [listed.path(k) for k in held.tolist()]
+        assert [val.target_text(k) for k in range(len(val))] == [listed.target_text(k) for k in held.tolist()]
+        assert not {val.path(k) for k in range(len(val))} & {train.path(k) for k in range(len(train))}
+        load = ["--load", done / f"checkpoints/{task}_fold{number}/last.pt", "--val_list", val.source]
+        result = script("eval.py", "--tag", "e", *load, "--gpu", -1, "-b", 6, "--save_probs", "--resamples", 0)
+        assert result.code == 0, result.err
+        (path,) = Path("results/e").glob(f"{task}_fold{number}*/probs.npz")
+        assert np.array_equal(saved_probs.read(str(path)).values, values[held])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_oof_score_of_a_task_has_an_interval_and_equals_that_of_eval(done, colours, script, task):
+    metric = choices.TASK_METRICS[task][0]
+    scores = json.loads((done / f"results/{task}/folds.json").read_text())
+    low, high = scores["oof"]["intervals"][metric]
+    assert scores["metric"] == metric and low < scores["oof"][metric] < high
+    assert [fold["count"] for fold in scores["folds"]] == [9, 9] and scores["oof"]["count"] == 18
+    files = ["--load", done / f"results/{task}/oof.npz", "--val_list", colours / task / "train.txt"]
+    result = script("eval.py", "--tag", "e", *files, "--resamples", 20)
+    assert result.code == 0 and f"{metric} {scores['oof'][metric]:.6f}" in result.out, result.err
+    metrics = json.loads(Path("results/e/oof/metrics.json").read_text())
+    names = choices.TASK_METRICS[task]
+    assert {name: metrics[name] for name in names if name in metrics} == {
+        name: scores["oof"][name] for name in names if name in metrics
+    }
+    page = (done / f"results/{task}/oof/report.html").read_text()
+    assert "2 folds of timm:test_resnet" in page and f"{metric} by fold" in page
+
+
+def test_oof_score_of_numbers_is_that_of_both_folds_together(done):
+    scores = json.loads((done / "results/regression/folds.json").read_text())
+    parts = [fold["mae"] for fold in scores["folds"]]
+    assert parts[0] != parts[1] and scores["oof"]["mae"] == pytest.approx(np.mean(parts), rel=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_folds_of_a_task_submit_the_mean_of_their_networks(done, script, task):
+    content = read_yaml(done / f"results/{task}/ensemble.yaml")
+    networks = [done / f"checkpoints/{task}_fold{number}/last.pt" for number in (1, 2)]
+    assert [(done / f"results/{task}" / path).resolve() for path in content["load"]] == networks
+    common = ["--gpu", -1, "--save_probs", "-b", 6]
+    for tag, members in (
+        ("whole", ["--ensemble", done / f"results/{task}/ensemble.yaml"]),
+        *((f"one{k}", ["--load", network]) for k, network in enumerate(networks)),
+    ):
+        result = script("submit.py", "--tag", tag, *members, *common)
+        assert result.code == 0, result.err
+    whole, *each = (saved_probs.read(f"results/{tag}/probs.npz") for tag in ("whole", "one0", "one1"))
+    plain = [np.exp(one.values.astype(np.float32)) if one.is_log else one.values for one in (whole, *each)]
+    assert len(whole.values) == 4 and plain[0] == pytest.approx((plain[1] + plain[2]) / 2, rel=3e-3)
+
+
+def test_folds_of_a_task_second_call_trains_nothing_and_gives_same_bits(done, colours, monkeypatch, capfd):
+    monkeypatch.chdir(done)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    before = Path("results/regression/oof.npz").read_bytes()
+    words = ["--task", "regression", "--tag", "regression", "--data_root", str(colours / "regression"), "--lr", "0.01"]
+    assert command.main(["--folds", "2", "--allow_rare", "--", *SMALL, *words]) == 0
+    shown = capfd.readouterr().out
+    assert shown.count("is predicted already") == 2 and re.search(r"Next: python submit.py .*ensemble.yaml", shown)
+    assert Path("results/regression/oof.npz").read_bytes() == before
+
+
+# ------------------------------------------------------------------------ drawing
+
+
+def drawn(folder, task, targets, *words):
+    (folder / "train.txt").write_text("".join(f"p{k}.jpg {target}\n" for k, target in enumerate(targets)))
+    files = read_list(folder / "train.txt", task=task)
+    count = files.targets.count if isinstance(files.targets, LabelSets) else files.targets.shape[1]
+    opt = flags.option_parser().parse_args(list(map(str, words)))
+    return draw.draw(opt, files, Classes(count, task=task))
+
+
+def test_draw_spreads_each_label_of_a_set(tmp_path):
+    sets = [{0}] * 30 + [{0, 1}] * 10 + [{2}] * 5 + [set()] * 5
+    fold = drawn(tmp_path, "multilabel", [",".join(map(str, sorted(one))) or "-" for one in sets], "--folds", 5)
+    for label, each in ((0, 8), (1, 2), (2, 1)):
+        has = np.array([label in one for one in sets])
+        assert np.bincount(fold[has], minlength=5).tolist() == [each] * 5
+    assert np.bincount(fold).tolist() == [10] * 5
+
+
+def test_draw_spreads_a_number_by_its_quantiles(tmp_path):
+    values = np.random.default_rng(0).permutation(100)
+    fold = drawn(tmp_path, "regression", [f"{value},{-value}" for value in values], "--folds", 5)
+    tenth = values // 10
+    assert all(np.bincount(fold[tenth == k], minlength=5).tolist() == [2] * 5 for k in range(10))
+
+
+def test_draw_label_with_fewer_images_than_folds_is_refused_by_name(tmp_path, caplog):
+    sets = ["0"] * 20 + ["0,1"] * 3 + ["2"] * 6
+    with pytest.raises(UserError, match=r"--folds is 5, and 1 of 3 labels have fewer images: 1 \(3\)"):
+        drawn(tmp_path, "multilabel", sets, "--folds", 5)
+    fold = drawn(tmp_path, "multilabel", sets, "--folds", 5, "--allow_rare")
+    assert len(set(fold[20:23])) == 3
+    drawn(tmp_path, "multilabel", [*sets, "3"], "--folds", 5, "--allow_rare")
+    assert "1 label(s) have all their images in one fold: 3. 1 image(s) are predicted by a network" in caplog.text
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_draw_of_a_task_keeps_groups_of_a_table_whole(tmp_path, task):
+    table = tmp_path / "t.csv"
+    table.write_text("image,product\n" + "".join(f"p{k}.jpg,item {k // 4}\n" for k in range(40)))
+    words = ["--group_table", table, "--group_column", "product", "--path_column", "image"]
+    fold = drawn(tmp_path, task, [str(k % 3) for k in range(40)], "--folds", 5, *words)
+    assert all(len(set(fold[k : k + 4])) == 1 for k in range(0, 40, 4)) and len(set(fold)) == 5
