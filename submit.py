@@ -19,6 +19,7 @@ from options import choices, parse_submit
 from utils.run import run_command
 
 if TYPE_CHECKING:
+    from evaluation.sample_submission import Sample
     from inference import Inference
 
 
@@ -50,7 +51,7 @@ def main(opt: argparse.Namespace) -> None:
     run_lock.acquire(out)
 
     if not has_probabilities(run.classes.task):
-        submit_targets(run, out)
+        submit_targets(run, out, sample)
         return
 
     # ---------------------------------------------------------------------------------------- predictions
@@ -70,8 +71,8 @@ def main(opt: argparse.Namespace) -> None:
     submission.log_summary(out, scored)
 
 
-def submit_targets(run: "Inference", out: Path) -> None:
-    """Predict labels or numbers, and write the submission `out`."""
+def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None:
+    """Predict labels or numbers, and write the submission `out`, in the form of `sample` if there is one."""
     from evaluation import submission, target_submission
     from evaluation.scored import TargetScored
     from inference import predict_targets, saved_probs
@@ -79,7 +80,7 @@ def submit_targets(run: "Inference", out: Path) -> None:
     predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
     scored = TargetScored(predictions, run.files, run.classes)
     submission.set_aside(out, run.opt, run.loaded.hashes)
-    target_submission.write(out, scored, run.opt)
+    target_submission.write(out, scored, run.opt, sample)
     members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
     submission.write_provenance(out, scored, run.opt, members)
     if run.opt.save_probs:

@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -138,7 +138,7 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
             f"{len(predictions.index)} predictions for {len(files)} lines of {files.source}, or in another order"
         )
     if sample is not None:
-        _write_like(path, scored, opt, sample)
+        write_like(path, sample, len(predictions.index), lambda image: predicted_cells(scored, image, sample, opt))
         return
     rows = _rows(scored, opt)
     _check_names(rows, opt)
@@ -198,28 +198,32 @@ def _join(classes: Sequence[str | int], opt: argparse.Namespace) -> str:
 # ------------------------------------------------------------------------------------------------ like a sample
 
 
-def _write_like(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample) -> None:
-    """Write a CSV file with the header, the ids and the order of the sample, and read it back row by row."""
+def write_like(path: Path, sample: Sample, count: int, cells_of: Callable[[int], list[str]]) -> None:
+    """Write a CSV file with the header, the ids and the order of the sample, and read it back row by row.
+
+    Args:
+        count: of images that are predicted, the first of the list; under --debug not all.
+        cells_of: returns the text of each column to predict, for the image of that number.
+    """
     table = sample.table
     with atomic_write(path) as binary:
         file = io.TextIOWrapper(binary, table.encoding, error_handling(table.encoding), newline="")
         writer = tables.writer(file, table.separator)
         writer.writerow(table.header)
-        writer.writerows(_filled_rows(scored, opt, sample))
+        writer.writerows(_filled_rows(sample, count, cells_of))
         file.detach()  # flushes, and leaves `binary` open
         binary.flush()
         written = SampleTable(Path(binary.name), table.encoding, table.separator, table.header)
-        pairs = zip_longest(written.all_rows(), chain([table.header], _filled_rows(scored, opt, sample)))
+        pairs = zip_longest(written.all_rows(), chain([table.header], _filled_rows(sample, count, cells_of)))
         if any(got != meant for got, meant in pairs):
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
 
 
-def _filled_rows(scored: Scored, opt: argparse.Namespace, sample: Sample) -> Iterator[list[str]]:
-    """Yield the rows of the sample with our predictions; under --debug only those of the images reached."""
-    count = len(scored.predictions.index)
+def _filled_rows(sample: Sample, count: int, cells_of: Callable[[int], list[str]]) -> Iterator[list[str]]:
+    """Yield the rows of the sample with our predictions, those of the first `count` images of the list."""
     for image, row in sample.rows():
-        if image < count:  # predictions are in the order of the list
-            yield sample.filled(row, predicted_cells(scored, image, sample, opt))
+        if image < count:
+            yield sample.filled(row, cells_of(image))
 
 
 # ------------------------------------------------------------------------------------------------ in the list's order

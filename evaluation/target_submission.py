@@ -11,20 +11,22 @@ from typing import IO
 import numpy as np
 
 from evaluation.multilabel import thresholds_of
+from evaluation.sample_submission import Sample
 from evaluation.scored import TargetScored
-from evaluation.submission import check_ids, row_id, separator
+from evaluation.submission import check_ids, row_id, separator, write_like
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, json_text
 from utils.logger import log
 
 
-def write(path: Path, scored: TargetScored, opt: argparse.Namespace) -> None:
+def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order.
 
     A multi-label row holds the labels whose probability is its threshold or more, with --joiner between them; with
     --probabilities, the probability of each label in a column of its own. A row of a regression holds each number in a
-    column of its own. An unreadable image has no label, a probability of 0, or the mean of training.
+    column of its own. With `sample`, the rows, their order and their form are those of the sample. An unreadable image
+    has no label, a probability of 0, or the mean of training.
 
     The file is read back, and takes its name only if it holds every line once, in order, with its prediction.
 
@@ -33,6 +35,9 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace) -> None:
     """
     if not opt.debug and not np.array_equal(scored.predictions.index, np.arange(len(scored.files))):
         raise AssertionError(f"the predictions are not those of the lines of {scored.files.source}, in order")
+    if sample is not None:
+        write_like(path, sample, len(scored.predictions.index), lambda row: _sample_cells(scored, row, sample))
+        return
     check_ids([row_id(scored.files.as_written(index), opt.id) for index in scored.predictions.index.tolist()])
     with atomic_write(path, "w") as file:
         if opt.format == "json":
@@ -73,7 +78,7 @@ def _table(scored: TargetScored, opt: argparse.Namespace) -> Iterator[list[str]]
     joined = scored.classes.task == "multilabel" and not opt.probabilities
     for name, values in _rows(scored, opt):
         if joined:
-            yield [name, _joined([str(one) for one in _labels(scored, opt, values)], opt)]
+            yield [name, _joined([str(one) for one in _labels(scored, opt, values)], opt.joiner)]
         else:
             yield [name, *(repr(float(value)) for value in values)]
 
@@ -101,25 +106,52 @@ def _objects(scored: TargetScored, opt: argparse.Namespace) -> list[dict[str, ob
 
 def _rows(scored: TargetScored, opt: argparse.Namespace) -> Iterator[tuple[str, list[float]]]:
     """Yield the id of each image, and what is predicted of it."""
-    predictions, files, classes = scored
+    for row, index in enumerate(scored.predictions.index.tolist()):
+        yield row_id(scored.files.as_written(index), opt.id), _values(scored, row)
+
+
+def _values(scored: TargetScored, row: int) -> list[float]:
+    """Return what is predicted of the image of `row`; of an unreadable one probabilities of 0, or the mean."""
+    predictions, _, classes = scored
     missing = np.zeros(classes.count) if classes.mean is None else np.array(classes.mean)
-    for row, index in enumerate(predictions.index.tolist()):
-        values = predictions.value[row] if predictions.readable[row] else missing
-        yield row_id(files.as_written(index), opt.id), values.tolist()
+    values = predictions.value[row] if predictions.readable[row] else missing
+    found: list[float] = values.tolist()
+    return found
+
+
+def _sample_cells(scored: TargetScored, row: int, sample: Sample) -> list[str]:
+    """Return the text of each column to predict, for the image of `row`; probabilities have 7 digits."""
+    form, values = sample.targets, _values(scored, row)
+    assert form is not None  # as the task has several labels or numbers
+    if form.kind == "value":
+        return [repr(values[k]) for k in form.column_classes]
+    if form.kind == "probability":
+        return [f"{values[k]:.7g}" for k in form.column_classes]
+    chosen = _chosen(scored, values)
+    if form.kind == "flag":
+        present = set(chosen)
+        return [form.words[k in present] for k in form.column_classes]
+    labels = [scored.classes.name(k) if form.kind == "name" else str(k) for k in chosen]
+    return [_joined(labels, form.joiner) or form.empty]
 
 
 def _labels(scored: TargetScored, opt: argparse.Namespace, values: list[float]) -> list[str] | list[int]:
     """Return the labels whose probability is its threshold or more, as numbers or names."""
-    threshold = thresholds_of(scored.classes).tolist()
-    chosen = [k for k, value in enumerate(values) if value >= threshold[k] and value > 0]
+    chosen = _chosen(scored, values)
     return [scored.classes.name(k) for k in chosen] if opt.labels == "name" else chosen
 
 
-def _joined(labels: list[str], opt: argparse.Namespace) -> str:
+def _chosen(scored: TargetScored, values: list[float]) -> list[int]:
+    """Return the numbers of the labels whose probability is its threshold or more."""
+    threshold = thresholds_of(scored.classes).tolist()
+    return [k for k, value in enumerate(values) if value >= threshold[k] and value > 0]
+
+
+def _joined(labels: list[str], joiner: str) -> str:
     """Return the labels of one CSV field. Raises UserError where they could not be taken apart again."""
     for name in labels:
-        if not opt.joiner or opt.joiner in name:
+        if not joiner or joiner in name:
             raise UserError(
-                f"The label {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
+                f"The label {name!r} contains --joiner {joiner!r}. Give another --joiner, or --labels number."
             )
-    return opt.joiner.join(labels)
+    return joiner.join(labels)

@@ -28,7 +28,6 @@ OFF = {
     "compare": None,
     "pseudo_label": None,
     "top_k": 1,
-    "like": None,
     "images": None,
 }
 

@@ -1,5 +1,6 @@
 """tools.folds of several labels, of numbers and of ordered classes: lists, out-of-fold predictions, the ensemble."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -114,6 +115,32 @@ def test_folds_of_a_task_submit_the_mean_of_their_networks(done, script, task):
     whole, *each = (saved_probs.read(f"results/{tag}/probs.npz") for tag in ("whole", "one0", "one1"))
     plain = [np.exp(one.values.astype(np.float32)) if one.is_log else one.values for one in (whole, *each)]
     assert len(whole.values) == 4 and plain[0] == pytest.approx((plain[1] + plain[2]) / 2, rel=3e-3)
+
+
+SAMPLES = {
+    "multilabel": ("Id,green,red", "{},0.5,0"),
+    "regression": ("greenness,redness,Id", "0,0,{}"),
+    "ordinal": ("Id,0,1,2", "{},0,0,1"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_folds_of_a_task_submit_like_a_sample(done, script, task):
+    header, row = SAMPLES[task]
+    ids = ["29", "26", "28", "27"]
+    Path("sample.csv").write_text("\n".join([header, *(row.format(one) for one in ids)]) + "\n")
+    common = ["--ensemble", done / f"results/{task}/ensemble.yaml", "--gpu", -1, "-b", 6]
+    result = script("submit.py", "--tag", "like", *common, "--like", "sample.csv", "--save_probs")
+    assert result.code == 0, result.err
+    with open("results/like/submission.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    saved = saved_probs.read("results/like/probs.npz")
+    values = np.exp(saved.values.astype(np.float32)) if saved.is_log else saved.values
+    names = saved.data["class_names"] or ["0", "1", "2"]
+    assert list(rows[0]) == header.split(",") and [one["Id"] for one in rows] == ids
+    for one in rows:
+        found = [float(one[name]) for name in names]
+        assert found == pytest.approx(values[int(one["Id"]) - 26], rel=2e-3)
 
 
 def test_folds_of_a_task_second_call_trains_nothing_and_gives_same_bits(done, colours, monkeypatch, capfd):

@@ -1,0 +1,93 @@
+"""Find what each column of a sample submission is named after, and which values it holds."""
+
+import re
+import unicodedata
+from collections import Counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.sample_ids import named
+from evaluation.sample_table import SampleTable
+from utils.classes import Classes
+from utils.errors import UserError
+
+
+def columns_beside(table: SampleTable, id_column: int) -> list[int]:
+    """Return the indices of the columns beside the ids."""
+    return [column for column in range(len(table.header)) if column != id_column]
+
+
+def classes_of_columns(table: SampleTable, columns: list[int], classes: Classes) -> NDArray[np.int64]:
+    """Return the class that each column to predict is named after, int64; -1 for none."""
+    header = [table.header[column] for column in columns]
+    numbers = {comparable(name): label for label, name in enumerate(classes.names or ())}
+    if any(comparable(name) in numbers for name in header):
+        return np.array([numbers.get(comparable(name), -1) for name in header], np.int64)
+    return np.array([class_number(name.strip(), classes.count) for name in header], np.int64)
+
+
+def all_classes(
+    table: SampleTable, columns: list[int], classes: Classes, found: NDArray[np.int64], nouns: tuple[str, str]
+) -> tuple[int, ...]:
+    """Return the classes of the columns.
+
+    Args:
+        found: from `classes_of_columns`. nouns: what a class is called, one and several of them.
+
+    Raises:
+        UserError: a class has no column, or several, or a column is named after none; one of two classes is enough.
+    """
+    one, several = nouns
+    header = [table.header[column] for column in columns]
+    unknown = [name for name, label in zip(header, found.tolist(), strict=True) if label < 0]
+    counts = Counter(found[found >= 0].tolist())
+    twice = [classes.name(label) for label, count in counts.items() if count > 1]
+    absent = [classes.name(label) for label in range(classes.count) if label not in counts]
+    problems = []
+    if unknown:
+        problems.append(f"{len(unknown)} of its columns are named after no {one}: {named(unknown)}.")
+    if twice:
+        problems.append(f"{len(twice)} {several} have several columns: {named(twice)}.")
+    if absent and not (has_complement(classes) and len(header) == 1):
+        problems.append(f"{len(absent)} of {classes.count} {several} have no column: {named(absent)}.")
+    if problems:
+        alone = "" if classes.task == "regression" else f"ids and one column for the {one}, or "
+        raise UserError(
+            f"--like {table.path} does not fit the {several} of the checkpoint. "
+            + "\n".join(problems)
+            + f"\nAllowed: {alone}ids and one column per {one}, named after it."
+        )
+    return tuple(found.tolist())
+
+
+def has_complement(classes: Classes) -> bool:
+    """Return whether the probability of one class tells that of the other."""
+    return classes.count == 2 and classes.task in ("single", "ordinal")
+
+
+def comparable(name: str) -> str:
+    """Return a name in the form that is compared: an accent may be written as one character or as two."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+def class_number(text: str, count: int) -> int:
+    """Return the class number that `text` is, below `count`; -1 if it is none."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) and int(text) < count else -1
+
+
+def distinct_values(table: SampleTable, columns: list[int], joiner: str | None, most: int) -> list[str]:
+    """Return the different values of some columns, without blanks, in order; at most about `most` of them.
+
+    Args:
+        joiner: what stands between several values of a cell; None: a cell is one value.
+    """
+    found: dict[str, None] = {}
+    for cells in table.rows():
+        for column in columns:
+            for value in [cells[column]] if joiner is None else cells[column].split(joiner):
+                if value.strip():
+                    found[comparable(value)] = None
+        if len(found) > most:
+            break
+    return list(found)
