@@ -91,12 +91,15 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     """Score predicted labels or numbers, and write the results into `folder`; `asked`: the flags as they were given."""
     from evaluation import results, target_results
     from evaluation.scored import TargetScored
-    from inference import predict_targets, saved_probs
+    from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
     from inference.report_extra import target_extra
     from inference.thresholds import fit_and_store, threshold_flag
     from utils.logger import log
 
-    predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
+    predictor, fits_weights = run.predictor, run.opt.blend in choices.FITTED_BLENDS
+    if fits_weights:
+        predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)
+    predictions = predict_targets(predictor, run.batches(predictor), run.classes.count)
     classes = run.classes
     fitted = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
     if fitted:
@@ -105,13 +108,16 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.place(folder, run.opt) as new:
         metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, fitted)
+        if fits_weights:
+            write_ensemble(new, folder, run.opt, run.loaded, measured)
         if run.opt.save_probs:
             saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
         results.set_aside(folder, run.loaded.identities)
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")
-    if run.can_submit():
-        log.info(f"Next: {after_evaluation(asked, threshold=threshold_flag(run, fitted))}")
+    if run.can_submit() and not (fits_weights and run.opt.debug):  # --debug writes no ensemble.yaml
+        ensemble = folder / "ensemble.yaml" if fits_weights else None
+        log.info(f"Next: {after_evaluation(asked, ensemble, threshold=threshold_flag(run, fitted))}")
 
 
 def evaluate(

@@ -1,8 +1,8 @@
-"""Blends the probabilities of several members: the functions of --blend, and weights fitted to a validation list."""
+"""Blends the predictions of several members: the functions of --blend, and weights fitted to a validation list."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.metrics import MIN_PROBABILITY, f1
+from evaluation.multilabel import MIN_P
 from evaluation.ordinal import order_scores
 from evaluation.ranking import merit
 from utils.errors import UserError
@@ -47,12 +48,63 @@ BLENDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def combine(each: Tensor, weights: Tensor, blend: str) -> Tensor:
-    """Blend float32 (M, B, C) probabilities of M members into (B, C), rows summing to 1. `weights` (M,) sum to 1."""
-    return BLENDERS[blend](each, weights[:, None, None])
+def _geometric_labels(each: Tensor, weights: Tensor) -> Tensor:
+    """Return the sigmoid of the mean logit of each label: the geometric mean of p, over its sum with that of 1 - p."""
+    return (each.logit(MIN_P) * weights).sum(dim=0).sigmoid()
+
+
+LABEL_BLENDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": _mean,
+    "logits": _geometric_labels,
+    "geometric": _geometric_labels,
+    "greedy": _mean,
+    "optimal": _mean,
+}
+# A geometric mean of numbers below 0 means nothing, and an order of classes is no number.
+NUMBER_BLENDERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": _mean, "greedy": _mean, "optimal": _mean}
+TASK_BLENDERS = {
+    "single": BLENDERS,
+    "multilabel": LABEL_BLENDERS,
+    "regression": NUMBER_BLENDERS,
+    "ordinal": BLENDERS,
+}
+
+
+def combine(each: Tensor, weights: Tensor, blend: str, task: str = "single") -> Tensor:
+    """Blend float32 (M, B, C) predictions of M members into (B, C); `weights` (M,) sum to 1.
+
+    Rows of probabilities of classes sum to 1.
+    """
+    return TASK_BLENDERS[task][blend](each, weights[:, None, None])
 
 
 # ------------------------------------------------------------------------------------------------ fitted weights
+
+
+class Fittable(Protocol):
+    """What a fit needs of the predictions that M members make for N labelled images."""
+
+    shown: ClassVar[tuple[str, ...]]  # metrics that are measured beside the one to improve
+
+    @property
+    def members(self) -> int:
+        """Return M."""
+
+    @property
+    def images(self) -> int:
+        """Return N."""
+
+    def select(self, keep: NDArray[np.bool_]) -> Self:
+        """Return the part of the images that `keep`, bool (N,), marks."""
+
+    def value(self, weights: NDArray[np.float64], metric: str) -> float:
+        """Return `metric` of the mean by `weights`, (M,)."""
+
+    def loss(self, weights: NDArray[np.float64]) -> float:
+        """Return what `convex_loss` computes."""
+
+    def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
+        """Return a function of the weights that gives the loss of the mean, convex in them, and its slope, (M,)."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +120,39 @@ class Candidates:
     probability: NDArray[np.float32]
     is_target: NDArray[np.bool_]
     place: NDArray[np.int64]
+    shown: ClassVar[tuple[str, ...]] = ("top1",)
+
+    @property
+    def members(self) -> int:
+        """Return M."""
+        return len(self.probability)
+
+    @property
+    def images(self) -> int:
+        """Return N."""
+        return self.probability.shape[1]
 
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates of the images that `keep`, bool (N,), selects."""
         return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep])
+
+    def value(self, weights: NDArray[np.float64], metric: str) -> float:
+        """Return the function `value` of the weighted mean."""
+        return value(self, weights, metric)
+
+    def loss(self, weights: NDArray[np.float64]) -> float:
+        """Return the mean -log p of the true class under the weighted mean."""
+        return loss(self, weights)
+
+    def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
+        """Return a function of the weights that gives `loss` and its slope, float64 (M,)."""
+        true = np.maximum(_true(self), MIN_PROBABILITY)
+
+        def value(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            mean = np.maximum(weights @ true, MIN_PROBABILITY)
+            return float(-np.log(mean).mean()), -(true / mean).mean(axis=1)
+
+        return value
 
 
 def top1(data: Candidates, weights: NDArray[np.float64]) -> float:
@@ -114,13 +195,13 @@ def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
     return {"macro_f1": macro, "weighted_f1": weighted}[metric]
 
 
-def greedy(data: Candidates, metric: str = "top1") -> NDArray[np.float64]:
+def greedy(data: Fittable, metric: str = "top1") -> NDArray[np.float64]:
     """Fit weights (M,) by ensemble selection with replacement (Caruana et al., 2004, section 2).
 
-    Each of GREEDY_ROUNDS adds the member that gives the best `metric`; the log loss breaks ties. Of the rounds with the
+    Each of GREEDY_ROUNDS adds the member that gives the best `metric`; the loss breaks ties. Of the rounds with the
     best result, the first is taken.
     """
-    members = len(data.probability)
+    members = data.members
     counts = np.zeros(members)
     best: tuple[tuple[float, float], NDArray[np.float64]] | None = None
     for _ in range(GREEDY_ROUNDS):
@@ -129,7 +210,7 @@ def greedy(data: Candidates, metric: str = "top1") -> NDArray[np.float64]:
             weights = counts.copy()
             weights[member] += 1
             weights /= weights.sum()
-            tried.append((merit({metric: value(data, weights, metric)}, metric), -loss(data, weights)))
+            tried.append((merit({metric: data.value(weights, metric)}, metric), -data.loss(weights)))
         chosen = max(range(members), key=lambda member: tried[member])
         counts[chosen] += 1
         if best is None or tried[chosen] > best[0]:
@@ -138,20 +219,14 @@ def greedy(data: Candidates, metric: str = "top1") -> NDArray[np.float64]:
     return best[1]
 
 
-def optimal(data: Candidates, metric: str = "log_loss") -> NDArray[np.float64]:
-    """Fit weights (M,) on the simplex that minimise the log loss of the mean, a convex problem, by SciPy's SLSQP.
+def optimal(data: Fittable, metric: str = "log_loss") -> NDArray[np.float64]:
+    """Fit weights (M,) on the simplex that minimise the loss of the mean, a convex problem, by SciPy's SLSQP.
 
     Whatever `metric` is: no other is convex.
     """
     from scipy.optimize import minimize
 
-    true = np.maximum(_true(data), MIN_PROBABILITY)
-
-    def value(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        mean = np.maximum(weights @ true, MIN_PROBABILITY)
-        return float(-np.log(mean).mean()), -(true / mean).mean(axis=1)
-
-    members = len(true)
+    value, members = data.convex_loss(), data.members
     start = np.full(members, 1 / members)
     whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(members)}
     found = minimize(
@@ -163,24 +238,24 @@ def optimal(data: Candidates, metric: str = "log_loss") -> NDArray[np.float64]:
     return weights if value(weights)[0] <= value(start)[0] else start
 
 
-FITS: dict[str, Callable[[Candidates, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
+FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
 
 
-def fit(data: Candidates, how: str, seed: int = 0, metric: str = "top1") -> tuple[list[float], dict[str, Any]]:
+def fit(data: Fittable, how: str, seed: int = 0, metric: str = "top1") -> tuple[list[float], dict[str, Any]]:
     """Fit weights (M,) to all of `data`, and measure by cross-fitting what they gain.
 
     Args:
         how: "greedy" or "optimal". seed: of the folds. metric: what "greedy" maximises.
 
     Returns:
-        The weights, and {name: {"top1", "loss", and `metric`}} for "best single" (chosen with hindsight), "mean" (equal
-        weights), "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted, same
-        images".
+        The weights, and {name: {"loss", `metric` and data.shown}} for "best single" (chosen with hindsight), "mean"
+        (equal weights), "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted,
+        same images".
 
     Raises:
         UserError: there are fewer images than FOLDS.
     """
-    members, count = data.probability.shape[:2]
+    members, count = data.members, data.images
     if count < FOLDS:
         raise UserError(
             f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
@@ -206,9 +281,9 @@ def fit(data: Candidates, how: str, seed: int = 0, metric: str = "top1") -> tupl
     return [float(weight) for weight in weights], scores
 
 
-def _scores(data: Candidates, weights: NDArray[np.float64], metric: str) -> dict[str, float]:
-    scores = {name: value(data, weights, name) for name in dict.fromkeys((metric, "top1"))}
-    return scores | {"loss": scores[metric] if metric == "log_loss" else loss(data, weights)}
+def _scores(data: Fittable, weights: NDArray[np.float64], metric: str) -> dict[str, float]:
+    scores = {name: data.value(weights, name) for name in dict.fromkeys((metric, *data.shown))}
+    return scores | {"loss": scores[metric] if metric == "log_loss" else data.loss(weights)}
 
 
 def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dataloader.prefetch import BatchLoader
+from dataloader.targets import take
 from inference import blend, saved_probs
+from inference.blend_targets import TargetCandidates
 from inference.loading import LoadedPredictor
 from inference.predictor import Predictor, SavedMember
 from inference.tta import TTA
@@ -23,9 +25,11 @@ from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils.batch import EvalBatch
+from utils.classes import Classes
 from utils.errors import UserError, path_hint
 from utils.files import write_yaml
 from utils.logger import log
+from utils.task import has_probabilities
 
 FIT_COMMAND = "python eval.py --load A B --blend greedy"
 REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
@@ -116,7 +120,7 @@ def fit_ensemble(
 ) -> tuple[Predictor, dict[str, object]]:
     """Fit the weights of --blend greedy or optimal over `loader`, and log what they gain.
 
-    `metric` is what greedy maximises.
+    `metric` is what greedy improves.
 
     Returns:
         A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
@@ -124,19 +128,29 @@ def fit_ensemble(
         gets the weights too.
 
     Raises:
-        UserError: there are too few labelled images.
+        UserError: there are too few labelled images; or predictions of labels or numbers take too much memory.
         NotFinite: a member gave NaN or infinite logits.
     """
-    predictor, files = loaded.predictor, loader.dataset.files
-    shape = len(predictor.weights), len(files), loaded.data["num_classes"]
+    predictor, files, classes = loaded.predictor, loader.dataset.files, Classes.from_dict(loaded.data)
+    shape = len(predictor.weights), len(files), classes.count
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None
-    if kept is None:
-        log.info(
-            f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
-            "then the networks run again."
-        )
-    data, readable = _collect(predictor, loader, f"members for --blend {opt.blend}", kept)
+    title = f"members for --blend {opt.blend}"
+    data: blend.Fittable
+    if not has_probabilities(classes.task):
+        if kept is None:
+            raise UserError(
+                f"--blend {opt.blend} needs all predictions of all members in memory, {size / 1e9:.1f} GB; "
+                f"allowed: {saved_probs.MAX_BYTES / 1e9:.1f} GB. Try: --blend mean"
+            )
+        data, readable = _collect_targets(predictor, loader, title, kept, classes)
+    else:
+        if kept is None:
+            log.info(
+                f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
+                "then the networks run again."
+            )
+        data, readable = _collect(predictor, loader, title, kept)
     weights, scores = blend.fit(data, opt.blend, opt.seed, metric)
     for name, score in scores.items():
         log.info(f"{name:22s} " + "  ".join(f"{key} {number:.6f}" for key, number in score.items()))
@@ -180,6 +194,22 @@ def _collect(
         torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy()
     )
     return data, torch.cat(readables)
+
+
+def _collect_targets(
+    predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32], classes: Classes
+) -> tuple[TargetCandidates, Tensor]:
+    """Run members that predict labels or numbers over `loader`, as `_collect` does; `kept` gets every prediction."""
+    readables, done = [], 0
+    for batch, each in predictor.run(loader, title):
+        kept[:, done : done + len(batch.index)] = each.cpu().numpy()
+        readables.append(predictor.readable(batch))
+        done += len(batch.index)
+    readable, targets = torch.cat(readables), loader.dataset.files.targets
+    assert targets is not None  # as the list of eval.py has them
+    use = np.flatnonzero(readable.numpy())
+    known = kept[:, :done] if len(use) == done else kept[:, use]
+    return TargetCandidates(known, take(targets, use), classes), readable
 
 
 def write_ensemble(

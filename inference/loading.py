@@ -19,7 +19,7 @@ from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
 from options import command
-from options.choices import TASK_METRICS
+from options.choices import TASK_BLENDS, TASK_METRICS
 from utils import checkpoint, distributed
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
@@ -109,12 +109,14 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         SavedMember(one.values, weight, is_log=one.is_log, path=path)
         for one, (path, weight) in zip(saved, saved_pairs, strict=True)
     ]
-    predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members)
+    data = networks[0].data if networks else saved[0].data
+    task = data.get("task", "single")
+    check_blend(opt.blend, task)
+    predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members, task)
     predictor.temperature = _temperature(opt, [network.calibration for network in networks])
     if saved:
         predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     only = networks[0] if len(networks) == 1 else None
-    data = networks[0].data if networks else saved[0].data
     return LoadedPredictor(
         predictor,
         data=data,
@@ -128,10 +130,19 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],
-        metric=networks[0].metric if networks else TASK_METRICS[data.get("task", "single")][0],
+        metric=networks[0].metric if networks else TASK_METRICS[task][0],
         thresholds=_thresholds(opt, networks, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
+
+
+def check_blend(blend: str, task: str) -> None:
+    """Raise UserError where --blend has no meaning for the predictions of `task`."""
+    if blend not in TASK_BLENDS[task]:
+        raise UserError(
+            f"--blend {blend} does not fit the checkpoint, whose task is {task}; "
+            f"allowed: {', '.join(TASK_BLENDS[task])}."
+        )
 
 
 def _load_network(path: str, weight: float, opt: argparse.Namespace, device: torch.device) -> _Network:

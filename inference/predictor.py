@@ -75,9 +75,14 @@ class Predictor:
     """
 
     def __init__(
-        self, members: Sequence[Member], tta: str = "none", blend: str = "mean", saved: Sequence[SavedMember] = ()
+        self,
+        members: Sequence[Member],
+        tta: str = "none",
+        blend: str = "mean",
+        saved: Sequence[SavedMember] = (),
+        task: str = "single",
     ) -> None:
-        self.members, self.saved, self.blend = list(members), list(saved), blend
+        self.members, self.saved, self.blend, self.task = list(members), list(saved), blend, task
         self.views = [get_views(tta, member.preprocess) for member in self.members]
         self.preprocesses = tuple(dict.fromkeys(view.preprocess for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
@@ -123,7 +128,7 @@ class Predictor:
     @torch.inference_mode()
     def combine(self, each: Tensor) -> Tensor:
         """Blend members' probabilities, float32 (M, B, C) -> float32 (B, C), and apply the temperature."""
-        blend = combine(each, self._normalised_weights(each.device), self.blend)
+        blend = combine(each, self._normalised_weights(each.device), self.blend, self.task)
         return (
             blend
             if self.temperature == 1

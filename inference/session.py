@@ -22,7 +22,6 @@ from utils.task import has_probabilities
 CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
 # What is for one class per image, and the value of each flag that leaves it out.
 OFF = {
-    "blend": "mean",
     "calibrate": False,
     "temperature": "none",
     "compare": None,

@@ -64,6 +64,12 @@ TASK_METRICS = {
 METRICS = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name in names))  # of --metric
 LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # of METRICS
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
+TASK_BLENDS = {
+    "single": BLENDS,
+    "multilabel": ("mean", "logits", "geometric", "greedy", "optimal"),
+    "regression": ("mean", "greedy", "optimal"),
+    "ordinal": BLENDS,
+}
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
 THRESHOLDS = ("half", "one", "per_label")  # of --fit_thresholds
 AUTO_BATCH = "auto"  # -b: what the GPU holds

@@ -143,6 +143,22 @@ def test_folds_of_a_task_submit_like_a_sample(done, script, task):
         assert found == pytest.approx(values[int(one["Id"]) - 26], rel=2e-3)
 
 
+def test_oof_files_of_two_recipes_of_numbers_stack_into_one_ensemble(done, colours, script):
+    files = [done / f"results/{tag}/oof.npz" for tag in ("regression", "other")]
+    words = ["--val_list", colours / "regression/train.txt", "--blend", "optimal", "--resamples", 0]
+    result = script("eval.py", "--tag", "s", "--load", *files, *words)
+    assert result.code == 0, result.err
+    content = read_yaml(Path("results/s/oof+oof/ensemble.yaml"))
+    fitted = [float(word) for word in re.search(r"weights: (\S+) .*, (\S+) ", result.out).groups()]
+    assert [float(one) for one in content["weights"]] == pytest.approx(
+        [fitted[0] / 2] * 2 + [fitted[1] / 2] * 2, abs=1e-4
+    )
+    names = [f"{tag}_fold{number}" for tag in ("regression", "other") for number in (1, 2)]
+    assert [Path(path).parent.name for path in content["load"]] == names
+    result = script("submit.py", "--tag", "s", "--ensemble", "results/s/oof+oof/ensemble.yaml", "--gpu", -1)
+    assert result.code == 0 and len(Path("results/s/submission.csv").read_text().splitlines()) == 5, result.err
+
+
 def test_folds_of_a_task_second_call_trains_nothing_and_gives_same_bits(done, colours, monkeypatch, capfd):
     monkeypatch.chdir(done)
     monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
