@@ -136,7 +136,7 @@ def _average_precision(scores: NDArray[np.float32], at_least: NDArray[np.int64])
     return float((gains * positives / at_least[first]).sum() / len(scores))
 
 
-def cross_entropy(values: NDArray[np.float32], present: NDArray[np.bool_]) -> NDArray[np.float64]:
+def cross_entropy(values: NDArray[np.floating], present: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return the binary cross entropy, natural, of each probability, (n, K), of a label that is `present` or not."""
     p = np.clip(values.astype(np.float64), MIN_P, 1 - MIN_P)
     return -np.where(present, np.log(p), np.log1p(-p))
