@@ -1,0 +1,146 @@
+"""Exported folders that serve themselves, without this project and torch; and what the command refuses."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from inference import load
+from serving import CLASSES, Server, httpx, picture, save
+from tools.export import command as export
+from tools.export.alone import link_package
+from tools.export.speed import load_shipped
+from tools.serve import command
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A checkpoint, and the folder that tools.export makes of it."""
+    folder = tmp_path_factory.mktemp("exported")
+    (folder / "a.png").write_bytes(picture(0))
+    path = save(folder)
+    words = ["--load", path, "--images", folder / "a.png", "--out", folder / "model"]
+    assert export.main([str(word) for word in words]) == 0
+    return path, folder / "model"
+
+
+def rows_of(reply):
+    """Return float32 (N, C) of the answers."""
+    rows = [{one["label"]: one["probability"] for one in answer["top"]} for answer in reply.json()["answers"]]
+    return np.array([[row[label] for label in range(len(CLASSES))] for row in rows], np.float32)
+
+
+def test_serve_exported_folder_beside_its_checkpoint_agrees(exported):
+    path, folder = exported
+    server = Server("--load", folder, path, "--names", "exported", "ours", "--gpu", -1, "--precision", "fp32")
+    images = [picture(k, form, 90) for k, form in enumerate(("PNG", "JPEG", "WEBP"))]
+    one = rows_of(server.predict(images[0], model="exported"))
+    assert np.array_equal(one[0], load_shipped(folder).Predictor(folder).probabilities(images[:1])[0])
+    both = [rows_of(server.predict(*images, model=name)) for name in ("exported", "ours")]
+    np.testing.assert_allclose(*both, atol=2e-3)
+    about = httpx.get(f"{server.url}/models").json()["models"]
+    assert [(one["name"], one["gradcam"]) for one in about] == [("exported", False), ("ours", True)]
+    reply = httpx.post(f"{server.url}/gradcam", files={"images": ("a.png", images[0])})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (422, "no_gradcam")
+    bad = server.predict(b"\xff\xd8\xff", model="exported")
+    assert (bad.status_code, bad.json()["error"]["code"]) == (422, "unreadable_image")
+    assert server.stop()[0] == 0
+
+
+def test_dockerfile_commands_run_in_the_folder_without_this_project(exported, tmp_path):
+    path, folder = exported
+    assert command.main(["--dockerfile", str(folder)]) == 0
+    image = tmp_path / "model"
+    shutil.copytree(folder, image)  # COPY . .
+    lines = (image / "Dockerfile").read_text().splitlines()
+    steps = {name: rest for name, _, rest in (line.partition(" ") for line in lines)}
+    assert steps["COPY"] == ". ." and "requirements-serve.txt" in " ".join(lines)
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in re.findall(
+        r"^[\w-]+", (image / "requirements.txt").read_text() + (image / "requirements-serve.txt").read_text(), re.M
+    ):
+        link_package(name, packages)
+    env = {"PYTHONPATH": str(packages), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    found = "import importlib.util as u, sys; sys.exit(any(map(u.find_spec, ('torch', 'inference', 'tools'))))"
+    assert subprocess.run([sys.executable, "-S", "-c", found], cwd=image, env=env).returncode == 0
+    (check,) = [shlex.split(line)[2:] for line in lines if line.startswith("RUN python")]
+    done = subprocess.run([sys.executable, "-S", *check], cwd=image, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    python, *words = json.loads(steps["CMD"])
+    assert python == "python"
+    server = Server(command=("-S", *words), cwd=image, env=env)
+    _, *probe = json.loads(steps["HEALTHCHECK"].partition("CMD ")[2])
+    probe = [word.replace("8000", server.url.rpartition(":")[2]) for word in probe]
+    assert subprocess.run([sys.executable, *probe]).returncode == 0
+    expected = load(path, gpu=-1, precision="fp32")([picture(3)]).probabilities
+    url = server.url.replace("0.0.0.0", "127.0.0.1")
+    reply = httpx.post(f"{url}/predict", files={"images": ("a.png", picture(3))}, timeout=None)
+    np.testing.assert_allclose(rows_of(reply), expected, atol=2e-3)
+    assert "<title>" in httpx.get(url).text
+    assert server.stop()[0] == 0
+    assert subprocess.run([sys.executable, *probe], capture_output=True).returncode != 0
+
+
+def test_dockerfile_of_another_folder_is_refused(tmp_path, capsys):
+    assert command.main(["--dockerfile", str(tmp_path)]) == 2
+    out = capsys.readouterr()
+    assert "no folder that tools.export wrote" in out.out + out.err and not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "are both missing"),
+        ("--load a.pt --dockerfile b", "contradict: give one"),
+        ("--load a.pt --max_batch 0 --port 70000", "--max_batch is 0; allowed: 1 or more.*--port is 70000"),
+        ("--load a.pt --max_delay nan", "--max_delay is nan"),
+        ("--load a.pt --max_queue 4 --max_images 5", "contradict: a request must fit"),
+        ("--load x/a.pt y/x/a.pt", "Two models have the name 'x/a'.*--names"),
+        ("--load a.pt --names a b", "2 names for 1 models"),
+        ("--load .", "without an export"),
+        ("--load none.pt", "none.pt"),
+        ("--load a.pt --host 203.0.113.1", "--host 203.0.113.1.*--port 0"),
+    ],
+)
+def test_serve_wrong_flags_are_refused_by_name(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main([*words.split(), *(["--port", "0"] if "--port" not in words else [])]) == 2
+    out = capsys.readouterr()
+    assert re.search(said, out.out + out.err, re.S), out
+
+
+def test_serve_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert command.main(["--load", str(tmp_path / "none.pt"), "--port", str(port)]) == 2
+    out = capsys.readouterr()
+    assert f"--port {port}: Address already in use" in out.out + out.err
+
+
+def test_serve_without_its_packages_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(command, "MODULES", ("fastapi", "no_such_module"))
+    assert command.main(["--load", "a.pt"]) == 2
+    out = capsys.readouterr()
+    assert "needs no_such_module, which is missing.\nTry: pip install fastapi uvicorn" in out.out + out.err
+
+
+def test_serve_command_imports_none_of_its_packages_before_it_checks():
+    code = "import sys; import tools.serve.command; sys.exit(bool({'fastapi', 'uvicorn', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
