@@ -73,12 +73,12 @@ def _steps_of(engine: Engine, side: int) -> Callable[[int], bool]:
 
     def fits(size: int, kept: list[Tensor] = kept) -> bool:  # `kept` is held as long as steps are tried
         images = torch.zeros(size, 3, side, side, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-        return fits_step(engine, Batch(images, _trial_targets(engine, size), torch.arange(size), 1, 0, ()), size)
+        return fits_step(engine, Batch(images, trial_targets(engine, size), torch.arange(size), 1, 0, ()), size)
 
     return fits
 
 
-def _trial_targets(engine: Engine, size: int) -> Tensor:
+def trial_targets(engine: Engine, size: int) -> Tensor:
     """Return targets of `size` images, of the type and shape that the task of the network has."""
     count, activation = engine.model.num_classes, engine.model.settings.activation
     if activation == task.SIGMOID:

@@ -1,0 +1,209 @@
+"""Compute what a training needs of a GPU's memory, without a GPU, and the largest batch that fits.
+
+    python -m tools.memory --model ResNeSt101 --num_classes 50030 --scale 224 -b 24 --precision bf16
+    python -m tools.memory --model ConvNeXt --num_classes 1000 --checkpoint_grad --ema 0.999 --gpu_memory 16
+
+Takes train.py's options. The network is built on the CPU with random weights, and takes whole steps over two small
+batches. After each operation, the bytes that live are counted. They grow evenly with the batch, so the highest moment
+of every other batch follows. Two numbers are rules of thumb: the memory of CUDA itself, and the share that stays free
+for cuDNN and for gaps between tensors, which is that of `-b auto`. It reads no list and writes nothing.
+"""
+
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from options import Options, build_parser
+from options.choices import AUTO_BATCH
+from options.defaults import fill_defaults
+from options.parser import Parser
+from utils.errors import UserError
+from utils.run import run_tool
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from training.engine import Engine
+
+CUDA_BYTES = 600 << 20  # of the context and the kernels, on a GPU of 2020 or later
+BATCHES = (4, 8, 16, 32, 64)  # images; two that follow each other are compared
+MIB = 1 << 20
+
+
+class Need(NamedTuple):
+    """What a step needs at one size of images, in bytes.
+
+    side: pixels. weights: also buffers, averages of the weights, and a teacher. state: that of the optimizer. fixed and
+    per_image: int64 (N,); after operation i of a step over B images, fixed[i] + B * per_image[i] further bytes live.
+    """
+
+    side: int
+    weights: int
+    state: int
+    fixed: np.ndarray
+    per_image: np.ndarray
+
+    def of_batch(self, images: int) -> int:
+        """Return the bytes of a step over `images`, with CUDA itself."""
+        return CUDA_BYTES + self.weights + self.state + self.highest(images)
+
+    def highest(self, images: int) -> int:
+        """Return the most bytes that gradients, activations and temporary tensors take at one moment."""
+        return int((self.fixed + images * self.per_image).max())
+
+    def largest_batch(self, memory: float) -> int:
+        """Return how many images fit into `memory` bytes; 0 if none do."""
+        free = int(memory) - CUDA_BYTES - self.weights - self.state - self.fixed
+        growing = self.per_image > 0
+        return max(0, int((free[growing] // self.per_image[growing]).min())) if (free >= 0).all() else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, compute, print; return the exit code."""
+    return run_tool(lambda: option_parser().parse(argv), run)
+
+
+def option_parser() -> Parser:
+    """Return the parser of this tool: train.py's flags, and the memory of the GPU."""
+    parser = build_parser("train")
+    parser.prog = "-m tools.memory"
+    group = parser.group("memory")
+    group("--gpu_memory", type=float, default=24.0, low=1.0, high=10_000.0, help="of the GPU, in GiB")
+    group("--images", type=int, default=100_000, low=1, high=1 << 40, help="training images; defaults follow from it")
+    return parser
+
+
+def run(opt: Options) -> None:
+    """Print what each size of images needs. Raises UserError if a flag does not fit."""
+    from training.batch_size import FREE_SHARE
+
+    batch, needs = compute(opt)
+    memory = opt.gpu_memory * (1 << 30)
+    for need in needs:
+        print(f"{need.side} px, {opt.precision}, a step over {batch} images: {need.of_batch(batch) / MIB:,.0f} MiB")
+        parts = {"CUDA itself, about": CUDA_BYTES, "weights, and averages of them": need.weights}
+        parts |= {"the optimizer's state": need.state, "gradients, activations, temporary": need.highest(batch)}
+        for kind, size in parts.items():
+            print(f"  {kind:34}{size / MIB:10,.0f} MiB")
+        fits = need.largest_batch((1 - FREE_SHARE) * memory)
+        print(f"  the largest batch within {1 - FREE_SHARE:.0%} of {opt.gpu_memory:g} GiB: {fits}")
+
+
+def compute(opt: Options) -> tuple[int, list[Need]]:
+    """Return the batch, and what a step needs at each size of --scale_schedule, or at --scale.
+
+    Raises:
+        UserError: --num_classes is missing, or a flag does not fit the network.
+    """
+    import torch
+
+    from dataloader.transforms import build_stages
+    from network import get_model
+    from training.probe_init import batch_norms
+    from training.setup import build_engine
+    from training.start import facts_of
+
+    if not opt.num_classes:
+        raise UserError("The classifier's size is missing: no list is read. Try: --num_classes 1000")
+    if opt.resume or opt.load or opt.probe_init:
+        raise UserError("tools.memory reads no checkpoint, and its weights need no other memory. Leave it out.")
+    if opt.batch_size == AUTO_BATCH:
+        raise UserError("-b auto asks the GPU. Give a number, such as -b 24: the largest batch is printed beside it.")
+    if opt.precision == "auto":
+        raise UserError("--precision auto depends on the GPU. Try: --precision bf16")
+    if opt.precision == "fp16":
+        raise UserError("The CPU computes no fp16. bf16 needs the same memory. Try: --precision bf16")
+    model = get_model(opt.model)(opt.replace(pretrained=False))
+    model.place(torch.device("cpu"))
+    opt, _ = fill_defaults(opt, facts_of(opt, opt.images, bool(batch_norms(model.net))))
+    model.set_precision(opt.precision)
+    engine = build_engine(opt.replace(compile=False), model, opt.images // int(opt.batch_size) or 1)
+    pixels = sorted({pipeline.size for _, pipeline in build_stages(opt, model.preprocess())})
+    return int(opt.batch_size), [_need(engine, side) for side in pixels]
+
+
+def _need(engine: "Engine", side: int) -> Need:
+    """Compare steps over two batches, the first two that take the same operations."""
+    count_bytes(engine, side, 2)  # the optimizer has its state from now on
+    few, (weights, state, less) = BATCHES[0], count_bytes(engine, side, BATCHES[0])
+    for many in BATCHES[1:]:
+        more = count_bytes(engine, side, many)[2]
+        if len(more) == len(less):
+            per_image = (more - less) // (many - few)
+            return Need(side, weights, state, less - few * per_image, per_image)
+        few, less = many, more
+    raise UserError("The steps of this network differ with the batch, so its memory cannot be computed.")
+
+
+def count_bytes(engine: "Engine", side: int, images: int) -> tuple[int, int, np.ndarray]:
+    """Take a step over `images`; return the bytes of weights, of the optimizer's state, and what else lives.
+
+    The last is int64 (N,), the bytes after each of the step's N operations.
+    """
+    import torch
+
+    from training.batch_size import trial_targets
+    from utils.batch import Batch
+
+    nets = [engine.model.net, *(net.module for net in (engine.averages.ema, engine.averages.swa) if net is not None)]
+    nets += [] if engine.teacher is None else [engine.teacher.model.net]
+    weights = _storages(tensor for net in nets for tensor in net.state_dict(keep_vars=True).values())
+    states = engine.optimizer.state.values()
+    state = _storages(value for of in states for value in of.values() if isinstance(value, torch.Tensor))
+    pixels = torch.zeros(images, 3, side, side, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    batch = Batch(pixels, trial_targets(engine, images), torch.arange(images), 1, 0, ())
+    with _live_bytes([*weights, *state]) as live:
+        engine.train_step(batch)
+    sizes = [sum(one.nbytes() for one in of) for of in (weights, state)]
+    return sizes[0], sizes[1], np.array(live.after, np.int64)
+
+
+def _storages(tensors: "Iterable[Tensor]") -> "list[torch.UntypedStorage]":
+    """Return the memory of `tensors`, each once."""
+    found = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    return list(found.values())
+
+
+def _live_bytes(before: "list[torch.UntypedStorage]") -> "Any":
+    """Return a context that counts what operations allocate; `after` is what lives after each, in bytes.
+
+    Args:
+        before: what lived before, and is not counted.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class LiveBytes(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = weakref.WeakSet(before)
+            self.live = 0
+            self.after: list[int] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, torch.Tensor):
+                    self.add(tensor.untyped_storage())
+            self.after.append(self.live)
+            return result
+
+        def add(self, storage: torch.UntypedStorage) -> None:
+            if storage not in self.seen:
+                self.seen.add(storage)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self.free, storage.nbytes())
+
+        def free(self, size: int) -> None:
+            self.live -= size
+
+    return LiveBytes()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
