@@ -125,10 +125,12 @@ def evaluate(
     loader: "BatchLoader[EvalBatch]",
     classes: "Classes",
     see: "Callable[[Predictions], None] | None" = None,
+    adapt: "Callable[[Predictions], Predictions] | None" = None,
 ) -> dict[str, float]:
     """Return the scores of evaluation.scoring.score over a loader, which train.py prints.
 
-    `see` is called with the predictions of classes.
+    Args:
+        see: is called with the predictions of classes. adapt: returns those that are seen and scored instead of them.
     """
     from evaluation import scoring
     from inference import predict, predict_targets
@@ -137,6 +139,8 @@ def evaluate(
     if not has_probabilities(classes.task):
         return scoring.score(predict_targets(predictor, loader, classes.count), classes)
     predictions = predict(predictor, loader)[0]
+    if adapt is not None:
+        predictions = adapt(predictions)
     if see is not None:
         see(predictions)
     return scoring.score(predictions, classes)

@@ -104,7 +104,9 @@ def main(opt: Options, started: float = 0.0) -> None:
     def score(weights: str) -> dict[str, float]:
         assert val_loader is not None  # as --val_freq asks for scores
         member = Member(model, model.preprocess(), net=engine.net(weights), weights=weights)
-        return evaluate(Predictor([member]), val_loader, classes, run.on_predictions(weights))
+        return evaluate(
+            Predictor([member]), val_loader, classes, run.on_predictions(weights), run.cut_points_of(weights)
+        )
 
     with run.handle_signals():
         while not run.is_over():

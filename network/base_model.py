@@ -18,7 +18,14 @@ from network.settings import NetworkSettings
 from utils.batch import to_float
 from utils.classes import Classes
 from utils.preprocess import Preprocess
-from utils.task import activation_of, logits_of, predictions_of
+from utils.task import (
+    POSITION,
+    activation_of,
+    logits_of,
+    ordered_probabilities,
+    position_units,
+    predictions_of,
+)
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Step = Callable[[Tensor], None]  # takes the loss in `update`
@@ -55,6 +62,7 @@ class BaseModel(nn.Module):
         self.register_buffer("_shift", -mean / std, persistent=False)
         self.register_buffer("_target_mean", None, persistent=False)
         self.register_buffer("_target_std", None, persistent=False)
+        self._classes: Classes | None = None  # those that are learned as numbers
         self.dtype: torch.dtype | None = None
         self.frozen: list[nn.Module] = []
         self.train_net: Callable[[Tensor], Tensor] | None = None
@@ -109,25 +117,38 @@ class BaseModel(nn.Module):
         return run(self.normalise(images))
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return what logits (B, K), float32, say: see utils.task.predictions_of; of a regression in its own units."""
+        """Return what logits (B, K), float32, say: see utils.task.predictions_of; of a regression in its own units.
+
+        Of ordered classes that are learned as numbers, these are probabilities of the classes.
+        """
         found = predictions_of(self.settings.activation, logits)
         if self.target_units is None:
             return found
         mean, std = self.target_units
-        return found * std + mean
+        found = found * std + mean
+        if self._classes is None:
+            return found
+        return ordered_probabilities(found[:, 0], self._classes.count, self._classes.cut_points)
 
     @property
     def target_units(self) -> tuple[Tensor, Tensor] | None:
-        """Return mean and standard deviation of the targets of a regression, float32 (T,) each; None of other tasks."""
+        """Return mean and standard deviation of the targets of a regression, float32 (T,) each; None of other tasks.
+
+        Those of ordered classes that are learned as numbers are of their numbers.
+        """
         if self._target_mean is None or self._target_std is None:
             return None
         return self._target_mean, self._target_std
 
     def set_target_units(self, classes: Classes) -> None:
-        """Take the units in which the network learns the numbers of `classes`, if it is a regression."""
-        if classes.mean is not None and classes.std is not None:
-            self._target_mean = torch.tensor(classes.mean, device=self.device)
-            self._target_std = torch.tensor(classes.std, device=self.device)
+        """Take the units in which the network learns the numbers of `classes`, if it does, and their cut points."""
+        mean, std = classes.mean, classes.std
+        if self.settings.activation == POSITION:
+            self._classes = classes
+            mean, std = ([one] for one in position_units(classes.count))
+        if mean is not None and std is not None:
+            self._target_mean = torch.tensor(mean, device=self.device)
+            self._target_std = torch.tensor(std, device=self.device)
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context for forward and loss, in the chosen precision."""

@@ -15,7 +15,7 @@ from utils.classes import Classes, match_names, names_agree
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
-from utils.task import CORN, activation_of, logits_of
+from utils.task import CORN, POSITION, activation_of, logits_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
 
@@ -39,8 +39,8 @@ def load_weights(
     shown = "raw" if strict else content.get("showing", "ema")
     weights = content.get(shown) or content["weights"]
     known = (content.get("data") or {}).get("class_names")
-    of_corn = model.settings.activation == CORN  # its rows are steps between classes, which have no names
-    if not strict and known and names and not of_corn and not names_agree(known, names):
+    has_rows = model.settings.activation not in (CORN, POSITION)  # whose rows are no classes, and have no names
+    if not strict and known and names and has_rows and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source)
     if "format" in content:
         _check_types(model, weights, source)

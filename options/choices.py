@@ -52,7 +52,7 @@ TASK_LOSSES = {
     "single": LOSSES,
     "multilabel": ("bce", "asl", "focal"),
     "regression": ("huber", "l1", "mse"),
-    "ordinal": ("ce", "corn"),
+    "ordinal": ("ce", "corn", "huber", "l1", "mse"),
 }
 SINGLE_METRICS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "log_loss")
 TASK_METRICS = {

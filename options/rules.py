@@ -149,7 +149,7 @@ NOT_WITH_TASK = {
     "regression": ("smooth", "logit_adjust", "class_weight", "balance", "head", "teacher", "probe_init", "cutmix"),
     "ordinal": ("head", "teacher", "probe_init", "cutmix"),
 }
-NOT_WITH_CORN = ("smooth", "logit_adjust", "class_weight", "mixup")
+NOT_WITH_ORDER = ("smooth", "logit_adjust", "class_weight", "mixup")  # its losses have no softmax over the classes
 
 
 def task(opt: argparse.Namespace) -> list[str]:
@@ -170,8 +170,9 @@ def task_problems(opt: argparse.Namespace) -> list[str]:
         elsewhere = any(value in names for names in known.values())  # an unknown loss may be the user's own
         if value not in allowed and (elsewhere or opt.task != "single"):
             problems.append(f"--{name} {value} and --task {opt.task} contradict; allowed: {', '.join(allowed)}")
-    unfit = NOT_WITH_TASK[opt.task] + (NOT_WITH_CORN if opt.task == "ordinal" and opt.loss == "corn" else ())
-    what = f"--task {opt.task}" + (" --loss corn" if opt.loss == "corn" else "")
+    uses_order = opt.task == "ordinal" and opt.loss in TASK_LOSSES["ordinal"][1:]
+    unfit = NOT_WITH_TASK[opt.task] + (NOT_WITH_ORDER if uses_order else ())
+    what = f"--task {opt.task}" + (f" --loss {opt.loss}" if uses_order else "")
     problems += [
         f"--{name} {getattr(opt, name)} and {what} contradict: its targets do not allow it; leave one out"
         for name in unfit

@@ -27,6 +27,7 @@ from utils.errors import UserError
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs
 from utils.run import run_tool
+from utils.task import SOFTMAX
 
 if TYPE_CHECKING:
     from dataloader.file_list import FileList
@@ -190,7 +191,12 @@ def logits_of_list(
 
     run = open_checkpoint(opt, files)
     check_size(2 * len(run.files), run.classes.count, "logits")
-    net = run.predictor.members[0].model.net
+    model = run.predictor.members[0].model
+    if model.settings.activation != SOFTMAX:
+        raise UserError(
+            f"{opt.load} has no logit per class (--loss {model.opt.loss}). Allowed: a softmax over the classes."
+        )
+    net = model.net
     head = net.get_classifier() if isinstance(net, HasClassifier) else None
     name = next((name for name, module in net.named_modules() if module is head), "")
     if not isinstance(head, torch.nn.Linear) or not name:

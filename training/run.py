@@ -14,6 +14,7 @@ import torch
 from evaluation.metrics import Predictions
 from training import resuming
 from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, safe_model_name
+from training.cut_points import CutPoints
 from training.earlier import remove_earlier
 from training.engine import Engine
 from training.epoch import EpochTracker, format_metrics
@@ -28,6 +29,7 @@ from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_yaml
 from utils.logger import format_count, log
 from utils.signals import RunInterrupted, SignalHandler
+from utils.task import POSITION
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ class TrainingRun:
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
         self.saved_at = time.monotonic()
         self.rewound = False
+        self.cut_points: CutPoints | None = None
+        if engine.model.settings.activation == POSITION:
+            self.cut_points = CutPoints(facts.classes.count)
+            if start.resumed and start.content is not None and "cut_points" in start.content["data"]:
+                self.cut_points.values[engine.active_weights] = start.content["data"]["cut_points"]
         self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
         self._load_curves()
         images = engine.settings.steps_per_epoch * min(settings.batch_size, facts.train_images)
@@ -148,6 +155,10 @@ class TrainingRun:
     def on_predictions(self, weights: str) -> Callable[[Predictions], None] | None:
         """Return what takes the predictions of a validation, for the confusion matrix; None if nothing is recorded."""
         return functools.partial(self.recorder.record_predictions, weights) if self.recorder is not None else None
+
+    def cut_points_of(self, weights: str) -> Callable[[Predictions], Predictions] | None:
+        """Return what fits cut points to the predictions of a validation, and applies them; None if there are none."""
+        return functools.partial(self.cut_points.fit, weights) if self.cut_points is not None else None
 
     def end_epoch(self, epoch: int, scores: Scores) -> None:
         """Log, plot and save.
@@ -235,6 +246,8 @@ class TrainingRun:
         options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
+        if self.cut_points is not None and self.engine.active_weights in self.cut_points.values:
+            data["cut_points"] = self.cut_points.values[self.engine.active_weights]
         content = {"model": model.name, "opt": options, "data": data}
         content |= {**self.state.state_dict(), "within": within, "curves": curves, **self.engine.state_dict()}
         self.writer.save(self.last, content, [self.checkpoints / name for name in names], retention)

@@ -69,6 +69,12 @@ def standardised(each: LabelLoss, units: Units | None) -> Loss:
     return loss
 
 
+def of_positions(each: LabelLoss, units: Units | None) -> Loss:
+    """Return the mean of `each` over images, in fp32, of logits (B, 1) and the numbers of classes, int64 (B,)."""
+    standard = standardised(each, units)
+    return lambda logits, targets: standard(logits, targets[:, None])
+
+
 def corn(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the loss of CORN, fp32 (Shi et al., 2021, eq. 6), of logits (B, C - 1) and classes int64 (B,).
 
@@ -100,7 +106,7 @@ def get_task_loss(task: str, settings: LossSettings, units: Units | None = None)
     It takes logits, and targets as the batches of the task have them (utils.batch.Batch), or mixed ones.
 
     Args:
-        units: of the targets of a regression; None takes them as they are.
+        units: of the targets of a regression, or of the numbers of ordered classes; None takes them as they are.
 
     Raises:
         UserError: the task has no such loss; see also training.losses.get_loss.
@@ -115,4 +121,6 @@ def get_task_loss(task: str, settings: LossSettings, units: Units | None = None)
         return standardised(VALUE_LOSSES[settings.loss], units)
     if task == "ordinal" and settings.loss == "corn":
         return corn
+    if task == "ordinal" and settings.loss in VALUE_LOSSES:
+        return of_positions(VALUE_LOSSES[settings.loss], units)
     return get_loss(settings)

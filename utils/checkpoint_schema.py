@@ -154,6 +154,7 @@ class Data(TypedDict):
     task: NotRequired[Literal["single", "multilabel", "regression", "ordinal"]]
     target_mean: NotRequired[list[Number]]
     target_std: NotRequired[list[Annotated[Number, Field(gt=0)]]]
+    cut_points: NotRequired[list[Number]]
     preprocess: NotRequired[Preprocessing]
     train_list: NotRequired[Text]
     lists: NotRequired[dict[Text, Text] | None]
@@ -321,6 +322,13 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
         found.append("thresholds: only a network of several labels per image has them")
     elif thresholds and len(thresholds["values"]) != data["num_classes"]:
         found.append(f"thresholds.values: {len(thresholds['values'])} for {data['num_classes']} classes")
+    cut_points = data.get("cut_points")
+    if cut_points is not None and data.get("task") != "ordinal":
+        found.append("data.cut_points: only ordered classes have them")
+    elif cut_points is not None and (len(cut_points) != data["num_classes"] - 1 or cut_points != sorted(cut_points)):
+        found.append(
+            f"data.cut_points: {len(cut_points)} for {data['num_classes']} classes; allowed: one less, ascending"
+        )
     if data.get("task") == "regression" and not {"target_mean", "target_std"} <= data.keys():
         found.append("data: a regression without target_mean and target_std")
     return found + (_of_training(content) if "training" in content else [])

@@ -23,6 +23,8 @@ class Classes:
             None for other tasks.
         thresholds: of a multi-label task, the probability of each label from which it counts as predicted, (K,); None:
             0.5. They are no part of `as_dict`: a checkpoint has a key of its own for them.
+        cut_points: between ordered classes that are learned as numbers, (C - 1,), ascending; see utils.task. None:
+            halfway.
     """
 
     count: int
@@ -32,6 +34,7 @@ class Classes:
     mean: list[float] | None = None
     std: list[float] | None = None
     thresholds: list[float] | None = None
+    cut_points: list[float] | None = None
 
     def name(self, label: int) -> str:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""
@@ -48,6 +51,8 @@ class Classes:
             data["task"] = self.task
         if self.mean is not None:
             data |= {"target_mean": self.mean, "target_std": self.std}
+        if self.cut_points is not None:
+            data["cut_points"] = self.cut_points
         return data
 
     @classmethod
@@ -60,6 +65,7 @@ class Classes:
             data.get("task", "single"),
             data.get("target_mean"),
             data.get("target_std"),
+            cut_points=data.get("cut_points"),
         )
 
 

@@ -61,6 +61,28 @@ def test_published_folder_gives_timm_the_same_logits(photo_set, tmp_path, monkey
     assert tuple(data["input_size"]) == (3, 32, 32) and data["crop_mode"] == "center"
 
 
+def test_published_folder_of_classes_learned_as_numbers_says_how_to_get_the_class(photo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = 4 * torch.randn(40, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    options, data = {"task": "ordinal", "loss": "mse"}, {"task": "ordinal"}
+    path = make(tmp_path / "a.pt", photo_set, options=options, data=data)
+    net = build_from_checkpoint(checkpoint.load(path), path)[0].net
+    with torch.inference_mode():
+        number = (net(images)[:, 0] * (2 / 3) ** 0.5 + 1).clamp(0, 2)
+    data |= {"cut_points": number.quantile(torch.tensor([0.3, 0.6])).tolist()}
+    path = make(tmp_path / "a.pt", photo_set, options=options, data=data)
+    assert publish("--load", path, "--out", "out") == 0
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["cut_points"] == data["cut_points"] and "`cut_points`" in (tmp_path / "out/README.md").read_text()
+    model, _ = build_from_checkpoint(checkpoint.load(path), path)
+    with torch.inference_mode():
+        output = timm.create_model("local-dir:out", pretrained=True).eval()(images)[:, 0]
+        wanted = model.predictions(model.net(images)).argmax(dim=1)
+    number = (output * config["target_std"][0] + config["target_mean"][0]).clamp(0, 2)
+    found = sum((number >= cut).long() for cut in config["cut_points"])
+    assert torch.equal(found, wanted) and set(wanted.tolist()) == {0, 1, 2}
+
+
 def test_published_folder_loads_as_the_checkpoint_to_the_bit(script, photo_set, tmp_path):
     path = make(tmp_path / "a.pt", photo_set, 0.01, options={"tag": "mine", "weights_dir": "/home/me/w"})
     content = checkpoint.load(path)

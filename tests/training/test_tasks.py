@@ -13,7 +13,7 @@ from conftest import Script
 from options import choices, parse_train
 from utils import checkpoint
 
-TASKS = ("multilabel", "regression", "ordinal", "ordinal --loss corn")
+TASKS = ("multilabel", "regression", "ordinal", "ordinal --loss corn", "ordinal --loss huber")
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -25,8 +25,8 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Script, small):
     task = words.split()[0]
     flags = ["--task", *words.split(), "--data_root", colours / task, *small, "-b", "6", "--mixup", "0.2"]
-    if words.endswith("corn"):
-        flags = flags[:-2]  # its targets are steps between classes
+    if "--loss" in words:
+        flags = flags[:-2]  # its targets are steps between classes, or their numbers
     for tag, more in (("whole", []), ("cut", ["--keep", "2"])):
         result = script("train.py", "--tag", tag, *flags, "--epochs", "2", *more)
         assert result.code == 0, result.err
@@ -112,6 +112,8 @@ def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, scr
         ("--loss corn", "--loss corn and --task single contradict"),
         ("--metric mAP", "--metric mAP and --task single contradict"),
         ("--task ordinal --loss corn --mixup 0.2", "--mixup 0.2 and --task ordinal --loss corn contradict"),
+        ("--task ordinal --loss mse --mixup 0.2", "--mixup 0.2 and --task ordinal --loss mse contradict"),
+        ("--task ordinal --loss l1 --smooth 0.1", "--smooth 0.1 and --task ordinal --loss l1 contradict"),
         ("--task multilabel --teacher x.pt", "--teacher x.pt and --task multilabel contradict"),
         ("--task multilabel --balance sqrt", "--balance sqrt and --task multilabel contradict"),
     ],

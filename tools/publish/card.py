@@ -9,7 +9,7 @@ from network.base_model import BaseModel
 from options.choices import TASK_METRICS
 from utils.classes import Classes
 from utils.preprocess import Preprocess
-from utils.task import CORN, LINEAR, SIGMOID, SOFTMAX
+from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX
 from utils.text import visible
 
 OUTPUTS = {
@@ -17,6 +17,10 @@ OUTPUTS = {
     SIGMOID: "The sigmoid of each logit gives the probability of that label.",
     CORN: "Logit k says whether the class is above k, given that it is above k - 1 (CORN; Shi et al., 2021).",
     LINEAR: "The outputs are standardised: multiply by `target_std`, then add `target_mean`, both of `config.json`.",
+    POSITION: (
+        "The output is standardised: multiply by `target_std`, add `target_mean`, both of `config.json`, and clamp it "
+        "to 0 and the last class. The class is how many of the `cut_points` are at or below that number."
+    ),
 }
 FITS = {
     "squash": "both sides are resized to {scale} pixels",

@@ -22,6 +22,7 @@ from utils.errors import UserError
 from utils.files import file_hash, json_text
 from utils.logger import log
 from utils.preprocess import Preprocess
+from utils.task import POSITION, position_units
 from utils.weight_files import WRITER, WRITER_NAME
 from utils.whole_folder import whole_folder
 
@@ -60,6 +61,8 @@ def write_folder(opt: argparse.Namespace, out: Path) -> None:
         config = timm_config.config_of(source.model, preprocess, of_logits, opt.license)
         if source.classes.mean is not None:
             config |= {"target_mean": source.classes.mean, "target_std": source.classes.std}
+        if source.model.settings.activation == POSITION:
+            config |= _position_config(source.classes)
         if architecture:
             _write_json(new / "config.json", {"architecture": architecture, **config, WRITER: WRITER_NAME})
             reason = _problem_in_timm(new, source.model, preprocess.scale)
@@ -107,6 +110,13 @@ def _read(path: str) -> Source:
         )
     model, data = build_from_checkpoint(content, path)
     return Source(path, content, model, Classes.from_dict(data), sha256)
+
+
+def _position_config(classes: Classes) -> dict[str, object]:
+    """Return what turns the output of a network that learned ordered classes as numbers into classes."""
+    mean, std = position_units(classes.count)
+    cut_points = classes.cut_points or [k + 0.5 for k in range(classes.count - 1)]
+    return {"target_mean": [mean], "target_std": [std], "cut_points": cut_points}
 
 
 def _write_weights(new: Path, source: Source) -> None:

@@ -19,7 +19,7 @@ from tools.serve.shipped.served import Inputs
 from utils.classes import Classes
 from utils.errors import ImageError
 from utils.run import get_device
-from utils.task import CORN
+from utils.task import CORN, POSITION
 from utils.text import visible
 
 MIN_SHOWN_SIDE = 224  # pixels of a Grad-CAM picture
@@ -78,7 +78,7 @@ class CheckpointModel:
     def _heat(self, inputs: Inputs, label: int) -> NDArray[np.float32] | None:
         """Return the Grad-CAM map of class `label`, float32 (h, w); None where the network gives none."""
         model, view = self.predictor.members[0].model, self.predictor.views[0][0]
-        if model.settings.activation == CORN:  # its logits are steps between classes
+        if model.settings.activation in (CORN, POSITION):  # whose logits are no classes
             return None
         images = view.transform(_tensors([inputs])[self.predictor.preprocesses.index(view.preprocess)])
         with model.autocast():  # the weights may be cast already

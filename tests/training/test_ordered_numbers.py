@@ -1,0 +1,91 @@
+"""--task ordinal with a loss of numbers, in whole runs: cut points are fitted, stored, and used by every command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from options import parse_train
+from tools import long_tail
+from tools.export import command as export
+from training.losses import LossSettings
+from training.setup import loss_settings
+from training.task_losses import get_task_loss
+from utils import checkpoint
+from utils.task import position_units
+
+
+def train(script, colours, small, *words):
+    flags = ["--task", "ordinal", "--loss", "mse", "--num_classes", 3, "--data_root", colours / "ordinal", *small]
+    result = script("train.py", "--tag", "run", *flags, "-b", 6, *words)
+    assert result.code == 0, result.err
+    return checkpoint.load(Path("checkpoints/run/last.pt"))
+
+
+def evaluated(script, path, tag="e"):
+    result = script("eval.py", "--tag", tag, "--load", path, "--gpu", -1, "-w", 0, "--resamples", 0)
+    assert result.code == 0, result.err
+    (found,) = Path(f"results/{tag}").glob("*/metrics.json")
+    return json.loads(found.read_text())
+
+
+def test_eval_of_cut_points_gives_the_scores_of_the_validation_that_fitted_them(script, colours, small):
+    content = train(script, colours, small, "--epochs", 2, "--ema", 0.5)
+    cuts = content["data"]["cut_points"]
+    assert len(cuts) == 2 and cuts == sorted(cuts) and cuts != [0.5, 1.5]
+    assert content["weights"]["fc.weight"].shape[0] == 1 and content["ema"] is not None
+    metrics, last = evaluated(script, "checkpoints/run/last.pt"), content["history"][-1]
+    for name in ("qwk", "mae", "top1", "log_loss"):
+        assert metrics[name] == last[f"val_{name}"]
+    checkpoint.save(Path("halfway.pt"), content | {"data": content["data"] | {"cut_points": [0.5, 1.5]}})
+    assert evaluated(script, "halfway.pt", "h")["qwk"] <= metrics["qwk"]
+    result = script("submit.py", "--tag", "run", "--load", "checkpoints/run/last.pt", "--gpu", -1)
+    assert result.code == 0 and len(Path("results/run/submission.csv").read_text().splitlines()) == 5
+
+
+def test_run_without_validation_has_no_cut_points_and_predicts(script, colours, small):
+    content = train(script, colours, small, "--epochs", 1, "--val_freq", 0)
+    assert "cut_points" not in content["data"]
+    assert evaluated(script, "checkpoints/run/last.pt")["count"] == 8
+
+
+def test_resumed_run_keeps_the_cut_points_of_its_last_validation(script, colours, small):
+    before = train(script, colours, small, "--epochs", 2, "--val_freq", 2)["data"]["cut_points"]
+    result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, "--val_freq", 5, "--keep", 2, "--gpu", -1)
+    assert result.code == 0, result.err
+    content = checkpoint.load(Path("checkpoints/run/last.pt"))
+    assert content["epoch"] == 3
+    validated = "val_qwk" in content["history"][-1]  # the last epoch is, whatever --val_freq says
+    assert validated or content["data"]["cut_points"] == before
+
+
+def test_tools_that_need_a_logit_per_class_refuse_numbers(script, colours, small, capfd):
+    train(script, colours, small, "--epochs", 1)
+    path = "checkpoints/run/last.pt"
+    lists = ["--list", str(colours / "ordinal/val.txt"), "--gpu", "-1"]
+    assert long_tail.main(["--load", path, *lists]) == 2
+    assert "has no logit per class (--loss mse)" in capfd.readouterr().err
+    words = ["--load", path, "--val_list", str(colours / "ordinal/val.txt"), "--out", "exported"]
+    assert export.main(words) == 2
+    assert "learned ordered classes as numbers cannot be exported" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("cuts", [[0.5], [1.5, 0.5], [0.5, float("nan")]])
+def test_checkpoint_with_damaged_cut_points_is_refused(script, colours, small, cuts):
+    content = train(script, colours, small, "--epochs", 1)
+    torch.save(content | {"data": content["data"] | {"cut_points": cuts}}, "broken.pt")
+    result = script("eval.py", "--tag", "b", "--load", "broken.pt", "--gpu", -1)
+    assert result.code == 2 and "cut_points" in result.err
+
+
+@pytest.mark.parametrize(("name", "each"), [("mse", lambda d: d**2), ("l1", abs)])
+def test_loss_of_positions_is_that_of_standardised_class_numbers(name, each):
+    opt = parse_train(["--task", "ordinal", "--loss", name])
+    settings = loss_settings(opt)
+    assert isinstance(settings, LossSettings)
+    mean, std = position_units(5)
+    logits, targets = torch.tensor([[0.3], [-1.0]]), torch.tensor([4, 0])
+    found = get_task_loss("ordinal", settings, (torch.tensor([mean]), torch.tensor([std])))(logits, targets)
+    wanted = [each(one - (label - mean) / std) for one, label in zip((0.3, -1.0), (4, 0), strict=True)]
+    assert found.item() == pytest.approx(sum(wanted) / 2, rel=1e-6)
