@@ -4,6 +4,7 @@
     python eval.py --load a.pt b.pt --weights 2 1 --tta x8
     python eval.py --load a.pt b.pt probs.npz --blend greedy
     python eval.py --load a.pt --calibrate --compare results/old/20/predictions.csv
+    torchrun --standalone --nproc_per_node=2 eval.py --load a.pt -b 48
 
 Writes results/<tag>/<epoch>/, for a checkpoint of another tag results/<tag>/<its tag>_<epoch>_<views>/: report.html,
 metrics.json, predictions.csv, per_class.csv, confused.csv, label_issues.csv, pictures; probs.npz with --save_probs,
@@ -35,7 +36,7 @@ def main(opt: argparse.Namespace) -> None:
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
     from inference.report_extra import report_extra
     from inference.temperature import announce_rewriting, calibrate, temperature_flag
-    from utils import run_lock
+    from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
@@ -45,12 +46,14 @@ def main(opt: argparse.Namespace) -> None:
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
-    asked, run = opt, open_inference(opt, "val", tasks=choices.TASKS)
+    asked, run = opt, open_inference(opt, "val", tasks=choices.TASKS, shared=True)
     opt, files, classes = run.opt, run.files, run.classes  # the flags with what --ensemble says
     metric = opt.metric or run.loaded.metric
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name
-    check(results.planned(folder, opt), inputs(opt, files))
-    run_lock.acquire(folder)
+    with distributed.together():
+        if distributed.is_main():
+            check(results.planned(folder, opt), inputs(opt, files))
+            run_lock.acquire(folder)
     announce_rewriting(run)
 
     if not has_probabilities(classes.task):
@@ -65,6 +68,8 @@ def main(opt: argparse.Namespace) -> None:
     with Features(predictor, len(files), collect=opt.report) as features:  # the report alone shows neighbours
         loader = run.batches(predictor)
         predictions, probabilities = predict(predictor, loader, keep=opt.save_probs, rows=rows, features=features)
+    if not distributed.is_main():  # the main process has the predictions of all
+        return
     scored = Scored(predictions, files, classes)
     fitted = calibrate(run, predictions) if opt.calibrate else None
 
@@ -94,12 +99,15 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
     from inference.report_extra import target_extra
     from inference.thresholds import fit_and_store, threshold_flag
+    from utils import distributed
     from utils.logger import log
 
     predictor, fits_weights = run.predictor, run.opt.blend in choices.FITTED_BLENDS
     if fits_weights:
         predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)
     predictions = predict_targets(predictor, run.batches(predictor), run.classes.count)
+    if not distributed.is_main():
+        return
     classes = run.classes
     fitted = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
     if fitted:
@@ -127,23 +135,30 @@ def evaluate(
     see: "Callable[[Predictions], None] | None" = None,
     adapt: "Callable[[Predictions], Predictions] | None" = None,
 ) -> dict[str, float]:
-    """Return the scores of evaluation.scoring.score over a loader, which train.py prints.
+    """Return the scores of evaluation.scoring.score over a loader, which train.py prints; the same in every process.
+
+    Several processes share the batches; the main one scores, and calls the two functions.
 
     Args:
         see: is called with the predictions of classes. adapt: returns those that are seen and scored instead of them.
     """
     from evaluation import scoring
     from inference import predict, predict_targets
+    from utils import distributed
     from utils.task import has_probabilities
 
     if not has_probabilities(classes.task):
-        return scoring.score(predict_targets(predictor, loader, classes.count), classes)
+        targets = predict_targets(predictor, loader, classes.count)
+        return distributed.broadcast_from_main(lambda: scoring.score(targets, classes))
     predictions = predict(predictor, loader)[0]
-    if adapt is not None:
-        predictions = adapt(predictions)
-    if see is not None:
-        see(predictions)
-    return scoring.score(predictions, classes)
+
+    def scores() -> dict[str, float]:
+        shown = predictions if adapt is None else adapt(predictions)
+        if see is not None:
+            see(shown)
+        return scoring.score(shown, classes)
+
+    return distributed.broadcast_from_main(scores)
 
 
 if __name__ == "__main__":

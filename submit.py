@@ -5,6 +5,7 @@
     python submit.py --ensemble results/pair/a_20+b_20/ensemble.yaml --pseudo_label 0.95
     python submit.py --load checkpoints/resnest/best.pt --like sample_submission.csv
     python submit.py --load checkpoints/resnest/best.pt --images a.jpg photos/ '*.png'
+    torchrun --standalone --nproc_per_node=2 submit.py --load checkpoints/resnest/best.pt -b 48
 
 Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
 With --images there is no list: the likeliest classes are printed as a table, or with --format as CSV or JSON.
@@ -29,7 +30,7 @@ def main(opt: argparse.Namespace) -> None:
     from evaluation.sample_submission import open_sample
     from evaluation.scored import Scored
     from inference import open_inference, predict, saved_probs
-    from utils import run_lock
+    from utils import distributed, run_lock
     from utils.logger import start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
@@ -43,12 +44,14 @@ def main(opt: argparse.Namespace) -> None:
     start_logging()
     seed_everything(opt.seed, opt.deterministic)
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
-    run = open_inference(opt, "test", tasks=choices.TASKS)
+    run = open_inference(opt, "test", tasks=choices.TASKS, shared=True)
     opt = run.opt  # the flags with what --ensemble says
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
-    sample = open_sample(opt, run.files, run.classes) if opt.like else None
-    check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
-    run_lock.acquire(out)
+    with distributed.together():
+        sample = open_sample(opt, run.files, run.classes) if opt.like else None
+        if distributed.is_main():
+            check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
+            run_lock.acquire(out)
 
     if not has_probabilities(run.classes.task):
         submit_targets(run, out, sample)
@@ -57,6 +60,8 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- predictions
     rows = sample.rows_to_keep() if sample else None
     predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs, rows=rows)
+    if not distributed.is_main():  # the main process has the predictions of all
+        return
     scored = Scored(predictions, run.files, run.classes)
 
     # ---------------------------------------------------------------------------------------- files
@@ -76,8 +81,11 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     from evaluation import submission, target_submission
     from evaluation.scored import TargetScored
     from inference import predict_targets, saved_probs
+    from utils import distributed
 
     predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
+    if not distributed.is_main():
+        return
     scored = TargetScored(predictions, run.files, run.classes)
     submission.set_aside(out, run.opt, run.loaded.hashes)
     target_submission.write(out, scored, run.opt, sample)
@@ -96,20 +104,24 @@ def predict_images(opt: argparse.Namespace) -> None:
     from evaluation import answers
     from evaluation.scored import Scored
     from inference import open_inference, predict
-    from utils import run_lock
+    from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
 
     start_logging(to_stderr=True)
+    if STANDARD_INPUT in opt.images:
+        distributed.require_single_process("Names from standard input")
     seed_everything(opt.seed, opt.deterministic)
     lines = sys.stdin.buffer.read() if STANDARD_INPUT in opt.images else b""
     files = FileList.of_paths(find_images(opt.images, lines), "--images")
-    if opt.out:
+    if opt.out and distributed.is_main():
         check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
         run_lock.acquire(Path(opt.out))
-    run = open_inference(opt, files, match_classes=False)
+    run = open_inference(opt, files, match_classes=False, shared=True)
     scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)
+    if not distributed.is_main():
+        return
     found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
     if opt.out:
         answers.write(Path(opt.out), found, opt.format)

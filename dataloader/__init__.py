@@ -172,17 +172,18 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
 
 
 def eval_loader(
-    opt: argparse.Namespace, files: FileList, preprocesses: tuple[Preprocess, ...]
+    opt: argparse.Namespace, files: FileList, preprocesses: tuple[Preprocess, ...], shared: bool = True
 ) -> BatchLoader[EvalBatch]:
     """Return a loader of every listed image, in order, each image prepared in all of `preprocesses`.
 
-    Without any of them, no file is read.
+    Without any of them, no file is read. Several processes take turns; if not `shared`, or where no file is read, the
+    main process has all batches.
     """
     workers, reader = _worker_config(opt), None
     if preprocesses:
         side = max(EvalGeometry(preprocess).min_source_side() for preprocess in preprocesses)
         reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
-    sampler = EvalSampler(len(files), opt.batch_size, _max_batches(opt))
+    sampler = EvalSampler(len(files), opt.batch_size, _max_batches(opt), shared and bool(preprocesses))
     dataset = EvalDataset(files, reader, preprocesses, workers.pins_in_place)
     return BatchLoader(dataset, sampler, opt.batch_size, workers)
 

@@ -124,13 +124,22 @@ def stable_order(values: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 class EvalSampler:
-    """Yields every sample once, in list order; the last batch may be smaller. Several processes take turns."""
+    """Yields every sample once, in list order; the last batch may be smaller. Several processes take turns.
 
-    def __init__(self, count: int, batch_size: int, max_batches: int | None = None) -> None:
-        """`count`: samples of the list. `max_batches`: the most batches per process (--debug)."""
+    Batch k is that of one process whose batch has the size of each process's part, so its predictions are the same.
+    """
+
+    def __init__(self, count: int, batch_size: int, max_batches: int | None = None, shared: bool = True) -> None:
+        """Divide `count` samples into batches.
+
+        Args:
+            batch_size: of all processes together.
+            max_batches: the most batches per process (--debug).
+            shared: whether the processes take turns; else the main process has all batches, and the others none.
+        """
         batch_size = distributed.per_process_batch(batch_size)
         batches = -(-count // batch_size)
-        self.count, self.batch_size = count, batch_size
+        self.count, self.batch_size, self.shared = count, batch_size, shared
         self.batches = batches if max_batches is None else min(batches, max_batches * distributed.world_size())
 
     def __len__(self) -> int:
@@ -139,6 +148,8 @@ class EvalSampler:
 
     def _own_batches(self) -> range:
         """Return the numbers of the batches of this process."""
+        if not self.shared:
+            return range(0 if distributed.rank() else self.batches)
         return range(distributed.rank(), self.batches, distributed.world_size())
 
     def __iter__(self) -> Iterator[BatchIndices]:

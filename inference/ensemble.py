@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from inference.tta import TTA
 from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
+from utils import distributed
 from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError, path_hint
@@ -124,8 +125,8 @@ def fit_ensemble(
 
     Returns:
         A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
-        fit in memory (saved_probs.MAX_BYTES), the predictor holds them and runs no network again. `loaded.predictor`
-        gets the weights too.
+        fit in memory (saved_probs.MAX_BYTES), the predictor holds them and runs no network again; of several
+        processes, the main one holds them and predicts alone. `loaded.predictor` gets the weights too.
 
     Raises:
         UserError: there are too few labelled images; or predictions of labels or numbers take too much memory.
@@ -136,22 +137,26 @@ def fit_ensemble(
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None
     title = f"members for --blend {opt.blend}"
-    data: blend.Fittable
+    found: tuple[blend.Fittable, Tensor] | None
     if not has_probabilities(classes.task):
-        if kept is None:
-            raise UserError(
-                f"--blend {opt.blend} needs all predictions of all members in memory, {size / 1e9:.1f} GB; "
-                f"allowed: {saved_probs.MAX_BYTES / 1e9:.1f} GB. Try: --blend mean"
-            )
-        data, readable = _collect_targets(predictor, loader, title, kept, classes)
+        with distributed.together():
+            if kept is None:
+                raise UserError(
+                    f"--blend {opt.blend} needs all predictions of all members in memory, {size / 1e9:.1f} GB; "
+                    f"allowed: {saved_probs.MAX_BYTES / 1e9:.1f} GB. Try: --blend mean"
+                )
+        assert kept is not None
+        found = _collect_targets(predictor, loader, title, kept, classes)
     else:
         if kept is None:
             log.info(
                 f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
                 "then the networks run again."
             )
-        data, readable = _collect(predictor, loader, title, kept)
-    weights, scores = blend.fit(data, opt.blend, opt.seed, metric)
+        found = _collect(predictor, loader, title, kept)
+    weights, scores = distributed.broadcast_from_main(
+        lambda: blend.fit(found[0], opt.blend, opt.seed, metric) if found is not None else ([], {})
+    )
     for name, score in scores.items():
         log.info(f"{name:22s} " + "  ".join(f"{key} {number:.6f}" for key, number in score.items()))
     predictor.weights = weights
@@ -163,33 +168,50 @@ def fit_ensemble(
         return predictor, measured
     held = copy.copy(predictor)
     held.members, held.views, held.preprocesses = [], [], ()
-    held.saved = [SavedMember(member[: len(readable)]) for member in kept]
-    held.saved_readable = readable
+    held.saved = []
+    if found is not None:
+        held.saved_readable = found[1]
+        held.saved = [SavedMember(member[: len(found[1])]) for member in kept]
     return held, measured
+
+
+class _Collected(NamedTuple):
+    """What a fit takes of a batch: blend.candidates, readable bool (B,), and each member's probabilities if kept."""
+
+    candidates: tuple[Tensor, Tensor, Tensor]
+    readable: Tensor
+    each: Tensor | None
 
 
 def _collect(
     predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32] | None
-) -> tuple[blend.Candidates, Tensor]:
-    """Run the members over `loader`.
+) -> tuple[blend.Candidates, Tensor] | None:
+    """Run the members over `loader`; several processes share its batches.
 
     Args:
         kept: float32 (M, N, C), which gets every probability; None: nothing is kept.
 
     Returns:
-        What the weights are fitted to, and which images all members could read, bool (N,).
+        What the weights are fitted to, and which images all members could read, bool (N,); None but in the main
+        process.
     """
-    columns, readables, done = [], [], 0
-    for batch, each in predictor.run(loader, title):
+
+    def take_likely(batch: EvalBatch, each: Tensor) -> _Collected:
         readable = predictor.readable(batch)
         use = (readable & (batch.label >= 0)).to(each.device)
-        label = batch.label.to(each.device)
-        columns.append([one.cpu() for one in blend.candidates(each[:, use], label[use])])
-        readables.append(readable)
-        if kept is not None:
-            kept[:, done : done + len(label)] = each.cpu().numpy()
-        done += len(label)
-    probabilities, targets, places = zip(*columns, strict=True)
+        probability, target, place = blend.candidates(each[:, use], batch.label.to(each.device)[use])
+        return _Collected((probability.cpu(), target.cpu(), place.cpu()), readable, each if kept is not None else None)
+
+    columns: list[tuple[Tensor, ...]] = []
+    done = 0
+    for found in predictor.share(loader, title, take_likely):
+        columns.append((*found.candidates, found.readable))
+        if kept is not None and found.each is not None:
+            kept[:, done : done + len(found.readable)] = found.each.cpu().numpy()
+        done += len(found.readable)
+    if not distributed.is_main():
+        return None
+    probabilities, targets, places, readables = zip(*columns, strict=True)
     data = blend.Candidates(
         torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy()
     )
@@ -198,18 +220,24 @@ def _collect(
 
 def _collect_targets(
     predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32], classes: Classes
-) -> tuple[TargetCandidates, Tensor]:
+) -> tuple[TargetCandidates, Tensor] | None:
     """Run members that predict labels or numbers over `loader`, as `_collect` does; `kept` gets every prediction."""
+
+    def take_all(batch: EvalBatch, each: Tensor) -> tuple[Tensor, Tensor]:
+        return each, predictor.readable(batch)
+
     readables, done = [], 0
-    for batch, each in predictor.run(loader, title):
-        kept[:, done : done + len(batch.index)] = each.cpu().numpy()
-        readables.append(predictor.readable(batch))
-        done += len(batch.index)
+    for each, known in predictor.share(loader, title, take_all):
+        kept[:, done : done + len(known)] = each.cpu().numpy()
+        readables.append(known)
+        done += len(known)
+    if not distributed.is_main():
+        return None
     readable, targets = torch.cat(readables), loader.dataset.files.targets
     assert targets is not None  # as the list of eval.py has them
     use = np.flatnonzero(readable.numpy())
-    known = kept[:, :done] if len(use) == done else kept[:, use]
-    return TargetCandidates(known, take(targets, use), classes), readable
+    scored = kept[:, :done] if len(use) == done else kept[:, use]
+    return TargetCandidates(scored, take(targets, use), classes), readable
 
 
 def write_ensemble(

@@ -54,18 +54,24 @@ class Features:
         if self.head is not None:
             self._hook.remove()
 
-    def append_batch(self, size: int) -> None:
-        """Keep the features of the batch of `size` images that was predicted last."""
+    def take(self, size: int) -> torch.Tensor | None:
+        """Return the features of the batch of `size` images that was predicted last, float32 (size, D), to `add` them.
+
+        None where there are none, or too many to keep.
+        """
         if not self._seen:
-            return
+            return None
         found = torch.nn.functional.normalize(torch.cat(self._seen)[:size].float())
         self._seen.clear()
+        too_large = self.count * found.shape[1] * np.dtype(self.dtype).itemsize > MAX_BYTES
+        return None if too_large and self.dtype == np.float16 else found
+
+    def add(self, found: torch.Tensor) -> None:
+        """Keep the features of the next batch of the list, float32 (B, D)."""
         if self.rows is None:
-            if self.count * found.shape[1] * np.dtype(self.dtype).itemsize > MAX_BYTES and self.dtype == np.float16:
-                return
             self.rows = np.empty((self.count, found.shape[1]), self.dtype)
-        self.rows[self.done : self.done + size] = found.cpu().numpy()
-        self.done += size
+        self.rows[self.done : self.done + len(found)] = found.cpu().numpy()
+        self.done += len(found)
 
     def nearest_neighbours(
         self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int

@@ -90,9 +90,9 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
 
     Raises:
         UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or torchrun started
-            several processes.
+            several processes that have not met.
     """
-    distributed.require_single_process("Evaluation and submission")
+    distributed.require_single_process("This command and `inference.load`")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
     network_pairs = [pair for pair in pairs if not pair[0].endswith(".npz")]
     saved_pairs = [pair for pair in pairs if pair[0].endswith(".npz")]

@@ -1,9 +1,9 @@
 """From images to probabilities: one network or several, one view or many."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from dataloader import check_readable
 from dataloader.prefetch import BatchLoader
 from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
 from inference.blend import combine
+from inference.row_store import RowStore
 from inference.tta import get_views, mean_over_views
 from network.base_model import BaseModel
 from utils import distributed
-from utils.batch import EvalBatch
+from utils.batch import EvalBatch, Unreadable
 from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
+from utils.turns import in_turns
 
 if TYPE_CHECKING:
     from inference.features import Features
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 # Pixels per forward pass. CPU: 8 images of 224 px, whose activations stay near the cache; batches of 64 were measured
 # to be 10 to 25 % slower per image. CUDA: 128 of them, so that the views of a small batch fill the GPU.
 CPU_PIXELS, GPU_PIXELS = 8 * 224**2, 128 * 224**2
+Part = TypeVar("Part", bound=tuple[object, ...])  # what is taken of a batch
 
 
 @dataclass(frozen=True)
@@ -152,27 +155,50 @@ class Predictor:
             yield
 
     def run(self, loader: BatchLoader[EvalBatch], title: str) -> Iterator[tuple[EvalBatch, Tensor]]:
-        """Yield each EvalBatch of `loader` and its `member_probabilities`, float32 (M, B, C), under a progress bar.
+        """Yield each EvalBatch of `loader` and its `member_probabilities`, as `share` does; for one process."""
+        return self.share(loader, title, lambda batch, each: (batch, each))
+
+    def share(
+        self, loader: BatchLoader[EvalBatch], title: str, take: Callable[[EvalBatch, Tensor], Part]
+    ) -> Iterator[Part]:
+        """Yield `take(batch, member_probabilities)` for each batch of `loader`, in order, under a progress bar.
+
+        Several processes share the batches: each predicts its own and calls `take` for them. The main process yields
+        the parts of all, in the order of the list; the others yield none. All of them must exhaust the iterator.
 
         Whatever uses a predictor's answers must take them from here: NaN must never become a score.
+
+        Args:
+            take: is given a batch and float32 (M, B, C); it returns a tuple as utils.turns.in_turns wants it. With
+                several processes, its tensors are yielded on the CPU.
 
         Raises:
             NotFinite: a member gave NaN or infinite logits. It is raised after the first batch if all of that batch is
                 broken, else at the end.
+            UserError: another process raised it.
+            ProcessLost: another process has ended.
         """
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
+        for counted, size, part in in_turns(self._parts(loader, title, take)):
+            broken = broken.to(counted.device) + counted
+            first, seen = seen == 0, seen + size
+            if first:  # do not run a network for hours that is broken throughout
+                self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
+            yield part
+        distributed.broadcast_from_main(lambda: self._refuse_broken(broken.tolist(), str(seen)))
+
+    def _parts(
+        self, loader: BatchLoader[EvalBatch], title: str, take: Callable[[EvalBatch, Tensor], Part]
+    ) -> Iterator[tuple[Tensor, int, Part]]:
+        """Yield for each batch of this process: how many of its rows each member broke, int64 (M,), its size, its part.
+
+        The batches of other processes are yielded by them.
+        """
         with self.evaluating():
             for batch in progress(loader, title, len(loader)):
                 each = self.member_probabilities(batch.images, batch.index)
-                broken = broken.to(each.device) + each.isnan().any(dim=2).sum(dim=1)
-                first, seen = seen == 0, seen + each.shape[1]
-                if first and distributed.world_size() == 1:  # do not run a network for hours that is broken throughout
-                    self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
-                yield batch, each
-        counts = distributed.all_gather_object((broken.tolist(), seen))
-        total = sum(part for _, part in counts)
-        self._refuse_broken([sum(one) for one in zip(*(part for part, _ in counts), strict=True)], str(total))
+                yield each.isnan().any(dim=2).sum(dim=1), each.shape[1], take(batch, each)
 
     def _refuse_broken(self, broken: list[int], seen: str) -> None:
         """Raise NotFinite for the first member that gave NaN or infinite logits."""
@@ -216,6 +242,20 @@ def _logits(member: Member, shown: list[Tensor]) -> list[Tensor]:
     return [found[k] for k in range(len(shown))]
 
 
+class _Answer(NamedTuple):
+    """What `predict` takes of a batch of B images.
+
+    columns: those of Predictions, from index to readable, (B, ...).
+    rows: float32 (R, C), the wanted rows of probabilities. log_probability: float16 (B, C). features: float32 (B, D).
+    """
+
+    columns: tuple[Tensor, ...]
+    bad: Unreadable
+    rows: Tensor | None
+    log_probability: Tensor | None
+    features: Tensor | None
+
+
 def predict(
     predictor: Predictor,
     loader: BatchLoader[EvalBatch],
@@ -223,7 +263,7 @@ def predict(
     rows: NDArray[np.int64] | None = None,
     features: "Features | None" = None,
 ) -> tuple[Predictions, NDArray[np.float16] | None]:
-    """Run the predictor over a loader.
+    """Run the predictor over a loader. Several processes share the batches; the main one gets the predictions.
 
     Args:
         keep: whether to return all probabilities too.
@@ -232,61 +272,71 @@ def predict(
         features: those of the same predictor, which this fills.
 
     Returns:
-        The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None.
-        Unreadable images are named in the log, and their rows mean nothing: see Predictions.readable.
+        The predictions, and with `keep` the logarithms of all probabilities, float16 (N, C), NumPy; else None. Many are
+        in a temporary file: see RowStore. Unreadable images are named in the log, and their rows mean nothing: see
+        Predictions.readable. In the other processes there are no predictions: N is 0.
 
     Raises:
         UserError: no image can be read.
         NotFinite: a member gave NaN or infinite logits.
     """
-    columns: list[tuple[torch.Tensor, ...]] = []
-    kept: NDArray[np.float16] | None = None
-    done = 0
-    collector = RowCollector(rows)
-    for batch, each in predictor.run(loader, "evaluating"):
-        for _, reason in batch.bad:
-            log.warning(f"unreadable, counts in no score: {reason}")
+
+    def answer(batch: EvalBatch, each: Tensor) -> _Answer:
         probability = predictor.combine(each)
         top = probability.topk(min(5, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
-        columns.append((batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)))
-        collector.add(probability)
-        if keep:
-            if kept is None:  # one array from the start: joining parts would need twice the memory
-                kept = np.empty((len(loader.dataset), probability.shape[1]), np.float16)
-            kept[done : done + len(label)] = probability.clamp_min(MIN_PROBABILITY).log().half().cpu().numpy()
-        if features is not None:
-            features.append_batch(len(label))
-        done += len(label)
-    joined = distributed.gather_rows([torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)])
-    predictions = Predictions(*joined)  # type: ignore[arg-type]
-    predictions.rows = collector.rows()
-    check_readable(loader.dataset.files, predictions.index, predictions.readable)
-    return predictions, kept if kept is None else kept[:done]
+        return _Answer(
+            (batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)),
+            batch.bad,
+            rows=_wanted(rows, batch.index, probability),
+            log_probability=probability.clamp_min(MIN_PROBABILITY).log().half() if keep else None,
+            features=features.take(len(label)) if features is not None else None,
+        )
+
+    columns: list[tuple[Tensor, ...]] = []
+    row_parts: list[NDArray[np.float32]] = []
+    kept = RowStore(len(loader.dataset), np.float16) if keep else None
+    for found in predictor.share(loader, "evaluating", answer):
+        warn_unreadable(found.bad)
+        columns.append(found.columns)
+        if found.rows is not None:
+            row_parts.append(found.rows.cpu().numpy())
+        if kept is not None and found.log_probability is not None:
+            kept.append(found.log_probability.cpu().numpy())
+        if features is not None and found.features is not None:
+            features.add(found.features)
+    predictions = _joined(columns)
+    if rows is not None:
+        probability = np.concatenate(row_parts) if row_parts else np.zeros((0, 0), np.float32)
+        predictions.rows = ProbabilityRows(rows[: len(probability)], probability)
+    files = loader.dataset.files
+    distributed.broadcast_from_main(lambda: check_readable(files, predictions.index, predictions.readable))
+    return predictions, None if kept is None else kept.array()
 
 
-class RowCollector:
-    """Collects every probability of some images, of a loader's batches in order."""
+def _joined(columns: list[tuple[Tensor, ...]]) -> Predictions:
+    """Return the predictions of the batches in `columns`."""
+    if not columns:
+        none, values = np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+        return Predictions(none, none, values.astype(np.int64), values, values[:, 0], none.astype(bool))
+    joined = [torch.cat(column).cpu().numpy() for column in zip(*columns, strict=True)]
+    return Predictions(*joined)  # type: ignore[arg-type]
 
-    def __init__(self, wanted: NDArray[np.int64] | None) -> None:
-        self.wanted, self.passed, self.parts = wanted, 0, [np.zeros((0, 0), np.float32)]
 
-    def add(self, probability: Tensor) -> None:
-        """Keep the wanted rows of the next batch, float32 (B, C)."""
-        if self.wanted is not None:
-            first, end = np.searchsorted(self.wanted, (self.passed, self.passed + len(probability)))
-            places = torch.from_numpy(self.wanted[first:end] - self.passed).to(probability.device)
-            self.parts.append(probability[places].cpu().numpy())
-            self.passed += len(probability)
+def _wanted(wanted: NDArray[np.int64] | None, index: Tensor, probability: Tensor) -> Tensor | None:
+    """Return the rows of a batch, float32 (B, C) of the images `index`, whose places are among `wanted`."""
+    if wanted is None:
+        return None
+    start = int(index[0])
+    first, end = np.searchsorted(wanted, (start, start + len(index)))
+    return probability[torch.from_numpy(wanted[first:end] - start).to(probability.device)]
 
-    def rows(self) -> ProbabilityRows | None:
-        """Return the collected rows; None where nothing was wanted."""
-        if self.wanted is None:
-            return None
-        parts = self.parts[1:]
-        probability = np.concatenate(parts) if parts else self.parts[0]
-        return ProbabilityRows(self.wanted[: len(probability)], probability)
+
+def warn_unreadable(bad: Unreadable) -> None:
+    """Log the images of a batch that cannot be read."""
+    for _, reason in bad:
+        log.warning(f"unreadable, counts in no score: {reason}")
 
 
 def rows_to_keep(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:

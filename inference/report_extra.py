@@ -49,7 +49,8 @@ def report_extra(
             **{**vars(run.opt), "cache": "none", "debug": False}
         )  # each image is read once, and all are
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
-        found_maps = gradcam_maps(run.predictor, dataloader.eval_loader(opt, part, run.predictor.preprocesses))
+        loader = dataloader.eval_loader(opt, part, run.predictor.preprocesses, shared=False)
+        found_maps = gradcam_maps(run.predictor, loader)
         maps = {int(shown[place]): seen for place, seen in found_maps.items()}
     doubtful = scored.predictions.index[found.issues.row[:MAX_ISSUES]]
     return replace(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
+
 import dataloader
 from dataloader.file_list import FileList
 from dataloader.prefetch import BatchLoader
@@ -13,9 +15,12 @@ from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
 from options.choices import TASK_METRICS, TASKS
+from utils import distributed
+from utils.agreement import check_alike
 from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError
+from utils.logger import log
 from utils.run import get_device
 from utils.task import has_probabilities
 
@@ -84,21 +89,49 @@ def open_inference(
     images: Literal["val", "test"] | FileList,
     match_classes: bool = True,
     tasks: Sequence[str] = CLASS_TASKS,
+    shared: bool = False,
 ) -> Inference:
     """Load the members of --load or --ensemble, open the list, and check that they fit each other.
+
+    With `shared`, the processes that torchrun started meet here, and share the batches from here on. All of them call
+    it, and an error of one is an error of all.
 
     Args:
         opt: flags of eval.py or submit.py.
         images: "val" or "test", the list that the flags or else the checkpoints name; or a list that is open already.
         match_classes: whether labels are renumbered to the checkpoint's classes. False: they are kept as they are.
         tasks: those that the caller can predict, by default those with one class per image.
+        shared: whether the caller can run in several processes.
 
     Raises:
         UserError: a member is missing, damaged, or does not fit the others; the list is unusable, or has other classes;
-            saved probabilities are of another list; or --save_probs would hold too much.
+            saved probabilities are of another list; or --save_probs would hold too much. Or torchrun started several
+            processes, which cannot share the work, or whose flags, members or lists differ.
     """
+    device = get_device(opt.gpu)
+    if not shared or distributed.world_size() == 1:
+        return _open(opt, device, images, match_classes, tasks)
+    distributed.init(device)
+    with distributed.together():
+        distributed.per_process_batch(opt.batch_size)
+        run = _open(opt, device, images, match_classes, tasks)
+    members = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
+    with distributed.together():
+        check_alike(vars(run.opt), {**members, "the list": run.files.fingerprint()[:12]})
+    log.info(f"{distributed.world_size()} processes share the batches.")
+    return run
+
+
+def _open(
+    opt: argparse.Namespace,
+    device: torch.device,
+    images: Literal["val", "test"] | FileList,
+    match_classes: bool,
+    tasks: Sequence[str],
+) -> Inference:
+    """Do what `open_inference` says, in this process."""
     opt = apply_ensemble_file(opt)
-    loaded = load_predictor(opt, get_device(opt.gpu))
+    loaded = load_predictor(opt, device)
     classes = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
     if classes.task not in tasks:
         raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")

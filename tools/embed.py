@@ -3,6 +3,8 @@
     python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt --out results/embed
     python -m tools.embed --load checkpoints/lite0/best.pt --list datasets/fashion-mnist/val.txt \\
         --among datasets/fashion-mnist/train.txt --neighbours 20
+    torchrun --standalone --nproc_per_node=2 -m tools.embed --load checkpoints/lite0/best.pt \\
+        --list datasets/fashion-mnist/val.txt
 
 Writes features.npy (float32, N x D, rows of length 1: the input of the classifier) and features.csv (row, path, label).
 --neighbours adds neighbours.csv, the nearest images by cosine in --among (by default in the list itself, without the
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from options import command
 from options.parser import ToolParser, expanded
 from tools.predicting import add_flags, open_checkpoint
-from utils import run_lock, tables
+from utils import distributed, run_lock, tables
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -33,8 +35,11 @@ from utils.outputs import check_folder
 from utils.run import run_tool
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dataloader.file_list import FileList
     from evaluation.report.tool_plots import Cell
+    from utils.batch import EvalBatch, Unreadable
 
 KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in Wu et al., 2018, section 3.4
 OUTPUTS = ("features.npy", "features.csv", "neighbours.csv", "neighbours.png", "knn.npz")
@@ -73,10 +78,12 @@ def run(opt: argparse.Namespace) -> None:
         _import_faiss()  # if it is missing, say so before the features are computed
     files = read_list(opt.list, labelled=not opt.unlabelled)
     out = Path(opt.out)
-    check_folder(out, OUTPUTS, opt, files)
-    run_lock.acquire(out)
+    if distributed.is_main():
+        check_folder(out, OUTPUTS, opt, files)
+        run_lock.acquire(out)
     features, readable, classes = embed(opt, files)
-    write_features(out, features, files)
+    if distributed.is_main():
+        write_features(out, features, files)
     if not opt.neighbours:
         return
     files = align_labels(files, classes, "the checkpoint")
@@ -86,6 +93,8 @@ def run(opt: argparse.Namespace) -> None:
         pool, kept, _ = embed(opt, pool_files)
     elif opt.unlabelled:
         raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
+    if not distributed.is_main():  # the main process has the features of all
+        return
     near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
     _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
@@ -106,7 +115,8 @@ def run(opt: argparse.Namespace) -> None:
 def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:
     """Return features float32 (N, D) with rows of length 1, which images were readable, bool (N,), and the classes.
 
-    The features are the input of the classifier of --load.
+    The features are the input of the classifier of --load. Several processes share the images; the main one gets the
+    features, and N is 0 in the others.
 
     Raises:
         UserError: the network has no classifier that is one linear layer.
@@ -116,24 +126,29 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
     from dataloader import check_readable
     from inference import Features
 
-    run = open_checkpoint(opt, files, match_classes=False)
+    run = open_checkpoint(opt, files, match_classes=False, shared=True)
     features = Features(run.predictor, len(files), np.float32)
-    if features.head is None:
-        raise UserError(
-            f"{opt.load}: its classifier is not a single layer; "
-            "allowed: a network whose last layer is one Linear, or one of --head."
-        )
-    readable = []
+    with distributed.together():
+        if features.head is None:
+            raise UserError(
+                f"{opt.load}: its classifier is not a single layer; "
+                "allowed: a network whose last layer is one Linear, or one of --head."
+            )
+
+    def take(batch: "EvalBatch", _: "Tensor") -> "tuple[Tensor | None, Tensor, Unreadable]":
+        return features.take(len(batch.label)), batch.readable, batch.bad
+
+    readable = [torch.zeros(0, dtype=torch.bool)]
     with features:
-        for batch, _ in run.predictor.run(run.batches(), f"features of {files.source.name}"):
-            features.append_batch(len(batch.label))
-            readable.append(batch.readable)
-            for _, reason in batch.bad:
+        for found, known, bad in run.predictor.share(run.batches(), f"features of {files.source.name}", take):
+            assert found is not None, "the classifier has seen the batch"
+            features.add(found)
+            readable.append(known)
+            for _, reason in bad:
                 log.warning(f"Unreadable, so no neighbour of any image: {reason}")
-    assert features.rows is not None
     kept = torch.cat(readable).numpy()
-    check_readable(files, np.arange(len(files)), kept)
-    return features.rows, kept, run.classes
+    distributed.broadcast_from_main(lambda: check_readable(files, np.arange(len(files)), kept))
+    return features.rows if features.rows is not None else np.zeros((0, 0), np.float32), kept, run.classes
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: "FileList") -> None:

@@ -17,12 +17,15 @@ def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--gpu", type=int)
 
 
-def open_checkpoint(opt: argparse.Namespace, files: "FileList", *words: str, match_classes: bool = True) -> "Inference":
+def open_checkpoint(
+    opt: argparse.Namespace, files: "FileList", *words: str, match_classes: bool = True, shared: bool = False
+) -> "Inference":
     """Load the checkpoint `opt.load` to predict `files`, with the flags of `add_flags`.
 
     Args:
         words: more flags of eval.py.
         match_classes: whether labels are renumbered to the checkpoint's classes.
+        shared: whether the tool can run in several processes.
 
     Raises:
         UserError: as inference.open_inference.
@@ -32,4 +35,4 @@ def open_checkpoint(opt: argparse.Namespace, files: "FileList", *words: str, mat
 
     tune_malloc()
     common = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
-    return open_inference(parse_eval([*common, *words]), files, match_classes)
+    return open_inference(parse_eval([*common, *words]), files, match_classes, shared=shared)

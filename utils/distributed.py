@@ -3,12 +3,13 @@
 torchrun sets RANK, WORLD_SIZE and LOCAL_RANK in the environment, so asking for them needs neither torch nor `init`.
 """
 
+import contextlib
 import gc
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,13 +17,13 @@ from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 T = TypeVar("T")
 START_KEY = "classifier/start"  # in torchrun's store: the name of the newest start
 BEGUN_KEY = "classifier/begun"  # in torchrun's store, once the run owns the folders of its tag
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # for processes that start later
 POLL_INTERVAL = timedelta(seconds=1)
+GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe")  # in gloo's errors, after the end of another process
 
 _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
 
@@ -30,6 +31,11 @@ _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` h
 def rank() -> int:
     """Return the number of this process, from 0. Only process 0, the main process, writes files."""
     return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Return whether this process writes, and has the results of all; it is the only one, or the first of several."""
+    return rank() == 0
 
 
 def world_size() -> int:
@@ -118,12 +124,22 @@ def _rendezvous_name(store: "torch.distributed.Store") -> str:
 
 
 def require_single_process(what: str) -> None:
-    """Raise UserError in a run of several processes: each would do all of the work and write the same files."""
-    if world_size() > 1:
+    """Raise UserError if torchrun started several processes that have not met by `init`.
+
+    Each would do all of the work and write the same files.
+    """
+    if world_size() > 1 and not _have_met():
         raise UserError(
             f"{what} run in one process, but torchrun started {world_size()}.\n"
             "Try: python SCRIPT … without torchrun (--gpu chooses the GPU)."
         )
+
+
+def _have_met() -> bool:
+    """Return whether this process has joined a group."""
+    from torch import distributed
+
+    return distributed.is_initialized()
 
 
 def shutdown() -> None:
@@ -208,28 +224,51 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
         return make()
     from torch import distributed
 
-    found: list[Any] = [None, None]  # the result, and the text of an error
+    found: list[Any] = [None, None]  # the result, and an error
     if rank() == 0:
         try:
             found = [make(), None]
         except UserError as error:
-            found = [None, str(error)]
+            found = [None, error]
     distributed.broadcast_object_list(found)
     if found[1] is not None:
-        raise UserError(found[1])
+        found[1].told_by_main = bool(rank())
+        raise found[1]
     return found[0]
 
 
-def gather_rows(columns: "list[NDArray[Any]]") -> "list[NDArray[Any]]":
-    """Return the rows of all processes, sorted by the first column, which holds their indices."""
-    if world_size() == 1:
-        return columns
-    import numpy as np
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Run the body in every process; if it raises UserError in one of them, raise in all. The main process prints it.
 
-    parts = [part for part in all_gather_object(columns) if part]
-    joined = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(joined[0], kind="stable")
-    return [column[order] for column in joined]
+    Without it, every process would print the same message, or the others would wait for the one that ended.
+    """
+    own: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        own = error
+    texts = all_gather_object(None if own is None else str(own))
+    failed = next((process for process, text in enumerate(texts) if text is not None), None)
+    if failed is None:
+        return
+    raised = own or UserError(f"In process {failed}: {texts[failed]}")
+    raised.told_by_main = bool(rank())
+    raise raised
+
+
+def describe_lost(error: BaseException) -> str | None:
+    """Return the message for an error of gloo after another process has ended; None for any other error."""
+    text = str(error).lower()
+    return lost("Another process") if "gloo" in text and any(part in text for part in GLOO_LOST) else None
+
+
+def lost(who: str) -> str:
+    """Return the message after the process `who` has ended."""
+    return (
+        f"{who} of this run has ended, so the run ends too. What was written before is whole.\n"
+        "The report of torchrun names the process and its signal. SIGKILL often means that the memory was full."
+    )
 
 
 def all_gather_object(value: T) -> list[T]:

@@ -14,7 +14,15 @@ class UserError(Exception):
     """A mistake that the user can fix. The message gives the problem, the value, what is allowed, and the next command.
 
     A script prints the message without a traceback and exits with code 2.
+
+    told_by_main: of several processes, the first one prints the same error, so this process prints nothing.
     """
+
+    told_by_main = False
+
+
+class ProcessLost(Exception):  # noqa: N818  # what happened, not a kind of mistake
+    """Another process of the run has ended. A script prints the message without a traceback and exits with code 1."""
 
 
 class MachineFault(UserError):  # noqa: N818

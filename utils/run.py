@@ -13,12 +13,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
 from utils import distributed, faults, run_lock, run_log
-from utils.errors import UserError
+from utils.errors import ProcessLost, UserError
 from utils.logger import log, log_to_file, start_logging
-from utils.signals import STOP_SIGNALS, RunInterrupted
+from utils.signals import STOP_SIGNALS, RunInterrupted, raising_sigterm
 from utils.text import prepare_streams, say
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
     return code
 
 
-def _run_and_leave(act: Callable[[], int | None]) -> int:
+def _run_and_leave(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, again: str = "") -> int:
     """Return the exit code of `act`; after an `act` that ended well, leave the process group."""
-    code = _guarded(act)
+    code = _guarded(act, write_flags, again)
     if code == 0:
         distributed.shutdown()
     return code
@@ -90,20 +91,25 @@ def run_tool(
     prepare_streams()
     opt = parse()
     start_logging()
-    return _guarded(lambda: act(opt), write_flags, again)
+    return _run_and_leave(lambda: act(opt), write_flags, again)
 
 
-def _guarded(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, again: str = "") -> int:
+def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int:
     """Return the exit code of `act`; print an error, and append it to the log file."""
     try:
-        return act() or 0
+        with _told_before_end():
+            return act() or 0
     except UserError as error:
-        say(f"\nerror: {error}")
+        if not error.told_by_main:
+            say(f"\nerror: {error}")
         log_to_file(str(error))
         return 2
     except RunInterrupted as stop:
         say(f"\n{stop}")
         return 128 + stop.number
+    except ProcessLost as error:
+        _say_lost(str(error))
+        return 1
     except KeyboardInterrupt:
         say("\ninterrupted" + (f"; {again}" if again else ""))
         return 130
@@ -111,6 +117,10 @@ def _guarded(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, agai
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        message = distributed.describe_lost(error)
+        if message is not None:
+            _say_lost(message)
+            return 1
         message = _user_fixable(error, write_flags)
         if message is not None:
             say(f"\nerror: {message}")
@@ -121,6 +131,23 @@ def _guarded(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, agai
         return 1
     finally:
         run_lock.release_all()
+
+
+def _say_lost(message: str) -> None:
+    """Print that another process has ended, once: the first two processes do, for one of them is left."""
+    if distributed.rank() < 2:
+        say(f"\nerror: {message}")
+        log_to_file(message)
+
+
+def _told_before_end() -> AbstractContextManager[None]:
+    """Return a context in which the main of several processes says that it ends when torchrun ends it.
+
+    torchrun sends SIGTERM to every process once one of them has died.
+    """
+    if distributed.world_size() == 1 or distributed.rank():
+        return contextlib.nullcontext()
+    return raising_sigterm(f"SIGTERM: {distributed.lost('A process')}")
 
 
 def _user_fixable(error: Exception, write_flags: str) -> str | None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from utils import distributed
 from utils.errors import UserError
 
 TIMEOUT_SECONDS = 2.0  # a process that was killed a moment ago may not have ended yet
@@ -39,7 +40,7 @@ def acquire(folder: Path, shared: bool = False) -> None:
 
     If the folder is a link, its target is locked as well. The locks are record locks, which belong to this process
     alone: a lock that the workers of a killed run had inherited would outlive the run. A file system without locks
-    locks nothing.
+    locks nothing. Of several processes under torchrun, only the first one locks.
 
     Args:
         folder: the folder to lock.
@@ -48,6 +49,8 @@ def acquire(folder: Path, shared: bool = False) -> None:
     Raises:
         UserError: another process holds the lock.
     """
+    if distributed.rank():
+        return
     _acquire(lock_path(folder), folder, shared)
     if folder.is_symlink():
         with contextlib.suppress(OSError):  # the folder of the target may be read-only

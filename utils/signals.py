@@ -26,6 +26,30 @@ class RunInterrupted(Exception):  # noqa: N818  # nothing went wrong
         return signal.Signals(self.number).name
 
 
+@contextlib.contextmanager
+def raising_sigterm(message: str) -> Iterator[None]:
+    """Raise RunInterrupted with `message` in the body when SIGTERM arrives, once; after an error, ignore the signal.
+
+    A handler that the body sets replaces it.
+    """
+
+    def handle(number: int, _: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise RunInterrupted(number, message)
+
+    previous: Handler = signal.SIG_DFL
+    with contextlib.suppress(ValueError):  # outside the main thread Python allows no handlers
+        previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the error is about to be printed
+        raise
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, previous)
+
+
 class SignalHandler:
     """A context that records the first of STOP_SIGNALS in `received`, for the run to end at its next safe point.
 

@@ -48,14 +48,6 @@ def test_submission_json_with_csv_flags_is_refused(words, capsys):
     assert "--format json contradict" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["eval.py", "submit.py"])
-def test_eval_and_submit_under_torchrun_are_refused(name, script, photo_set, small, monkeypatch):
-    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    refused = script(name, "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0)
-    assert refused.code == 2 and "torchrun started 2" in refused.err
-
-
 def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
     words = "--columns image label --separator tab --id stem --labels name --top_k 2 --joiner |".split()
     submission.write(tmp_path / "s.tsv", scored, flags(*words))

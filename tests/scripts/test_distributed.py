@@ -4,9 +4,7 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.run
 
+import processes
 from benchmarks import crash_test
 from conftest import ROOT, wait_for
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from evaluation.step_points import COLUMNS, read_table
-from forked import Forked
 from options import parse_train
+from processes import free_port, logs
 from training.start import find_start
 from utils import checkpoint, distributed
 from utils.errors import UserError
@@ -33,56 +31,24 @@ FLAGS = (
 FLAGS += " -w 1 --transform light"
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def torchrun(folder, launcher, *words, machine=None, gates=None):
     """Start an agent in the network namespace `machine`; its first process waits after epochs "2,4", see gate.py."""
     script = [ROOT / "train.py"]
     if gates is not None:
         (folder / "gates").mkdir(exist_ok=True)
         script = [ROOT / "tests/gate.py", folder / "gates", gates, *script]
-    line = list(map(str, [*launcher, *script, *words]))
-    out, environment = folder / f"torchrun{time.monotonic_ns()}.log", os.environ | {"OMP_NUM_THREADS": "1"}
-    if machine is None:
-        return Forked(folder, out, Path(torch.distributed.run.__file__), *line, environment=environment)
-    command = ["ip", "netns", "exec", machine, sys.executable, "-m", "torch.distributed.run", *line]
-    environment["GLOO_SOCKET_IFNAME"] = "eth0"
-    with open(out, "wb") as file:
-        return subprocess.Popen(command, cwd=folder, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    return processes.torchrun(folder, launcher, *script, *words, machine=machine)
 
 
 def ranks(folder, *lines):
     """The exit codes of processes that meet each other without torchrun, one for each line of train.py's words."""
-    port, started = free_port(), []
-    for rank, words in enumerate(lines):
-        own = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": len(lines),
-            "LOCAL_WORLD_SIZE": len(lines),
-            "OMP_NUM_THREADS": 1,
-        }
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {name: str(value) for name, value in (own | where).items()}
-        out, script = folder / f"torchrun{port}_{rank}.log", [ROOT / "tests/last_threads.py", folder, ROOT / "train.py"]
-        started.append(Forked(folder, out, *script, *words, environment=environment))
-    return [process.wait() for process in started]
+    script = [ROOT / "tests/last_threads.py", folder, ROOT / "train.py"]
+    return processes.ranks(folder, *([*script, *words] for words in lines))
 
 
 def run_alone(folder, tag, *words):
     """The exit code of a run of one process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return Forked(
-        folder, folder / f"{tag}.log", ROOT / "train.py", "--tag", tag, *words, environment=environment
-    ).wait()
-
-
-def logs(folder):
-    return "\n".join(path.read_text()[-3000:] for path in sorted(folder.glob("torchrun*.log")))
+    return processes.alone(folder, ROOT / "train.py", "--tag", tag, *words)
 
 
 @pytest.fixture(scope="module")

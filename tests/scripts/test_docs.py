@@ -298,7 +298,8 @@ def parse_command(words):
     if program == "make":
         assert rest and set(rest) <= set(re.findall(r"^([\w-]+):", read("Makefile"), re.M)), words
     elif program == "torchrun":
-        parse_python(rest[rest.index("train.py") :])
+        start = next(k for k, word in enumerate(rest) if word == "-m" or word.endswith(".py"))
+        parse_python(rest[start:])
     elif program.split("/")[-1] in ("python", "python3"):
         parse_python(rest)
     else:

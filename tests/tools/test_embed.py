@@ -75,7 +75,7 @@ def test_features_neighbours_in_blocks_equal_all_pairs(points, monkeypatch, bloc
         for part in torch.from_numpy(points * np.linspace(1, 9, count, dtype=np.float32)[:, None]).split(11):
             net.fc(part)
             net.fc(part.flip(0))  # a second view, which does not count
-            found.append_batch(len(part))
+            found.add(found.take(len(part)))
     net.fc(torch.from_numpy(points))  # outside of the `with` nothing is kept
     assert np.allclose(found.rows, points, atol=1e-6)
     places = np.array([0, 3, 20, count - 1])
@@ -93,11 +93,11 @@ def test_features_without_one_linear_layer_are_absent(monkeypatch):
         with features.Features(SimpleNamespace(members=[SimpleNamespace(model=SimpleNamespace(net=net))]), 50) as found:
             if isinstance(net, Reading):
                 net.fc(torch.zeros(4, 6))
-            found.append_batch(4)
+            assert found.take(4) is None
         assert found.rows is rows
         assert found.nearest_neighbours(np.array([1]), np.ones(4, bool), 2) == {}
     with features.Features(SimpleNamespace(members=[]), 50) as found:  # saved probabilities alone
-        found.append_batch(4)
+        assert found.take(4) is None
     assert found.rows is None
 
 
