@@ -54,7 +54,7 @@ def main(opt: argparse.Namespace) -> None:
         if distributed.is_main():
             check(results.planned(folder, opt), inputs(opt, files))
             run_lock.acquire(folder)
-    announce_rewriting(run)
+            announce_rewriting(run)
 
     if not has_probabilities(classes.task):
         evaluate_targets(asked, run, folder, metric)

@@ -96,7 +96,7 @@ def data(parser: Parser, lists: tuple[str, ...]) -> None:
         word=choices.AUTO_BATCH if training else "",
         metavar="N",
         derived=training,
-        help="images per batch, of all processes together" + ("; auto: the largest that the GPU holds" if training else ""),
+        help="images per batch of all processes" + ("; auto: the largest that the GPU holds" if training else ""),
     )
     if training:
         _input_of_training(add)

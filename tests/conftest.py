@@ -219,14 +219,6 @@ def task_checkpoint(colours, tmp_path_factory) -> Callable[[str], Path]:
     return copy
 
 
-@pytest.fixture(scope="session")
-def colours(tmp_path_factory) -> Path:
-    """The folder of tiny.write_colours: colours/<task> has the lists of that task."""
-    from tiny import write_colours
-
-    return write_colours(tmp_path_factory.mktemp("colours"))
-
-
 @pytest.fixture(autouse=True)
 def quick_pictures(request, monkeypatch) -> None:
     """Let matplotlib write PNGs of a few pixels: drawing is nine tenths of a small run.
