@@ -111,7 +111,8 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         _say_lost(str(error))
         return 1
     except KeyboardInterrupt:
-        say("\ninterrupted" + (f"; {again}" if again else ""))
+        if distributed.is_main():  # Ctrl-C reaches all processes of a terminal
+            say("\ninterrupted" + (f"; {again}" if again else ""))
         return 130
     except BrokenPipeError:  # `python eval.py … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
