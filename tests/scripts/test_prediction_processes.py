@@ -84,7 +84,7 @@ def run_both(places: tuple[Path, Path], script, *words, batch: int = 3) -> None:
 FLAGS = {
     "single": "--load checkpoints/single/last.pt --tta flip --save_probs --calibrate --val_list lists/val.txt",
     "ordinal": "--load checkpoints/ordinal/last.pt",
-    "multilabel": "--load checkpoints/multilabel/last.pt",
+    "multilabel": "--load checkpoints/multilabel/last.pt --save_probs",
     "regression": "--load checkpoints/regression/last.pt",
     "fitted": "--load checkpoints/single/last.pt checkpoints/other/last.pt --blend greedy",
 }
