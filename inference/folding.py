@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from network.base_model import BaseModel
 from network.precision import cast_weights, fastest_for_inference
+from utils import distributed
 from utils.preprocess import Preprocess
 
 FOLDABLE = (nn.Conv2d, Conv2dSame)  # they use their weight as it is, while timm's StdConv2d standardises it
@@ -28,7 +29,8 @@ def optimize_for_inference(
     show there, and evaluation must give the score that training printed. In half precision the weights are cast once.
 
     Args:
-        precision: fp32, bf16, fp16, auto, or fast, the faster of fp32 and bf16 by timing.
+        precision: fp32, bf16, fp16, auto, or fast, the faster of fp32 and bf16 by timing. Several processes on the CPU
+            take fp32 instead of timing.
 
     Returns:
         The precision, and in words how it was chosen and what was folded.
@@ -40,7 +42,10 @@ def optimize_for_inference(
         note = f", {folded} batch norms folded" if folded else ""
     model.place(device)
     if precision in ("auto", "fast") and model.device.type == "cpu":
-        precision, why = fastest_for_inference(model, preprocess.scale, opt.batch_size)
+        if distributed.world_size() > 1:  # each would choose by its own timing, and the answers would be of both
+            precision, why = "fp32", "several processes time nothing"
+        else:
+            precision, why = fastest_for_inference(model, preprocess.scale, opt.batch_size)
         note = f" ({why}){note}"
     model.set_precision("auto" if precision == "fast" else precision)
     if model.dtype:

@@ -115,9 +115,10 @@ def open_inference(
     with distributed.together():
         distributed.per_process_batch(opt.batch_size)
         run = _open(opt, device, images, match_classes, tasks)
-    members = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
+    more = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
+    more |= {f"precision of member {k}": str(one.model.dtype) for k, one in enumerate(run.predictor.members)}
     with distributed.together():
-        check_alike(vars(run.opt), {**members, "the list": run.files.fingerprint()[:12]})
+        check_alike(vars(run.opt), {**more, "the list": run.files.fingerprint()[:12]})
     log.info(f"{distributed.world_size()} processes share the batches.")
     return run
 

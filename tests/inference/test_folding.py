@@ -106,6 +106,16 @@ def test_cast_weights_equals_autocast():
         assert torch.equal(folded(images), cast_weights(copy.deepcopy(folded), torch.bfloat16)(images))
 
 
+def test_precision_fast_of_several_processes_times_nothing(monkeypatch):
+    """Each would choose by its own timing."""
+    model, _ = awake("ResNet18")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("network.precision.pick_fastest", lambda *_: ("bf16", "timed"))
+    opt = parse_eval(["--load", "x", "--gpu", "-1", "-b", "4"])
+    said = optimize_for_inference(model, model.preprocess(), opt, "fast", torch.device("cpu"))
+    assert said == "fp32 (several processes time nothing), 20 batch norms folded"
+
+
 @pytest.mark.parametrize("chosen", ["fp32", "bf16"])
 def test_precision_fast_takes_the_quicker(monkeypatch, chosen):
     model, _ = awake("ResNet18")
