@@ -12,6 +12,7 @@ for cuDNN and for gaps between tensors, which is that of `-b auto`. It reads no 
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 CUDA_BYTES = 600 << 20  # of the context and the kernels, on a GPU of 2020 or later
 BATCHES = (4, 8, 16, 32, 64)  # images; two that follow each other are compared
+MAX_ERROR = 0.001  # of the highest moment of either batch
 MIB = 1 << 20
 
 
@@ -60,6 +62,18 @@ class Need(NamedTuple):
         free = int(memory) - CUDA_BYTES - self.weights - self.state - self.fixed
         growing = self.per_image > 0
         return max(0, int((free[growing] // self.per_image[growing]).min())) if (free >= 0).all() else 0
+
+
+class Count(NamedTuple):
+    """What a step took, in bytes: weights, the optimizer's state, and what else lived after each of its N operations.
+
+    names: of the operations. live: int64 (N,).
+    """
+
+    weights: int
+    state: int
+    names: list[str]
+    live: np.ndarray
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,23 +141,25 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
 
 
 def _need(engine: "Engine", side: int) -> Need:
-    """Compare steps over two batches, the first two that take the same operations."""
+    """Compare steps over two batches, the first two of which one tells the other's highest moment."""
     count_bytes(engine, side, 2)  # the optimizer has its state from now on
-    few, (weights, state, less) = BATCHES[0], count_bytes(engine, side, BATCHES[0])
+    few, before = BATCHES[0], count_bytes(engine, side, BATCHES[0])
     for many in BATCHES[1:]:
-        more = count_bytes(engine, side, many)[2]
-        if len(more) == len(less):
-            per_image = (more - less) // (many - few)
-            return Need(side, weights, state, less - few * per_image, per_image)
-        few, less = many, more
+        after = count_bytes(engine, side, many)
+        same = SequenceMatcher(None, before.names, after.names, autojunk=False).get_matching_blocks()
+        less = np.concatenate([before.live[start : start + size] for start, _, size in same])
+        more = np.concatenate([after.live[start : start + size] for _, start, size in same])
+        per_image = (more - less) // (many - few)
+        need = Need(side, after.weights, after.state, less - few * per_image, per_image)
+        highest = [int(count.live.max()) for count in (before, after)]
+        if np.allclose([need.highest(few), need.highest(many)], highest, rtol=MAX_ERROR):
+            return need
+        few, before = many, after
     raise UserError("The steps of this network differ with the batch, so its memory cannot be computed.")
 
 
-def count_bytes(engine: "Engine", side: int, images: int) -> tuple[int, int, np.ndarray]:
-    """Take a step over `images`; return the bytes of weights, of the optimizer's state, and what else lives.
-
-    The last is int64 (N,), the bytes after each of the step's N operations.
-    """
+def count_bytes(engine: "Engine", side: int, images: int) -> Count:
+    """Take a step over `images`, and count."""
     import torch
 
     from training.batch_size import trial_targets
@@ -158,8 +174,8 @@ def count_bytes(engine: "Engine", side: int, images: int) -> tuple[int, int, np.
     batch = Batch(pixels, trial_targets(engine, images), torch.arange(images), 1, 0, ())
     with _live_bytes([*weights, *state]) as live:
         engine.train_step(batch)
-    sizes = [sum(one.nbytes() for one in of) for of in (weights, state)]
-    return sizes[0], sizes[1], np.array(live.after, np.int64)
+    held, kept = (sum(one.nbytes() for one in of) for of in (weights, state))
+    return Count(held, kept, live.names, np.array(live.after, np.int64))
 
 
 def _storages(tensors: "Iterable[Tensor]") -> "list[torch.UntypedStorage]":
@@ -169,7 +185,7 @@ def _storages(tensors: "Iterable[Tensor]") -> "list[torch.UntypedStorage]":
 
 
 def _live_bytes(before: "list[torch.UntypedStorage]") -> "Any":
-    """Return a context that counts what operations allocate; `after` is what lives after each, in bytes.
+    """Return a context that counts what operations allocate: their `names`, and what lives `after` each.
 
     Args:
         before: what lived before, and is not counted.
@@ -183,6 +199,7 @@ def _live_bytes(before: "list[torch.UntypedStorage]") -> "Any":
             super().__init__()
             self.seen = weakref.WeakSet(before)
             self.live = 0
+            self.names: list[str] = []
             self.after: list[int] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -190,6 +207,7 @@ def _live_bytes(before: "list[torch.UntypedStorage]") -> "Any":
             for tensor in tree_leaves(result):
                 if isinstance(tensor, torch.Tensor):
                     self.add(tensor.untyped_storage())
+            self.names.append(str(func))
             self.after.append(self.live)
             return result
 

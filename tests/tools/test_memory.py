@@ -32,8 +32,8 @@ def test_need_of_a_batch_is_what_its_step_takes(plain):
     engine = build_engine(opt, model, 10)
     memory.count_bytes(engine, 32, 2)
     for images in (24, 40):
-        weights, state, rest = memory.count_bytes(engine, 32, images)
-        taken = weights + state + rest.max()
+        count = memory.count_bytes(engine, 32, images)
+        taken = count.weights + count.state + count.live.max()
         assert plain.of_batch(images) - memory.CUDA_BYTES == pytest.approx(taken, rel=0.01)
     tracker = MemTracker()
     tracker.track_external(model.net, engine.optimizer)
@@ -69,6 +69,11 @@ def test_largest_batch_of_a_frozen_network_counts_the_forward_pass():
     need = need_of("--freeze", "-1", "--num_classes", "2000")
     image = 4 * 64 * 16 * 16  # bytes of the first convolution's output
     assert need.of_batch(10_001) - need.of_batch(10_000) >= 2 * image
+
+
+def test_need_of_many_classes_is_found_though_operations_differ_with_the_batch():
+    need = need_of("--num_classes", "50030", "--precision", "bf16")
+    assert need.per_image.max() > 50_030 * 2  # the logits
 
 
 def test_memory_prints_each_size_of_the_schedule(capsys):
