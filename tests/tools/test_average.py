@@ -104,6 +104,32 @@ def test_ema_becomes_the_weights(photo_set, tmp_path, monkeypatch, capfd):
     assert made["average"]["ingredients"][0]["weights"] == "ema"
 
 
+TARGETS = {"class_names": None, "class_images": None}
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "data", "metric"),
+    [
+        ("multilabel", lambda k: f"{k % 3},{(k + 1) % 3}" if k % 2 else "1", {}, "mAP"),
+        ("regression", lambda k: f"{k},{k * k},1.5", {"target_mean": [5.0] * 3, "target_std": [2.0] * 3}, "mae"),
+    ],
+)
+def test_greedy_soup_of_other_tasks_is_scored_by_their_metric(task, line, data, metric, photo_set, tmp_path):
+    for name in ("train", "val"):
+        paths = [row.rpartition(" ")[0] for row in (photo_set / f"{name}.txt").read_text().splitlines()]
+        (tmp_path / f"{name}.txt").write_text("".join(f"{path} {line(k)}\n" for k, path in enumerate(paths)))
+    about = {"data": {"task": task, **TARGETS, **data}, "options": {"task": task, "metric": metric}}
+    paths = [make(tmp_path / f"{k}.pt", tmp_path, k / 100, **about) for k in range(3)]
+    assert average("--load", *paths, "--how", "greedy", "--out", tmp_path / "soup.pt") == 0
+    found = json.loads((tmp_path / "soup.json").read_text())
+    single = [one["scores"][metric] for one in found["ingredients"]]
+    best = min(single) if metric == "mae" else max(single)
+    assert found["metric"] == metric and len(set(single)) > 1
+    assert found["scores"][metric] <= best if metric == "mae" else found["scores"][metric] >= best
+    assert [one["used"] for one in found["ingredients"]][single.index(best)]
+    assert checkpoint.load(tmp_path / "soup.pt")["data"].get("target_std") == data.get("target_std")
+
+
 # ------------------------------------------------------------------------------------------------ greedy
 
 

@@ -95,7 +95,7 @@ def test_published_folder_loads_as_the_checkpoint_to_the_bit(script, photo_set, 
     found = checkpoint.load("out")
     assert all(torch.equal(found["weights"][name], value) for name, value in content["ema"].items())
     assert found["calibration"] == content["calibration"] and found["model"] == content["model"]
-    assert {**content["opt"], "weights_dir": "w"}.items() >= {"weights_dir": found["opt"]["weights_dir"]}.items()
+    assert found["opt"] == json.loads(json.dumps({**content["opt"], "weights_dir": "w"}))
     assert {**found["data"], "lists": content["data"]["lists"]} == content["data"]
     scores = []
     for load in (path, "out", "out/model.safetensors"):
@@ -105,24 +105,7 @@ def test_published_folder_loads_as_the_checkpoint_to_the_bit(script, photo_set, 
         scores.append((metrics.parent / "predictions.csv").read_bytes())
         metrics.parent.rename(tmp_path / f"seen{len(scores)}")
     assert scores[0] == scores[1] == scores[2]
-    small = [
-        "--lr",
-        0,
-        "--preset",
-        "original",
-        "--epochs",
-        1,
-        "-w",
-        0,
-        "--gpu",
-        -1,
-        "-b",
-        12,
-        "--scale",
-        32,
-        "--data_root",
-        photo_set,
-    ]
+    small = "--lr 0 --preset original --epochs 1 -w 0 --gpu -1 -b 12 --scale 32".split()
     for flag in ("--load", "--pretrained"):
         words = [
             "--tag",
@@ -240,6 +223,32 @@ def test_card_without_licence_names_none(photo_set, tmp_path, monkeypatch, capfd
     words = ["--license", "other", "--license_name", "mine", "--license_link", "https://example.com"]
     assert publish("--load", path, "--out", "other", *words) == 0
     assert header(tmp_path / "other/README.md")["license_name"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "part"),
+    [
+        ({"task": "multilabel"}, {}, "The sigmoid of each logit"),
+        (
+            {"task": "regression"},
+            {"target_mean": [5.0] * 3, "target_std": [2.0] * 3},
+            "multiply by `target_std`, then add `target_mean`",
+        ),
+        ({"task": "ordinal", "loss": "corn"}, {}, "Logit k says whether the class is above k"),
+    ],
+)
+def test_card_of_other_tasks_says_what_the_outputs_mean(options, data, part, photo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = {"task": options["task"], "class_images": None, **data}
+    assert publish("--load", make(tmp_path / "a.pt", photo_set, 0.0, options=options, data=data), "--out", "out") == 0
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    rows = 2 if "loss" in options else 3
+    assert config["num_classes"] == rows and ("label_names" in config) == (rows == 3)
+    assert config.get("target_std") == data.get("target_std")
+    assert part in (tmp_path / "out/README.md").read_text()
+    assert ("pipeline_tag" in header(tmp_path / "out/README.md")) == (options["task"] != "regression")
+    assert timm.create_model("local-dir:out", pretrained=True).num_classes == rows
+    assert build_from_checkpoint(checkpoint.load("out"), "out")[0].settings.activation in ("sigmoid", "linear", "corn")
 
 
 # ------------------------------------------------------------------------------------------------ refusals

@@ -1,7 +1,7 @@
 """Writes the model card: README.md, with the header that the Hugging Face hub reads."""
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -29,21 +29,20 @@ FITS = {
 }
 
 
-def card_text(
-    opt: argparse.Namespace,
-    title: str,
-    model: BaseModel,
-    classes: Classes,
-    preprocess: Preprocess,
-    scores: dict[str, Any],
-    reason: str,
-) -> str:
-    """Return the text of README.md.
+class Facts(NamedTuple):
+    """What the card says. scores: as in scores.json. reason: why timm cannot load the folder; "": it can."""
 
-    Args:
-        opt: the flags, with the licence. scores: as in scores.json.
-        reason: why timm cannot load the folder; "": it can.
-    """
+    title: str
+    model: BaseModel
+    classes: Classes
+    preprocess: Preprocess
+    scores: dict[str, Any]
+    reason: str
+
+
+def card_text(opt: argparse.Namespace, facts: Facts) -> str:
+    """Return the text of README.md; `opt` has the licence and the repository."""
+    title, model, classes, preprocess, scores, reason = facts
     parts = [
         f"---\n{_header(opt, classes, not reason)}---",
         f"# {visible(title)}",
