@@ -110,6 +110,19 @@ def test_batcher_job_runs_in_the_models_thread_between_batches(held):
     batcher.close()
 
 
+def test_batcher_survives_what_is_cancelled_before_and_during_its_batch(held):
+    batcher = Batcher(held.run, 8, 0.0)
+    running = batcher.submit(one(1))
+    assert held.begun.acquire(timeout=600)
+    assert not running.cancel()  # its batch runs: the answer comes, and nobody need read it
+    waiting, job = batcher.submit(one(2)), batcher.call(lambda: held.sizes.append(99))
+    assert waiting.cancel() and job.cancel()
+    held.go.set()
+    assert rows([running, batcher.submit(one(3))]) == [1, 3]
+    assert batcher.is_alive() and held.sizes == [1, 1]
+    batcher.close()
+
+
 # ------------------------------------------------------------------------------------------------ the queue
 
 

@@ -28,7 +28,8 @@ class Batcher:
     """Runs a model in its own thread.
 
     A batch starts when `max_batch` images wait, or when the oldest has waited for `max_delay_seconds`. Images that come
-    meanwhile form the next one. Each image's answer goes to its own future.
+    meanwhile form the next one. Each image's answer goes to its own future. A future that is cancelled before its batch
+    is not computed; later it cannot be cancelled.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Batcher:
 
     def _work(self) -> None:
         while True:
-            batch = self._next_batch()
+            batch = [one for one in self._next_batch() if one.answer.set_running_or_notify_cancel()]
             while self._jobs:
                 job, answer = self._jobs.popleft()
                 _settle(answer, job)
@@ -124,7 +125,9 @@ class Batcher:
 
 
 def _settle(answer: "Future[T]", job: Callable[[], T]) -> None:
-    """Run the job, and put what it returns or raises into `answer`."""
+    """Run the job, and put what it returns or raises into `answer`; where that was cancelled, do nothing."""
+    if not answer.set_running_or_notify_cancel():
+        return
     try:
         answer.set_result(job())
     except Exception as error:  # the caller's
