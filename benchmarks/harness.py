@@ -19,6 +19,7 @@ import numpy as np
 
 from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
@@ -99,7 +100,14 @@ def device_name(gpu: int | None) -> str:
     device = get_device(gpu)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} x {os.cpu_count()}"
+    return f"{processor_name()} x {usable_cores()}"
+
+
+def processor_name() -> str:
+    """Return the processor's name, as Linux gives it; elsewhere what Python knows."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    known = platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), known)
 
 
 def photographs(opt: argparse.Namespace) -> Path:
@@ -189,7 +197,7 @@ def write(name: str, opt: argparse.Namespace, measured: dict[str, Any], bars: tu
     from evaluation.report import tool_plots
 
     out = Path(opt.out)
-    about = {"settings": _settings(opt), "cores": os.cpu_count(), "device": device_name(opt.gpu)}
+    about = {"settings": _settings(opt), "cores": usable_cores(), "device": device_name(opt.gpu)}
     write_json(out / f"{name}.json", {**about, **measured})
     _rows_file(name, opt).unlink(missing_ok=True)
     panels = {panel: {row: list(values) for row, values in rows.items() if values} for panel, rows in bars[0].items()}

@@ -7,7 +7,6 @@ plasma-workspace-wallpapers and tuxpaint-stamps-default, or from --source. The s
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import cv2
 import numpy as np
 
 from options.parser import ToolParser, expanded
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -71,7 +71,7 @@ def make_photos(out: Path, count: int, folders: list[str], seed: int = 42) -> Pa
             )
             lines[index] = f"{path} {index % CLASSES}\n"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         list(progress(pool.map(cut_all_of, range(len(sources))), "cutting photographs", len(sources)))
     with atomic_write(out / "train.txt", "w") as file:
         file.writelines(lines)

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import leaves, scores
+from benchmarks.harness import processor_name
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
@@ -158,9 +158,7 @@ def machine() -> dict[str, str]:
     import timm
     import torch
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "torch": torch.__version__, "numpy": numpy.__version__, "timm": timm.__version__}
+    return {"cpu": processor_name(), "torch": torch.__version__, "numpy": numpy.__version__, "timm": timm.__version__}
 
 
 def git(*words: str) -> str:

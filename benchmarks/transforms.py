@@ -8,8 +8,6 @@ a machine whose speed drifts is fair to both. Prints the median and the range ov
 """
 
 import argparse
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +17,12 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.harness import processor_name
 from dataloader.decode import Image
 from dataloader.transforms import get_transform, ops, policies, transforms
 from options import parse_train
 from options.parser import ToolParser, expanded
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log, progress
@@ -69,9 +69,9 @@ def compare(opt: argparse.Namespace) -> None:
             for side, run in sides.items():
                 spent = _microseconds(run, opt.count)
                 times[name].setdefault(side, []).extend([spent] if turn >= 0 else [])
-        content = {"settings": vars(opt), "cores": os.cpu_count(), "rounds": turn + 1, "microseconds": times}
+        content = {"settings": vars(opt), "cores": usable_cores(), "rounds": turn + 1, "microseconds": times}
         write_json(Path(opt.out) / "transforms.json", content)  # after each round, so that an interruption loses none
-    machine = f"{platform.processor()} x {os.cpu_count()}"
+    machine = f"{processor_name()} x {usable_cores()}"
     log.info(f"\n{opt.scale} px, {opt.rounds} rounds of {opt.count} images, {machine}; µs per image\n")
     for name, spent_by in times.items():
         shown = {

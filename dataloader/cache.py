@@ -25,6 +25,7 @@ from dataloader.file_list import FileList
 from dataloader.reader import FileReader
 from dataloader.stores import MemoryStore, SqliteStore
 from utils import faults
+from utils.cores import usable_cores
 from utils.errors import ImageError, UserError
 from utils.logger import format_count, log, progress
 
@@ -172,7 +173,7 @@ def add_missing(source: FileReader, keys: NDArray[np.uint8], store: Store, encod
     _check_space(source, missing, store, encoding)
     written = 0
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(usable_cores()) as pool,
         progress(None, f"caching {files.source.name}", len(missing)) as bar,
     ):
         for first in range(0, len(missing), TRANSACTION_SIZE):

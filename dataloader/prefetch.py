@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from dataloader.file_list import FileList
 from dataloader.sampler import BatchIndices
 from utils import distributed
+from utils.cores import usable_cores
 from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
 from utils.signals import STOP_SIGNALS
@@ -196,9 +197,7 @@ def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]
 @functools.cache  # once for all loaders of a run, and so logged once
 def _workers_here(on_gpu: bool, limit: int) -> int:
     """Return and log `default_workers` on this machine, at most `limit`."""
-    from joblib import cpu_count  # it respects a container's share of the cores
-
-    count, why = default_workers(on_gpu, cpu_count(), distributed.local_world_size())
+    count, why = default_workers(on_gpu, usable_cores(), distributed.local_world_size())
     if limit < count:
         count, why = limit, f"{SHARED_MEMORY} is too small for more"
     log.info(f"Workers: {count} ({why}; -w overrides it).")

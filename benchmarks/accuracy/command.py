@@ -34,6 +34,7 @@ from benchmarks.accuracy.rivals.common import Task, class_folder
 from benchmarks.accuracy.trainers import Failed, Job, Trainer
 from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.logger import log
@@ -59,7 +60,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--budgets", type=float, nargs="+", default=[30, 60, 120], metavar="SECONDS")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds")
     parser.add_argument("--only", nargs="+", default=list(trainers.TRAINERS), metavar="NAME", help="these trainers")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="loader processes of each rival")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="loader processes of each rival")
     parser.add_argument("--gpu", type=int, metavar="N", help="which GPU; -1: the CPU; default: GPU 0 if there is one")
     parser.add_argument("--resume", action="store_true", help="keep the runs that an earlier call has timed")
     parser.add_argument("--out", type=expanded, default="results/benchmarks", help="folder for what it writes")
@@ -270,7 +271,7 @@ def write(opt: argparse.Namespace, runs: Runs, absent: dict[str, str], about: di
     table = report.markdown(results, absent, advice, [f"{images}.", f"{conditions}."])
     found = {name: {f"{budget:g}": result._asdict() for budget, result in row.items()} for name, row in results.items()}
     environ = {key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ}
-    measured = {"device": device, "cores": os.cpu_count(), "environ": environ, "results": found, "absent": absent}
+    measured = {"device": device, "cores": usable_cores(), "environ": environ, "results": found, "absent": absent}
     everything = {**about, **measured, "trainers": trainers.as_json(runs.wanted), "runs": runs.done}
     write_json(out / f"{NAME}.json", everything)
     with atomic_write(out / f"{NAME}.md", "w") as file:

@@ -3,7 +3,6 @@
 Memory is about 50 bytes per image; sketches stay on disk until a pair is compared.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList
 from tools.doctor import inspection
 from tools.doctor.inspection import KEY_BYTES, SKETCH, FileInfo
+from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.logger import progress
 
@@ -194,4 +194,4 @@ def _scan_block(seen: Scan, store: Store, pool: ThreadPoolExecutor, images: rang
 
 def default_workers() -> int:
     """Return one thread per core, and at least four, for the disk."""
-    return max(4, os.cpu_count() or 1)
+    return max(4, usable_cores())

@@ -22,6 +22,7 @@ from tools.prepare.alike import alike_groups, sketch
 from tools.prepare.flags import split_plan
 from tools.prepare.packages import Package, check_content, check_outside, debian_folder
 from utils import tables
+from utils.cores import usable_cores
 from utils.errors import ImageError, UserError
 from utils.files import atomic_write
 from utils.logger import log, progress
@@ -189,7 +190,7 @@ def read_drawings(files: Sequence[Path], folder: Path, side: int, left_out: Left
     names: dict[str, list[str]] = defaultdict(list)
     for file in files:
         names[os.path.realpath(file)].append(file.relative_to(folder).as_posix())
-    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    workers = min(MAX_WORKERS, usable_cores())
     with ThreadPoolExecutor(workers) as pool:
         read = pool.map(lambda path: _read(path, names[path], side), names)
         found = list(progress(read, "reading drawings", len(names)))
