@@ -98,6 +98,7 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     from evaluation.scored import TargetScored
     from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
     from inference.report_extra import target_extra
+    from inference.temperature import calibrate, temperature_flag
     from inference.thresholds import fit_and_store, threshold_flag
     from utils import distributed
     from utils.logger import log
@@ -108,14 +109,13 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     predictions = predict_targets(predictor, run.batches(predictor), run.classes.count)
     if not distributed.is_main():
         return
-    classes = run.classes
-    fitted = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
-    if fitted:
-        classes = replace(classes, thresholds=fitted.values)
+    temperature = calibrate(run, predictions) if run.opt.calibrate else None
+    thresholds = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
+    classes = replace(run.classes, thresholds=thresholds.values) if thresholds else run.classes
     scored = TargetScored(predictions, run.files, classes)
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.place(folder, run.opt) as new:
-        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, fitted)
+        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds)
         if fits_weights:
             write_ensemble(new, folder, run.opt, run.loaded, measured)
         if run.opt.save_probs:
@@ -125,7 +125,8 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     log.info(f"Results: {folder}/")
     if run.can_submit() and not (fits_weights and run.opt.debug):  # --debug writes no ensemble.yaml
         ensemble = folder / "ensemble.yaml" if fits_weights else None
-        log.info(f"Next: {after_evaluation(asked, ensemble, threshold=threshold_flag(run, fitted))}")
+        number, edges = temperature_flag(run, temperature), threshold_flag(run, thresholds)
+        log.info(f"Next: {after_evaluation(asked, ensemble, number, edges)}")
 
 
 def evaluate(

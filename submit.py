@@ -8,7 +8,7 @@
     torchrun --standalone --nproc_per_node=2 submit.py --load checkpoints/resnest/best.pt -b 48
 
 Beside it goes <name>.provenance.json: the checkpoints' hashes, the options, the list's hash, versions.
-With --images there is no list: the likeliest classes are printed as a table, or with --format as CSV or JSON.
+With --images there is no list: the predictions are printed as a table, or with --format as CSV or JSON.
 """
 
 import argparse
@@ -102,12 +102,13 @@ def predict_images(opt: argparse.Namespace) -> None:
     from dataloader.file_list import FileList
     from dataloader.listing.named import STANDARD_INPUT, find_images
     from evaluation import answers
-    from evaluation.scored import Scored
-    from inference import open_inference, predict
+    from evaluation.scored import Scored, TargetScored
+    from inference import open_inference, predict, predict_targets
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
+    from utils.task import has_probabilities
 
     start_logging(to_stderr=True)
     if STANDARD_INPUT in opt.images:
@@ -118,14 +119,18 @@ def predict_images(opt: argparse.Namespace) -> None:
     if opt.out and distributed.is_main():
         check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
         run_lock.acquire(Path(opt.out))
-    run = open_inference(opt, files, match_classes=False, shared=True)
-    scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)
+    run = open_inference(opt, files, match_classes=False, tasks=choices.TASKS, shared=True)
+    if has_probabilities(run.classes.task):
+        scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)
+        found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
+    else:
+        predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
+        found = answers.target_answers(TargetScored(predictions, files, run.classes))
     if not distributed.is_main():
         return
-    found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
     if opt.out:
         answers.write(Path(opt.out), found, opt.format)
-        log.info(f"{len(found)} predictions: {opt.out}")
+        log.info(f"{len(found.each)} predictions: {opt.out}")
     else:
         answers.write_to(sys.stdout, found, opt.format if "format" in opt.given else "table")
 

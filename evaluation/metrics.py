@@ -120,7 +120,7 @@ def f1(count: NDArray[Any], predicted: NDArray[Any], correct: NDArray[Any]) -> t
     return float(each[both > 0].mean()), float((each * count).sum() / count.sum())
 
 
-def reliability(confidence: NDArray[np.float32], hit: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+def reliability(confidence: NDArray[np.floating], hit: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     """Return `count`, mean `confidence` and `accuracy` of 15 equal bins of the confidence, (15,) each; 0 in empty bins.
 
     A bin includes its upper edge, not its lower (torchmetrics puts a confidence on an edge one bin higher).

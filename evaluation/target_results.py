@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import multilabel, regression
+from evaluation import calibration, multilabel, regression, thresholds
 from evaluation.report import figures, plots, target_plots
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ERRORS, SIDE
@@ -18,7 +18,6 @@ from evaluation.results import METRICS, SETTINGS
 from evaluation.scored import TargetScored
 from evaluation.target_intervals import intervals
 from evaluation.targets import label_sets, numbers
-from evaluation.thresholds import Fitted
 from utils import tables
 from utils.files import atomic_write, write_json
 
@@ -32,11 +31,13 @@ def write(
     opt: argparse.Namespace,
     identities: Sequence[str],
     extra: Extra | None,
-    fitted: Fitted | None = None,
+    calibrated: calibration.Fitted | None = None,
+    fitted: thresholds.Fitted | None = None,
 ) -> dict[str, Any]:
     """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
 
     Args:
+        calibrated: the temperature that was fitted to these predictions, if any; the scores do not use it.
         fitted: the thresholds of `scored`, if they were fitted to these predictions.
 
     Returns:
@@ -47,6 +48,9 @@ def write(
     if is_labels:
         counts = multilabel.count_labels(predictions, multilabel.thresholds_of(classes))
         metrics: dict[str, Any] = dict(multilabel.scores_of(predictions, counts))
+        metrics["ece"] = calibration.label_ece(predictions)
+        if calibrated:
+            metrics["calibration"] = calibrated._asdict()
         metrics["threshold"] = multilabel.short_thresholds(classes)
         if fitted:
             metrics["fitted_thresholds"] = {key: value for key, value in fitted._asdict().items() if key != "values"}

@@ -78,6 +78,19 @@ def combine(each: Tensor, weights: Tensor, blend: str, task: str = "single") -> 
     return TASK_BLENDERS[task][blend](each, weights[:, None, None])
 
 
+def with_temperature(predictions: Tensor, temperature: float, task: str) -> Tensor:
+    """Return probabilities, float32 (B, C), as their logits divided by `temperature` give them.
+
+    Of classes, one of which is right, that is softmax(log p / T). Of labels it is sigmoid(logit(p) / T).
+    """
+    if temperature == 1:
+        return predictions
+    if task == "multilabel":
+        present, absent = predictions ** (1 / temperature), (1 - predictions) ** (1 / temperature)
+        return present / (present + absent)
+    return (predictions.clamp_min(MIN_PROBABILITY).log() / temperature).softmax(dim=1)
+
+
 # ------------------------------------------------------------------------------------------------ fitted weights
 
 

@@ -5,7 +5,7 @@ Nothing outside this project is changed: no logging, no threads, no signal handl
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -19,13 +19,14 @@ from dataloader.file_list import FileList
 from dataloader.pillow import load_plugins
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler
+from evaluation.multilabel import likeliest_labels, thresholds_of
 from inference.loading import load_predictor
 from inference.predictor import Predictor
+from inference.session import check_task
 from options import build_parser
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
 from utils.run import get_device
-from utils.task import has_probabilities
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PIL.Image.Image
 KINDS = (str, os.PathLike, bytes, np.ndarray, PIL.Image.Image)
@@ -39,6 +40,7 @@ def load(
     tta: str = "none",
     blend: str = "mean",
     temperature: float | str = "none",
+    threshold: float | Sequence[float] | None = None,
     scale: int | None = None,
     fit: str | None = None,
     precision: str = "auto",
@@ -60,6 +62,8 @@ def load(
     words = ["--load", *(os.fspath(path) for path in paths), "-b", batch_size, "-w", workers, "--tta", tta]
     words += ["--blend", blend, "--precision", precision, "--temperature", temperature]
     words += ["--weights", *weights] if weights is not None else []
+    if threshold is not None:
+        words += ["--threshold", *([threshold] if isinstance(threshold, float | int) else threshold)]
     for name, value in (("scale", scale), ("fit", fit), ("gpu", gpu)):
         words += [f"--{name}", value] if value is not None else []
     parser = build_parser("eval")
@@ -67,9 +71,9 @@ def load(
     opt = parser.parse([str(word) for word in words])
     with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, get_device(opt.gpu))
-    if not has_probabilities(loaded.data.get("task", "single")):
-        raise UserError(f"{paths[0]} is of --task {loaded.data['task']}; load() is for one class per image.")
-    return ImagePredictor(loaded.predictor, Classes.from_dict(loaded.data), opt.batch_size, opt.workers)
+    known = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
+    check_task(opt, known.task)
+    return ImagePredictor(loaded.predictor, known, opt.batch_size, opt.workers)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -77,7 +81,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 class Answers(NamedTuple):
-    """What a predictor gives for N images: the name of each one's likeliest class, and all probabilities.
+    """What a predictor of classes gives for N images: the name of each one's likeliest class, and all probabilities.
 
     Attributes:
         names: one for each image.
@@ -88,13 +92,37 @@ class Answers(NamedTuple):
     probabilities: NDArray[np.float32]
 
 
+class LabelAnswers(NamedTuple):
+    """What a predictor of several labels per image gives for N images.
+
+    Attributes:
+        names: of each image's labels from their thresholds on, the likeliest first.
+        probabilities: float32 (N, K), of each label, in the order of `ImagePredictor.classes`.
+    """
+
+    names: list[list[str]]
+    probabilities: NDArray[np.float32]
+
+
+class NumberAnswers(NamedTuple):
+    """What a predictor of numbers gives for N images.
+
+    Attributes:
+        names: what each number is, (T,), as `ImagePredictor.classes`.
+        values: float32 (N, T), in the units of the training list.
+    """
+
+    names: list[str]
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class ImagePredictor:
     """Predicts images: `names, probabilities = predictor(["a.jpg", array])`.
 
     Attributes:
         predictor: the networks.
-        known: their classes.
+        known: their classes; of several labels per image with the thresholds.
         batch_size: images per batch. An image's probabilities may differ in the last bit between batches of different
             sizes; with the images and the batch size of eval.py they are the same to the bit.
         workers: threads that decode images; 0: the calling thread.
@@ -107,11 +135,11 @@ class ImagePredictor:
 
     @property
     def classes(self) -> list[str]:
-        """Return the names of the classes, or their numbers as text if they have no names."""
+        """Return the names of the classes, labels or numbers; their places as text if they have no names."""
         return [self.known.name(label) for label in range(self.known.count)]
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Answers:
-        """Return the answers for one image, or for several in their order.
+    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Answers | LabelAnswers | NumberAnswers:
+        """Return the answers for one image, or for several in their order: those of the task of the checkpoints.
 
         Args:
             images: each is a path, the bytes of a file, a PIL image, or an array: uint8 RGB (H, W, 3) or grey (H, W).
@@ -122,8 +150,18 @@ class ImagePredictor:
             NotFinite: a network gives NaN or infinite logits.
         """
         several = [images] if isinstance(images, KINDS) else list(images)
-        if not several:
-            return Answers([], np.zeros((0, self.known.count), np.float32))
+        found = self._predict(several) if several else torch.zeros(0, self.known.count)
+        if self.known.task == "regression":
+            return NumberAnswers(self.classes, found.numpy())
+        if self.known.task == "multilabel":
+            threshold = thresholds_of(self.known)
+            labels = [likeliest_labels(row, threshold).tolist() for row in found.numpy()]
+            return LabelAnswers([[self.known.name(label) for label in row] for row in labels], found.numpy())
+        likeliest = found.topk(1).indices[:, 0].tolist()  # as eval.py chooses among equal ones
+        return Answers([self.known.name(label) for label in likeliest], found.numpy())
+
+    def _predict(self, several: Sequence[ImageLike]) -> torch.Tensor:
+        """Return the predictions of images, float32 (N, C), on the CPU. Raises what __call__ raises."""
         reader = _Reader([_checked(image, place) for place, image in enumerate(several)])
         dataset = EvalDataset(reader.files, reader, self.predictor.preprocesses)
         sampler = EvalSampler(len(several), self.batch_size)
@@ -134,9 +172,7 @@ class ImagePredictor:
             rows.append(self.predictor.combine(each))
         if bad:
             raise ImageError("\n".join([f"{len(bad)} of {len(several)} images cannot be read:", *bad[:MAX_NAMES]]))
-        probabilities = torch.cat(rows).cpu()
-        likeliest = probabilities.topk(1).indices[:, 0].tolist()  # as eval.py chooses among equal ones
-        return Answers([self.known.name(label) for label in likeliest], probabilities.numpy())
+        return torch.cat(rows).cpu()
 
 
 def _checked(image: ImageLike, place: int) -> ImageLike:

@@ -105,11 +105,11 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     saved = _read_saved([path for path, _ in saved_pairs])
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
+    data = networks[0].data if networks else saved[0].data
     saved_members = [
         SavedMember(one.values, weight, is_log=one.is_log, path=path)
         for one, (path, weight) in zip(saved, saved_pairs, strict=True)
     ]
-    data = networks[0].data if networks else saved[0].data
     task = data.get("task", "single")
     check_blend(opt.blend, task)
     predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members, task)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dataloader import check_readable
 from dataloader.prefetch import BatchLoader
 from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
-from inference.blend import combine
+from inference.blend import combine, with_temperature
 from inference.row_store import RowStore
 from inference.tta import get_views, mean_over_views
 from network.base_model import BaseModel
@@ -89,7 +89,7 @@ class Predictor:
         self.views = [get_views(tta, member.preprocess) for member in self.members]
         self.preprocesses = tuple(dict.fromkeys(view.preprocess for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
-        self.temperature = 1.0  # of the blend: softmax(log p / T), which for one network is softmax(logits / T)
+        self.temperature = 1.0  # of the blend: see inference.blend.with_temperature
         self._weights: tuple[tuple[object, ...], Tensor] | None = None  # as the device has them, and what they are of
         # bool (N,): for which images of the list every saved member has a valid row; None: there is no saved member
         self.saved_readable: Tensor | None = None
@@ -132,11 +132,7 @@ class Predictor:
     def combine(self, each: Tensor) -> Tensor:
         """Blend members' probabilities, float32 (M, B, C) -> float32 (B, C), and apply the temperature."""
         blend = combine(each, self._normalised_weights(each.device), self.blend, self.task)
-        return (
-            blend
-            if self.temperature == 1
-            else (blend.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
-        )
+        return with_temperature(blend, self.temperature, self.task)
 
     def _normalised_weights(self, device: torch.device) -> Tensor:
         """Return the weights, float32 (M,), of sum 1. They are cached: a copy to the device waits for it."""

@@ -32,8 +32,8 @@ OFF = {
     "compare": None,
     "pseudo_label": None,
     "top_k": 1,
-    "images": None,
 }
+OF_PROBABILITIES = ("calibrate", "temperature")  # of OFF, what labels have too
 
 
 def check_task(opt: argparse.Namespace, task: str) -> None:
@@ -52,6 +52,10 @@ def check_task(opt: argparse.Namespace, task: str) -> None:
     if has_probabilities(task):
         return
     given = [name for name, off in OFF.items() if vars(opt).get(name, off) != off]
+    if task == "multilabel":
+        given = [name for name in given if name not in OF_PROBABILITIES]
+    if given and given[0] in OF_PROBABILITIES:
+        raise UserError(f"--{given[0]} is for probabilities; the task of the checkpoint is {task}. Leave it out.")
     if given:
         raise UserError(f"--{given[0]} is for one class per image; the task of the checkpoint is {task}. Leave it out.")
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from evaluation.calibration import Fitted, fit_temperature
+from evaluation.calibration import Fitted, fit_label_temperature, fit_temperature
 from evaluation.metrics import Predictions
+from evaluation.targets import TargetPredictions
 from inference.session import Inference
 from utils import checkpoint, run_lock
 from utils.logger import log
@@ -30,13 +31,16 @@ def rewritten_file(run: Inference) -> Path | None:
     return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
 
 
-def calibrate(run: Inference, predictions: Predictions) -> Fitted:
+def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> Fitted:
     """Fit a temperature to `predictions`, log it, and write it into the checkpoint, if there is one to hold it.
 
     Raises:
         UserError: no labelled image can be read; or the checkpoint was replaced meanwhile, or cannot be written.
     """
-    fitted = fit_temperature(predictions)
+    if isinstance(predictions, Predictions):
+        fitted = fit_temperature(predictions)
+    else:
+        fitted = fit_label_temperature(predictions, run.opt.seed)
     log.info(
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, "
         f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"

@@ -51,7 +51,7 @@ def threshold_flag(run: Inference, fitted: Fitted | None) -> list[float] | None:
 
 def _log(fitted: Fitted) -> None:
     """Log the thresholds and what they gain. Scores on the images that they are fitted to are optimistic."""
-    shared = f"; {fitted.shared} labels with fewer than {MIN_POSITIVES} images share one" if fitted.shared else ""
+    shared = f"; {fitted.shared} label(s) with fewer than {MIN_POSITIVES} images share one" if fitted.shared else ""
     log.info(f"Labels count as predicted {describe_thresholds(fitted.values)}{shared}")
     for name in SCORES:
         log.info(

@@ -28,6 +28,7 @@ TITLES = {
     "micro_f1": "Micro F1",
     "macro_f1": "Macro F1",
     "log_loss": "Log loss",
+    "ece": "Calibration error",
     **NUMBER_TITLES,
 }
 

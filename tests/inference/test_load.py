@@ -1,5 +1,7 @@
 """Prediction from Python: the bits of eval.py, from any kind of image, and nothing changed outside of the project."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -128,3 +130,90 @@ def test_submit_images_agrees_with_load(trained, photo_set, script):
         for path, row in zip(paths, predictor(paths).probabilities.tolist(), strict=True)
     }
     assert found == expected
+
+
+# ------------------------------------------------------------------------------------------------ other tasks
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "ordinal", "corn"])
+@pytest.mark.parametrize("tta", ["none", "flip"])
+def test_load_of_other_tasks_gives_the_bits_of_eval(task, tta, task_checkpoint, colours):
+    from inference import open_inference, predict, predict_targets
+    from options import choices, parse_eval
+
+    path = task_checkpoint(task)
+    run = open_inference(
+        parse_eval(f"--load {path} --tta {tta} -b 3 --gpu -1 -w 0".split()), "val", tasks=choices.TASKS
+    )
+    found = load(path, tta=tta, batch_size=3, gpu=-1)([run.files.path(k) for k in range(8)])
+    if task in ("ordinal", "corn"):
+        expected = predict(run.predictor, run.batches())[0]
+        assert found.names == [run.classes.name(int(label)) for label in expected.top[:, 0]]
+        assert np.array_equal(found.probabilities.max(axis=1), expected.probability[:, 0])
+        return
+    expected = predict_targets(run.predictor, run.batches(), 2).value
+    assert np.array_equal(found[1], expected) and len(set(map(bytes, expected))) == 8
+    if task == "regression":
+        assert found.names == ["redness", "greenness"] and found.values.dtype == np.float32
+        return
+    threshold = float(np.median(expected[:, 0]))  # so that some images have the label
+    chosen = load(path, tta=tta, batch_size=3, gpu=-1, threshold=[threshold, 0.0])
+    names = chosen([run.files.path(k) for k in range(8)]).names
+    assert ["red" in row for row in names] == (expected[:, 0] >= threshold).tolist()
+    for row, p in zip(names, expected, strict=True):
+        assert "green" in row and row == [("red", "green")[k] for k in np.argsort(-p) if ("red", "green")[k] in row]
+    assert chosen([]).names == [] and chosen([]).probabilities.shape == (0, 2)
+
+
+def test_load_of_labels_uses_the_stored_thresholds(task_checkpoint, colours):
+    from utils import checkpoint
+
+    path = task_checkpoint("multilabel")
+    stored = {"rule": "per_label", "values": [0.0, 1.0], "tta": "none"}
+    checkpoint.save(path, {**checkpoint.load(path), "thresholds": stored})
+    files = read_list(colours / "multilabel/val.txt", task="multilabel")
+    predictor = load(path, gpu=-1)
+    assert predictor.known.thresholds == [0, 1] and predictor(files.path(0)).names == [["red"]]
+    with pytest.raises(UserError, match="--threshold is for several labels per image"):
+        load(task_checkpoint("ordinal"), gpu=-1, threshold=0.3)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression", "ordinal"])
+def test_submit_images_of_other_tasks_agree_with_load(task, task_checkpoint, colours, script, tmp_path):
+    path = task_checkpoint(task)
+    files = read_list(colours / "ordinal/val.txt")
+    paths = [files.path(k) for k in range(4)]
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG no")
+    edge = []
+    if task == "multilabel":
+        p = np.sort(load(path, gpu=-1)(paths).probabilities.ravel())
+        edge = ["--threshold", (float(p[4]) + float(p[5])) / 2]
+    words = ["--load", path, "--images", *paths, "bad.png", "--gpu", -1, "-w", 0, *edge]
+    done = {form: script("submit.py", *words, "--format", form) for form in ("json", "csv")}
+    assert done["json"].code == done["csv"].code == 0, done["csv"].err
+    found, rows = json.loads(done["json"].out), list(csv.DictReader(io.StringIO(done["csv"].out)))
+    assert [one["file"] for one in found] == [*paths, "bad.png"] == list(dict.fromkeys(row["file"] for row in rows))
+    table = script("submit.py", *words).out.splitlines()
+    predictor = load(path, gpu=-1, **({"threshold": float(edge[1])} if edge else {}))
+    expected = predictor(paths)
+    if task == "regression":
+        assert [one["values"] for one in found] == [
+            *(dict(zip(expected.names, row, strict=True)) for row in expected.values.tolist()),
+            None,
+        ]
+        assert [float(row["value"]) for row in rows[:-1]] == expected.values.ravel().tolist()
+        assert table[0].split() == ["file", "name", "value"] and "redness" in table[1] and "cannot be read" in table[-1]
+        return
+    names = [[one["class"] for one in each["classes"] or ()] for each in found[:4]]
+    by_file = {path: [row["class"] for row in rows if row["file"] == path and row["class"]] for path in paths}
+    assert names == list(by_file.values()) and table[0].split() == ["file", "class", "probability"]
+    if task == "ordinal":
+        assert [row[0] for row in names] == expected.names and found[4]["classes"] == []
+        return
+    assert names == expected.names and [] in names and any(names) and found[4]["classes"] is None
+    p = {one["class"]: one["probability"] for one in found[0]["classes"]}
+    row = dict(zip(predictor.classes, expected.probabilities[0].tolist(), strict=True))
+    assert p == {name: row[name] for name in p}
+    assert any(line.endswith("no label") for line in table) and table[-1].endswith("cannot be read")
+    marks = {row["file"]: row["label"] for row in rows if not row["class"]}
+    assert marks["bad.png"] == "" and set(marks.values()) == {"", "-"}

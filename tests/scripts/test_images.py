@@ -107,9 +107,10 @@ def test_submit_images_beside_a_list_is_refused(script):
 
 
 def test_answers_align_wide_letters():
-    from evaluation.answers import Answer, Likely, table
+    from evaluation.answers import Answer, Answers, Likely, table
 
-    lines = table([Answer("a.jpg", [Likely(0, "狗", 0.9), Likely(1, "cat", 0.1)]), Answer("b\x1b.jpg", [])])
+    dog = Answer("a.jpg", [Likely(0, "狗", 0.9), Likely(1, "cat", 0.1)])
+    lines = table(Answers("single", [dog, Answer("b\x1b.jpg")]))
     assert lines == [
         "file       class           probability",
         "a.jpg      狗                   90.00%",

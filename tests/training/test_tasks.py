@@ -96,7 +96,7 @@ def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, scr
     assert result.code == 0 and [one["id"] for one in objects] == [row["id"] for row in rows]
     assert [one["predicted"] for one in objects] == [[k for k in (0, 1) if row[k] >= 0.5] for row in p]
 
-    for name, *words in (("submit.py", "--top_k", "2"), ("eval.py", "--calibrate"), ("eval.py", "--temperature", "2")):
+    for name, *words in (("submit.py", "--top_k", "2"), ("eval.py", "--compare", "a.csv")):
         result = script(name, *load, *words)
         assert result.code == 2 and f"{words[0]} is for one class per image" in result.err
     result = script("eval.py", *load, "--metric", "top1")
