@@ -272,6 +272,60 @@ def test_export_predictor_answers_in_three_lines(trained, photo_set, tmp_path, c
     assert found["file"] == str(image) and len(found["classes"]) == 3
 
 
+@pytest.mark.parametrize("task", ["multilabel", "regression", "corn"])
+def test_export_of_other_tasks_answers_as_load(task, task_checkpoint, colours, tmp_path, capfd):
+    from inference import load
+    from tools.export.speed import open_exported
+
+    path, folder = task_checkpoint(task), tmp_path / "x"
+    images = [str(colours / f"{k}.png") for k in range(6)]
+    loads, settings, words = [path], {}, []
+    if task == "multilabel":  # predict.py blends, applies the temperature, and knows the thresholds
+        loads, settings = [path, path], {"temperature": 2.0}
+        edge = float(np.median(load(loads, gpu=-1, **settings)(images).probabilities[:, 0]))
+        settings["threshold"] = [edge, 0.0]
+        words = ["--members", "apart", "--temperature", 2, "--threshold", edge, 0]
+    assert export("--load", *loads, "--out", folder, "--golden", 4, *words) == 0, capfd.readouterr()
+    expected, exported = load(loads, gpu=-1, **settings)(images), open_exported(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["task"] == ("ordinal" if task == "corn" else task)
+    scale = np.array(config["units"])
+    assert np.abs((exported.predictions(images) - expected[1]) / scale).max() < 1e-4
+    answers = [exported(image, top=1) for image in images]
+    names = [[name for name, _ in answer] for answer in answers]
+    if task == "regression":
+        assert names == [expected.names] * 6
+        values = json.loads(_predict(folder, "--json", images[0]))[0]["values"]
+        assert values == pytest.approx(dict(zip(expected.names, expected.values[0].tolist(), strict=True)), rel=1e-4)
+        golden = np.load(folder / "golden/probabilities.npy")
+        np.save(folder / "golden/probabilities.npy", golden + np.array([0, 0.01 * scale[1]]))  # 0.01 deviations
+        assert scale[1] < 0.1 and check(folder).returncode == 1
+    elif task == "multilabel":
+        assert names == expected.names and {"red" in row for row in names} == {True, False}
+    else:
+        assert [row[0] for row in names] == expected.names
+
+
+def _predict(folder, *words: str) -> str:
+    done = subprocess.run([sys.executable, folder / "predict.py", *words], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_export_of_labels_as_logits_is_refused(task_checkpoint, tmp_path, capfd):
+    words = ("--load", task_checkpoint("multilabel"), "--outputs", "logits", "--out", tmp_path / "x")
+    assert export(*words) == 2 and "whose logits go into a softmax" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "metric"), [("multilabel", "mAP"), ("regression", "mae")])
+def test_export_int8_of_other_tasks_reports_their_metric(task, metric, task_checkpoint, tmp_path, capfd):
+    folder = tmp_path / "x"
+    assert export("--load", task_checkpoint(task), "--int8", "--out", folder) == 0, capfd.readouterr()
+    out = capfd.readouterr().out
+    assert f"int8: {metric} " in out and "times the speed of the float model" in out
+    assert check(folder).returncode == 0
+
+
 @pytest.mark.slow
 def test_export_int8_reports_its_accuracy_and_repeats_itself(trained, tmp_path, capfd):
     folder = tmp_path / "x"
@@ -307,4 +361,4 @@ def test_export_that_differs_is_not_written(trained, tmp_path, monkeypatch, capf
     forward = graph.Graph._logits
     monkeypatch.setattr(graph.Graph, "_logits", lambda self, k, view, shown: 1.5 * forward(self, k, view, shown))
     assert export("--load", trained[0], "--out", tmp_path / "x") == 2
-    assert "does not give the probabilities of eval.py" in capfd.readouterr().err and not (tmp_path / "x").exists()
+    assert "does not give the predictions of eval.py" in capfd.readouterr().err and not (tmp_path / "x").exists()

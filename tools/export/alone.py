@@ -54,7 +54,7 @@ def check_alone(folder: Path, runtimes: list[str]) -> float:
         raise UserError(f"The exported folder does not run by itself:\n{(done.stderr or done.stdout).strip()[-2000:]}")
     if done.returncode:
         raise UserError(
-            f"The exported model does not give the probabilities of eval.py, so nothing was written.\n{done.stdout}"
+            f"The exported model does not give the predictions of eval.py, so nothing was written.\n{done.stdout}"
         )
     return float(found[1])
 

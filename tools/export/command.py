@@ -5,8 +5,8 @@
     python -m tools.export --load checkpoints/lite0/best.pt --to onnx --int8 --out small
 
 The folder holds the model, config.json, classes.txt, preprocess.py, predict.py, and golden/: some of your images with
-the probabilities of eval.py. `python exported/predict.py a.jpg` predicts. `python exported/predict.py --check` repeats
-the golden probabilities. Before the folder takes its name, a process without torch runs that check. The largest
+the predictions of eval.py. `python exported/predict.py a.jpg` predicts. `python exported/predict.py --check` repeats
+the golden predictions. Before the folder takes its name, a process without torch runs that check. The largest
 difference and the speed beside PyTorch are printed. --int8 quantises the model with images of the training list, and
 prints what it costs in accuracy on the validation list.
 """
@@ -47,6 +47,13 @@ def option_parser() -> argparse.ArgumentParser:
     add("--blend", choices=("mean", "logits", "geometric"), help="how several members are blended; default: mean")
     add("--tta", choices=choices.TTAS, help="the views of an image, inside the model; default: none")
     add("--temperature", type=temperature, metavar="T", help="none, a number, or ckpt, as for eval.py; default: none")
+    add(
+        "--threshold",
+        type=float,
+        nargs="+",
+        metavar="P",
+        help="several labels per image: as for eval.py; default: those of the checkpoint, or 0.5",
+    )
     add("--scale", type=int, metavar="PX", help="side of the square input; default: the checkpoint's")
     add("--fit", choices=choices.FITS, help="how an image becomes a square; default: the checkpoint's way")
     add("--to", choices=FORMATS, default="onnx", help="the format; torch_export needs torch to predict")
@@ -55,7 +62,8 @@ def option_parser() -> argparse.ArgumentParser:
         "--outputs",
         choices=("probabilities", "logits"),
         default="probabilities",
-        help="probabilities: softmax and temperature are inside the model; logits: predict.py computes them",
+        help="probabilities: softmax, or what the task needs, and temperature are inside the model; logits: predict.py "
+        "computes them, for one class per image",
     )
     add(
         "--normalise",
@@ -98,6 +106,7 @@ def export(opt: argparse.Namespace) -> None:
     )
     words += ["--load", *opt.load] if opt.load else []
     words += ["--weights", *map(str, opt.weights)] if opt.weights else []
+    words += ["--threshold", *map(str, opt.threshold)] if opt.threshold else []
     export_folder(opt, parse_eval(words), Path(opt.out))
 
 

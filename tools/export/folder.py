@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.listing.named import find_images
-from inference import Inference, open_inference, predict
+from evaluation.multilabel import thresholds_of
+from inference import Inference, open_inference, predict, predict_targets
 from inference.predictor import Predictor
+from options import choices
 from tools.export import graph, quantise
 from tools.export.alone import check_alone
 from tools.export.speed import compare_speed, open_exported
@@ -24,11 +26,12 @@ from utils.errors import UserError
 from utils.files import json_text
 from utils.logger import log
 from utils.outputs import inputs
-from utils.task import POSITION, SOFTMAX
+from utils.task import POSITION, SOFTMAX, has_probabilities
 from utils.whole_folder import whole_folder
 
-TOLERANCE = 2e-3  # of a golden probability: other processors and versions of the runtime round differently
-INT8_TOLERANCE = 2e-2  # of the 8-bit model's own probabilities, for other processors and versions
+# Of a golden probability, or of a number in its deviations: other processors and versions round differently.
+TOLERANCE = 2e-3
+INT8_TOLERANCE = 2e-2  # of the 8-bit model's own predictions, for other processors and versions
 EXPECTED, INT8_EXPECTED = "probabilities.npy", "int8.npy"  # in golden/: of eval.py, and of the 8-bit model here
 SHIPPED = ("predict.py", "preprocess.py")
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
@@ -36,10 +39,10 @@ RUNTIMES = {"onnx": ["onnxruntime"], "openvino": ["openvino"], "torch_export": [
 
 
 class Golden(NamedTuple):
-    """Images of the user with the probabilities, float32 (N, C), that eval.py gives."""
+    """Images of the user with the predictions, float32 (N, C), that eval.py gives: probabilities, or numbers."""
 
     files: FileList
-    probabilities: NDArray[np.float32]
+    predictions: NDArray[np.float32]
 
 
 def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Path) -> None:
@@ -52,7 +55,7 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
     _check_place(out)
     run_lock.acquire(out)
     named = FileList.of_paths(find_images(opt.images), "--images") if opt.images else None
-    run = open_inference(eval_opt, "val" if named is None else named, match_classes=named is None)
+    run = open_inference(eval_opt, "val" if named is None else named, match_classes=named is None, tasks=choices.TASKS)
     if run.loaded.saved:
         raise UserError(
             f"{run.loaded.saved[0].path} holds the probabilities of one list, so it cannot be exported. "
@@ -60,6 +63,11 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         )
     if run.predictor.blend == "rank":
         raise UserError("--blend rank gives no probabilities, so it cannot be exported. Try: --blend mean")
+    if opt.members == "apart" and not has_probabilities(run.classes.task) and run.predictor.blend != "mean":
+        raise UserError(
+            f"--members apart and --blend {run.predictor.blend} are for one class per image; the task of the "
+            f"checkpoint is {run.classes.task}. Try: --members together"
+        )
     if opt.outputs == "logits" and any(one.model.settings.activation != SOFTMAX for one in run.predictor.members):
         raise UserError("--outputs logits is for networks whose logits go into a softmax. Try: --outputs probabilities")
     if any(one.model.settings.activation == POSITION for one in run.predictor.members):
@@ -101,13 +109,16 @@ def _check_inputs(out: Path, read: dict[str, str]) -> None:
 
 
 def _golden(run: Inference, count: int) -> Golden:
-    """Return `count` readable images, spread over the list, with their probabilities."""
+    """Return `count` readable images, spread over the list, with what eval.py predicts of them."""
     import dataloader
 
     keep = np.zeros(len(run.files), bool)
     keep[np.unique(np.linspace(0, len(run.files) - 1, count).astype(np.int64))] = True
     files = run.files.select(keep)
     loader = dataloader.eval_loader(run.opt, files, run.predictor.preprocesses)
+    if not has_probabilities(run.classes.task):
+        found = predict_targets(run.predictor, loader, run.classes.count)
+        return Golden(files.select(found.readable), np.asarray(found.value[found.readable]))
     predictions, _ = predict(run.predictor, loader, rows=np.arange(len(files)))
     assert predictions.rows is not None
     return Golden(files.select(predictions.readable), predictions.rows.probability[predictions.readable])
@@ -126,7 +137,10 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
             continue
     members = zip(loaded.paths, loaded.hashes, predictor.weights, strict=True)
     return {
+        "task": run.classes.task,
         "num_classes": run.classes.count,
+        **({"thresholds": thresholds_of(run.classes).tolist()} if run.classes.task == "multilabel" else {}),
+        "units": run.classes.std or 1.0,  # of --check's tolerance; of a regression one for each number
         "outputs": opt.outputs,
         "normalise": opt.normalise,
         "blend": "mean" if predictor.blend in ("mean", "greedy", "optimal") else "geometric",
@@ -163,7 +177,7 @@ def _write_parts(new: Path, config: dict[str, Any], run: Inference, golden: Gold
         copied.append(f"{place:02d}{Path(source).suffix.lower()}")
         shutil.copyfile(source, new / "golden" / copied[-1])
     (new / "golden" / "files.json").write_text(json_text(copied, indent=1), encoding="utf-8")
-    np.save(new / "golden" / EXPECTED, golden.probabilities)
+    np.save(new / "golden" / EXPECTED, golden.predictions)
 
 
 def write_config(new: Path, config: dict[str, Any]) -> None:
@@ -176,7 +190,7 @@ def _write_models(new: Path, config: dict[str, Any], run: Inference, opt: argpar
     whole = run.predictor
     parts = [whole]
     if opt.members == "apart":
-        parts = [Predictor([member], run.opt.tta, whole.blend) for member in whole.members]
+        parts = [Predictor([member], run.opt.tta, whole.blend) for member in whole.members]  # temperature 1
     total = sum(whole.weights)
     for k, part in enumerate(parts):
         name = "model" if len(parts) == 1 else f"model_{k}"
@@ -198,9 +212,9 @@ def _quantise(new: Path, config: dict[str, Any], run: Inference, golden: Golden,
     """
     report = quantise.quantise(new, config, run, opt)
     files = [new / "golden" / name for name in json.loads((new / "golden" / "files.json").read_text(encoding="utf-8"))]
-    found = open_exported(new).probabilities(files)
+    found = open_exported(new).predictions(files)
     np.save(new / "golden" / INT8_EXPECTED, found)
     config |= {"golden": INT8_EXPECTED, "tolerance": INT8_TOLERANCE}
     write_config(new, config)
-    difference = np.abs(found - golden.probabilities)
-    return [*report, f"int8: golden probabilities differ from eval.py's by {difference.max():.2g} at most"]
+    difference = np.abs(found - golden.predictions) / np.array(config["units"])
+    return [*report, f"int8: golden predictions differ from eval.py's by {difference.max():.2g} at most"]

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluation.metrics import MIN_PROBABILITY
-from inference.blend import combine
+from inference.blend import combine, with_temperature
 from inference.predictor import Predictor
 from inference.tta import View, mean_over_views
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
-from utils.task import predictions_of
+from utils.task import LINEAR, predictions_of
 
 EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
 OPSET = 20
@@ -26,8 +25,9 @@ OPSET = 20
 class Graph(nn.Module):
     """Computes what a Predictor computes, in operations that can be exported.
 
-    `forward` takes one uint8 (B, 3, S, S) for each of `preprocesses`, and gives float32 (B, C): probabilities, or the
-    logits of the only network's only view. With `normalised` it takes floats that are normalised already.
+    `forward` takes one uint8 (B, 3, S, S) for each of `preprocesses`. It gives float32 (B, C): probabilities, numbers
+    in the units of the training list, or the logits of the only network's only view. With `normalised` it takes floats
+    that are normalised already.
     """
 
     shares: Tensor  # the members' weights, float32 (M,), of sum 1
@@ -38,7 +38,7 @@ class Graph(nn.Module):
         self.nets = nn.ModuleList(net.to(memory_format=torch.contiguous_format) for net in nets)
         self.views, self.blend = predictor.views, predictor.blend
         self.preprocesses = predictor.preprocesses
-        self.temperature = predictor.temperature
+        self.temperature, self.task = predictor.temperature, predictor.task
         self.logits, self.normalised = logits, normalised
         self.activations = [member.model.settings.activation for member in predictor.members]
         weights = torch.tensor(predictor.weights)
@@ -46,6 +46,8 @@ class Graph(nn.Module):
         for k, member in enumerate(predictor.members):
             self.register_buffer(f"scale{k}", member.model._scale[:, None, None].clone())
             self.register_buffer(f"shift{k}", member.model._shift[:, None, None].clone())
+            for name, units in zip(("mean", "std"), member.model.target_units or (), strict=False):
+                self.register_buffer(f"target_{name}{k}", units.clone())
         self.eval()  # an exporter puts back the mode that it found, for the networks too
 
     def forward(self, *images: Tensor) -> Tensor:
@@ -57,19 +59,31 @@ class Graph(nn.Module):
             if self.logits:
                 return logits[0]
             if self.blend == "logits":
-                found.append(predictions_of(self.activations[k], torch.stack(logits).mean(dim=0)))
+                found.append(self._predictions(k, torch.stack(logits).mean(dim=0)))
             else:
-                found.append(mean_over_views([predictions_of(self.activations[k], one) for one in logits]))
+                found.append(mean_over_views([self._predictions(k, one) for one in logits]))
         mean = found[0] if len(found) == 1 else combine(torch.stack(found), self.shares, self.blend)
-        if self.temperature == 1:
-            return mean
-        return (mean.clamp_min(MIN_PROBABILITY).log() / self.temperature).softmax(dim=1)
+        return with_temperature(mean, self.temperature, self.task)
+
+    def _predictions(self, k: int, logits: Tensor) -> Tensor:
+        """Return what BaseModel.predictions of member k returns."""
+        found = predictions_of(self.activations[k], logits)
+        return (
+            found
+            if self.activations[k] != LINEAR
+            else found * getattr(self, f"target_std{k}") + getattr(self, f"target_mean{k}")
+        )
 
     def _logits(self, k: int, view: View, shown: dict[Preprocess, Tensor]) -> Tensor:
         images = view.transform(shown[view.preprocess])
         if not self.normalised:
             images = images.float() * getattr(self, f"scale{k}") + getattr(self, f"shift{k}")
         return self.nets[k](images).float()
+
+    @property
+    def output_name(self) -> str:
+        """Return what `forward` gives."""
+        return "logits" if self.logits else "values" if self.activations[0] == LINEAR else "probabilities"
 
     def examples(self) -> tuple[Tensor, ...]:
         """Return example inputs, of EXAMPLES images."""
@@ -108,7 +122,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
     Raises:
         UserError: the network has an operation that ONNX lacks.
     """
-    inputs, outputs = input_names(len(graph.preprocesses)), ["logits" if graph.logits else "probabilities"]
+    inputs, outputs = input_names(len(graph.preprocesses)), [graph.output_name]
     names: dict[str, Any] = {"input_names": inputs, "output_names": outputs, "opset_version": OPSET, "verbose": False}
     axes = {name: {0: "batch"} for name in (*inputs, *outputs)}
     with warnings.catch_warnings(), torch.no_grad():

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 import dataloader
 from dataloader.file_list import FileList
+from evaluation.scoring import score
+from evaluation.targets import of_list
 from inference import Inference
+from options.choices import TASK_METRICS
 from tools.export.graph import input_names
 from tools.export.speed import open_exported, time_in_turns
 from utils.errors import UserError
 from utils.logger import log, progress
+from utils.task import has_probabilities
 
 QUANTISED = ["Conv", "Gemm", "MatMul"]
 TIMED_BATCH = 8
@@ -54,7 +58,8 @@ def quantise(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Na
         )
         prepared.unlink()
         log.info(f"{path.name}: {before[path.name] / 1e6:.1f} MB -> {path.stat().st_size / 1e6:.1f} MB")
-    return _compare(plain, open_exported(new), run)
+    compare = _compare if has_probabilities(run.classes.task) else _compare_targets
+    return compare(plain, open_exported(new), run)
 
 
 def _has_vnni() -> bool:
@@ -68,7 +73,7 @@ def _has_vnni() -> bool:
 def _training_images(run: Inference, opt: argparse.Namespace) -> FileList:
     """Return opt.calibration_images of the training list, spread over it."""
     flags = argparse.Namespace(**{**vars(run.opt), "train_list": opt.train_list})
-    files = dataloader.open_list(flags, "train", known=run.loaded.lists)
+    files = dataloader.open_list(flags, "train", known=run.loaded.lists, task=run.classes.task)
     keep = np.zeros(len(files), bool)
     keep[np.unique(np.linspace(0, len(files) - 1, opt.calibration_images).astype(np.int64))] = True
     return files.select(keep)
@@ -120,9 +125,41 @@ def _compare(plain: Any, small: Any, run: Inference) -> list[str]:
     if not count:
         return ["int8: no image has a label, so its accuracy is not measured; give --val_list"]
     float_top1, int8_top1 = (total / count for total in right)
-    slow, fast = time_in_turns([lambda: plain.run(example), lambda: small.run(example)])
     return [
         f"int8: top-1 {int8_top1:.2%} instead of {float_top1:.2%} on {count} images "
         f"({100 * (int8_top1 - float_top1):+.2f} points; {same / count:.2%} of the answers are the same)",
-        f"int8: {slow / fast:.2f} times the speed of the float model (batches of {len(example[0])})",
+        _compare_speed(plain, small, example),
     ]
+
+
+def _compare_targets(plain: Any, small: Any, run: Inference) -> list[str]:
+    """Return lines on the scores of both on the validation list, and on their speed."""
+    loader, metric = run.batches(), TASK_METRICS[run.classes.task][0]
+    index, values = list[NDArray[np.int64]](), tuple(list[NDArray[np.float32]]() for _ in range(2))
+    example: list[NDArray[np.uint8]] = []
+    for batch in progress(loader, "comparing", len(loader)):
+        keep = batch.readable.numpy()
+        images = [np.ascontiguousarray(one.numpy()[keep]) for one in batch.images]
+        if keep.any() and run.files.targets is not None:
+            example = example or [one[:TIMED_BATCH] for one in images]
+            index.append(batch.index.numpy()[keep])
+            for model, found in zip((plain, small), values, strict=True):
+                found.append(model.run(images))
+    if not index:
+        return ["int8: no image has a label, so its accuracy is not measured; give --val_list"]
+    rows = np.concatenate(index)
+    readable = np.ones(len(rows), bool)
+    float_score, int8_score = (
+        score(of_list(rows, np.concatenate(found), readable, run.files.targets), run.classes)[metric]
+        for found in values
+    )
+    return [
+        f"int8: {metric} {int8_score:.6g} instead of {float_score:.6g} on {len(rows)} images",
+        _compare_speed(plain, small, example),
+    ]
+
+
+def _compare_speed(plain: Any, small: Any, example: list[NDArray[np.uint8]]) -> str:
+    """Return a line on how fast both predict the images `example`."""
+    slow, fast = time_in_turns([lambda: plain.run(example), lambda: small.run(example)])
+    return f"int8: {slow / fast:.2f} times the speed of the float model (batches of {len(example[0])})"

@@ -8,10 +8,12 @@ In Python:
 
     from predict import Predictor
     predictor = Predictor("folder")
-    predictor("a.jpg")                          # [("bag", 0.93), ("shirt", 0.04), …], the likeliest first
-    predictor.probabilities(["a.jpg", data])    # float32 (images, classes); data: the bytes of an image file
+    predictor("a.jpg")                        # [("bag", 0.93), ("shirt", 0.04), …], the likeliest first
+    predictor.predictions(["a.jpg", data])    # float32 (images, classes); data: the bytes of an image file
 
---check predicts the images in golden/, and compares with the probabilities that the training framework gave.
+A network of several labels per image answers with the labels whose probability reaches their thresholds in config.json;
+a regression with each number and its name. `predictions` has all probabilities, or the numbers.
+--check predicts the images in golden/, and compares with the predictions that the training framework gave.
 """
 
 import argparse
@@ -40,18 +42,30 @@ class Predictor:
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         names = (self.folder / "classes.txt").read_text(encoding="utf-8").split("\n")
         self.classes = names[: self.config["num_classes"]]
+        self.task = self.config.get("task", "single")
         self.preprocess = _sibling(self.folder, "preprocess")
         ways = [{**way, "mean": tuple(way["mean"]), "std": tuple(way["std"])} for way in self.config["preprocess"]]
         self.ways = [self.preprocess.Preprocess(**way) for way in ways]
         self.models = [_open(self.folder / model["file"], threads) for model in self.config["models"]]
 
     def __call__(self, image: ImageFile, top: int = 5) -> list[tuple[str, float]]:
-        """Return the `top` likeliest classes of an image, each with its probability."""
-        row = self.probabilities([image])[0]
-        return [(self.classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]]
+        """Return the `top` likeliest classes of an image, each with its probability.
 
-    def probabilities(self, images: Sequence[ImageFile]) -> np.ndarray:
-        """Return the probabilities, float32 (N, C), of N images: paths, or the bytes of image files.
+        Of several labels per image these are the labels from their thresholds on, the likeliest first, in any number;
+        of a regression the name and the value of each number.
+        """
+        row = self.predictions([image])[0]
+        order = np.arange(len(row)) if self.task == "regression" else np.argsort(-row, kind="stable")
+        if self.task == "multilabel":
+            order = order[row[order] >= np.array(self.config["thresholds"])[order]]
+        elif self.task != "regression":
+            order = order[:top]
+        return [(self.classes[k], float(row[k])) for k in order]
+
+    def predictions(self, images: Sequence[ImageFile]) -> np.ndarray:
+        """Return what the network says, float32 (N, C), of N images: paths, or the bytes of image files.
+
+        Probabilities of the classes or labels, or numbers in the units of the training list.
 
         Raises:
             ImageError: an image cannot be read.
@@ -62,8 +76,12 @@ class Predictor:
             rows.append(self.run([np.stack(batch) for batch in zip(*prepared, strict=True)]))
         return np.concatenate(rows)
 
+    def probabilities(self, images: Sequence[ImageFile]) -> np.ndarray:
+        """Return `predictions`, by their name for classes and labels."""
+        return self.predictions(images)
+
     def run(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Return the probabilities of prepared images: uint8 (B, 3, S, S) for each way to prepare them."""
+        """Return the predictions of prepared images: uint8 (B, 3, S, S) for each way to prepare them."""
         if self.config["normalise"] == "file":
             inputs = [way.normalise(images) for way, images in zip(self.ways, inputs, strict=True)]
         each = [
@@ -82,7 +100,7 @@ class Predictor:
         return [square.transpose(2, 0, 1) for square in squares]
 
     def _blend(self, outputs: list[np.ndarray]) -> np.ndarray:
-        """Return the probabilities that the outputs of all models give together."""
+        """Return the predictions that the outputs of all models give together."""
         temperature = self.config["temperature"]
         if self.config["outputs"] == "logits":  # of one model
             return _softmax(outputs[0] / temperature)
@@ -94,7 +112,12 @@ class Predictor:
         else:
             logs = [np.log(np.maximum(one, MIN_PROBABILITY)) for one in outputs]
             mean = _softmax(sum(weight * one for weight, one in zip(weights, logs, strict=True)))
-        return mean if temperature == 1 else _softmax(np.log(np.maximum(mean, MIN_PROBABILITY)) / temperature)
+        if temperature == 1:
+            return mean
+        if self.task == "multilabel":  # sigmoid(logit(p) / T)
+            present, absent = mean ** (1 / temperature), (1 - mean) ** (1 / temperature)
+            return present / (present + absent)
+        return _softmax(np.log(np.maximum(mean, MIN_PROBABILITY)) / temperature)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -160,8 +183,8 @@ def check(predictor: Predictor) -> int:
     golden, allowed = predictor.folder / "golden", predictor.config["tolerance"]
     files = json.loads((golden / "files.json").read_text(encoding="utf-8"))
     expected = np.load(golden / predictor.config["golden"])
-    found = predictor.probabilities([golden / name for name in files])
-    difference = np.abs(found - expected).max(axis=1)
+    found = predictor.predictions([golden / name for name in files])
+    difference = (np.abs(found - expected) / np.array(predictor.config.get("units", 1.0))).max(axis=1)
     worst = int(difference.argmax())
     print(f"{len(files)} golden images: largest difference {difference[worst]:.2e} (allowed: {allowed:g})")
     if not difference[worst] <= allowed:
@@ -180,13 +203,21 @@ def find(names: list[str]) -> list[Path]:
     return found
 
 
+def as_object(name: str, row: list[tuple[str, float]], task: str) -> dict[str, object]:
+    """Return the answer for the file `name` as --json prints it."""
+    if task == "regression":
+        return {"file": name, "values": dict(row)}
+    keys = ("class", "probability")
+    return {"file": name, "classes": [dict(zip(keys, one, strict=True)) for one in row]}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser("predict.py", description="Predict images with the exported network.")
     parser.add_argument("images", nargs="*", help="files or folders")
-    parser.add_argument("--top", type=int, default=5, help="classes per image")
+    parser.add_argument("--top", type=int, default=5, help="classes per image; of several labels or numbers all")
     parser.add_argument("--json", action="store_true", help="print a list of objects with file and classes")
     parser.add_argument(
-        "--check", action="store_true", help="compare with the golden probabilities; exit code 1 if they differ"
+        "--check", action="store_true", help="compare with the golden predictions; exit code 1 if they differ"
     )
     parser.add_argument("--threads", type=int, default=0, help="of the runtime; 0: its own choice")
     opt = parser.parse_args()
@@ -208,16 +239,14 @@ def main() -> int:
             print(error, file=sys.stderr)
             failed = 1
     if opt.json:
-        keys = ("class", "probability")
-        print(
-            json.dumps(
-                [{"file": name, "classes": [dict(zip(keys, one, strict=True)) for one in row]} for name, row in answers]
-            )
-        )
+        print(json.dumps([as_object(name, row, predictor.task) for name, row in answers]))
         return failed
     for name, row in answers:
-        for k, (label, probability) in enumerate(row):
-            print(f"{name if k == 0 else ' ' * len(name)}  {probability:8.2%}  {label}")
+        numbers = [f"{value:12.6g}" if predictor.task == "regression" else f"{value:8.2%}" for _, value in row]
+        for k, (number, (label, _)) in enumerate(zip(numbers, row, strict=True)):
+            print(f"{name if k == 0 else ' ' * len(name)}  {number}  {label}")
+        if not row:
+            print(f"{name}  no label")
     return failed
 
 
