@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from options import command
 from options.parser import ToolParser, expanded
-from tools.predicting import add_flags, open_checkpoint
+from tools.predicting import add_flags, open_checkpoint, require_classes
 from utils import run_lock, tables
 from utils.errors import UserError
 from utils.files import atomic_write
@@ -64,6 +64,7 @@ def run(opt: argparse.Namespace) -> None:
     from evaluation.report.tool_plots import line
     from utils import checkpoint
 
+    require_classes(opt.load, "tools.best_scale")
     files, out = read_list(opt.list), Path(opt.out)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
     run_lock.acquire(out)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from options import command
 from options.parser import ToolParser, expanded
-from tools.predicting import add_flags, open_checkpoint
+from tools.predicting import add_flags, open_checkpoint, require_classes
 from utils import distributed, run_lock, tables
 from utils.classes import Classes
 from utils.errors import UserError
@@ -76,6 +76,7 @@ def run(opt: argparse.Namespace) -> None:
 
     if opt.neighbours:
         _import_faiss()  # if it is missing, say so before the features are computed
+    require_classes(opt.load, "tools.embed")
     files = read_list(opt.list, labelled=not opt.unlabelled)
     out = Path(opt.out)
     if distributed.is_main():

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from options import command
 from options.parser import ToolParser, expanded
-from tools.predicting import add_flags, open_checkpoint
+from tools.predicting import add_flags, open_checkpoint, require_classes
 from utils import run_lock
 from utils.errors import UserError
 from utils.logger import log, progress
@@ -64,6 +64,7 @@ def run(opt: argparse.Namespace) -> None:
     images = content.get("data", {}).get("class_images")
     if not images:
         raise UserError(f"{opt.load} does not say how many training images a class had. Give a checkpoint of train.py.")
+    require_classes(opt.load, "tools.long_tail")
     files = read_list(opt.list)
     paths = {method: Path(opt.load).with_suffix(f".{method}.pt") for method in METHODS}
     _reserve(paths, content, opt, files)

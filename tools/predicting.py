@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from options import given_words, parse_eval
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from dataloader.file_list import FileList
@@ -15,6 +16,16 @@ def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("-b", "--batch_size", type=int, default=batch_size)
     parser.add_argument("-w", "--workers", type=int)
     parser.add_argument("--gpu", type=int)
+
+
+def require_classes(path: str, tool: str) -> None:
+    """Raise UserError where the checkpoint `path` is of a task without classes of which one is right."""
+    from utils import checkpoint
+    from utils.task import has_probabilities
+
+    task = (checkpoint.load(path).get("data") or {}).get("task", "single")
+    if not has_probabilities(task):
+        raise UserError(f"{path} is of --task {task}; {tool} is for one class per image: single, ordinal.")
 
 
 def open_checkpoint(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import locked_elsewhere
-from tools import best_scale, long_tail
+from tools import best_scale, embed, long_tail
 from utils import checkpoint, run_lock
 
 IMAGES = [900, 90, 9, 0]
@@ -137,3 +137,12 @@ def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd
     assert script("eval.py", "--tag", "at48", "--load", skewed, *flags).code == 0
     metrics = json.loads(next((tmp_path / "results/at48").glob("*/metrics.json")).read_text())
     assert float(rows[48]["loss"]) == pytest.approx(metrics["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("tool", "name"), [(best_scale, "best_scale"), (long_tail, "long_tail"), (embed, "embed")])
+def test_tools_of_classes_refuse_labels_by_name(tool, name, task_checkpoint, colours, capfd):
+    words = ["--load", str(task_checkpoint("multilabel")), "--list", str(colours / "multilabel/val.txt"), "--gpu", "-1"]
+    assert tool.main(words) == 2
+    assert (
+        f"is of --task multilabel; tools.{name} is for one class per image: single, ordinal." in capfd.readouterr().err
+    )

@@ -1,17 +1,41 @@
 """Check the classes of the lists: which are missing, rare or unnamed, and how unbalanced they are."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList, read_lines
+from dataloader.targets import LabelSets
 from tools.doctor.findings import Findings
 from tools.doctor.scan import Scan
 
 MAX_CLASSES_PER_IMAGE = 20  # a label such as 900000000 must not fill the memory
 Names = list[str] | None
 Balance = dict[str, float]  # of `class_balance`
+
+
+class Labels(NamedTuple):
+    """Every label of a list: label int (M,), and the image of the list that has it, int64 (M,).
+
+    An image has one label, or of a multi-label list any number.
+    """
+
+    label: NDArray[np.integer]
+    image: NDArray[np.int64]
+
+    def first(self, label: int) -> int:
+        """Return the first image with a label."""
+        return int(self.image[np.argmax(self.label == label)])
+
+
+def labels_of(files: FileList) -> Labels:
+    """Return every label of a list; none of a list without labels."""
+    if isinstance(files.targets, LabelSets):
+        return Labels(files.targets.label, files.targets.image())
+    known = np.flatnonzero(files.label >= 0)
+    return Labels(files.label[known], known)
 
 
 def read_names(lists: list[FileList]) -> tuple[Path, Names]:
@@ -23,15 +47,16 @@ def read_names(lists: list[FileList]) -> tuple[Path, Names]:
 
 def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[Balance | None]:
     """Add the problems of the classes to `found`; return `class_balance` of each list, None for one without labels."""
-    labelled = [place for place, files in enumerate(seen.lists) if len(files) and int(files.label.max()) >= 0]
+    every = [labels_of(files) for files in seen.lists]
+    labelled = [place for place, labels in enumerate(every) if len(labels.label)]
     counts: list[NDArray | None] = [None] * len(seen.lists)
     if not labelled:
         return [None] * len(seen.lists)
-    total = 1 + max(int(seen.lists[place].label.max()) for place in labelled)
+    total = 1 + max(int(every[place].label.max()) for place in labelled)
     total = max(total, len(names) if names else 0)
     if total <= MAX_CLASSES_PER_IMAGE * len(seen.label) + 1000:
         for place in labelled:
-            counts[place] = np.bincount(seen.lists[place].label, minlength=total)
+            counts[place] = np.bincount(every[place].label, minlength=total)
     else:
         found.add_text(
             "label_gap",
@@ -40,12 +65,12 @@ def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -
             f"labels reach {total - 1}, with {len(seen.label)} images: these are no class numbers",
         )
         return [
-            class_balance(np.unique(files.label, return_counts=True)[1]) if place in labelled else None
-            for place, files in enumerate(seen.lists)
+            class_balance(np.unique(labels.label, return_counts=True)[1]) if place in labelled else None
+            for place, labels in enumerate(every)
         ]
-    _check_presence(found, seen, labelled, counts, names)
+    _check_presence(found, seen, every, counts, names)
     if names is not None:
-        _check_names(found, seen, labelled, names_file, names)
+        _check_names(found, seen, every, names_file, names)
     return [None if held is None else class_balance(held) for held in counts]
 
 
@@ -62,32 +87,34 @@ def class_balance(counts: NDArray) -> Balance:
 
 
 def _check_presence(
-    found: Findings, seen: Scan, labelled: list[int], counts: list[NDArray | None], names: Names
+    found: Findings, seen: Scan, every: list[Labels], counts: list[NDArray | None], names: Names
 ) -> None:
+    labelled = [place for place, held in enumerate(counts) if held is not None]
     train = labelled[0]
     held = counts[train]
     assert held is not None
     for label in np.flatnonzero(held == 1).tolist():
-        found.add_text("single_image", train, _first(seen, train, label), f"class {_shown(label, names)} has one image")
+        found.add_text(
+            "single_image", train, _first(seen, every, train, label), f"class {shown(label, names)} has one image"
+        )
     for place in labelled[1:]:
         other = counts[place]
         assert other is not None
         for label in np.flatnonzero((other > 0) & (held == 0)).tolist():
-            text = (
-                f"class {_shown(label, names)}: {other[label]} image(s) here, none in {seen.lists[train].source.name}"
-            )
-            found.add_text("class_not_in_train", place, _first(seen, place, label), text)
+            text = f"class {shown(label, names)}: {other[label]} image(s) here, none in {seen.lists[train].source.name}"
+            found.add_text("class_not_in_train", place, _first(seen, every, place, label), text)
         for label in np.flatnonzero((other == 0) & (held > 0)).tolist():
-            text = f"class {_shown(label, names)}: {held[label]} image(s) in {seen.lists[train].source.name}, none here"
+            text = f"class {shown(label, names)}: {held[label]} image(s) in {seen.lists[train].source.name}, none here"
             found.add_text("class_not_scored", place, -1, text)
     used = np.sum([part for part in counts if part is not None], axis=0)
     for begin, end in _runs(used == 0):
-        text = f"class {_shown(begin, names)}" if begin == end else f"classes {begin} to {end}"
+        text = f"class {shown(begin, names)}" if begin == end else f"classes {begin} to {end}"
         found.add_text("label_gap", train, -1, f"no list has an image of {text}")
 
 
-def _check_names(found: Findings, seen: Scan, labelled: list[int], names_file: Path, names: list[str]) -> None:
-    largest = max(int(seen.lists[place].label.max()) for place in labelled)
+def _check_names(found: Findings, seen: Scan, every: list[Labels], names_file: Path, names: list[str]) -> None:
+    labelled = [place for place, labels in enumerate(every) if len(labels.label)]
+    largest = max(int(every[place].label.max()) for place in labelled)
     if len(names) != largest + 1:
         much = "few" if len(names) <= largest else "many"
         needed = f"the largest label is {largest}, which needs {largest + 1}"
@@ -103,16 +130,16 @@ def _check_names(found: Findings, seen: Scan, labelled: list[int], names_file: P
             )
         by_name.setdefault(name, label)
     for place in labelled:
-        files = seen.lists[place]
-        labels, count = np.unique(files.label[files.label >= len(names)], return_counts=True)
+        held = every[place].label
+        labels, count = np.unique(held[held >= len(names)], return_counts=True)
         for label, lines in zip(labels.tolist(), count.tolist(), strict=True):
             text = f"label {label}; {names_file.name} names 0 to {len(names) - 1}; {lines} line(s)"
-            found.add_text("label_out_of_range", place, _first(seen, place, label), text)
+            found.add_text("label_out_of_range", place, _first(seen, every, place, label), text)
 
 
-def _first(seen: Scan, place: int, label: int) -> int:
+def _first(seen: Scan, every: list[Labels], place: int, label: int) -> int:
     """Return the first image of a class in a list."""
-    return int(seen.first[place] + np.argmax(seen.lists[place].label == label))
+    return int(seen.first[place]) + every[place].first(label)
 
 
 def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -121,5 +148,6 @@ def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(begin), int(end) - 1) for begin, end in edges.reshape(-1, 2)]
 
 
-def _shown(label: int, names: Names) -> str:
+def shown(label: int, names: Names) -> str:
+    """Return a class as its number, and its name if it has one."""
     return f"{label} ({names[label]})" if names and label < len(names) else str(label)

@@ -1,6 +1,7 @@
-"""Check lists before training: unreadable images, leaks from train to val and test, duplicates, classes.
+"""Check lists before training: unreadable images, leaks from train to val and test, duplicates, classes or targets.
 
     python -m tools.doctor datasets/train.txt datasets/val.txt datasets/test.txt
+    python -m tools.doctor train.txt val.txt --task multilabel
     python -m tools.doctor train.txt unknown.txt --unlabelled unknown.txt --out results/doctor --workers 16
 
 Writes doctor.html (with pictures), doctor.csv (one row per finding) and doctor.json into --out. The first list is the
@@ -20,14 +21,16 @@ import numpy as np
 from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList, read_list
 from dataloader.list_advice import expected
+from options.choices import TASKS
 from options.parser import ToolParser, expanded
 from tools.doctor import page
 from tools.doctor import report as doctor_report
-from tools.doctor.classes import check_classes, read_names
+from tools.doctor.classes import read_names
 from tools.doctor.duplicates import Pairs, contents, exact, near
 from tools.doctor.findings import MASKS, Findings
 from tools.doctor.report import Report
 from tools.doctor.scan import Scan, Store, default_workers, scan
+from tools.doctor.targets import check_targets
 from utils import run_lock
 from utils.errors import UserError
 from utils.outputs import check_folder
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a list without labels; another one, or one of those above",
     )
+    parser.add_argument("--task", choices=TASKS, default="single", help="what a line of a list holds, as for train.py")
     parser.add_argument("--out", type=expanded, default="results/doctor", metavar="DIR", help="folder for the findings")
     parser.add_argument("--workers", type=int, default=default_workers(), help="threads")
     parser.add_argument(
@@ -70,7 +74,7 @@ def check(opt: argparse.Namespace) -> int:
     if not 1 <= opt.max_pixels <= 2 * MAX_PIXELS:
         raise UserError(f"--max_pixels is {opt.max_pixels}; allowed: 1 to {2 * MAX_PIXELS}.")
     began = time.monotonic()
-    lists = open_lists(opt.lists, opt.unlabelled)
+    lists = open_lists(opt.lists, opt.unlabelled, opt.task)
     names_file, names = read_names(lists)
     folder = Path(opt.out)
     check_folder(folder, ("doctor.sqlite", "doctor.csv", "doctor.html", "doctor.json"), opt, *lists)
@@ -81,8 +85,8 @@ def check(opt: argparse.Namespace) -> int:
         found = Findings()
         _check_files(found, seen)
         _check_copies(found, seen, store, opt.near)
-        balances = check_classes(found, seen, names_file, names)
-        report = Report(seen, found, balances, names, time.monotonic() - began)
+        balances, about = check_targets(found, seen, opt.task, names_file, names)
+        report = Report(seen, found, balances, names, time.monotonic() - began, opt.task, about)
         doctor_report.write_csv(folder / "doctor.csv", report)
         page.write_page(folder / "doctor.html", report, store)
         doctor_report.write_summary(folder / "doctor.json", report)
@@ -92,8 +96,10 @@ def check(opt: argparse.Namespace) -> int:
     return 1 if found.errors() else 0
 
 
-def open_lists(paths: Sequence[str], unlabelled: Sequence[str]) -> list[FileList]:
-    """Read the lists; those of `unlabelled`, and those named test… without labels at the ends of lines, have no labels.
+def open_lists(paths: Sequence[str], unlabelled: Sequence[str], task: str = "single") -> list[FileList]:
+    """Read the lists, whose lines hold what `task` asks for.
+
+    Those of `unlabelled`, and those named test… without labels at the ends of lines, have no labels.
 
     Raises:
         UserError: a list does not exist, is no file, occurs twice, holds no image, or has lines without a label.
@@ -111,18 +117,18 @@ def open_lists(paths: Sequence[str], unlabelled: Sequence[str]) -> list[FileList
         if os.path.realpath(path) in taken:
             raise UserError(f"{path} and {taken[os.path.realpath(path)]} are the same list. Name each once.")
         taken[os.path.realpath(path)] = path
-    return [_open_list(path, os.path.realpath(path) in bare) for path in wanted]
+    return [_open_list(path, os.path.realpath(path) in bare, task) for path in wanted]
 
 
-def _open_list(path: str, unlabelled: bool) -> FileList:
+def _open_list(path: str, unlabelled: bool, task: str) -> FileList:
     if unlabelled:
         return read_list(path, labelled=False)
     try:
-        return read_list(path)
+        return read_list(path, task=task)
     except UserError as error:
         if Path(path).name.lower().startswith("test"):
             return read_list(path, labelled=False)
-        if "label" in str(error):
+        if "label" in str(error) or "target" in str(error):
             raise UserError(f"{error}\nIf the list has no labels, try: --unlabelled {path}") from error
         raise
 

@@ -77,10 +77,38 @@ PROBLEMS: dict[str, Problem] = {
     "class_names": Problem(
         WARNING, "classes.txt does not fit", "Write one line per class; line k, counted from 0, names class k."
     ),
+    "rare_label": Problem(
+        WARNING, "Labels with few training images", "Add images; eval.py --fit_thresholds per_label leaves them out."
+    ),
+    "always_present": Problem(
+        WARNING, "Labels that every training image has", "There is nothing to learn: remove the label."
+    ),
+    "always_together": Problem(
+        WARNING, "Labels of the same training images", "No network can tell them apart: merge them, or add images."
+    ),
+    "no_label": Problem(
+        WARNING, "Images without a label", "Right if none of the labels fits them; else annotate them."
+    ),
+    "target_count": Problem(
+        ERROR, "Other numbers per image than in training", "Each line of every list needs the same numbers."
+    ),
+    "constant_number": Problem(
+        WARNING, "Numbers that are equal for all training images", "There is nothing to learn: remove the number."
+    ),
+    "outlying_number": Problem(
+        WARNING, "Numbers far from all others", "Often a wrong unit or a slipped digit: look at it."
+    ),
+    "long_tail": Problem(
+        WARNING, "Numbers with a long tail", "A few images decide the loss: predict the logarithm, or use --loss l1."
+    ),
+    "beyond_train": Problem(
+        WARNING, "Numbers beyond those of training", "A network extrapolates badly: divide the lists at random."
+    ),
 }
 NAMES = list(PROBLEMS)
 CODE = {name: code for code, name in enumerate(NAMES)}
-MASKS = {name: 1 << code for name, code in CODE.items()}  # the problems of a file are bits of a uint32
+# The problems of a file are bits of a uint32 in doctor.sqlite: a new problem comes last, so that they stay the same.
+MASKS = {name: 1 << code for name, code in CODE.items() if code < 32}
 
 
 @dataclass
@@ -132,8 +160,8 @@ class Findings:
     def by_problem(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
         """Yield each problem that was found, the most severe first, with its rows."""
         code = self.columns()[0]
-        for number, name in enumerate(NAMES):
-            rows = np.flatnonzero(code == number)
+        for name in sorted(NAMES, key=lambda name: PROBLEMS[name].severity != ERROR):
+            rows = np.flatnonzero(code == CODE[name])
             if len(rows):
                 yield name, rows
 

@@ -2,13 +2,14 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import simplejpeg
 
 from dataloader import decode
 from dataloader.decode import MAX_PIXELS
 from tools.doctor.findings import PROBLEMS
-from tools.doctor.report import Report, summary
+from tools.doctor.report import Report, about_lines, summary
 from tools.doctor.scan import Store
 from utils.names import shorten
 from utils.page import write_filled
@@ -36,6 +37,13 @@ NO_PICTURE |= {
     "class_names",
     "class_name_unusable",
     "label_out_of_range",
+    "rare_label",
+    "always_present",
+    "always_together",
+    "target_count",
+    "constant_number",
+    "long_tail",
+    "beyond_train",
 }
 
 
@@ -61,8 +69,15 @@ def write_page(path: Path, report: Report, store: Store) -> None:
         template,
         sections=sections,
         thumbnails=album.count,
+        word={"multilabel": "labels", "regression": "numbers"}.get(report.task, "class"),
+        about=[line for entry in content["lists"] for line in page_lines(entry)],
         **content,
     )
+
+
+def page_lines(entry: dict[str, Any]) -> list[str]:
+    """Return what is known of the labels or numbers of a list, each with the list's name."""
+    return [shorten(f"{Path(entry['list']).name}: {line}", MAX_CHARACTERS) for line in about_lines(entry)]
 
 
 class Album:

@@ -1,12 +1,13 @@
 """Report what tools.doctor found: in the log, in doctor.json, and in doctor.csv."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
+from dataloader.targets import LabelSets, as_text
 from tools.doctor.classes import Balance
 from tools.doctor.findings import ERROR, PROBLEMS, Findings
 from tools.doctor.scan import Scan
@@ -39,13 +40,19 @@ class Row(TypedDict):
 
 @dataclass(frozen=True)
 class Report:
-    """All findings. `balances`: class balance per list, None without labels; `names`: of the classes, or None."""
+    """All findings.
+
+    balances: class balance per list, None without labels. names: of the classes, or None. task: of the lists. about:
+    what else is known of the labels or numbers of each list.
+    """
 
     seen: Scan
     found: Findings
     balances: list[Balance | None]
     names: list[str] | None
     seconds: float
+    task: str = "single"
+    about: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self, number: int) -> Row:
         """Return finding `number` as a row."""
@@ -72,7 +79,8 @@ class Report:
         if partner < 0:
             return self.seen.details.get(image, "")
         here, there = int(self.seen.label[image]), int(self.seen.label[partner])
-        labels = f"; label {there} there, {here} here" if here != there and min(here, there) >= 0 else ""
+        known = here != there and min(here, there) >= 0
+        labels = f"; label {self.target(partner)} there, {self.target(image)} here" if known else ""
         bits = f", {distance} of 64 bits apart" if list(PROBLEMS)[code].startswith("near") else ""
         same = ", the same path" if self.seen.path(image) == self.seen.path(partner) else ""
         return f"as {self.where(partner)}: {self.seen.path(partner)}{same}{bits}{labels}"
@@ -81,10 +89,24 @@ class Report:
         """Return list and line of an image, such as "train.txt, line 17"."""
         return f"{self.seen.lists[self.seen.which(image)[0]].source.name}, line {self.seen.line(image)}"
 
+    def target(self, image: int) -> str:
+        """Return the label, the labels or the numbers of an image, as its list has them."""
+        place, index = self.seen.which(image)
+        targets = self.seen.lists[place].targets
+        return str(self.seen.label[image]) if targets is None else as_text(targets, index)
+
     def class_name(self, image: int) -> str:
-        """Return the name of an image's class, or its number if it has no name; "" in a list without labels."""
-        label = int(self.seen.label[image])
-        return "" if label < 0 else self.names[label] if self.names and label < len(self.names) else str(label)
+        """Return the name of an image's class, or its number if it has no name; "" in a list without labels.
+
+        Of several labels it returns the names of all, of numbers these.
+        """
+        if self.seen.label[image] < 0 or self.task == "regression":
+            return "" if self.seen.label[image] < 0 else self.target(image)
+        place, index = self.seen.which(image)
+        targets = self.seen.lists[place].targets
+        labels = targets.of(index).tolist() if isinstance(targets, LabelSets) else [int(self.seen.label[image])]
+        known = self.names or []
+        return ", ".join(known[label] if label < len(known) else str(label) for label in labels) or "none"
 
 
 def write_csv(path: Path, report: Report) -> None:
@@ -115,6 +137,7 @@ def summary(report: Report) -> dict[str, Any]:
                 "labelled": labelled,
                 "classes": balance,
                 "problems": _problems_of(report, place),
+                **(report.about[place] if report.about else {}),
             }
         )
     problems = {
@@ -138,12 +161,14 @@ def show(report: Report, folder: Path) -> None:
         warnings, padding = sum(counts.values()) - errors, " " * (28 - columns(name))
         line = f"{name}{padding} {format_count(entry['images']):>11} {errors:>8} {warnings:>8}"
         balance = entry["classes"]
-        text = (
-            f" {balance['classes']:>8} {_per_class(balance):>22} {balance['gini']:>5.2f}"
-            if balance
-            else f" {'no labels':>8}"
-        )
+        if balance:
+            text = f" {balance['classes']:>8} {_per_class(balance):>22} {balance['gini']:>5.2f}"
+        else:
+            text = f" {len(entry['numbers'])} number(s)" if entry.get("numbers") else f" {'no labels':>8}"
         log.info(line + text)
+    for entry in content["lists"]:
+        for text in about_lines(entry):
+            log.info(f"{Path(entry['list']).name}: {text}")
     log.info("")
     for name, rows in report.found.by_problem():
         problem = PROBLEMS[name]
@@ -162,6 +187,20 @@ def show(report: Report, folder: Path) -> None:
     log.info(
         f"{content['errors']} error(s), {content['warnings']} warning(s): {folder}/doctor.html, doctor.csv, doctor.json"
     )
+
+
+def about_lines(entry: dict[str, Any]) -> list[str]:
+    """Return what is known of the labels or numbers of a list of `summary`, in words."""
+    if "per_image" in entry:
+        low, mean, high = entry["per_image"]
+        lines = [f"{low} to {high} labels per image, {mean:.2f} on average; {entry['without_label']} images without"]
+        pairs = [f"{one} + {other} ({images})" for one, other, images in entry["pairs"][:MAX_EXAMPLES]]
+        return lines + ([f"most often together: {', '.join(pairs)}"] if pairs else [])
+    return [
+        f"{one['name']} from {one['min']:g} to {one['max']:g}, median {one['median']:g}, mean {one['mean']:g}, "
+        f"standard deviation {one['std']:g}"
+        for one in entry.get("numbers", ())
+    ]
 
 
 def _rows(report: Report) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList
+from dataloader.targets import as_text
 from tools.doctor import inspection
 from tools.doctor.inspection import KEY_BYTES, SKETCH, FileInfo
 from utils.cores import usable_cores
@@ -104,7 +105,7 @@ class Scan:
     digest: NDArray[np.int64]  # 0 if nothing was read
     dhash: NDArray[np.int64]
     comparable: NDArray[np.bool_]  # has a sketch
-    label: NDArray[np.int32]  # -1 in a list without labels
+    label: NDArray[np.int32]  # the class; a number for each set of labels, or of numbers; -1 in a list without labels
     max_pixels: int = MAX_PIXELS  # an image with more is not decoded
     details: dict[int, str] = field(default_factory=dict)
     read: int = 0  # files inspected in this run
@@ -142,7 +143,7 @@ def scan(lists: list[FileList], store: Store, workers: int, max_pixels: int = MA
         np.zeros(count, np.int64),
         np.zeros(count, np.int64),
         np.zeros(count, bool),
-        np.concatenate([files.label for files in lists]),
+        target_numbers(lists),
         max_pixels,
     )
     pool = ThreadPoolExecutor(workers)
@@ -154,6 +155,22 @@ def scan(lists: list[FileList], store: Store, workers: int, max_pixels: int = MA
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C waits for running tasks only
     return seen
+
+
+def target_numbers(lists: list[FileList]) -> NDArray[np.int32]:
+    """Return a number for each image of all lists, int32 (N,), that is equal for images with equal targets.
+
+    It is the class, where an image has one; -1 in a list without labels.
+    """
+    known: dict[str, int] = {}
+    parts = []
+    for files in lists:
+        part = files.label
+        if files.targets is not None:
+            texts = (as_text(files.targets, index) for index in range(len(files)))
+            part = np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32, len(files))
+        parts.append(part)
+    return np.concatenate(parts)
 
 
 def _blocks(seen: Scan) -> Iterator[tuple[range, list[str]]]:
