@@ -110,7 +110,7 @@ def _threshold_note(metrics: dict[str, Any], classes: Classes) -> str:
     fitted = metrics.get("fitted_thresholds")
     if not fitted:
         return text
-    honest = ", ".join(f"{TITLES[name].lower()} {value:.4f}" for name, value in fitted["cross_fitted"].items())
+    honest = ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in fitted["cross_fitted"].items())
     return f"{text} They are fitted to these images, so the F1 scores are optimistic; cross-fitted: {honest}."
 
 
