@@ -33,6 +33,7 @@ from utils.whole_folder import whole_folder
 TOLERANCE = 2e-3
 INT8_TOLERANCE = 2e-2  # of the 8-bit model's own predictions, for other processors and versions
 EXPECTED, INT8_EXPECTED = "probabilities.npy", "int8.npy"  # in golden/: of eval.py, and of the 8-bit model here
+MEANS = ("mean", *choices.FITTED_BLENDS)  # of --blend: weighted means of predictions
 SHIPPED = ("predict.py", "preprocess.py")
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
 RUNTIMES = {"onnx": ["onnxruntime"], "openvino": ["openvino"], "torch_export": ["torch"]}
@@ -63,7 +64,7 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         )
     if run.predictor.blend == "rank":
         raise UserError("--blend rank gives no probabilities, so it cannot be exported. Try: --blend mean")
-    if opt.members == "apart" and not has_probabilities(run.classes.task) and run.predictor.blend != "mean":
+    if opt.members == "apart" and not has_probabilities(run.classes.task) and run.predictor.blend not in MEANS:
         raise UserError(
             f"--members apart and --blend {run.predictor.blend} are for one class per image; the task of the "
             f"checkpoint is {run.classes.task}. Try: --members together"
@@ -143,7 +144,7 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
         "units": run.classes.std or 1.0,  # of --check's tolerance; of a regression one for each number
         "outputs": opt.outputs,
         "normalise": opt.normalise,
-        "blend": "mean" if predictor.blend in ("mean", "greedy", "optimal") else "geometric",
+        "blend": "mean" if predictor.blend in MEANS else "geometric",
         "temperature": predictor.temperature if outside else 1.0,
         "golden": EXPECTED,
         "tolerance": TOLERANCE,
@@ -190,7 +191,7 @@ def _write_models(new: Path, config: dict[str, Any], run: Inference, opt: argpar
     whole = run.predictor
     parts = [whole]
     if opt.members == "apart":
-        parts = [Predictor([member], run.opt.tta, whole.blend) for member in whole.members]  # temperature 1
+        parts = [Predictor([member], run.opt.tta, whole.blend, task=whole.task) for member in whole.members]
     total = sum(whole.weights)
     for k, part in enumerate(parts):
         name = "model" if len(parts) == 1 else f"model_{k}"

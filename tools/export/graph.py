@@ -62,7 +62,7 @@ class Graph(nn.Module):
                 found.append(self._predictions(k, torch.stack(logits).mean(dim=0)))
             else:
                 found.append(mean_over_views([self._predictions(k, one) for one in logits]))
-        mean = found[0] if len(found) == 1 else combine(torch.stack(found), self.shares, self.blend)
+        mean = found[0] if len(found) == 1 else combine(torch.stack(found), self.shares, self.blend, self.task)
         return with_temperature(mean, self.temperature, self.task)
 
     def _predictions(self, k: int, logits: Tensor) -> Tensor:

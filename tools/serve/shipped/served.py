@@ -48,7 +48,6 @@ class ExportedModel:
     """The model in a folder that tools.export wrote; it runs the folder's own predict.py."""
 
     has_gradcam = False
-    task = "single"
 
     def __init__(self, folder: Path, name: str, max_pixels: int, threads: int = 0) -> None:
         """Load the model. `threads`: of the runtime; 0: its own choice.
@@ -58,6 +57,7 @@ class ExportedModel:
         """
         self.name = name
         self.predictor: Any = _load(folder / "predict.py").Predictor(folder, threads=threads)
+        self.task: str = self.predictor.config.get("task", "single")
         self.classes: list[str] = self.predictor.classes
         self.ways = [
             dataclasses.replace(way, max_pixels=min(way.max_pixels, max_pixels)) for way in self.predictor.ways
