@@ -16,7 +16,7 @@ from inference.tta import View, mean_over_views
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
-from utils.task import LINEAR, predictions_of
+from utils.task import CORN, LINEAR, predictions_of
 
 EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
 OPSET = 20
@@ -67,12 +67,12 @@ class Graph(nn.Module):
 
     def _predictions(self, k: int, logits: Tensor) -> Tensor:
         """Return what BaseModel.predictions of member k returns."""
+        if self.activations[k] == CORN:
+            return corn_probabilities(logits)
         found = predictions_of(self.activations[k], logits)
-        return (
-            found
-            if self.activations[k] != LINEAR
-            else found * getattr(self, f"target_std{k}") + getattr(self, f"target_mean{k}")
-        )
+        if self.activations[k] != LINEAR:
+            return found
+        return found * getattr(self, f"target_std{k}") + getattr(self, f"target_mean{k}")
 
     def _logits(self, k: int, view: View, shown: dict[Preprocess, Tensor]) -> Tensor:
         images = view.transform(shown[view.preprocess])
@@ -91,6 +91,14 @@ class Graph(nn.Module):
         shapes = [(EXAMPLES, 3, way.scale, way.scale) for way in self.preprocesses]
         images = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw) for shape in shapes]
         return tuple(one.float() / 128 - 1 if self.normalised else one for one in images)
+
+
+def corn_probabilities(logits: Tensor) -> Tensor:
+    """Return what utils.task.predictions_of does for CORN, without the running product, which ONNX lacks."""
+    above = [torch.ones_like(logits[:, :1])]
+    for step in logits.sigmoid().split(1, dim=1):
+        above.append(above[-1] * step)
+    return torch.cat(above, dim=1) - torch.cat([*above[1:], torch.zeros_like(above[0])], dim=1)
 
 
 def export_program(graph: Graph) -> "torch.export.ExportedProgram":
