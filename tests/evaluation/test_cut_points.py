@@ -72,10 +72,10 @@ def test_fitted_cut_points_have_the_best_kappa_of_all(seed):
 
 
 def test_cut_points_ignore_unreadable_images_and_do_without_any():
-    position, label = [0.1, 0.2, 1.7, 1.8, 0.0], [0, 0, 2, 2, 2]
+    position, label = [0.25, 0.5, 1.5, 1.75, 1.25], [0, 0, 2, 2, 0]
     readable = np.array([True] * 4 + [False])
-    cuts = cut_points.fit(predictions(position, label, 3, readable=readable), 3)
-    assert 0.2 < cuts[0] <= cuts[1] < 1.7
+    assert cut_points.fit(predictions(position, label, 3, readable=readable), 3) == [1.0, 1.0]
+    assert cut_points.fit(predictions(position, label, 3), 3) == [1.375, 1.375]
     assert cut_points.fit(predictions([], [], 3), 3) == [0.5, 1.5]
 
 
