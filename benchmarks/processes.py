@@ -52,8 +52,8 @@ def measure(opt: argparse.Namespace) -> None:
     if distributed.is_main():
         timed = ", ".join(f"{rate:.1f}" for rate in rates[1:])
         print(
-            f"{distributed.world_size()} processes, {torch.get_num_threads()} threads each: "
-            f"{statistics.median(rates[1:]):.1f} images/s ({timed})"
+            f"processes: {distributed.world_size()}, threads each: {torch.get_num_threads()}, "
+            f"images/s: {statistics.median(rates[1:]):.1f} ({timed})"
         )
 
 
