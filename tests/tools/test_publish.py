@@ -105,7 +105,7 @@ def test_published_folder_loads_as_the_checkpoint_to_the_bit(script, photo_set, 
         scores.append((metrics.parent / "predictions.csv").read_bytes())
         metrics.parent.rename(tmp_path / f"seen{len(scores)}")
     assert scores[0] == scores[1] == scores[2]
-    small = "--lr 0 --preset original --epochs 1 -w 0 --gpu -1 -b 12 --scale 32".split()
+    small = ["--data_root", photo_set, *"--lr 0 --preset original --epochs 1 -w 0 --gpu -1 -b 12 --scale 32".split()]
     for flag in ("--load", "--pretrained"):
         words = [
             "--tag",
