@@ -61,7 +61,7 @@ def compare(opt: argparse.Namespace) -> None:
     path = str(bench.photographs(opt))
     rates: dict[str, dict[str, list[float]]] = {case: {row: [] for row in opt.rows} for case in opt.cases}
     with tempfile.TemporaryDirectory() as folder:
-        made = {case: _checkpoint(Path(folder), case, path) for case in opt.cases}
+        made = {case: random_checkpoint(Path(folder), case, path) for case in opt.cases}
         common = {"list": path, "batch": opt.batch, "workers": opt.workers, "gpu": opt.gpu}
         rows = [
             bench.Row((case, row), {"case": case, "row": row, "load": made[case], **common}, not row.startswith("timm"))
@@ -73,7 +73,7 @@ def compare(opt: argparse.Namespace) -> None:
     report(rates, opt)
 
 
-def _checkpoint(folder: Path, case: str, path: str) -> str:
+def random_checkpoint(folder: Path, case: str, path: str) -> str:
     """Write a checkpoint of the case's network with random weights, and return its path."""
     from network import get_model
     from options import parse_train

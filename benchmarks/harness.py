@@ -113,7 +113,7 @@ def processor_name() -> str:
 def photographs(opt: argparse.Namespace) -> Path:
     """Return --list, or a list of `opt.count` photographs, which are cut if no earlier run has cut them."""
     if opt.list:
-        names = [f"{what}.{kind}" for what in ("eval", "input", "train") for kind in ("json", "png")]
+        names = [f"{what}.{kind}" for what in ("eval", "input", "serve", "train") for kind in ("json", "png")]
         check_folder(Path(opt.out), names, opt, read_list(opt.list))
         return Path(opt.list).resolve()
     from benchmarks.photos import FOLDERS, make_photos

@@ -14,6 +14,7 @@ from benchmarks import eval as bench_eval
 from benchmarks import harness as bench
 from benchmarks import input as bench_input
 from benchmarks import report as bench_report
+from benchmarks import serve as bench_serve
 from benchmarks import train as bench_train
 from utils.errors import UserError
 from utils.run import set_openmp_spin
@@ -27,7 +28,7 @@ def here(monkeypatch):
 
     def one(name, row):
         assert row.ours == ("timm" not in str(row.title))
-        tool = {"input": bench_input, "eval": bench_eval, "train": bench_train}[name]
+        tool = {"input": bench_input, "eval": bench_eval, "serve": bench_serve, "train": bench_train}[name]
         return json.loads(json.dumps(tool.measure(json.loads(json.dumps(row.task)))))
 
     monkeypatch.setattr(bench, "one", one)
@@ -69,6 +70,18 @@ def test_eval_benchmark_writes_its_rates(here, photo_set, tmp_path):
     assert len(ratios) == 7 and min(rate.values()) > 0
     limit = 1 / (1 / rate["forward fp32"] + 1 / rate["loader, cached"])
     assert ratios["cached / its limit, fp32"] == pytest.approx(rate["ours fp32, cached"] / limit)
+
+
+def test_serve_benchmark_writes_latencies_and_rates(here, photo_set, tmp_path, capsys):
+    words = ["--case", "timm:test_resnet:32", "--clients", "4", "--requests", "2"]
+    found = measured(bench_serve, photo_set, tmp_path, *words)
+    assert set(found["medians"]) == set(bench_serve.ROWS)
+    for row in ("dynamic batches", "each image alone"):
+        numbers = found["medians"][row]
+        assert 0 < numbers["p50_ms"] <= numbers["p99_ms"] and numbers["rate"] > 0
+    assert found["medians"]["each image alone"]["mean_batch"] == 1
+    assert 0 < found["medians"]["full batch"]["network_ms"] < found["medians"]["full batch"]["batch_ms"]
+    assert "p99 of dynamic batches / mean of a full batch" in capsys.readouterr().out
 
 
 def test_train_benchmark_writes_its_rates(here, photo_set, tmp_path, capsys):
