@@ -70,6 +70,7 @@ def test_predict_top_and_model_choose(server, folder):
 def test_predict_of_other_tasks_gives_labels_and_numbers(server):
     labels = server.predict(picture(3), model="many").json()["answers"][0]["top"]
     assert sum(one["probability"] for one in labels) != pytest.approx(1, abs=1e-3)
+    assert [one["predicted"] for one in labels] == [one["probability"] >= 0.5 for one in labels]
     values = server.predict(picture(3), model="age").json()["answers"][0]["values"]
     assert [one["name"] for one in values] == CLASSES[:2]
     assert all(abs(one["value"] - 10) < 30 for one in values) and any(abs(one["value"]) > 1 for one in values)

@@ -46,7 +46,7 @@ def test_serve_exported_folder_beside_its_checkpoint_agrees(exported):
     server = Server("--load", folder, path, "--names", "exported", "ours", "--gpu", -1, "--precision", "fp32")
     images = [picture(k, form, 90) for k, form in enumerate(("PNG", "JPEG", "WEBP"))]
     one = rows_of(server.predict(images[0], model="exported"))
-    assert np.array_equal(one[0], load_shipped(folder).Predictor(folder).probabilities(images[:1])[0])
+    assert np.array_equal(one[0], load_shipped(folder).Predictor(folder).predictions(images[:1])[0])
     both = [rows_of(server.predict(*images, model=name)) for name in ("exported", "ours")]
     np.testing.assert_allclose(*both, atol=2e-3)
     about = httpx.get(f"{server.url}/models").json()["models"]

@@ -21,7 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 class Held:
     """A model whose answer is the first byte after PNG's; a batch waits for `go`."""
 
-    name, task, classes, about, has_gradcam = "held", "regression", ["byte"], "", False
+    name, task, classes, thresholds, about, has_gradcam = "held", "regression", ["byte"], None, "", False
 
     def __init__(self):
         self.go, self.begun, self.sizes = threading.Event(), threading.Semaphore(0), []

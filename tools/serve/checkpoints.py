@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dataloader.dataset import as_images
 from dataloader.decode import decode
 from dataloader.geometry import EvalGeometry
+from evaluation.multilabel import thresholds_of
 from evaluation.report.pictures import blend_heat
 from inference.gradcam import gradcam
 from inference.loading import LoadedPredictor, load_predictor
@@ -39,6 +40,7 @@ class CheckpointModel:
         known = Classes.from_dict(loaded.data)
         self.name, self.task, self.about = name, known.task, loaded.title
         self.classes = [visible(known.name(label)) for label in range(known.count)]
+        self.thresholds = thresholds_of(known).tolist() if known.task == "multilabel" else None
         self.predictor, self.max_pixels = loaded.predictor, max_pixels
         self.geometries = [EvalGeometry(way) for way in self.predictor.preprocesses]
         black: Inputs = tuple(np.zeros((one.size, one.size, 3), np.uint8) for one in self.geometries)

@@ -15,6 +15,7 @@ class Choice(BaseModel):
     name: str
     label: int = Field(description="its number, from 0")
     probability: float
+    predicted: bool | None = Field(default=None, description="of several labels: whether it reaches its threshold")
 
 
 class Number(BaseModel):
@@ -89,7 +90,16 @@ def answer_of(model: Model, image: str, row: Row, top: int) -> Answer:
             values=[Number(name=name, value=value) for name, value in zip(model.classes, row.tolist(), strict=True)],
         )
     best = (-row).argsort(kind="stable")[:top].tolist()  # the first of equal ones
-    choices = [Choice(name=model.classes[label], label=label, probability=float(row[label])) for label in best]
+    limits = model.thresholds
+    choices = [
+        Choice(
+            name=model.classes[label],
+            label=label,
+            probability=float(row[label]),
+            predicted=None if limits is None else bool(row[label] >= limits[label]),
+        )
+        for label in best
+    ]
     return Answer(image=image, top=choices)
 
 

@@ -24,6 +24,7 @@ class Model(Protocol):
         name: how a request chooses it.
         task: one of TASKS.
         classes: the names of its classes, of its labels, or of the numbers of a regression.
+        thresholds: of several labels per image, the probability from which each one counts as predicted; else None.
         about: one line for people.
         has_gradcam: whether `explain` works.
     """
@@ -31,6 +32,7 @@ class Model(Protocol):
     name: str
     task: str
     classes: list[str]
+    thresholds: list[float] | None
     about: str
     has_gradcam: bool
 
@@ -59,6 +61,7 @@ class ExportedModel:
         self.predictor: Any = _load(folder / "predict.py").Predictor(folder, threads=threads)
         self.task: str = self.predictor.config.get("task", "single")
         self.classes: list[str] = self.predictor.classes
+        self.thresholds: list[float] | None = self.predictor.config.get("thresholds")
         self.ways = [
             dataclasses.replace(way, max_pixels=min(way.max_pixels, max_pixels)) for way in self.predictor.ways
         ]
@@ -73,7 +76,7 @@ class ExportedModel:
             raise BadImageError(str(error)) from error
 
     def run(self, batch: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return the probabilities, as Model says."""
+        """Return the predictions, as Model says."""
         stacked = [np.stack(images).transpose(0, 3, 1, 2) for images in zip(*batch, strict=True)]
         return self.predictor.run([np.ascontiguousarray(images) for images in stacked])
 
