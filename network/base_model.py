@@ -140,6 +140,11 @@ class BaseModel(nn.Module):
             return None
         return self._target_mean, self._target_std
 
+    @property
+    def ordered_classes(self) -> Classes | None:
+        """Return the ordered classes that the network learns as numbers, with their cut points; None of other tasks."""
+        return self._classes
+
     def set_target_units(self, classes: Classes) -> None:
         """Take the units in which the network learns the numbers of `classes`, if it does, and their cut points."""
         mean, std = classes.mean, classes.std

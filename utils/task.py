@@ -69,7 +69,7 @@ def ordered_probabilities(position: Tensor, count: int, cut_points: Sequence[flo
     else:
         cuts = torch.tensor(list(cut_points), device=position.device)
         ends = torch.cat([cuts[:1] - 1, cuts, cuts[-1:] + 1])
-        place = torch.searchsorted(cuts, position, right=True)  # its class: how many cut points are below it
+        place = (position[:, None] >= cuts).sum(dim=1)  # its class: how many cut points are below it
         share = (position - ends[place]) / (ends[place + 1] - ends[place])
         share = share.clamp(MIN_SHARE, 1 - MIN_SHARE)  # on a cut point, two classes would be equally likely
         share = torch.where(place == 0, share.clamp(min=0.5), share)
@@ -78,8 +78,8 @@ def ordered_probabilities(position: Tensor, count: int, cut_points: Sequence[flo
         lower = torch.where(below, place - 1, place)
         chance = torch.where(below, share + 0.5, share - 0.5)
     index, chance = lower.long()[:, None], chance[:, None]
-    found = torch.zeros(len(position), count, device=position.device)
-    return found.scatter(1, index, 1 - chance).scatter(1, index + 1, chance)
+    classes = torch.arange(count, device=position.device)
+    return (classes == index) * (1 - chance) + (classes == index + 1) * chance  # operations that ONNX has
 
 
 def has_probabilities(task: str) -> bool:

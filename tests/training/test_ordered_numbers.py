@@ -66,9 +66,22 @@ def test_tools_that_need_a_logit_per_class_refuse_numbers(script, colours, small
     lists = ["--list", str(colours / "ordinal/val.txt"), "--gpu", "-1"]
     assert long_tail.main(["--load", path, *lists]) == 2
     assert "has no logit per class (--loss mse)" in capfd.readouterr().err
-    words = ["--load", path, "--val_list", str(colours / "ordinal/val.txt"), "--out", "exported"]
-    assert export.main(words) == 2
-    assert "learned ordered classes as numbers cannot be exported" in capfd.readouterr().err
+
+
+def test_export_of_cut_points_gives_the_classes_of_eval(script, colours, small, capfd):
+    from inference import load
+    from tools.export.speed import open_exported
+
+    content = train(script, colours, small, "--epochs", 1)
+    images = [str(colours / f"{k}.png") for k in range(12)]
+    middle = float(load("checkpoints/run/last.pt", gpu=-1)(images).probabilities.mean())
+    cuts = [1 - middle / 2, 1 + middle / 2]
+    torch.save(content | {"data": content["data"] | {"cut_points": cuts}}, "cut.pt")
+    words = ["--load", "cut.pt", "--val_list", str(colours / "ordinal/val.txt"), "--out", "exported"]
+    assert export.main(words) == 0, capfd.readouterr()
+    expected, exported = load("cut.pt", gpu=-1)(images), open_exported(Path("exported"))
+    assert abs(exported.predictions(images) - expected.probabilities).max() < 1e-3
+    assert [exported(image, top=1)[0][0] for image in images] == expected.names
 
 
 @pytest.mark.parametrize("cuts", [[0.5], [1.5, 0.5], [0.5, float("nan")]])

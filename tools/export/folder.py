@@ -26,7 +26,7 @@ from utils.errors import UserError
 from utils.files import json_text
 from utils.logger import log
 from utils.outputs import inputs
-from utils.task import POSITION, SOFTMAX, has_probabilities
+from utils.task import SOFTMAX, has_probabilities
 from utils.whole_folder import whole_folder
 
 # Of a golden probability, or of a number in its deviations: other processors and versions round differently.
@@ -71,10 +71,6 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         )
     if opt.outputs == "logits" and any(one.model.settings.activation != SOFTMAX for one in run.predictor.members):
         raise UserError("--outputs logits is for networks whose logits go into a softmax. Try: --outputs probabilities")
-    if any(one.model.settings.activation == POSITION for one in run.predictor.members):
-        raise UserError(
-            "A network that learned ordered classes as numbers cannot be exported. Try: train.py --loss corn"
-        )
     _check_inputs(out, inputs(run.opt, run.files))
     golden = _golden(run, opt.golden)
     with whole_folder(out) as new:

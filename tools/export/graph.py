@@ -16,7 +16,7 @@ from inference.tta import View, mean_over_views
 from utils.errors import UserError
 from utils.logger import log
 from utils.preprocess import Preprocess
-from utils.task import CORN, LINEAR, predictions_of
+from utils.task import CORN, LINEAR, POSITION, ordered_probabilities, predictions_of
 
 EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
 OPSET = 20
@@ -41,6 +41,7 @@ class Graph(nn.Module):
         self.temperature, self.task = predictor.temperature, predictor.task
         self.logits, self.normalised = logits, normalised
         self.activations = [member.model.settings.activation for member in predictor.members]
+        self.ordered = [member.model.ordered_classes for member in predictor.members]
         weights = torch.tensor(predictor.weights)
         self.register_buffer("shares", weights / weights.sum())
         for k, member in enumerate(predictor.members):
@@ -70,9 +71,11 @@ class Graph(nn.Module):
         if self.activations[k] == CORN:
             return corn_probabilities(logits)
         found = predictions_of(self.activations[k], logits)
-        if self.activations[k] != LINEAR:
+        if self.activations[k] not in (LINEAR, POSITION):
             return found
-        return found * getattr(self, f"target_std{k}") + getattr(self, f"target_mean{k}")
+        found = found * getattr(self, f"target_std{k}") + getattr(self, f"target_mean{k}")
+        known = self.ordered[k]
+        return found if known is None else ordered_probabilities(found[:, 0], known.count, known.cut_points)
 
     def _logits(self, k: int, view: View, shown: dict[Preprocess, Tensor]) -> Tensor:
         images = view.transform(shown[view.preprocess])
