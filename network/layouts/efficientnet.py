@@ -1,18 +1,16 @@
-"""EfficientNet and its Lite by the names of EfficientNet-PyTorch (Melas-Kyriazi), and torchvision's EfficientNet.
+"""EfficientNet by the names of EfficientNet-PyTorch (Melas-Kyriazi), and EfficientNet-Lite by those of RangiLyu.
 
 EfficientNet-PyTorch repeats TensorFlow: "same" padding, which is asymmetric under stride 2, and batch norm with an eps
 of 1e-3. timm calls these networks tf_efficientnet_*; its efficientnet_* have the same names and shapes, and are
-padded otherwise. torchvision pads symmetrically, and its B5 to B7 have that eps too.
+padded otherwise. RangiLyu's EfficientNet-Lite pads symmetrically, and has that eps too.
 """
 
 import re
 
 from torch import nn
 
-from network.layouts.layout import Layout, Rules, Target, Weights, renamed
+from network.layouts.layout import SYMMETRIC, TF_EPS, Layout, Rules, Target, Weights, renamed, with_eps
 
-TF_EPS, PLAIN_EPS = 1e-3, 1e-5
-MIN_CHANNELS_OF_B5 = 2048  # before the classifier; torchvision's B0 to B4 have fewer, and PLAIN_EPS
 EXPANDED = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
 EXPANDED |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
 NOT_EXPANDED = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
@@ -25,6 +23,14 @@ ENDS: Rules = (
     (r"_fc\.(\w+)", r"HEAD.\1"),
 )
 BLOCK = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
+LITE_ENDS: Rules = (
+    (r"stem\.0\.(\w+)", r"conv_stem.\1"),
+    (r"stem\.1\.(\w+)", r"bn1.\1"),
+    (r"head\.0\.(\w+)", r"conv_head.\1"),
+    (r"head\.1\.(\w+)", r"bn2.\1"),
+    (r"fc\.(\w+)", r"HEAD.\1"),
+)
+LITE_BLOCK = re.compile(r"(blocks\.\d+\.\d+)\.(_\w+)\.(\w+)")
 
 
 def _blocks(target: Target) -> list[str]:
@@ -46,6 +52,18 @@ def _from_pytorch(weights: Weights, target: Target) -> Weights:
     return found
 
 
+def _from_lite(weights: Weights, target: Target) -> Weights:
+    found: Weights = {}
+    for name, value in renamed(weights, LITE_ENDS, target.head).items():
+        match = LITE_BLOCK.fullmatch(name)
+        if match:
+            block, part, tensor = match.groups()
+            own = EXPANDED if f"{block}._expand_conv.weight" in weights else NOT_EXPANDED
+            name = f"{block}.{own.get(part, part)}.{tensor}"
+        found[name] = value
+    return with_eps(found, target, TF_EPS)
+
+
 def _check_pytorch(weights: Weights, target: Target) -> str:
     if not target.has("Conv2dSame"):
         return "the file's network pads as TensorFlow does, and this one symmetrically"
@@ -53,54 +71,11 @@ def _check_pytorch(weights: Weights, target: Target) -> str:
     return "" if eps == TF_EPS else f"its batch norm has an eps of {TF_EPS}, the network's {eps}"
 
 
-def _from_torchvision(weights: Weights, target: Target) -> Weights:
-    found: Weights = {}
-    ends: Rules = (
-        (r"features\.0\.0\.(\w+)", r"conv_stem.\1"),
-        (r"features\.0\.1\.(\w+)", r"bn1.\1"),
-        (r"features\.8\.0\.(\w+)", r"conv_head.\1"),
-        (r"features\.8\.1\.(\w+)", r"bn2.\1"),
-        (r"classifier\.1\.(\w+)", r"HEAD.\1"),
-    )
-    for name, value in renamed(weights, ends, target.head).items():
-        match = re.fullmatch(r"features\.(\d)\.(\d+)\.block\.(\d)\.(\w+)\.(\w+)", name)
-        if match:
-            stage, block, part, leaf, tensor = match.groups()
-            expanded = f"features.{stage}.{block}.block.3.0.weight" in weights
-            kind = int(part) + (not expanded)  # 0: expand, 1: depthwise, 2: excite, 3: project
-            convolution = ("conv_pw", "conv_dw", "", "conv_pwl" if expanded else "conv_pw")[kind]
-            norm = f"bn{(1, 2, 0, 3)[kind] - (not expanded)}"
-            own = {"0": convolution, "1": norm, "fc1": "se.conv_reduce", "fc2": "se.conv_expand"}[leaf]
-            name = f"blocks.{int(stage) - 1}.{block}.{own}.{tensor}"
-        found[name] = value
-    return _with_eps_of(found, target)
-
-
-def _with_eps_of(weights: Weights, target: Target) -> Weights:
-    """Return weights for the network's eps: the variance takes the difference, so that their sum stays the same."""
-    head = weights.get("conv_head.weight")
-    of_file = TF_EPS if head is not None and head.shape[0] >= MIN_CHANNELS_OF_B5 else PLAIN_EPS
-    own = target.eps(nn.BatchNorm2d)
-    if own is None or own >= of_file:
-        return weights
-    return {
-        name: value + (of_file - own) if name.endswith(".running_var") else value for name, value in weights.items()
-    }
-
-
-def _check_torchvision(weights: Weights, target: Target) -> str:
-    if target.has("Conv2dSame"):
-        return "the file's network pads symmetrically, and this one as TensorFlow does"
-    eps = target.eps(nn.BatchNorm2d)
-    return "" if eps == PLAIN_EPS else f"its batch norm has an eps of {PLAIN_EPS}, the network's {eps}"
+def _check_lite(weights: Weights, target: Target) -> str:
+    return SYMMETRIC * target.has("Conv2dSame")
 
 
 LAYOUTS = (
     Layout("EfficientNet-PyTorch", r"_conv_stem\.weight", _from_pytorch, check=_check_pytorch),
-    Layout(
-        "torchvision's EfficientNet",
-        r"features\.\d\.0\.block\.0\.0\.weight",
-        _from_torchvision,
-        check=_check_torchvision,
-    ),
+    Layout("EfficientNet-Lite", r"blocks\.0\.0\._depthwise_conv\.weight", _from_lite, check=_check_lite),
 )

