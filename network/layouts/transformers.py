@@ -28,6 +28,7 @@ CONVNEXT: Rules = (
 )
 TRANSFORMER_ENDS: Rules = (
     (r"(?:vit\.|dinov2\.)?embeddings\.cls_token", r"cls_token"),
+    (r"embeddings\.register_tokens", r"reg_token"),
     (r"(?:vit\.|dinov2\.)?embeddings\.position_embeddings", r"pos_embed"),
     (r"(?:vit\.|dinov2\.)?embeddings\.patch_embeddings\.projection\.(\w+)", r"patch_embed.proj.\1"),
     (r"(?:vit\.|dinov2\.)?layernorm\.(\w+)", r"norm.\1"),
@@ -84,6 +85,16 @@ def _resnet(weights: Weights, target: Target) -> Weights:
     return found
 
 
+def _registers(weights: Weights, target: Target) -> Weights:
+    """Return the weights of DINOv2 with registers; timm adds the class token's position to the token itself."""
+    prefix = r"dinov2_with_registers\."
+    found = _by(VIT)({re.sub(f"^{prefix}", "", name): value for name, value in weights.items()}, target)
+    token, grid = found.get("cls_token"), found.get("pos_embed")
+    if token is not None and grid is not None and token.ndim == grid.ndim == 3:
+        found["cls_token"], found["pos_embed"] = token + grid[:, :1], grid[:, 1:]
+    return found
+
+
 def _swin(weights: Weights, target: Target) -> Weights:
     found: Weights = {}
     for name, value in _by(SWIN)(weights, target).items():
@@ -127,6 +138,13 @@ LAYOUTS = (
         r"(vit\.)?(encoder\.)?layers?\.0\.layernorm_before\.weight",
         _by(VIT),
         ignored=r"(vit\.)?(pooler\..*|embeddings\.mask_token)",
+        check=_check_norm,
+    ),
+    Layout(
+        "transformers' DINOv2 with registers",
+        r"(dinov2_with_registers\.)?embeddings\.register_tokens",
+        _registers,
+        ignored=r"embeddings\.mask_token",
         check=_check_norm,
     ),
     Layout(
