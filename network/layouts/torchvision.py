@@ -111,7 +111,8 @@ def _swin_v2(weights: Weights, target: Target) -> Weights:
 def _check_window(weights: Weights, target: Target) -> str:
     table = weights.get(COORDINATES)
     theirs = (table.shape[1] + 1) // 2 if table is not None and table.ndim == 4 else None
-    own = next((tuple(m.window_size) for m in target.net.modules() if hasattr(m, "logit_scale")), None)
+    sides = (getattr(module, "window_size", None) for module in target.net.modules() if hasattr(module, "logit_scale"))
+    own = next(sides, None)
     return "" if theirs and own == (theirs, theirs) else f"its windows have a side of {theirs}, the network's are {own}"
 
 
