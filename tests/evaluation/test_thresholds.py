@@ -38,12 +38,13 @@ def test_fit_thresholds_give_the_highest_f1_of_all_cuts(steps, monkeypatch):
     one = thresholds.fit_thresholds(predictions, "one")
     best = max(f1_score(present, value >= cut, average="micro") for cut in cuts)
     assert len(set(one.values)) == 1 and one.after["micro_f1"] == pytest.approx(best, abs=1e-12)
+    assert np.abs(value - one.values[0]).min() > 1e-9  # between two probabilities, not on one
     assert one.before["micro_f1"] == pytest.approx(f1_score(present, value >= 0.5, average="micro"), abs=1e-12)
     each = thresholds.fit_thresholds(predictions, "per_label")
     for k in range(1, 5):
         best = max(f1_score(present[:, k], value[:, k] >= cut) for cut in cuts)
         assert f1_score(present[:, k], value[:, k] >= each.values[k]) == pytest.approx(best, abs=1e-12)
-    assert np.abs(value[:, 1:] - np.array(each.values[1:])).min() > 1e-9  # between two probabilities, not on one
+    assert np.abs(value[:, 1:] - np.array(each.values[1:])).min() > 1e-9
     assert 0 < present[:, 0].sum() < thresholds.MIN_POSITIVES and each.values[0] == one.values[0]
     assert (one.shared, each.shared, each.images) == (0, 1, len(value))
     assert each.after["macro_f1"] == pytest.approx(f1_score(present, value >= np.array(each.values), average="macro"))
