@@ -14,25 +14,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-photos=${1:?Give the folder of the challenge, with train.json, val.json, train/, val/ and test/}
-lists=datasets/aliproducts
-cache=disk:datasets/aliproducts_cache
-
+# datasets/aliproducts_photos holds the challenge's files: train.json, val.json, train/, val/ and test/.
 # Lists. The doctor names files that do not decode, copies, and images that training and validation share.
-python datasets/prepare.py coco "$photos/train.json" --root "$photos/train" --val 0 --out $lists
-python datasets/prepare.py coco "$photos/val.json" --root "$photos/val" --part val --classes $lists/classes.txt --test "$photos/test" --out $lists
-python -m tools.doctor $lists/train.txt $lists/val.txt $lists/test.txt --out results/doctor
-python datasets/clean.py $lists/train.txt --doctor results/doctor/doctor.csv --out $lists/train_clean.txt
+python datasets/prepare.py coco datasets/aliproducts_photos/train.json --root datasets/aliproducts_photos/train --val 0 --out datasets/aliproducts
+python datasets/prepare.py coco datasets/aliproducts_photos/val.json --root datasets/aliproducts_photos/val --part val --classes datasets/aliproducts/classes.txt --test datasets/aliproducts_photos/test --out datasets/aliproducts
+python -m tools.doctor datasets/aliproducts/train.txt datasets/aliproducts/val.txt datasets/aliproducts/test.txt --out results/doctor
+python datasets/clean.py datasets/aliproducts/train.txt --doctor results/doctor/doctor.csv --out datasets/aliproducts/train_clean.txt
 
-# Two networks, from small images to large ones. --on_bad_image skip: a night does not end at one broken file.
-python train.py --tag ali_resnest50 --model ResNeSt50 --data_root $lists --train_list $lists/train_clean.txt --cache $cache --cache_size 256 --scale_schedule 1:128,7:192,11:224 --epochs 14 -b 256 --optimizer sgd --lr 0.05 --warmup 0.05 --scheduler cos --smooth 0.1 --transform light --ema 0.9998 --precision bf16 --on_bad_image skip --metric top1
-python train.py --tag ali_effnet_b3 --model EfficientNet-B3 --data_root $lists --train_list $lists/train_clean.txt --cache $cache --cache_size 256 --scale_schedule 1:128,7:192,11:224 --epochs 14 -b 128 --optimizer sgd --lr 0.025 --warmup 0.05 --scheduler cos --smooth 0.1 --transform light --ema 0.9998 --precision bf16 --on_bad_image skip --metric top1
+# Two networks, from small images to large ones. --on_bad_image skip: one broken file does not end a night.
+python train.py --tag ali_resnest50 --model ResNeSt50 --data_root datasets/aliproducts --train_list datasets/aliproducts/train_clean.txt --cache disk:datasets/aliproducts_cache --cache_size 256 --scale_schedule 1:128,7:192,11:224 --epochs 14 -b 256 --optimizer sgd --lr 0.05 --warmup 0.05 --scheduler cos --smooth 0.1 --transform light --ema 0.9998 --precision bf16 --on_bad_image skip --metric top1
+python train.py --tag ali_effnet_b3 --model EfficientNet-B3 --data_root datasets/aliproducts --train_list datasets/aliproducts/train_clean.txt --cache disk:datasets/aliproducts_cache --cache_size 256 --scale_schedule 1:128,7:192,11:224 --epochs 14 -b 128 --optimizer sgd --lr 0.025 --warmup 0.05 --scheduler cos --smooth 0.1 --transform light --ema 0.9998 --precision bf16 --on_bad_image skip --metric top1
 
-# The classifier alone, with each class drawn alike (Kang et al., 2020): the challenge counts the mean over classes.
-for tag in ali_resnest50 ali_effnet_b3; do
-  model=$([ $tag = ali_resnest50 ] && echo ResNeSt50 || echo EfficientNet-B3)
-  python train.py --tag ${tag}_head --model "$model" --load checkpoints/$tag/best.pt --data_root $lists --train_list $lists/train_clean.txt --cache $cache --cache_size 256 --scale 224 --epochs 2 -b 256 --freeze -1 --balance class --optimizer sgd --lr 0.01 --precision bf16 --on_bad_image skip --metric mean_class_accuracy
-  python eval.py --load checkpoints/${tag}_head/best.pt --data_root $lists --tta flip
-done
+# The classifier alone, with every class drawn alike (Kang et al., 2020): the challenge counts the mean over classes.
+python train.py --tag ali_resnest50_head --model ResNeSt50 --load checkpoints/ali_resnest50/best.pt --data_root datasets/aliproducts --train_list datasets/aliproducts/train_clean.txt --cache disk:datasets/aliproducts_cache --cache_size 256 --scale 224 --epochs 2 -b 256 --freeze -1 --balance class --optimizer sgd --lr 0.01 --precision bf16 --on_bad_image skip --metric mean_class_accuracy
+python train.py --tag ali_effnet_b3_head --model EfficientNet-B3 --load checkpoints/ali_effnet_b3/best.pt --data_root datasets/aliproducts --train_list datasets/aliproducts/train_clean.txt --cache disk:datasets/aliproducts_cache --cache_size 256 --scale 224 --epochs 2 -b 256 --freeze -1 --balance class --optimizer sgd --lr 0.01 --precision bf16 --on_bad_image skip --metric mean_class_accuracy
 
-python submit.py --tag ali --load checkpoints/ali_resnest50_head/best.pt checkpoints/ali_effnet_b3_head/best.pt --data_root $lists --tta flip
+python eval.py --tag ali --load checkpoints/ali_resnest50_head/best.pt checkpoints/ali_effnet_b3_head/best.pt --data_root datasets/aliproducts --tta flip
+python submit.py --tag ali --load checkpoints/ali_resnest50_head/best.pt checkpoints/ali_effnet_b3_head/best.pt --data_root datasets/aliproducts --tta flip
