@@ -5,7 +5,7 @@ training/engine.py trains it.
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +103,12 @@ class BaseModel(nn.Module):
     def preprocess(self) -> Preprocess:
         """Return what evaluation shows this network."""
         return Preprocess(self.settings.scale, self.settings.fit, self.mean, self.std)
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise images by `mean` and `std`, three each, of the RGB values in 0..1, from now on."""
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        own_mean, own_std = (torch.tensor(values, device=self.device) for values in (self.mean, self.std))
+        self._scale, self._shift = 1 / (255 * own_std), -own_mean / own_std
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return uint8 images as normalised float32 on the network's device, channels_last; floats are only moved."""

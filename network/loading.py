@@ -47,6 +47,7 @@ def load_weights(
         left_out = load_matching(model.net, weights, source)
     else:
         left_out = load_foreign(model.net, content, source)
+    _take_normalisation(model, content, source)
     if left_out and strict:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
@@ -57,6 +58,21 @@ def load_weights(
         log.warning(
             f"{source}: its classifier has other classes or another size, so the new one starts at random; "
             f"left out: {', '.join(left_out)}."
+        )
+
+
+def _take_normalisation(model: BaseModel, content: dict[str, Any], source: str) -> None:
+    """Normalise the images of `model` as the file's network does: by a checkpoint's data, or by its folder's files."""
+    parts = (content.get("data") or {}).get("preprocess"), (content.get("about") or {}).get("normalisation")
+    shown = parts[0] or parts[1]
+    if not shown:
+        return
+    theirs, own = (tuple(shown["mean"]), tuple(shown["std"])), (model.mean, model.std)
+    if theirs != own:
+        model.set_normalisation(*theirs)
+        log.info(
+            f"{source} says how its images are normalised: mean {theirs[0]}, standard deviation {theirs[1]}. "
+            f"These replace those of {model.name}: {own[0]}, {own[1]}."
         )
 
 
@@ -167,6 +183,7 @@ def build_from_checkpoint(
         raise _unfit(path, data["num_classes"], ", ".join(unfit))
     if foreign:
         load_matching(model.net, content["weights"], path)
+        _take_normalisation(model, content, path)
     else:
         load_weights(model, content, path)
     model.set_target_units(Classes.from_dict(data))
