@@ -213,6 +213,13 @@ def test_tensors_that_differ_are_refused_by_name(photo_set, tmp_path):
         ingredients.read_all(paths, "uniform")
 
 
+def test_network_with_cut_points_is_refused(photo_set, tmp_path):
+    data = {"task": "ordinal", "cut_points": [0.5, 1.5]}
+    path = make(tmp_path / "a.pt", photo_set, options={"task": "ordinal", "loss": "mse"}, data=data)
+    with pytest.raises(UserError, match=f"{path} predicts a number, and its cut points"):
+        ingredients.read_all([path], "ema")
+
+
 def test_same_weights_and_bare_weights_are_refused(photo_set, tmp_path):
     path = make(tmp_path / "a.pt", photo_set)
     (tmp_path / "b.pt").hardlink_to(path)

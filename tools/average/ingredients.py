@@ -99,6 +99,11 @@ def _read(path: str, how: str) -> Ingredient:
         raise UserError(
             f"{path} holds weights, but not their network, classes and preprocessing. Give checkpoints of train.py."
         )
+    if content["data"].get("cut_points") is not None:
+        raise UserError(
+            f"{path} predicts a number, and its cut points between classes are fitted to its own weights: they would "
+            "be wrong for an average. To blend the predictions: eval.py --load A B"
+        )
     if how == "ema" and content.get("ema") is None:
         raise UserError(
             f"{path} holds no moving average of its weights: its run had no --ema. Try: train.py --ema 0.999"
