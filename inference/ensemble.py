@@ -24,7 +24,7 @@ from inference.tta import TTA
 from options import after_evaluation, choices
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
-from utils import distributed
+from utils import distributed, weight_sources
 from utils.batch import EvalBatch
 from utils.classes import Classes
 from utils.errors import UserError, path_hint
@@ -55,10 +55,13 @@ def ensemble_content(
     fit: str | None = None,
     more: Mapping[str, object],
 ) -> dict[str, object]:
-    """Return what ensemble.yaml in `folder` holds: members by paths relative to it, weights, views, then `more`."""
+    """Return what ensemble.yaml in `folder` holds: members by paths relative to it, weights, views, then `more`.
+
+    A repository of the hub keeps its name.
+    """
     folder = folder.resolve()
     return {
-        "load": [os.path.relpath(Path(member.path).resolve(), folder) for member in members],
+        "load": [_relative(member.path, folder) for member in members],
         "hashes": [member.identity for member in members],
         "weights": [round(member.weight, 6) for member in members],
         "blend": blend,
@@ -67,6 +70,20 @@ def ensemble_content(
         "fit": fit,
         **more,
     }
+
+
+def _relative(source: str, folder: Path) -> str:
+    """Return a value of --load as ensemble.yaml in the absolute `folder` names it: a hub's name stays as it is."""
+    if source.startswith(weight_sources.HUB):
+        return source
+    return os.path.relpath(Path(source.removeprefix(weight_sources.LOCAL)).resolve(), folder)
+
+
+def _source_of(name: str, folder: Path) -> str:
+    """Return the value of --load that `name` of an ensemble.yaml in `folder` stands for; it undoes `_relative`."""
+    if name.startswith(weight_sources.HUB):
+        return name
+    return os.path.normpath(folder / expanded(name.removeprefix(weight_sources.LOCAL)))
 
 
 def expand_folds(
@@ -299,9 +316,9 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
         )
     content = _typed(content, path)
     used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
-    load = [os.path.normpath(path.parent / expanded(content["load"][k])) for k in used]
+    load = [_source_of(content["load"][k], path.parent) for k in used]
     for name in load:
-        if not os.path.isfile(name):
+        if not name.startswith(weight_sources.HUB) and not weight_sources.locate(name)[0].is_file():
             raise UserError(
                 f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble again with eval.py --blend."
             )

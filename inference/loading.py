@@ -20,7 +20,7 @@ from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
 from options import command
 from options.choices import TASK_BLENDS, TASK_METRICS
-from utils import checkpoint, distributed
+from utils import checkpoint, distributed, weight_sources
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
 from utils.files import file_hash
@@ -98,7 +98,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     saved_pairs = [pair for pair in pairs if pair[0].endswith(".npz")]
     paths = tuple(path for path, _ in network_pairs + saved_pairs)
     # before they are read, for a run may replace them meanwhile; a missing one gets its message when it is read
-    hashes = tuple(file_hash(path) if Path(path).is_file() else "" for path in paths)
+    hashes = tuple(_hash_of(path) for path in paths)
     networks = [_load_network(path, weight, opt, device) for path, weight in network_pairs]
     identities = (*(network.identity for network in networks), *hashes[len(networks) :])
     _check_ensemble(opt, paths, identities)
@@ -134,6 +134,12 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         thresholds=_thresholds(opt, networks, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
+
+
+def _hash_of(source: str) -> str:
+    """Return the sha256 of the file that `source`, a value of --load, stands for; "" where there is none."""
+    path = weight_sources.locate(source)[0]
+    return file_hash(path) if path.is_file() else ""
 
 
 def check_blend(blend: str, task: str) -> None:

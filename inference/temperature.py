@@ -7,15 +7,22 @@ from evaluation.metrics import Predictions
 from evaluation.targets import TargetPredictions
 from inference.session import Inference
 from utils import checkpoint, run_lock
+from utils.errors import UserError
 from utils.logger import log
+from utils.weight_files import is_safetensors
 
 
 def announce_rewriting(run: Inference) -> None:
-    """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others."""
+    """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others.
+
+    Raises:
+        UserError: the weights are published ones, which stay as they are; or another command has the run.
+    """
     added = {"calibrate": "the temperature", "fit_thresholds": "the thresholds"}
     asked = [name for name in added if getattr(run.opt, name)]
     target = rewritten_file(run)
     if asked and target is not None:
+        _refuse_published(target, run.loaded.paths[0], asked[0])
         for name in asked:
             log.info(
                 f"--{name} adds {added[name]} to {named(target)}: that file is rewritten, its weights stay as they are."
@@ -29,6 +36,19 @@ def rewritten_file(run: Inference) -> Path | None:
     loaded = run.loaded
     one_network = len(loaded.paths) == 1 and not loaded.saved
     return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
+
+
+def _refuse_published(target: Path, source: str, flag: str) -> None:
+    """Raise UserError where `source`, a value of --load, is a folder, a repository or a file of safetensors."""
+    if target.is_file():
+        with target.open("rb") as file:
+            if not is_safetensors(file):
+                return
+    raise UserError(
+        f"--{flag} adds what it fits to a checkpoint, and {source} holds published weights, which stay as they are.\n"
+        f"Allowed: --load with the checkpoint (.pt) that was published. First give it to eval.py --{flag}, then "
+        "publish it again.\nTry: python -m tools.publish --load best.pt --out DIR --overwrite"
+    )
 
 
 def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> Fitted:
