@@ -125,7 +125,8 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     log.info(f"Results: {folder}/")
     if run.can_submit() and not (fits_weights and run.opt.debug):  # --debug writes no ensemble.yaml
         ensemble = folder / "ensemble.yaml" if fits_weights else None
-        number, edges = temperature_flag(run, temperature), threshold_flag(run, thresholds)
+        number = temperature_flag(run, temperature)
+        edges = threshold_flag(run, thresholds, temperature.temperature if temperature else None)
         log.info(f"Next: {after_evaluation(asked, ensemble, number, edges)}")
 
 

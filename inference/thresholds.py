@@ -42,11 +42,18 @@ def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | No
     return fitted
 
 
-def threshold_flag(run: Inference, fitted: Fitted | None) -> list[float] | None:
-    """Return what --threshold is to say in a later command: fitted thresholds that no checkpoint holds, else None."""
+def threshold_flag(run: Inference, fitted: Fitted | None, temperature: float | None) -> list[float] | None:
+    """Return what --threshold is to say in a later command: fitted thresholds that no checkpoint holds, else None.
+
+    Args:
+        temperature: that of the later command, where it is another one than this run's.
+    """
     if fitted is None or rewritten_file(run) is not None:
         return None
-    return fitted.values[:1] if len(set(fitted.values)) == 1 else fitted.values
+    values = fitted.values[:1] if len(set(fitted.values)) == 1 else fitted.values
+    if temperature is None:
+        return values
+    return at_temperature(np.array(values), temperature / run.predictor.temperature).tolist()
 
 
 def _log(fitted: Fitted) -> None:

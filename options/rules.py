@@ -110,6 +110,7 @@ def images(opt: argparse.Namespace) -> list[str]:
         "id",
         "labels",
         "like",
+        "probabilities",
     )
     return [
         f"--images and --{name} contradict: with --images there is no list, and no submission; leave one out"

@@ -1,7 +1,7 @@
 """Compute what a training needs of a GPU's memory, without a GPU, and the largest batch that fits.
 
     python -m tools.memory --model ResNeSt101 --num_classes 50030 --scale 224 -b 24 --precision bf16
-    python -m tools.memory --model ConvNeXt --num_classes 1000 --checkpoint_grad --ema 0.999 --gpu_memory 16
+    python -m tools.memory --model timm:convnext_tiny --num_classes 100 --precision fp32 --checkpoint_grad
 
 Takes train.py's options. The network is built on the CPU with random weights, and takes whole steps over two small
 batches. After each operation, the bytes that live are counted. They grow evenly with the batch, so the highest moment
@@ -135,7 +135,7 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
     model.place(torch.device("cpu"))
     opt, _ = fill_defaults(opt, facts_of(opt, opt.images, bool(batch_norms(model.net))))
     model.set_precision(opt.precision)
-    engine = build_engine(opt.replace(compile=False), model, opt.images // int(opt.batch_size) or 1)
+    engine = build_engine(opt.replace(compile=False, max_nan=0), model, opt.images // int(opt.batch_size) or 1)
     pixels = sorted({pipeline.size for _, pipeline in build_stages(opt, model.preprocess())})
     return int(opt.batch_size), [_need(engine, side) for side in pixels]
 
@@ -168,12 +168,17 @@ def count_bytes(engine: "Engine", side: int, images: int) -> Count:
     nets = [engine.model.net, *(net.module for net in (engine.averages.ema, engine.averages.swa) if net is not None)]
     nets += [] if engine.teacher is None else [engine.teacher.model.net]
     weights = _storages(tensor for net in nets for tensor in net.state_dict(keep_vars=True).values())
-    states = engine.optimizer.state.values()
+    inner = getattr(engine.optimizer, "optimizer", None)  # of Lookahead
+    states = [of for one in (engine.optimizer, inner) if one is not None for of in one.state.values()]
     state = _storages(value for of in states for value in of.values() if isinstance(value, torch.Tensor))
-    pixels = torch.zeros(images, 3, side, side, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    batch = Batch(pixels, trial_targets(engine, images), torch.arange(images), 1, 0, ())
+    numbers = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (images, 3, side, side), dtype=torch.uint8, generator=numbers)
+    accumulate, before = engine.settings.accumulate, engine.step_count
     with _live_bytes([*weights, *state]) as live:
-        engine.train_step(batch)
+        for step in range(max(0, accumulate - 2), accumulate):  # gradients of an earlier batch live on
+            of_step = pixels.contiguous(memory_format=torch.channels_last)
+            engine.train_step(Batch(of_step, trial_targets(engine, images), torch.arange(images), 1, step, ()))
+    assert engine.step_count == before + 1
     held, kept = (sum(one.nbytes() for one in of) for of in (weights, state))
     return Count(held, kept, live.names, np.array(live.after, np.int64))
 

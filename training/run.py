@@ -100,8 +100,9 @@ class TrainingRun:
         self.cut_points: CutPoints | None = None
         if engine.model.settings.activation == POSITION:
             self.cut_points = CutPoints(facts.classes.count)
-            if start.resumed and start.content is not None and "cut_points" in start.content["data"]:
-                self.cut_points.values[engine.active_weights] = start.content["data"]["cut_points"]
+            content = start.content if start.resumed else None
+            if content is not None and "cut_points" in content["data"] and content["showing"] == engine.active_weights:
+                self.cut_points.keep(engine.active_weights, content["data"]["cut_points"], engine.step_count)
         self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
         self._load_curves()
         images = engine.settings.steps_per_epoch * min(settings.batch_size, facts.train_images)
@@ -158,7 +159,9 @@ class TrainingRun:
 
     def cut_points_of(self, weights: str) -> Callable[[Predictions], Predictions] | None:
         """Return what fits cut points to the predictions of a validation, and applies them; None if there are none."""
-        return functools.partial(self.cut_points.fit, weights) if self.cut_points is not None else None
+        if self.cut_points is None:
+            return None
+        return functools.partial(self.cut_points.fit, weights, self.engine.step_count)
 
     def end_epoch(self, epoch: int, scores: Scores) -> None:
         """Log, plot and save.
@@ -246,8 +249,9 @@ class TrainingRun:
         options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
-        if self.cut_points is not None and self.engine.active_weights in self.cut_points.values:
-            data["cut_points"] = self.cut_points.values[self.engine.active_weights]
+        cuts = self.cut_points and self.cut_points.of(self.engine.active_weights, self.engine.step_count)
+        if cuts is not None:
+            data["cut_points"] = cuts
         content = {"model": model.name, "opt": options, "data": data}
         content |= {**self.state.state_dict(), "within": within, "curves": curves, **self.engine.state_dict()}
         self.writer.save(self.last, content, [self.checkpoints / name for name in names], retention)

@@ -3,17 +3,20 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
 
+import inference.thresholds
 from conftest import Script
 from dataloader.targets import LabelSets, joined
 from evaluation import targets, thresholds
 from evaluation.calibration import at_temperature
 from evaluation.targets import TargetPredictions
+from inference.thresholds import threshold_flag
 from utils import checkpoint
 from utils.errors import UserError
 
@@ -162,3 +165,13 @@ def test_checkpoint_with_thresholds_of_another_count_is_refused(task_checkpoint,
     torch.save({**content, "thresholds": {"rule": "one", "values": [0.5], "tta": "none"}}, path)
     result = script("eval.py", "--load", path, "--gpu", "-1")
     assert result.code == 2 and "thresholds.values: 1 for 2 classes" in result.err
+
+
+def test_threshold_flag_is_moved_to_the_temperature_of_the_next_command(monkeypatch):
+    monkeypatch.setattr(inference.thresholds, "rewritten_file", lambda run: None)
+    run = SimpleNamespace(predictor=SimpleNamespace(temperature=1.0))
+    fitted = SimpleNamespace(values=[0.2, 0.7])
+    assert threshold_flag(run, fitted, None) == [0.2, 0.7]
+    moved = threshold_flag(run, fitted, 2.0)
+    assert moved == pytest.approx(at_temperature(np.array([0.2, 0.7]), 2.0)) and moved != [0.2, 0.7]
+    assert threshold_flag(run, SimpleNamespace(values=[0.2, 0.2]), 2.0) == pytest.approx(moved[:1])

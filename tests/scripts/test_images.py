@@ -101,9 +101,14 @@ def test_submit_images_csv_and_json_hold_the_same(trained, script, tmp_path, mon
 
 
 def test_submit_images_beside_a_list_is_refused(script):
-    words = "--load x.pt --images a.jpg --test_list t.txt --labels name".split()
+    words = "--load x.pt --images a.jpg --test_list t.txt --labels name --probabilities".split()
     done = script("submit.py", *words)
-    assert done.code == 2 and "--images and --test_list contradict" in done.err and "--labels" in done.err
+    assert (
+        done.code == 2
+        and "--images and --test_list contradict" in done.err
+        and "--labels" in done.err
+        and "--probabilities" in done.err
+    )
 
 
 def test_answers_align_wide_letters():

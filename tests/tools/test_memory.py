@@ -52,6 +52,16 @@ def test_need_counts_weights_state_and_averages(plain):
     assert averaged.state == pytest.approx(2 * plain.state, rel=0.001)
 
 
+def test_need_with_accumulation_counts_the_state_and_the_step(plain):
+    need = need_of("--accumulate", "3")
+    assert need.state == plain.state and need.highest(24) >= plain.highest(24)
+
+
+@pytest.mark.parametrize(("name", "copies"), [("ranger", 3), ("radam", 2)])
+def test_need_counts_the_whole_state_of_an_optimizer(plain, name, copies):
+    assert need_of("--optimizer", name).state == pytest.approx(copies * plain.state, rel=0.001)
+
+
 @pytest.mark.parametrize("words", [["--checkpoint_grad"], ["--freeze", "3"], ["--scale", "16"]], ids=str)
 def test_need_falls_with_what_saves_memory(plain, words):
     assert need_of(*words).highest(1000) < 0.8 * plain.highest(1000)
@@ -81,6 +91,12 @@ def test_memory_prints_each_size_of_the_schedule(capsys):
     out = capsys.readouterr().out
     assert "32 px, fp32, a step over 24 images" in out and "48 px, fp32" in out
     assert out.count("the largest batch within 90% of 16 GiB:") == 2
+
+
+def test_memory_commands_of_its_help_parse():
+    for line in memory.__doc__.splitlines():
+        if "-m tools.memory" in line:
+            memory.option_parser().parse(line.split()[3:])
 
 
 @pytest.mark.parametrize(

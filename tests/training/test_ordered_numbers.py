@@ -9,6 +9,7 @@ import torch
 from options import parse_train
 from tools import long_tail
 from tools.export import command as export
+from training.cut_points import CutPoints
 from training.losses import LossSettings
 from training.setup import loss_settings
 from training.task_losses import get_task_loss
@@ -50,14 +51,22 @@ def test_run_without_validation_has_no_cut_points_and_predicts(script, colours, 
     assert evaluated(script, "checkpoints/run/last.pt")["count"] == 8
 
 
-def test_resumed_run_keeps_the_cut_points_of_its_last_validation(script, colours, small):
-    before = train(script, colours, small, "--epochs", 2, "--val_freq", 2)["data"]["cut_points"]
-    result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, "--val_freq", 5, "--keep", 2, "--gpu", -1)
+def test_cut_points_are_stored_with_the_weights_that_they_were_fitted_to_alone(script, colours, small):
+    content = train(script, colours, small, "--epochs", 2, "--val_freq", 2)
+    assert "cut_points" in content["data"]
+    result = script("train.py", "--tag", "run", "--resume", "--epochs", 3, "--val_freq", 0, "--keep", 2, "--gpu", -1)
     assert result.code == 0, result.err
     content = checkpoint.load(Path("checkpoints/run/last.pt"))
-    assert content["epoch"] == 3
-    validated = "val_qwk" in content["history"][-1]  # the last epoch is, whatever --val_freq says
-    assert validated or content["data"]["cut_points"] == before
+    assert content["epoch"] == 3 and "cut_points" not in content["data"]
+
+
+def test_cut_points_of_one_step_hold_until_the_next():
+    kept = CutPoints(3)
+    kept.keep("raw", [0.5, 1.5], 10)
+    kept.keep("ema", [0.4, 1.4], 10)
+    assert kept.of("raw", 10) == [0.5, 1.5] and kept.of("ema", 10) == [0.4, 1.4] and kept.of("raw", 11) is None
+    kept.keep("raw", [0.6, 1.6], 20)
+    assert kept.of("ema", 20) is None and kept.of("raw", 10) is None
 
 
 def test_tools_that_need_a_logit_per_class_refuse_numbers(script, colours, small, capfd):
