@@ -23,8 +23,11 @@ for needed in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
 CLASSES = ["red", "一个很长的中文类别名称，用来检查条形图", "Blüte & <b>bud</b>", "x" * 90]
 
 
-def save(folder, name="best", task="single", count=4, seed=0):
-    """Write a checkpoint of a network with random weights, whose answers differ between images; return its path."""
+def save(folder, name="best", task="single", count=4, seed=0, **more):
+    """Write a checkpoint of a network with random weights, whose answers differ between images; return its path.
+
+    `more`: what else it holds.
+    """
     torch.manual_seed(seed)
     words = ["--model", "timm:test_resnet", "--no-pretrained", "--scale", "32", "--num_classes", str(count)]
     model = get_model("timm:test_resnet")(parse_train(words))
@@ -34,7 +37,7 @@ def save(folder, name="best", task="single", count=4, seed=0):
     data |= {"target_mean": [10.0] * count, "target_std": [3.0] * count} if task == "regression" else {}
     data |= {"preprocess": model.preprocess().as_dict()}
     path = folder / f"{name}.pt"
-    checkpoint.save(path, {"model": "timm:test_resnet", "weights": weights, "data": data})
+    checkpoint.save(path, {"model": "timm:test_resnet", "weights": weights, "data": data, **more})
     return path
 
 

@@ -12,7 +12,10 @@ import pytest
 
 from conftest import wait_for
 from inference import load
+from options import parse_eval
 from serving import CLASSES, Server, httpx, picture, save
+from tools.serve.checkpoints import CheckpointModel
+from tools.serve.shipped.answers import answer_of
 
 CLIENTS = 64
 
@@ -74,6 +77,17 @@ def test_predict_of_other_tasks_gives_labels_and_numbers(server):
     values = server.predict(picture(3), model="age").json()["answers"][0]["values"]
     assert [one["name"] for one in values] == CLASSES[:2]
     assert all(abs(one["value"] - 10) < 30 for one in values) and any(abs(one["value"]) > 1 for one in values)
+
+
+def test_predict_fitted_thresholds_of_the_checkpoint_decide(tmp_path):
+    values = [0.1, 0.7, 0.9, 0.3]
+    fitted = {"rule": "per_label", "tta": "none", "values": values}
+    path = save(tmp_path, "fitted", "multilabel", thresholds=fitted)
+    model = CheckpointModel(parse_eval(["--load", str(path), "--gpu", "-1", "--precision", "fp32"]), "fitted", 10**6)
+    assert model.thresholds == pytest.approx(values)
+    model.thresholds = values
+    row = np.array([0.2, 0.7, 0.8, 0.2], np.float32)  # 0.7 of float32 is below that of float64, as eval.py compares
+    assert {one.label for one in answer_of(model, "a.png", row, 4).top if one.predicted} == {0}
 
 
 def test_predict_64_clients_each_gets_the_answer_of_its_image_alone(server, alone):

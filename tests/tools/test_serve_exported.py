@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,19 @@ def test_dockerfile_of_another_folder_is_refused(tmp_path, capsys):
     assert "no folder that tools.export wrote" in out.out + out.err and not list(tmp_path.iterdir())
 
 
+def test_dockerfile_that_the_user_edited_is_replaced_with_force_alone(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"export": {}}')
+    words = ["--dockerfile", str(tmp_path)]
+    assert command.main(words) == 0 == command.main(words)
+    ours = (tmp_path / "Dockerfile").read_text()
+    (tmp_path / "Dockerfile").write_text(ours + "ENV A=1\n")
+    assert command.main(words) == 2
+    out = capsys.readouterr()
+    assert "Dockerfile exists already" in out.out + out.err
+    assert (tmp_path / "Dockerfile").read_text() == ours + "ENV A=1\n"
+    assert command.main([*words, "--force"]) == 0 and (tmp_path / "Dockerfile").read_text() == ours
+
+
 # ------------------------------------------------------------------------------------------------ the command
 
 
@@ -107,13 +121,18 @@ def test_dockerfile_of_another_folder_is_refused(tmp_path, capsys):
     [
         ("", "are both missing"),
         ("--load a.pt --dockerfile b", "contradict: give one"),
-        ("--load a.pt --max_batch 0 --port 70000", "--max_batch is 0; allowed: 1 or more.*--port is 70000"),
+        ("--load a.pt --max_batch 0 --port 70000", "--max_batch is 0; allowed: 1 to 65536.*--port is 70000"),
         ("--load a.pt --max_delay nan", "--max_delay is nan"),
+        ("--load a.pt --max_delay inf --max_mb inf", "--max_delay is inf; allowed: 0 to 60000.*--max_mb is inf"),
         ("--load a.pt --max_queue 4 --max_images 5", "contradict: a request must fit"),
         ("--load x/a.pt y/x/a.pt", "Two models have the name 'x/a'.*--names"),
         ("--load a.pt --names a b", "2 names for 1 models"),
         ("--load .", "without an export"),
         ("--load none.pt", "none.pt"),
+        ("--load a.pt oof.npz", "oof.npz holds the probabilities of one list.*checkpoints and exported folders alone"),
+        ("--load . --tta flip --gpu -1", "--tta, --gpu have no effect here.*leave them out"),
+        ("--load a.pt --force", "--force has no effect here"),
+        ("--dockerfile b --max_mb 3 --tta flip", "--port, --max_mb, --tta have no effect beside --dockerfile"),
         ("--load a.pt --host 203.0.113.1", "--host 203.0.113.1.*--port 0"),
     ],
 )
@@ -132,6 +151,28 @@ def test_serve_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys)
         assert command.main(["--load", str(tmp_path / "none.pt"), "--port", str(port)]) == 2
     out = capsys.readouterr()
     assert f"--port {port}: Address already in use" in out.out + out.err
+
+
+def test_serve_port_that_another_server_takes_meanwhile_is_named(monkeypatch, capsys):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        model = SimpleNamespace(name="a", about="", task="single", classes=[])
+        monkeypatch.setattr(command, "_open", lambda *_: (other.listen(), model)[1])
+        assert command.main(["--load", "a.pt", "--port", str(port)]) == 2
+    out = capsys.readouterr()
+    assert f"--port {port}: Address already in use" in out.out + out.err
+
+
+@pytest.mark.parametrize("predict", [None, "raise RuntimeError('no model')"])
+def test_serve_exported_folder_that_is_damaged_is_named(predict, tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"export": {}}')
+    if predict:
+        (tmp_path / "predict.py").write_text(predict)
+    assert command.main(["--load", str(tmp_path), "--port", "0"]) == 2
+    out = capsys.readouterr()
+    assert f"{tmp_path} is an exported folder that cannot be opened" in out.out + out.err
 
 
 def test_serve_without_its_packages_says_what_to_install(monkeypatch, capsys):

@@ -123,6 +123,26 @@ def test_batcher_survives_what_is_cancelled_before_and_during_its_batch(held):
     batcher.close()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_batcher_whose_thread_dies_fails_everything_that_waits_and_comes_later(held):
+    def run(batch):
+        held.run(batch)
+        raise SystemExit
+
+    batcher = Batcher(run, 1, 0.0)
+    running = batcher.submit(one(1))
+    assert held.begun.acquire(timeout=600)
+    futures = [running, batcher.submit(one(2)), batcher.call(lambda: None)]
+    held.go.set()
+    for future in futures:
+        with pytest.raises(RuntimeError, match="thread of the model has ended: SystemExit"):
+            future.result(60)
+    with pytest.raises(RuntimeError, match="has ended"):
+        batcher.submit(one(3)).result(60)
+    batcher.close()
+    assert not batcher.is_alive()
+
+
 # ------------------------------------------------------------------------------------------------ the queue
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -37,7 +38,7 @@ class CheckpointModel:
         """
         device = get_device(opt.gpu)
         loaded: LoadedPredictor = load_predictor(opt, device)
-        known = Classes.from_dict(loaded.data)
+        known = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
         self.name, self.task, self.about = name, known.task, loaded.title
         self.classes = [visible(known.name(label)) for label in range(known.count)]
         self.thresholds = thresholds_of(known).tolist() if known.task == "multilabel" else None

@@ -11,9 +11,10 @@ folder serve itself: it adds the server and a Dockerfile, and needs neither this
 """
 
 import argparse
+import contextlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from options import choices, given_words, parse_eval
@@ -27,6 +28,7 @@ from utils.logger import log
 from utils.run import run_tool, set_openmp_spin, tune_malloc
 
 MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+CHECKPOINT_FLAGS = ("tta", "temperature", "scale", "fit", "precision", "gpu")
 PACKAGES = "fastapi uvicorn python-multipart prometheus-client"
 
 
@@ -42,6 +44,7 @@ def option_parser() -> argparse.ArgumentParser:
     add("--load", type=expanded, nargs="+", metavar="PATH", help="checkpoints and exported folders; each is a model")
     add("--names", nargs="+", metavar="NAME", help="a name per model; default: from its path")
     add("--dockerfile", type=expanded, metavar="DIR", help="instead of --load: make this exported folder serve itself")
+    add("--force", action="store_true", help="let --dockerfile replace its files where you have changed them")
     add_flags(parser)
     add("--tta", choices=choices.TTAS, help="the views of an image, for checkpoints; default: none")
     add("--temperature", type=temperature, metavar="T", help="none, a number, or ckpt, as for eval.py; default: none")
@@ -59,8 +62,9 @@ def run(opt: argparse.Namespace) -> int:
         raise UserError(
             f"--load and --dockerfile {problem}.\nTry: python -m tools.serve --load checkpoints/<tag>/best.pt"
         )
+    _check_unused(opt)
     if opt.dockerfile:
-        write_dockerfile(Path(opt.dockerfile))
+        write_dockerfile(Path(opt.dockerfile), opt.force)
         return 0
     try:
         settings = settings_of(opt)
@@ -71,6 +75,28 @@ def run(opt: argparse.Namespace) -> int:
     set_openmp_spin(os.environ)
     tune_malloc()
     return _serve(opt, settings, names)
+
+
+def _check_unused(opt: argparse.Namespace) -> None:
+    """Raise UserError where a flag is given that would change nothing, or a path that is no model."""
+    parser = option_parser()
+    given = [name for name, value in vars(opt).items() if value != parser.get_default(name)]
+    if opt.dockerfile:
+        unused = [f"--{name}" for name in given if name not in ("dockerfile", "force")]
+        reason = "no effect beside --dockerfile, which only writes files"
+    else:
+        saved = [path for path in opt.load if path.endswith(".npz")]
+        if saved:
+            raise UserError(
+                f"{saved[0]} holds the probabilities of one list, so it cannot be served. "
+                "Try: --load with checkpoints and exported folders alone"
+            )
+        alone = all(Path(path).is_dir() for path in opt.load)
+        unused = [f"--{name}" for name in given if name == "force" or (alone and name in CHECKPOINT_FLAGS)]
+        reason = "no effect here: --force is for --dockerfile, the others for checkpoints"
+    if unused:
+        verb, them = ("have", "them") if len(unused) > 1 else ("has", "it")
+        raise UserError(f"{', '.join(unused)} {verb} {reason}.\nTry: leave {them} out")
 
 
 def model_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
@@ -104,17 +130,26 @@ def _serve(opt: argparse.Namespace, settings: Settings, names: Sequence[str]) ->
     """Load the models and answer requests until a signal; return the exit code. Raises UserError."""
     from tools.serve.shipped.run import bind, serve
 
-    try:
+    with _naming_port(settings):
         place = bind(settings)
-    except OSError as error:
-        raise UserError(
-            f"--host {settings.host} --port {settings.port}: {error.strerror}.\nTry: --port 0, for a free port"
-        ) from None
     with place:
         models = [_open(opt, path, name, settings) for path, name in zip(opt.load, names, strict=True)]
         for model in models:
             log.info(f"{model.name}: {model.about}, task {model.task}, {len(model.classes)} classes")
+        with _naming_port(settings):
+            place.listen()  # another server may have begun meanwhile: two sockets may have one address until then
         return serve(models, settings, place, log.info)
+
+
+@contextlib.contextmanager
+def _naming_port(settings: Settings) -> Iterator[None]:
+    """Turn an OSError of a socket into a UserError that names the address."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--host {settings.host} --port {settings.port}: {error.strerror}.\nTry: --port 0, for a free port"
+        ) from None
 
 
 def _open(opt: argparse.Namespace, path: str, name: str, settings: Settings) -> Model:
@@ -126,8 +161,15 @@ def _open(opt: argparse.Namespace, path: str, name: str, settings: Settings) -> 
             return ExportedModel(Path(path), name, settings.max_pixels)
         except ModuleNotFoundError as error:
             raise UserError(f"{path}: {error}.\nTry: pip install -r {path}/requirements.txt") from None
+        except MemoryError:
+            raise
+        except Exception as error:  # of any runtime, or of a predict.py that is missing or damaged
+            raise UserError(
+                f"{path} is an exported folder that cannot be opened ({type(error).__name__}: {error}).\n"
+                f"Try: python -m tools.export --load checkpoints/<tag>/best.pt --out {path}"
+            ) from error
     from tools.serve.checkpoints import CheckpointModel
 
-    words = given_words(opt, "tta", "temperature", "scale", "fit", "precision", "gpu")
+    words = given_words(opt, *CHECKPOINT_FLAGS)
     words += ["--load", path, "-b", str(settings.max_batch)]
     return CheckpointModel(parse_eval(words), name, settings.max_pixels)

@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         place = bind(settings)
         model = ExportedModel(opt.folder, opt.folder.resolve().name, settings.max_pixels, opt.threads)
+        place.listen()  # here, for another server may have taken the port while the model was loaded
     except ModuleNotFoundError as error:
         print(f"{error}\nTry: pip install -r requirements.txt -r requirements-serve.txt", file=sys.stderr)
         return 2

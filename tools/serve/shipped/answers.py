@@ -96,7 +96,7 @@ def answer_of(model: Model, image: str, row: Row, top: int) -> Answer:
             name=model.classes[label],
             label=label,
             probability=float(row[label]),
-            predicted=None if limits is None else bool(row[label] >= limits[label]),
+            predicted=None if limits is None else float(row[label]) >= limits[label],
         )
         for label in best
     ]

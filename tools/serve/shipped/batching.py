@@ -29,7 +29,7 @@ class Batcher:
 
     A batch starts when `max_batch` images wait, or when the oldest has waited for `max_delay_seconds`. Images that come
     meanwhile form the next one. Each image's answer goes to its own future. A future that is cancelled before its batch
-    is not computed; later it cannot be cancelled.
+    is not computed; later it cannot be cancelled. If the thread ends by an error, all answers raise RuntimeError.
     """
 
     def __init__(
@@ -46,6 +46,8 @@ class Batcher:
         self._recent: deque[tuple[int, float]] = deque(maxlen=MAX_RECENT_BATCHES)
         self._changed = threading.Condition()
         self._closing = False
+        self._death: BaseException | None = None  # what ended the thread before its time
+        self._running: list[_Waiting] = []
         self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
         self._thread.start()
 
@@ -55,6 +57,7 @@ class Batcher:
         with self._changed:
             self._waiting.append(one)
             self._changed.notify()
+            self._fail_if_dead()
         return one.answer
 
     def call(self, job: Callable[[], T]) -> "Future[T]":
@@ -63,6 +66,7 @@ class Batcher:
         with self._changed:
             self._jobs.append((job, answer))
             self._changed.notify()
+            self._fail_if_dead()
         return answer
 
     def seconds_per_image(self) -> float:
@@ -82,11 +86,37 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
+        """Run batches and jobs until `close`. Nobody may wait forever for a thread that an error ends."""
+        try:
+            self._run_batches()
+        except BaseException as error:
+            with self._changed:
+                self._death = error
+                self._fail_if_dead()
+            raise  # its traceback is printed
+
+    def _fail_if_dead(self) -> None:
+        """Let all answers that nobody will compute raise RuntimeError, if the thread has died; hold `_changed`."""
+        if self._death is None:
+            return
+        answers: list[Future[Any]] = [one.answer for one in (*self._running, *self._waiting)]
+        answers += [answer for _, answer in self._jobs]
+        self._running = []
+        self._waiting.clear()
+        self._jobs.clear()
+        for answer in answers:
+            if not answer.done() and (answer.running() or answer.set_running_or_notify_cancel()):
+                error = RuntimeError(f"The thread of the model has ended: {self._death!r}")
+                answer.set_exception(error)
+
+    def _run_batches(self) -> None:
         while True:
             batch = [one for one in self._next_batch() if one.answer.set_running_or_notify_cancel()]
+            self._running = batch
             while self._jobs:
-                job, answer = self._jobs.popleft()
+                job, answer = self._jobs[0]
                 _settle(answer, job)
+                self._jobs.popleft()
             if batch:
                 began = time.perf_counter()
                 self._answer(batch)

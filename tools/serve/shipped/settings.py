@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 MEGABYTE = 1_000_000
-# flag: (lowest value, help); the defaults are those of Settings
-FLAGS: dict[str, tuple[float, str]] = {
-    "max_batch": (1, "images of several requests that go through a network together; 1: each alone"),
-    "max_delay": (0, "milliseconds that an image waits for others to join its batch"),
-    "max_queue": (1, "images that are accepted and not answered yet; beyond it: 503 and Retry-After"),
-    "max_images": (1, "images per request"),
-    "max_mb": (0.001, "megabytes per image"),
-    "max_request_mb": (0.001, "megabytes per request"),
-    "max_pixels": (1, "pixels per image, by its header; more are not decoded"),
-    "upload_seconds": (0.1, "how long the upload of a request may take"),
-    "workers": (1, "threads that decode images"),
+# flag: (lowest value, highest value, help); the defaults are those of Settings
+FLAGS: dict[str, tuple[float, float, str]] = {
+    "max_batch": (1, 65_536, "images of several requests that go through a network together; 1: each alone"),
+    "max_delay": (0, 60_000, "milliseconds that an image waits for others to join its batch"),
+    "max_queue": (1, 1_000_000, "images that are accepted and not answered yet; beyond it: 503 and Retry-After"),
+    "max_images": (1, 1_000_000, "images per request"),
+    "max_mb": (0.001, 100_000, "megabytes per image"),
+    "max_request_mb": (0.001, 100_000, "megabytes per request"),
+    "max_pixels": (1, 100_000_000_000, "pixels per image, by its header; more are not decoded"),
+    "upload_seconds": (0.1, 86_400, "how long the upload of a request may take"),
+    "workers": (1, 1024, "threads that decode images"),
 }
 
 
@@ -52,7 +52,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     parser.add_argument("--host", default=defaults.host, help="address to listen at; 0.0.0.0: every network")
     parser.add_argument("--port", type=int, default=defaults.port, help="0: a free one")
-    for name, (_, text) in FLAGS.items():
+    for name, (_, _, text) in FLAGS.items():
         default: Any = getattr(defaults, name)
         parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
 
@@ -60,9 +60,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def settings_of(opt: argparse.Namespace) -> Settings:
     """Return the settings that parsed flags give. Raises ValueError with a line for each value that is not allowed."""
     wrong = [
-        f"--{name} is {getattr(opt, name)}; allowed: {low:g} or more"
-        for name, (low, _) in FLAGS.items()
-        if not getattr(opt, name) >= low
+        f"--{name} is {getattr(opt, name)}; allowed: {low} to {high}"
+        for name, (low, high, _) in FLAGS.items()
+        if not low <= getattr(opt, name) <= high
     ]
     if not 0 <= opt.port <= 65535:
         wrong.append(f"--port is {opt.port}; allowed: 0 to 65535")
