@@ -129,18 +129,22 @@ class EvalSampler:
     Batch k is that of one process whose batch has the size of each process's part, so its predictions are the same.
     """
 
-    def __init__(self, count: int, batch_size: int, max_batches: int | None = None, shared: bool = True) -> None:
+    def __init__(
+        self, count: int, batch_size: int, max_batches: int | None = None, shared: bool = True, alone: bool = False
+    ) -> None:
         """Divide `count` samples into batches.
 
         Args:
-            batch_size: of all processes together.
+            batch_size: of all processes together; with `alone`, of this process.
             max_batches: the most batches per process (--debug).
             shared: whether the processes take turns; else the main process has all batches, and the others none.
+            alone: whether this process has all batches, whatever other processes there are.
         """
-        batch_size = distributed.per_process_batch(batch_size)
+        self.world, self.rank = (1, 0) if alone else (distributed.world_size(), distributed.rank())
+        batch_size = batch_size if alone else distributed.per_process_batch(batch_size)
         batches = -(-count // batch_size)
         self.count, self.batch_size, self.shared = count, batch_size, shared
-        self.batches = batches if max_batches is None else min(batches, max_batches * distributed.world_size())
+        self.batches = batches if max_batches is None else min(batches, max_batches * self.world)
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
@@ -149,8 +153,8 @@ class EvalSampler:
     def _own_batches(self) -> range:
         """Return the numbers of the batches of this process."""
         if not self.shared:
-            return range(0 if distributed.rank() else self.batches)
-        return range(distributed.rank(), self.batches, distributed.world_size())
+            return range(0 if self.rank else self.batches)
+        return range(self.rank, self.batches, self.world)
 
     def __iter__(self) -> Iterator[BatchIndices]:
         for step in self._own_batches():

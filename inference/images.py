@@ -164,7 +164,7 @@ class ImagePredictor:
         """Return the predictions of images, float32 (N, C), on the CPU. Raises what __call__ raises."""
         reader = _Reader([_checked(image, place) for place, image in enumerate(several)])
         dataset = EvalDataset(reader.files, reader, self.predictor.preprocesses)
-        sampler = EvalSampler(len(several), self.batch_size)
+        sampler = EvalSampler(len(several), self.batch_size, alone=True)
         loader = BatchLoader(dataset, sampler, self.batch_size, WorkerConfig(count=self.workers))
         rows, bad = list[torch.Tensor](), list[str]()
         for batch, each in self.predictor.run(loader, "predicting"):

@@ -1,7 +1,7 @@
 """From images to probabilities: one network or several, one view or many."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -151,8 +151,14 @@ class Predictor:
             yield
 
     def run(self, loader: BatchLoader[EvalBatch], title: str) -> Iterator[tuple[EvalBatch, Tensor]]:
-        """Yield each EvalBatch of `loader` and its `member_probabilities`, as `share` does; for one process."""
-        return self.share(loader, title, lambda batch, each: (batch, each))
+        """Yield each EvalBatch of `loader` and its `member_probabilities`. No process waits for another.
+
+        Raises:
+            NotFinite: as `share` says.
+        """
+        parts = self._parts(loader, title, lambda batch, each: (batch, each))
+        broken, seen = yield from self._checked(parts)
+        self._refuse_broken(broken, str(seen))
 
     def share(
         self, loader: BatchLoader[EvalBatch], title: str, take: Callable[[EvalBatch, Tensor], Part]
@@ -174,15 +180,20 @@ class Predictor:
             UserError: another process raised it.
             ProcessLost: another process has ended.
         """
+        broken, seen = yield from self._checked(in_turns(self._parts(loader, title, take)))
+        distributed.broadcast_from_main(lambda: self._refuse_broken(broken, str(seen)))
+
+    def _checked(self, parts: Iterator[tuple[Tensor, int, Part]]) -> Generator[Part, None, tuple[list[int], int]]:
+        """Yield the parts of `_parts`; return how many rows each member broke, (M,), and how many rows there were."""
         broken = torch.zeros(len(self.weights), dtype=torch.long)
         seen = 0
-        for counted, size, part in in_turns(self._parts(loader, title, take)):
+        for counted, size, part in parts:
             broken = broken.to(counted.device) + counted
             first, seen = seen == 0, seen + size
             if first:  # do not run a network for hours that is broken throughout
                 self._refuse_broken([count * (count == seen) for count in broken.tolist()], f"the first {seen}")
             yield part
-        distributed.broadcast_from_main(lambda: self._refuse_broken(broken.tolist(), str(seen)))
+        return broken.tolist(), seen
 
     def _parts(
         self, loader: BatchLoader[EvalBatch], title: str, take: Callable[[EvalBatch, Tensor], Part]

@@ -26,6 +26,7 @@ POLL_INTERVAL = timedelta(seconds=1)
 GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe")  # in gloo's errors, after the end of another process
 
 _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
+_has_met = False  # whether `init` has started the process group; a caller's own group shares no work with us
 
 
 def rank() -> int:
@@ -80,6 +81,8 @@ def init(device: "torch.device") -> bool:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     named_store = distributed.PrefixStore(name, store)
     distributed.init_process_group(backend, store=named_store, rank=rank(), world_size=world_size())
+    global _has_met
+    _has_met = True
     return bool(broadcast_from_main(lambda: restarted))
 
 
@@ -136,10 +139,10 @@ def require_single_process(what: str) -> None:
 
 
 def _have_met() -> bool:
-    """Return whether this process has joined a group."""
+    """Return whether this process has joined the group of `init`."""
     from torch import distributed
 
-    return distributed.is_initialized()
+    return _has_met and distributed.is_initialized()
 
 
 def shutdown() -> None:
@@ -153,6 +156,8 @@ def shutdown() -> None:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
+            global _has_met
+            _has_met = False
             gc.collect()  # DistributedDataParallel holds the group too, in reference cycles
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import processes
 from conftest import ROOT
 from dataloader.file_list import read_list
 from inference import load
@@ -217,3 +218,36 @@ def test_submit_images_of_other_tasks_agree_with_load(task, task_checkpoint, col
     assert any(line.endswith("no label") for line in table) and table[-1].endswith("cannot be read")
     marks = {row["file"]: row["label"] for row in rows if not row["class"]}
     assert marks["bad.png"] == "" and set(marks.values()) == {"", "-"}
+
+
+OWN_GROUP = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from inference import load
+from utils import distributed
+from utils.errors import UserError
+
+torch.distributed.init_process_group("gloo")  # the caller's own
+try:
+    load({checkpoint!r}, gpu=-1)
+except UserError as error:
+    print(str(error).splitlines()[0])
+torch.distributed.destroy_process_group()
+distributed.init(torch.device("cpu"))
+if distributed.rank() == 1:  # the other process has no part in it
+    predictor = load({checkpoint!r}, gpu=-1, batch_size=3)
+    print(len(predictor({images!r}).names), "names")
+distributed.shutdown()
+"""
+
+
+def test_load_in_several_processes_waits_for_none(trained, photo_set, tmp_path):
+    files = read_list(photo_set / "val.txt")
+    images = [files.path(k) for k in range(4)]
+    content = OWN_GROUP.format(root=str(ROOT), checkpoint=str(trained), images=images)
+    (tmp_path / "own.py").write_text(content)
+    assert processes.ranks(tmp_path, [tmp_path / "own.py"], [tmp_path / "own.py"]) == [0, 0], processes.logs(tmp_path)
+    refused = "This command and `inference.load` run in one process, but torchrun started 2."
+    said = [path.read_text().strip() for path in sorted(tmp_path.glob("torchrun*.log"))]
+    assert said == [refused, f"{refused}\n4 names"]
