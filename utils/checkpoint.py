@@ -13,6 +13,7 @@ Keys of a checkpoint:
     history      one dict of scores per epoch
     best         the best epoch's scores
     calibration  a temperature, from eval.py --calibrate
+    thresholds   of several labels per image, from eval.py --fit_thresholds
     probe        how tools.probe fitted the classifier
     average      what tools.average made it of, with the scores
     curves       sums over stretches of steps: the points of steps.csv

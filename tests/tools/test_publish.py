@@ -125,6 +125,24 @@ def test_published_folder_loads_as_the_checkpoint_to_the_bit(script, photo_set, 
         assert torch.equal(start["fc.weight"], content["ema"]["fc.weight"])
 
 
+def test_published_folder_keeps_what_was_fitted(photo_set, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    path = make(tmp_path / "a.pt", photo_set, options={"task": "multilabel"}, data={"task": "multilabel"})
+    fitted = {
+        "thresholds": {"rule": "per_label", "values": [0.1, 0.37, 0.9], "tta": "none"},
+        "calibration": {"temperature": 1.5, "tta": "none"},
+    }
+    checkpoint.save(tmp_path / "a.pt", checkpoint.load(path) | fitted)
+    assert publish("--load", path, "--out", "out") == 0
+    found, about = checkpoint.load("out"), json.loads((tmp_path / "out/provenance.json").read_text())
+    for name, value in fitted.items():
+        assert found[name] == about[name] == value
+        with monkeypatch.context() as patch:
+            patch.setattr(folder, "KEPT", tuple(key for key in folder.KEPT if key != name))
+            assert publish("--load", path, "--out", "less") == 2
+        assert "The folder does not load as" in shown(capfd) and not (tmp_path / "less").exists()
+
+
 @pytest.mark.parametrize("name", [*MODELS, "timm:test_vit", "timm:test_efficientnet"])
 def test_every_model_says_whether_timm_builds_it(name):
     """The tensors are compared without memory for them; the logits are compared for small ones elsewhere."""

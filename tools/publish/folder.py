@@ -27,7 +27,8 @@ from utils.weight_files import WRITER, WRITER_NAME
 from utils.whole_folder import whole_folder
 
 WEIGHTS = "model.safetensors"
-KEPT = ("model", "epoch", "calibration", "average", "probe")  # of the checkpoint, beside options, data and weights
+FITTED = ("calibration", "thresholds")  # what eval.py stored
+KEPT = ("model", "epoch", *FITTED, "average", "probe")  # of the checkpoint, beside options, data and weights
 SCORE_NAMES = ("intervals",)  # of metrics.json, beside its numbers
 PACKAGES = ("torch", "timm", "numpy", "safetensors")
 
@@ -143,12 +144,14 @@ def _problem_in_timm(new: Path, model: BaseModel, scale: int) -> str:
 
 
 def _check_again(new: Path, source: Source) -> None:
-    """Raise UserError where --load of the folder would not give the same network, to the bit."""
+    """Raise UserError where --load of the folder would not give the same network, to the bit, and the same decisions."""
     found = checkpoint.load(new)
     model, data = build_from_checkpoint(found, str(new))
     weights, own = model.net.state_dict(), source.model.net.state_dict()
     same = weights.keys() == own.keys() and all(torch.equal(value, weights[name]) for name, value in own.items())
-    if not same or data["preprocess"] != source.content["data"]["preprocess"]:
+    same = same and all(found.get(name) == source.content.get(name) for name in FITTED)
+    same = same and all(data.get(name) == source.content["data"].get(name) for name in ("preprocess", "cut_points"))
+    if not same:
         raise UserError(f"The folder does not load as {source.path} does, so it is not written. Please report it.")
 
 
@@ -217,7 +220,7 @@ def _provenance(source: Source) -> dict[str, Any]:
         "options": without_folders(content["opt"]),
         "training_list": content["data"].get("train_list"),
         "training_images_per_class": content["data"].get("class_images"),
-        "calibration": content.get("calibration"),
+        **{name: content.get(name) for name in FITTED},
         "average": without_folders(content.get("average")),
         "published": {"command": without_folders(["python", *sys.argv]), "versions": versions},
     }
