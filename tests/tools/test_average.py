@@ -233,7 +233,7 @@ def test_same_weights_and_bare_weights_are_refused(photo_set, tmp_path):
 def test_epochs_of_a_tag_are_in_the_order_of_numbers(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    for name in ("2_A.pt", "10_A.pt", "9_A.pt", "best.pt", "last.pt", "3_A.json"):
+    for name in ("2_A.pt", "10_A.pt", "9_A.pt", "best.pt", "last.pt", "3_A.json", "2_A.norm.pt", "9_A.prior.pt"):
         (folder / name).touch()
     words = ["--how", "swa", "--out", "x.pt", "--checkpoint_dir", str(tmp_path), "--tag", "run"]
     opt = command.option_parser().parse_args(words)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from network.base_model import network_settings
 from network.loading import options_from_checkpoint
+from training.earlier import DERIVED
 from utils import checkpoint
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
@@ -63,7 +64,8 @@ def epoch_files(opt: argparse.Namespace) -> list[str]:
     folder = Path(opt.checkpoint_dir) / opt.tag
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Give --tag of a run, and --checkpoint_dir where it is.")
-    matches = ((EPOCH_FILE.fullmatch(path.name), path) for path in folder.iterdir())
+    files = (path for path in folder.iterdir() if not path.name.endswith(DERIVED))
+    matches = ((EPOCH_FILE.fullmatch(path.name), path) for path in files)
     found = sorted((int(match[1]), str(path)) for match, path in matches if match)
     wanted = opt.last or 2
     if len(found) < wanted:
