@@ -144,7 +144,7 @@ def _problem_in_timm(new: Path, model: BaseModel, scale: int) -> str:
 
 
 def _check_again(new: Path, source: Source) -> None:
-    """Raise UserError where --load of the folder would not give the same network, to the bit, and the same decisions."""
+    """Raise UserError where --load of the folder would not predict to the bit as the checkpoint does."""
     found = checkpoint.load(new)
     model, data = build_from_checkpoint(found, str(new))
     weights, own = model.net.state_dict(), source.model.net.state_dict()
