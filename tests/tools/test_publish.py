@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import cv2
 import huggingface_hub
@@ -26,6 +27,8 @@ from utils.files import file_hash
 from utils.preprocess import Preprocess
 
 TOOL = ("-w", "0", "--gpu", "-1", "--precision", "fp32", "-b", "6")
+WITHIN = {"epoch": 3, "done": 1, "counted": 1, "images": 6, "waited": 0.0, "lr": 0.1, "spent": 0.0, "ended": False}
+WITHIN |= {"totals": [torch.zeros(6)]}
 
 
 def publish(*words) -> int:
@@ -197,7 +200,7 @@ def test_network_that_computes_something_else_is_not_called_timms(photo_set, tmp
 
 def test_card_scores_and_provenance_say_what_the_checkpoint_says(script, photo_set, tmp_path):
     path = make(tmp_path / "a.pt", photo_set, 0.01, options={"train_list": "/home/me/secret/train.txt"})
-    content = checkpoint.load(path) | {"history": [{"epoch": 1, "val_top1": 0.25}, {"epoch": 2, "val_top1": 0.5}]}
+    content = checkpoint.load(path) | {"history": [{"epoch": 1, "val_top1": 0.5}, {"epoch": 2, "val_top1": 0.25}]}
     content["data"]["train_list"] = "f" * 64
     checkpoint.save(tmp_path / "a.pt", content)
     assert script("eval.py", "--load", path, "--tag", "t", "--no-report", *TOOL).code == 0
@@ -207,14 +210,14 @@ def test_card_scores_and_provenance_say_what_the_checkpoint_says(script, photo_s
     )
     scores = json.loads((tmp_path / "out/scores.json").read_text())
     listed = json.loads(metrics.read_text())
-    assert scores["best_epoch"] == {"epoch": 2, "val_top1": 0.5}
+    assert scores["epoch"] == {"epoch": 2, "val_top1": 0.25}
     assert scores["evaluation"]["top1"] == listed["top1"] and scores["evaluation"]["intervals"] == listed["intervals"]
     about = json.loads((tmp_path / "out/provenance.json").read_text())
     assert about["checkpoint"]["sha256"] == file_hash(path) and about["training_list"] == "f" * 64
     assert about["options"]["train_list"] == "train.txt" and about["options"]["lr"] == content["opt"]["lr"]
     card = (tmp_path / "out/README.md").read_text()
     assert f"| an evaluation | top1 | {listed['top1']:.4f} |" in card and "# Cuts" in card
-    assert "| the validation list, in training | top1 | 0.5000 |" in card
+    assert "| the validation list, in training | top1 | 0.2500 |" in card and "0.5000 |" not in card
     assert header(tmp_path / "out/README.md") == {
         "license": "cc-by-4.0",
         "library_name": "timm",
@@ -229,6 +232,19 @@ def test_card_scores_and_provenance_say_what_the_checkpoint_says(script, photo_s
     metrics.write_text(json.dumps(listed))
     with pytest.raises(UserError, match="is not of"):
         folder._scores(folder._read(path), str(metrics))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"history": [{"epoch": 1, "val_top1": 0.5}]}, {"history": [{"epoch": 2, "val_top1": 0.5}], "within": WITHIN}],
+)
+def test_card_of_an_epoch_without_scores_says_so(changes, photo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = make(tmp_path / "a.pt", photo_set)
+    checkpoint.save(tmp_path / "a.pt", checkpoint.load(path) | changes)
+    assert publish("--load", path, "--out", "out") == 0
+    assert json.loads((tmp_path / "out/scores.json").read_text()) == {}
+    assert "The checkpoint holds no scores of this epoch." in (tmp_path / "out/README.md").read_text()
 
 
 def test_card_without_licence_names_none(photo_set, tmp_path, monkeypatch, capfd):
@@ -335,14 +351,17 @@ def test_bare_weights_are_refused(photo_set, tmp_path, monkeypatch, capfd):
 class FakeHub:
     """Stands for huggingface_hub.HfApi, and notes what it is asked."""
 
-    def __init__(self, there: bool, broken: bool = False) -> None:
-        self.there, self.broken, self.calls = there, broken, []
+    def __init__(self, there: bool, broken: bool = False, private: bool = True) -> None:
+        self.there, self.broken, self.private, self.calls = there, broken, private, []
 
     def __call__(self):
         return self
 
     def repo_exists(self, repository):
         return self.there
+
+    def repo_info(self, repository):
+        return SimpleNamespace(private=self.private)
 
     def create_repo(self, repository, private, exist_ok):
         self.calls.append(("create", repository, private, exist_ok))
@@ -359,6 +378,7 @@ class FakeHub:
         ((), False, [("create", "me/x", None, False), ("upload", "me/x", "out", None)]),
         (("--private",), False, [("create", "me/x", True, False), ("upload", "me/x", "out", None)]),
         (("--overwrite",), True, [("create", "me/x", None, True), ("upload", "me/x", "out", "*")]),
+        (("--private", "--overwrite"), True, [("create", "me/x", True, True), ("upload", "me/x", "out", "*")]),
     ],
 )
 def test_push_uploads_the_folder(words, there, calls, photo_set, tmp_path, monkeypatch, capfd):
@@ -377,6 +397,18 @@ def test_push_to_a_repository_that_exists_is_refused_before_the_work(photo_set, 
     assert "has a repository me/x already" in shown(capfd) and not (tmp_path / "out").exists()
 
 
+def test_private_push_to_a_public_repository_is_refused(photo_set, tmp_path, monkeypatch, capfd):
+    """The hub ignores `private` for a repository that exists, before the work or since."""
+    monkeypatch.chdir(tmp_path)
+    words = ["--load", make(tmp_path / "a.pt", photo_set), "--push", "me/x", "--private", "--overwrite"]
+    for there in (True, False):
+        fake = FakeHub(there, private=False)
+        monkeypatch.setattr(huggingface_hub, "HfApi", fake)
+        assert publish(*words, "--out", f"out{there}") == 2
+        assert "me/x is public" in shown(capfd) and "upload" not in [call[0] for call in fake.calls]
+    assert not (tmp_path / "outTrue").exists() and (tmp_path / "outFalse").exists()
+
+
 def test_push_that_breaks_leaves_the_folder(photo_set, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeHub(there=False, broken=True))
@@ -389,7 +421,7 @@ def test_push_without_network_or_library_says_what_to_do(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="The hub cannot be asked for me/x"):
-        hub.check("me/x", overwrite=False)
+        hub.check("me/x", private=False, overwrite=False)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert publish("--load", "a.pt", "--out", "out", "--push", "me/x") == 2

@@ -106,7 +106,7 @@ def _scores(scores: dict[str, Any], task: str) -> list[str]:
     columns = [
         ("evaluation", "an evaluation", ""),
         ("average", "the validation list", ""),
-        ("best_epoch", "the validation list, in training", "val_"),
+        ("epoch", "the validation list, in training", "val_"),
     ]
     rows = [
         f"| {what} | {name} | {scores[key][prefix + name]:.4f} |"
@@ -115,7 +115,7 @@ def _scores(scores: dict[str, Any], task: str) -> list[str]:
         if prefix + name in scores.get(key, {})
     ]
     if not rows:
-        return ["## Scores", "The checkpoint holds no scores."]
+        return ["## Scores", "The checkpoint holds no scores of this epoch."]
     note = "The validation list chose the epoch or the average, so its scores are optimistic."
     return ["## Scores", "\n".join(["| measured on | metric | score |", "|---|---|---|", *rows]), note]
 

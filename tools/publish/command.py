@@ -58,7 +58,7 @@ def publish(opt: argparse.Namespace) -> None:
     from tools.publish.folder import write_folder
 
     if opt.push:
-        hub.check(opt.push, opt.overwrite)
+        hub.check(opt.push, opt.private, opt.overwrite)
     out = Path(opt.out)
     write_folder(opt, out)
     if opt.push:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from evaluation.ranking import best_row
 from network.base_model import BaseModel
 from network.loading import build_from_checkpoint
 from tools.publish import timm_config
@@ -170,17 +169,15 @@ def without_folders(value: Any) -> Any:
 
 
 def _scores(source: Source, metrics: str | None) -> dict[str, Any]:
-    """Return what is known of the scores: of the best epoch, of the average, and of the evaluation `metrics`.
+    """Return what is known of the scores: of its epoch, of the average, and of the evaluation `metrics`.
 
     Raises:
         UserError: the metrics.json cannot be read, or is of another checkpoint.
     """
     content, found = source.content, {}
-    metric = content["opt"].get("metric", "top1")
-    history = content.get("history")
-    best = best_row(history, metric) if isinstance(history, list) else None
-    if best is not None:
-        found["best_epoch"] = dict(best)
+    if not content.get("within"):  # within an epoch the weights are no longer those that the history scored
+        rows = [row for row in content.get("history", []) if row["epoch"] == content.get("epoch")]
+        found |= {"epoch": dict(rows[-1])} if rows else {}
     if content.get("average"):
         found["average"] = dict(content["average"]["scores"])
     if metrics:
