@@ -174,7 +174,8 @@ def _scores(source: Source, metrics: str | None) -> dict[str, Any]:
     Raises:
         UserError: the metrics.json cannot be read, or is of another checkpoint.
     """
-    content, found = source.content, {}
+    content = source.content
+    found: dict[str, Any] = {}
     if not content.get("within"):  # within an epoch the weights are no longer those that the history scored
         rows = [row for row in content.get("history", []) if row["epoch"] == content.get("epoch")]
         found |= {"epoch": dict(rows[-1])} if rows else {}
