@@ -64,10 +64,10 @@ def run(opt: argparse.Namespace) -> None:
     from evaluation.report.tool_plots import line
     from utils import checkpoint
 
-    require_classes(opt.load, "tools.best_scale")
     files, out = read_list(opt.list), Path(opt.out)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
     run_lock.acquire(out)
+    require_classes(opt.load, "tools.best_scale")
     data = checkpoint.load(opt.load).get("data") or {}
     preprocess = data.get("preprocess")
     if preprocess is None:
