@@ -64,10 +64,11 @@ def run(opt: argparse.Namespace) -> None:
     from evaluation.report.tool_plots import line
     from utils import checkpoint
 
-    files, out = read_list(opt.list), Path(opt.out)
-    check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
+    out = Path(opt.out)
     run_lock.acquire(out)
-    require_classes(opt.load, "tools.best_scale")
+    require_classes(opt.load, "tools.best_scale")  # before the list, which another task's labels would make unreadable
+    files = read_list(opt.list)
+    check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
     data = checkpoint.load(opt.load).get("data") or {}
     preprocess = data.get("preprocess")
     if preprocess is None:

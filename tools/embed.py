@@ -76,12 +76,13 @@ def run(opt: argparse.Namespace) -> None:
 
     if opt.neighbours:
         _import_faiss()  # if it is missing, say so before the features are computed
-    files = read_list(opt.list, labelled=not opt.unlabelled)
     out = Path(opt.out)
     if distributed.is_main():
-        check_folder(out, OUTPUTS, opt, files)
         run_lock.acquire(out)
-    require_classes(opt.load, "tools.embed")
+    require_classes(opt.load, "tools.embed")  # before the list, which another task's labels would make unreadable
+    files = read_list(opt.list, labelled=not opt.unlabelled)
+    if distributed.is_main():
+        check_folder(out, OUTPUTS, opt, files)
     features, readable, classes = embed(opt, files)
     if distributed.is_main():
         write_features(out, features, files)
