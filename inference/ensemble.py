@@ -149,7 +149,7 @@ def fit_ensemble(
         UserError: there are too few labelled images; or predictions of labels or numbers take too much memory.
         NotFinite: a member gave NaN or infinite logits.
     """
-    predictor, files, classes = loaded.predictor, loader.dataset.files, Classes.from_dict(loaded.data)
+    predictor, files, classes = loaded.predictor, loader.dataset.files, loaded.classes
     shape = len(predictor.weights), len(files), classes.count
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None

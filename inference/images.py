@@ -5,7 +5,7 @@ Nothing outside this project is changed: no logging, no threads, no signal handl
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -71,9 +71,8 @@ def load(
     opt = parser.parse([str(word) for word in words])
     with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, get_device(opt.gpu))
-    known = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
-    check_task(opt, known.task)
-    return ImagePredictor(loaded.predictor, known, opt.batch_size, opt.workers)
+    check_task(opt, loaded.classes.task)
+    return ImagePredictor(loaded.predictor, loaded.classes, opt.batch_size, opt.workers)
 
 
 def _refuse(message: str) -> NoReturn:

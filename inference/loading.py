@@ -52,6 +52,11 @@ class LoadedPredictor:
     thresholds: list[float] | None = None  # of each label, from --threshold or the only checkpoint; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
+    @property
+    def classes(self) -> Classes:
+        """Return the classes, labels or numbers that are predicted, with the thresholds of labels."""
+        return replace(Classes.from_dict(self.data), thresholds=self.thresholds)
+
     def check_list(self, files: FileList) -> None:
         """Raise UserError where saved probabilities are of another list than `files`, numbered as the checkpoint."""
         content_hash = files.content_hash() if self.saved else ""

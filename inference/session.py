@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -137,7 +137,7 @@ def _open(
     """Do what `open_inference` says, in this process."""
     opt = apply_ensemble_file(opt)
     loaded = load_predictor(opt, device)
-    classes = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
+    classes = loaded.classes
     if classes.task not in tasks:
         raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")
     check_task(opt, classes.task)

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,7 +17,6 @@ from inference.gradcam import gradcam
 from inference.loading import LoadedPredictor, load_predictor
 from tools.serve.shipped.errors import BadImageError
 from tools.serve.shipped.served import Inputs
-from utils.classes import Classes
 from utils.errors import ImageError
 from utils.run import get_device
 from utils.task import CORN, POSITION
@@ -38,7 +36,7 @@ class CheckpointModel:
         """
         device = get_device(opt.gpu)
         loaded: LoadedPredictor = load_predictor(opt, device)
-        known = replace(Classes.from_dict(loaded.data), thresholds=loaded.thresholds)
+        known = loaded.classes
         self.name, self.task, self.about = name, known.task, loaded.title
         self.classes = [visible(known.name(label)) for label in range(known.count)]
         self.thresholds = thresholds_of(known).tolist() if known.task == "multilabel" else None
