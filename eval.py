@@ -35,7 +35,8 @@ def main(opt: argparse.Namespace) -> None:
     from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
     from inference.report_extra import report_extra
-    from inference.temperature import announce_rewriting, calibrate, temperature_flag
+    from inference.rewriting import announce_rewriting
+    from inference.temperature import calibrate, temperature_flag
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs

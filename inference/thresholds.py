@@ -6,9 +6,8 @@ from evaluation.calibration import at_temperature
 from evaluation.multilabel import describe_thresholds
 from evaluation.targets import TargetPredictions
 from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, Fitted, fit_thresholds
+from inference.rewriting import rewritten_file, store
 from inference.session import Inference
-from inference.temperature import named, rewritten_file
-from utils import checkpoint
 from utils.logger import log
 
 
@@ -30,15 +29,11 @@ def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | No
     if target is None:
         log.info("No checkpoint was changed: only a checkpoint of one network, with its options, holds thresholds.")
         return fitted
-    log.info(f"Writing the thresholds into {named(target)}")
     content = None
     if fitted is not None:
         plain = at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
         content = {**fitted._asdict(), "values": plain, "tta": run.opt.tta}
-    others = checkpoint.amend(target, "thresholds", content, run.loaded.identities[0])
-    names = ", ".join(other.name for other in others)
-    without = f" ({names}, the same file until now, stays as it was)" if names else ""
-    log.info(f"Stored in {target}{without}; eval.py, submit.py and the rest use them from now on")
+    store(run, target, "thresholds", content, "the thresholds", "eval.py, submit.py and the rest use them from now on")
     return fitted
 
 

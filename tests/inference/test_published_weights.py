@@ -5,8 +5,8 @@ import torch
 
 from inference.ensemble import EnsembleMember, apply_ensemble_file, ensemble_content
 from inference.loading import load_predictor
+from inference.rewriting import announce_rewriting
 from inference.session import open_inference
-from inference.temperature import announce_rewriting
 from made import make
 from options import parse_eval
 from utils import checkpoint

@@ -1,0 +1,69 @@
+"""The checkpoint of --load gets what eval.py fits: --calibrate a temperature, --fit_thresholds thresholds."""
+
+from pathlib import Path
+
+from inference.session import Inference
+from utils import checkpoint, run_lock
+from utils.errors import UserError
+from utils.logger import log
+from utils.weight_files import is_safetensors
+
+
+def announce_rewriting(run: Inference) -> None:
+    """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others.
+
+    Raises:
+        UserError: the weights are published ones, which stay as they are; or another command has the run.
+    """
+    added = {"calibrate": "the temperature", "fit_thresholds": "the thresholds"}
+    asked = [name for name in added if getattr(run.opt, name)]
+    target = rewritten_file(run)
+    if asked and target is not None:
+        _refuse_published(target, run.loaded.paths[0], asked[0])
+        for name in asked:
+            what = f"{added[name]} to {_named(target)}"
+            log.info(f"--{name} adds {what}: that file is rewritten, its weights stay as they are.")
+        if run.loaded.run is not None:
+            run_lock.acquire(run.loaded.run, shared=True)
+
+
+def rewritten_file(run: Inference) -> Path | None:
+    """Return the checkpoint that gets what is fitted; None for a blend, and for a file of weights alone."""
+    loaded = run.loaded
+    one_network = len(loaded.paths) == 1 and not loaded.saved
+    return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
+
+
+def _refuse_published(target: Path, source: str, flag: str) -> None:
+    """Raise UserError where `source`, a value of --load, is a folder, a repository or a file of safetensors."""
+    if target.is_file():
+        with target.open("rb") as file:
+            if not is_safetensors(file):
+                return
+    raise UserError(
+        f"--{flag} adds what it fits to a checkpoint, and {source} holds published weights, which stay as they are.\n"
+        f"Allowed: --load with the checkpoint (.pt) that was published. First give it to eval.py --{flag}, then "
+        "publish it again.\nTry: python -m tools.publish --load best.pt --out DIR --overwrite"
+    )
+
+
+def store(run: Inference, target: Path, key: str, content: object, what: str, use: str) -> None:
+    """Set one key of the checkpoint `target`, and log it.
+
+    Args:
+        target: from `rewritten_file`. what: the content in words. use: how later commands use it.
+
+    Raises:
+        UserError: the checkpoint was replaced meanwhile, or cannot be written.
+    """
+    log.info(f"Writing {what} into {_named(target)}")
+    others = checkpoint.amend(target, key, content, run.loaded.identities[0])
+    names = ", ".join(other.name for other in others)
+    without = f" ({names}, the same file until now, stays as it was)" if names else ""
+    log.info(f"Stored in {target}{without}; {use}")
+
+
+def _named(path: Path) -> str:
+    """Return the path, and where it leads if it is a link."""
+    real = path.resolve()
+    return f"{path} (a link to {real})" if path.is_symlink() else str(path)
