@@ -150,16 +150,36 @@ class Candidates:
         return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep])
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
-        """Return the function `value` of the weighted mean."""
-        return value(self, weights, metric)
+        """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
+
+        In top1 and top5 a tie counts as wrong.
+        """
+        if metric == "log_loss":
+            return self.loss(weights)
+        score = np.tensordot(weights.astype(np.float32), self.probability, 1)
+        true = np.where(self.is_target, score, -np.inf).max(axis=1, keepdims=True)
+        above = (~self.is_target & (score >= true)).sum(axis=1)
+        if metric in ("top1", "top5"):
+            return float((above < (1 if metric == "top1" else 5)).mean())
+        other = np.where(self.is_target, -np.inf, score)
+        label = self.place[self.is_target]
+        first = np.where(above == 0, label, np.take_along_axis(self.place, other.argmax(axis=1)[:, None], 1)[:, 0])
+        classes = int(self.place.max()) + 1
+        if metric in ("qwk", "mae"):
+            return order_scores(label, first, np.ones(len(label)), classes)[metric]
+        total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
+        if metric == "mean_class_accuracy":
+            return float((right[total > 0] / total[total > 0]).mean())
+        macro, weighted = f1(total, np.bincount(first, minlength=classes), right)
+        return {"macro_f1": macro, "weighted_f1": weighted}[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:
         """Return the mean -log p of the true class under the weighted mean."""
-        return loss(self, weights)
+        return float(-np.log(np.maximum(weights @ self._true(), MIN_PROBABILITY)).mean())
 
     def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
         """Return a function of the weights that gives `loss` and its slope, float64 (M,)."""
-        true = np.maximum(_true(self), MIN_PROBABILITY)
+        true = np.maximum(self._true(), MIN_PROBABILITY)
 
         def value(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             mean = np.maximum(weights @ true, MIN_PROBABILITY)
@@ -167,45 +187,9 @@ class Candidates:
 
         return value
 
-
-def top1(data: Candidates, weights: NDArray[np.float64]) -> float:
-    """Return the share of images whose true class the weighted mean puts first; a tie counts as wrong."""
-    return value(data, weights, "top1")
-
-
-def loss(data: Candidates, weights: NDArray[np.float64]) -> float:
-    """Return the mean -log p of the true class under the weighted mean."""
-    return float(-np.log(np.maximum(weights @ _true(data), MIN_PROBABILITY)).mean())
-
-
-def _true(data: Candidates) -> NDArray[np.float64]:
-    """Return each member's probability of the true class, float64 (M, N)."""
-    return data.probability[:, data.is_target].astype(np.float64)
-
-
-def value(data: Candidates, weights: NDArray[np.float64], metric: str) -> float:
-    """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
-
-    In top1 and top5 a tie counts as wrong.
-    """
-    if metric == "log_loss":
-        return loss(data, weights)
-    score = np.tensordot(weights.astype(np.float32), data.probability, 1)
-    true = np.where(data.is_target, score, -np.inf).max(axis=1, keepdims=True)
-    above = (~data.is_target & (score >= true)).sum(axis=1)
-    if metric in ("top1", "top5"):
-        return float((above < (1 if metric == "top1" else 5)).mean())
-    other = np.where(data.is_target, -np.inf, score)
-    label = data.place[data.is_target]
-    first = np.where(above == 0, label, np.take_along_axis(data.place, other.argmax(axis=1)[:, None], 1)[:, 0])
-    classes = int(data.place.max()) + 1
-    if metric in ("qwk", "mae"):
-        return order_scores(label, first, np.ones(len(label)), classes)[metric]
-    total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
-    if metric == "mean_class_accuracy":
-        return float((right[total > 0] / total[total > 0]).mean())
-    macro, weighted = f1(total, np.bincount(first, minlength=classes), right)
-    return {"macro_f1": macro, "weighted_f1": weighted}[metric]
+    def _true(self) -> NDArray[np.float64]:
+        """Return each member's probability of the true class, float64 (M, N)."""
+        return self.probability[:, self.is_target].astype(np.float64)
 
 
 def greedy(data: Fittable, metric: str = "top1") -> NDArray[np.float64]:

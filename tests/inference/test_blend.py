@@ -71,7 +71,7 @@ def test_blend_value_equals_scikit_learn():
         "qwk": sk.cohen_kappa_score(label, first, weights="quadratic"),
         "mae": np.abs(label - first).mean(),
     }
-    assert {name: blend.value(data, weights, name) for name in choices.TASK_METRICS["ordinal"]} == pytest.approx(
+    assert {name: data.value(weights, name) for name in choices.TASK_METRICS["ordinal"]} == pytest.approx(
         wanted, abs=1e-6
     )
 
@@ -80,8 +80,8 @@ def test_blend_value_equals_scikit_learn():
 def test_greedy_blend_is_best_in_its_own_metric(metric):
     label, each = members(np.random.default_rng(4), classes=12, noise=(1.5, 1.6, 1.7, 3.0))
     data = held(label, each)
-    own = merit({metric: blend.value(data, blend.greedy(data, metric), metric)}, metric)
-    single = [merit({metric: blend.value(data, row, metric)}, metric) for row in np.eye(4)]
+    own = merit({metric: data.value(blend.greedy(data, metric), metric)}, metric)
+    single = [merit({metric: data.value(row, metric)}, metric) for row in np.eye(4)]
     assert own >= max(single)
     assert blend.fit(data, "greedy", metric=metric)[1]["fitted, same images"].keys() >= {metric, "top1", "loss"}
 
@@ -91,8 +91,8 @@ def test_held_candidates_score_as_whole_rows():
     data, weights = held(label, each), np.array([0.5, 0.3, 0.2])
     mean = np.einsum("mbc,m->bc", each, weights)
     assert data.probability.shape[2] == 16
-    assert blend.top1(data, weights) == pytest.approx((mean.argmax(axis=1) == label).mean())
-    assert blend.loss(data, weights) == pytest.approx(-np.log(mean[np.arange(len(label)), label]).mean(), rel=1e-5)
+    assert data.value(weights, "top1") == pytest.approx((mean.argmax(axis=1) == label).mean())
+    assert data.loss(weights) == pytest.approx(-np.log(mean[np.arange(len(label)), label]).mean(), rel=1e-5)
 
 
 def test_optimal_weights_beat_a_fine_grid():
@@ -101,19 +101,19 @@ def test_optimal_weights_beat_a_fine_grid():
     weights = blend.optimal(data)
     steps = np.linspace(0, 1, 41)
     grid = [(a, b, 1 - a - b) for a, b in itertools.product(steps, steps) if a + b <= 1 + 1e-9]
-    best = min(blend.loss(data, np.array(point)) for point in grid)
+    best = min(data.loss(np.array(point)) for point in grid)
     assert weights.sum() == pytest.approx(1) and weights.min() >= 0
-    assert blend.loss(data, weights) <= best + 1e-7
-    assert best - blend.loss(data, weights) < 1e-3
+    assert data.loss(weights) <= best + 1e-7
+    assert best - data.loss(weights) < 1e-3
 
 
 def test_greedy_weights_drop_a_useless_member():
     label, each = members(np.random.default_rng(3), noise=(1.0, 1.0, 60.0))
     data = held(label, each)
     weights = blend.greedy(data)
-    single = [blend.top1(data, np.eye(3)[k]) for k in range(3)]
-    assert blend.top1(data, weights) >= max(single)
-    assert blend.top1(data, weights) >= blend.top1(data, np.full(3, 1 / 3))
+    single = [data.value(np.eye(3)[k], "top1") for k in range(3)]
+    assert data.value(weights, "top1") >= max(single)
+    assert data.value(weights, "top1") >= data.value(np.full(3, 1 / 3), "top1")
     assert weights[2] == 0
     assert weights.sum() == pytest.approx(1)
 
