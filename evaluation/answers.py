@@ -85,13 +85,14 @@ def answers(scored: Scored, top: int) -> Answers:
 def target_answers(scored: TargetScored) -> Answers:
     """Return the labels of each image from their thresholds on, the likeliest first, or its numbers."""
     predictions, files, classes = scored
+    threshold = thresholds_of(classes)
     found = []
     for row, index in enumerate(predictions.index.tolist()):
         name, values = files.as_written(index), predictions.value[row]
         if not predictions.readable[row]:
             found.append(Answer(name))
         elif classes.task == "multilabel":
-            labels = likeliest_labels(values, thresholds_of(classes)).tolist()
+            labels = likeliest_labels(values, threshold).tolist()
             found.append(Answer(name, [Likely(label, classes.name(label), float(values[label])) for label in labels]))
         else:
             numbers = [Number(classes.name(k), value) for k, value in enumerate(values.tolist())]

@@ -143,18 +143,20 @@ def _write_predictions(path: Path, scored: TargetScored) -> None:
                 *(heads if is_labels else [f"{kind}_{name}" for name in names for kind in ("target", "predicted")]),
             ]
         )
+        threshold = multilabel.thresholds_of(classes) if is_labels else None
         for row, index in enumerate(predictions.index.tolist()):
-            writer.writerow([files.path(index), *(_label_cells if is_labels else _number_cells)(scored, row)])
+            cells = _number_cells(scored, row) if threshold is None else _label_cells(scored, row, threshold)
+            writer.writerow([files.path(index), *cells])
 
 
-def _label_cells(scored: TargetScored, row: int) -> list[object]:
+def _label_cells(scored: TargetScored, row: int, threshold: NDArray[np.float64]) -> list[object]:
     predictions, _, classes = scored
     true = label_sets(predictions).of(row).tolist() if predictions.targets is not None else []
     target = [" ".join(map(str, true)), " ".join(classes.name(label) for label in true)]
     if not predictions.readable[row]:
         return [target[0], "", "", target[1], ""]
     values = predictions.value[row]
-    order = multilabel.likeliest_labels(values, multilabel.thresholds_of(classes)).tolist()
+    order = multilabel.likeliest_labels(values, threshold).tolist()
     sure = " ".join(f"{values[label]:.6f}" for label in order)
     return [target[0], " ".join(map(str, order)), sure, target[1], " ".join(map(classes.name, order))]
 

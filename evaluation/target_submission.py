@@ -36,7 +36,9 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sam
     if not opt.debug and not np.array_equal(scored.predictions.index, np.arange(len(scored.files))):
         raise AssertionError(f"the predictions are not those of the lines of {scored.files.source}, in order")
     if sample is not None:
-        write_like(path, sample, len(scored.predictions.index), lambda row: _sample_cells(scored, row, sample))
+        threshold = thresholds_of(scored.classes).tolist()
+        count = len(scored.predictions.index)
+        write_like(path, sample, count, lambda row: _sample_cells(scored, row, sample, threshold))
         return
     check_ids([row_id(scored.files.as_written(index), opt.id) for index in scored.predictions.index.tolist()])
     with atomic_write(path, "w") as file:
@@ -76,9 +78,10 @@ def _table(scored: TargetScored, opt: argparse.Namespace) -> Iterator[list[str]]
         names = [scored.classes.name(k) for k in range(scored.classes.count)]
         yield [opt.columns[0], *names] if _columns_per_value(scored, opt) else list(opt.columns)
     joined = scored.classes.task == "multilabel" and not opt.probabilities
+    threshold = thresholds_of(scored.classes).tolist()
     for name, values in _rows(scored, opt):
         if joined:
-            yield [name, _joined([str(one) for one in _labels(scored, opt, values)], opt.joiner)]
+            yield [name, _joined([str(one) for one in _labels(scored, opt, values, threshold)], opt.joiner)]
         else:
             yield [name, *(repr(float(value)) for value in values)]
 
@@ -95,11 +98,14 @@ def _objects(scored: TargetScored, opt: argparse.Namespace) -> list[dict[str, ob
     `predicted` is the list of the labels; with --probabilities, or for several numbers, {name: number}; or one number.
     """
     names = [scored.classes.name(k) for k in range(scored.classes.count)]
+    threshold = thresholds_of(scored.classes).tolist()
     found: list[dict[str, object]] = []
     for name, values in _rows(scored, opt):
         predicted: object = values[0] if len(values) == 1 else dict(zip(names, values, strict=True))
-        if scored.classes.task == "multilabel":
-            predicted = dict(zip(names, values, strict=True)) if opt.probabilities else _labels(scored, opt, values)
+        if scored.classes.task == "multilabel" and not opt.probabilities:
+            predicted = _labels(scored, opt, values, threshold)
+        elif scored.classes.task == "multilabel":
+            predicted = dict(zip(names, values, strict=True))
         found.append({"id": name, "predicted": predicted})
     return found
 
@@ -119,7 +125,7 @@ def _values(scored: TargetScored, row: int) -> list[float]:
     return found
 
 
-def _sample_cells(scored: TargetScored, row: int, sample: Sample) -> list[str]:
+def _sample_cells(scored: TargetScored, row: int, sample: Sample, threshold: list[float]) -> list[str]:
     """Return the text of each column to predict, for the image of `row`; probabilities have 7 digits."""
     form, values = sample.targets, _values(scored, row)
     assert form is not None  # as the task has several labels or numbers
@@ -127,7 +133,7 @@ def _sample_cells(scored: TargetScored, row: int, sample: Sample) -> list[str]:
         return [repr(values[k]) for k in form.column_classes]
     if form.kind == "probability":
         return [f"{values[k]:.7g}" for k in form.column_classes]
-    chosen = _chosen(scored, values)
+    chosen = _chosen(values, threshold)
     if form.kind == "flag":
         present = set(chosen)
         return [form.words[k in present] for k in form.column_classes]
@@ -135,15 +141,16 @@ def _sample_cells(scored: TargetScored, row: int, sample: Sample) -> list[str]:
     return [_joined(labels, form.joiner) or form.empty]
 
 
-def _labels(scored: TargetScored, opt: argparse.Namespace, values: list[float]) -> list[str] | list[int]:
+def _labels(
+    scored: TargetScored, opt: argparse.Namespace, values: list[float], threshold: list[float]
+) -> list[str] | list[int]:
     """Return the labels whose probability is its threshold or more, as numbers or names."""
-    chosen = _chosen(scored, values)
+    chosen = _chosen(values, threshold)
     return [scored.classes.name(k) for k in chosen] if opt.labels == "name" else chosen
 
 
-def _chosen(scored: TargetScored, values: list[float]) -> list[int]:
+def _chosen(values: list[float], threshold: list[float]) -> list[int]:
     """Return the numbers of the labels whose probability is its threshold or more."""
-    threshold = thresholds_of(scored.classes).tolist()
     return [k for k, value in enumerate(values) if value >= threshold[k] and value > 0]
 
 
