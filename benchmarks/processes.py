@@ -43,7 +43,7 @@ def measure(opt: argparse.Namespace) -> None:
     from dataloader.file_list import read_list
     from inference import predict
 
-    run = open_checkpoint(opt, read_list(opt.list), "--cache", "ram", match_classes=False, shared=True)
+    run = open_checkpoint(opt, read_list(opt.list), "--cache", "ram", shared=True)
     loader, rates = run.batches(), list[float]()
     for _ in range(1 + opt.passes):
         began = time.perf_counter()

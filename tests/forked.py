@@ -76,6 +76,14 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def launch_fold(line: list[str], processes: int) -> int:
+    """Train in a process of its own as tools.folds.training.launch does, printing into train.log; return its code."""
+    assert processes == 1
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    out = Path("train.log").resolve()
+    return Forked(Path.cwd(), out, ROOT / "train.py", *line, environment=environment).wait()
+
+
 def end_all() -> None:
     """End what a test that failed has left: the interpreter would wait for it."""
     while started:

@@ -66,10 +66,12 @@ def run(opt: argparse.Namespace) -> None:
 
     out = Path(opt.out)
     run_lock.acquire(out)
-    require_classes(opt.load, "tools.best_scale")  # before the list, which another task's labels would make unreadable
+    content = checkpoint.load(opt.load)
+    # before the list, which another task's labels would make unreadable
+    require_classes(content, opt.load, "tools.best_scale")
     files = read_list(opt.list)
     check_folder(out, ("best_scale.csv", "best_scale.png"), opt, files)
-    data = checkpoint.load(opt.load).get("data") or {}
+    data = content.get("data") or {}
     preprocess = data.get("preprocess")
     if preprocess is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")

@@ -73,13 +73,15 @@ def run(opt: argparse.Namespace) -> None:
     from dataloader import align_labels
     from dataloader.file_list import read_list
     from inference import saved_probs
+    from utils import checkpoint
 
     if opt.neighbours:
         _import_faiss()  # if it is missing, say so before the features are computed
     out = Path(opt.out)
     if distributed.is_main():
         run_lock.acquire(out)
-    require_classes(opt.load, "tools.embed")  # before the list, which another task's labels would make unreadable
+    # before the list, which another task's labels would make unreadable
+    require_classes(checkpoint.load(opt.load), opt.load, "tools.embed")
     files = read_list(opt.list, labelled=not opt.unlabelled)
     if distributed.is_main():
         check_folder(out, OUTPUTS, opt, files)

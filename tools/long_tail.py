@@ -64,7 +64,7 @@ def run(opt: argparse.Namespace) -> None:
     images = content.get("data", {}).get("class_images")
     if not images:
         raise UserError(f"{opt.load} does not say how many training images a class had. Give a checkpoint of train.py.")
-    require_classes(opt.load, "tools.long_tail")
+    require_classes(content, opt.load, "tools.long_tail")
     files = read_list(opt.list)
     paths = {method: Path(opt.load).with_suffix(f".{method}.pt") for method in METHODS}
     _reserve(paths, content, opt, files)

@@ -1,7 +1,9 @@
 """What the tools share that predict a list with one checkpoint: flags, and the network ready to run."""
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from options import given_words, parse_eval
 from utils.errors import UserError
@@ -18,12 +20,34 @@ def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument("--gpu", type=int)
 
 
-def require_classes(path: str, tool: str) -> None:
-    """Raise UserError where the checkpoint `path` is of a task without classes of which one is right."""
+def read_whole(path: str, give: str = "a checkpoint") -> tuple[dict[str, Any], str]:
+    """Return what a checkpoint holds, its network, classes and preprocessing among it, and the sha256 of its file.
+
+    The sha256 is that before the reading: a run may replace the file meanwhile. It is "" of what is no single file.
+
+    Args:
+        give: what the tool takes, for the message.
+
+    Raises:
+        UserError: it cannot be read, or holds weights alone.
+    """
     from utils import checkpoint
+    from utils.files import file_hash
+
+    sha256 = file_hash(path) if Path(path).is_file() else ""
+    content = checkpoint.load(path)
+    if not content.keys() >= {"model", "opt", "data"} or "preprocess" not in content["data"]:
+        raise UserError(
+            f"{path} holds weights, but not their network, classes and preprocessing. Give {give} of train.py."
+        )
+    return content, sha256
+
+
+def require_classes(content: Mapping[str, Any], path: str, tool: str) -> None:
+    """Raise UserError where a checkpoint's `content` is of a task without classes of which one is right."""
     from utils.task import has_probabilities
 
-    task = (checkpoint.load(path).get("data") or {}).get("task", "single")
+    task = (content.get("data") or {}).get("task", "single")
     if not has_probabilities(task):
         raise UserError(f"{path} is of --task {task}; {tool} is for one class per image: single, ordinal.")
 

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
-from forked import Forked
+from forked import Forked, launch_fold
 from inference import saved_probs
 from options.plain_yaml import read_yaml
 from tools.folds import command, draw, flags, neighbours, training
@@ -30,14 +30,6 @@ SMALL = (
 ).split()
 
 
-def forked_launch(line, processes):
-    """Train in a process of forked.py, without the seconds of its imports."""
-    assert processes == 1
-    out = Path("train.log").resolve()
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return Forked(Path.cwd(), out, ROOT / "train.py", *line, environment=environment).wait()
-
-
 def folds(photo_set, tag, *ours, lr=0.01):
     return command.main([*map(str, ours), "--", *SMALL, "--lr", str(lr), "--data_root", str(photo_set), "--tag", tag])
 
@@ -48,7 +40,7 @@ def done(photo_set, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(training, "launch", forked_launch)
+        patch.setattr(training, "launch", launch_fold)
         assert folds(photo_set, "a", "--folds", 3) == 0, Path("train.log").read_text()
         assert folds(photo_set, "b", "--folds", 2, lr=0.1) == 0, Path("train.log").read_text()
     return folder
@@ -262,7 +254,7 @@ def test_folds_killed_in_a_training_end_with_the_same_bits(photo_set, tmp_path, 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
-    monkeypatch.setattr(training, "launch", forked_launch)
+    monkeypatch.setattr(training, "launch", launch_fold)
     monkeypatch.chdir(whole)
     assert command.main(words) == 0, Path("train.log").read_text()
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ROOT
 from dataloader.file_list import read_list
 from dataloader.targets import LabelSets
-from forked import Forked
+from forked import launch_fold
 from inference import saved_probs
 from options import choices
 from options.plain_yaml import read_yaml
@@ -26,18 +25,13 @@ SMALL = (
 TASKS = ("multilabel", "regression", "ordinal")
 
 
-def forked_launch(line, processes):
-    """Train in a process of forked.py, without the seconds of its imports."""
-    return Forked(Path.cwd(), Path("train.log").resolve(), ROOT / "train.py", *line).wait()
-
-
 @pytest.fixture(scope="module")
 def done(colours, tmp_path_factory):
     """A folder with two finished folds of each task, under the task's name as tag, and of `other`, a regression."""
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(training, "launch", forked_launch)
+        patch.setattr(training, "launch", launch_fold)
         for tag, task, lr in (*((task, task, "0.01") for task in TASKS), ("other", "regression", "0.1")):
             words = ["--task", task, "--tag", tag, "--data_root", str(colours / task), "--lr", lr]
             assert command.main(["--folds", "2", "--allow_rare", "--", *SMALL, *words]) == 0, Path(

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from network.base_model import network_settings
 from network.loading import options_from_checkpoint
+from tools.predicting import read_whole
 from training.earlier import DERIVED
-from utils import checkpoint
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
-from utils.files import file_hash
 
 EPOCH_FILE = re.compile(r"(\d+)_.+\.pt")  # as training.run names the ends of epochs
-NEEDED = ("model", "opt", "data")
 LEFT_OUT = ("training", "within", "curves", "ema", "swa")  # of a checkpoint: the averages do not need it
 HEAD = ("head", "head_scale", "pool", "activation")
 MAX_TAG_LETTERS = 60
@@ -94,13 +92,7 @@ def read_all(paths: Sequence[str], how: str) -> list[Ingredient]:
 
 
 def _read(path: str, how: str) -> Ingredient:
-    sha256 = file_hash(path) if Path(path).is_file() else ""  # before it is read: a run may replace it meanwhile
-    content = checkpoint.load(path)
-    missing = [name for name in NEEDED if name not in content]
-    if missing or "preprocess" not in content["data"]:
-        raise UserError(
-            f"{path} holds weights, but not their network, classes and preprocessing. Give checkpoints of train.py."
-        )
+    content, sha256 = read_whole(path, "checkpoints")
     if content["data"].get("cut_points") is not None:
         raise UserError(
             f"{path} predicts a number, and its cut points between classes are fitted to its own weights: they would "

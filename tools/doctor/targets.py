@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.targets import LabelSets
+from evaluation.thresholds import MIN_POSITIVES
 from tools.doctor.classes import Balance, Names, check_classes, shown
 from tools.doctor.findings import Findings
 from tools.doctor.scan import Scan
 
-MIN_LABEL_IMAGES = 10  # as evaluation.thresholds.MIN_POSITIVES
 MAX_PAIRS = 20  # of labels, in doctor.json
 FAR = 3.0  # interquartile ranges beyond the quartiles: Tukey's "far out"
 MAX_OUTLIERS = 0.01  # share of the images; more of them are a long tail, no slips
@@ -90,7 +90,7 @@ def _check_training_labels(
 ) -> None:
     """Add the labels of the training list that are rare, on every image, or on the same images as another."""
     count = sets.images_per_label()
-    for label in np.flatnonzero((count > 1) & (count < MIN_LABEL_IMAGES)).tolist():
+    for label in np.flatnonzero((count > 1) & (count < MIN_POSITIVES)).tolist():
         found.add_text("rare_label", place, -1, f"label {shown(label, names)} has {count[label]} images")
     for label in np.flatnonzero(count == len(sets)).tolist():
         found.add_text("always_present", place, -1, f"label {shown(label, names)} is on all {len(sets)} images")

@@ -13,12 +13,13 @@ import torch
 
 from network.base_model import BaseModel
 from network.loading import build_from_checkpoint
+from tools.predicting import read_whole
 from tools.publish import timm_config
 from tools.publish.card import Facts, card_text
 from utils import checkpoint, run_lock
 from utils.classes import Classes
 from utils.errors import UserError
-from utils.files import file_hash, json_text
+from utils.files import json_text
 from utils.logger import log
 from utils.preprocess import Preprocess
 from utils.task import POSITION, position_units
@@ -102,12 +103,7 @@ def _check_place(out: Path, opt: argparse.Namespace) -> None:
 
 
 def _read(path: str) -> Source:
-    sha256 = file_hash(path) if Path(path).is_file() else ""
-    content = checkpoint.load(path)
-    if any(name not in content for name in ("model", "opt", "data")) or "preprocess" not in content["data"]:
-        raise UserError(
-            f"{path} holds weights, but not their network, classes and preprocessing. Give a checkpoint of train.py."
-        )
+    content, sha256 = read_whole(path)
     model, data = build_from_checkpoint(content, path)
     return Source(path, content, model, Classes.from_dict(data), sha256)
 

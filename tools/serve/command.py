@@ -20,7 +20,7 @@ from pathlib import Path
 from options import choices, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from options.shared_flags import temperature
-from tools.serve.dockerfile import write_dockerfile
+from tools.serve.dockerfile import REQUIREMENTS, write_dockerfile
 from tools.serve.shipped.served import ExportedModel, Model, is_exported
 from tools.serve.shipped.settings import Settings, add_flags, settings_of
 from utils.errors import UserError
@@ -29,7 +29,6 @@ from utils.run import run_tool, set_openmp_spin, tune_malloc
 
 MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 CHECKPOINT_FLAGS = ("tta", "temperature", "scale", "fit", "precision", "gpu")
-PACKAGES = "fastapi uvicorn python-multipart prometheus-client"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +122,9 @@ def check_packages() -> None:
     """Raise UserError where a package that the server needs is missing."""
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"tools.serve needs {', '.join(missing)}, which is missing.\nTry: pip install {PACKAGES}")
+        raise UserError(
+            f"tools.serve needs {', '.join(missing)}, which is missing.\nTry: pip install {' '.join(REQUIREMENTS)}"
+        )
 
 
 def _serve(opt: argparse.Namespace, settings: Settings, names: Sequence[str]) -> int:

@@ -82,7 +82,7 @@ class ExportedModel:
 
     def explain(self, inputs: Inputs, label: int) -> bytes:
         """Raise NotImplementedError: an exported graph gives no gradients."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{self.name}: an exported graph gives no gradients")
 
 
 def is_exported(folder: Path) -> bool:
