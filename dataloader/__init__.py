@@ -136,9 +136,9 @@ class TrainLoader:
         self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, sampling, _max_batches(opt))
         stages = build_stages(opt, preprocess)
         side = max(pipeline.geometry.min_source_side() for _, pipeline in stages)
-        reader, workers = build_reader(files, _cache_config(opt), side, opt.max_pixels), _worker_config(opt)
-        self.dataset = TrainDataset(files, reader, stages, opt.seed, workers.pins_in_place)
-        self._batches = BatchLoader(self.dataset, self.sampler, opt.batch_size, workers)
+        reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
+        self.dataset = TrainDataset(files, reader, stages, opt.seed)
+        self._batches = BatchLoader(self.dataset, self.sampler, opt.batch_size, _worker_config(opt), opt.epochs)
 
     def __len__(self) -> int:
         """Return the number of batches per epoch."""
@@ -179,13 +179,13 @@ def eval_loader(
     Without any of them, no file is read. Several processes take turns; if not `shared`, or where no file is read, the
     main process has all batches.
     """
-    workers, reader = _worker_config(opt), None
+    reader = None
     if preprocesses:
         side = max(EvalGeometry(preprocess).min_source_side() for preprocess in preprocesses)
         reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
     sampler = EvalSampler(len(files), opt.batch_size, _max_batches(opt), shared and bool(preprocesses))
-    dataset = EvalDataset(files, reader, preprocesses, workers.pins_in_place)
-    return BatchLoader(dataset, sampler, opt.batch_size, workers)
+    dataset = EvalDataset(files, reader, preprocesses)
+    return BatchLoader(dataset, sampler, opt.batch_size, _worker_config(opt))
 
 
 def view_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess, view: int) -> BatchLoader[EvalBatch]:

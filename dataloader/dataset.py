@@ -25,11 +25,11 @@ MAX_REPLACEMENTS = 100  # after this many unreadable images in a row, the rest o
 class TrainDataset(Dataset):
     """Makes augmented training batches; the content of a batch depends on (seed, epoch, indices) alone."""
 
-    def __init__(
-        self, files: FileList, reader: Reader, stages: ResolutionStages, seed: int, pinned: bool = False
-    ) -> None:
-        """`stages`: what --scale_schedule changes during the run. `pinned`: see `empty_images`."""
-        self.files, self.reader, self.stages, self.seed, self.pinned = files, reader, stages, seed, pinned
+    pinned = False  # see `empty_images`; the loader decides
+
+    def __init__(self, files: FileList, reader: Reader, stages: ResolutionStages, seed: int) -> None:
+        """`stages`: what --scale_schedule changes during the run."""
+        self.files, self.reader, self.stages, self.seed = files, reader, stages, seed
 
     def __len__(self) -> int:
         """Return the number of listed images."""
@@ -73,11 +73,11 @@ class TrainDataset(Dataset):
 class EvalDataset(Dataset):
     """Makes batches to predict: each image is decoded once and prepared in every requested way, without randomness."""
 
-    def __init__(
-        self, files: FileList, reader: Reader | None, preprocesses: tuple[Preprocess, ...], pinned: bool = False
-    ) -> None:
-        """`reader`: None where `preprocesses` is empty, so that no image is read. `pinned`: see `empty_images`."""
-        self.files, self.reader, self.pinned = files, reader, pinned
+    pinned = False  # see `empty_images`; the loader decides
+
+    def __init__(self, files: FileList, reader: Reader | None, preprocesses: tuple[Preprocess, ...]) -> None:
+        """`reader`: None where `preprocesses` is empty, so that no image is read."""
+        self.files, self.reader = files, reader
         self.geometries = tuple(EvalGeometry(preprocess) for preprocess in preprocesses)
 
     def __len__(self) -> int:

@@ -1,8 +1,10 @@
 """Batches in order, prepared ahead by threads or by processes.
 
-Threads are the default. Decoding, OpenCV and copying release the GIL, no batch is copied between processes, no shared
-memory is needed, and the first batch comes after milliseconds. Processes (torch's DataLoader) help where a user's own
-augmentation is Python code that holds the GIL. Both give the same batches, bit for bit.
+Threads copy no batch between processes, need no shared memory, and have the first batch after milliseconds. Decoding,
+OpenCV and copying release the GIL. A thread takes it a dozen times per image, however, and the main thread takes it for
+each kernel of a GPU: 15 threads beside a ResNet50 on an H100 left it a sixth of its speed. Processes (torch's
+DataLoader) share no GIL. They are the choice for a GPU, and for a user's own augmentation in Python code that holds the
+GIL. Both give the same batches, bit for bit.
 """
 
 import functools
@@ -14,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -32,6 +34,7 @@ from utils.signals import STOP_SIGNALS
 
 PREFETCH_BATCHES = 4  # per worker
 MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
+MIN_BATCHES_PER_PROCESS = 2  # with fewer, a worker process takes longer to start than it saves
 SHARED_MEMORY = "/dev/shm"
 
 T = TypeVar("T")
@@ -40,9 +43,10 @@ BatchCo = TypeVar("BatchCo", covariant=True)
 
 
 class BatchDataset(Protocol[BatchCo]):
-    """Makes whole batches of a list."""
+    """Makes whole batches of a list. Its loader decides whether they are made in page-locked memory (`pinned`)."""
 
     files: FileList
+    pinned: bool
 
     def __len__(self) -> int:
         """Return the number of listed images."""
@@ -62,9 +66,9 @@ class BatchSampler(Sized, Iterable[BatchIndices], Protocol):
 class WorkerConfig:
     """Who prepares the batches.
 
-    kind: "thread" or "process". count: the number of workers; 0: the calling thread; None: `default_workers`.
-    timeout_seconds: how long to wait for a batch; 0: without limit. on_gpu: the network runs on a GPU, so that batches
-    are page-locked and more cores are free for workers.
+    kind: "thread", "process", or "auto", see `resolved`. count: the number of workers; 0: the calling thread; None:
+    `default_workers`. timeout_seconds: how long to wait for a batch; 0: without limit. on_gpu: the network runs on a
+    GPU, so that batches are page-locked and more cores are free for workers.
     """
 
     kind: str = "thread"
@@ -77,6 +81,23 @@ class WorkerConfig:
         """Return whether the dataset allocates page-locked memory; batches of worker processes are copied into it."""
         return self.on_gpu and self.kind == "thread"
 
+    def resolved(self, batch_bytes: int, batches: int) -> "WorkerConfig":
+        """Return this configuration with a kind other than "auto".
+
+        Processes load images for a GPU, where shared memory holds their batches and there are enough `batches` of
+        `batch_bytes`; threads do otherwise.
+        """
+        if self.kind != "auto":
+            return self
+        count = self.count if self.count is not None else _default_workers_here(self.on_gpu)[0]
+        if not self.on_gpu or count == 0 or batches < MIN_BATCHES_PER_PROCESS * count:
+            return replace(self, kind="thread")
+        wanted = 2 * _shared_bytes(batch_bytes, count)  # training and validation workers exist together
+        if wanted <= _free_shared_memory():
+            return replace(self, kind="process")
+        _log_threads_for_gpu((wanted >> 20) + 64)
+        return replace(self, kind="thread")
+
 
 class BatchLoader(Generic[BatchT]):
     """Loads the batches of a sampler in order; each `iter()` begins at the sampler's first batch.
@@ -87,17 +108,30 @@ class BatchLoader(Generic[BatchT]):
     """
 
     def __init__(
-        self, dataset: BatchDataset[BatchT], sampler: BatchSampler, batch_size: int, workers: WorkerConfig
+        self,
+        dataset: BatchDataset[BatchT],
+        sampler: BatchSampler,
+        batch_size: int,
+        workers: WorkerConfig,
+        passes: int = 1,
     ) -> None:
-        """`batch_size`: the size of the largest batch, from which the need for shared memory follows."""
-        self.dataset, self.sampler, self.config = dataset, sampler, workers
+        """Decide who loads.
+
+        Args:
+            batch_size: the size of the largest batch, from which the need for shared memory follows.
+            passes: how often the sampler's batches are loaded by the same workers.
+        """
+        self.dataset, self.sampler = dataset, sampler
         self._batch_bytes = dataset.batch_bytes(batch_size)
-        limit = MAX_WORKERS
-        if workers.kind == "process":
+        self.config = workers.resolved(self._batch_bytes, passes * len(sampler))
+        dataset.pinned = self.config.pins_in_place
+        limit, in_processes = MAX_WORKERS, self.config.kind == "process"
+        if in_processes:
             both = 2 * _shared_bytes(self._batch_bytes, workers=1)  # training and validation workers exist together
             limit = max(MIN_WORKERS, min(limit, _free_shared_memory() // max(1, both)))
-        self.workers: int = workers.count if workers.count is not None else _workers_here(workers.on_gpu, limit)
-        if self.workers and workers.kind == "process":
+        count = self.config.count
+        self.workers: int = count if count is not None else _workers_here(workers.on_gpu, limit, self.config.kind)
+        if self.workers and in_processes:
             _check_shared_memory(_shared_bytes(self._batch_bytes, self.workers), self.workers)
 
     def __len__(self) -> int:
@@ -194,14 +228,29 @@ def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]
     return count, f"{cores} cores{share}, one left for the GPU's kernels"
 
 
+def _default_workers_here(on_gpu: bool) -> tuple[int, str]:
+    """Return `default_workers` of this machine."""
+    return default_workers(on_gpu, usable_cores(), distributed.local_world_size())
+
+
 @functools.cache  # once for all loaders of a run, and so logged once
-def _workers_here(on_gpu: bool, limit: int) -> int:
+def _workers_here(on_gpu: bool, limit: int, kind: str) -> int:
     """Return and log `default_workers` on this machine, at most `limit`."""
-    count, why = default_workers(on_gpu, usable_cores(), distributed.local_world_size())
+    count, why = _default_workers_here(on_gpu)
     if limit < count:
         count, why = limit, f"{SHARED_MEMORY} is too small for more"
-    log.info(f"Workers: {count} ({why}; -w overrides it).")
+    kinds = "processes" if kind == "process" else "threads"
+    log.info(f"Workers: {count} {kinds} ({why}; -w overrides the number, --loader the kind).")
     return count
+
+
+@functools.cache  # logged once
+def _log_threads_for_gpu(megabytes: int) -> None:
+    """Log why threads load images for a GPU."""
+    log.info(
+        f"{SHARED_MEMORY} is too small for worker processes: threads load the images, and hold up the GPU. "
+        f"Give a container more: docker run --shm-size={megabytes}m."
+    )
 
 
 # ------------------------------------------------------------------------------------------------ processes

@@ -13,7 +13,7 @@ HELP = {
     "seed": "一切随机性的唯一来源",
     "deterministic": "只用每次结果逐位相同的算法，不用 TF32（CUDA 上较慢）",
     "workers": "读图的线程或进程数；0 为在两步之间读；默认在 CPU 上为 2，在 GPU 上按核数，至多 16",
-    "loader": "process（进程）：用于你自己以纯 Python 写的增强",
+    "loader": "由谁读取图片。auto：有 GPU 时用进程，在 CPU 上用线程；批次相同。你自己以纯 Python 写的增强需要 process",
     "worker_timeout": "多少秒没有一个 batch 就算卡住；0 为从不",
     "debug": "每个 epoch 只跑最前面几个 batch",
     "checkpoint_dir": "权重写到 <DIR>/<tag>",

@@ -65,9 +65,10 @@ def run(parser: Parser, *folders: str) -> None:
     )
     add(
         "--loader",
-        choices=("thread", "process"),
-        default="thread",
-        help="thread, or process: for your own augmentation in pure Python",
+        choices=("auto", "thread", "process"),
+        default="auto",
+        help="what loads images. auto: processes for a GPU, threads for the CPU; the batches are the same. Your own "
+        "augmentation in pure Python needs process",
     )
     add(
         "--worker_timeout",

@@ -113,7 +113,8 @@ def draw_little(replace: Callable[[object, str, object], None] = setattr) -> Non
 def _start_server() -> None:
     SERVER.set_forkserver_preload(IMPORTS.split())
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)  # the server imports before it hears of our sys.path
+    # the server imports before it hears of our sys.path
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     try:
         multiprocessing.forkserver.ensure_running()
     finally:

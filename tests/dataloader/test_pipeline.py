@@ -246,7 +246,7 @@ def test_loaders_beside_gpu_decode_into_pinned_memory(photo_set, monkeypatch, ki
     for words, wanted in ((["--gpu", "0"], True), ([], True), (["--gpu", "-1"], False)):
         rooms.clear()
         labels.clear()
-        opt = parse_train(["-b", "4", "-w", workers, "--scale", "32", *words])
+        opt = parse_train(["-b", "4", "-w", workers, "--loader", "thread", "--scale", "32", *words])
         way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
         files = read_list(photo_set / "train.txt")
         loader = (
@@ -284,8 +284,40 @@ def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog
         way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
         found = {dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (way,)).workers for _ in range(2)}
         assert found == {wanted}
-        assert [line.startswith(f"Workers: {wanted} (") for line in caplog.messages] == [True] * ("-w" not in words)
+        kinds = "processes" if kind == "process" else "threads"
+        said = [line.startswith(f"Workers: {wanted} {kinds} (") for line in caplog.messages]
+        assert said == [True] * ("-w" not in words)
     prefetch._workers_here.cache_clear()
+
+
+def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(photo_set, monkeypatch, caplog):
+    from dataloader import prefetch
+
+    room = 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2 * 2  # two batches of two workers, training and validation
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    caplog.set_level("INFO")
+    prefetch._log_threads_for_gpu.cache_clear()
+
+    def kinds(words, free=room, epochs=4):
+        monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
+        words = [*"-b 9 --scale 32 -w 2 --no-pretrained --epochs".split(), str(epochs), *words]
+        opt = parse_train([*words, "--train_list", str(photo_set / "train.txt")])
+        files, way = read_list(photo_set / "train.txt"), Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
+        train, val = dataloader.train_loader(opt, files, way), dataloader.eval_loader(opt, files, (way,))
+        found = train._batches.config.kind, val.config.kind
+        assert train.dataset.pinned == ("--gpu" not in words and found[0] == "thread")
+        assert val.dataset.pinned == ("--gpu" not in words and found[1] == "thread")
+        return found
+
+    assert kinds([]) == ("process", "process")  # 36 images: 4 batches of training, 4 epochs; 4 of validation
+    assert kinds(["-b", "18"], epochs=1) == ("thread", "thread")  # 2 batches, one for each worker
+    assert kinds(["-b", "18"], epochs=2) == ("process", "thread")
+    assert kinds(["-w", "0"]) == kinds(["--gpu", "-1"]) == kinds(["--loader", "thread"]) == ("thread", "thread")
+    assert "--shm-size" not in caplog.text
+    assert kinds([], free=9 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2 * 2 - 1) == ("thread", "thread")
+    assert caplog.text.count("docker run --shm-size=64m") == 1
 
 
 def test_worker_killed_is_user_error(photo_set, monkeypatch):

@@ -193,23 +193,31 @@ REAL = [
 ]
 
 
+def loss_and_gradients(engine, double=False):
+    """The loss of the first batch, and the gradient of each parameter; `double`: all of it in fp64."""
+    images, targets = engine.prepare(batch_for(engine))
+    if double:
+        engine.model.net.double()
+        images = images.double()
+    loss, _ = engine.model.update(images, targets, lambda loss: loss.backward())
+    gradients = [parameter.grad for parameter in engine.model.net.parameters()]
+    engine.zero_gradients()
+    return float(loss), gradients
+
+
 @pytest.mark.parametrize("words", ["", VIT, *REAL])
 def test_3_fp32_step_equals_cpu(device, no_tf32, words):
-    ours, theirs = (engine_on(where, *words.split()) for where in (device, CPU))
-    losses, gradients = [], []
-    for engine in (ours, theirs):
-        images, targets = engine.prepare(batch_for(engine))
-        loss, _ = engine.model.update(images, targets, lambda loss: loss.backward())
-        losses.append(float(loss))
-        gradients.append([parameter.grad for parameter in engine.model.net.parameters()])
-        engine.zero_gradients()
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert relative(*gradients) < 1e-3
+    """Batch norm over a few pixels magnifies rounding: fp64 tells how far fp32 may be from the truth."""
+    ours, theirs, exact = (engine_on(where, *words.split()) for where in (device, CPU, CPU))
+    (our_loss, our_gradients), (their_loss, their_gradients) = loss_and_gradients(ours), loss_and_gradients(theirs)
+    exact_loss, exact_gradients = loss_and_gradients(exact, double=True)
+    assert our_loss == pytest.approx(their_loss, rel=1e-4) and our_loss == pytest.approx(exact_loss, rel=1e-4)
+    assert relative(our_gradients, exact_gradients) < max(1e-3, 2 * relative(their_gradients, exact_gradients))
     for engine in (ours, theirs):
         train(engine, range(3))
     now, before = (list(engine.model.net.parameters()) for engine in (theirs, engine_on(CPU, *words.split())))
-    assert relative(ours.model.net.parameters(), now) < 1e-3
-    assert relative(now, before) > 1e-3  # they have moved by more
+    apart, moved = relative(ours.model.net.parameters(), now), relative(now, before)
+    assert apart < 1e-3 and apart < 0.1 * moved
 
 
 @pytest.mark.parametrize("words", ["", VIT, *REAL])
@@ -317,6 +325,7 @@ def test_ddp_of_one_process_steps_as_without(device, deterministic, monkeypatch,
     try:
         with monkeypatch.context() as patch:
             patch.setenv("WORLD_SIZE", "2")  # which decides whether a network is wrapped
+            patch.setattr("utils.distributed.all_reduce_max", lambda value: value)  # there is no second process
             grouped = engine_on(device, *words)
         assert isinstance(grouped.train_net, torch.nn.parallel.DistributedDataParallel)
         assert torch.equal(torch.stack(train(alone, range(4))), torch.stack(train(grouped, range(4))))
@@ -492,13 +501,15 @@ def checksum(images):
     return (images.permute(0, 2, 3, 1).flatten().long() * places).sum()
 
 
-def test_11_network_input_equals_worker_output(device, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_11_network_input_equals_worker_output(device, tmp_path, monkeypatch, kind):
     """Page-locked memory is used again once a copy is done: too early, and a batch would hold parts of another."""
     tiny.write_images(tmp_path)
     epochs, workers = (500, 8) if device.type == "cuda" else (10, 2)  # an epoch is a batch
     engine = engine_on(
-        device, "-b", 12, "-w", workers, "--epochs", epochs, "--transform", "light", "--data_root", tmp_path
-    )
+        device, "-b", 12, "-w", workers, "--epochs", epochs, "--transform", "light", "--data_root", tmp_path,
+        "--loader", kind,
+    )  # fmt: skip
     opt, model = engine.model.opt, engine.model
     loader = dataloader.train_loader(opt, dataloader.open_list(opt, "train"), model.preprocess())
     made, given, real = [], [], model.normalise
@@ -541,7 +552,10 @@ def test_12_checkpoint_predicts_the_same_on_cpu_and_device(device, script, tmp_p
 
 
 @on_gpu
-@pytest.mark.parametrize("words", ["", "--precision bf16 --ema 0.9", f"{VIT} --optimizer adamw --precision bf16"])
+@pytest.mark.parametrize(
+    "words",
+    ["", "--precision bf16 --ema 0.9", f"{VIT} --optimizer adamw --lr 0.0005 --precision bf16"],  # 0.01 is chaos
+)
 def test_13_compiled_network_trains_alike_and_compiles_once(device, words):
     torch._dynamo.reset()
     plain, fast = (engine_on(device, *words.split(), *more) for more in ([], ["--compile"]))
