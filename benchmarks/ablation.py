@@ -1,0 +1,273 @@
+"""Measure what each trick buys: train with and without it, over several seeds, and print a table.
+
+    python -m benchmarks.ablation runs/ablation_scratch.yaml --data_root datasets/small --seeds 3
+
+The YAML file holds `base`, words for train.py, and more parts. `rows`: a name, and words that are added to the base's.
+`predict`: a name, and words with which eval.py scores the base's runs again. `ensembles`, `soups`: sizes; so many runs
+of the base are blended, or their weights averaged. `more_seeds`: how many seeds the base has beyond --seeds, so that
+there are enough of them. Each run trains by train.py and is scored by eval.py, on the validation list of --data_root.
+
+The gain is the mean over the seeds of a row's score less the base's of the same seed, in points of top-1, with a 95 %
+interval of Student's t. With three seeds that reaches 2.5 standard deviations to each side: a small gain is seldom
+proved. Runs go --jobs at a time, and share the cores. Those that have ended are kept in <out>/runs.json; --resume
+continues.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import harness as bench
+from options.parser import ToolParser, expanded
+from options.plain_yaml import read_yaml
+from utils import run_lock
+from utils.cores import usable_cores
+from utils.errors import UserError
+from utils.files import atomic_write, write_json
+from utils.logger import log
+from utils.run import run_tool
+
+BASE = "base"
+FIRST_SEED = 1
+MAX_GROUPS = 3  # ensembles and soups of one size
+TEXTS, SIZES = ("rows", "predict"), ("ensembles", "soups")  # parts of a plan
+MAX_ERROR_CHARACTERS = 2000
+
+
+class Job(NamedTuple):
+    """One run: commands in turn, of which the last scores; its result counts for `seeds` of row `row`."""
+
+    row: str
+    seeds: tuple[int, ...]
+    commands: tuple[tuple[str, ...], ...]
+
+    def name(self) -> str:
+        """Return the job's name in the file of runs, and in the log."""
+        return f"{self.row}, seed {' '.join(map(str, self.seeds))}"
+
+
+def option_parser() -> argparse.ArgumentParser:
+    """Return the parser of this benchmark."""
+    parser = ToolParser("-m benchmarks.ablation", __doc__)
+    parser.add_argument("plan", type=expanded, metavar="FILE", help="YAML file with the base and the rows")
+    parser.add_argument("--data_root", type=expanded, required=True, metavar="DIR", help="folder of the lists")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of each row, 2 or more")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows, and the base")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time")
+    parser.add_argument("--gpu", type=int, metavar="N", help="which GPU; -1: the CPU; default: GPU 0 if there is one")
+    parser.add_argument("--resume", action="store_true", help="keep the runs of an earlier call")
+    parser.add_argument("--out", type=expanded, default="results/ablation", help="folder for runs and table")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and measure; return the exit code."""
+    return run_tool(lambda: option_parser().parse_args(argv), ablate, again="run it again with --resume to continue")
+
+
+def ablate(opt: argparse.Namespace) -> None:
+    """Train and score every row; write the table and the JSON."""
+    plan, out = read_plan(opt), Path(opt.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    run_lock.acquire(out)
+    runs = Runs(out, {"plan": plan, "data_root": str(Path(opt.data_root).resolve())}, opt.resume)
+    seeds = range(FIRST_SEED, FIRST_SEED + opt.seeds)
+    of_base = range(FIRST_SEED, FIRST_SEED + opt.seeds + plan["more_seeds"])
+    words = ["--data_root", str(Path(opt.data_root).resolve()), *bench.gpu_words({"gpu": opt.gpu})]
+    if opt.jobs > 1:  # they share the cores
+        words += ["-w", str(max(1, usable_cores() // opt.jobs - 1))]
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // opt.jobs)))
+    trainings = [training(BASE, plan[BASE], seed, words) for seed in of_base]
+    for row, more in plan.get("rows", {}).items():
+        trainings += [training(row, f"{plan[BASE]} {more}", seed, words) for seed in seeds]
+    wanted = trainings if opt.only is None else [job for job in trainings if job.row in {BASE, *opt.only}]
+    runs.do(wanted, opt.jobs)
+    again = [job for job in predictions(plan, of_base, words) if opt.only is None or job.row in opt.only]
+    runs.do(again, opt.jobs)
+    about = f"{bench.device_name(opt.gpu)}, {opt.seeds} seeds, {opt.jobs} runs at a time; base: `{plan[BASE]}`"
+    table = markdown(runs.done, about)
+    write_json(out / "ablation.json", {"about": about, "plan": plan, "runs": list(runs.done.values())})
+    with atomic_write(out / "ablation.md", "w") as file:
+        file.write(table)
+    log.info(f"\n{table}\nWritten: {out}/ablation.md, {out}/ablation.json")
+
+
+def read_plan(opt: argparse.Namespace) -> dict[str, Any]:
+    """Return the plan of the YAML file.
+
+    Raises:
+        UserError: it has no base, or an unknown part, or --only names no row of it.
+    """
+    if opt.seeds < 2 or opt.jobs < 1:
+        raise UserError(f"--seeds {opt.seeds}, --jobs {opt.jobs}; allowed: 2 or more, and 1 or more.")
+    plan = read_yaml(Path(opt.plan))
+    allowed = {BASE: str, **dict.fromkeys(TEXTS, dict), **dict.fromkeys(SIZES, list), "more_seeds": str}
+    if (
+        not isinstance(plan, dict)
+        or BASE not in plan
+        or not all(isinstance(plan[part], allowed.get(part, type(None))) for part in plan)
+    ):
+        raise UserError(f"{opt.plan} must hold `{BASE}: words for train.py`; allowed beside it: {', '.join(allowed)}.")
+    for part in SIZES:
+        plan[part] = [int(size) for size in plan.get(part, [])]
+    plan["more_seeds"] = int(plan.get("more_seeds", 0))
+    names = [*plan.get("rows", {}), *plan.get("predict", {}), *(_grouped(plan))]
+    unknown = [name for name in opt.only or [] if name not in names]
+    if unknown:
+        raise UserError(f"--only: {opt.plan} has no row {unknown[0]!r}; allowed: {', '.join(map(repr, names))}.")
+    return plan
+
+
+def training(row: str, words: str, seed: int, common: Sequence[str]) -> Job:
+    """Return the job that trains a row with `seed`, and scores it."""
+    tag = tag_of(row, seed)
+    train = ("train.py", "--tag", tag, *shlex.split(words), "--seed", str(seed), "--overwrite", *common)
+    return Job(row, (seed,), (train, scoring(tag, [last_of(tag)], common)))
+
+
+def predictions(plan: Mapping[str, Any], seeds: Sequence[int], common: Sequence[str]) -> list[Job]:
+    """Return the jobs that score the runs of the base again: with other words, several together, or averaged."""
+    jobs = []
+    for row, words in plan.get("predict", {}).items():
+        for seed in seeds:
+            tag = tag_of(row, seed)
+            jobs.append(Job(row, (seed,), (scoring(tag, [last_of(tag_of(BASE, seed))], common, shlex.split(words)),)))
+    for row, (kind, size) in _grouped(plan).items():
+        for first in range(min(MAX_GROUPS, len(seeds) - size + 1)):
+            group = tuple(seeds[first : first + size])
+            loads, tag = [last_of(tag_of(BASE, seed)) for seed in group], tag_of(row, first)
+            if kind == "ensembles":
+                jobs.append(Job(row, group, (scoring(tag, loads, common),)))
+            else:
+                soup = f"checkpoints/{tag}.pt"
+                average = ("-m", "tools.average", "--load", *loads, "--how", "uniform", "--out", soup, "--overwrite")
+                jobs.append(Job(row, group, ((*average, *common), scoring(tag, [soup], common))))
+    return jobs
+
+
+def _grouped(plan: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return the rows of several runs of the base: (kind, size) by name."""
+    names = {"ensembles": "ensemble of {}", "soups": "soup of {}"}
+    return {names[kind].format(size): (kind, size) for kind in names for size in plan[kind]}
+
+
+def scoring(tag: str, loads: Sequence[str], common: Sequence[str], more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the command that scores these checkpoints together, into results/<tag>."""
+    return ("eval.py", "--tag", tag, "--load", *loads, "--no-report", *more, *common)
+
+
+def tag_of(row: str, seed: int) -> str:
+    """Return the tag of a row and a seed."""
+    return f"{''.join(letter if letter.isalnum() else '_' for letter in row)}-{seed}"
+
+
+def last_of(tag: str) -> str:
+    """Return the checkpoint of the end of a run."""
+    return f"checkpoints/{tag}/last.pt"
+
+
+class Runs:
+    """The jobs that are done, by name, kept in runs.json."""
+
+    def __init__(self, out: Path, about: dict[str, Any], resume: bool) -> None:
+        """Read what an earlier call has done, if `resume`.
+
+        Raises:
+            UserError: that call had another plan or other lists.
+        """
+        self.out, self.about, self.file = out, about, out / "runs.json"
+        self.done: dict[str, dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        if resume and self.file.is_file():
+            kept = json.loads(self.file.read_text())
+            if kept["about"] != json.loads(json.dumps(about)):
+                raise UserError(f"--resume: {self.file} is of another plan or other lists. Try: another --out")
+            self.done = kept["done"]
+
+    def do(self, jobs: Sequence[Job], at_once: int) -> None:
+        """Run the jobs that are not done yet; the first that fails is raised when those that run have ended.
+
+        Raises:
+            UserError: a command failed.
+        """
+        left = [job for job in jobs if job.name() not in self.done]
+        with ThreadPoolExecutor(at_once) as pool:
+            futures = [pool.submit(self._one, job) for job in left]
+            try:
+                for future in futures:
+                    future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _one(self, job: Job) -> None:
+        began, results = time.monotonic(), self.out / "results" / job.commands[-1][2]
+        shutil.rmtree(results, ignore_errors=True)
+        for command in job.commands:
+            environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(bench.ROOT), os.environ.get("PYTHONPATH", "")])}
+            words = [sys.executable, *(str(bench.ROOT / word) if word.endswith(".py") else word for word in command)]
+            done = subprocess.run(
+                words, cwd=self.out, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            )
+            if done.returncode:
+                raise UserError(f"{shlex.join(words)} failed:\n{(done.stdout + done.stderr)[-MAX_ERROR_CHARACTERS:]}")
+        (metrics,) = results.glob("*/metrics.json")
+        top1 = json.loads(metrics.read_text())["top1"]
+        found = {"row": job.row, "seeds": job.seeds, "top1": top1, "seconds": time.monotonic() - began}
+        with self._lock:
+            self.done[job.name()] = found
+            write_json(self.file, {"about": self.about, "done": self.done})
+        log.info(f"{job.name():40s} {100 * top1:6.2f} %   {found['seconds']:.0f} s   ({len(self.done)} done)")
+
+
+def gains(done: Mapping[str, Mapping[str, Any]], row: str) -> list[float]:
+    """Return, for each run of `row`, its top-1 less the mean of the base's with the same seeds, in points."""
+    base = {run["seeds"][0]: run["top1"] for run in done.values() if run["row"] == BASE}
+    runs = [run for run in done.values() if run["row"] == row]
+    return [100 * (run["top1"] - float(np.mean([base[seed] for seed in run["seeds"]]))) for run in runs]
+
+
+def interval(values: Sequence[float]) -> float:
+    """Return half the width of the 95 % interval of the mean of `values`, by Student's t; NaN for a single one."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return float("nan")
+    return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def markdown(done: Mapping[str, Mapping[str, Any]], about: str) -> str:
+    """Return the table as Markdown: a line per row, the largest gain first; the base leads."""
+    rows = list(dict.fromkeys(run["row"] for run in done.values()))
+    rows.sort(key=lambda row: (row != BASE, -float(np.mean(gains(done, row)))))
+    lines = [f"{about}.", "", "| row | runs | top-1, % | gain, points | proved |", "|---|---|---|---|---|"]
+    for row in rows:
+        runs = [run for run in done.values() if run["row"] == row]
+        scores, gained = [100 * run["top1"] for run in runs], gains(done, row)
+        score = f"{np.mean(scores):.2f} ({min(scores):.2f}–{max(scores):.2f})"
+        if row == BASE:
+            lines.append(f"| {row} | {len(runs)} | {score} | | |")
+            continue
+        shared = len({seed for run in runs for seed in run["seeds"]}) < sum(len(run["seeds"]) for run in runs)
+        half, mean = interval(gained), float(np.mean(gained))
+        if shared or len(gained) < 2:  # runs that share members tell no spread
+            lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} | |")
+        else:
+            proved = "yes" if abs(mean) > half else "no"
+            lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} ± {half:.2f} | {proved} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
