@@ -144,6 +144,7 @@ class SqliteStore:
         """Create the table if it is missing; return what is damaged about the file, or an empty text."""
         if (self.folder / DAMAGE_MARKER).exists():
             return "an earlier run could not read an entry"
+        self.close()  # this thread may have read a file of that name which is deleted by now
         try:
             connection = self._connection(create=True)
             if not _has_table(connection):

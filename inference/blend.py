@@ -14,8 +14,11 @@ from evaluation.multilabel import MIN_P
 from evaluation.ordinal import order_scores
 from evaluation.ranking import merit
 from utils.errors import UserError
+from utils.logger import log
 
 GREEDY_ROUNDS = 50
+MIN_WEIGHT = 1e-6  # of a member in "optimal"; below, it is 0
+MAX_GAP = 0.01  # of the loss: what "optimal" may be above the minimum without a warning
 FOLDS = 5  # of the cross-fit
 
 
@@ -224,15 +227,35 @@ def optimal(data: Fittable, metric: str = "log_loss") -> NDArray[np.float64]:
     from scipy.optimize import minimize
 
     value, members = data.convex_loss(), data.members
-    start = np.full(members, 1 / members)
+    starts = [np.full(members, 1 / members), *np.eye(members)]
+    starts = sorted(starts, key=lambda weights: value(weights)[0])
+    scale = max(value(starts[0])[0], MIN_PROBABILITY)  # SLSQP takes its first steps for a slope of about 1
+
+    def scaled(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        loss, slope = value(weights)
+        return loss / scale, slope / scale
+
     whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(members)}
-    found = minimize(
-        value, start, jac=True, bounds=[(0, 1)] * members, constraints=[whole], method="SLSQP", options={"ftol": 1e-10}
-    )
-    weights = np.clip(found.x, 0, None)
-    weights = np.where(weights < 1e-6, 0, weights)
-    weights /= weights.sum()
-    return weights if value(weights)[0] <= value(start)[0] else start
+    tried = list(starts)
+    for start in starts[:2]:
+        found = minimize(
+            scaled,
+            start,
+            jac=True,
+            bounds=[(0, 1)] * members,
+            constraints=[whole],
+            method="SLSQP",
+            options={"ftol": 1e-10},
+        )
+        weights = np.clip(found.x, 0, None)
+        weights = np.where(weights < MIN_WEIGHT, 0, weights)
+        tried.append(weights / weights.sum())
+    best = min(tried, key=lambda weights: value(weights)[0])
+    loss, slope = value(best)
+    gap = float(slope @ best - slope.min())  # the loss is convex, so it is at most so much above the minimum
+    if gap > MAX_GAP * abs(loss):
+        log.warning(f"--blend optimal: the loss of its weights, {loss:.6g}, may be {gap:.2g} above the smallest.")
+    return best
 
 
 FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}

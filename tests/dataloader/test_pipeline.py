@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import shutil
 import subprocess
 import sys
 import time
@@ -191,6 +192,14 @@ def test_disk_cache_damaged_gives_same_batches_and_is_rebuilt(photo_set, tmp_pat
     rest = batches(photo_set, *words)
     assert [batch.index.tolist() for batch in rest] == [batch.index.tolist() for batch in sound]
     assert equal(batches(photo_set, *words), sound)
+
+
+def test_disk_cache_folder_deleted_between_two_runs_of_one_process_is_built_again(photo_set, tmp_path):
+    words = ("-w", 0, "--transform", "light", "--cache_format", "raw", "--cache", f"disk:{tmp_path}/c")
+    sound = batches(photo_set, *words)  # its connection stays open in this thread
+    shutil.rmtree(tmp_path / "c")
+    assert equal(batches(photo_set, *words), sound)
+    assert list((tmp_path / "c").glob("*.sqlite"))
 
 
 def test_disk_cache_removed_by_another_run_is_not_rebuilt(photo_set, tmp_path, caplog, monkeypatch):
