@@ -10,7 +10,8 @@ PYTHONS ?= python3.11 python3.12 python3.13
 VENV ?= .venv
 BIN := $(VENV)/bin
 # One torch thread a test process: two processes on two cores get on better than one with two threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# No GPU: most tests compare bits, which a GPU gives with --deterministic alone. `make test-gpu` has the GPU's own tests.
+PYTEST := CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 STEP_ROWS := "ours, engine" "ours, engine, no guard" "ours, engine, EMA" "timm, step bf16" \
 	"ours, engine, compiled" "timm, step bf16, compiled"
