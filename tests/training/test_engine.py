@@ -703,6 +703,20 @@ def test_pick_fastest_takes_quicker_precision(monkeypatch):
     assert "fp32 20 ms, bf16 1 ms" in why
 
 
+@pytest.mark.parametrize("hiccup, steps", [(0.0, 3), (0.05, 9)], ids=["clear", "overlapping"])
+def test_pick_fastest_ends_early_where_no_times_overlap(monkeypatch, hiccup, steps):
+    """One step of bf16 takes longer than those of fp32: the ranges overlap, and the medians of all steps decide."""
+    slow, now, calls = {"fp32": 0.02, "bf16": 0.001}, [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def step(name):
+        calls.append(name)
+        now.append(now.pop() + slow[name] + (hiccup if calls.count("bf16") == 2 and name == "bf16" else 0))
+
+    assert pick_fastest(step)[0] == "bf16"
+    assert calls.count("fp32") == calls.count("bf16") == steps  # the first of them is not timed
+
+
 def test_fastest_for_training_leaves_network_unchanged():
     model = engine_for().model
     before = snapshot(model.net.state_dict())
