@@ -107,18 +107,21 @@ def predict_images(opt: argparse.Namespace) -> None:
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
-    from utils.run import seed_everything
+    from utils.run import get_device, seed_everything
     from utils.task import has_probabilities
 
     start_logging(to_stderr=True)
-    if STANDARD_INPUT in opt.images:
-        distributed.require_single_process("Names from standard input")
     seed_everything(opt.seed, opt.deterministic)
-    lines = sys.stdin.buffer.read() if STANDARD_INPUT in opt.images else b""
-    files = FileList.of_paths(find_images(opt.images, lines), "--images")
-    if opt.out and distributed.is_main():
-        check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
-        run_lock.acquire(Path(opt.out))
+    if distributed.world_size() > 1:  # they meet first, so that one of them prints a mistake
+        distributed.init(get_device(opt.gpu), distributed.PREDICTION_TIMEOUT)
+    with distributed.together():
+        if STANDARD_INPUT in opt.images:
+            distributed.refuse_several_processes("Names from standard input")
+        lines = sys.stdin.buffer.read() if STANDARD_INPUT in opt.images else b""
+        files = FileList.of_paths(find_images(opt.images, lines), "--images")
+        if opt.out and distributed.is_main():
+            check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
+            run_lock.acquire(Path(opt.out))
     run = open_inference(opt, files, match_classes=False, tasks=choices.TASKS, shared=True)
     if has_probabilities(run.classes.task):
         scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)

@@ -115,7 +115,7 @@ def open_inference(
     device = get_device(opt.gpu)
     if not shared or distributed.world_size() == 1:
         return _open(opt, device, images, match_classes, tasks)
-    distributed.init(device)
+    distributed.init(device, distributed.PREDICTION_TIMEOUT)
     with distributed.together():
         distributed.per_process_batch(opt.batch_size)
         run = _open(opt, device, images, match_classes, tasks)

@@ -22,8 +22,12 @@ T = TypeVar("T")
 START_KEY = "classifier/start"  # in torchrun's store: the name of the newest start
 BEGUN_KEY = "classifier/begun"  # in torchrun's store, once the run owns the folders of its tag
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # for processes that start later
+# Of prediction, where the main process may fit an ensemble for hours while the others wait. A killed process closes its
+# connections, which gloo notices at once. nccl does not, so training keeps torch's own limits.
+PREDICTION_TIMEOUT = timedelta(days=1)
 POLL_INTERVAL = timedelta(seconds=1)
-GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe")  # in gloo's errors, after the end of another process
+# in gloo's errors, after the end of another process, or after a timeout
+GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out")
 
 _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
 _has_met = False  # whether `init` has started the process group; a caller's own group shares no work with us
@@ -54,13 +58,17 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def init(device: "torch.device") -> bool:
+def init(device: "torch.device", timeout: timedelta | None = None) -> bool:
     """Start the process group: gloo, and nccl as well where `device` is a GPU.
 
     torchrun keeps its store over a restart, with the addresses of processes that have ended. The processes of one start
     therefore agree on a name first, and meet under it. `mark_begun` leaves the note that tells a restart from a first
     start. torchrun's own count of restarts differs between machines, and includes a start that was refused.
     A single process under torchrun joins no group, but torchrun may restart it as well.
+
+    Args:
+        device: the device of this process.
+        timeout: how long a process waits for another; None: torch's own limits, 30 minutes by gloo and 10 by nccl.
 
     Returns:
         Whether torchrun has started this run before.
@@ -80,7 +88,7 @@ def init(device: "torch.device") -> bool:
     # Objects and flags travel by gloo, which does not hold up the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     named_store = distributed.PrefixStore(name, store)
-    distributed.init_process_group(backend, store=named_store, rank=rank(), world_size=world_size())
+    distributed.init_process_group(backend, timeout=timeout, store=named_store, rank=rank(), world_size=world_size())
     global _has_met
     _has_met = True
     return bool(broadcast_from_main(lambda: restarted))
@@ -132,6 +140,12 @@ def require_single_process(what: str) -> None:
     Each would do all of the work and write the same files.
     """
     if world_size() > 1 and not _have_met():
+        refuse_several_processes(what)
+
+
+def refuse_several_processes(what: str) -> None:
+    """Raise UserError if torchrun started several processes, whether they have met or not."""
+    if world_size() > 1:
         raise UserError(
             f"{what} run in one process, but torchrun started {world_size()}.\n"
             "Try: python SCRIPT … without torchrun (--gpu chooses the GPU)."

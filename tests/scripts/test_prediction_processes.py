@@ -178,6 +178,14 @@ def test_eval_mistake_in_several_processes_is_printed_once(places):
     assert not (two / "results").exists()
 
 
+def test_submit_images_mistake_in_several_processes_is_printed_once(tmp_path):
+    for name, said in (("-", "Names from standard input run in one process"), ("none.jpg", "error: ")):
+        (tmp_path / name).mkdir()
+        line = [SUBMIT, "--images", "-" if name == "-" else name + "/none.jpg", "--load", "none.pt", *ON_CPU, "-b", 6]
+        assert processes.ranks(tmp_path / name, line, line) == [2, 2]
+        assert logs(tmp_path / name).count(said) == 1, logs(tmp_path / name)
+
+
 def test_tool_for_one_process_is_refused_in_several(trained, photo_set, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = ["--load", trained / "checkpoints/single/last.pt", "--list", photo_set / "val.txt", "--gpu", -1, "-w", 0]
