@@ -34,7 +34,7 @@ RUN = (
     "--optimizer sgd --precision fp32 --epochs 3 --save_minutes 0"
 )
 TAG, OUTPUT = "folds", "output.log"
-EARLIEST, LATEST = 0.05, 0.4  # of the undisturbed run's time: when a start is killed
+EARLIEST = 0.125  # of the latest moment at which a start is killed
 # What the log of a run says last: the first that matches tells where the kill was.
 MOMENTS = {
     "in a training": r"Fold \d+ of \d+: (training|resuming)",
@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=expanded, default="results/crash_folds", help="folder for the runs and crash_folds.json"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--latest",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="of the undisturbed time: a start is killed by then",
+    )
     parser.add_argument("--train", default=RUN, help="the flags of train.py")
     return run_tool(lambda: parser.parse_args(argv), compare_runs)
 
@@ -70,7 +77,7 @@ def compare_runs(opt: argparse.Namespace) -> int:
     kills, results = 0, list[dict[str, Any]]()
     while kills < opt.kills:
         folder = _fresh(out / f"run{len(results)}")
-        found = _disturb(folder, words, length, opt.kills - kills, rng)
+        found = _disturb(folder, words, opt.latest * length, opt.kills - kills, rng)
         if not found:
             length *= 0.7  # it ended before its first kill: the machine is faster now
             continue
@@ -112,13 +119,16 @@ def _finish(folder: Path, words: Sequence[str]) -> None:
         raise UserError(f"tools.folds ended with exit code {code} in {folder}:\n{shown}")
 
 
-def _disturb(folder: Path, words: Sequence[str], length: float, most: int, rng: np.random.Generator) -> list[str]:
-    """Kill runs in `folder` at random moments, at most `most` times, then run to the end; return where they were."""
+def _disturb(folder: Path, words: Sequence[str], latest: float, most: int, rng: np.random.Generator) -> list[str]:
+    """Kill runs in `folder` at random moments, at most `most` times, then run to the end; return where they were.
+
+    `latest`: seconds after its start by which a run is killed, unless it ends before.
+    """
     kills: list[str] = []
     while len(kills) < most:
         process = _start(folder, words)
         try:
-            process.wait(rng.uniform(EARLIEST, LATEST) * length)
+            process.wait(rng.uniform(EARLIEST, 1) * latest)
         except subprocess.TimeoutExpired:
             hard = rng.random() < 0.5
             if hard:  # its training too
