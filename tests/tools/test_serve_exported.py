@@ -185,3 +185,19 @@ def test_serve_without_its_packages_says_what_to_install(monkeypatch, capsys):
 def test_serve_command_imports_none_of_its_packages_before_it_checks():
     code = "import sys; import tools.serve.command; sys.exit(bool({'fastapi', 'uvicorn', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("damage", ["model.onnx", "config.json", "classes.txt"])
+def test_exported_folder_that_is_damaged_ends_both_commands_with_a_message(exported, tmp_path, damage):
+    folder = tmp_path / "model"
+    shutil.copytree(exported[1], folder)
+    assert command.main(["--dockerfile", str(folder)]) == 0
+    content = (folder / damage).read_bytes()
+    (folder / damage).write_bytes(content[: len(content) // 2]) if damage != "classes.txt" else (
+        folder / damage
+    ).unlink()
+    shutil.copy(exported[1].parent / "a.png", tmp_path)
+    for line in (["predict.py", str(tmp_path / "a.png")], ["-m", "serve", "--port", "0"]):
+        done = subprocess.run([sys.executable, *line], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert "does not hold a whole exported model" in done.stderr and "Traceback" not in done.stderr

@@ -33,12 +33,34 @@ ImageFile = str | os.PathLike | bytes
 Model = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
+class DamagedModelError(ValueError):
+    """The folder does not hold the files that the export wrote; the message says which of them is unusable, and why."""
+
+
 class Predictor:
     """The exported network: `Predictor("folder")("a.jpg")`."""
 
     def __init__(self, folder: str | os.PathLike = Path(__file__).parent, threads: int = 0) -> None:
-        """Load the model in `folder`. `threads`: of the runtime; 0: its own choice."""
+        """Load the model in `folder`. `threads`: of the runtime; 0: its own choice.
+
+        Raises:
+            ImportError: a package is missing.
+            DamagedModelError: a file is missing or damaged.
+        """
         self.folder = Path(folder)
+        try:
+            self._load(threads)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # each runtime has exceptions of its own
+            reason = str(error).strip().partition("\n")[0][:300]
+            raise DamagedModelError(
+                f"{self.folder} does not hold a whole exported model ({type(error).__name__}: {reason}).\n"
+                "Try: copy the folder again from where it was exported"
+            ) from error
+
+    def _load(self, threads: int) -> None:
+        """Read the configuration and open the models."""
         self.config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         names = (self.folder / "classes.txt").read_text(encoding="utf-8").split("\n")
         self.classes = names[: self.config["num_classes"]]
@@ -228,6 +250,9 @@ def main() -> int:
     except ImportError as error:
         packages = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "PIL": "pillow"}
         print(f"{error}\nTry: pip install {packages.get(error.name or '', error.name)}", file=sys.stderr)
+        return 2
+    except DamagedModelError as error:
+        print(error, file=sys.stderr)
         return 2
     if opt.check:
         return check(predictor)

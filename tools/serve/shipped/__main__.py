@@ -30,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"{error}\nTry: pip install -r requirements.txt -r requirements-serve.txt", file=sys.stderr)
         return 2
+    except ValueError as error:  # predict.DamagedModelError, of the folder's own module
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"--host {settings.host} --port {settings.port}, --folder {opt.folder}: {error}", file=sys.stderr)
         return 2

@@ -56,6 +56,7 @@ class ExportedModel:
 
         Raises:
             ImportError: the runtime of the model's format is missing.
+            ValueError: the folder holds no whole model.
         """
         self.name = name
         self.predictor: Any = _load(folder / "predict.py").Predictor(folder, threads=threads)
