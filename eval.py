@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import results
+    from evaluation.paired import describe
     from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
     from inference.report_extra import report_extra
@@ -84,6 +85,8 @@ def main(opt: argparse.Namespace) -> None:
         if opt.report and found.metrics["count"]:
             results.write_page(new, scored, found, report_extra(run, scored, found, folder, features, metric))
         results.set_aside(folder, run.loaded.identities)
+    if found.difference:
+        log.info(describe(opt.compare, found.difference))
     if found.compared:
         log.info(f"{results.describe_comparison(opt.compare, found.compared)}: {folder}/changed.csv")
     log.info(results.summary_line(found.metrics, metric))
@@ -95,15 +98,18 @@ def main(opt: argparse.Namespace) -> None:
 
 def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, metric: str) -> None:
     """Score predicted labels or numbers, and write the results into `folder`; `asked`: the flags as they were given."""
-    from evaluation import results, target_results
+    from evaluation import paired, results, target_compare, target_results
     from evaluation.scored import TargetScored
     from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
+    from inference.other_evaluation import open_other
     from inference.report_extra import target_extra
     from inference.temperature import calibrate, temperature_flag
     from inference.thresholds import fit_and_store, threshold_flag
     from utils import distributed
     from utils.logger import log
 
+    with distributed.together():  # before the networks run
+        other = open_other(run) if distributed.is_main() else None
     predictor, fits_weights = run.predictor, run.opt.blend in choices.FITTED_BLENDS
     if fits_weights:
         predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)
@@ -114,14 +120,20 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
     thresholds = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
     classes = replace(run.classes, thresholds=thresholds.values) if thresholds else run.classes
     scored = TargetScored(predictions, run.files, classes)
+    compared = target_compare.compare(scored, other, run.opt.seed, run.opt.resamples) if other else None
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.place(folder, run.opt) as new:
-        metrics = target_results.write(new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds)
+        metrics = target_results.write(
+            new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds, compared
+        )
         if fits_weights:
             write_ensemble(new, folder, run.opt, run.loaded, measured)
         if run.opt.save_probs:
             saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
         results.set_aside(folder, run.loaded.identities)
+    if compared:
+        log.info(paired.describe(run.opt.compare, compared.difference))
+        log.info(f"{len(compared.rows)} predictions changed: {folder}/changed.csv")
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")
     if run.can_submit() and not (fits_weights and run.opt.debug):  # --debug writes no ensemble.yaml

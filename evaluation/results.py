@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from evaluation import label_issues
 from evaluation.bootstrap import Compared, compare, intervals
 from evaluation.calibration import Fitted
 from evaluation.metrics import confused_pairs, extended_scores, per_class
+from evaluation.paired import Difference, describe, kappa_scores, paired_scores
 from evaluation.ranking import scores_text
 from evaluation.report import page, plots
 from evaluation.scored import Scored
@@ -34,11 +37,15 @@ RUN_SCORES = ("top1", "top5", "mean_class_accuracy", "loss", "count")  # kept of
 
 
 class EvaluationReport(NamedTuple):
-    """What `write` computed: the content of metrics.json, likely label errors, and the comparison of --compare."""
+    """What `write` computed: the content of metrics.json, likely label errors, and the comparison of --compare.
+
+    Ordered classes are also compared by qwk: `difference`.
+    """
 
     metrics: dict[str, Any]
     issues: label_issues.Issues
     compared: Compared | None
+    difference: Difference | None = None
 
 
 def planned(folder: Path, opt: argparse.Namespace) -> list[Output]:
@@ -119,6 +126,7 @@ def write(
     """
     predictions, files, classes = scored
     compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
+    difference = _order_difference(scored, compared, opt) if compared and classes.task == "ordinal" else None
     scores = score(predictions, classes)
     more = extended_scores(predictions, classes.count, classes.train_counts)
     metrics: dict[str, Any] = {**scores, **more}
@@ -130,6 +138,7 @@ def write(
         metrics["calibration"] = fitted._asdict()
     if compared:
         metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
+        metrics["compare"] |= difference.as_dict() if difference else {}
         _write_changed(new / "changed.csv", scored, compared)
     issues = label_issues.find(predictions, classes.count)
     label_issues.write(new / "label_issues.csv", issues, scored)
@@ -143,7 +152,19 @@ def write(
     runs = _earlier(earlier or new, made_by, identities)
     metrics = {**metrics, "options": made_by, "checkpoints": list(identities)}
     write_json(new / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
-    return EvaluationReport(metrics, issues, compared)
+    return EvaluationReport(metrics, issues, compared, difference)
+
+
+def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespace) -> Difference | None:
+    """Return the paired difference in qwk of ordered classes; None if no image is readable in both evaluations."""
+    predictions = scored.predictions
+    rows = np.flatnonzero(predictions.scorable & (compared.other >= 0))
+    if not len(rows):
+        return None
+    columns = predictions.label[rows], predictions.top[rows, 0], compared.other[rows]
+    label, first, other = (np.asarray(column, np.int64) for column in columns)
+    scores = kappa_scores(label, first, other, scored.classes.count)
+    return paired_scores("qwk", scores, len(rows), opt.seed, opt.resamples)
 
 
 def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:
@@ -152,6 +173,7 @@ def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.E
     Among the runs beside it, single networks without TTA come first.
     """
     extra.compared = found.compared
+    extra.difference = describe(found.metrics["compare"]["with"], found.difference) if found.difference else ""
     folder = extra.folder or new
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
     noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import calibration, multilabel, regression, thresholds
+from evaluation import calibration, multilabel, paired, regression, thresholds
 from evaluation.report import figures, plots, target_plots
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ERRORS, SIDE
@@ -16,6 +16,7 @@ from evaluation.report.target_page import Details, Table
 from evaluation.report.target_page import write as write_target_page
 from evaluation.results import METRICS, SETTINGS
 from evaluation.scored import TargetScored
+from evaluation.target_compare import TargetCompared, prediction_heads, write_changed
 from evaluation.target_intervals import intervals
 from evaluation.targets import label_sets, numbers
 from utils import tables
@@ -33,12 +34,14 @@ def write(
     extra: Extra | None,
     calibrated: calibration.Fitted | None = None,
     fitted: thresholds.Fitted | None = None,
+    compared: TargetCompared | None = None,
 ) -> dict[str, Any]:
     """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
 
     Args:
         calibrated: the temperature that was fitted to these predictions, if any; the scores do not use it.
         fitted: the thresholds of `scored`, if they were fitted to these predictions.
+        compared: the result of --compare.
 
     Returns:
         The content of metrics.json.
@@ -61,6 +64,9 @@ def write(
         table = _write_targets(new / "per_target.csv", each, scored)
     if opt.resamples:
         metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples)
+    if compared:
+        metrics["compare"] = {"with": opt.compare, "changed": len(compared.rows), **compared.difference.as_dict()}
+        write_changed(new / "changed.csv", scored, compared)
     made_by = {key: getattr(opt, key) for key in SETTINGS}
     metrics |= {"task": classes.task, "options": made_by, "checkpoints": list(identities)}
     _write_predictions(new / "predictions.csv", scored)
@@ -88,6 +94,7 @@ def write(
             new / "scatter.png", numbers(predictions)[rows], predictions.value[rows].astype(np.float64), names
         )
     if extra is not None:
+        extra.difference = paired.describe(opt.compare, compared.difference) if compared else ""
         details = Details(table, mistakes, worst, described)
         write_target_page(new / "report.html", scored, metrics, extra, details)
     return metrics
@@ -133,16 +140,9 @@ def _write_predictions(path: Path, scored: TargetScored) -> None:
     """Write a row per image, in the order of the list; an unreadable image has no prediction."""
     predictions, files, classes = scored
     is_labels = classes.task == "multilabel"
-    names = [classes.name(k) for k in range(classes.count)]
     with atomic_write(path, "w") as file:
         writer = tables.writer(file)
-        heads = ["target", "predicted", "probability", "target_name", "predicted_name"]
-        writer.writerow(
-            [
-                "path",
-                *(heads if is_labels else [f"{kind}_{name}" for name in names for kind in ("target", "predicted")]),
-            ]
-        )
+        writer.writerow(["path", *prediction_heads(classes)])
         threshold = multilabel.thresholds_of(classes) if is_labels else None
         for row, index in enumerate(predictions.index.tolist()):
             cells = _number_cells(scored, row) if threshold is None else _label_cells(scored, row, threshold)

@@ -29,7 +29,6 @@ CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
 OFF = {
     "calibrate": False,
     "temperature": "none",
-    "compare": None,
     "pseudo_label": None,
     "top_k": 1,
 }

@@ -49,8 +49,9 @@ class Extra:
     maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
     error and of each likely label error, with their cosines, by image. history: scores of training per epoch. points:
     the rows of steps.csv. runs: settings and scores of earlier evaluations beside this one. metric: the score to show
-    first. compared: the result of --compare. folder: where the page is going to be, by default the folder to which it
-    is written. title: the networks. about: their files and the list, in a few words.
+    first. compared: the result of --compare. difference: that of a metric, in words. folder: where the page is going to
+    be, by default the folder to which it is written. title: the networks. about: their files and the list, in a few
+    words.
     """
 
     issues: Issues
@@ -61,6 +62,7 @@ class Extra:
     points: list[Row] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     compared: Compared | None = None
+    difference: str = ""
     seed: int = 0
     metric: str = "top1"
     folder: Path | None = None
@@ -97,6 +99,7 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
         cells=" × ".join(map(str, next(iter(extra.maps.values()))[1].shape)) if extra.maps else "",
         runs=extra.runs,
         compared=_compared(scored, extra.compared),
+        difference=visible(extra.difference),
         provenance=provenance(),
     )
 

@@ -82,6 +82,7 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
         numbers=headline_rows(metrics, extra.metric),
         metrics=metrics,
         thresholds=_threshold_note(metrics, classes) if classes.task == "multilabel" else "",
+        difference=visible(extra.difference),
         table=table._replace(rows=table.rows[:MAX_ROWS]),
         total=len(table.rows),
         mistakes=named,
