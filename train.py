@@ -99,7 +99,9 @@ def main(opt: Options, started: float = 0.0) -> None:
     )
     run = TrainingRun(run_settings(opt), start, engine, facts)
     start.content = None  # its tensors are in the engine now
-    val_loader = dataloader.eval_loader(opt, val_files, (model.preprocess(),)) if val_files is not None else None
+    val_loader = None
+    if val_files is not None:  # by the training's kind of workers: a process must not begin beside threads that read
+        val_loader = dataloader.eval_loader(opt.replace(loader=train_loader.kind), val_files, (model.preprocess(),))
 
     def score(weights: str) -> dict[str, float]:
         assert val_loader is not None  # as --val_freq asks for scores

@@ -144,6 +144,11 @@ class TrainLoader:
         """Return the number of batches per epoch."""
         return len(self.sampler)
 
+    @property
+    def kind(self) -> str:
+        """What loads the images: "thread" or "process", also where --loader is auto."""
+        return self._batches.config.kind
+
     def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
         """Return the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run.
 

@@ -85,17 +85,19 @@ class WorkerConfig:
         """Return this configuration with a kind other than "auto".
 
         Processes load images for a GPU, where shared memory holds their batches and there are enough `batches` of
-        `batch_bytes`; threads do otherwise.
+        `batch_bytes`; threads do otherwise. Where the user gives no number of workers, a few processes do.
         """
         if self.kind != "auto":
             return self
         count = self.count if self.count is not None else _default_workers_here(self.on_gpu)[0]
         if not self.on_gpu or count == 0 or batches < MIN_BATCHES_PER_PROCESS * count:
             return replace(self, kind="thread")
-        wanted = 2 * _shared_bytes(batch_bytes, count)  # training and validation workers exist together
-        if wanted <= _free_shared_memory():
+        if _max_processes(batch_bytes) >= (count if self.count is not None else MIN_WORKERS):
             return replace(self, kind="process")
-        _log_threads_for_gpu((wanted >> 20) + 64)
+        log.info(
+            f"{SHARED_MEMORY} is too small for worker processes: threads load the images, and hold up the GPU. "
+            f"Give a container more: docker run --shm-size={(2 * _shared_bytes(batch_bytes, count) >> 20) + 64}m."
+        )
         return replace(self, kind="thread")
 
 
@@ -127,11 +129,11 @@ class BatchLoader(Generic[BatchT]):
         dataset.pinned = self.config.pins_in_place
         limit, in_processes = MAX_WORKERS, self.config.kind == "process"
         if in_processes:
-            both = 2 * _shared_bytes(self._batch_bytes, workers=1)  # training and validation workers exist together
-            limit = max(MIN_WORKERS, min(limit, _free_shared_memory() // max(1, both)))
+            limit = max(MIN_WORKERS, min(limit, _max_processes(self._batch_bytes)))
         count = self.config.count
         self.workers: int = count if count is not None else _workers_here(workers.on_gpu, limit, self.config.kind)
         if self.workers and in_processes:
+            self.workers = min(self.workers, max(1, passes * len(sampler)))  # the others would have nothing to do
             _check_shared_memory(_shared_bytes(self._batch_bytes, self.workers), self.workers)
 
     def __len__(self) -> int:
@@ -244,15 +246,6 @@ def _workers_here(on_gpu: bool, limit: int, kind: str) -> int:
     return count
 
 
-@functools.cache  # logged once
-def _log_threads_for_gpu(megabytes: int) -> None:
-    """Log why threads load images for a GPU."""
-    log.info(
-        f"{SHARED_MEMORY} is too small for worker processes: threads load the images, and hold up the GPU. "
-        f"Give a container more: docker run --shm-size={megabytes}m."
-    )
-
-
 # ------------------------------------------------------------------------------------------------ processes
 
 
@@ -338,6 +331,11 @@ def _free_shared_memory() -> int:
 def _shared_bytes(batch_bytes: int, workers: int) -> int:
     """Return how many bytes of batches the workers of all processes on this machine hold at most."""
     return batch_bytes * workers * PREFETCH_BATCHES * distributed.local_world_size()
+
+
+def _max_processes(batch_bytes: int) -> int:
+    """Return how many workers find room in shared memory, twice: for training and validation at the same time."""
+    return _free_shared_memory() // max(1, 2 * _shared_bytes(batch_bytes, workers=1))
 
 
 def _check_shared_memory(wanted: int, workers: int) -> None:

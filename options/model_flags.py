@@ -104,6 +104,12 @@ def finetuning(parser: Parser) -> None:
         help="freeze the stem and the first N stages; -1 freezes all but the classifier",
     )
     add(
+        "--freeze_bn",
+        action=SWITCH,
+        default=False,
+        help="batch norm keeps the statistics of the trained weights, for which a few images of your own are too few",
+    )
+    add(
         "--head_lr",
         "--head_lr_mult",
         type=float,

@@ -56,7 +56,7 @@ def _train() -> Parser:
     augmentation_flags.augmentation(parser)
     training_flags.saving(parser)
     parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.hours, rules.stepping]
-    parser.rules += [rules.lora, rules.cache, rules.task]
+    parser.rules += [rules.batch_norm, rules.lora, rules.cache, rules.task]
     parser.fills.append(rules.task_defaults)
     return parser
 

@@ -294,6 +294,16 @@ def stepping(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def batch_norm(opt: argparse.Namespace) -> list[str]:
+    """Refuse to keep statistics that nothing has trained, and to give up those that a flag depends on."""
+    if opt.freeze_bn and not (opt.pretrained or opt.load or opt.probe_init or opt.resume):
+        return ["--freeze_bn and --no-pretrained contradict: only trained weights have statistics; leave one out"]
+    if not opt.freeze_bn and "freeze_bn" in opt.given and (opt.probe_init or opt.lora):
+        other = "--probe_init" if opt.probe_init else "--lora"
+        return [f"--no-freeze_bn and {other} contradict: it needs the statistics of the trained weights; leave one out"]
+    return []
+
+
 def lora(opt: argparse.Namespace) -> list[str]:
     """Refuse what does not work with adapters."""
     if not opt.lora:

@@ -96,10 +96,12 @@ def build_engine(
 def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
     """Freeze the parameters that --freeze names, and return the modules that training keeps in eval mode.
 
+    Those are the frozen ones; with --freeze_bn, --probe_init or --lora, the batch norms too.
+
     Raises:
         UserError: the network has fewer stages than --freeze, or no classifier.
     """
-    return freeze(net, opt.freeze) + (batch_norms(net) if opt.probe_init or opt.lora else [])
+    return freeze(net, opt.freeze) + (batch_norms(net) if opt.freeze_bn or opt.probe_init or opt.lora else [])
 
 
 def resolve_batch(opt: Options, device: torch.device, images: int, classes: Classes) -> int:

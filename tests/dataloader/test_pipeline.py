@@ -278,7 +278,7 @@ def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog
     monkeypatch.setattr(
         prefetch.shutil,
         "disk_usage",
-        lambda path: type("Usage", (), {"free": 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})(),
+        lambda path: type("Usage", (), {"free": 2 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})(),
     )
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
@@ -289,7 +289,7 @@ def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog
         caplog.clear()
         monkeypatch.setattr(joblib, "cpu_count", lambda cores=cores: cores)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
-        opt = parse_train(["-b", "24", "--scale", "32", "--loader", kind, *words])
+        opt = parse_train(["-b", "2", "--scale", "32", "--loader", kind, *words])
         way = Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
         found = {dataloader.eval_loader(opt, read_list(photo_set / "train.txt"), (way,)).workers for _ in range(2)}
         assert found == {wanted}
@@ -307,7 +307,6 @@ def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(ph
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
-    prefetch._log_threads_for_gpu.cache_clear()
 
     def kinds(words, free=room, epochs=4):
         monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
@@ -318,6 +317,7 @@ def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(ph
         found = train._batches.config.kind, val.config.kind
         assert train.dataset.pinned == ("--gpu" not in words and found[0] == "thread")
         assert val.dataset.pinned == ("--gpu" not in words and found[1] == "thread")
+        assert train.kind == found[0]
         return found
 
     assert kinds([]) == ("process", "process")  # 36 images: 4 batches of training, 4 epochs; 4 of validation
@@ -326,7 +326,41 @@ def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(ph
     assert kinds(["-w", "0"]) == kinds(["--gpu", "-1"]) == kinds(["--loader", "thread"]) == ("thread", "thread")
     assert "--shm-size" not in caplog.text
     assert kinds([], free=9 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2 * 2 - 1) == ("thread", "thread")
-    assert caplog.text.count("docker run --shm-size=64m") == 1
+    assert caplog.text.count("docker run --shm-size=64m") == 2  # of either loader
+
+
+def test_loader_auto_takes_as_many_processes_as_find_room_and_have_work(photo_set, monkeypatch):
+    from dataloader import prefetch
+
+    each = 9 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(prefetch, "usable_cores", lambda: 9)
+    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * each})())
+    prefetch._workers_here.cache_clear()
+    opt = parse_train("-b 9 --scale 32 --no-pretrained --epochs 9".split())
+    files, way = read_list(photo_set / "train.txt"), Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
+    train = dataloader.train_loader(opt, files, way)
+    assert (train.kind, train._batches.workers) == ("process", 5)
+    assert dataloader.eval_loader(opt.replace(loader=train.kind), files, (way,)).workers == 4  # it has 4 batches
+    prefetch._workers_here.cache_clear()
+
+
+def test_train_validates_by_the_workers_of_its_training(photo_set, script, small, monkeypatch):
+    """A process that is forked beside threads which read a cache may inherit a lock that nobody opens."""
+    from dataloader import prefetch
+
+    found, real = [], prefetch.BatchLoader.iterate
+
+    def iterate(self, batches):
+        found.append((type(self.dataset).__name__, self.config.kind))
+        return real(self, batches)
+
+    monkeypatch.setattr(prefetch.BatchLoader, "iterate", iterate)
+    monkeypatch.setattr(dataloader.TrainLoader, "kind", property(lambda self: "process"))
+    done = script("train.py", "--tag", "a", "--data_root", photo_set, *small, "--epochs", 1)
+    assert done.code == 0, done.err
+    assert found == [("TrainDataset", "thread"), ("EvalDataset", "process")]
 
 
 def test_worker_killed_is_user_error(photo_set, monkeypatch):

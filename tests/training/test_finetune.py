@@ -99,7 +99,10 @@ class Loader:
 
 
 def start(kind: type[BaseModel], *words: str, batches: int = 3) -> Engine:
-    opt = options("--lr", "0.05", "--optimizer", "sgd", "--epochs", "4", *words)
+    """`words` may hold --freeze_bn, which the parser allows with trained weights alone; these are not trained."""
+    rest = [word for word in words if word != "--freeze_bn"]
+    opt = options("--lr", "0.05", "--optimizer", "sgd", "--epochs", "4", *rest)
+    opt = opt.replace(freeze_bn=len(rest) < len(words))
     model = kind(opt, "X")
     model.place(torch.device("cpu"))
     model.set_precision("fp32")
@@ -186,6 +189,20 @@ def test_freeze_keeps_frozen_state_bit_for_bit(frozen):
     }
     assert len(engine.optimizer.state) == len(learning)
     assert all(parameter.grad is None for parameter in model.net.stem.parameters())
+
+
+@pytest.mark.parametrize("words", ["", "--freeze_bn", "--freeze_bn --freeze 0"])
+def test_freeze_bn_keeps_statistics_and_trains_the_rest(words):
+    engine = start(Model, "--ema", "0.9", "--swa", "1", "--epochs", "1", *words.split())
+    before = weights(engine.model.net)
+    for step in range(3):
+        engine.train_step(batch(step=step))
+    engine.end_epoch(1, Loader())
+    raw, ema, swa = (weights(net) for net in (engine.model.net, engine.averages.ema.module, engine.averages.swa.module))
+    for key, value in before.items():
+        statistics = key.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+        still = (statistics and bool(words)) or (key.startswith("stem") and "--freeze 0" in words)
+        assert [torch.equal(value, found[key]) for found in (raw, ema, swa)] == [still] * 3, key
 
 
 # ------------------------------------------------------------------------ rates
@@ -531,6 +548,9 @@ def test_validate_shows_the_best_weights():
         ("--clip_mode agc", "--clip_mode agc has no effect without --clip_grad"),
         ("--freeze -2", "--freeze is -2"),
         ("--layer_decay 1.5", "--layer_decay is 1.5"),
+        ("--freeze_bn", "--freeze_bn and --no-pretrained contradict"),
+        ("--no-freeze_bn --lora 4", "--no-freeze_bn and --lora contradict"),
+        ("--no-freeze_bn --pretrained --probe_init p.pt", "--no-freeze_bn and --probe_init contradict"),
     ],
 )
 def test_finetune_flags_that_contradict_are_refused(words, said, capsys):
@@ -545,6 +565,7 @@ def test_finetune_flags_that_contradict_are_refused(words, said, capsys):
 WAYS = [
     "--freeze 1",
     "--freeze -1 --optimizer adamw",
+    "--freeze_bn --swa 2 --ema 0.9",
     "--layer_decay 0.7 --head_lr 5 --optimizer adamw",
     "--swa 1",
     "--swa 2 --ema 0.9",
