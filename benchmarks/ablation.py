@@ -14,12 +14,14 @@ continues.
 """
 
 import argparse
+import collections
 import json
+import math
 import os
 import shlex
 import shutil
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ import numpy as np
 from benchmarks import harness as bench
 from options.parser import ToolParser, expanded
 from options.plain_yaml import read_yaml
+from tools.train_process import train_process
 from utils import run_lock
 from utils.cores import usable_cores
 from utils.errors import UserError
@@ -42,8 +45,27 @@ from utils.run import run_tool
 BASE = "base"
 FIRST_SEED = 1
 MAX_GROUPS = 3  # ensembles and soups of one size
-TEXTS, SIZES = ("rows", "predict"), ("ensembles", "soups")  # parts of a plan
 MAX_ERROR_CHARACTERS = 2000
+
+
+class Plan(NamedTuple):
+    """What the YAML file holds; see this module's docstring."""
+
+    base: str
+    rows: dict[str, str]
+    predict: dict[str, str]
+    ensembles: list[int]
+    soups: list[int]
+    more_seeds: int
+
+    def groups(self) -> dict[str, tuple[str, int]]:
+        """Return the rows of several runs of the base: (kind, size) by name."""
+        named = {f"ensemble of {size}": ("ensembles", size) for size in self.ensembles}
+        return named | {f"soup of {size}": ("soups", size) for size in self.soups}
+
+    def names(self) -> list[str]:
+        """Return the names of all rows but the base's."""
+        return [*self.rows, *self.predict, *self.groups()]
 
 
 class Job(NamedTuple):
@@ -82,52 +104,72 @@ def ablate(opt: argparse.Namespace) -> None:
     plan, out = read_plan(opt), Path(opt.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     run_lock.acquire(out)
-    runs = Runs(out, {"plan": plan, "data_root": str(Path(opt.data_root).resolve())}, opt.resume)
-    seeds = range(FIRST_SEED, FIRST_SEED + opt.seeds)
-    of_base = range(FIRST_SEED, FIRST_SEED + opt.seeds + plan["more_seeds"])
-    words = ["--data_root", str(Path(opt.data_root).resolve()), *bench.gpu_words({"gpu": opt.gpu})]
+    root, device = str(Path(opt.data_root).resolve()), bench.device_name(opt.gpu)
+    runs = Runs(out, {"plan": plan._asdict(), "data_root": root, "device": device}, opt.resume)
+    words = ["--data_root", root, *bench.gpu_words({"gpu": opt.gpu})]
     if opt.jobs > 1:  # they share the cores
         words += ["-w", str(max(1, usable_cores() // opt.jobs - 1))]
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // opt.jobs)))
-    trainings = [training(BASE, plan[BASE], seed, words) for seed in of_base]
-    for row, more in plan.get("rows", {}).items():
-        trainings += [training(row, f"{plan[BASE]} {more}", seed, words) for seed in seeds]
-    wanted = trainings if opt.only is None else [job for job in trainings if job.row in {BASE, *opt.only}]
-    runs.do(wanted, opt.jobs)
-    again = [job for job in predictions(plan, of_base, words) if opt.only is None or job.row in opt.only]
-    runs.do(again, opt.jobs)
-    about = f"{bench.device_name(opt.gpu)}, {opt.seeds} seeds, {opt.jobs} runs at a time; base: `{plan[BASE]}`"
+    of_base = range(FIRST_SEED, FIRST_SEED + opt.seeds + plan.more_seeds)
+    trainings = [training(BASE, plan.base, seed, words) for seed in of_base]
+    for row, more in plan.rows.items():
+        trainings += [training(row, f"{plan.base} {more}", seed, words) for seed in of_base[: opt.seeds]]
+    wanted = {BASE, *(plan.names() if opt.only is None else opt.only)}
+    runs.do([job for job in trainings if job.row in wanted], opt.jobs)
+    runs.do([job for job in predictions(plan, of_base, words) if job.row in wanted], opt.jobs)
+    about = f"{device}, {opt.seeds} seeds; base: `{plan.base}`"
     table = markdown(runs.done, about)
-    write_json(out / "ablation.json", {"about": about, "plan": plan, "runs": list(runs.done.values())})
+    write_json(out / "ablation.json", {**runs.about, "runs": list(runs.done.values())})
     with atomic_write(out / "ablation.md", "w") as file:
         file.write(table)
     log.info(f"\n{table}\nWritten: {out}/ablation.md, {out}/ablation.json")
 
 
-def read_plan(opt: argparse.Namespace) -> dict[str, Any]:
+def read_plan(opt: argparse.Namespace) -> Plan:
     """Return the plan of the YAML file.
 
     Raises:
-        UserError: it has no base, or an unknown part, or --only names no row of it.
+        UserError: it has no base, an unknown part, a name twice, or a size for which there are too few seeds; or --only
+            names no row of it.
     """
     if opt.seeds < 2 or opt.jobs < 1:
         raise UserError(f"--seeds {opt.seeds}, --jobs {opt.jobs}; allowed: 2 or more, and 1 or more.")
-    plan = read_yaml(Path(opt.plan))
-    allowed = {BASE: str, **dict.fromkeys(TEXTS, dict), **dict.fromkeys(SIZES, list), "more_seeds": str}
-    if (
-        not isinstance(plan, dict)
-        or BASE not in plan
-        or not all(isinstance(plan[part], allowed.get(part, type(None))) for part in plan)
-    ):
-        raise UserError(f"{opt.plan} must hold `{BASE}: words for train.py`; allowed beside it: {', '.join(allowed)}.")
-    for part in SIZES:
-        plan[part] = [int(size) for size in plan.get(part, [])]
-    plan["more_seeds"] = int(plan.get("more_seeds", 0))
-    names = [*plan.get("rows", {}), *plan.get("predict", {}), *(_grouped(plan))]
-    unknown = [name for name in opt.only or [] if name not in names]
+    content = read_yaml(Path(opt.plan))
+    if not isinstance(content, dict) or BASE not in content or not content.keys() <= set(Plan._fields):
+        allowed = ", ".join(Plan._fields[1:])
+        raise UserError(f"{opt.plan} must hold `{BASE}: words for train.py`; allowed beside it: {allowed}.")
+    more = _numbers(opt.plan, "more_seeds", [content.get("more_seeds", "0")], 0, math.inf)[0]
+    sizes = [_numbers(opt.plan, part, content.get(part, []), 2, opt.seeds + more) for part in ("ensembles", "soups")]
+    texts = [_texts(opt.plan, part, content.get(part, {})) for part in ("rows", "predict")]
+    base = _texts(opt.plan, BASE, {BASE: content[BASE]})[BASE]
+    plan = Plan(base, texts[0], texts[1], sizes[0], sizes[1], more)
+    tags = collections.Counter(tag_of(name, 0) for name in [BASE, *plan.names()])
+    twice = [name for name in plan.names() if tags[tag_of(name, 0)] > 1]
+    if twice:
+        raise UserError(
+            f"{opt.plan} has two rows called {twice[0]!r}, or names that differ in signs alone; rename one."
+        )
+    unknown = [name for name in opt.only or [] if name not in plan.names()]
     if unknown:
-        raise UserError(f"--only: {opt.plan} has no row {unknown[0]!r}; allowed: {', '.join(map(repr, names))}.")
+        allowed = ", ".join(map(repr, plan.names()))
+        raise UserError(f"--only: {opt.plan} has no row {unknown[0]!r}; allowed: {allowed}.")
     return plan
+
+
+def _texts(path: str, part: str, found: Any) -> dict[str, str]:
+    """Return words by name. Raises UserError if they are no words."""
+    if not isinstance(found, dict) or not all(isinstance(words, str) and words.strip() for words in found.values()):
+        raise UserError(f"{path}: {part} must give words to each name, such as `mixup: --mixup 0.2`.")
+    return {str(name): words for name, words in found.items()}
+
+
+def _numbers(path: str, part: str, found: Any, low: int, high: float) -> list[int]:
+    """Return whole numbers from `low` to `high`. Raises UserError if they are none."""
+    words = found if isinstance(found, list) else [found]
+    if not all(isinstance(word, str) and word.isdecimal() and low <= int(word) <= high for word in words):
+        limit = "" if high == math.inf else f" to {high}, the number of seeds of the base"
+        raise UserError(f"{path}: {part} is {found}; allowed: {low}{limit or ' or more'}.")
+    return [int(word) for word in words]
 
 
 def training(row: str, words: str, seed: int, common: Sequence[str]) -> Job:
@@ -137,14 +179,14 @@ def training(row: str, words: str, seed: int, common: Sequence[str]) -> Job:
     return Job(row, (seed,), (train, scoring(tag, [last_of(tag)], common)))
 
 
-def predictions(plan: Mapping[str, Any], seeds: Sequence[int], common: Sequence[str]) -> list[Job]:
+def predictions(plan: Plan, seeds: Sequence[int], common: Sequence[str]) -> list[Job]:
     """Return the jobs that score the runs of the base again: with other words, several together, or averaged."""
     jobs = []
-    for row, words in plan.get("predict", {}).items():
+    for row, words in plan.predict.items():
         for seed in seeds:
             tag = tag_of(row, seed)
             jobs.append(Job(row, (seed,), (scoring(tag, [last_of(tag_of(BASE, seed))], common, shlex.split(words)),)))
-    for row, (kind, size) in _grouped(plan).items():
+    for row, (kind, size) in plan.groups().items():
         for first in range(min(MAX_GROUPS, len(seeds) - size + 1)):
             group = tuple(seeds[first : first + size])
             loads, tag = [last_of(tag_of(BASE, seed)) for seed in group], tag_of(row, first)
@@ -155,12 +197,6 @@ def predictions(plan: Mapping[str, Any], seeds: Sequence[int], common: Sequence[
                 average = ("-m", "tools.average", "--load", *loads, "--how", "uniform", "--out", soup, "--overwrite")
                 jobs.append(Job(row, group, ((*average, *common), scoring(tag, [soup], common))))
     return jobs
-
-
-def _grouped(plan: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return the rows of several runs of the base: (kind, size) by name."""
-    names = {"ensembles": "ensemble of {}", "soups": "soup of {}"}
-    return {names[kind].format(size): (kind, size) for kind in names for size in plan[kind]}
 
 
 def scoring(tag: str, loads: Sequence[str], common: Sequence[str], more: Sequence[str] = ()) -> tuple[str, ...]:
@@ -185,15 +221,19 @@ class Runs:
         """Read what an earlier call has done, if `resume`.
 
         Raises:
-            UserError: that call had another plan or other lists.
+            UserError: that call had another plan, other lists or another device; or there is one, without `resume`.
         """
         self.out, self.about, self.file = out, about, out / "runs.json"
         self.done: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
-        if resume and self.file.is_file():
+        if self.file.is_file():
+            if not resume:
+                raise UserError(f"{self.file} has the runs of an earlier call. Try: --resume, or another --out")
             kept = json.loads(self.file.read_text())
             if kept["about"] != json.loads(json.dumps(about)):
-                raise UserError(f"--resume: {self.file} is of another plan or other lists. Try: another --out")
+                raise UserError(
+                    f"--resume: {self.file} is of another plan, other lists or another device. Try: another --out"
+                )
             self.done = kept["done"]
 
     def do(self, jobs: Sequence[Job], at_once: int) -> None:
@@ -217,11 +257,12 @@ class Runs:
         for command in job.commands:
             environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(bench.ROOT), os.environ.get("PYTHONPATH", "")])}
             words = [sys.executable, *(str(bench.ROOT / word) if word.endswith(".py") else word for word in command)]
-            done = subprocess.run(
-                words, cwd=self.out, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True
-            )
-            if done.returncode:
-                raise UserError(f"{shlex.join(words)} failed:\n{(done.stdout + done.stderr)[-MAX_ERROR_CHARACTERS:]}")
+            with tempfile.TemporaryFile("w+", errors="replace") as output:
+                with train_process(words, output, folder=self.out, environment=environ) as process:
+                    code = process.wait()
+                output.seek(0)
+                if code:
+                    raise UserError(f"{shlex.join(words)} failed:\n{output.read()[-MAX_ERROR_CHARACTERS:]}")
         (metrics,) = results.glob("*/metrics.json")
         top1 = json.loads(metrics.read_text())["top1"]
         found = {"row": job.row, "seeds": job.seeds, "top1": top1, "seconds": time.monotonic() - began}
@@ -266,6 +307,10 @@ def markdown(done: Mapping[str, Mapping[str, Any]], about: str) -> str:
         else:
             proved = "yes" if abs(mean) > half else "no"
             lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} ± {half:.2f} | {proved} |")
+    lines += [
+        "",
+        "proved: the 95 % interval excludes 0. Of 20 rows that change nothing, one is called proved by chance.",
+    ]
     return "\n".join(lines) + "\n"
 
 

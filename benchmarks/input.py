@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NAME = "input"
 WARM_UP_BATCHES = 4  # not counted
 OURS: dict[str, list[str]] = {  # pipeline -> its flags of train.py
-    "ours": [],
+    "ours": ["--loader", "thread"],
     "ours, processes": ["--loader", "process"],
     "ours, cache jpeg": ["--cache", "ram"],
     "ours, cache raw": ["--cache", "ram", "--cache_format", "raw"],

@@ -250,12 +250,15 @@ def optimal(data: Fittable, metric: str = "log_loss") -> NDArray[np.float64]:
         weights = np.clip(found.x, 0, None)
         weights = np.where(weights < MIN_WEIGHT, 0, weights)
         tried.append(weights / weights.sum())
-    best = min(tried, key=lambda weights: value(weights)[0])
-    loss, slope = value(best)
-    gap = float(slope @ best - slope.min())  # the loss is convex, so it is at most so much above the minimum
+    return min(tried, key=lambda weights: value(weights)[0])
+
+
+def _warn_of_gap(data: Fittable, weights: NDArray[np.float64]) -> None:
+    """Warn where `optimal` may have missed the smallest loss: of a convex loss, the slope bounds the distance."""
+    loss, slope = data.convex_loss()(weights)
+    gap = float(slope @ weights - slope.min())
     if gap > MAX_GAP * abs(loss):
         log.warning(f"--blend optimal: the loss of its weights, {loss:.6g}, may be {gap:.2g} above the smallest.")
-    return best
 
 
 FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
@@ -281,6 +284,8 @@ def fit(data: Fittable, how: str, seed: int = 0, metric: str = "top1") -> tuple[
             f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
         )
     weights = FITS[how](data, metric)
+    if how == "optimal":
+        _warn_of_gap(data, weights)
     fold = np.random.default_rng([seed, 6]).permutation(count) % FOLDS
     parts = []
     for k in range(FOLDS):

@@ -4,7 +4,8 @@ import contextlib
 import ctypes
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 END_SECONDS = 30  # a run that is told to end saves its state first
@@ -12,7 +13,11 @@ END_SECONDS = 30  # a run that is told to end saves its state first
 
 @contextlib.contextmanager
 def train_process(
-    command: Sequence[str], output: IO[str] | None = None, end_seconds: float | None = END_SECONDS
+    command: Sequence[str],
+    output: IO[str] | None = None,
+    end_seconds: float | None = END_SECONDS,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run `command` as a process that ends with the body.
 
@@ -20,9 +25,12 @@ def train_process(
         command: the program and its words.
         output: the file for what it prints; None: where this process prints.
         end_seconds: how long a process that is told to end may take until it is killed; None: as long as it needs.
+        folder, environment: those of the process; None: those of this one.
     """
     stderr = None if output is None else subprocess.STDOUT
-    process = subprocess.Popen(command, stdout=output, stderr=stderr, preexec_fn=_end_with_parent)
+    process = subprocess.Popen(
+        command, stdout=output, stderr=stderr, cwd=folder, env=environment, preexec_fn=_end_with_parent
+    )
     try:
         yield process
     finally:

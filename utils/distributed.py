@@ -23,11 +23,11 @@ START_KEY = "classifier/start"  # in torchrun's store: the name of the newest st
 BEGUN_KEY = "classifier/begun"  # in torchrun's store, once the run owns the folders of its tag
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)  # for processes that start later
 # Of prediction, where the main process may fit an ensemble for hours while the others wait. A killed process closes its
-# connections, which gloo notices at once. nccl does not, so training keeps torch's own limits.
+# connections, which gloo notices at once. nccl does not, so training keeps torch's own limit.
 PREDICTION_TIMEOUT = timedelta(days=1)
 POLL_INTERVAL = timedelta(seconds=1)
-# in gloo's errors, after the end of another process, or after a timeout
-GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out")
+GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe")  # in gloo's errors, after the end of another process
+GLOO_LATE = "timed out"  # in gloo's errors, after the timeout of `init`
 
 _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
 _has_met = False  # whether `init` has started the process group; a caller's own group shares no work with us
@@ -68,7 +68,7 @@ def init(device: "torch.device", timeout: timedelta | None = None) -> bool:
 
     Args:
         device: the device of this process.
-        timeout: how long a process waits for another; None: torch's own limits, 30 minutes by gloo and 10 by nccl.
+        timeout: how long a process waits for another; None: torch's own limit, 30 minutes.
 
     Returns:
         Whether torchrun has started this run before.
@@ -277,8 +277,13 @@ def together() -> Iterator[None]:
 
 
 def describe_lost(error: BaseException) -> str | None:
-    """Return the message for an error of gloo after another process has ended; None for any other error."""
+    """Return the message for an error of gloo after another process has ended or is late; None for any other error."""
     text = str(error).lower()
+    if "gloo" in text and GLOO_LATE in text:
+        return (
+            "Another process of this run did not answer in time: it hangs, is far slower, or the network is down. "
+            "The run ends. What was written before is whole."
+        )
     return lost("Another process") if "gloo" in text and any(part in text for part in GLOO_LOST) else None
 
 

@@ -10,6 +10,7 @@ from benchmarks import ablation
 from benchmarks.ablation import Job, Runs
 from conftest import ROOT
 from options import parse_eval, parse_train
+from options.defaults import Facts, fill_defaults
 from utils.errors import UserError
 
 PLANS = sorted(ROOT.glob("runs/*.yaml"))
@@ -30,10 +31,16 @@ def plan_of(path, *words):
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_plans_of_the_project_hold_words_that_the_scripts_take(path):
     plan = plan_of(path)
-    assert plan["rows"] and plan["predict"] and max(plan["ensembles"] + plan["soups"]) <= 3 + plan["more_seeds"]
-    for words in plan["rows"].values():
-        assert parse_train(shlex.split(f"{plan['base']} {words}")) != parse_train(shlex.split(plan["base"]))
-    for words in plan["predict"].values():
+    assert plan.rows and plan.predict
+
+    def values(words):
+        """What a run of these words would do; `given` alone is no difference."""
+        opt = fill_defaults(parse_train(shlex.split(words)), Facts(12_000, "--no-pretrained" not in words, True))[0]
+        return {name: value for name, value in vars(opt).items() if name not in ("given", "label_smoothing")}
+
+    for row, words in plan.rows.items():
+        assert values(f"{plan.base} {words}") != values(plan.base), row
+    for words in plan.predict.values():
         parse_eval(["--load", "a.pt", *shlex.split(words)])
 
 
@@ -42,7 +49,15 @@ def test_plans_of_the_project_hold_words_that_the_scripts_take(path):
     [
         ("rows: {a: --ema 0.9}", [], "must hold `base: words for train.py`"),
         ("base: --ema 0.9\nsoup: [2]", [], "must hold `base: words for train.py`"),
-        ("base: --ema 0.9\nrows: [2]", [], "must hold `base: words for train.py`"),
+        ("base: --ema 0.9\nrows: [2]", [], "rows must give words to each name"),
+        ("base: [2]", [], "base must give words to each name"),
+        ("base: --ema 0.9\nrows: {a: }", [], "rows must give words to each name"),
+        ("base: --ema 0.9\nrows: {a: --sam 1}\npredict: {a: --tta flip}", [], "two rows called 'a'"),
+        ("base: --ema 0.9\nrows: {a+b: --sam 1, a-b: --sam 2}", [], "names that differ in signs alone"),
+        ("base: --ema 0.9\nrows: {base: --sam 1}", [], "two rows called 'base'"),
+        ("base: --ema 0.9\nensembles: [4]", [], "ensembles is .*; allowed: 2 to 3, the number of seeds"),
+        ("base: --ema 0.9\nsoups: [a]", [], "soups is .*; allowed: 2 to 3"),
+        ("base: --ema 0.9\nmore_seeds: -2", [], "more_seeds is .*; allowed: 0 or more"),
         ("base: --ema 0.9\nrows: {a: --sam 1}", ["--only", "b"], "has no row 'b'; allowed: 'a'"),
         ("base: --ema 0.9", ["--seeds", "1"], "--seeds 1"),
     ],
@@ -54,7 +69,7 @@ def test_plan_that_is_none_is_refused(tmp_path, text, words, said):
 
 
 def test_predictions_take_runs_of_the_base_in_turn():
-    plan = {"predict": {"TTA flip": "--tta flip"}, "ensembles": [2, 5], "soups": [3]}
+    plan = ablation.Plan("", {}, {"TTA flip": "--tta flip"}, [2, 5], [3], 0)
     jobs = ablation.predictions(plan, range(1, 6), ["--gpu", "-1"])
     assert [job.seeds for job in jobs if job.row == "ensemble of 2"] == [(1, 2), (2, 3), (3, 4)]
     assert [job.seeds for job in jobs if job.row == "ensemble of 5"] == [(1, 2, 3, 4, 5)]
@@ -112,3 +127,5 @@ def test_runs_that_have_ended_are_kept_and_resumed(tmp_path):
     assert json.loads((tmp_path / "runs.json").read_text())["done"].keys() == again.done.keys()
     with pytest.raises(UserError, match="another plan"):
         Runs(tmp_path, {"plan": 2}, resume=True)
+    with pytest.raises(UserError, match="Try: --resume"):
+        Runs(tmp_path, {"plan": 1}, resume=False)

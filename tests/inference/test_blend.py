@@ -107,6 +107,25 @@ def test_optimal_weights_beat_a_fine_grid():
     assert best - data.loss(weights) < 1e-3
 
 
+def test_optimal_that_does_not_move_is_no_worse_than_each_member_and_is_warned_of_once(monkeypatch, caplog):
+    """SciPy 1.18 ended at its start for a loss of a million."""
+    from scipy import optimize
+
+    monkeypatch.setattr(optimize, "minimize", lambda value, start, **_: optimize.OptimizeResult(x=start))
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    label, each = members(np.random.default_rng(3), noise=(1.0, 1.1, 60.0))
+    data = held(label, each)
+    losses = [data.loss(np.array(weights)) for weights in (*np.eye(3), np.full(3, 1 / 3))]
+    weights, _ = blend.fit(data, "optimal")
+    assert data.loss(np.array(weights)) == min(losses) < losses[-1]  # a single member, before the mean of all
+    assert caplog.text.count("may be") == 1
+    caplog.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    blend.fit(data, "optimal")
+    assert "may be" not in caplog.text
+
+
 def test_greedy_weights_drop_a_useless_member():
     label, each = members(np.random.default_rng(3), noise=(1.0, 1.0, 60.0))
     data = held(label, each)
