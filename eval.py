@@ -110,8 +110,8 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
 
     with distributed.together():  # before the networks run
         other = open_other(run) if distributed.is_main() else None
-    predictor, fits_weights = run.predictor, run.opt.blend in choices.FITTED_BLENDS
-    if fits_weights:
+    predictor, measured = run.predictor, dict[str, object]()
+    if run.opt.blend in choices.FITTED_BLENDS:
         predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)
     predictions = predict_targets(predictor, run.batches(predictor), run.classes.count)
     if not distributed.is_main():
@@ -126,8 +126,9 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
         metrics = target_results.write(
             new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds, compared
         )
-        if fits_weights:
-            write_ensemble(new, folder, run.opt, run.loaded, measured)
+        if results.writes_ensemble(run.opt):
+            fitted_to = {"list": str(run.files.source), "list_hash": run.files.content_hash(), **measured}
+            write_ensemble(new, folder, run.opt, run.loaded, fitted_to, thresholds)
         if run.opt.save_probs:
             saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
         results.set_aside(folder, run.loaded.identities)
@@ -136,10 +137,11 @@ def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, 
         log.info(f"{len(compared.rows)} predictions changed: {folder}/changed.csv")
     log.info(results.summary_line(metrics, metric))
     log.info(f"Results: {folder}/")
-    if run.can_submit() and not (fits_weights and run.opt.debug):  # --debug writes no ensemble.yaml
-        ensemble = folder / "ensemble.yaml" if fits_weights else None
+    writes = results.writes_ensemble(run.opt)
+    if run.can_submit() and not (writes and run.opt.debug):  # --debug writes no ensemble.yaml
+        ensemble = folder / "ensemble.yaml" if writes else None
         number = temperature_flag(run, temperature)
-        edges = threshold_flag(run, thresholds, temperature.temperature if temperature else None)
+        edges = None if writes else threshold_flag(run, thresholds, temperature.temperature if temperature else None)
         log.info(f"Next: {after_evaluation(asked, ensemble, number, edges)}")
 
 

@@ -20,6 +20,7 @@ from evaluation.ranking import scores_text
 from evaluation.report import page, plots
 from evaluation.scored import Scored
 from evaluation.scoring import score
+from evaluation.thresholds import ONE, PER_LABEL
 from options import choices
 from utils import tables
 from utils.files import atomic_write, write_json
@@ -50,8 +51,17 @@ class EvaluationReport(NamedTuple):
 
 def planned(folder: Path, opt: argparse.Namespace) -> list[Output]:
     """Return the files in `folder` that an evaluation replaces or removes."""
-    optional = {ENSEMBLE: opt.blend in choices.FITTED_BLENDS, PROBS: opt.save_probs}
+    optional = {ENSEMBLE: writes_ensemble(opt), PROBS: opt.save_probs}
     return [Output(folder / name, name) for name in OUTPUTS if optional.get(name, True)]
+
+
+def writes_ensemble(opt: argparse.Namespace) -> bool:
+    """Return whether an evaluation writes ensemble.yaml: it fits the weights of several members, or their thresholds.
+
+    A file of probabilities counts too: unlike a checkpoint, it cannot hold thresholds.
+    """
+    several = len(opt.load) > 1 or opt.load[0].endswith(".npz")
+    return opt.blend in choices.FITTED_BLENDS or (opt.fit_thresholds in (ONE, PER_LABEL) and several)
 
 
 def set_aside(folder: Path, identities: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Ensembles with fitted weights: --blend fits them, ensemble.yaml keeps them, --ensemble uses them."""
+"""Ensembles with fitted weights: --blend fits them, ensemble.yaml keeps them; ensemble_file.py reads it."""
 
 import argparse
 import copy
@@ -16,24 +16,22 @@ from torch import Tensor
 
 from dataloader.prefetch import BatchLoader
 from dataloader.targets import take
+from evaluation.calibration import at_temperature
+from evaluation.thresholds import ONE, Fitted
 from inference import blend, saved_probs
 from inference.blend_targets import TargetCandidates
+from inference.ensemble_file import REQUIRED
 from inference.loading import LoadedPredictor
 from inference.predictor import Predictor, SavedMember
-from inference.tta import TTA
 from options import after_evaluation, choices
-from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import distributed, weight_sources
 from utils.batch import EvalBatch
 from utils.classes import Classes
-from utils.errors import UserError, path_hint
+from utils.errors import UserError
 from utils.files import write_yaml
 from utils.logger import log
 from utils.task import has_probabilities
-
-FIT_COMMAND = "python eval.py --load A B --blend greedy"
-REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,6 @@ def _relative(source: str, folder: Path) -> str:
     if source.startswith(weight_sources.HUB):
         return source
     return os.path.relpath(Path(source.removeprefix(weight_sources.LOCAL)).resolve(), folder)
-
-
-def _source_of(name: str, folder: Path) -> str:
-    """Return the value of --load that `name` of an ensemble.yaml in `folder` stands for; it undoes `_relative`."""
-    if name.startswith(weight_sources.HUB):
-        return name
-    return os.path.normpath(folder / expanded(name.removeprefix(weight_sources.LOCAL)))
 
 
 def expand_folds(
@@ -257,12 +248,28 @@ def _collect_targets(
     return TargetCandidates(scored, take(targets, use), classes), readable
 
 
+def thresholds_content(fitted: Fitted, temperature: float) -> dict[str, object]:
+    """Return what ensemble.yaml holds of thresholds: for temperature 1, while `fitted` are for `temperature`.
+
+    One value is that of all labels. They have nine digits, which tell any two float32 probabilities apart.
+    """
+    values = fitted.values[:1] if fitted.rule == ONE else fitted.values
+    plain = at_temperature(np.array(values), 1 / temperature)
+    return {"rule": fitted.rule, "images": fitted.images, "values": [float(f"{value:.9g}") for value in plain]}
+
+
 def write_ensemble(
-    new: Path, folder: Path, opt: argparse.Namespace, loaded: LoadedPredictor, measured: dict[str, object]
+    new: Path,
+    folder: Path,
+    opt: argparse.Namespace,
+    loaded: LoadedPredictor,
+    measured: dict[str, object],
+    thresholds: Fitted | None = None,
 ) -> None:
     """Write ensemble.yaml into the folder `new`, which will replace `folder`.
 
-    It holds the members (paths relative to its folder), their identities, weights and views, and `measured`.
+    It holds the members (paths relative to its folder), their identities, weights and views, `measured`, and the
+    fitted `thresholds` of labels, if any.
     """
     path = folder / "ensemble.yaml"
     if opt.debug:
@@ -274,6 +281,8 @@ def write_ensemble(
     ]
     blended = "mean" if opt.blend in choices.FITTED_BLENDS else opt.blend
     more = {"fitted_by": opt.blend, **measured}
+    if thresholds is not None:
+        more["thresholds"] = thresholds_content(thresholds, loaded.predictor.temperature)
     expanded_folds = expand_folds(members, dict(zip(loaded.paths, loaded.hashes, strict=True)))
     if expanded_folds is not None:
         members, tta = expanded_folds
@@ -286,85 +295,3 @@ def write_ensemble(
     else:
         use = after_evaluation(opt, path)
     log.info(f"Written: {path}; use it with {use}")
-
-
-def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return `opt`; with --ensemble a copy whose load, weights, blend, tta, scale and fit come from the file.
-
-    Flags on the command line override the file. A member of weight 0 is left out: it would only cost time.
-
-    Raises:
-        UserError: the file is missing or of another kind, or a member is missing. A changed member is refused later,
-            by load_predictor.
-    """
-    if not opt.ensemble:
-        return opt
-    path = Path(opt.ensemble)
-    try:
-        content = read_yaml(path)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no file {path} for --ensemble.{path_hint(path)}\nTry: {FIT_COMMAND}") from error
-    except (OSError, YamlError) as error:
-        raise UserError(f"--ensemble {path} cannot be read: {error}.\nTry: {FIT_COMMAND}") from error
-    wrong = [
-        key for key, kind in REQUIRED.items() if not isinstance(content, dict) or not isinstance(content.get(key), kind)
-    ]
-    if wrong or len({len(content[key]) for key in ("load", "hashes", "weights")}) != 1:
-        raise UserError(
-            f"--ensemble {path} is no file of `eval.py --blend`: {', '.join(wrong) or 'load, hashes, weights'} "
-            "missing or not valid."
-        )
-    content = _typed(content, path)
-    used = [k for k, weight in enumerate(content["weights"]) if weight > 0]
-    load = [_source_of(content["load"][k], path.parent) for k in used]
-    for name in load:
-        if not name.startswith(weight_sources.HUB) and not weight_sources.locate(name)[0].is_file():
-            raise UserError(
-                f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble again with eval.py --blend."
-            )
-    settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
-    if settings.get("blend") == "rank" and vars(opt).get("pseudo_label") is not None:
-        raise UserError(
-            f"--ensemble {path} blends by rank, and --pseudo_label needs probabilities. Try: --blend mean beside it."
-        )
-    members = {
-        "load": load,
-        "weights": [content["weights"][k] for k in used],
-        "identities": [content["hashes"][k] for k in used],
-    }
-    return argparse.Namespace(**{**vars(opt), **settings, **members})
-
-
-def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the content of an ensemble.yaml with its weights and its scale as numbers.
-
-    Raises:
-        UserError: a value is not valid; the message lists all of them.
-    """
-    wrong = [
-        f"{key} holds a value that is no text"
-        for key in ("load", "hashes")
-        if not all(isinstance(one, str) for one in content[key])
-    ]
-    weights = [_number(one) for one in content["weights"]]
-    if not all(0 <= one < math.inf for one in weights) or not any(weights):
-        wrong.append(f"weights are {content['weights']}; allowed: numbers from 0 on, not all 0")
-    for key, allowed in (("blend", blend.BLENDERS), ("tta", TTA), ("fit", ("squash", "crop", "pad", None))):
-        if not isinstance(content.get(key), str | None) or content.get(key) not in allowed:
-            wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
-    scale = None if content.get("scale") is None else _number(content["scale"])
-    if scale is not None and scale not in range(8, 4097):
-        wrong.append(f"scale is {content['scale']!r}; allowed: 8 to 4096")
-    if wrong:
-        raise UserError(
-            f"--ensemble {path}:\n  " + "\n  ".join(wrong) + f"\nCorrect the file, or fit it again: {FIT_COMMAND}"
-        )
-    return {**content, "weights": weights, "scale": None if scale is None else int(scale)}
-
-
-def _number(text: object) -> float:
-    """Return the number that `text` is, or NaN, which is in no range."""
-    try:
-        return float(text)  # type: ignore[arg-type]  # TypeError is expected
-    except (TypeError, ValueError):
-        return math.nan

@@ -290,8 +290,15 @@ def _thresholds(
 ) -> list[float] | None:
     """Return the probability of each label from which it counts as predicted; None: 0.5, or classes of another task.
 
-    --threshold comes first. Without it they are those that `eval.py --fit_thresholds` stored in the only checkpoint.
+    --threshold comes first. Without it they are those of the file of --ensemble, or those that `eval.py
+    --fit_thresholds` stored in the only checkpoint.
     """
+    of_ensemble = vars(opt).get("ensemble_thresholds")
+    if of_ensemble and classes.task != "multilabel":
+        raise UserError(
+            f"--ensemble {opt.ensemble} holds thresholds, and the task of its members is {classes.task}; "
+            "allowed: multilabel. Remove `thresholds` from the file."
+        )
     if classes.task != "multilabel" or vars(opt).get("fit_thresholds"):
         return None
     if opt.threshold is not None:
@@ -301,6 +308,8 @@ def _thresholds(
                 f"{classes.count} labels."
             )
         return list(opt.threshold) * (classes.count if len(opt.threshold) == 1 else 1)
+    if of_ensemble:
+        return _ensemble_thresholds(opt.ensemble, of_ensemble, classes, temperature)
     holding = [network for network in networks if network.thresholds is not None]
     if not holding:
         return None
@@ -317,6 +326,22 @@ def _thresholds(
     values = at_temperature(np.array(stored["values"]), temperature).tolist()
     log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
     return values
+
+
+def _ensemble_thresholds(path: str, stored: dict[str, Any], classes: Classes, temperature: float) -> list[float]:
+    """Return the thresholds that the ensemble.yaml at `path` holds for temperature 1, moved to `temperature`."""
+    values = stored["values"]
+    if len(values) not in (1, classes.count):
+        raise UserError(
+            f"--ensemble {path}: thresholds.values has {len(values)} numbers; allowed: one, or one for each of the "
+            f"{classes.count} labels."
+        )
+    moved: list[float] = at_temperature(np.array(values), temperature).tolist()
+    moved = moved * (classes.count if len(moved) == 1 else 1)
+    images = str(stored.get("images"))
+    about = f" (fitted to {images} images)" if images.isdigit() else ""
+    log.info(f"Labels count as predicted {describe_thresholds(moved)}, as {path} says{about}")
+    return moved
 
 
 def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ import torch
 import dataloader
 from dataloader.file_list import FileList
 from dataloader.prefetch import BatchLoader
-from inference.ensemble import apply_ensemble_file
+from inference.ensemble_file import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size

@@ -4,6 +4,7 @@ import numpy as np
 
 from evaluation.calibration import at_temperature
 from evaluation.multilabel import describe_thresholds
+from evaluation.results import writes_ensemble
 from evaluation.targets import TargetPredictions
 from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, Fitted, fit_thresholds
 from inference.rewriting import rewritten_file, store
@@ -25,9 +26,11 @@ def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | No
     rule, target = run.opt.fit_thresholds, rewritten_file(run)
     fitted = fit_thresholds(predictions, rule, run.opt.seed) if rule != HALF else None
     if fitted is not None:
-        _log(fitted)
+        log_fitted(fitted)
     if target is None:
-        log.info("No checkpoint was changed: only a checkpoint of one network, with its options, holds thresholds.")
+        where = "; ensemble.yaml holds these" if fitted is not None and writes_ensemble(run.opt) else ""
+        what = "only a checkpoint of one network, with its options, holds thresholds"
+        log.info(f"No checkpoint was changed: {what}{where}.")
         return fitted
     content = None
     if fitted is not None:
@@ -51,7 +54,7 @@ def threshold_flag(run: Inference, fitted: Fitted | None, temperature: float | N
     return at_temperature(np.array(values), temperature / run.predictor.temperature).tolist()
 
 
-def _log(fitted: Fitted) -> None:
+def log_fitted(fitted: Fitted) -> None:
     """Log the thresholds and what they gain. Scores on the images that they are fitted to are optimistic."""
     shared = f"; {fitted.shared} label(s) with fewer than {MIN_POSITIVES} images share one" if fitted.shared else ""
     log.info(f"Labels count as predicted {describe_thresholds(fitted.values)}{shared}")

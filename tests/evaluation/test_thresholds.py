@@ -130,15 +130,17 @@ def test_eval_fit_thresholds_stores_them_and_all_commands_use_them(task_checkpoi
     assert checkpoint.load(path)["thresholds"] is None
 
 
-def test_eval_fit_thresholds_of_a_blend_changes_no_file_and_names_the_flag(task_checkpoint, script: Script):
+def test_eval_fit_thresholds_of_a_blend_changes_no_checkpoint_and_writes_an_ensemble(task_checkpoint, script: Script):
     path = task_checkpoint("multilabel")
     words = ["--tag", "t", "--load", path, path, "--gpu", "-1", "-w", "0", "--resamples", "0", "--no-report"]
     content = path.read_bytes()
     result = script("eval.py", *words, "--fit_thresholds", "per_label")
     assert result.code == 0, result.err
     assert "No checkpoint was changed" in result.out and path.read_bytes() == content
-    value = json.loads(next(Path("results/t").glob("*/metrics.json")).read_text())["threshold"]
-    assert f"--threshold {value}" in result.out.split("Next:")[1]  # two labels share it: 8 images
+    (written,) = Path("results/t").glob("*/ensemble.yaml")
+    assert f"--ensemble {written}" in result.out.split("Next:")[1] and "--threshold" not in result.out.split("Next:")[1]
+    debug = script("eval.py", *words, "--tag", "d", "--fit_thresholds", "one", "--debug")
+    assert debug.code == 0 and "is not written" in debug.err + debug.out and not [*Path("results/d").rglob("*.yaml")]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from inference.ensemble import EnsembleMember, apply_ensemble_file, ensemble_content
+from inference.ensemble import EnsembleMember, ensemble_content
+from inference.ensemble_file import apply_ensemble_file
 from inference.loading import load_predictor
 from inference.rewriting import announce_rewriting
 from inference.session import open_inference

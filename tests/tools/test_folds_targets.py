@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,9 @@ import pytest
 
 from dataloader.file_list import read_list
 from dataloader.targets import LabelSets
+from evaluation import multilabel
+from evaluation.targets import TargetPredictions
+from evaluation.thresholds import fit_thresholds
 from forked import launch_fold
 from inference import saved_probs
 from options import choices
@@ -208,3 +213,39 @@ def test_draw_of_a_task_keeps_groups_of_a_table_whole(tmp_path, task):
     words = ["--group_table", table, "--group_column", "product", "--path_column", "image"]
     fold = drawn(tmp_path, task, [str(k % 3) for k in range(40)], "--folds", 5, *words)
     assert all(len(set(fold[k : k + 4])) == 1 for k in range(0, 40, 4)) and len(set(fold)) == 5
+
+
+def test_folds_fit_thresholds_out_of_fold_and_the_ensemble_uses_them(done, colours, script):
+    shutil.copytree(done, ".", dirs_exist_ok=True)
+    words = ["--", *SMALL, "--task", "multilabel", "--tag", "multilabel", "--data_root", str(colours / "multilabel")]
+    ours = ["--folds", "2", "--allow_rare"]
+    folder = Path("results/multilabel")
+    assert command.main([*ours, "--fit_thresholds", "one", *words, "--lr", "0.01"]) == 0
+    content = read_yaml(folder / "ensemble.yaml")
+    saved = saved_probs.read(str(folder / "oof.npz"))
+    listed = read_list(colours / "multilabel/train.txt", task="multilabel")
+    oof = TargetPredictions(np.arange(18), saved.values, saved.readable, listed.targets)
+    value = fit_thresholds(oof, "one").values[0]
+    assert content["thresholds"]["rule"] == "one" and content["thresholds"]["images"] == "18"
+    assert [float(one) for one in content["thresholds"]["values"]] == pytest.approx([value], rel=1e-8)
+    metrics = json.loads((folder / "oof/metrics.json").read_text())
+    scores = json.loads((folder / "folds.json").read_text())
+    assert metrics["threshold"] == value and "cross_fitted" in metrics["fitted_thresholds"]
+    assert scores["oof"]["micro_f1"] == metrics["micro_f1"]
+    first = replace(oof, readable=oof.readable & (np.load(folder / "oof.npz")["fold"] == 1))
+    assert scores["folds"][0]["micro_f1"] == multilabel.score(first, np.full(2, value))["micro_f1"]
+    result = script("submit.py", "--tag", "s", "--ensemble", folder / "ensemble.yaml", "--gpu", -1)
+    assert result.code == 0 and "ensemble.yaml says (fitted to 18 images)" in result.out, result.err
+
+    load = ["--load", folder / "oof.npz", "--val_list", listed.source, "--gpu", -1, "--resamples", 0, "--no-report"]
+    assert script("eval.py", "--tag", "e", *load, "--fit_thresholds", "one").code == 0
+    again = read_yaml(Path("results/e/oof/ensemble.yaml"))
+    assert again["thresholds"] == content["thresholds"] and again["hashes"] == content["hashes"]
+
+
+def test_folds_fit_thresholds_of_another_task_is_refused_before_training(colours, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--", *SMALL, "--task", "regression", "--tag", "r", "--data_root", str(colours / "regression")]
+    assert command.main(["--folds", "2", "--fit_thresholds", "one", *words]) == 2
+    assert "--fit_thresholds is for several labels per image, and --task is regression" in capsys.readouterr().err
+    assert not Path("checkpoints").exists()

@@ -64,6 +64,6 @@ def run_folds(opt: argparse.Namespace, words: list[str]) -> int:
     training.train_folds(run)
     identities = oof.predict_folds(run)
     path = oof.write_oof(run)
-    scores.write_report(run, path)
-    ensemble.write(run, identities, path)
+    thresholds = scores.write_report(run, path)
+    ensemble.write(run, identities, path, thresholds)
     return 0

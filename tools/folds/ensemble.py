@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import dataloader
-from inference.ensemble import EnsembleMember, ensemble_content
+from evaluation.thresholds import Fitted
+from inference.ensemble import EnsembleMember, ensemble_content, thresholds_content
 from options import command
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import ENSEMBLE, FoldsRun
@@ -13,8 +14,8 @@ from utils.logger import log
 SAME = ("gpu", "workers", "loader", "worker_timeout", "max_pixels")
 
 
-def write(run: FoldsRun, identities: list[str], oof: Path) -> None:
-    """Write ensemble.yaml, and log the next command.
+def write(run: FoldsRun, identities: list[str], oof: Path, thresholds: Fitted | None = None) -> None:
+    """Write ensemble.yaml, with the fitted thresholds of labels if there are some, and log the next command.
 
     The networks have equal weights. Weights cannot be fitted to oof.npz: each image has the prediction of one network
     there, so nothing tells how two of them complement each other; and which network has the better score on its own
@@ -24,15 +25,18 @@ def write(run: FoldsRun, identities: list[str], oof: Path) -> None:
         EnsembleMember(str(checkpoint_of(run, fold)), identity, 1 / len(run.folds))
         for fold, identity in zip(run.folds, identities, strict=True)
     ]
-    about = {
+    about: dict[str, object] = {
         "fitted_by": "mean",
         "list": str(run.files.source),
         "list_hash": run.files.content_hash(),
         "oof": {"file": oof.name, "sha256": file_hash(oof)},
     }
+    if thresholds is not None:
+        about["thresholds"] = thresholds_content(thresholds, temperature=1.0)
     path = run.folder / ENSEMBLE
     write_yaml(path, ensemble_content(run.folder, members, run.opt.tta, more=about))
-    log.info(f"Written: {path}, {len(members)} networks of equal weights; {oof}")
+    kept = "" if thresholds is None else f", and the thresholds fitted to {oof.name}"
+    log.info(f"Written: {path}, {len(members)} networks of equal weights{kept}; {oof}")
     log.info(f"Next: {next_command(run, path)}")
 
 

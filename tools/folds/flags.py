@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from options import Options, build_parser, rules
+from options import Options, build_parser, choices, rules
 from options.parser import ToolParser, expanded
 from utils import distributed
 from utils.errors import UserError, path_hint
@@ -63,6 +63,12 @@ def option_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--tta", choices=tta.choices, default="none", help="views of each image that is predicted")
     parser.add_argument(
         "--resamples", type=int, default=1000, metavar="N", help="bootstrap resamples for the intervals; 0: none"
+    )
+    parser.add_argument(
+        "--fit_thresholds",
+        choices=[name for name in choices.THRESHOLDS if name != "half"],
+        help="with --task multilabel: fit the thresholds with the highest F1 to the out-of-fold predictions, one for "
+        "all labels or one per label, for ensemble.yaml (default: 0.5)",
     )
     parser.add_argument("--result_dir", type=expanded, default="results", metavar="DIR")
     parser.add_argument(
@@ -133,6 +139,11 @@ def _train_problems(opt: argparse.Namespace, train: Options) -> list[str]:
     longest = fold_tag(train.tag, opt.folds)
     if not rules.tag(train) and rules.tag(argparse.Namespace(tag=longest)):
         wrong.append(f"--tag {train.tag} is too long: its last fold would be {longest!r}. Try: a shorter --tag")
+    if opt.fit_thresholds and train.task != "multilabel":
+        wrong.append(
+            f"--fit_thresholds is for several labels per image, and --task is {train.task}; allowed: multilabel. "
+            "Leave it out."
+        )
     if opt.checkpoint == "best" and not train.val_freq:
         wrong.append("--checkpoint best needs validations, and --val_freq 0 has none; leave one out.")
     return wrong

@@ -16,37 +16,40 @@ from evaluation.report.page import Extra
 from evaluation.scored import Scored, TargetScored
 from evaluation.scoring import score
 from evaluation.targets import TargetPredictions
+from evaluation.thresholds import Fitted, fit_thresholds
 from inference import Inference, open_inference, predict, predict_targets, rows_to_keep
 from inference.report_extra import report_extra, target_extra
+from inference.thresholds import log_fitted
 from options import Options, parse_eval
 from options.choices import TASKS
 from tools.folds.neighbours import FoldFeatures
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import REPORT, SCORES, FoldsRun
+from utils.classes import Classes
 from utils.files import write_json
 from utils.logger import log
 from utils.outputs import check, inputs
 from utils.task import has_probabilities
 
 
-def write_report(run: FoldsRun, oof: Path) -> Options:
+def write_report(run: FoldsRun, oof: Path) -> Fitted | None:
     """Score oof.npz, write the report to results/<tag>/oof/ and the scores to folds.json, and log them.
 
     Returns:
-        The options of eval.py that give the same scores.
+        The thresholds that --fit_thresholds fitted to oof.npz, with which labels are scored; None: 0.5.
     """
     opt = report_flags(run, oof)
     folder = run.folder / REPORT
     check(results.planned(folder, opt), inputs(opt, run.files))
     inference = open_inference(opt, run.files, tasks=TASKS)
     if has_probabilities(run.classes.task):
-        metrics, each = _write_class_report(run, inference, folder)
+        (metrics, each), fitted = _write_class_report(run, inference, folder), None
     else:
-        metrics, each = _write_target_report(run, inference, folder)
+        metrics, each, fitted = _write_target_report(run, inference, folder)
     _write_scores(run, metrics, each)
     _log_table(run, metrics, each)
     log.info(f"Report: {folder}/report.html")
-    return opt
+    return fitted
 
 
 Scores = tuple[dict[str, Any], list[dict[str, Any]]]  # of all images, and of each fold
@@ -68,16 +71,23 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Sc
     return found.metrics, each
 
 
-def _write_target_report(run: FoldsRun, inference: Inference, folder: Path) -> Scores:
-    """Write the report of predicted labels or numbers, and return the scores."""
+def _write_target_report(
+    run: FoldsRun, inference: Inference, folder: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]], Fitted | None]:
+    """Write the report of predicted labels or numbers; return the scores, and the thresholds if they are fitted."""
     predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
-    scored = TargetScored(predictions, run.files, inference.classes)
-    each = [target_fold_scores(run, predictions, number) for number in range(len(run.folds))]
+    classes, fitted = inference.classes, None
+    if run.opt.fit_thresholds:
+        fitted = fit_thresholds(predictions, run.opt.fit_thresholds, run.train.seed)
+        log_fitted(fitted)
+        classes = replace(classes, thresholds=fitted.values)
+    scored = TargetScored(predictions, run.files, classes)
+    each = [target_fold_scores(run, predictions, number, classes) for number in range(len(run.folds))]
     extra = _described(run, target_extra(inference, folder, run.train.metric), each)
     with results.place(folder, inference.opt) as new:
-        metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra)
+        metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra, fitted=fitted)
         results.set_aside(folder, inference.loaded.identities)
-    return metrics, each
+    return metrics, each, fitted
 
 
 def _described(run: FoldsRun, extra: Extra, each: list[dict[str, Any]]) -> Extra:
@@ -110,8 +120,8 @@ def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[st
     return scores
 
 
-def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: int) -> dict[str, Any]:
-    """Return the scores of fold `number`, from 0, as `fold_scores` does, of predicted labels or numbers."""
+def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: int, classes: Classes) -> dict[str, Any]:
+    """Return the scores of fold `number`, from 0, as `fold_scores` does, of the labels or numbers of `classes`."""
     keep = run.fold_of == number
     part = TargetPredictions(
         predictions.index[keep],
@@ -119,9 +129,9 @@ def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: in
         predictions.readable[keep],
         select(predictions.targets, keep),
     )
-    scores: dict[str, Any] = {**score(part, run.classes)}
+    scores: dict[str, Any] = {**score(part, classes)}
     if run.opt.resamples:
-        scores["intervals"] = target_intervals.intervals(part, run.classes, run.train.seed, run.opt.resamples)
+        scores["intervals"] = target_intervals.intervals(part, classes, run.train.seed, run.opt.resamples)
     return scores
 
 
