@@ -91,6 +91,8 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     target_submission.write(out, scored, run.opt, sample)
     members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
     submission.write_provenance(out, scored, run.opt, members)
+    if run.opt.pseudo_label is not None:
+        target_submission.write_pseudo_labels(submission.pseudo_labels(out), scored, run.opt.pseudo_label)
     if run.opt.save_probs:
         path = out.with_name("probs.npz")
         saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes)

@@ -29,7 +29,7 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
 from utils.logger import log
-from utils.outputs import Output, has_key, is_list, is_probabilities
+from utils.outputs import Output, has_key, is_label_list, is_probabilities
 from utils.text import exact
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
@@ -44,7 +44,7 @@ def planned(out: Path, opt: argparse.Namespace, sample: Sample | None = None) ->
     files = [Output(out, "a submission of these flags", lambda path: _is_submission(path, opt, sample))]
     files.append(Output(_provenance(out), "a submission's provenance", has_key("submission")))
     if opt.pseudo_label is not None:
-        files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_list))
+        files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_label_list))
     if opt.save_probs:
         files.append(Output(out.with_name("probs.npz"), "a file of probabilities", is_probabilities))
     return files

@@ -3,12 +3,14 @@
 import argparse
 import csv
 import json
+import os
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.multilabel import thresholds_of
 from evaluation.sample_submission import Sample
@@ -147,6 +149,52 @@ def _labels(
     """Return the labels whose probability is its threshold or more, as numbers or names."""
     chosen = _chosen(values, threshold)
     return [scored.classes.name(k) for k in chosen] if opt.labels == "name" else chosen
+
+
+def write_pseudo_labels(path: Path, scored: TargetScored, min_probability: float) -> None:
+    """Write a multi-label training list of the images of which every label is sure; an image without labels has `-`.
+
+    Paths are absolute, the labels those of the submission. The number of images is logged; if there is none, no file is
+    written.
+
+    Args:
+        min_probability: how sure each label of an image must be; see `sureness`.
+    """
+    predictions, files, classes = scored
+    threshold, lines, best, named = thresholds_of(classes), [], 0.0, set[int]()
+    for row in np.flatnonzero(predictions.readable).tolist():
+        values = np.asarray(predictions.value[row], np.float64)
+        sure = float(sureness(values, threshold).min())
+        best = max(best, sure)
+        if sure >= min_probability:
+            labels = _chosen(values.tolist(), threshold.tolist())
+            named.update(labels)
+            target = ",".join(map(str, labels)) or "-"
+            lines.append(f"{os.path.abspath(files.path(int(predictions.index[row])))} {target}\n")
+    if not lines:
+        log.warning(
+            f"--pseudo_label {min_probability:g}: no image reaches it with all of its labels (the highest is "
+            f"{best:.4f}). {path} is not written."
+        )
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path, "w") as file:
+        file.writelines(lines)
+    log.info(
+        f"{len(lines)} of {len(predictions.readable)} images, with {len(named)} of {classes.count} labels, reach "
+        f"{min_probability:g} with all of their labels: {path}"
+    )
+
+
+def sureness(values: NDArray[np.float64], threshold: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how sure each label is present, or absent, as a probability from 0.5 to 1, float64 (K,).
+
+    The odds of a probability, float64 (K,), are divided by those of its threshold, (K,), so that the threshold becomes
+    0.5: with a threshold of 0.5, the sureness is max(p, 1 - p). It is 0 where odds are no number.
+    """
+    present, absent = values * (1 - threshold), (1 - values) * threshold
+    total = present + absent
+    return np.divide(np.maximum(present, absent), total, out=np.zeros_like(values), where=total > 0)
 
 
 def _chosen(values: list[float], threshold: list[float]) -> list[int]:

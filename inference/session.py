@@ -32,7 +32,7 @@ OFF = {
     "pseudo_label": None,
     "top_k": 1,
 }
-OF_PROBABILITIES = ("calibrate", "temperature")  # of OFF, what labels have too
+OF_PROBABILITIES = ("calibrate", "temperature", "pseudo_label")  # of OFF, what labels have too
 
 
 def check_task(opt: argparse.Namespace, task: str) -> None:

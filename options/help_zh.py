@@ -147,14 +147,14 @@ HELP = {
     "tta": "对多个视图取平均：左右镜像（flip）、八种翻转与转置（x8）、五个裁剪（fivecrop）、三种尺寸（multiscale）",
     "save_probs": "另写 probs.npz：文件名、类别、概率",
     "threshold": "一图多标签：概率不低于此值的标签算作预测到；一个数，或每个标签一个；"
-    "默认用 eval.py --fit_thresholds 存入的值，没有则 0.5",
+    "默认用 eval.py --fit_thresholds 存入检查点或 ensemble.yaml 的值，没有则 0.5",
     "temperature": "logits 除以它：none、一个数，或 ckpt（eval.py --calibrate 存入的值）",
     # ------------------------------------------------------------------------------------------ evaluation
     "report": "写 report.html：一个可看可发的单页",
-    "compare": "同一列表另一次评测的 predictions.csv：McNemar 检验，以及变了的图片",
+    "compare": "同一列表另一次评测的 predictions.csv：McNemar 检验，或 mAP、mae、qwk 之差及其区间，以及变了的图片",
     "calibrate": "在此列表上拟合温度，并写入 --load 的检查点：该文件会被改写，其中的权重不变",
     "fit_thresholds": "一图多标签：在此列表上拟合使 F1 最高的阈值，全部标签一个（one）或每个标签一个（per_label），"
-    "并像 --calibrate 那样写入 --load 的检查点；half：写回 0.5",
+    "并像 --calibrate 那样写入 --load 的检查点，多个检查点时写入 ensemble.yaml；half：写回 0.5",
     "resamples": "95 % 区间的自助重采样次数；0：不算",
     # ------------------------------------------------------------------------------------------ submission, clear
     "out": "写到哪里；默认 results/<tag>/submission.csv（或 .json）",
@@ -168,7 +168,8 @@ HELP = {
     "top_k": "每行写这么多个类别，最可能的在前",
     "joiner": "CSV 里 --top_k 各类别之间的文字",
     "probabilities": "一图多标签：每个标签一列，写出其概率",
-    "pseudo_label": "另写 <out>.pseudo.txt：类别概率不低于此值的图片，作为训练列表",
+    "pseudo_label": "另写 <out>.pseudo.txt：类别概率不低于此值的图片，作为训练列表；"
+    "一图多标签时，每个标签的有或无都要达到此值",
     "clear.tag": "要清理的实验；只清理与此名完全相同的",
     "restore": "从回收站恢复该 tag（有多份时取最新的）",
     "rm": "彻底删除，连同回收站里该 tag 的各份",

@@ -72,7 +72,8 @@ def _eval() -> Parser:
         "--compare",
         type=expanded,
         metavar="CSV",
-        help="predictions.csv of another evaluation of this list: show McNemar's test and the changed images",
+        help="predictions.csv of another evaluation of this list: show McNemar's test, or the difference in mAP, mae "
+        "or qwk with its interval, and the changed images",
     )
     add(
         "--metric",
@@ -89,7 +90,8 @@ def _eval() -> Parser:
         "--fit_thresholds",
         choices=choices.THRESHOLDS,
         help="several labels per image: fit the thresholds with the highest F1 on this list, one for all labels or one "
-        "per label, and write them into the checkpoint of --load, as --calibrate does; half: write 0.5",
+        "per label, and write them into the checkpoint of --load, as --calibrate does, or for several into an "
+        "ensemble.yaml; half: write 0.5",
     )
     add(
         "--resamples",
@@ -156,7 +158,8 @@ def _submit() -> Parser:
         low=0,
         high=1,
         metavar="P",
-        help="also write <out>.pseudo.txt, a training list of the images predicted with at least this probability",
+        help="also write <out>.pseudo.txt, a training list of the images predicted with at least this probability; "
+        "several labels per image: each label present or absent with it",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.images, rules.cache]
     return parser

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -146,6 +147,12 @@ def is_list(path: Path) -> bool:
     """Return whether the file is text whose first line ends in a space and a whole number."""
     first = _head(path).split(b"\n")[0].rstrip(b"\r")
     return b"\0" not in first and first.rpartition(b" ")[2].isdigit() and b" " in first
+
+
+def is_label_list(path: Path) -> bool:
+    """Return whether the file is text whose first line ends in a space and labels: `3`, `3,17`, or `-` for none."""
+    first = _head(path).split(b"\n")[0].rstrip(b"\r")
+    return b"\0" not in first and re.search(rb" (-|[0-9]+(,[0-9]+)*)$", first) is not None
 
 
 def begins_with(*words: str, separator: str = ",") -> Callable[[Path], bool]:
