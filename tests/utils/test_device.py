@@ -67,6 +67,7 @@ def test_provenance_on_cpu_names_no_gpu(monkeypatch):
 def test_get_device_of_unusable_gpu_warns_with_reason(monkeypatch, caplog, files, visible, level):
     Cuda(monkeypatch, reason="The NVIDIA driver on your system is too old (found version 9010). Please\nupdate")
     monkeypatch.setattr(run, "GPU_FILES", files)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # `make test` sets it
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     caplog.set_level("INFO")
