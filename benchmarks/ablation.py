@@ -2,10 +2,11 @@
 
     python -m benchmarks.ablation runs/ablation_scratch.yaml --data_root datasets/small --seeds 3
 
-The YAML file holds `base`, words for train.py, and more parts. `rows`: a name, and words that are added to the base's.
-`predict`: a name, and words with which eval.py scores the base's runs again. `ensembles`, `soups`: sizes; so many runs
-of the base are blended, or their weights averaged. `more_seeds`: how many seeds the base has beyond --seeds, so that
-there are enough of them. Each run trains by train.py and is scored by eval.py, on the validation list of --data_root.
+The YAML file holds `base`, the words for train.py, and may hold more. `rows` gives names to words that are added to the
+base's. `predict` gives names to words with which eval.py scores the runs of the base again. `ensembles` and `soups` are
+numbers of runs of the base: their predictions are blended, or their weights averaged. `more_seeds` is the number of
+seeds that the base has beyond --seeds, so that there are enough runs. train.py trains each run, and eval.py scores it
+on the validation list of --data_root.
 
 The gain is the mean over the seeds of a row's score less the base's of the same seed, in points of top-1, with a 95 %
 interval of Student's t. With three seeds that reaches 2.5 standard deviations to each side: a small gain is seldom
@@ -17,7 +18,6 @@ import argparse
 import collections
 import json
 import math
-import os
 import shlex
 import shutil
 import sys
@@ -109,7 +109,6 @@ def ablate(opt: argparse.Namespace) -> None:
     words = ["--data_root", root, *bench.gpu_words({"gpu": opt.gpu})]
     if opt.jobs > 1:  # they share the cores
         words += ["-w", str(max(1, usable_cores() // opt.jobs - 1))]
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // opt.jobs)))
     of_base = range(FIRST_SEED, FIRST_SEED + opt.seeds + plan.more_seeds)
     trainings = [training(BASE, plan.base, seed, words) for seed in of_base]
     for row, more in plan.rows.items():
@@ -243,19 +242,21 @@ class Runs:
             UserError: a command failed.
         """
         left = [job for job in jobs if job.name() not in self.done]
+        environ = bench.project_environment()
+        if at_once > 1:
+            environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_once)))
         with ThreadPoolExecutor(at_once) as pool:
-            futures = [pool.submit(self._one, job) for job in left]
+            futures = [pool.submit(self._one, job, environ) for job in left]
             try:
                 for future in futures:
                     future.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _one(self, job: Job) -> None:
+    def _one(self, job: Job, environ: Mapping[str, str]) -> None:
         began, results = time.monotonic(), self.out / "results" / job.commands[-1][2]
         shutil.rmtree(results, ignore_errors=True)
         for command in job.commands:
-            environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(bench.ROOT), os.environ.get("PYTHONPATH", "")])}
             words = [sys.executable, *(str(bench.ROOT / word) if word.endswith(".py") else word for word in command)]
             with tempfile.TemporaryFile("w+", errors="replace") as output:
                 with train_process(words, output, folder=self.out, environment=environ) as process:
@@ -280,11 +281,9 @@ def gains(done: Mapping[str, Mapping[str, Any]], row: str) -> list[float]:
 
 
 def interval(values: Sequence[float]) -> float:
-    """Return half the width of the 95 % interval of the mean of `values`, by Student's t; NaN for a single one."""
+    """Return half the width of the 95 % interval of the mean of two or more `values`, by Student's t."""
     from scipy.stats import t
 
-    if len(values) < 2:
-        return float("nan")
     return float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
@@ -301,12 +300,13 @@ def markdown(done: Mapping[str, Mapping[str, Any]], about: str) -> str:
             lines.append(f"| {row} | {len(runs)} | {score} | | |")
             continue
         shared = len({seed for run in runs for seed in run["seeds"]}) < sum(len(run["seeds"]) for run in runs)
-        half, mean = interval(gained), float(np.mean(gained))
+        mean = float(np.mean(gained))
         if shared or len(gained) < 2:  # runs that share members tell no spread
             lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} | |")
-        else:
-            proved = "yes" if abs(mean) > half else "no"
-            lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} ± {half:.2f} | {proved} |")
+            continue
+        half = interval(gained)
+        proved = "yes" if abs(mean) > half else "no"
+        lines.append(f"| {row} | {len(runs)} | {score} | {mean:+.2f} ± {half:.2f} | {proved} |")
     lines += [
         "",
         "proved: the 95 % interval excludes 0. Of 20 rows that change nothing, one is called proved by chance.",

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import project_environment
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
 from utils.run import run_tool
 
-ROOT = Path(__file__).resolve().parent.parent
 RUN = (
     "--model timm:test_resnet --no-pretrained --preset original --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 "
     "--optimizer sgd --precision fp32 --epochs 3 --save_minutes 0"
@@ -103,11 +103,10 @@ def _fresh(folder: Path) -> Path:
 
 def _start(folder: Path, words: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start tools.folds in `folder`; its output is added to output.log."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "tools.folds", *words]
     with open(folder / OUTPUT, "ab") as file:
         return subprocess.Popen(
-            line, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            line, cwd=folder, env=project_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
 
 

@@ -80,6 +80,12 @@ def run(
     return run_tool(parse, act)
 
 
+def project_environment() -> dict[str, str]:
+    """Return this process's environment, with the project first in PYTHONPATH: for `python -m` in another folder."""
+    before = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
+
+
 def gpu_words(task: Mapping[str, Any]) -> list[str]:
     """Return the --gpu of `task` as words for a script's parser; none by default."""
     return [] if task["gpu"] is None else ["--gpu", str(task["gpu"])]

@@ -17,6 +17,7 @@ from utils.logger import progress
 from utils.text import exact
 
 RESAMPLES = 1000
+ADVICE = "Give the predictions.csv that eval.py wrote for the same --val_list."  # of --compare
 BOUNDS = {"loss": (0, np.inf), "log_loss": (0, np.inf), "mae": (0, np.inf), "qwk": (-1, 1)}
 MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
@@ -224,15 +225,14 @@ def compare(predictions: Predictions, files: FileList, path: str, names: Sequenc
 
 
 def _read(predictions: Predictions, files: FileList, path: str, names: Sequence[str]) -> NDArray[np.int64]:
-    advice = "Give the predictions.csv that eval.py wrote for the same --val_list."
     if not Path(path).is_file():
-        raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {advice}")
+        raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {ADVICE}")
     found, named = [], set()
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file)
         if not {"path", "label", "predicted"} <= set(reader.fieldnames or []):
             raise UserError(
-                f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {advice}"
+                f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {ADVICE}"
             )
         for row, line in enumerate(reader):
             if row < len(predictions.index):
@@ -240,12 +240,12 @@ def _read(predictions: Predictions, files: FileList, path: str, names: Sequence[
                 if (line["path"], line["label"]) != own:
                     got = f"{line['path']} (label {line['label']})"
                     raise UserError(
-                        f"--compare: row {row + 2} of {path} is {got}, but {own[0]} (label {own[1]}) here. {advice}"
+                        f"--compare: row {row + 2} of {path} is {got}, but {own[0]} (label {own[1]}) here. {ADVICE}"
                     )
             found.append(line["predicted"])
             named.add((line["predicted"], line.get("predicted_name")))
     if len(found) != len(predictions.index):
-        raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {advice}")
+        raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {ADVICE}")
     numbers = {str(number): name for number, name in enumerate(names)}
     apart = next(
         (one for one in sorted(named, key=str) if one[1] and not names_agree([one[1]], [numbers.get(one[0], one[1])])),
@@ -259,4 +259,4 @@ def _read(predictions: Predictions, files: FileList, path: str, names: Sequence[
     try:
         return np.array([int(value) if value else -1 for value in found], dtype=np.int64)
     except ValueError as error:
-        raise UserError(f"--compare: {path} holds a prediction that is no class number ({error}). {advice}") from error
+        raise UserError(f"--compare: {path} holds a prediction that is no class number ({error}). {ADVICE}") from error

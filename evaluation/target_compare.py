@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.targets import LabelSets
+from evaluation.bootstrap import ADVICE
 from evaluation.multilabel import average_precisions, likeliest_labels, mean_of_known, thresholds_of
 from evaluation.paired import Difference, error_scores, paired_scores, precision_scores
 from evaluation.scored import TargetScored
@@ -22,7 +23,6 @@ from utils.files import atomic_write
 from utils.text import exact
 
 MAX_VALUES = 20_000_000  # probabilities of an evaluation; with more, resamples of mAP take minutes
-ADVICE = "Give the predictions.csv that eval.py wrote for the same --val_list."
 LABEL_HEADS = ("target", "predicted", "probability", "target_name", "predicted_name")
 
 

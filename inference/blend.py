@@ -227,17 +227,16 @@ def optimal(data: Fittable, metric: str = "log_loss") -> NDArray[np.float64]:
     from scipy.optimize import minimize
 
     value, members = data.convex_loss(), data.members
-    starts = [np.full(members, 1 / members), *np.eye(members)]
-    starts = sorted(starts, key=lambda weights: value(weights)[0])
-    scale = max(value(starts[0])[0], MIN_PROBABILITY)  # SLSQP takes its first steps for a slope of about 1
+    tried = [(value(weights)[0], weights) for weights in (np.full(members, 1 / members), *np.eye(members))]
+    tried.sort(key=lambda pair: pair[0])
+    scale = max(tried[0][0], MIN_PROBABILITY)  # SLSQP takes its first steps for a slope of about 1
 
     def scaled(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         loss, slope = value(weights)
         return loss / scale, slope / scale
 
     whole = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(members)}
-    tried = list(starts)
-    for start in starts[:2]:
+    for _, start in tried[:2]:
         found = minimize(
             scaled,
             start,
@@ -249,8 +248,9 @@ def optimal(data: Fittable, metric: str = "log_loss") -> NDArray[np.float64]:
         )
         weights = np.clip(found.x, 0, None)
         weights = np.where(weights < MIN_WEIGHT, 0, weights)
-        tried.append(weights / weights.sum())
-    return min(tried, key=lambda weights: value(weights)[0])
+        weights /= weights.sum()
+        tried.append((value(weights)[0], weights))
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def _warn_of_gap(data: Fittable, weights: NDArray[np.float64]) -> None:

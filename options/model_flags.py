@@ -107,7 +107,7 @@ def finetuning(parser: Parser) -> None:
         "--freeze_bn",
         action=SWITCH,
         default=False,
-        help="batch norm keeps the statistics of the trained weights, for which a few images of your own are too few",
+        help="batch norm keeps the statistics of the trained weights; few images give worse ones",
     )
     add(
         "--head_lr",
