@@ -39,7 +39,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     from training.agreement import check_agree
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
-    from training.setup import build_engine, resolve_batch, run_settings
+    from training.setup import build_engine, fit_classifier, resolve_batch, run_settings
     from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
@@ -83,6 +83,8 @@ def main(opt: Options, started: float = 0.0) -> None:
         opt.precision, kept=opt.resume and "precision" not in opt.given, batch_size=opt.batch_size
     )
     train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
+    if opt.fit_head and not start.resumed:
+        fit_classifier(opt.replace(loader=train_loader.kind), model, train_files)
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
     if start.content is not None and opt.resume:
         engine.load_state_dict(start.content)

@@ -149,6 +149,17 @@ class FileList:
         columns = {name: getattr(self, name)[keep] for name in ("start", "length", "label", "line")}
         return replace(self, **columns, targets=target_columns.select(self.targets, keep))
 
+    def sample(self, limit: int, seed: int) -> "FileList":
+        """Return a random part of the list, of at most `limit` images, in which each class has about the same share."""
+        if len(self) <= limit:
+            return self
+        rng = np.random.default_rng([seed, 13])
+        order = rng.permutation(len(self))
+        order = order[np.argsort(self.label[order], kind="stable")]
+        keep = np.zeros(len(self), bool)
+        keep[order[np.floor((np.arange(limit) + rng.random()) * len(self) / limit).astype(np.int64)]] = True
+        return self.select(keep)
+
 
 def read_list(path: str | os.PathLike[str], labelled: bool = True, task: str = "single") -> FileList:
     """Read a list file, whose lines hold what `task`, one of options.choices.TASKS, asks for.

@@ -1,32 +1,17 @@
 """Features: the input of a network's classifier; and the images whose features are nearest."""
 
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from inference.predictor import Predictor
-from network.heads import CosineHead
+from network.heads import final_layer
 
 MAX_BYTES = 1 << 30  # of features in memory for the report: 2,048 numbers of 260,000 images
 BLOCK_ROWS = 1 << 14  # compared at a time
-
-
-@runtime_checkable
-class HasClassifier(Protocol):
-    """A network that gives its last part, as timm's do."""
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last part."""
-
-
-def final_layer(net: nn.Module) -> nn.Module | None:
-    """Return the last layer where it is one Linear or a CosineHead, else None."""
-    head = net.get_classifier() if isinstance(net, HasClassifier) else None
-    return head if isinstance(head, nn.Linear | CosineHead) else None
 
 
 class Features:

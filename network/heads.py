@@ -1,6 +1,6 @@
 """Classifiers for long tails and look-alikes, and GeM pooling, which replace those of any network."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,20 @@ class CosineHead(nn.Module):
             if self.centres > 1:
                 cosine = cosine.unflatten(1, (self.out_features, self.centres)).amax(dim=2)
             return self.scale * cosine
+
+
+@runtime_checkable
+class HasClassifier(Protocol):
+    """A network that gives its last part, as timm's do."""
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last part."""
+
+
+def final_layer(net: nn.Module) -> nn.Module | None:
+    """Return the last layer where it is one Linear or a CosineHead, else None."""
+    head = net.get_classifier() if isinstance(net, HasClassifier) else None
+    return head if isinstance(head, nn.Linear | CosineHead) else None
 
 
 class GeM(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from options import rules
 from options.choices import DECOUPLED, default_weight_decay
-from options.values import Options
+from options.values import Options, flag_text
 
 BATCH_SIZES = ((1_000, 16), (20_000, 32), (math.inf, 64))  # (training images below this, batch size)
 MIN_STEPS = 150  # a run with fewer takes smaller batches
@@ -21,7 +21,8 @@ SCRATCH = 30_000, (30, 100)
 ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (False, False): 5e-4}
 SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
 TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
-PROBED = 0.1  # times the learning rate, where the classifier is fitted already
+FEW_IMAGES = 5_000  # to which the classifier is fitted before training
+FITTED = 0.1  # times the learning rate, where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
 CHAIN = {  # flags of --transform resize: (value at no strength, value at full strength)
@@ -46,13 +47,14 @@ class Facts:
     """What the defaults follow from, besides the flags.
 
     images: number of training images. pretrained: the network starts from trained weights. batch_norm: it has batch
-    norms, as most convolutional networks; a transformer has none. scheduled_epochs: the number that --scheduler sets,
-    such as 24 for 2x, or None.
+    norms, as most convolutional networks; a transformer has none. linear_head: one linear layer ends it.
+    scheduled_epochs: the number that --scheduler sets, such as 24 for 2x, or None.
     """
 
     images: int
     pretrained: bool
     batch_norm: bool
+    linear_head: bool = False
     scheduled_epochs: int | None = None
 
 
@@ -74,7 +76,7 @@ def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
         values = {name: value for name, value in values.items() if name not in opt.given}
         if values:
             opt = opt.replace(**values)
-            reasons.append(f"{' '.join(_shown(name, value) for name, value in values.items())}  ({reason})")
+            reasons.append(f"{' '.join(flag_text(name, value) for name, value in values.items())}  ({reason})")
     return opt, reasons
 
 
@@ -101,6 +103,16 @@ def _epochs(opt: Options, facts: Facts) -> tuple[Values, str]:
     return {"epochs": epochs}, f"about {steps:,} steps, {low} to {high} epochs: {_start(facts)}"
 
 
+def _fit_head(opt: Options, facts: Facts) -> tuple[Values, str]:
+    fresh = facts.pretrained and not (opt.load or opt.probe_init)
+    plain = opt.task == "single" and opt.loss == "ce" and opt.head == "linear"
+    weighted = opt.logit_adjust or opt.class_weight != "none" or opt.balance != "none"
+    moving = "freeze_bn" in opt.given and not opt.freeze_bn
+    if not (fresh and plain and facts.linear_head) or weighted or moving or facts.images > FEW_IMAGES:
+        return {}, ""
+    return {"fit_head": True}, f"{facts.images:,} images: too few for a classifier that begins with random weights"
+
+
 def _optimizer(opt: Options, facts: Facts) -> tuple[Values, str]:
     return {"optimizer": "adamw"}, "as in the template"
 
@@ -114,8 +126,8 @@ def _lr(opt: Options, facts: Facts) -> tuple[Values, str]:
         lr, growth = ADAMW_LR[key] * TIMES_ADAMW.get(opt.optimizer, 1.0), math.sqrt(batch / 32)
     norm = "batch norm" if facts.batch_norm else "no batch norm"
     why = f"{opt.optimizer}, {_start(facts)}, {norm}, batch {batch}"
-    if opt.probe_init:
-        return {"lr": _rounded(PROBED * lr * growth)}, f"{why}; the classifier is fitted already"
+    if opt.probe_init or opt.fit_head:
+        return {"lr": _rounded(FITTED * lr * growth)}, f"{why}; the classifier is fitted already"
     return {"lr": _rounded(lr * growth)}, why
 
 
@@ -169,6 +181,7 @@ def _mix_off(opt: Options, facts: Facts) -> tuple[Values, str]:
 RULES: tuple[Rule, ...] = (
     _batch_size,
     _epochs,
+    _fit_head,
     _optimizer,
     _lr,
     _weight_decay,
@@ -187,7 +200,3 @@ def _start(facts: Facts) -> str:
 def _rounded(number: float) -> float:
     """Return `number` with two significant digits, as a person would type it."""
     return float(f"{number:.2g}")
-
-
-def _shown(name: str, value: float | str) -> str:
-    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"

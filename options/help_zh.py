@@ -48,6 +48,7 @@ HELP = {
     "weights_dir": "先在这个文件夹里找 ImageNet 权重文件",
     "load": "从这些权重开始：检查点，或其他程序的文件、文件夹、hf-hub: 仓库",
     "probe_init": "从一个骨干网络和为它拟合好的线性分类器开始：tools.probe 写的 probe_<model>.pt；批归一化的统计量不变",
+    "fit_head": "训练之前，先在冻结网络的特征上拟合分类层；批归一化的统计量不变",
     "eval.load": "一个检查点，或合并的几个，可以是不同的网络；也可以是 --save_probs 的 probs.npz",
     "ensemble": "代替 --load：成员、权重与视图取自 eval.py --blend 写的 ensemble.yaml",
     "blend": "平均概率、logits（视图也是）、几何平均、按 1/名次；greedy、optimal（eval）：权重由验证集拟合的平均",

@@ -40,6 +40,13 @@ def _weights(add: AddFlag) -> None:
         "batch norm keeps its statistics",
     )
     add(
+        "--fit_head",
+        action=SWITCH,
+        default=False,
+        derived=True,
+        help="fit the classifier to features of the frozen network before training; batch norm keeps its statistics",
+    )
+    add(
         "--resume",
         action="store_true",
         help="continue a run: restore optimizer and epoch too; without --load from the tag's last.pt",

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from options.choices import TASK_LOSSES, TASK_METRICS
+from options.values import flag_text
 
 MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
 
@@ -141,14 +142,25 @@ OFF: dict[str, Any] = {
     "head": "linear",
     "teacher": None,
     "probe_init": None,
+    "fit_head": False,
     "mixup": 0,
     "cutmix": 0,
 }
 NOT_WITH_TASK = {
     "single": (),
-    "multilabel": ("smooth", "logit_adjust", "balance", "head", "teacher", "probe_init"),
-    "regression": ("smooth", "logit_adjust", "class_weight", "balance", "head", "teacher", "probe_init", "cutmix"),
-    "ordinal": ("head", "teacher", "probe_init", "cutmix"),
+    "multilabel": ("smooth", "logit_adjust", "balance", "head", "teacher", "probe_init", "fit_head"),
+    "regression": (
+        "smooth",
+        "logit_adjust",
+        "class_weight",
+        "balance",
+        "head",
+        "teacher",
+        "probe_init",
+        "fit_head",
+        "cutmix",
+    ),
+    "ordinal": ("head", "teacher", "probe_init", "fit_head", "cutmix"),
 }
 NOT_WITH_ORDER = ("smooth", "logit_adjust", "class_weight", "mixup")  # its losses have no softmax over the classes
 
@@ -175,7 +187,7 @@ def task_problems(opt: argparse.Namespace) -> list[str]:
     unfit = NOT_WITH_TASK[opt.task] + (NOT_WITH_ORDER if uses_order else ())
     what = f"--task {opt.task}" + (f" --loss {opt.loss}" if uses_order else "")
     problems += [
-        f"--{name} {getattr(opt, name)} and {what} contradict: its targets do not allow it; leave one out"
+        f"{flag_text(name, getattr(opt, name))} and {what} contradict: its targets do not allow it; leave one out"
         for name in unfit
         if getattr(opt, name) != OFF[name]
     ]
@@ -197,7 +209,7 @@ def resume(opt: argparse.Namespace) -> list[str]:
         )
     if opt.load and "pretrained" in opt.given and opt.pretrained:
         problems.append("--load and --pretrained contradict: both set the initial weights; leave one out")
-    return problems + _probe_init(opt)
+    return problems + _probe_init(opt) + _fit_head(opt)
 
 
 def _probe_init(opt: argparse.Namespace) -> list[str]:
@@ -220,6 +232,20 @@ def _probe_init(opt: argparse.Namespace) -> list[str]:
         problems.append(
             f"--head {opt.head} and --probe_init contradict: the fitted classifier is linear; leave one out"
         )
+    return problems
+
+
+def _fit_head(opt: argparse.Namespace) -> list[str]:
+    """Let a linear classifier be fitted to features of trained weights, and once."""
+    if not opt.fit_head:
+        return []
+    problems = []
+    if opt.probe_init:
+        problems.append("--fit_head and --probe_init contradict: its classifier is fitted already; leave one out")
+    if not (opt.pretrained or opt.load or opt.probe_init or opt.resume):
+        problems.append("--fit_head and --no-pretrained contradict: random weights give no features; leave one out")
+    if opt.head != "linear":
+        problems.append(f"--head {opt.head} and --fit_head contradict: the fitted classifier is linear; leave one out")
     return problems
 
 
@@ -298,8 +324,8 @@ def batch_norm(opt: argparse.Namespace) -> list[str]:
     """Refuse to keep statistics that nothing has trained, and to give up those that a flag depends on."""
     if opt.freeze_bn and not (opt.pretrained or opt.load or opt.probe_init or opt.resume):
         return ["--freeze_bn and --no-pretrained contradict: only trained weights have statistics; leave one out"]
-    if not opt.freeze_bn and "freeze_bn" in opt.given and (opt.probe_init or opt.lora):
-        other = "--probe_init" if opt.probe_init else "--lora"
+    if not opt.freeze_bn and "freeze_bn" in opt.given and (opt.probe_init or opt.fit_head or opt.lora):
+        other = "--probe_init" if opt.probe_init else "--fit_head" if opt.fit_head else "--lora"
         return [f"--no-freeze_bn and {other} contradict: it needs the statistics of the trained weights; leave one out"]
     return []
 

@@ -4,6 +4,13 @@ import argparse
 from typing import NoReturn
 
 
+def flag_text(name: str, value: object) -> str:
+    """Return the option as it is typed: `--lr 0.1`, `--fit_head`, `--no-fit_head`."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {value:g}" if isinstance(value, float) else f"--{name} {value}"
+
+
 class Options(argparse.Namespace):
     """Options as attributes, read-only after `make_read_only`.
 

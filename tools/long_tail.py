@@ -187,8 +187,8 @@ def logits_of_list(
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
     from dataloader import check_readable
-    from inference.features import HasClassifier
     from inference.saved_probs import check_size
+    from network.heads import HasClassifier
 
     run = open_checkpoint(opt, files)
     check_size(2 * len(run.files), run.classes.count, "logits")

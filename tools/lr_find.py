@@ -127,8 +127,8 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     import dataloader
     from network import get_model
     from network.loading import load_weights
-    from training.probe_init import batch_norms, check_probe
-    from training.setup import build_engine
+    from training.probe_init import check_probe
+    from training.setup import build_engine, fit_classifier
     from training.start import facts_of
     from utils import checkpoint
     from utils.run import get_device, seed_everything, tune_malloc
@@ -163,9 +163,11 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
-    opt, _ = fill_defaults(opt, facts_of(opt, len(files), bool(batch_norms(model.net))))
+    opt, _ = fill_defaults(opt, facts_of(opt, len(files), model.net))
     model.set_precision(opt.precision, batch_size=opt.batch_size)
     loader = dataloader.train_loader(opt, files, model.preprocess())
+    if opt.fit_head:
+        fit_classifier(opt.replace(loader=loader.kind), model, files)
     return build_engine(opt, model, steps_per_epoch=len(loader)), loader
 
 

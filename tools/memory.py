@@ -117,7 +117,6 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
 
     from dataloader.transforms import build_stages
     from network import get_model
-    from training.probe_init import batch_norms
     from training.setup import build_engine
     from training.start import facts_of
 
@@ -133,7 +132,7 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
         raise UserError("The CPU computes no fp16. bf16 needs the same memory. Try: --precision bf16")
     model = get_model(opt.model)(opt.replace(pretrained=False))
     model.place(torch.device("cpu"))
-    opt, _ = fill_defaults(opt, facts_of(opt, opt.images, bool(batch_norms(model.net))))
+    opt, _ = fill_defaults(opt, facts_of(opt, opt.images, model.net))
     model.set_precision(opt.precision)
     engine = build_engine(opt.replace(compile=False, max_nan=0), model, opt.images // int(opt.batch_size) or 1)
     pixels = sorted({pipeline.size for _, pipeline in build_stages(opt, model.preprocess())})

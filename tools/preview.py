@@ -50,7 +50,7 @@ def draw(opt: Options) -> None:
     files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
     if opt.batch_size == AUTO_BATCH:
         opt = opt.replace(batch_size=build_parser("train").get_default("batch_size"))  # no batch is trained
-    opt, _ = fill_defaults(opt, facts_of(opt, len(files), batch_norm=True))  # the network has no part in pictures
+    opt, _ = fill_defaults(opt, facts_of(opt, len(files)))  # the network has no part in pictures
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes, opt.task)

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import dataloader
+from dataloader.file_list import FileList
 from dataloader.transforms import build_stages
 from network import get_model
 from network.backbones import head_names
@@ -21,6 +23,7 @@ from training.batch_size import FREE_SHARE, MAX_IMAGES, largest_step
 from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
+from training.fit_head import fit_head
 from training.grad_checkpointing import enable_grad_checkpointing
 from training.hours import TimedLength
 from training.length import RunLength
@@ -36,6 +39,7 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 
+MAX_FITTED = 50_000  # images that --fit_head fits a classifier to; of more, a sample
 TRIAL_STEPS = 1000  # per epoch, for the schedule of a trial; any number does
 NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
 
@@ -96,12 +100,26 @@ def build_engine(
 def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
     """Freeze the parameters that --freeze names, and return the modules that training keeps in eval mode.
 
-    Those are the frozen ones; with --freeze_bn, --probe_init or --lora, the batch norms too.
+    Those are the frozen ones; with --freeze_bn, --fit_head, --probe_init or --lora, the batch norms too.
 
     Raises:
         UserError: the network has fewer stages than --freeze, or no classifier.
     """
-    return freeze(net, opt.freeze) + (batch_norms(net) if opt.freeze_bn or opt.probe_init or opt.lora else [])
+    keeps = opt.freeze_bn or opt.fit_head or opt.probe_init or opt.lora
+    return freeze(net, opt.freeze) + (batch_norms(net) if keeps else [])
+
+
+def fit_classifier(opt: Options, model: BaseModel, files: FileList) -> None:
+    """Fit the classifier of `model` to `files`, the training list, or to a sample of it: see training.fit_head.
+
+    Each image is read once, at its size in evaluation, so none is cached. All processes call it.
+
+    Raises:
+        UserError, NotFinite: as fit_head.
+    """
+    files = files.sample(MAX_FITTED, opt.seed)
+    loader = dataloader.eval_loader(opt.replace(cache="none"), files, (model.preprocess(),), shared=False)
+    fit_head(model, loader, files.label, opt.seed)
 
 
 def resolve_batch(opt: Options, device: torch.device, images: int, classes: Classes) -> int:

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from network.heads import final_layer
 from options import Options, command, rules
 from options.choices import AUTO_BATCH
 from options.defaults import Facts, fill_defaults
+from options.values import flag_text
 from scheduler import find_table, run_length
 from training import resuming
 from training.earlier import check_earlier
@@ -38,7 +40,7 @@ NOT_RESTORED = {
     "overwrite",
 }
 # The saved state depends on them.
-IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "metric")
+IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head", "metric")
 BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
 CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (
@@ -154,7 +156,7 @@ class RunStart:
             UserError: --min_lr is above the learning rate that was chosen.
         """
         if not self.resumed:
-            opt, reasons = fill_defaults(opt, facts_of(opt, images, bool(batch_norms(net))))
+            opt, reasons = fill_defaults(opt, facts_of(opt, images, net))
             if reasons:
                 log.info("\n  ".join([CHOSEN, *reasons]))
             if opt.min_lr > opt.lr:
@@ -204,11 +206,20 @@ class RunStart:
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
 
 
-def facts_of(opt: Options, images: int, batch_norm: bool) -> Facts:
-    """Return what the defaults follow from, for a list of `images` and a network with batch norms or without."""
+def facts_of(opt: Options, images: int, net: nn.Module | None = None) -> Facts:
+    """Return what the defaults follow from, for a list of `images`.
+
+    Without the network `net`, it is taken to have batch norms, and no classifier to fit.
+    """
     table = find_table(opt.scheduler)
     pretrained = bool(opt.pretrained or opt.load or opt.probe_init)
-    return Facts(images, pretrained, batch_norm, scheduled_epochs=table.epochs if table else None)
+    return Facts(
+        images,
+        pretrained,
+        batch_norm=net is None or bool(batch_norms(net)),
+        linear_head=net is not None and isinstance(final_layer(net), nn.Linear),
+        scheduled_epochs=table.epochs if table else None,
+    )
 
 
 def _check_earlier(opt: Options, checkpoints: Path, logs: Path) -> None:
@@ -248,7 +259,8 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
         instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
         if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
             raise UserError(
-                f"{source} was trained with --{name} {saved[name]}, whose state does not fit {getattr(opt, name)}.\n"
+                f"{source} was trained with {flag_text(name, saved[name])}, whose state does not fit "
+                f"{flag_text(name, getattr(opt, name))}.\n"
                 f"Leave --{name} out, or {instead} without --resume."
             )
     theirs = {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}

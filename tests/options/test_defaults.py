@@ -1,13 +1,14 @@
 """The defaults that a run chooses: what they follow from, and that nothing given is changed."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from options import Options, build_parser, parse_train
-from options.defaults import ADAMW_LR, CHAIN, Facts, fill_defaults
+from options.defaults import ADAMW_LR, CHAIN, FEW_IMAGES, FITTED, Facts, fill_defaults
 
-FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True)
+FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, linear_head=True)
 SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
 
 
@@ -22,7 +23,7 @@ def test_fill_defaults_fills_the_flags_that_help_calls_chosen():
     for images, pretrained, batch_norm, words in product(
         (50, 5_000, 2_000_000), (True, False), (True, False), ("", "--optimizer sgd --mixup 0.2", "--epochs 1")
     ):
-        opt = vars(filled(words, Facts(images, pretrained, batch_norm)))
+        opt = vars(filled(words, Facts(images, pretrained, batch_norm, linear_head=True)))
         given = vars(parse_train(words.split()))
         changed |= {name for name in original if opt[name] != given[name]}
     assert changed | {"hflip", "optimizer"} == build_parser("train").derived  # these two equal the template's values
@@ -49,7 +50,7 @@ def test_fill_defaults_original_changes_nothing():
 def test_fill_defaults_original_command_line_keeps_its_meaning():
     """The template's own command: its schedule sets the epochs, and nothing is added to it."""
     words = "--model ResNeSt101 --optimizer sgd --scheduler 2x -b 24 --lr 0.0001"
-    opt = filled(words, Facts(3_000, True, True, scheduled_epochs=24))
+    opt = filled(words, Facts(3_000, True, True, linear_head=True, scheduled_epochs=24))
     assert (opt.epochs, opt.warmup, opt.optimizer, opt.scheduler) == (24, 0.0, "sgd", "2x")
     assert (opt.batch_size, opt.lr, opt.weight_decay, opt.vflip, opt.transpose) == (24, 1e-4, 1e-4, 0.0, 0.0)
     assert filled(f"{words} --transform resize").vflip == 0.5
@@ -77,10 +78,13 @@ def test_fill_defaults_one_epoch_keeps_a_flag_of_the_chain():
 
 
 def test_fill_defaults_learning_rate_follows_optimizer_batch_and_network():
-    at = {words: filled(f"-b 32 {words}").lr for words in ("", "--optimizer sgd", "--optimizer lion", "-b 128")}
+    at = {
+        words: filled(f"-b 32 --no-fit_head {words}").lr
+        for words in ("", "--optimizer sgd", "--optimizer lion", "-b 128")
+    }
     assert at[""] == ADAMW_LR[True, True]
     assert at["--optimizer lion"] < at[""] < at["-b 128"] < at["--optimizer sgd"]
-    assert at["-b 128"] == 2 * at[""] and filled("-b 32 --accumulate 4").lr == 2 * at[""]
+    assert at["-b 128"] == 2 * at[""] and filled("-b 32 --no-fit_head --accumulate 4").lr == 2 * at[""]
     assert filled("-b 32", Facts(3_000, True, batch_norm=False)).lr == ADAMW_LR[True, False]
 
 
@@ -99,3 +103,15 @@ def test_fill_defaults_gives_each_value_with_its_reason():
     opt, reasons = fill_defaults(parse_train(["--lr", "0.01"]), FINE_TUNED)
     assert f"--batch_size {opt.batch_size}  (3,000 training images)" in reasons
     assert not any("--lr" in line for line in reasons)
+
+
+def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
+    opt = filled()
+    assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled("--no-fit_head").lr, rel=0.05)
+    for changed in ({"images": FEW_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
+        assert not filled("", replace(FINE_TUNED, **changed)).fit_head
+    for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt"):
+        assert not filled(words).fit_head, words
+    for words in ("--logit_adjust 1", "--class_weight effective", "--no-freeze_bn", "--preset original"):
+        assert not filled(words).fit_head, words
+    assert not filled("--task ordinal").fit_head

@@ -17,6 +17,7 @@ from evaluation.bootstrap import paired_difference
 from network.loading import build_from_checkpoint
 from options import parse_train
 from tools.probe import backbone, command, features, heads, report
+from training import linear_head
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
@@ -122,8 +123,8 @@ def test_probe_file_in_its_network_gives_same_logits(colours, tmp_path, monkeypa
             assert (logits - expected[batch.index])[kept].abs().max() < 1e-4
     assert Classes.from_dict(data).names == ["blue", "green", "red"]
     rows, label = np.delete(np.load(stored), 20, axis=0), np.delete(files.label, 20)
-    path_to = [strength for strength in heads.DECAYS if strength >= content["probe"]["strength"]]
-    *_, head = heads.fit([rows], label, np.arange(36), path_to, "logistic")  # fitted to all readable images
+    path_to = [strength for strength in linear_head.DECAYS if strength >= content["probe"]["strength"]]
+    *_, head = linear_head.fit([rows], label, np.arange(36), path_to, "logistic")  # fitted to all readable images
     assert torch.allclose(weight, head.weight, atol=1e-4) and torch.allclose(bias, head.bias, atol=1e-4)
 
 
@@ -264,7 +265,7 @@ def test_logistic_head_equals_scikit_learn(gaussians):
 
     rows, label = gaussians
     every = np.arange(90)
-    *_, head = heads.fit([rows], label, every, [1.0, 0.01], "logistic")
+    *_, head = linear_head.fit([rows], label, every, [1.0, 0.01], "logistic")
     standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     direct = LogisticRegression(C=1 / (0.01 * 90), max_iter=1000).fit(standard, label)
     _, _, true = heads.predict(head, rows, every, label, 3)
@@ -275,7 +276,7 @@ def test_logistic_head_of_two_classes_has_two_rows(gaussians):
     from sklearn.linear_model import LogisticRegression
 
     rows, label = gaussians[0][:60], gaussians[1][:60]
-    (head,) = heads.fit([rows], label, np.arange(60), [0.01], "logistic")
+    (head,) = linear_head.fit([rows], label, np.arange(60), [0.01], "logistic")
     assert head.weight.shape == (2, 5)
     standard = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     direct = LogisticRegression(C=1 / (0.01 * 60), max_iter=1000).fit(standard, label)
@@ -287,7 +288,7 @@ def test_discriminant_head_equals_scikit_learn(gaussians):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     rows, label = gaussians
-    (head,) = heads.fit([rows[:40], rows[40:80]], label[:40], np.arange(40), [0.3], "discriminant")  # two views
+    (head,) = linear_head.fit([rows[:40], rows[40:80]], label[:40], np.arange(40), [0.3], "discriminant")  # two views
     both, twice = rows[:80], np.tile(label[:40], 2)
     direct = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3).fit(both, twice)
     _, _, true = heads.predict(head, both[:40], np.arange(40), label[:40], 2)
@@ -295,8 +296,8 @@ def test_discriminant_head_equals_scikit_learn(gaussians):
 
 
 def test_method_for_large_problem_is_discriminant():
-    assert heads.method(60_000, 1280, 10) == "logistic"
-    assert heads.method(100_000, 2048, 50_030) == "discriminant"
+    assert linear_head.method(60_000, 1280, 10) == "logistic"
+    assert linear_head.method(100_000, 2048, 50_030) == "discriminant"
 
 
 @pytest.mark.parametrize("kind", ["logistic", "discriminant"])
@@ -332,15 +333,15 @@ def test_best_strength_has_most_hits_then_lowest_loss():
 
 def test_predict_of_unseen_class_has_probability_0(gaussians):
     rows, label = gaussians
-    (head,) = heads.fit([rows], label, np.arange(60), [0.01], "logistic")
+    (head,) = linear_head.fit([rows], label, np.arange(60), [0.01], "logistic")
     top, probability, true = heads.predict(head, rows, np.arange(60, 90), label, 3)
     assert (true == 0).all() and (top[:, 2] == -1).all() and (probability[:, 2] == 0).all()
-    weight, bias = heads.whole_layer(head, 4)
+    weight, bias = linear_head.whole_layer(head, 4)
     assert weight.shape == (4, 5) and not weight[2:].any() and bias[3] == head.bias.min()
 
 
 def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
-    monkeypatch.setattr(heads, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(linear_head, "BLOCK_VALUES", 1000)
     rows, label = gaussians
     fold = np.arange(90) % 4
     views = [rows, rows + np.float32(0.5)]

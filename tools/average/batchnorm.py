@@ -106,7 +106,7 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def _frozen_names(net: nn.Module, parts: Sequence[Ingredient]) -> set[str]:
-    """Return the names of the modules that every run kept in eval mode (--freeze, --probe_init)."""
+    """Return the names of the modules that every run kept in eval mode (--freeze, --fit_head, and what else does)."""
     found: list[set[str]] = []
     for part in parts:
         content = part.content

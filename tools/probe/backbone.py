@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inference.features import final_layer
 from network import get_model
 from network.backbones import has_local_weights, load_matching
 from network.base_model import BaseModel
+from network.heads import final_layer
 from network.loading import options_from_checkpoint
 from options import Options, parse_train
 from options.choices import MODELS

@@ -138,13 +138,16 @@ def probe_one(
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
     from tools.probe import heads, report
+    from training import linear_head
 
     readable = np.logical_and.reduce([view.readable for view in views])
     places = np.flatnonzero(readable)
     label = files.label[places]
     rows = [view.rows if len(places) == len(files) else view.rows[places] for view in views]
-    kind = heads.method(len(places) * len(views), frozen.dim, len(np.unique(label)))
-    strengths = heads.SHRINKAGES if kind == "discriminant" else sorted(opt.weight_decays or heads.DECAYS, reverse=True)
+    kind = linear_head.method(len(places) * len(views), frozen.dim, len(np.unique(label)))
+    strengths = linear_head.strengths_of(kind)
+    if kind == "logistic" and opt.weight_decays:
+        strengths = tuple(sorted(opt.weight_decays, reverse=True))
     if kind == "discriminant":
         log.info(
             f"{frozen.title}: {len(places)} images, {frozen.dim} features and {classes.count} classes are too many for "
@@ -157,7 +160,7 @@ def probe_one(
     scores = score(linear.predictions, classes.count)
     bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples)
     near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples)
-    head = heads.whole_layer(heads.fit_best(rows, label, linear, kind), classes.count)
+    head = linear_head.whole_layer(heads.fit_best(rows, label, linear, kind), classes.count)
     about = {"method": kind, "strength": strength, "images": len(places), "views": len(views), "top1": scores["top1"]}
     save(path, frozen, head, classes, about)
     seconds = sum(view.seconds for view in views)
@@ -213,13 +216,8 @@ def sample(files: "FileList", opt: Options) -> "FileList":
     limit = min(limit, DEBUG_BATCHES * opt.batch_size) if opt.debug else limit
     if len(files) <= limit:
         return files
-    rng = np.random.default_rng([opt.seed, 13])
-    order = rng.permutation(len(files))
-    order = order[np.argsort(files.label[order], kind="stable")]
-    keep = np.zeros(len(files), bool)
-    keep[order[np.floor((np.arange(limit) + rng.random()) * len(files) / limit).astype(np.int64)]] = True
     log.info(f"A sample of {limit} of {len(files)} images is probed, with the same share of each class (--images N).")
-    return files.select(keep)
+    return files.sample(limit, opt.seed)
 
 
 def count_folds(label: NDArray[np.int32], folds: int) -> int:
