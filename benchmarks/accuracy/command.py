@@ -1,7 +1,8 @@
-"""Measure the accuracy that each trainer reaches within the same seconds of wall time.
+"""Measure the accuracy that each trainer reaches within the same seconds of wall time, or in as many epochs.
 
     python -m benchmarks.accuracy --data_root datasets/fashion-mnist --rivals ~/rivals
     python -m benchmarks.accuracy --data_root datasets/fashion-mnist --budgets 30 60 --seeds 1 --only ours timm
+    python -m benchmarks.accuracy --data_root datasets/stamps --rivals ~/rivals --epochs 30
 
 All train the same network from the same ImageNet weights, on the same images at the same size, and are scored on the
 same validation list: ours with train.py's defaults; timm's train.py as it comes, and tuned by its documentation;
@@ -9,7 +10,8 @@ torchvision's reference script, likewise; fastai's vision_learner.fine_tune; Aut
 augmentation, optimizer, schedule, batch and validation transform. The budget decides the number of epochs: the largest
 that ends in time, start of the process, validation and saving included. Two short runs of each predict it; the first
 seed's runs correct it. Runs of the same length serve all budgets that choose it. The order is one seed after another,
-one budget after another, all trainers in turn.
+one budget after another, all trainers in turn. With --epochs, every trainer trains these numbers of epochs, whatever
+time they take.
 
 --rivals is a folder with the rivals' virtual environments, made with Python 3.11:
     .venv-torch      pip install torch torchvision timm
@@ -22,6 +24,7 @@ call, or adds budgets, seeds and trainers to one that ended.
 
 import argparse
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -58,6 +61,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="EfficientNet-Lite0", help="network, by its name in train.py")
     parser.add_argument("--scale", type=int, default=64, metavar="PX", help="side of the images")
     parser.add_argument("--budgets", type=float, nargs="+", default=[30, 60, 120], metavar="SECONDS")
+    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="equal epochs in place of --budgets")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds")
     parser.add_argument("--only", nargs="+", default=list(trainers.TRAINERS), metavar="NAME", help="these trainers")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="loader processes of each rival")
@@ -77,6 +81,8 @@ def compare(opt: argparse.Namespace) -> None:
     wanted = trainers.chosen(opt.only)
     if opt.seeds < 1 or min(opt.budgets) <= 0:
         raise UserError(f"--seeds {opt.seeds}, --budgets {min(opt.budgets):g}; allowed: 1 or more, and over 0.")
+    if opt.epochs and min(opt.epochs) < 1:
+        raise UserError(f"--epochs {min(opt.epochs)}; allowed: 1 or more.")
     root = Path(opt.data_root)
     paths = Path(opt.train_list or root / "train.txt"), Path(opt.val_list or root / "val.txt")
     lists = read_list(paths[0]), read_list(paths[1])
@@ -157,7 +163,10 @@ def export_weights(model: str, folder: Path) -> tuple[Path, str]:
 
 
 class Runs:
-    """All runs that were timed, by trainer, epochs and seed, and which of them a budget has chosen."""
+    """All runs that were timed, by trainer, epochs and seed, and which of them a budget has chosen.
+
+    With --epochs, a number of epochs takes the place of a budget.
+    """
 
     def __init__(self, opt: argparse.Namespace, job: Job, wanted: dict[str, Trainer], about: dict[str, Any]) -> None:
         self.opt, self.job, self.wanted, self.about = opt, job, wanted, about
@@ -169,6 +178,13 @@ class Runs:
     def measure(self) -> None:
         """Time everything: two short runs of each trainer, then all seeds, budgets and trainers in turn."""
         budgets, seeds = sorted(self.opt.budgets), range(FIRST_SEED, FIRST_SEED + self.opt.seeds)
+        if self.opt.epochs:
+            self.chosen = {(name, epochs): epochs for name in self.wanted for epochs in sorted(self.opt.epochs)}
+            for seed in seeds:
+                for name, epochs in self.chosen:
+                    if name not in self.failed:
+                        self._try(name, int(epochs), seed, math.inf)
+            return
         for epochs in (1, 2):
             for name in self._left():
                 if epochs == 1 or plan.epochs_within(budgets[-1], self.timings(name)) > 1:
@@ -235,7 +251,8 @@ class Runs:
         self.done = [one for one in self.done if one is not same] + [run]  # `same` was stopped for a smaller budget
         write_json(self.file, {**self.about, "runs": self.done})
         score = "stopped" if top1 is None else f"{100 * top1:5.1f} %"
-        log.info(f"{name:20s} seed {seed}  {epochs:3d} epochs  {seconds:6.1f} s (budget {budget:g} s)  {score}")
+        within = f" (budget {budget:g} s)" if budget < math.inf else ""
+        log.info(f"{name:20s} seed {seed}  {epochs:3d} epochs  {seconds:6.1f} s{within}  {score}")
         return seconds
 
     def _read(self) -> list[dict[str, Any]]:
@@ -268,7 +285,7 @@ def write(opt: argparse.Namespace, runs: Runs, absent: dict[str, str], about: di
     images = f"{opt.model} at {opt.scale} px from ImageNet weights, lists of {Path(runs.job.lists[0]).parent.name}"
     conditions = f"{device}, {opt.seeds} seeds, loader processes of the rivals: {opt.workers}"
     advice = {name: trainers.TRAINERS[name].advice for name in results}
-    table = report.markdown(results, absent, advice, [f"{images}.", f"{conditions}."])
+    table = report.markdown(results, absent, advice, [f"{images}.", f"{conditions}."], "epochs" if opt.epochs else "s")
     found = {name: {f"{budget:g}": result._asdict() for budget, result in row.items()} for name, row in results.items()}
     environ = {key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ}
     measured = {"device": device, "cores": usable_cores(), "environ": environ, "results": found, "absent": absent}

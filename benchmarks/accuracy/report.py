@@ -1,5 +1,6 @@
 """The table and the plot of accuracy against time."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -49,18 +50,22 @@ def cell(result: Result, budget: float) -> str:
     return f"{median:.1f} ({low:.1f}–{high:.1f}); {epochs}, {result.time():.0f} s{note}"
 
 
-def markdown(results: Results, absent: Mapping[str, str], advice: Mapping[str, str], about: Sequence[str]) -> str:
+def markdown(
+    results: Results, absent: Mapping[str, str], advice: Mapping[str, str], about: Sequence[str], unit: str = "s"
+) -> str:
     """Return the table of all trainers and budgets as Markdown, under the lines `about`, with notes below.
 
     Args:
         absent: why a trainer has no row of numbers, by its name.
         advice: the settings of each trainer, in words.
+        unit: of the budgets; of "epochs" no run is over time.
     """
     budgets = sorted({budget for row in results.values() for budget in row})
-    lines = [*about, "", "| trainer | " + " | ".join(f"{budget:g} s" for budget in budgets) + " |"]
+    lines = [*about, "", "| trainer | " + " | ".join(_heading(budget, unit) for budget in budgets) + " |"]
     lines.append("|---" * (1 + len(budgets)) + "|")
     for name, row in results.items():
-        cells = [cell(row[budget], budget) if budget in row else "–" for budget in budgets]
+        limits = {budget: budget if unit == "s" else math.inf for budget in budgets}
+        cells = [cell(row[budget], limits[budget]) if budget in row else "–" for budget in budgets]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -69,6 +74,10 @@ def markdown(results: Results, absent: Mapping[str, str], advice: Mapping[str, s
     lines += ["", *(f"- {name}: {advice[name]}" for name in results)]
     lines += [f"- {name} was not measured: {visible(reason)}" for name, reason in absent.items()]
     return "\n".join(lines) + "\n"
+
+
+def _heading(budget: float, unit: str) -> str:
+    return "1 epoch" if (budget, unit) == (1, "epochs") else f"{budget:g} {unit}"
 
 
 def plot(path: Path, results: Results, title: str) -> bool:

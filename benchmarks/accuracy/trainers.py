@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -150,7 +151,7 @@ def _timed(
         )
         code: int | None = None
         try:
-            code = process.wait(limit)
+            code = process.wait(limit if limit < math.inf else None)
         except subprocess.TimeoutExpired:
             pass
         finally:

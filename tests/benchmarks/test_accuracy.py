@@ -161,6 +161,17 @@ def test_accuracy_benchmark_runs_trainers_in_turn_and_writes_its_files(lists, pr
     assert "fastai was not measured: no such layer" in capsys.readouterr().out
 
 
+def test_accuracy_benchmark_of_equal_epochs_gives_each_trainer_as_many(lists, pretended, tmp_path):
+    out = tmp_path / "out"
+    words = "--epochs 3 1 --seeds 2 --only ours timm --gpu -1".split()
+    assert command.main(["--data_root", str(lists), "--out", str(out), *words]) == 0
+    each = [("ours", 1), ("ours", 3), ("timm", 1), ("timm", 3)]
+    assert pretended == [(name, epochs, seed) for seed in (42, 43) for name, epochs in each]
+    table = (out / "accuracy.md").read_text()
+    assert "| trainer | 1 epoch | 3 epochs |" in table and "; 3 epochs, 210 s |" in table
+    assert json.loads((out / "accuracy.json").read_text())["results"]["timm"]["3"]["seconds"] == [210, 210]
+
+
 def test_images_of_rivals_are_links_in_a_folder_per_class(lists, pretended, tmp_path):
     assert command.main(["--data_root", str(lists), "--out", str(tmp_path / "out"), *WORDS]) == 0
     folder = tmp_path / "out/accuracy/images"
@@ -211,6 +222,7 @@ def test_run_stopped_for_a_small_budget_is_repeated_for_a_larger_one(lists, pret
         (["--only", "keras"], "no trainer is called 'keras'"),
         (["--seeds", "0"], "--seeds 0"),
         (["--budgets", "0"], "--budgets 0"),
+        (["--epochs", "0"], "--epochs 0"),
         (["--resume"], "there is no"),
     ],
 )
