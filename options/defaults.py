@@ -21,8 +21,8 @@ SCRATCH = 30_000, (30, 100)
 ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (False, False): 5e-4}
 SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
 TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
-FEW_IMAGES = 5_000  # to which the classifier is fitted before training
-FITTED = 0.1  # times the learning rate, where the classifier is fitted already
+MAX_FITTED_IMAGES = 5_000  # up to which the classifier is fitted before training
+FITTED = 0.3  # times the learning rate, where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
 CHAIN = {  # flags of --transform resize: (value at no strength, value at full strength)
@@ -108,7 +108,7 @@ def _fit_head(opt: Options, facts: Facts) -> tuple[Values, str]:
     plain = opt.task == "single" and opt.loss == "ce" and opt.head == "linear"
     weighted = opt.logit_adjust or opt.class_weight != "none" or opt.balance != "none"
     moving = "freeze_bn" in opt.given and not opt.freeze_bn
-    if not (fresh and plain and facts.linear_head) or weighted or moving or facts.images > FEW_IMAGES:
+    if not (fresh and plain and facts.linear_head) or weighted or moving or facts.images > MAX_FITTED_IMAGES:
         return {}, ""
     return {"fit_head": True}, f"{facts.images:,} images: too few for a classifier that begins with random weights"
 

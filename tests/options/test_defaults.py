@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from options import Options, build_parser, parse_train
-from options.defaults import ADAMW_LR, CHAIN, FEW_IMAGES, FITTED, Facts, fill_defaults
+from options.defaults import ADAMW_LR, CHAIN, MAX_FITTED_IMAGES, FITTED, Facts, fill_defaults
 
 FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, linear_head=True)
 SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
@@ -108,7 +108,7 @@ def test_fill_defaults_gives_each_value_with_its_reason():
 def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
     opt = filled()
     assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled("--no-fit_head").lr, rel=0.05)
-    for changed in ({"images": FEW_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
+    for changed in ({"images": MAX_FITTED_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
         assert not filled("", replace(FINE_TUNED, **changed)).fit_head
     for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt"):
         assert not filled(words).fit_head, words
