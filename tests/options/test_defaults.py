@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 
 from options import Options, build_parser, parse_train
-from options.defaults import ADAMW_LR, CHAIN, MAX_FITTED_IMAGES, FITTED, Facts, fill_defaults
+from options.defaults import ADAMW_LR, CHAIN, FITTED, MAX_FITTED_IMAGES, Facts, fill_defaults
 
 FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, linear_head=True)
 SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
