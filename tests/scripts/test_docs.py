@@ -29,7 +29,7 @@ ENGLISH = (*PAIRS, "CONTRIBUTING.md", "runs/README.md", "pretrained/README.md")
 PAGES = (*ENGLISH, *PAIRS.values(), "CHANGELOG.md", "dev/LOG.md")
 SCRIPTS = ("train", "eval", "submit", "clear")
 RECIPES = sorted((ROOT / "runs").glob("*.sh"))
-OTHER_PROGRAMS = {"cp", "source", "tensorboard", "set", "cd"}
+OTHER_PROGRAMS = {"cat", "cp", "source", "tensorboard", "set", "cd"}
 MAX_README_LINES = 200
 FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.M | re.S)
 
@@ -337,6 +337,9 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
     for name in ENGLISH:  # the Chinese pages have the same
         for block in blocks(read(name), "yaml"):  # a file that a command reads is named in its first line
             (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    saved = tmp_path / "logs/first/options.yaml"  # which the first run writes
+    saved.parent.mkdir(parents=True)
+    saved.write_text("tag: first\nmodel: EfficientNet-Lite0\n")
     sources = {name: page_commands(name) for name in ENGLISH} | {path.name: recipe_commands(path) for path in RECIPES}
     for source, found in sources.items():
         for words in found:
