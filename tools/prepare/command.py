@@ -12,7 +12,7 @@
 fashion-mnist: real product images (Zalando), 60,000 + 10,000, from Debian's package dataset-fashion-mnist or through
 torchvision; where both are unavailable, scikit-learn's digits replace them, with a warning.
 elpv: 2,624 grey images of solar cells, from PyPI's elpv-dataset. openclipart: 6,900 drawings under 8,121 names, from
-Debian's openclipart-png. stamps: 796 photographs and drawings, from Debian's tuxpaint-stamps-default. Where a package
+Debian's openclipart-png. stamps: 793 images (of 796 files), from Debian's tuxpaint-stamps-default. Where a package
 is missing, root installs it with apt; pip downloads elpv's and installs nothing. Each prints its licence.
 folder: one folder per class, as in ImageNet. csv: a table with a header. coco: JSON in the format of COCO or
 AliProducts. list: an existing list. All but fashion-mnist hold out a share of each class for val.txt;
@@ -143,8 +143,8 @@ def _add_packaged(kinds: "argparse._SubParsersAction[ToolParser]") -> None:
         "--task ordinal; probability: 0, 1/3, 2/3 or 1, for --task regression"
     )
     elpv.add_argument("--target", choices=tuple(TARGETS), default="defect", help=text)
-    clipart = kinds.add_parser("openclipart", help="clip art, 22 classes, or about a hundred", allow_abbrev=False)
-    stamps = kinds.add_parser("stamps", help="Tux Paint's stamps, 16 classes, or about 40", allow_abbrev=False)
+    clipart = kinds.add_parser("openclipart", help="clip art, 22 classes, or 96", allow_abbrev=False)
+    stamps = kinds.add_parser("stamps", help="Tux Paint's stamps, 16 classes, or 48", allow_abbrev=False)
     text = "for --task multilabel: all folders of a drawing are its labels, also those of its copies"
     clipart.add_argument("--multilabel", action="store_true", help=text)
     for name, kind in (("openclipart", clipart), ("stamps", stamps)):
