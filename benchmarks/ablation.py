@@ -33,11 +33,11 @@ import numpy as np
 
 from benchmarks import harness as bench
 from options.parser import ToolParser, expanded
-from options.plain_yaml import read_yaml
+from options.plain_yaml import YamlError, read_yaml
 from tools.train_process import train_process
 from utils import run_lock
 from utils.cores import usable_cores
-from utils.errors import UserError
+from utils.errors import UserError, path_hint
 from utils.files import atomic_write, write_json
 from utils.logger import log
 from utils.run import run_tool
@@ -133,7 +133,12 @@ def read_plan(opt: argparse.Namespace) -> Plan:
     """
     if opt.seeds < 2 or opt.jobs < 1:
         raise UserError(f"--seeds {opt.seeds}, --jobs {opt.jobs}; allowed: 2 or more, and 1 or more.")
-    content = read_yaml(Path(opt.plan))
+    try:
+        content = read_yaml(Path(opt.plan))
+    except FileNotFoundError:
+        raise UserError(f"There is no file {opt.plan}.{path_hint(Path(opt.plan))}") from None
+    except (OSError, YamlError) as error:
+        raise UserError(f"The plan {opt.plan} cannot be read: {error}.") from None
     if not isinstance(content, dict) or BASE not in content or not content.keys() <= set(Plan._fields):
         allowed = ", ".join(Plan._fields[1:])
         raise UserError(f"{opt.plan} must hold `{BASE}: words for train.py`; allowed beside it: {allowed}.")
@@ -159,6 +164,11 @@ def _texts(path: str, part: str, found: Any) -> dict[str, str]:
     """Return words by name. Raises UserError if they are no words."""
     if not isinstance(found, dict) or not all(isinstance(words, str) and words.strip() for words in found.values()):
         raise UserError(f"{path}: {part} must give words to each name, such as `mixup: --mixup 0.2`.")
+    for name, words in found.items():
+        try:
+            shlex.split(words)
+        except ValueError as error:
+            raise UserError(f"{path}: {part} {name}: {words!r} is no command line ({error}).") from None
     return {str(name): words for name, words in found.items()}
 
 
@@ -265,7 +275,9 @@ class Runs:
                 if code:
                     raise UserError(f"{shlex.join(words)} failed:\n{output.read()[-MAX_ERROR_CHARACTERS:]}")
         (metrics,) = results.glob("*/metrics.json")
-        top1 = json.loads(metrics.read_text())["top1"]
+        top1 = json.loads(metrics.read_text()).get("top1")
+        if top1 is None:
+            raise UserError(f"{metrics} has no top1, which the table compares; allowed: --task single or ordinal.")
         found = {"row": job.row, "seeds": job.seeds, "top1": top1, "seconds": time.monotonic() - began}
         with self._lock:
             self.done[job.name()] = found

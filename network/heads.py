@@ -45,7 +45,12 @@ class HasClassifier(Protocol):
 
 
 def final_layer(net: nn.Module) -> nn.Module | None:
-    """Return the last layer where it is one Linear or a CosineHead, else None."""
+    """Return the last layer where it is one Linear or a CosineHead, else None.
+
+    A network with an `aux_head`, as timm's VOLO, adds the logits of two classifiers.
+    """
+    if getattr(net, "aux_head", None) is not None:
+        return None
     head = net.get_classifier() if isinstance(net, HasClassifier) else None
     return head if isinstance(head, nn.Linear | CosineHead) else None
 

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 for fold in 1 2 3 4 5; do
 python datasets/prepare.py elpv --out datasets/elpv_$fold --folds 5 --fold $fold
-python train.py --tag elpv_plain_$fold --model EfficientNet-Lite0 --data_root datasets/elpv_$fold --scale 96 --epochs 2 -b 24 --lr 0.0005 --transform resize --optimizer adamw --scheduler cos --val_freq 100 --gpu -1 --overwrite
-python train.py --tag elpv_whole_$fold --model EfficientNet-Lite0 --data_root datasets/elpv_$fold --scale 96 --epochs 2 -b 32 --lr 0.001 --warmup 0.1 --transform resize --zoom 0.9 --cutout 0 --blur 0 --hue 0 --saturation 0 --optimizer adamw --scheduler cos --val_freq 100 --gpu -1 --overwrite
+python train.py --tag elpv_plain_$fold --model EfficientNet-Lite0 --data_root datasets/elpv_$fold --scale 96 --epochs 2 -b 24 --lr 0.0005 --transform resize --optimizer adamw --scheduler cos --val_freq 100 --no-fit_head --gpu -1 --overwrite
+python train.py --tag elpv_whole_$fold --model EfficientNet-Lite0 --data_root datasets/elpv_$fold --scale 96 --epochs 2 -b 32 --lr 0.001 --warmup 0.1 --transform resize --zoom 0.9 --cutout 0 --blur 0 --hue 0 --saturation 0 --optimizer adamw --scheduler cos --val_freq 100 --no-fit_head --gpu -1 --overwrite
 done
 python -m tools.compare elpv_plain_1 elpv_plain_2 elpv_plain_3 elpv_plain_4 elpv_plain_5 elpv_whole_1 elpv_whole_2 elpv_whole_3 elpv_whole_4 elpv_whole_5 --out results/elpv.html

@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 
 python datasets/prepare.py fashion-mnist --out datasets/fashion-mnist_tail --train 12000 --imbalance 100 --val 4000 --test 0
 for seed in 1 2 3; do
-python train.py --tag tail_plain_$seed --model EfficientNet-Lite0 --data_root datasets/fashion-mnist_tail --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --gpu -1 --overwrite
+python train.py --tag tail_plain_$seed --model EfficientNet-Lite0 --data_root datasets/fashion-mnist_tail --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --no-fit_head --gpu -1 --overwrite
 python train.py --tag tail_balance_$seed --model EfficientNet-Lite0 --data_root datasets/fashion-mnist_tail --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --balance class --gpu -1 --overwrite
 python train.py --tag tail_adjust_$seed --model EfficientNet-Lite0 --data_root datasets/fashion-mnist_tail --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --logit_adjust 1 --gpu -1 --overwrite
 python train.py --tag tail_weight_$seed --model EfficientNet-Lite0 --data_root datasets/fashion-mnist_tail --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --class_weight effective --gpu -1 --overwrite

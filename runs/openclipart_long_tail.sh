@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 
 python datasets/prepare.py openclipart --level leaf --out datasets/openclipart_leaf --val 0.25
 for seed in 1 2 3; do
-python train.py --tag clip_plain_$seed --model EfficientNet-Lite0 --data_root datasets/openclipart_leaf --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --gpu -1 --overwrite
+python train.py --tag clip_plain_$seed --model EfficientNet-Lite0 --data_root datasets/openclipart_leaf --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --no-fit_head --gpu -1 --overwrite
 python train.py --tag clip_adjust_$seed --model EfficientNet-Lite0 --data_root datasets/openclipart_leaf --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --logit_adjust 1 --gpu -1 --overwrite
 python train.py --tag clip_balance_$seed --model EfficientNet-Lite0 --data_root datasets/openclipart_leaf --scale 64 --epochs 3 -b 64 --lr 0.001 --warmup 0.1 --transform light --val_freq 100 --metric mean_class_accuracy --seed $seed --balance sqrt --gpu -1 --overwrite
 python -m tools.long_tail --load checkpoints/clip_plain_$seed/best.pt --list datasets/openclipart_leaf/val.txt --gpu -1

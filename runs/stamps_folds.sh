@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 for fold in 1 2 3 4 5; do
 python datasets/prepare.py stamps --out datasets/stamps_$fold --folds 5 --fold $fold
-python train.py --tag stamps_plain_$fold --model EfficientNet-Lite0 --data_root datasets/stamps_$fold --scale 64 --epochs 5 -b 24 --lr 0.0005 --transform resize --optimizer adamw --scheduler cos --val_freq 100 --gpu -1 --overwrite
+python train.py --tag stamps_plain_$fold --model EfficientNet-Lite0 --data_root datasets/stamps_$fold --scale 64 --epochs 5 -b 24 --lr 0.0005 --transform resize --optimizer adamw --scheduler cos --val_freq 100 --no-fit_head --gpu -1 --overwrite
 python -m tools.probe --tag stamps_probe_$fold --models EfficientNet-Lite0 --data_root datasets/stamps_$fold --scale 64 --gpu -1
 python train.py --tag stamps_lpft_$fold --model EfficientNet-Lite0 --probe_init results/stamps_probe_$fold/probe_EfficientNet-Lite0.pt --data_root datasets/stamps_$fold --scale 64 --epochs 5 -b 32 --lr 0.0002 --transform light --optimizer adamw --scheduler cos --val_freq 100 --gpu -1 --overwrite
 done

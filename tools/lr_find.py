@@ -86,11 +86,12 @@ def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
 
     from training.guard import Diverged
 
-    # An epoch has at least one optimizer step. The weights of --load replace the pretrained ones.
-    epochs, pretrained = opt.steps * opt.accumulate, opt.pretrained and not (opt.load or opt.probe_init)
-    opt = opt.replace(epochs=epochs, lr=opt.lr or 1.0, pretrained=pretrained, swa=0, max_nan=0)
-    engine, loader = build(opt)
-    engine.schedule = lambda step: opt.low / opt.lr * (opt.high / opt.low) ** (step / (opt.steps - 1))
+    # The weights of --load replace the pretrained ones.
+    pretrained = opt.pretrained and not (opt.load or opt.probe_init)
+    opt = opt.replace(lr=opt.lr or 1.0, pretrained=pretrained, swa=0, max_nan=0)
+    engine, loader = build(opt, opt.steps * opt.accumulate)  # an epoch has at least one batch
+    lowest_factor = opt.low / engine.settings.lr
+    engine.schedule = lambda step: lowest_factor * (opt.high / opt.low) ** (step / (opt.steps - 1))
     rates, losses, mean, lowest = [], [], 0.0, math.inf
     batches = loader.batches(1, 0)
     for number in progress(range(1, opt.steps + 1), "range test"):
@@ -118,8 +119,11 @@ def place(opt: argparse.Namespace) -> Path:
     return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
 
 
-def build(opt: Options) -> "tuple[Engine, TrainLoader]":
+def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader]":
     """Return the engine, ready to train, and its loader, as train.py does, without starting a run.
+
+    Args:
+        epochs: how many the loader has, whatever the run would have; its defaults follow from its own.
 
     Raises:
         UserError: as range_test.
@@ -165,10 +169,11 @@ def build(opt: Options) -> "tuple[Engine, TrainLoader]":
     model.place(get_device(opt.gpu))
     opt, _ = fill_defaults(opt, facts_of(opt, len(files), model.net))
     model.set_precision(opt.precision, batch_size=opt.batch_size)
+    opt = opt.replace(epochs=epochs or opt.epochs)
     loader = dataloader.train_loader(opt, files, model.preprocess())
     if opt.fit_head:
         fit_classifier(opt.replace(loader=loader.kind), model, files)
-    return build_engine(opt, model, steps_per_epoch=len(loader)), loader
+    return build_engine(opt, model, len(loader), classes.train_counts, classes.names), loader
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:

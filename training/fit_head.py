@@ -17,6 +17,7 @@ from network.base_model import BaseModel
 from network.heads import final_layer
 from training import linear_head
 from training.linear_head import Head
+from training.probe_init import is_untrained
 from utils import distributed
 from utils.batch import EvalBatch
 from utils.errors import NotFinite, UserError
@@ -51,10 +52,9 @@ def fit_head(model: BaseModel, loader: BatchLoader[EvalBatch], label: NDArray[np
     """
     layer = final_layer(model.net)
     if not isinstance(layer, nn.Linear):
-        raise UserError(
-            f"--fit_head: {model.name} does not end with one linear layer, so no classifier can be fitted. "
-            "Try: --no-fit_head"
-        )
+        raise _no_linear_end(model)
+    if is_untrained(model.net):
+        raise UserError(f"--fit_head: {model.name} has no trained weights. Give --load, or leave --fit_head out.")
     weight, bias = distributed.broadcast_from_main(lambda: _fitted(model, layer, loader, label, seed))
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -92,8 +92,12 @@ def _features(
     try:
         with torch.inference_mode(), model.evaluating(), model.autocast():
             for batch in progress(loader, "features", len(loader)):
-                model(batch.images[0].to(model.device, non_blocking=True))
-                rows = seen.pop().float().cpu()
+                logits = model(batch.images[0].to(model.device, non_blocking=True))
+                inputs = seen.pop()
+                own = nn.functional.linear(inputs, layer.weight, layer.bias)
+                if not readable.any() and not torch.allclose(logits, own, rtol=1e-2, atol=1e-3, equal_nan=True):
+                    raise _no_linear_end(model)
+                rows = inputs.float().cpu()
                 place = batch.index[batch.readable].numpy()
                 features[place], readable[place] = rows[batch.readable].numpy(), True
     finally:
@@ -101,6 +105,13 @@ def _features(
     if not np.isfinite(features).all():
         raise NotFinite(f"{model.name} gives infinite or NaN features. Give other weights, or --precision fp32.")
     return features, readable
+
+
+def _no_linear_end(model: BaseModel) -> UserError:
+    return UserError(
+        f"--fit_head: {model.name} does not end with one linear layer, so no classifier can be fitted. "
+        "Try: --no-fit_head"
+    )
 
 
 def _best_head(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, seed: int) -> tuple[Head, Choice]:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.classes import Classes, describe_difference, match_names
 from utils.errors import UserError
@@ -60,6 +62,19 @@ def batch_norms(net: nn.Module) -> list[nn.Module]:
     """
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     return [module for module in net.modules() if isinstance(module, kinds)]
+
+
+def is_untrained(net: nn.Module) -> bool:
+    """Return whether `net` has batch norms and none has seen a batch: all statistics are those of the start."""
+    tracked = [
+        (module.running_mean, module.running_var)
+        for module in batch_norms(net)
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None
+    ]
+    if not tracked:
+        return False
+    means, variances = (torch.cat([part.flatten() for part in parts]) for parts in zip(*tracked, strict=True))
+    return bool((means == 0).all() and (variances == 1).all())
 
 
 def _check_classes(known: Classes, source: str, classes: Classes) -> None:

@@ -41,7 +41,7 @@ class RunSettings:
     patience: validations without a better epoch that end the run; 0: none.
     save_minutes: minutes between checkpoints within an epoch.
     keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
-    overwrite: whether to delete an earlier run. options: what checkpoints and options.yaml keep.
+    overwrite: whether to delete an earlier run. options: what checkpoints keep. config: the same for --config.
     described: the recipe on one line. resume_command: the command that continues the run.
     """
 
@@ -57,6 +57,7 @@ class RunSettings:
     overwrite: bool
     histograms: bool
     options: dict[str, Any]
+    config: dict[str, Any]
     described: str
     resume_command: str
 
@@ -120,7 +121,7 @@ class TrainingRun:
         self.writer.before_write = recorder.flush
         if self.resumed:
             self._bring_best()
-        write_yaml(self.logs / "options.yaml", settings.options)
+        write_yaml(self.logs / "options.yaml", settings.config)
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
             self._complete_names()

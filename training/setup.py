@@ -2,8 +2,9 @@
 
 import argparse
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,8 +106,12 @@ def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: the network has fewer stages than --freeze, or no classifier.
     """
-    keeps = opt.freeze_bn or opt.fit_head or opt.probe_init or opt.lora
-    return freeze(net, opt.freeze) + (batch_norms(net) if keeps else [])
+    return freeze(net, opt.freeze) + (batch_norms(net) if keeps_statistics(vars(opt)) else [])
+
+
+def keeps_statistics(options: Mapping[str, Any]) -> bool:
+    """Return whether batch norms stay in eval mode in a run of these options, by name."""
+    return any(options[name] for name in ("freeze_bn", "fit_head", "probe_init", "lora"))
 
 
 def fit_classifier(opt: Options, model: BaseModel, files: FileList) -> None:
@@ -210,12 +215,26 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         overwrite=opt.overwrite,
         histograms=opt.histograms,
         options=saved,
+        config=_config(saved),
         described=(
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
             f"seed {opt.seed}"
         ),
         resume_command=resume_command(opt, distributed.world_size()),
     )
+
+
+def _config(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the options `saved` as a file for --config has them, of which every line counts as given.
+
+    A flag that was left out and would contradict another as given has no value there.
+    """
+    unsaid: dict[str, Any] = {"resume": False}  # who repeats the run begins it
+    if saved["load"] or saved["probe_init"]:
+        unsaid["pretrained"] = None
+    if keeps_statistics(saved) and not saved["freeze_bn"]:
+        unsaid["freeze_bn"] = None
+    return saved | unsaid
 
 
 def optimizer_settings(opt: argparse.Namespace) -> OptimizerSettings:

@@ -15,7 +15,7 @@ from options.values import flag_text
 from scheduler import find_table, run_length
 from training import resuming
 from training.earlier import check_earlier
-from training.probe_init import batch_norms, check_probe
+from training.probe_init import batch_norms, check_probe, is_untrained
 from training.state import RunState
 from utils import distributed
 from utils.classes import Classes
@@ -212,7 +212,7 @@ def facts_of(opt: Options, images: int, net: nn.Module | None = None) -> Facts:
     Without the network `net`, it is taken to have batch norms, and no classifier to fit.
     """
     table = find_table(opt.scheduler)
-    pretrained = bool(opt.pretrained or opt.load or opt.probe_init)
+    pretrained = bool(opt.pretrained or opt.load or opt.probe_init) and not (net is not None and is_untrained(net))
     return Facts(
         images,
         pretrained,
@@ -257,9 +257,10 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
         opt = opt.replace(batch_size=saved["batch_size"])
     for name in IMMUTABLE:
         instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
-        if name in opt.given and getattr(opt, name) != saved.get(name, getattr(opt, name)):
+        before = saved.get(name, rules.OFF.get(name, getattr(opt, name)))  # of a flag that is newer than the run
+        if name in opt.given and getattr(opt, name) != before:
             raise UserError(
-                f"{source} was trained with {flag_text(name, saved[name])}, whose state does not fit "
+                f"{source} was trained with {flag_text(name, before)}, whose state does not fit "
                 f"{flag_text(name, getattr(opt, name))}.\n"
                 f"Leave --{name} out, or {instead} without --resume."
             )
@@ -275,7 +276,8 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
     if "precision_used" in saved:
         theirs["precision"] = saved["precision_used"]  # what "auto" chose
     opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
-    if problems := rules.task_problems(opt):
+    opt = opt.replace(load=saved.get("load"))  # what the run began with, as its records say
+    if problems := rules.task_problems(opt) + rules.batch_norm(opt):
         raise UserError("\n".join(problems))
     within = start.get("within") or {}
     if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):

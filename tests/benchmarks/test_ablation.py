@@ -60,6 +60,9 @@ def test_plans_of_the_project_hold_words_that_the_scripts_take(path):
         ("base: --ema 0.9\nmore_seeds: -2", [], "more_seeds is .*; allowed: 0 or more"),
         ("base: --ema 0.9\nrows: {a: --sam 1}", ["--only", "b"], "has no row 'b'; allowed: 'a'"),
         ("base: --ema 0.9", ["--seeds", "1"], "--seeds 1"),
+        ("base: --ema '0.9", [], "base base: .* is no command line"),
+        ('base: --ema 0.9\npredict: {a: "--tta \'flip"}', [], "predict a: .* is no command line"),
+        ("base: [b", [], "cannot be read"),
     ],
 )
 def test_plan_that_is_none_is_refused(tmp_path, text, words, said):

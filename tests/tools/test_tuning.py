@@ -73,6 +73,17 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
     assert opt.smooth == 0.1 and opt.log_dir == "my logs" and opt.epochs == 20 and opt.config is None
 
 
+def test_lr_find_of_few_images_takes_every_step_of_the_range(tmp_path, monkeypatch, capfd, photo_set):
+    """36 images in 30 epochs make fewer batches than steps; the chosen rate must not move the range."""
+    monkeypatch.chdir(tmp_path)
+    words = f"--tag x --data_root {photo_set} --model timm:test_resnet --no-pretrained --scale 32 -w 0 --gpu -1".split()
+    words += "--low 1e-5 --high 1e-3 --steps 200 --class_weight effective --precision fp32".split()
+    assert lr_find.main(words) == 0, capfd.readouterr().err
+    with open("logs/x/lr_find.csv", newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert len(rates) == 200 and (rates[0], rates[-1]) == (pytest.approx(1e-5), pytest.approx(1e-3))
+
+
 @pytest.mark.parametrize(
     "words, part",
     [

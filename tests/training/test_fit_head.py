@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -14,11 +15,14 @@ import dataloader
 import train
 from benchmarks import crash_test
 from network import get_model
+from network.heads import final_layer
 from options import parse_train
+from options.defaults import fill_defaults
 from tools import lr_find
 from training import fit_head, linear_head
 from training.engine import Engine
 from training.setup import fit_classifier
+from training.start import facts_of
 from utils import checkpoint
 from utils.errors import NotFinite, UserError
 
@@ -26,11 +30,20 @@ MODEL = "timm:test_resnet"
 WORDS = f"--model {MODEL} --scale 32 -b 12 -w 0 --gpu -1 --lr 0.01 --transform light --precision fp32".split()
 
 
+def see_images(net):
+    """Let the batch norms of `net` see random images."""
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(8, 3, 32, 32))
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Return a file of random weights, which a run starts from as if they were trained."""
+    """Return a file of random weights with statistics, which a run starts from as if they were trained."""
     torch.manual_seed(3)
     model = get_model(MODEL)(parse_train([*WORDS, "--no-pretrained"]).replace(num_classes=3))
+    see_images(model.net)
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
     torch.save(model.net.state_dict(), path)
     return path
@@ -116,6 +129,36 @@ def test_fit_head_of_a_resumed_run_cannot_change(words, script, tmp_path):
     assert result.code == 2 and "was trained with --fit_head, whose state does not fit --no-fit_head." in result.err
 
 
+def test_fit_head_of_a_run_that_is_older_than_the_flag_cannot_change(words, script, tmp_path):
+    without = [word for word in words if word != "--fit_head"]
+    assert script("train.py", "--tag", "x", *without, "--epochs", 1).code == 0
+    last = tmp_path / "checkpoints/x/last.pt"
+    content = {name: value for name, value in checkpoint.load(last).items() if name != "format"}
+    del content["opt"]["fit_head"]
+    checkpoint.save(last, content)
+    result = script("train.py", "--tag", "x", "--resume", "--epochs", 2, "--fit_head", "--gpu", -1)
+    assert result.code == 2 and "was trained with --no-fit_head, whose state" in result.err
+
+
+def test_fit_head_run_resumed_with_moving_statistics_is_refused(words, script):
+    assert script("train.py", "--tag", "x", *words, "--epochs", 1).code == 0
+    result = script("train.py", "--tag", "x", "--resume", "--epochs", 2, "--no-freeze_bn", "--gpu", -1)
+    assert result.code == 2 and "--no-freeze_bn and --fit_head contradict" in result.err
+
+
+def test_fit_head_run_is_repeated_by_its_options_yaml_also_after_a_resume(words, script, tmp_path):
+    assert script("train.py", "--tag", "one", *words, "--epochs", 1).code == 0
+    result = script("train.py", "--tag", "two", "--config", "logs/one/options.yaml")
+    assert result.code == 0, result.err
+    one, two = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt") for tag in ("one", "two"))
+    assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
+    assert script("train.py", "--tag", "two", "--resume", "--epochs", 2, "--gpu", -1, "-w", 0).code == 0
+    result = script("train.py", "--tag", "three", "--config", "logs/two/options.yaml")
+    assert result.code == 0 and "fitted the classifier" in result.out, result.err
+    three = checkpoint.load(tmp_path / "checkpoints/three/last.pt")
+    assert three["epoch"] == 2 and three["opt"]["load"] == one["opt"]["load"]
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -135,7 +178,9 @@ def test_fit_head_with_flags_that_contradict_is_refused(flags, said, capsys):
 def opened(photo_set, flags=()):
     """Return the options, a network of random weights and the training list."""
     opt = parse_train([*WORDS, "--data_root", str(photo_set), "--no-pretrained", *flags]).replace(num_classes=3)
-    return opt, get_model(MODEL)(opt), dataloader.open_list(opt, "train", drop_missing=True)
+    model = get_model(MODEL)(opt)
+    see_images(model.net)
+    return opt, model, dataloader.open_list(opt, "train", drop_missing=True)
 
 
 def test_fit_head_ignores_an_unreadable_image(photo_set, tmp_path):
@@ -155,6 +200,33 @@ def test_fit_head_ignores_an_unreadable_image(photo_set, tmp_path):
 def test_fit_head_without_a_linear_last_layer_is_refused():
     with pytest.raises(UserError, match="Odd does not end with one linear layer.*--no-fit_head"):
         fit_head.fit_head(SimpleNamespace(net=nn.Identity(), name="Odd"), [], np.zeros(0, np.int32), 1)
+
+
+def test_fit_head_of_a_network_that_adds_to_the_last_layer_is_refused(photo_set, monkeypatch):
+    opt, model, files = opened(photo_set)
+    whole = type(model.net).forward
+    monkeypatch.setattr(type(model.net), "forward", lambda net, images: whole(net, images) + 1)
+    with pytest.raises(UserError, match="does not end with one linear layer"):
+        fit_classifier(opt, model, files)
+
+
+def test_fit_head_of_untrained_weights_is_refused_and_never_chosen(photo_set):
+    """A network of one's own may have no trained weights, whatever --pretrained says."""
+    opt, model, files = opened(photo_set)
+    assert facts_of(parse_train([]), 100, model.net).pretrained
+    untrained = get_model(MODEL)(opt)
+    facts = facts_of(parse_train([]), 100, untrained.net)
+    assert facts.linear_head and not facts.pretrained
+    assert not fill_defaults(parse_train([]), facts)[0].fit_head
+    with pytest.raises(UserError, match="has no trained weights"):
+        fit_classifier(opt, untrained, files)
+
+
+def test_final_layer_of_a_network_with_a_second_classifier_is_none():
+    net = timm.create_model("test_resnet", num_classes=3)
+    assert final_layer(net) is net.fc
+    net.aux_head = nn.Linear(2, 3)  # as timm's VOLO has
+    assert final_layer(net) is None
 
 
 def test_fit_head_of_broken_weights_is_refused(photo_set):
