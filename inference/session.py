@@ -142,6 +142,7 @@ def _open(
     check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
+        opt = opt.replace(labels=_labels(opt, classes))
         as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
@@ -153,3 +154,20 @@ def _open(
     if opt.save_probs:
         check_size(len(files), classes.count, "--save_probs", classes.task)
     return Inference(opt, loaded, classes, files)
+
+
+def _labels(opt: argparse.Namespace, classes: Classes) -> str:
+    """Return how a submission writes classes: --labels, or names where a table named them by other numbers.
+
+    A table's labels 5, 7, 9 are classes 0, 1, 2, which nobody who reads the submission could tell from its labels.
+    """
+    names = classes.names or []
+    numbered = bool(names) and all(name.isdecimal() for name in names)
+    if opt.like or "labels" in opt.given or not numbered or names == [str(k) for k in range(len(names))]:
+        return str(opt.labels)
+    other = next(k for k, name in enumerate(names) if name != str(k))
+    log.info(
+        f"The classes are named by other numbers than their own (class {other} is {names[other]}): "
+        "the submission has the names. --labels number writes the classes' own."
+    )
+    return "name"

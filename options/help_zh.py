@@ -165,7 +165,7 @@ HELP = {
     "header": "写表头",
     "separator": "列间的分隔：一个字符，或 tab",
     "id": "文件名、不带扩展名的文件名，或列表里的路径",
-    "labels": "类别写编号，或 classes.txt 里的名字",
+    "labels": "类别写编号，或 classes.txt 里的名字；名字是另外的数字时默认写名字",
     "top_k": "每行写这么多个类别，最可能的在前",
     "joiner": "CSV 里 --top_k 各类别之间的文字",
     "probabilities": "一图多标签：每个标签一列，写出其概率",
