@@ -2,7 +2,7 @@
 
 import argparse
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +106,12 @@ def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: the network has fewer stages than --freeze, or no classifier.
     """
-    return freeze(net, opt.freeze) + (batch_norms(net) if keeps_statistics(vars(opt)) else [])
+    return freeze(net, opt.freeze) + (batch_norms(net) if keeps_statistics(opt) else [])
 
 
-def keeps_statistics(options: Mapping[str, Any]) -> bool:
-    """Return whether batch norms stay in eval mode in a run of these options, by name."""
-    return any(options[name] for name in ("freeze_bn", "fit_head", "probe_init", "lora"))
+def keeps_statistics(opt: argparse.Namespace) -> bool:
+    """Return whether all batch norms stay in eval mode in a run."""
+    return bool(opt.freeze_bn or opt.fit_head or opt.probe_init or opt.lora)
 
 
 def fit_classifier(opt: Options, model: BaseModel, files: FileList) -> None:
@@ -215,7 +215,7 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         overwrite=opt.overwrite,
         histograms=opt.histograms,
         options=saved,
-        config=_config(saved),
+        config=saved | _unsaid(opt),
         described=(
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
             f"seed {opt.seed}"
@@ -224,17 +224,17 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
     )
 
 
-def _config(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return the options `saved` as a file for --config has them, of which every line counts as given.
+def _unsaid(opt: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that a file for --config has otherwise, as each of its lines counts as given.
 
-    A flag that was left out and would contradict another as given has no value there.
+    A flag that was left out, and as given would contradict another, has no value there.
     """
     unsaid: dict[str, Any] = {"resume": False}  # who repeats the run begins it
-    if saved["load"] or saved["probe_init"]:
+    if opt.load or opt.probe_init:
         unsaid["pretrained"] = None
-    if keeps_statistics(saved) and not saved["freeze_bn"]:
+    if keeps_statistics(opt) and not opt.freeze_bn:
         unsaid["freeze_bn"] = None
-    return saved | unsaid
+    return unsaid
 
 
 def optimizer_settings(opt: argparse.Namespace) -> OptimizerSettings:
