@@ -143,7 +143,7 @@ def _submit() -> Parser:
         "--labels",
         choices=("number", "name"),
         default="number",
-        help="write a class as its number, or as its line of classes.txt; the default where that is another number",
+        help="write a class as its number, or as its line of classes.txt (the default if that is another number)",
     )
     add("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
     add("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")

@@ -12,6 +12,6 @@ cd "$(dirname "$0")/.."
 
 python datasets/prepare.py fashion-mnist --out datasets/fashion-mnist-60k --train 60000 --test 0
 for seed in 42 43 44; do
-  python train.py --tag fashion_mnist_scratch_$seed --seed $seed --preset original --model Airbench --no-pretrained --data_root datasets/fashion-mnist-60k --scale 28 --val_freq 0 --epochs 30 -b 256 --optimizer sgd --lr 0.2 --weight_decay 0.0005 --scheduler onecycle --smooth 0.1 --ema 0.999 --precision bf16 --transform light --zoom 0.8 --crop_ratio 0.9 --erase 0.5 --cache ram --cache_format raw --gpu -1 --overwrite
+  python train.py --tag fashion_mnist_scratch_$seed --seed $seed --preset original --model Airbench --no-pretrained --data_root datasets/fashion-mnist-60k --scale 28 --scale_schedule 1:20,16:28 --val_freq 0 --epochs 30 -b 256 --optimizer sgd --lr 0.2 --weight_decay 0.0005 --scheduler onecycle --smooth 0.1 --precision bf16 --transform light --zoom 0.8 --crop_ratio 0.9 --erase 0.5 --cache ram --cache_format raw --gpu -1 --overwrite
   python eval.py --tag fashion_mnist_scratch_$seed --load checkpoints/fashion_mnist_scratch_$seed/last.pt --data_root datasets/fashion-mnist-60k --tta flip -b 500 --gpu -1
 done
