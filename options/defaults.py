@@ -21,7 +21,8 @@ SCRATCH = 30_000, (30, 100)
 ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (False, False): 5e-4}
 SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
 TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
-MAX_FITTED_IMAGES = 5_000  # up to which the classifier is fitted before training
+# Up to which the classifier is fitted before training.
+MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS = 10_000, 250
 FITTED = 0.3  # times the learning rate, where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
@@ -107,10 +108,12 @@ def _fit_head(opt: Options, facts: Facts) -> tuple[Values, str]:
     fresh = facts.pretrained and not (opt.load or opt.probe_init)
     plain = opt.task == "single" and opt.loss == "ce" and opt.head == "linear"
     weighted = opt.logit_adjust or opt.class_weight != "none" or opt.balance != "none"
-    moving = "freeze_bn" in opt.given and not opt.freeze_bn
-    if not (fresh and plain and facts.linear_head) or weighted or moving or facts.images > MAX_FITTED_IMAGES:
+    unsuited = "lr" in opt.given or ("freeze_bn" in opt.given and not opt.freeze_bn)  # a rate for random weights
+    few = facts.images <= min(MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS * (opt.num_classes or 0))
+    if not (fresh and plain and facts.linear_head and few) or weighted or unsuited:
         return {}, ""
-    return {"fit_head": True}, f"{facts.images:,} images: too few for a classifier that begins with random weights"
+    each = facts.images / opt.num_classes
+    return {"fit_head": True}, f"{each:.0f} images per class: few for a classifier that begins with random weights"
 
 
 def _optimizer(opt: Options, facts: Facts) -> tuple[Values, str]:

@@ -21,7 +21,10 @@ def test_fill_defaults_fills_the_flags_that_help_calls_chosen():
     original = vars(parse_train([]))
     changed = set()
     for images, pretrained, batch_norm, words in product(
-        (50, 5_000, 2_000_000), (True, False), (True, False), ("", "--optimizer sgd --mixup 0.2", "--epochs 1")
+        (50, 5_000, 2_000_000),
+        (True, False),
+        (True, False),
+        ("--num_classes 50", "--optimizer sgd --mixup 0.2", "--epochs 1"),
     ):
         opt = vars(filled(words, Facts(images, pretrained, batch_norm, linear_head=True)))
         given = vars(parse_train(words.split()))
@@ -84,7 +87,7 @@ def test_fill_defaults_learning_rate_follows_optimizer_batch_and_network():
     }
     assert at[""] == ADAMW_LR[True, True]
     assert at["--optimizer lion"] < at[""] < at["-b 128"] < at["--optimizer sgd"]
-    assert at["-b 128"] == 2 * at[""] and filled("-b 32 --no-fit_head --accumulate 4").lr == 2 * at[""]
+    assert at["-b 128"] == 2 * at[""] and filled("-b 32 --accumulate 4").lr == 2 * at[""]
     assert filled("-b 32", Facts(3_000, True, batch_norm=False)).lr == ADAMW_LR[True, False]
 
 
@@ -106,12 +109,15 @@ def test_fill_defaults_gives_each_value_with_its_reason():
 
 
 def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
-    opt = filled()
-    assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled("--no-fit_head").lr, rel=0.05)
+    few = "--num_classes 12"
+    opt = filled(few)
+    assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled(f"{few} --no-fit_head").lr, rel=0.05)
+    assert filled("--num_classes 40", replace(FINE_TUNED, images=MAX_FITTED_IMAGES)).fit_head
     for changed in ({"images": MAX_FITTED_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
-        assert not filled("", replace(FINE_TUNED, **changed)).fit_head
-    for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt"):
-        assert not filled(words).fit_head, words
+        assert not filled("--num_classes 50", replace(FINE_TUNED, **changed)).fit_head
+    assert not filled("--num_classes 11").fit_head and not filled().fit_head  # too many images per class, and unknown
+    for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt", "--lr 0.001"):
+        assert not filled(f"{few} {words}").fit_head, words
     for words in ("--logit_adjust 1", "--class_weight effective", "--no-freeze_bn", "--preset original"):
-        assert not filled(words).fit_head, words
-    assert not filled("--task ordinal").fit_head
+        assert not filled(f"{few} {words}").fit_head, words
+    assert not filled(f"{few} --task ordinal").fit_head

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -215,9 +216,10 @@ def test_fit_head_of_untrained_weights_is_refused_and_never_chosen(photo_set):
     opt, model, files = opened(photo_set)
     assert facts_of(parse_train([]), 100, model.net).pretrained
     untrained = get_model(MODEL)(opt)
-    facts = facts_of(parse_train([]), 100, untrained.net)
+    few = parse_train(["--num_classes", "3"])
+    facts = facts_of(few, 100, untrained.net)
     assert facts.linear_head and not facts.pretrained
-    assert not fill_defaults(parse_train([]), facts)[0].fit_head
+    assert not fill_defaults(few, facts)[0].fit_head and fill_defaults(few, replace(facts, pretrained=True))[0].fit_head
     with pytest.raises(UserError, match="has no trained weights"):
         fit_classifier(opt, untrained, files)
 
