@@ -22,7 +22,7 @@ ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (Fal
 SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
 TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
 # Up to which the classifier is fitted before training.
-MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS = 10_000, 250
+MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS = 10_000, 200
 FITTED = 0.3  # times the learning rate, where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it

@@ -109,13 +109,13 @@ def test_fill_defaults_gives_each_value_with_its_reason():
 
 
 def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
-    few = "--num_classes 12"
+    few = "--num_classes 15"
     opt = filled(few)
     assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled(f"{few} --no-fit_head").lr, rel=0.05)
-    assert filled("--num_classes 40", replace(FINE_TUNED, images=MAX_FITTED_IMAGES)).fit_head
+    assert filled("--num_classes 50", replace(FINE_TUNED, images=MAX_FITTED_IMAGES)).fit_head
     for changed in ({"images": MAX_FITTED_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
         assert not filled("--num_classes 50", replace(FINE_TUNED, **changed)).fit_head
-    assert not filled("--num_classes 11").fit_head and not filled().fit_head  # too many images per class, and unknown
+    assert not filled("--num_classes 14").fit_head and not filled().fit_head  # too many images per class, and unknown
     for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt", "--lr 0.001"):
         assert not filled(f"{few} {words}").fit_head, words
     for words in ("--logit_adjust 1", "--class_weight effective", "--no-freeze_bn", "--preset original"):
