@@ -21,7 +21,6 @@ import math
 import shlex
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,6 @@ import numpy as np
 from benchmarks import harness as bench
 from options.parser import ToolParser, expanded
 from options.plain_yaml import YamlError, read_yaml
-from tools.train_process import train_process
 from utils import run_lock
 from utils.cores import usable_cores
 from utils.errors import UserError, path_hint
@@ -45,7 +43,6 @@ from utils.run import run_tool
 BASE = "base"
 FIRST_SEED = 1
 MAX_GROUPS = 3  # ensembles and soups of one size
-MAX_ERROR_CHARACTERS = 2000
 
 
 class Plan(NamedTuple):
@@ -267,13 +264,7 @@ class Runs:
         began, results = time.monotonic(), self.out / "results" / job.commands[-1][2]
         shutil.rmtree(results, ignore_errors=True)
         for command in job.commands:
-            words = [sys.executable, *(str(bench.ROOT / word) if word.endswith(".py") else word for word in command)]
-            with tempfile.TemporaryFile("w+", errors="replace") as output:
-                with train_process(words, output, folder=self.out, environment=environ) as process:
-                    code = process.wait()
-                output.seek(0)
-                if code:
-                    raise UserError(f"{shlex.join(words)} failed:\n{output.read()[-MAX_ERROR_CHARACTERS:]}")
+            bench.run_script(command, self.out, environ)
         (metrics,) = results.glob("*/metrics.json")
         top1 = json.loads(metrics.read_text()).get("top1")
         if top1 is None:

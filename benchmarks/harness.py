@@ -8,8 +8,10 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 
 from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
+from tools.train_process import train_process
 from utils.cores import usable_cores
 from utils.errors import UserError
 from utils.files import write_json
@@ -84,6 +87,24 @@ def project_environment() -> dict[str, str]:
     """Return this process's environment, with the project first in PYTHONPATH: for `python -m` in another folder."""
     before = os.environ.get("PYTHONPATH")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
+
+
+def run_script(words: Sequence[str], folder: Path, environ: Mapping[str, str] | None = None) -> None:
+    """Run a script of the project, such as ["train.py", "--tag", "x"] or ["-m", "tools.folds"], in `folder`.
+
+    Args:
+        environ: `project_environment()` by default.
+
+    Raises:
+        UserError: it failed; the message has the end of its output.
+    """
+    command = [sys.executable, *(str(ROOT / word) if word.endswith(".py") else word for word in words)]
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        with train_process(command, output, folder=folder, environment=environ or project_environment()) as process:
+            code = process.wait()
+        output.seek(0)
+        if code:
+            raise UserError(f"{shlex.join(command)} failed:\n{output.read()[-MAX_ERROR_CHARACTERS:]}")
 
 
 def gpu_words(task: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ def test_commands_list_is_complete():
     assert {"tools.compare", "tools.doctor", "tools.lr_find", "tools.sweep"} < set(COMMANDS)
     benchmarks = {name.removeprefix("benchmarks.") for name in COMMANDS if name.startswith("benchmarks.")}
     known = {"crash_folds", "crash_test", "eval", "input", "photos", "processes", "proof", "report", "serve"}
-    known |= {"ablation", "train", "transforms"}
+    known |= {"ablation", "cleaning", "train", "transforms"}
     assert benchmarks == known
 
 
