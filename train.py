@@ -78,7 +78,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     if start.content is not None:
         load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)
-    opt = start.fill_defaults(opt, model.net, len(train_files))
+    opt = start.fill_defaults(opt, model.net, len(train_files), classes.present())
     precision, reason = model.set_precision(
         opt.precision, kept=opt.resume and "precision" not in opt.given, batch_size=opt.batch_size
     )

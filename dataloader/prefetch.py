@@ -13,13 +13,11 @@ import shlex
 import shutil
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import dataclass, replace
 from itertools import islice
-from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
@@ -32,12 +30,12 @@ from utils import distributed
 from utils.cores import usable_cores
 from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
+from utils.run import LOADER_THREADS
 from utils.signals import STOP_SIGNALS
 
 PREFETCH_BATCHES = 4  # per worker
 MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
 MIN_BATCHES_PER_PROCESS = 2  # with fewer, a worker process takes longer to start than it saves
-MAX_JOIN_SECONDS = 10.0  # for a thread to end its batch, when the loading ends early
 SHARED_MEMORY = "/dev/shm"
 
 T = TypeVar("T")
@@ -205,53 +203,17 @@ def prefetch_threaded(
         TimeoutError: a batch takes longer than `timeout_seconds`; 0 waits without limit. Whatever `make` raises.
     """
     cv2.setNumThreads(0)  # one thread per worker; OpenCV's own would compete with them for the cores
-    tasks: SimpleQueue[tuple[Future[T], BatchIndices] | None] = SimpleQueue()
     waiting: deque[Future[T]] = deque()
     batches = iter(batches)
-    # Daemons: Python would wait at its exit for any other thread, and one may be stuck on a drive that is gone.
-    threads = [
-        threading.Thread(target=_work, args=(make, tasks), name=f"loader_{k}", daemon=True) for k in range(workers)
-    ]
-
-    def submit(count: int) -> None:
-        for batch in islice(batches, count):
-            waiting.append(Future())
-            tasks.put((waiting[-1], batch))
-
-    patience = MAX_JOIN_SECONDS
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=LOADER_THREADS)
     try:
-        for thread in threads:
-            thread.start()
-        submit(workers * PREFETCH_BATCHES)
+        waiting.extend(pool.submit(make, batch) for batch in islice(batches, workers * PREFETCH_BATCHES))
         while waiting:
             made = waiting.popleft().result(timeout_seconds or None)
-            submit(1)
+            waiting.extend(pool.submit(make, batch) for batch in islice(batches, 1))
             yield made
-    except TimeoutError:
-        patience = 0.0
-        raise
     finally:
-        for future in waiting:
-            future.cancel()
-        for _ in threads:
-            tasks.put(None)
-        until = time.monotonic() + patience
-        for thread in threads:  # one that reads while Python ends may crash it
-            if thread.ident is not None:
-                thread.join(max(0.0, until - time.monotonic()))
-
-
-def _work(make: Callable[[BatchIndices], T], tasks: "SimpleQueue[tuple[Future[T], BatchIndices] | None]") -> None:
-    """Make the batches of `tasks` until it yields None."""
-    while (task := tasks.get()) is not None:
-        future, batch = task
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            future.set_result(make(batch))
-        except BaseException as error:
-            future.set_exception(error)
-        del future, task  # a batch is large
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]:

@@ -163,9 +163,9 @@ def _labels(opt: argparse.Namespace, classes: Classes) -> str:
     """
     names = classes.names or []
     numbered = bool(names) and all(name.isdecimal() for name in names)
-    if opt.like or "labels" in opt.given or not numbered or names == [str(k) for k in range(len(names))]:
+    other = next((k for k, name in enumerate(names) if numbered and int(name) != k), None)
+    if opt.like or "labels" in opt.given or other is None:
         return str(opt.labels)
-    other = next(k for k, name in enumerate(names) if name != str(k))
     log.info(
         f"The classes are named by other numbers than their own (class {other} is {names[other]}): "
         "the submission has the names. --labels number writes the classes' own."

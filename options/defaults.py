@@ -21,9 +21,11 @@ SCRATCH = 30_000, (30, 100)
 ADAMW_LR = {(True, True): 1.4e-3, (True, False): 1e-4, (False, True): 2e-3, (False, False): 5e-4}
 SGD_LR = {(True, True): 0.02, (True, False): 0.005, (False, True): 0.05, (False, False): 0.02}
 TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, as multiples of AdamW's
-# Up to which the classifier is fitted before training.
-MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS = 10_000, 200
-FITTED = 0.3  # times the learning rate, where the classifier is fitted already
+# The classifier is fitted before training to images that are few: in all, and per class with images; and where
+# images x features x classes are so few that the fit takes seconds.
+MAX_FITTED_IMAGES, MIN_FITTED_PER_CLASS, MAX_FITTED_PER_CLASS = 10_000, 2, 200
+MAX_FITTED_VALUES = 1_000_000_000
+FITTED_LR_FACTOR = 0.3  # where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
 CHAIN = {  # flags of --transform resize: (value at no strength, value at full strength)
@@ -48,14 +50,16 @@ class Facts:
     """What the defaults follow from, besides the flags.
 
     images: number of training images. pretrained: the network starts from trained weights. batch_norm: it has batch
-    norms, as most convolutional networks; a transformer has none. linear_head: one linear layer ends it.
-    scheduled_epochs: the number that --scheduler sets, such as 24 for 2x, or None.
+    norms, as most convolutional networks; a transformer has none. features: what its last layer is given per image; 0
+    where that is not one linear layer. classes: those that have images; 0: unknown. scheduled_epochs: the number that
+    --scheduler sets, such as 24 for 2x, or None.
     """
 
     images: int
     pretrained: bool
     batch_norm: bool
-    linear_head: bool = False
+    features: int = 0
+    classes: int = 0
     scheduled_epochs: int | None = None
 
 
@@ -109,10 +113,11 @@ def _fit_head(opt: Options, facts: Facts) -> tuple[Values, str]:
     plain = opt.task == "single" and opt.loss == "ce" and opt.head == "linear"
     weighted = opt.logit_adjust or opt.class_weight != "none" or opt.balance != "none"
     unsuited = "lr" in opt.given or ("freeze_bn" in opt.given and not opt.freeze_bn)  # a rate for random weights
-    few = facts.images <= min(MAX_FITTED_IMAGES, MAX_FITTED_PER_CLASS * (opt.num_classes or 0))
-    if not (fresh and plain and facts.linear_head and few) or weighted or unsuited:
+    each = facts.images / max(1, facts.classes)
+    few = facts.images <= MAX_FITTED_IMAGES and MIN_FITTED_PER_CLASS <= each <= MAX_FITTED_PER_CLASS
+    quick = 0 < facts.images * facts.features * facts.classes <= MAX_FITTED_VALUES
+    if not (fresh and plain and few and quick) or weighted or unsuited:
         return {}, ""
-    each = facts.images / opt.num_classes
     return {"fit_head": True}, f"{each:.0f} images per class: few for a classifier that begins with random weights"
 
 
@@ -130,7 +135,7 @@ def _lr(opt: Options, facts: Facts) -> tuple[Values, str]:
     norm = "batch norm" if facts.batch_norm else "no batch norm"
     why = f"{opt.optimizer}, {_start(facts)}, {norm}, batch {batch}"
     if opt.probe_init or opt.fit_head:
-        return {"lr": _rounded(FITTED * lr * growth)}, f"{why}; the classifier is fitted already"
+        return {"lr": _rounded(FITTED_LR_FACTOR * lr * growth)}, f"{why}; the classifier is fitted already"
     return {"lr": _rounded(lr * growth)}, why
 
 

@@ -245,7 +245,9 @@ def _fit_head(opt: argparse.Namespace) -> list[str]:
     if not (opt.pretrained or opt.load or opt.probe_init or opt.resume):
         problems.append("--fit_head and --no-pretrained contradict: random weights give no features; leave one out")
     if opt.head != "linear":
-        problems.append(f"--head {opt.head} and --fit_head contradict: the fitted classifier is linear; leave one out")
+        problems.append(
+            f"--head {opt.head} and --fit_head contradict: the fitted classifier is linear. Try: --no-fit_head"
+        )
     return problems
 
 

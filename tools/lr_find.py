@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,8 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     if content is not None:
         load_weights(model, content, source, strict=False, names=classes.names)
     model.place(get_device(opt.gpu))
-    opt, _ = fill_defaults(opt, facts_of(opt, len(files), model.net))
+    facts = facts_of(opt, len(files), classes.present(), model.net)
+    opt, _ = fill_defaults(opt, replace(facts, features=0))  # a given --lr, as this tool finds it, goes without a fit
     model.set_precision(opt.precision, batch_size=opt.batch_size)
     opt = opt.replace(epochs=epochs or opt.epochs)
     loader = dataloader.train_loader(opt, files, model.preprocess())

@@ -12,6 +12,7 @@ for cuDNN and for gaps between tensors, which is that of `-b auto`. It reads no 
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,7 +133,8 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
         raise UserError("The CPU computes no fp16. bf16 needs the same memory. Try: --precision bf16")
     model = get_model(opt.model)(opt.replace(pretrained=False))
     model.place(torch.device("cpu"))
-    opt, _ = fill_defaults(opt, facts_of(opt, opt.images, model.net))
+    facts = facts_of(opt, opt.images, int(opt.num_classes), model.net)
+    opt, _ = fill_defaults(opt, replace(facts, pretrained=bool(opt.pretrained)))  # the weights here are random
     model.set_precision(opt.precision)
     engine = build_engine(opt.replace(compile=False, max_nan=0), model, opt.images // int(opt.batch_size) or 1)
     pixels = sorted({pipeline.size for _, pipeline in build_stages(opt, model.preprocess())})

@@ -23,6 +23,7 @@ from utils.batch import EvalBatch
 from utils.errors import NotFinite, UserError
 from utils.logger import log, progress
 
+MAX_LOGISTIC = 1_000_000_000  # images x features x classes: a pass takes 0.15 s on a core, and a fit up to 1,600 passes
 HELD_OUT = 5  # one image of this many in each class chooses the strength of the regularisation
 USUAL_STRENGTH = 1  # its place among the strengths, where no class has HELD_OUT images
 
@@ -71,13 +72,11 @@ def _fitted(
     if not readable.any():
         raise UserError(f"--fit_head: none of the {len(label)} images can be read.")
     label = label[readable]
-    kind = linear_head.method(len(label), features.shape[1], model.num_classes)
+    kind = linear_head.method(len(label), features.shape[1], model.num_classes, MAX_LOGISTIC)
+    log.info(f"--fit_head: fitting the classifier to the features of {len(label)} images (linear, {kind}).")
     head, choice = _best_head(features[readable], label, kind, seed)
     found = "" if not choice.images else f", top1 {choice.top1:.4f} on {choice.images} of them that were held out"
-    log.info(
-        f"--fit_head: fitted the classifier to the features of {len(label)} images (linear, {kind}, "
-        f"{time.monotonic() - began:.1f} s){found}."
-    )
+    log.info(f"--fit_head: fitted in {time.monotonic() - began:.1f} s{found}.")
     return linear_head.whole_layer(head, model.num_classes)
 
 

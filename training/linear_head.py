@@ -33,9 +33,9 @@ class Head(NamedTuple):
     present: NDArray[np.int64]
 
 
-def method(images: int, dim: int, classes: int) -> str:
-    """Return "logistic", or "discriminant" where logistic regression would take hours."""
-    return "logistic" if images * dim * classes <= MAX_LOGISTIC else "discriminant"
+def method(images: int, dim: int, classes: int, limit: int = MAX_LOGISTIC) -> str:
+    """Return "logistic", or "discriminant" where logistic regression would take too long: beyond `limit`."""
+    return "logistic" if images * dim * classes <= limit else "discriminant"
 
 
 def strengths_of(kind: str) -> tuple[float, ...]:
@@ -113,6 +113,9 @@ def _discriminant(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Fit linear discriminants: class means, and one covariance within the classes, shrunk by each strength.
 
+    Where no class has two different images, nothing varies within the classes, and the covariance of all images takes
+    the place of that within them.
+
     Memory: classes x features of the means and of one head, and features squared.
     """
     dim = views[0].shape[1]
@@ -128,6 +131,9 @@ def _discriminant(
             inner = torch.from_numpy(view[rows[part]]) - means[torch.from_numpy(target[part])]
             scatter += (inner.T @ inner).double()
     scatter /= float(counts.sum())
+    if float(scatter.diagonal().mean()) < 1e-9 * float(means.square().mean()):
+        centred = means - means.mean(dim=0)
+        scatter = (centred.T @ centred).double() / max(1, classes - 1)
     prior = (counts / counts.sum()).log()
     size = max(float(scatter.diagonal().mean()), 1e-12)
     for strength in strengths:

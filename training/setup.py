@@ -40,7 +40,7 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 
-MAX_FITTED = 50_000  # images that --fit_head fits a classifier to; of more, a sample
+FIT_SAMPLE_IMAGES = 50_000  # that --fit_head fits a classifier to, where there are more
 TRIAL_STEPS = 1000  # per epoch, for the schedule of a trial; any number does
 NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
 
@@ -122,7 +122,7 @@ def fit_classifier(opt: Options, model: BaseModel, files: FileList) -> None:
     Raises:
         UserError, NotFinite: as fit_head.
     """
-    files = files.sample(MAX_FITTED, opt.seed)
+    files = files.sample(FIT_SAMPLE_IMAGES, opt.seed)
     loader = dataloader.eval_loader(opt.replace(cache="none"), files, (model.preprocess(),), shared=False)
     fit_head(model, loader, files.label, opt.seed)
 
@@ -215,7 +215,7 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         overwrite=opt.overwrite,
         histograms=opt.histograms,
         options=saved,
-        config=saved | _unsaid(opt),
+        config=saved | _config_overrides(opt),
         described=(
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
             f"seed {opt.seed}"
@@ -224,17 +224,18 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
     )
 
 
-def _unsaid(opt: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that a file for --config has otherwise, as each of its lines counts as given.
+def _config_overrides(opt: argparse.Namespace) -> dict[str, Any]:
+    """Return the options whose values differ between a checkpoint and a file for --config.
 
-    A flag that was left out, and as given would contradict another, has no value there.
+    Each line of such a file counts as given. So a flag that was left out has no value there, if it could contradict
+    another one that is given.
     """
-    unsaid: dict[str, Any] = {"resume": False}  # who repeats the run begins it
+    overrides: dict[str, Any] = {"resume": False}  # who repeats the run begins it
     if opt.load or opt.probe_init:
-        unsaid["pretrained"] = None
-    if keeps_statistics(opt) and not opt.freeze_bn:
-        unsaid["freeze_bn"] = None
-    return unsaid
+        overrides["pretrained"] = None
+    if not opt.freeze_bn and "freeze_bn" not in opt.given:
+        overrides["freeze_bn"] = None
+    return overrides
 
 
 def optimizer_settings(opt: argparse.Namespace) -> OptimizerSettings:

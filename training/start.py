@@ -145,18 +145,18 @@ class RunStart:
         )
         return True
 
-    def fill_defaults(self, opt: Options, net: nn.Module, images: int) -> Options:
+    def fill_defaults(self, opt: Options, net: nn.Module, images: int, classes: int) -> Options:
         """Return `opt` with the flags that were not given, unless a checkpoint has set them, and the run's epochs.
 
         Args:
             opt: the options of the run, with its classes.
-            images: number of training images.
+            images: number of training images. classes: those that have some.
 
         Raises:
             UserError: --min_lr is above the learning rate that was chosen.
         """
         if not self.resumed:
-            opt, reasons = fill_defaults(opt, facts_of(opt, images, net))
+            opt, reasons = fill_defaults(opt, facts_of(opt, images, classes, net))
             if reasons:
                 log.info("\n  ".join([CHOSEN, *reasons]))
             if opt.min_lr > opt.lr:
@@ -206,18 +206,20 @@ class RunStart:
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
 
 
-def facts_of(opt: Options, images: int, net: nn.Module | None = None) -> Facts:
-    """Return what the defaults follow from, for a list of `images`.
+def facts_of(opt: Options, images: int, classes: int = 0, net: nn.Module | None = None) -> Facts:
+    """Return what the defaults follow from, for a list of `images` of `classes`; 0: their number is unknown.
 
     Without the network `net`, it is taken to have batch norms, and no classifier to fit.
     """
+    head = None if net is None else final_layer(net)
     table = find_table(opt.scheduler)
     pretrained = bool(opt.pretrained or opt.load or opt.probe_init) and not (net is not None and is_untrained(net))
     return Facts(
         images,
         pretrained,
         batch_norm=net is None or bool(batch_norms(net)),
-        linear_head=net is not None and isinstance(final_layer(net), nn.Linear),
+        features=head.in_features if isinstance(head, nn.Linear) else 0,
+        classes=classes,
         scheduled_epochs=table.epochs if table else None,
     )
 

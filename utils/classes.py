@@ -40,6 +40,10 @@ class Classes:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""
         return "?" if label < 0 else self.names[label] if self.names else str(label)
 
+    def present(self) -> int:
+        """Return how many classes have training images; 0 if unknown."""
+        return sum(count > 0 for count in self.train_counts or ())
+
     def as_dict(self) -> dict[str, object]:
         """Return plain data for a checkpoint."""
         data: dict[str, object] = {

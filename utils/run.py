@@ -9,6 +9,7 @@ import os
 import random
 import shlex
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -34,6 +35,8 @@ SPIN_COUNT = (
 )
 GPU_FILES = "/dev/nvidia[0-9]*"
 DEBUG_BATCHES = 3  # batches per epoch with --debug
+LOADER_THREADS = "loader"  # how the names of the threads that load images begin
+MAX_JOIN_SECONDS = 10.0  # that a thread has to end the batch which it is loading
 WRITE_FLAGS = "--checkpoint_dir, --log_dir, --result_dir"
 
 
@@ -56,13 +59,16 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
     if distributed.rank():
-        return _run_and_leave(lambda: main(opt))
+        code = _run_and_leave(lambda: main(opt))
+        _leave_stuck_threads(code)
+        return code
     entry = run_log.begin(opt.tag)
     code = _run_and_leave(lambda: main(opt))
     stopped = {128 + number: f"interrupted ({number.name})" for number in STOP_SIGNALS} | {
         0: f"done in {time.monotonic() - started:.0f} s"
     }
     run_log.end(entry, stopped.get(code, f"exit {code}"))
+    _leave_stuck_threads(code)
     return code
 
 
@@ -91,7 +97,26 @@ def run_tool(
     prepare_streams()
     opt = parse()
     start_logging()
-    return _run_and_leave(lambda: act(opt), write_flags, again)
+    code = _run_and_leave(lambda: act(opt), write_flags, again)
+    _leave_stuck_threads(code)
+    return code
+
+
+def _leave_stuck_threads(code: int) -> None:
+    """End this process with `code` if it failed and a loader's thread goes on, as where a drive does not answer.
+
+    Python waits for such a thread, and the exit code would never come.
+    """
+    if code == 0:
+        return
+    until = time.monotonic() + MAX_JOIN_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(LOADER_THREADS):
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
 
 
 def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int:

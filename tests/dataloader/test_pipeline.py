@@ -397,23 +397,6 @@ def test_worker_stuck_is_user_error_after_timeout(photo_set, monkeypatch, kind):
         batches(photo_set, "-w", 1, "--loader", kind, "--worker_timeout", 1)
 
 
-STUCK = """
-import sys, threading
-sys.path.insert(0, {root!r})
-from dataloader.prefetch import prefetch_threaded
-loading = prefetch_threaded(lambda batch: batch if batch < 3 else threading.Event().wait(), range(9), 2, 0.5)
-try:
-    print([batch for batch in loading])
-except TimeoutError:
-    sys.exit(7)
-"""
-
-
-def test_worker_thread_that_is_stuck_for_ever_does_not_keep_the_process():
-    done = subprocess.run([sys.executable, "-c", STUCK.format(root=str(ROOT))], timeout=600, capture_output=True)
-    assert done.returncode == 7, done.stderr.decode()
-
-
 def test_shared_memory_too_small_is_refused_at_start(photo_set, monkeypatch):
     from dataloader import prefetch
 

@@ -6,9 +6,9 @@ from itertools import product
 import pytest
 
 from options import Options, build_parser, parse_train
-from options.defaults import ADAMW_LR, CHAIN, FITTED, MAX_FITTED_IMAGES, Facts, fill_defaults
+from options.defaults import ADAMW_LR, CHAIN, FITTED_LR_FACTOR, MAX_FITTED_IMAGES, Facts, fill_defaults
 
-FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, linear_head=True)
+FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, features=512, classes=10)
 SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
 
 
@@ -24,9 +24,9 @@ def test_fill_defaults_fills_the_flags_that_help_calls_chosen():
         (50, 5_000, 2_000_000),
         (True, False),
         (True, False),
-        ("--num_classes 50", "--optimizer sgd --mixup 0.2", "--epochs 1"),
+        ("", "--optimizer sgd --mixup 0.2", "--epochs 1"),
     ):
-        opt = vars(filled(words, Facts(images, pretrained, batch_norm, linear_head=True)))
+        opt = vars(filled(words, Facts(images, pretrained, batch_norm, features=512, classes=50)))
         given = vars(parse_train(words.split()))
         changed |= {name for name in original if opt[name] != given[name]}
     assert changed | {"hflip", "optimizer"} == build_parser("train").derived  # these two equal the template's values
@@ -53,7 +53,7 @@ def test_fill_defaults_original_changes_nothing():
 def test_fill_defaults_original_command_line_keeps_its_meaning():
     """The template's own command: its schedule sets the epochs, and nothing is added to it."""
     words = "--model ResNeSt101 --optimizer sgd --scheduler 2x -b 24 --lr 0.0001"
-    opt = filled(words, Facts(3_000, True, True, linear_head=True, scheduled_epochs=24))
+    opt = filled(words, Facts(3_000, True, True, features=512, classes=10, scheduled_epochs=24))
     assert (opt.epochs, opt.warmup, opt.optimizer, opt.scheduler) == (24, 0.0, "sgd", "2x")
     assert (opt.batch_size, opt.lr, opt.weight_decay, opt.vflip, opt.transpose) == (24, 1e-4, 1e-4, 0.0, 0.0)
     assert filled(f"{words} --transform resize").vflip == 0.5
@@ -109,15 +109,22 @@ def test_fill_defaults_gives_each_value_with_its_reason():
 
 
 def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
-    few = "--num_classes 15"
-    opt = filled(few)
-    assert opt.fit_head and opt.lr == pytest.approx(FITTED * filled(f"{few} --no-fit_head").lr, rel=0.05)
-    assert filled("--num_classes 50", replace(FINE_TUNED, images=MAX_FITTED_IMAGES)).fit_head
-    for changed in ({"images": MAX_FITTED_IMAGES + 1}, {"pretrained": False}, {"linear_head": False}):
-        assert not filled("--num_classes 50", replace(FINE_TUNED, **changed)).fit_head
-    assert not filled("--num_classes 14").fit_head and not filled().fit_head  # too many images per class, and unknown
+    few = replace(FINE_TUNED, classes=15)
+    opt = filled("", few)
+    assert opt.fit_head and opt.lr == pytest.approx(FITTED_LR_FACTOR * filled("--no-fit_head", few).lr, rel=0.05)
+    assert filled("", replace(few, images=MAX_FITTED_IMAGES, classes=50)).fit_head
+    for changed in (
+        {"images": MAX_FITTED_IMAGES + 1, "classes": 100},
+        {"pretrained": False},
+        {"features": 0},
+        {"classes": 14},  # more than 200 images per class
+        {"classes": 1501},  # fewer than 2
+        {"classes": 0},  # unknown
+        {"images": 10_000, "features": 2_048, "classes": 100},  # minutes of fitting
+    ):
+        assert not filled("", replace(few, **changed)).fit_head, changed
     for words in ("--load x.pt", "--probe_init x.pt", "--loss focal", "--head arcface", "--balance sqrt", "--lr 0.001"):
-        assert not filled(f"{few} {words}").fit_head, words
+        assert not filled(words, few).fit_head, words
     for words in ("--logit_adjust 1", "--class_weight effective", "--no-freeze_bn", "--preset original"):
-        assert not filled(f"{few} {words}").fit_head, words
-    assert not filled(f"{few} --task ordinal").fit_head
+        assert not filled(words, few).fit_head, words
+    assert not filled("--task ordinal", few).fit_head

@@ -300,6 +300,15 @@ def test_method_for_large_problem_is_discriminant():
     assert linear_head.method(100_000, 2048, 50_030) == "discriminant"
 
 
+def test_discriminant_of_one_image_per_class_stays_finite_and_right():
+    """Nothing varies within the classes: the covariance of all images takes its place."""
+    rng = np.random.default_rng(2)
+    rows, label = rng.normal(5, 3, (40, 8)).astype(np.float32), np.arange(40, dtype=np.int32)
+    for head in linear_head.fit([rows], label, np.arange(40), linear_head.SHRINKAGES, "discriminant"):
+        logits = torch.from_numpy(rows) @ head.weight.T + head.bias
+        assert (logits.argmax(dim=1) == torch.arange(40)).all() and logits.abs().max() < 1e3
+
+
 @pytest.mark.parametrize("kind", ["logistic", "discriminant"])
 def test_cross_validation_of_random_labels_scores_at_chance(kind):
     rng = np.random.default_rng(0)

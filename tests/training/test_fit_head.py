@@ -77,7 +77,7 @@ def test_fit_head_first_step_starts_at_logits_of_logistic_regression(words, scri
     monkeypatch.setattr(train, "train", stop)
     result = script("train.py", "--tag", "x", *words)
     assert "stopped before the first step" in result.err
-    assert "fitted the classifier to the features of 36 images (linear, logistic" in result.out
+    assert "fitting the classifier to the features of 36 images (linear, logistic)" in result.out
     ((features, logits, label),) = found
     held_out = fit_head._held_out(label, 42)
     features = features[:, features[~held_out].std(axis=0) > 1e-4]  # a constant one tells nothing
@@ -119,7 +119,7 @@ def test_fit_head_run_cut_and_resumed_equals_whole(words, script, tmp_path, monk
         patch.setattr(Engine, "is_step_boundary", is_step_boundary)
         assert script("train.py", "--tag", "cut", *words).code == 143
     result = script("train.py", "--tag", "cut", "--resume", "--gpu", -1, "-w", 0)
-    assert result.code == 0 and "fitted the classifier" not in result.out
+    assert result.code == 0 and "fitting the classifier" not in result.out
     assert crash_test.differences(tmp_path, "whole", "cut") == []
     assert checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["opt"]["fit_head"] is True
 
@@ -155,7 +155,7 @@ def test_fit_head_run_is_repeated_by_its_options_yaml_also_after_a_resume(words,
     assert all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
     assert script("train.py", "--tag", "two", "--resume", "--epochs", 2, "--gpu", -1, "-w", 0).code == 0
     result = script("train.py", "--tag", "three", "--config", "logs/two/options.yaml")
-    assert result.code == 0 and "fitted the classifier" in result.out, result.err
+    assert result.code == 0 and "fitting the classifier" in result.out, result.err
     three = checkpoint.load(tmp_path / "checkpoints/three/last.pt")
     assert three["epoch"] == 2 and three["opt"]["load"] == one["opt"]["load"]
 
@@ -214,11 +214,11 @@ def test_fit_head_of_a_network_that_adds_to_the_last_layer_is_refused(photo_set,
 def test_fit_head_of_untrained_weights_is_refused_and_never_chosen(photo_set):
     """A network of one's own may have no trained weights, whatever --pretrained says."""
     opt, model, files = opened(photo_set)
-    assert facts_of(parse_train([]), 100, model.net).pretrained
+    assert facts_of(parse_train([]), 100, 3, model.net).pretrained
     untrained = get_model(MODEL)(opt)
-    few = parse_train(["--num_classes", "3"])
-    facts = facts_of(few, 100, untrained.net)
-    assert facts.linear_head and not facts.pretrained
+    few = parse_train([])
+    facts = facts_of(few, 100, 3, untrained.net)
+    assert facts.features == untrained.net.fc.in_features and not facts.pretrained
     assert not fill_defaults(few, facts)[0].fit_head and fill_defaults(few, replace(facts, pretrained=True))[0].fit_head
     with pytest.raises(UserError, match="has no trained weights"):
         fit_classifier(opt, untrained, files)
@@ -252,6 +252,19 @@ def test_fit_head_of_two_images_per_class_takes_the_usual_strength():
     head, choice = fit_head._best_head(features, label, "logistic", 1)
     *_, expected = linear_head.fit([features], label, np.arange(6), linear_head.DECAYS[:2], "logistic")
     assert choice == (fit_head.USUAL_STRENGTH, 0, 0.0) and torch.equal(head.weight, expected.weight)
+
+
+def test_lr_find_fits_no_head_unasked(words, monkeypatch):
+    """The rate that it suggests is given to train.py, which then fits none."""
+    seen = []
+
+    def fill(opt, facts):
+        seen.append(facts)
+        return fill_defaults(opt, facts)
+
+    monkeypatch.setattr(lr_find, "fill_defaults", fill)
+    lr_find.build(lr_find.option_parser().parse([str(word) for word in words]).replace(pretrained=False))
+    assert (seen[0].features, seen[0].classes, seen[0].pretrained) == (0, 3, True)
 
 
 def test_lr_find_steps_from_the_fitted_head(words, weights):
