@@ -106,7 +106,7 @@ def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, scr
     ("words", "problem"),
     [
         ("--task regression --head arcface", "--head arcface and --task regression contradict"),
-        ("--task regression --cutmix 1", "--cutmix 1.0 and --task regression contradict"),
+        ("--task regression --cutmix 1", "--cutmix 1 and --task regression contradict"),
         ("--task multilabel --loss ce", "--loss ce and --task multilabel contradict; allowed: bce, asl, focal"),
         ("--loss corn", "--loss corn and --task single contradict"),
         ("--metric mAP", "--metric mAP and --task single contradict"),
@@ -158,7 +158,7 @@ def test_resumed_regression_keeps_the_units_of_its_first_list(colours, script: S
     after = checkpoint.load(Path("checkpoints/r/last.pt"))["data"]
     assert (after["target_mean"], after["target_std"]) == (before["target_mean"], before["target_std"])
     result = script("train.py", "--tag", "r", "--resume", "--gpu", "-1", "--epochs", "3", "--cutmix", "1")
-    assert result.code == 2 and "--cutmix 1.0 and --task regression contradict" in result.err
+    assert result.code == 2 and "--cutmix 1 and --task regression contradict" in result.err
 
 
 @pytest.mark.parametrize("words", ["--probabilities", "--threshold 0.3"])
