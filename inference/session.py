@@ -142,7 +142,7 @@ def _open(
     check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
-        opt = opt.replace(labels=_labels(opt, classes))
+        opt = argparse.Namespace(**{**vars(opt), "labels": _labels(opt, classes)})
         as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
