@@ -116,9 +116,7 @@ def _no_linear_end(model: BaseModel) -> UserError:
 def _best_head(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, seed: int) -> tuple[Head, Choice]:
     """Return the head of the strength that suits held-out images best, fitted to all images."""
     choice = _choose(features, label, kind, seed)
-    strengths = linear_head.strengths_of(kind)[: choice.best + 1]
-    *_, head = linear_head.fit([features], label, np.arange(len(label)), strengths, kind)
-    return head, choice
+    return linear_head.fit_best([features], label, linear_head.strengths_of(kind), choice.best, kind), choice
 
 
 def _choose(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, seed: int) -> Choice:

@@ -56,6 +56,13 @@ def fit(
         yield Head(weight, bias, present.astype(np.int64))
 
 
+def fit_best(views: Sequence[Rows], label: NDArray[np.int32], strengths: Sequence[float], best: int, kind: str) -> Head:
+    """Return the head of `strengths[best]`, fitted to all images; a logistic one by way of the stronger ones."""
+    path = strengths[: best + 1] if kind == "logistic" else strengths[best : best + 1]
+    *_, head = fit(views, label, np.arange(len(label)), path, kind)
+    return head
+
+
 def _moments(views: Sequence[Rows], rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each feature, float64 (D,); a constant feature has a deviation of 1."""
     dim = views[0].shape[1]

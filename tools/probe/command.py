@@ -160,7 +160,9 @@ def probe_one(
     scores = score(linear.predictions, classes.count)
     bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples)
     near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples)
-    head = linear_head.whole_layer(heads.fit_best(rows, label, linear, kind), classes.count)
+    head = linear_head.whole_layer(
+        linear_head.fit_best(rows, label, linear.strengths, linear.best, kind), classes.count
+    )
     about = {"method": kind, "strength": strength, "images": len(places), "views": len(views), "top1": scores["top1"]}
     save(path, frozen, head, classes, about)
     seconds = sum(view.seconds for view in views)

@@ -87,13 +87,6 @@ def _best(hit: NDArray[np.bool_], loss: NDArray[np.float64]) -> int:
     return int(np.lexsort((loss.mean(axis=1), -hit.mean(axis=1)))[0])
 
 
-def fit_best(views: Sequence[Rows], label: NDArray[np.int32], probe: Probe, kind: str) -> Head:
-    """Return the head of the best strength of `probe`, fitted to all images."""
-    path = probe.strengths[: probe.best + 1] if kind == "logistic" else probe.strengths[probe.best : probe.best + 1]
-    *_, head = fit(views, label, np.arange(len(label)), path, kind)
-    return head
-
-
 # ------------------------------------------------------------------------------------------------ predicting
 
 
