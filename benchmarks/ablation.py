@@ -21,7 +21,6 @@ import math
 import shlex
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import harness as bench
+from benchmarks.kept_runs import KeptRuns
+from dataloader.file_list import read_list
 from options.parser import ToolParser, expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import run_lock
@@ -102,7 +103,8 @@ def ablate(opt: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     run_lock.acquire(out)
     root, device = str(Path(opt.data_root).resolve()), bench.device_name(opt.gpu)
-    runs = Runs(out, {"plan": plan._asdict(), "data_root": root, "device": device}, opt.resume)
+    lists = [read_list(Path(root) / f"{part}.txt").fingerprint() for part in ("train", "val")]
+    runs = KeptRuns(out, {"plan": plan._asdict(), "data_root": root, "lists": lists, "device": device}, opt.resume)
     words = ["--data_root", root, *bench.gpu_words({"gpu": opt.gpu})]
     if opt.jobs > 1:  # they share the cores
         words += ["-w", str(max(1, usable_cores() // opt.jobs - 1))]
@@ -111,8 +113,8 @@ def ablate(opt: argparse.Namespace) -> None:
     for row, more in plan.rows.items():
         trainings += [training(row, f"{plan.base} {more}", seed, words) for seed in of_base[: opt.seeds]]
     wanted = {BASE, *(plan.names() if opt.only is None else opt.only)}
-    runs.do([job for job in trainings if job.row in wanted], opt.jobs)
-    runs.do([job for job in predictions(plan, of_base, words) if job.row in wanted], opt.jobs)
+    do([job for job in trainings if job.row in wanted], runs, opt.jobs)
+    do([job for job in predictions(plan, of_base, words) if job.row in wanted], runs, opt.jobs)
     about = f"{device}, {opt.seeds} seeds; base: `{plan.base}`"
     table = markdown(runs.done, about)
     write_json(out / "ablation.json", {**runs.about, "runs": list(runs.done.values())})
@@ -220,60 +222,38 @@ def last_of(tag: str) -> str:
     return f"checkpoints/{tag}/last.pt"
 
 
-class Runs:
-    """The jobs that are done, by name, kept in runs.json."""
+def do(jobs: Sequence[Job], runs: KeptRuns, at_once: int) -> None:
+    """Run the jobs that are not done yet; the first that fails is raised when those that run have ended.
 
-    def __init__(self, out: Path, about: dict[str, Any], resume: bool) -> None:
-        """Read what an earlier call has done, if `resume`.
+    Raises:
+        UserError: a command failed.
+    """
+    left = [job for job in jobs if job.name() not in runs.done]
+    environ = bench.project_environment()
+    if at_once > 1:
+        environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_once)))
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(_do_one, job, runs, environ) for job in left]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-        Raises:
-            UserError: that call had another plan, other lists or another device; or there is one, without `resume`.
-        """
-        self.out, self.about, self.file = out, about, out / "runs.json"
-        self.done: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
-        if self.file.is_file():
-            if not resume:
-                raise UserError(f"{self.file} has the runs of an earlier call. Try: --resume, or another --out")
-            kept = json.loads(self.file.read_text())
-            if kept["about"] != json.loads(json.dumps(about)):
-                raise UserError(
-                    f"--resume: {self.file} is of another plan, other lists or another device. Try: another --out"
-                )
-            self.done = kept["done"]
 
-    def do(self, jobs: Sequence[Job], at_once: int) -> None:
-        """Run the jobs that are not done yet; the first that fails is raised when those that run have ended.
-
-        Raises:
-            UserError: a command failed.
-        """
-        left = [job for job in jobs if job.name() not in self.done]
-        environ = bench.project_environment()
-        if at_once > 1:
-            environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_once)))
-        with ThreadPoolExecutor(at_once) as pool:
-            futures = [pool.submit(self._one, job, environ) for job in left]
-            try:
-                for future in futures:
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _one(self, job: Job, environ: Mapping[str, str]) -> None:
-        began, results = time.monotonic(), self.out / "results" / job.commands[-1][2]
-        shutil.rmtree(results, ignore_errors=True)
-        for command in job.commands:
-            bench.run_script(command, self.out, environ)
-        (metrics,) = results.glob("*/metrics.json")
-        top1 = json.loads(metrics.read_text()).get("top1")
-        if top1 is None:
-            raise UserError(f"{metrics} has no top1, which the table compares; allowed: --task single or ordinal.")
-        found = {"row": job.row, "seeds": job.seeds, "top1": top1, "seconds": time.monotonic() - began}
-        with self._lock:
-            self.done[job.name()] = found
-            write_json(self.file, {"about": self.about, "done": self.done})
-        log.info(f"{job.name():40s} {100 * top1:6.2f} %   {found['seconds']:.0f} s   ({len(self.done)} done)")
+def _do_one(job: Job, runs: KeptRuns, environ: Mapping[str, str]) -> None:
+    out = runs.file.parent
+    began, results = time.monotonic(), out / "results" / job.commands[-1][2]
+    shutil.rmtree(results, ignore_errors=True)
+    for command in job.commands:
+        bench.run_script(command, out, environ)
+    (metrics,) = results.glob("*/metrics.json")
+    top1 = json.loads(metrics.read_text()).get("top1")
+    if top1 is None:
+        raise UserError(f"{metrics} has no top1, which the table compares; allowed: --task single or ordinal.")
+    seconds = time.monotonic() - began
+    runs.add(job.name(), {"row": job.row, "seeds": job.seeds, "top1": top1, "seconds": seconds})
+    log.info(f"{job.name():40s} {100 * top1:6.2f} %   {seconds:.0f} s   ({len(runs.done)} done)")
 
 
 def gains(done: Mapping[str, Mapping[str, Any]], row: str) -> list[float]:

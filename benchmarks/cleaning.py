@@ -15,7 +15,6 @@ continues.
 
 import argparse
 import csv
-import json
 import os
 import random
 import shutil
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness as bench
+from benchmarks.kept_runs import KeptRuns
 from dataloader.file_list import FileList, read_list
 from options.parser import ToolParser, expanded
 from utils import run_lock
@@ -76,13 +76,11 @@ def measure(opt: argparse.Namespace) -> None:
     run_lock.acquire(out)
     kept = {name: value for name, value in vars(opt).items() if name not in ("seeds", "resume", "out")}
     about = {**kept, "lists": [one.fingerprint() for one in files.values()], "device": bench.device_name(opt.gpu)}
-    file = out / "runs.json"
-    done = _earlier(file, about, opt.resume)
+    kept_runs = KeptRuns(out, about, opt.resume)
     for seed in range(FIRST_SEED, FIRST_SEED + opt.seeds):
-        if str(seed) not in done:
-            done[str(seed)] = one_seed(opt, out / f"seed{seed}", files, groups, seed)
-            write_json(file, {"about": about, "done": done})
-    found = {seed: done[seed] for seed in map(str, range(FIRST_SEED, FIRST_SEED + opt.seeds))}
+        if str(seed) not in kept_runs.done:
+            kept_runs.add(str(seed), one_seed(opt, out / f"seed{seed}", files, groups, seed))
+    found = {seed: kept_runs.done[seed] for seed in map(str, range(FIRST_SEED, FIRST_SEED + opt.seeds))}
     table = markdown(found, about)
     write_json(out / "cleaning.json", {**about, "seeds": found})
     with atomic_write(out / "cleaning.md", "w") as text:
@@ -201,22 +199,6 @@ def markdown(seeds: Mapping[str, Mapping[str, Any]], about: Mapping[str, Any]) -
             f"| {name} of the errors found, % | {statistics.mean(values):.1f} ({min(values):.1f}–{max(values):.1f}) | |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _earlier(file: Path, about: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """Return the seeds that an earlier call has ended.
-
-    Raises:
-        UserError: there are some, without --resume; or they were measured otherwise.
-    """
-    if not file.is_file():
-        return {}
-    if not resume:
-        raise UserError(f"{file} has the runs of an earlier call. Try: --resume, or another --out")
-    kept = json.loads(file.read_text())
-    if kept["about"] != json.loads(json.dumps(about)):
-        raise UserError(f"--resume: {file} is of other flags, other lists or another device. Try: another --out")
-    return dict(kept["done"])
 
 
 if __name__ == "__main__":

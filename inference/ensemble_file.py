@@ -8,6 +8,7 @@ from typing import Any
 
 from inference import blend
 from inference.tta import TTA
+from options import changed
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import weight_sources
@@ -71,7 +72,7 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
                     f"The thresholds of {path} were fitted with --{name} {content.get(name)}; now it is "
                     f"{getattr(opt, name)}."
                 )
-    return argparse.Namespace(**{**vars(opt), **settings, **members})
+    return changed(opt, **settings, **members)
 
 
 def _source_of(name: str, folder: Path) -> str:

@@ -1,6 +1,5 @@
 """What report.html shows of errors and likely label errors: where the network looked, and what it finds alike."""
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from evaluation.scored import Scored
 from inference.features import FindsNeighbours
 from inference.gradcam import gradcam_maps
 from inference.session import Inference
+from options import changed
 
 NO_ISSUES = Issues(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64), "")
 
@@ -45,9 +45,7 @@ def report_extra(
     shown = np.sort(scored.predictions.index[most_confident_errors(scored.predictions)])
     maps = {}
     if len(shown) and run.predictor.members:
-        opt = argparse.Namespace(
-            **{**vars(run.opt), "cache": "none", "debug": False}
-        )  # each image is read once, and all are
+        opt = changed(run.opt, cache="none", debug=False)  # each image is read once, and all are
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
         loader = dataloader.eval_loader(opt, part, run.predictor.preprocesses, shared=False)
         found_maps = gradcam_maps(run.predictor, loader)

@@ -14,6 +14,7 @@ from inference.ensemble_file import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
+from options import changed
 from options.choices import TASK_METRICS, TASKS
 from utils import distributed
 from utils.agreement import check_alike
@@ -79,7 +80,7 @@ class Inference:
 
     def can_submit(self) -> bool:
         """Return whether submit.py could predict with the same members: they are networks, and there is a test list."""
-        opt = argparse.Namespace(**{**vars(self.opt), "test_list": None})
+        opt = changed(self.opt, test_list=None)
         try:
             path = dataloader.known_list(opt, "test", self.loaded.lists)[0] or dataloader.list_path(opt, "test")
         except UserError:  # the members were trained with different ones
@@ -142,7 +143,7 @@ def _open(
     check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
-        opt = argparse.Namespace(**{**vars(opt), "labels": _labels(opt, classes)})
+        opt = changed(opt, labels=_labels(opt, classes))
         as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)

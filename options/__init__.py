@@ -3,13 +3,14 @@
 from options.commands import after_evaluation, after_training, command, resume_command
 from options.options import build_parser, given_words, parse_clear, parse_eval, parse_submit, parse_train
 from options.saved import problems_of_saved
-from options.values import Options
+from options.values import Options, changed
 
 __all__ = [
     "Options",
     "after_evaluation",
     "after_training",
     "build_parser",
+    "changed",
     "command",
     "given_words",
     "parse_clear",

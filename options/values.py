@@ -1,7 +1,9 @@
 """The options that a script has parsed."""
 
 import argparse
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+Some = TypeVar("Some", bound=argparse.Namespace)
 
 
 def flag_text(name: str, value: object) -> str:
@@ -30,8 +32,7 @@ class Options(argparse.Namespace):
         unknown = [name for name in changes if name not in vars(self)]
         if unknown:
             raise AttributeError(f"there is no option {', '.join(unknown)}")
-        copy = Options(**{**vars(self), **changes})
-        return copy.make_read_only() if getattr(self, "_frozen", False) else copy
+        return changed(self, **changes)
 
     def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
@@ -45,3 +46,11 @@ class Options(argparse.Namespace):
 
     def _refuse(self, name: str) -> NoReturn:
         raise AttributeError(f"options are read-only: take opt.replace({name}=…), a changed copy")
+
+
+def changed(opt: Some, **changes: object) -> Some:
+    """Return a copy of options of any kind with `changes`, read-only if `opt` is; a name may be new to them."""
+    copy = type(opt)(**{**vars(opt), **changes})
+    if isinstance(copy, Options) and getattr(opt, "_frozen", False):
+        copy.make_read_only()
+    return copy

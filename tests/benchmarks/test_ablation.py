@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import Job, Runs
+from benchmarks.ablation import Job
+from benchmarks.kept_runs import KeptRuns
 from conftest import ROOT
 from options import parse_eval, parse_train
 from options.defaults import Facts, fill_defaults
@@ -117,11 +118,11 @@ def test_runs_that_have_ended_are_kept_and_resumed(tmp_path):
     def job(row, seed, top1="0.5"):
         return Job(row, (seed,), ((str(tmp_path / "score.py"), "--tag", f"{row}{seed}", top1),))
 
-    first = Runs(tmp_path, {"plan": 1}, resume=False)
+    first = KeptRuns(tmp_path, {"plan": 1}, resume=False)
     with pytest.raises(UserError, match=r"score\.py --tag a2 none failed"):
-        first.do([job("a", 1), job("a", 2, "none")], 1)
-    again = Runs(tmp_path, {"plan": 1}, resume=True)
-    again.do([job("a", 1), job("a", 2, "0.75")], 2)
+        ablation.do([job("a", 1), job("a", 2, "none")], first, 1)
+    again = KeptRuns(tmp_path, {"plan": 1}, resume=True)
+    ablation.do([job("a", 1), job("a", 2, "0.75")], again, 2)
     assert {name: run["top1"] for name, run in again.done.items()} == {"a, seed 1": 0.5, "a, seed 2": 0.75}
     assert (tmp_path / "calls.txt").read_text().split() == [
         "a1",
@@ -129,6 +130,8 @@ def test_runs_that_have_ended_are_kept_and_resumed(tmp_path):
     ]  # the run that failed before its score is repeated
     assert json.loads((tmp_path / "runs.json").read_text())["done"].keys() == again.done.keys()
     with pytest.raises(UserError, match="another plan"):
-        Runs(tmp_path, {"plan": 2}, resume=True)
+        KeptRuns(tmp_path, {"plan": 2}, resume=True)
+    with pytest.raises(UserError, match="another device"):
+        KeptRuns(tmp_path, {"plan": 1, "device": "new"}, resume=True)
     with pytest.raises(UserError, match="Try: --resume"):
-        Runs(tmp_path, {"plan": 1}, resume=False)
+        KeptRuns(tmp_path, {"plan": 1}, resume=False)

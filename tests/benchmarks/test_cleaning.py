@@ -87,6 +87,7 @@ def test_cleaning_trains_on_four_lists_per_seed_and_resumes(root, scripts, tmp_p
     assert read_list(lists / "true/train.txt").path(3) == os.path.abspath(root / "images/3.png")
     assert cleaning.main([*words, "--seeds", "2"]) == 2 and "Try: --resume" in capsys.readouterr().err
     assert cleaning.main([*words, "--seeds", "2", "--resume", "--scale", "64"]) == 2
+    assert "measured with another scale. Try: another --out" in capsys.readouterr().err
     before = len(scripts)
     assert cleaning.main([*words, "--seeds", "2", "--resume"]) == 0
     assert len(scripts) == before + 5

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import dataloader
 from network.base_model import BaseModel
 from network.loading import build_from_checkpoint, options_from_checkpoint
-from options import Options
+from options import Options, changed
 from tools.average.ingredients import Ingredient
 from training.averages import frozen_mask, recompute_batchnorm
 from training.setup import frozen_modules
@@ -69,7 +69,7 @@ class Refresher:
     def _open(self, opt: argparse.Namespace, train_list: str | None) -> dataloader.TrainLoader:
         content = self.parts[0].content
         data = content["data"]
-        flags = argparse.Namespace(**{**vars(opt), "train_list": train_list})
+        flags = changed(opt, train_list=train_list)
         known = {part.path: part.content["data"].get("lists") for part in self.parts}
         files = dataloader.open_list(flags, "train", drop_missing=True, known=known, task=data.get("task", "single"))
         trained = options_from_checkpoint(content, data["num_classes"], content["model"])

@@ -13,6 +13,7 @@ from dataloader.file_list import FileList
 from evaluation.scoring import score
 from evaluation.targets import of_list
 from inference import Inference
+from options import changed
 from options.choices import TASK_METRICS
 from tools.export.graph import input_names
 from tools.export.speed import open_exported, time_in_turns
@@ -72,7 +73,7 @@ def _has_vnni() -> bool:
 
 def _training_images(run: Inference, opt: argparse.Namespace) -> FileList:
     """Return opt.calibration_images of the training list, spread over it."""
-    flags = argparse.Namespace(**{**vars(run.opt), "train_list": opt.train_list})
+    flags = changed(run.opt, train_list=opt.train_list)
     files = dataloader.open_list(flags, "train", known=run.loaded.lists, task=run.classes.task)
     keep = np.zeros(len(files), bool)
     keep[np.unique(np.linspace(0, len(files) - 1, opt.calibration_images).astype(np.int64))] = True
