@@ -24,6 +24,7 @@ from utils.run import run_command
 if TYPE_CHECKING:
     from dataloader.prefetch import BatchLoader
     from evaluation.metrics import Predictions
+    from evaluation.target_compare import OtherTargets
     from inference import Inference, Predictor
     from utils.batch import EvalBatch
     from utils.classes import Classes
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import results
+    from evaluation.compare import OtherClasses, compare
     from evaluation.paired import describe
     from evaluation.scored import Scored
     from inference import Features, fit_ensemble, open_inference, predict, rows_to_keep, saved_probs, write_ensemble
+    from inference.other_evaluation import open_other
     from inference.report_extra import report_extra
     from inference.rewriting import announce_rewriting
     from inference.temperature import calibrate, temperature_flag
@@ -52,15 +55,19 @@ def main(opt: argparse.Namespace) -> None:
     opt, files, classes = run.opt, run.files, run.classes  # the flags with what --ensemble says
     metric = opt.metric or run.loaded.metric
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name
+    other = None
     with distributed.together():
         if distributed.is_main():
             check(results.planned(folder, opt), inputs(opt, files))
+            other = open_other(run)
             run_lock.acquire(folder)
             announce_rewriting(run)
 
     if not has_probabilities(classes.task):
-        evaluate_targets(asked, run, folder, metric)
+        assert not isinstance(other, OtherClasses)
+        evaluate_targets(asked, run, folder, metric, other)
         return
+    assert other is None or isinstance(other, OtherClasses)
 
     # ---------------------------------------------------------------------------------------- probabilities
     predictor, fits_weights = run.predictor, opt.blend in choices.FITTED_BLENDS
@@ -77,7 +84,8 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- results
     with results.place(folder, opt) as new:
-        found = results.write(new, scored, opt, fitted, folder, run.loaded.identities)
+        compared = compare(predictions, other) if other else None
+        found = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
         if fits_weights:
             write_ensemble(new, folder, opt, run.loaded, measured)
         if probabilities is not None:
@@ -96,20 +104,23 @@ def main(opt: argparse.Namespace) -> None:
         log.info(f"Next: {after_evaluation(asked, ensemble, temperature_flag(run, fitted))}")
 
 
-def evaluate_targets(asked: argparse.Namespace, run: "Inference", folder: Path, metric: str) -> None:
-    """Score predicted labels or numbers, and write the results into `folder`; `asked`: the flags as they were given."""
+def evaluate_targets(
+    asked: argparse.Namespace, run: "Inference", folder: Path, metric: str, other: "OtherTargets | None"
+) -> None:
+    """Score predicted labels or numbers, and write the results into `folder`.
+
+    Args:
+        asked: the flags as they were given. other: the evaluation to compare with.
+    """
     from evaluation import paired, results, target_compare, target_results
     from evaluation.scored import TargetScored
     from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
-    from inference.other_evaluation import open_other
     from inference.report_extra import target_extra
     from inference.temperature import calibrate, temperature_flag
     from inference.thresholds import fit_and_store, threshold_flag
     from utils import distributed
     from utils.logger import log
 
-    with distributed.together():  # before the networks run
-        other = open_other(run) if distributed.is_main() else None
     predictor, measured = run.predictor, dict[str, object]()
     if run.opt.blend in choices.FITTED_BLENDS:
         predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)

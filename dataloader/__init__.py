@@ -193,6 +193,11 @@ def eval_loader(
     return BatchLoader(dataset, sampler, opt.batch_size, _worker_config(opt))
 
 
+def evaluated_images(opt: argparse.Namespace, files: FileList) -> int:
+    """Return how many images, from the first of the list, `eval_loader` gives: all of them, under --debug a few."""
+    return EvalSampler(len(files), opt.batch_size, _max_batches(opt)).samples()
+
+
 def view_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess, view: int) -> BatchLoader[EvalBatch]:
     """Return a loader of every listed image, in order, in one augmented view: a random crop and a flip.
 

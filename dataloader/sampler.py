@@ -150,6 +150,10 @@ class EvalSampler:
         """Return the number of batches of this process."""
         return len(self._own_batches())
 
+    def samples(self) -> int:
+        """Return the number of samples in the batches of all processes."""
+        return min(self.count, self.batches * self.batch_size)
+
     def _own_batches(self) -> range:
         """Return the numbers of the batches of this process."""
         if not self.shared:

@@ -1,23 +1,16 @@
-"""Measure how certain a score is: percentile bootstrap intervals (Efron, 1979), McNemar's test of two predictions."""
+"""Measure how certain a score is, or the difference of two: percentile bootstrap intervals (Efron, 1979)."""
 
-import csv
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.file_list import FileList
 from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, f1, shot_groups
 from evaluation.ordinal import order_scores
-from utils.classes import names_agree
-from utils.errors import UserError, path_hint
 from utils.logger import progress
-from utils.text import exact
 
 RESAMPLES = 1000
-ADVICE = "Give the predictions.csv that eval.py wrote for the same --val_list."  # of --compare
 BOUNDS = {"loss": (0, np.inf), "log_loss": (0, np.inf), "mae": (0, np.inf), "qwk": (-1, 1)}
 MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
@@ -187,76 +180,3 @@ def paired_difference(
     drawn = np.random.default_rng([seed, 97]).multinomial(count, share, size=resamples)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / count, (2.5, 97.5))
     return (ahead - behind) / count, float(low), float(high)
-
-
-class Compared(NamedTuple):
-    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
-
-    only_this, only_other: images that only one of them gets right. p_value: two-sided. rows: int64 (M,), those whose
-    prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
-    """
-
-    only_this: int
-    only_other: int
-    both: int
-    neither: int
-    p_value: float
-    rows: NDArray[np.int64]
-    other: NDArray[np.int64]
-
-
-def compare(predictions: Predictions, files: FileList, path: str, names: Sequence[str] | None = None) -> Compared:
-    """Compare with the predictions.csv of another evaluation; `names` are those of the classes of `predictions`.
-
-    Raises:
-        UserError: there is no such file, it is no predictions.csv, it belongs to another list (the message names the
-            first row that differs), or its classes have another order.
-    """
-    from scipy.stats import binomtest
-
-    other = _read(predictions, files, path, names or ())
-    scorable = predictions.scorable & (other >= 0)
-    first, label = predictions.top[:, 0], predictions.label
-    here, there = (first == label)[scorable], (other == label)[scorable]
-    only_this, only_other = int((here & ~there).sum()), int((there & ~here).sum())
-    p_value = float(binomtest(only_this, only_this + only_other, 0.5).pvalue) if only_this + only_other else 1.0
-    rows = np.flatnonzero(scorable & (first != other))
-    return Compared(only_this, only_other, int((here & there).sum()), int((~here & ~there).sum()), p_value, rows, other)
-
-
-def _read(predictions: Predictions, files: FileList, path: str, names: Sequence[str]) -> NDArray[np.int64]:
-    if not Path(path).is_file():
-        raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {ADVICE}")
-    found, named = [], set()
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"path", "label", "predicted"} <= set(reader.fieldnames or []):
-            raise UserError(
-                f"--compare: {path} has the columns {reader.fieldnames}; needed: path, label, predicted. {ADVICE}"
-            )
-        for row, line in enumerate(reader):
-            if row < len(predictions.index):
-                own = (exact(files.path(int(predictions.index[row]))), str(predictions.label[row]))
-                if (line["path"], line["label"]) != own:
-                    got = f"{line['path']} (label {line['label']})"
-                    raise UserError(
-                        f"--compare: row {row + 2} of {path} is {got}, but {own[0]} (label {own[1]}) here. {ADVICE}"
-                    )
-            found.append(line["predicted"])
-            named.add((line["predicted"], line.get("predicted_name")))
-    if len(found) != len(predictions.index):
-        raise UserError(f"--compare: {path} has {len(found)} images, this list {len(predictions.index)}. {ADVICE}")
-    numbers = {str(number): name for number, name in enumerate(names)}
-    apart = next(
-        (one for one in sorted(named, key=str) if one[1] and not names_agree([one[1]], [numbers.get(one[0], one[1])])),
-        None,
-    )
-    if apart is not None:
-        raise UserError(
-            f"--compare: class {apart[0]} is {apart[1]!r} in {path}, but {numbers[apart[0]]!r} here. "
-            "Give the predictions of a checkpoint with the same class numbers."
-        )
-    try:
-        return np.array([int(value) if value else -1 for value in found], dtype=np.int64)
-    except ValueError as error:
-        raise UserError(f"--compare: {path} holds a prediction that is no class number ({error}). {ADVICE}") from error

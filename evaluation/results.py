@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation import label_issues
-from evaluation.bootstrap import Compared, compare, intervals
+from evaluation.bootstrap import intervals
 from evaluation.calibration import Fitted
+from evaluation.compare import Compared
 from evaluation.metrics import confused_pairs, extended_scores, per_class
 from evaluation.paired import Difference, describe, kappa_scores, paired_scores
 from evaluation.ranking import scores_text
@@ -124,18 +125,16 @@ def write(
     fitted: Fitted | None = None,
     earlier: Path | None = None,
     identities: Sequence[str] = (),
+    compared: Compared | None = None,
 ) -> EvaluationReport:
     """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
 
     Args:
         earlier: the folder whose metrics.json lists evaluations with other settings; by default `new` itself.
         identities: of the checkpoints, from utils.checkpoint.identity.
-
-    Raises:
-        UserError: the file of --compare does not fit. Nothing has been written then.
+        compared: the result of --compare.
     """
-    predictions, files, classes = scored
-    compared = compare(predictions, files, opt.compare, classes.names) if opt.compare else None
+    predictions, _, classes = scored
     difference = _order_difference(scored, compared, opt) if compared and classes.task == "ordinal" else None
     scores = score(predictions, classes)
     more = extended_scores(predictions, classes.count, classes.train_counts)

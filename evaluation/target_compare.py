@@ -1,7 +1,6 @@
 """Compare predicted labels or numbers with another evaluation of the same list: `eval.py --compare`."""
 
-import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,16 +10,15 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.targets import LabelSets
-from evaluation.bootstrap import ADVICE
+from evaluation.compare import ADVICE, is_number, other_target, rows_of
 from evaluation.multilabel import average_precisions, likeliest_labels, mean_of_known, thresholds_of
 from evaluation.paired import Difference, error_scores, paired_scores, precision_scores
 from evaluation.scored import TargetScored
 from evaluation.targets import TargetPredictions, label_sets, numbers
 from utils import tables
 from utils.classes import Classes
-from utils.errors import UserError, path_hint
+from utils.errors import UserError
 from utils.files import atomic_write
-from utils.text import exact
 
 MAX_VALUES = 20_000_000  # probabilities of an evaluation; with more, resamples of mAP take minutes
 LABEL_HEADS = ("target", "predicted", "probability", "target_name", "predicted_name")
@@ -63,13 +61,9 @@ def compare(scored: TargetScored, other: OtherTargets, seed: int, resamples: int
     """Compare by mAP, or by mae, on the images that both evaluations could read.
 
     Raises:
-        UserError: the other evaluation has another number of images, or no image is readable in both.
+        UserError: no image is readable in both.
     """
     predictions, _, classes = scored
-    if len(other.readable) != len(predictions.index):
-        raise UserError(
-            f"--compare: {other.path} has {len(other.readable)} images, this list {len(predictions.index)}. {ADVICE}"
-        )
     rows = np.flatnonzero(predictions.scorable & other.readable)
     if not len(rows):
         raise UserError(f"--compare: no image is readable both in {other.path} and here. {ADVICE}")
@@ -137,16 +131,18 @@ def write_changed(path: Path, scored: TargetScored, compared: TargetCompared) ->
 # ------------------------------------------------------------------------------------------------ the other file
 
 
-def read_numbers(path: str, files: FileList, classes: Classes) -> OtherTargets:
+def read_numbers(path: str, files: FileList, classes: Classes, images: int) -> OtherTargets:
     """Read the predictions.csv of another evaluation of a regression.
+
+    Args:
+        images: how many images of the list, from the first, are evaluated.
 
     Raises:
         UserError: there is no such file, it has other columns, or it belongs to another list.
     """
-    value = np.full((len(files), classes.count), np.nan)
+    value = np.full((images, classes.count), np.nan)
     assert isinstance(files.targets, np.ndarray)  # as the list of a regression has numbers
-    count = 0
-    for row, cells in enumerate(_rows(path, files, classes)):
+    for row, cells in enumerate(rows_of(path, files, images, ["path", *prediction_heads(classes)])):
         own = files.targets[row].tolist()
         try:
             true = [float(cell) for cell in cells[0::2]]
@@ -154,13 +150,16 @@ def read_numbers(path: str, files: FileList, classes: Classes) -> OtherTargets:
         except ValueError as error:
             raise UserError(f"--compare: row {row + 2} of {path} holds no number ({error}). {ADVICE}") from error
         if true != own:
-            raise _other_target(path, row, ", ".join(cells[0::2]), ", ".join(map(str, own)))
-        value[row], count = found, row + 1
-    return OtherTargets(path, value[:count], ~np.isnan(value[:count]).any(axis=1))
+            raise other_target(path, row, "target", ", ".join(cells[0::2]), ", ".join(map(str, own)))
+        value[row] = found
+    return OtherTargets(path, value, ~np.isnan(value).any(axis=1))
 
 
-def read_labels(path: str, files: FileList, classes: Classes) -> tuple[list[list[int]], list[list[str]]]:
+def read_labels(path: str, files: FileList, classes: Classes, images: int) -> tuple[list[list[int]], list[list[str]]]:
     """Read the predictions.csv of another evaluation of several labels per image.
+
+    Args:
+        images: how many images of the list, from the first, are evaluated.
 
     Returns:
         The labels of each image, and the text of their probabilities, in the order of the file.
@@ -170,12 +169,12 @@ def read_labels(path: str, files: FileList, classes: Classes) -> tuple[list[list
     """
     sets, found, sure = files.targets, [], []
     assert isinstance(sets, LabelSets)  # as the list has labels
-    for row, cells in enumerate(_rows(path, files, classes)):
+    for row, cells in enumerate(rows_of(path, files, images, ["path", *prediction_heads(classes)])):
         own = " ".join(map(str, sets.of(row).tolist()))
         if cells[0] != own:
-            raise _other_target(path, row, cells[0] or "none", own or "none")
+            raise other_target(path, row, "target", cells[0] or "none", own or "none")
         words, probabilities = cells[1].split(), cells[2].split()
-        known = all(word.isascii() and word.isdigit() and int(word) < classes.count for word in words)
+        known = all(is_number(word, classes.count) for word in words)
         if not known or len(words) != len(probabilities):
             raise UserError(
                 f"--compare: row {row + 2} of {path} predicts {cells[1]!r} with the probabilities {cells[2]!r}; "
@@ -184,30 +183,3 @@ def read_labels(path: str, files: FileList, classes: Classes) -> tuple[list[list
         found.append(list(map(int, words)))
         sure.append(probabilities)
     return found, sure
-
-
-def _rows(path: str, files: FileList, classes: Classes) -> Iterator[Sequence[str]]:
-    """Yield the cells after the path of each row; the row of image i must name its path."""
-    if not Path(path).is_file():
-        raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {ADVICE}")
-    heads = ["path", *prediction_heads(classes)]
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if header != heads:
-            raise UserError(f"--compare: {path} has the columns {header[:12]}; needed: {heads[:12]}. {ADVICE}")
-        for row, cells in enumerate(reader):
-            if row >= len(files):
-                raise UserError(f"--compare: {path} has more than the {len(files)} images of this list. {ADVICE}")
-            if len(cells) != len(heads):
-                raise UserError(
-                    f"--compare: row {row + 2} of {path} has {len(cells)} cells, not {len(heads)}. {ADVICE}"
-                )
-            own = exact(files.path(row))
-            if cells[0] != own:
-                raise UserError(f"--compare: row {row + 2} of {path} is {cells[0]}, but {own} here. {ADVICE}")
-            yield cells[1:]
-
-
-def _other_target(path: str, row: int, got: str, own: str) -> UserError:
-    return UserError(f"--compare: row {row + 2} of {path} has the target {got}, but it is {own} here. {ADVICE}")

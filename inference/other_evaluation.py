@@ -1,18 +1,21 @@
-"""eval.py --compare for labels and numbers: reads the other evaluation, before anything is predicted."""
+"""eval.py --compare: reads the other evaluation, before anything is predicted."""
 
 from pathlib import Path
 
 import numpy as np
 
+import dataloader
+from evaluation.compare import OtherClasses, read_classes
 from evaluation.results import PROBS
 from evaluation.target_compare import OtherTargets, read_labels, read_numbers
 from inference import saved_probs
 from inference.session import Inference
 from utils.classes import names_agree
 from utils.errors import UserError
+from utils.task import has_probabilities
 
 
-def open_other(run: Inference) -> OtherTargets | None:
+def open_other(run: Inference) -> OtherClasses | OtherTargets | None:
     """Return the evaluation that --compare names; None without --compare.
 
     mAP needs every probability of each label, and predictions.csv holds those from the thresholds on. So labels are
@@ -21,12 +24,26 @@ def open_other(run: Inference) -> OtherTargets | None:
     Raises:
         UserError: a file is missing, damaged, or of another list or other labels; or the two are of two evaluations.
     """
-    path = run.opt.compare
+    path, files, classes = run.opt.compare, run.files, run.classes
     if not path:
         return None
-    if run.classes.task == "regression":
-        return read_numbers(path, run.files, run.classes)
-    labels, sure = read_labels(path, run.files, run.classes)
+    images = dataloader.evaluated_images(run.opt, files)
+    if has_probabilities(classes.task):
+        return read_classes(path, files, classes, images)
+    if classes.task == "regression":
+        return read_numbers(path, files, classes, images)
+    labels, sure = read_labels(path, files, classes, images)
+    return _labels_with_probabilities(path, run, labels, sure)
+
+
+def _labels_with_probabilities(
+    path: str, run: Inference, labels: list[list[int]], sure: list[list[str]]
+) -> OtherTargets:
+    """Return the evaluation of labels, with the probabilities of all labels from the probs.npz beside `path`.
+
+    Args:
+        labels, sure: the predicted labels of each image, and the text of their probabilities.
+    """
     beside = Path(path).with_name(PROBS)
     again = f"Try: python eval.py … --save_probs, with the --load and the --tag of {Path(path).parent}/"
     if not beside.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.bootstrap import Compared
+from evaluation.compare import Compared
 from evaluation.label_issues import Issues
 from evaluation.metrics import confused_pairs, per_class, shot_groups
 from evaluation.report import page_plots

@@ -14,9 +14,10 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from evaluation import bootstrap, calibration, label_issues
+from evaluation import bootstrap, calibration, compare, label_issues
 from evaluation.metrics import BINS, Predictions, ProbabilityRows, confused_pairs, ece, extended_scores, score
 from utils import checkpoint
+from utils.classes import Classes
 from utils.errors import UserError
 
 CLASSES = 6
@@ -221,7 +222,11 @@ def listed(folder, predictions, change=()):
     return path
 
 
-FILES = SimpleNamespace(path=lambda index: f"/x/{index}.jpg", listed=int)
+def compared(predictions, path, names=None):
+    """Compare with a predictions.csv, as eval.py does."""
+    files = SimpleNamespace(path=lambda index: f"/x/{index}.jpg", label=predictions.label)
+    images = len(predictions.index)
+    return compare.compare(predictions, compare.read_classes(str(path), files, Classes(CLASSES, names), images))
 
 
 def test_compare_equals_exact_mcnemar_test(case, tmp_path):
@@ -229,7 +234,7 @@ def test_compare_equals_exact_mcnemar_test(case, tmp_path):
 
     predictions, _ = case
     change = set(range(1, 80))
-    found = bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions, change)))
+    found = compared(predictions, listed(tmp_path, predictions, change))
     seen = [row for row in sorted(change) if predictions.readable[row]]
     assert found.rows.tolist() == seen
     lost = sum(predictions.top[row, 0] == predictions.label[row] for row in seen)
@@ -237,7 +242,7 @@ def test_compare_equals_exact_mcnemar_test(case, tmp_path):
     assert (found.only_this, found.only_other) == (lost, won)
     assert lost + won + found.both + found.neither == predictions.scorable.sum()
     assert found.p_value == pytest.approx(binomtest(min(lost, won), lost + won).pvalue, abs=1e-12)
-    assert bootstrap.compare(predictions, FILES, str(listed(tmp_path, predictions))).p_value == 1
+    assert compared(predictions, listed(tmp_path, predictions)).p_value == 1
 
 
 def test_compare_of_other_images_is_refused(case, tmp_path):
@@ -247,22 +252,31 @@ def test_compare_of_other_images_is_refused(case, tmp_path):
     for wrong, message in (
         (text.replace("/x/7.jpg", "/x/other.jpg"), "row 9"),
         (text + "/x/600.jpg,1,1\r\n", "601 images"),
+        (text[: text.index("/x/599.jpg")], "599 images"),
         ("a,b\n1,2\n", "columns"),
+        ("", r"the columns \[\]"),
+        (text.replace("/x/7.jpg,", "/x/7.jpg,1"), "row 9 .* has the label 1"),
+        (text.replace("/x/7.jpg,", "/x/7.jpg,1,"), "row 9 .* has 4 cells, not 3"),
+        (
+            f"path,label,predicted\n/x/0.jpg,{predictions.label[0]},99\n",
+            "row 2 .* predicts '99'; allowed: a class from 0",
+        ),
+        (f"path,label,predicted\n/x/0.jpg,{'9' * 200_000},1\n", "no CSV file"),
     ):
         path.write_text(wrong)
         with pytest.raises(UserError, match=message):
-            bootstrap.compare(predictions, FILES, str(path))
+            compared(predictions, path)
     with pytest.raises(UserError, match="no file"):
-        bootstrap.compare(predictions, FILES, str(tmp_path / "none.csv"))
+        compared(predictions, tmp_path / "none.csv")
     head, *rows = text.splitlines()
     path.write_text(
         "\n".join(
             [f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]
         )
     )
-    assert bootstrap.compare(predictions, FILES, str(path), list("abcdef")).p_value == 1
+    assert compared(predictions, path, list("abcdef")).p_value == 1
     with pytest.raises(UserError, match="class 1 is 'b' in .*, but 'c' here"):
-        bootstrap.compare(predictions, FILES, str(path), list("acbdef"))
+        compared(predictions, path, list("acbdef"))
 
 
 # ------------------------------------------------------------------------ calibration

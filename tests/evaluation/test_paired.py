@@ -14,6 +14,7 @@ from evaluation.paired import Difference, describe, error_scores, kappa_scores, 
 from evaluation.scored import TargetScored
 from evaluation.target_compare import OtherTargets
 from evaluation.targets import TargetPredictions
+from inference.predictor import Predictor
 from utils.classes import Classes
 
 
@@ -184,3 +185,55 @@ def test_eval_compare_of_labels_needs_the_probs_of_that_evaluation(twice):
 def test_eval_compare_of_another_list_is_refused(twice, task, before, after, problem):
     result = twice(task, **{before: after})
     assert result.code == 2 and problem in result.err and "Give the predictions.csv" in result.err
+
+
+WRONG_FILES = {
+    "missing": None,
+    "other columns": lambda text: text.replace("path,", "file,", 1),
+    "other image": lambda text: text.replace("18.png", "17.png", 1),
+    "other count": lambda text: text[: text.rindex("\n", 0, -1) + 1],
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FILES)
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("ordinal", ["--calibrate"]),
+        ("ordinal", ["--blend", "greedy"]),
+        ("multilabel", ["--calibrate", "--fit_thresholds", "one"]),
+        ("regression", ["--blend", "optimal"]),
+    ],
+)
+def test_eval_compare_with_a_wrong_file_runs_no_network_and_changes_nothing(
+    script, task_checkpoint, monkeypatch, task, words, wrong
+):
+    path, ran = task_checkpoint(task), []
+    content, share = path.read_bytes(), Predictor.share
+
+    def counted(*arguments):
+        ran.append(1)
+        return share(*arguments)
+
+    monkeypatch.setattr(Predictor, "share", counted)
+    load = ["--load", path, *([path] if "--blend" in words else []), "--gpu", "-1", "-w", "0", "--no-report"]
+    assert script("eval.py", "--tag", "one", "--load", path, *load[-5:], "--save_probs", "--resamples", "0").code == 0
+    assert ran
+    ran.clear()
+    (old,) = Path("results/one").glob("*/predictions.csv")
+    change = WRONG_FILES[wrong]
+    old.write_text(change(old.read_text())) if change else old.unlink()
+    before = {file: file.read_bytes() for file in Path("results").rglob("*") if file.is_file()}
+    result = script("eval.py", "--tag", "two", *load, *words, "--compare", old)
+    assert result.code == 2 and "--compare: " in result.err and "Give the predictions.csv" in result.err
+    assert not ran and path.read_bytes() == content
+    assert {file: file.read_bytes() for file in Path("results").rglob("*") if file.is_file()} == before
+
+
+def test_eval_compare_in_debug_takes_the_first_images(script, task_checkpoint):
+    words = ["--load", task_checkpoint("ordinal"), "--gpu", "-1", "-w", "0", "--no-report", "-b", "1", "--debug"]
+    assert script("eval.py", "--tag", "one", *words).code == 0
+    (old,) = Path("results/one").glob("*/predictions.csv")
+    assert len(table(str(old))) < 8
+    result = script("eval.py", "--tag", "two", *words, "--compare", old)
+    assert result.code == 0 and "0 predictions changed" in result.out, result.err
