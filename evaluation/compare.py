@@ -40,15 +40,21 @@ class Compared(NamedTuple):
     other: NDArray[np.int64]
 
 
-def compare(predictions: Predictions, other: OtherClasses) -> Compared:
-    """Compare with another evaluation of the same images, on those that both could read."""
+def mcnemar(hit: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int, float]:
+    """Return how many images are hits only in `hit`, only in `other`, bool (N,) each, and McNemar's exact p."""
     from scipy.stats import binomtest
 
+    only_this, only_other = int((hit & ~other).sum()), int((other & ~hit).sum())
+    differing = only_this + only_other
+    return only_this, only_other, float(binomtest(only_this, differing).pvalue) if differing else 1.0
+
+
+def compare(predictions: Predictions, other: OtherClasses) -> Compared:
+    """Compare with another evaluation of the same images, on those that both could read."""
     scorable = predictions.scorable & (other.predicted >= 0)
     first, label = predictions.top[:, 0], predictions.label
     here, there = (first == label)[scorable], (other.predicted == label)[scorable]
-    only_this, only_other = int((here & ~there).sum()), int((there & ~here).sum())
-    p_value = float(binomtest(only_this, only_this + only_other, 0.5).pvalue) if only_this + only_other else 1.0
+    only_this, only_other, p_value = mcnemar(here, there)
     both, neither = int((here & there).sum()), int((~here & ~there).sum())
     rows = np.flatnonzero(scorable & (first != other.predicted))
     return Compared(only_this, only_other, both, neither, p_value, rows, other.predicted)

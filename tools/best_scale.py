@@ -105,12 +105,10 @@ def run(opt: argparse.Namespace) -> None:
 
 def _row(scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int) -> dict[str, float]:
     """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
-    from scipy.stats import binomtest
+    from evaluation.compare import mcnemar
 
     score, hit = found[scale]
-    before = found[own][1]
-    gained, lost = int((hit & ~before).sum()), int((before & ~hit).sum())
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    gained, lost, p = mcnemar(hit, found[own][1])
     return {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
 
 
