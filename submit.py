@@ -67,8 +67,7 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- files
     submission.set_aside(out, opt, run.loaded.hashes)
     submission.write(out, scored, opt, sample)
-    members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
-    submission.write_provenance(out, scored, opt, members)
+    submission.write_provenance(out, scored, opt, run.loaded.provenance())
     if opt.pseudo_label is not None:
         submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
@@ -89,14 +88,13 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     scored = TargetScored(predictions, run.files, run.classes)
     submission.set_aside(out, run.opt, run.loaded.hashes)
     target_submission.write(out, scored, run.opt, sample)
-    members = zip(run.loaded.paths, run.loaded.hashes, run.loaded.predictor.weights, strict=True)
-    submission.write_provenance(out, scored, run.opt, members)
+    submission.write_provenance(out, scored, run.opt, run.loaded.provenance())
     if run.opt.pseudo_label is not None:
         target_submission.write_pseudo_labels(submission.pseudo_labels(out), scored, run.opt.pseudo_label)
     if run.opt.save_probs:
         path = out.with_name("probs.npz")
         saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes)
-    target_submission.log_summary(out, scored)
+    submission.log_summary(out, scored)
 
 
 def predict_images(opt: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -34,6 +34,8 @@ from utils.text import exact
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 NOT_OPTIONS = ("given", "config")
+# What the row of an unreadable image holds, where it is not the commonest class.
+UNREADABLE = {"multilabel": "no label", "regression": "the mean of training"}
 
 Row = tuple[str, Sequence[str | int]]  # an id, and the names or numbers of its classes
 
@@ -290,17 +292,17 @@ def _read_back(path: str, opt: argparse.Namespace) -> list[tuple[str, list[str]]
 
 
 def write_provenance(
-    path: Path, scored: Scored | TargetScored, opt: argparse.Namespace, members: Iterable[tuple[str, str, float]]
+    path: Path, scored: Scored | TargetScored, opt: argparse.Namespace, members: list[dict[str, object]]
 ) -> None:
     """Write <stem>.provenance.json beside `path`: members, options, list, versions, and the sha256 of each file.
 
     Args:
-        members: (path, sha256, weight) of each.
+        members: path, sha256 and weight of each.
     """
     content = {
         "submission": {"path": str(path), "sha256": file_hash(path), "rows": len(scored.predictions.index)},
         "unreadable": int((~scored.predictions.readable).sum()),
-        "members": [dict(zip(("path", "sha256", "weight"), member, strict=True)) for member in members],
+        "members": members,
         **({"threshold": short_thresholds(scored.classes)} if scored.classes.task == "multilabel" else {}),
         "list": {"path": str(scored.files.source), "hash": scored.files.content_hash(), "images": len(scored.files)},
         "command": sys.argv,
@@ -320,34 +322,50 @@ def _version(package: str) -> str | None:
 def write_pseudo_labels(path: Path, scored: Scored, min_probability: float) -> None:
     """Write a training list of the images whose likeliest class has at least `min_probability` (Lee, 2013).
 
-    Paths are absolute. The number of images is logged; if there is none, no file is written.
+    The number of images is logged; if there is none, no file is written.
     """
-    predictions, files, classes = scored
+    predictions, _, classes = scored
     chosen = predictions.readable & (predictions.probability[:, 0] >= min_probability)
-    if not chosen.any():
-        best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
-        log.warning(
-            f"--pseudo_label {min_probability:g}: no image reaches it (the highest is {best:.4f}). "
-            f"{path} is not written."
-        )
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path, "w") as file:
-        for row in np.flatnonzero(chosen).tolist():
-            file.write(f"{os.path.abspath(files.path(int(predictions.index[row])))} {int(predictions.top[row, 0])}\n")
-    named = len(np.unique(predictions.top[chosen, 0]))
-    log.info(
-        f"{int(chosen.sum())} of {len(chosen)} images, in {named} of {classes.count} classes, "
-        f"reach {min_probability:g}: {path}"
+    best = float(predictions.probability[predictions.readable, 0].max(initial=0.0))
+    labels = predictions.top[chosen, 0]
+    write_pseudo_list(
+        path,
+        scored,
+        dict(zip(np.flatnonzero(chosen).tolist(), map(str, labels.tolist()), strict=True)),
+        f"--pseudo_label {min_probability:g}: no image reaches it (the highest is {best:.4f})",
+        f"in {len(np.unique(labels))} of {classes.count} classes, reach {min_probability:g}",
     )
 
 
-def log_summary(out: Path, scored: Scored) -> None:
+def write_pseudo_list(
+    path: Path, scored: Scored | TargetScored, chosen: dict[int, str], nothing: str, reached: str
+) -> None:
+    """Write a training list of the images of some rows, with absolute paths, and log how many they are.
+
+    Without any, the file of an earlier run is removed.
+
+    Args:
+        chosen: rows of the predictions, ascending, and the label or labels of each. nothing: to log if there is none.
+        reached: to log about those that are written.
+    """
+    index = scored.predictions.index
+    if not chosen:
+        log.warning(f"{nothing}. {path} is not written.")
+        path.unlink(missing_ok=True)
+        return
+    with atomic_write(path, "w") as file:
+        for row, label in chosen.items():
+            file.write(f"{os.path.abspath(scored.files.path(int(index[row])))} {label}\n")
+    log.info(f"{len(chosen)} of {len(index)} images, {reached}: {path}")
+
+
+def log_summary(out: Path, scored: Scored | TargetScored) -> None:
     """Log how many rows the submission `out` has, and warn of images that were not read, or not reached (--debug)."""
     readable, count = scored.predictions.readable, len(scored.files)
     guessed = int((~readable).sum())
     if guessed:
-        log.warning(f"{guessed} of {count} images could not be read; their rows hold the commonest training class.")
+        held = UNREADABLE.get(scored.classes.task, "the commonest training class")
+        log.warning(f"{guessed} of {count} images could not be read; their rows hold {held}.")
     if len(readable) < count:
         log.warning(f"--debug: {len(readable)} of {count} rows; this is not a submission.")
     log.info(f"{len(readable)} predictions: {out}")

@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import os
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 from evaluation.multilabel import thresholds_of
 from evaluation.sample_submission import Sample
 from evaluation.scored import TargetScored
-from evaluation.submission import check_ids, row_id, separator, write_like
+from evaluation.submission import check_ids, row_id, separator, write_like, write_pseudo_list
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, json_text
-from utils.logger import log
 
 
 def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
@@ -55,18 +53,6 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sam
             same = json.load(written) == content if opt.format == "json" else _is_table(written, scored, opt)
         if not same:
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
-
-
-def log_summary(out: Path, scored: TargetScored) -> None:
-    """Log how many rows the submission `out` has, and warn of images that were not read, or not reached (--debug)."""
-    readable, count = scored.predictions.readable, len(scored.files)
-    guessed = int((~readable).sum())
-    if guessed:
-        what = "no label" if scored.classes.task == "multilabel" else "the mean of training"
-        log.warning(f"{guessed} of {count} images could not be read; their rows hold {what}.")
-    if len(readable) < count:
-        log.warning(f"--debug: {len(readable)} of {count} rows; this is not a submission.")
-    log.info(f"{len(readable)} predictions: {out}")
 
 
 def _columns_per_value(scored: TargetScored, opt: argparse.Namespace) -> bool:
@@ -154,14 +140,13 @@ def _labels(
 def write_pseudo_labels(path: Path, scored: TargetScored, min_probability: float) -> None:
     """Write a multi-label training list of the images of which every label is sure; an image without labels has `-`.
 
-    Paths are absolute, the labels those of the submission. The number of images is logged; if there is none, no file is
-    written.
+    The labels are those of the submission. The number of images is logged; if there is none, no file is written.
 
     Args:
         min_probability: how sure each label of an image must be; see `sureness`.
     """
-    predictions, files, classes = scored
-    threshold, lines, best, named = thresholds_of(classes), [], 0.0, set[int]()
+    predictions, _, classes = scored
+    threshold, chosen, best, named = thresholds_of(classes), dict[int, str](), 0.0, set[int]()
     for row in np.flatnonzero(predictions.readable).tolist():
         values = np.asarray(predictions.value[row], np.float64)
         sure = float(sureness(values, threshold).min())
@@ -169,20 +154,13 @@ def write_pseudo_labels(path: Path, scored: TargetScored, min_probability: float
         if sure >= min_probability:
             labels = _chosen(values.tolist(), threshold.tolist())
             named.update(labels)
-            target = ",".join(map(str, labels)) or "-"
-            lines.append(f"{os.path.abspath(files.path(int(predictions.index[row])))} {target}\n")
-    if not lines:
-        log.warning(
-            f"--pseudo_label {min_probability:g}: no image reaches it with all of its labels (the highest is "
-            f"{best:.4f}). {path} is not written."
-        )
-        path.unlink(missing_ok=True)
-        return
-    with atomic_write(path, "w") as file:
-        file.writelines(lines)
-    log.info(
-        f"{len(lines)} of {len(predictions.readable)} images, with {len(named)} of {classes.count} labels, reach "
-        f"{min_probability:g} with all of their labels: {path}"
+            chosen[row] = ",".join(map(str, labels)) or "-"
+    write_pseudo_list(
+        path,
+        scored,
+        chosen,
+        f"--pseudo_label {min_probability:g}: no image reaches it with all of its labels (the highest is {best:.4f})",
+        f"with {len(named)} of {classes.count} labels, reach {min_probability:g} with all of their labels",
     )
 
 

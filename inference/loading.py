@@ -63,6 +63,11 @@ class LoadedPredictor:
         for one in self.saved:
             saved_probs.check_same_list(one, files, content_hash)
 
+    def provenance(self) -> list[dict[str, object]]:
+        """Return path, sha256 and weight of each member, as files beside predictions and exports name them."""
+        members = zip(self.paths, self.hashes, self.predictor.weights, strict=True)
+        return [{"path": path, "sha256": sha256, "weight": weight} for path, sha256, weight in members]
+
     @property
     def run(self) -> Path | None:
         """Return the folder of the only checkpoint if it is that of its tag, where its run may be active; else None."""

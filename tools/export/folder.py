@@ -132,7 +132,6 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    members = zip(loaded.paths, loaded.hashes, predictor.weights, strict=True)
     return {
         "task": run.classes.task,
         "num_classes": run.classes.count,
@@ -148,7 +147,7 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
         "models": [],
         "export": {
             "title": loaded.title,
-            "members": [dict(zip(("path", "sha256", "weight"), member, strict=True)) for member in members],
+            "members": loaded.provenance(),
             "format": opt.to,
             "int8": opt.int8,
             "tta": run.opt.tta,
