@@ -72,7 +72,7 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- probabilities
     predictor, fits_weights = run.predictor, opt.blend in choices.FITTED_BLENDS
     if fits_weights:
-        predictor, measured = fit_ensemble(opt, run.loaded, run.batches(), metric)
+        predictor, blend_scores = fit_ensemble(run, metric)
     rows = rows_to_keep(len(files), classes.count, sample=opt.calibrate, seed=opt.seed)
     with Features(predictor, len(files), collect=opt.report) as features:  # the report alone shows neighbours
         loader = run.batches(predictor)
@@ -87,7 +87,7 @@ def main(opt: argparse.Namespace) -> None:
         compared = compare(predictions, other) if other else None
         found = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
         if fits_weights:
-            write_ensemble(new, folder, opt, run.loaded, measured)
+            write_ensemble(new, folder, run, blend_scores)
         if probabilities is not None:
             saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes)
         if opt.report and found.metrics["count"]:
@@ -97,11 +97,7 @@ def main(opt: argparse.Namespace) -> None:
         log.info(describe(opt.compare, found.difference))
     if found.compared:
         log.info(f"{results.describe_comparison(opt.compare, found.compared)}: {folder}/changed.csv")
-    log.info(results.summary_line(found.metrics, metric))
-    log.info(f"Results: {folder}/")
-    if run.can_submit() and not (fits_weights and opt.debug):  # --debug writes no ensemble.yaml
-        ensemble = folder / "ensemble.yaml" if fits_weights else None
-        log.info(f"Next: {after_evaluation(asked, ensemble, temperature_flag(run, fitted))}")
+    log_results(asked, run, folder, results.summary_line(found.metrics, metric), temperature_flag(run, fitted))
 
 
 def evaluate_targets(
@@ -121,9 +117,9 @@ def evaluate_targets(
     from utils import distributed
     from utils.logger import log
 
-    predictor, measured = run.predictor, dict[str, object]()
+    predictor, blend_scores = run.predictor, None
     if run.opt.blend in choices.FITTED_BLENDS:
-        predictor, measured = fit_ensemble(run.opt, run.loaded, run.batches(), metric)
+        predictor, blend_scores = fit_ensemble(run, metric)
     predictions = predict_targets(predictor, run.batches(predictor), run.classes.count)
     if not distributed.is_main():
         return
@@ -138,22 +134,41 @@ def evaluate_targets(
             new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds, compared
         )
         if results.writes_ensemble(run.opt):
-            fitted_to = {"list": str(run.files.source), "list_hash": run.files.content_hash(), **measured}
-            write_ensemble(new, folder, run.opt, run.loaded, fitted_to, thresholds)
+            write_ensemble(new, folder, run, blend_scores, thresholds)
         if run.opt.save_probs:
             saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
         results.set_aside(folder, run.loaded.identities)
     if compared:
         log.info(paired.describe(run.opt.compare, compared.difference))
         log.info(f"{len(compared.rows)} predictions changed: {folder}/changed.csv")
-    log.info(results.summary_line(metrics, metric))
+    edges = threshold_flag(run, thresholds, temperature.temperature if temperature else None)
+    summary = results.summary_line(metrics, metric)
+    log_results(asked, run, folder, summary, temperature_flag(run, temperature), edges)
+
+
+def log_results(
+    asked: argparse.Namespace,
+    run: "Inference",
+    folder: Path,
+    summary: str,
+    temperature: str | None,
+    thresholds: list[float] | None = None,
+) -> None:
+    """Log the scores, the folder, and the command that submits.
+
+    Args:
+        asked: the flags as they were given. summary: the scores on one line. temperature, thresholds: what the command
+            needs as flags; an ensemble.yaml holds the thresholds.
+    """
+    from evaluation import results
+    from utils.logger import log
+
+    log.info(summary)
     log.info(f"Results: {folder}/")
     writes = results.writes_ensemble(run.opt)
     if run.can_submit() and not (writes and run.opt.debug):  # --debug writes no ensemble.yaml
-        ensemble = folder / "ensemble.yaml" if writes else None
-        number = temperature_flag(run, temperature)
-        edges = None if writes else threshold_flag(run, thresholds, temperature.temperature if temperature else None)
-        log.info(f"Next: {after_evaluation(asked, ensemble, number, edges)}")
+        ensemble = folder / results.ENSEMBLE if writes else None
+        log.info(f"Next: {after_evaluation(asked, ensemble, temperature, None if writes else thresholds)}")
 
 
 def evaluate(

@@ -1,6 +1,5 @@
 """Ensembles with fitted weights: --blend fits them, ensemble.yaml keeps them; ensemble_file.py reads it."""
 
-import argparse
 import copy
 import math
 import os
@@ -21,8 +20,8 @@ from evaluation.thresholds import ONE, Fitted
 from inference import blend, saved_probs
 from inference.blend_targets import TargetCandidates
 from inference.ensemble_file import REQUIRED
-from inference.loading import LoadedPredictor
 from inference.predictor import Predictor, SavedMember
+from inference.session import Inference
 from options import after_evaluation, choices
 from options.plain_yaml import YamlError, read_yaml
 from utils import distributed, weight_sources
@@ -124,24 +123,25 @@ def _folds_of(path: str, sha256: str) -> dict[str, Any] | None:
     return content if all(isinstance(content.get(key), kind) for key, kind in REQUIRED.items()) else None
 
 
-def fit_ensemble(
-    opt: argparse.Namespace, loaded: LoadedPredictor, loader: BatchLoader[EvalBatch], metric: str = "top1"
-) -> tuple[Predictor, dict[str, object]]:
-    """Fit the weights of --blend greedy or optimal over `loader`, and log what they gain.
+Scores = dict[str, dict[str, float]]  # of each member and of the blend
+
+
+def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
+    """Fit the weights of --blend greedy or optimal over the list, and log what they gain.
 
     `metric` is what greedy improves.
 
     Returns:
-        A predictor that gives the blend, and what was measured, for `write_ensemble`. Where all members' probabilities
-        fit in memory (saved_probs.MAX_BYTES), the predictor holds them and runs no network again; of several
-        processes, the main one holds them and predicts alone. `loaded.predictor` gets the weights too.
+        A predictor that gives the blend, and the scores. Where all members' probabilities fit in memory
+        (saved_probs.MAX_BYTES), the predictor holds them and runs no network again; of several processes, the main one
+        holds them and predicts alone. `run.predictor` gets the weights too.
 
     Raises:
         UserError: there are too few labelled images; or predictions of labels or numbers take too much memory.
         NotFinite: a member gave NaN or infinite logits.
     """
-    predictor, files, classes = loaded.predictor, loader.dataset.files, loaded.classes
-    shape = len(predictor.weights), len(files), classes.count
+    opt, predictor, classes, loader = run.opt, run.predictor, run.classes, run.batches()
+    shape = len(predictor.weights), len(run.files), classes.count
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None
     title = f"members for --blend {opt.blend}"
@@ -169,18 +169,17 @@ def fit_ensemble(
         log.info(f"{name:22s} " + "  ".join(f"{key} {number:.6f}" for key, number in score.items()))
     predictor.weights = weights
     log.info(
-        "weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, loaded.paths, strict=True))
+        "weights: " + ", ".join(f"{weight:.4f} {name}" for weight, name in zip(weights, run.loaded.paths, strict=True))
     )
-    measured: dict[str, object] = {"list": str(files.source), "list_hash": files.content_hash(), "scores": scores}
     if kept is None:
-        return predictor, measured
+        return predictor, scores
     held = copy.copy(predictor)
     held.members, held.views, held.preprocesses = [], [], ()
     held.saved = []
     if found is not None:
         held.saved_readable = found[1]
         held.saved = [SavedMember(member[: len(found[1])]) for member in kept]
-    return held, measured
+    return held, scores
 
 
 class _Collected(NamedTuple):
@@ -259,18 +258,14 @@ def thresholds_content(fitted: Fitted, temperature: float) -> dict[str, object]:
 
 
 def write_ensemble(
-    new: Path,
-    folder: Path,
-    opt: argparse.Namespace,
-    loaded: LoadedPredictor,
-    measured: dict[str, object],
-    thresholds: Fitted | None = None,
+    new: Path, folder: Path, run: Inference, scores: Scores | None = None, thresholds: Fitted | None = None
 ) -> None:
     """Write ensemble.yaml into the folder `new`, which will replace `folder`.
 
-    It holds the members (paths relative to its folder), their identities, weights and views, `measured`, and the
-    fitted `thresholds` of labels, if any.
+    It holds the members (paths relative to its folder), their identities, weights and views, the list, the `scores` of
+    fitted weights, and the fitted `thresholds` of labels, if any.
     """
+    opt, loaded, files = run.opt, run.loaded, run.files
     path = folder / "ensemble.yaml"
     if opt.debug:
         log.warning(f"--debug: the weights were fitted to a few batches, so {path} is not written.")
@@ -280,7 +275,9 @@ def write_ensemble(
         for name, identity, weight in zip(loaded.paths, loaded.identities, loaded.predictor.weights, strict=True)
     ]
     blended = "mean" if opt.blend in choices.FITTED_BLENDS else opt.blend
-    more = {"fitted_by": opt.blend, **measured}
+    more: dict[str, object] = {"fitted_by": opt.blend, "list": str(files.source), "list_hash": files.content_hash()}
+    if scores is not None:
+        more["scores"] = scores
     if thresholds is not None:
         more["thresholds"] = thresholds_content(thresholds, loaded.predictor.temperature)
     expanded_folds = expand_folds(members, dict(zip(loaded.paths, loaded.hashes, strict=True)))
