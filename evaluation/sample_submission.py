@@ -162,10 +162,16 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
     strange = [value for value in values if value not in names and class_number(value, classes.count) < 0]
     as_names = bool(values) and all(value in names for value in values)
     as_numbers = bool(values) and all(class_number(value, classes.count) >= 0 for value in values)
+    other = classes.named_otherwise()
     if as_names and as_numbers and any(comparable(classes.name(int(value))) != value for value in values):
         reason = f"its values are names of classes as well as numbers ({named(values)})"
+    elif as_numbers and not as_names and other is not None:
+        reason = (
+            f"its values ({named(values)}) are names of no class, and the classes are named by other numbers than "
+            f"their own (class {other} is {classes.name(other)})"
+        )
     elif as_names or as_numbers:
-        return "number" if as_numbers else "name"
+        return "name" if as_names and (other is not None or not as_numbers) else "number"
     elif not values:
         reason = "it is empty"
     elif strange:

@@ -144,6 +144,9 @@ def _joined_form(opt: argparse.Namespace, table: SampleTable, column: int, class
         joiner: [kind for kind in kinds if _fits(table, column, classes, kind, joiner, empty)] for joiner in joiners
     }
     forms = [TargetForm(kind, joiner=joiner, empty=empty) for joiner, some in fits.items() for kind in some]
+    if classes.named_otherwise() is not None and "labels" not in opt.given:
+        # Numbers that are no names are what a table of other numbers would never hold.
+        forms = forms if any(form.kind == "name" for form in forms) else []
     split = [form for form in forms if _occurs(table, column, form.joiner)]
     alone = [form for form in forms if form not in split]  # each cell is one label, whatever is between two
     if len(forms) == 1 and (split or "joiner" in opt.given):

@@ -162,13 +162,11 @@ def _labels(opt: argparse.Namespace, classes: Classes) -> str:
 
     A table's labels 5, 7, 9 are classes 0, 1, 2, which nobody who reads the submission could tell from its labels.
     """
-    names = classes.names or []
-    numbered = bool(names) and all(name.isdecimal() for name in names)
-    other = next((k for k, name in enumerate(names) if numbered and int(name) != k), None)
+    other = classes.named_otherwise()
     if opt.like or "labels" in opt.given or other is None:
         return str(opt.labels)
     log.info(
-        f"The classes are named by other numbers than their own (class {other} is {names[other]}): "
+        f"The classes are named by other numbers than their own (class {other} is {classes.name(other)}): "
         "the submission has the names. --labels number writes the classes' own."
     )
     return "name"

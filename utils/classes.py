@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.text import number_in
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -39,6 +41,13 @@ class Classes:
     def name(self, label: int) -> str:
         """Return the name of class `label`, or its number if the classes have no names; "?" for -1."""
         return "?" if label < 0 else self.names[label] if self.names else str(label)
+
+    def named_otherwise(self) -> int | None:
+        """Return the first class whose name is not its own number, if all names are numbers (5, 7, 9); else None."""
+        names = self.names or []
+        if any(number_in(name) is None for name in names):
+            return None
+        return next((label for label, name in enumerate(names) if name != str(label)), None)
 
     def present(self) -> int:
         """Return how many classes have training images; 0 if unknown."""

@@ -6,11 +6,19 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import TextIO
 
 # Control characters except tab and line feed, marks of writing direction, unusual line ends, and lone surrogates,
 # which stand for bytes of a file name that are not UTF-8.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+
+
+def number_in(text: str) -> Decimal | None:
+    """Return the finite number that all of `text` is, such as 7, -1 or 2.50, exactly; None if it is none."""
+    return Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
 def visible(text: str) -> str:

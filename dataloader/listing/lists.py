@@ -1,5 +1,6 @@
 """What all sources of lists share: images and labels, class numbers, normalising, writing, the summary."""
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from dataloader.file_list import check_class_names, missing_files, read_lines, r
 from utils.errors import UserError, unknown_name
 from utils.files import atomic_write_all
 from utils.logger import log
+from utils.text import number_in
 
 MAX_NAMES = 10  # of missing images in a message
 CHANGES = {
@@ -93,11 +95,20 @@ class SkippedItems:
 
 
 def natural_sort(labels: Iterable[str]) -> list[str]:
-    """Return the distinct labels, sorted as numbers if all are whole numbers (2 before 10), else as text."""
-    distinct = set(labels)
-    if all(label.isascii() and label.isdigit() for label in distinct):  # int() refuses more than 4,300 digits
-        return sorted(distinct, key=lambda label: (len(label.lstrip("0")), label.lstrip("0"), label))
-    return sorted(distinct)
+    """Return the distinct labels, sorted by value if all are numbers (-1, 2, 2.5, 10), else as text.
+
+    Labels that are one number in two spellings, such as 1 and 1.0, stay two classes, with a warning.
+    """
+    numbers = {label: number_in(label) for label in set(labels)}
+    found = [(number, label) for label, number in numbers.items() if number is not None]
+    if len(found) < len(numbers):
+        return sorted(numbers)
+    found.sort()
+    for (number, label), (following, other) in itertools.pairwise(found):
+        if number == following:
+            log.warning(f"The labels {label!r} and {other!r} are one number and two classes.")
+            break
+    return [label for _, label in found]
 
 
 def read_classes(path: Path) -> list[str]:

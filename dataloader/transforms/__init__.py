@@ -153,7 +153,7 @@ def build_stages(opt: argparse.Namespace, preprocess: Preprocess) -> ResolutionS
     stages = []
     for part in opt.scale_schedule.split(","):
         first, _, size = (word.strip() for word in part.partition(":"))
-        if not (first.isdigit() and size.isdigit() and int(first) > 0 and int(size) >= MIN_SIDE):
+        if not (first.isdecimal() and size.isdecimal() and int(first) > 0 and int(size) >= MIN_SIDE):
             raise UserError(f"--scale_schedule has {part!r}; expected epoch:pixels, such as 1:128,11:192,16:224.")
         stages.append((int(first), get_transform(opt, replace(preprocess, scale=int(size)))))
     epochs = [first for first, _ in stages]

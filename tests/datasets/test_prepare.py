@@ -206,6 +206,14 @@ def test_prepare_numeric_folders_sort_as_numbers(make, tmp_path):
     assert made.classes == ["2", "007", "9", "10", "9" * 5000]
 
 
+def test_prepare_labels_that_are_numbers_sort_by_value(make, tmp_path):
+    labels = ("10.0", "-2", "0.5", "2", "1e-1", "+1", "-2.0")
+    rows = "".join(f"{k}.jpg,{label}\n" for k, label in enumerate(labels))
+    made = make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0)
+    assert made.classes == ["-2", "-2.0", "1e-1", "0.5", "+1", "2", "10.0"]
+    assert "The labels '-2' and '-2.0' are one number and two classes." in made.said
+
+
 def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
     import PIL.Image
 

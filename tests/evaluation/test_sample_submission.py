@@ -145,6 +145,12 @@ def test_sample_with_several_classes_per_row_takes_top_k(scored, tmp_path):
         written(scored, tmp_path, text)
 
 
+def test_sample_whose_numbers_are_names_gets_names_where_another_class_has_another_number(tmp_path):
+    scored = scored_images(tmp_path, names=["0", "1", "3"])
+    text = 'id,label\none,0\ntwo words,0\n"three,x",0\nété.v2,0\n'
+    assert [line[-1] for line in written(scored, tmp_path, text).splitlines()[1:]] == ["3", "0", "1", "1"]
+
+
 ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
 
 
@@ -158,6 +164,8 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
         (f"id,label\n{ROWS.format(3)}", NAMES, "neither names nor numbers of the 3 classes: 3"),
         (f"id,label\n{ROWS.format('')}", NAMES, "does not tell what column 'label' holds: it is empty"),
         (f"id,label\n{ROWS.format(1)}", ["1", "2", "3"], "its values are names of classes as well as numbers"),
+        (f"id,label\n{ROWS.format(0)}", ["5", "7", "9"], "are names of no class, .* other numbers .*class 0 is 5"),
+        (f"id,label\n{ROWS.format(1)}", ["-1", "0.5", "2"], "are names of no class, .* other numbers .*class 0 is -1"),
         ("id,label\none,1\ntwo words,cat\n\"three,x\",1\nété.v2,1\n", NAMES, "some of its values are names, others"),
         (f"id,a,b\n{ROWS.format('0,0')}", NAMES, "2 of its columns are named after no class: a, b."),
         (f"id,cat,cat\n{ROWS.format('0,0')}", NAMES, "1 classes have several columns: cat"),

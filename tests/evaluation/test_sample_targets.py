@@ -90,6 +90,8 @@ def test_sample_with_zeros_alone_is_refused_and_either_flag_decides(tmp_path):
         (["0 1", "2", "", ""], ["1", "0", "2"], "--labels number --joiner ' ' and --labels name --joiner ' '"),
         (["a b", "a", "", ""], ["a", "b", "a b"], "--labels name --joiner ' ' and --labels name --joiner ','"),
         (["0 0", "1", "", ""], NAMES, "these values are no labels"),
+        (["0 1", "2", "", ""], ["5", "7", "9"], "these values are no labels"),
+        (["0 1", "2", "", ""], ["0.5", "-1", "9"], "these values are no labels"),
     ],
 )
 def test_sample_whose_cell_of_labels_is_not_clear_is_refused(tmp_path, cells, names, said):

@@ -62,7 +62,7 @@ def read_copies(path: Path, files: FileList) -> Copies:
 def _index(path: Path, row: dict[str, str], end: str, files: FileList, place_of: dict[int, int]) -> int:
     """Return the index of the image that a row, or its partner, is about. Raises UserError if it is not there now."""
     line, name = row[f"{end}line"], row[f"{end}path"]
-    index = place_of.get(int(line) if line.isdigit() else -1)
+    index = place_of.get(int(line) if line.isdecimal() else -1)
     if index is None or exact(files.path(index)) != name:
         raise UserError(
             f"{path}: line {line} of {files.source} is no longer {name}. The list has changed since.\n"
