@@ -11,11 +11,12 @@ Keys of a checkpoint:
     opt          the resolved options, and the precision in use with its reason
     data         class count, names and image counts; preprocessing; hash of the training list; paths of the lists
     history      one dict of scores per epoch
-    best         the best epoch's scores
+    bad          the training images that could not be read: {number in the list, as text: what is wrong}
     calibration  a temperature, from eval.py --calibrate
     thresholds   of several labels per image, from eval.py --fit_thresholds
     probe        how tools.probe fitted the classifier
     average      what tools.average made it of, with the scores
+    long_tail    how tools.long_tail changed the classifier
     curves       sums over stretches of steps: the points of steps.csv
     within       for --resume: the position within the epoch
     training     for --resume: optimizer, scaler, step, progress of --swa

@@ -270,6 +270,7 @@ class Checkpoint(TypedDict):
     thresholds: NotRequired[Thresholds | None]
     probe: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
     average: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
+    long_tail: NotRequired[Annotated[dict[Text, Any], BeforeValidator(_plain)]]
 
 
 FOR_RESUME = ("model", "epoch", "opt", "data", "history", "showing")

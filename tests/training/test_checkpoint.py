@@ -4,6 +4,7 @@ import copy
 import csv
 import logging
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -20,7 +21,7 @@ from conftest import ROOT
 from optimizer import load_optimizer_state
 from options import parse_eval, parse_train
 from training.setup import build_engine
-from utils import checkpoint
+from utils import checkpoint, checkpoint_schema
 from utils.errors import UserError
 
 
@@ -41,6 +42,11 @@ def test_checkpoint_saved_under_several_names_loads_equal(tmp_path):
     checkpoint.save(tmp_path / "last.pt", {**content, "model": "Y"}, also=[tmp_path / "best.pt"])
     assert [checkpoint.load(tmp_path / name)["model"] for name in ("last.pt", "1_X.pt", "best.pt")] == ["Y", "X", "Y"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_checkpoint_docstring_lists_the_keys_of_the_schema():
+    lines = re.findall(r"^    (\w+(?:, \w+)*)  ", checkpoint.__doc__, re.MULTILINE)
+    assert sorted(", ".join(lines).split(", ")) == sorted(checkpoint_schema.Checkpoint.__annotations__)
 
 
 def test_load_plain_state_dict_gives_weights(tmp_path):
