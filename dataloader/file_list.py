@@ -2,9 +2,8 @@
 
 A line is a path, blanks and an integer label, or the targets of another --task (dataloader/targets.py); in a list
 without labels, a path alone. Paths may hold spaces and any character except a zero byte; the label is what follows the
-last blank. The text is UTF-8, with or without a byte-order
-mark. Lines end in LF, CRLF, or CR if there is no LF. Blank lines and blanks at the end of a line are skipped. A
-relative path starts at the list's folder.
+last blank. The text is UTF-8, with or without a byte-order mark. Lines end in LF, CRLF, or CR if there is no LF. Blank
+lines and blanks at the end of a line are skipped. A relative path starts at the list's folder.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Where cached images are kept: in the memory of this process, or in one SQLite file that runs and projects share.
 
 SQLite reads with `read()`, never through a memory map: a file truncated during a run causes an error, not SIGBUS.
-Each entry carries a checksum. A damaged entry is read from the image's own file instead, and makes
-the next run rebuild the store.
+Each entry carries a checksum. A damaged entry is read from the image's own file instead, and makes the next run rebuild
+the store.
 """
 
 import contextlib

@@ -91,7 +91,7 @@ def ranked_positives(
     One pass counts how many images reach the probability of each positive image. So the memory is that of the positive
     images, not of all predictions.
 
-    Returns:
+    Yields:
         The label; the probabilities of its positive images, ascending, float32 (P,); and how many images of the list
         have such a probability or a higher one, int64 (P,).
     """

@@ -48,10 +48,10 @@ class StepSettings:
     """The numbers that the engine steps by.
 
     steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
-    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share
-    of the run, in which nothing is mixed. swa_start: the first epoch that
-    --swa averages. counts_right: whether the largest logit is the predicted class, so that top-1 can be counted.
-    validated: whether epochs are validated; if not, an average predicts, if there is one.
+    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share of the
+    run, in which nothing is mixed. swa_start: the first epoch that --swa averages. counts_right: whether the largest
+    logit is the predicted class, so that top-1 can be counted. validated: whether epochs are validated; if not, an
+    average predicts, if there is one.
     """
 
     seed: int

@@ -34,7 +34,7 @@ TITLES = {
 
 
 class Table(NamedTuple):
-    """A table of the page: titles of its columns, which of them hold numbers, and its rows as text."""
+    """A table of the page: the titles of its columns, and its rows as text."""
 
     titles: list[str]
     rows: list[list[str]]
