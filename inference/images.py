@@ -6,7 +6,7 @@ Nothing outside this project is changed: no logging, no threads, no signal handl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import PIL.Image
@@ -23,7 +23,7 @@ from evaluation.multilabel import likeliest_labels, thresholds_of
 from inference.loading import load_predictor
 from inference.predictor import Predictor
 from inference.session import check_task
-from options import build_parser
+from options import build_parser, given_words
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
 from utils.run import get_device
@@ -59,16 +59,12 @@ def load(
         UserError: a checkpoint is missing or damaged, they do not fit together, or an argument has a wrong value.
     """
     paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
-    words = ["--load", *(os.fspath(path) for path in paths), "-b", batch_size, "-w", workers, "--tta", tta]
-    words += ["--blend", blend, "--precision", precision, "--temperature", temperature]
-    words += ["--weights", *weights] if weights is not None else []
-    if threshold is not None:
-        words += ["--threshold", *([threshold] if isinstance(threshold, float | int) else threshold)]
-    for name, value in (("scale", scale), ("fit", fit), ("gpu", gpu)):
-        words += [f"--{name}", value] if value is not None else []
+    values: dict[str, Any] = {"load": [os.fspath(path) for path in paths], "weights": weights}
+    values |= {"temperature": temperature, "threshold": threshold, "scale": scale, "fit": fit, "precision": precision}
+    values |= {"tta": tta, "blend": blend, "batch_size": batch_size, "workers": workers, "gpu": gpu}
     parser = build_parser("eval")
     parser.error = _refuse  # type: ignore[method-assign]  # a command's parser would end the program
-    opt = parser.parse([str(word) for word in words])
+    opt = parser.parse(given_words(values))
     with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, get_device(opt.gpu))
     check_task(opt, loaded.classes.task)

@@ -4,8 +4,8 @@ from options import parse_train
 opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from options import augmentation_flags, choices, loss_flags, model_flags, rules, shared_flags, training_flags
 from options.parser import Parser, expanded
@@ -37,9 +37,23 @@ def build_parser(script: str) -> Parser:
     return {"train": _train, "eval": _eval, "submit": _submit, "clear": _clear}[script]()
 
 
-def given_words(opt: argparse.Namespace, *names: str) -> list[str]:
-    """Return those of a tool's flags that are not None as words for a script's parser: `["--gpu", "1"]`."""
-    return [word for name in names if getattr(opt, name) is not None for word in (f"--{name}", str(getattr(opt, name)))]
+def given_words(values: Mapping[str, Any], *names: str) -> list[str]:
+    """Return the `values` that are not None as words for a script's parser: `["--gpu", "1", "--load", "a", "b"]`.
+
+    Unlike options.commands.words, it keeps values that equal a default: a given --data_root overrides the lists that a
+    checkpoint remembers.
+
+    Args:
+        values: {name of a flag that takes a value or several: the value, or a sequence}.
+        names: those to take; by default all.
+    """
+    words: list[str] = []
+    for name in names or values:
+        value = values[name]
+        if value is not None:
+            single = isinstance(value, str) or not isinstance(value, Iterable)
+            words += [f"--{name}", *map(str, [value] if single else value)]
+    return words
 
 
 # ------------------------------------------------------------------------------------------------ the four parsers

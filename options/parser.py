@@ -22,6 +22,13 @@ def expanded(text: str) -> str:
     return os.path.expanduser(text)  # noqa: PTH111  # Path would also change "" and "./x"
 
 
+def split_at_dashes(argv: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+    """Return the words of `argv` (None: sys.argv) before the first `--`, for this command, and those after it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    return words[:end], words[end + 1 :]
+
+
 def long_name(action: argparse.Action) -> str:
     """Return the flag's own long name: neither an alias nor its --no- form."""
     return long_names(action)[0]

@@ -69,5 +69,5 @@ def open_checkpoint(
     from utils.run import tune_malloc
 
     tune_malloc()
-    common = ["--load", opt.load, "-b", str(opt.batch_size), *given_words(opt, "workers", "gpu")]
+    common = given_words(vars(opt), "load", "batch_size", "workers", "gpu")
     return open_inference(parse_eval([*common, *words]), files, match_classes, shared=shared)

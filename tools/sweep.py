@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from evaluation.ranking import merit
 from options import build_parser, choices
-from options.parser import ToolParser, expanded
+from options.parser import ToolParser, expanded, split_at_dashes
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from tools.train_process import train_process
 from utils import run_lock, tables
@@ -51,8 +51,7 @@ FIXED = ("tag", "resume", "load", "config", "metric")  # flags of train.py that 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, search, report; return the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    ours, rest = split_at_dashes(argv)
     return run_tool(
         lambda: option_parser().parse_args(ours),
         lambda opt: search(opt, rest),

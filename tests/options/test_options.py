@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from options import Options, build_parser, choices, command, parse_clear, parse_eval, parse_submit, parse_train
+from options import (
+    Options,
+    build_parser,
+    choices,
+    command,
+    given_words,
+    parse_clear,
+    parse_eval,
+    parse_submit,
+    parse_train,
+)
+from options.parser import split_at_dashes
 from options.plain_yaml import read_yaml
 from utils.files import write_yaml
 
@@ -152,6 +163,30 @@ NEEDED = [
 def test_parse_given_words_ignores_sys_argv(parse, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x.py", "--no_such_flag"])
     assert parse([*words, "--tag", "mine"]).tag == "mine"
+
+
+def test_given_words_of_values_and_lists_parse_to_them():
+    values = {"load": ["a b", "c"], "weights": (0.5, 1.0), "data_root": Path("datasets"), "gpu": -1, "scale": None}
+    words = ["--load", "a b", "c", "--weights", "0.5", "1.0", "--data_root", "datasets", "--gpu", "-1"]
+    assert given_words(values) == words
+    assert given_words(values, "gpu", "scale", "load") == ["--gpu", "-1", "--load", "a b", "c"]
+    opt = parse_eval(given_words(values))
+    assert (opt.load, opt.weights, opt.data_root, opt.gpu) == (["a b", "c"], [0.5, 1.0], "datasets", -1)
+    assert "data_root" in opt.given and "scale" not in opt.given  # the first with its default
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (["--a", "1"], (["--a", "1"], [])),
+        (["--a", "1", "--", "--b", "--", "c"], (["--a", "1"], ["--b", "--", "c"])),
+        (["--", "--b"], ([], ["--b"])),
+        (["--a", "--"], (["--a"], [])),
+    ],
+)
+def test_split_at_dashes_gives_the_words_before_and_after_the_first(words, parts, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", *words])
+    assert split_at_dashes(words) == split_at_dashes() == parts
 
 
 def test_parse_without_words_reads_sys_argv(monkeypatch):

@@ -138,8 +138,8 @@ def _check_outputs(opt: argparse.Namespace, paths: Sequence[str]) -> None:
 def _eval_options(opt: argparse.Namespace, paths: Sequence[str], first: "Ingredient") -> argparse.Namespace:
     """Return the flags of eval.py under which everything is scored."""
     batch_size = opt.batch_size or first.content["opt"].get("batch_size")
-    words = ["--load", *paths, *given_words(opt, "data_root", "val_list", "precision", "workers", "gpu")]
-    return parse_eval([*words, *(["-b", str(batch_size)] if isinstance(batch_size, int) else [])])
+    values = {**vars(opt), "load": paths, "batch_size": batch_size if isinstance(batch_size, int) else None}
+    return parse_eval(given_words(values, "load", "batch_size", "data_root", "val_list", "precision", "workers", "gpu"))
 
 
 def _content(

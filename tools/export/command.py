@@ -30,6 +30,8 @@ NEEDS = {
     "torch_export": ((), ""),
 }
 MAX_GOLDEN = 1000
+# Flags of eval.py that a command may give: the members, and how they predict
+MEMBER_FLAGS = ("load", "ensemble", "weights", "blend", "tta", "temperature", "threshold", "scale", "fit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,14 +102,8 @@ def export(opt: argparse.Namespace) -> None:
     check_packages(opt.to)
     from tools.export.folder import export_folder
 
-    words = ["--precision", "fp32", "--gpu", "-1"]
-    words += given_words(
-        opt, "ensemble", "blend", "tta", "temperature", "scale", "fit", "data_root", "val_list", "workers"
-    )
-    words += ["--load", *opt.load] if opt.load else []
-    words += ["--weights", *map(str, opt.weights)] if opt.weights else []
-    words += ["--threshold", *map(str, opt.threshold)] if opt.threshold else []
-    export_folder(opt, parse_eval(words), Path(opt.out))
+    words = given_words(vars(opt), *MEMBER_FLAGS, "data_root", "val_list", "workers")
+    export_folder(opt, parse_eval([*words, "--precision", "fp32", "--gpu", "-1"]), Path(opt.out))
 
 
 def check_packages(form: str) -> None:

@@ -12,21 +12,16 @@ ensemble.yaml for submit.py --ensemble, and folds/ with the lists.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from options.parser import split_at_dashes
 from tools.folds import flags
 from utils.run import run_tool
-
-if TYPE_CHECKING:
-    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, predict, report; return the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    ours, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    ours, rest = split_at_dashes(argv)
     return run_tool(
         lambda: option_parser().parse_args(ours),
         lambda opt: run_folds(opt, rest),

@@ -20,7 +20,7 @@ from evaluation.thresholds import Fitted, fit_thresholds
 from inference import Inference, open_inference, predict, predict_targets, rows_to_keep
 from inference.report_extra import report_extra, target_extra
 from inference.thresholds import log_fitted
-from options import Options, parse_eval
+from options import Options, given_words, parse_eval
 from options.choices import TASKS
 from tools.folds.neighbours import FoldFeatures
 from tools.folds.oof import checkpoint_of
@@ -103,9 +103,11 @@ def _described(run: FoldsRun, extra: Extra, each: list[dict[str, Any]]) -> Extra
 
 def report_flags(run: FoldsRun, oof: Path) -> Options:
     """Return the options of eval.py that evaluate oof.npz on the whole training list."""
-    words = ["--tag", run.train.tag, "--load", str(oof), "--val_list", str(run.files.source)]
-    words += ["--result_dir", run.opt.result_dir, "--resamples", str(run.opt.resamples), "--metric", run.train.metric]
-    return parse_eval([*words, "--seed", str(run.train.seed), "--gpu", "-1"])
+    train = run.train
+    values = {"tag": train.tag, "load": oof, "val_list": run.files.source, "metric": train.metric, "seed": train.seed}
+    return parse_eval(
+        given_words(values | {"result_dir": run.opt.result_dir, "resamples": run.opt.resamples, "gpu": -1})
+    )
 
 
 def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[str, Any]:

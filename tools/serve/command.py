@@ -171,6 +171,7 @@ def _open(opt: argparse.Namespace, path: str, name: str, settings: Settings) -> 
             ) from error
     from tools.serve.checkpoints import CheckpointModel
 
-    words = given_words(opt, *CHECKPOINT_FLAGS)
-    words += ["--load", path, "-b", str(settings.max_batch)]
+    words = given_words(
+        {**vars(opt), "load": path, "batch_size": settings.max_batch}, "load", "batch_size", *CHECKPOINT_FLAGS
+    )
     return CheckpointModel(parse_eval(words), name, settings.max_pixels)
