@@ -9,6 +9,7 @@ from typing import Any
 from inference import blend
 from inference.tta import TTA
 from options import changed
+from options.choices import FITS
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import weight_sources
@@ -96,7 +97,7 @@ def _typed(content: dict[str, Any], path: Path) -> dict[str, Any]:
     weights = [_number(one) for one in content["weights"]]
     if not all(0 <= one < math.inf for one in weights) or not any(weights):
         wrong.append(f"weights are {content['weights']}; allowed: numbers from 0 on, not all 0")
-    for key, allowed in (("blend", blend.BLENDERS), ("tta", TTA), ("fit", ("squash", "crop", "pad", None))):
+    for key, allowed in (("blend", blend.BLENDERS), ("tta", TTA), ("fit", (*FITS, None))):
         if not isinstance(content.get(key), str | None) or content.get(key) not in allowed:
             wrong.append(f"{key} is {content.get(key)!r}; allowed: {', '.join(str(one) for one in allowed if one)}")
     thresholds = content.get("thresholds")

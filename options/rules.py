@@ -4,7 +4,7 @@ import argparse
 import re
 from typing import Any
 
-from options.choices import TASK_LOSSES, TASK_METRICS
+from options.choices import FITTED_BLENDS, TASK_LOSSES, TASK_METRICS
 from options.values import flag_text
 
 MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
@@ -53,7 +53,7 @@ def weights(opt: argparse.Namespace) -> list[str]:
 
 def blend(opt: argparse.Namespace) -> list[str]:
     """Require several members and labels where --blend fits the weights, and no weights from the user."""
-    if opt.blend not in ("greedy", "optimal"):
+    if opt.blend not in FITTED_BLENDS:
         return []
     problems = []
     if opt.ensemble:
@@ -112,10 +112,11 @@ def images(opt: argparse.Namespace) -> list[str]:
         "labels",
         "like",
         "probabilities",
+        "joiner",
     )
     return [
         f"--images and --{name} contradict: with --images there is no list, and no submission; leave one out"
-        for name in (*about, "joiner")
+        for name in about
         if name in opt.given
     ]
 

@@ -16,6 +16,7 @@ from dataloader.file_list import read_list
 from evaluation.bootstrap import paired_difference
 from network.loading import build_from_checkpoint
 from options import parse_train
+from tools.embed import KNN_TEMPERATURE
 from tools.probe import backbone, command, features, heads, report
 from training import linear_head
 from utils import checkpoint
@@ -360,7 +361,7 @@ def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
     for k in range(90):
         cosine = np.where(np.tile(fold, 2) == fold[k], -np.inf, pool @ pool[k])
         near = np.argsort(-cosine)[:7]
-        votes = np.bincount(label[near % 90], np.exp(cosine[near] / heads.KNN_TEMPERATURE), minlength=3)
+        votes = np.bincount(label[near % 90], np.exp(cosine[near] / KNN_TEMPERATURE), minlength=3)
         assert found.top[k, 0] == votes.argmax()
         assert found.true_probability[k] == pytest.approx(votes[label[k]] / votes.sum(), abs=1e-3)
 

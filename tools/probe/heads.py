@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.metrics import Predictions
+from tools.embed import KNN_TEMPERATURE
 from training.linear_head import Head, Rows, blocks, fit
 from utils.logger import progress
 
-KNN_TEMPERATURE = 0.07  # votes weigh exp(cosine / KNN_TEMPERATURE), as in tools.embed
 TOP = 5
 
 
