@@ -82,6 +82,11 @@ def losses_of_tasks() -> str:
     return "; ".join(f"{task}: {', '.join(losses)}" for task, losses in TASK_LOSSES.items() if task != "single")
 
 
+def metrics_of_tasks() -> str:
+    """Return the default metric of each task but "single", as text for the help."""
+    return "; ".join(f"{task}: {metrics[0]}" for task, metrics in TASK_METRICS.items() if task != "single")
+
+
 def default_weight_decay(optimizer: str) -> float:
     """Return the weight decay of an optimizer without --weight_decay."""
     return DECOUPLED_WEIGHT_DECAY if optimizer in DECOUPLED else COUPLED_WEIGHT_DECAY

@@ -135,14 +135,16 @@ HELP = {
     "erase_area": "方块的最大面积，占图片面积的份额",
     # ------------------------------------------------------------------------------------------ records
     "val_freq": "每 N 个 epoch 验证一次，最后一个之后也验证；0：从不验证，也不需要验证列表",
-    "metric": "以哪个指标定最佳：best.pt、--patience、--ema 与 --swa 的取舍；eval：--blend greedy 的目标，并列在最前",
+    "metric": "以哪个指标定最佳：best.pt、--patience、--ema 与 --swa 的取舍；"
+    f"其他 --task 的默认值为 {choices.metrics_of_tasks()}；"
+    "eval：--blend greedy 的目标，并列在最前；默认同检查点训练时所用",
     "patience": "连续 N 次验证没有更好的 --metric 就结束；0：训完全部 epoch",
     "keep": "保留最近 N 个 epoch 的检查点；另有 last.pt 与 best.pt",
     "save_freq": "此外每 N 个 epoch 的检查点和最后一个也保留",
     "histograms": "每个 epoch 把权重和梯度的直方图写入 TensorBoard",
     "save_minutes": "在一个 epoch 之内也每隔这么多分钟写一次 last.pt",
     "max_nan": "梯度含非有限值的一步被跳过；连续 N 步后回到 last.pt 一次，再发生则停止；0：不检查",
-    "max_bad": "一个 epoch 里读不出的图片超过这一份额就停下",
+    "max_bad": "读不出的图片超过训练列表的这一份额、且多于 10 张时停下",
     # ------------------------------------------------------------------------------------------ inference
     "weights": "每个 --load 一个权重；默认相等",
     "tta": "对多个视图取平均：左右镜像（flip）、八种翻转与转置（x8）、五个裁剪（fivecrop）、三种尺寸（multiscale）",

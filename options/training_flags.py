@@ -157,7 +157,7 @@ def saving(parser: Parser) -> None:
         choices=choices.METRICS,
         default="top1",
         help="what makes an epoch the best: decides best.pt, --patience, "
-        "and the weights of --ema and --swa to predict with",
+        f"and the weights of --ema and --swa to predict with; default of another --task: {choices.metrics_of_tasks()}",
     )
     add(
         "--patience",
@@ -204,7 +204,7 @@ def saving(parser: Parser) -> None:
         default=0.01,
         low=0,
         high=1,
-        help="stop when more than this fraction of the images of an epoch cannot be read",
+        help="stop the run when more than this fraction of the training list, and more than 10 images, cannot be read",
     )
     add(
         "--max_nan",
