@@ -1,7 +1,6 @@
 """What is predicted of a few images, as a table for people, as CSV, or as JSON."""
 
 import json
-import unicodedata
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -9,6 +8,7 @@ from evaluation.multilabel import likeliest_labels, thresholds_of
 from evaluation.scored import Scored, TargetScored
 from utils import tables
 from utils.files import atomic_write, json_text
+from utils.names import columns, padded
 from utils.outputs import Output, begins_with
 from utils.text import exact, visible
 
@@ -148,17 +148,5 @@ def table(found: Answers) -> list[str]:
         if not lines:
             lines = [("cannot be read" if one.classes is None else "no label", "")]
         rows += [(visible(one.file) if place == 0 else "", *line) for place, line in enumerate(lines)]
-    first, second = (max(map(_columns, column)) for column in list(zip(*rows, strict=True))[:2])
-    return [
-        f"{_padded(file_name, first)}  {_padded(name, second)}  {value}".rstrip() for file_name, name, value in rows
-    ]
-
-
-def _columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes: a Chinese character takes two."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
-    return len(text) + wide - sum(bool(unicodedata.combining(letter)) for letter in text)
-
-
-def _padded(text: str, columns: int) -> str:
-    return text + " " * (columns - _columns(text))
+    first, second = (max(map(columns, column)) for column in list(zip(*rows, strict=True))[:2])
+    return [f"{padded(file_name, first)}  {padded(name, second)}  {value}".rstrip() for file_name, name, value in rows]

@@ -15,6 +15,12 @@ def columns(text: str) -> int:
     return sum(0 if _attached(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
+def padded(text: str, width: int, left: bool = True) -> str:
+    """Return `text` with blanks up to `width` columns of a terminal, flush left or right; a wider text is unchanged."""
+    blanks = " " * (width - columns(text))
+    return text + blanks if left else blanks + text
+
+
 def shorten(text: str, room: float, measure: Measure = columns) -> str:
     """Return `text`, or its beginning, an ellipsis and its end, at most `room` wide.
 

@@ -14,7 +14,7 @@ from evaluation.metrics import Predictions
 from evaluation.report import figures as report_figures
 from evaluation.report import fonts, plots, tool_plots
 from evaluation.report.curves import draw_curves, running_mean
-from utils.names import columns, shorten, shorten_all
+from utils.names import columns, padded, shorten, shorten_all
 
 pytestmark = pytest.mark.pictures
 
@@ -88,6 +88,12 @@ def test_shorten_keeps_both_ends():
     }
     assert shorten("男士纯棉短袖圆领T恤", 9) == "男士…T恤" and columns("男士…T恤") == 8
     assert shorten("e\u0301" * 9, 5) == "e\u0301e\u0301…e\u0301e\u0301"  # an accent stays with its letter
+
+
+def test_padded_counts_columns_of_a_terminal():
+    for text, width in (("shoe", 4), ("鞋子", 4), ("e\u0301te\u0301", 3), ("👩\u200d🚀", 4)):
+        assert padded(text, 6) == text + " " * (6 - width) and padded(text, 6, left=False) == " " * (6 - width) + text
+    assert padded("shoes", 4) == "shoes"
 
 
 # ------------------------------------------------------------------------ fonts

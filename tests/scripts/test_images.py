@@ -111,14 +111,14 @@ def test_submit_images_beside_a_list_is_refused(script):
     )
 
 
-def test_answers_align_wide_letters():
+def test_answers_align_wide_letters_and_joined_signs():
     from evaluation.answers import Answer, Answers, Likely, table
 
-    dog = Answer("a.jpg", [Likely(0, "狗", 0.9), Likely(1, "cat", 0.1)])
+    dog = Answer("a.jpg", [Likely(0, "狗", 0.9), Likely(1, "👩\u200d🚀", 0.1)])
     lines = table(Answers("single", [dog, Answer("b\x1b.jpg")]))
     assert lines == [
         "file       class           probability",
         "a.jpg      狗                   90.00%",
-        "           cat                  10.00%",
+        "           👩\u200d🚀                 10.00%",
         "b\\x1b.jpg  cannot be read",
     ]

@@ -19,7 +19,7 @@ from options import choices
 from options.parser import ToolParser, expanded
 from tools.compare.runs import RECORDS, Run, common_metric, differing_options, find_runs, option_text, read_run
 from utils.logger import log
-from utils.names import columns, shorten_all
+from utils.names import columns, padded, shorten_all
 from utils.outputs import Output, check, contains
 from utils.run import run_tool
 from utils.text import visible
@@ -112,9 +112,9 @@ def table(runs: Sequence[Run], metric: str, width: int) -> list[str]:
     lines = []
     for tag, *others in zip(tags, *texts, strict=True):
         numbers = [
-            _padded(text, size, left=place == 0) for place, (text, size) in enumerate(zip(others, widths, strict=True))
+            padded(text, size, left=place == 0) for place, (text, size) in enumerate(zip(others, widths, strict=True))
         ]
-        lines.append("  ".join([_padded(tag, first, left=True), *numbers]).rstrip())
+        lines.append("  ".join([padded(tag, first), *numbers]).rstrip())
     return lines
 
 
@@ -148,11 +148,6 @@ def describe_options(runs: Sequence[Run]) -> list[str]:
         more = f", and {len(names) - MAX_OPTIONS_SHOWN} more on the page" if len(names) > MAX_OPTIONS_SHOWN else ""
         lines.append(f"  {run.tag}: {shown}{more}")
     return lines
-
-
-def _padded(text: str, size: int, left: bool = False) -> str:
-    space = " " * (size - columns(text))
-    return text + space if left else space + text
 
 
 def _number(value: float | None, form: str) -> str:

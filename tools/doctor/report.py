@@ -14,7 +14,7 @@ from tools.doctor.scan import Scan
 from utils import tables
 from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
-from utils.names import columns, shorten
+from utils.names import padded, shorten
 
 CSV_COLUMNS = ("list", "line", "path", "problem", "detail", "partner_list", "partner_line", "partner_path")
 MAX_EXAMPLES = 3  # findings per problem in the log
@@ -158,8 +158,8 @@ def show(report: Report, folder: Path) -> None:
         counts = entry["problems"]
         errors = sum(count for name, count in counts.items() if PROBLEMS[name].severity == ERROR)
         name = shorten(entry["list"], 28)
-        warnings, padding = sum(counts.values()) - errors, " " * (28 - columns(name))
-        line = f"{name}{padding} {format_count(entry['images']):>11} {errors:>8} {warnings:>8}"
+        warnings = sum(counts.values()) - errors
+        line = f"{padded(name, 28)} {format_count(entry['images']):>11} {errors:>8} {warnings:>8}"
         balance = entry["classes"]
         if balance:
             text = f" {balance['classes']:>8} {_per_class(balance):>22} {balance['gini']:>5.2f}"

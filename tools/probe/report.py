@@ -13,7 +13,7 @@ from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.logger import log
-from utils.names import columns, shorten_all
+from utils.names import columns, padded, shorten_all
 
 FORMAT = 1
 MAX_TITLE_COLUMNS = 40  # of the terminal
@@ -129,10 +129,9 @@ def print_table(rows: Sequence[Row]) -> None:
         f"  {'95 % interval':>17s}  {'images/s':>8s}  {'parameters':>11s}  {'peak MB':>8s}"
     )
     for row, name in zip(rows, names.values(), strict=True):
-        pad = " " * (width - columns(name))
         log.info(
-            f"{name}{pad}  {row.scores['top1']:11.4f}  {_interval(row.intervals.get('top1')):>17s}  {row.knn_top1:8.4f}"
-            f"  {_interval(row.knn_interval):>17s}  {row.images_per_second:8.1f}  {row.parameters:11,d}"
+            f"{padded(name, width)}  {row.scores['top1']:11.4f}  {_interval(row.intervals.get('top1')):>17s}"
+            f"  {row.knn_top1:8.4f}  {_interval(row.knn_interval):>17s}  {row.images_per_second:8.1f}  {row.parameters:11,d}"
             f"  {row.peak_bytes / 1e6:8.0f}"
         )
 
