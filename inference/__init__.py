@@ -1,7 +1,6 @@
 """Checkpoints into probabilities."""
 
 from inference.ensemble import fit_ensemble, write_ensemble
-from inference.ensemble_file import apply_ensemble_file
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.images import ImagePredictor, load
@@ -16,7 +15,6 @@ __all__ = [
     "Inference",
     "Member",
     "Predictor",
-    "apply_ensemble_file",
     "build_member",
     "fit_ensemble",
     "gradcam_maps",

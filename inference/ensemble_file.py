@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,31 @@ FIT_COMMAND = "python eval.py --load A B --blend greedy"
 REQUIRED = {"load": list, "hashes": list, "weights": list, "blend": str, "tta": str}
 
 
-def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
-    """Return `opt`; with --ensemble a copy whose load, weights, blend, tta, scale and fit come from the file.
+@dataclass(frozen=True)
+class EnsembleFile:
+    """What an ensemble.yaml holds that no flag does; load_predictor uses it.
 
-    Flags on the command line override the file. A member of weight 0 is left out: it would only cost time. The
-    thresholds of labels, if the file holds some, become `ensemble_thresholds`, which load_predictor uses.
+    path: as --ensemble names it. identities: those of the members that the weights were fitted to, by their names in
+    --load. thresholds: of labels, for temperature 1, with how they were fitted; None: there are none.
+    """
+
+    path: str
+    identities: dict[str, str]
+    thresholds: dict[str, Any] | None
+
+
+def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, EnsembleFile | None]:
+    """Return `opt` and None; with --ensemble a changed copy, and what else its file holds.
+
+    The copy's load, weights, blend, tta, scale and fit come from the file. Flags on the command line override the file.
+    A member of weight 0 is left out: it would only cost time.
 
     Raises:
         UserError: the file is missing or of another kind, or a member is missing. A changed member is refused later,
             by load_predictor.
     """
     if not opt.ensemble:
-        return opt
+        return opt, None
     path = Path(opt.ensemble)
     try:
         content = read_yaml(path)
@@ -60,20 +74,16 @@ def apply_ensemble_file(opt: argparse.Namespace) -> argparse.Namespace:
         raise UserError(
             f"--ensemble {path} blends by rank, and --pseudo_label needs probabilities. Try: --blend mean beside it."
         )
-    members = {
-        "load": load,
-        "weights": [content["weights"][k] for k in used],
-        "identities": [content["hashes"][k] for k in used],
-        "ensemble_thresholds": content.get("thresholds"),
-    }
-    if members["ensemble_thresholds"] and not vars(opt).get("threshold") and not vars(opt).get("fit_thresholds"):
+    identities = {name: content["hashes"][k] for name, k in zip(load, used, strict=True)}
+    found = EnsembleFile(opt.ensemble, identities, content.get("thresholds"))
+    if found.thresholds and not vars(opt).get("threshold") and not vars(opt).get("fit_thresholds"):
         for name in ("tta", "blend", "scale", "fit"):
             if name not in settings and getattr(opt, name) != content.get(name):
                 log.warning(
                     f"The thresholds of {path} were fitted with --{name} {content.get(name)}; now it is "
                     f"{getattr(opt, name)}."
                 )
-    return changed(opt, **settings, **members)
+    return changed(opt, load=load, weights=[content["weights"][k] for k in used], **settings), found
 
 
 def _source_of(name: str, folder: Path) -> str:

@@ -15,6 +15,7 @@ from evaluation.calibration import at_temperature
 from evaluation.multilabel import THRESHOLD, describe_thresholds
 from evaluation.step_points import Row, rows_of
 from inference import saved_probs
+from inference.ensemble_file import EnsembleFile
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from network.loading import build_from_checkpoint
@@ -92,15 +93,20 @@ class _Network:
     weights_alone: bool
 
 
-def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredictor:
+def load_predictor(
+    opt: argparse.Namespace, device: torch.device, ensemble: EnsembleFile | None = None
+) -> LoadedPredictor:
     """Build the networks of opt.load on `device` from their checkpoints alone, and read the .npz files.
 
     --scale and --fit override the preprocessing that a checkpoint holds, --precision its precision. To predict for a
     list, call `check_list` with it first: probabilities in a file belong to one list.
 
+    Args:
+        ensemble: the file from which opt.load comes, if it comes from one.
+
     Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; or torchrun started
-            several processes that have not met.
+        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; a member of the ensemble
+            has changed; or torchrun started several processes that have not met.
     """
     distributed.require_single_process("This command and `inference.load`")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
@@ -111,7 +117,8 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
     hashes = tuple(_hash_of(path) for path in paths)
     networks = [_load_network(path, weight, opt, device) for path, weight in network_pairs]
     identities = (*(network.identity for network in networks), *hashes[len(networks) :])
-    _check_ensemble(opt, paths, identities)
+    if ensemble is not None:
+        _check_ensemble(ensemble, paths, identities)
     saved = _read_saved([path for path, _ in saved_pairs])
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
@@ -141,7 +148,7 @@ def load_predictor(opt: argparse.Namespace, device: torch.device) -> LoadedPredi
         history=only.history if only else [],
         points=only.points if only else [],
         metric=networks[0].metric if networks else TASK_METRICS[task][0],
-        thresholds=_thresholds(opt, networks, Classes.from_dict(data), predictor.temperature),
+        thresholds=_thresholds(opt, ensemble, networks, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
 
@@ -245,13 +252,12 @@ def _cut(name: str, letters: int) -> str:
     return os.fsencode(name[:letters])[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _check_ensemble(opt: argparse.Namespace, paths: tuple[str, ...], identities: tuple[str, ...]) -> None:
+def _check_ensemble(ensemble: EnsembleFile, paths: tuple[str, ...], identities: tuple[str, ...]) -> None:
     """Raise UserError where a member of --ensemble is not the one that the weights were fitted to."""
-    expected = dict(zip(opt.load, vars(opt).get("identities") or (), strict=False))
     for path, identity in zip(paths, identities, strict=True):
-        if expected.get(path, identity) != identity:
+        if ensemble.identities[path] != identity:
             raise UserError(
-                f"--ensemble {opt.ensemble}: {path} has changed since the weights were fitted (another network, "
+                f"--ensemble {ensemble.path}: {path} has changed since the weights were fitted (another network, "
                 "or other weights, classes or options). Put it back, or fit them again with eval.py --blend."
             )
 
@@ -291,17 +297,20 @@ def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -
 
 
 def _thresholds(
-    opt: argparse.Namespace, networks: list[_Network], classes: Classes, temperature: float
+    opt: argparse.Namespace,
+    ensemble: EnsembleFile | None,
+    networks: list[_Network],
+    classes: Classes,
+    temperature: float,
 ) -> list[float] | None:
     """Return the probability of each label from which it counts as predicted; None: 0.5, or classes of another task.
 
     --threshold comes first. Without it they are those of the file of --ensemble, or those that `eval.py
     --fit_thresholds` stored in the only checkpoint.
     """
-    of_ensemble = vars(opt).get("ensemble_thresholds")
-    if of_ensemble and classes.task != "multilabel":
+    if ensemble is not None and ensemble.thresholds and classes.task != "multilabel":
         raise UserError(
-            f"--ensemble {opt.ensemble} holds thresholds, and the task of its members is {classes.task}; "
+            f"--ensemble {ensemble.path} holds thresholds, and the task of its members is {classes.task}; "
             "allowed: multilabel. Remove `thresholds` from the file."
         )
     if classes.task != "multilabel" or vars(opt).get("fit_thresholds"):
@@ -313,8 +322,8 @@ def _thresholds(
                 f"{classes.count} labels."
             )
         return list(opt.threshold) * (classes.count if len(opt.threshold) == 1 else 1)
-    if of_ensemble:
-        return _ensemble_thresholds(opt.ensemble, of_ensemble, classes, temperature)
+    if ensemble is not None and ensemble.thresholds:
+        return _ensemble_thresholds(ensemble.path, ensemble.thresholds, classes, temperature)
     holding = [network for network in networks if network.thresholds is not None]
     if not holding:
         return None

@@ -121,6 +121,7 @@ def open_inference(
         run = _open(opt, device, images, match_classes, tasks)
     more = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
     more |= {f"precision of member {k}": str(one.model.dtype) for k, one in enumerate(run.predictor.members)}
+    more["thresholds of the labels"] = str(run.loaded.thresholds)
     with distributed.together():
         check_alike(vars(run.opt), {**more, "the list": run.files.fingerprint()[:12]})
     log.info(f"{distributed.world_size()} processes share the batches.")
@@ -135,8 +136,8 @@ def _open(
     tasks: Sequence[str],
 ) -> Inference:
     """Do what `open_inference` says, in this process."""
-    opt = apply_ensemble_file(opt)
-    loaded = load_predictor(opt, device)
+    opt, ensemble = apply_ensemble_file(opt)
+    loaded = load_predictor(opt, device, ensemble)
     classes = loaded.classes
     if classes.task not in tasks:
         raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")

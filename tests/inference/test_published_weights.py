@@ -50,8 +50,11 @@ def test_ensemble_of_folders_and_repositories_names_them_again(published, tmp_pa
     content = ensemble_content(folder, members, "none", more={})
     assert content["load"] == ["../out", "../out", "../best.pt", "hf-hub:owner/name@main"]
     write_yaml(folder / "ensemble.yaml", {**content, "load": ["local-dir:../out", *content["load"][1:]]})
-    opt = apply_ensemble_file(parse_eval(["--ensemble", "results/ensemble.yaml", *CPU]))
+    asked = parse_eval(["--ensemble", "results/ensemble.yaml", *CPU])
+    opt, found = apply_ensemble_file(asked)
     assert opt.load == ["out", "out", "best.pt", "hf-hub:owner/name@main"]
+    assert found is not None and found.identities == dict.fromkeys(opt.load, "0") and found.thresholds is None
+    assert vars(opt).keys() == vars(asked).keys()  # no option that no parser knows
     published.unlink()
     with pytest.raises(UserError, match="there is no out"):
         apply_ensemble_file(parse_eval(["--ensemble", "results/ensemble.yaml", *CPU]))

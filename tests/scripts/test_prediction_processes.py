@@ -178,6 +178,19 @@ def test_eval_mistake_in_several_processes_is_printed_once(places):
     assert not (two / "results").exists()
 
 
+def test_eval_other_thresholds_of_labels_in_another_process_are_refused(places):
+    two = places[1]
+    (two / "other").mkdir()
+    content = checkpoint.load(two / "checkpoints/multilabel/last.pt")
+    stored = {"rule": "per_label", "images": 8, "tta": "none", "values": [0.25, 0.75]}
+    checkpoint.save(two / "other/last.pt", {**content, "thresholds": stored})
+    lines = [[EVAL, "--load", f"{name}/last.pt", *ON_CPU, "-b", 6] for name in ("checkpoints/multilabel", "other")]
+    assert processes.ranks(two, *lines) == [2, 2]
+    told = logs(two).split("not started alike:")[1].splitlines()[1:3]
+    assert told[0].strip() == "thresholds of the labels: None (process 0), [0.25, 0.75] (process 1)"
+    assert told[1].startswith("Give each machine")
+
+
 def test_submit_images_mistake_in_several_processes_is_printed_once(tmp_path):
     for name, said in (("-", "Names from standard input run in one process"), ("none.jpg", "error: ")):
         (tmp_path / name).mkdir()
