@@ -26,14 +26,17 @@ from utils.run import get_device
 from utils.task import has_probabilities
 
 CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
-# What is for one class per image, and the value of each flag that leaves it out.
-OFF = {
-    "calibrate": False,
-    "temperature": "none",
-    "pseudo_label": None,
-    "top_k": 1,
+PROBABILITY_TASKS = (*CLASS_TASKS, "multilabel")
+# Flags that fit some tasks alone: the value that leaves the flag out, those tasks, and what it is for.
+FLAG_TASKS: dict[str, tuple[object, tuple[str, ...], str]] = {
+    "threshold": (None, ("multilabel",), "several labels per image"),
+    "fit_thresholds": (None, ("multilabel",), "several labels per image"),
+    "probabilities": (False, ("multilabel",), "several labels per image"),
+    "calibrate": (False, PROBABILITY_TASKS, "probabilities"),
+    "temperature": ("none", PROBABILITY_TASKS, "probabilities"),
+    "pseudo_label": (None, PROBABILITY_TASKS, "probabilities"),
+    "top_k": (1, CLASS_TASKS, "one class per image"),
 }
-OF_PROBABILITIES = ("calibrate", "temperature", "pseudo_label")  # of OFF, what labels have too
 
 
 def check_task(opt: argparse.Namespace, task: str) -> None:
@@ -44,20 +47,9 @@ def check_task(opt: argparse.Namespace, task: str) -> None:
             f"--metric {metric} does not fit the checkpoint, whose task is {task}; "
             f"allowed: {', '.join(TASK_METRICS[task])}."
         )
-    for name in ("threshold", "fit_thresholds", "probabilities"):
-        if name in vars(opt).get("given", ()) and name in vars(opt) and task != "multilabel":
-            raise UserError(
-                f"--{name} is for several labels per image; the task of the checkpoint is {task}. Leave it out."
-            )
-    if has_probabilities(task):
-        return
-    given = [name for name, off in OFF.items() if vars(opt).get(name, off) != off]
-    if task == "multilabel":
-        given = [name for name in given if name not in OF_PROBABILITIES]
-    if given and given[0] in OF_PROBABILITIES:
-        raise UserError(f"--{given[0]} is for probabilities; the task of the checkpoint is {task}. Leave it out.")
-    if given:
-        raise UserError(f"--{given[0]} is for one class per image; the task of the checkpoint is {task}. Leave it out.")
+    for name, (off, tasks, purpose) in FLAG_TASKS.items():
+        if vars(opt).get(name, off) != off and task not in tasks:
+            raise UserError(f"--{name} is for {purpose}; the task of the checkpoint is {task}. Leave it out.")
 
 
 @dataclass(frozen=True)
