@@ -46,7 +46,7 @@ def find_batch(fits: Callable[[int], bool], limit: int) -> int | None:
     return fitting or None
 
 
-def largest_step(start: Callable[[], tuple[Engine, int]], device: torch.device, limit: int) -> int | None:
+def largest_trial_batch(start: Callable[[], tuple[Engine, int]], device: torch.device, limit: int) -> int | None:
     """Return the largest batch per process, up to `limit`, whose steps fit; None if not even 2 images do.
 
     The random numbers of the run do not change.

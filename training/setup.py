@@ -20,7 +20,7 @@ from options import Options, build_parser, resume_command
 from options.choices import AUTO_BATCH
 from scheduler import Span, get_schedule
 from training.averages import Averages
-from training.batch_size import FREE_SHARE, MAX_IMAGES, largest_step
+from training.batch_size import FREE_SHARE, MAX_IMAGES, largest_trial_batch
 from training.distill import distilled_loss, load_teacher
 from training.engine import Engine, Parts, StepSettings
 from training.finetune import freeze, lr_scales
@@ -144,7 +144,7 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
         return usual
     world = distributed.world_size()
     limit = min(MAX_IMAGES, images // world)
-    found = largest_step(functools.partial(_trial_engine, opt, device, classes), device, limit)
+    found = largest_trial_batch(functools.partial(_trial_engine, opt, device, classes), device, limit)
     batch = world * -distributed.all_reduce_max(-(found or 2))  # where not even 2 fit, the first step says what to do
     chosen = opt.preset == "auto" and "lr" not in opt.given
     rate = "--lr follows from it." if chosen else f"--lr stays {opt.lr:g}: check that it suits this batch."

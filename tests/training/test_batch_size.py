@@ -8,7 +8,7 @@ import torch
 from network.base_model import BaseModel
 from options import parse_eval, parse_train
 from training import setup
-from training.batch_size import GRAIN, find_batch, largest_step
+from training.batch_size import GRAIN, find_batch, largest_trial_batch
 from training.setup import resolve_batch
 from training.start import restore_options
 from utils import checkpoint
@@ -80,7 +80,7 @@ def test_resolve_batch_on_gpu_takes_what_the_trial_found_and_leaves_the_rate(mon
         limits.append(limit)
         return 96 if limit > 50 else None
 
-    monkeypatch.setattr(setup, "largest_step", found)
+    monkeypatch.setattr(setup, "largest_trial_batch", found)
     opt = parse_train([*WORDS, "--lr", "0.003"])
     gpu = torch.device("cuda")
     assert [resolve_batch(opt, gpu, images, Classes(3)) for images in (100, 50, 9999)] == [96, 2, 96]
@@ -89,7 +89,7 @@ def test_resolve_batch_on_gpu_takes_what_the_trial_found_and_leaves_the_rate(mon
 
 
 @pytest.mark.parametrize("words", [(), ("--ema", "0.9", "--sam", "0.05"), ("--scale_schedule", "1:32,2:64")], ids=str)
-def test_largest_step_finds_batch_by_steps_at_the_largest_size_and_leaves_no_trace(words, monkeypatch):
+def test_largest_trial_batch_finds_batch_by_steps_at_the_largest_size_and_leaves_no_trace(words, monkeypatch):
     """A network that has room for 44 images of 64 px stands for a GPU."""
     update, seen = BaseModel.forward, []
 
@@ -103,7 +103,7 @@ def test_largest_step_finds_batch_by_steps_at_the_largest_size_and_leaves_no_tra
     opt = parse_train([*WORDS, "--scale_schedule", "1:64", *words, "--dropout", "0.1"])
     before = torch.random.get_rng_state()
     start = functools.partial(setup._trial_engine, opt, torch.device("cpu"), Classes(3, train_counts=[9, 9, 9]))
-    assert largest_step(start, torch.device("cpu"), 1024) == 40
+    assert largest_trial_batch(start, torch.device("cpu"), 1024) == 40
     assert torch.equal(torch.random.get_rng_state(), before)
     assert {shape[-1] for shape in seen} == {64}
 

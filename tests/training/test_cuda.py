@@ -489,7 +489,7 @@ def test_10_batch_auto_fits_and_twice_as_many_images_do_not(device, monkeypatch)
     monkeypatch.setattr(batch_size, "FREE_SHARE", 0.001)
     words = ["--model", "ResNet18", "--scale", 224, "--ema", 0.9]
     with memory_limit(device, 2 << 30):
-        found = batch_size.largest_step(lambda: (engine_on(device, *words), 224), device, 1024)
+        found = batch_size.largest_trial_batch(lambda: (engine_on(device, *words), 224), device, 1024)
         assert found is not None and 8 <= found < 1024
         for size, wanted in ((found, True), (2 * found, False)):
             engine = engine_on(device, *words, "-b", size)
