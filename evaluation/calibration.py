@@ -16,7 +16,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
-class Fitted(NamedTuple):
+class FittedTemperature(NamedTuple):
     """A temperature fitted on `images` images, with mean -log p and calibration error before and after."""
 
     temperature: float
@@ -27,7 +27,7 @@ class Fitted(NamedTuple):
     ece_after: float
 
 
-def apply_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+def classes_at_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     """Return softmax(log p / T) of rows (M, C). It equals softmax(logits / T), as a constant per row has no effect."""
     logits = np.log(np.maximum(probability.astype(np.float64), MIN_PROBABILITY)) / temperature
     logits -= logits.max(axis=1, keepdims=True)
@@ -35,14 +35,14 @@ def apply_temperature(probability: NDArray[np.float32], temperature: float) -> N
     return logits / logits.sum(axis=1, keepdims=True)
 
 
-def at_temperature(probability: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+def labels_at_temperature(probability: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
     """Return sigmoid(logit(p) / T) of probabilities of labels, in any shape; those of 0 and 1 stay what they are."""
     probability = probability.astype(np.float64)
     present, absent = probability ** (1 / temperature), (1 - probability) ** (1 / temperature)
     return present / (present + absent)
 
 
-def fit_temperature(predictions: Predictions) -> Fitted:
+def fit_temperature(predictions: Predictions) -> FittedTemperature:
     """Fit the temperature with the lowest mean -log p on the whole rows that were kept (a sample of a huge list).
 
     Raises:
@@ -55,10 +55,10 @@ def fit_temperature(predictions: Predictions) -> Fitted:
     label, probability = predictions.label[rows.row[use]], rows.probability[use]
     temperature = _minimise(lambda tried: _scores(probability, label, tried)[0])
     before, after = _scores(probability, label, 1.0), _scores(probability, label, temperature)
-    return Fitted(temperature, len(label), before[0], after[0], before[1], after[1])
+    return FittedTemperature(temperature, len(label), before[0], after[0], before[1], after[1])
 
 
-def fit_label_temperature(predictions: TargetPredictions, seed: int = 0) -> Fitted:
+def fit_label_temperature(predictions: TargetPredictions, seed: int = 0) -> FittedTemperature:
     """Fit the temperature with the lowest mean binary cross entropy over images and labels.
 
     Of a long list a sample of the images is used.
@@ -75,7 +75,7 @@ def fit_label_temperature(predictions: TargetPredictions, seed: int = 0) -> Fitt
         raise UserError("--calibrate needs labelled images that can be read; the validation list has none.")
     temperature = _minimise(lambda tried: _label_loss(sample, tried))
     losses = [_label_loss(sample, one) for one in (1.0, temperature)]
-    return Fitted(temperature, count, *losses, *(label_ece(sample, one) for one in (1.0, temperature)))
+    return FittedTemperature(temperature, count, *losses, *(label_ece(sample, one) for one in (1.0, temperature)))
 
 
 def label_ece(predictions: TargetPredictions, temperature: float = 1.0) -> float:
@@ -85,7 +85,7 @@ def label_ece(predictions: TargetPredictions, temperature: float = 1.0) -> float
     """
     sets, total, gap = label_sets(predictions), 0, np.zeros(BINS)
     for rows, values in predictions.blocks():
-        bins = reliability(at_temperature(values, temperature).ravel(), sets.rows(rows).astype(bool).ravel())
+        bins = reliability(labels_at_temperature(values, temperature).ravel(), sets.rows(rows).astype(bool).ravel())
         gap += (bins["accuracy"] - bins["confidence"]) * bins["count"]
         total += values.size
     return float(np.abs(gap).sum() / max(total, 1))
@@ -95,7 +95,7 @@ def _label_loss(predictions: TargetPredictions, temperature: float) -> float:
     """Return the mean binary cross entropy over images and labels at a temperature."""
     sets, total, count = label_sets(predictions), 0.0, 0
     for rows, values in predictions.blocks():
-        total += float(cross_entropy(at_temperature(values, temperature), sets.rows(rows).astype(bool)).sum())
+        total += float(cross_entropy(labels_at_temperature(values, temperature), sets.rows(rows).astype(bool)).sum())
         count += values.size
     return total / count
 
@@ -131,7 +131,8 @@ def _scores(probability: NDArray[np.float32], label: NDArray[np.int64], temperat
     confidence: list[Any] = []
     hit: list[Any] = []
     for begin in range(0, len(label), step):
-        part, target = apply_temperature(probability[begin : begin + step], temperature), label[begin : begin + step]
+        part = classes_at_temperature(probability[begin : begin + step], temperature)
+        target = label[begin : begin + step]
         true.append(part[np.arange(len(part)), target])
         confidence.append(part.max(axis=1))
         hit.append(part.argmax(axis=1) == target)

@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
-from evaluation.calibration import Fitted
+from evaluation.calibration import FittedTemperature
 from evaluation.compare import Compared
 from evaluation.metrics import confused_pairs, extended_scores, per_class
 from evaluation.paired import Difference, describe, kappa_scores, paired_scores
@@ -122,7 +122,7 @@ def write(
     new: Path,
     scored: Scored,
     opt: argparse.Namespace,
-    fitted: Fitted | None = None,
+    fitted: FittedTemperature | None = None,
     earlier: Path | None = None,
     identities: Sequence[str] = (),
     compared: Compared | None = None,

@@ -32,8 +32,8 @@ def write(
     opt: argparse.Namespace,
     identities: Sequence[str],
     extra: Extra | None,
-    calibrated: calibration.Fitted | None = None,
-    fitted: thresholds.Fitted | None = None,
+    calibrated: calibration.FittedTemperature | None = None,
+    fitted: thresholds.FittedThresholds | None = None,
     compared: TargetCompared | None = None,
 ) -> dict[str, Any]:
     """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.

@@ -16,7 +16,7 @@ FOLDS = 5  # of the cross-fit
 SCORES = ("micro_f1", "macro_f1")
 
 
-class Fitted(NamedTuple):
+class FittedThresholds(NamedTuple):
     """Thresholds, and what they gain.
 
     Attributes:
@@ -37,7 +37,7 @@ class Fitted(NamedTuple):
     cross_fitted: dict[str, float]
 
 
-def fit_thresholds(predictions: TargetPredictions, rule: str, seed: int = 0) -> Fitted:
+def fit_thresholds(predictions: TargetPredictions, rule: str, seed: int = 0) -> FittedThresholds:
     """Fit thresholds that give the highest F1: of all labels together (ONE), or of each label (PER_LABEL).
 
     Args:
@@ -47,7 +47,7 @@ def fit_thresholds(predictions: TargetPredictions, rule: str, seed: int = 0) -> 
         UserError: no scorable image has a label.
     """
     values, shared = _fit(predictions, rule)
-    return Fitted(
+    return FittedThresholds(
         rule,
         values.tolist(),
         int(predictions.scorable.sum()),

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dataloader.prefetch import BatchLoader
 from dataloader.targets import take
-from evaluation.calibration import at_temperature
-from evaluation.thresholds import ONE, Fitted
+from evaluation.calibration import labels_at_temperature
+from evaluation.thresholds import ONE, FittedThresholds
 from inference import blend, saved_probs
 from inference.blend_targets import TargetCandidates
 from inference.ensemble_file import REQUIRED
@@ -247,18 +247,18 @@ def _collect_targets(
     return TargetCandidates(scored, take(targets, use), classes), readable
 
 
-def thresholds_content(fitted: Fitted, temperature: float) -> dict[str, object]:
+def thresholds_content(fitted: FittedThresholds, temperature: float) -> dict[str, object]:
     """Return what ensemble.yaml holds of thresholds: for temperature 1, while `fitted` are for `temperature`.
 
     One value is that of all labels. They have nine digits, which tell any two float32 probabilities apart.
     """
     values = fitted.values[:1] if fitted.rule == ONE else fitted.values
-    plain = at_temperature(np.array(values), 1 / temperature)
+    plain = labels_at_temperature(np.array(values), 1 / temperature)
     return {"rule": fitted.rule, "images": fitted.images, "values": [float(f"{value:.9g}") for value in plain]}
 
 
 def write_ensemble(
-    new: Path, folder: Path, run: Inference, scores: Scores | None = None, thresholds: Fitted | None = None
+    new: Path, folder: Path, run: Inference, scores: Scores | None = None, thresholds: FittedThresholds | None = None
 ) -> None:
     """Write ensemble.yaml into the folder `new`, which will replace `folder`.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dataloader.file_list import FileList
-from evaluation.calibration import at_temperature
+from evaluation.calibration import labels_at_temperature
 from evaluation.multilabel import THRESHOLD, describe_thresholds
 from evaluation.step_points import Row, rows_of
 from inference import saved_probs
@@ -337,7 +337,7 @@ def _thresholds(
     assert stored is not None
     if stored["tta"] != opt.tta:
         log.warning(f"The thresholds were fitted with --tta {stored['tta']}; now it is {opt.tta}.")
-    values = at_temperature(np.array(stored["values"]), temperature).tolist()
+    values = labels_at_temperature(np.array(stored["values"]), temperature).tolist()
     log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
     return values
 
@@ -350,7 +350,7 @@ def _ensemble_thresholds(path: str, stored: dict[str, Any], classes: Classes, te
             f"--ensemble {path}: thresholds.values has {len(values)} numbers; allowed: one, or one for each of the "
             f"{classes.count} labels."
         )
-    moved: list[float] = at_temperature(np.array(values), temperature).tolist()
+    moved: list[float] = labels_at_temperature(np.array(values), temperature).tolist()
     moved = moved * (classes.count if len(moved) == 1 else 1)
     images = str(stored.get("images"))
     about = f" (fitted to {images} images)" if images.isdigit() else ""

@@ -1,6 +1,6 @@
 """eval.py --calibrate: fits a temperature, and writes it into the checkpoint."""
 
-from evaluation.calibration import Fitted, fit_label_temperature, fit_temperature
+from evaluation.calibration import FittedTemperature, fit_label_temperature, fit_temperature
 from evaluation.metrics import Predictions
 from evaluation.targets import TargetPredictions
 from inference.rewriting import rewritten_file, store
@@ -8,7 +8,7 @@ from inference.session import Inference
 from utils.logger import log
 
 
-def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> Fitted:
+def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> FittedTemperature:
     """Fit a temperature to `predictions`, log it, and write it into the checkpoint, if there is one to hold it.
 
     Raises:
@@ -34,7 +34,7 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
     return fitted
 
 
-def temperature_flag(run: Inference, fitted: Fitted | None) -> str | None:
+def temperature_flag(run: Inference, fitted: FittedTemperature | None) -> str | None:
     """Return what --temperature is to say in a later command, for a fitted temperature; None without one."""
     if fitted is None:
         return None

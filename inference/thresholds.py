@@ -2,17 +2,17 @@
 
 import numpy as np
 
-from evaluation.calibration import at_temperature
+from evaluation.calibration import labels_at_temperature
 from evaluation.multilabel import describe_thresholds
 from evaluation.results import writes_ensemble
 from evaluation.targets import TargetPredictions
-from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, Fitted, fit_thresholds
+from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, FittedThresholds, fit_thresholds
 from inference.rewriting import rewritten_file, store
 from inference.session import Inference
 from utils.logger import log
 
 
-def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | None:
+def fit_and_store(run: Inference, predictions: TargetPredictions) -> FittedThresholds | None:
     """Fit thresholds to `predictions`, log them, and write them into the checkpoint, if there is one to hold them.
 
     A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities.
@@ -34,13 +34,13 @@ def fit_and_store(run: Inference, predictions: TargetPredictions) -> Fitted | No
         return fitted
     content = None
     if fitted is not None:
-        plain = at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
+        plain = labels_at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
         content = {**fitted._asdict(), "values": plain, "tta": run.opt.tta}
     store(run, target, "thresholds", content, "the thresholds", "eval.py, submit.py and the rest use them from now on")
     return fitted
 
 
-def threshold_flag(run: Inference, fitted: Fitted | None, temperature: float | None) -> list[float] | None:
+def threshold_flag(run: Inference, fitted: FittedThresholds | None, temperature: float | None) -> list[float] | None:
     """Return what --threshold is to say in a later command: fitted thresholds that no checkpoint holds, else None.
 
     Args:
@@ -51,10 +51,10 @@ def threshold_flag(run: Inference, fitted: Fitted | None, temperature: float | N
     values = fitted.values[:1] if len(set(fitted.values)) == 1 else fitted.values
     if temperature is None:
         return values
-    return at_temperature(np.array(values), temperature / run.predictor.temperature).tolist()
+    return labels_at_temperature(np.array(values), temperature / run.predictor.temperature).tolist()
 
 
-def log_fitted(fitted: Fitted) -> None:
+def log_fitted(fitted: FittedThresholds) -> None:
     """Log the thresholds and what they gain. Scores on the images that they are fitted to are optimistic."""
     shared = f"; {fitted.shared} label(s) with fewer than {MIN_POSITIVES} images share one" if fitted.shared else ""
     log.info(f"Labels count as predicted {describe_thresholds(fitted.values)}{shared}")

@@ -305,7 +305,7 @@ def test_fit_temperature_undoes_overconfidence():
     assert fitted.temperature == pytest.approx(float(log_t.detach().exp()), rel=1e-3)
     assert fitted.loss_after == pytest.approx(float(loss().detach()), abs=1e-6)
     rows = torch.softmax(torch.from_numpy(probability).double().log() / 2.5, dim=1).numpy()
-    assert np.allclose(calibration.apply_temperature(probability, 2.5), rows, atol=1e-7)
+    assert np.allclose(calibration.classes_at_temperature(probability, 2.5), rows, atol=1e-7)
 
 
 def test_amend_changes_only_its_keys(tmp_path):

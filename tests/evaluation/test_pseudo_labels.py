@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataloader.file_list import read_list
-from evaluation.calibration import at_temperature
+from evaluation.calibration import labels_at_temperature
 from evaluation.scored import TargetScored
 from evaluation.target_submission import sureness, write_pseudo_labels
 from evaluation.targets import TargetPredictions
@@ -25,8 +25,8 @@ def test_sureness_moves_the_threshold_to_one_half():
     threshold = np.array([0.1, 0.3, 0.9])
     assert sureness(threshold, threshold) == pytest.approx(0.5)
     assert (sureness(threshold * 1.05, threshold) > 0.5).all() and (sureness(threshold * 0.95, threshold) > 0.5).all()
-    warm = sureness(at_temperature(np.full(3, 0.6), 2.0), at_temperature(threshold, 2.0))
-    assert at_temperature(warm, 0.5) == pytest.approx(sureness(np.full(3, 0.6), threshold))
+    warm = sureness(labels_at_temperature(np.full(3, 0.6), 2.0), labels_at_temperature(threshold, 2.0))
+    assert labels_at_temperature(warm, 0.5) == pytest.approx(sureness(np.full(3, 0.6), threshold))
     assert sureness(np.array([0.0, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 0]  # odds that are no number
 
 

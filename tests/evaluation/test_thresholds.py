@@ -14,7 +14,7 @@ import inference.thresholds
 from conftest import Script
 from dataloader.targets import LabelSets, joined
 from evaluation import targets, thresholds
-from evaluation.calibration import at_temperature
+from evaluation.calibration import labels_at_temperature
 from evaluation.targets import TargetPredictions
 from inference.thresholds import threshold_flag
 from utils import checkpoint
@@ -74,9 +74,9 @@ def test_fit_thresholds_without_a_label_is_refused():
 
 def test_at_temperature_divides_the_logits_and_is_undone_by_its_inverse():
     p = torch.linspace(0.001, 0.999, 50, dtype=torch.float64)
-    assert at_temperature(p.numpy(), 2.5) == pytest.approx((p.logit() / 2.5).sigmoid().numpy(), abs=1e-12)
-    assert at_temperature(at_temperature(p.numpy(), 2.5), 1 / 2.5) == pytest.approx(p.numpy(), abs=1e-12)
-    assert at_temperature(np.array([0.0, 0.5, 1.0]), 7.0).tolist() == [0, 0.5, 1]
+    assert labels_at_temperature(p.numpy(), 2.5) == pytest.approx((p.logit() / 2.5).sigmoid().numpy(), abs=1e-12)
+    assert labels_at_temperature(labels_at_temperature(p.numpy(), 2.5), 1 / 2.5) == pytest.approx(p.numpy(), abs=1e-12)
+    assert labels_at_temperature(np.array([0.0, 0.5, 1.0]), 7.0).tolist() == [0, 0.5, 1]
 
 
 # ------------------------------------------------------------------------------------------------ as a command
@@ -175,5 +175,5 @@ def test_threshold_flag_is_moved_to_the_temperature_of_the_next_command(monkeypa
     fitted = SimpleNamespace(values=[0.2, 0.7])
     assert threshold_flag(run, fitted, None) == [0.2, 0.7]
     moved = threshold_flag(run, fitted, 2.0)
-    assert moved == pytest.approx(at_temperature(np.array([0.2, 0.7]), 2.0)) and moved != [0.2, 0.7]
+    assert moved == pytest.approx(labels_at_temperature(np.array([0.2, 0.7]), 2.0)) and moved != [0.2, 0.7]
     assert threshold_flag(run, SimpleNamespace(values=[0.2, 0.2]), 2.0) == pytest.approx(moved[:1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.calibration import at_temperature
+from evaluation.calibration import labels_at_temperature
 from options.plain_yaml import read_yaml
 from utils.files import write_yaml
 
@@ -60,7 +60,8 @@ def test_ensemble_file_holds_the_thresholds_and_all_commands_use_them(fitted, sc
 def test_ensemble_thresholds_hold_for_temperature_1_and_move_with_it(fitted, script):
     path, metrics = fitted("one", "--temperature", "2")
     (stored,) = map(float, read_yaml(path)["thresholds"]["values"])
-    assert stored == pytest.approx(at_temperature(np.array([metrics["threshold"]]), 0.5)[0]) != metrics["threshold"]
+    at_one = labels_at_temperature(np.array([metrics["threshold"]]), 0.5)[0]
+    assert stored == pytest.approx(at_one) != metrics["threshold"]
     again, _ = scored(script, path, "--temperature", "2")
     assert again["threshold"] == pytest.approx(metrics["threshold"])
     assert again["micro_f1"] == metrics["micro_f1"]

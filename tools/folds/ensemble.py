@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import dataloader
-from evaluation.thresholds import Fitted
+from evaluation.thresholds import FittedThresholds
 from inference.ensemble import EnsembleMember, ensemble_content, thresholds_content
 from options import command
 from tools.folds.oof import checkpoint_of
@@ -14,7 +14,7 @@ from utils.logger import log
 SAME = ("gpu", "workers", "loader", "worker_timeout", "max_pixels")
 
 
-def write(run: FoldsRun, identities: list[str], oof: Path, thresholds: Fitted | None = None) -> None:
+def write(run: FoldsRun, identities: list[str], oof: Path, thresholds: FittedThresholds | None = None) -> None:
     """Write ensemble.yaml, with the fitted thresholds of labels if there are some, and log the next command.
 
     The networks have equal weights. Weights cannot be fitted to oof.npz: each image has the prediction of one network

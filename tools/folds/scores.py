@@ -16,7 +16,7 @@ from evaluation.report.page import Extra
 from evaluation.scored import Scored, TargetScored
 from evaluation.scoring import score
 from evaluation.targets import TargetPredictions
-from evaluation.thresholds import Fitted, fit_thresholds
+from evaluation.thresholds import FittedThresholds, fit_thresholds
 from inference import Inference, open_inference, predict, predict_targets, rows_to_keep
 from inference.report_extra import report_extra, target_extra
 from inference.thresholds import log_fitted
@@ -32,7 +32,7 @@ from utils.outputs import check, inputs
 from utils.task import has_probabilities
 
 
-def write_report(run: FoldsRun, oof: Path) -> Fitted | None:
+def write_report(run: FoldsRun, oof: Path) -> FittedThresholds | None:
     """Score oof.npz, write the report to results/<tag>/oof/ and the scores to folds.json, and log them.
 
     Returns:
@@ -73,7 +73,7 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Sc
 
 def _write_target_report(
     run: FoldsRun, inference: Inference, folder: Path
-) -> tuple[dict[str, Any], list[dict[str, Any]], Fitted | None]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], FittedThresholds | None]:
     """Write the report of predicted labels or numbers; return the scores, and the thresholds if they are fitted."""
     predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
     classes, fitted = inference.classes, None
