@@ -13,7 +13,6 @@ changed.csv with --compare. --calibrate and --fit_thresholds also rewrite the ch
 
 import argparse
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,12 +21,8 @@ from options import after_evaluation, choices, parse_eval
 from utils.run import run_command
 
 if TYPE_CHECKING:
-    from dataloader.prefetch import BatchLoader
-    from evaluation.metrics import Predictions
     from evaluation.target_compare import OtherTargets
-    from inference import Inference, Predictor
-    from utils.batch import EvalBatch
-    from utils.classes import Classes
+    from inference import Inference
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -169,39 +164,6 @@ def log_results(
     if run.can_submit() and not (writes and run.opt.debug):  # --debug writes no ensemble.yaml
         ensemble = folder / results.ENSEMBLE if writes else None
         log.info(f"Next: {after_evaluation(asked, ensemble, temperature, None if writes else thresholds)}")
-
-
-def evaluate(
-    predictor: "Predictor",
-    loader: "BatchLoader[EvalBatch]",
-    classes: "Classes",
-    see: "Callable[[Predictions], None] | None" = None,
-    adapt: "Callable[[Predictions], Predictions] | None" = None,
-) -> dict[str, float]:
-    """Return the scores of evaluation.scoring.score over a loader, which train.py prints; the same in every process.
-
-    Several processes share the batches; the main one scores, and calls the two functions.
-
-    Args:
-        see: is called with the predictions of classes. adapt: returns those that are seen and scored instead of them.
-    """
-    from evaluation import scoring
-    from inference import predict, predict_targets
-    from utils import distributed
-    from utils.task import has_probabilities
-
-    if not has_probabilities(classes.task):
-        targets = predict_targets(predictor, loader, classes.count)
-        return distributed.broadcast_from_main(lambda: scoring.score(targets, classes))
-    predictions = predict(predictor, loader)[0]
-
-    def scores() -> dict[str, float]:
-        shown = predictions if adapt is None else adapt(predictions)
-        if see is not None:
-            see(shown)
-        return scoring.score(shown, classes)
-
-    return distributed.broadcast_from_main(scores)
 
 
 if __name__ == "__main__":

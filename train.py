@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from eval import evaluate
 from evaluation.ranking import merit
 from options import Options, after_training, parse_train
 from utils.clock import Stopwatch, process_seconds
@@ -34,6 +33,7 @@ def main(opt: Options, started: float = 0.0) -> None:
 
     import dataloader
     from inference import Member, Predictor
+    from inference.evaluating import evaluate
     from network import get_model
     from network.loading import load_weights
     from training.agreement import check_agree

@@ -16,13 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 def tick(set_attribute: Callable[[Any, str, Any], None], factor: float = 1.0) -> None:
     """Let `utils.clock` count the work of this process; `set_attribute` is setattr, or that of a MonkeyPatch."""
-    import eval
-    import train
+    from inference import evaluating
     from training.engine import Engine
     from utils import clock
 
     seconds = [100.0]
-    step, evaluate = Engine.train_step, train.evaluate
+    step, evaluate = Engine.train_step, evaluating.evaluate
 
     def train_step(engine, batch):
         seconds[0] += factor
@@ -33,8 +32,7 @@ def tick(set_attribute: Callable[[Any, str, Any], None], factor: float = 1.0) ->
         return evaluate(*args)
 
     set_attribute(Engine, "train_step", train_step)
-    for module in (eval, train):  # train.py as a program of its own takes it from eval.py
-        set_attribute(module, "evaluate", evaluated)
+    set_attribute(evaluating, "evaluate", evaluated)
     set_attribute(clock, "now", lambda: seconds[0])
 
 

@@ -302,13 +302,13 @@ def test_train_signal_to_group_keeps_workers_alive(photo_set, tmp_path, number):
 
 def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set, tmp_path, monkeypatch):
     """Signals at chosen moments: after batch 2 of epoch 1, while epoch 2 is validated, at the end of epoch 3."""
-    import train
+    from inference import evaluating
     from training.run import TrainingRun
 
     words = [*TINY.split(), "--data_root", photo_set]
     words += "-w 0 --epochs 4 --mixup 0.2 --accumulate 2 -b 6 --swa 2".split()
     assert script("train.py", "--tag", "whole", *words).code == 0
-    real_boundary, real_evaluate, real_save = Engine.is_step_boundary, train.evaluate, TrainingRun._save_epoch
+    real_boundary, real_evaluate, real_save = Engine.is_step_boundary, evaluating.evaluate, TrainingRun._save_epoch
     sent = []
 
     def send(moment):
@@ -332,7 +332,7 @@ def test_resume_after_signals_anywhere_equals_undisturbed_run(script, photo_set,
         return real_save(self, epoch)
 
     monkeypatch.setattr(Engine, "is_step_boundary", is_step_boundary)
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(evaluating, "evaluate", evaluate)
     monkeypatch.setattr(TrainingRun, "_save_epoch", save_epoch)
     codes, within = [], []
     for resume in ([], ["--resume"], ["--resume"], ["--resume"]):

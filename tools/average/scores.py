@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 import dataloader
-from evaluation import scoring
 from evaluation.ranking import merit
-from inference import Predictor, build_member, predict, predict_targets
+from inference import Predictor, build_member
+from inference.evaluating import evaluate
 from options.choices import TASK_METRICS
 from tools.average.ingredients import Ingredient
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
-from utils.task import has_probabilities
 
 if TYPE_CHECKING:
     from tools.average.soups import Soup
@@ -58,10 +57,7 @@ class Scorer:
         member, _, _ = build_member({**self.first, "weights": weights}, title, self.opt, self.device)
         predictor = Predictor([member])
         loader = dataloader.eval_loader(self.opt, self.files, predictor.preprocesses)
-        if has_probabilities(self.classes.task):
-            scores = scoring.score(predict(predictor, loader)[0], self.classes)
-        else:
-            scores = scoring.score(predict_targets(predictor, loader, self.classes.count), self.classes)
+        scores = evaluate(predictor, loader, self.classes)
         log.info(f"{title}: {self.metric} {scores[self.metric]:.6f}")
         return scores
 
