@@ -48,6 +48,7 @@ def main(opt: argparse.Namespace) -> None:
     opt = run.opt  # the flags with what --ensemble says
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
     with distributed.together():
+        submission.check_top_k(opt, run.classes)
         sample = open_sample(opt, run.files, run.classes) if opt.like else None
         if distributed.is_main():
             check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)

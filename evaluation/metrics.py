@@ -12,6 +12,7 @@ MIN_MIDDLE_IMAGES, MAX_MIDDLE_IMAGES = 20, 100
 MAX_AUC_CLASSES = 1000  # with more there is no ROC-AUC, which needs every probability
 MIN_PROBABILITY = float(np.finfo(np.float32).tiny)  # one that fp32 rounded to 0 must not make a mean infinite
 MAX_ROW_VALUES = 100_000_000  # of whole rows that are kept: 400 MB
+MAX_TOP = 5  # likeliest classes that are kept of each image
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,13 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.metrics import MAX_TOP
 from evaluation.multilabel import short_thresholds
 from evaluation.sample_submission import Kind, Sample
 from evaluation.sample_table import SampleTable, error_handling
 from evaluation.scored import Scored, TargetScored
 from utils import tables
+from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular, file_hash, json_text, write_json
 from utils.logger import log
@@ -119,6 +121,15 @@ def _is_submission(path: Path, opt: argparse.Namespace, sample: Sample | None) -
         return False
 
 
+def check_top_k(opt: argparse.Namespace, classes: Classes) -> None:
+    """Raise UserError where --top_k asks for more classes than are predicted. Call it before the networks run."""
+    allowed = min(MAX_TOP, classes.count)
+    if opt.top_k > allowed:
+        raise UserError(
+            f"--top_k is {opt.top_k}; allowed: 1 to {allowed} (at most {MAX_TOP}, and at most the number of classes)."
+        )
+
+
 def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
 
@@ -129,12 +140,8 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
     Raises:
         UserError: names that would make the file ambiguous, or --top_k beyond the classes.
     """
-    predictions, files, _ = scored
-    if opt.top_k > predictions.top.shape[1]:
-        raise UserError(
-            f"--top_k is {opt.top_k}; allowed: 1 to {predictions.top.shape[1]} "
-            "(at most 5, and at most the number of classes)."
-        )
+    predictions, files, classes = scored
+    check_top_k(opt, classes)
     if not opt.debug and not np.array_equal(predictions.index, np.arange(len(files))):
         raise AssertionError(
             f"{len(predictions.index)} predictions for {len(files)} lines of {files.source}, or in another order"

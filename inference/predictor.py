@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dataloader import check_readable
 from dataloader.prefetch import BatchLoader
-from evaluation.metrics import MAX_ROW_VALUES, MIN_PROBABILITY, Predictions, ProbabilityRows
+from evaluation.metrics import MAX_ROW_VALUES, MAX_TOP, MIN_PROBABILITY, Predictions, ProbabilityRows
 from inference.blend import combine, with_temperature
 from inference.row_store import RowStore
 from inference.tta import get_views, mean_over_views
@@ -290,7 +290,7 @@ def predict(
 
     def answer(batch: EvalBatch, each: Tensor) -> _Answer:
         probability = predictor.combine(each)
-        top = probability.topk(min(5, probability.shape[1]))
+        top = probability.topk(min(MAX_TOP, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
         return _Answer(

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from inference.predictor import Predictor
 from utils import checkpoint
 from utils.errors import UserError
 from utils.run import run_tool
@@ -123,6 +124,12 @@ def test_train_val_label_beyond_classes_is_refused(script, tiny, lines, listed):
         "the label is 7",
         "allowed: 0 to 2",
     )
+
+
+def test_submit_top_k_beyond_the_classes_is_refused_before_a_network_runs(script, trained, photo_set, monkeypatch):
+    monkeypatch.setattr(Predictor, "share", None)
+    result = script("submit.py", "--load", trained, "--data_root", photo_set, "--gpu", -1, "-w", 0, "--top_k", 4)
+    refused(result, "--top_k is 4; allowed: 1 to 3")
 
 
 def test_eval_label_beyond_checkpoint_is_refused(script, trained, lines, listed):
