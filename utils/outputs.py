@@ -146,7 +146,7 @@ def is_probabilities(path: Path) -> bool:
 def is_list(path: Path) -> bool:
     """Return whether the file is text whose first line ends in a space and a whole number."""
     first = _head(path).split(b"\n")[0].rstrip(b"\r")
-    return b"\0" not in first and first.rpartition(b" ")[2].isdecimal() and b" " in first
+    return b"\0" not in first and first.rpartition(b" ")[2].isdigit() and b" " in first
 
 
 def is_label_list(path: Path) -> bool:
