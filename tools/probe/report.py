@@ -131,8 +131,8 @@ def print_table(rows: Sequence[Row]) -> None:
     for row, name in zip(rows, names.values(), strict=True):
         log.info(
             f"{padded(name, width)}  {row.scores['top1']:11.4f}  {_interval(row.intervals.get('top1')):>17s}"
-            f"  {row.knn_top1:8.4f}  {_interval(row.knn_interval):>17s}  {row.images_per_second:8.1f}  {row.parameters:11,d}"
-            f"  {row.peak_bytes / 1e6:8.0f}"
+            f"  {row.knn_top1:8.4f}  {_interval(row.knn_interval):>17s}  {row.images_per_second:8.1f}"
+            f"  {row.parameters:11,d}  {row.peak_bytes / 1e6:8.0f}"
         )
 
 
