@@ -115,10 +115,11 @@ def _decode(data: bytes, wanted: Wanted, max_pixels: int) -> tuple[np.ndarray, t
         raise ImageError(f"{width}x{height} is over {max_pixels} pixels: a decompression bomb?")
     packing, turn = _packing(image), _orientation(image)
     full = (width, height) if turn >= 5 else (height, width)
-    is_jpeg = data[:3] == b"\xff\xd8\xff" and image.format == "JPEG" and image.mode in ("L", "RGB")
+    is_jpeg = data[:3] == b"\xff\xd8\xff" and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
     if is_jpeg:
         _decode_smaller(image, wanted(*full))
     image.load()
+    turn = _orientation(image)  # Pillow turns a TIFF upright while it loads it, and removes the tag
     pixels = _upright(_to_rgb(image, data, packing), turn)
     return pixels, full if is_jpeg else pixels.shape[:2]
 
