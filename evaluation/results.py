@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dataloader.file_list import FileList
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
 from evaluation.calibration import FittedTemperature
@@ -25,7 +26,7 @@ from evaluation.thresholds import ONE, PER_LABEL
 from options import choices
 from utils import tables
 from utils.files import atomic_write, write_json
-from utils.logger import log
+from utils.logger import format_count, log
 from utils.outputs import Output
 from utils.whole_folder import whole_folder
 
@@ -157,11 +158,17 @@ def write(
     if metrics["count"]:
         plots.confusion(new / "confusion.png", predictions, classes)
         plots.errors(new / "errors.png", scored)
-    made_by = {key: getattr(opt, key) for key in SETTINGS}
+    made_by = settings_of(opt, scored.files)
     runs = _earlier(earlier or new, made_by, identities)
-    metrics = {**metrics, "options": made_by, "checkpoints": list(identities)}
+    metrics |= made_by | {"checkpoints": list(identities)}
     write_json(new / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
     return EvaluationReport(metrics, issues, compared, difference)
+
+
+def settings_of(opt: argparse.Namespace, files: FileList) -> dict[str, Any]:
+    """Return what metrics.json says of how it was made: `options`, and the list with the hash of its content."""
+    options = {key: getattr(opt, key) for key in SETTINGS}
+    return {"options": options, "list": str(files.source), "list_hash": files.content_hash()}
 
 
 def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespace) -> Difference | None:
@@ -179,7 +186,8 @@ def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespac
 def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:
     """Write report.html into `new`, which becomes extra.folder.
 
-    Among the runs beside it, single networks without TTA come first.
+    Among the runs beside it, single networks without TTA come first. Those of another list are left out: the lists
+    would differ, not the settings. So are those of versions that did not note the list.
     """
     extra.compared = found.compared
     extra.difference = describe(found.metrics["compare"]["with"], found.difference) if found.difference else ""
@@ -187,8 +195,13 @@ def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.E
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
     noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]
     runs = [run for of_one in noted for run in (of_one if isinstance(of_one, list) else ()) if _is_run(run)]
-    runs = [run for run in runs if run["count"] == found.metrics["count"]]
-    extra.runs = sorted(runs, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
+    alike = [run for run in runs if all(run.get(key) == found.metrics[key] for key in ("list_hash", "count"))]
+    if len(alike) < len(runs):
+        log.info(
+            f"report.html leaves out {format_count(len(runs) - len(alike))} evaluation(s) in {folder.parent}/: of "
+            "another list, with other images unreadable, or by a version that did not note the list."
+        )
+    extra.runs = sorted(alike, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
     page.write(new / "report.html", scored, found.metrics, extra)
 
 
@@ -202,15 +215,23 @@ def _is_run(run: object) -> bool:
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {**{key: metrics["options"][key] for key in SETTINGS}, **{key: metrics[key] for key in RUN_SCORES}}
+    return metrics["options"] | {key: metrics[key] for key in ("list", "list_hash", *RUN_SCORES)}
 
 
 def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the runs of the same checkpoints in metrics.json of `folder`, without one that has the same settings."""
+    """Return the runs of the same checkpoints in metrics.json of `folder`, without one of the same settings and list.
+
+    `made_by`: from `settings_of`. A run of an earlier version, which did not note its list, counts as one of this list.
+    """
     content = _metrics(folder)
     runs = content.get("runs", []) if _same(content.get("checkpoints"), identities) else []
-    ignored = {"resamples"}
-    return [run for run in runs if any(run.get(key) != made_by[key] for key in SETTINGS if key not in ignored)]
+    compared = [key for key in SETTINGS if key != "resamples"]
+    return [
+        run
+        for run in runs
+        if any(run.get(key) != made_by["options"][key] for key in compared)
+        or run.get("list_hash", made_by["list_hash"]) != made_by["list_hash"]
+    ]
 
 
 def summary_line(metrics: dict[str, Any], metric: str = "top1") -> str:

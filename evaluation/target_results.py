@@ -14,7 +14,7 @@ from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ERRORS, SIDE
 from evaluation.report.target_page import Details, Table
 from evaluation.report.target_page import write as write_target_page
-from evaluation.results import METRICS, SETTINGS
+from evaluation.results import METRICS, settings_of
 from evaluation.scored import TargetScored
 from evaluation.target_compare import TargetCompared, prediction_heads, write_changed
 from evaluation.target_intervals import intervals
@@ -67,8 +67,7 @@ def write(
     if compared:
         metrics["compare"] = {"with": opt.compare, "changed": len(compared.rows), **compared.difference.as_dict()}
         write_changed(new / "changed.csv", scored, compared)
-    made_by = {key: getattr(opt, key) for key in SETTINGS}
-    metrics |= {"task": classes.task, "options": made_by, "checkpoints": list(identities)}
+    metrics |= {"task": classes.task, **settings_of(opt, files), "checkpoints": list(identities)}
     _write_predictions(new / "predictions.csv", scored)
     write_json(new / METRICS, metrics)
     if not metrics["count"]:

@@ -182,6 +182,36 @@ def test_eval_of_another_checkpoint_gets_its_own_folder(script, ready, tmp_path)
     assert len(list((tmp_path / "results/small").iterdir())) == 2  # the same checkpoint: replaced
 
 
+def test_eval_report_compares_runs_of_the_same_list_alone(script, ready, photo_set, tmp_path):
+    """The difference of two lists was shown as the gain of --tta, as both lists have as many images."""
+    lines = (photo_set / "train.txt").read_text().splitlines()[::6]
+    (tmp_path / "other.txt").write_text("".join(f"{line}\n" for line in lines))
+    words = ["eval.py", *ready, "--tag", "small", "--resamples", "0"]
+    file = tmp_path / "results/small/1/metrics.json"
+    assert script(*words).code == 0
+    result = script(*words, "--val_list", tmp_path / "other.txt", "--tta", "flip")
+    assert result.code == 0 and "leaves out 1 evaluation(s) in results/small/: of another list" in result.out
+    first, second = json.loads(file.read_text())["runs"]
+    assert first["count"] == second["count"] == 6 and second["list"] == str(tmp_path / "other.txt")
+    assert first["list_hash"] != second["list_hash"]
+    title = "Other settings and ensembles"
+    assert title not in file.with_name("report.html").read_text()
+    result = script(*words, "--tta", "flip")  # the same settings as above, on the first list
+    assert result.code == 0 and "leaves out 1 evaluation(s)" in result.out
+    runs = json.loads(file.read_text())["runs"]
+    assert runs[:2] == [first, second] and [run["tta"] for run in runs] == ["none", "flip", "flip"]
+    assert title in file.with_name("report.html").read_text()
+
+    content = json.loads(file.read_text())
+    for run in content["runs"]:  # as an earlier version left it
+        del run["list"], run["list_hash"]
+    file.write_text(json.dumps(content))
+    result = script(*words, "--tta", "flip")
+    assert result.code == 0 and "a version that did not note the list" in result.out
+    assert [run["tta"] for run in json.loads(file.read_text())["runs"]] == ["none", "flip"]
+    assert title not in file.with_name("report.html").read_text()
+
+
 def test_submit_of_another_checkpoint_renames_the_old_files(script, ready, tmp_path):
     words = ["submit.py", *ready, "--tag", "one"]
     folder = tmp_path / "results/one"
