@@ -67,6 +67,7 @@ def main(opt: Options, started: float = 0.0) -> None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()
     start.check_list(train_list)
+    val_list = start.check_validation_list(None if val_files is None else val_files.fingerprint())
     opt = opt.replace(num_classes=classes.count)
     start.check_probe(classes)
     opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
@@ -97,6 +98,7 @@ def main(opt: Options, started: float = 0.0) -> None:
         train_images=len(train_files),
         val_images=0 if val_files is None else len(val_files),
         train_list=train_list,
+        val_list=val_list,
         lists=dataloader.lists_of(opt),
     )
     run = TrainingRun(run_settings(opt), start, engine, facts)

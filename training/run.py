@@ -68,7 +68,7 @@ class RunFacts:
 
     precision, precision_reason: what "auto" chose, and why.
     train_images, val_images: images in the lists, 0 without a validation list.
-    train_list: the fingerprint of the training list.
+    train_list, val_list: the fingerprints of the lists; None without a validation list.
     lists: the paths of the lists, for the evaluation of the checkpoints.
     """
 
@@ -78,6 +78,7 @@ class RunFacts:
     train_images: int
     val_images: int
     train_list: str
+    val_list: str | None
     lists: dict[str, str]
 
 
@@ -250,6 +251,7 @@ class TrainingRun:
         options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
         data |= {"train_list": facts.train_list, "lists": facts.lists}
+        data |= {"val_list": facts.val_list} if facts.val_list is not None else {}
         cuts = self.cut_points and self.cut_points.of(self.engine.active_weights, self.engine.step_count)
         if cuts is not None:
             data["cut_points"] = cuts

@@ -41,7 +41,8 @@ NOT_RESTORED = {
 }
 # The saved state depends on them.
 IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head", "metric")
-BATCH_ORDER_OPTIONS = ("batch_size", "accumulate", "repeat_aug", "balance", "debug")  # they decide what is in batch 100
+# They decide what is in batch 100.
+BATCH_ORDER_OPTIONS = ("seed", "batch_size", "accumulate", "repeat_aug", "balance", "debug")
 CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (
     "--epochs",
@@ -199,6 +200,25 @@ class RunStart:
         self.state.within = None
         what = f": epoch {self.state.next_epoch} begins again." if again else "; it is used from here on."
         log.warning(f"The training list is not the one that {self.source} was trained on{what}")
+
+    def check_validation_list(self, fingerprint: str | None) -> str | None:
+        """Return the fingerprint of the validation list for the checkpoints: `fingerprint`, if there is a list.
+
+        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, its
+        best epoch and --patience begin anew: scores of two lists cannot be compared.
+        """
+        if not self.resumed:
+            return fingerprint
+        assert self.content is not None
+        known: str | None = self.content["data"].get("val_list")  # earlier versions did not note it
+        if fingerprint is None or known is None or fingerprint == known:
+            return fingerprint or known
+        self.state.scored_from = self.state.next_epoch
+        log.warning(
+            f"The validation list is not the one that {self.source} was scored on. The best epoch and --patience count "
+            f"from epoch {self.state.next_epoch} on; that epoch replaces best.pt."
+        )
+        return fingerprint
 
     def reason_for(self, precision: str, reason: str) -> str:
         """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""

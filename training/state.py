@@ -17,6 +17,7 @@ class RunState:
     curves: the points by step of the checkpoint (StepCurves.state_dict), or None.
     unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
     metric: what makes an epoch the best.
+    scored_from: the first epoch whose scores are of the present validation list; earlier ones are not compared.
     """
 
     epochs_done: int = 0
@@ -25,6 +26,7 @@ class RunState:
     curves: dict[str, Any] | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
     metric: str = "top1"
+    scored_from: int = 1
 
     @property
     def next_epoch(self) -> int:
@@ -40,7 +42,7 @@ class RunState:
 
     def best(self) -> dict[str, Any] | None:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""
-        return best_row(self.history, self.metric)
+        return best_row((row for row in self.history if row["epoch"] >= self.scored_from), self.metric)
 
     def is_out_of_patience(self, patience: int) -> bool:
         """Return whether the last `patience` validations were all no better than one before them; 0: never."""
@@ -57,7 +59,8 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"epoch": self.epochs_done, "history": self.history, "within": self.within, "bad": self.unreadable}
+        kept = {"epoch": self.epochs_done, "history": self.history, "within": self.within, "bad": self.unreadable}
+        return kept if self.scored_from == 1 else kept | {"scored_from": self.scored_from}
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
         """Continue where `state_dict` was called; what an older checkpoint does not hold is empty."""
@@ -66,3 +69,4 @@ class RunState:
         self.within = content.get("within")
         self.curves = content.get("curves")
         self.unreadable = dict(content.get("bad", {}))
+        self.scored_from = content.get("scored_from", 1)

@@ -157,6 +157,7 @@ class Data(TypedDict):
     cut_points: NotRequired[list[Number]]
     preprocess: NotRequired[Preprocessing]
     train_list: NotRequired[Text]
+    val_list: NotRequired[Text]
     lists: NotRequired[dict[Text, Text] | None]
 
 
@@ -262,6 +263,7 @@ class Checkpoint(TypedDict):
     within: NotRequired[Within | None]
     curves: NotRequired[Annotated[Curves, AfterValidator(_curves)] | None]
     bad: NotRequired[dict[Text, Text]]
+    scored_from: NotRequired[Annotated[Whole, Field(ge=1)]]
     ema: NotRequired[Weights | None]
     swa: NotRequired[Weights | None]
     showing: NotRequired[Literal["raw", "ema", "swa"]]

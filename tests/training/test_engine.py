@@ -382,7 +382,7 @@ def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "is_step_boundary", is_step_boundary)
         assert script("train.py", *words, "--train_list", photo_set / "train.txt", "--tag", "cut").code == 143
-    for tag in ("longer", "moved"):
+    for tag in ("longer", "moved", "seeded"):
         for room in ("checkpoints", "logs"):
             shutil.copytree(f"{room}/cut", f"{room}/{tag}")
     result = script("train.py", "--tag", "moved", "--resume", "--train_list", moved / "train.txt", "--gpu", -1)
@@ -397,6 +397,9 @@ def test_resume_with_changed_list_restarts_the_epoch(script, photo_set, tmp_path
     )
     assert script("train.py", *words, "--train_list", tmp_path / "longer.txt", "--tag", "all_longer").code == 0
     assert rates("longer")[1:] == rates("all_longer")[1:]
+    result = script("train.py", "--tag", "seeded", "--resume", "--seed", 7)  # the images come in another order
+    assert result.code == 0 and "was saved in epoch 2, which begins again" in result.out
+    assert "Resuming checkpoints/seeded/last.pt after epoch 1" in result.out
 
 
 def test_signal_handler_second_interrupt_raises():

@@ -1,6 +1,7 @@
 """--metric says which epoch is the best, and --patience ends a run that finds no better one."""
 
 import csv
+import shutil
 
 import pytest
 
@@ -86,6 +87,33 @@ def test_train_metric_decides_best_checkpoint(tmp_path, photo_set, script: Scrip
     assert script("train.py", *words).code == 0
     losses = {int(row["epoch"]): float(row["val_log_loss"]) for row in rows(tmp_path / "logs/m")}
     assert checkpoint.load(tmp_path / "checkpoints/m/best.pt")["epoch"] == min(losses, key=losses.get)
+
+
+def test_train_resume_with_another_validation_list_begins_best_and_patience_anew(tmp_path, photo_set, script: Script):
+    """The scores of two lists were compared: best.pt stayed that of the easier list, and --patience ended the run."""
+    val = tmp_path / "val.txt"
+    shutil.copy(photo_set / "val.txt", val)
+    words = ["--tag", "v", *WORDS, "--data_root", photo_set, "--val_list", val, "--epochs", "2"]
+    assert script("train.py", *words).code == 0
+    labels = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in val.read_text().splitlines()}
+    before = checkpoint.load("checkpoints/v/last.pt")
+    wrong = "".join(f"{path} {(int(label) + 1) % 3}\n" for path, label in labels.items())
+    for words in (["--epochs", "3", "--patience", "2"], ["--epochs", "4"]):
+        val.write_text(wrong)
+        result = script("train.py", "--tag", "v", "--resume", "--gpu", "-1", *words)
+        assert result.code == 0, result.err
+        changed = "3" in words
+        assert ("count from epoch 3 on" in result.out) == changed
+        assert "best: epoch 3" in result.out, "the later epoch is as good, and the earlier ones are of another list"
+        assert checkpoint.load("checkpoints/v/best.pt")["epoch"] == 3
+    assert checkpoint.load("checkpoints/v/last.pt")["scored_from"] == 3
+    assert "scored_from" not in before
+
+    content = checkpoint.load("checkpoints/v/last.pt")
+    del content["data"]["val_list"], content["scored_from"]  # as an earlier version wrote it
+    checkpoint.save(tmp_path / "checkpoints/v/last.pt", content)
+    result = script("train.py", "--tag", "v", "--resume", "--gpu", "-1", "--epochs", "5", "--patience", "9")
+    assert result.code == 0 and "The validation list" not in result.out
 
 
 @pytest.mark.parametrize("more", [("--swa", "2"), ("--val_freq", "0")])
