@@ -130,7 +130,7 @@ def load_predictor(
     task = data.get("task", "single")
     check_blend(opt.blend, task)
     predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members, task)
-    predictor.temperature = _temperature(opt, [network.calibration for network in networks])
+    predictor.temperature = _temperature(opt, networks)
     if saved:
         predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     only = networks[0] if len(networks) == 1 else None
@@ -277,7 +277,7 @@ def _history(history: Any) -> list[dict[str, Any]]:
     return list(history.values()) if isinstance(history, dict) else list(history or [])
 
 
-def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -> float:
+def _temperature(opt: argparse.Namespace, networks: list[_Network]) -> float:
     """Return the value of --temperature: none (1), a number, or what `eval.py --calibrate` stored in the checkpoint."""
     if opt.temperature == "none":
         return 1.0
@@ -288,12 +288,23 @@ def _temperature(opt: argparse.Namespace, stored: list[dict[str, Any] | None]) -
             "--temperature ckpt is of one network, not of a mean. `eval.py --calibrate` prints the mean's; "
             "give it as a number."
         )
-    if not stored or stored[0] is None:
+    stored = networks[0].calibration if networks else None
+    if stored is None:
         first = command("eval", {**vars(opt), "temperature": None, "save_probs": None, "calibrate": True})
         raise UserError(f"{opt.load[0]} holds no temperature. First run: {first}")
-    if stored[0]["tta"] != opt.tta:
-        log.warning(f"The temperature was fitted with --tta {stored[0]['tta']}; now it is {opt.tta}.")
-    return float(stored[0]["temperature"])
+    _warn_of_other_settings("The temperature was", stored, opt, networks[0])
+    return float(stored["temperature"])
+
+
+def _warn_of_other_settings(what: str, stored: dict[str, Any], opt: argparse.Namespace, network: _Network) -> None:
+    """Warn where what a checkpoint stores was fitted with other views, another size, or another fit than now.
+
+    `what`: begins the sentence. Earlier versions did not store size and fit.
+    """
+    preprocess = network.member.preprocess
+    for name, now in (("tta", opt.tta), ("scale", preprocess.scale), ("fit", preprocess.fit)):
+        if stored.get(name, now) != now:
+            log.warning(f"{what} fitted with --{name} {stored[name]}; now it is {now}.")
 
 
 def _thresholds(
@@ -335,8 +346,7 @@ def _thresholds(
         return None
     stored = holding[0].thresholds
     assert stored is not None
-    if stored["tta"] != opt.tta:
-        log.warning(f"The thresholds were fitted with --tta {stored['tta']}; now it is {opt.tta}.")
+    _warn_of_other_settings("The thresholds were", stored, opt, holding[0])
     values = labels_at_temperature(np.array(stored["values"]), temperature).tolist()
     log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
     return values

@@ -34,6 +34,15 @@ def rewritten_file(run: Inference) -> Path | None:
     return Path(loaded.paths[0]) if one_network and not loaded.weights_alone else None
 
 
+def fitted_with(run: Inference) -> dict[str, object]:
+    """Return the views, the size and the fit of a run of one network, to be stored with what is fitted to it.
+
+    At others its probabilities are others, and the loader warns.
+    """
+    preprocess = run.predictor.members[0].preprocess
+    return {"tta": run.opt.tta, "scale": preprocess.scale, "fit": preprocess.fit}
+
+
 def _refuse_published(target: Path, source: str, flag: str) -> None:
     """Raise UserError where `source`, a value of --load, is a folder, a repository or a file of safetensors."""
     if target.is_file():

@@ -3,7 +3,7 @@
 from evaluation.calibration import FittedTemperature, fit_label_temperature, fit_temperature
 from evaluation.metrics import Predictions
 from evaluation.targets import TargetPredictions
-from inference.rewriting import rewritten_file, store
+from inference.rewriting import fitted_with, rewritten_file, store
 from inference.session import Inference
 from utils.logger import log
 
@@ -29,7 +29,7 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
         )
         log.info(f"No checkpoint was changed ({what}); use it with --temperature {fitted.temperature:.6f}")
         return fitted
-    content = {**fitted._asdict(), "tta": run.opt.tta}
+    content = {**fitted._asdict(), **fitted_with(run)}
     store(run, target, "calibration", content, "the temperature", "use it with --temperature ckpt")
     return fitted
 

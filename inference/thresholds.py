@@ -7,7 +7,7 @@ from evaluation.multilabel import describe_thresholds
 from evaluation.results import writes_ensemble
 from evaluation.targets import TargetPredictions
 from evaluation.thresholds import HALF, MIN_POSITIVES, SCORES, FittedThresholds, fit_thresholds
-from inference.rewriting import rewritten_file, store
+from inference.rewriting import fitted_with, rewritten_file, store
 from inference.session import Inference
 from utils.logger import log
 
@@ -35,7 +35,7 @@ def fit_and_store(run: Inference, predictions: TargetPredictions) -> FittedThres
     content = None
     if fitted is not None:
         plain = labels_at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
-        content = {**fitted._asdict(), "values": plain, "tta": run.opt.tta}
+        content = {**fitted._asdict(), "values": plain, **fitted_with(run)}
     store(run, target, "thresholds", content, "the thresholds", "eval.py, submit.py and the rest use them from now on")
     return fitted
 

@@ -234,19 +234,23 @@ class Training(TypedDict):
 
 @with_config(OPEN)
 class Calibration(TypedDict):
-    """evaluation.calibration.FittedTemperature, and the views that it was fitted with."""
+    """evaluation.calibration.FittedTemperature, and the views, size and fit that it was fitted with."""
 
     temperature: Annotated[Number, Field(gt=0)]
     tta: Text
+    scale: NotRequired[Whole]
+    fit: NotRequired[Text]
 
 
 @with_config(OPEN)
 class Thresholds(TypedDict):
-    """evaluation.thresholds.FittedThresholds, and the views that they were fitted with."""
+    """evaluation.thresholds.FittedThresholds, and the views, size and fit that they were fitted with."""
 
     rule: Literal["one", "per_label"]
     values: Annotated[list[Annotated[Number, Field(ge=0, le=1)]], Field(min_length=1)]
     tta: Text
+    scale: NotRequired[Whole]
+    fit: NotRequired[Text]
 
 
 @with_config(OPEN)

@@ -629,6 +629,15 @@ def test_eval_calibrate_stores_temperature_and_uses_it(script, photo_set, small,
     for name, foreign in (("a", "[1]"), ("b", '{"runs": [3, {"count": 12}]}'), ("c", "{")):  # other programs' files
         (tmp_path / "results/run" / name).mkdir()
         (tmp_path / "results/run" / name / "metrics.json").write_text(foreign)
+    assert (fitted["tta"], fitted["scale"], fitted["fit"]) == ("none", 32, "squash") and "fitted with" not in result.out
+    result = script("eval.py", *flags, "--tag", "warm", "--temperature", "ckpt", "--scale", 48, "--fit", "pad")
+    assert "The temperature was fitted with --scale 32; now it is 48." in result.out
+    assert "The temperature was fitted with --fit squash; now it is pad." in result.out
+    earlier = checkpoint.load("checkpoints/run/last.pt")
+    earlier["calibration"] = {name: value for name, value in fitted.items() if name not in ("scale", "fit")}
+    checkpoint.save(tmp_path / "earlier.pt", earlier)
+    result = script("eval.py", *flags, "--load", "earlier.pt", "--tag", "warm", "--temperature", "ckpt", "--scale", 48)
+    assert result.code == 0 and "fitted with" not in result.out
     assert script("eval.py", *flags, "--tag", "run", "--tta", "flip").code == 0
     runs = json.loads((tmp_path / "results/run/1/metrics.json").read_text())["runs"]
     assert [run["tta"] for run in runs] == ["none", "flip"]
