@@ -17,7 +17,6 @@ FORMS = {
     "TIFF, LZW": {"compression": "tiff_lzw"},
     "WEBP": {"lossless": True},
     "AVIF": {},
-    "JPEG2000": {},
 }
 
 
