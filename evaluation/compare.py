@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from evaluation.metrics import Predictions
+from utils import tables
 from utils.classes import Classes, names_agree
 from utils.errors import UserError, path_hint
 from utils.text import exact
@@ -115,7 +116,7 @@ def rows_of(
         raise UserError(f"--compare: there is no file {path}.{path_hint(Path(path))} {ADVICE}")
     count = 0
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
+        reader = tables.Reader(file)
         try:
             header = next(reader, [])
             fits = header == [*needed] if optional is None else set(needed) <= set(header)
@@ -137,7 +138,7 @@ def rows_of(
                     raise UserError(f"--compare: row {count + 1} of {path} is {found[0]}, but {own} here. {ADVICE}")
                 yield found[1:]
         except csv.Error as error:
-            raise UserError(f"--compare: {path} is no CSV file ({error}). {ADVICE}") from error
+            raise UserError(f"--compare: {path} is no CSV file (line {reader.line_num}: {error}). {ADVICE}") from error
     if count != images:
         raise UserError(f"--compare: {path} has {count} images, this list {images}. {ADVICE}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from utils import tables
 from utils.errors import UserError
 
 DELIMITERS = ",;\t|"
@@ -41,7 +42,7 @@ class SampleTable:
             UserError: the file is not CSV, or a row is of another length than the header.
         """
         with open_text(self.path, self.encoding) as file:
-            reader = csv.reader(file, delimiter=self.separator)
+            reader = tables.Reader(file, self.separator)
             try:
                 for cells in reader:
                     if cells and len(cells) != len(self.header):
@@ -100,7 +101,7 @@ def _header_if_even(path: Path, encoding: str, separator: str) -> list[str]:
     """Return the header where the first rows have as many fields as it has; else an empty one."""
     try:
         with open_text(path, encoding) as file:
-            lines = islice(csv.reader(file, delimiter=separator), ROWS_TO_GUESS_FROM)
+            lines = islice(tables.Reader(file, separator), ROWS_TO_GUESS_FROM)
             rows = [cells for cells in lines if cells]
     except (csv.Error, UnicodeError):
         return []
@@ -111,6 +112,6 @@ def _header(path: Path, encoding: str, separator: str) -> list[str]:
     """Return the first row. Raises UserError where it is not CSV."""
     try:
         with open_text(path, encoding) as file:
-            return next(csv.reader(file, delimiter=separator), [])
+            return next(tables.Reader(file, separator), [])
     except (csv.Error, UnicodeError) as error:
         raise UserError(f"--like {path}, line 1 is not CSV: {error}.") from error

@@ -37,7 +37,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> tuple[list[Row], list[s
         if path.stat().st_size > MAX_TABLE_BYTES:
             raise UserError(f"{path} has more than {MAX_TABLE_BYTES:,} bytes, so it is not read.")
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            lines = csv.reader(file, strict=True)
+            lines = tables.Reader(file)
             names = next(lines, [])
             if not set(required) <= set(names):
                 found = ", ".join(names)[:200] or "nothing"

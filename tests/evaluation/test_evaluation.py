@@ -262,6 +262,7 @@ def test_compare_of_other_images_is_refused(case, tmp_path):
             "row 2 .* predicts '99'; allowed: a class from 0",
         ),
         (f"path,label,predicted\n/x/0.jpg,{'9' * 200_000},1\n", "no CSV file"),
+        (text.replace("/x/7.jpg,", '"/x/7.jpg,'), "no CSV file .line 9: a quoted field"),
     ):
         path.write_text(wrong)
         with pytest.raises(UserError, match=message):

@@ -172,6 +172,7 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
         (f"id,cat,{'old'}\n{ROWS.format('0,0')}", NAMES, '2 of 3 classes have no column: big "dog", old, fox.'),
         (f"id\n{ROWS.format(0)[:4]}\n", NAMES, "has 1 fields|has 2 fields|one column"),
         ("id,label\none,0\ntwo,0,0\n", NAMES, "line 3 has 3 fields, the header 2"),
+        ('id,label\none,0\n"two,0\nthree,0\n', NAMES, "line 3 is not CSV: a quoted field that begins there"),
         ("id,label\n", NAMES, "no row below its header"),
         ("", NAMES, "no row below its header"),
     ],

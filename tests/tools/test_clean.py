@@ -136,6 +136,17 @@ def test_clean_doctor_of_a_changed_list_is_refused(checked, tmp_path):
         read_copies(tmp_path / "out/doctor.csv", read_list(checked))
 
 
+def test_clean_a_table_with_an_open_quotation_mark_is_refused(checked, issues, tmp_path, capsys):
+    for path, line, words in (
+        (issues, 3, ("--decisions", issues)),
+        (found := tmp_path / "out/doctor.csv", 2, ("--doctor", found)),
+    ):
+        rows = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*rows[: line - 1], f'"{rows[line - 1]}', *rows[line:]]))
+        assert cleaned(checked, *words)[0] == 2
+        assert f"{path}, line {line} is not CSV" in capsys.readouterr().err
+
+
 def test_clean_doctor_without_a_word_on_the_list_is_a_warning(checked, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("a.png 0\n")

@@ -205,11 +205,13 @@ def read_decisions(path: Path, automatic: Automatic = NOTHING) -> dict[str, Deci
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = tables.dict_reader(file)
             needed = COLUMNS if automatic.top is None else (*COLUMNS, "quality")
             if not set(needed) <= set(reader.fieldnames or []):
                 raise UserError(f"{path} has the columns {reader.fieldnames}; needed: {', '.join(needed)}.")
             rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.reader.line_num} is not CSV: {error}.") from error
     except OSError as error:
         raise UserError(f"The decisions {path} cannot be read: {error.strerror}.") from error
     reasons = {} if automatic.top is None else _likeliest(path, rows, automatic.top)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataloader.file_list import FileList
+from utils import tables
 from utils.errors import UserError
 from utils.logger import log
 from utils.text import exact
@@ -31,13 +32,15 @@ def read_copies(path: Path, files: FileList) -> Copies:
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = tables.dict_reader(file)
             if not set(COLUMNS) <= set(reader.fieldnames or []):
                 raise UserError(
                     f"{path} has the columns {reader.fieldnames}; needed: {', '.join(COLUMNS)}.\n"
                     f"Write it again: python -m tools.doctor {files.source}"
                 )
             rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"--doctor {path}, line {reader.reader.line_num} is not CSV: {error}.") from error
     except OSError as error:
         raise UserError(f"--doctor {path} cannot be read: {error.strerror}.") from error
     place_of = {int(line): index for index, line in enumerate(files.line.tolist())}
