@@ -202,8 +202,10 @@ def from_pillow(image: "PIL.Image.Image") -> Image:
         ImageError: it cannot be decoded.
     """
     try:
+        packing = pillow.rawmode(image)
+        data = pillow.file_bytes(image) if ";16" in packing else b""
         image.load()
-        return _upright(pillow.to_rgb(image, b"", ""), pillow.orientation(image))
+        return _upright(pillow.to_rgb(image, data, packing), pillow.orientation(image))
     except Exception as error:
         _raise_image_error(error)
 

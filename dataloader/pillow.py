@@ -9,7 +9,7 @@ import functools
 import io
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -56,12 +56,22 @@ def orientation(image: "Image") -> int:
     return next((known for known in range(2, 9) if value == known), 1)  # a rational 6/1 equals 6
 
 
-def rawmode(image: "ImageFile") -> str:
+def rawmode(image: "Image") -> str:
     """Return how the samples of a PIL image that is not loaded yet are packed, such as "RGB;16B"; "" if unknown."""
-    for tile in image.tile[:1]:
+    for tile in getattr(image, "tile", [])[:1]:
         parts = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         return next((part for part in parts if isinstance(part, str)), "")
     return ""
+
+
+def file_bytes(image: "Image") -> bytes:
+    """Return the file of a PIL image that is not loaded yet; Pillow finds its place in it as before."""
+    file: IO[bytes] = image.fp  # type: ignore[attr-defined]  # of those with a `rawmode`
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return data
 
 
 def to_rgb(image: "Image", data: bytes, packing: str) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from dataloader.decode import decode, read_image
+from dataloader.decode import decode, from_pillow, read_image
 from dataloader.file_list import read_list
 from dataloader.geometry import RandomCrop, crop_resize
 from utils.errors import ImageError
@@ -215,6 +215,19 @@ def test_decode_16_bits_keeps_upper_8(photo, kind, mode):
     deep = small.astype(np.uint16) * 257
     data = cv2.imencode(kind, deep[..., ::-1] if mode == "RGB" else deep)[1].tobytes()
     assert np.array_equal(decode(data)[0], np.asarray(photo.convert(mode).convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", [".png", ".tiff"])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("from_path", [True, False])
+def test_from_pillow_of_12_bits_in_16_is_that_of_the_file(tmp_path, kind, channels, from_path):
+    """Pillow keeps the upper 8 bits alone, in which an image of 12 bits is nearly black."""
+    samples = np.random.default_rng(0).integers(0, 4096, (16, 16, channels), dtype=np.uint16)
+    data = cv2.imencode(kind, samples)[1].tobytes()
+    (tmp_path / "a").write_bytes(data)
+    with PIL.Image.open(tmp_path / "a" if from_path else io.BytesIO(data)) as image:
+        assert np.array_equal(from_pillow(image), decode(data)[0])
+    assert decode(data)[0].mean() > 100
 
 
 # ------------------------------------------------------------------------ orientation
