@@ -36,18 +36,12 @@ def load_weights(
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
-    shown = "raw" if strict else content.get("showing", "ema")
-    weights = content.get(shown) or content["weights"]
+    weights = content["weights"] if strict else _shown_weights(content)
     known = (content.get("data") or {}).get("class_names")
     has_rows = model.settings.activation not in (CORN, POSITION)  # whose rows are no classes, and have no names
     if not strict and known and names and has_rows and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source)
-    if "format" in content:
-        _check_types(model, weights, source)
-        left_out = load_matching(model.net, weights, source)
-    else:
-        left_out = load_foreign(model.net, content, source)
-    _take_normalisation(model, content, source)
+    left_out = _load(model, content, weights, source)
     if left_out and strict:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
@@ -59,6 +53,34 @@ def load_weights(
             f"{source}: its classifier has other classes or another size, so the new one starts at random; "
             f"left out: {', '.join(left_out)}."
         )
+
+
+def load_backbone(model: BaseModel, content: dict[str, Any], source: str) -> None:
+    """Load the weights that a checkpoint shows into `model`, for a caller that replaces the classifier.
+
+    As `load_weights`, without a warning where the classifier has another size.
+
+    Raises:
+        UserError: the checkpoint is of another model, or does not fit.
+    """
+    check_name(content, model.name, source)
+    _load(model, content, _shown_weights(content), source)
+
+
+def _shown_weights(content: dict[str, Any]) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = content.get(content.get("showing", "ema")) or content["weights"]
+    return weights
+
+
+def _load(model: BaseModel, content: dict[str, Any], weights: dict[str, Tensor], source: str) -> list[str]:
+    """Load `weights`, with the normalisation that belongs to them; return the classifier's tensors left out."""
+    if "format" in content:
+        _check_types(model, weights, source)
+        left_out = load_matching(model.net, weights, source)
+    else:
+        left_out = load_foreign(model.net, content, source)
+    _take_normalisation(model, content, source)
+    return left_out
 
 
 def _take_normalisation(model: BaseModel, content: dict[str, Any], source: str) -> None:

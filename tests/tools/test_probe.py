@@ -144,6 +144,23 @@ def test_probe_of_checkpoint_takes_only_its_backbone(script, photo_set, colours,
     assert not torch.equal(found[0]["fc.weight"], run["weights"]["fc.weight"])
 
 
+def test_probe_of_checkpoint_keeps_its_normalisation(script, photo_set, colours, small, tmp_path):
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--epochs", 1, *small).code == 0
+    content = checkpoint.load(path := tmp_path / "checkpoints/run/last.pt")
+    mean, std = (0.4, 0.5, 0.6), (0.3, 0.2, 0.1)
+    content["data"]["preprocess"] |= {"mean": mean, "std": std}
+    checkpoint.save(path, content)
+    assert probe("--load", "checkpoints/run/last.pt", "--data_root", colours) == 0
+    written = tmp_path / "results/probe/probe_timm-test_resnet.pt"
+    model, data = build_from_checkpoint(checkpoint.load(written), str(written))
+    assert (
+        (model.mean, model.std) == (mean, std) == (tuple(data["preprocess"]["mean"]), tuple(data["preprocess"]["std"]))
+    )
+    opt, _, _ = opened(colours)
+    frozen = backbone.build(backbone.Source("checkpoints/run/last.pt", True), opt, 3, torch.device("cpu"))
+    assert frozen.preprocess().mean == mean and frozen.model.std == std
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

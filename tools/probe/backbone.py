@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from network import get_model
-from network.backbones import has_local_weights, load_matching
+from network.backbones import has_local_weights
 from network.base_model import BaseModel
 from network.heads import final_layer
-from network.loading import options_from_checkpoint
+from network.loading import load_backbone, options_from_checkpoint
 from options import Options, parse_train
 from options.choices import MODELS
 from utils import checkpoint
@@ -155,5 +155,5 @@ def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) 
         )
     settings = options_from_checkpoint(content, num_classes, name).replace(head="linear", scale=opt.scale, fit=opt.fit)
     model = get_model(name)(settings)
-    load_matching(model.net, content.get(content.get("showing", "raw")) or content["weights"], source.name)
+    load_backbone(model, content, source.name)
     return model
