@@ -9,6 +9,7 @@
 Writes features.npy (float32, N x D, rows of length 1: the input of the classifier) and features.csv (row, path, label).
 --neighbours adds neighbours.csv, the nearest images by cosine in --among (by default in the list itself, without the
 image), and neighbours.png: each row is a query and its nearest images, framed in green where the labels agree.
+An image of --list that is in --among too is refused: its own label would vote for it.
 With --among it also writes knn.npz, the votes of these labels as probabilities, for `eval.py --load best.pt knn.npz`.
 (Without --among there is no knn.npz: a blend would be scored on the labels that voted.) Needs faiss-cpu.
 """
@@ -83,6 +84,9 @@ def run(opt: argparse.Namespace) -> None:
     # before the list, which another task's labels would make unreadable
     require_classes(checkpoint.load(opt.load), opt.load, "tools.embed")
     files = read_list(opt.list, labelled=not opt.unlabelled)
+    among = read_list(opt.among) if opt.neighbours and opt.among else None
+    if among is not None:
+        check_apart(files, among)
     if distributed.is_main():
         check_folder(out, OUTPUTS, opt, files)
     features, readable, classes = embed(opt, files)
@@ -92,8 +96,8 @@ def run(opt: argparse.Namespace) -> None:
         return
     files = align_labels(files, classes, "the checkpoint")
     pool_files, pool, kept = files, features, readable
-    if opt.among:
-        pool_files = align_labels(read_list(opt.among), classes, "the checkpoint")
+    if among is not None:
+        pool_files = align_labels(among, classes, "the checkpoint")
         pool, kept, _ = embed(opt, pool_files)
     elif opt.unlabelled:
         raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
@@ -114,6 +118,21 @@ def run(opt: argparse.Namespace) -> None:
         same = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
         blend = command(script, same | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})
         log.info(f"Written: {out}/knn.npz. To blend it with the network:\n{blend}")
+
+
+def check_apart(files: "FileList", among: "FileList") -> None:
+    """Raise UserError where an image is in the list and in --among too: it would be its own nearest neighbour."""
+    from dataloader.lists import shared_images
+
+    shared = shared_images(among, files)
+    if len(shared):
+        first = int(shared[0])
+        raise UserError(
+            f"{len(shared)} of {len(files)} images of {files.source} are in --among {among.source} too, the first: "
+            f"{files.path(first)} ({files.location(first)}). The label of each would vote for itself.\n"
+            "Take them out of one list. Or leave --among out: then the neighbours are those in the list, without the "
+            "image itself."
+        )
 
 
 def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float32], NDArray[np.bool_], Classes]:

@@ -135,6 +135,13 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     )
     assert blended.code == 0, blended.err
 
+    both = tmp_path / "both.txt"
+    both.write_text("".join((photo_set / f"{name}.txt").read_text() for name in ("train", "val")))
+    capfd.readouterr()
+    words[words.index("--among") + 1] = both
+    assert embed.main([str(word) for word in [*words, "--neighbours", 4, "--out", tmp_path / "no"]]) == 2
+    assert f"12 of 12 images of {photo_set}/val.txt are in --among {both} too" in capfd.readouterr().err
+
     (tmp_path / "bad.jpg").write_text("no image")
     (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
     before = (out / "features.npy").stat().st_mtime_ns
