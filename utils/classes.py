@@ -106,5 +106,9 @@ def describe_difference(there: Sequence[str], here: Sequence[str], where: str) -
 
 
 def _keys(names: Sequence[str]) -> list[str]:
-    """Return the names in the form that is compared: an accent may be written as one character or as two."""
-    return [unicodedata.normalize("NFC", name) for name in names]
+    return list(map(key_of, names))
+
+
+def key_of(name: str) -> str:
+    """Return a name in the form that is compared: an accent may be written as one character or as two."""
+    return unicodedata.normalize("NFC", name)

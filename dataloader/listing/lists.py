@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_finder import BACKSLASH, ENDING, FORM, FileFinder
 from dataloader.file_list import check_class_names, missing_files, read_lines, read_list
+from utils.classes import key_of
 from utils.errors import UserError, unknown_name
 from utils.files import atomic_write_all
 from utils.logger import log
@@ -126,7 +127,9 @@ def read_classes(path: Path) -> list[str]:
 
 def check_names(names: Sequence[str]) -> None:
     """Raise UserError for a class name that cannot be a line of classes.txt, or that two classes share."""
-    for name, count in Counter(names).items():
+    counts = Counter(map(key_of, names))
+    for name in names:
+        count = counts[key_of(name)]
         if count > 1:
             raise UserError(f"{count} classes are called {name!r}; classes.txt has each name once. Rename all but one.")
         if name.splitlines() != [name] or not name.strip():
@@ -141,7 +144,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def to_class_ids(labels: Sequence[str], names: Sequence[str], where: Callable[[int], str], origin: str) -> list[int]:
-    """Return the index in `names` of each label.
+    """Return the index in `names` of each label, whatever the Unicode form of either.
 
     Args:
         where: returns the place of label k, for messages.
@@ -150,11 +153,12 @@ def to_class_ids(labels: Sequence[str], names: Sequence[str], where: Callable[[i
     Raises:
         UserError: a label is not a class; the message gives its place and the nearest names.
     """
-    numbers = {name: k for k, name in enumerate(names)}
+    numbers = {key_of(name): k for k, name in enumerate(names)}
+    keys = list(map(key_of, labels))
     try:
-        return [numbers[label] for label in labels]
+        return [numbers[key] for key in keys]
     except KeyError:
-        unknown = [k for k, label in enumerate(labels) if label not in numbers]
+        unknown = [k for k, key in enumerate(keys) if key not in numbers]
     message = unknown_name("class", labels[unknown[0]], names)
     raise UserError(
         f"{where(unknown[0])}: {message}\n"

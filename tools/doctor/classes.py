@@ -10,6 +10,7 @@ from dataloader.file_list import FileList, read_lines
 from dataloader.targets import LabelSets
 from tools.doctor.findings import Findings
 from tools.doctor.scan import Scan
+from utils.classes import key_of
 
 MAX_CLASSES_PER_IMAGE = 20  # a label such as 900000000 must not fill the memory
 Names = list[str] | None
@@ -124,11 +125,10 @@ def _check_names(found: Findings, seen: Scan, every: list[Labels], names_file: P
     for label, name in enumerate(names):
         if not name.strip():
             found.add_text("class_name_unusable", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
-        elif name in by_name:
-            found.add_text(
-                "class_name_unusable", labelled[0], -1, f"{name!r} names class {by_name[name]} and class {label}"
-            )
-        by_name.setdefault(name, label)
+        elif (key := key_of(name)) in by_name:
+            text = f"{name!r} names class {by_name[key]} and class {label}"
+            found.add_text("class_name_unusable", labelled[0], -1, text)
+        by_name.setdefault(key_of(name), label)
     for place in labelled:
         held = every[place].label
         labels, count = np.unique(held[held >= len(names)], return_counts=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dataloader.decode import image_suffixes
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, absolute, natural_sort, to_class_ids
+from utils.classes import key_of
 from utils.errors import UserError
 from utils.logger import log
 
@@ -129,7 +130,8 @@ def _classes(file: Path, content: Entry, ids: list[str], given: list[str] | None
     numbers = to_class_ids(ids, known, lambda k: f"{file}, an image's category id", "`categories`")
     names = [name_of.get(key, key) for key in known]
     if given is None:
-        twice = {name for name, count in Counter(names).items() if count > 1}
+        counts = Counter(map(key_of, names))
+        twice = {name for name in names if counts[key_of(name)] > 1}
         if twice:
             names = [f"{name} ({key})" if name in twice else name for name, key in zip(names, known, strict=True)]
             shown = ", ".join(sorted(twice)[:MAX_NAMES])
