@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.decode import image_suffixes
-from utils.errors import UserError
+from utils.errors import UserError, path_hint
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 MAX_ZERO_SHARE = 0.25  # of the bytes of a text; of UTF-16 without its mark, half are zero
@@ -114,7 +114,7 @@ def missing_list(path: Path, labelled: bool, task: str = "single") -> str:
         where += "\nTo train without validation: --val_freq 0."
     general = "Or make lists: `python datasets/prepare.py --help`."
     if not folder.exists():
-        return f"{problem} The folder {folder} does not exist.\n{where}\n{general}"
+        return f"{problem} The folder {folder} does not exist.{path_hint(folder)}\n{where}\n{general}"
     if not folder.is_dir():
         return f"{problem} {folder} is a file, not a folder.\n{where}"
     try:

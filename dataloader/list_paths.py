@@ -73,7 +73,9 @@ class ListFlags:
                 f"The checkpoints remember different {KINDS[name]} lists:\n{shown}\n"
                 f"Say which one to use: --{name}_list FILE, or --data_root DIR."
             )
-        return next((Path(listed) for listed in found.values()), None), " and ".join(found)
+        return next((Path(listed) for listed in found.values()), None), f"{len(found)} checkpoints" if len(
+            found
+        ) > 2 else " and ".join(found)
 
     def choose(self, name: str, known: Mapping[str, object]) -> Path:
         """Return the path of the list `name` for these checkpoints, and log it where no flag says it.
@@ -95,7 +97,5 @@ class ListFlags:
                 f"There is no list {path}, where {owners} had its {KINDS[name]} list.\n"
                 f"Say where it is now: --{name}_list FILE, or --data_root DIR, which holds {name}.txt."
             )
-        log.info(
-            f"The {KINDS[name]} list is {path}, as {owners} remembers it; --{name}_list and --data_root override it."
-        )
+        log.info(f"The {KINDS[name]} list is {path}, where {owners} had it; --{name}_list and --data_root override it.")
         return path

@@ -50,6 +50,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"There is no {kind} {name!r}.{hint and f' {hint}'}\nThere are: {', '.join(names)}.")
 
 
+def _names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none where it cannot be read."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
+
+
 def path_hint(path: Path) -> str:
     """Return a hint for a missing path: its first part that does not exist, and paths of similar names; or ""."""
     missing = path
@@ -58,12 +66,12 @@ def path_hint(path: Path) -> str:
     if not missing.parent.is_dir():
         return f" {missing.parent} is not a folder." if missing.parent.exists() else ""
     hint = f" There is no folder {missing}." if missing != path else ""
-    try:
-        names = sorted(entry.name for entry in missing.parent.iterdir())
-    except OSError:
-        return hint
+    names = _names_in(missing.parent)
     tail = path.relative_to(missing)
     similar = [missing.parent / name / tail for name in near_names(missing.name, names)]
+    if missing == path:  # the folder is there: a file of this name may be in one beside it
+        beside = path.parent.parent
+        similar += [beside / name / path.name for name in near_names(path.parent.name, _names_in(beside))]
     existing = [str(other) for other in similar if other.exists()]
     if existing:
         return f"{hint} Did you mean {' or '.join(existing)}?"

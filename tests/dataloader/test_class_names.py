@@ -281,7 +281,7 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
     load = ["--load", "checkpoints/a_run/best.pt", *QUIET]
     bare = script("eval.py", *load)
     assert bare.code == 0
-    assert f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt remembers it" in bare.out
+    assert f"The validation list is {own}/val.txt, where checkpoints/a_run/best.pt had it" in bare.out
     assert f"top1 {best:.6f}" in bare.out and "(12 images)" in bare.out
     assert "(2 images)" in script("eval.py", *load, "--data_root", "datasets").out
     assert "(12 images)" in script("eval.py", *load, "--val_list", photo_set / "val.txt").out

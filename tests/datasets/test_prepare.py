@@ -214,6 +214,19 @@ def test_prepare_labels_that_are_numbers_sort_by_value(make, tmp_path):
     assert "The labels '-2' and '-2.0' are one number and two classes." in made.said
 
 
+def test_prepare_warns_of_numbers_as_classes_and_of_labelled_images_to_predict(make, tmp_path):
+    photos_of(tmp_path, {"a": 3, "b": 3})
+    rows = "".join(f"{path.relative_to(tmp_path)},{k / 3}\n" for k, path in enumerate(tmp_path.rglob("*.jpg")))
+    said = make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0, "--test", "photos").said
+    assert "'label' has 6 different numbers in 6 rows" in said and "Try: --target_columns label" in said
+    assert "6 of the 6 images of test.txt are labelled in another list too." in said
+    assert "no folder here" not in said
+    rows = rows.replace(".", "_").replace("_jpg", ".jpg").replace("0_0", "0_5")
+    made = make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0, "--root", "photo")
+    assert made.code == 0 and "--root photo is no folder here, so no listed image can be read. Did you" in made.said
+    assert "different numbers" not in make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).said
+
+
 def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
     import PIL.Image
 

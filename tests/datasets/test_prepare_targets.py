@@ -42,6 +42,15 @@ def test_prepare_csv_label_separator_writes_sets(table, prepare):
     assert sum(held.values()) == 10 and all(2 <= held[target] <= 3 for target in ("0,1", "0", "-", "1,2"))
 
 
+def test_prepare_csv_label_separator_that_separates_nothing_warns(table, prepare, capfd):
+    words = ["csv", str(table), "--path_column", "file", "--label_column", "tags", "--out", str(table.parent / "out")]
+    assert prepare.main([*words, "--label_separator", "|"]) == 0
+    said = "".join(capfd.readouterr())
+    assert "no row has two labels with --label_separator '|'" in said and "'tags' is 'cat;dog'" in said
+    assert prepare.main([*words, "--label_separator", ";"]) == 0
+    assert "no row has two labels" not in "".join(capfd.readouterr())
+
+
 def test_prepare_csv_target_columns_writes_numbers(table, prepare):
     out = table.parent / "out"
     words = ["csv", str(table), "--path_column", "file", "--target_columns", "weight", "height"]

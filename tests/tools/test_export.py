@@ -246,6 +246,9 @@ def test_export_folder_changed_fails_its_check(trained, tmp_path, capfd):
     (folder / "config.json").write_text(json.dumps(config))
     done = check(folder)
     assert done.returncode == 1 and "differs most" in done.stdout
+    words = [sys.executable, folder / "predict.py", "none.jpg"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "none.jpg: No such file or directory\n")
 
 
 def test_export_predictor_answers_in_three_lines(trained, photo_set, tmp_path, capfd):

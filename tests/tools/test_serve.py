@@ -242,6 +242,8 @@ def test_predict_upload_that_stalls_is_ended(server):
         ("/predict?model=none", 404, "no_such_model"),
         ("/predict?top=0", 422, "bad_parameter"),
         ("/predict?top=x", 422, "bad_parameter"),
+        ("/predict?tpo=3", 422, "bad_parameter"),
+        ("/gradcam?top=3", 422, "bad_parameter"),
         ("/nothing", 404, "not_found"),
         ("/models", 405, "method_not_allowed"),
     ],

@@ -47,7 +47,8 @@ from tools.prepare.fashion import prepare_fashion
 from tools.prepare.flags import split_plan
 from tools.prepare.ready import read_ready
 from tools.prepare.table import read_csv
-from utils.errors import UserError
+from utils.errors import UserError, path_hint
+from utils.logger import log
 from utils.run import run_tool
 
 DEFAULT_SIDE = 256  # pixels
@@ -296,6 +297,9 @@ def prepare_lists(opt: argparse.Namespace) -> None:
             )
         given = read_classes(out / "classes.txt")
     _keep_source(opt, out)
+    root = getattr(opt, "root", None)
+    if opt.kind != "folder" and root is not None and not Path(root).is_dir():  # the images may be elsewhere
+        log.warning(f"--root {root} is no folder here, so no listed image can be read.{path_hint(Path(root))}")
     listing = READERS[opt.kind](opt, given)
     check_names(listing.names)
     if opt.kind != "folder":
@@ -309,10 +313,20 @@ def prepare_lists(opt: argparse.Namespace) -> None:
     for name, images in listing.lists.items():
         if not images.paths:
             raise UserError(f"No image is left for {out / name}.txt; the warnings above give the reasons.")
+    _warn_labelled_test(listing)
     _split(listing, opt)
     if "train" in listing.lists and "val" in listing.lists:
         check_apart(listing.lists["train"], listing.lists["val"])
     write_all(listing, out, opt.check)
+
+
+def _warn_labelled_test(listing: Listing) -> None:
+    """Warn of images to predict that are labelled too."""
+    to_predict = set(listing.lists["test"].paths) if "test" in listing.lists else set()
+    labelled = {path for name, images in listing.lists.items() if name != "test" for path in images.paths}
+    shared = len(to_predict & labelled)
+    if shared:
+        log.warning(f"{shared} of the {len(to_predict)} images of test.txt are labelled in another list too.")
 
 
 def _keep_source(opt: argparse.Namespace, out: Path) -> None:

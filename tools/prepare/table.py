@@ -15,6 +15,7 @@ from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort,
 from dataloader.listing.splits import singleton_group
 from utils.errors import UserError, unknown_name
 from utils.logger import log
+from utils.text import number_in
 
 DELIMITERS = ",;\t|"
 SPLIT_OF_VALUE = {
@@ -145,6 +146,12 @@ def _number(
         raise UserError(f"{rows.file} has no training row to number the classes by. Name them with --classes FILE.")
     names = given or natural_sort(training)
     origin = "--classes" if given else "the training rows"
+    numeric = all(number_in(name) is not None for name in names) and not all(map(str.isdecimal, names))
+    if 2 * len(names) > len(training) > 1 and numeric:
+        log.warning(
+            f"{rows.file}: column {opt.label_column!r} has {len(names)} different numbers in {len(training)} rows, and "
+            f"each becomes a class. Try: --target_columns {opt.label_column}, to predict the number"
+        )
     return names, to_class_ids(labels, names, lambda k: rows.location(labelled[k]), origin)
 
 
@@ -159,6 +166,11 @@ def _sets(
     if not names:
         raise UserError(f"{rows.file} has no training row with a label in column {opt.label_column!r}.")
     origin = "--classes" if given else "the training rows"
+    if all(len(texts) <= 1 for texts in split.values()):
+        log.warning(
+            f"{rows.file}: no row has two labels with --label_separator {opt.label_separator!r} between them; one cell "
+            f"of column {opt.label_column!r} is {next(filter(None, (rows.labels[row] for row in labelled)))!r}."
+        )
     sets = []
     for row in labelled:
         numbers = to_class_ids(split[row], names, lambda _, row=row: rows.location(row), origin)  # type: ignore[misc]

@@ -261,8 +261,9 @@ def main() -> int:
         try:
             answers.append((str(path), predictor(path, opt.top)))
         except (OSError, predictor.preprocess.ImageError) as error:
-            print(error, file=sys.stderr)
-            failed = 1
+            reason = f"{path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else error
+            print(reason, file=sys.stderr)
+            failed = 2
     if opt.json:
         print(json.dumps([as_object(name, row, predictor.task) for name, row in answers]))
         return failed

@@ -136,6 +136,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         request: Request, model: ModelName = None, top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 5
     ) -> Answers:
         """Predict images."""
+        _check_parameters(request, "model", "top")
         with service.admission.enter() as ticket:
             chosen = service.model(model)
             uploads = await read_images(request, service.settings, ticket.grow_to)
@@ -154,6 +155,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         request: Request, model: ModelName = None, label: Annotated[int | None, Query(ge=0)] = None
     ) -> Response:
         """Draw where a model looked, over what it saw of one image: Grad-CAM of a class, by default of the first."""
+        _check_parameters(request, "model", "label")
         with service.admission.enter():
             chosen = service.model(model)
             if not chosen.has_gradcam:
@@ -167,6 +169,13 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
                 label = int((await asyncio.wrap_future(batcher.submit(inputs))).argmax())
             shown = await asyncio.wrap_future(batcher.call(lambda: chosen.explain(inputs, label)))
             return Response(shown, media_type="image/png")
+
+
+def _check_parameters(request: Request, *known: str) -> None:
+    """Raise ApiError (422) for a parameter behind the `?` that the path does not know, such as a mistyped one."""
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is not None:
+        raise ApiError(422, "bad_parameter", f"There is no parameter {unknown[:200]!r}; allowed: {', '.join(known)}.")
 
 
 async def _all(tasks: Sequence[Any]) -> list[Any]:
