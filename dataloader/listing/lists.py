@@ -112,6 +112,20 @@ def natural_sort(labels: Iterable[str]) -> list[str]:
     return [label for _, label in found]
 
 
+def one_form(labels: Iterable[str]) -> set[str]:
+    """Return the distinct labels; in NFC and with a warning where one is written in several Unicode forms."""
+    forms: dict[str, set[str]] = {}
+    for label in labels:
+        forms.setdefault(key_of(label), set()).add(label)
+    several = sorted(key for key, found in forms.items() if len(found) > 1)
+    if several:
+        log.warning(
+            f"{len(several)} label(s) are written in several Unicode forms (NFC, NFD), the first: {several[0]!r}. "
+            "They look alike, and each counts as one."
+        )
+    return {key if len(found) > 1 else found.pop() for key, found in forms.items()}
+
+
 def read_classes(path: Path) -> list[str]:
     """Return the names of a classes.txt: line k, from 0, is class k.
 

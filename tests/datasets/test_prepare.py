@@ -528,6 +528,67 @@ def test_prepare_wrong_csv_is_refused(make, tmp_path, text, said):
     wrong(make("csv", table(tmp_path, text), *COLUMNS), *said)
 
 
+NFC, NFD = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+
+
+def test_prepare_csv_labels_that_differ_in_unicode_form_are_one_class(make, tmp_path):
+    text = f"image,label,site\na.png,{NFC},{NFC}\nb.png,{NFD},{NFD}\nc.png,tea,x\nd.png,{NFD},y\n"
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0)
+    assert made.classes == [NFC, "tea"] and made.train == {"a.png": 0, "b.png": 0, "c.png": 1, "d.png": 0}
+    assert "1 label(s) are written in several Unicode forms" in made.said
+    made = make("csv", table(tmp_path, text.replace(NFC, NFD)), *COLUMNS, "--val", 0, out="same")
+    assert made.classes == [NFD, "tea"] and "Unicode" not in made.said  # as it is written
+    (tmp_path / "names.txt").write_text(f"tea\n{NFC}\n")
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0, "--classes", "names.txt", out="given")
+    assert made.train == {"a.png": 1, "b.png": 1, "c.png": 0, "d.png": 1}
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0.5, "--group_column", "site", out="groups")
+    assert made.code == 0 and len({"a.png", "b.png"} & set(made.train)) != 1
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0, "--label_separator", "|", out="sets")
+    assert made.code == 0 and made.classes == [NFC, "tea"]
+
+
+def test_prepare_folders_that_differ_in_unicode_form_are_refused(make, tmp_path):
+    photos_of(tmp_path, {NFC: 3, NFD: 3})
+    wrong(make("folder", "photos", "--val", 0), "2 classes are called", "Rename all but one")
+
+
+def rows_with(notes):
+    """Ten rows, with the given notes by their row's number."""
+    rows = (f"p{k}.png,{'ab'[k % 2]},{notes.get(k, '')}" for k in range(1, 11))
+    return "\n".join(["image,label,note", *rows, ""])
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({1: '"scratched', 4: '"torn', 8: '"no end'}, ("line 2", "line 5", "Close it")),
+        ({8: '"no end'}, ("line 9", "line 11")),
+        ({1: '"scratched', 4: '6"'}, ("line 2", "line 5", "line 3 looks like a row: 'p2.png,a,'")),
+        ({3: '"a "wide" frame"'}, ("line 4", "not CSV")),
+    ],
+)
+def test_prepare_a_quotation_mark_out_of_place_is_refused(make, tmp_path, notes, said):
+    wrong(make("csv", table(tmp_path, rows_with(notes)), *COLUMNS), *said)
+
+
+def test_prepare_a_header_with_an_open_quotation_mark_is_refused(make, tmp_path):
+    text = rows_with({4: 'torn"'}).replace("note", '"note', 1)
+    wrong(make("csv", table(tmp_path, text), *COLUMNS), "line 1", "looks like a row")
+
+
+def test_prepare_a_quoted_field_of_several_lines_is_read(make, tmp_path):
+    notes = {2: '"A bag, brown,\nof 6"" and,\r\nstrictly, ""as new"""', 5: '"in Paris,\n\nFrance"'}
+    made = make("csv", table(tmp_path, rows_with(notes)), *COLUMNS, "--val", 0)
+    assert made.code == 0 and len(made.train) == 10 and "quoted field" not in made.said
+
+
+def test_prepare_paths_without_ending_in_a_quoted_field_cause_a_warning(make, tmp_path):
+    text = rows_with({1: '"scratched', 4: '6"'}).replace(".png", "")
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0)
+    assert made.code == 0 and len(made.train) == 7 and "1 row(s) have a quoted field of several lines" in made.said
+    assert "the first is in line 2" in made.said
+
+
 def test_prepare_not_a_csv_is_refused(make, tmp_path):
     wrong(make("csv", "none.csv", *COLUMNS), "none.csv cannot be read")
     (tmp_path / "latin.csv").write_bytes("image,label\na.jpg,café\n".encode("latin-1"))

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
-from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids
 from dataloader.listing.splits import singleton_group
+from utils import tables
+from utils.classes import key_of
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 from utils.text import number_in
@@ -54,6 +56,7 @@ LABEL_COLUMNS = (
     "category_id",
     "y",
 )
+MAX_SHOWN = 80  # characters of a line in a message
 MAX_CLASSES = 1_000_000  # a larger label is the number of a product, not of a class
 
 
@@ -117,7 +120,7 @@ def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
 
 def _group(rows: Rows, row: int) -> str:
     """Return the key of the group of a row."""
-    return f"={rows.groups[row]}" if rows.groups[row] else singleton_group(rows.paths[row])
+    return f"={key_of(rows.groups[row])}" if rows.groups[row] else singleton_group(rows.paths[row])
 
 
 def _parts(rows: Rows, opt: argparse.Namespace) -> list[str]:
@@ -144,7 +147,7 @@ def _number(
     training = [rows.labels[row] for row in labelled if parts[row] == "train"]
     if labelled and not training and given is None:
         raise UserError(f"{rows.file} has no training row to number the classes by. Name them with --classes FILE.")
-    names = given or natural_sort(training)
+    names = given or natural_sort(one_form(training))
     origin = "--classes" if given else "the training rows"
     numeric = all(number_in(name) is not None for name in names) and not all(map(str.isdecimal, names))
     if 2 * len(names) > len(training) > 1 and numeric:
@@ -162,7 +165,7 @@ def _sets(
     labelled = [row for row, part in enumerate(parts) if part != "test"]
     split = {row: [text.strip() for text in rows.labels[row].split(opt.label_separator)] for row in labelled}
     split = {row: [text for text in texts if text] for row, texts in split.items()}
-    names = given or natural_sort(text for row in labelled if parts[row] == "train" for text in split[row])
+    names = given or natural_sort(one_form(text for row in labelled if parts[row] == "train" for text in split[row]))
     if not names:
         raise UserError(f"{rows.file} has no training row with a label in column {opt.label_column!r}.")
     origin = "--classes" if given else "the training rows"
@@ -244,12 +247,15 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
     }
     columns = [*(name for name in wanted.values() if name is not None), *(opt.target_columns or ())]
     delimiter = _delimiter(text, columns, opt.delimiter)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    lines = io.StringIO(text, newline="").readlines()
+    reader = tables.Reader(lines, delimiter, skip_spaces=True)
     rows = Rows(file, [], [], [], [], [], [])
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(opt, header)
         at = {name: _column(file, header, name) for name in columns}
+        swallowed = Swallowed(file, lines, delimiter, header, at[opt.path_column])
+        swallowed.check_header(reader.end)
         for fields in reader:
             if not any(field.strip() for field in fields):
                 continue
@@ -258,6 +264,7 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
                     f"{file}, line {reader.line_num} has {len(fields)} fields, the header {len(header)} "
                     f"(delimiter {delimiter!r}); a value that holds the delimiter needs double quotes."
                 )
+            swallowed.check(reader.line_num, reader.end, fields)
             rows.lines.append(reader.line_num)
             for name, column in wanted.items():
                 getattr(rows, name).append(fields[at[column]].strip() if column is not None else "")
@@ -266,8 +273,65 @@ def _read_rows(opt: argparse.Namespace) -> Rows:
         raise UserError(f"{file}, line {reader.line_num} is not CSV: {error}.") from error
     if not rows.paths:
         raise UserError(f"{file} has no row below its header; expected one image per row.")
+    swallowed.report()
     log.info(f"{os.fspath(file)}: {len(rows.paths):,} rows, delimiter {delimiter!r}, columns {', '.join(header)}")
     return rows
+
+
+class Swallowed:
+    """Find lines that a quoted field holds although they look like rows: quotation marks that are lost or too many.
+
+    A description of several lines is fine. A line that has as many fields as the header, and a path with the ending of
+    the row's own, is no description: the file is refused. Paths without ending prove less, so they cause a warning.
+    """
+
+    def __init__(self, file: Path, lines: list[str], delimiter: str, header: list[str], path_column: int) -> None:
+        self.file, self.lines, self.delimiter = file, lines, delimiter
+        self.count, self.path_column = len(header), path_column
+        self.suspect: list[int] = []
+
+    def check_header(self, end: int) -> None:
+        """Raise UserError where the header, which ends in line `end`, holds lines that look like rows."""
+        whole = [line for line in range(1, end + 1) if len(self._fields(line)) == self.count]
+        if end > 1 and len(whole) == end:
+            raise self._error(1, end, 2)
+
+    def check(self, begin: int, end: int, fields: list[str]) -> None:
+        """Raise UserError where the row of lines `begin` to `end` holds another one, or note that it might."""
+        if begin == end:
+            return
+        whole = [line for line in range(begin + 1, end + 1) if len(self._fields(line)) == self.count]
+        own = _ending(fields[self.path_column])
+        for line in whole:
+            if own and _ending(self._fields(line)[self.path_column]) == own:
+                raise self._error(begin, end, line)
+        if not own and len(whole) == end - begin:
+            self.suspect.append(begin)
+
+    def report(self) -> None:
+        """Warn of the rows that may hold others."""
+        if self.suspect:
+            log.warning(
+                f"{self.file}: {len(self.suspect)} row(s) have a quoted field of several lines, each of which could be "
+                f"a row; the first is in line {self.suspect[0]}. "
+                "They count as one row each. If that is wrong, a quotation mark is missing, or one is too many."
+            )
+
+    def _fields(self, line: int) -> list[str]:
+        """Return the fields of a line that is read as if quotation marks were text."""
+        text = self.lines[line - 1].rstrip("\r\n")
+        return text.split(self.delimiter)
+
+    def _error(self, begin: int, end: int, line: int) -> UserError:
+        return UserError(
+            f"{self.file}, line {begin}: a quoted field goes on to line {end}, and line {line} looks like a row: "
+            f"{self.lines[line - 1].strip()[:MAX_SHOWN]!r}.\nA quotation mark is missing or too many. "
+            'Close the field in its line; within a quoted field, a mark is written twice ("").'
+        )
+
+
+def _ending(path: str) -> str:
+    return Path(path.strip()).suffix.lower()
 
 
 def _check_columns(opt: argparse.Namespace, header: list[str]) -> None:
