@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import csv
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING
 from evaluation.ranking import merit
 from options import build_parser, choices
 from options.parser import ToolParser, expanded, split_at_dashes
+from tools.same_training import deciding_options, differing_options, shown
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from tools.train_process import train_process
 from utils import run_lock, tables
@@ -87,8 +89,8 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     """Run the remaining trials, then report; return 0.
 
     Raises:
-        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space, or no trial
-            was completed.
+        UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space or to other
+            flags, or no trial was completed.
     """
     _optuna()  # if it is missing, say so before anything else
     space = read_space(Path(opt.space), build_parser("train"), FIXED)
@@ -97,15 +99,16 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else []
+    combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None
     study = _open_study(opt, folder, settings.metric)
     _same_space(study, space)
+    _same_options(study, settings, space)
     _check_new(study, settings)
-    _enqueue(study, combinations)
-    total = len(combinations) or opt.trials
+    _enqueue(study, combinations or [])
+    total = opt.trials if combinations is None else len(combinations)
     bar = progress(None, opt.name, total)
-    bar.update(len(finished(study)))
-    while len(finished(study)) < total:
+    bar.update(total - _count_left(study, opt.trials, combinations))
+    while _count_left(study, opt.trials, combinations) > 0:
         trial = study.ask()
         chosen = suggest(trial, space)
         tag = f"{opt.name}-{trial.number}"
@@ -216,18 +219,41 @@ def finished(study: "Study") -> "list[FrozenTrial]":
     ]
 
 
+def _count_left(study: "Study", trials: int, combinations: list[dict[str, object]] | None) -> int:
+    """Return how many trials are left to do; of a grid: how many combinations no finished trial has."""
+    if combinations is None:
+        return trials - len(finished(study))
+    return len(_untried(combinations, finished(study)))
+
+
+def _untried(combinations: Iterable[dict[str, object]], trials: "Iterable[FrozenTrial]") -> list[dict[str, object]]:
+    """Return the combinations of a grid that none of the `trials` has."""
+    known = {_as_key(_settings_of(trial)) for trial in trials}
+    return [settings for settings in combinations if _as_key(settings) not in known]
+
+
+def _settings_of(trial: "FrozenTrial") -> dict[str, object]:
+    """Return the settings of a trial as they were enqueued, or as a sampler chose them."""
+    settings: dict[str, object] = trial.system_attrs.get("fixed_params", trial.params)
+    return settings
+
+
+def _as_key(settings: dict[str, object]) -> str:
+    return json.dumps(settings, sort_keys=True)  # tells 1, 1.0 and true apart, as Optuna's storage does
+
+
 def _enqueue(study: "Study", combinations: Iterable[dict[str, object]]) -> None:
-    """Enqueue the missing settings of a grid, and those of trials that were running when the sweep was interrupted."""
-    optuna = _optuna()
-    for settings in combinations:
-        study.enqueue_trial(settings, skip_if_exists=True)
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+    """Enqueue the settings of trials that an interruption cut off, and the missing ones of a grid."""
+    states = _optuna().trial.TrialState
+    for trial in study.get_trials(states=(states.RUNNING,)):
         settings = trial.system_attrs.get("fixed_params", {}) | trial.params
         if settings:
             study.enqueue_trial(settings)
         study.set_user_attr("cut", [*study.user_attrs.get("cut", []), trial.number])
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.tell(trial.number, state=states.FAIL)
         log.info(f"{study.study_name}-{trial.number} was interrupted; its settings run again")
+    for settings in _untried(combinations, [*finished(study), *study.get_trials(states=(states.WAITING,))]):
+        study.enqueue_trial(settings)
 
 
 def _same_space(study: "Study", space: Space) -> None:
@@ -237,6 +263,23 @@ def _same_space(study: "Study", space: Space) -> None:
             "Give that space, or another --name."
         )
     study.set_user_attr("space", space)
+
+
+def _same_options(study: "Study", settings: argparse.Namespace, space: Space) -> None:
+    """Raise UserError if earlier trials had other flags after --; warn if no flags were noted (earlier versions)."""
+    options = deciding_options(settings, space)
+    known = study.user_attrs.get("options")
+    if known is None and study.get_trials(deepcopy=False):
+        log.warning(
+            f"The sweep {study.study_name} does not record the flags after -- of its earlier trials. They can be "
+            "compared with new ones if the flags were the same."
+        )
+    if known is not None and (differing := differing_options(known, options)):
+        raise UserError(
+            f"The sweep {study.study_name} was started with other flags after --, so its trials cannot be compared "
+            f"with new ones:{shown(differing)}\nGive the flags that were given then to continue, or another --name."
+        )
+    study.set_user_attr("options", options)
 
 
 def _check_new(study: "Study", settings: argparse.Namespace) -> None:

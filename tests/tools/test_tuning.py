@@ -189,6 +189,56 @@ def test_sweep_of_log_loss_prefers_lowest_and_keeps_its_metric(tmp_path, monkeyp
     assert "was started with --metric log_loss, not top1" in capfd.readouterr().err
 
 
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Return a function that sweeps with a train.py that scores its --lr, and the words of a sweep of three values."""
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text(STUB.replace("0.05 if epoch < 4 else 1", "0"))
+    (tmp_path / "space.yaml").write_text("lr: [0.5, 0.6, 0.7]\n")
+    return lambda *words: tool.main(["--name", "s", "--space", "space.yaml", *map(str, words)])
+
+
+def test_sweep_with_other_flags_for_training_is_refused(swept, capfd):
+    """Its trials cannot be compared with those that are there. Flags that change no result may differ."""
+    optuna = pytest.importorskip("optuna")
+    assert swept("--sampler", "grid", "--trials", 1, "--", "--epochs", 2) == 0
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--epochs", 9, "--seed", 3) == 2
+    said = capfd.readouterr().err
+    assert "other flags after --" in said and "--epochs 2 -> 9" in said and "--seed 42 -> 3" in said
+    assert "--lr" not in said and not Path("logs/s-1").exists()
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--epochs", 2, "--workers", 0) == 0
+    study = optuna.load_study(study_name="s", storage="sqlite:///results/s/study.db")
+    assert len(study.trials) == 2
+
+
+def test_sweep_of_an_earlier_version_continues_with_a_warning(swept, capfd, monkeypatch):
+    from tools import sweep as tool
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "_same_options", lambda *_: None)  # it noted no flags
+        assert swept("--sampler", "grid", "--trials", 1, "--", "--epochs", 2) == 0
+    capfd.readouterr()
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--epochs", 2) == 0
+    assert "does not record the flags after -- of its earlier trials" in "".join(capfd.readouterr())
+
+
+def test_sweep_grid_after_another_sampler_tries_every_combination(swept, capfd):
+    """Trials that a random sampler chose count for the combinations that they have, and for no other."""
+    assert swept("--sampler", "random", "--trials", 3, "--seed", 3) == 0
+    assert swept("--sampler", "grid", "--trials", 20) == 0
+    with open("results/s/trials.csv", newline="") as file:
+        rows = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert len(set(rows[:3])) < 3, "choose another --seed: the random sampler has tried all"
+    assert set(rows) == {0.5, 0.6, 0.7} and len(rows) == 3 + 3 - len(set(rows[:3]))
+    capfd.readouterr()
+    assert swept("--sampler", "grid", "--trials", 20) == 0
+    assert f"{len(rows)} trials: {len(rows)} complete" in capfd.readouterr().out
+
+
 def test_sweep_weak_trial_is_pruned_and_ended(tmp_path, monkeypatch, capfd):
     """With a train.py that scores its --lr: three trials set the median, and the fourth is below it."""
     pytest.importorskip("optuna")

@@ -18,6 +18,7 @@ from dataloader.file_list import FileList
 from options import Options, command
 from tools.folds import flags
 from tools.folds.draw import list_paths, write_lists
+from tools.same_training import deciding_options, differing_options, shown
 from training.earlier import holds_run, remove_earlier
 from utils import run_lock
 from utils.classes import Classes
@@ -28,10 +29,6 @@ from utils.outputs import Output, begins_with, has_key, is_probabilities
 
 PLAN, DRAWN = "plan.json", "drawn.json"
 OOF, ENSEMBLE, SCORES, REPORT = "oof.npz", "ensemble.yaml", "folds.json", "oof"
-# Options of train.py that change no bit of a run, or only its name.
-FREE = {"tag", "gpu", "workers", "loader", "worker_timeout", "config", "given", "check_files", "histograms", "keep"}
-FREE |= {"save_freq", "save_minutes", "resume", "overwrite", "checkpoint_dir", "log_dir"}
-SHOWN = 6  # differences in a message
 WAIT_SECONDS = 120.0  # for a run of an earlier call, which saves its state before it ends
 
 
@@ -116,10 +113,8 @@ def begin(run: FoldsRun) -> None:
         _refuse_earlier(run)
     elif differing := _differences(known, content):
         raise UserError(
-            f"The folds of tag {run.train.tag!r} were begun otherwise:\n  "
-            + "\n  ".join(differing[:SHOWN])
-            + (f"\n  … and {len(differing) - SHOWN} more" if len(differing) > SHOWN else "")
-            + "\nGive what was given then to continue, another --tag, or --overwrite (before --) to begin again."
+            f"The folds of tag {run.train.tag!r} were begun otherwise:{shown(differing)}\n"
+            "Give what was given then to continue, another --tag, or --overwrite (before --) to begin again."
         )
     else:
         done = sum(fold.is_trained() for fold in run.folds)
@@ -130,14 +125,14 @@ def begin(run: FoldsRun) -> None:
 
 def _content(run: FoldsRun) -> dict[str, Any]:
     """Return what a second call must have in common with the first, as JSON gives it back."""
-    options = {name: value for name, value in vars(run.train).items() if name not in FREE}
     drawn = hashlib.sha256(run.fold_of.astype("<i8").tobytes()).hexdigest()
     content = {
         "folds": run.opt.folds,
         "list": run.files.content_hash(),
         "drawn": drawn,
         "processes": run.opt.processes,
-        "options": options,
+        "checkpoint_dir": run.train.checkpoint_dir,
+        "options": deciding_options(run.train),
     }
     found: dict[str, Any] = json.loads(json.dumps(content))
     return found
@@ -159,17 +154,16 @@ def _differences(known: dict[str, Any], content: dict[str, Any]) -> list[str]:
         for name in ("folds", "processes")
         if _moved(known, content, name)
     ]
+    folder = known.get("checkpoint_dir", content["checkpoint_dir"])  # plans of earlier versions have none
+    if not flags.same_file(folder, content["checkpoint_dir"]):
+        found.append(f"--checkpoint_dir {folder} -> {content['checkpoint_dir']}")
     if _moved(known, content, "list"):
         found.append("the training list has other images, paths or labels")
-    elif _moved(known, content, "drawn") and not found:
+    elif _moved(known, content, "drawn") and not _moved(known, content, "folds"):
         found.append("the images are in other folds (--seed, the groups, or the version of scikit-learn)")
     before = known.get("options")
     before = before if isinstance(before, dict) else {}
-    return found + [
-        f"--{name} {before.get(name)} -> {value}"
-        for name, value in content["options"].items()
-        if name in before and before[name] != value
-    ]
+    return found + differing_options(before, content["options"])
 
 
 def _moved(known: dict[str, Any], content: dict[str, Any], name: str) -> bool:
@@ -180,15 +174,17 @@ def _refuse_earlier(run: FoldsRun) -> None:
     """Raise UserError if a new plan would meet runs that it has not begun."""
     there = [fold for fold in run.folds if holds_run(fold.checkpoints, fold.logs)]
     if there:
-        clear = command("clear", {"tag": there[0].tag, **_run_folders(run)})
         raise UserError(
             f"There are runs of tag {', '.join(fold.tag for fold in there)} already, which these folds did not begin.\n"
-            f"Give another --tag, or --overwrite (before --) to delete them. To put one into the trash, try: {clear}"
+            "Give another --tag, or --overwrite (before --) to delete them. "
+            f"To put one into the trash, try: {clear_command(run, there[0])}"
         )
 
 
-def _run_folders(run: FoldsRun) -> dict[str, str]:
-    return {"checkpoint_dir": run.train.checkpoint_dir, "log_dir": run.train.log_dir}
+def clear_command(run: FoldsRun, fold: Fold) -> str:
+    """Return the command that puts the run of a fold into the trash."""
+    folders = {"checkpoint_dir": run.train.checkpoint_dir, "log_dir": run.train.log_dir}
+    return command("clear", {"tag": fold.tag, **folders})
 
 
 def _start_over(run: FoldsRun) -> None:
