@@ -36,7 +36,13 @@ class Choice(NamedTuple):
     top1: float
 
 
-def fit_head(model: BaseModel, loader: BatchLoader[EvalBatch], label: NDArray[np.int32], seed: int) -> None:
+def fit_head(
+    model: BaseModel,
+    loader: BatchLoader[EvalBatch],
+    label: NDArray[np.int32],
+    image: NDArray[np.uint64],
+    seed: int,
+) -> None:
     """Replace the classifier of `model` by one that is fitted to images, and log its score on some that are held out.
 
     Of several processes the first fits, and all of them call this. The network stays in its mode, and nothing is drawn
@@ -45,6 +51,7 @@ def fit_head(model: BaseModel, loader: BatchLoader[EvalBatch], label: NDArray[np
     Args:
         loader: the images, as evaluation shows them; in the first process, all of them.
         label: int32 (N,), their classes.
+        image: uint64 (N,), equal where an image is listed again: all lines of an image are held out, or none.
         seed: decides which images are held out.
 
     Raises:
@@ -56,7 +63,7 @@ def fit_head(model: BaseModel, loader: BatchLoader[EvalBatch], label: NDArray[np
         raise _no_linear_end(model)
     if is_untrained(model.net):
         raise UserError(f"--fit_head: {model.name} has no trained weights. Give --load, or leave --fit_head out.")
-    weight, bias = distributed.broadcast_from_main(lambda: _fitted(model, layer, loader, label, seed))
+    weight, bias = distributed.broadcast_from_main(lambda: _fitted(model, layer, loader, label, image, seed))
     with torch.no_grad():
         layer.weight.copy_(weight)
         if layer.bias is not None:
@@ -64,17 +71,22 @@ def fit_head(model: BaseModel, loader: BatchLoader[EvalBatch], label: NDArray[np
 
 
 def _fitted(
-    model: BaseModel, layer: nn.Linear, loader: BatchLoader[EvalBatch], label: NDArray[np.int32], seed: int
+    model: BaseModel,
+    layer: nn.Linear,
+    loader: BatchLoader[EvalBatch],
+    label: NDArray[np.int32],
+    image: NDArray[np.uint64],
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Return weight (C, D) and bias (C,) of the classifier, float32 on the CPU."""
     began = time.monotonic()
     features, readable = _features(model, layer, loader, len(label))
     if not readable.any():
         raise UserError(f"--fit_head: none of the {len(label)} images can be read.")
-    label = label[readable]
+    label, image = label[readable], image[readable]
     kind = linear_head.method(len(label), features.shape[1], model.num_classes, MAX_LOGISTIC)
     log.info(f"--fit_head: fitting the classifier to the features of {len(label)} images (linear, {kind}).")
-    head, choice = _best_head(features[readable], label, kind, seed)
+    head, choice = _best_head(features[readable], label, image, kind, seed)
     found = "" if not choice.images else f", top1 {choice.top1:.4f} on {choice.images} of them that were held out"
     log.info(f"--fit_head: fitted in {time.monotonic() - began:.1f} s{found}.")
     return linear_head.whole_layer(head, model.num_classes)
@@ -113,15 +125,16 @@ def _no_linear_end(model: BaseModel) -> UserError:
     )
 
 
-def _best_head(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, seed: int) -> tuple[Head, Choice]:
+def _best_head(
+    features: NDArray[np.float32], label: NDArray[np.int32], image: NDArray[np.uint64], kind: str, seed: int
+) -> tuple[Head, Choice]:
     """Return the head of the strength that suits held-out images best, fitted to all images."""
-    choice = _choose(features, label, kind, seed)
+    choice = _choose(features, label, kind, _held_out(label, image, seed))
     return linear_head.fit_best([features], label, linear_head.strengths_of(kind), choice.best, kind), choice
 
 
-def _choose(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, seed: int) -> Choice:
-    """Fit a head of each strength to most images, and choose by the mean cross entropy of the others."""
-    held_out = _held_out(label, seed)
+def _choose(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, held_out: NDArray[np.bool_]) -> Choice:
+    """Fit a head of each strength to most images, and choose by the mean cross entropy of those `held_out`, (N,)."""
     rest, own = np.flatnonzero(~held_out), np.flatnonzero(held_out)
     if not len(own):
         return Choice(USUAL_STRENGTH, 0, 0.0)
@@ -136,8 +149,24 @@ def _choose(features: NDArray[np.float32], label: NDArray[np.int32], kind: str, 
     return Choice(best, len(own), hits[best])
 
 
-def _held_out(label: NDArray[np.int32], seed: int) -> NDArray[np.bool_]:
-    """Return bool (N,): one image of HELD_OUT in each class, at random; a class of fewer has none."""
+def _held_out(label: NDArray[np.int32], image: NDArray[np.uint64], seed: int) -> NDArray[np.bool_]:
+    """Return bool (N,): one image of HELD_OUT in each class, at random; a class of fewer has none.
+
+    All lines of an image, whose numbers `image` has, are held out or none. An image of two classes never is: the fit
+    must not lose the last image of a class.
+    """
+    _, first, place = np.unique(image, return_index=True, return_inverse=True)
+    if len(first) == len(label):
+        return _one_of_each(label, seed)
+    two_classes = np.bincount(place, label != label[first][place]) > 0
+    sure = np.flatnonzero(~two_classes)
+    chosen = np.zeros(len(first), bool)
+    chosen[sure] = _one_of_each(label[first[sure]], seed)
+    return chosen[place]
+
+
+def _one_of_each(label: NDArray[np.int32], seed: int) -> NDArray[np.bool_]:
+    """Return bool (N,): one of HELD_OUT in each class, at random."""
     order = np.random.default_rng([seed, 17]).permutation(len(label))
     order = order[np.argsort(label[order], kind="stable")]
     ranked = label[order]

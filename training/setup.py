@@ -11,6 +11,7 @@ from torch import nn
 
 import dataloader
 from dataloader.file_list import FileList
+from dataloader.lists import path_hashes
 from dataloader.transforms import build_stages
 from network import get_model
 from network.backbones import head_names
@@ -124,7 +125,7 @@ def fit_classifier(opt: Options, model: BaseModel, files: FileList) -> None:
     """
     files = files.sample(FIT_SAMPLE_IMAGES, opt.seed)
     loader = dataloader.eval_loader(opt.replace(cache="none"), files, (model.preprocess(),), shared=False)
-    fit_head(model, loader, files.label, opt.seed)
+    fit_head(model, loader, files.label, path_hashes(files), opt.seed)
 
 
 def resolve_batch(opt: Options, device: torch.device, images: int, classes: Classes) -> int:

@@ -17,8 +17,9 @@ from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
 from forked import Forked, launch_fold
 from inference import saved_probs
+from options import parse_train
 from options.plain_yaml import read_yaml
-from tools.folds import command, draw, flags, neighbours, training
+from tools.folds import command, draw, flags, neighbours, seen, training
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
@@ -220,6 +221,83 @@ def test_folds_refuse_runs_of_another_origin_and_overwrite_deletes_them(done, ph
     assert len(list((folder / "checkpoints").glob("b_fold*/last.pt"))) == 2
 
 
+def amend(path, data=None, **changes):
+    """Change keys of a checkpoint, and in its `data`; None removes a key there."""
+    content = checkpoint.load(path)
+    content["data"] = {k: v for k, v in (content["data"] | (data or {})).items() if v is not None}
+    checkpoint.save(path, content | changes)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_folds_network_of_another_list_never_predicts(done, photo_set, tmp_path, monkeypatch, capfd, name):
+    """The network of fold 2 has seen the images that fold 1 holds out."""
+    folder = copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    before = (folder / "results/a/oof.npz").read_bytes()
+    shutil.copy(f"checkpoints/a_fold2/{name}.pt", f"checkpoints/a_fold1/{name}.pt")
+    assert folds(photo_set, "a", "--folds", 3, "--checkpoint", name) == 2
+    said = capfd.readouterr().err
+    assert f"checkpoints/a_fold1/{name}.pt was trained on another list than results/a/folds/fold1_train.txt: " in said
+    assert "fold2_train.txt.\n" in said and "try: python clear.py --tag a_fold1" in said
+    assert (folder / "results/a/oof.npz").read_bytes() == before
+
+
+def test_folds_interrupted_run_of_another_list_is_not_resumed(done, photo_set, tmp_path, monkeypatch, capfd):
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    Path("results/a/folds/fold1.trained").unlink()
+    shutil.copy("checkpoints/a_fold2/last.pt", "checkpoints/a_fold1/last.pt")
+    assert folds(photo_set, "a", "--folds", 3) == 2
+    assert "was trained on another list" in capfd.readouterr().err
+
+
+def test_folds_run_that_another_continued_is_refused(done, photo_set, tmp_path, monkeypatch, capfd):
+    """Its list is the fold's, but the plan has other epochs. Marks of earlier versions note no identity."""
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    last = Path("checkpoints/a_fold1/last.pt")
+    amend(last, opt=checkpoint.load(last)["opt"] | {"epochs": 3})
+    assert folds(photo_set, "a", "--folds", 3) == 2
+    assert "another run of tag 'a_fold1' has replaced or continued it" in capfd.readouterr().err
+    Path("results/a/folds/fold1.trained").write_text('{"tag": "a_fold1"}')
+    assert folds(photo_set, "a", "--folds", 3) == 0
+
+
+def test_folds_checkpoint_that_records_no_list_passes(done, photo_set, tmp_path, monkeypatch):
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    amend("checkpoints/a_fold1/last.pt", {"train_list": None, "lists": None})
+    Path("results/a/folds/fold1.trained").write_text('{"tag": "a_fold1"}')
+    assert folds(photo_set, "a", "--folds", 3) == 0
+
+
+def test_folds_image_that_was_missing_in_training_keeps_its_network(done, photo_set, tmp_path, monkeypatch):
+    """train.py leaves missing images out, and records the list of the others."""
+    copy_of(done, tmp_path, monkeypatch)
+    fold = SimpleNamespace(number=1, tag="a_fold1", train_list=Path("results/a/folds/fold1_train.txt"))
+    listed = read_list(fold.train_list)
+    fold.train_list.write_text(fold.train_list.read_text() + f"{tmp_path}/gone_image_of_a_class.jpg 0\n")
+    content = {"data": {"train_list": listed.fingerprint()}}
+    words = [*SMALL, "--tag", "a", "--data_root", str(photo_set), "--on_bad_image", "skip"]
+    run = SimpleNamespace(train=parse_train(words), folds=[fold])
+    seen.check_network(run, fold, Path("x.pt"), content)
+    with pytest.raises(UserError, match="was trained on another list"):
+        seen.check_network(run, fold, Path("x.pt"), {"data": {"train_list": "0"}})
+
+
+def test_folds_of_another_checkpoint_folder_are_refused(done, photo_set, tmp_path, monkeypatch, capfd):
+    """There may be runs of the same tags there, which these folds did not begin."""
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    shutil.copytree("checkpoints", "others")
+    words = ["--folds", "3", "--", *SMALL, "--lr", "0.01", "--data_root", str(photo_set), "--tag", "a"]
+    assert command.main([*words, "--checkpoint_dir", "others"]) == 2
+    assert "--checkpoint_dir checkpoints -> others" in capfd.readouterr().err
+    plan = Path("results/a/folds/plan.json")
+    plan.write_text(json.dumps({k: v for k, v in json.loads(plan.read_text()).items() if k != "checkpoint_dir"}))
+    assert command.main([*words, "--checkpoint_dir", "./others"]) == 0  # a plan of an earlier version
+
+
 KILLED = """
 import os, runpy, sys
 from pathlib import Path
@@ -359,6 +437,18 @@ def test_draw_keeps_groups_of_a_pattern_and_repeated_lines_together(tmp_path):
     twice = write_list(tmp_path, [0, 1] * 20, [f"{'./' * (k // 20)}p{k % 20}.jpg" for k in range(40)])
     fold = drawn(twice, "--folds", 5)
     assert np.array_equal(fold[:20], fold[20:])
+    for pattern in (r"(.*)\.jpg", r"(p\d)\.jpg"):  # it captures "./" too; it leaves half of the images alone
+        fold = drawn(twice, "--folds", 5, "--group_by", pattern)
+        assert np.array_equal(fold[:20], fold[20:]) and len(set(fold)) == 5
+
+
+def test_draw_groups_that_list_the_same_image_become_one(tmp_path, caplog):
+    """A third group lists an image of each of two groups again, by another spelling."""
+    paths = [f"g{k // 4}_view{k % 4}.jpg" for k in range(40)] + ["./both/../g0_view0.jpg", "both/../g1_view0.jpg"]
+    files = write_list(tmp_path, [0] * 42, paths)
+    fold = drawn(files, "--folds", 4, "--group_by", r"(both|g\d_view)")
+    assert len(set(fold[:8])) == 1 and len({*fold[40:], *fold[:8]}) == 1
+    assert "2 group(s) are joined" in caplog.text
 
 
 def test_draw_class_with_fewer_images_than_folds_is_refused_by_name(tmp_path):
@@ -440,6 +530,44 @@ def test_folds_network_that_has_seen_the_list_is_refused(done, photo_set, tmp_pa
     assert command.main(words) == 2
     assert f"{flag} checkpoints/a_fold1/last.pt was trained on" in capfd.readouterr().err
     assert not Path("results/x").exists()
+
+
+def test_folds_network_that_has_seen_images_of_a_cleaned_list_is_refused(done, photo_set, tmp_path, monkeypatch, capfd):
+    """One line is out of the list, so the lists differ, and all of its images are known. A list that is gone warns."""
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: 2)
+    listed = Path("results/a/folds/fold1_train.txt")
+    lines = listed.read_text().splitlines(keepends=True)
+    Path("cleaned.txt").write_text("".join(lines[1:]))
+    words = ["--folds", "2", "--", "--tag", "x", *SMALL, "--data_root", str(photo_set)]
+    words += ["--train_list", "cleaned.txt", "--load", "checkpoints/a_fold1/last.pt"]
+    assert command.main(words) == 2
+    assert "a_fold1/last.pt was trained on 23 of the 23 images of cleaned.txt" in capfd.readouterr().err
+    assert not Path("results/x").exists()
+    listed.unlink()
+    monkeypatch.setattr(seen, "_recorded_list", lambda _: str(listed))
+    assert command.main(words) == 2  # as the training "fails"
+    shown = "".join(capfd.readouterr())
+    assert "fold1_train.txt, which cannot be read now, so it cannot be checked" in shown
+    assert Path("results/x").exists()
+
+
+def test_count_seen_of_records_of_any_age_is_a_number_or_a_warning(tmp_path, caplog):
+    files = write_list(tmp_path / "a", [0, 1] * 3)
+    write_list(tmp_path / "b", [0, 1] * 3, ["more.jpg", *(f"p{k}.jpg" for k in range(5))])
+    mine, theirs = str(tmp_path / "a/train.txt"), str(tmp_path / "b/train.txt")
+
+    def count(data, opt=None):
+        caplog.clear()
+        return seen._count_seen("--load x", {"data": data, "opt": opt or {}}, files)
+
+    assert count({"train_list": files.fingerprint(), "lists": None}) == 6 and not caplog.text
+    assert count({"train_list": "0" * 64, "lists": {"train": mine}}) == 6
+    assert count({}, {"train_list": mine}) == 6 and count({}, {"data_root": str(tmp_path / "a")}) == 6
+    new = read_list(theirs).fingerprint()
+    assert count({"train_list": new, "lists": {"train": theirs}}) == 0 and not caplog.text
+    assert count({"train_list": "1" * 64, "lists": {"train": theirs}}) == 0 and "has changed since" in caplog.text
+    assert count({"train_list": "1" * 64}) == 0 and "does not record where its training list is" in caplog.text
 
 
 def test_which_checkpoint_is_last_unless_patience_ends_the_run():

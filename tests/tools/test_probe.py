@@ -339,6 +339,17 @@ def test_cross_validation_of_random_labels_scores_at_chance(kind):
     assert (heads.nearest_vote([rows, rows], label, fold, 1).top[:, 0] == label).mean() < 0.65
 
 
+def test_cross_validation_of_images_that_are_listed_twice_scores_at_chance():
+    """Both lines of an image are in one fold: the nearest image of another fold is another one."""
+    rng = np.random.default_rng(0)
+    rows, label = rng.normal(size=(100, 300)).astype(np.float32), rng.integers(0, 4, 100).astype(np.int32)
+    order = rng.permutation(200) % 100
+    fold = heads.fold_numbers(label[order], 5, 0, order)
+    assert len(set(zip(order.tolist(), fold.tolist(), strict=True))) == 100 and set(fold) == set(range(5))
+    assert (heads.nearest_vote([rows[order]], label[order], fold, 1).top[:, 0] == label[order]).mean() < 0.4
+    assert np.array_equal(heads.fold_numbers(label, 5, 0), heads.fold_numbers(label, 5, 0, np.arange(100)))
+
+
 def test_cross_validation_uses_the_strength_of_other_folds(monkeypatch):
     """Strength 0 has fold 0 right and strength 1 has fold 1, so that each is chosen for the other fold."""
     label, fold = np.zeros(4, np.int32), np.array([0, 0, 1, 1])

@@ -79,7 +79,7 @@ def test_fit_head_first_step_starts_at_logits_of_logistic_regression(words, scri
     assert "stopped before the first step" in result.err
     assert "fitting the classifier to the features of 36 images (linear, logistic)" in result.out
     ((features, logits, label),) = found
-    held_out = fit_head._held_out(label, 42)
+    held_out = fit_head._held_out(label, np.arange(len(label)), 42)
     features = features[:, features[~held_out].std(axis=0) > 1e-4]  # a constant one tells nothing
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     losses, direct = [], []
@@ -200,7 +200,9 @@ def test_fit_head_ignores_an_unreadable_image(photo_set, tmp_path):
 
 def test_fit_head_without_a_linear_last_layer_is_refused():
     with pytest.raises(UserError, match="Odd does not end with one linear layer.*--no-fit_head"):
-        fit_head.fit_head(SimpleNamespace(net=nn.Identity(), name="Odd"), [], np.zeros(0, np.int32), 1)
+        fit_head.fit_head(
+            SimpleNamespace(net=nn.Identity(), name="Odd"), [], np.zeros(0, np.int32), np.zeros(0, np.uint64), 1
+        )
 
 
 def test_fit_head_of_a_network_that_adds_to_the_last_layer_is_refused(photo_set, monkeypatch):
@@ -240,16 +242,30 @@ def test_fit_head_of_broken_weights_is_refused(photo_set):
 
 def test_held_out_is_a_fifth_of_each_class_and_follows_the_seed():
     label = np.repeat(np.array([4, 0, 7], np.int32), (11, 4, 5))
-    held_out = fit_head._held_out(label, 1)
+    image = np.arange(len(label)).astype(np.uint64)
+    held_out = fit_head._held_out(label, image, 1)
     assert [int(held_out[label == name].sum()) for name in (4, 0, 7)] == [2, 0, 1]
-    assert np.array_equal(held_out, fit_head._held_out(label, 1))
-    assert any(not np.array_equal(held_out, fit_head._held_out(label, seed)) for seed in range(2, 6))
+    assert np.array_equal(held_out, fit_head._held_out(label, image, 1))
+    assert any(not np.array_equal(held_out, fit_head._held_out(label, image, seed)) for seed in range(2, 6))
+
+
+def test_held_out_image_that_is_listed_again_is_held_out_with_all_its_lines():
+    """One of two classes stays in the fit. A fit that has seen an image's other line would need no regularisation."""
+    label = np.tile(np.repeat(np.array([0, 1], np.int32), 10), 2)
+    image = np.tile(np.arange(20), 2).astype(np.uint64)
+    for seed in range(8):
+        held_out = fit_head._held_out(label, image, seed)
+        assert np.array_equal(held_out[:20], held_out[20:]) and np.bincount(label[held_out]).tolist() == [4, 4]
+    label[20:] = np.roll(label[20:], 1)  # images 0 and 10 have two classes now
+    for seed in range(8):
+        held_out = fit_head._held_out(label, image, seed)
+        assert np.array_equal(held_out[:20], held_out[20:]) and not held_out[[0, 10]].any() and held_out.any()
 
 
 def test_fit_head_of_two_images_per_class_takes_the_usual_strength():
     rng = np.random.default_rng(0)
     features, label = rng.normal(size=(6, 4)).astype(np.float32), np.repeat(np.arange(3, dtype=np.int32), 2)
-    head, choice = fit_head._best_head(features, label, "logistic", 1)
+    head, choice = fit_head._best_head(features, label, np.arange(len(label)), "logistic", 1)
     *_, expected = linear_head.fit([features], label, np.arange(6), linear_head.DECAYS[:2], "logistic")
     assert choice == (fit_head.USUAL_STRENGTH, 0, 0.0) and torch.equal(head.weight, expected.weight)
 

@@ -43,19 +43,20 @@ def run_folds(opt: argparse.Namespace, words: list[str]) -> int:
     """
     train = flags.parse_train_flags(opt, words)
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
-    from tools.folds import ensemble, oof, plan, scores, training
+    from tools.folds import ensemble, oof, plan, scores, seen, training
     from tools.folds.draw import draw
-    from tools.folds.listed import check_start, open_training_list
+    from tools.folds.listed import open_training_list
     from utils import run_lock
     from utils.outputs import INPUT_FLAGS, check, inputs
 
     files, classes = open_training_list(train, flags.folder_of(opt, train) / "folds" / "all")
-    check_start(train, files)
+    seen.check_start(train, files)
     run = plan.make_run(opt, train, words, (files, classes), draw(opt, files, classes))
     read = {name: vars(train).get(name) for name in INPUT_FLAGS} | {"file": opt.group_table}
     check(plan.outputs(run), inputs(argparse.Namespace(**read), files))
     run_lock.acquire(run.folder)
     plan.begin(run)
+    seen.check_runs(run)
     training.train_folds(run)
     identities = oof.predict_folds(run)
     path = oof.write_oof(run)

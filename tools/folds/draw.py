@@ -71,16 +71,32 @@ def find_groups(opt: argparse.Namespace, files: FileList) -> NDArray[np.int64] |
 
     Groups come from --group_table or --group_by. An image that is listed twice is in one fold, whatever the flags are.
     """
+    _, image = np.unique(path_hashes(files), return_inverse=True)
+    repeated = len(image) - int(image.max()) - 1
+    if repeated:
+        log.warning(f"{repeated} image(s) of {files.source} are listed again; all lines of an image go to one fold.")
     if opt.group_table is not None:
-        return _numbered(_table_groups(opt, files))
-    if opt.group_by is not None:
-        return _numbered(group_by([files.path(index) for index in range(len(files))], opt.group_by))
-    _, number = np.unique(path_hashes(files), return_inverse=True)
-    repeated = len(number) - int(number.max()) - 1
-    if not repeated:
-        return None
-    log.warning(f"{repeated} image(s) of {files.source} are listed again; all lines of an image go to one fold.")
-    return number.astype(np.int64)
+        groups = _numbered(_table_groups(opt, files))
+    elif opt.group_by is not None:
+        groups = _numbered(group_by([files.path(index) for index in range(len(files))], opt.group_by))
+    else:
+        return image.astype(np.int64) if repeated else None
+    return _joined(groups, image) if repeated else groups
+
+
+def _joined(groups: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the groups, int64 (N,), where those that share one of the images `image`, (N,), are one group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = int(groups.max()) + 1
+    links = (np.ones(len(groups), np.int8), (groups, count + image))
+    side = count + int(image.max()) + 1
+    _, part = connected_components(coo_array(links, shape=(side, side)), directed=False)
+    _, joined = np.unique(part[groups], return_inverse=True)
+    if (lost := count - int(joined.max()) - 1) > 0:
+        log.warning(f"{lost} group(s) are joined with others, since an image is listed in both.")
+    return joined.astype(np.int64)
 
 
 def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:

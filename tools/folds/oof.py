@@ -16,6 +16,7 @@ from options.choices import TASKS
 from options.commands import words
 from tools.folds import flags
 from tools.folds.plan import OOF, Fold, FoldsRun
+from tools.folds.seen import check_network
 from utils import checkpoint
 from utils.logger import log
 from utils.run import seed_everything, tune_malloc
@@ -30,8 +31,8 @@ def predict_folds(run: FoldsRun) -> list[str]:
     """Write the probabilities of each held-out part, unless they are there; return the identity of each network.
 
     Raises:
-        UserError: a checkpoint is missing or damaged, no image of a part can be read, or probabilities take too much
-            memory.
+        UserError: a checkpoint is missing, damaged or trained on another list, no image of a part can be read, or
+            probabilities take too much memory.
         NotFinite: a network gave NaN or infinite logits.
     """
     saved_probs.check_size(len(run.files), run.classes.count, "The out-of-fold probabilities", run.classes.task)
@@ -39,7 +40,9 @@ def predict_folds(run: FoldsRun) -> list[str]:
     seed_everything(run.train.seed, run.train.deterministic)
     found = []
     for fold in run.folds:
-        content = checkpoint.load(checkpoint_of(run, fold))
+        path = checkpoint_of(run, fold)
+        content = checkpoint.load(path)
+        check_network(run, fold, path, content)
         identity, batch_size = checkpoint.identity(content), int(content["opt"]["batch_size"])
         del content
         found.append(identity)

@@ -9,6 +9,7 @@ from options import build_parser
 from options.commands import words
 from tools.folds.plan import Fold, FoldsRun, wait_until_free
 from tools.train_process import train_process
+from utils import checkpoint
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
@@ -35,9 +36,10 @@ def train_folds(run: FoldsRun) -> None:
         line = words_of(run, fold)
         log.info(f"{where}: " + ("resuming" if "--resume" in line else "training") + f" {fold.tag}.")
         _check_code(launch(line, run.opt.processes), f"{where}, tag {fold.tag}")
-        if not (fold.checkpoints / "last.pt").is_file():
-            raise UserError(f"{where}: the training ended without {fold.checkpoints / 'last.pt'}; see its log above.")
-        write_json(fold.trained, {"tag": fold.tag})
+        last = fold.checkpoints / "last.pt"
+        if not last.is_file():
+            raise UserError(f"{where}: the training ended without {last}; see its log above.")
+        write_json(fold.trained, {"tag": fold.tag, "identity": checkpoint.identity(checkpoint.load(last))})
 
 
 def words_of(run: FoldsRun, fold: Fold) -> list[str]:

@@ -135,6 +135,7 @@ def probe_one(
     opt: Options, frozen: "Backbone", files: "FileList", classes: "Classes", views: list["Features"], path: Path
 ) -> "Row":
     """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row."""
+    from dataloader.lists import path_hashes
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
     from tools.probe import heads, report
@@ -153,7 +154,11 @@ def probe_one(
             f"{frozen.title}: {len(places)} images, {frozen.dim} features and {classes.count} classes are too many for "
             "logistic regression; a linear discriminant is fitted instead."
         )
-    fold = heads.fold_numbers(label, count_folds(label, opt.folds), opt.seed)
+    image = path_hashes(files)[places]
+    _, first = np.unique(image, return_index=True)
+    if len(first) < len(places):
+        log.warning(f"{len(places) - len(first)} image(s) are listed again; all lines of an image are in one fold.")
+    fold = heads.fold_numbers(label, count_folds(label[first], opt.folds), opt.seed, image)
     linear = heads.cross_validate(rows, label, fold, strengths, kind)
     near = heads.nearest_vote(rows, label, fold, opt.neighbours)
     strength = linear.strengths[linear.best]

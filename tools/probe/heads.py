@@ -32,10 +32,20 @@ class Probe(NamedTuple):
 # ------------------------------------------------------------------------------------------------ cross-validation
 
 
-def fold_numbers(label: NDArray[np.int32], folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold of each image, int64 (N,), stratified by class; a class of fewer images is in fewer folds."""
+def fold_numbers(
+    label: NDArray[np.int32], folds: int, seed: int, image: NDArray[np.integer] | None = None
+) -> NDArray[np.int64]:
+    """Return the fold of each row, int64 (N,), stratified by class; a class of fewer images is in fewer folds.
+
+    Args:
+        image: a number of the image of each row, (N,): rows of an image that is listed again share its fold.
+    """
     from sklearn.model_selection import StratifiedKFold
 
+    if image is not None:
+        _, first, place = np.unique(image, return_index=True, return_inverse=True)
+        if len(first) < len(label):
+            return fold_numbers(label[first], folds, seed)[place]
     number = np.empty(len(label), np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of rare classes, which the tool counts itself

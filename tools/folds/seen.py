@@ -1,0 +1,135 @@
+"""What networks have seen: those that predict for a fold, or that a fold starts from, must not know held-out images."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dataloader
+from dataloader.file_list import FileList, missing_files, read_list
+from dataloader.lists import shared_images
+from options import Options
+from tools.folds.flags import same_file
+from tools.folds.plan import Fold, FoldsRun, clear_command
+from utils import checkpoint
+from utils.errors import UserError
+from utils.logger import log
+
+STARTS = ("load", "probe_init", "teacher")
+
+# ------------------------------------------------------------------------------------------------ networks of folds
+
+
+def check_runs(run: FoldsRun) -> None:
+    """Raise UserError if a fold's last.pt, which is finished or would be resumed, is not of this fold's training."""
+    for fold in run.folds:
+        path = fold.checkpoints / "last.pt"
+        if not path.is_file():
+            continue
+        content = checkpoint.load(path)
+        check_network(run, fold, path, content)
+        trained = _trained_identity(fold)
+        if trained is not None and trained != checkpoint.identity(content):
+            raise UserError(
+                f"{path} is not the network that these folds trained: another run of tag {fold.tag!r} has replaced or "
+                f"continued it.\n{_again(run, fold)}"
+            )
+
+
+def check_network(run: FoldsRun, fold: Fold, path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError if the checkpoint `content` of `path` records another training list than that of its fold.
+
+    Its network may have seen held-out images. Checkpoints of early versions record none, and pass.
+    """
+    data = content.get("data") or {}
+    known = data.get("train_list")
+    if known is None or known in _fingerprints(run, fold):
+        return
+    listed = (data.get("lists") or {}).get("train")
+    named = f": {listed}" if listed and not same_file(listed, fold.train_list) else ""
+    raise UserError(
+        f"{path} was trained on another list than {fold.train_list}{named}.\nIt may have seen the images that fold "
+        f"{fold.number} holds out: its scores would not be out of fold.\n{_again(run, fold)}"
+    )
+
+
+def _again(run: FoldsRun, fold: Fold) -> str:
+    return (
+        f"To put it into the trash, try: {clear_command(run, fold)}\n"
+        "Then the same command trains that fold again. Or give another --tag."
+    )
+
+
+def _fingerprints(run: FoldsRun, fold: Fold) -> Iterator[str]:
+    """Yield the fingerprint of the fold's training list, and then of the images that are there: train.py's choice."""
+    listed = run.train.replace(train_list=str(fold.train_list), check_files=False)
+    files = dataloader.open_list(listed, "train", task=run.train.task)
+    yield files.fingerprint()
+    yield files.select(~missing_files(files)).fingerprint()
+
+
+def _trained_identity(fold: Fold) -> str | None:
+    """Return the identity that last.pt had when its run was complete; None if it is not, or none was noted."""
+    try:
+        content = json.loads(fold.trained.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content.get("identity") if isinstance(content, dict) else None
+
+
+# ------------------------------------------------------------------------------------------------ starts
+
+
+def check_start(train: Options, files: FileList) -> None:
+    """Refuse to start from, or to learn from, a network that was trained on images of the list that is divided.
+
+    Predictions of these images would not be out of fold.
+
+    Raises:
+        UserError: --load, --probe_init or --teacher is such a network.
+    """
+    for name in STARTS:
+        path = vars(train)[name]
+        count = _count_seen(f"--{name} {path}", checkpoint.load(path), files) if path else 0
+        if count:
+            raise UserError(
+                f"--{name} {path} was trained on {count} of the {len(files)} images of {files.source}, which the folds "
+                "hold out: their scores would not be out of fold.\nGive a checkpoint of other images, or leave it out."
+            )
+
+
+def _count_seen(what: str, content: dict[str, Any], files: FileList) -> int:
+    """Return how many of the images of `files` a checkpoint was trained on, and warn where that cannot be told.
+
+    Args:
+        what: the checkpoint, for messages.
+    """
+    data = content.get("data") or {}
+    known = data.get("train_list")
+    if known is not None and known == files.fingerprint():
+        return len(files)
+    listed = _recorded_list(content)
+    unknown = f"whether it has seen images of {files.source}. If it has, no score of theirs is out of fold."
+    if listed is None:
+        log.warning(f"{what} does not record where its training list is, so it cannot be checked {unknown}")
+        return 0
+    try:
+        theirs = read_list(listed, task=data.get("task", "single"))
+    except UserError:
+        log.warning(f"{what} was trained on {listed}, which cannot be read now, so it cannot be checked {unknown}")
+        return 0
+    count = len(shared_images(theirs, files))
+    if not count and known not in (None, theirs.fingerprint()):
+        log.warning(f"{what} was trained on {listed}, which has changed since, so it cannot be checked {unknown}")
+    return count
+
+
+def _recorded_list(content: dict[str, Any]) -> str | None:
+    """Return the path of the training list that a checkpoint records; early versions record options alone."""
+    data, opt = content.get("data") or {}, content.get("opt") or {}
+    listed = (data.get("lists") or {}).get("train")
+    if listed is None and "train_list" not in data:
+        root = opt.get("data_root")
+        listed = opt.get("train_list") or (os.path.join(root, "train.txt") if root else None)
+    return listed
