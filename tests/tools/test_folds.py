@@ -19,6 +19,7 @@ from forked import Forked, launch_fold
 from inference import saved_probs
 from options import parse_train
 from options.plain_yaml import read_yaml
+from tools import seen_images
 from tools.folds import command, draw, flags, neighbours, seen, training
 from utils import checkpoint
 from utils.classes import Classes
@@ -545,7 +546,7 @@ def test_folds_network_that_has_seen_images_of_a_cleaned_list_is_refused(done, p
     assert "a_fold1/last.pt was trained on 23 of the 23 images of cleaned.txt" in capfd.readouterr().err
     assert not Path("results/x").exists()
     listed.unlink()
-    monkeypatch.setattr(seen, "_recorded_list", lambda _: str(listed))
+    monkeypatch.setattr(seen_images, "_recorded_list", lambda _: str(listed))
     assert command.main(words) == 2  # as the training "fails"
     shown = "".join(capfd.readouterr())
     assert "fold1_train.txt, which cannot be read now, so it cannot be checked" in shown
@@ -559,7 +560,7 @@ def test_count_seen_of_records_of_any_age_is_a_number_or_a_warning(tmp_path, cap
 
     def count(data, opt=None):
         caplog.clear()
-        return seen._count_seen("--load x", {"data": data, "opt": opt or {}}, files)
+        return seen_images.count_seen("--load x", {"data": data, "opt": opt or {}}, files)
 
     assert count({"train_list": files.fingerprint(), "lists": None}) == 6 and not caplog.text
     assert count({"train_list": "0" * 64, "lists": {"train": mine}}) == 6

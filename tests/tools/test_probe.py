@@ -105,7 +105,7 @@ def test_probe_again_reads_features_and_finds_the_same(colours, tmp_path, monkey
     monkeypatch.setattr(features, "_fill", lambda *_: pytest.fail("the features were computed again"))
     assert probe(*words) == 0
     assert (tmp_path / "results/probe/probe.json").read_text() == first
-    assert "Only one backbone was probed" in capfd.readouterr().out
+    assert "Only one backbone can be judged" in capfd.readouterr().out
 
 
 def test_probe_file_in_its_network_gives_same_logits(colours, tmp_path, monkeypatch):
@@ -159,6 +159,17 @@ def test_probe_of_checkpoint_keeps_its_normalisation(script, photo_set, colours,
     opt, _, _ = opened(colours)
     frozen = backbone.build(backbone.Source("checkpoints/run/last.pt", True), opt, 3, torch.device("cpu"))
     assert frozen.preprocess().mean == mean and frozen.model.std == std
+
+
+def test_probe_of_checkpoint_that_was_trained_on_the_images_is_no_candidate(script, colours, small, tmp_path, capfd):
+    assert script("train.py", "--tag", "run", "--data_root", colours, "--epochs", 1, "--val_freq", 0, *small).code == 0
+    capfd.readouterr()
+    assert probe("--load", "checkpoints/run/last.pt", "--models", MODEL, "--data_root", colours) == 0
+    shown = "".join(capfd.readouterr())
+    assert "* was trained on images that are probed here" in shown and "checkpoints/run/last.pt *" in shown
+    assert f"Only one backbone can be judged: {MODEL}" in shown and f"--model {MODEL}" in shown
+    found = json.loads((tmp_path / "results/probe/probe.json").read_text())
+    assert [row["seen_images"] for row in found["backbones"]] == [0, 37] and found["first"]["backbone"] == MODEL
 
 
 @pytest.mark.parametrize(
@@ -397,11 +408,28 @@ def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
 # ------------------------------------------------------------------------ verdict
 
 
-def row(title, hit, loss=1.0):
+def row(title, hit, loss=1.0, seen=0):
     hit = np.asarray(hit, bool)
     scores = {"top1": hit.mean(), "top5": 1.0, "mean_class_accuracy": hit.mean(), "loss": loss}
     return report.Row(
-        title, title, 1, 1, 1.0, 1, "logistic", 1.0, {}, scores, {}, 0.5, None, "x.pt", {}, hit, np.arange(len(hit))
+        title,
+        title,
+        1,
+        1,
+        1.0,
+        1,
+        "logistic",
+        1.0,
+        {},
+        scores,
+        {},
+        0.5,
+        None,
+        "x.pt",
+        {},
+        seen,
+        hit,
+        np.arange(len(hit)),
     )
 
 
@@ -412,6 +440,15 @@ def test_paired_difference_equals_bootstrap_over_images():
     assert difference == pytest.approx(one.mean() - other.mean())
     drawn = [one[places].mean() - other[places].mean() for places in rng.integers(0, 300, (4000, 300))]
     assert [low, high] == pytest.approx(np.percentile(drawn, (2.5, 97.5)), abs=0.01)
+
+
+def test_verdict_leaves_out_networks_that_have_seen_the_images_unless_there_are_no_others():
+    ranks = np.arange(1000)
+    rows = [row("one", ranks < 700), row("two", ranks < 600), row("own", ranks < 1000, seen=5)]
+    found = report.verdict(rows, 0, 500)
+    assert found.best.title == "one" and [lead[0] for lead in found.leads] == ["two"]
+    assert [one.title for one in report.ranked(rows)] == ["one", "two", "own"]
+    assert report.verdict(rows[2:], 0, 500).best.title == "own"
 
 
 def test_verdict_names_first_only_if_every_lead_is_significant():

@@ -1,20 +1,18 @@
 """What networks have seen: those that predict for a fold, or that a fold starts from, must not know held-out images."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dataloader
-from dataloader.file_list import FileList, missing_files, read_list
-from dataloader.lists import shared_images
+from dataloader.file_list import FileList, missing_files
 from options import Options
 from tools.folds.flags import same_file
 from tools.folds.plan import Fold, FoldsRun, clear_command
+from tools.seen_images import count_seen
 from utils import checkpoint
 from utils.errors import UserError
-from utils.logger import log
 
 STARTS = ("load", "probe_init", "teacher")
 
@@ -91,45 +89,9 @@ def check_start(train: Options, files: FileList) -> None:
     """
     for name in STARTS:
         path = vars(train)[name]
-        count = _count_seen(f"--{name} {path}", checkpoint.load(path), files) if path else 0
+        count = count_seen(f"--{name} {path}", checkpoint.load(path), files) if path else 0
         if count:
             raise UserError(
                 f"--{name} {path} was trained on {count} of the {len(files)} images of {files.source}, which the folds "
                 "hold out: their scores would not be out of fold.\nGive a checkpoint of other images, or leave it out."
             )
-
-
-def _count_seen(what: str, content: dict[str, Any], files: FileList) -> int:
-    """Return how many of the images of `files` a checkpoint was trained on, and warn where that cannot be told.
-
-    Args:
-        what: the checkpoint, for messages.
-    """
-    data = content.get("data") or {}
-    known = data.get("train_list")
-    if known is not None and known == files.fingerprint():
-        return len(files)
-    listed = _recorded_list(content)
-    unknown = f"whether it has seen images of {files.source}. If it has, no score of theirs is out of fold."
-    if listed is None:
-        log.warning(f"{what} does not record where its training list is, so it cannot be checked {unknown}")
-        return 0
-    try:
-        theirs = read_list(listed, task=data.get("task", "single"))
-    except UserError:
-        log.warning(f"{what} was trained on {listed}, which cannot be read now, so it cannot be checked {unknown}")
-        return 0
-    count = len(shared_images(theirs, files))
-    if not count and known not in (None, theirs.fingerprint()):
-        log.warning(f"{what} was trained on {listed}, which has changed since, so it cannot be checked {unknown}")
-    return count
-
-
-def _recorded_list(content: dict[str, Any]) -> str | None:
-    """Return the path of the training list that a checkpoint records; early versions record options alone."""
-    data, opt = content.get("data") or {}, content.get("opt") or {}
-    listed = (data.get("lists") or {}).get("train")
-    if listed is None and "train_list" not in data:
-        root = opt.get("data_root")
-        listed = opt.get("train_list") or (os.path.join(root, "train.txt") if root else None)
-    return listed

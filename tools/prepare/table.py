@@ -172,7 +172,7 @@ def _sets(
     if all(len(texts) <= 1 for texts in split.values()):
         log.warning(
             f"{rows.file}: no row has two labels with --label_separator {opt.label_separator!r} between them; one cell "
-            f"of column {opt.label_column!r} is {next(filter(None, (rows.labels[row] for row in labelled)))!r}."
+            f"of column {opt.label_column!r} is {next(filter(None, (rows.labels[row] for row in labelled)), '')!r}."
         )
     sets = []
     for row in labelled:

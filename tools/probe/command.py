@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dataloader.file_list import FileList
-    from tools.probe.backbone import Backbone
+    from tools.probe.backbone import Backbone, Source
     from tools.probe.features import Features
     from tools.probe.report import Row
     from utils.classes import Classes
@@ -113,12 +113,13 @@ def run(opt: Options) -> None:
     check_folder(folder, (*OUTPUTS, *names), opt, files)
     training = training_options(opt)
     key = features.image_key(files)
+    seen = {source: seen_by(source, files) for source in sources}
     rows = []
     for source, name in zip(sources, names, strict=True):
         free_memory()
         frozen = backbone.build(source, opt, classes.count, device)
         views = [features.compute(frozen, files, training, view, kept, key) for view in range(opt.views)]
-        rows.append(probe_one(opt, frozen, files, classes, views, folder / name))
+        rows.append(probe_one(opt, frozen, files, classes, views, folder / name, seen[source]))
         log.info(f"{frozen.title}: linear top1 {rows[-1].scores['top1']:.4f}, kNN top1 {rows[-1].knn_top1:.4f}")
     found = report.verdict(rows, opt.seed, opt.resamples)
     rows = report.ranked(rows)
@@ -131,10 +132,28 @@ def run(opt: Options) -> None:
     log.info(f"To train from the fitted head:\n{then}")
 
 
+def seen_by(source: "Source", files: "FileList") -> int:
+    """Return how many of the images a checkpoint was trained on, as far as it records that; 0 for ImageNet weights."""
+    from tools.seen_images import count_seen
+    from utils import checkpoint
+
+    return count_seen(f"--load {source.name}", checkpoint.load(source.name), files) if source.is_checkpoint else 0
+
+
 def probe_one(
-    opt: Options, frozen: "Backbone", files: "FileList", classes: "Classes", views: list["Features"], path: Path
+    opt: Options,
+    frozen: "Backbone",
+    files: "FileList",
+    classes: "Classes",
+    views: list["Features"],
+    path: Path,
+    seen: int,
 ) -> "Row":
-    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row."""
+    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row.
+
+    Args:
+        seen: how many of the images its network was trained on.
+    """
     from dataloader.lists import path_hashes
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
@@ -187,6 +206,7 @@ def probe_one(
         knn_interval=near_bounds.get("top1"),
         file=str(path),
         network={name: getattr(frozen.opt, name) for name in ("pool", "drop", "drop_path")},
+        seen=seen,
         places=places,
         hit=linear.predictions.top[:, 0] == linear.predictions.label,
     )

@@ -26,6 +26,7 @@ class Row:
 
     scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours.
     kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried.
+    seen: how many of the list's images a checkpoint's network was trained on: it knows them, so it is no candidate.
     hit: bool (N,), which images the linear probe classifies correctly. places: where they are in the list.
     file: the checkpoint with the fitted head. network: options of train.py that the network was built with.
     """
@@ -45,6 +46,7 @@ class Row:
     knn_interval: list[float] | None
     file: str
     network: dict[str, Any]
+    seen: int
     hit: NDArray[np.bool_]
     places: NDArray[np.int64]
 
@@ -66,6 +68,7 @@ class Row:
             },
             "knn": {"top1": self.knn_top1, "interval": self.knn_interval},
             "file": self.file,
+            "seen_images": self.seen,
         }
 
 
@@ -82,17 +85,22 @@ class Verdict(NamedTuple):
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows, the highest top-1 of the linear probe first; of equal ones, the lowest loss."""
-    return sorted(rows, key=lambda row: (-row.scores["top1"], row.scores["loss"]))
+    """Return the rows, the highest top-1 of the linear probe first; of equal ones, the lowest loss.
+
+    Networks that have seen the images come last.
+    """
+    return sorted(rows, key=lambda row: (row.seen > 0, -row.scores["top1"], row.scores["loss"]))
 
 
 def verdict(rows: Sequence[Row], seed: int, resamples: int) -> Verdict:
     """Compare the first row with each other one, by a paired bootstrap over the images.
 
+    Networks that have seen the images are compared only if there are no others.
+
     Raises:
         UserError: they were scored on different images.
     """
-    best, *others = ranked(rows)
+    best, *others = ranked([row for row in rows if not row.seen] or rows)
     if any(not np.array_equal(row.places, best.places) for row in others):
         raise UserError("Some images were readable for one backbone and not for another. Try: the same command again")
     leads = [(row.title, *paired_difference(best.hit, row.hit, seed, resamples)) for row in others]
@@ -103,7 +111,7 @@ def verdict_text(found: Verdict, images: int) -> str:
     """Return in words which backbone is first, or that the probe cannot tell."""
     top1 = f"{found.best.title}, top1 {found.best.scores['top1']:.4f} of {images} images"
     if not found.leads:
-        return f"Only one backbone was probed: {top1}."
+        return f"Only one backbone can be judged: {top1}."
     if not found.tied:
         title, difference, low, high = min(found.leads, key=lambda lead: lead[2])
         more = f"; it leads all {len(found.leads)} others" if len(found.leads) > 1 else ""
@@ -122,7 +130,7 @@ def verdict_text(found: Verdict, images: int) -> str:
 
 def print_table(rows: Sequence[Row]) -> None:
     """Log a row per backbone, the best first."""
-    names = shorten_all(dict(enumerate(row.title for row in rows)), MAX_TITLE_COLUMNS)
+    names = shorten_all(dict(enumerate(row.title + " *" * (row.seen > 0) for row in rows)), MAX_TITLE_COLUMNS)
     width = max(len("backbone"), *(columns(name) for name in names.values()))
     log.info(
         f"\n{'backbone':{width}s}  {'linear top1':>11s}  {'95 % interval':>17s}  {'kNN top1':>8s}"
@@ -134,6 +142,9 @@ def print_table(rows: Sequence[Row]) -> None:
             f"  {row.knn_top1:8.4f}  {_interval(row.knn_interval):>17s}  {row.images_per_second:8.1f}"
             f"  {row.parameters:11,d}  {row.peak_bytes / 1e6:8.0f}"
         )
+
+    if any(row.seen for row in rows):
+        log.warning("* was trained on images that are probed here. Its scores are of images that it knows.")
 
 
 def _interval(bounds: list[float] | None) -> str:
@@ -155,13 +166,23 @@ def write(folder: Path, rows: Sequence[Row], found: Verdict, about: dict[str, An
         writer = tables.writer(file)
         names = ("top1", "top1_low", "top1_high", *SCORES[1:], "knn_top1", "knn_low", "knn_high")
         writer.writerow(
-            ["backbone", "model", *names, "images_per_second", "parameters", "features", "peak_bytes", "strength"]
+            [
+                "backbone",
+                "model",
+                *names,
+                "images_per_second",
+                "parameters",
+                "features",
+                "peak_bytes",
+                "strength",
+                "seen_images",
+            ]
         )
         for row in rows:
             missing: list[Any] = ["", ""]
             linear, near = row.intervals.get("top1", missing), row.knn_interval or missing
             scores = [row.scores["top1"], *linear, *(row.scores[name] for name in SCORES[1:]), row.knn_top1, *near]
-            cost = [row.images_per_second, row.parameters, row.dim, row.peak_bytes, row.strength]
+            cost = [row.images_per_second, row.parameters, row.dim, row.peak_bytes, row.strength, row.seen]
             writer.writerow([row.title, row.model, *scores, *cost])
     _draw(folder / "probe.png", rows, about)
 
