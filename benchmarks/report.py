@@ -32,6 +32,7 @@ class NoiseList:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.source = folder / "noise.txt"
         folder.mkdir(parents=True, exist_ok=True)
         rng = np.random.default_rng(2)
         for k in range(FILES):
@@ -44,6 +45,10 @@ class NoiseList:
     def thumbnail(self, index: int, side: int) -> Image | None:
         """Return image `index`, its longer side at most `side` pixels, uint8 RGB."""
         return thumbnail(self.path(index), side)
+
+    def content_hash(self) -> str:
+        """Return what stands for the content of the list: its name, for no two lists are compared."""
+        return str(self.source)
 
     def file_label(self, label: int) -> int:
         """Return the number that the list gives a class: its own."""
