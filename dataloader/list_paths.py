@@ -73,9 +73,8 @@ class ListFlags:
                 f"The checkpoints remember different {KINDS[name]} lists:\n{shown}\n"
                 f"Say which one to use: --{name}_list FILE, or --data_root DIR."
             )
-        return next((Path(listed) for listed in found.values()), None), f"{len(found)} checkpoints" if len(
-            found
-        ) > 2 else " and ".join(found)
+        owners = " and ".join(found) if len(found) <= 2 else f"{len(found)} checkpoints"
+        return next((Path(listed) for listed in found.values()), None), owners
 
     def choose(self, name: str, known: Mapping[str, object]) -> Path:
         """Return the path of the list `name` for these checkpoints, and log it where no flag says it.

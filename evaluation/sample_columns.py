@@ -1,7 +1,6 @@
 """Find what each column of a sample submission is named after, and which values it holds."""
 
 import re
-import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.sample_ids import named
 from evaluation.sample_table import SampleTable
-from utils.classes import Classes
+from utils.classes import Classes, key_of
 from utils.errors import UserError
 
 
@@ -67,8 +66,8 @@ def has_complement(classes: Classes) -> bool:
 
 
 def comparable(name: str) -> str:
-    """Return a name in the form that is compared: an accent may be written as one character or as two."""
-    return unicodedata.normalize("NFC", name.strip())
+    """Return the name in a cell in the form that is compared, without the blanks around it."""
+    return key_of(name.strip())
 
 
 def class_number(text: str, count: int) -> int:

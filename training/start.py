@@ -204,8 +204,8 @@ class RunStart:
     def check_validation_list(self, fingerprint: str | None) -> str | None:
         """Return the fingerprint of the validation list for the checkpoints: `fingerprint`, if there is a list.
 
-        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, its
-        best epoch and --patience begin anew: scores of two lists cannot be compared.
+        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, the
+        best epoch and --patience are counted from the next epoch on: scores of two lists cannot be compared.
         """
         if not self.resumed:
             return fingerprint

@@ -411,26 +411,8 @@ def test_nearest_vote_equals_all_pairs_in_other_folds(gaussians, monkeypatch):
 def row(title, hit, loss=1.0, seen=0):
     hit = np.asarray(hit, bool)
     scores = {"top1": hit.mean(), "top5": 1.0, "mean_class_accuracy": hit.mean(), "loss": loss}
-    return report.Row(
-        title,
-        title,
-        1,
-        1,
-        1.0,
-        1,
-        "logistic",
-        1.0,
-        {},
-        scores,
-        {},
-        0.5,
-        None,
-        "x.pt",
-        {},
-        seen,
-        hit,
-        np.arange(len(hit)),
-    )
+    values = (title, title, 1, 1, 1.0, 1, "logistic", 1.0, {}, scores, {}, 0.5, None, "x.pt", {})
+    return report.Row(*values, hit, np.arange(len(hit)), seen)
 
 
 def test_paired_difference_equals_bootstrap_over_images():

@@ -123,12 +123,13 @@ def _check_names(found: Findings, seen: Scan, every: list[Labels], names_file: P
         found.add_text("class_names", labelled[0], -1, text)
     by_name: dict[str, int] = {}
     for label, name in enumerate(names):
+        key = key_of(name)
         if not name.strip():
             found.add_text("class_name_unusable", labelled[0], -1, f"{names_file}, line {label + 1} is blank")
-        elif (key := key_of(name)) in by_name:
+        elif key in by_name:
             text = f"{name!r} names class {by_name[key]} and class {label}"
             found.add_text("class_name_unusable", labelled[0], -1, text)
-        by_name.setdefault(key_of(name), label)
+        by_name.setdefault(key, label)
     for place in labelled:
         held = every[place].label
         labels, count = np.unique(held[held >= len(names)], return_counts=True)

@@ -322,7 +322,9 @@ def prepare_lists(opt: argparse.Namespace) -> None:
 
 def _warn_labelled_test(listing: Listing) -> None:
     """Warn of images to predict that are labelled too."""
-    to_predict = set(listing.lists["test"].paths) if "test" in listing.lists else set()
+    if "test" not in listing.lists:
+        return
+    to_predict = set(listing.lists["test"].paths)
     labelled = {path for name, images in listing.lists.items() if name != "test" for path in images.paths}
     shared = len(to_predict & labelled)
     if shared:

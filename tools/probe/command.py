@@ -15,6 +15,7 @@ import ctypes
 import gc
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ def run(opt: Options) -> None:
         free_memory()
         frozen = backbone.build(source, opt, classes.count, device)
         views = [features.compute(frozen, files, training, view, kept, key) for view in range(opt.views)]
-        rows.append(probe_one(opt, frozen, files, classes, views, folder / name, seen[source]))
+        row = probe_one(opt, frozen, files, classes, views, folder / name)
+        rows.append(replace(row, seen=seen[source]))
         log.info(f"{frozen.title}: linear top1 {rows[-1].scores['top1']:.4f}, kNN top1 {rows[-1].knn_top1:.4f}")
     found = report.verdict(rows, opt.seed, opt.resamples)
     rows = report.ranked(rows)
@@ -141,19 +143,9 @@ def seen_by(source: "Source", files: "FileList") -> int:
 
 
 def probe_one(
-    opt: Options,
-    frozen: "Backbone",
-    files: "FileList",
-    classes: "Classes",
-    views: list["Features"],
-    path: Path,
-    seen: int,
+    opt: Options, frozen: "Backbone", files: "FileList", classes: "Classes", views: list["Features"], path: Path
 ) -> "Row":
-    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row.
-
-    Args:
-        seen: how many of the images its network was trained on.
-    """
+    """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row."""
     from dataloader.lists import path_hashes
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
@@ -206,7 +198,6 @@ def probe_one(
         knn_interval=near_bounds.get("top1"),
         file=str(path),
         network={name: getattr(frozen.opt, name) for name in ("pool", "drop", "drop_path")},
-        seen=seen,
         places=places,
         hit=linear.predictions.top[:, 0] == linear.predictions.label,
     )

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation.metrics import Predictions
+from evaluation.metrics import MAX_TOP, Predictions
 from tools.embed import KNN_TEMPERATURE
 from training.linear_head import Head, Rows, blocks, fit
 from utils.logger import progress
-
-TOP = 5
 
 
 class Probe(NamedTuple):
@@ -65,7 +63,7 @@ def cross_validate(
         label: int32 (N,). fold: int64 (N,). strengths: descending. kind: "logistic" or "discriminant".
     """
     count, strengths = len(label), tuple(strengths)
-    width = min(TOP, len(np.unique(label)))
+    width = min(MAX_TOP, len(np.unique(label)))
     top = np.zeros((len(strengths), count, width), np.int64)
     probability = np.zeros((len(strengths), count, width), np.float32)
     true = np.zeros((len(strengths), count), np.float32)

@@ -26,8 +26,8 @@ class Row:
 
     scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours.
     kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried.
-    seen: how many of the list's images a checkpoint's network was trained on: it knows them, so it is no candidate.
     hit: bool (N,), which images the linear probe classifies correctly. places: where they are in the list.
+    seen: how many of the list's images a checkpoint's network was trained on: it knows them, so it is no candidate.
     file: the checkpoint with the fitted head. network: options of train.py that the network was built with.
     """
 
@@ -46,9 +46,9 @@ class Row:
     knn_interval: list[float] | None
     file: str
     network: dict[str, Any]
-    seen: int
     hit: NDArray[np.bool_]
     places: NDArray[np.int64]
+    seen: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for probe.json."""
@@ -165,19 +165,8 @@ def write(folder: Path, rows: Sequence[Row], found: Verdict, about: dict[str, An
     with atomic_write(folder / "probe.csv", "w") as file:
         writer = tables.writer(file)
         names = ("top1", "top1_low", "top1_high", *SCORES[1:], "knn_top1", "knn_low", "knn_high")
-        writer.writerow(
-            [
-                "backbone",
-                "model",
-                *names,
-                "images_per_second",
-                "parameters",
-                "features",
-                "peak_bytes",
-                "strength",
-                "seen_images",
-            ]
-        )
+        cost_names = ("images_per_second", "parameters", "features", "peak_bytes", "strength", "seen_images")
+        writer.writerow(["backbone", "model", *names, *cost_names])
         for row in rows:
             missing: list[Any] = ["", ""]
             linear, near = row.intervals.get("top1", missing), row.knn_interval or missing
