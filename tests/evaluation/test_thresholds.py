@@ -120,6 +120,10 @@ def test_eval_fit_thresholds_stores_them_and_all_commands_use_them(task_checkpoi
     assert half.code == 0 and json.loads((folder / "metrics.json").read_text())["threshold"] == 0.5
 
     words = words[:-2]
+    assert "fitted with" not in again.out
+    other = script("eval.py", *words, "--resamples", 0, "--no-report", "--scale", stored["scale"] + 16)
+    assert f"The thresholds were fitted with --scale {stored['scale']}; now it is {stored['scale'] + 16}." in other.out
+
     assert script("submit.py", *words, "--out", "l.csv").code == 0
     assert script("submit.py", *words, "--out", "p.csv", "--probabilities").code == 0
     assert json.loads(Path("l.provenance.json").read_text())["threshold"] == metrics["threshold"]
