@@ -35,7 +35,7 @@ def main(opt: argparse.Namespace) -> None:
     from inference.other_evaluation import open_other
     from inference.report_extra import report_extra
     from inference.rewriting import announce_rewriting
-    from inference.temperature import calibrate, temperature_flag
+    from inference.temperature import calibrate, keep_temperature, temperature_flag
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
@@ -76,6 +76,8 @@ def main(opt: argparse.Namespace) -> None:
         return
     scored = Scored(predictions, files, classes)
     fitted = calibrate(run, predictions) if opt.calibrate else None
+    if fitted:
+        keep_temperature(run, fitted)
 
     # ---------------------------------------------------------------------------------------- results
     with results.place(folder, opt) as new:
@@ -107,8 +109,8 @@ def evaluate_targets(
     from evaluation.scored import TargetScored
     from inference import fit_ensemble, predict_targets, saved_probs, write_ensemble
     from inference.report_extra import target_extra
-    from inference.temperature import calibrate, temperature_flag
-    from inference.thresholds import fit_and_store, threshold_flag
+    from inference.temperature import calibrate, keep_temperature, temperature_flag
+    from inference.thresholds import fit_and_log, keep_thresholds, threshold_flag
     from utils import distributed
     from utils.logger import log
 
@@ -119,7 +121,11 @@ def evaluate_targets(
     if not distributed.is_main():
         return
     temperature = calibrate(run, predictions) if run.opt.calibrate else None
-    thresholds = fit_and_store(run, predictions) if run.opt.fit_thresholds else None
+    thresholds = fit_and_log(run, predictions) if run.opt.fit_thresholds else None
+    if temperature:  # after both are fitted: where one cannot be, the checkpoint stays as it was
+        keep_temperature(run, temperature)
+    if run.opt.fit_thresholds:
+        keep_thresholds(run, thresholds)
     classes = replace(run.classes, thresholds=thresholds.values) if thresholds else run.classes
     scored = TargetScored(predictions, run.files, classes)
     compared = target_compare.compare(scored, other, run.opt.seed, run.opt.resamples) if other else None

@@ -5,6 +5,7 @@ from pathlib import Path
 from inference.session import Inference
 from utils import checkpoint, run_lock
 from utils.errors import UserError
+from utils.files import check_writable
 from utils.logger import log
 from utils.weight_files import is_safetensors
 
@@ -13,13 +14,15 @@ def announce_rewriting(run: Inference) -> None:
     """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others.
 
     Raises:
-        UserError: the weights are published ones, which stay as they are; or another command has the run.
+        UserError: the weights are published ones, which stay as they are; or the checkpoint's folder cannot be written;
+            or another command has the run.
     """
     added = {"calibrate": "the temperature", "fit_thresholds": "the thresholds"}
     asked = [name for name in added if getattr(run.opt, name)]
     target = rewritten_file(run)
     if asked and target is not None:
         _refuse_published(target, run.loaded.paths[0], asked[0])
+        check_writable(target.resolve())  # a link stays, and its target is replaced
         for name in asked:
             what = f"{added[name]} to {_named(target)}"
             log.info(f"--{name} adds {what}: that file is rewritten, its weights stay as they are.")

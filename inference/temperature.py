@@ -9,11 +9,7 @@ from utils.logger import log
 
 
 def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> FittedTemperature:
-    """Fit a temperature to `predictions`, log it, and write it into the checkpoint, if there is one to hold it.
-
-    Raises:
-        UserError: no labelled image can be read; or the checkpoint was replaced meanwhile, or cannot be written.
-    """
+    """Fit a temperature to `predictions`, and log it. Raises UserError where no labelled image can be read."""
     if isinstance(predictions, Predictions):
         fitted = fit_temperature(predictions)
     else:
@@ -22,16 +18,24 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, "
         f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
+    return fitted
+
+
+def keep_temperature(run: Inference, fitted: FittedTemperature) -> None:
+    """Write a temperature into the checkpoint, if there is one to hold it.
+
+    Raises:
+        UserError: the checkpoint was replaced meanwhile, or cannot be written.
+    """
     target = rewritten_file(run)
     if target is None:
         what = (
             "a file of weights alone holds no temperature" if run.loaded.weights_alone else "it is of this blend alone"
         )
         log.info(f"No checkpoint was changed ({what}); use it with --temperature {fitted.temperature:.6f}")
-        return fitted
+        return
     content = {**fitted._asdict(), **fitted_with(run)}
     store(run, target, "calibration", content, "the temperature", "use it with --temperature ckpt")
-    return fitted
 
 
 def temperature_flag(run: Inference, fitted: FittedTemperature | None) -> str | None:

@@ -12,32 +12,38 @@ from inference.session import Inference
 from utils.logger import log
 
 
-def fit_and_store(run: Inference, predictions: TargetPredictions) -> FittedThresholds | None:
-    """Fit thresholds to `predictions`, log them, and write them into the checkpoint, if there is one to hold them.
-
-    A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities.
+def fit_and_log(run: Inference, predictions: TargetPredictions) -> FittedThresholds | None:
+    """Fit thresholds to `predictions`, and log them. Raises UserError where no readable image has a label.
 
     Returns:
         The thresholds; None for --fit_thresholds half, which removes those of the checkpoint.
+    """
+    if run.opt.fit_thresholds == HALF:
+        return None
+    fitted = fit_thresholds(predictions, run.opt.fit_thresholds, run.opt.seed)
+    log_fitted(fitted)
+    return fitted
+
+
+def keep_thresholds(run: Inference, fitted: FittedThresholds | None) -> None:
+    """Write thresholds into the checkpoint, if there is one to hold them; None removes those that it holds.
+
+    A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities.
 
     Raises:
-        UserError: no readable image has a label; or the checkpoint was replaced meanwhile, or cannot be written.
+        UserError: the checkpoint was replaced meanwhile, or cannot be written.
     """
-    rule, target = run.opt.fit_thresholds, rewritten_file(run)
-    fitted = fit_thresholds(predictions, rule, run.opt.seed) if rule != HALF else None
-    if fitted is not None:
-        log_fitted(fitted)
+    target = rewritten_file(run)
     if target is None:
         where = "; ensemble.yaml holds these" if fitted is not None and writes_ensemble(run.opt) else ""
         what = "only a checkpoint of one network, with its options, holds thresholds"
         log.info(f"No checkpoint was changed: {what}{where}.")
-        return fitted
+        return
     content = None
     if fitted is not None:
         plain = labels_at_temperature(np.array(fitted.values), 1 / run.predictor.temperature).tolist()
         content = {**fitted._asdict(), "values": plain, **fitted_with(run)}
     store(run, target, "thresholds", content, "the thresholds", "eval.py, submit.py and the rest use them from now on")
-    return fitted
 
 
 def threshold_flag(run: Inference, fitted: FittedThresholds | None, temperature: float | None) -> list[float] | None:

@@ -83,6 +83,24 @@ def check_regular(path: Path) -> None:
         raise UserError(f"{path} is a device or a pipe, which cannot be replaced; expected the name of a regular file.")
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError where the folder of `path` can hold no new file.
+
+    Folders that are missing are made later, so the nearest one that exists is asked.
+    """
+    folder = path.absolute().parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{path} cannot be written: {folder} is a file, not a folder. Give another name.")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise UserError(
+            f"{path} cannot be written: its permissions, or a file system for reading alone, allow no new file in "
+            f"{folder}. Files are replaced whole, so that a crash leaves the old one.\n"
+            "Allow writing there (`chmod u+w`), or give a place in another folder."
+        )
+
+
 def link_over(source: Path, path: Path) -> None:
     """Replace `path` by a hard link to `source`, or by a copy on a file system without hard links."""
     beside = name_beside(path)

@@ -1,4 +1,7 @@
-"""Check outputs before the work: never an input, a folder or a device; a file of another kind only with --force."""
+"""Check outputs before the work: never an input, a folder or a device, nor a place that cannot be written.
+
+A file of another kind is replaced only with --force.
+"""
 
 import argparse
 import itertools
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from utils.errors import UserError
-from utils.files import check_regular
+from utils.files import check_regular, check_writable
 
 INPUT_FLAGS = (
     "load",
@@ -87,6 +90,7 @@ def check(
         if twice is not None:
             raise UserError(f"{out.path} would be {twice.what} and {out.what} at once. Give another name.")
         check_regular(out.path)
+        check_writable(out.path)
         present += [out] if out.path.exists() else []
     there = {_identity(out.path): out for out in present}
     for path, what in itertools.chain(read.items(), _images(lists)) if there else ():

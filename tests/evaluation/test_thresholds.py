@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,6 +133,31 @@ def test_eval_fit_thresholds_stores_them_and_all_commands_use_them(task_checkpoi
         assert one["predicted"].split() == above
     assert script("eval.py", *words, "--resamples", 0, "--no-report", "--fit_thresholds", "half").code == 0
     assert checkpoint.load(path)["thresholds"] is None
+
+
+def test_eval_thresholds_that_cannot_be_fitted_leave_the_checkpoint_without_a_temperature(
+    task_checkpoint, colours, script: Script, tmp_path
+):
+    """No label occurs in the list: a temperature can be fitted to it, thresholds cannot."""
+    path = task_checkpoint("multilabel")
+    images = [line.rpartition(" ")[0] for line in (colours / "multilabel/val.txt").read_text().splitlines()]
+    (tmp_path / "bare.txt").write_text("".join(f"{colours / 'multilabel' / image} -\n" for image in images))
+    before = path.read_bytes()
+    words = ["--load", path, "--val_list", "bare.txt", "--gpu", "-1", "-w", "0", "--resamples", "0", "--no-report"]
+    result = script("eval.py", *words, "--calibrate", "--fit_thresholds", "one")
+    assert result.code == 2 and "--fit_thresholds needs readable images with labels" in result.err
+    assert "Temperature " in result.out and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("flag", ["--calibrate", "--fit_thresholds one"])
+def test_eval_that_cannot_write_the_checkpoint_says_so_before_the_work(
+    flag, task_checkpoint, script: Script, monkeypatch
+):
+    path, access = task_checkpoint("multilabel"), os.access
+    monkeypatch.setattr(os, "access", lambda at, *rest, **more: Path(at) != path.parent and access(at, *rest, **more))
+    result = script("eval.py", "--load", path, "--gpu", "-1", "-w", "0", *flag.split())
+    assert result.code == 2 and f"{path} cannot be written" in result.err and "Traceback" not in result.err
+    assert "Temperature " not in result.out and "Labels count as" not in result.out
 
 
 def test_eval_fit_thresholds_of_a_blend_changes_no_checkpoint_and_writes_an_ensemble(task_checkpoint, script: Script):

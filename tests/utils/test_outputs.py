@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,34 @@ def test_atomic_write_uses_random_name_and_keeps_permissions(tmp_path):
         with pytest.raises(UserError, match=what), atomic_write(tmp_path / name):
             raise AssertionError("it was opened")
     assert (tmp_path / "full").is_symlink()
+
+
+@pytest.fixture
+def as_somebody() -> Iterator[Path]:
+    """A folder that its user may not write into; root, who may, is somebody else for the time of the test."""
+    folder = Path(tempfile.mkdtemp())  # that of pytest is closed to others
+    (folder / "closed").mkdir()
+    (folder / "closed").chmod(0o555)
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # nobody
+    yield folder / "closed"
+    if root:
+        os.seteuid(0)
+    (folder / "closed").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_check_refuses_a_place_that_cannot_be_written(as_somebody):
+    for path in (as_somebody / "new.csv", as_somebody / "missing" / "deep" / "new.csv"):
+        with pytest.raises(
+            UserError, match=f"{path} cannot be written: its permissions.* no new file in {as_somebody}"
+        ):
+            outputs.check([outputs.Output(path, "a list")], {})
+    with pytest.raises(UserError, match="/dev/null is a file, not a folder"):
+        outputs.check([outputs.Output(Path("/dev/null/new.csv"), "a list")], {})
+    outputs.check([outputs.Output(Path(tempfile.gettempdir()) / "new" / "list.csv", "a list")], {})
 
 
 def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
