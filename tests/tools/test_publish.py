@@ -135,9 +135,11 @@ def test_published_folder_keeps_what_was_fitted(photo_set, tmp_path, monkeypatch
         "thresholds": {"rule": "per_label", "values": [0.1, 0.37, 0.9], "tta": "none"},
         "calibration": {"temperature": 1.5, "tta": "none"},
     }
-    checkpoint.save(tmp_path / "a.pt", checkpoint.load(path) | fitted)
+    made_by = {"long_tail": {"mean": "prior", "tau": 0.7, "list": "/data/secret/val.txt"}}
+    checkpoint.save(tmp_path / "a.pt", checkpoint.load(path) | fitted | made_by)
     assert publish("--load", path, "--out", "out") == 0
     found, about = checkpoint.load("out"), json.loads((tmp_path / "out/provenance.json").read_text())
+    assert found["long_tail"] == about["long_tail"] == {"mean": "prior", "tau": 0.7, "list": "val.txt"}
     for name, value in fitted.items():
         assert found[name] == about[name] == value
         with monkeypatch.context() as patch:

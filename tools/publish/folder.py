@@ -28,7 +28,12 @@ from utils.whole_folder import whole_folder
 
 WEIGHTS = "model.safetensors"
 FITTED = ("calibration", "thresholds")  # what eval.py stored
-KEPT = ("model", "epoch", *FITTED, "average", "probe")  # of the checkpoint, beside options, data and weights
+MADE_BY = (
+    "average",
+    "long_tail",
+    "probe",
+)  # how a tool made a checkpoint; paths lose their folders
+KEPT = ("model", "epoch", *FITTED, *MADE_BY)  # of the checkpoint, beside options, data and weights
 SCORE_NAMES = ("intervals",)  # of metrics.json, beside its numbers
 PACKAGES = ("torch", "timm", "numpy", "safetensors")
 
@@ -120,7 +125,7 @@ def _write_weights(new: Path, source: Source) -> None:
     content = source.content
     data = {name: value for name, value in content["data"].items() if name != "lists"}
     published = {name: content[name] for name in KEPT if content.get(name) is not None}
-    published |= {"average": without_folders(content["average"])} if content.get("average") else {}
+    published |= {name: without_folders(content[name]) for name in MADE_BY if name in published}
     published |= {"opt": without_folders(content["opt"]), "data": data, "showing": "raw"}
     published["weights"] = source.model.net.state_dict()
     checkpoint.save_published(new / WEIGHTS, published, {"model": source.model.name})
@@ -215,7 +220,7 @@ def _provenance(source: Source) -> dict[str, Any]:
         "training_list": content["data"].get("train_list"),
         "training_images_per_class": content["data"].get("class_images"),
         **{name: content.get(name) for name in FITTED},
-        "average": without_folders(content.get("average")),
+        **{name: without_folders(content.get(name)) for name in MADE_BY},
         "published": {"command": without_folders(["python", *sys.argv]), "versions": versions},
     }
 
