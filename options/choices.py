@@ -40,7 +40,20 @@ OPTIMIZERS = ("sgd", "adam", "adamw", "radam", "lookahead", "ranger", "lamb", "l
 DECOUPLED = ("adamw", "lion", "muon")
 DECOUPLED_WEIGHT_DECAY, COUPLED_WEIGHT_DECAY = 0.05, 1e-4
 SCHEDULERS = ("cos", "none", "step", "poly", "onecycle", "20e", "100e", "1x", "2x")
-TRANSFORMS = ("resize", "light", "none", "albumentations", "randaugment", "trivialaugment", "augmix")
+CROP_FLAGS = ("zoom", "crop_ratio", "hflip")
+COLOUR_FLAGS = ("brightness", "contrast", "saturation", "hue")  # --jitter is the probability of all four
+CHAIN_FLAGS = (*CROP_FLAGS, "vflip", "transpose", *COLOUR_FLAGS, "jitter", "blur", "cutout", "cutout_size")
+# --transform -> the flags that it reads; a test compares them with the builders.
+TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
+    "resize": (*CHAIN_FLAGS, "rotate"),
+    "light": CROP_FLAGS,
+    "none": (),
+    "albumentations": CHAIN_FLAGS,
+    "randaugment": (*CROP_FLAGS, "ra_ops", "ra_magnitude"),
+    "trivialaugment": CROP_FLAGS,
+    "augmix": CROP_FLAGS,
+}
+TRANSFORMS = tuple(TRANSFORM_FLAGS)
 LOSSES = ("ce", "ohem", "focal", "bce")
 HEADS = ("linear", "cosine", "arcface", "subcenter")
 POOLS = ("avg", "gem")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from options import rules
-from options.choices import DECOUPLED, default_weight_decay
+from options.choices import COLOUR_FLAGS, DECOUPLED, TRANSFORM_FLAGS, default_weight_decay
 from options.values import Options, flag_text
 
 BATCH_SIZES = ((1_000, 16), (20_000, 32), (math.inf, 64))  # (training images below this, batch size)
@@ -28,7 +28,7 @@ MAX_FITTED_VALUES = 1_000_000_000
 FITTED_LR_FACTOR = 0.3  # where the classifier is fitted already
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
-CHAIN = {  # flags of --transform resize: (value at no strength, value at full strength)
+CHAIN = {  # derived flags of --transform resize: (value at no strength, value at full strength)
     "zoom": (1.0, 0.5),
     "crop_ratio": (1.0, 0.75),
     "hflip": (0.5, 0.5),
@@ -38,6 +38,8 @@ CHAIN = {  # flags of --transform resize: (value at no strength, value at full s
     "blur": (0.0, 0.0),
     "cutout": (0.0, 0.5),
 }
+# Probabilities without which these flags would change nothing.
+ACTS_THROUGH = {**dict.fromkeys(COLOUR_FLAGS, "jitter"), "cutout_size": "cutout"}
 MIN_SMOOTHED_EPOCHS, SMOOTHING = 5, 0.1
 MIN_MIXED_EPOCHS, CUTMIX = 50, 1.0
 MIX_OFF = 0.1
@@ -159,10 +161,15 @@ def _augmentation(opt: Options, facts: Facts) -> tuple[Values, str]:
     beyond = (opt.epochs - MIN_AUGMENTED_EPOCHS) / (FULLY_AUGMENTED_EPOCHS - MIN_AUGMENTED_EPOCHS)
     strength = min(1.0, max(0.0, beyond))
     seen = f"each image is seen {opt.epochs} times" + (", if --hours allows it" if opt.hours is not None else "")
-    if opt.epochs < MIN_AUGMENTED_EPOCHS and not CHAIN.keys() & set(opt.given):
+    if opt.epochs < MIN_AUGMENTED_EPOCHS and not set(TRANSFORM_FLAGS["resize"]) & set(opt.given):
         return {"transform": "none"}, f"{seen}: too few to learn from distorted ones"
     chain: Values = {name: round(none + strength * (full - none), 3) for name, (none, full) in CHAIN.items()}
-    return {"transform": "resize", **chain}, f"{seen}: {strength:.0%} of the full strength; no upside-down flips"
+    why = f"{seen}: {strength:.0%} of the full strength; no upside-down flips"
+    for name, through in ACTS_THROUGH.items():
+        if name in opt.given and not chain[through]:
+            chain[through] = CHAIN[through][1]
+            why += f"; --{through} for --{name}"
+    return {"transform": "resize", **chain}, why
 
 
 def _smoothing(opt: Options, facts: Facts) -> tuple[Values, str]:

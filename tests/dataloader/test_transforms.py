@@ -10,6 +10,7 @@ from scipy.stats import chisquare, kstest
 
 from dataloader.transforms import Pipeline, build_stages, get_transform, ops, transforms
 from options import parse_train
+from options.choices import TRANSFORM_FLAGS
 from utils.errors import ImageError, UserError
 from utils.preprocess import Preprocess
 from utils.rng import sample_rng
@@ -324,6 +325,21 @@ def test_albumentations_extreme_flags_are_accepted(square):
         "--brightness 1 --contrast 1 --saturation 1 --hue 0.5",
     ):
         assert pipeline("albumentations", *words.split())(reading(square), rng()).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("name", TRANSFORM_FLAGS)
+def test_transform_reads_the_flags_of_its_table(name):
+    """Short runs and warnings go by the table: what it lacks, a run leaves out in silence."""
+    read = set()
+
+    class Recorder:
+        def __getattribute__(self, flag):
+            read.add(flag)
+            return getattr(opt, flag)
+
+    opt = parse_train(["--rotate", "9"])
+    transforms[name](Recorder(), WAY)
+    assert read == set(TRANSFORM_FLAGS[name])
 
 
 def test_build_stages_has_one_pipeline_per_scale():

@@ -6,7 +6,8 @@ from itertools import product
 import pytest
 
 from options import Options, build_parser, parse_train
-from options.defaults import ADAMW_LR, CHAIN, FITTED_LR_FACTOR, MAX_FITTED_IMAGES, Facts, fill_defaults
+from options.choices import TRANSFORM_FLAGS
+from options.defaults import ACTS_THROUGH, ADAMW_LR, CHAIN, FITTED_LR_FACTOR, MAX_FITTED_IMAGES, Facts, fill_defaults
 
 FINE_TUNED = Facts(images=3_000, pretrained=True, batch_norm=True, features=512, classes=10)
 SCRATCH = Facts(images=60_000, pretrained=False, batch_norm=True)
@@ -78,6 +79,21 @@ def test_fill_defaults_one_epoch_keeps_a_flag_of_the_chain():
     """`--transform none` would leave out the flips that were asked for."""
     opt = filled("--epochs 1 --vflip 0.5")
     assert (opt.transform, opt.vflip, opt.zoom, opt.cutout) == ("resize", 0.5, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("epochs", (1, 2, 3))
+@pytest.mark.parametrize("name", TRANSFORM_FLAGS["resize"])
+def test_fill_defaults_short_run_keeps_every_flag_of_the_chain(name, epochs):
+    """Few epochs chose --transform none beside --rotate, and --jitter 0 beside --brightness: neither acted."""
+    opt = filled(f"--epochs {epochs} --{name} 0.4")
+    assert (opt.transform, getattr(opt, name)) == ("resize", 0.4)
+    assert getattr(opt, ACTS_THROUGH.get(name, name)) > 0
+
+
+def test_fill_defaults_flag_that_acts_through_another_leaves_a_given_one():
+    opt, reasons = fill_defaults(parse_train("--epochs 3 --hue 0.4 --cutout_size 0.2 --jitter 0".split()), FINE_TUNED)
+    assert (opt.jitter, opt.cutout) == (0, CHAIN["cutout"][1])
+    assert "--cutout for --cutout_size" in "".join(reasons)
 
 
 def test_fill_defaults_learning_rate_follows_optimizer_batch_and_network():
