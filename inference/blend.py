@@ -15,6 +15,7 @@ from evaluation.ordinal import order_scores
 from evaluation.ranking import merit
 from utils.errors import UserError
 from utils.logger import log
+from utils.task import has_probabilities
 
 GREEDY_ROUNDS = 50
 MIN_WEIGHT = 1e-6  # of a member in "optimal"; below, it is 0
@@ -91,6 +92,7 @@ def with_temperature(predictions: Tensor, temperature: float, task: str) -> Tens
     if task == "multilabel":
         present, absent = predictions ** (1 / temperature), (1 - predictions) ** (1 / temperature)
         return present / (present + absent)
+    assert has_probabilities(task), f"a temperature is of probabilities, not of --task {task}"
     return (predictions.clamp_min(MIN_PROBABILITY).log() / temperature).softmax(dim=1)
 
 

@@ -22,7 +22,6 @@ from dataloader.sampler import EvalSampler
 from evaluation.multilabel import likeliest_labels, thresholds_of
 from inference.loading import load_predictor
 from inference.predictor import Predictor
-from inference.session import check_task
 from options import build_parser, given_words
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
@@ -67,7 +66,6 @@ def load(
     opt = parser.parse(given_words(values))
     with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, get_device(opt.gpu))
-    check_task(opt, loaded.classes.task)
     return ImagePredictor(loaded.predictor, loaded.classes, opt.batch_size, opt.workers)
 
 

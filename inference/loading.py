@@ -18,9 +18,10 @@ from inference import saved_probs
 from inference.ensemble_file import EnsembleFile
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
+from inference.task_flags import check_task
 from network.loading import build_from_checkpoint
 from options import command
-from options.choices import TASK_BLENDS, TASK_METRICS
+from options.choices import TASK_METRICS
 from utils import checkpoint, distributed, weight_sources
 from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
@@ -105,8 +106,8 @@ def load_predictor(
         ensemble: the file from which opt.load comes, if it comes from one.
 
     Raises:
-        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; a member of the ensemble
-            has changed; or torchrun started several processes that have not met.
+        UserError: a checkpoint is missing, damaged, or of another model; their classes differ; a flag does not fit
+            their task; a member of the ensemble has changed; or torchrun started several processes that have not met.
     """
     distributed.require_single_process("This command and `inference.load`")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))
@@ -128,7 +129,7 @@ def load_predictor(
         for one, (path, weight) in zip(saved, saved_pairs, strict=True)
     ]
     task = data.get("task", "single")
-    check_blend(opt.blend, task)
+    check_task(opt, task, paths[0])
     predictor = Predictor([network.member for network in networks], opt.tta, opt.blend, saved_members, task)
     predictor.temperature = _temperature(opt, networks)
     if saved:
@@ -157,15 +158,6 @@ def _hash_of(source: str) -> str:
     """Return the sha256 of the file that `source`, a value of --load, stands for; "" where there is none."""
     path = weight_sources.locate(source)[0]
     return file_hash(path) if path.is_file() else ""
-
-
-def check_blend(blend: str, task: str) -> None:
-    """Raise UserError where --blend has no meaning for the predictions of `task`."""
-    if blend not in TASK_BLENDS[task]:
-        raise UserError(
-            f"--blend {blend} does not fit the checkpoint, whose task is {task}; "
-            f"allowed: {', '.join(TASK_BLENDS[task])}."
-        )
 
 
 def _load_network(path: str, weight: float, opt: argparse.Namespace, device: torch.device) -> _Network:

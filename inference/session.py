@@ -14,8 +14,8 @@ from inference.ensemble_file import apply_ensemble_file
 from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
+from inference.task_flags import CLASS_TASKS
 from options import changed
-from options.choices import TASK_METRICS, TASKS
 from utils import distributed
 from utils.agreement import check_alike
 from utils.batch import EvalBatch
@@ -23,33 +23,6 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 from utils.run import get_device
-from utils.task import has_probabilities
-
-CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
-PROBABILITY_TASKS = (*CLASS_TASKS, "multilabel")
-# Flags that fit some tasks alone: the value that leaves the flag out, those tasks, and what it is for.
-FLAG_TASKS: dict[str, tuple[object, tuple[str, ...], str]] = {
-    "threshold": (None, ("multilabel",), "several labels per image"),
-    "fit_thresholds": (None, ("multilabel",), "several labels per image"),
-    "probabilities": (False, ("multilabel",), "several labels per image"),
-    "calibrate": (False, PROBABILITY_TASKS, "probabilities"),
-    "temperature": ("none", PROBABILITY_TASKS, "probabilities"),
-    "pseudo_label": (None, PROBABILITY_TASKS, "probabilities"),
-    "top_k": (1, CLASS_TASKS, "one class per image"),
-}
-
-
-def check_task(opt: argparse.Namespace, task: str) -> None:
-    """Raise UserError where a flag of eval.py or submit.py does not fit the task of the checkpoint."""
-    metric = vars(opt).get("metric")
-    if metric is not None and metric not in TASK_METRICS[task]:
-        raise UserError(
-            f"--metric {metric} does not fit the checkpoint, whose task is {task}; "
-            f"allowed: {', '.join(TASK_METRICS[task])}."
-        )
-    for name, (off, tasks, purpose) in FLAG_TASKS.items():
-        if vars(opt).get(name, off) != off and task not in tasks:
-            raise UserError(f"--{name} is for {purpose}; the task of the checkpoint is {task}. Leave it out.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +106,6 @@ def _open(
     classes = loaded.classes
     if classes.task not in tasks:
         raise UserError(f"{loaded.paths[0]} is of --task {classes.task}; allowed here: {', '.join(tasks)}.")
-    check_task(opt, classes.task)
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
         opt = changed(opt, labels=_labels(opt, classes))

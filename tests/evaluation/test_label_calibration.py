@@ -54,6 +54,14 @@ def test_with_temperature_of_labels_divides_their_logits():
     assert torch.allclose(with_temperature(rows.softmax(1), 3.0, "ordinal"), (rows / 3).softmax(1), atol=1e-6)
 
 
+def test_with_temperature_of_numbers_is_a_fault_of_the_caller():
+    """A softmax of one number is 1.0, whatever the number is."""
+    values = torch.tensor([[118.67], [3.0]])
+    assert torch.equal(with_temperature(values, 1, "regression"), values)
+    with pytest.raises(AssertionError, match="not of --task regression"):
+        with_temperature(values, 2.0, "regression")
+
+
 @pytest.mark.parametrize("task", ["multilabel", "ordinal", "corn"])
 def test_eval_calibrate_stores_a_temperature_that_changes_no_prediction(task, task_checkpoint, script: Script):
     path = task_checkpoint(task)

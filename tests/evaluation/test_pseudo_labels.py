@@ -86,5 +86,6 @@ def test_submit_pseudo_labels_replace_only_a_list(task_checkpoint, script, first
 
 
 def test_submit_pseudo_labels_of_numbers_are_refused(task_checkpoint, script):
-    result = script("submit.py", "--load", task_checkpoint("regression"), "--gpu", "-1", "--pseudo_label", "0.9")
-    assert result.code == 2 and "--pseudo_label is for probabilities; the task of the checkpoint is regr" in result.err
+    network = task_checkpoint("regression")
+    result = script("submit.py", "--load", network, "--gpu", "-1", "--pseudo_label", "0.9")
+    assert result.code == 2 and f"--pseudo_label is for probabilities; the task of {network} is regr" in result.err

@@ -16,6 +16,7 @@ from options import parse_eval
 from serving import CLASSES, Server, httpx, picture, save
 from tools.serve.checkpoints import CheckpointModel
 from tools.serve.shipped.answers import answer_of
+from utils.errors import UserError
 
 CLIENTS = 64
 
@@ -88,6 +89,15 @@ def test_predict_fitted_thresholds_of_the_checkpoint_decide(tmp_path):
     model.thresholds = values
     row = np.array([0.2, 0.7, 0.8, 0.2], np.float32)  # 0.7 of float32 is below that of float64, as eval.py compares
     assert {one.label for one in answer_of(model, "a.png", row, 4).top if one.predicted} == {0}
+
+
+@pytest.mark.parametrize("temperature", ["2", "ckpt"])
+def test_checkpoint_model_temperature_of_numbers_is_refused(temperature, tmp_path):
+    """The server answered 1.0 for every image."""
+    path = save(tmp_path, "age", "regression", count=1)
+    opt = parse_eval(["--load", str(path), "--gpu", "-1", "--temperature", temperature])
+    with pytest.raises(UserError, match=f"--temperature is for probabilities; the task of {path} is regression"):
+        CheckpointModel(opt, "age", 10**6)
 
 
 def test_predict_64_clients_each_gets_the_answer_of_its_image_alone(server, alone):

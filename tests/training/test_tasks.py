@@ -99,7 +99,9 @@ def test_submit_labels_over_the_threshold_or_a_probability_for_each(colours, scr
     result = script("submit.py", *load, "--top_k", "2")
     assert result.code == 2 and "--top_k is for one class per image" in result.err
     result = script("eval.py", *load, "--metric", "top1")
-    assert result.code == 2 and "--metric top1 does not fit the checkpoint, whose task is multilabel" in result.err
+    assert (
+        result.code == 2 and "--metric top1 does not fit checkpoints/m/last.pt, whose task is multilabel" in result.err
+    )
 
 
 @pytest.mark.parametrize(
