@@ -1,45 +1,55 @@
-"""How many images of a list a checkpoint was trained on, as far as it records its own list."""
+"""How many images of a list a checkpoint has learned from, as far as it records its lists."""
 
-import os
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from dataloader.file_list import FileList, read_list
 from dataloader.lists import shared_images
 from utils.errors import UserError
 from utils.logger import log
+from utils.seen_lists import seen_lists
 
 
 def count_seen(what: str, content: dict[str, Any], files: FileList) -> int:
-    """Return how many of the images of `files` a checkpoint was trained on, and warn where that cannot be told.
+    """Return how many of the images of `files` a checkpoint has learned from, and warn where that cannot be told.
 
     Args:
         what: the checkpoint, for messages.
     """
-    data = content.get("data") or {}
-    known = data.get("train_list")
-    if known is not None and known == files.fingerprint():
-        return len(files)
-    listed = _recorded_list(content)
-    unknown = f"whether it has seen images of {files.source}. If it has, no score of theirs is out of fold."
-    if listed is None:
-        log.warning(f"{what} does not record where its training list is, so it cannot be checked {unknown}")
-        return 0
-    try:
-        theirs = read_list(listed, task=data.get("task", "single"))
-    except UserError:
-        log.warning(f"{what} was trained on {listed}, which cannot be read now, so it cannot be checked {unknown}")
-        return 0
-    count = len(shared_images(theirs, files))
-    if not count and known not in (None, theirs.fingerprint()):
-        log.warning(f"{what} was trained on {listed}, which has changed since, so it cannot be checked {unknown}")
+    count, doubts = find_seen(content, files)
+    for doubt in doubts:
+        log.warning(
+            f"{what} {doubt}, so it cannot be checked whether it has seen images of {files.source}. "
+            "If it has, no score of theirs is out of fold."
+        )
     return count
 
 
-def _recorded_list(content: dict[str, Any]) -> str | None:
-    """Return the path of the training list that a checkpoint records; early versions record options alone."""
-    data, opt = content.get("data") or {}, content.get("opt") or {}
-    listed = (data.get("lists") or {}).get("train")
-    if listed is None and "train_list" not in data:
-        root = opt.get("data_root")
-        listed = opt.get("train_list") or (os.path.join(root, "train.txt") if root else None)
-    return listed
+def find_seen(content: dict[str, Any], files: FileList) -> tuple[int, list[str]]:
+    """Return how many of the images of `files` a checkpoint has learned from, and in words why there may be more."""
+    seen, doubts = np.zeros(len(files), bool), []
+    fingerprint = files.fingerprint()
+    for one in seen_lists(content):
+        if one.get("fingerprint") == fingerprint:
+            return len(files), []
+        shared, doubt = _shared(one, files)
+        seen[shared] = True
+        doubts += [doubt] if doubt else []
+    return int(seen.sum()), list(dict.fromkeys(doubts))
+
+
+def _shared(one: Mapping[str, str | None], files: FileList) -> tuple[list[int], str]:
+    """Return the images of `files` that a list of `data.seen` has too, and why that may not be all; "": it is."""
+    path, known = one.get("path"), one.get("fingerprint")
+    if path is None:
+        return [], "does not record where its training list is, or that of a network that it was made from"
+    try:
+        theirs = read_list(path, task=one.get("task") or "single")
+    except UserError:
+        return [], f"was trained on {path}, which cannot be read now"
+    shared = shared_images(theirs, files).tolist()
+    if not shared and known not in (None, theirs.fingerprint()):
+        return [], f"was trained on {path}, which has changed since"
+    return shared, ""

@@ -11,6 +11,7 @@ from training.losses import Loss, SoftmaxConfig, softmax_loss
 from utils import checkpoint
 from utils.classes import describe_difference, names_agree
 from utils.errors import NotFinite, UserError
+from utils.seen_lists import Seen, seen_lists
 
 
 class DistilledTargets(NamedTuple):
@@ -24,9 +25,13 @@ class Teacher:
     """A network whose probabilities, softened, are targets besides the labels (Hinton et al., 2015, section 2).
 
     It sees the student's very images, after augmentation and mixing, normalised its own way.
+
+    seen: the lists that it has learned from.
     """
 
-    def __init__(self, model: BaseModel, path: str, temperature: float, student: BaseModel) -> None:
+    def __init__(
+        self, model: BaseModel, path: str, temperature: float, student: BaseModel, seen: Seen | None = None
+    ) -> None:
         """Take `model`, read from the checkpoint `path`, as the teacher of `student`.
 
         Raises:
@@ -37,7 +42,7 @@ class Teacher:
                 f"--teacher {path} knows {model.num_classes} classes, this run has {student.num_classes}; "
                 "they must be the same."
             )
-        self.path, self.model, self.temperature = path, model.eval(), temperature
+        self.path, self.model, self.temperature, self.seen = path, model.eval(), temperature, seen or []
         of_student, of_teacher = (
             [torch.tensor(values, device=student.device).view(1, 3, 1, 1) for values in (one.mean, one.std)]
             for one in (student, model)
@@ -93,14 +98,15 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
         UserError: it has other classes.
         NotFinite: its outputs for noise are not finite.
     """
-    model, data = build_from_checkpoint(checkpoint.load(path), path)
+    content = checkpoint.load(path)
+    model, data = build_from_checkpoint(content, path)
     model.place(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
     if data.get("task", "single") != "single":
         raise UserError(f"--teacher {path} is of --task {data['task']}; allowed: single, as this run.")
     check_same_names(data["class_names"], class_names, path)
-    teacher = Teacher(model, path, temperature, student)
+    teacher = Teacher(model, path, temperature, student, seen_lists(content))
     generator = torch.Generator().manual_seed(0)
     side = student.preprocess().scale
     noise = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)

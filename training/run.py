@@ -28,6 +28,7 @@ from utils.classes import Classes
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_yaml
 from utils.logger import format_count, log
+from utils.seen_lists import entry, joined, seen_lists
 from utils.signals import RunInterrupted, SignalHandler
 from utils.task import POSITION
 
@@ -85,7 +86,8 @@ class RunFacts:
 class TrainingRun:
     """Owns a run's files, and its state beside the engine's. Of several processes, only the first writes.
 
-    state: how far the run is. recorder: that of metrics and pictures; None in the other processes.
+    state: how far the run is. recorder: that of metrics and pictures; None in the other processes. seen: the lists that
+    the network learns from, and those that it, or its teacher, has learned from before.
     """
 
     def __init__(self, settings: RunSettings, start: RunStart, engine: Engine, facts: RunFacts) -> None:
@@ -94,6 +96,9 @@ class TrainingRun:
         self.state, self.source, self.resumed = start.state, start.source, start.resumed
         self.checkpoints, self.logs = settings.checkpoints, settings.logs
         self.last = self.checkpoints / "last.pt"
+        before, teacher = seen_lists(start.content) if start.content is not None else [], engine.teacher
+        own = entry(facts.lists["train"], facts.train_list, facts.classes.task)
+        self.seen = joined(before, teacher.seen if teacher is not None else [], [own])
         self.unreadable = UnreadableImages(self.logs / "bad_images.csv", settings.max_bad, self.state)
         self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
@@ -250,7 +255,7 @@ class TrainingRun:
         options = self.settings.options | {"epochs": self.length.epochs}
         options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
         data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
-        data |= {"train_list": facts.train_list, "lists": facts.lists}
+        data |= {"train_list": facts.train_list, "lists": facts.lists, "seen": self.seen}
         data |= {"val_list": facts.val_list} if facts.val_list is not None else {}
         cuts = self.cut_points and self.cut_points.of(self.engine.active_weights, self.engine.step_count)
         if cuts is not None:

@@ -9,7 +9,8 @@ Keys of a checkpoint:
     ema, swa     averages of the weights, or None
     showing      the weights to predict with: "raw", "ema" or "swa"
     opt          the resolved options, and the precision in use with its reason
-    data         class count, names and image counts; preprocessing; hashes and paths of the lists
+    data         class count, names and image counts; preprocessing; hashes and paths of the lists, also of those that
+                 the networks before it have seen
     history      one dict of scores per epoch
     scored_from  the first epoch scored on the present validation list, if an earlier part was resumed with another
     bad          the training images that could not be read: {number in the list, as text: what is wrong}

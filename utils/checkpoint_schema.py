@@ -130,6 +130,7 @@ Count = Annotated[Whole, Field(ge=0)]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Seconds = Annotated[Number, Field(ge=0)]
 Weights = dict[Text, Tensor]
+Task = Literal["single", "multilabel", "regression", "ordinal"]
 
 # ------------------------------------------------------------------------------------------------ parts
 
@@ -145,13 +146,22 @@ class Preprocessing(TypedDict):
 
 
 @with_config(OPEN)
+class SeenList(TypedDict):
+    """A list that the network has learned from; see utils.seen_lists. None, or nothing: it is not known."""
+
+    path: NotRequired[Text | None]
+    fingerprint: NotRequired[Text | None]
+    task: NotRequired[Task]
+
+
+@with_config(OPEN)
 class Data(TypedDict):
     """The classes (utils.classes.Classes.as_dict), the preprocessing and the lists."""
 
     num_classes: Annotated[Whole, Field(ge=1, le=MAX_CLASSES)]
     class_names: list[Text] | None
     class_images: list[Count] | None
-    task: NotRequired[Literal["single", "multilabel", "regression", "ordinal"]]
+    task: NotRequired[Task]
     target_mean: NotRequired[list[Number]]
     target_std: NotRequired[list[Annotated[Number, Field(gt=0)]]]
     cut_points: NotRequired[list[Number]]
@@ -159,6 +169,7 @@ class Data(TypedDict):
     train_list: NotRequired[Text]
     val_list: NotRequired[Text]
     lists: NotRequired[dict[Text, Text] | None]
+    seen: NotRequired[list[SeenList]]
 
 
 @with_config(OPEN)

@@ -546,7 +546,7 @@ def test_folds_network_that_has_seen_images_of_a_cleaned_list_is_refused(done, p
     assert "a_fold1/last.pt was trained on 23 of the 23 images of cleaned.txt" in capfd.readouterr().err
     assert not Path("results/x").exists()
     listed.unlink()
-    monkeypatch.setattr(seen_images, "_recorded_list", lambda _: str(listed))
+    amend("checkpoints/a_fold1/last.pt", {"seen": [{"path": str(listed), "fingerprint": "0"}]})
     assert command.main(words) == 2  # as the training "fails"
     shown = "".join(capfd.readouterr())
     assert "fold1_train.txt, which cannot be read now, so it cannot be checked" in shown

@@ -18,12 +18,14 @@ from training.averages import frozen_mask, recompute_batchnorm
 from training.setup import frozen_modules
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
+from utils.seen_lists import Seen, entry
 
 
 class Refresher:
     """Recomputes batch norm as train.py --swa does: in training mode, with the augmented images of one epoch.
 
     about: what was done, as plain data: the images and batches, or the reason why nothing is recomputed.
+    seen: the list of these images, as utils.seen_lists has it; [] where nothing is recomputed.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Refresher:
         self.frozen = _frozen_names(model.net, parts)
         self.loader: dataloader.TrainLoader | None = None
         self.about: dict[str, Any] = {"images": 0}
+        self.seen: Seen = []
         reason = ""
         if not norms:
             reason = f"{model.name} has none"
@@ -72,6 +75,7 @@ class Refresher:
         flags = changed(opt, train_list=train_list)
         known = {part.path: part.content["data"].get("lists") for part in self.parts}
         files = dataloader.open_list(flags, "train", drop_missing=True, known=known, task=data.get("task", "single"))
+        self.seen = [entry(files.source, files.fingerprint(), data.get("task", "single"))]
         trained = options_from_checkpoint(content, data["num_classes"], content["model"])
         assert isinstance(trained, Options)
         # The epoch decides the order of the images, their augmentation, and the stage of --scale_schedule.

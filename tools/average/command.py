@@ -15,6 +15,7 @@ eval.py, submit.py and the tools load, and a JSON of the same name with the scor
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from utils.run import run_tool
 if TYPE_CHECKING:
     from tools.average.ingredients import Ingredient
     from tools.average.soups import Soup
+    from utils.seen_lists import Seen
 
 METHODS = ("uniform", "greedy", "swa", "ema")
 MAX_BATCHNORM_IMAGES = 10_000  # by default: more hardly move a mean over batches
@@ -162,8 +164,32 @@ def _content(
     }
     options = {**first["opt"], "tag": tag_of(out), "load": None, "resume": False}
     epoch = max(part.content.get("epoch", 0) for part in parts)
-    content = {"model": first["model"], "epoch": epoch, "opt": options, "data": first["data"]}
+    used = [part.content for part, used in zip(parts, soup.used, strict=True) if used]
+    data = data_of(used, scorer.files.source, refresh.seen)
+    content = {"model": first["model"], "epoch": epoch, "opt": options, "data": data}
     return {**content, "weights": soup.weights, "showing": "raw", "average": about}
+
+
+def data_of(used: Sequence[dict[str, Any]], val_list: Path, more: "Seen") -> dict[str, Any]:
+    """Return the `data` of an average of the checkpoints `used`: what they share, and all lists that they have seen.
+
+    The average of networks of different lists has no training list of its own, nor images per class.
+
+    Args:
+        val_list: where the average was scored; it has this validation list if the networks share none.
+        more: a list that it has seen besides.
+    """
+    from utils.seen_lists import joined, seen_lists
+
+    parts = [content["data"] for content in used]
+    data = {**parts[0], "seen": joined(*map(seen_lists, used), more)}
+    lists = [part.get("lists") or {} for part in parts]
+    shared = {name: path for name, path in lists[0].items() if all(one.get(name) == path for one in lists)}
+    data["lists"] = {"val": os.path.abspath(val_list)} | shared
+    for name in ("train_list", "val_list", "class_images"):
+        if any(part.get(name) != parts[0].get(name) for part in parts):
+            data.pop(name, None)
+    return {"class_images": None} | data
 
 
 def _write(out: Path, content: dict[str, Any]) -> None:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import dataloader
-from dataloader.file_list import FileList, missing_files
+from dataloader.file_list import FileList, missing_files, read_list
 from options import Options
 from tools.folds.flags import same_file
 from tools.folds.plan import Fold, FoldsRun, clear_command
-from tools.seen_images import count_seen
+from tools.seen_images import count_seen, find_seen
 from utils import checkpoint
 from utils.errors import UserError
-
-STARTS = ("load", "probe_init", "teacher")
+from utils.seen_lists import STARTS, seen_lists
 
 # ------------------------------------------------------------------------------------------------ networks of folds
 
@@ -38,11 +37,15 @@ def check_runs(run: FoldsRun) -> None:
 def check_network(run: FoldsRun, fold: Fold, path: Path, content: dict[str, Any]) -> None:
     """Raise UserError if the checkpoint `content` of `path` records another training list than that of its fold.
 
-    Its network may have seen held-out images. Checkpoints of early versions record none, and pass.
+    Its network may have seen held-out images. So may one that was begun with another list, and resumed with that of its
+    fold. Checkpoints of early versions record none, and pass.
     """
     data = content.get("data") or {}
     known = data.get("train_list")
-    if known is None or known in _fingerprints(run, fold):
+    if known is None:
+        return
+    if known in _fingerprints(run, fold):
+        _check_lists_before(run, fold, path, content)
         return
     listed = (data.get("lists") or {}).get("train")
     named = f": {listed}" if listed and not same_file(listed, fold.train_list) else ""
@@ -50,6 +53,20 @@ def check_network(run: FoldsRun, fold: Fold, path: Path, content: dict[str, Any]
         f"{path} was trained on another list than {fold.train_list}{named}.\nIt may have seen the images that fold "
         f"{fold.number} holds out: its scores would not be out of fold.\n{_again(run, fold)}"
     )
+
+
+def _check_lists_before(run: FoldsRun, fold: Fold, path: Path, content: dict[str, Any]) -> None:
+    """Raise UserError if the network has learned from held-out images before it learned from the list of its fold."""
+    data = content["data"]
+    before = [one for one in seen_lists(content) if one.get("fingerprint") != data["train_list"]]
+    if "seen" not in data or not before:
+        return
+    count, _ = find_seen({"data": {"seen": before}}, read_list(fold.val_list, task=run.train.task))
+    if count:
+        raise UserError(
+            f"{path} was trained on {count} of the images that fold {fold.number} holds out, before it was trained on "
+            f"{fold.train_list}: its scores would not be out of fold.\n{_again(run, fold)}"
+        )
 
 
 def _again(run: FoldsRun, fold: Fold) -> str:

@@ -18,6 +18,7 @@ from options.choices import MODELS
 from utils import checkpoint
 from utils.errors import UserError
 from utils.preprocess import Preprocess
+from utils.seen_lists import Seen, seen_lists
 
 CPU_PIXELS = 1 << 19  # of a forward pass: more images at once leave the cache
 RELATIVE_ERROR = 1e-4  # between a classifier within the network and the same one after it
@@ -36,7 +37,8 @@ class Backbone:
     """A network in eval mode whose classifier is replaced by the identity, so that it gives features.
 
     title: unique among those that are probed. opt: the options it was built with. head: the name of the classifier's
-    module. dim: features per image. identity: sha256 of the weights without the classifier.
+    module. dim: features per image. seen: the lists that it has learned from. identity: sha256 of the weights without
+    the classifier.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Backbone:
     opt: argparse.Namespace
     head: str
     dim: int
+    seen: Seen = field(default_factory=list)
     identity: str = field(default="")
 
     def __post_init__(self) -> None:
@@ -103,9 +106,11 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
         UserError: there is no such model or checkpoint, or no weights. Or the classifier is not one last linear layer.
     """
     torch.manual_seed(opt.seed)  # for what starts at random: all of it with --no-pretrained
-    model = (
-        _from_checkpoint(source, opt, num_classes) if source.is_checkpoint else _pretrained(source, opt, num_classes)
-    )
+    seen: Seen = []
+    if source.is_checkpoint:
+        model, seen = _from_checkpoint(source, opt, num_classes)
+    else:
+        model = _pretrained(source, opt, num_classes)
     net: Any = model.net.eval().requires_grad_(False)
     classifier = final_layer(net)
     head = next((name for name, module in net.named_modules() if module is classifier and name), "")
@@ -118,7 +123,7 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
         within = net(model.normalise(sample)).float().cpu()
     owner, _, last = head.rpartition(".")
     setattr(net.get_submodule(owner), last, nn.Identity())
-    found = Backbone(source.name, model, model.opt, head, classifier.in_features)
+    found = Backbone(source.name, model, model.opt, head, classifier.in_features, seen)
     features = found.features(sample)
     if features.shape != (2, found.dim):
         raise UserError(
@@ -144,8 +149,11 @@ def _pretrained(source: Source, opt: argparse.Namespace, num_classes: int) -> Ba
     return get_model(source.name)(settings)
 
 
-def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) -> BaseModel:
-    """Return the network of a checkpoint at this tool's image size, with a linear classifier of `num_classes`."""
+def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) -> tuple[BaseModel, Seen]:
+    """Return the network of a checkpoint at this tool's image size, and the lists that it has learned from.
+
+    Its classifier is a linear one of `num_classes`.
+    """
     content = checkpoint.load(source.name)
     name = content.get("model")
     if name is None:
@@ -156,4 +164,4 @@ def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) 
     settings = options_from_checkpoint(content, num_classes, name).replace(head="linear", scale=opt.scale, fit=opt.fit)
     model = get_model(name)(settings)
     load_backbone(model, content, source.name)
-    return model
+    return model, seen_lists(content)

@@ -94,7 +94,7 @@ def run(opt: Options) -> None:
     """
     import dataloader
     from tools.probe import backbone, features, report
-    from utils import distributed, run_lock
+    from utils import distributed, run_lock, seen_lists
     from utils.outputs import check_folder
     from utils.run import get_device, seed_everything
 
@@ -107,6 +107,7 @@ def run(opt: Options) -> None:
     run_lock.acquire(kept)
     sources = backbone.sources(opt)
     files = dataloader.open_list(opt, "train", drop_missing=True)
+    listed = seen_lists.entry(files.source, files.fingerprint())
     classes = dataloader.find_classes(files, opt.num_classes)
     files = sample(files, opt)
     # All are built first, so that a mistyped name is found before hours of work.
@@ -119,6 +120,7 @@ def run(opt: Options) -> None:
     for source, name in zip(sources, names, strict=True):
         free_memory()
         frozen = backbone.build(source, opt, classes.count, device)
+        frozen.seen = seen_lists.joined(frozen.seen, [listed])  # its head is fitted to the list
         views = [features.compute(frozen, files, training, view, kept, key) for view in range(opt.views)]
         row = probe_one(opt, frozen, files, classes, views, folder / name)
         rows.append(replace(row, seen=seen[source]))
@@ -213,7 +215,7 @@ def save(
     options = {name: value for name, value in vars(frozen.opt).items() if name not in left_out}
     options |= {"load": None, "resume": False, "probe_init": None, "num_classes": classes.count}
     weights = {**frozen.weights(), f"{frozen.head}.weight": head[0], f"{frozen.head}.bias": head[1]}
-    data = {**classes.as_dict(), "preprocess": frozen.preprocess().as_dict()}
+    data = {**classes.as_dict(), "preprocess": frozen.preprocess().as_dict(), "seen": frozen.seen}
     content = {
         "model": frozen.model.name,
         "epoch": 0,

@@ -124,6 +124,8 @@ def _write_weights(new: Path, source: Source) -> None:
     """Write the weights that the checkpoint predicts with, and with them all that --load needs."""
     content = source.content
     data = {name: value for name, value in content["data"].items() if name != "lists"}
+    if "seen" in data:  # by their fingerprints alone: a path says where things are on this machine
+        data["seen"] = [{**one, "path": None} for one in data["seen"]]
     published = {name: content[name] for name in KEPT if content.get(name) is not None}
     published |= {name: without_folders(content[name]) for name in MADE_BY if name in published}
     published |= {"opt": without_folders(content["opt"]), "data": data, "showing": "raw"}

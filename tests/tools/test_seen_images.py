@@ -1,0 +1,137 @@
+"""What a network has learned from passes on to every network that is made of it, so that no guard lets one through."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dataloader.file_list import read_list
+from made import make
+from options import parse_train
+from tools import seen_images
+from tools.average import command as average
+from tools.folds import command as folds
+from tools.folds.seen import check_network
+from tools.probe import command as probe
+from tools.publish import command as publish
+from utils import checkpoint
+from utils.errors import UserError
+
+ON_CPU = ("-w", "0", "--gpu", "-1")
+
+
+@pytest.fixture
+def lists(photo_set, tmp_path):
+    """Three lists, each of a third of the images of every class."""
+    found = []
+    for k in range(3):
+        lines = (photo_set / "train.txt").read_text().splitlines(keepends=True)[k::3]
+        (tmp_path / f"list{k}.txt").write_text("".join(lines))
+        found.append(read_list(tmp_path / f"list{k}.txt"))
+    return found
+
+
+def seen(path, lists):
+    """Return how many images of each list the checkpoint has seen, and why that may not be all."""
+    content = checkpoint.load(path)
+    found = [seen_images.find_seen(content, files) for files in lists]
+    return [count for count, _ in found], {doubt for _, doubts in found for doubt in doubts}
+
+
+def test_seen_lists_of_train_are_those_of_its_starts_its_teacher_and_its_own(script, lists, photo_set, small):
+    def train(tag, number, *more):
+        words = ["--tag", tag, *small, "--data_root", photo_set, "--train_list", lists[number].source, "--val_freq", 0]
+        result = script("train.py", *words, *more)
+        assert result.code == 0, result.err
+        return f"checkpoints/{tag}/last.pt"
+
+    first = train("first", 0, "--epochs", 1)
+    assert seen(first, lists) == ([12, 0, 0], set())
+    assert seen(train("tuned", 1, "--load", first, "--epochs", 1), lists) == ([12, 12, 0], set())
+    assert seen(train("taught", 2, "--teacher", "checkpoints/tuned/last.pt", "--epochs", 1), lists) == ([12] * 3, set())
+    assert seen(train("taught", 2, "--resume", "--epochs", 2), lists) == ([12] * 3, set())
+    assert len(checkpoint.load("checkpoints/taught/last.pt")["data"]["seen"]) == 3
+    assert seen(train("first", 1, "--resume", "--epochs", 2), lists) == ([12, 12, 0], set())
+    assert train("headed", 1, "--epochs", 1) and seen("checkpoints/headed/last.pt", lists)[0] == [0, 12, 0]
+    words = ["--load", "checkpoints/headed/last.pt", "--data_root", photo_set, "--train_list", lists[2].source]
+    assert probe.main(["--scale", "32", "--resamples", "100", *ON_CPU, *map(str, words)]) == 0
+    headed = "results/probe/probe_timm-test_resnet.pt"
+    assert seen(headed, lists) == ([0, 12, 12], set())
+    assert seen(train("more", 0, "--probe_init", headed, "--epochs", 1), lists) == ([12] * 3, set())
+
+
+def test_seen_lists_of_an_average_are_those_of_all_that_it_is_made_of(lists, photo_set, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    paths = []
+    for k in range(3):
+        known = {"train": str(lists[k].source), "val": str(photo_set / "val.txt")}
+        data = {"train_list": lists[k].fingerprint(), "lists": known, "class_images": [k, k, k]}
+        paths.append(make(tmp_path / f"{k}.pt", photo_set, k / 100, data=data))
+    words = [*ON_CPU, "--precision", "fp32", "-b", "6", "--how", "uniform", "--bn_images", "0"]
+    assert average.main([*words, "--load", *paths[:2], "--out", "soup.pt"]) == 0
+    assert seen("soup.pt", lists) == ([12, 12, 0], set())
+    data = checkpoint.load("soup.pt")["data"]
+    assert data["class_images"] is None and "train_list" not in data
+    assert data["lists"] == {"val": str(photo_set / "val.txt")}
+    start = ["--tag", "x", "--model", "timm:test_resnet", "--no-pretrained", "--scale", "32", *ON_CPU]
+    start += ["--data_root", str(photo_set), "--load", "soup.pt"]
+    for k in (0, 1):
+        capfd.readouterr()
+        assert folds.main(["--folds", "2", "--", *start, "--train_list", str(lists[k].source)]) == 2
+        assert f"soup.pt was trained on 12 of the 12 images of {lists[k].source}" in capfd.readouterr().err
+    words = [*words[:-1], "12", "--train_list", str(lists[2].source)]
+    assert average.main([*words, "--load", *paths[:2], "--out", "refreshed.pt"]) == 0
+    assert seen("refreshed.pt", lists) == ([12] * 3, set()), "batch norm was recomputed with images of the third"
+
+
+def test_seen_lists_of_a_greedy_average_are_those_of_the_networks_in_it(lists, photo_set):
+    parts = [
+        {"data": {"train_list": one.fingerprint(), "lists": {"train": str(one.source)}, "class_images": None}}
+        for one in lists[:2]
+    ]
+    data = average.data_of(parts[1:], photo_set / "val.txt", [])
+    assert data["train_list"] == lists[1].fingerprint()
+    assert [seen_images.find_seen({"data": data}, files)[0] for files in lists] == [0, 12, 0]
+
+
+def test_seen_lists_of_a_published_folder_have_no_paths(lists, photo_set, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = [{"path": str(one.source), "fingerprint": one.fingerprint(), "task": "single"} for one in lists[:2]]
+    path = make(tmp_path / "a.pt", photo_set, data={"seen": known})
+    assert publish.main(["--load", path, "--out", "out"]) == 0
+    counts, doubts = seen("out", lists)
+    assert counts == [12, 12, 0] and len(doubts) == 1
+    for file in (tmp_path / "out").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    "made_by",
+    [{"opt": {"load": "x.pt"}}, {"opt": {"teacher": "x.pt"}}, {"probe": {"top1": 1.0}}, {"average": {"a": 1}}],
+)
+def test_seen_lists_of_an_earlier_version_say_that_there_may_be_more(made_by, lists):
+    data = {"train_list": lists[0].fingerprint(), "lists": {"train": str(lists[0].source)}}
+    assert seen_images.find_seen({"data": data}, lists[1]) == (0, [])
+    count, (doubt,) = seen_images.find_seen({"data": data, **made_by}, lists[1])
+    assert count == 0 and "or that of a network that it was made from" in doubt
+
+
+def test_seen_lists_that_overlap_count_an_image_once(lists):
+    known = [{"path": str(lists[0].source), "fingerprint": "0", "task": "single"}] * 2
+    content = {"data": {"seen": [*known, {"path": None, "fingerprint": lists[1].fingerprint()}]}}
+    both = read_list(lists[0].source).select(torch.arange(12).numpy() < 5)
+    assert seen_images.find_seen(content, both)[0] == 5 and seen_images.find_seen(content, lists[1]) == (12, [])
+
+
+def test_folds_network_that_learned_held_out_images_before_its_fold_is_refused(lists, photo_set, tmp_path):
+    """A run of the whole list, resumed with the list of a fold, records that of the fold as its own."""
+    train = parse_train(["--tag", "a", "--data_root", str(photo_set)])
+    fold = SimpleNamespace(number=1, tag="a_fold1", train_list=lists[0].source, val_list=lists[1].source)
+    run = SimpleNamespace(train=train, folds=[fold])
+    known = [{"path": str(one.source), "fingerprint": one.fingerprint(), "task": "single"} for one in lists]
+    data = {"train_list": known[0]["fingerprint"], "seen": [known[2], known[0]]}
+    check_network(run, fold, tmp_path / "x.pt", {"data": json.loads(json.dumps(data))})
+    data["seen"] = [known[1], known[0]]
+    with pytest.raises(UserError, match="was trained on 12 of the images that fold 1 holds out"):
+        check_network(run, fold, tmp_path / "x.pt", {"data": data})
