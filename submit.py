@@ -53,6 +53,7 @@ def main(opt: argparse.Namespace) -> None:
         if distributed.is_main():
             check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
             run_lock.acquire(out)
+            run_lock.acquire(submission.provenance_file(out))  # which files of other formats share
 
     if not has_probabilities(run.classes.task):
         submit_targets(run, out, sample)

@@ -262,6 +262,91 @@ def test_submit_of_another_checkpoint_renames_the_old_files(script, ready, tmp_p
     assert csv.read_bytes() == before["submission", "csv"]
 
 
+def other_checkpoint(path):
+    """Write a checkpoint of the same network and another seed beside that of `ready`, and return its path."""
+    content = checkpoint.load(path)
+    content["opt"]["seed"] += 1
+    checkpoint.save(path.with_name("other.pt"), content)
+    return path.with_name("other.pt")
+
+
+def test_submit_in_another_format_renames_what_is_of_another_checkpoint(script, ready, tmp_path):
+    """The provenance named the last format alone, so the CSV of the first checkpoint was replaced in silence."""
+    words, other = ["submit.py", *ready, "--tag", "one"], other_checkpoint(tmp_path / ready[1])
+    folder = tmp_path / "results/one"
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    first = {path.read_bytes() for path in folder.iterdir()}
+    result = script(*words, "--load", other, "--format", "json")
+    assert result.code == 0 and "results/one/ belongs to other checkpoints" in result.out
+    assert "submission.csv to submission.2" in result.out
+    assert {path.name for path in folder.iterdir() if ".2" not in path.name} == {
+        "submission.json",
+        "submission.provenance.json",
+    }
+    assert script(*words, "--load", other).code == 0  # of the same checkpoint: the two formats stay
+    assert {path.name for path in folder.iterdir() if ".2" not in path.name} == {
+        "submission.csv",
+        "submission.json",
+        "submission.provenance.json",
+    }
+    assert first <= {path.read_bytes() for path in folder.iterdir()}
+    (folder / "submission.csv").rename(folder / "sent.csv")
+    assert script(*words).code == 0  # the first checkpoint: the provenance and the JSON are the other's
+    assert {path.name for path in folder.iterdir() if ".2" not in path.name} == {
+        "sent.csv",
+        "submission.csv",
+        "submission.provenance.json",
+    }
+
+
+def test_submit_of_unrecorded_submission_renames_it(script, ready, tmp_path):
+    """Earlier versions noted the last format alone."""
+    words, folder = ["submit.py", *ready, "--tag", "one"], tmp_path / "results/one"
+    assert script(*words, "--format", "json").code == 0
+    (folder / "submission.csv").write_text("id,predicted\n")
+    assert "results/one/ belongs to other checkpoints" in script(*words).out
+    assert "id,predicted\n" in [path.read_text() for path in folder.glob("submission.2*.csv")]
+
+
+def test_provenance_keeps_the_record_of_another_format(script, ready, tmp_path):
+    words, other = ["submit.py", *ready], other_checkpoint(tmp_path / ready[1])
+    assert script(*words, "--out", "x.csv").code == 0
+    first = json.loads(Path("x.provenance.json").read_text())
+    assert "others" not in first
+    assert script(*words, "--load", other, "--out", "x.tsv", "--separator", "tab").code == 0
+    both = json.loads(Path("x.provenance.json").read_text())
+    assert both["submission"]["path"] == "x.tsv" and both["others"] == {"x.csv": first}
+    assert script(*words, "--out", "x.csv").code == 0
+    again = json.loads(Path("x.provenance.json").read_text())
+    assert again["submission"] == first["submission"]
+    assert again["others"] == {"x.tsv": {name: value for name, value in both.items() if name != "others"}}
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "results/one/submission.csv"]], ids=["tag", "out"])
+def test_submit_without_pseudo_labels_renames_those_of_the_earlier_run(out, script, ready, tmp_path):
+    """They were of another list than the submission beside them."""
+    words, folder = ["submit.py", *ready, "--tag", "one", *out], tmp_path / "results/one"
+    assert script(*words, "--pseudo_label", 0, "--save_probs").code == 0
+    pseudo, probabilities = ((folder / name).read_bytes() for name in ("submission.pseudo.txt", "probs.npz"))
+    (tmp_path / "short.txt").write_text("\n".join((tmp_path / "test.txt").read_text().splitlines()[:3]))
+    result = script(*words, "--test_list", "short.txt")
+    assert result.code == 0 and "The earlier submission.csv had files that this run does not write" in result.out
+    left = {path.name for path in folder.iterdir() if ".2" not in path.name}
+    assert left == {"submission.csv", "submission.provenance.json"}
+    assert [path.read_bytes() for path in folder.glob("*.2*")] in ([pseudo, probabilities], [probabilities, pseudo])
+    result = script(*words)
+    assert result.code == 0 and "Renamed" not in result.out  # nothing is left to rename
+
+
+def test_submit_out_leaves_probabilities_of_another_submission(script, ready, tmp_path):
+    """The folder has one probs.npz, which another name may have written."""
+    words = ["submit.py", *ready]
+    assert script(*words, "--out", "b.csv").code == 0
+    assert script(*words, "--out", "a.csv", "--save_probs").code == 0
+    assert script(*words, "--out", "b.csv").code == 0
+    assert (tmp_path / "probs.npz").is_file()
+
+
 def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
     for folder, shared, refused in (
