@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.decode import image_suffixes
+from dataloader.folder_layout import class_folders, find_class_folders, find_only_folder, find_parts
 from utils.errors import UserError, path_hint
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -26,9 +26,7 @@ SIGNATURES = {  # the first bytes of files that are passed as lists by mistake
     b"%PDF": "a PDF document",
     b"\x80": "a pickle",
 }
-MAX_FOLDERS_READ = 32  # to see whether a folder's folders hold images
 MAX_NAMES = 8  # in a message
-SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 
 
 TARGET_LINES = {  # of the tasks whose lists hold more than a class: an example of a line, and what it holds
@@ -119,7 +117,7 @@ def missing_list(path: Path, labelled: bool, task: str = "single") -> str:
         return f"{problem} {folder} is a file, not a folder.\n{where}"
     try:
         tables = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith((".csv", ".json")))
-        proposal = _propose_command(folder, _folders_in(folder))
+        proposal = _propose_command(folder, folder)
     except OSError as error:
         return f"{problem} {error.filename or folder} cannot be read: {error.strerror}."
     if proposal is not None:
@@ -139,52 +137,30 @@ class _Proposal(NamedTuple):
     command: str
 
 
-def find_class_folders(folder: Path) -> tuple[Path, Path | None] | None:
-    """Return the folder whose folders hold the training images by class, and that of the validation images or None.
+def parts_command(parts: dict[str, Path], out: object) -> str:
+    """Return the command that makes lists of the parts of a data set, from `find_parts`, in the folder `out`.
 
-    It is `folder` itself, or its train/ and val/. None: no folder in `folder` holds an image.
+    A val/ without class folders holds no labels, and is left out.
     """
-    names = _folders_in(folder)
-    splits = {name.lower(): name for name in names if name.lower() in SPLIT_NAMES}
-    train = next((name for key, name in splits.items() if key.startswith("train")), None)
-    if train is not None and _class_folders(folder / train, _folders_in(folder / train)):
-        val_names = [name for key, name in splits.items() if key.startswith("val")]
-        val = next((name for name in val_names if _class_folders(folder / name, _folders_in(folder / name))), None)
-        return folder / train, folder / val if val else None
-    return (folder, None) if _class_folders(folder, names) else None
+    words: list[object] = ["folder", parts["train"]]
+    words += ["--val_root", parts["val"]] if "val" in parts and class_folders(parts["val"]) else []
+    words += ["--test", parts["test"]] if "test" in parts else []
+    return prepare_command(*words, "--out", out)
 
 
-def _propose_command(folder: Path, names: list[str]) -> _Proposal | None:
-    """Return the command for a folder whose folders `names` hold images by class, or are train/, val/ and test/.
+def _propose_command(folder: Path, out: Path) -> _Proposal | None:
+    """Return the command for a folder whose folders, or those in its only one, hold images by class or are train/, …
 
-    None for any other folder.
+    None for any other folder. `out`: where the lists are wanted.
     """
     found = find_class_folders(folder)
     if found is None:
-        return None
-    train, val = found
-    if train != folder:
-        splits = {name.lower(): name for name in names if name.lower() in SPLIT_NAMES}
-        words: list[object] = ["folder", train]
-        words += ["--val_root", val] if val else []
-        words += ["--test", folder / splits["test"]] if "test" in splits else []
-        command = prepare_command(*words, "--out", folder)
-        return _Proposal(f"the folders {', '.join(splits.values())}", command)
-    classes = _class_folders(folder, names)
+        inner = find_only_folder(folder)
+        return _propose_command(inner, out) if inner is not None else None
+    if found[0] != folder:
+        parts = find_parts(folder)
+        names = ", ".join(part.name for part in parts.values())
+        return _Proposal(f"the folders {names}", parts_command(parts, out))
+    classes = class_folders(folder)
     shown = ", ".join(classes[:MAX_NAMES]) + (", …" if len(classes) > MAX_NAMES else "")
-    return _Proposal(f"class folders ({shown})", prepare_command("folder", folder, "--out", folder))
-
-
-def _folders_in(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder`, sorted, without hidden ones."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class_folders(folder: Path, names: list[str]) -> list[str]:
-    """Return those of the folders `names` in `folder` that hold an image; none where the first few hold none."""
-    first, rest = names[:MAX_FOLDERS_READ], names[MAX_FOLDERS_READ:]
-    suffixes = image_suffixes()
-    with_image = [
-        name for name in first if any(other.lower().endswith(suffixes) for other in os.listdir(folder / name))
-    ]
-    return with_image + rest if with_image else []
+    return _Proposal(f"class folders ({shown})", prepare_command("folder", folder, "--out", out))

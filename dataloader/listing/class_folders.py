@@ -3,7 +3,8 @@
 import shlex
 from pathlib import Path
 
-from dataloader.list_advice import find_class_folders, prepare_command
+from dataloader.folder_layout import find_class_folders
+from dataloader.list_advice import prepare_command
 from dataloader.listing.folder import read_folder
 from dataloader.listing.lists import Listing, check_apart, check_names, normalise_list, write_all
 from dataloader.listing.splits import DEFAULT_VAL, SplitPlan, split_and_log

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from dataloader.decode import image_suffixes
-from dataloader.list_advice import SPLIT_NAMES, prepare_command
+from dataloader.folder_layout import class_folders, find_only_folder, find_parts
+from dataloader.list_advice import parts_command, prepare_command
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
 from utils.errors import UserError, path_hint
 from utils.logger import log, progress
@@ -25,7 +26,8 @@ def read_folder(folder: str, val_folder: str | None, given: list[str] | None, ou
     """
     root, skipped = _folder(folder, "one folder of images per class"), SkippedItems()
     names = _class_folders(root, skipped)
-    _check_not_split_folders(root, names, out)
+    if given is None:
+        _check_layout(Path(root), out)
     parts = {"train": _read(root, names, given or names, "--classes", skipped)}
     if not parts["train"].paths:
         loose = "There are images in it, but not in class folders. " if images_under(root, SkippedItems()) else ""
@@ -125,18 +127,23 @@ def _read(root: str, folders: list[str], names: list[str], origin: str, skipped:
     return ImageList(paths, numbers)
 
 
-def _check_not_split_folders(root: str, names: list[str], out: str) -> None:
-    """Raise UserError where the class folders are train/, val/ and the like, whose own folders are the classes."""
-    if len(names) < 2 or not {name.lower() for name in names} <= SPLIT_NAMES:
-        return
-    entries = (entry for name in names for entry in os.scandir(os.path.join(root, name)))
-    if any(entry.is_file() and entry.name.lower().endswith(image_suffixes()) for entry in entries):
-        return
-    train = next((name for name in names if name.lower().startswith("train")), names[0])
-    val = next((name for name in names if name.lower().startswith("val")), None)
-    val_words = ["--val_root", f"{root}/{val}"] if val else []
-    command = prepare_command("folder", f"{root}/{train}", *val_words, "--out", out)
-    raise UserError(
-        f"{root} holds the folders {', '.join(names)}, which seem to be splits, not classes: the images are deeper.\n"
-        f"Give the training folder itself: `{command}`."
-    )
+def _check_layout(root: Path, out: str) -> None:
+    """Raise UserError where the classes are deeper: `root` holds train/, val/ and the like, or one folder with them."""
+    parts = find_parts(root)
+    if parts:
+        names = ", ".join(part.name for part in parts.values())
+        problem = f"{root} holds the folders {names}, which seem to be the parts of a data set, not classes"
+        if "train" in parts and class_folders(parts["train"]):
+            raise UserError(f"{problem}: the classes are deeper.\nTry: {parts_command(parts, out)}")
+        raise UserError(
+            f"{problem}; and no folders in them hold images by class.\nAre the labels in a table? "
+            f"Try: {prepare_command('csv', 'TABLE', '--root', root, '--out', out)}\n"
+            "If they are classes, say so by their names: --classes FILE."
+        )
+    inner = find_only_folder(root)
+    if inner is not None:
+        command = prepare_command("folder", inner, "--out", out)
+        raise UserError(
+            f"{root} holds one folder, {inner.name}, and the classes seem to be in it.\nTry: {command}\n"
+            "If it is a class, say so by its name: --classes FILE."
+        )

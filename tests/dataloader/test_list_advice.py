@@ -107,10 +107,14 @@ def test_open_list_over_half_missing_is_warned(here, capsys):
 # ------------------------------------------------------------------------ no list
 
 
-@pytest.mark.parametrize("layout", ["classes", "parts"])
+@pytest.mark.parametrize("layout", ["classes", "parts", "deeper"])
 def test_open_list_of_class_folders_gets_prepare_command(here, photo_set, prepare, layout):
     photos = read_list(photo_set / "train.txt")
-    roots = ["my photos"] if layout == "classes" else ["my photos/train", "my photos/val"]
+    roots = {
+        "classes": ["my photos"],
+        "parts": ["my photos/train", "my photos/val"],
+        "deeper": ["my photos/images"],
+    }[layout]
     for place, root in enumerate(roots):
         for k in range(40):
             target = here / root / f"class {photos.label[k % 36]}/{place} {k}.jpg"
@@ -121,7 +125,7 @@ def test_open_list_of_class_folders_gets_prepare_command(here, photo_set, prepar
     ) as error:
         opened("my photos", "train")
     assert prepare.main(shlex.split(str(error.value).split("Try: ")[1].splitlines()[0])[2:]) == 0
-    assert len(opened("my photos", "train")) == (36 if layout == "classes" else 40)
+    assert len(opened("my photos", "train")) == (40 if layout == "parts" else 36)
 
 
 def test_open_list_of_missing_folder_is_refused(here):

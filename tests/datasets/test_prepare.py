@@ -253,6 +253,44 @@ def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
     assert set(make("folder", "photos", "--val", 0).train) == {f"photos/a/x{suffix}" for suffix in image_suffixes()}
 
 
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ("train/a train/b test", "folder {0}/train --test {0}/test"),  # the layout of most competitions
+        ("train/a train/b val", "folder {0}/train"),
+        ("train/a train/b val/a val/b test", "folder {0}/train --val_root {0}/val --test {0}/test"),
+        ("training/a training/b testing/a testing/b", "folder {0}/training --test {0}/testing"),
+        ("train/a train/b eval/a eval/b", "folder {0}/train --val_root {0}/eval"),
+        ("train2017/a train2017/b val2017/a val2017/b", "folder {0}/train2017 --val_root {0}/val2017"),
+        ("Images_Train/a Images_Train/b", "folder {0}/Images_Train"),
+        ("only/a only/b", "folder {0}/only"),
+        ("train_images test_images", "csv TABLE --root {0}"),  # flat: a table holds the labels
+    ],
+)
+def test_prepare_folder_above_the_classes_is_refused_with_the_right_command(make, tmp_path, parts, words):
+    for part in parts.split():
+        touch(tmp_path / "high", *(f"{part}/{k}.jpg" for k in range(12)))
+    (tmp_path / "high/notes").mkdir()
+    made = make("folder", "high")
+    wrong(made, "Try: python datasets/prepare.py " + words.format(tmp_path / "high") + " --out out")
+    command = made.said.split("Try: ")[1].splitlines()[0]
+    if "TABLE" not in command:
+        made = make(*shlex.split(command)[2:-2])
+        assert made.code == 0 and made.classes == ["a", "b"]
+        assert {path.split("/")[-2] for path in (*made.train, *made.val)} == {"a", "b"}
+    names = sorted(path.name for path in (tmp_path / "high").iterdir() if path.name != "notes")
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in [*names, "more"]))
+    (tmp_path / "high/notes").rmdir()
+    assert make("folder", "high", "--classes", "names.txt").code == 0  # a person who says so may
+
+
+@pytest.mark.parametrize("other", ["bus", "car/old"])
+def test_prepare_classes_that_are_named_like_parts_are_classes(make, tmp_path, other):
+    touch(tmp_path / "things", *(f"{name}/{k}.jpg" for name in ("train/steam", "test", other) for k in range(9)))
+    made = make("folder", "things")
+    assert made.code == 0 and made.classes == sorted(["train", "test", other.split("/")[0]])
+
+
 def test_prepare_wrong_folder_is_refused(make, tmp_path):
     wrong(make("folder", "none"), "none is not there")
     touch(tmp_path, "loose/a.jpg", "file.jpg")
@@ -264,7 +302,7 @@ def test_prepare_wrong_folder_is_refused(make, tmp_path):
     for name in ("a\nb", "a\n", "a\r"):
         photos_of(tmp_path, {name: 1}, repr(name))
         wrong(make("folder", repr(name)), "line break")
-    wrong(make("folder", "high", out="my lists"), "--out 'my lists'`")
+    wrong(make("folder", "high", out="my lists"), "--out 'my lists'")
     photos_of(tmp_path, {os.fsdecode(b"caf\xe9"): 1}, "latin")
     wrong(make("folder", "latin"), "not UTF-8")
     photos_of(tmp_path, {"a": 2})
