@@ -67,7 +67,10 @@ def main(opt: Options, started: float = 0.0) -> None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()
     start.check_list(train_list)
-    val_list = start.check_validation_list(None if val_files is None else val_files.fingerprint())
+    if val_files is None:
+        val_list = start.check_validation_list(None)
+    else:
+        val_list = start.check_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
     opt = opt.replace(num_classes=classes.count)
     start.check_probe(classes)
     opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))

@@ -18,10 +18,12 @@ def merit(scores: Mapping[str, Any], metric: str, prefix: str = "") -> float:
 def best_row(history: Iterable[Row], metric: str) -> Row | None:
     """Return the scores of the epoch that is the best by `metric` (the first of equals); None before any validation.
 
-    Epochs without the metric, or with NaN, do not count.
+    Epochs without the metric, or with NaN, do not count. Nor do those before the last `scored_from`: they
+    were scored on other images.
     """
-    name = f"val_{metric}"
-    rows = [row for row in history if not math.isnan(row.get(name, math.nan))]
+    name, rows = f"val_{metric}", list(history)
+    first = max((row.get("scored_from", 1) for row in rows), default=1)
+    rows = [row for row in rows if row["epoch"] >= first and not math.isnan(row.get(name, math.nan))]
     return max(rows, key=lambda row: merit(row, metric, "val_"), default=None)
 
 

@@ -177,7 +177,13 @@ class TrainingRun:
             UserError: the network is no longer finite; it is not saved.
             RunInterrupted: a signal arrived in the epoch.
         """
+        count = self.state.last_count()
         self.state.add_epoch(epoch, scores)
+        if self.state.scored_from == epoch and count is not None:
+            log.warning(
+                f"Epoch {epoch} was validated on {scores['val_count']:g} images, the one before on {count:g}. The best "
+                f"epoch and --patience count from epoch {epoch} on; that epoch replaces best.pt."
+            )
         self.length.epoch_ended(self.engine.step_count)
         log.info(f"epoch {self.length.title(epoch)}  " + format_metrics(scores, self.state.metric))
         self._check_finite(epoch, scores)

@@ -129,7 +129,7 @@ class RunStart:
         """Return whether a resumed run has no epoch left to train; if so, log it."""
         if not self.resumed:
             return False
-        if self.state.is_out_of_patience(self.opt.patience):
+        if self.state.is_out_of_patience(self.opt.patience) and not self._debug_changed():
             log.info(
                 f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
                 f"{self.opt.patience}. To train on, give more --patience."
@@ -201,24 +201,38 @@ class RunStart:
         what = f": epoch {self.state.next_epoch} begins again." if again else "; it is used from here on."
         log.warning(f"The training list is not the one that {self.source} was trained on{what}")
 
-    def check_validation_list(self, fingerprint: str | None) -> str | None:
+    def check_validation_list(self, fingerprint: str | None, images: int = 0) -> str | None:
         """Return the fingerprint of the validation list for the checkpoints: `fingerprint`, if there is a list.
 
-        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, the
-        best epoch and --patience are counted from the next epoch on: scores of two lists cannot be compared.
+        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, or
+        of the few images of --debug, the best epoch and --patience are counted from the next epoch on: scores of
+        different images cannot be compared.
+
+        Args:
+            images: how many images of the list will be scored.
         """
         if not self.resumed:
             return fingerprint
         assert self.content is not None
         known: str | None = self.content["data"].get("val_list")  # earlier versions did not note it
-        if fingerprint is None or known is None or fingerprint == known:
+        count = self.state.last_count()
+        if fingerprint is not None and known is not None and fingerprint != known:
+            problem = f"The validation list is not the one that {self.source} was scored on."
+        elif fingerprint is not None and self._debug_changed() and count not in (None, images):
+            problem = f"{self.source} was scored on {count:g} images of the validation list, which now gives {images}."
+        else:
             return fingerprint or known
         self.state.scored_from = self.state.next_epoch
         log.warning(
-            f"The validation list is not the one that {self.source} was scored on. The best epoch and --patience count "
-            f"from epoch {self.state.next_epoch} on; that epoch replaces best.pt."
+            f"{problem} The best epoch and --patience count from epoch {self.state.next_epoch} on; that epoch replaces "
+            "best.pt."
         )
         return fingerprint
+
+    def _debug_changed(self) -> bool:
+        """Return whether the run is resumed with --debug and was without it, or the other way round."""
+        saved = self.content["opt"] if self.resumed and self.content is not None else {}
+        return bool(saved.get("debug", self.opt.debug)) != self.opt.debug
 
     def reason_for(self, precision: str, reason: str) -> str:
         """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""

@@ -2,12 +2,14 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import pytest
 
 from conftest import Script
-from evaluation.ranking import merit, scores_text
+from evaluation.ranking import best_row, merit, scores_text
 from options import choices
+from tools.compare.runs import read_run
 from training.state import RunState
 from utils import checkpoint
 
@@ -47,6 +49,43 @@ def test_run_state_best_is_first_of_equals_and_patience_counts_validations(metri
 def test_run_state_without_validation_has_no_best_and_patience():
     assert RunState().best() is None
     assert not RunState().is_out_of_patience(1)
+
+
+def test_best_row_after_the_images_changed_is_of_the_last_ones_alone():
+    history = [{"epoch": epoch, "val_top1": value} for epoch, value in enumerate((0.9, 0.8, 0.5, 0.6), 1)]
+    history[1] |= {"scored_from": 2}
+    assert best_row(history, "top1")["epoch"] == 2
+    history[2] |= {"scored_from": 3}
+    history[3] |= {"scored_from": 3}
+    assert best_row(iter(history), "top1")["epoch"] == 4
+    history.append({"epoch": 5, "scored_from": 5})  # --val_freq 2: not validated yet
+    assert best_row(history, "top1") is None
+
+
+def test_run_state_marks_the_rows_of_an_earlier_version_and_keeps_theirs():
+    history = [{"epoch": epoch, "val_top1": 1 / epoch} for epoch in (1, 2, 3)]
+    found = RunState()
+    found.load_state_dict({"epoch": 3, "history": history, "scored_from": 2})
+    assert found.best()["epoch"] == best_row(found.history, "top1")["epoch"] == 2
+    assert "scored_from" not in found.history[0] and "scored_from" not in history[1]
+
+
+def test_run_state_counts_the_best_from_the_first_validation_of_other_images_after_a_resume():
+    """Images that are unreadable for a while within a run change nothing: each epoch would replace the best."""
+    found = RunState()
+    for epoch, count in enumerate((24, 23, 24), 1):
+        found.add_epoch(epoch, {"val_top1": 1 / epoch, "val_count": count})
+    assert found.best()["epoch"] == 1 and "scored_from" not in found.state_dict()
+    again = RunState()
+    again.load_state_dict(found.state_dict())
+    again.add_epoch(4, {"val_top1": 0.1, "val_count": 24})
+    again.add_epoch(5, {"val_top1": 0.1, "val_count": 20})
+    assert again.best()["epoch"] == 1
+    again.load_state_dict(again.state_dict())
+    again.add_epoch(6, {"train_loss": 1.0})
+    again.add_epoch(7, {"val_top1": 0.2, "val_count": 24})
+    assert again.scored_from == again.best()["epoch"] == best_row(again.history, "top1")["epoch"] == 7
+    assert again.history[-1]["scored_from"] == 7 and "scored_from" not in again.history[-2]
 
 
 def test_merit_of_loss_is_higher_where_it_is_lower():
@@ -108,12 +147,44 @@ def test_train_resume_with_another_validation_list_begins_best_and_patience_anew
         assert checkpoint.load("checkpoints/v/best.pt")["epoch"] == 3
     assert checkpoint.load("checkpoints/v/last.pt")["scored_from"] == 3
     assert "scored_from" not in before
+    assert [row["scored_from"] for row in rows(tmp_path / "logs/v")] == ["", "", "3", "3"]
+    assert read_run(Path("logs"), "v").best("top1")[1] == 3, "for who reads metrics.csv alone, it is the same epoch"
 
     content = checkpoint.load("checkpoints/v/last.pt")
     del content["data"]["val_list"], content["scored_from"]  # as an earlier version wrote it
     checkpoint.save(tmp_path / "checkpoints/v/last.pt", content)
     result = script("train.py", "--tag", "v", "--resume", "--gpu", "-1", "--epochs", "5", "--patience", "9")
     assert result.code == 0 and "The validation list" not in result.out
+
+
+def test_train_resume_without_debug_begins_best_and_patience_anew(tmp_path, photo_set, script: Script, small):
+    """The score of six images stayed the best of the run, best.pt was of --debug, and --patience counted on."""
+    words = ["--tag", "d", *small, "-b", "2", "--data_root", photo_set, "--patience", "1"]
+    assert script("train.py", *words, "--lr", "1e-30", "--epochs", "2", "--debug").code == 0
+    assert [row["val_count"] for row in rows(tmp_path / "logs/d")] == ["6", "6"]
+    result = script("train.py", "--tag", "d", "--resume", "--gpu", "-1", "--epochs", "3")
+    assert result.code == 0 and "best: epoch 3" in result.out, result.out
+    assert "was scored on 6 images of the validation list, which now gives 12" in result.out
+    assert checkpoint.load("checkpoints/d/best.pt")["epoch"] == 3
+    assert read_run(Path("logs"), "d").best("top1")[1] == 3
+
+
+def test_train_resume_after_validation_images_vanished_begins_best_anew(tmp_path, photo_set, script: Script, small):
+    lists = tmp_path / "lists"
+    shutil.copytree(photo_set, lists)
+    for name in ("train", "val"):
+        (lists / f"{name}.txt").write_text((photo_set / f"{name}.txt").read_text().replace(str(photo_set), str(lists)))
+    words = ["--tag", "g", *small, "--data_root", lists, "--on_bad_image", "skip"]
+    assert script("train.py", *words, "--epochs", "1").code == 0
+    for path in lists.glob("val_hopper_*"):
+        path.unlink()
+    for epoch in ("2", "3"):
+        result = script("train.py", "--tag", "g", "--resume", "--gpu", "-1", "--epochs", epoch)
+        assert result.code == 0, result.err
+        warned = "Epoch 2 was validated on 8 images, the one before on 12." in result.out + result.err
+        assert warned == (epoch == "2"), result.out
+    assert [row["scored_from"] for row in rows(tmp_path / "logs/g")] == ["", "2", "2"]
+    assert checkpoint.load("checkpoints/g/best.pt")["epoch"] in (2, 3)
 
 
 @pytest.mark.parametrize("more", [("--swa", "2"), ("--val_freq", "0")])
