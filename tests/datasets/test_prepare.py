@@ -214,6 +214,17 @@ def test_prepare_labels_that_are_numbers_sort_by_value(make, tmp_path):
     assert "The labels '-2' and '-2.0' are one number and two classes." in made.said
 
 
+@pytest.mark.parametrize(
+    ("labels", "warned"), [(("1.0", "2.0", "3.5"), True), (("-1", "1"), False), (("1.0", "2.0"), False)]
+)
+def test_prepare_warns_of_fractions_as_classes_however_often_each_occurs(make, tmp_path, labels, warned):
+    rows = "".join(f"{k}.jpg,{labels[k % len(labels)]}\n" for k in range(30))
+    made = make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS)
+    assert made.code == 0 and made.classes == list(labels)
+    assert (f"has {len(labels)} different numbers in 30 rows" in made.said) is warned
+    assert ("Try: --target_columns label, to predict the number" in made.said) is warned
+
+
 def test_prepare_warns_of_numbers_as_classes_and_of_labelled_images_to_predict(make, tmp_path):
     photos_of(tmp_path, {"a": 3, "b": 3})
     rows = "".join(f"{path.relative_to(tmp_path)},{k / 3}\n" for k, path in enumerate(tmp_path.rglob("*.jpg")))

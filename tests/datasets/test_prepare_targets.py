@@ -11,6 +11,7 @@ from dataloader.listing.splits import SplitPlan, split
 from dataloader.listing.target_splits import iterative_folds, quantile_bins
 from tools.prepare.drawings import Drawing, LeftOut, all_labels
 from tools.prepare.elpv import read_labels
+from tools.prepare.label_sets import find_label_sets
 
 
 def lines(path: Path) -> list[tuple[str, str]]:
@@ -49,6 +50,61 @@ def test_prepare_csv_label_separator_that_separates_nothing_warns(table, prepare
     assert "no row has two labels with --label_separator '|'" in said and "'tags' is 'cat;dog'" in said
     assert prepare.main([*words, "--label_separator", ";"]) == 0
     assert "no row has two labels" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator"),
+    [
+        ("blue;bar blue bar red;blue box;red".split(), ";"),
+        ("red;blue blue;green green;red red;blue;green".split(), ";"),  # no label is a cell
+        ("a|b a b|c c a".split(), "|"),
+        (["red; blue", "blue", "red;red"], ";"),
+        (["cat, dog", "cat", "dog", "owl", "owl, cat"], ","),
+        (["cat dog", "cat", "dog", "owl", "owl cat"], " "),
+        (["Dress, red", "Dress, blue", "Shirt, red", "Shirt, blue", "Dress"], None),
+        (["hot dog", "hot", "dog", "golden retriever"], None),
+        (["ice cream", "ice", "cream"], None),  # one such name
+        (["tench, Tinca tinca", "goldfish, Carassius auratus", "ray"], None),
+        (["animal|cat", "animal|dog", "plant|oak"], None),  # a hierarchy
+        (["a;", "a", ";b", "b"], None),
+        (["0,5", "1,5", "2,5"], None),  # decimal commas
+        ([], None),
+    ],
+)
+def test_find_label_sets_tells_sets_from_names(cells, separator):
+    found = find_label_sets(cells)
+    assert (found and found.separator) == separator
+    assert found is None or (separator in found.example and found.example in cells)
+
+
+def test_prepare_csv_combinations_of_labels_as_classes_warn(table, prepare, capfd):
+    words = ["csv", str(table), "--path_column", "file", "--label_column", "tags", "--out", str(table.parent / "out")]
+    assert prepare.main(words) == 2
+    said = "".join(capfd.readouterr())
+    assert "line 4 has no label in column 'tags'" in said and "'cat;dog' seem to hold several labels" in said
+    assert 'Try: --label_separator ";", for --task multilabel' in said
+    table.write_text("".join(line for line in table.open() if ",," not in line).replace("dog ; owl", "dog"))
+    assert prepare.main(words) == 0
+    said = "".join(capfd.readouterr())
+    assert "'tags' such as 'cat;dog' seem to hold several labels, and each combination becomes a class" in said
+    assert ", 3 in all." in said and 'Try: --label_separator ";"' in said
+    assert prepare.main([*words, "--label_separator", ";"]) == 0
+    assert "seem to hold several" not in "".join(capfd.readouterr())
+
+
+def test_prepare_csv_missing_label_of_a_single_column_mentions_the_separator(table, prepare, capfd):
+    table.write_text("file,tags\n0.jpg,cat\n1.jpg,\n2.jpg,dog\n")
+    words = ["csv", str(table), "--path_column", "file", "--label_column", "tags", "--out", str(table.parent / "out")]
+    assert prepare.main(words) == 2
+    said = "".join(capfd.readouterr())
+    assert "line 3 has no label" in said and "or none, try: --label_separator SIGN" in said
+
+
+def test_prepare_keep_labels_with_several_labels_names_the_separator(table, prepare, capfd):
+    table.write_text("file,tags\n0.jpg,0|1\n1.jpg,0\n2.jpg,1\n")
+    words = ["csv", str(table), "--path_column", "file", "--label_column", "tags", "--keep_labels"]
+    assert prepare.main([*words, "--out", str(table.parent / "out")]) == 2
+    assert 'Try: --label_separator "|"' in "".join(capfd.readouterr())
 
 
 def test_prepare_csv_target_columns_writes_numbers(table, prepare):

@@ -13,6 +13,7 @@ from pathlib import Path
 from dataloader.list_advice import prepare_command
 from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids
 from dataloader.listing.splits import singleton_group
+from tools.prepare.label_sets import find_label_sets
 from utils import tables
 from utils.classes import key_of
 from utils.errors import UserError, unknown_name
@@ -92,9 +93,7 @@ def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
             )
         has_label = rows.labels[row] or opt.label_separator is not None or opt.target_columns is not None
         if parts[row] != "test" and not has_label:
-            raise UserError(
-                f"{rows.location(row)} has no label in column {opt.label_column!r}; give one, or delete the line."
-            )
+            raise _no_label(rows, row, opt)
     columns: dict[str, Sequence[object]]
     if opt.target_columns is not None:
         names, columns = list(opt.target_columns), {"values": _values(rows, parts)}
@@ -116,6 +115,18 @@ def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
         for name, column in columns.items() if part != "test" else ():
             setattr(listing.lists[part], name, [column[place[row]] for row in members])
     return listing
+
+
+def _no_label(rows: Rows, row: int, opt: argparse.Namespace) -> UserError:
+    """Return the error for a row without a label, which may be one of several labels per image, or of none."""
+    sets = find_label_sets(filter(None, rows.labels))
+    if sets is None:
+        advice = "If an image may have several labels, or none, try: --label_separator SIGN, for --task multilabel"
+    else:
+        advice = f"Cells such as {sets.example!r} seem to hold several labels; then a cell may be empty.\n{sets.advice}"
+    return UserError(
+        f"{rows.location(row)} has no label in column {opt.label_column!r}; give one, or delete the line.\n{advice}"
+    )
 
 
 def _group(rows: Rows, row: int) -> str:
@@ -149,8 +160,16 @@ def _number(
         raise UserError(f"{rows.file} has no training row to number the classes by. Name them with --classes FILE.")
     names = given or natural_sort(one_form(training))
     origin = "--classes" if given else "the training rows"
-    numeric = all(number_in(name) is not None for name in names) and not all(map(str.isdecimal, names))
-    if 2 * len(names) > len(training) > 1 and numeric:
+    sets = None if given else find_label_sets(training)
+    if sets is not None:
+        log.warning(
+            f"{rows.file}: cells of column {opt.label_column!r} such as {sets.example!r} seem to hold several labels, "
+            f"and each combination becomes a class of its own, {len(names)} in all. {sets.advice}"
+        )
+    numbers = [number for name in names if (number := number_in(name)) is not None]
+    numeric = len(numbers) == len(names) and not all(map(str.isdecimal, names))
+    fractions = any(number != number.to_integral_value() for number in numbers)  # 3.5 counts or measures something
+    if numeric and (2 * len(names) > len(training) > 1 or fractions):
         log.warning(
             f"{rows.file}: column {opt.label_column!r} has {len(names)} different numbers in {len(training)} rows, and "
             f"each becomes a class. Try: --target_columns {opt.label_column}, to predict the number"
@@ -206,10 +225,12 @@ def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] |
     allowed = len(given) if given else MAX_CLASSES
     for row, label in zip(labelled, labels, strict=True):
         if not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= allowed:
+            sets = find_label_sets(labels)
             raise UserError(
                 f"{rows.location(row)}: the label is {label!r}; "
                 f"allowed with --keep_labels: a whole number from 0 to {allowed - 1}. "
                 "Without --keep_labels, labels are names and get numbers."
+                + (f"\nCells such as {sets.example!r} seem to hold several labels. {sets.advice}" if sets else "")
             )
     numbers = [int(label) for label in labels]
     names = given or [str(k) for k in range(max(numbers, default=-1) + 1)]
