@@ -202,7 +202,7 @@ def same(one: object, other: object) -> bool:
 
 def _may_differ(key: str) -> bool:
     """Return whether a value may differ between runs: name, workers, paths of lists, what a clock measured."""
-    if key.startswith("/data/lists/"):
+    if key.startswith(("/data/lists/", "/data/seen/")):
         return True
     return key in ("/opt/tag", "/opt/workers", "/opt/loader", "/opt/resume", "/opt/load") or key.endswith(CLOCKED)
 
