@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.sample_ids import named
+from evaluation.sample_ids import MAX_NAMED, named
 from evaluation.sample_table import SampleTable
 from utils.classes import Classes, key_of
 from utils.errors import UserError
+from utils.logger import log
 
 
 def columns_beside(table: SampleTable, id_column: int) -> list[int]:
@@ -90,3 +91,20 @@ def distinct_values(table: SampleTable, columns: list[int], joiner: str | None, 
         if len(found) > most:
             break
     return list(found)
+
+
+def warn_of_placeholders(table: SampleTable, column: int, classes: Classes, kind: str, joiner: str | None) -> None:
+    """Warn where a column of labels of a `kind` that a flag says, "name" or "number", holds values that are none.
+
+    They may be placeholders, or show that the checkpoint is of other data. `joiner`: from `distinct_values`.
+    """
+    names = {comparable(name) for name in classes.names or ()}
+    values = distinct_values(table, [column], joiner, MAX_NAMED + 2 * classes.count)
+    fitting = names if kind == "name" else {value for value in values if class_number(value, classes.count) >= 0}
+    strange = [value for value in values if value not in fitting | {"-"}]  # a dash is no label
+    if strange:
+        log.warning(
+            f"--like {table.path}: {len(strange)} value(s) of column {table.header[column]!r} are the {kind} of no "
+            f"class of the checkpoint, and are taken for placeholders, as --labels {kind} is given: {named(strange)}. "
+            "Is the checkpoint of this competition's classes?"
+        )

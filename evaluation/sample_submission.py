@@ -21,6 +21,7 @@ from evaluation.sample_columns import (
     columns_beside,
     comparable,
     distinct_values,
+    warn_of_placeholders,
 )
 from evaluation.sample_ids import MAX_NAMED, match, named
 from evaluation.sample_table import SampleTable, open_table
@@ -128,6 +129,8 @@ def _class_sample(
         _check_probabilities(opt, sample, classes)
     else:
         kind = labels or _names_or_numbers(table, columns[0], classes, joiner)
+        if labels is not None:
+            warn_of_placeholders(table, columns[0], classes, labels, joiner)
         sample = Sample(table, id_column, order, kind)
     return sample
 

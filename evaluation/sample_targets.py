@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaluation.multilabel import THRESHOLD
-from evaluation.sample_columns import all_classes, class_number, classes_of_columns, comparable, distinct_values
+from evaluation.sample_columns import (
+    all_classes,
+    class_number,
+    classes_of_columns,
+    comparable,
+    distinct_values,
+    warn_of_placeholders,
+)
 from evaluation.sample_ids import MAX_NAMED, named
 from evaluation.sample_table import SampleTable
 from utils.classes import Classes
@@ -138,6 +145,7 @@ def _joined_form(opt: argparse.Namespace, table: SampleTable, column: int, class
     kinds: tuple[TargetKind, ...] = ("number",) if same else ("number", "name")
     kinds = (opt.labels,) if "labels" in opt.given else kinds
     if "joiner" in opt.given and len(kinds) == 1:
+        warn_of_placeholders(table, column, classes, kinds[0], opt.joiner)
         return TargetForm(kinds[0], joiner=opt.joiner, empty=empty)
     joiners = (opt.joiner,) if "joiner" in opt.given else JOINERS
     fits = {
@@ -163,9 +171,10 @@ def _joined_form(opt: argparse.Namespace, table: SampleTable, column: int, class
     else:
         fitting = [f"--labels {form.kind} --joiner {form.joiner!r}" for form in (*split, *alone[:1])]
         reason = f"it fits {' and '.join(fitting)}"
+    kind = f"--labels {opt.labels}" if "labels" in opt.given else "--labels name, or --labels number; with"
     raise UserError(
         f"--like {table.path} does not tell how column {table.header[column]!r} holds the labels: {reason}.\n"
-        "Try: --labels name, or --labels number; with --joiner TEXT, what is between two labels"
+        f"Try: {kind} --joiner TEXT, what is between two labels"
     )
 
 

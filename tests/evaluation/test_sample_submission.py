@@ -13,6 +13,7 @@ from evaluation.sample_submission import open_sample
 from evaluation.scored import Scored
 from options import parse_submit
 from utils.errors import UserError
+from utils.logger import start_logging
 
 PATHS = ("photos/a/one.jpg", "photos/a/two words.jpg", "photos/b/three,x.jpg", "photos/b/été.v2.jpg")
 NAMES = ["cat", 'big "dog"', "old, fox"]
@@ -136,6 +137,18 @@ def test_sample_with_one_column_named_after_one_of_two_classes_gets_its_probabil
     text = "id,dog\n" + "".join(f'"{path}",0\n' for path in PATHS)
     assert [line[-5:] for line in written(two, tmp_path, text).splitlines()[1:]] == ["0.125", ",0.25", ",0.75", "0.625"]
     assert written(two, tmp_path, text, "--labels", "number").splitlines()[1] == "photos/a/one.jpg,2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "warned"),
+    [("name", "purple", "are the name of no class of the checkpoint"), ("name", "cat", ""), ("number", "1", "")],
+)
+def test_sample_whose_values_name_no_class_warns_where_a_flag_decides(scored, tmp_path, capfd, kind, value, warned):
+    text = "id,label\n" + "".join(f'"{path}",{value}\n' for path in PATHS)
+    start_logging()
+    written(scored, tmp_path, text, "--labels", kind)
+    said = "".join(capfd.readouterr())
+    assert ("placeholders" in said) == bool(warned) and warned in said and (not warned or f": {value}. Is the" in said)
 
 
 def test_sample_with_several_classes_per_row_takes_top_k(scored, tmp_path):

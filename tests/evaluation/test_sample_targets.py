@@ -13,6 +13,7 @@ from evaluation.scored import TargetScored
 from evaluation.targets import TargetPredictions
 from options import parse_submit
 from utils.errors import UserError
+from utils.logger import start_logging
 
 NAMES = ["cat", "big dog", "old, fox"]
 VALUES = np.array([[0.75, 0.625, 0.125], [0.25, 0.125, 0.875], [1, 1, 1], [0.25, 0.375, 0.125]], np.float32)
@@ -100,11 +101,21 @@ def test_sample_whose_cell_of_labels_is_not_clear_is_refused(tmp_path, cells, na
         written(tmp_path, labels(names), text)
 
 
-@pytest.mark.parametrize("cells", [["", "", "", ""], ["0", "1", "2", "1"]])
-def test_sample_cell_of_labels_is_decided_by_both_flags(tmp_path, cells):
+@pytest.mark.parametrize("cells", [["", "", "-", ""], ["0", "1", "2", "1"]])
+def test_sample_cell_of_labels_is_decided_by_both_flags(tmp_path, cells, capfd):
+    start_logging()
     text = "Id,Tags\n" + "".join(f"{name},{cell}\n" for name, cell in zip("abcd", cells, strict=True))
     found = written(tmp_path, labels(), text, "--labels", "name", "--joiner", "+")
-    assert found == 'Id,Tags\na,cat+big dog\nb,"old, fox"\nc,\nd,\n'
+    empty = "-" if "-" in cells else ""
+    assert found == f'Id,Tags\na,cat+big dog\nb,"old, fox"\nc,{empty}\nd,{empty}\n'
+    warned = "3 value(s) of column 'Tags' are the name of no class" in "".join(capfd.readouterr())
+    assert warned == ("1" in cells)
+
+
+def test_sample_cell_of_labels_with_one_flag_is_told_the_other(tmp_path):
+    text = "Id,Tags\n" + "".join(f"{name},x\n" for name in "abcd")
+    with pytest.raises(UserError, match="Try: --labels name --joiner TEXT, what is between two labels$"):
+        written(tmp_path, labels(), text, "--labels", "name")
 
 
 @pytest.mark.parametrize(
