@@ -16,6 +16,7 @@ from inference.predictor import Predictor
 from inference.saved_probs import check_size
 from inference.task_flags import CLASS_TASKS
 from options import changed
+from options.unused import unused_flags
 from utils import distributed
 from utils.agreement import check_alike
 from utils.batch import EvalBatch
@@ -101,6 +102,8 @@ def _open(
     tasks: Sequence[str],
 ) -> Inference:
     """Do what `open_inference` says, in this process."""
+    for line in unused_flags(opt):
+        log.warning(line)
     opt, ensemble = apply_ensemble_file(opt)
     loaded = load_predictor(opt, device, ensemble)
     classes = loaded.classes

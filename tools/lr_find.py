@@ -134,7 +134,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     from network.loading import load_weights
     from training.probe_init import check_probe
     from training.setup import build_engine, fit_classifier
-    from training.start import facts_of
+    from training.start import facts_of, warn_unused
     from utils import checkpoint
     from utils.run import get_device, seed_everything, tune_malloc
 
@@ -170,6 +170,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     model.place(get_device(opt.gpu))
     facts = facts_of(opt, len(files), classes.present(), model.net)
     opt, _ = fill_defaults(opt, replace(facts, features=0))  # a given --lr, as this tool finds it, goes without a fit
+    warn_unused(opt)
     model.set_precision(opt.precision, batch_size=opt.batch_size)
     opt = opt.replace(epochs=epochs or opt.epochs)
     loader = dataloader.train_loader(opt, files, model.preprocess())

@@ -26,7 +26,7 @@ from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import expanded
 from options.shared_flags import force
-from training.start import facts_of
+from training.start import facts_of, warn_unused
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs, is_plot
 from utils.preprocess import Preprocess
@@ -51,6 +51,7 @@ def draw(opt: Options) -> None:
     if opt.batch_size == AUTO_BATCH:
         opt = opt.replace(batch_size=build_parser("train").get_default("batch_size"))  # no batch is trained
     opt, _ = fill_defaults(opt, facts_of(opt, len(files)))  # the network has no part in pictures
+    warn_unused(opt)
     out = Path(opt.out or Path(opt.log_dir) / opt.tag / "preview.png")
     check([Output(out, "a drawn picture", is_plot)], inputs(opt, files), [files], opt.force)
     classes = dataloader.find_classes(files, opt.num_classes, opt.task)

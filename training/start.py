@@ -11,6 +11,7 @@ from network.heads import final_layer
 from options import Options, command, rules
 from options.choices import AUTO_BATCH
 from options.defaults import Facts, fill_defaults
+from options.unused import unused_flags
 from options.values import flag_text
 from scheduler import find_table, run_length
 from training import resuming
@@ -164,6 +165,7 @@ class RunStart:
                 raise UserError(
                     f"--min_lr {opt.min_lr:g} is above the chosen --lr {opt.lr:g}. Try: --lr {opt.min_lr:g}"
                 )
+        warn_unused(opt)
         timed = opt.hours is not None
         return opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed))
 
@@ -238,6 +240,12 @@ class RunStart:
         """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""
         saved = (self.content or {}).get("opt", {}) if self.resumed else {}
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
+
+
+def warn_unused(opt: Options) -> None:
+    """Warn of the given flags that change nothing beside the other options of a run, which are final."""
+    for line in unused_flags(opt, distributed.world_size()):
+        log.warning(line)
 
 
 def facts_of(opt: Options, images: int, classes: int = 0, net: nn.Module | None = None) -> Facts:

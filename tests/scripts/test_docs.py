@@ -18,6 +18,7 @@ from conftest import ROOT
 from options import choices
 from options.help_zh import GROUPS, HELP, help_zh
 from options.parser import Parser, ToolParser
+from options.unused import unused_flags
 from tools import docs
 from tools.prepare import command as prepare
 from utils import checkpoint
@@ -280,7 +281,9 @@ def parse_only(monkeypatch, tmp_path):
 
     def ending(parse):
         def parse_and_end(*words):
-            parse(*words)
+            opt = parse(*words)
+            if isinstance(opt, options.Options):
+                assert unused_flags(opt, processes=2) == []
             raise ParsedError(f"parsed {words}")
 
         return parse_and_end
@@ -354,6 +357,7 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
     [
         "train.py --modle ResNet50",
         "train.py --model ResNet49",
+        "train.py --rotate 9 --transform light",
         "eval.py --tta x9 --load a.pt",
         "-m tools.preview --view 3",
         "-m tools.sweep --name a --space b -- --epochs x",

@@ -19,6 +19,20 @@ def trained(script, photo_set, small, tmp_path):
     return tmp_path
 
 
+def test_scripts_warn_of_flags_without_an_effect(trained, script, photo_set, small):
+    """The options of a resumed run are its checkpoint's: beside them --min_lr acts, and --focal_gamma does not."""
+    log = trained / "logs/run/log.txt"
+    assert "no effect" not in log.read_text()
+    more = ["--epochs", 3, "--focal_gamma", 3, "--min_lr", 0.001]
+    assert script("train.py", "--tag", "run", "--data_root", photo_set, "--resume", *more, "--gpu", -1).code == 0
+    assert re.findall("--.* no effect .*", log.read_text()) == [
+        "--focal_gamma has no effect with --loss ce. Try: leave it out, or --loss focal"
+    ]
+    words = ["--tag", "run", "--load", "checkpoints/run/last.pt", "--data_root", photo_set, "--gpu", -1, "-w", 0]
+    result = script("eval.py", *words, "--cache_size", 64, "--no-report")
+    assert result.code == 0 and "--cache_size has no effect without --cache" in result.out + result.err
+
+
 @pytest.mark.pictures
 def test_train_writes_checkpoints_and_logs(trained):
     numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
@@ -138,5 +152,6 @@ def test_train_options_yaml_repeats_the_chosen_values(script, photo_set, tmp_pat
     assert script("train.py", "--tag", "one", "--data_root", photo_set, *UNTUNED).code == 0
     config = tmp_path / "logs/one/options.yaml"
     assert script("train.py", "--tag", "two", "--config", config, "--epochs", 12).code == 0
+    assert "no effect" not in "".join((tmp_path / f"logs/{tag}/log.txt").read_text() for tag in ("one", "two"))
     one, two = (checkpoint.load(tmp_path / f"checkpoints/{tag}/last.pt")["opt"] for tag in ("one", "two"))
     assert {name for name in one if one[name] != two[name]} - {"tag"} == {"epochs"}
