@@ -71,6 +71,56 @@ def test_clean_record_is_a_file_of_decisions(train, issues, tmp_path):
     assert not (tmp_path / "new.decisions.csv").exists()
 
 
+@pytest.fixture
+def twice(tmp_path):
+    """A list that has one image in two lines, under two spellings of its path."""
+    path = tmp_path / "train.txt"
+    path.write_text(f"b.png 0\na.png 1\n{tmp_path}/./b.png 0\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"), [("drop,", ["a.png 1"]), ("relabel,1", ["b.png 1", "a.png 1", "{}/./b.png 1"])], ids=str
+)
+@pytest.mark.parametrize("top", [[], ["--top", 3]], ids=["by hand", "top"])
+def test_clean_changes_every_line_of_an_image(twice, row, expected, top, tmp_path, capsys):
+    """The last line was dropped or relabelled, and the others stayed."""
+    action, new = row.split(",")
+    head, tail = "path,label,action,new_label,quality", f"{tmp_path}/a.png,1,keep,,0.1"
+    lines = [f"{tmp_path}/b.png,0,{'' if top else action},{new},0.{k}" for k in (1, 2)]  # one row per line of the list
+    (tmp_path / "d.csv").write_text("\n".join([head, *lines, tail]))
+    words = ["--decisions", tmp_path / "d.csv", *top, *(["--action", action] if top else [])]
+    assert cleaned(twice, *words) == (0, [line.format(tmp_path) for line in expected])
+    assert f"2 {'dropped' if action == 'drop' else 'relabelled'}" in capsys.readouterr().out
+
+
+def test_clean_of_an_image_with_two_labels_is_refused(twice, tmp_path, capsys):
+    for second in ("b.png 0\nb.png 1\n", "b.png 1\nb.png 0\n"):
+        twice.write_text(second)
+        (tmp_path / "d.csv").write_text(f"path,label,action,new_label\n{tmp_path}/b.png,0,drop,\n")
+        assert cleaned(twice, "--decisions", tmp_path / "d.csv") == (2, None)
+        assert "the list has it with other labels too: 1 in" in capsys.readouterr().err
+
+
+def test_clean_top_leaves_an_image_that_a_person_decided_on_in_another_row(twice, tmp_path):
+    head = "path,label,action,new_label,quality"
+    rows = [f"{tmp_path}/b.png,0,,1,0.1", f"{tmp_path}/b.png,0,keep,,0.1"]
+    for order in (rows, rows[::-1]):
+        (tmp_path / "d.csv").write_text("\n".join([head, *order]))
+        code, lines = cleaned(twice, "--decisions", tmp_path / "d.csv", "--top", 2)
+        assert code == 0 and len(lines) == 3
+
+
+def test_clean_warns_of_a_record_of_an_earlier_run(train, issues, tmp_path, capsys):
+    """It stayed beside a list that it does not explain."""
+    cleaned(train, "--decisions", issues, "--top", 2)
+    (tmp_path / "d.csv").write_text(f"path,label,action,new_label\n{tmp_path}/b.png,1,drop,\n")
+    said = f"{tmp_path}/new.decisions.csv is of an earlier run"
+    capsys.readouterr()
+    assert cleaned(train, "--decisions", tmp_path / "d.csv")[0] == 0 and said in capsys.readouterr().out
+    assert cleaned(train, "--decisions", tmp_path / "new.decisions.csv")[0] == 0 and said not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

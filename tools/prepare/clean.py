@@ -16,7 +16,7 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -126,7 +126,8 @@ def clean(
             Then nothing is written.
     """
     files = read_list(source)
-    record = out.with_name(f"{out.stem}.decisions.csv") if automatic != NOTHING else None
+    beside = out.with_name(f"{out.stem}.decisions.csv")
+    record = beside if automatic != NOTHING else None
     read = {str(source): "the list itself", str(decisions): "--decisions", str(automatic.doctor): "--doctor"}
     read = {path: what for path, what in read.items() if path != "None"}
     outputs = [Output(out, "a list", is_list)]
@@ -153,6 +154,10 @@ def clean(
             _write_record(opened[1], files, chosen)
     changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
     log.info(f"{out}: {len(files) - counts['drop']} images; {changes}" + (f"; why: {record}" if record else ""))
+    if not record and beside.is_file() and not (decisions and beside.samefile(decisions)):
+        log.warning(
+            f"{beside} is of an earlier run: it does not say why this list has changed. Delete it, or rename it."
+        )
     open_conflicts = sum(not chosen[index].action for index in copies.look)
     if open_conflicts:
         log.warning(f"{open_conflicts} images have a copy with another label. They are in {record}: decide on them.")
@@ -160,11 +165,11 @@ def clean(
 
 
 def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int, Decision]:
-    """Return the decision about each image, by its index. Raises UserError: see `clean`."""
+    """Return the decision about each line of the list, by its index. Raises UserError: see `clean`."""
     decided = read_decisions(decisions, automatic)
     paths = [os.path.abspath(files.path(index)) for index in range(len(files))]
-    known = {visible(path): index for index, path in enumerate(paths)}  # as report.html shows and exports a path
-    known |= {exact(path): index for index, path in enumerate(paths)}
+    known = _places(map(visible, paths))  # as report.html shows and exports a path
+    known |= _places(map(exact, paths))
     missing = [path for path in decided if path not in known]
     if missing:
         raise UserError(
@@ -173,16 +178,29 @@ def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int,
         )
     chosen: dict[int, Decision] = {}
     for path, decision in decided.items():
-        index = known[path]
-        if chosen.setdefault(index, decision) != decision:
-            raise UserError(f"{decisions}: there are two decisions about {path}.")
-        if files.label[index] != decision.label:
-            raise UserError(
-                f"{decisions}: {path} has label {decision.label}, "
-                f"but {int(files.label[index])} in {files.location(index)}. "
-                "The list has changed since the decisions were made; evaluate it again."
-            )
+        for index in known[path]:
+            if chosen.setdefault(index, decision) != decision:
+                raise UserError(f"{decisions}: there are two decisions about {path}.")
+            if files.label[index] != decision.label and any(files.label[known[path]] == decision.label):
+                raise UserError(
+                    f"{decisions}: {path} has label {decision.label}, but the list has it with other labels too: "
+                    f"{int(files.label[index])} in {files.location(index)}. Take the wrong lines out of the list first."
+                )
+            if files.label[index] != decision.label:
+                raise UserError(
+                    f"{decisions}: {path} has label {decision.label}, "
+                    f"but {int(files.label[index])} in {files.location(index)}. "
+                    "The list has changed since the decisions were made; evaluate it again."
+                )
     return chosen
+
+
+def _places(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Return at which lines of the list each path is, by their index: an image may be listed twice."""
+    places: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        places.setdefault(path, []).append(index)
+    return places
 
 
 def _write_record(file: IO[str], files: FileList, chosen: dict[int, Decision]) -> None:
@@ -223,9 +241,11 @@ def read_decisions(path: Path, automatic: Automatic = NOTHING) -> dict[str, Deci
             continue
         decision = _decision(f"{path}, line {line}", row, action or automatic.action)._replace(reason=reason)
         place = os.path.abspath(row["path"])
-        if decided.get(place, decision) != decision:
+        before = decided.get(place)
+        if before is None or (before.reason and not decision.reason):  # a person's decision has no reason, and wins
+            decided[place] = decision
+        elif bool(before.reason) == bool(reason) and before._replace(reason=reason) != decision:
             raise UserError(f"{path}, line {line}: there is another decision about {row['path']} above.")
-        decided[place] = decision
     return decided
 
 
