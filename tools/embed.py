@@ -32,7 +32,7 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
-from utils.outputs import check_folder
+from utils.outputs import check_folder, remove_stale
 from utils.run import run_tool
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def run(opt: argparse.Namespace) -> None:
 
     if opt.neighbours:
         _import_faiss()  # if it is missing, say so before the features are computed
+        if opt.unlabelled and not opt.among:
+            raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
     out = Path(opt.out)
     if distributed.is_main():
         run_lock.acquire(out)
@@ -91,6 +93,7 @@ def run(opt: argparse.Namespace) -> None:
         check_folder(out, OUTPUTS, opt, files)
     features, readable, classes = embed(opt, files)
     if distributed.is_main():
+        remove_stale(out / name for name in OUTPUTS if not name.startswith("features."))  # of other features
         write_features(out, features, files)
     if not opt.neighbours:
         return
@@ -99,8 +102,6 @@ def run(opt: argparse.Namespace) -> None:
     if among is not None:
         pool_files = align_labels(among, classes, "the checkpoint")
         pool, kept, _ = embed(opt, pool_files)
-    elif opt.unlabelled:
-        raise UserError("--neighbours of a list without labels needs --among LIST, a list with labels.")
     if not distributed.is_main():  # the main process has the features of all
         return
     near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)

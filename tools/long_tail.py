@@ -11,7 +11,7 @@ helps, the checkpoint with the changed layer is written beside the old one, as <
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,7 @@ def run(opt: argparse.Namespace) -> None:
     balanced, tau = found[method]
     if balanced <= before:
         log.info("\nNeither method improves the mean class accuracy; nothing was written.")
+        _report_old(paths.values())
         return
 
     scale, shift = layers[method](tau)
@@ -101,6 +102,7 @@ def run(opt: argparse.Namespace) -> None:
         log.info(f"{path} is replaced.")
     checkpoint.save(path, {**kept, "weights": weights, "showing": "raw", "long_tail": made_by})
     values = {"load": [str(path)], "val_list": opt.list, "gpu": opt.gpu, "workers": opt.workers}
+    _report_old(other for other in paths.values() if other != path)
     log.info(f"\nWritten: {path}. To score it:\n{command('eval', values | {'batch_size': opt.batch_size})}")
 
 
@@ -113,6 +115,15 @@ def _reserve(paths: dict[str, Path], content: dict[str, Any], opt: argparse.Name
         run_lock.acquire(path)
     outputs = [Output(path, "a checkpoint of tools.long_tail", _is_ours) for path in paths.values()]
     check(outputs, inputs(opt, files), [files], opt.force)
+
+
+def _report_old(paths: Iterable[Path]) -> None:
+    """Warn of checkpoints of an earlier call, which may be made of a checkpoint that --load no longer is."""
+    for path in paths:
+        if path.exists():
+            log.warning(
+                f"{path} is of an earlier call, and may be made of another state of --load. Delete it, or rename it."
+            )
 
 
 def _is_ours(path: Path) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.logger import log
 
-WRITTEN = re.compile(r"(\d+_.+|last|best)\.pt")
-DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail
+DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail, which names them after the checkpoint that they are made of
+WRITTEN = re.compile(r"(\d+_.+|(last|best)(\.norm|\.prior)?)\.pt")
 MAX_NAMED = 6  # checkpoints, in a message
 RECORDS = ("metrics.csv", "steps.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")
 
@@ -73,9 +73,9 @@ def remove_earlier(folder: Path, logs: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints that a run wrote itself, by name."""
+    """Return the checkpoints of a run, by name: those it wrote itself, and those that tools.long_tail made of them."""
     found = folder.glob("*.pt") if folder.is_dir() else ()
-    return sorted(path for path in found if WRITTEN.fullmatch(path.name) and not path.name.endswith(DERIVED))
+    return sorted(path for path in found if WRITTEN.fullmatch(path.name))
 
 
 def _epochs(logs: Path) -> int:

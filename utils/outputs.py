@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from utils.errors import UserError
 from utils.files import check_regular, check_writable
+from utils.logger import log
 
 INPUT_FLAGS = (
     "load",
@@ -110,6 +111,15 @@ def check(
 def check_folder(folder: Path, names: Iterable[str], opt: argparse.Namespace, *lists: ImageList) -> None:
     """Call `check` for files of these names in an output folder, where the same tool wrote earlier ones."""
     check([Output(folder / name, name) for name in names], inputs(opt, *lists), lists)
+
+
+def remove_stale(paths: Iterable[Path]) -> None:
+    """Delete files of an earlier run that would pass as belonging to the new ones, and log their names."""
+    stale = [path for path in paths if path.is_file()]
+    for path in stale:
+        path.unlink()
+    if stale:
+        log.info(f"Removed, of an earlier run: {', '.join(map(str, stale))}")
 
 
 def _images(lists: Iterable[ImageList]) -> Iterable[tuple[str, str]]:

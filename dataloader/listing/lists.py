@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from utils.files import atomic_write_all
 from utils.logger import log
 from utils.text import number_in
 
+PARTS = ("train", "val", "test")
+LABEL = re.compile(r"[ \t]+[^ \t]+\Z")  # at the end of a line
 MAX_NAMES = 10  # of missing images in a message
 CHANGES = {
     ENDING: "path(s) got the ending of the existing file",
@@ -297,14 +300,37 @@ def write_all(listing: Listing, out: Path, check: bool = False) -> None:
         log.info(f"{out / 'classes.txt'}: {len(listing.names)} {'targets' if _has_values(listing) else 'classes'}")
     if "train" in listing.lists and "val" not in listing.lists:
         log.info(f"No {out / 'val.txt'} was written: there are no validation images.")
-        if (out / "val.txt").exists():
-            log.warning(
-                f"{out / 'val.txt'} is of an earlier run; its images may be in train.txt now. "
-                "Delete it, or make it again."
-            )
+    _report_old_lists(listing, out)
     if check:
         for name, images in listing.lists.items():
             check_files(out / f"{name}.txt", images)
+
+
+def _report_old_lists(listing: Listing, out: Path) -> None:
+    """Log which lists in the folder are of an earlier run; warn where they share images with the new ones."""
+    for name in PARTS:
+        path = out / f"{name}.txt"
+        if name in listing.lists or not path.exists():
+            continue
+        old = _paths_of(path, labelled=name != "test")
+        shared = len(old & {path for images in listing.lists.values() for path in images.paths})
+        if shared:
+            log.warning(
+                f"{path} is of an earlier run, and {shared} of its {len(old)} images are in the new lists too. "
+                "Delete it, or make it again."
+            )
+        elif "train" in listing.lists:
+            log.info(f"{path} is of an earlier run. Delete it if it does not go with the new lists.")
+
+
+def _paths_of(path: Path, labelled: bool) -> set[str]:
+    """Return the absolute paths of a list of any task; none if it cannot be read."""
+    try:
+        files = read_list(path, labelled=False)
+    except UserError:
+        return set()
+    lines = map(files.path, range(len(files)))
+    return {os.path.abspath(LABEL.sub("", line) if labelled else line) for line in lines}
 
 
 def _has_values(listing: Listing) -> bool:

@@ -111,6 +111,23 @@ def test_prepare_val_0_writes_no_val_list(make, tmp_path):
     assert "of an earlier run" in make("folder", "photos", "--val", 0).said
 
 
+def test_prepare_warns_of_old_lists_that_share_images_with_the_new_ones(make, tmp_path):
+    """The old test.txt stayed, and its images were in the new train.txt."""
+    photos_of(tmp_path, {"a": 10, "b": 10})
+    photos_of(tmp_path, {"c": 2}, root="new")
+    assert "of an earlier run" not in make("folder", "photos", "--val", 0.2, "--test", "new").said
+    said = make("folder", "photos", "--val", 0.2).said
+    assert f"{tmp_path}/out/test.txt is of an earlier run. Delete it if" in said and "images are in" not in said
+    assert "of an earlier run" not in make("folder", "photos", "--val", 0.2, "--test", "photos/a").said
+    said = make("folder", "photos", "--val", 0).said
+    assert "test.txt is of an earlier run, and 10 of its 10 images are in the new lists too" in said
+    assert "val.txt is of an earlier run, and 4 of its 4 images are in the new lists too" in said
+    (tmp_path / "out/test.txt").unlink()
+    rows = "".join(f"{path.relative_to(tmp_path)},a\n" for path in sorted((tmp_path / "photos/a").iterdir()))
+    said = make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--part", "test").said
+    assert "train.txt is of an earlier run, and 10 of its 20 images are in the new lists too" in said
+
+
 def test_prepare_non_images_are_skipped_and_counted(make, tmp_path):
     touch(
         tmp_path / "photos",

@@ -41,7 +41,7 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
     assert result.code == 2 and files(tmp_path) == before
     for part in (
         "run of tag 'run' already",
-        "2_ResNet18.pt, 3_ResNet18.pt, best.pt, last.pt;",
+        "2_ResNet18.pt, 3_ResNet18.pt, best.norm.pt, best.pt, last.pt;",
         "has 3 epoch(s)",
         "--overwrite",
         "--resume",
@@ -62,14 +62,13 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
 
     result = script("train.py", *earlier, "--overwrite", "--val_freq", 0)
     assert result.code == 0, result.err
-    assert "deleted 4 checkpoints of the earlier run in checkpoints/run/, 2 files in logs/run/" in result.out
+    assert "deleted 5 checkpoints of the earlier run in checkpoints/run/, 2 files in logs/run/" in result.out
     after = files(tmp_path)
     assert {path.name for path in after if path.parts[0] == "checkpoints"} == {
         "1_timm-test_resnet.pt",
         "last.pt",
-        "best.norm.pt",
         "mine.pt",
-    }
+    }  # best.norm.pt was made of the best.pt that is deleted
     assert Path("logs/run/confusion.png") not in after and after[Path("logs/run/log.txt")].startswith(b"what it said\n")
     saved = checkpoint.load(tmp_path / "checkpoints/run/last.pt")["opt"]
     assert "overwrite" not in saved and "overwrite" not in (tmp_path / "logs/run/options.yaml").read_text()

@@ -53,6 +53,12 @@ def test_embed_without_faiss_names_the_package(monkeypatch, capsys):
     assert "pip install faiss-cpu" in capsys.readouterr().err
 
 
+def test_embed_neighbours_of_an_unlabelled_list_alone_are_refused_before_the_work(capsys):
+    pytest.importorskip("faiss")
+    assert embed.main(["--load", "x.pt", "--list", "none.txt", "--unlabelled", "--neighbours", "3"]) == 2
+    assert "needs --among LIST" in capsys.readouterr().err
+
+
 class Reading(torch.nn.Module):
     """A network of one layer, as timm's are asked for it."""
 
@@ -134,6 +140,13 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
         "eval.py", "--tag", "b", "--load", load, out / "knn.npz", "--data_root", photo_set, "--gpu", -1, "-w", 0
     )
     assert blended.code == 0, blended.err
+
+    capfd.readouterr()  # another list, without neighbours: those of the first would pass as belonging to it
+    alone = [*words[4:], "--list", photo_set / "train.txt", "--out", out]
+    assert embed.main([str(word) for word in alone]) == 0
+    said = capfd.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"features.npy", "features.csv"}
+    assert all(f"{out}/{name}" in said.partition("Removed, of an earlier run: ")[2] for name in embed.OUTPUTS[2:])
 
     both = tmp_path / "both.txt"
     both.write_text("".join((photo_set / f"{name}.txt").read_text() for name in ("train", "val")))

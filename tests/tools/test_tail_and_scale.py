@@ -118,7 +118,12 @@ def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
     next(path for path in mine if path != written).unlink()
     capfd.readouterr()
     assert long_tail.main(words) == 0
-    assert f"{written} is replaced." in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert f"{written} is replaced." in said and "of an earlier call" not in said
+    (other,) = (path for path in mine if path != written)
+    other.write_bytes(written.read_bytes())  # of the other method, made of an earlier last.pt
+    assert long_tail.main(words) == 0
+    assert f"{other} is of an earlier call" in capfd.readouterr().out and other.exists()
     with locked_elsewhere(run_lock.lock_path(skewed.parent)):  # its run goes on
         assert long_tail.main(words) == 2
     assert "is in use by another command" in capfd.readouterr().err
