@@ -118,6 +118,15 @@ def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
     return alike[np.array(same, bool)]
 
 
+def listed_images(files: FileList, effect: str) -> NDArray[np.uint64]:
+    """Return `path_hashes` of the list; warn where it lists an image again, and of the `effect`."""
+    image = path_hashes(files)
+    again = len(image) - len(np.unique(image))
+    if again:
+        log.warning(f"{again} image(s) of {files.source} are listed again; {effect}.")
+    return image
+
+
 def path_hashes(files: FileList) -> NDArray[np.uint64]:
     """Return a hash of each image's absolute path, uint64 (N,): equal for equal paths, in whichever list.
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.cross_fit import FOLDS, draw_parts
 from evaluation.multilabel import THRESHOLD, count_hits, mean_of_known, positive_scores, ranked_positives
 from evaluation.targets import TargetPredictions
 from utils.errors import UserError
 
 HALF, ONE, PER_LABEL = "half", "one", "per_label"
 MIN_POSITIVES = 10  # images of a label; the best cut among fewer is chance, so it shares the threshold of all labels
-FOLDS = 5  # of the cross-fit
 SCORES = ("micro_f1", "macro_f1")
 
 
@@ -37,10 +37,13 @@ class FittedThresholds(NamedTuple):
     cross_fitted: dict[str, float]
 
 
-def fit_thresholds(predictions: TargetPredictions, rule: str, seed: int = 0) -> FittedThresholds:
+def fit_thresholds(
+    predictions: TargetPredictions, rule: str, image: NDArray[np.integer], seed: int = 0
+) -> FittedThresholds:
     """Fit thresholds that give the highest F1: of all labels together (ONE), or of each label (PER_LABEL).
 
     Args:
+        image: (N,), what evaluation.cross_fit.draw_parts needs of the images of `predictions`.
         seed: of the division into FOLDS parts.
 
     Raises:
@@ -54,7 +57,7 @@ def fit_thresholds(predictions: TargetPredictions, rule: str, seed: int = 0) -> 
         shared,
         _scores(*count_hits(predictions, THRESHOLD)),
         _scores(*count_hits(predictions, values)),
-        _cross_fit(predictions, rule, seed),
+        _cross_fit(predictions, rule, draw_parts(image, seed, 11)),
     )
 
 
@@ -106,9 +109,8 @@ def _best_cut(scores: NDArray[np.float32], at_least: NDArray[np.int64]) -> float
     return float(best[np.abs(best - THRESHOLD).argmin()])
 
 
-def _cross_fit(predictions: TargetPredictions, rule: str, seed: int) -> dict[str, float]:
-    """Return the scores where each image is scored at thresholds that were fitted without it."""
-    part = np.random.default_rng([seed, 11]).permutation(len(predictions.index)) % FOLDS
+def _cross_fit(predictions: TargetPredictions, rule: str, part: NDArray[np.int64]) -> dict[str, float]:
+    """Return the scores where each image is scored at thresholds that were fitted to the other parts."""
     total = np.zeros((3, predictions.value.shape[1]), np.int64)
     for fold in range(FOLDS):
         rest = replace(predictions, readable=predictions.readable & (part != fold))

@@ -1,7 +1,7 @@
 """Blends the predictions of several members: the functions of --blend, and weights fitted to a validation list."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evaluation.cross_fit import FOLDS, draw_parts
 from evaluation.metrics import MIN_PROBABILITY, f1
 from evaluation.multilabel import MIN_P
 from evaluation.ordinal import order_scores
@@ -20,7 +21,6 @@ from utils.task import has_probabilities
 GREEDY_ROUNDS = 50
 MIN_WEIGHT = 1e-6  # of a member in "optimal"; below, it is 0
 MAX_GAP = 0.01  # of the loss: what "optimal" may be above the minimum without a warning
-FOLDS = 5  # of the cross-fit
 
 
 # ------------------------------------------------------------------------------------------------ functions that blend
@@ -108,12 +108,11 @@ class Fittable(Protocol):
     def members(self) -> int:
         """Return M."""
 
-    @property
-    def images(self) -> int:
-        """Return N."""
-
     def select(self, keep: NDArray[np.bool_]) -> Self:
         """Return the part of the images that `keep`, bool (N,), marks."""
+
+    def blended(self, weights: NDArray[np.float64]) -> Self:
+        """Return the same images with one member: the mean of all by `weights`, (M, N), those of each image."""
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric` of the mean by `weights`, (M,)."""
@@ -145,14 +144,13 @@ class Candidates:
         """Return M."""
         return len(self.probability)
 
-    @property
-    def images(self) -> int:
-        """Return N."""
-        return self.probability.shape[1]
-
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates of the images that `keep`, bool (N,), selects."""
         return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep])
+
+    def blended(self, weights: NDArray[np.float64]) -> "Candidates":
+        """Return the candidates of one member: the mean of all by `weights`, (M, N), those of each image."""
+        return replace(self, probability=mean_by_image(self.probability, weights))
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
@@ -195,6 +193,11 @@ class Candidates:
     def _true(self) -> NDArray[np.float64]:
         """Return each member's probability of the true class, float64 (M, N)."""
         return self.probability[:, self.is_target].astype(np.float64)
+
+
+def mean_by_image(each: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the mean of M members' predictions, (M, N, K), by weights (M, N): float32 (1, N, K)."""
+    return np.einsum("mn,mnk->nk", weights.astype(np.float32), each)[None]
 
 
 def greedy(data: Fittable, metric: str = "top1") -> NDArray[np.float64]:
@@ -266,21 +269,24 @@ def _warn_of_gap(data: Fittable, weights: NDArray[np.float64]) -> None:
 FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
 
 
-def fit(data: Fittable, how: str, seed: int = 0, metric: str = "top1") -> tuple[list[float], dict[str, Any]]:
+def fit(
+    data: Fittable, image: NDArray[np.integer], how: str, seed: int = 0, metric: str = "top1"
+) -> tuple[list[float], dict[str, Any]]:
     """Fit weights (M,) to all of `data`, and measure by cross-fitting what they gain.
 
     Args:
+        image: (N,), what evaluation.cross_fit.draw_parts needs of the images.
         how: "greedy" or "optimal". seed: of the folds. metric: what "greedy" maximises.
 
     Returns:
         The weights, and {name: {"loss", `metric` and data.shown}} for "best single" (chosen with hindsight), "mean"
-        (equal weights), "fitted, other images" (each of FOLDS predicted with weights fitted to the others), "fitted,
-        same images".
+        (equal weights), "fitted, other images" (each of FOLDS parts is predicted with weights fitted to the others, and
+        all parts are scored together, as the others are), "fitted, same images".
 
     Raises:
         UserError: there are fewer images than FOLDS.
     """
-    members, count = data.members, data.images
+    members, count = data.members, len(np.unique(image))
     if count < FOLDS:
         raise UserError(
             f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
@@ -288,21 +294,13 @@ def fit(data: Fittable, how: str, seed: int = 0, metric: str = "top1") -> tuple[
     weights = FITS[how](data, metric)
     if how == "optimal":
         _warn_of_gap(data, weights)
-    fold = np.random.default_rng([seed, 6]).permutation(count) % FOLDS
-    parts = []
-    for k in range(FOLDS):
-        held = data.select(fold == k)
-        chosen = FITS[how](data.select(fold != k), metric)
-        parts.append((_scores(held, chosen, metric), int((fold == k).sum())))
-    held_out = {
-        name: float(np.average([scores[name] for scores, _ in parts], weights=[count for _, count in parts]))
-        for name in parts[0][0]
-    }
+    part = draw_parts(image, seed, 6)
+    others = np.stack([FITS[how](data.select(part != k), metric) for k in range(FOLDS)], axis=1)  # (M, FOLDS)
     single = [_scores(data, np.eye(members)[member], metric) for member in range(members)]
     scores = {
         "best single": max(single, key=lambda one: (merit(one, metric), -one["loss"])),
         "mean": _scores(data, np.full(members, 1 / members), metric),
-        "fitted, other images": held_out,
+        "fitted, other images": _scores(data.blended(others[:, part]), np.ones(1), metric),
         "fitted, same images": _scores(data, weights, metric),
     }
     return [float(weight) for weight in weights], scores

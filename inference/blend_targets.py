@@ -11,6 +11,7 @@ from dataloader.targets import LabelSets, Targets, select
 from evaluation import multilabel
 from evaluation.scoring import score
 from evaluation.targets import BLOCK_VALUES, TargetPredictions
+from inference.blend import mean_by_image
 from utils.classes import Classes
 
 
@@ -38,6 +39,10 @@ class TargetCandidates:
         targets = select(self.targets, keep)
         assert targets is not None  # as `self` has targets
         return replace(self, each=self.each[:, keep], targets=targets)
+
+    def blended(self, weights: NDArray[np.float64]) -> "TargetCandidates":
+        """Return the candidates of one member: the mean of all by `weights`, (M, N), those of each image."""
+        return replace(self, each=mean_by_image(self.each, weights))
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric`, a metric of the task in options.choices, of the weighted mean."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from dataloader.prefetch import BatchLoader
 from dataloader.targets import take
 from evaluation.calibration import labels_at_temperature
+from evaluation.cross_fit import image_keys
 from evaluation.thresholds import ONE, FittedThresholds
 from inference import blend, saved_probs
 from inference.blend_targets import TargetCandidates
@@ -145,7 +146,7 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None
     title = f"members for --blend {opt.blend}"
-    found: tuple[blend.Fittable, Tensor] | None
+    found: _Found | None
     if not has_probabilities(classes.task):
         with distributed.together():
             if kept is None:
@@ -163,7 +164,11 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
             )
         found = _collect(predictor, loader, title, kept)
     weights, scores = distributed.broadcast_from_main(
-        lambda: blend.fit(found[0], opt.blend, opt.seed, metric) if found is not None else ([], {})
+        lambda: (
+            blend.fit(found.data, image_keys(run.files)[found.rows], opt.blend, opt.seed, metric)
+            if found is not None
+            else ([], {})
+        )
     )
     for name, score in scores.items():
         log.info(f"{name:22s} " + "  ".join(f"{key} {number:.6f}" for key, number in score.items()))
@@ -177,57 +182,76 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
     held.members, held.views, held.preprocesses = [], [], ()
     held.saved = []
     if found is not None:
-        held.saved_readable = found[1]
-        held.saved = [SavedMember(member[: len(found[1])]) for member in kept]
+        held.saved_readable = found.readable
+        held.saved = [SavedMember(member[: len(found.readable)]) for member in kept]
     return held, scores
 
 
+class _Found(NamedTuple):
+    """What the members predict for the list.
+
+    Attributes:
+        data: what the weights are fitted to.
+        rows: int64, the places in the list of the images of `data`.
+        readable: bool (N,), which images all members could read.
+    """
+
+    data: blend.Fittable
+    rows: NDArray[np.int64]
+    readable: Tensor
+
+
 class _Collected(NamedTuple):
-    """What a fit takes of a batch: blend.candidates, readable bool (B,), and each member's probabilities if kept."""
+    """What a fit takes of a batch: blend.candidates, and the places in the list of their images; readable bool (B,).
+
+    each: every member's probabilities, if they are kept.
+    """
 
     candidates: tuple[Tensor, Tensor, Tensor]
+    rows: Tensor
     readable: Tensor
     each: Tensor | None
 
 
 def _collect(
     predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32] | None
-) -> tuple[blend.Candidates, Tensor] | None:
+) -> _Found | None:
     """Run the members over `loader`; several processes share its batches.
 
     Args:
         kept: float32 (M, N, C), which gets every probability; None: nothing is kept.
 
     Returns:
-        What the weights are fitted to, and which images all members could read, bool (N,); None but in the main
-        process.
+        What the main process found; None in the others.
     """
 
     def take_likely(batch: EvalBatch, each: Tensor) -> _Collected:
         readable = predictor.readable(batch)
-        use = (readable & (batch.label >= 0)).to(each.device)
+        known = readable & (batch.label >= 0)
+        use = known.to(each.device)
         probability, target, place = blend.candidates(each[:, use], batch.label.to(each.device)[use])
-        return _Collected((probability.cpu(), target.cpu(), place.cpu()), readable, each if kept is not None else None)
+        found = probability.cpu(), target.cpu(), place.cpu()
+        return _Collected(found, batch.index[known], readable, each if kept is not None else None)
 
     columns: list[tuple[Tensor, ...]] = []
     done = 0
     for found in predictor.share(loader, title, take_likely):
-        columns.append((*found.candidates, found.readable))
+        columns.append((*found.candidates, found.rows, found.readable))
         if kept is not None and found.each is not None:
             kept[:, done : done + len(found.readable)] = found.each.cpu().numpy()
         done += len(found.readable)
     if not distributed.is_main():
         return None
-    probabilities, targets, places, readables = zip(*columns, strict=True)
+    probabilities, targets, places, rows, readables = zip(*columns, strict=True)
     data = blend.Candidates(
         torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy()
     )
-    return data, torch.cat(readables)
+    return _Found(data, torch.cat(rows).numpy(), torch.cat(readables))
 
 
 def _collect_targets(
     predictor: Predictor, loader: BatchLoader[EvalBatch], title: str, kept: NDArray[np.float32], classes: Classes
-) -> tuple[TargetCandidates, Tensor] | None:
+) -> _Found | None:
     """Run members that predict labels or numbers over `loader`, as `_collect` does; `kept` gets every prediction."""
 
     def take_all(batch: EvalBatch, each: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,7 +268,7 @@ def _collect_targets(
     assert targets is not None  # as the list of eval.py has them
     use = np.flatnonzero(readable.numpy())
     scored = kept[:, :done] if len(use) == done else kept[:, use]
-    return TargetCandidates(scored, take(targets, use), classes), readable
+    return _Found(TargetCandidates(scored, take(targets, use), classes), use, readable)
 
 
 def thresholds_content(fitted: FittedThresholds, temperature: float) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from evaluation.calibration import labels_at_temperature
+from evaluation.cross_fit import image_keys
 from evaluation.multilabel import describe_thresholds
 from evaluation.results import writes_ensemble
 from evaluation.targets import TargetPredictions
@@ -20,7 +21,8 @@ def fit_and_log(run: Inference, predictions: TargetPredictions) -> FittedThresho
     """
     if run.opt.fit_thresholds == HALF:
         return None
-    fitted = fit_thresholds(predictions, run.opt.fit_thresholds, run.opt.seed)
+    image = image_keys(run.files)[predictions.index]
+    fitted = fit_thresholds(predictions, run.opt.fit_thresholds, image, run.opt.seed)
     log_fitted(fitted)
     return fitted
 

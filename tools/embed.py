@@ -73,6 +73,7 @@ def run(opt: argparse.Namespace) -> None:
     """Embed the list, and find neighbours if asked."""
     from dataloader import align_labels
     from dataloader.file_list import read_list
+    from dataloader.lists import listed_images
     from inference import saved_probs
     from utils import checkpoint
 
@@ -104,7 +105,8 @@ def run(opt: argparse.Namespace) -> None:
         pool, kept, _ = embed(opt, pool_files)
     if not distributed.is_main():  # the main process has the features of all
         return
-    near, cosine = neighbours(features, pool, opt.neighbours, kept, itself=not opt.among)
+    own = None if opt.among else listed_images(files, "no line of an image is a neighbour of another")
+    near, cosine = neighbours(features, pool, opt.neighbours, kept, own)
     _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
     votes = knn_vote(pool_files.label[near], cosine, classes.count)
@@ -195,7 +197,11 @@ def _import_faiss() -> ModuleType:
 
 
 def neighbours(
-    queries: NDArray[np.float32], pool: NDArray[np.float32], k: int, readable: NDArray[np.bool_], itself: bool
+    queries: NDArray[np.float32],
+    pool: NDArray[np.float32],
+    k: int,
+    readable: NDArray[np.bool_],
+    image: NDArray[np.integer] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the k nearest rows of `pool` (M, D) for each of `queries` (N, D), exactly, by cosine.
 
@@ -203,7 +209,7 @@ def neighbours(
 
     Args:
         readable: bool (M,); only readable rows are neighbours.
-        itself: queries are the pool, and none is its own neighbour.
+        image: (M,), where the queries are the pool: equal where rows are of one image. None is a neighbour of another.
 
     Returns:
         int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
@@ -213,17 +219,20 @@ def neighbours(
     """
     faiss = _import_faiss()
     places = np.flatnonzero(readable)
-    if not 1 <= k <= len(places) - itself:
-        raise UserError(f"--neighbours is {k}; allowed: 1 to {len(places) - itself} (readable images to choose from).")
+    # of the image that is listed most often
+    own_rows = 0 if image is None else int(np.unique(image[places], return_counts=True)[1].max(initial=0))
+    limit = len(places) - own_rows
+    if not 1 <= k <= limit:
+        raise UserError(f"--neighbours is {k}; allowed: 1 to {limit} (readable images to choose from).")
     index = faiss.IndexFlatIP(pool.shape[1])
     index.add(np.ascontiguousarray(pool[places]))
-    cosine, near = index.search(np.ascontiguousarray(queries), k + itself)
+    cosine, near = index.search(np.ascontiguousarray(queries), k + own_rows)
     near = places[near]
-    if not itself:
+    if image is None:
         return near, cosine
-    own = near == np.arange(len(near))[:, None]
-    own[~own.any(axis=1), -1] = True  # among many equal images the query may be missing: drop the last one
-    return near[~own].reshape(-1, k), cosine[~own].reshape(-1, k)
+    own = image[near] == image[:, None]
+    others = np.argsort(own, axis=1, kind="stable")[:, :k]  # the nearest k of other images, in their order
+    return np.take_along_axis(near, others, 1), np.take_along_axis(cosine, others, 1)
 
 
 def knn_vote(labels: NDArray[np.int32], cosine: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:

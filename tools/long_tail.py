@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from dataloader.file_list import FileList
 
 TAUS = np.round(np.arange(0, 2.01, 0.1), 1)
-FOLDS = 5
 METHODS = ("norm", "prior")
 
 Layer = tuple[torch.Tensor, torch.Tensor]  # (C,) factors of the weights' rows, and the (C,) bias that replaces the old
@@ -68,7 +67,7 @@ def run(opt: argparse.Namespace) -> None:
     files = read_list(opt.list)
     paths = {method: Path(opt.load).with_suffix(f".{method}.pt") for method in METHODS}
     _reserve(paths, content, opt, files)
-    logits, label, names = logits_of_list(opt, files)
+    logits, label, image, names = logits_of_list(opt, files)
     active = content.get("showing", "raw")
     weights = dict(content.get(active) or content["weights"])
     weight, bias = (weights.get(name) for name in names)
@@ -83,7 +82,7 @@ def run(opt: argparse.Namespace) -> None:
     for method in METHODS:
         changed = [layers[method](float(tau)) for tau in TAUS]
         hits = [adjusted(logits, bias, one).argmax(axis=1) == label for one in progress(changed, f"tau of {method}")]
-        best, accuracy, balanced = cross_fit(np.stack(hits), label, opt.seed)
+        best, accuracy, balanced = cross_fit(np.stack(hits), label, image, opt.seed)
         found[method] = (balanced, float(TAUS[best]))
         log.info(f"{method + ', cross-fitted':22s} {TAUS[best]:5.1f} {accuracy:9.6f} {balanced:20.6f}")
     method = max(METHODS, key=lambda name: found[name][0])
@@ -171,18 +170,25 @@ def class_mean(hit: NDArray[np.bool_], label: NDArray[np.int64]) -> float:
     return float((right[total > 0] / total[total > 0]).mean())
 
 
-def cross_fit(hits: NDArray[np.bool_], label: NDArray[np.int64], seed: int) -> tuple[int, float, float]:
+def cross_fit(
+    hits: NDArray[np.bool_], label: NDArray[np.int64], image: NDArray[np.integer], seed: int
+) -> tuple[int, float, float]:
     """Choose one of T settings by its `hits` (bool, (T, N)), and score the choice on images that it has not seen.
+
+    Args:
+        image: (N,), what evaluation.cross_fit.draw_parts needs of the images.
 
     Returns:
         The setting with the best mean class accuracy on all images (the first of equal ones). Then top-1 and mean class
         accuracy where each of FOLDS parts is scored with the setting that is best on the other parts.
     """
+    from evaluation.cross_fit import FOLDS, draw_parts
+
     best = int(np.argmax([class_mean(hit, label) for hit in hits]))
-    fold = np.random.default_rng([seed, 7]).permutation(len(label)) % FOLDS
+    part = draw_parts(image, seed, 7)
     held_out = np.zeros(len(label), bool)
     for k in range(FOLDS):
-        inside = fold == k
+        inside = part == k
         if inside.any() and not inside.all():
             chosen = int(np.argmax([class_mean(hit[~inside], label[~inside]) for hit in hits]))
             held_out[inside] = hits[chosen][inside]
@@ -191,13 +197,16 @@ def cross_fit(hits: NDArray[np.bool_], label: NDArray[np.int64], seed: int) -> t
 
 def logits_of_list(
     opt: argparse.Namespace, files: "FileList"
-) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, str]]:
-    """Return logits float32 (N, C) of the readable images, their labels, and the names of the last weight and bias.
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint64], tuple[str, str]]:
+    """Return logits float32 (N, C) of the readable images, their labels, their `image_keys`, and two names.
+
+    The names are those of the last weight and bias.
 
     Raises:
         UserError: too many logits to hold, or the last layer is not one Linear.
     """
     from dataloader import check_readable
+    from evaluation.cross_fit import image_keys
     from inference.saved_probs import check_size
     from network.heads import HasClassifier
 
@@ -226,8 +235,10 @@ def logits_of_list(
             log.warning(f"Unreadable, so in no score: {reason}")
         outputs.clear()
     hook.remove()
-    check_readable(run.files, np.arange(len(run.files)), torch.cat(readable).numpy())
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy(), (f"{name}.weight", f"{name}.bias")
+    known = torch.cat(readable).numpy()
+    check_readable(run.files, np.arange(len(run.files)), known)
+    image = image_keys(run.files)[known]
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy(), image, (f"{name}.weight", f"{name}.bias")
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ def test_fit_thresholds_give_the_highest_f1_of_all_cuts(steps, monkeypatch):
     monkeypatch.setattr(targets, "BLOCK_VALUES", 40)  # many blocks
     predictions, present, value = labelled(steps=steps)
     cuts = np.unique(value)
-    one = thresholds.fit_thresholds(predictions, "one")
+    one = thresholds.fit_thresholds(predictions, "one", np.arange(200))
     best = max(f1_score(present, value >= cut, average="micro") for cut in cuts)
     assert len(set(one.values)) == 1 and one.after["micro_f1"] == pytest.approx(best, abs=1e-12)
     assert np.abs(value - one.values[0]).min() > 1e-9  # between two probabilities, not on one
     assert one.before["micro_f1"] == pytest.approx(f1_score(present, value >= 0.5, average="micro"), abs=1e-12)
-    each = thresholds.fit_thresholds(predictions, "per_label")
+    each = thresholds.fit_thresholds(predictions, "per_label", np.arange(200))
     for k in range(1, 5):
         best = max(f1_score(present[:, k], value[:, k] >= cut) for cut in cuts)
         assert f1_score(present[:, k], value[:, k] >= each.values[k]) == pytest.approx(best, abs=1e-12)
@@ -60,17 +60,33 @@ def test_fit_thresholds_cross_fitted_scores_are_of_images_left_out():
     found = joined("multilabel", [np.flatnonzero(row).tolist() for row in rng.random((60, 30)) < 0.25])
     value = rng.random((60, 30)).astype(np.float32)
     predictions = TargetPredictions(np.arange(60), value, np.ones(60, bool), LabelSets(found.start, found.label, 30))
-    fitted = thresholds.fit_thresholds(predictions, "per_label", seed=1)
+    fitted = thresholds.fit_thresholds(predictions, "per_label", np.arange(60), seed=1)
     assert fitted.shared == 0 or fitted.shared < 10
     assert fitted.after["macro_f1"] > fitted.cross_fitted["macro_f1"] + 0.03
-    assert fitted == thresholds.fit_thresholds(predictions, "per_label", seed=1)
+    assert fitted == thresholds.fit_thresholds(predictions, "per_label", np.arange(60), seed=1)
+
+
+def test_fit_thresholds_of_images_listed_twice_cross_fits_as_of_each_image_once():
+    """In a doubled list, each line was scored at a threshold fitted to the other one."""
+    rng = np.random.default_rng(0)
+    present, value = rng.random((60, 3)) < 0.25, rng.random((60, 3)).astype(np.float32)
+
+    def cross_fitted(times: int, image: np.ndarray) -> dict[str, float]:
+        found = joined("multilabel", [np.flatnonzero(row).tolist() for row in np.tile(present, (times, 1))])
+        shown = np.tile(value, (times, 1)), np.ones(60 * times, bool), LabelSets(found.start, found.label, 3)
+        predictions = TargetPredictions(np.arange(60 * times), *shown)
+        return thresholds.fit_thresholds(predictions, "one", image).cross_fitted
+
+    once = cross_fitted(1, np.arange(60))
+    assert cross_fitted(2, np.arange(120) % 60) == once
+    assert cross_fitted(2, np.arange(120))["micro_f1"] > once["micro_f1"]
 
 
 def test_fit_thresholds_without_a_label_is_refused():
     none = LabelSets(np.zeros(4, np.int64), np.zeros(0, np.int32), 2)
     predictions = TargetPredictions(np.arange(3), np.full((3, 2), 0.3, np.float32), np.ones(3, bool), none)
     with pytest.raises(UserError, match="--fit_thresholds needs readable images with labels"):
-        thresholds.fit_thresholds(predictions, "one")
+        thresholds.fit_thresholds(predictions, "one", np.arange(3))
 
 
 def test_at_temperature_divides_the_logits_and_is_undone_by_its_inverse():

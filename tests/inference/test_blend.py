@@ -83,7 +83,11 @@ def test_greedy_blend_is_best_in_its_own_metric(metric):
     own = merit({metric: data.value(blend.greedy(data, metric), metric)}, metric)
     single = [merit({metric: data.value(row, metric)}, metric) for row in np.eye(4)]
     assert own >= max(single)
-    assert blend.fit(data, "greedy", metric=metric)[1]["fitted, same images"].keys() >= {metric, "top1", "loss"}
+    assert blend.fit(data, np.arange(400), "greedy", metric=metric)[1]["fitted, same images"].keys() >= {
+        metric,
+        "top1",
+        "loss",
+    }
 
 
 def test_held_candidates_score_as_whole_rows():
@@ -116,13 +120,13 @@ def test_optimal_that_does_not_move_is_no_worse_than_each_member_and_is_warned_o
     label, each = members(np.random.default_rng(3), noise=(1.0, 1.1, 60.0))
     data = held(label, each)
     losses = [data.loss(np.array(weights)) for weights in (*np.eye(3), np.full(3, 1 / 3))]
-    weights, _ = blend.fit(data, "optimal")
+    weights, _ = blend.fit(data, np.arange(400), "optimal")
     assert data.loss(np.array(weights)) == min(losses) < losses[-1]  # a single member, before the mean of all
     assert caplog.text.count("may be") == 1
     caplog.clear()
     monkeypatch.undo()
     monkeypatch.setattr("utils.logger.log.propagate", True)
-    blend.fit(data, "optimal")
+    blend.fit(data, np.arange(400), "optimal")
     assert "may be" not in caplog.text
 
 
@@ -142,11 +146,36 @@ def test_fit_of_useless_members_reports_no_gain():
     classes, count = 4, 60
     label = rng.integers(classes, size=count)
     each = softmax(rng.normal(size=(25, count, classes))).astype(np.float32)  # 25 members that know nothing
-    _, scores = blend.fit(held(label, each), "greedy")
+    _, scores = blend.fit(held(label, each), np.arange(count), "greedy")
     assert scores["fitted, same images"]["top1"] > 0.4  # what luck can be picked
     assert scores["fitted, other images"]["top1"] < scores["fitted, same images"]["top1"] - 0.1
     with pytest.raises(UserError, match="needs at least 5 labelled"):
-        blend.fit(held(label[:4], each[:, :4]), "greedy")
+        blend.fit(held(label[:4], each[:, :4]), np.arange(4), "greedy")
+    with pytest.raises(UserError, match="there are 4"):
+        blend.fit(held(label, each), np.arange(count) % 4, "greedy")
+
+
+@pytest.mark.parametrize("metric", choices.TASK_METRICS["ordinal"])
+@pytest.mark.parametrize("how", choices.FITTED_BLENDS)
+def test_fit_of_equal_members_gains_nothing_on_other_images(how, metric):
+    """Whatever the weights are, the predictions are the same; a mean of the scores of each part is another number."""
+    label, each = members(np.random.default_rng(6), count=60, classes=12, noise=(1.5, 1.5))
+    each[1] = each[0]
+    _, scores = blend.fit(held(label, each), np.arange(60), how, metric=metric)
+    assert scores["fitted, other images"] == pytest.approx(scores["mean"], abs=1e-6)
+
+
+def test_fit_of_images_listed_twice_scores_as_of_each_image_once():
+    """Members that know nothing: in a doubled list, each line was predicted by weights fitted to the other one."""
+    rng = np.random.default_rng(4)
+    classes, count = 4, 60
+    label = rng.integers(classes, size=count)
+    each = softmax(rng.normal(size=(25, count, classes))).astype(np.float32)
+    twice, image = held(np.tile(label, 2), np.tile(each, (1, 2, 1))), np.arange(2 * count)
+    once = blend.fit(held(label, each), np.arange(count), "greedy")[1]["fitted, other images"]
+    assert blend.fit(twice, image % count, "greedy")[1]["fitted, other images"] == pytest.approx(once, abs=1e-6)
+    leaking = blend.fit(twice, image, "greedy")[1]["fitted, other images"]
+    assert leaking["top1"] > once["top1"] + 0.1
 
 
 # ------------------------------------------------------------------------ the scripts

@@ -122,9 +122,20 @@ def test_greedy_blend_of_a_task_is_best_in_its_own_metric(task, metric, monkeypa
     _, data = DRAWS[task](np.random.default_rng(4), count=100)
     own = merit({metric: data.value(blend.greedy(data, metric), metric)}, metric)
     assert own >= max(merit({metric: data.value(row, metric)}, metric) for row in np.eye(3))
-    scores = blend.fit(data, "greedy", metric=metric)[1]
+    scores = blend.fit(data, np.arange(100), "greedy", metric=metric)[1]
     assert scores["fitted, same images"].keys() == {metric, "loss"}
     assert scores["mean"]["loss"] == pytest.approx(data.loss(np.full(3, 1 / 3)))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [(task, metric) for task in DRAWS for metric in choices.TASK_METRICS[task]]
+)
+def test_fit_of_equal_members_of_a_task_gains_nothing_on_other_images(task, metric, monkeypatch):
+    monkeypatch.setattr(blend, "GREEDY_ROUNDS", 4)
+    _, data = DRAWS[task](np.random.default_rng(5), count=60, noise=(0.8, 0.8))
+    data.each[1] = data.each[0]
+    _, scores = blend.fit(data, np.arange(60), "greedy", metric=metric)
+    assert scores["fitted, other images"] == pytest.approx(scores["mean"], rel=1e-5, abs=1e-6)
 
 
 # ------------------------------------------------------------------------ the scripts

@@ -1,6 +1,7 @@
 """Features are what the classifier reads, neighbours are the nearest there are, votes are their formula."""
 
 import csv
+import re
 import sys
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ def points():
 
 def test_neighbours_equal_all_pairs(points):
     pool, queries = points[:40], points[40:]
-    near, cosine = embed.neighbours(queries, pool, 5, np.ones(40, bool), itself=False)
+    near, cosine = embed.neighbours(queries, pool, 5, np.ones(40, bool))
     every = queries @ pool.T
     assert near.tolist() == np.argsort(-every, axis=1)[:, :5].tolist()
     assert cosine == pytest.approx(np.take_along_axis(every, near, 1), abs=1e-6)
@@ -33,12 +34,28 @@ def test_neighbours_equal_all_pairs(points):
 def test_neighbours_exclude_self_and_unreadable(points):
     readable = np.ones(60, bool)
     readable[[0, 11]] = False
-    near, _ = embed.neighbours(points, points, 58 - 1, readable, itself=True)
+    near, _ = embed.neighbours(points, points, 58 - 1, readable, np.arange(60))
     assert all(k not in near[k] for k in range(60))
     assert not {0, 11} & set(near.ravel().tolist())
     assert near[3, 0] == 7 and near[7, 0] == 3
     with pytest.raises(UserError, match="allowed: 1 to 57"):
-        embed.neighbours(points, points, 58, readable, itself=True)
+        embed.neighbours(points, points, 58, readable, np.arange(60))
+
+
+def test_neighbours_of_images_listed_again_are_other_images(points):
+    """Rows 3, 20 and 41 are one image: in a list that is doubled, its label would vote for itself."""
+    image = np.arange(60)
+    image[[20, 41]] = 3
+    rows = points[np.where(image == 3, 3, np.arange(60))]
+    readable = np.ones(60, bool)
+    near, cosine = embed.neighbours(rows, rows, 57, readable, image)
+    every = rows @ rows.T
+    for k in range(60):
+        others = [place for place in np.argsort(-every[k], kind="stable") if image[place] != image[k]][:57]
+        assert cosine[k] == pytest.approx(every[k, others], abs=1e-6)
+        assert not (image[near[k]] == image[k]).any() and len(set(near[k].tolist())) == 57
+    with pytest.raises(UserError, match="allowed: 1 to 57"):
+        embed.neighbours(rows, rows, 58, readable, image)
 
 
 def test_knn_vote_weighs_by_cosine():
@@ -147,6 +164,18 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     said = capfd.readouterr().out
     assert {path.name for path in out.iterdir()} == {"features.npy", "features.csv"}
     assert all(f"{out}/{name}" in said.partition("Removed, of an earlier run: ")[2] for name in embed.OUTPUTS[2:])
+
+    again = tmp_path / "again.txt"
+    again.write_text(2 * (photo_set / "val.txt").read_text())
+    top1 = {}
+    for twice, path in ((False, photo_set / "val.txt"), (True, again)):
+        capfd.readouterr()
+        own = ["--list", path, "--neighbours", 2 if twice else 1, "--out", tmp_path / path.stem, *words[-8:]]
+        assert embed.main([str(word) for word in own]) == 0
+        said = capfd.readouterr()
+        assert (f"12 image(s) of {path} are listed again; no line of an image" in said.out + said.err) == twice
+        top1[twice] = re.search(r"kNN top1 (\S+)", said.out)[1]
+    assert top1[True] == top1[False]  # each neighbour twice; an image that voted for itself scored 1.0
 
     both = tmp_path / "both.txt"
     both.write_text("".join((photo_set / f"{name}.txt").read_text() for name in ("train", "val")))

@@ -225,7 +225,7 @@ def test_folds_fit_thresholds_out_of_fold_and_the_ensemble_uses_them(done, colou
     saved = saved_probs.read(str(folder / "oof.npz"))
     listed = read_list(colours / "multilabel/train.txt", task="multilabel")
     oof = TargetPredictions(np.arange(18), saved.values, saved.readable, listed.targets)
-    value = fit_thresholds(oof, "one").values[0]
+    value = fit_thresholds(oof, "one", np.arange(18)).values[0]
     assert content["thresholds"]["rule"] == "one" and content["thresholds"]["images"] == "18"
     assert [float(one) for one in content["thresholds"]["values"]] == pytest.approx([value], rel=1e-8)
     metrics = json.loads((folder / "oof/metrics.json").read_text())

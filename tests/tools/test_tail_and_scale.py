@@ -44,12 +44,22 @@ def test_class_mean_weighs_classes_equally():
 def test_cross_fit_of_chance_reports_no_gain():
     rng = np.random.default_rng(0)
     hits, label = rng.random((200, 60)) < 0.5, rng.integers(3, size=60)
-    best, _, balanced = long_tail.cross_fit(hits, label, 0)
+    best, _, balanced = long_tail.cross_fit(hits, label, np.arange(60), 0)
     assert long_tail.class_mean(hits[best], label) > 0.65
     assert balanced < long_tail.class_mean(hits[best], label) - 0.05
     sure = np.zeros((3, 60), bool)
     sure[1] = True
-    assert long_tail.cross_fit(sure, label, 0) == (1, 1.0, 1.0)
+    assert long_tail.cross_fit(sure, label, np.arange(60), 0) == (1, 1.0, 1.0)
+
+
+def test_cross_fit_of_images_listed_twice_scores_as_of_each_image_once():
+    """In a doubled list, each line was scored with a setting chosen by the other one."""
+    rng = np.random.default_rng(1)
+    hits, label = rng.random((200, 60)) < 0.5, rng.integers(3, size=60)
+    once = long_tail.cross_fit(hits, label, np.arange(60), 0)
+    twice = np.tile(hits, 2), np.tile(label, 2)
+    assert long_tail.cross_fit(*twice, np.arange(120) % 60, 0) == pytest.approx(once)
+    assert long_tail.cross_fit(*twice, np.arange(120), 0)[2] > once[2] + 0.1
 
 
 @pytest.fixture

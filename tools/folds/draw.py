@@ -12,7 +12,7 @@ from dataloader.file_list import FileList
 from dataloader.listing.lists import as_on_disk
 from dataloader.listing.splits import SplitPlan, draw_folds, draw_set_folds, group_by
 from dataloader.listing.target_splits import quantile_bins
-from dataloader.lists import path_hashes
+from dataloader.lists import listed_images
 from dataloader.targets import LabelSets
 from tools.prepare.table import read_csv
 from utils.classes import Classes
@@ -71,10 +71,9 @@ def find_groups(opt: argparse.Namespace, files: FileList) -> NDArray[np.int64] |
 
     Groups come from --group_table or --group_by. An image that is listed twice is in one fold, whatever the flags are.
     """
-    _, image = np.unique(path_hashes(files), return_inverse=True)
+    hashes = listed_images(files, "all lines of an image go to one fold")
+    _, image = np.unique(hashes, return_inverse=True)
     repeated = len(image) - int(image.max()) - 1
-    if repeated:
-        log.warning(f"{repeated} image(s) of {files.source} are listed again; all lines of an image go to one fold.")
     if opt.group_table is not None:
         groups = _numbered(_table_groups(opt, files))
     elif opt.group_by is not None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dataloader.targets import select
 from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals
+from evaluation.cross_fit import image_keys
 from evaluation.metrics import Predictions
 from evaluation.ranking import metrics_in_order
 from evaluation.report.page import Extra
@@ -78,7 +79,8 @@ def _write_target_report(
     predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
     classes, fitted = inference.classes, None
     if run.opt.fit_thresholds:
-        fitted = fit_thresholds(predictions, run.opt.fit_thresholds, run.train.seed)
+        image = image_keys(run.files)[predictions.index]
+        fitted = fit_thresholds(predictions, run.opt.fit_thresholds, image, run.train.seed)
         log_fitted(fitted)
         classes = replace(classes, thresholds=fitted.values)
     scored = TargetScored(predictions, run.files, classes)
