@@ -30,6 +30,7 @@ from training.length import RunLength
 from training.lora import Adapters
 from training.losses import Loss
 from training.mix import Mix, mix_batch
+from training.own_loss import first_update
 from utils import distributed
 from utils.batch import Batch
 from utils.errors import UserError
@@ -109,6 +110,7 @@ class Engine:
     grad_norm: that of the last step, before clipping, a scalar on the device.
     active_weights: "raw", "ema" or "swa", the weights to predict with: the best of the last validation.
     on_gradients: called before each step's gradients are clipped; or None.
+    watches_loss: whether the next step looks if the model uses its criterion; the first one does.
     """
 
     def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:
@@ -126,6 +128,7 @@ class Engine:
         self.grad_norm: Tensor | None = None
         self.on_gradients: Callable[[], None] | None = None
         self.active_weights = "raw"
+        self.watches_loss = True
         self._in_step: list[Batch] = []  # the batches of the step that is being accumulated
         self._unsettled: list[Batch] = []  # those of the last step, until `settle`
         self._ran_train_net = False
@@ -140,7 +143,9 @@ class Engine:
         """Train on one batch. With --sam it passes twice, and the result is that of the first pass."""
         images, targets = self.prepare(batch)
         step = self.descend if self.sam is None else self.ascend
-        loss, logits = self.model.update(images, targets, functools.partial(step, batch))
+        update = functools.partial(first_update, self.model) if self.watches_loss else self.model.update
+        self.watches_loss = False
+        loss, logits = update(images, targets, functools.partial(step, batch))
         if self.sam is not None:
             self.model.update(*self.prepare(batch), functools.partial(self.descend, batch))
         return StepResult(loss, share_right(logits, targets) if self.settings.counts_right else None)

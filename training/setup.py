@@ -163,7 +163,9 @@ def _trial_engine(opt: Options, device: torch.device, classes: Classes) -> tuple
     model.place(device)
     model.set_precision(opt.precision)
     side = max(pipeline.size for _, pipeline in build_stages(opt, model.preprocess()))
-    return build_engine(opt, model, TRIAL_STEPS, classes.train_counts, classes.names), side
+    engine = build_engine(opt, model, TRIAL_STEPS, classes.train_counts, classes.names)
+    engine.watches_loss = False  # the run's own first step warns
+    return engine, side
 
 
 def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings:
