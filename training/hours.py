@@ -48,11 +48,14 @@ class TimedLength(RunLength):
         over: whether no training is left.
     """
 
-    def __init__(self, hours: float, batches: int, scheduler: str, span: Span, val_freq: int) -> None:
-        """`span`: its total is not used."""
+    def __init__(
+        self, hours: float, batches: int, scheduler: str, span: Span, val_freq: int, last_stage: int = 1
+    ) -> None:
+        """`span`: its total is not used. `last_stage`: the first epoch of the last size of --scale_schedule."""
         super().__init__(1, batches, self._factor)
         self.hours, self.limit = hours, 3600 * hours
         self.scheduler, self.span, self.val_freq = scheduler, span, val_freq
+        self.last_stage = last_stage
         self.at = self.trained = self.step_seconds = self.share = self.planned = 0.0
         self.steps, self.over = 0, False
         self.pause: float | None = None
@@ -185,6 +188,12 @@ class TimedLength(RunLength):
             log.warning(
                 f"--warmup takes {self.span.warmup / self.span.per_epoch:.3g} epochs, longer than the run: "
                 "the learning rate does not reach --lr. Try: a shorter --warmup, or more --hours"
+            )
+
+        if self.last_stage > self.epochs:
+            log.warning(
+                f"--scale_schedule has a size from epoch {self.last_stage} on, which this run does not reach. "
+                "Try: a schedule that ends earlier, or more --hours"
             )
 
     def _pause(self) -> float:

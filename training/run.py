@@ -40,6 +40,7 @@ class RunSettings:
     checkpoints, logs: the folders of its tag.
     val_freq: epochs between validations; 0: none.
     patience: validations without a better epoch that end the run; 0: none.
+    last_stage: the first epoch of the last size of --scale_schedule.
     save_minutes: minutes between checkpoints within an epoch.
     keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
     overwrite: whether to delete an earlier run. options: what checkpoints keep. config: the same for --config.
@@ -51,6 +52,7 @@ class RunSettings:
     batch_size: int
     val_freq: int
     patience: int
+    last_stage: int
     save_minutes: float
     keep: int
     save_freq: int
@@ -217,6 +219,11 @@ class TrainingRun:
                 )
             metric = self.state.metric
             log.info(f"best: epoch {best['epoch']}, {metric} {best[f'val_{metric}']:.6f}")
+        if self.state.epochs_done < self.settings.last_stage:
+            log.warning(
+                f"--scale_schedule: the run ended after epoch {self.state.epochs_done}, before its last size, which "
+                f"begins with epoch {self.settings.last_stage}: the network has not been trained at that size."
+            )
         there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
         if best is not None and not there:
             log.warning(

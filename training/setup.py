@@ -12,7 +12,7 @@ from torch import nn
 import dataloader
 from dataloader.file_list import FileList
 from dataloader.lists import path_hashes
-from dataloader.transforms import build_stages
+from dataloader.transforms import build_stages, last_stage
 from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel
@@ -190,7 +190,8 @@ def get_length(opt: argparse.Namespace, steps_per_epoch: int) -> RunLength:
     """Return how long the run is, with its schedule: by --epochs, or by --hours."""
     span = schedule_span(opt, -(-steps_per_epoch // opt.accumulate))
     if opt.hours is not None:
-        return TimedLength(opt.hours, steps_per_epoch, opt.scheduler, span, opt.val_freq)
+        needed = last_stage(opt.scale_schedule)
+        return TimedLength(opt.hours, steps_per_epoch, opt.scheduler, span, opt.val_freq, needed)
     return RunLength(opt.epochs, steps_per_epoch, get_schedule(opt.scheduler, span))
 
 
@@ -211,6 +212,7 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
         batch_size=opt.batch_size,
         val_freq=opt.val_freq,
         patience=opt.patience,
+        last_stage=last_stage(opt.scale_schedule),
         save_minutes=opt.save_minutes,
         keep=opt.keep,
         save_freq=opt.save_freq,

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from dataloader.transforms import last_stage
 from network.heads import final_layer
 from options import Options, command, rules
 from options.choices import AUTO_BATCH
@@ -155,7 +156,7 @@ class RunStart:
             images: number of training images. classes: those that have some.
 
         Raises:
-            UserError: --min_lr is above the learning rate that was chosen.
+            UserError: --min_lr is above the learning rate that was chosen, or --scale_schedule is longer than the run.
         """
         if not self.resumed:
             opt, reasons = fill_defaults(opt, facts_of(opt, images, classes, net))
@@ -167,7 +168,14 @@ class RunStart:
                 )
         warn_unused(opt)
         timed = opt.hours is not None
-        return opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed))
+        epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed)
+        last = last_stage(opt.scale_schedule)
+        if last > epochs and not self.resumed:  # a resumed run may be of a version that did not ask
+            raise UserError(
+                f"--scale_schedule {opt.scale_schedule} has a size from epoch {last} on, and the run has {epochs} "
+                f"epochs. Try: --epochs {last} or more, or a schedule that ends earlier"
+            )
+        return opt.replace(epochs=epochs)
 
     def _has_used_hours(self) -> bool:
         clock = self.content["training"].get("clock") if self.resumed and self.content is not None else None

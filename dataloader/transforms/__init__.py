@@ -150,16 +150,28 @@ def build_stages(opt: argparse.Namespace, preprocess: Preprocess) -> ResolutionS
     """
     if not opt.scale_schedule:
         return [(1, get_transform(opt, preprocess))]
+    return [
+        (first, get_transform(opt, replace(preprocess, scale=size))) for first, size in scale_stages(opt.scale_schedule)
+    ]
+
+
+def scale_stages(schedule: str) -> list[tuple[int, int]]:
+    """Return (first epoch, side in pixels) for each stage of --scale_schedule. Raises UserError if it is malformed."""
     stages = []
-    for part in opt.scale_schedule.split(","):
+    for part in schedule.split(","):
         first, _, size = (word.strip() for word in part.partition(":"))
         if not (first.isdecimal() and size.isdecimal() and int(first) > 0 and int(size) >= MIN_SIDE):
             raise UserError(f"--scale_schedule has {part!r}; expected epoch:pixels, such as 1:128,11:192,16:224.")
-        stages.append((int(first), get_transform(opt, replace(preprocess, scale=int(size)))))
+        stages.append((int(first), int(size)))
     epochs = [first for first, _ in stages]
     if epochs[0] != 1 or epochs != sorted(set(epochs)):
-        raise UserError(f"--scale_schedule is {opt.scale_schedule!r}; its epochs must begin with 1 and ascend.")
+        raise UserError(f"--scale_schedule is {schedule!r}; its epochs must begin with 1 and ascend.")
     return stages
+
+
+def last_stage(schedule: str | None) -> int:
+    """Return the first epoch of the last size of --scale_schedule, or 1. Raises UserError as `scale_stages`."""
+    return scale_stages(schedule)[-1][0] if schedule else 1
 
 
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:

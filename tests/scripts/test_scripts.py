@@ -148,6 +148,24 @@ def test_train_min_lr_above_the_chosen_rate_is_refused(script, photo_set):
     assert result.code == 2 and "--min_lr 0.5 is above the chosen --lr 0.00" in result.err
 
 
+def test_train_scale_schedule_beyond_the_last_epoch_is_refused(script, photo_set, small):
+    """The log named the last size, and the run trained at the first alone."""
+    words = ["--tag", "run", "--data_root", photo_set, *small, "--scale_schedule", "1:16,3:32"]
+    result = script("train.py", *words, "--epochs", 2)
+    assert result.code == 2 and "a size from epoch 3 on, and the run has 2 epochs. Try: --epochs 3" in result.err
+    result = script("train.py", *words, "--epochs", 3)
+    assert result.code == 0 and "not been trained at that size" not in result.out + result.err
+
+
+def test_train_end_before_the_last_size_is_warned_of(script, photo_set, small):
+    """--patience ends the run: no step changes the weights."""
+    words = ["--tag", "run", "--data_root", photo_set, *small, "--scale_schedule", "1:16,4:32", "--epochs", 4]
+    result = script("train.py", *words, "--patience", 1, "--lr", 1e-30, "--metric", "top1")
+    assert result.code == 0 and "before its last size, which begins with epoch 4" in result.out + result.err
+    result = script("train.py", "--tag", "run", "--data_root", photo_set, "--resume", "--epochs", 3, "--patience", 9)
+    assert result.code == 0 and "ended after epoch 3, before its last size" in result.out + result.err
+
+
 def test_train_options_yaml_repeats_the_chosen_values(script, photo_set, tmp_path):
     assert script("train.py", "--tag", "one", "--data_root", photo_set, *UNTUNED).code == 0
     config = tmp_path / "logs/one/options.yaml"

@@ -29,11 +29,13 @@ WORDS = [*WORDS.split(), *"--preset original --transform none --precision fp32".
 class Machine:
     """Runs a TimedLength on a clock of its own; `step` and `validation` are seconds, or functions of the time."""
 
-    def __init__(self, monkeypatch, step, validation=2.0, per_epoch=100, every=1, scheduler="cos", warmup=0, start=3.0):
+    def __init__(
+        self, monkeypatch, step, validation=2.0, per_epoch=100, every=1, scheduler="cos", warmup=0, start=3.0, stage=1
+    ):
         self.time, self.step_seconds, self.validation_seconds = 0.0, step, validation
         monkeypatch.setattr(clock, "now", lambda: self.time)
         self.watch = clock.Stopwatch()
-        self.length = TimedLength(LIMIT / 3600, per_epoch, scheduler, Span(0, per_epoch, warmup), every)
+        self.length = TimedLength(LIMIT / 3600, per_epoch, scheduler, Span(0, per_epoch, warmup), every, stage)
         self.per_epoch, self.every, self.start = per_epoch, every, start
         self.rates, self.validated, self.epochs = [], [], 0
 
@@ -123,6 +125,15 @@ def test_hours_without_time_for_two_validations_validates_once(monkeypatch):
     """The first epoch ends with 15 of 180 seconds left, where a validation takes 10."""
     done = Machine(monkeypatch, step=0.1, per_epoch=1550, validation=10.0).run()
     assert done.validated == [2]
+
+
+def test_hours_too_short_for_the_last_size_is_warned_of(monkeypatch, caplog):
+    """The number of epochs is known after a hundred steps."""
+    done = Machine(monkeypatch, step=0.1, stage=1000).run()
+    assert "has a size from epoch 1000 on, which this run does not reach" in caplog.text
+    caplog.clear()
+    Machine(monkeypatch, step=0.1, stage=done.epochs).run()
+    assert "--scale_schedule" not in caplog.text
 
 
 def test_hours_start_longer_than_the_time_is_refused(monkeypatch):
