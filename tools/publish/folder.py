@@ -28,11 +28,7 @@ from utils.whole_folder import whole_folder
 
 WEIGHTS = "model.safetensors"
 FITTED = ("calibration", "thresholds")  # what eval.py stored
-MADE_BY = (
-    "average",
-    "long_tail",
-    "probe",
-)  # how a tool made a checkpoint; paths lose their folders
+MADE_BY = ("average", "long_tail", "probe")  # how a tool made the checkpoint
 KEPT = ("model", "epoch", *FITTED, *MADE_BY)  # of the checkpoint, beside options, data and weights
 SCORE_NAMES = ("intervals",)  # of metrics.json, beside its numbers
 PACKAGES = ("torch", "timm", "numpy", "safetensors")
