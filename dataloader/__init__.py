@@ -17,7 +17,7 @@ from dataloader.geometry import EvalGeometry
 from dataloader.image_advice import check_readable
 from dataloader.list_paths import KINDS, ListFlags
 from dataloader.listing import class_folders
-from dataloader.lists import check_images, warn_shared
+from dataloader.lists import check_images, warn_repeated, warn_shared
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from dataloader.transforms import build_stages, get_transform
@@ -64,7 +64,7 @@ def open_list(
     """Read the list "train", "val" or "test", look for its files, and decode a few of them.
 
     Missing files are counted and named; --on_bad_image says whether they are an error. With --no-check_files, and where
-    only saved probabilities are blended, no file is looked at.
+    only saved probabilities are blended, no file is looked at. Images that a labelled list names twice are counted.
 
     Args:
         drop_missing: leave missing files out of the list (training); else they stay, and count as unreadable.
@@ -76,9 +76,11 @@ def open_list(
     """
     path = list_path(opt, name) if known is None else _list_flags(opt).choose(name, known)
     files = read_list(path, labelled=name != "test", task=task)
-    if not opt.check_files or _reads_no_image(opt, name):
-        return files
-    return check_images(files, drop_missing, opt.on_bad_image, opt.max_pixels)
+    if opt.check_files and not _reads_no_image(opt, name):
+        files = check_images(files, drop_missing, opt.on_bad_image, opt.max_pixels)
+    if name != "test":  # a submission has a row per line, and checks its ids
+        warn_repeated(files)
+    return files
 
 
 def draw_lists(opt: Options, out: Path) -> Options:

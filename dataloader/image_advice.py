@@ -118,22 +118,16 @@ def _reason_missing(files: FileList, index: int, finder: FileFinder) -> tuple[st
 
 def _advice(reason: str, files: FileList) -> str:
     """Return how to correct `reason`, mostly with a command; empty where the reason itself says it."""
-    out, stem = files.source.parent / "corrected", files.source.stem
-    made = "train" if files.label[0] >= 0 else "test"
-    part: tuple[object, ...] = ("--val", 0) if made == "train" else ("--part", "test")
-    if stem == "val" and (files.source.parent / "classes.txt").is_file():
-        made, part = "val", ("--part", "val", "--classes", files.source.parent / "classes.txt")
-    then = f"\nThen give --{stem}_list {shlex.quote(str(out / made))}.txt." if stem in ("train", "val", "test") else ""
-    corrected = f"Try: {prepare_command('list', files.source, *part, '--out', out)}{then}"
+    corrected = correcting_command(files)
     return {
         "labels": corrected,
         "no labels": "Add a label to each line, or give the list as --test_list to submit.py.",
-        "here": f"Try: {prepare_command('list', files.source, *part, '--root', '.', '--out', out)}{then}",
+        "here": correcting_command(files, "--root", "."),
         ENDING: corrected,
         FORM: corrected,
         BACKSLASH: corrected,
         CASE: "Write the names with the case of the files.",
-        "endings": f"Try: {prepare_command('list', files.source, *part, '--suffix', '.jpg', '--out', out)}{then}",
+        "endings": correcting_command(files, "--suffix", ".jpg"),
         "CR": "Save the list with LF line ends.",
         "windows": "Write the paths as this machine has them.",
         "quotes": "Write the paths without quotes; spaces in them are fine.",
@@ -141,3 +135,19 @@ def _advice(reason: str, files: FileList) -> str:
         "permission": "Give yourself permission to read it (`chmod`).",
         "lfs": "Try: git lfs pull",
     }.get(reason, "")
+
+
+def correcting_command(files: FileList, *flags: str) -> str:
+    """Return "Try:", the command that writes the list anew, with these `flags`, and which flag to give then.
+
+    It cannot write sets of labels or numbers; then the text says what to do by hand.
+    """
+    if files.targets is not None:
+        return "Correct the paths of the list."
+    out, stem = files.source.parent / "corrected", files.source.stem
+    made = "train" if files.label[0] >= 0 else "test"
+    part: tuple[object, ...] = ("--val", 0) if made == "train" else ("--part", "test")
+    if stem == "val" and (files.source.parent / "classes.txt").is_file():
+        made, part = "val", ("--part", "val", "--classes", files.source.parent / "classes.txt")
+    then = f"\nThen give --{stem}_list {shlex.quote(str(out / made))}.txt." if stem in ("train", "val", "test") else ""
+    return f"Try: {prepare_command('list', files.source, *part, *flags, '--out', out)}{then}"

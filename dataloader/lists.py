@@ -1,4 +1,4 @@
-"""Checks of a command's lists before anything is written: missing files, unreadable images, images in two lists."""
+"""Checks of a command's lists before anything is written: missing files, unreadable images, images listed twice."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dataloader.decode import read_image
 from dataloader.file_list import FileList, missing_files
-from dataloader.image_advice import explain_unreadable
+from dataloader.image_advice import correcting_command, explain_unreadable
 from utils import distributed
 from utils.errors import ImageError, UserError
 from utils.logger import log
@@ -89,7 +89,57 @@ def _try_decoding(files: FileList, present: NDArray[np.int64], max_pixels: int) 
     log.warning(f"{len(bad)} of {tried} of {files.source} cannot be read, over half of them; {details}")
 
 
-# ------------------------------------------------------------------------------------------------ two lists
+# ------------------------------------------------------------------------------------------------ listed twice
+
+
+def warn_repeated(files: FileList) -> None:
+    """Warn where several lines of a labelled list name one image: it counts once per line, perhaps with two labels."""
+    if distributed.rank():  # the main process alone warns
+        return
+    again, first = repeated_images(files)
+    if not len(again):
+        return
+    text = f"{len(again)} of {len(files)} lines of {files.source} name an image that an earlier line names, the first: "
+    text += _two_lines(files, int(first[0]), int(again[0])) + "."
+    if files.targets is None:
+        differ = np.flatnonzero(files.label[again] != files.label[first])
+    else:
+        pairs = zip(again.tolist(), first.tolist(), strict=True)
+        differ = np.flatnonzero([files.target_text(k) != files.target_text(j) for k, j in pairs])
+    if len(differ):
+        j, k = int(first[differ[0]]), int(again[differ[0]])
+        text += f"\n{len(differ)} of them give it another label, the first: {_two_lines(files, j, k)}: "
+        text += f"{files.target_text(j)} and {files.target_text(k)}."
+    text += "\nAn image counts once per line, in training and in scores. "
+    if files.targets is None:
+        text += "To keep one line per image, and none where the labels differ:\n" + correcting_command(files)
+    else:
+        text += "Keep one line per image."
+    log.warning(text)
+
+
+def _two_lines(files: FileList, first: int, again: int) -> str:
+    """Return an image and its two lines, for messages."""
+    return f"{files.path(first)} (lines {files.line[first]} and {files.line[again]})"
+
+
+def repeated_images(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices, ascending, of the images that an earlier line names, and for each that of its first line.
+
+    Images are equal by their normalised absolute paths.
+    """
+    hashes = path_hashes(files)
+    ordered = np.sort(hashes)
+    if not (ordered[1:] == ordered[:-1]).any():  # several times faster than what follows
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = np.argsort(hashes, kind="stable")
+    equal = np.concatenate([[False], hashes[order[1:]] == hashes[order[:-1]]])
+    begin = np.maximum.accumulate(np.where(equal, 0, np.arange(len(order))))  # of each run of equal hashes
+    again, first = order[equal], order[begin[equal]]
+    pairs = zip(again.tolist(), first.tolist(), strict=True)
+    same = np.array([os.path.abspath(files.path(k)) == os.path.abspath(files.path(j)) for k, j in pairs], bool)
+    ascending = np.argsort(again[same])
+    return again[same][ascending], first[same][ascending]
 
 
 def warn_shared(train: FileList, val: FileList) -> None:

@@ -144,7 +144,7 @@ def test_open_list_of_missing_folder_is_refused(here):
         opened("tables", "train")
 
 
-# ------------------------------------------------------------------------ two lists
+# ------------------------------------------------------------------------ listed twice
 
 PIECE = st.sampled_from(["a", "b.jpg", "../", "./", "/", "//", "..", "sub/", "é", " "])
 
@@ -171,3 +171,41 @@ def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, c
         k for k in range(len(val)) if os.path.abspath(val.path(k)) in known
     ]
     assert lists.path_hashes(val).dtype == np.uint64
+    paths = [os.path.abspath(train.path(k)) for k in range(len(train))]
+    again, first = lists.repeated_images(train)
+    assert dict(zip(again.tolist(), first.tolist(), strict=True)) == {
+        k: paths.index(path) for k, path in enumerate(paths) if paths.index(path) < k
+    }
+    assert again.tolist() == sorted(again)
+
+
+@pytest.mark.parametrize("check", ["--check_files", "--no-check_files"])
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_open_list_repeated_images_are_warned_of_once_per_list(here, prepare, caplog, check, name):
+    lines = f"c.jpg 0\na b.jpg 1\n\nsub/../c.jpg 0\n{here}/set/c.jpg 1\nsub/d.jpg 1\na b.jpg 1\n"
+    (here / f"set/{name}.txt").write_text(lines)
+    assert len(dataloader.open_list(parse_train(["--data_root", "set", check]), name)) == 6
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"3 of 6 lines of set/{name}.txt name an image that an earlier line names" in said
+    assert "the first: set/c.jpg (lines 1 and 4)." in said
+    assert "1 of them give it another label, the first: set/c.jpg (lines 1 and 5): 0 and 1." in said
+    words = shlex.split(said.split("Try: python datasets/prepare.py ")[1].splitlines()[0])
+    assert prepare.main(words) == 0
+    kept = read_list(said.split(f"Then give --{name}_list ")[1][:-1])
+    assert sorted(os.path.basename(kept.path(k)) for k in range(len(kept))) == ["a b.jpg", "d.jpg"]
+
+
+def test_open_list_repeated_images_with_sets_of_labels_are_warned_of(here, caplog):
+    (here / "set/train.txt").write_text("c.jpg 0,1\nsub/d.jpg -\nc.jpg 1,0\nsub/d.jpg 1\n")
+    dataloader.open_list(parse_train(["--data_root", "set"]), "train", task="multilabel")
+    assert "2 of 4 lines of set/train.txt name an image that an earlier line names" in caplog.text
+    assert "1 of them give it another label, the first: set/sub/d.jpg (lines 2 and 4): - and 1." in caplog.text
+    assert "Keep one line per image." in caplog.text and "prepare.py" not in caplog.text
+
+
+def test_open_list_of_single_images_warns_of_none(here, caplog):
+    (here / "set/train.txt").write_text("c.jpg 0\nsub/d.jpg 1\n")
+    (here / "set/test.txt").write_text("c.jpg\nc.jpg\n")
+    for name in ("train", "test"):
+        opened("set", name)
+    assert not caplog.records
