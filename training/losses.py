@@ -276,8 +276,8 @@ def softmax_config(settings: LossSettings) -> SoftmaxConfig:
     """Return what --smooth, --logit_adjust and the margin of --head do to the softmax."""
     adjust = None
     if settings.logit_adjust:
-        counts = settings.class_counts
-        assert counts is not None
+        assert settings.class_counts is not None
+        counts = settings.class_counts.clamp(min=1)  # a class without images has a logarithm, too
         adjust = (settings.logit_adjust * (counts / counts.sum()).log()).float()
     margin = settings.head_margin if settings.head in ("arcface", "subcenter") else 0.0
     return SoftmaxConfig(settings.smooth, adjust, margin, settings.head_scale)
@@ -294,6 +294,8 @@ def class_weights(settings: LossSettings) -> Tensor | None:
 def effective_weight(count: Tensor, beta: float) -> Tensor:
     """Return weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n) (Cui et al., 2019, eq. 3).
 
-    Their mean is 1.
+    Their mean over the classes with images is 1. A class without images has the weight 1: the formula has none for it.
     """
-    return F.normalize((1 - beta) / (1 - beta**count), p=1, dim=0) * len(count)
+    present = count > 0
+    weight = torch.where(present, (1 - beta) / (1 - beta ** count.clamp(min=1)), 0)
+    return torch.where(present, F.normalize(weight, p=1, dim=0) * present.sum(), 1)

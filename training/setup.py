@@ -264,7 +264,7 @@ def loss_settings(
         )
     counts = None
     if class_counts is not None:
-        counts = torch.tensor(class_counts, dtype=torch.float64, device=device).clamp(min=1)
+        counts = torch.tensor(class_counts, dtype=torch.float64, device=device)
     return LossSettings(
         loss=opt.loss,
         smooth=opt.smooth,

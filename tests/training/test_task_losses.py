@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from options import parse_train
+from training.losses import effective_weight
 from training.setup import loss_settings
 from training.task_losses import get_task_loss
 from utils.task import CORN, predictions_of
@@ -35,6 +36,18 @@ def test_multilabel_bce_effective_weight_weights_labels():
     wanted = (each * weight / weight.mean()).mean().item()
     found = loss_of("--task multilabel --class_weight effective", counts=counts)(logits, labels)
     assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_multilabel_effective_weight_of_a_label_without_images_is_one():
+    """It took nearly all the weight, and left a two-hundredth to each label that has images."""
+    assert effective_weight(torch.tensor([1000.0, 1000.0, 0.0]), 0.999).tolist() == pytest.approx([1, 1, 1])
+    logits, labels = logits_and_labels()
+    counts = [0, 10, 100, 0, 10000]
+    weight = [1.0, *effective_weight(torch.tensor([10.0, 100.0, 10000.0]), 0.999).tolist()]
+    weight.insert(3, 1.0)
+    each = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=0)
+    found = loss_of("--task multilabel --class_weight effective", counts=counts)(logits, labels)
+    assert found.item() == pytest.approx((each * torch.tensor(weight)).mean().item(), rel=1e-5)
 
 
 def test_multilabel_focal_equals_its_formula():
