@@ -150,6 +150,10 @@ def write(
         metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
         metrics["compare"] |= difference.as_dict() if difference else {}
         _write_changed(new / "changed.csv", scored, compared)
+    if opt.blend == "rank":
+        log.warning(
+            "--blend rank gives no probabilities: log_loss, loss and ece are of means of 1/rank, and mean nothing."
+        )
     issues = label_issues.find(predictions, classes.count)
     label_issues.write(new / "label_issues.csv", issues, scored)
     _write_predictions(new / "predictions.csv", scored)

@@ -9,7 +9,7 @@ from typing import Any
 
 from inference import blend
 from inference.tta import TTA
-from options import changed
+from options import changed, rules
 from options.choices import FITS
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
@@ -70,10 +70,6 @@ def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, En
                 f"--ensemble {path}: there is no {name}. Put it back, or fit the ensemble again with eval.py --blend."
             )
     settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
-    if settings.get("blend") == "rank" and vars(opt).get("pseudo_label") is not None:
-        raise UserError(
-            f"--ensemble {path} blends by rank, and --pseudo_label needs probabilities. Try: --blend mean beside it."
-        )
     identities = {name: content["hashes"][k] for name, k in zip(load, used, strict=True)}
     found = EnsembleFile(opt.ensemble, identities, content.get("thresholds"))
     if found.thresholds and not vars(opt).get("threshold") and not vars(opt).get("fit_thresholds"):
@@ -83,7 +79,13 @@ def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, En
                     f"The thresholds of {path} were fitted with --{name} {content.get(name)}; now it is "
                     f"{getattr(opt, name)}."
                 )
-    return changed(opt, load=load, weights=[content["weights"][k] for k in used], **settings), found
+    applied = changed(opt, load=load, weights=[content["weights"][k] for k in used], **settings)
+    needing = rules.without_probabilities(applied)
+    if needing:
+        raise UserError(
+            f"--ensemble {path} blends by rank, and {needing[0]} needs probabilities. Try: --blend mean beside it."
+        )
+    return applied, found
 
 
 def _source_of(name: str, folder: Path) -> str:

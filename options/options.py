@@ -117,7 +117,7 @@ def _eval() -> Parser:
         help="bootstrap resamples for the confidence intervals of the scores; 0: no intervals",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
-    parser.rules.append(rules.fit_thresholds)
+    parser.rules += [rules.fit_thresholds, rules.rank]
     return parser
 
 
@@ -176,6 +176,7 @@ def _submit() -> Parser:
         "several labels per image: each label present or absent with it",
     )
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.images, rules.cache]
+    parser.rules.append(rules.rank)
     return parser
 
 

@@ -72,6 +72,31 @@ def blend(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+# Flags that need probabilities, and the value that switches each off.
+PROBABILITY_FLAGS: dict[str, Any] = {
+    "calibrate": False,
+    "temperature": "none",
+    "save_probs": False,
+    "pseudo_label": None,
+}
+
+
+def without_probabilities(opt: argparse.Namespace) -> list[str]:
+    """Return the flags that --blend rank, which orders the classes, gives nothing for; empty with another --blend."""
+    if opt.blend != "rank":
+        return []
+    flags = [f"--{name}" for name, off in PROBABILITY_FLAGS.items() if vars(opt).get(name, off) != off]
+    return flags + ["--metric log_loss"] * (vars(opt).get("metric") == "log_loss")
+
+
+def rank(opt: argparse.Namespace) -> list[str]:
+    """Allow nothing that needs probabilities beside --blend rank."""
+    return [
+        f"{flag} and --blend rank contradict: ranks are not probabilities. Try: --blend mean"
+        for flag in without_probabilities(opt)
+    ]
+
+
 def submission(opt: argparse.Namespace) -> list[str]:
     """Require a format of the submission that can be read back."""
     problems = []
@@ -91,8 +116,6 @@ def submission(opt: argparse.Namespace) -> list[str]:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.probabilities and "threshold" in opt.given:
         problems.append("--probabilities and --threshold contradict: a probability needs no threshold; leave one out")
-    if opt.pseudo_label is not None and opt.blend == "rank":
-        problems.append("--pseudo_label and --blend rank contradict: ranks are not probabilities. Try: --blend mean")
     return problems
 
 

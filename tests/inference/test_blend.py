@@ -251,6 +251,36 @@ def test_saved_probs_blend_as_networks_do(script, pair, tmp_path, photo_set):
     written.write_text(yaml.safe_dump(content))
     refused = script("submit.py", "--tag", "fit", "--ensemble", written, "--pseudo_label", 0.9, *pair)
     assert refused.code == 2 and "--pseudo_label needs probabilities" in refused.err
+    refused = script("eval.py", "--tag", "fit", "--ensemble", written, "--save_probs", *pair)
+    assert refused.code == 2 and "--save_probs needs probabilities" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("eval.py", "--calibrate"),
+        ("eval.py", "--temperature 2"),
+        ("eval.py", "--save_probs"),
+        ("eval.py", "--metric log_loss"),
+        ("submit.py", "--temperature ckpt"),
+        ("submit.py", "--save_probs"),
+        ("submit.py", "--pseudo_label 0.9"),
+    ],
+)
+def test_flags_of_probabilities_beside_ranks_are_refused(script, name, words):
+    """A mean of 1/rank got a temperature, and probs.npz held it as probabilities for later blends."""
+    result = script(name, "--tag", "r", "--load", "a.pt", "b.pt", "--blend", "rank", *words.split())
+    flag = words if "log_loss" in words else words.split()[0]
+    assert result.code == 2 and f"{flag} and --blend rank contradict: ranks are not probabilities" in result.err
+
+
+def test_eval_of_ranks_says_that_the_losses_mean_nothing(script, task_checkpoint):
+    network = task_checkpoint("ordinal")
+    words = ["--load", network, network, "--gpu", -1, "-w", 0, "--resamples", 0, "--no-report"]
+    for blend_name in ("mean", "rank"):
+        result = script("eval.py", "--tag", blend_name, "--blend", blend_name, *words)
+        assert result.code == 0, result.err
+        assert ("log_loss, loss and ece are of means of 1/rank" in result.out + result.err) == (blend_name == "rank")
 
 
 def test_saved_probs_keep_small_probabilities():
