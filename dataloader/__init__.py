@@ -4,6 +4,7 @@ The options enter here. Every function below this module takes the values that i
 """
 
 import argparse
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -136,6 +137,7 @@ class TrainLoader:
         self.files = files
         sampling = SamplingConfig(opt.seed, opt.balance, opt.repeat_aug)
         self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, sampling, _max_batches(opt))
+        _check_repeats(opt, self.sampler.batch_size, len(files))
         stages = build_stages(opt, preprocess)
         side = max(pipeline.geometry.min_source_side() for _, pipeline in stages)
         reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
@@ -163,7 +165,8 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
     """Return the loader of training batches.
 
     Raises:
-        UserError: the list has fewer than two images, --transform is unknown, or cache or shared memory are too small.
+        UserError: the list has fewer than two images, --transform is unknown, --repeat_aug does not divide the batch,
+            or cache or shared memory are too small.
     """
     count = len(files)
     if count < 2:
@@ -176,6 +179,24 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
             f"Each epoch leaves out {ragged} of {count} images, different ones each time (the last, ragged batch)."
         )
     return TrainLoader(files, opt, preprocess)
+
+
+def _check_repeats(opt: argparse.Namespace, batch: int, images: int) -> None:
+    """Raise UserError where a batch of `batch` images cannot hold each --repeat_aug times.
+
+    A run that an earlier version began so is continued, with a warning.
+    """
+    if batch % opt.repeat_aug == 0:
+        return
+    problem = f"A batch of {batch} cannot hold each image --repeat_aug {opt.repeat_aug} times"
+    if opt.resume:
+        log.warning(f"{problem}: some images of a batch have fewer copies, as when the run began.")
+        return
+    step = math.lcm(opt.repeat_aug, distributed.world_size())
+    sizes = sorted({batch // step * step, -(-batch // step) * step} & set(range(step, images + 1)))
+    if not sizes:
+        raise UserError(f"{problem}; the list has {images} images. Try: a smaller --repeat_aug")
+    raise UserError(f"{problem}; allowed: a multiple of {step}. Try: {' or '.join(f'-b {size}' for size in sizes)}")
 
 
 def eval_loader(

@@ -28,7 +28,7 @@ def _sampling(add: AddFlag) -> None:
         low=1,
         high=16,
         metavar="K",
-        help="use each image K times per batch, each time with another augmentation",
+        help="use each image K times per batch, each time with another augmentation; the batch is a multiple of K",
     )
     add("--scale_schedule", metavar="E:PX,…", help="training image sizes by first epoch, such as 1:128,11:192,16:224")
     add(

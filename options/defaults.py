@@ -97,6 +97,9 @@ def _batch_size(opt: Options, facts: Facts) -> tuple[Values, str]:
     while epochs is not None and size > BATCH_SIZES[0][1] and epochs * facts.images < MIN_STEPS * size:
         size //= 2
         why = f"{facts.images:,} training images, {epochs} epochs: few steps"
+    if size % opt.repeat_aug:
+        size = -(-size // opt.repeat_aug) * opt.repeat_aug
+        why += f"; a multiple of --repeat_aug {opt.repeat_aug}"
     return {"batch_size": size}, why
 
 

@@ -111,7 +111,7 @@ HELP = {
     "cutmix": "把一张图的一块贴到另一张上",
     # ------------------------------------------------------------------------------------------ augmentation
     "balance": "各类均匀地抽取，或按类大小的平方根抽取",
-    "repeat_aug": "一个 batch 里每张图出现 K 次，每次重新增强",
+    "repeat_aug": "一个 batch 里每张图出现 K 次，每次重新增强；batch 是 K 的倍数",
     "scale_schedule": "从给定的 epoch 起改用的训练尺寸，例如 1:128,11:192,16:224",
     "transform": f"{', '.join(choices.TRANSFORMS)}；resize 使用从 --zoom 到 --cutout_size 的各项，"
     "自行给出 resize 时它们默认取原模板的值",

@@ -24,6 +24,7 @@ from dataloader.sampler import balanced_indices, repeat_index
 from dataloader.transforms import transforms
 from options import parse_train
 from utils.errors import UserError
+from utils.logger import start_logging
 from utils.preprocess import Preprocess
 
 WAY = Preprocess(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -78,6 +79,27 @@ def test_repeat_aug_copies_differ(photo_set):
     first = batches(photo_set, "-w", 0, "--repeat_aug", 3)[0]
     assert first.index.tolist() == np.repeat(first.index[::3], 3).tolist()
     assert len({image.numpy().tobytes() for image in first.image}) == 12
+
+
+@pytest.mark.parametrize(
+    ("batch", "repeats", "said"),
+    [
+        (8, 3, "A batch of 8 .* Try: -b 6 or -b 9$"),
+        (35, 4, "A batch of 35 .* Try: -b 32 or -b 36$"),
+        (40, 5, "A batch of 36 .* Try: -b 35$"),  # the list has 36 images
+        (2, 3, "A batch of 2 .* Try: -b 3$"),
+    ],
+)
+def test_repeat_aug_that_does_not_divide_the_batch_is_refused(photo_set, batch, repeats, said):
+    """Some images of a batch had fewer copies."""
+    with pytest.raises(UserError, match=said):
+        loader(photo_set, "-b", batch, "--repeat_aug", repeats)
+
+
+def test_repeat_aug_of_a_resumed_run_warns(photo_set, capfd):
+    start_logging()
+    loader(photo_set, "-b", 8, "--repeat_aug", 3, "--resume")
+    assert "A batch of 8 cannot hold each image --repeat_aug 3 times" in capfd.readouterr().out
 
 
 def test_scale_schedule_sets_size_per_epoch(photo_set):

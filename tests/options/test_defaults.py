@@ -124,6 +124,12 @@ def test_fill_defaults_gives_each_value_with_its_reason():
     assert not any("--lr" in line for line in reasons)
 
 
+def test_fill_defaults_batch_is_a_multiple_of_repeat_aug():
+    for repeats, batch in ((1, 32), (2, 32), (3, 33), (5, 35), (16, 32)):
+        assert filled(f"--repeat_aug {repeats}").batch_size == batch
+    assert filled("--repeat_aug 3 -b 32").batch_size == 32  # a given flag is never changed
+
+
 def test_fill_defaults_fits_the_classifier_to_few_images_from_imagenet_weights():
     few = replace(FINE_TUNED, classes=15)
     opt = filled("", few)
