@@ -50,8 +50,7 @@ def find(opt: Options) -> None:
     """Test the range of learning rates, and report. Raises UserError if the range is empty."""
     if opt.low >= opt.high:
         raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
-    rates, losses = range_test(opt)
-    report(opt, rates, losses)
+    report(opt, *range_test(opt))
 
 
 def option_parser() -> Parser:
@@ -74,8 +73,11 @@ def option_parser() -> Parser:
     return parser
 
 
-def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Train with a rising learning rate; return the learning rates and losses of the steps taken, float64 (N,) each.
+def range_test(opt: Options) -> tuple[Options, np.ndarray, np.ndarray]:
+    """Train with a rising learning rate.
+
+    Return the options of the test, with what was chosen, and the learning rates and losses of the steps taken, float64
+    (N,) each.
 
     Every step is the engine's own, with its loss, mixing, clipping, --sam and --accumulate. The loss of a step is
     the mean over its batches. A loss that is not finite, or far above the lowest one, ends the test.
@@ -90,7 +92,7 @@ def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
     # The weights of --load replace the pretrained ones.
     pretrained = opt.pretrained and not (opt.load or opt.probe_init)
     opt = opt.replace(lr=opt.lr or 1.0, pretrained=pretrained, swa=0, max_nan=0)
-    engine, loader = build(opt, opt.steps * opt.accumulate)  # an epoch has at least one batch
+    engine, loader, opt = build(opt, opt.steps * opt.accumulate)  # an epoch has at least one batch
     lowest_factor = opt.low / engine.settings.lr
     engine.schedule = lambda step: lowest_factor * (opt.high / opt.low) ** (step / (opt.steps - 1))
     rates, losses, mean, lowest = [], [], 0.0, math.inf
@@ -112,7 +114,7 @@ def range_test(opt: Options) -> tuple[np.ndarray, np.ndarray]:
         if not math.isfinite(loss) or (number > MIN_STEPS and smooth > MAX_LOSS_RATIO * lowest):
             log.info(f"The loss exploded at a learning rate of {rates[-1]:.3g}, step {number}.")
             break
-    return np.array(rates[: len(losses)]), np.array(losses)
+    return opt, np.array(rates[: len(losses)]), np.array(losses)
 
 
 def place(opt: argparse.Namespace) -> Path:
@@ -120,8 +122,8 @@ def place(opt: argparse.Namespace) -> Path:
     return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
 
 
-def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader]":
-    """Return the engine, ready to train, and its loader, as train.py does, without starting a run.
+def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader, Options]":
+    """Return the engine, ready to train, its loader, and their options, as train.py does, without starting a run.
 
     Args:
         epochs: how many the loader has, whatever the run would have; its defaults follow from its own.
@@ -176,7 +178,8 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     loader = dataloader.train_loader(opt, files, model.preprocess())
     if opt.fit_head:
         fit_classifier(opt.replace(loader=loader.kind), model, files)
-    return build_engine(opt, model, len(loader), classes.train_counts, classes.names), loader
+    engine = build_engine(opt, model, len(loader), classes.train_counts, classes.names)
+    return engine, loader, opt.replace(batch_size=loader.sampler.batch_size)  # of few images it is smaller
 
 
 def smoothed(losses: np.ndarray) -> np.ndarray:
@@ -204,8 +207,12 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     return float(rates[steepest]) if slope[steepest] < 0 else None
 
 
-def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray) -> None:
+def report(opt: argparse.Namespace, used: argparse.Namespace, rates: np.ndarray, losses: np.ndarray) -> None:
     """Write the PNG and the CSV, and log the suggested learning rate and the command to train with it.
+
+    Args:
+        opt: the flags of the call, which the command repeats. used: the options of the test.
+        rates, losses: (N,), of range_test.
 
     Raises:
         UserError: the loss never fell between --low and --high.
@@ -213,8 +220,8 @@ def report(opt: argparse.Namespace, rates: np.ndarray, losses: np.ndarray) -> No
     from evaluation.report.tool_plots import range_test as draw
 
     best, out = suggest(rates, losses), place(opt)
-    accumulated = f" × {opt.accumulate}" if opt.accumulate > 1 else ""
-    title = f"{opt.model}, {opt.optimizer}, batches of {opt.batch_size}{accumulated}"
+    accumulated = f" × {used.accumulate}" if used.accumulate > 1 else ""
+    title = f"{used.model}, {used.optimizer}, batches of {used.batch_size}{accumulated}"
     out.parent.mkdir(parents=True, exist_ok=True)
     fine = np.isfinite(losses)
     draw(out, {"rate": rates[fine], "loss": losses[fine], "smoothed": smoothed(losses[fine])}, best, title)

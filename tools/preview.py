@@ -77,7 +77,14 @@ def draw(opt: Options) -> None:
     )
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
         writer.add_image(f"preview/{opt.transform}", sheet)
-    log.info(f"{len(chosen)} images with {opt.views} views each: {out}, and TensorBoard in {opt.log_dir}/{opt.tag}")
+    chosen_for = ""
+    if opt.preset != "original" and "transform" not in opt.given and "epochs" not in opt.given:
+        # without the network it is not known whether its weights are trained, nor therefore how long its run is
+        chosen_for = f", augmented as in {opt.epochs} epochs (--epochs N shows those of another run)"
+    log.info(
+        f"{len(chosen)} images with {opt.views} views each{chosen_for}: {out}, "
+        f"and TensorBoard in {opt.log_dir}/{opt.tag}"
+    )
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, gated, wait_for
+from evaluation.report import tool_plots
 from options import build_parser, parse_train
-from tools import lr_find, sweep_space
+from tools import lr_find, preview, sweep_space
 from tools.sweep import FIXED
 from utils import logger
 from utils.errors import UserError
@@ -71,6 +72,29 @@ def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch
     opt = parse_train()
     assert 1e-5 < opt.lr < 100 and opt.model == "timm:test_resnet" and opt.accumulate == 2
     assert opt.smooth == 0.1 and opt.log_dir == "my logs" and opt.epochs == 20 and opt.config is None
+
+
+@pytest.mark.parametrize(
+    "words, batch", [([], 16), (["-b", "48"], 36), (["-b", "8"], 8)], ids=["chosen", "all", "given"]
+)
+def test_lr_find_title_names_the_batch_of_the_test(words, batch, tmp_path, monkeypatch, photo_set):
+    """It named the default of the parser, which --preset auto does not use."""
+    monkeypatch.chdir(tmp_path)
+    titles, draw = [], tool_plots.range_test
+    monkeypatch.setattr(tool_plots, "range_test", lambda *args: (titles.append(args[-1]), draw(*args)))
+    words = [*words, *f"--tag x --data_root {photo_set} --model timm:test_resnet --no-pretrained".split()]
+    words += "--scale 16 -w 0 --gpu -1 --low 1e-4 --high 1e-1 --steps 20 --precision fp32".split()
+    lr_find.main(words)
+    assert titles == [f"timm:test_resnet, adamw, batches of {batch}"]
+
+
+@pytest.mark.parametrize("words", [[], ["--epochs", "7"], ["--preset", "original"]], ids=str)
+def test_preview_says_whose_augmentation_it_shows(words, tmp_path, monkeypatch, capfd, photo_set):
+    """It chooses the epochs, and with them the strength, without the network, so a run may choose others."""
+    monkeypatch.chdir(tmp_path)
+    words = [*words, "--data_root", str(photo_set), "--scale", "16", "--samples", "1", "--views", "1"]
+    assert preview.main(words) == 0
+    assert ("augmented as in 30 epochs" in capfd.readouterr().out) == (len(words) == 8)
 
 
 def test_lr_find_of_few_images_takes_every_step_of_the_range(tmp_path, monkeypatch, capfd, photo_set):

@@ -285,6 +285,6 @@ def test_lr_find_fits_no_head_unasked(words, monkeypatch):
 
 def test_lr_find_steps_from_the_fitted_head(words, weights):
     opt = lr_find.option_parser().parse([str(word) for word in words])
-    engine, _ = lr_find.build(opt.replace(pretrained=False))
+    engine, *_ = lr_find.build(opt.replace(pretrained=False))
     assert not torch.equal(engine.model.net.fc.weight, torch.load(weights)["fc.weight"])
     assert all(not module.training for module in engine.model.frozen)

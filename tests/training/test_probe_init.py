@@ -150,7 +150,7 @@ def test_probe_init_run_cut_and_resumed_equals_whole(fitted, photo_set, script, 
 def test_lr_find_starts_from_the_probe(fitted, photo_set, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     opt = lr_find.option_parser().parse([*WORDS, "--data_root", str(photo_set), "--probe_init", str(fitted)])
-    engine, _ = lr_find.build(opt.replace(pretrained=False))
+    engine, *_ = lr_find.build(opt.replace(pretrained=False))
     assert torch.equal(engine.model.net.fc.weight, checkpoint.load(fitted)["weights"]["fc.weight"])
     assert lr_find.main([*WORDS, "--data_root", str(photo_set), "--probe_init", str(fitted), "--pool", "gem"]) == 2
     assert "--pool avg" in capfd.readouterr().err
