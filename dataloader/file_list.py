@@ -103,7 +103,8 @@ class FileList:
     def fingerprint(self) -> str:
         """Return the sha256, as hex, of the labels and of the last bytes of each path, in order.
 
-        Lists of the same images with the same labels agree, wherever the images are.
+        Lists of the same images with the same labels agree, wherever the images are. So do lists whose paths differ
+        before those bytes alone, such as a/images/00001.png and b/images/00001.png; `content_hash` tells them apart.
         """
         digest = hashlib.sha256(self.label.tobytes())
         if self.targets is not None:
