@@ -5,7 +5,7 @@
     python train.py --tag finer --model ResNeSt101 --load checkpoints/resnest/best.pt --scale 320
 
 Writes the checkpoints <epoch>_<Model>.pt, last.pt and best.pt into checkpoints/<tag>/. Writes log.txt, metrics.csv,
-steps.csv, curves.png, options.yaml and TensorBoard's files into logs/<tag>/.
+steps.csv, curves.png, options.yaml, lists.json and TensorBoard's files into logs/<tag>/.
 """
 
 import sys

@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from evaluation.ranking import merit
-from options import build_parser, choices
+from options import Options, build_parser, choices
 from options.parser import ToolParser, expanded, split_at_dashes
 from tools.same_training import deciding_options, differing_options, shown
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
@@ -104,11 +104,14 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     _same_space(study, space)
     _same_options(study, settings, space)
     _check_new(study, settings)
+    settings = settings if "data_root" in space else _with_drawn_lists(settings, folder)
+    _same_lists(study, settings, space)
     _enqueue(study, combinations or [])
     total = opt.trials if combinations is None else len(combinations)
     bar = progress(None, opt.name, total)
     bar.update(total - _count_left(study, opt.trials, combinations))
     while _count_left(study, opt.trials, combinations) > 0:
+        _same_lists(study, settings, space)  # a list may have been edited meanwhile
         trial = study.ask()
         chosen = suggest(trial, space)
         tag = f"{opt.name}-{trial.number}"
@@ -282,6 +285,42 @@ def _same_options(study: "Study", settings: argparse.Namespace, space: Space) ->
     study.set_user_attr("options", options)
 
 
+def _with_drawn_lists(settings: Options, folder: Path) -> Options:
+    """Return `settings` with the lists that train.py would draw of class folders without lists, drawn in `folder`."""
+    import dataloader
+
+    return dataloader.draw_lists(settings, folder / "lists")
+
+
+def _same_lists(study: "Study", settings: Options, space: Space) -> None:
+    """Raise UserError if earlier trials had lists of another content; warn if it was not noted (earlier versions).
+
+    Lists that the space varies, and those that are not there, are left to train.py.
+    """
+    import dataloader
+    from dataloader.file_list import read_list
+
+    lists = {}
+    for name in ("train", "val") if settings.val_freq else ("train",):
+        path = dataloader.list_path(settings, name)
+        if not {"data_root", f"{name}_list"} & space.keys() and path.is_file():
+            lists[name] = read_list(path, task=settings.task).fingerprint()
+    known = study.user_attrs.get("lists")
+    if known is None and finished(study):
+        log.warning(
+            f"The sweep {study.study_name} does not record what the lists of its earlier trials held. They can be "
+            "compared with new ones if the lists were the same."
+        )
+    changed = [name for name, fingerprint in lists.items() if (known or {}).get(name, fingerprint) != fingerprint]
+    if changed:
+        paths = " and ".join(str(dataloader.list_path(settings, name)) for name in changed)
+        raise UserError(
+            f"{paths} changed since the sweep {study.study_name} was started, so its trials cannot be compared with "
+            "new ones.\nRestore what was there to continue, or try: another --name."
+        )
+    study.set_user_attr("lists", {**(known or {}), **lists})
+
+
 def _check_new(study: "Study", settings: argparse.Namespace) -> None:
     """Raise UserError if a new sweep would meet runs of a deleted one of the same name."""
     if study.get_trials(deepcopy=False) or settings.overwrite:
@@ -298,7 +337,7 @@ def _check_new(study: "Study", settings: argparse.Namespace) -> None:
         )
 
 
-def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> argparse.Namespace:
+def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> Options:
     """Return train.py's options with the first values of the space.
 
     Raises:

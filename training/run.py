@@ -26,7 +26,7 @@ from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
 from utils.classes import Classes
 from utils.errors import MachineFault, NotFinite, UserError
-from utils.files import link_over, write_yaml
+from utils.files import link_over, write_json, write_yaml
 from utils.logger import format_count, log
 from utils.seen_lists import entry, joined, seen_lists
 from utils.signals import RunInterrupted, SignalHandler
@@ -84,6 +84,13 @@ class RunFacts:
     val_list: str | None
     lists: dict[str, str]
 
+    def list_record(self) -> dict[str, dict[str, object]]:
+        """Return what lists.json says of the lists: their content, where options.yaml says where they are."""
+        found: dict[str, dict[str, object]] = {"train": {"images": self.train_images, "fingerprint": self.train_list}}
+        if self.val_images:
+            found["val"] = {"images": self.val_images, "fingerprint": self.val_list}
+        return found
+
 
 class TrainingRun:
     """Owns a run's files, and its state beside the engine's. Of several processes, only the first writes.
@@ -130,6 +137,7 @@ class TrainingRun:
         if self.resumed:
             self._bring_best()
         write_yaml(self.logs / "options.yaml", settings.config)
+        write_json(self.logs / "lists.json", facts.list_record())
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
             self._complete_names()

@@ -38,7 +38,12 @@ def test_train_writes_checkpoints_and_logs(trained):
     numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
     assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {*numbered, "last.pt", "best.pt"}
     names = {path.name for path in (trained / "logs/run").iterdir()}
-    assert {"log.txt", "metrics.csv", "curves.png", "options.yaml"} <= names
+    assert {"log.txt", "metrics.csv", "curves.png", "options.yaml", "lists.json"} <= names
+    data = checkpoint.load(trained / "checkpoints/run/last.pt")["data"]
+    assert json.loads((trained / "logs/run/lists.json").read_text()) == {
+        "train": {"images": 36, "fingerprint": data["train_list"]},
+        "val": {"images": 12, "fingerprint": data["val_list"]},
+    }
     assert any(name.startswith("events.out.tfevents") for name in names)
     with open(trained / "logs/run/metrics.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]

@@ -225,6 +225,26 @@ def test_differing_options_ignore_folders_and_equal_values(two):
     assert differing_options([*runs, read_run(two / "logs", "second")]) == ["lr", "smooth"]
 
 
+def test_runs_of_other_lists_under_one_name_are_told_apart(two, capsys):
+    """Their scores were ranked, and "The runs have the same options" stood below. Runs of earlier versions noted no
+    lists, and are not compared by them."""
+    write_run(two, "third")
+    tags, digest = ("first", "third"), {"first": "a" * 64, "third": "b" * 64}
+    for tag in tags:
+        lists = {"train": {"images": 36, "fingerprint": "c" * 64}, "val": {"images": 12, "fingerprint": digest[tag]}}
+        (two / "logs" / tag / "lists.json").write_text(json.dumps(lists))
+    write_run(two, "old")
+    runs = [read_run(two / "logs", tag) for tag in (*tags, "old")]
+    assert differing_options(runs) == ["validation list"] and differing_options(runs[1:]) == []
+    out, text = compare(capsys, *tags)[1], (two / "results/compare.html").read_text()
+    assert "first: validation list 12 images (aaaaaaaa)" in out
+    assert "different validation lists, so their scores cannot be compared" in out
+    assert "12 images (bbbbbbbb)" in text and "so their scores cannot be compared" in text
+    assert "cannot be compared" not in compare(capsys, "third", "old")[1]
+    (two / "logs/old/lists.json").write_text('{"val": []}')
+    assert any("lists.json cannot be read" in note for note in read_run(two / "logs", "old").notes)
+
+
 def test_best_score_is_first_of_equals_and_never_nan(two):
     run = read_run(two / "logs", "first")
     for row, top1 in zip(run.history, (float("nan"), 0.7, 0.7), strict=True):

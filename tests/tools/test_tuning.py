@@ -250,6 +250,61 @@ def test_sweep_of_an_earlier_version_continues_with_a_warning(swept, capfd, monk
     assert "does not record the flags after -- of its earlier trials" in "".join(capfd.readouterr())
 
 
+def test_sweep_whose_lists_changed_is_refused(swept, tmp_path, capfd, monkeypatch):
+    """The list has the same name, so the flags are the same; the trials would be of different images."""
+    from tools import sweep as tool
+
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text(f"a_{name}.jpg 0\nb_{name}.jpg 1\n")
+    words = ["--sampler", "grid", "--trials"]
+    assert swept(*words, 1, "--", "--data_root", tmp_path) == 0
+    (tmp_path / "val.txt").write_text("a_val.jpg 0\n")
+    capfd.readouterr()
+    assert swept(*words, 2, "--", "--data_root", tmp_path) == 2
+    said = capfd.readouterr().err
+    assert f"{tmp_path / 'val.txt'} changed since the sweep s was started" in said and "train.txt" not in said
+    assert not Path("logs/s-1").exists()
+    assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", tmp_path, "--val_freq", 0) == 2, "no score"
+    (tmp_path / "val.txt").write_text("a_val.jpg 0\nb_val.jpg 1\n")
+    assert swept(*words, 2, "--", "--data_root", tmp_path) == 0
+    real, asked = tool._same_lists, []
+
+    def edited(*args):
+        if asked:
+            (tmp_path / "train.txt").write_text("c_train.jpg 0\n")
+        asked.append(args)
+        real(*args)
+
+    monkeypatch.setattr(tool, "_same_lists", edited)
+    assert swept(*words, 3, "--", "--data_root", tmp_path) == 2, "the list changed while the sweep went on"
+    assert "train.txt changed since" in capfd.readouterr().err and not Path("logs/s-2").exists()
+
+
+def test_sweep_of_an_earlier_version_takes_the_lists_of_now_with_a_warning(swept, tmp_path, capfd, monkeypatch):
+    from tools import sweep as tool
+
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("a.jpg 0\nb.jpg 1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "_same_lists", lambda *_: None)  # it noted no lists
+        assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", tmp_path) == 0
+    capfd.readouterr()
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--data_root", tmp_path) == 0
+    assert "".join(capfd.readouterr()).count("does not record what the lists of its earlier trials held") == 1
+
+
+def test_sweep_of_class_folders_notices_another_image(swept, tmp_path, capfd):
+    for label in ("cat", "dog"):
+        (tmp_path / "root" / label).mkdir(parents=True)
+        for k in range(10):
+            (tmp_path / "root" / label / f"{label}_{k}.jpg").write_bytes(b"x")
+    assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", "root") == 0
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--data_root", "root") == 0
+    (tmp_path / "root/cat/another.jpg").write_bytes(b"x")
+    assert swept("--sampler", "grid", "--trials", 3, "--", "--data_root", "root") == 2
+    assert "train.txt" in (said := capfd.readouterr().err) and "changed since the sweep s was started" in said
+
+
 def test_sweep_grid_after_another_sampler_tries_every_combination(swept, capfd):
     """Trials that a random sampler chose count for the combinations that they have, and for no other."""
     assert swept("--sampler", "random", "--trials", 3, "--seed", 3) == 0

@@ -5,8 +5,8 @@
 
 Without tags, all runs in --log_dir are compared. It prints a table, the options that differ, and where each run's
 checkpoint is. It writes one HTML file that loads nothing else: a table to sort and filter, and curves by step and by
-epoch. It reads metrics.csv, steps.csv, options.yaml and log.txt of each run, and changes none. It names what is
-missing or damaged.
+epoch. It reads metrics.csv, steps.csv, options.yaml, lists.json and log.txt of each run, and changes none. It names
+what is missing or damaged.
 """
 
 import argparse
@@ -17,7 +17,18 @@ from pathlib import Path
 from evaluation.ranking import merit
 from options import choices
 from options.parser import ToolParser, expanded
-from tools.compare.runs import RECORDS, Run, common_metric, differing_options, find_runs, option_text, read_run
+from tools.compare.runs import (
+    LISTS,
+    OTHER_IMAGES,
+    RECORDS,
+    Run,
+    common_metric,
+    differing_options,
+    find_runs,
+    lists_differ,
+    option_text,
+    read_run,
+)
 from utils.logger import log
 from utils.names import columns, padded, shorten_all
 from utils.outputs import Output, check, contains
@@ -88,6 +99,8 @@ def compare(opt: argparse.Namespace) -> None:
     for run in runs:
         for note in run.notes:
             log.warning(f"{run.tag}: {note}.")
+    if lists_differ(runs, LISTS["val"]):
+        log.warning(OTHER_IMAGES)
     write_page(out, runs, metric)
     log.info(f"\nWritten: {out}")
 
@@ -144,7 +157,7 @@ def describe_options(runs: Sequence[Run]) -> list[str]:
         return ["The runs have the same options."]
     lines = ["Options that differ:"]
     for run in known:
-        shown = ", ".join(f"{name} {option_text(run.options, name)}" for name in names[:MAX_OPTIONS_SHOWN])
+        shown = ", ".join(f"{name} {option_text(run.compared, name)}" for name in names[:MAX_OPTIONS_SHOWN])
         more = f", and {len(names) - MAX_OPTIONS_SHOWN} more on the page" if len(names) > MAX_OPTIONS_SHOWN else ""
         lines.append(f"  {run.tag}: {shown}{more}")
     return lines

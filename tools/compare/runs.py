@@ -1,6 +1,7 @@
 """Read what runs left in logs/: scores per epoch, points by step, options, times; and what of it is damaged."""
 
 import contextlib
+import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ from utils.names import shorten
 # Options that say where a run writes and how it was started, which make no difference to what it trains.
 NOT_COMPARED = {"tag", "resume", "config", "overwrite", "checkpoint_dir", "log_dir", "result_dir"}
 IN_OTHER_COLUMNS = {"model", "epochs"}
-RECORDS = ("metrics.csv", "steps.csv", "options.yaml")
+RECORDS = ("metrics.csv", "steps.csv", "options.yaml", "lists.json")
+LISTS = {"train": "training list", "val": "validation list"}
+OTHER_IMAGES = "The runs have different validation lists, so their scores cannot be compared."
+FINGERPRINT_LETTERS = 8  # that are shown of a list's
 MAX_REASON_COLUMNS = 160  # of an error of the YAML parser
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) [A-Z]+ (.*)")
 FROM_THE_START = re.compile(r".* batches of \d+ per epoch, epochs 1 to \d+")
@@ -31,6 +35,7 @@ class Run:
 
     Attributes:
         options: of options.yaml, as text; {} if it cannot be read.
+        lists: what the lists held, as text, by a title of LISTS, from lists.json; {} for runs of versions without it.
         history: a row of scores per epoch, from metrics.csv.
         steps: the points of steps.csv.
         seconds: how long its commands ran, validation included and pauses left out, by log.txt; None if unknown.
@@ -41,12 +46,18 @@ class Run:
 
     tag: str
     options: dict[str, Any] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
     seconds: float | None = None
     checkpoint: str = ""
     looked_in: str = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """Return what is compared with other runs: the options, and what the lists held."""
+        return self.options | self.lists
 
     @property
     def model(self) -> str:
@@ -145,6 +156,7 @@ def read_run(logs: Path, tag: str, checkpoints: Path | None = None) -> Run:
     """
     run, folder = Run(tag), logs / tag
     run.options = _read_options(run, folder / "options.yaml")
+    run.lists = _read_lists(run, folder / "lists.json")
     run.history = _read_rows(run, folder / "metrics.csv", "epoch")
     if (folder / "steps.csv").exists():  # runs of earlier versions have none
         run.steps = _read_rows(run, folder / "steps.csv", "step")
@@ -173,6 +185,23 @@ def _read_options(run: Run, path: Path) -> dict[str, Any]:
         )
         return {}
     return content
+
+
+def _read_lists(run: Run, path: Path) -> dict[str, str]:
+    """Return the lists of a run as text, such as "24 images (3f2a1c09)"; {} for a run of a version without the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            LISTS[name]: f"{int(one['images'])} images ({str(one['fingerprint'])[:FINGERPRINT_LETTERS]})"
+            for name, one in content.items()
+            if name in LISTS
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        reason = shorten(str(error), MAX_REASON_COLUMNS)
+        run.notes.append(f"{path} cannot be read, so the content of its lists is unknown: {reason}")
+        return {}
 
 
 def _read_rows(run: Run, path: Path, order: str) -> list[Row]:
@@ -232,14 +261,21 @@ def common_metric(runs: Sequence[Run]) -> str:
 
 
 def differing_options(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the options that are not the same in all runs whose options are known.
+    """Return the names of the options that are not the same in all runs whose options are known, and such of LISTS.
 
-    An option that the version of a run did not have is equal to one that is not set.
+    An option that the version of a run did not have is equal to one that is not set. Lists are compared by their
+    content, among the runs that recorded it: under one name a list may have changed from one run to the next.
     """
     known = [run.options for run in runs if run.options]
     names = list(dict.fromkeys(name for options in known for name in options))
     names = [name for name in names if name not in NOT_COMPARED | IN_OTHER_COLUMNS]
-    return [name for name in names if len({option_text({name: None} | options, name) for options in known}) > 1]
+    names = [name for name in names if len({option_text({name: None} | options, name) for options in known}) > 1]
+    return names + [title for title in LISTS.values() if lists_differ(runs, title)]
+
+
+def lists_differ(runs: Sequence[Run], title: str) -> bool:
+    """Return whether the runs that recorded their list `title`, one of LISTS, had different ones."""
+    return len({run.lists[title] for run in runs if title in run.lists}) > 1
 
 
 def option_text(options: dict[str, Any], name: str) -> str:
