@@ -196,8 +196,7 @@ class Parser(ToolParser):
         typed |= {self._option_string_actions[flag].dest: flag for flag in self._flags_in(words)}
         opt, unknown = self.parse_known_args(words, Options(**settings))
         mistyped = self.unknown_words(unknown)
-        marked, _ = self.parse_known_args(words, Options(**{**dict.fromkeys(self.flags(), UNSET), **settings}))
-        opt.given = sorted(name for name in self.flags() if getattr(marked, name) is not UNSET and name != "config")
+        opt.given = sorted({*self.names_in(words), *settings} - {"config"})
         for fill in self.fills:
             for name, value in fill(opt).items():
                 setattr(opt, name, value)
@@ -209,6 +208,17 @@ class Parser(ToolParser):
         if problems:
             self.error(problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems]))
         return opt.make_read_only()
+
+    def names_in(self, words: Sequence[str]) -> set[str]:
+        """Return the names of the options that `words` set, by a flag in any spelling: `-b`, an alias, a --no- form.
+
+        Raises:
+            SystemExit: code 2, after a message: a word is no value of its flag.
+        """
+        marked, _ = self.parse_known_args(
+            self._with_pretrained_path(list(words)), Options(**dict.fromkeys(self.flags(), UNSET))
+        )
+        return {name for name in self.flags() if getattr(marked, name) is not UNSET}
 
     def _flags_in(self, words: Iterable[str]) -> list[str]:
         flags = [word.split("=")[0] for word in words if word.startswith("--")]

@@ -99,9 +99,9 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None
     study = _open_study(opt, folder, settings.metric)
-    _same_space(study, space)
+    space = _same_space(study, space)
+    combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None
     _same_options(study, settings, space)
     _check_new(study, settings)
     settings = settings if "data_root" in space else _with_drawn_lists(settings, folder)
@@ -259,13 +259,29 @@ def _enqueue(study: "Study", combinations: Iterable[dict[str, object]]) -> None:
         study.enqueue_trial(settings)
 
 
-def _same_space(study: "Study", space: Space) -> None:
-    if study.user_attrs.get("space", space) != space:
+def _same_space(study: "Study", space: Space) -> Space:
+    """Return the space of the sweep: `space`, or in an earlier version's sweep the whole numbers that it began with.
+
+    Raises:
+        UserError: the sweep was started with another space.
+    """
+    known: Space = study.user_attrs.get("space", space)
+    if known != space and known.keys() == space.keys():
+        whole = {name: {**rule, "whole": known[name].get("whole")} for name, rule in space.items() if "low" in rule}
+        if known == space | whole:  # earlier versions took whole bounds of any flag for a range of whole numbers
+            names = ", ".join(name for name in whole if whole[name] != space[name])
+            log.warning(
+                f"The sweep {study.study_name} goes on with whole numbers for {names}, as it began. "
+                "Try: another --name, to search between them"
+            )
+            return known
+    if known != space:
         raise UserError(
             f"The sweep {study.study_name} was started with another space: {study.user_attrs['space']}.\n"
             "Give that space, or another --name."
         )
     study.set_user_attr("space", space)
+    return space
 
 
 def _same_options(study: "Study", settings: argparse.Namespace, space: Space) -> None:
@@ -346,8 +362,7 @@ def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> Options:
     """
     if Path(opt.name).name != opt.name or opt.name.startswith((".", "-")) or opt.trials < 1:
         raise UserError(f"--name is {opt.name!r}, --trials {opt.trials}; allowed: one file name, and 1 or more trials.")
-    given = {word.split("=")[0].lstrip("-") for word in rest if word.startswith("--")}
-    twice = sorted(given & {*space, *FIXED[:2]})
+    twice = sorted(build_parser("train").names_in(rest) & {*space, *FIXED[:2]})
     if twice:
         raise UserError(f"--{twice[0]} is also given after --, but each trial sets its own. Leave it out there.")
     first = {name: rule["choices"][0] if "choices" in rule else rule["low"] for name, rule in space.items()}

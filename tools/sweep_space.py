@@ -49,14 +49,16 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> Space:
             choices = [parser.value(name, value) for value in rule] if isinstance(rule, list) else []
         except ValueError as error:
             raise UserError(f"{path}: {error}.") from None
-        space[name] = {"choices": choices} if choices else _rule(f"{name} in {path}", rule)
+        whole = parser.flags()[name].type is int
+        space[name] = {"choices": choices} if choices else _rule(f"{name} in {path}", rule, whole)
         wrong = parser.out_of_bounds(name, choices or [space[name]["low"], space[name]["high"]])
         if wrong:
             raise UserError(f"{path}: {'; '.join(wrong)}.")
     return space
 
 
-def _rule(where: str, rule: object) -> Rule:
+def _rule(where: str, rule: object, whole: bool) -> Rule:
+    """Return the rule of a range; `whole`: its flag takes whole numbers. Raises UserError where it is not allowed."""
     if (
         not isinstance(rule, dict)
         or not {"low", "high"} <= {key for key in rule if rule[key] is not None} <= set(rule) <= KEYS
@@ -79,7 +81,8 @@ def _rule(where: str, rule: object) -> Rule:
         raise UserError(
             f"{where} is {rule!r}; allowed: low below high, above 0 where log is true, and step above 0, without log."
         )
-    whole = all(isinstance(value, int) for value in (low, high, *([] if step is None else [step])))
+    if whole and not all(isinstance(value, int) for value in (low, high, *([] if step is None else [step]))):
+        raise UserError(f"{where} is {rule!r}; allowed: whole numbers, as its flag takes.")
     return {"low": low, "high": high, "log": log, "step": step, "whole": whole}
 
 

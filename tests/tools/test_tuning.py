@@ -305,6 +305,36 @@ def test_sweep_of_class_folders_notices_another_image(swept, tmp_path, capfd):
     assert "train.txt" in (said := capfd.readouterr().err) and "changed since the sweep s was started" in said
 
 
+def test_sweep_of_an_earlier_version_keeps_its_whole_numbers(swept, capfd, monkeypatch):
+    """It took 0 and 1 as a range of whole numbers for any flag; its database would refuse another kind of range."""
+    pytest.importorskip("optuna")
+    from tools import sweep as tool
+
+    Path("space.yaml").write_text("lr: {low: 0, high: 1}\n")
+    with monkeypatch.context() as patch:
+        read = tool.read_space
+        patch.setattr(tool, "read_space", lambda *words: {"lr": read(*words)["lr"] | {"whole": True}})
+        assert swept("--sampler", "random", "--trials", 1) == 0
+    capfd.readouterr()
+    assert swept("--sampler", "random", "--trials", 3) == 0
+    assert "goes on with whole numbers for lr" in "".join(capfd.readouterr())
+    with open("results/s/trials.csv", newline="") as file:
+        assert {row["lr"] for row in csv.DictReader(file)} <= {"0", "1"}
+    Path("space.yaml").write_text("lr: {low: 0, high: 2}\n")
+    assert swept("--trials", 4) == 2 and "started with another space" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "word", ["-b 32", "-b=32", "-b32", "--batch_size 32", "--label_smoothing 0.2", "--smooth=0.2", "--no-pretrained"]
+)
+def test_sweep_flag_of_the_space_after_the_dashes_is_refused(word, swept, capfd):
+    """In any spelling: each trial would override it."""
+    Path("space.yaml").write_text("batch_size: [16, 24]\nsmooth: [0, 0.1]\npretrained: [true, false]\n")
+    assert swept("--trials", 1, "--", *word.split()) == 2
+    assert "is also given after --, but each trial sets its own" in capfd.readouterr().err
+    assert not Path("results/s").exists()
+
+
 def test_sweep_grid_after_another_sampler_tries_every_combination(swept, capfd):
     """Trials that a random sampler chose count for the combinations that they have, and for no other."""
     assert swept("--sampler", "random", "--trials", 3, "--seed", 3) == 0
@@ -354,6 +384,7 @@ SPACES = {
     "a word for a number": ("scale: [64, big]\n", "--scale: 'big' is no whole number"),
     "a choice out of range": ("hflip: [0, 2]\n", "--hflip is 2.0; allowed: from 0 to 1"),
     "an end out of range": ("lr: {low: 1e-3, high: 1e3}\n", "--lr is 1000.0; allowed: from 0 to 100"),
+    "a fraction for a whole number": ("ra_ops: {low: 1, high: 2.5}\n", "allowed: whole numbers"),
     "a list for a value": ("optimizer: [[sgd, --lr]]\n", "allowed: one value"),
     "two names of one option": (
         "smooth: [0, 0.1]\nlabel_smoothing: [0, 0.2]\n",
@@ -377,12 +408,15 @@ def test_read_space_wrong_file_is_refused(tmp_path, case):
 def test_grid_of_ranges_has_expected_values(tmp_path):
     (tmp_path / "s.yaml").write_text(
         "lr: {low: 1e-4, high: 1.0, log: true}\nwarmup: {low: 0, high: 4, step: 2}\n"
+        "mixup: {low: 0, high: 1}\nra_ops: {low: 1, high: 3}\n"
         "hflip: [0, 0.5]\nimg_size: [0128]\nsync_bn: [on, off]\n"
     )
     space = sweep_space.read_space(tmp_path / "s.yaml", build_parser("train"))
     table = sweep_space.grid(space)
     assert table["lr"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
     assert table["warmup"] == [0, 2, 4]
+    assert table["mixup"] == [0, 0.25, 0.5, 0.75, 1]  # whole bounds are no range of whole numbers, but for a whole flag
+    assert table["ra_ops"] == [1, 2, 3]
     assert table["hflip"] == [0, 0.5]
     assert table["scale"] == [128] and table["sync_bn"] == [True, False]
     assert sweep_space.words_of({"lr": 1e-3, "ema": True, "pretrained": False}) == [
