@@ -13,6 +13,7 @@ from evaluation.targets import TargetPredictions, label_sets
 from utils.errors import UserError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+END_SHARE = 1e-3  # of a temperature; nearer to an end of the range it is no minimum
 MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
@@ -25,6 +26,12 @@ class FittedTemperature(NamedTuple):
     loss_after: float
     ece_before: float
     ece_after: float
+
+    @property
+    def is_at_end(self) -> bool:
+        """Return whether the temperature is an end of the range that is tried: the loss may be lower beyond it."""
+        least, most = MIN_TEMPERATURE * (1 + END_SHARE), MAX_TEMPERATURE * (1 - END_SHARE)
+        return not least < self.temperature < most
 
 
 def classes_at_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:

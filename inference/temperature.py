@@ -1,6 +1,12 @@
 """eval.py --calibrate: fits a temperature, and writes it into the checkpoint."""
 
-from evaluation.calibration import FittedTemperature, fit_label_temperature, fit_temperature
+from evaluation.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    FittedTemperature,
+    fit_label_temperature,
+    fit_temperature,
+)
 from evaluation.metrics import Predictions
 from evaluation.targets import TargetPredictions
 from inference.rewriting import fitted_with, rewritten_file, store
@@ -18,6 +24,11 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
         f"Temperature {fitted.temperature:.4f}: loss {fitted.loss_before:.4f} -> {fitted.loss_after:.4f}, "
         f"calibration error {fitted.ece_before:.4f} -> {fitted.ece_after:.4f} on {fitted.images} images"
     )
+    if fitted.is_at_end:
+        log.warning(
+            f"The temperature is at the end of what is tried, {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}. "
+            "The probabilities say nothing about these labels, or the network has learned these images. Check the list."
+        )
     return fitted
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from evaluation import calibration, targets
 from evaluation.metrics import ece
 from evaluation.targets import TargetPredictions
 from inference.blend import with_temperature
+from inference.temperature import calibrate
 from utils import checkpoint
 
 
@@ -52,6 +54,18 @@ def test_with_temperature_of_labels_divides_their_logits():
     assert with_temperature(torch.tensor([[0.0, 0.5, 1.0]]), 0.05, "multilabel").tolist() == [[0.0, 0.5, 1.0]]
     rows = torch.randn(5, 4)
     assert torch.allclose(with_temperature(rows.softmax(1), 3.0, "ordinal"), (rows / 3).softmax(1), atol=1e-6)
+
+
+def test_calibrate_temperature_at_the_end_of_its_range_is_warned_of(monkeypatch, caplog):
+    """Labels of chance under sure probabilities: the loss falls with every higher temperature."""
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    run = SimpleNamespace(opt=SimpleNamespace(seed=0))
+    fitted = calibrate(run, drawn(2.0)[0])
+    assert not fitted.is_at_end and "at the end of what is tried" not in caplog.text
+    sure = drawn(1.0)[0]
+    sure.value[:] = np.where(np.random.default_rng(0).random(sure.value.shape) < 0.5, 0.001, 0.999)
+    fitted = calibrate(run, sure)
+    assert fitted.is_at_end and "The temperature is at the end of what is tried, 0.05 to 20" in caplog.text
 
 
 def test_with_temperature_of_numbers_is_a_fault_of_the_caller():

@@ -115,6 +115,16 @@ def test_long_tail_checkpoint_scores_as_printed(skewed, script, photo_set, capfd
     assert not list(skewed.parent.glob(".*.lock"))
 
 
+def test_long_tail_of_images_that_the_network_was_trained_on_warns(skewed, photo_set, capfd):
+    for name, warns in (("val", False), ("train", True)):
+        capfd.readouterr()
+        path = photo_set / f"{name}.txt"
+        assert long_tail.main(["--load", str(skewed), "--list", str(path), "--gpu", "-1", "-w", "0"]) == 0
+        count = len(path.read_text().splitlines())
+        shown = "".join(capfd.readouterr())
+        assert (f"{skewed} was trained on {count} of the {count} images of {path}" in shown) == warns
+
+
 def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
     words = ["--load", str(skewed), "--list", str(photo_set / "val.txt"), "--gpu", "-1", "-w", "0"]
     mine = [skewed.with_suffix(".norm.pt"), skewed.with_suffix(".prior.pt")]
