@@ -320,14 +320,14 @@ def _same_lists(study: "Study", settings: Options, space: Space) -> None:
     for name in ("train", "val") if settings.val_freq else ("train",):
         path = dataloader.list_path(settings, name)
         if not {"data_root", f"{name}_list"} & space.keys() and path.is_file():
-            lists[name] = read_list(path, task=settings.task).fingerprint()
+            lists[name] = read_list(path, task=settings.task).content_hash()
     known = study.user_attrs.get("lists")
     if known is None and finished(study):
         log.warning(
             f"The sweep {study.study_name} does not record what the lists of its earlier trials held. They can be "
             "compared with new ones if the lists were the same."
         )
-    changed = [name for name, fingerprint in lists.items() if (known or {}).get(name, fingerprint) != fingerprint]
+    changed = [name for name, digest in lists.items() if (known or {}).get(name, digest) != digest]
     if changed:
         paths = " and ".join(str(dataloader.list_path(settings, name)) for name in changed)
         raise UserError(

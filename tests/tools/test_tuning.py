@@ -280,6 +280,17 @@ def test_sweep_whose_lists_changed_is_refused(swept, tmp_path, capfd, monkeypatc
     assert "train.txt changed since" in capfd.readouterr().err and not Path("logs/s-2").exists()
 
 
+def test_sweep_whose_list_names_equal_files_of_another_folder_is_refused(swept, tmp_path, capfd):
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("a/images/00000001.jpg 0\na/images/00000002.jpg 1\n")
+    words = ["--sampler", "grid", "--trials"]
+    assert swept(*words, 1, "--", "--data_root", tmp_path) == 0
+    (tmp_path / "val.txt").write_text("b/images/00000001.jpg 0\nb/images/00000002.jpg 1\n")
+    capfd.readouterr()
+    assert swept(*words, 2, "--", "--data_root", tmp_path) == 2
+    assert f"{tmp_path / 'val.txt'} changed since" in capfd.readouterr().err
+
+
 def test_sweep_of_an_earlier_version_takes_the_lists_of_now_with_a_warning(swept, tmp_path, capfd, monkeypatch):
     from tools import sweep as tool
 
