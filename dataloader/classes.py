@@ -12,6 +12,14 @@ from utils.logger import log
 
 MIN_RELATIVE_STD = 1e-4  # of a number to predict; float32 has seven digits
 MAX_INFERRED_CLASSES = 10_000_000  # more are a mistake: a classifier of 512 features would take 20 GB
+MAX_CLASSES_PER_IMAGE = 10  # and as many as this per image, of which nine in ten would have none
+MIN_DOUBTED_CLASSES = 1000  # fewer cost little: a short list of a large set is fine
+FROM_ONE = " Do the labels start at 1? Number the classes from 0."
+
+
+def max_inferred_classes(images: int) -> int:
+    """Return how many classes the largest label of a list of `images` may make, where nothing else says how many."""
+    return min(MAX_INFERRED_CLASSES, max(MIN_DOUBTED_CLASSES, MAX_CLASSES_PER_IMAGE * images))
 
 
 def find_classes(train: FileList, num_classes: int | None, task: str = "single") -> Classes:
@@ -20,8 +28,9 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
     Of a multi-label list these are its labels, of a regression its targets, with their mean and standard deviation.
 
     Raises:
-        UserError: a label is out of range (the message names file and line), there is only one class, or the names do
-            not fit the count; or a target of a regression never varies.
+        UserError: a label is out of range, or by far too large where nothing says how many classes there are (the
+            message names file and line), there is only one class, or the names do not fit the count; or a target of a
+            regression never varies.
     """
     names = read_class_names(train.source.parent)
     if train.targets is not None and not isinstance(train.targets, LabelSets):
@@ -33,14 +42,15 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
             f"{train.source.parent / 'classes.txt'} names {len(names)} classes, --num_classes is {count}.\n"
             "Give one line per class, or leave --num_classes out."
         )
-    if train.targets is not None and (count <= MAX_INFERRED_CLASSES or num_classes):
-        return _find_labels(train, count, names, "classes.txt" if names and not num_classes else "--num_classes")
-    if count > MAX_INFERRED_CLASSES and not num_classes:
+    if not num_classes and not names and count > max_inferred_classes(len(train)):
         raise UserError(
-            f"{train.location(_first_of(train, count - 1))}: the label is {count - 1}, which makes {count} classes. "
-            "Is it a label?\n"
-            "Number the classes from 0 without gaps, or say how many there are: --num_classes N."
+            f"{train.location(_first_of(train, count - 1))}: the label is {count - 1}, which makes {count} classes for "
+            f"{len(train)} image(s). Is it a label?\n"
+            "Number the classes from 0 without gaps, or say how many there are: --num_classes N, or a classes.txt "
+            "beside the list, one name per line."
         )
+    if train.targets is not None:
+        return _find_labels(train, count, names, "classes.txt" if names and not num_classes else "--num_classes")
     check_labels(train, count, "classes.txt" if names and not num_classes else "--num_classes")
     images = np.bincount(train.label, minlength=count)
     present = np.flatnonzero(images)
@@ -52,8 +62,9 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
         )
     empty = int((images == 0).sum())
     if empty:
+        hint = FROM_ONE if empty == 1 and not images[0] and names is None else ""
         first = int(np.argmin(images))
-        log.warning(f"{empty} of {count} classes have no image in {train.source} (the first: {first}).")
+        log.warning(f"{empty} of {count} classes have no image in {train.source} (the first: {first}).{hint}")
     return Classes(count, names, images.tolist(), task)
 
 
@@ -73,7 +84,9 @@ def _find_labels(train: FileList, count: int, names: list[str] | None, source: s
     images = replace(train.targets, count=count).images_per_label()
     empty = int((images == 0).sum())
     if empty:
-        log.warning(f"{empty} of {count} labels have no image in {train.source} (the first: {int(np.argmin(images))}).")
+        hint = FROM_ONE if empty == 1 and not images[0] and names is None else ""
+        first = int(np.argmin(images))
+        log.warning(f"{empty} of {count} labels have no image in {train.source} (the first: {first}).{hint}")
     return Classes(count, names, images.tolist(), "multilabel")
 
 
@@ -126,6 +139,7 @@ def check_labels(files: FileList, count: int, source: str) -> None:
         raise UserError(
             f"{files.location(first)}: the label is {int(label[wrong[0]])}; allowed: 0 to {count - 1} "
             f"({count} classes, by {source}). {len(wrong)} line(s) are out of range."
+            + (FROM_ONE if label.min() == 1 and label.max() == count else "")
         )
 
 

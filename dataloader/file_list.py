@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from dataloader import list_advice
 from dataloader import targets as target_columns
 from dataloader.decode import Image, thumbnail
-from dataloader.targets import LabelSets, Targets
+from dataloader.targets import MAX_LABEL_DIGITS, LabelSets, Targets
 from utils import faults
 from utils.errors import UserError
 from utils.logger import progress
 
 PARSE_CHUNK_BYTES = 1 << 24  # parsed together: the temporary arrays stay small beside the list itself
 SPACE, TAB, LF, CR = 32, 9, 10, 13
-MAX_LABEL_DIGITS = 9
 HASH_CHUNK_LINES = 1 << 16
 HASH_SUFFIX_BYTES = 16  # of a path: they tell one image from the next
 EXISTS_CHUNK = 4096  # files that a thread looks for together

@@ -93,6 +93,10 @@ def _reason_missing(files: FileList, index: int, finder: FileFinder) -> tuple[st
     with_label = f"{path} {files.label[index]}"
     if files.label[index] >= 0 and os.path.exists(with_label):
         return "no labels", f"The lines of {files.source} have no labels: {with_label!r} is there."
+    labelled = files.label[index] >= 0 or files.targets is not None
+    before = _before_numbers(listed, files) if labelled else None
+    if before is not None:
+        return "spaces", f"{listed!r} is the image {before!r} and numbers: there is a space between labels or numbers."
     found = finder.find(path)
     if found is not None:
         return found[1], f"The list names the file {found[0]!r} {DIFFERENCES[found[1]]}: {listed!r}."
@@ -116,12 +120,25 @@ def _reason_missing(files: FileList, index: int, finder: FileFinder) -> tuple[st
     return "moved", f"The folder {str(missing)!r} is not there."
 
 
+def _before_numbers(listed: str, files: FileList) -> str | None:
+    """Return the existing path in one that ends in words of numbers: a line `img.png 1, 2` has the path `img.png 1,`.
+
+    None where there is no such image.
+    """
+    while (match := re.fullmatch(r"(.*\S)[ \t]+[-+.,0-9eE]+", listed, re.DOTALL)) is not None:
+        listed = match[1]
+        if os.path.exists(os.path.join(files.source.parent, listed)):
+            return listed
+    return None
+
+
 def _advice(reason: str, files: FileList) -> str:
     """Return how to correct `reason`, mostly with a command; empty where the reason itself says it."""
     corrected = correcting_command(files)
     return {
         "labels": corrected,
         "no labels": "Add a label to each line, or give the list as --test_list to submit.py.",
+        "spaces": "Write commas alone between them, with --task multilabel or regression: `1,2`, not `1, 2`.",
         "here": correcting_command(files, "--root", "."),
         ENDING: corrected,
         FORM: corrected,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.folder_layout import class_folders, find_class_folders, find_only_folder, find_parts
+from dataloader.targets import MAX_LABEL_DIGITS
 from utils.errors import UserError, path_hint
 
 UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -29,6 +30,7 @@ SIGNATURES = {  # the first bytes of files that are passed as lists by mistake
 MAX_NAMES = 8  # in a message
 
 
+MAX_DIGITS = f"at most {MAX_LABEL_DIGITS} digits"
 TARGET_LINES = {  # of the tasks whose lists hold more than a class: an example of a line, and what it holds
     "multilabel": ("3,17,42", "labels with commas between them, `-` for none", "whole numbers from 0, each once, or -"),
     "regression": ("0.37", "one number or several with commas between them", "finite numbers"),
@@ -85,7 +87,9 @@ def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
     """Return the error for a label that is not a number."""
     shown = bytes(text[:60]).decode(errors="replace")
     problem = f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0."
-    if re.fullmatch(r"-|[0-9]+(,[0-9]+)+", shown):
+    if re.fullmatch("[0-9]+", shown):
+        problem = f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0, {MAX_DIGITS}."
+    elif re.fullmatch(r"-|[0-9]+(,[0-9]+)+", shown):
         problem += " To train on several labels per image, try: train.py --task multilabel"
     elif re.fullmatch(r"[-+]?[0-9]*\.[0-9]+(,[-+.0-9]+)*", shown):
         problem += " To train on numbers, try: train.py --task regression"
@@ -97,9 +101,12 @@ def bad_targets(path: Path, line: int, text: NDArray[np.uint8], task: str, count
     shown = bytes(text[:60]).decode(errors="replace")
     if count is not None:
         return UserError(f"{path}, line {line} has other targets than the first line: {shown!r}; allowed: {count}.")
-    return UserError(
-        f"{path}, line {line}: the target is {shown!r}; allowed with --task {task}: {TARGET_LINES[task][2]}."
-    )
+    problem = f"{path}, line {line}: the target is {shown!r}; allowed with --task {task}: {TARGET_LINES[task][2]}."
+    if shown.startswith(","):  # `1 ,2`: the target is what follows the last blank
+        problem += " Write no space beside the commas."
+    elif task == "multilabel" and re.search(f"[0-9]{{{MAX_LABEL_DIGITS + 1}}}", shown):
+        problem += f" A label has {MAX_DIGITS}."
+    return UserError(problem)
 
 
 def missing_list(path: Path, labelled: bool, task: str = "single") -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-LABELS = re.compile(rb"-|[0-9]{1,9}(,[0-9]{1,9})*")
+MAX_LABEL_DIGITS = 9  # a label is an int32
+LABELS = re.compile(rb"-|[0-9]{1,%d}(,[0-9]{1,%d})*" % (MAX_LABEL_DIGITS, MAX_LABEL_DIGITS))
 NUMBER = rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 NUMBERS = re.compile(rb"%b(,%b)*" % (NUMBER, NUMBER))
 

@@ -339,6 +339,37 @@ def test_find_classes_above_inferred_limit_needs_a_count(tmp_path, monkeypatch):
     monkeypatch.setattr(classes, "MAX_INFERRED_CLASSES", 50)
     assert find_classes(listing(tmp_path, [0, 49]), None).count == 50
     assert find_classes(listing(tmp_path, [0, 99]), 100).count == 100
+    with pytest.raises(UserError, match="line 2: the label is 50"):
+        find_classes(listing(tmp_path, [0, 50]), None)
+
+
+@pytest.mark.parametrize(("images", "largest"), [(2, 999), (100, 999), (101, 1009), (1000, 9999)])
+def test_find_classes_far_more_than_images_need_a_count_or_names(tmp_path, images, largest):
+    labels = [k % 2 for k in range(images)]
+    assert find_classes(listing(tmp_path, [*labels[1:], largest]), None).count == largest + 1
+    mistyped = listing(tmp_path, [*labels[1:], largest + 1])
+    said = f"line {images}: the label is {largest + 1}, which makes {largest + 2} classes for {images} image"
+    with pytest.raises(UserError, match=rf"{said}(.|\n)*--num_classes N, or a classes\.txt"):
+        find_classes(mistyped, None)
+    assert find_classes(mistyped, largest + 2).count == largest + 2
+    named = listing(tmp_path, [*labels[1:], largest + 1], "\n".join(map(str, range(largest + 2))))
+    assert find_classes(named, None).count == largest + 2
+
+
+def test_find_classes_labels_from_one_are_asked_about(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    asked = "Do the labels start at 1?"
+    find_classes(listing(tmp_path, [1, 2, 3]), None)
+    assert asked in caplog.text
+    with pytest.raises(UserError, match=r"the label is 3; allowed: 0 to 2.*start at 1\?"):
+        find_classes(listing(tmp_path, [1, 2, 3]), 3)
+    with pytest.raises(UserError, match=r"the label is 3; allowed: 0 to 2.*out of range\.$"):
+        find_classes(listing(tmp_path, [0, 2, 3]), 3)
+    caplog.clear()
+    find_classes(listing(tmp_path, [1, 2, 3], "w\nx\ny\nz\n"), None)
+    find_classes(listing(tmp_path, [2, 3]), None)
+    find_classes(listing(tmp_path, [0, 2]), None)
+    assert asked not in caplog.text
 
 
 def test_find_classes_without_images_are_counted_in_log(tmp_path, caplog, monkeypatch):

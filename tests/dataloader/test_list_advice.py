@@ -55,6 +55,7 @@ CASES = {
     "moved": (LABELLED, "/no/such/place/c.jpg 0\n", "The folder '/no' is not there"),
     "windows": (LABELLED, "C:\\photos\\c.jpg 0\n", "a Windows path"),
     "mixed line ends": (LABELLED, "c.jpg 0\rx/c.jpg 0\n", "mixes line ends"),
+    "spaces": (LABELLED, "c.jpg 1, 2\nc.jpg 0, 1, 2\n", "'c.jpg' and numbers.*\n.*`1,2`, not `1, 2`"),
     "quotes": (LABELLED, '"c.jpg" 0\n', "is in quotes"),
     "git": (LABELLED, "lfs.jpg 0\n", "Git LFS pointer.*\n.*git lfs pull"),
     "web": (LABELLED, "web.jpg 0\n", "is a web page"),

@@ -106,10 +106,31 @@ def test_find_classes_number_that_float32_cannot_tell_apart_is_refused(tmp_path,
         find_classes(files, None, "regression")
 
 
-def test_find_classes_mistyped_label_is_no_million_labels(tmp_path):
-    files = read_list(write(tmp_path, "a.txt", "a.jpg 1,2", "b.jpg 2,30000000"), task="multilabel")
-    with pytest.raises(UserError, match=r"line 2: the label is 30000000"):
+@pytest.mark.parametrize("label", [1_000, 30_000_000])
+def test_find_classes_mistyped_label_is_no_thousand_labels(tmp_path, label):
+    files = read_list(write(tmp_path, "a.txt", "a.jpg 1,2", f"b.jpg 2,{label}"), task="multilabel")
+    with pytest.raises(UserError, match=rf"line 2: the label is {label}, which makes {label + 1} classes for 2 image"):
         find_classes(files, None, "multilabel")
+    assert find_classes(files, label + 1, "multilabel").count == label + 1
+
+
+def test_find_classes_multilabel_from_one_is_asked_about(tmp_path, caplog):
+    find_classes(read_list(write(tmp_path, "a.txt", "a.jpg 1,2", "b.jpg 3"), task="multilabel"), None, "multilabel")
+    assert "1 of 4 labels have no image" in caplog.text and "Do the labels start at 1?" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("token", "said"), [("1 ,2", "Write no space beside the commas"), ("1,1234567890", "A label has at most 9 digits")]
+)
+def test_read_list_multilabel_names_the_fault_of_a_token(tmp_path, token, said):
+    with pytest.raises(UserError, match=f"line 1: the target is .*{said}"):
+        read_list(write(tmp_path, "a.txt", f"a.jpg {token}"), task="multilabel")
+
+
+@pytest.mark.parametrize(("label", "said"), [("99999999999", ", at most 9 digits"), ("x", r"\.$")])
+def test_read_list_label_of_too_many_digits_names_the_limit(tmp_path, label, said):
+    with pytest.raises(UserError, match=f"line 1: the label is '{label}'; allowed: a whole number from 0{said}"):
+        read_list(write(tmp_path, "a.txt", f"a.jpg {label}"))
 
 
 def test_fingerprint_and_hash_change_with_the_targets(tmp_path):

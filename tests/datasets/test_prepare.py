@@ -545,6 +545,18 @@ def test_prepare_keep_labels_keeps_numbers(make, tmp_path):
         wrong(make("csv", "list.csv", *COLUMNS, "--keep_labels", out="o"), "line 3", f"'{label}'")
 
 
+def test_prepare_keep_labels_far_above_the_rows_needs_names(make, tmp_path):
+    rows = "".join(f"{k}.jpg,{k % 2}\n" for k in range(30))
+    words = ("csv", table(tmp_path, f"image,label\n{rows}x.jpg,3000\n"), *COLUMNS, "--keep_labels", "--val", 0)
+    wrong(
+        make(*words),
+        "line 32: the label is '3000'; allowed with --keep_labels: a whole number from 0 to 999",
+        "--classes",
+    )
+    (tmp_path / "names.txt").write_text("".join(f"{k}\n" for k in range(3001)))
+    assert len(make(*words, "--classes", "names.txt").classes) == 3001
+
+
 def test_prepare_split_column_makes_the_parts(make, tmp_path):
     rows = "a.jpg,x,train\nb.jpg,y,Train\nc.jpg,y,valid\nz.jpg,,test\nd.jpg,,test\n"
     made = make("csv", table(tmp_path, f"image,label,part\n{rows}"), *COLUMNS, "--split_column", "part")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataloader.classes import max_inferred_classes
 from dataloader.list_advice import prepare_command
 from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids
 from dataloader.listing.splits import singleton_group
@@ -222,7 +223,7 @@ def _values(rows: Rows, parts: list[str]) -> list[list[float]]:
 
 def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] | None) -> tuple[list[str], list[int]]:
     """Return class names and numbers under --keep_labels: labels are numbers; names are `given`, else the numbers."""
-    allowed = len(given) if given else MAX_CLASSES
+    allowed = len(given) if given else min(MAX_CLASSES, max_inferred_classes(len(labels)))
     for row, label in zip(labelled, labels, strict=True):
         if not re.fullmatch(r"[0-9]{1,9}", label) or int(label) >= allowed:
             sets = find_label_sets(labels)
@@ -230,6 +231,7 @@ def _kept(rows: Rows, labelled: list[int], labels: list[str], given: list[str] |
                 f"{rows.location(row)}: the label is {label!r}; "
                 f"allowed with --keep_labels: a whole number from 0 to {allowed - 1}. "
                 "Without --keep_labels, labels are names and get numbers."
+                + ("" if given else " To allow larger ones, name the classes: --classes FILE.")
                 + (f"\nCells such as {sets.example!r} seem to hold several labels. {sets.advice}" if sets else "")
             )
     numbers = [int(label) for label in labels]
