@@ -122,6 +122,11 @@ def build_reader(
     if cache.location == "none":
         return source
     encoding = Encoding(cache.size or min_source_side, cache.format, cache.quality)
+    if encoding.size < min_source_side:
+        log.warning(
+            f"--cache_size {encoding.size} is less than the {min_source_side} px that {files.source.name} needs here: "
+            "images lose detail, and scores are others than without the cache. Try: leave --cache_size out"
+        )
     keys = entry_keys(files, encoding)
     try:
         in_memory = cache.location == "ram"

@@ -1,5 +1,6 @@
 """Samplers, loaders, cache: the same batches whatever makes them, wherever a run is taken up."""
 
+import logging
 import multiprocessing
 import os
 import shutil
@@ -100,6 +101,16 @@ def test_repeat_aug_of_a_resumed_run_warns(photo_set, capfd):
     start_logging()
     loader(photo_set, "-b", 8, "--repeat_aug", 3, "--resume")
     assert "A batch of 8 cannot hold each image --repeat_aug 3 times" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("size, warned", [(31, True), (32, False), (None, False)])
+def test_cache_smaller_than_the_images_is_warned_of(size, warned, photo_set, caplog, monkeypatch):
+    """Scores changed, and the log named the size of the cache alone."""
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    given = [] if size is None else ["--cache_size", size]
+    loader(photo_set, "-w", 0, "--transform", "none", "--cache", "ram", *given)
+    said = f"--cache_size {size} is less than the 32 px that train.txt needs here"
+    assert (said in caplog.text) == warned and ("--cache_size" in caplog.text) == warned
 
 
 def test_scale_schedule_sets_size_per_epoch(photo_set):
