@@ -1,7 +1,8 @@
 """Move one experiment's records to the trash: checkpoints, logs, results and run_log lines of exactly this tag.
 
 python clear.py --tag resnest               move to .trash/<time>_resnest/
-python clear.py --tag resnest --restore     move back
+python clear.py --tag resnest --restore     move back the newest entry of the trash
+python clear.py --tag resnest --restore 20260101-100000     move back the entry of that time
 python clear.py --tag resnest --rm          delete permanently, including the tag's entries in the trash
 
 If a command is killed, repeat it to finish, or undo it with --restore.
@@ -9,10 +10,12 @@ If a command is killed, repeat it to finish, or undo it with --restore.
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
 from options import command, parse_clear
+from options.choices import NEWEST
 from options.near_names import did_you_mean
 from utils import run_lock, run_log, trash
 from utils.errors import UserError
@@ -36,11 +39,12 @@ def main(opt: argparse.Namespace) -> None:
         say(f"warning: {path}/ has no valid {trash.ORIGIN}; it is skipped.")
     left = trash.delete_leftovers(opt.tag, [*folders.values(), *origins])
     if opt.restore:
-        restore(opt.tag)
+        restore(opt.tag, opt.restore)
     elif opt.rm:
         remove(opt.tag, folders, left)
     else:
         to_trash(opt.tag, folders)
+    name_folds(opt, [folder.parent for folder in folders.values()])
 
 
 def to_trash(tag: str, folders: dict[str, Path]) -> None:
@@ -57,22 +61,34 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
         entry = trash.put(tag, present)
         lines = len(run_log.read(entry.path / run_log.FILE))
         say(f"Moved {_listed(present)} and {lines} line(s) of {run_log.FILE} to {entry.path}/", sys.stdout)
-    back, gone = (command("clear", {"tag": tag, flag: True}) for flag in ("restore", "rm"))
+    back, gone = (command("clear", {"tag": tag, **flag}) for flag in ({"restore": entry.time}, {"rm": True}))
     say(f"Restore them: {back}      Delete them permanently: {gone}", sys.stdout)
 
 
-def restore(tag: str) -> None:
-    """Move the newest entry of the tag back to where it was. Raises UserError if the trash has none."""
+def restore(tag: str, time: str) -> None:
+    """Move the entry of `time`, or the newest one, back to where it was.
+
+    Raises UserError if the trash has none, or none of that time.
+    """
     entries = trash.entries(tag)[0]
     if not entries:
         raise UserError(f"The trash holds nothing of tag {tag!r}.{_tags_in_trash()}")
-    entry = entries[-1]
+    chosen = entries[-1:] if time == NEWEST else [entry for entry in entries if entry.time == time]
+    if not chosen:
+        times = ", ".join(entry.time for entry in entries)
+        raise UserError(
+            f"--restore is {time!r}, and the trash has no entry of tag {tag!r} of that time; allowed: {times}, or no "
+            f"time for the newest. Try: {command('clear', {'tag': tag, 'restore': entries[-1].time})}"
+        )
+    entry = chosen[0]
     trash.restore(entry)
     there = {name: where for name, where in entry.origin.items() if os.path.lexists(where)}
     say(f"Restored {_listed(there)} from {entry.path}/", sys.stdout)
     for where in entry.origin.values():
         if where not in there.values():
             say(f"warning: {where}/ was no longer in {entry.path}/.")
+    if others := [other.time for other in entries if other is not entry]:
+        say(f"The trash also holds {', '.join(others)} of this tag: name one after --restore.", sys.stdout)
 
 
 def remove(tag: str, folders: dict[str, Path], left: int) -> None:
@@ -80,14 +96,32 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     entries = [entry.path for entry in trash.entries(tag)[0]]
     found = any(map(os.path.lexists, folders.values()))
     present = _present(tag, folders) if found or not (entries or left) else {}
+    held = sum(len(trash.lines_of(entry)) for entry in trash.entries(tag)[0])
     lines = run_log.pop(tag)  # first: if this command is killed, a repeated one still finds the folders
     for path in [*present.values(), *entries]:
         if os.path.lexists(path):  # it may have been inside a deleted one
             trash.discard(path, tag)
     say(
-        f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines)} line(s) of {run_log.FILE}.",
+        f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines) + held} line(s) of {run_log.FILE}.",
         sys.stdout,
     )
+
+
+def name_folds(opt: argparse.Namespace, parents: list[Path]) -> None:
+    """Name the runs of the tag's folds: each has a tag of its own, which stays as it is."""
+    pattern = re.compile(rf"{re.escape(opt.tag)}_fold(\d+)")
+    if opt.restore:
+        names = {entry.tag for entry in trash.entries()[0]}
+    else:
+        names = {path.name for parent in parents if parent.is_dir() for path in parent.iterdir()}
+        names |= {entry.tag for entry in trash.entries()[0]} if opt.rm else set()
+    tags = sorted(filter(pattern.fullmatch, names), key=lambda name: int(name.rpartition("_fold")[2]))
+    if not tags:
+        return
+    where = "in the trash" if opt.restore else "there"
+    shared = {**vars(opt), "given": (), "restore": NEWEST if opt.restore else None}
+    each = "\n".join(command("clear", {**shared, "tag": tag}) for tag in tags)
+    say(f"The folds of tag {opt.tag!r} are still {where}, under tags of their own. For them too:\n{each}", sys.stdout)
 
 
 def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:

@@ -86,6 +86,7 @@ TASK_BLENDS = {
 FITTED_BLENDS = ("greedy", "optimal")  # those whose weights are fitted to a validation list
 THRESHOLDS = ("half", "one", "per_label")  # of --fit_thresholds
 AUTO_BATCH = "auto"  # -b: what the GPU holds
+NEWEST = "newest"  # --restore without a time
 PRESETS = ("auto", "original")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 

@@ -81,6 +81,8 @@ def _words(action: argparse.Action, value: object, given: bool) -> list[str]:
     if action.nargs == 0:
         negative = [name for name in action.option_strings if name.startswith("--no-")]
         return [flag] if value else negative[:1]
+    if action.nargs == "?" and value == action.const:
+        return [flag]
     if isinstance(value, list | tuple):
         return [flag, *map(str, value)]
     return (

@@ -185,7 +185,11 @@ def _clear() -> Parser:
     add = parser.group("clear")
     add("--tag", help="experiment to clear; only this exact name")
     add(
-        "--restore", action="store_true", help="restore the tag from the trash (the newest entry, if there are several)"
+        "--restore",
+        nargs="?",
+        const=choices.NEWEST,
+        metavar="TIME",
+        help="restore the tag from the trash: the newest entry, or that of TIME, as the entry's name begins",
     )
     add("--rm", action="store_true", help="delete permanently, including the tag's entries in the trash")
     shared_flags.add_folders(add, "checkpoint", "log", "result")

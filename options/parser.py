@@ -258,7 +258,7 @@ class Parser(ToolParser):
                 self._check_value(action, value)
         except argparse.ArgumentError as error:
             raise ValueError(f"--{name}: {error.message}") from None
-        return values if action.nargs else values[0]
+        return values if action.nargs not in (None, "?") else values[0]
 
     def _with_pretrained_path(self, words: list[str]) -> list[str]:
         """Return `words` with `--pretrained PATH`, the name that others give it, as `--load PATH`."""

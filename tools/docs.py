@@ -36,6 +36,7 @@ KINDS = {
     "DIR": "folder",
     "CKPT": "checkpoint",
     "PX": "pixels",
+    "TIME": "time, or nothing",
     "EPOCHS": "epochs",
     "DEG": "degrees",
 }
@@ -100,6 +101,7 @@ CHINESE = Language(
         "path": "路径",
         "checkpoint": "检查点",
         "pixels": "像素",
+        "time, or nothing": "时间，或不写",
         "epochs": "epoch 数",
         "degrees": "度",
         "switch": "开关",

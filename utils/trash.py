@@ -36,6 +36,11 @@ class Entry(NamedTuple):
     origin: dict[str, Path]
 
     @property
+    def time(self) -> str:
+        """Return the time at which it was put into the trash, as its name begins: "20260101-100000"."""
+        return self.path.name.split("_")[0]
+
+    @property
     def unfinished(self) -> bool:
         """Return whether a command was killed while it moved the folders of this entry."""
         return (self.path / JOURNAL).exists()
@@ -96,7 +101,7 @@ def finish(entry: Entry) -> dict[str, Path]:
             moved[name] = where
 
     def keep(lines: list[str]) -> None:
-        held = _lines(entry)
+        held = lines_of(entry)
         with atomic_write(entry.path / run_log.FILE, "w") as file:
             file.writelines(f"{line}\n" for line in [*held, *(line for line in lines if line not in held)])
 
@@ -121,11 +126,15 @@ def restore(entry: Entry) -> None:
     if taken:
         folders = {f"{name}_dir": str(path.parent) for name, path in entry.origin.items()}
         first = command("clear", {"tag": entry.tag, **folders})
-        raise UserError(f"Nothing was restored: {', '.join(taken)} exist(s) again. Try first: {first}")
+        then = command("clear", {"tag": entry.tag, "restore": entry.time})
+        raise UserError(
+            f"Nothing was restored: {', '.join(taken)} exist(s) again. To put that into the trash too, and then "
+            f"restore {entry.path}/, try: {first}\nThen: {then}"
+        )
     write_json(entry.path / JOURNAL, {name: {"source": _state(path)} for name, path in inside.items()} | journal)
     for name, path in inside.items():
         _carry(entry, name, path, entry.origin[name])
-    run_log.restore(_lines(entry))
+    run_log.restore(lines_of(entry))
     discard(entry.path, entry.tag)
 
 
@@ -201,7 +210,7 @@ def _state(path: Path) -> list[int] | None:
     return None
 
 
-def _lines(entry: Entry) -> list[str]:
+def lines_of(entry: Entry) -> list[str]:
     """Return the run_log lines of an entry."""
     try:
         return run_log.read(entry.path / run_log.FILE)

@@ -250,7 +250,7 @@ def test_parse_abbreviated_flag_is_refused(capsys):
 TEXTS = {  # text flags that are no path: a new one is sorted in here, or takes type=expanded
     *"tag model preset optimizer scheduler precision head pool loss class_weight balance transform".split(),
     *"scale_schedule clip_mode fit metric on_bad_image cache_format loader tta blend temperature format".split(),
-    *"columns separator id labels joiner task fit_thresholds".split(),
+    *"columns separator id labels joiner task fit_thresholds restore".split(),
 }
 
 

@@ -1,6 +1,7 @@
 """clear.py takes away exactly one tag's records, and gives them back byte for byte."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -165,6 +166,66 @@ def test_clear_three_in_a_second_restore_newest_first(script, records, monkeypat
         for path in records.glob("*/run.1"):
             path.rename(records / f"aside{len(list(records.iterdir()))}")
     assert came == ["2", "1", "0"]
+
+
+def printed(text, *flags):
+    """The words of the last printed command of clear.py that has all `flags`."""
+    found = re.findall(r"python (clear\.py .*?)(?=      |$)", text, re.MULTILINE)
+    return [line.split() for line in found if all(flag in line.split() for flag in flags)][-1]
+
+
+def test_clear_restore_brings_back_an_older_entry_as_its_message_says(script, records):
+    first = files(records, "run.1")
+    assert script("clear.py", "--tag", "run.1").code == 0
+    (records / "logs/run.1/deep").mkdir(parents=True)
+    (records / "logs/run.1/deep/file.bin").write_text("trained again")
+    refused = script("clear.py", "--tag", "run.1", "--restore")
+    assert refused.code == 2
+    assert script(*printed(refused.err.splitlines()[-2])).code == 0
+    assert script(*printed(refused.err.splitlines()[-1], "--restore")).code == 0
+    assert files(records, "run.1") == first
+    assert len(list((records / ".trash").iterdir())) == 1  # what was trained again
+
+
+def test_clear_restore_of_unknown_time_lists_the_times(script, records):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    (entry,) = (records / ".trash").iterdir()
+    time = entry.name.split("_")[0]
+    result = script("clear.py", "--tag", "run.1", "--restore", "20200101-000000")
+    assert result.code == 2
+    assert (
+        f"allowed: {time}, or no time for the newest. Try: python clear.py --tag run.1 --restore {time}" in result.err
+    )
+    assert entry.exists()
+
+
+def test_clear_says_how_to_restore_exactly_what_it_moved(script, records):
+    moved = script("clear.py", "--tag", "run.1")
+    (entry,) = (records / ".trash").iterdir()
+    assert f"--restore {entry.name.split('_')[0]}" in moved.out
+    assert script(*printed(moved.out, "--restore")).code == 0
+    assert not entry.exists()
+
+
+def test_clear_names_the_runs_of_folds(script, records):
+    for tag in ("run.1_fold10", "run.1_fold2", "run.1_folder", "run-1_fold3"):
+        (records / "logs" / tag).mkdir()
+    moved = script("clear.py", "--tag", "run.1").out
+    assert "The folds of tag 'run.1' are still there" in moved
+    assert moved.splitlines()[-2:] == [f"python clear.py --tag run.1_fold{k}" for k in (2, 10)]
+    for line in moved.splitlines()[-2:]:
+        assert script(*line.split()[1:]).code == 0
+    back = script("clear.py", "--tag", "run.1", "--restore").out
+    assert back.splitlines()[-2:] == [f"python clear.py --tag run.1_fold{k} --restore" for k in (2, 10)]
+    gone = script("clear.py", "--tag", "run.1", "--rm").out
+    assert gone.splitlines()[-2:] == [f"python clear.py --tag run.1_fold{k} --rm" for k in (2, 10)]
+    assert "The folds" not in script("clear.py", "--tag", "run.1_fold2", "--rm").out
+
+
+def test_clear_rm_counts_the_lines_in_the_trash(script, records):
+    assert script("clear.py", "--tag", "run.1").code == 0
+    # the third is that of the first command
+    assert "1 trash entries and 3 line(s) of run_log.txt" in script("clear.py", "--tag", "run.1", "--rm").out
 
 
 def test_clear_restore_with_rm_is_refused(script, records):
