@@ -53,6 +53,7 @@ def main(opt: argparse.Namespace) -> None:
     other = None
     with distributed.together():
         if distributed.is_main():
+            results.keep_folds(folder, asked)
             check(results.planned(folder, opt), inputs(opt, files))
             other = open_other(run)
             run_lock.acquire(folder)

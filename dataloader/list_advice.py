@@ -90,9 +90,9 @@ def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
     if re.fullmatch("[0-9]+", shown):
         problem = f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0, {MAX_DIGITS}."
     elif re.fullmatch(r"-|[0-9]+(,[0-9]+)+", shown):
-        problem += " To train on several labels per image, try: train.py --task multilabel"
+        problem += " Several labels per image are for the networks of: train.py --task multilabel"
     elif re.fullmatch(r"[-+]?[0-9]*\.[0-9]+(,[-+.0-9]+)*", shown):
-        problem += " To train on numbers, try: train.py --task regression"
+        problem += " Numbers are for the networks of: train.py --task regression"
     return UserError(problem)
 
 

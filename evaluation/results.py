@@ -23,8 +23,9 @@ from evaluation.report import page, plots
 from evaluation.scored import Scored
 from evaluation.scoring import score
 from evaluation.thresholds import ONE, PER_LABEL
-from options import choices
+from options import choices, command
 from utils import tables
+from utils.errors import UserError
 from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
 from utils.outputs import Output
@@ -33,6 +34,7 @@ from utils.whole_folder import whole_folder
 SETTINGS = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
 METRICS = "metrics.json"
+FOLDS_REPORT, FOLDS_SCORES = "oof", "folds.json"  # of tools.folds, in results/<tag>/
 TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
 PICTURES = ("confusion.png", "errors.png", "average_precision.png", "scatter.png")
 OUTPUTS = (*TABLES, "per_target.csv", *PICTURES, "report.html", ENSEMBLE, PROBS)
@@ -64,6 +66,19 @@ def writes_ensemble(opt: argparse.Namespace) -> bool:
     """
     several = len(opt.load) > 1 or opt.load[0].endswith(".npz")
     return opt.blend in choices.FITTED_BLENDS or (opt.fit_thresholds in (ONE, PER_LABEL) and several)
+
+
+def keep_folds(folder: Path, opt: argparse.Namespace) -> None:
+    """Raise UserError if `folder`, where eval.py would write, is the report of tools.folds.
+
+    That one is of the same predictions, but it has more: the scores by fold, and the thresholds that were fitted.
+    """
+    if folder.name == FOLDS_REPORT and (folder.parent / FOLDS_SCORES).is_file():
+        again = command("eval", {**vars(opt), "tag": f"{opt.tag}_{FOLDS_REPORT}"})
+        raise UserError(
+            f"{folder}/ is the report of tools.folds, with the scores by fold; eval.py would replace it. Give another "
+            f"--tag. Try: {again}"
+        )
 
 
 def set_aside(folder: Path, identities: Sequence[str]) -> None:

@@ -64,6 +64,7 @@ def test_read_list_unlabelled_takes_whole_line(tmp_path):
         ("/a.jpg 1\n/b.jpg x\n", "line 2: the label is 'x'"),
         ("/a.jpg -1\n", "the label is '-1'"),
         ("/a.jpg 1.5\n", "the label is '1.5'"),
+        ("/a.jpg 1,2\n", "Several labels per image are for the networks of: train.py --task multilabel"),
         ("/a.jpg 99999999999\n", "the label is '99999999999'"),
         ("\n \n", "holds no image"),
         ("", "holds no image"),

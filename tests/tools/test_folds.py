@@ -126,6 +126,19 @@ def test_folds_keep_features_beside_the_probabilities(done):
             assert lengths == pytest.approx(np.ones(12), abs=1e-2)
 
 
+def test_eval_does_not_replace_the_report_of_the_folds(photo_set, done, tmp_path, monkeypatch, script):
+    folder = copy_of(done, tmp_path, monkeypatch)
+    report = (folder / "results/a/oof/report.html").read_bytes()
+    words = ("--load", "results/a/oof.npz", "--val_list", photo_set / "train.txt")
+    refused = script("eval.py", "--tag", "a", *words)
+    assert refused.code == 2
+    assert "results/a/oof/ is the report of tools.folds" in refused.err
+    again = refused.err.partition("Try: python ")[2].split()
+    assert (folder / "results/a/oof/report.html").read_bytes() == report
+    assert script(*again).code == 0
+    assert (folder / "results/a_oof/oof/report.html").is_file()
+
+
 def test_folds_ensemble_submits_the_mean_of_its_networks(done, photo_set, script):
     content = read_yaml(done / "results/a/ensemble.yaml")
     networks = [done / f"checkpoints/a_fold{number}/last.pt" for number in (1, 2, 3)]

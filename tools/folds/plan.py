@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
+from evaluation.results import FOLDS_SCORES
 from options import Options, command
 from tools.folds import flags
 from tools.folds.draw import list_paths, write_lists
@@ -28,7 +29,7 @@ from utils.logger import log
 from utils.outputs import Output, begins_with, has_key, is_probabilities
 
 PLAN, DRAWN = "plan.json", "drawn.json"
-OOF, ENSEMBLE, SCORES, REPORT = "oof.npz", "ensemble.yaml", "folds.json", "oof"
+OOF, ENSEMBLE = "oof.npz", "ensemble.yaml"
 WAIT_SECONDS = 120.0  # for a run of an earlier call, which saves its state before it ends
 
 
@@ -92,7 +93,7 @@ def outputs(run: FoldsRun) -> list[Output]:
     """Return the files that are written to results/<tag>, for utils.outputs.check."""
     return [
         Output(run.folder / OOF, "out-of-fold probabilities", is_probabilities),
-        Output(run.folder / SCORES, "the scores of folds", has_key("folds")),
+        Output(run.folder / FOLDS_SCORES, "the scores of folds", has_key("folds")),
         Output(run.folder / ENSEMBLE, "an ensemble", begins_with("load:")),
     ]
 
@@ -190,7 +191,7 @@ def clear_command(run: FoldsRun, fold: Fold) -> str:
 def _start_over(run: FoldsRun) -> None:
     """Delete the plan first, then what belongs to it: a call that is killed in between does not continue half of it."""
     (run.state / PLAN).unlink(missing_ok=True)
-    products = [run.folder / name for name in (OOF, ENSEMBLE, SCORES)]
+    products = [run.folder / name for name in (OOF, ENSEMBLE, FOLDS_SCORES)]
     marks = [*run.state.glob("fold*.trained"), *run.state.glob("fold*.npz")]
     for path in [*products, *marks]:
         path.unlink(missing_ok=True)

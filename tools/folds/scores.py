@@ -25,7 +25,7 @@ from options import Options, given_words, parse_eval
 from options.choices import TASKS
 from tools.folds.neighbours import FoldFeatures
 from tools.folds.oof import checkpoint_of
-from tools.folds.plan import REPORT, SCORES, FoldsRun
+from tools.folds.plan import FoldsRun
 from utils.classes import Classes
 from utils.files import write_json
 from utils.logger import log
@@ -40,7 +40,7 @@ def write_report(run: FoldsRun, oof: Path) -> FittedThresholds | None:
         The thresholds that --fit_thresholds fitted to oof.npz, with which labels are scored; None: 0.5.
     """
     opt = report_flags(run, oof)
-    folder = run.folder / REPORT
+    folder = run.folder / results.FOLDS_REPORT
     check(results.planned(folder, opt), inputs(opt, run.files))
     inference = open_inference(opt, run.files, tasks=TASKS)
     if has_probabilities(run.classes.task):
@@ -168,7 +168,7 @@ def _write_scores(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, A
         "oof": {name: metrics[name] for name in names if name in metrics},
         "folds": folds,
     }
-    write_json(run.folder / SCORES, content)
+    write_json(run.folder / results.FOLDS_SCORES, content)
 
 
 def _log_table(run: FoldsRun, metrics: dict[str, Any], each: list[dict[str, Any]]) -> None:
