@@ -44,6 +44,14 @@ EXIF_TRANSFORMS = {  # orientation: (rotation, then flip)
 PILLOW_STUBS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens these, but needs another program to decode
 
 
+def text_instead(data: bytes) -> str:
+    """Return what the text in place of an image's bytes is: "a Git LFS pointer", "a web page", or "" for neither."""
+    begin = data[:64].lstrip().lower()
+    if begin.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    return "a web page" if begin.startswith((b"<!doctype html", b"<html")) else ""
+
+
 @cache
 def image_suffixes() -> tuple[str, ...]:
     """Return the file suffixes that `decode` reads, lower case with their dots: those of Pillow's decoders."""
@@ -124,6 +132,8 @@ def decode(data: bytes, scale_fn: ScaleFn = full_size, max_pixels: int = MAX_PIX
         raise ImageError("the file is empty")
     if data[:3] == b"\xff\xd8\xff":
         return _decode_jpeg(data, scale_fn, max_pixels)
+    if text := text_instead(data):
+        raise ImageError(f"{text}, not the image" + (" (try: git lfs pull)" if "LFS" in text else ""))
     image = _decode_opencv(data, max_pixels)
     if image is None:
         image = _decode_pillow(data, max_pixels)

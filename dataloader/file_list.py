@@ -66,6 +66,10 @@ class FileList:
         """Return the number of images."""
         return len(self.start)
 
+    def is_labelled(self) -> bool:
+        """Return whether the list has labels or targets."""
+        return self.targets is not None or int(self.label.max(initial=-1)) >= 0
+
     def as_written(self, index: int) -> str:
         """Return the path of image `index` as the list has it."""
         start = self.start[index]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.decode import text_instead
 from dataloader.file_finder import BACKSLASH, CASE, ENDING, FORM, FileFinder
 from dataloader.file_list import FileList
 from dataloader.list_advice import prepare_command
@@ -71,15 +72,16 @@ def _reason(files: FileList, index: int, finder: FileFinder) -> tuple[str, str]:
         return "folder", f"{path!r} is not a file."
     try:
         with open(path, "rb") as file:
-            begin = file.read(64).lstrip().lower()
+            begin = file.read(64)
     except OSError as error:
         denied = isinstance(error, PermissionError)
         return ("permission", f"{path!r} may not be read: {error.strerror}.") if denied else ("", "")
-    if not begin:
+    if not begin.strip():
         return "empty", f"{listed!r} is empty."
-    if begin.startswith(b"version https://git-lfs"):
-        return "lfs", f"{listed!r} is a Git LFS pointer, not the image."
-    if begin.startswith((b"<!doctype html", b"<html")):
+    text = text_instead(begin)
+    if "LFS" in text:
+        return "lfs", f"{listed!r} is {text}, not the image."
+    if text:
         return "html", f"{listed!r} is a web page, as a failed download leaves it."
     return "", ""
 
@@ -93,8 +95,7 @@ def _reason_missing(files: FileList, index: int, finder: FileFinder) -> tuple[st
     with_label = f"{path} {files.label[index]}"
     if files.label[index] >= 0 and os.path.exists(with_label):
         return "no labels", f"The lines of {files.source} have no labels: {with_label!r} is there."
-    labelled = files.label[index] >= 0 or files.targets is not None
-    before = _before_numbers(listed, files) if labelled else None
+    before = _before_numbers(listed, files) if files.is_labelled() else None
     if before is not None:
         return "spaces", f"{listed!r} is the image {before!r} and numbers: there is a space between labels or numbers."
     found = finder.find(path)

@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.file_list import FileList
 from evaluation.metrics import MAX_TOP
 from evaluation.multilabel import short_thresholds
 from evaluation.sample_submission import Kind, Sample
@@ -38,6 +39,8 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 NOT_OPTIONS = ("given", "config")
 # What the row of an unreadable image holds, where it is not the commonest class.
 UNREADABLE = {"multilabel": "no label", "regression": "the mean of training"}
+
+MAX_LINES = 4  # of one path in a message
 
 Row = tuple[str, Sequence[str | int]]  # an id, and the names or numbers of its classes
 
@@ -172,7 +175,7 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
         write_like(path, sample, len(predictions.index), lambda image: predicted_cells(scored, image, sample, opt))
         return
     rows = _rows(scored, opt)
-    _check_names(rows, opt)
+    _check_names(rows, scored, opt)
     with atomic_write(path, "w") as file:
         _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
         file.flush()
@@ -276,20 +279,29 @@ def row_id(path: str, how: str) -> str:
     return name.removesuffix(Path(name).suffix) if how == "stem" else name
 
 
-def _check_names(rows: list[Row], opt: argparse.Namespace) -> None:
+def _check_names(rows: list[Row], scored: Scored, opt: argparse.Namespace) -> None:
     if opt.format == "csv":
         for _, classes in rows:
             _join(classes, opt)
-    check_ids([name for name, _ in rows])
+    check_ids(scored.files, scored.predictions.index, opt.id)
 
 
-def check_ids(names: Sequence[str]) -> None:
-    """Warn where an id occurs twice."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        log.warning(
-            f"{len(twice)} ids occur in more than one row (the first: {twice[0]}). --id path makes them unique."
-        )
+def check_ids(files: FileList, index: NDArray[np.int64], how: str) -> None:
+    """Warn where the images at `index` have an id twice; where the list has a path twice, no --id tells them apart."""
+    paths = [files.as_written(image) for image in index.tolist()]
+    twice = [name for name, count in Counter(row_id(path, how) for path in paths).items() if count > 1]
+    if not twice:
+        return
+    text = f"{len(twice)} ids occur in more than one row (the first: {twice[0]})."
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        again = [image for image, path in zip(index.tolist(), paths, strict=True) if path == repeated[0]]
+        lines = ", ".join(str(files.line[image]) for image in again[:MAX_LINES])
+        text += f" {files.source} has {len(repeated)} paths in more than one line (the first: {repeated[0]}, "
+        text += f"lines {lines}). Keep one line per image."
+    if how != "path":
+        text += " --id path makes the ids of different paths unique." if repeated else " --id path makes them unique."
+    log.warning(text)
 
 
 def separator(opt: argparse.Namespace) -> str:

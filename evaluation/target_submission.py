@@ -40,7 +40,7 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sam
         count = len(scored.predictions.index)
         write_like(path, sample, count, lambda row: _sample_cells(scored, row, sample, threshold))
         return
-    check_ids([row_id(scored.files.as_written(index), opt.id) for index in scored.predictions.index.tolist()])
+    check_ids(scored.files, scored.predictions.index, opt.id)
     with atomic_write(path, "w") as file:
         if opt.format == "json":
             content = _objects(scored, opt)

@@ -304,8 +304,9 @@ def predict(
     columns: list[tuple[Tensor, ...]] = []
     row_parts: list[NDArray[np.float32]] = []
     kept = RowStore(len(loader.dataset), np.float16) if keep else None
+    labelled = loader.dataset.files.is_labelled()
     for found in predictor.share(loader, "evaluating", answer):
-        warn_unreadable(found.bad)
+        warn_unreadable(found.bad, labelled)
         columns.append(found.columns)
         if found.rows is not None:
             row_parts.append(found.rows.cpu().numpy())
@@ -340,10 +341,10 @@ def _wanted(wanted: NDArray[np.int64] | None, index: Tensor, probability: Tensor
     return probability[torch.from_numpy(wanted[first:end] - start).to(probability.device)]
 
 
-def warn_unreadable(bad: Unreadable) -> None:
-    """Log the images of a batch that cannot be read."""
+def warn_unreadable(bad: Unreadable, labelled: bool) -> None:
+    """Log the images of a batch that cannot be read; those of a list that is not `labelled` have no score."""
     for _, reason in bad:
-        log.warning(f"unreadable, counts in no score: {reason}")
+        log.warning(f"unreadable, {'counts in no score' if labelled else 'so not predicted'}: {reason}")
 
 
 def rows_to_keep(count: int, num_classes: int, sample: bool, seed: int = 0) -> NDArray[np.int64] | None:

@@ -41,8 +41,9 @@ def predict_targets(predictor: Predictor, loader: BatchLoader[EvalBatch], count:
     def answer(batch: EvalBatch, each: Tensor) -> _Answer:
         return _Answer(predictor.combine(each), predictor.readable(batch), batch.bad)
 
+    labelled = loader.dataset.files.is_labelled()
     for found in predictor.share(loader, "evaluating", answer):
-        warn_unreadable(found.bad)
+        warn_unreadable(found.bad, labelled)
         values.append(found.value.cpu().numpy())
         readable.append(found.readable.cpu().numpy())
     files, known = loader.dataset.files, np.concatenate(readable)

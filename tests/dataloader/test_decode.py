@@ -403,7 +403,11 @@ BROKEN = {
     "the start of a jpeg": (b"\xff\xd8\xff", "not a readable image|damaged JPEG"),
     "the start of a png": (b"\x89PNG\r\n\x1a\n", "not a readable image"),
     "the start of a bmp": (b"BM", "not a readable image"),
-    "a web page": (b"<!DOCTYPE html><html>404</html>" * 20, "not a readable image"),
+    "a web page": (b"\n<!DOCTYPE html><html>404</html>" * 20, ": a web page, not the image$"),
+    "a pointer": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        r": a Git LFS pointer, not the image \(try: git lfs pull\)$",
+    ),
 }
 
 

@@ -74,6 +74,21 @@ def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
     assert json.loads((tmp_path / "s.json").read_text())[0] == {"id": "one.jpg", "predicted": [2, 0, 1]}
 
 
+@pytest.mark.parametrize("how", ["file", "path"])
+def test_submission_ids_that_occur_twice_name_what_helps(scored, tmp_path, caplog, how):
+    submission.write(tmp_path / "s.csv", scored, flags("--id", how))
+    unique = "1 ids occur in more than one row (the first: one.jpg). --id path makes them unique."
+    assert caplog.messages == ([unique] if how == "file" else [])
+    caplog.clear()
+    (tmp_path / "test.txt").write_text("a/one.jpg\n\na/two.jpg\na/one.jpg\nb/two.jpg\n")
+    scored = scored._replace(files=read_list(tmp_path / "test.txt", labelled=False))
+    submission.write(tmp_path / "s.csv", scored, flags("--id", how))
+    (said,) = caplog.messages
+    assert "test.txt has 1 paths in more than one line (the first: a/one.jpg, lines 1, 4). Keep one line" in said
+    assert "makes them unique" not in said
+    assert ("--id path makes the ids of different paths unique." in said) is (how == "file")
+
+
 def test_submission_ambiguous_is_refused_and_old_file_kept(scored, tmp_path, monkeypatch):
     path = tmp_path / "s.csv"
     path.write_text("old")

@@ -240,12 +240,13 @@ def test_eval_and_submit_unreadable_image_is_handled(script, trained, lines, lis
     common = ["--load", trained, "--data_root", folder, "--gpu", -1, "-w", 0]
     result = script("eval.py", *common)
     assert result.code == 0, result.err
-    assert f"{bad}" in result.out
+    assert f"unreadable, counts in no score: {bad}" in result.out
     metrics = json.loads(Path("results/cache/ok_1/metrics.json").read_text())
     assert (metrics["count"], metrics["unreadable"]) == (12, 1)
     result = script("submit.py", *common)
     assert result.code == 0, result.err
     assert "2 of 4 images could not be read" in result.out
+    assert f"unreadable, so not predicted: {bad}" in result.out and "in no score" not in result.out
     names = [line.split(",")[0] for line in Path("results/cache/submission.csv").read_text().splitlines()[1:]]
     assert names == [Path(lines["test"][0]).name, "bad.jpg", Path(lines["test"][1]).name, "such.jpg"]
     before = sorted(Path("results").rglob("*"))

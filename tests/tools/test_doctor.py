@@ -77,6 +77,12 @@ def all_lists(folder: Path) -> list[Path]:
 # ------------------------------------------------------------------------ files
 
 
+def test_inspect_file_names_a_git_lfs_pointer(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    found = inspection.inspect_file(str(tmp_path / "a.png"))
+    assert found.flags == findings.MASKS["unreadable"] and "a Git LFS pointer" in found.detail
+
+
 def test_doctor_healthy_lists_exit_0_without_findings(clean, capfd):
     done = examine(clean, *all_lists(clean))
     assert (done.code, done.rows) == (0, [])

@@ -20,7 +20,7 @@ from tools.doctor.findings import MASKS
 from utils import faults
 from utils.errors import ImageError
 
-VERSION = 2  # part of the key: if `inspect_file` changes, every file is read again
+VERSION = 3  # part of the key: if `inspect_file` changes, every file is read again
 KEY_BYTES = 16
 MAX_FILE_BYTES = 1 << 31
 MAX_ASPECT = 20
