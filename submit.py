@@ -88,6 +88,7 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     if not distributed.is_main():
         return
     scored = TargetScored(predictions, run.files, run.classes)
+    target_submission.warn_unused(scored, run.opt)
     submission.set_aside(out, run.opt, run.loaded.hashes)
     target_submission.write(out, scored, run.opt, sample)
     submission.write_provenance(out, scored, run.opt, run.loaded.provenance())

@@ -18,6 +18,7 @@ from evaluation.submission import check_ids, row_id, separator, write_like, writ
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, json_text
+from utils.logger import log
 
 
 def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
@@ -53,6 +54,19 @@ def write(path: Path, scored: TargetScored, opt: argparse.Namespace, sample: Sam
             same = json.load(written) == content if opt.format == "json" else _is_table(written, scored, opt)
         if not same:
             raise AssertionError(f"{path} does not read back as it was written; the file there, if any, is unchanged")
+
+
+def warn_unused(scored: TargetScored, opt: argparse.Namespace) -> None:
+    """Warn of given flags of the form that change nothing where each label or number is in a column of its own."""
+    alone = scored.classes.task == "regression" or opt.probabilities
+    unused = [f"--{name}" for name in ("labels", "joiner") if name in opt.given] if alone else []
+    if unused:
+        log.warning(f"{', '.join(unused)}: no effect, as no cell holds names or numbers of labels. Try: leave it out")
+    if "columns" in opt.given and _columns_per_value(scored, opt):
+        log.warning(
+            f"--columns: the second name, {opt.columns[1]!r}, has no effect: each of {scored.classes.count} columns to "
+            "predict is named as in classes.txt."
+        )
 
 
 def _columns_per_value(scored: TargetScored, opt: argparse.Namespace) -> bool:

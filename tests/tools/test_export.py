@@ -351,6 +351,8 @@ def test_export_wrong_flags_and_places_are_refused(trained, photo_set, tmp_path,
         (("--load", trained[0], "votes.npz", "--out", "x"), "cannot be exported"),
         (("--load", *trained, "--outputs", "logits", "--out", "x"), "one network and one view"),
         (("--load", trained[0], "--to", "openvino", "--int8", "--out", "x"), "--int8 and --to openvino contradict"),
+        (("--load", trained[0], "--calibration_images", "9", "--out", "x"), "--calibration_images without --int8"),
+        (("--load", trained[0], "--train_list", "t.txt", "--out", "x"), "--train_list without --int8 would"),
     ):
         assert export(*words) == 2
         assert said in capfd.readouterr().err

@@ -64,7 +64,11 @@ def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Sc
     rows = table(Path("results/whole/submission.csv"))
     assert [row["id"] for row in rows] == [f"{k}.png" for k in range(26, 30)]
     heads = {"regression": ["id", "redness", "greenness"]}.get(task, ["id", "predicted"])
-    assert list(rows[0]) == heads
+    assert list(rows[0]) == heads and "no effect" not in result.out
+    if task == "regression":
+        result = script("submit.py", "--tag", "whole", *load, "--columns", "name", "price", "--labels", "name")
+        assert result.code == 0 and list(table(Path("results/whole/submission.csv"))[0]) == ["name", *heads[1:]]
+        assert "the second name, 'price', has no effect" in result.out and "--labels: no effect" in result.out
 
 
 def _first(folder: str) -> str:

@@ -30,6 +30,7 @@ NEEDS = {
     "torch_export": ((), ""),
 }
 MAX_GOLDEN = 1000
+CALIBRATION_IMAGES = 256
 # Flags of eval.py that a command may give: the members, and how they predict
 MEMBER_FLAGS = ("load", "ensemble", "weights", "blend", "tta", "temperature", "threshold", "scale", "fit")
 
@@ -80,7 +81,12 @@ def option_parser() -> argparse.ArgumentParser:
         help="an ensemble as one model, or as a model for each member",
     )
     add("--int8", action="store_true", help="quantise convolutions and matrix products to 8 bits (onnx)")
-    add("--calibration_images", type=int, default=256, metavar="N", help="images of the training list for --int8")
+    add(
+        "--calibration_images",
+        type=int,
+        metavar="N",
+        help=f"images of the training list for --int8; default: {CALIBRATION_IMAGES}",
+    )
     add(
         "--images",
         type=expanded,
@@ -125,6 +131,11 @@ def _check_flags(opt: argparse.Namespace) -> None:
         wrong.append("--outputs logits is of one network and one view: leave --tta, --ensemble and other --load out")
     if not 1 <= opt.golden <= MAX_GOLDEN:
         wrong.append(f"--golden is {opt.golden}; allowed: 1 to {MAX_GOLDEN}")
+    if not opt.int8:
+        unused = [f"--{name}" for name in ("calibration_images", "train_list") if getattr(opt, name) is not None]
+        wrong += [f"{one} without --int8 would have no effect: leave it out, or give --int8" for one in unused]
+    if opt.calibration_images is None:
+        opt.calibration_images = CALIBRATION_IMAGES
     if opt.calibration_images < 1:
         wrong.append(f"--calibration_images is {opt.calibration_images}; allowed: 1 or more")
     if wrong:

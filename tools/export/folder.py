@@ -64,6 +64,8 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         )
     if run.predictor.blend == "rank":
         raise UserError("--blend rank gives no probabilities, so it cannot be exported. Try: --blend mean")
+    if opt.members == "apart" and len(run.predictor.members) == 1:
+        log.warning("--members apart has no effect: there is one network. Try: leave it out, or several --load")
     if opt.members == "apart" and not has_probabilities(run.classes.task) and run.predictor.blend not in MEANS:
         raise UserError(
             f"--members apart and --blend {run.predictor.blend} are for one class per image; the task of the "
