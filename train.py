@@ -67,13 +67,13 @@ def main(opt: Options, started: float = 0.0) -> None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
     train_list = train_files.fingerprint()
     start.check_list(train_list)
+    opt = opt.replace(num_classes=classes.count)
+    start.check_probe(classes)
+    opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
     if val_files is None:
         val_list = start.check_validation_list(None)
     else:
         val_list = start.check_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
-    opt = opt.replace(num_classes=classes.count)
-    start.check_probe(classes)
-    opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
     check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
 
     # ---------------------------------------------------------------------------------------- network

@@ -555,7 +555,7 @@ def test_doctor_user_mistake_is_one_message(clean, capfd):
         ([train, train], "the same list"),
         ([train, "--workers", 0], "--workers is 0"),
         ([train, "--near", 9], "allowed: 0 to 8"),
-        ([train, "--out", clean / "file"], "cannot be used"),
+        ([train, "--out", clean / "file"], "file is a file, not a folder. Give another name."),
         ([train, "--out", clean / "bad"], "delete it"),
     )
     for words, expected in mistakes:
