@@ -93,12 +93,12 @@ def restore(tag: str, time: str) -> None:
 
 def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     """Delete the tag's records and its entries in the trash. `left`: the number of leftovers deleted already."""
-    entries = [entry.path for entry in trash.entries(tag)[0]]
+    entries = trash.entries(tag)[0]
     found = any(map(os.path.lexists, folders.values()))
     present = _present(tag, folders) if found or not (entries or left) else {}
-    held = sum(len(trash.lines_of(entry)) for entry in trash.entries(tag)[0])
+    held = sum(len(trash.lines_of(entry)) for entry in entries)
     lines = run_log.pop(tag)  # first: if this command is killed, a repeated one still finds the folders
-    for path in [*present.values(), *entries]:
+    for path in [*present.values(), *(entry.path for entry in entries)]:
         if os.path.lexists(path):  # it may have been inside a deleted one
             trash.discard(path, tag)
     say(

@@ -41,15 +41,16 @@ EXIF_TRANSFORMS = {  # orientation: (rotation, then flip)
     7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
     8: (cv2.ROTATE_90_COUNTERCLOCKWISE, None),
 }
+LFS_POINTER, WEB_PAGE = "a Git LFS pointer", "a web page"  # text in the place of an image
 PILLOW_STUBS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")  # Pillow opens these, but needs another program to decode
 
 
 def text_instead(data: bytes) -> str:
-    """Return what the text in place of an image's bytes is: "a Git LFS pointer", "a web page", or "" for neither."""
+    """Return what the text in place of an image's bytes is: LFS_POINTER, WEB_PAGE, or "" for neither."""
     begin = data[:64].lstrip().lower()
     if begin.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer"
-    return "a web page" if begin.startswith((b"<!doctype html", b"<html")) else ""
+        return LFS_POINTER
+    return WEB_PAGE if begin.startswith((b"<!doctype html", b"<html")) else ""
 
 
 @cache
@@ -133,7 +134,7 @@ def decode(data: bytes, scale_fn: ScaleFn = full_size, max_pixels: int = MAX_PIX
     if data[:3] == b"\xff\xd8\xff":
         return _decode_jpeg(data, scale_fn, max_pixels)
     if text := text_instead(data):
-        raise ImageError(f"{text}, not the image" + (" (try: git lfs pull)" if "LFS" in text else ""))
+        raise ImageError(f"{text}, not the image" + (" (try: git lfs pull)" if text == LFS_POINTER else ""))
     image = _decode_opencv(data, max_pixels)
     if image is None:
         image = _decode_pillow(data, max_pixels)

@@ -67,12 +67,12 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def holds_image(folder: Path) -> bool:
-    """Return whether an image lies in `folder` or below it; links are not followed."""
+    """Return whether `folder`, or a folder below it, holds an image; links are not followed."""
     suffixes = image_suffixes()
     return any(name.lower().endswith(suffixes) for _, _, files in os.walk(folder) for name in files)
 
 
 def _has_image(folder: Path) -> bool:
-    """Return whether an image lies in `folder` itself."""
+    """Return whether `folder` itself holds an image."""
     suffixes = image_suffixes()
     return any(entry.name.lower().endswith(suffixes) and not entry.is_dir() for entry in os.scandir(folder))

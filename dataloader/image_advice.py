@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.decode import text_instead
+from dataloader.decode import LFS_POINTER, WEB_PAGE, text_instead
 from dataloader.file_finder import BACKSLASH, CASE, ENDING, FORM, FileFinder
 from dataloader.file_list import FileList
 from dataloader.list_advice import prepare_command
@@ -79,10 +79,10 @@ def _reason(files: FileList, index: int, finder: FileFinder) -> tuple[str, str]:
     if not begin.strip():
         return "empty", f"{listed!r} is empty."
     text = text_instead(begin)
-    if "LFS" in text:
+    if text == LFS_POINTER:
         return "lfs", f"{listed!r} is {text}, not the image."
-    if text:
-        return "html", f"{listed!r} is a web page, as a failed download leaves it."
+    if text == WEB_PAGE:
+        return "html", f"{listed!r} is {text}, as a failed download leaves it."
     return "", ""
 
 
@@ -156,7 +156,7 @@ def _advice(reason: str, files: FileList) -> str:
 
 
 def correcting_command(files: FileList, *flags: str) -> str:
-    """Return "Try:", the command that writes the list anew, with these `flags`, and which flag to give then.
+    """Return the advice to write the list anew: the command with these `flags`, and the flag that gives the new list.
 
     It cannot write sets of labels or numbers; then the text says what to do by hand.
     """

@@ -189,7 +189,6 @@ class TimedLength(RunLength):
                 f"--warmup takes {self.span.warmup / self.span.per_epoch:.3g} epochs, longer than the run: "
                 "the learning rate does not reach --lr. Try: a shorter --warmup, or more --hours"
             )
-
         if self.last_stage > self.epochs:
             log.warning(
                 f"--scale_schedule has a size from epoch {self.last_stage} on, which this run does not reach. "

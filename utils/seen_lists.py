@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 STARTS = ("load", "probe_init", "teacher")  # options that name another network
-MADE_BY = ("probe", "average")  # keys of what a tool made of other networks or fitted to another list
+OTHERS = ("probe", "average")  # keys that a tool adds to what it makes of other networks, or fits to another list
 
 Seen = list[dict[str, str | None]]
 
@@ -41,5 +41,5 @@ def seen_lists(content: Mapping[str, Any]) -> Seen:
         root = opt.get("data_root")
         path = opt.get("train_list") or (os.path.join(root, "train.txt") if root else None)
     task = data.get("task", "single")
-    others = any(opt.get(name) for name in STARTS) or any(content.get(name) for name in MADE_BY)
+    others = any(opt.get(name) for name in STARTS) or any(content.get(name) for name in OTHERS)
     return joined([entry(path, data.get("train_list"), task)], [entry(None, None, task)] if others else [])

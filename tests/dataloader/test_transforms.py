@@ -329,7 +329,7 @@ def test_albumentations_extreme_flags_are_accepted(square):
 
 @pytest.mark.parametrize("name", TRANSFORM_FLAGS)
 def test_transform_reads_the_flags_of_its_table(name):
-    """Short runs and warnings go by the table: what it lacks, a run leaves out in silence."""
+    """Short runs and warnings read the table. A flag that it lacks would be ignored in silence."""
     read = set()
 
     class Recorder:

@@ -105,6 +105,8 @@ def option_parser() -> argparse.ArgumentParser:
 def export(opt: argparse.Namespace) -> None:
     """Check the flags, and write the folder. Raises UserError where that is impossible."""
     _check_flags(opt)
+    if opt.calibration_images is None:  # the parser has no default, so that the check knows what was given
+        opt.calibration_images = CALIBRATION_IMAGES
     check_packages(opt.to)
     from tools.export.folder import export_folder
 
@@ -134,9 +136,7 @@ def _check_flags(opt: argparse.Namespace) -> None:
     if not opt.int8:
         unused = [f"--{name}" for name in ("calibration_images", "train_list") if getattr(opt, name) is not None]
         wrong += [f"{one} without --int8 would have no effect: leave it out, or give --int8" for one in unused]
-    if opt.calibration_images is None:
-        opt.calibration_images = CALIBRATION_IMAGES
-    if opt.calibration_images < 1:
+    if opt.calibration_images is not None and opt.calibration_images < 1:
         wrong.append(f"--calibration_images is {opt.calibration_images}; allowed: 1 or more")
     if wrong:
         raise UserError("\n".join(wrong))

@@ -181,17 +181,18 @@ def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int,
         for index in known[path]:
             if chosen.setdefault(index, decision) != decision:
                 raise UserError(f"{decisions}: there are two decisions about {path}.")
-            if files.label[index] != decision.label and any(files.label[known[path]] == decision.label):
+            if files.label[index] == decision.label:
+                continue
+            if any(files.label[known[path]] == decision.label):
                 raise UserError(
                     f"{decisions}: {path} has label {decision.label}, but the list has it with other labels too: "
                     f"{int(files.label[index])} in {files.location(index)}. Take the wrong lines out of the list first."
                 )
-            if files.label[index] != decision.label:
-                raise UserError(
-                    f"{decisions}: {path} has label {decision.label}, "
-                    f"but {int(files.label[index])} in {files.location(index)}. "
-                    "The list has changed since the decisions were made; evaluate it again."
-                )
+            raise UserError(
+                f"{decisions}: {path} has label {decision.label}, "
+                f"but {int(files.label[index])} in {files.location(index)}. "
+                "The list has changed since the decisions were made; evaluate it again."
+            )
     return chosen
 
 
