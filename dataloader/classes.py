@@ -61,17 +61,17 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
             "a classifier needs two or more classes.\n"
             "List images of another class, or set --num_classes if they come later."
         )
-    _warn_of_empty(train, images, names, "classes")
+    empty, details = _find_empty(images, names)
+    if empty:
+        log.warning(f"{empty} of {count} classes have no image in {train.source} {details}")
     return Classes(count, names, images.tolist(), task)
 
 
-def _warn_of_empty(train: FileList, images: NDArray[np.integer], names: list[str] | None, noun: str) -> None:
-    """Warn of the classes or labels, as the `noun` says, without images; `images`: of each, (C,)."""
+def _find_empty(images: NDArray[np.integer], names: list[str] | None) -> tuple[int, str]:
+    """Return how many of the classes have no image, by the number of `images` of each, (C,), and the first in words."""
     empty = int((images == 0).sum())
-    if empty:
-        hint = FROM_ONE if empty == 1 and not images[0] and names is None else ""
-        first = int(np.argmin(images))
-        log.warning(f"{empty} of {len(images)} {noun} have no image in {train.source} (the first: {first}).{hint}")
+    hint = FROM_ONE if empty == 1 and not images[0] and names is None else ""
+    return empty, f"(the first: {int(np.argmin(images))}).{hint}"
 
 
 def _first_of(train: FileList, label: int) -> int:
@@ -88,7 +88,9 @@ def _find_labels(train: FileList, count: int, names: list[str] | None, source: s
         raise UserError(f"No image of {train.source} has a label. Give --num_classes, or list images with labels.")
     check_labels(train, count, source)
     images = replace(train.targets, count=count).images_per_label()
-    _warn_of_empty(train, images, names, "labels")
+    empty, details = _find_empty(images, names)
+    if empty:
+        log.warning(f"{empty} of {count} labels have no image in {train.source} {details}")
     return Classes(count, names, images.tolist(), "multilabel")
 
 
