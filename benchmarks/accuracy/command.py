@@ -16,7 +16,7 @@ time they take.
 --rivals is a folder with the rivals' virtual environments, made with Python 3.11:
     .venv-torch      pip install torch torchvision timm
     .venv-fastai     pip install fastai timm
-    .venv-autogluon  pip install autogluon.multimodal
+    .venv-autogluon  pip install autogluon.multimodal 'setuptools<81'
 A trainer that is not there, or does not run, is named with the reason, and the others go on. Writes accuracy.json,
 accuracy.md and accuracy.png; accuracy.runs.json holds every run as soon as it ends. --resume continues an interrupted
 call, or adds budgets, seeds and trainers to one that ended.
