@@ -17,12 +17,18 @@ from options import Options, after_training, parse_train
 from utils.clock import Stopwatch, process_seconds
 from utils.run import run_command
 
-Score = Callable[[str], dict[str, float]]
-
 if TYPE_CHECKING:
+    import torch
+
     from dataloader import TrainLoader
+    from dataloader.prefetch import BatchLoader
     from training.engine import Engine
     from training.run import TrainingRun
+    from training.run_lists import RunLists
+    from training.start import RunStart
+    from utils.batch import EvalBatch
+
+Score = Callable[[str], dict[str, float]]  # of the weights "raw", "ema" or "swa"
 
 
 def main(opt: Options, started: float = 0.0) -> None:
@@ -32,14 +38,11 @@ def main(opt: Options, started: float = 0.0) -> None:
     from torch import OutOfMemoryError
 
     import dataloader
-    from inference import Member, Predictor
-    from inference.evaluating import evaluate
     from network import get_model
     from network.loading import load_weights
-    from training.agreement import check_agree
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
-    from training.setup import build_engine, fit_classifier, resolve_batch, run_settings
+    from training.setup import build_engine, fit_classifier, run_settings
     from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
@@ -55,68 +58,34 @@ def main(opt: Options, started: float = 0.0) -> None:
     seed_everything(opt.seed, opt.deterministic)
 
     # ---------------------------------------------------------------------------------------- data
-    opt = start.opt = dataloader.draw_lists(opt, start.logs / "lists")
-    train_files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
-    val_files = dataloader.open_list(opt, "val", task=opt.task) if opt.val_freq else None
-    if val_files is not None:
-        dataloader.warn_shared(train_files, val_files)
-    start.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
-    classes = dataloader.find_classes(train_files, opt.num_classes, opt.task)
-    train_files, classes = train_files.with_count(classes.count), start.keep_units(classes)
-    if val_files is not None:
-        val_files = dataloader.align_labels(val_files, classes, "the training list")
-    train_list = train_files.fingerprint()
-    start.check_list(train_list)
-    opt = opt.replace(num_classes=classes.count)
-    start.check_probe(classes)
-    opt = start.opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
-    if val_files is None:
-        val_list = start.check_validation_list(None)
-    else:
-        val_list = start.check_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
-    check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
+    opt, lists = open_lists(opt, start, device)
+    classes = lists.classes
 
     # ---------------------------------------------------------------------------------------- network
-    model = get_model(opt.model)(start.network_options(classes.count))
+    model = get_model(opt.model)(start.network_options(opt))
     model.set_target_units(classes)
     if start.content is not None:
         load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
     model.place(device)
-    opt = start.fill_defaults(opt, model.net, len(train_files), classes.present())
+    opt = start.fill_defaults(opt, model.net, len(lists.train), classes.present())
     precision, reason = model.set_precision(
         opt.precision, kept=opt.resume and "precision" not in opt.given, batch_size=opt.batch_size
     )
-    train_loader = dataloader.train_loader(opt, train_files, model.preprocess())
+    train_loader = dataloader.train_loader(opt, lists.train, model.preprocess())
     if opt.fit_head and not start.resumed:
-        fit_classifier(opt.replace(loader=train_loader.kind), model, train_files)
+        fit_classifier(opt.replace(loader=train_loader.kind), model, lists.train)
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
     if start.content is not None and opt.resume:
         engine.load_state_dict(start.content)
 
     # ---------------------------------------------------------------------------------------- training
-    facts = RunFacts(
-        precision=precision,
-        precision_reason=start.reason_for(precision, reason),
-        classes=classes,
-        train_images=len(train_files),
-        val_images=0 if val_files is None else len(val_files),
-        train_list=train_list,
-        val_list=val_list,
-        lists=dataloader.lists_of(opt),
-    )
+    facts = RunFacts(lists, precision, start.reason_for(precision, reason))
     run = TrainingRun(run_settings(opt), start, engine, facts)
     start.content = None  # its tensors are in the engine now
     val_loader = None
-    if val_files is not None:  # by the training's kind of workers: a process must not begin beside threads that read
-        val_loader = dataloader.eval_loader(opt.replace(loader=train_loader.kind), val_files, (model.preprocess(),))
-
-    def score(weights: str) -> dict[str, float]:
-        assert val_loader is not None  # as --val_freq asks for scores
-        member = Member(model, model.preprocess(), net=engine.net(weights), weights=weights)
-        return evaluate(
-            Predictor([member]), val_loader, classes, run.on_predictions(weights), run.cut_points_of(weights)
-        )
-
+    if lists.val is not None:  # by the training's kind of workers: a process must not begin beside threads that read
+        val_loader = dataloader.eval_loader(opt.replace(loader=train_loader.kind), lists.val, (model.preprocess(),))
+    score = scorer(run, val_loader)
     with run.handle_signals():
         while not run.is_over():
             failed: Exception | None = None
@@ -129,8 +98,58 @@ def main(opt: Options, started: float = 0.0) -> None:
     run.finish(lambda script, path: after_training(script, path, opt))
 
 
+def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple[Options, "RunLists"]:
+    """Open the lists, and check them against each other and against what the run continues from.
+
+    Returns:
+        The options with what follows from the lists: where they were drawn, the number of classes and the batch; and
+        the lists.
+    """
+    import dataloader
+    from training.agreement import check_agree
+    from training.run_lists import RunLists
+    from training.setup import resolve_batch
+
+    opt = dataloader.draw_lists(opt, start.logs / "lists")
+    train_files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
+    val_files = dataloader.open_list(opt, "val", task=opt.task) if opt.val_freq else None
+    if val_files is not None:
+        dataloader.warn_shared(train_files, val_files)
+    start.check_classes(dataloader.read_class_names(train_files.source.parent), train_files.source)
+    classes = dataloader.find_classes(train_files, opt.num_classes, opt.task)
+    train_files, classes = train_files.with_count(classes.count), start.keep_units(classes)
+    if val_files is not None:
+        val_files = dataloader.align_labels(val_files, classes, "the training list")
+    train_list = train_files.fingerprint()
+    start.check_list(train_list)
+    start.check_probe(classes)
+    opt = opt.replace(num_classes=classes.count)
+    opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
+    if val_files is None:
+        val_list = start.check_validation_list(None)
+    else:
+        val_list = start.check_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
+    check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
+    return opt, RunLists(train_files, val_files, classes, train_list, val_list, dataloader.lists_of(opt))
+
+
+def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Score:
+    """Return what scores the network with the weights "raw", "ema" or "swa" on the validation list."""
+    from inference import Member, Predictor
+    from inference.evaluating import evaluate
+
+    model, classes = run.engine.model, run.facts.lists.classes
+
+    def score(weights: str) -> dict[str, float]:
+        assert loader is not None  # as --val_freq asks for scores
+        member = Member(model, model.preprocess(), net=run.engine.net(weights), weights=weights)
+        return evaluate(Predictor([member]), loader, classes, run.on_predictions(weights), run.cut_points_of(weights))
+
+    return score
+
+
 def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Score) -> None:
-    """Train the epochs that are left, and validate: `score(weights)` gives the scores of "raw", "ema" or "swa"."""
+    """Train the epochs that are left, and validate: `score(weights)` gives the scores."""
     batches = loader.batches(*run.state.next_batch)
     while not run.is_over():
         epoch = run.state.next_epoch

@@ -86,7 +86,7 @@ class EpochTracker:
             asked = time.monotonic()
             self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
-            self.run.unreadable.record(self.batch.bad, self.run.facts.train_images)
+            self.run.unreadable.record(self.batch.bad, self.run.facts.lists.train_images)
             self.lr = self.engine.learning_rate()
             stop = self._record(self.batch)
             try:

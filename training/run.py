@@ -19,12 +19,12 @@ from training.earlier import remove_earlier
 from training.engine import Engine
 from training.epoch import EpochTracker, format_metrics
 from training.recorder import RunRecorder
+from training.run_lists import RunLists
 from training.start import RunStart
 from training.state import Scores
 from training.step_curves import StepCurves
 from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
-from utils.classes import Classes
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_json, write_yaml
 from utils.logger import format_count, log
@@ -70,26 +70,11 @@ class RunFacts:
     """What a run works out beside its options.
 
     precision, precision_reason: what "auto" chose, and why.
-    train_images, val_images: images in the lists, 0 without a validation list.
-    train_list, val_list: the fingerprints of the lists; None without a validation list.
-    lists: the paths of the lists, for the evaluation of the checkpoints.
     """
 
+    lists: RunLists
     precision: str
     precision_reason: str
-    classes: Classes
-    train_images: int
-    val_images: int
-    train_list: str
-    val_list: str | None
-    lists: dict[str, str]
-
-    def list_record(self) -> dict[str, dict[str, object]]:
-        """Return what lists.json says of the lists: their content, where options.yaml says where they are."""
-        found: dict[str, dict[str, object]] = {"train": {"images": self.train_images, "fingerprint": self.train_list}}
-        if self.val_images:
-            found["val"] = {"images": self.val_images, "fingerprint": self.val_list}
-        return found
 
 
 class TrainingRun:
@@ -105,8 +90,9 @@ class TrainingRun:
         self.state, self.source, self.resumed = start.state, start.source, start.resumed
         self.checkpoints, self.logs = settings.checkpoints, settings.logs
         self.last = self.checkpoints / "last.pt"
+        lists = facts.lists
         before, teacher = seen_lists(start.content) if start.content is not None else [], engine.teacher
-        own = entry(facts.lists["train"], facts.train_list, facts.classes.task)
+        own = entry(lists.paths["train"], lists.train_fingerprint, lists.classes.task)
         self.seen = joined(before, teacher.seen if teacher is not None else [], [own])
         self.unreadable = UnreadableImages(self.logs / "bad_images.csv", settings.max_bad, self.state)
         self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
@@ -115,39 +101,39 @@ class TrainingRun:
         self.rewound = False
         self.cut_points: CutPoints | None = None
         if engine.model.settings.activation == POSITION:
-            self.cut_points = CutPoints(facts.classes.count)
+            self.cut_points = CutPoints(lists.classes.count)
             content = start.content if start.resumed else None
             if content is not None and "cut_points" in content["data"] and content["showing"] == engine.active_weights:
                 self.cut_points.keep(engine.active_weights, content["data"]["cut_points"], engine.step_count)
         self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
         self._load_curves()
-        images = engine.settings.steps_per_epoch * min(settings.batch_size, facts.train_images)
-        self.length.begin(start.watch, images, facts.val_images * len(engine.available_weights()))
+        images = engine.settings.steps_per_epoch * min(settings.batch_size, lists.train_images)
+        self.length.begin(start.watch, images, lists.val_images * len(engine.available_weights()))
         self.tracker: EpochTracker | None = None
         self.recorder: RunRecorder | None = None
         if distributed.rank() == 0:
             self.recorder = self._open_records()
 
     def _open_records(self) -> RunRecorder:
-        settings, state, facts, model = self.settings, self.state, self.facts, self.engine.model
+        settings, state, lists, model = self.settings, self.state, self.facts.lists, self.engine.model
         if settings.overwrite and not (self.resumed and self.source == str(self.last)):
             remove_earlier(self.checkpoints, self.logs)
-        recorder = RunRecorder(self.logs, facts.classes, settings.histograms, state.next_epoch, state.metric)
+        recorder = RunRecorder(self.logs, lists.classes, settings.histograms, state.next_epoch, state.metric)
         self.writer.before_write = recorder.flush
         if self.resumed:
             self._bring_best()
         write_yaml(self.logs / "options.yaml", settings.config)
-        write_json(self.logs / "lists.json", facts.list_record())
+        write_json(self.logs / "lists.json", lists.record())
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
             self._complete_names()
         steps = self.engine.settings.steps_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
-            f"{model.name}: {count} parameters, {facts.classes.count} classes, {model.settings.scale} px, "
-            f"{facts.precision} on {model.device}{distributed.process_count_text()}\n"
-            f"{facts.train_images} training and {facts.val_images} validation images, "
-            f"{steps} batches of {min(settings.batch_size, facts.train_images)} per epoch, "
+            f"{model.name}: {count} parameters, {lists.classes.count} classes, {model.settings.scale} px, "
+            f"{self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
+            f"{lists.train_images} training and {lists.val_images} validation images, "
+            f"{steps} batches of {min(settings.batch_size, lists.train_images)} per epoch, "
             f"{self.length.described(state.next_epoch)}\n"
             f"{settings.described}"
         )
@@ -272,12 +258,12 @@ class TrainingRun:
             return
         if tracker is not None:
             self.recorder.write_steps(self.state.history, curves)
-        facts, model = self.facts, self.engine.model
+        facts, lists, model = self.facts, self.facts.lists, self.engine.model
         options = self.settings.options | {"epochs": self.length.epochs}
         options |= {"precision_used": facts.precision, "precision_why": facts.precision_reason}
-        data = {**facts.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
-        data |= {"train_list": facts.train_list, "lists": facts.lists, "seen": self.seen}
-        data |= {"val_list": facts.val_list} if facts.val_list is not None else {}
+        data = {**lists.classes.as_dict(), "preprocess": model.preprocess().as_dict()}
+        data |= {"train_list": lists.train_fingerprint, "lists": lists.paths, "seen": self.seen}
+        data |= {"val_list": lists.val_fingerprint} if lists.val_fingerprint is not None else {}
         cuts = self.cut_points and self.cut_points.of(self.engine.active_weights, self.engine.step_count)
         if cuts is not None:
             data["cut_points"] = cuts

@@ -63,7 +63,8 @@ SCHEDULE_OPTIONS = (
 class RunStart:
     """The start of a run, made by `begin`.
 
-    opt: the options, with what a resumed run takes from its checkpoint. state: how far a resumed run is.
+    opt: the options, with what a resumed run takes from its checkpoint; not what later follows from the lists.
+    state: how far a resumed run is.
     content, source: the checkpoint to start from, or None, and its path.
     watch: counts from the start of the program, for --hours.
     """
@@ -113,9 +114,9 @@ class RunStart:
         """Return whether the run continues an earlier one, rather than starting from weights or from nothing."""
         return self.opt.resume and self.content is not None
 
-    def network_options(self, num_classes: int) -> Options:
-        """Return the options to build the network with; nothing is downloaded if a checkpoint holds the weights."""
-        return self.opt.replace(num_classes=num_classes, pretrained=self.opt.pretrained and self.content is None)
+    def network_options(self, opt: Options) -> Options:
+        """Return `opt` to build the network with: nothing is downloaded if a checkpoint holds the weights."""
+        return opt.replace(pretrained=opt.pretrained and self.content is None)
 
     def keep_units(self, classes: Classes) -> Classes:
         """Return the classes of the list with the units that a resumed network has learned its numbers in.

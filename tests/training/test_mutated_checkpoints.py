@@ -86,7 +86,7 @@ def resumed(path, _):
     classes = dataloader.find_classes(files, opt.num_classes)
     opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given=False), num_classes=classes.count)
     start.check_list(files.fingerprint())
-    model = network.get_model(opt.model)(start.network_options(classes.count))
+    model = network.get_model(opt.model)(start.network_options(opt))
     network.loading.load_weights(model, content, source, strict=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}
     if start.is_complete():
@@ -103,7 +103,7 @@ def resumed(path, _):
         source=source,
         checkpoints=Path("checkpoints/m"),
         recorder=None,
-        facts=types.SimpleNamespace(train_images=len(files)),
+        facts=types.SimpleNamespace(lists=types.SimpleNamespace(train_images=len(files))),
         unreadable=UnreadableImages(Path("bad_images.csv"), 1.0, state),
         maybe_save=lambda tracker: None,
         divergence_error=lambda what, lr: UserError(what),
