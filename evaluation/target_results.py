@@ -23,7 +23,7 @@ from utils import tables
 from utils.files import atomic_write, write_json
 
 MAX_MISTAKES = 15  # labels in the tables of the commonest mistakes
-MAX_NAMED = 12  # labels of an image, in words
+MAX_NAMED = 12  # labels or numbers of an image, in words
 
 
 def write(
@@ -75,10 +75,8 @@ def write(
     worst = worst_rows(scored)
     described = [describe(scored, row) for row in worst.tolist()]
     images = [files.thumbnail(int(index), SIDE) for index in predictions.index[worst[:24]]]
-    above = figures.shortened([f"true {true}" for true, _ in described[:24]], plots.WIDE_CELL)
-    below = figures.shortened([f"predicted {found}" for _, found in described[:24]], plots.WIDE_CELL)
-    captions = [f"{true}\n{found}" for true, found in zip(above, below, strict=True)]
-    plots.gallery(new / "errors.png", images, captions, "The worst predictions", 6, plots.WIDE_CELL)
+    title = "Images with a wrong label, the worst first" if is_labels else "The worst predictions"
+    plots.gallery(new / "errors.png", images, _captions(scored, worst[:24]), title, 6, plots.WIDE_CELL)
     mistakes = {}
     if is_labels:
         target_plots.average_precision(
@@ -100,22 +98,48 @@ def write(
 
 
 def worst_rows(scored: TargetScored) -> NDArray[np.int64]:
-    """Return the rows of the worst predictions, the worst first, int64 (M,), M at most MAX_ERRORS.
+    """Return the rows of the wrong predictions, the worst first, int64 (M,), M at most MAX_ERRORS.
 
-    Labels are judged by their mean cross entropy, numbers by their mean distance in standard deviations.
+    An image is wrong if any of its labels is missed or invented, or any of its numbers is not exact. Labels are judged
+    by their mean cross entropy, numbers by their mean distance in standard deviations.
     """
     predictions, _, classes = scored
+    is_labels = classes.task == "multilabel"
     found, losses = [], []
     for rows, values in predictions.blocks():
-        if classes.task == "multilabel":
-            loss = multilabel.cross_entropy(values, label_sets(predictions).rows(rows).astype(bool)).mean(axis=1)
+        if is_labels:
+            present = label_sets(predictions).rows(rows).astype(bool)
+            wrong = ((values >= multilabel.thresholds_of(classes)) != present).any(axis=1)
+            loss = multilabel.cross_entropy(values, present).mean(axis=1)
         else:
             scale = np.array(classes.std if classes.std is not None else 1.0)
             loss = (np.abs(values - numbers(predictions)[rows]) / scale).mean(axis=1)
-        found.append(rows)
-        losses.append(loss)
+            wrong = loss > 0
+        found.append(rows[wrong])
+        losses.append(loss[wrong])
     rows, loss = np.concatenate(found), np.concatenate(losses)
     return rows[np.argsort(-loss, kind="stable")][:MAX_ERRORS]
+
+
+def _captions(scored: TargetScored, rows: NDArray[np.int64]) -> list[str]:
+    """Return the captions of errors.png: the wrong labels of each image, the surest mistake first, or its numbers."""
+    predictions, _, classes = scored
+    if classes.task != "multilabel":
+        pairs = [(numbers(predictions)[row].tolist(), predictions.value[row].tolist()) for row in rows.tolist()]
+        return [
+            "\n".join(figures.number_line(*line, plots.WIDE_CELL) for line in (("true ", true), ("predicted ", found)))
+            for true, found in pairs
+        ]
+    threshold, images = multilabel.thresholds_of(classes), []
+    for row in rows.tolist():
+        values = np.asarray(predictions.value[row])
+        present = label_sets(predictions).rows(np.array([row]))[0].astype(bool)
+        wrong = np.flatnonzero((values >= threshold) != present)
+        wrong = wrong[np.argsort(-np.abs(values - present)[wrong], kind="stable")]
+        images.append(
+            [("missed " if present[k] else "invented ", k, f" {100 * values[k]:.0f} %") for k in wrong.tolist()]
+        )
+    return figures.label_captions(classes, images, plots.WIDE_CELL)
 
 
 def describe(scored: TargetScored, row: int) -> tuple[str, str]:
@@ -127,8 +151,8 @@ def describe(scored: TargetScored, row: int) -> tuple[str, str]:
         order = multilabel.likeliest_labels(values, multilabel.thresholds_of(classes)).tolist()
         found = [f"{classes.name(label)} {100 * values[label]:.0f} %" for label in order]
         return _listed(true), _listed(found)
-    texts = [", ".join(f"{value:.4g}" for value in some[:MAX_NAMED]) for some in (numbers(predictions)[row], values)]
-    return texts[0], texts[1]
+    true, found = ([f"{value:.4g}" for value in some] for some in (numbers(predictions)[row], values))
+    return _listed(true), _listed(found)
 
 
 def _listed(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from dataloader.decode import Image
 from evaluation.report import fonts
 from utils.classes import Classes
 from utils.files import atomic_write
-from utils.names import shorten, shorten_all
+from utils.names import shorten_all
 from utils.text import visible
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ CELL = 1.7  # inches; of an image in a sheet
 GAP = 8.0  # points, between captions side by side
 DPI = 110
 MIN_WIDTH = 5.0  # inches, of a sheet with a title
+MAX_CAPTION_LINES = 4  # of labels
 MIN_LOG_RATIO = 20.0  # of the largest to the smallest value, for a logarithmic axis
 
 
@@ -102,16 +103,42 @@ def captions_of(classes: Classes, targets: NDArray[np.generic]) -> list[str]:
         names = class_names(classes, targets.astype(np.int64))
         return [names[label] for label in targets.tolist()]
     if targets.dtype == np.uint8:
-        return shortened([", ".join(map(classes.name, np.flatnonzero(one).tolist())) or "–" for one in targets])
-    return shortened([", ".join(f"{value:.4g}" for value in one.tolist()) for one in targets])
+        return label_captions(classes, [[("", label, "") for label in np.flatnonzero(one).tolist()] for one in targets])
+    return [number_line("", one) for one in targets.tolist()]
 
 
-def shortened(texts: Sequence[str], cell: float = CELL) -> list[str]:
-    """Return captions of one line each, none wider than a cell of `cell` inches."""
-    shown = [visible(text) for text in texts]
-    family = fonts.families("".join(shown))
-    room = 72 * cell - GAP
-    return [shorten(text, room, lambda some: text_width(some, CAPTION_SIZE, family)) for text in shown]
+def label_captions(classes: Classes, images: Sequence[Sequence[tuple[str, int, str]]], cell: float = CELL) -> list[str]:
+    """Return a caption for each image, with a line per label, none wider than a cell of `cell` inches.
+
+    Different labels have different names in all captions, also where the names are cut.
+
+    Args:
+        images: for each image, (text before the name, label, text after it). Of more than MAX_CAPTION_LINES labels, the
+            first are shown, and the others counted.
+    """
+    shown = [lines if len(lines) <= MAX_CAPTION_LINES else lines[: MAX_CAPTION_LINES - 1] for lines in images]
+    every = [line for lines in shown for line in lines]
+    beside = max((text_width(before + after, CAPTION_SIZE) for before, _, after in every), default=0.0)
+    names = class_names(classes, sorted({label for _, label, _ in every}), 72 * cell - GAP - beside)
+    captions = []
+    for lines, some in zip(images, shown, strict=True):
+        texts = [f"{before}{names[label]}{after}" for before, label, after in some]
+        texts += [f"and {len(lines) - len(some)} more"] if len(some) < len(lines) else []
+        captions.append("\n".join(texts) or "–")
+    return captions
+
+
+def number_line(before: str, values: Sequence[float], cell: float = CELL) -> str:
+    """Return a line of the numbers of an image after the text `before`, none of them cut; those beyond `cell` inches
+    are counted.
+    """
+    texts = [f"{value:.4g}" for value in values]
+    line = before + ", ".join(texts)
+    kept = len(texts)
+    while kept > 1 and text_width(line, CAPTION_SIZE) > 72 * cell - GAP:
+        kept -= 1
+        line = f"{before}{', '.join(texts[:kept])} and {len(texts) - kept} more"
+    return line
 
 
 def text_width(text: str, size: float, family: Sequence[str] = (fonts.DEFAULT,)) -> float:

@@ -1,5 +1,7 @@
 """Pictures with the names that people give: long ones, alike ones, Chinese ones, formulas."""
 
+import re
+from argparse import Namespace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataloader.classes import Classes
-from evaluation import results
+from dataloader.targets import LabelSets, joined
+from evaluation import results, target_results
 from evaluation.metrics import Predictions
 from evaluation.report import figures as report_figures
 from evaluation.report import fonts, plots, tool_plots
 from evaluation.report.curves import draw_curves, running_mean
+from evaluation.report.page import Extra
+from evaluation.scored import TargetScored
+from evaluation.targets import TargetPredictions
+from inference.report_extra import NO_ISSUES
 from utils.names import columns, padded, shorten, shorten_all
 
 pytestmark = pytest.mark.pictures
@@ -187,6 +194,82 @@ def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
         for caption in captions
     )
     assert len({caption.split("\n")[0] for caption in captions}) == 8
+
+
+def write_targets(folder, classes, targets, value):
+    """Write what eval.py leaves of predicted labels or numbers, of small grey images; return report.html."""
+    files = scored_set(["a", "b"] * 3, [0], [1]).files
+    files.source, files.content_hash = "val.txt", str
+    opt = Namespace(**dict.fromkeys(results.SETTINGS, 0), compare=None)
+    opt.load, opt.seed = [], 0
+    folder.mkdir()
+    metric = "mae" if classes.task == "regression" else "mAP"
+    predictions = TargetPredictions(
+        np.arange(len(value)), np.array(value, np.float32), np.ones(len(value), bool), targets
+    )
+    target_results.write(folder, TargetScored(predictions, files, classes), opt, [], Extra(NO_ISSUES, metric=metric))
+    return (folder / "report.html").read_text()
+
+
+def label_sets(rows, count):
+    found = joined("multilabel", rows)
+    return LabelSets(found.start, found.label, count)
+
+
+def captions(figure):
+    return [axis.get_title().split("\n") for axis in figure.axes if axis.get_title()]
+
+
+def test_errors_picture_of_labels_shows_wrong_images_and_each_wrong_label(figures, tmp_path):
+    names = [*LONG, *(f"男士纯棉短袖圆领T恤夏季新款宽松休闲打底衫{colour}色加大码" for colour in "红蓝")]
+    count = len(names)
+    rows = [[0], [1, 2], [20, 21], [3], [4]]
+    value = np.full((5, count), 0.03)
+    for image, labels in enumerate(rows):
+        value[image, labels] = 0.97
+    value[1, [1, 3]] = 0.2, 0.9  # one missed, one invented
+    value[2, [20, 21]] = 0.4, 0.01
+    value[3, 4:12] = np.linspace(0.99, 0.6, 8)
+    classes = Classes(count, names, task="multilabel", thresholds=[0.5] * 4 + [0.98] + [0.5] * (count - 5))
+    page = write_targets(tmp_path / "new", classes, label_sets(rows, count), value)
+    shown = captions(figures[0])
+    assert [len(lines) for lines in shown] == [4, 2, 2, 1]  # image 4 by its own threshold; image 0 is right
+    assert shown[0][3] == "and 5 more" and shown[3][0].startswith("missed ")
+    assert [(line.split()[0], line[-4:]) for line in shown[1] + shown[2]] == [
+        ("missed", " 1 %"),
+        ("missed", "40 %"),
+        ("invented", "90 %"),
+        ("missed", "20 %"),
+    ]
+    named = [line.split(" ", 1)[1].rsplit(" ", 2)[0] for lines in shown for line in lines if " more" not in line]
+    assert len(set(named)) == len({4, 5, 6, 20, 21, 1, 3})
+    assert_apart_and_inside(figures[0], [axis.title for axis in figures[0].axes] + [figures[0]._suptitle])
+    assert page.count('class="item"') == 4 and "Images with a wrong label, the worst first" in page
+
+
+def test_errors_picture_of_targets_without_a_wrong_image_says_none(figures, tmp_path):
+    classes = Classes(3, task="multilabel")
+    page = write_targets(tmp_path / "labels", classes, label_sets([[0], [2]], 3), [[0.9, 0.4, 0.1], [0.2, 0.3, 0.6]])
+    assert figures[0]._suptitle.get_text() == "Images with a wrong label, the worst first: none"
+    assert 'class="item"' not in page and re.search('None.</p>\\s*<div class="gallery">', page)
+    page = write_targets(tmp_path / "numbers", Classes(1, task="regression"), np.ones((2, 1)), [[1], [1]])
+    assert figures[2]._suptitle.get_text() == "The worst predictions: none"
+
+
+def test_captions_of_many_numbers_or_labels_are_not_cut(figures, tmp_path):
+    true = np.arange(40).reshape(2, 20) * 1000.5
+    write_targets(tmp_path / "numbers", Classes(20, task="regression"), true, true + 1)
+    for lines in captions(figures[0]):
+        for line, before in zip(lines, ("true ", "predicted "), strict=True):
+            numbers, more = line.removeprefix(before).split(" and ")
+            shown = numbers.split(", ")
+            assert line.startswith(before) and more == f"{20 - len(shown)} more" and all(map(float, shown[1:]))
+    assert_apart_and_inside(figures[0], [axis.title for axis in figures[0].axes])
+    found = report_figures.captions_of(
+        Classes(len(LONG), LONG), label_sets([[0, 1], [], [1]], len(LONG)).rows(np.arange(3))
+    )
+    assert len(found[0].split("\n")) == len(set(found[0].split("\n"))) == 2
+    assert found[1] == "–" and found[2] == found[0].split("\n")[1]
 
 
 def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path):
