@@ -781,6 +781,13 @@ def test_prepare_coco_equal_category_names_get_ids(make, tmp_path):
     assert made.classes == ["bag", "cap (20)", "cap (100)"] and "got their ids: cap" in made.said
 
 
+def test_prepare_coco_category_names_that_look_alike_get_ids(make, tmp_path):
+    names = {100: NFC, 7: "tea", 20: NFD}
+    alike = {**COCO, "categories": [{"id": key, "name": name} for key, name in names.items()]}
+    made = make("coco", as_json(tmp_path, alike), "--val", 0)
+    assert made.classes == ["tea", f"{NFD} (20)", f"{NFC} (100)"] and "2 name(s) belong to several" in made.said
+
+
 @pytest.mark.parametrize(("place", "key"), [("7", 7), ("00007", 7), ("00007", "00007"), ("", 7)])
 def test_prepare_aliproducts_json_writes_lists(make, tmp_path, place, key):
     touch(tmp_path / "train" / place, "a.jpg")

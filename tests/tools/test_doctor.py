@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -376,6 +377,13 @@ def test_doctor_wrong_count_of_class_names_is_found(clean):
     assert {problem for problem, _ in many.details} == {"class_names", "class_name_unusable", "label_gap"}
     assert ("class_name_unusable", "'shoe' names class 0 and class 3") in many.details  # training refuses it
     assert any("too many" in detail for _, detail in many.details) and many.code == 1
+
+
+def test_doctor_class_names_that_look_alike_are_found(clean):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    done = classes_of(clean, "0 1 2 0 1 2", "0 1 2", f"{composed}\ntea\n{decomposed}\n")
+    text = f"{decomposed!r} names class 0 and class 2"
+    assert done.details == [("class_name_unusable", text)] and done.code == 1
 
 
 def test_doctor_huge_label_takes_no_memory(clean):
