@@ -2,21 +2,22 @@
 
 import argparse
 
+from options import rules
 from options.choices import TASK_BLENDS, TASK_METRICS, TASKS
 from utils.errors import UserError
 from utils.task import has_probabilities
 
 CLASS_TASKS = tuple(task for task in TASKS if has_probabilities(task))
 PROBABILITY_TASKS = (*CLASS_TASKS, "multilabel")
-# Flags that fit some tasks alone: the value that leaves the flag out, those tasks, and what it is for.
-FLAG_TASKS: dict[str, tuple[object, tuple[str, ...], str]] = {
-    "threshold": (None, ("multilabel",), "several labels per image"),
-    "fit_thresholds": (None, ("multilabel",), "several labels per image"),
-    "probabilities": (False, ("multilabel",), "several labels per image"),
-    "calibrate": (False, PROBABILITY_TASKS, "probabilities"),
-    "temperature": ("none", PROBABILITY_TASKS, "probabilities"),
-    "pseudo_label": (None, PROBABILITY_TASKS, "probabilities"),
-    "top_k": (1, CLASS_TASKS, "one class per image"),
+# Flags that fit some tasks alone: those tasks, and what the flag is for.
+FLAG_TASKS: dict[str, tuple[tuple[str, ...], str]] = {
+    "threshold": (("multilabel",), "several labels per image"),
+    "fit_thresholds": (("multilabel",), "several labels per image"),
+    "probabilities": (("multilabel",), "several labels per image"),
+    "calibrate": (PROBABILITY_TASKS, "probabilities"),
+    "temperature": (PROBABILITY_TASKS, "probabilities"),
+    "pseudo_label": (PROBABILITY_TASKS, "probabilities"),
+    "top_k": (CLASS_TASKS, "one class per image"),
 }
 
 
@@ -28,6 +29,6 @@ def check_task(opt: argparse.Namespace, task: str, path: str) -> None:
             raise UserError(
                 f"--{name} {value} does not fit {path}, whose task is {task}; allowed: {', '.join(known[task])}."
             )
-    for name, (off, tasks, purpose) in FLAG_TASKS.items():
-        if vars(opt).get(name, off) != off and task not in tasks:
+    for name, (tasks, purpose) in FLAG_TASKS.items():
+        if rules.is_on(opt, name) and task not in tasks:
             raise UserError(f"--{name} is for {purpose}; the task of {path} is {task}. Leave it out.")

@@ -72,20 +72,40 @@ def blend(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
-# Flags that need probabilities, and the value that switches each off.
-PROBABILITY_FLAGS: dict[str, Any] = {
+# The value that switches a flag off. It is the default of the flag in each command that has it; a test compares them.
+OFF: dict[str, Any] = {
+    "smooth": 0,
+    "logit_adjust": 0,
+    "class_weight": "none",
+    "balance": "none",
+    "head": "linear",
+    "teacher": None,
+    "probe_init": None,
+    "fit_head": False,
+    "mixup": 0,
+    "cutmix": 0,
     "calibrate": False,
     "temperature": "none",
-    "save_probs": False,
+    "threshold": None,
+    "fit_thresholds": None,
+    "probabilities": False,
     "pseudo_label": None,
+    "save_probs": False,
+    "top_k": 1,
 }
+NEED_PROBABILITIES = ("calibrate", "temperature", "save_probs", "pseudo_label")
+
+
+def is_on(opt: argparse.Namespace, name: str) -> bool:
+    """Return whether the flag `name` of OFF is switched on; it is off in a command that does not have it."""
+    return bool(vars(opt).get(name, OFF[name]) != OFF[name])
 
 
 def without_probabilities(opt: argparse.Namespace) -> list[str]:
     """Return the flags that --blend rank, which orders the classes, gives nothing for; empty with another --blend."""
     if opt.blend != "rank":
         return []
-    flags = [f"--{name}" for name, off in PROBABILITY_FLAGS.items() if vars(opt).get(name, off) != off]
+    flags = [f"--{name}" for name in NEED_PROBABILITIES if is_on(opt, name)]
     return flags + ["--metric log_loss"] * (vars(opt).get("metric") == "log_loss")
 
 
@@ -157,19 +177,6 @@ def fit_thresholds(opt: argparse.Namespace) -> list[str]:
     return [text] if clash else []
 
 
-# Flags that do not fit a task, and the value that switches each off.
-OFF: dict[str, Any] = {
-    "smooth": 0,
-    "logit_adjust": 0,
-    "class_weight": "none",
-    "balance": "none",
-    "head": "linear",
-    "teacher": None,
-    "probe_init": None,
-    "fit_head": False,
-    "mixup": 0,
-    "cutmix": 0,
-}
 NOT_WITH_TASK = {
     "single": (),
     "multilabel": ("smooth", "logit_adjust", "balance", "head", "teacher", "probe_init", "fit_head"),
@@ -213,7 +220,7 @@ def task_problems(opt: argparse.Namespace) -> list[str]:
     problems += [
         f"{flag_text(name, getattr(opt, name))} and {what} contradict: its targets do not allow it; leave one out"
         for name in unfit
-        if getattr(opt, name) != OFF[name]
+        if is_on(opt, name)
     ]
     return problems
 

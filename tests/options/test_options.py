@@ -21,6 +21,7 @@ from options import (
     parse_eval,
     parse_submit,
     parse_train,
+    rules,
 )
 from options.parser import split_at_dashes
 from options.plain_yaml import read_yaml
@@ -80,6 +81,13 @@ def test_defaults_obey_the_rules(name, monkeypatch):
     words = {"train": [], "eval": ["--load", "x.pt"], "submit": ["--load", "x.pt"], "clear": ["--tag", "x"]}[name]
     opt = PARSERS[name].parse(words)
     assert opt.given == sorted(word.removeprefix("--") for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("flag", rules.OFF)
+def test_flags_left_out_are_off(flag):
+    """A rule would refuse, beside another flag, one that nobody has given."""
+    defaults = [parser.flags()[flag].default for parser in PARSERS.values() if flag in parser.flags()]
+    assert defaults and all(value == rules.OFF[flag] for value in defaults)
 
 
 @pytest.mark.parametrize(
