@@ -81,7 +81,7 @@ def main(opt: argparse.Namespace) -> None:
         keep_temperature(run, fitted)
 
     # ---------------------------------------------------------------------------------------- results
-    with results.place(folder, opt) as new:
+    with results.replacing(folder, opt) as new:
         compared = compare(predictions, other) if other else None
         found = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
         if fits_weights:
@@ -131,7 +131,7 @@ def evaluate_targets(
     scored = TargetScored(predictions, run.files, classes)
     compared = target_compare.compare(scored, other, run.opt.seed, run.opt.resamples) if other else None
     extra = target_extra(run, folder, metric) if run.opt.report else None
-    with results.place(folder, run.opt) as new:
+    with results.replacing(folder, run.opt) as new:
         metrics = target_results.write(
             new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds, compared
         )

@@ -114,7 +114,7 @@ def _metrics(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def place(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
+def replacing(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[Path]:
     """Give a new folder to write an evaluation into; on leaving, it replaces `folder` as a whole (utils.whole_folder).
 
     Of an earlier evaluation in `folder`, two things stay beside the new scores: the ensemble.yaml of a fitted blend,

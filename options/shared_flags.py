@@ -182,7 +182,7 @@ def _cache(add: AddFlag) -> None:
     """Add the cache of decoded images."""
     add(
         "--cache",
-        type=place,
+        type=expanded_cache,
         default="none",
         metavar="WHERE",
         help="none, ram or disk:DIR: store each image once, reduced, for all epochs and runs",
@@ -199,7 +199,7 @@ def _cache(add: AddFlag) -> None:
     add("--cache_quality", type=int, default=95, low=1, high=100, help="quality of cached JPEGs")
 
 
-def place(text: str) -> str:
+def expanded_cache(text: str) -> str:
     """Return the value of --cache, with `~` in disk:DIR as the home folder."""
     return f"disk:{expanded(text[5:])}" if text.startswith("disk:") else text
 

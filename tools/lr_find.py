@@ -117,7 +117,7 @@ def range_test(opt: Options) -> tuple[Options, np.ndarray, np.ndarray]:
     return opt, np.array(rates[: len(losses)]), np.array(losses)
 
 
-def place(opt: argparse.Namespace) -> Path:
+def plot_path(opt: argparse.Namespace) -> Path:
     """Return where the PNG goes."""
     return Path(opt.out or Path(opt.log_dir) / opt.tag / "lr_find.png")
 
@@ -152,7 +152,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
         )
     seed_everything(opt.seed, opt.deterministic)
     files = dataloader.open_list(opt, "train", drop_missing=True, task=opt.task)
-    out = place(opt)
+    out = plot_path(opt)
     check_regular(out)
     planned = [
         Output(out, "a drawn picture", is_plot),
@@ -219,7 +219,7 @@ def report(opt: argparse.Namespace, used: argparse.Namespace, rates: np.ndarray,
     """
     from evaluation.report.tool_plots import range_test as draw
 
-    best, out = suggest(rates, losses), place(opt)
+    best, out = suggest(rates, losses), plot_path(opt)
     accumulated = f" × {used.accumulate}" if used.accumulate > 1 else ""
     title = f"{used.model}, {used.optimizer}, batches of {used.batch_size}{accumulated}"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Sc
     predictions, _ = predict(inference.predictor, inference.batches(), rows=rows)
     scored = Scored(predictions, run.files, inference.classes)
     each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
-    with results.place(folder, opt) as new:
+    with results.replacing(folder, opt) as new:
         found = results.write(new, scored, opt, None, folder, inference.loaded.identities)
         if found.metrics["count"]:
             extra = report_extra(inference, scored, found, folder, FoldFeatures(run), metric)
@@ -86,7 +86,7 @@ def _write_target_report(
     scored = TargetScored(predictions, run.files, classes)
     each = [target_fold_scores(run, predictions, number, classes) for number in range(len(run.folds))]
     extra = _described(run, target_extra(inference, folder, run.train.metric), each)
-    with results.place(folder, inference.opt) as new:
+    with results.replacing(folder, inference.opt) as new:
         metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra, fitted=fitted)
         results.set_aside(folder, inference.loaded.identities)
     return metrics, each, fitted
