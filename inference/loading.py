@@ -51,7 +51,7 @@ class LoadedPredictor:
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
     points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
     metric: str = "top1"  # by which the first member's best epoch was chosen
-    thresholds: list[float] | None = None  # of each label, from --threshold or the only checkpoint; None: 0.5
+    thresholds: list[float] | None = None  # of each label, from --threshold or the only member; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
 
     @property
@@ -149,7 +149,7 @@ def load_predictor(
         history=only.history if only else [],
         points=only.points if only else [],
         metric=networks[0].metric if networks else TASK_METRICS[task][0],
-        thresholds=_thresholds(opt, ensemble, networks, Classes.from_dict(data), predictor.temperature),
+        thresholds=_thresholds(opt, ensemble, networks, saved, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
     )
 
@@ -303,13 +303,14 @@ def _thresholds(
     opt: argparse.Namespace,
     ensemble: EnsembleFile | None,
     networks: list[_Network],
+    saved: list[saved_probs.SavedProbs],
     classes: Classes,
     temperature: float,
 ) -> list[float] | None:
     """Return the probability of each label from which it counts as predicted; None: 0.5, or classes of another task.
 
-    --threshold comes first. Without it they are those of the file of --ensemble, or those that `eval.py
-    --fit_thresholds` stored in the only checkpoint.
+    --threshold comes first. Without it they are those of the file of --ensemble, or those that the only member holds: a
+    checkpoint from `eval.py --fit_thresholds`, a file of probabilities from the command that wrote it.
     """
     if ensemble is not None and ensemble.thresholds and classes.task != "multilabel":
         raise UserError(
@@ -327,19 +328,22 @@ def _thresholds(
         return list(opt.threshold) * (classes.count if len(opt.threshold) == 1 else 1)
     if ensemble is not None and ensemble.thresholds:
         return _ensemble_thresholds(ensemble.path, ensemble.thresholds, classes, temperature)
-    holding = [network for network in networks if network.thresholds is not None]
-    if not holding:
+    held = {one.member.path: one.thresholds["values"] for one in networks if one.thresholds is not None}
+    held |= {one.path: one.thresholds for one in saved if one.thresholds is not None}
+    if not held:
+        if saved:  # their checkpoint may hold some, with which it is scored
+            names = ", ".join(one.path for one in saved)
+            log.info(f"Labels count as predicted {describe_thresholds([THRESHOLD])}: {names} holds no thresholds")
         return None
     if len(opt.load) > 1:
         log.warning(
-            f"{holding[0].member.path} holds thresholds of one network, not of a mean; labels count from "
+            f"{next(iter(held))} holds thresholds of its own probabilities, not of a mean; labels count from "
             f"{THRESHOLD} on. Try: --threshold"
         )
         return None
-    stored = holding[0].thresholds
-    assert stored is not None
-    _warn_of_other_settings("The thresholds were", stored, opt, holding[0])
-    values = labels_at_temperature(np.array(stored["values"]), temperature).tolist()
+    if networks and (stored := networks[0].thresholds) is not None:
+        _warn_of_other_settings("The thresholds were", stored, opt, networks[0])
+    values = labels_at_temperature(np.array(held[opt.load[0]]), temperature).tolist()
     log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
     return values
 

@@ -33,7 +33,8 @@ class SavedProbs:
     """What a file holds: `values`, `readable` bool (N,), and their list and classes.
 
     values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
-    float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint.
+    float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint. thresholds: of
+    labels, (K,), for these probabilities; None: the file holds none.
     """
 
     path: str
@@ -41,6 +42,7 @@ class SavedProbs:
     readable: NDArray[np.bool_]
     list_hash: str
     data: dict[str, Any]
+    thresholds: list[float] | None = None
 
     @property
     def is_log(self) -> bool:
@@ -80,8 +82,9 @@ def write(
     """Write an npz file without pickles.
 
     Its arrays: `log_probabilities` float16 (N, C), for labels or numbers `predictions` float32 (N, K), `readable` bool
-    (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; then those of `more`,
-    which `read` ignores.
+    (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; `thresholds` float64
+    (K,) where labels have some: those with which these probabilities are scored; then those of `more`, which `read`
+    ignores.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -103,6 +106,8 @@ def write(
         arrays["task"] = np.array(classes.task)
     if classes.mean is not None:
         arrays |= {"target_mean": np.array(classes.mean), "target_std": np.array(classes.std)}
+    if classes.thresholds is not None:
+        arrays["thresholds"] = np.array(classes.thresholds, np.float64)
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
@@ -136,7 +141,8 @@ def read(path: str) -> SavedProbs:
             if task != "single":
                 data["task"] = task
             data |= {name: content[name].tolist() for name in ("target_mean", "target_std") if name in content.files}
-            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data)
+            edges = content["thresholds"].tolist() if "thresholds" in content.files else None
+            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -145,6 +151,8 @@ def read(path: str) -> SavedProbs:
         raise UserError(f"{path} is damaged: probabilities of shape {found.shape} for {len(names)} classes.")
     if not saved.is_log and found.dtype != np.float32:
         raise UserError(f"{path} is damaged: its predictions are {found.dtype}; allowed: float32.")
+    if edges is not None and (np.shape(edges) != (len(names),) or not all(0 <= edge <= 1 for edge in edges)):
+        raise UserError(f"{path} is damaged: its thresholds are {str(edges)[:100]}; allowed: one per label, 0 to 1.")
     return saved
 
 

@@ -150,7 +150,7 @@ HELP = {
     "tta": "对多个视图取平均：左右镜像（flip）、八种翻转与转置（x8）、五个裁剪（fivecrop）、三种尺寸（multiscale）",
     "save_probs": "另写 probs.npz：文件名、类别、概率",
     "threshold": "一图多标签：概率不低于此值的标签算作预测到；一个数，或每个标签一个；"
-    "默认用 eval.py --fit_thresholds 存入检查点或 ensemble.yaml 的值，没有则 0.5",
+    "默认用存入检查点（eval.py --fit_thresholds）、probs.npz 或 ensemble.yaml 的值，没有则 0.5",
     "temperature": "logits 除以它：none、一个数，或 ckpt（eval.py --calibrate 存入的值）",
     # ------------------------------------------------------------------------------------------ evaluation
     "report": "写 report.html：一个可看可发的单页",

@@ -276,6 +276,7 @@ def inference(parser: Parser) -> None:
         high=1,
         metavar="P",
         help="several labels per image: a label counts as predicted from this probability on; one number, or one per "
-        "label; default: those that eval.py --fit_thresholds stored in the checkpoint or in ensemble.yaml, or 0.5",
+        "label; default: those stored in the checkpoint (by eval.py --fit_thresholds), in probs.npz or in "
+        "ensemble.yaml, or 0.5",
     )
     add("--save_probs", action="store_true", help="also write probs.npz: file names, class names, probabilities")

@@ -237,6 +237,12 @@ def test_folds_fit_thresholds_out_of_fold_and_the_ensemble_uses_them(done, colou
     result = script("submit.py", "--tag", "s", "--ensemble", folder / "ensemble.yaml", "--gpu", -1)
     assert result.code == 0 and "ensemble.yaml says (fitted to 18 images)" in result.out, result.err
 
+    words = ["--load", folder / "oof.npz", "--val_list", listed.source, "--gpu", -1, "--resamples", 0, "--no-report"]
+    result = script("eval.py", "--tag", "plain", *words)
+    plain = json.loads(Path("results/plain/oof/metrics.json").read_text())
+    assert plain["threshold"] == value and plain["micro_f1"] == metrics["micro_f1"], result.err
+    assert f"as {folder / 'oof.npz'} says" in result.out
+
     load = ["--load", folder / "oof.npz", "--val_list", listed.source, "--gpu", -1, "--resamples", 0, "--no-report"]
     assert script("eval.py", "--tag", "e", *load, "--fit_thresholds", "one").code == 0
     again = read_yaml(Path("results/e/oof/ensemble.yaml"))

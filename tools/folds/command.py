@@ -59,7 +59,7 @@ def run_folds(opt: argparse.Namespace, words: list[str]) -> int:
     seen.check_runs(run)
     training.train_folds(run)
     identities = oof.predict_folds(run)
-    path = oof.write_oof(run)
-    thresholds = scores.write_report(run, path)
+    path, thresholds = oof.write_oof(run)
+    scores.write_report(run, path, thresholds)
     ensemble.write(run, identities, path, thresholds)
     return 0

@@ -2,6 +2,7 @@
 
 import gc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from dataloader.targets import LabelSets
+from evaluation.cross_fit import image_keys
+from evaluation.targets import of_list
+from evaluation.thresholds import FittedThresholds, fit_thresholds
 from inference import Features, open_inference, predict, predict_targets, saved_probs
+from inference.thresholds import log_fitted
 from options import Options, build_parser, parse_eval
 from options.choices import TASKS
 from options.commands import words
@@ -101,10 +106,13 @@ def _noted(path: Path) -> str:
         return ""
 
 
-def write_oof(run: FoldsRun) -> Path:
-    """Join the predictions of all parts in the order of the list, and return the path of oof.npz.
+def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
+    """Join the predictions of all parts in the order of the list, and fit thresholds to them if that is asked for.
 
-    Beside what probs.npz holds, it has `fold`, int64 (N,), from 1, and the arrays of `true_targets`.
+    Beside what probs.npz holds, oof.npz has `fold`, int64 (N,), from 1, and the arrays of `true_targets`.
+
+    Returns:
+        The path of oof.npz, and the thresholds of --fit_thresholds, which it holds too; None: labels count from 0.5 on.
     """
     joined: NDArray[np.floating] | None = None
     readable = np.zeros(len(run.files), bool)
@@ -115,10 +123,16 @@ def write_oof(run: FoldsRun) -> Path:
             joined = np.empty((len(run.files), saved.values.shape[1]), saved.values.dtype)
         joined[rows], readable[rows] = saved.values, saved.readable
     assert joined is not None  # there are two folds or more
-    path = run.folder / OOF
+    path, classes, fitted = run.folder / OOF, run.classes, None
+    if run.opt.fit_thresholds:
+        values = np.asarray(joined, np.float32)  # as they are, for the task has several labels
+        predictions = of_list(np.arange(len(run.files)), values, readable, run.files.targets)
+        fitted = fit_thresholds(predictions, run.opt.fit_thresholds, image_keys(run.files), run.train.seed)
+        log_fitted(fitted)
+        classes = replace(classes, thresholds=fitted.values)
     more = true_targets(run.files) | {"fold": run.fold_of + 1}
-    saved_probs.write(path, joined, readable, run.files, run.classes, more)
-    return path
+    saved_probs.write(path, joined, readable, run.files, classes, more)
+    return path, fitted
 
 
 def true_targets(files: FileList) -> dict[str, NDArray[Any]]:

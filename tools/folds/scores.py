@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from dataloader.targets import select
 from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals
-from evaluation.cross_fit import image_keys
 from evaluation.metrics import Predictions
 from evaluation.ranking import metrics_in_order
 from evaluation.report.page import Extra
 from evaluation.scored import Scored, TargetScored
 from evaluation.scoring import score
 from evaluation.targets import TargetPredictions
-from evaluation.thresholds import FittedThresholds, fit_thresholds
+from evaluation.thresholds import FittedThresholds
 from inference import Inference, open_inference, predict, predict_targets, rows_to_keep
 from inference.report_extra import report_extra, target_extra
-from inference.thresholds import log_fitted
 from options import Options, given_words, parse_eval
 from options.choices import TASKS
 from tools.folds.neighbours import FoldFeatures
@@ -33,24 +31,22 @@ from utils.outputs import check, inputs
 from utils.task import has_probabilities
 
 
-def write_report(run: FoldsRun, oof: Path) -> FittedThresholds | None:
+def write_report(run: FoldsRun, oof: Path, fitted: FittedThresholds | None) -> None:
     """Score oof.npz, write the report to results/<tag>/oof/ and the scores to folds.json, and log them.
 
-    Returns:
-        The thresholds that --fit_thresholds fitted to oof.npz, with which labels are scored; None: 0.5.
+    `fitted`: the thresholds that oof.npz holds, with which labels are scored; None: 0.5.
     """
     opt = report_flags(run, oof)
     folder = run.folder / results.FOLDS_REPORT
     check(results.planned(folder, opt), inputs(opt, run.files))
     inference = open_inference(opt, run.files, tasks=TASKS)
     if has_probabilities(run.classes.task):
-        (metrics, each), fitted = _write_class_report(run, inference, folder), None
+        metrics, each = _write_class_report(run, inference, folder)
     else:
-        metrics, each, fitted = _write_target_report(run, inference, folder)
+        metrics, each = _write_target_report(run, inference, folder, fitted)
     _write_scores(run, metrics, each)
     _log_table(run, metrics, each)
     log.info(f"Report: {folder}/report.html")
-    return fitted
 
 
 Scores = tuple[dict[str, Any], list[dict[str, Any]]]  # of all images, and of each fold
@@ -72,24 +68,17 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Sc
     return found.metrics, each
 
 
-def _write_target_report(
-    run: FoldsRun, inference: Inference, folder: Path
-) -> tuple[dict[str, Any], list[dict[str, Any]], FittedThresholds | None]:
-    """Write the report of predicted labels or numbers; return the scores, and the thresholds if they are fitted."""
+def _write_target_report(run: FoldsRun, inference: Inference, folder: Path, fitted: FittedThresholds | None) -> Scores:
+    """Write the report of predicted labels or numbers, and return the scores. `fitted`: see `write_report`."""
     predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
-    classes, fitted = inference.classes, None
-    if run.opt.fit_thresholds:
-        image = image_keys(run.files)[predictions.index]
-        fitted = fit_thresholds(predictions, run.opt.fit_thresholds, image, run.train.seed)
-        log_fitted(fitted)
-        classes = replace(classes, thresholds=fitted.values)
+    classes = inference.classes
     scored = TargetScored(predictions, run.files, classes)
     each = [target_fold_scores(run, predictions, number, classes) for number in range(len(run.folds))]
     extra = _described(run, target_extra(inference, folder, run.train.metric), each)
     with results.replacing(folder, inference.opt) as new:
         metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra, fitted=fitted)
         results.set_aside(folder, inference.loaded.identities)
-    return metrics, each, fitted
+    return metrics, each
 
 
 def _described(run: FoldsRun, extra: Extra, each: list[dict[str, Any]]) -> Extra:
