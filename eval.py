@@ -35,6 +35,7 @@ def main(opt: argparse.Namespace) -> None:
     from inference.other_evaluation import open_other
     from inference.report_extra import report_extra
     from inference.rewriting import announce_rewriting
+    from inference.seen import warn_of_seen_images
     from inference.temperature import calibrate, keep_temperature, temperature_flag
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
@@ -58,6 +59,7 @@ def main(opt: argparse.Namespace) -> None:
             other = open_other(run)
             run_lock.acquire(folder)
             announce_rewriting(run)
+            warn_of_seen_images(run)
 
     if not has_probabilities(classes.task):
         assert not isinstance(other, OtherClasses)
@@ -87,7 +89,8 @@ def main(opt: argparse.Namespace) -> None:
         if fits_weights:
             write_ensemble(new, folder, run, blend_scores)
         if probabilities is not None:
-            saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes)
+            seen = run.loaded.all_seen
+            saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes, seen=seen)
         if opt.report and found.metrics["count"]:
             results.write_page(new, scored, found, report_extra(run, scored, found, folder, features, metric))
         results.set_aside(folder, run.loaded.identities)
@@ -138,7 +141,8 @@ def evaluate_targets(
         if results.writes_ensemble(run.opt):
             write_ensemble(new, folder, run, blend_scores, thresholds)
         if run.opt.save_probs:
-            saved_probs.write(new / results.PROBS, predictions.value, predictions.readable, run.files, classes)
+            path, seen = new / results.PROBS, run.loaded.all_seen
+            saved_probs.write(path, predictions.value, predictions.readable, run.files, classes, seen=seen)
         results.set_aside(folder, run.loaded.identities)
     if compared:
         log.info(paired.describe(run.opt.compare, compared.difference))

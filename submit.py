@@ -73,7 +73,8 @@ def main(opt: argparse.Namespace) -> None:
     if opt.pseudo_label is not None:
         submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
-        saved_probs.write(out.with_name("probs.npz"), probabilities, predictions.readable, run.files, run.classes)
+        path, seen = out.with_name("probs.npz"), run.loaded.all_seen
+        saved_probs.write(path, probabilities, predictions.readable, run.files, run.classes, seen=seen)
     submission.log_summary(out, scored)
 
 
@@ -95,8 +96,8 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     if run.opt.pseudo_label is not None:
         target_submission.write_pseudo_labels(submission.pseudo_labels(out), scored, run.opt.pseudo_label)
     if run.opt.save_probs:
-        path = out.with_name("probs.npz")
-        saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes)
+        path, seen = out.with_name("probs.npz"), run.loaded.all_seen
+        saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes, seen=seen)
     submission.log_summary(out, scored)
 
 

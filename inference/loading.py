@@ -28,6 +28,7 @@ from utils.errors import UserError
 from utils.files import file_hash
 from utils.logger import log
 from utils.preprocess import Preprocess
+from utils.seen_lists import Seen, joined, seen_lists
 
 # of a folder for results; a file system takes 255 bytes, and a temporary folder has a longer name
 MAX_NAME_LETTERS, MAX_NAME_BYTES = 100, 150
@@ -53,11 +54,17 @@ class LoadedPredictor:
     metric: str = "top1"  # by which the first member's best epoch was chosen
     thresholds: list[float] | None = None  # of each label, from --threshold or the only member; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
+    seen: tuple[Seen, ...] = ()  # the lists that each member has learned from, in the order of `paths`
 
     @property
     def classes(self) -> Classes:
         """Return the classes, labels or numbers that are predicted, with the thresholds of labels."""
         return replace(Classes.from_dict(self.data), thresholds=self.thresholds)
+
+    @property
+    def all_seen(self) -> Seen:
+        """Return the lists that any member has learned from."""
+        return joined(*self.seen)
 
     def check_list(self, files: FileList) -> None:
         """Raise UserError where saved probabilities are of another list than `files`, numbered as the checkpoint."""
@@ -92,6 +99,7 @@ class _Network:
     thresholds: dict[str, Any] | None
     metric: str
     weights_alone: bool
+    seen: Seen
 
 
 def load_predictor(
@@ -151,6 +159,7 @@ def load_predictor(
         metric=networks[0].metric if networks else TASK_METRICS[task][0],
         thresholds=_thresholds(opt, ensemble, networks, saved, Classes.from_dict(data), predictor.temperature),
         weights_alone=any(network.weights_alone for network in networks),
+        seen=(*(network.seen for network in networks), *(one.seen for one in saved)),
     )
 
 
@@ -179,6 +188,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         thresholds=content.get("thresholds"),
         metric=trained.get("metric", "top1"),
         weights_alone="format" not in content,
+        seen=seen_lists(content),
     )
     preprocess = member.preprocess
     log.info(

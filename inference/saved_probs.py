@@ -7,6 +7,7 @@ the order of images by them decides the scores, and float16 would make ties.
 """
 
 import contextlib
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from options.choices import TASKS
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.seen_lists import Seen, entry
 from utils.task import has_probabilities
 
 MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,000 images in float16
@@ -34,7 +36,8 @@ class SavedProbs:
 
     values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
     float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint. thresholds: of
-    labels, (K,), for these probabilities; None: the file holds none.
+    labels, (K,), for these probabilities; None: the file holds none. seen: the lists that its networks have learned
+    from, as utils.seen_lists keeps them.
     """
 
     path: str
@@ -42,7 +45,8 @@ class SavedProbs:
     readable: NDArray[np.bool_]
     list_hash: str
     data: dict[str, Any]
-    thresholds: list[float] | None = None
+    thresholds: list[float] | None
+    seen: Seen
 
     @property
     def is_log(self) -> bool:
@@ -78,13 +82,14 @@ def write(
     files: FileList,
     classes: Classes,
     more: Mapping[str, NDArray[Any]] | None = None,
+    seen: Seen | None = None,
 ) -> None:
     """Write an npz file without pickles.
 
     Its arrays: `log_probabilities` float16 (N, C), for labels or numbers `predictions` float32 (N, K), `readable` bool
     (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; `thresholds` float64
-    (K,) where labels have some: those with which these probabilities are scored; then those of `more`, which `read`
-    ignores.
+    (K,) where labels have some: those with which these probabilities are scored; `seen`, the lists that the networks
+    have learned from, as JSON, None: they are not known; then those of `more`, which `read` ignores.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -108,6 +113,8 @@ def write(
         arrays |= {"target_mean": np.array(classes.mean), "target_std": np.array(classes.std)}
     if classes.thresholds is not None:
         arrays["thresholds"] = np.array(classes.thresholds, np.float64)
+    if seen is not None:
+        arrays["seen"] = np.array(json.dumps(seen))
     with atomic_write(path) as file:
         np.savez(file, **arrays)
 
@@ -142,7 +149,8 @@ def read(path: str) -> SavedProbs:
                 data["task"] = task
             data |= {name: content[name].tolist() for name in ("target_mean", "target_std") if name in content.files}
             edges = content["thresholds"].tolist() if "thresholds" in content.files else None
-            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges)
+            seen = _read_seen(content, task)
+            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges, seen)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -154,6 +162,20 @@ def read(path: str) -> SavedProbs:
     if edges is not None and (np.shape(edges) != (len(names),) or not all(0 <= edge <= 1 for edge in edges)):
         raise UserError(f"{path} is damaged: its thresholds are {str(edges)[:100]}; allowed: one per label, 0 to 1.")
     return saved
+
+
+def _read_seen(content: Mapping[str, NDArray[Any]], task: str) -> Seen:
+    """Return the lists that the networks of a file have learned from; of an oof.npz none, in any version.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    if "seen" not in content:  # earlier versions
+        return [] if "fold" in content else [entry(None, None, task)]
+    found = json.loads(str(content["seen"]))
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError("its `seen` holds no lists")
+    return found
 
 
 def check_total(paths: Sequence[str]) -> None:

@@ -62,7 +62,9 @@ def run(opt: argparse.Namespace) -> None:
     from dataloader import Classes, align_labels
     from dataloader.file_list import read_list
     from evaluation.report.tool_plots import line
+    from evaluation.seen_images import warn_seen
     from utils import checkpoint
+    from utils.seen_lists import seen_lists
 
     out = Path(opt.out)
     run_lock.acquire(out)
@@ -75,6 +77,8 @@ def run(opt: argparse.Namespace) -> None:
     preprocess = data.get("preprocess")
     if preprocess is None:
         raise UserError(f"{opt.load} does not say at what size it was trained. Give a checkpoint of train.py.")
+    effect = "Its scores on them say nothing, and nor does the best size."
+    warn_seen(f"--load {opt.load}", seen_lists(content), files, effect)
     files = align_labels(files, Classes.from_dict(data), "the checkpoint")
     own = int(preprocess["scale"])
     near = [max(STEP_PIXELS, round(own * factor / STEP_PIXELS) * STEP_PIXELS) for factor in FACTORS]

@@ -76,6 +76,7 @@ def run(opt: argparse.Namespace) -> None:
     from dataloader.lists import listed_images
     from inference import saved_probs
     from utils import checkpoint
+    from utils.seen_lists import entry, joined, seen_lists
 
     if opt.neighbours:
         _import_faiss()  # if it is missing, say so before the features are computed
@@ -85,7 +86,10 @@ def run(opt: argparse.Namespace) -> None:
     if distributed.is_main():
         run_lock.acquire(out)
     # before the list, which another task's labels would make unreadable
-    require_classes(checkpoint.load(opt.load), opt.load, "tools.embed")
+    content = checkpoint.load(opt.load)
+    require_classes(content, opt.load, "tools.embed")
+    seen = seen_lists(content)
+    del content
     files = read_list(opt.list, labelled=not opt.unlabelled)
     among = read_list(opt.among) if opt.neighbours and opt.among else None
     if among is not None:
@@ -115,8 +119,9 @@ def run(opt: argparse.Namespace) -> None:
         log.info(f"kNN top1 {top1:.6f} ({int(readable.sum())} images)")
     picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
-    if opt.among:
-        saved_probs.write(out / "knn.npz", saved_probs.to_log_float16(votes), readable, files, classes)
+    if among is not None:
+        seen = joined(seen, [entry(among.source, among.fingerprint())])  # its images have voted
+        saved_probs.write(out / "knn.npz", saved_probs.to_log_float16(votes), readable, files, classes, seen=seen)
         script, flag = ("submit", "test_list") if opt.unlabelled else ("eval", "val_list")
         same = {name: getattr(opt, name) for name in ("batch_size", "workers", "gpu")}
         blend = command(script, same | {"load": [opt.load, str(out / "knn.npz")], flag: opt.list})

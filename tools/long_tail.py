@@ -57,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(opt: argparse.Namespace) -> None:
     """Fit both methods, print what they gain, write the checkpoint of the better one."""
     from dataloader.file_list import read_list
-    from tools.seen_images import count_seen
+    from evaluation.seen_images import warn_seen
     from utils import checkpoint
+    from utils.seen_lists import seen_lists
 
     content = checkpoint.load(opt.load)
     images = content.get("data", {}).get("class_images")
@@ -68,12 +69,8 @@ def run(opt: argparse.Namespace) -> None:
     files = read_list(opt.list)
     paths = {method: Path(opt.load).with_suffix(f".{method}.pt") for method in METHODS}
     _reserve(paths, content, opt, files)
-    seen = count_seen(f"--load {opt.load}", content, files)
-    if seen:
-        log.warning(
-            f"{opt.load} was trained on {seen} of the {len(files)} images of {files.source}. "
-            "Its scores on them say nothing, and nor does the best tau. Give a list of other images."
-        )
+    effect = "Its scores on them say nothing, and nor does the best tau."
+    warn_seen(f"--load {opt.load}", seen_lists(content), files, effect)
     logits, label, image, names = logits_of_list(opt, files)
     active = content.get("showing", "raw")
     weights = dict(content.get(active) or content["weights"])

@@ -15,15 +15,16 @@ import pytest
 
 from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
+from evaluation.seen_images import count_seen
 from forked import Forked, launch_fold
 from inference import saved_probs
 from options import parse_train
 from options.plain_yaml import read_yaml
-from tools import seen_images
 from tools.folds import command, draw, flags, neighbours, seen, training
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
+from utils.seen_lists import seen_lists
 from utils.signals import RunInterrupted
 
 SMALL = (
@@ -573,7 +574,7 @@ def test_count_seen_of_records_of_any_age_is_a_number_or_a_warning(tmp_path, cap
 
     def count(data, opt=None):
         caplog.clear()
-        return seen_images.count_seen("--load x", {"data": data, "opt": opt or {}}, files)
+        return count_seen("--load x", seen_lists({"data": data, "opt": opt or {}}), files)
 
     assert count({"train_list": files.fingerprint(), "lists": None}) == 6 and not caplog.text
     assert count({"train_list": "0" * 64, "lists": {"train": mine}}) == 6

@@ -73,11 +73,13 @@ def option_parser() -> argparse.ArgumentParser:
 def average(opt: argparse.Namespace) -> None:
     """Average, score, print the table, and write both files. Raises UserError where that is impossible."""
     _check_flags(opt)
+    from evaluation.seen_images import warn_seen
     from tools.average import batchnorm, ingredients, soups
     from tools.average.scores import Scorer, table
     from utils import distributed, run_lock
     from utils.logger import log
     from utils.run import get_device, tune_malloc
+    from utils.seen_lists import seen_lists
 
     distributed.require_single_process("Averages")
     tune_malloc()
@@ -88,6 +90,9 @@ def average(opt: argparse.Namespace) -> None:
     parts = ingredients.read_all(paths, opt.how)
     eval_opt = _eval_options(opt, paths, parts[0])
     scorer = Scorer(eval_opt, parts, get_device(opt.gpu), opt.metric)
+    for part in parts if opt.how == "greedy" else ():
+        effect = "Its scores on them say nothing, and nor does the choice of --how greedy."
+        warn_seen(part.path, seen_lists(part.content), scorer.files, effect)
     wanted = opt.bn_images if opt.bn_images is not None else 0 if opt.how == "ema" else MAX_BATCHNORM_IMAGES
     refresh = batchnorm.Refresher(eval_opt, parts, scorer.device, wanted, opt.train_list)
     soup = soups.cook(opt.how, parts, scorer, refresh)

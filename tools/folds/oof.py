@@ -131,7 +131,7 @@ def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
         log_fitted(fitted)
         classes = replace(classes, thresholds=fitted.values)
     more = true_targets(run.files) | {"fold": run.fold_of + 1}
-    saved_probs.write(path, joined, readable, run.files, classes, more)
+    saved_probs.write(path, joined, readable, run.files, classes, more, seen=[])  # no network predicts what it has seen
     return path, fitted
 
 

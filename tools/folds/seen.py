@@ -7,10 +7,10 @@ from typing import Any
 
 import dataloader
 from dataloader.file_list import FileList, missing_files, read_list
+from evaluation.seen_images import count_seen, find_seen
 from options import Options
 from tools.folds.flags import same_file
 from tools.folds.plan import Fold, FoldsRun, clear_command
-from tools.seen_images import count_seen, find_seen
 from utils import checkpoint
 from utils.errors import UserError
 from utils.seen_lists import STARTS, seen_lists
@@ -61,7 +61,7 @@ def _check_lists_before(run: FoldsRun, fold: Fold, path: Path, content: dict[str
     before = [one for one in seen_lists(content) if one.get("fingerprint") != data["train_list"]]
     if "seen" not in data or not before:
         return
-    count, _ = find_seen({"data": {"seen": before}}, read_list(fold.val_list, task=run.train.task))
+    count, _ = find_seen(before, read_list(fold.val_list, task=run.train.task))
     if count:
         raise UserError(
             f"{path} was trained on {count} of the images that fold {fold.number} holds out, before it was trained on "
@@ -106,7 +106,7 @@ def check_start(train: Options, files: FileList) -> None:
     """
     for name in STARTS:
         path = vars(train)[name]
-        count = count_seen(f"--{name} {path}", checkpoint.load(path), files) if path else 0
+        count = count_seen(f"--{name} {path}", seen_lists(checkpoint.load(path)), files) if path else 0
         if count:
             raise UserError(
                 f"--{name} {path} was trained on {count} of the {len(files)} images of {files.source}, which the folds "

@@ -138,10 +138,13 @@ def run(opt: Options) -> None:
 
 def seen_by(source: "Source", files: "FileList") -> int:
     """Return how many of the images a checkpoint was trained on, as far as it records that; 0 for ImageNet weights."""
-    from tools.seen_images import count_seen
+    from evaluation.seen_images import count_seen
     from utils import checkpoint
+    from utils.seen_lists import seen_lists
 
-    return count_seen(f"--load {source.name}", checkpoint.load(source.name), files) if source.is_checkpoint else 0
+    if not source.is_checkpoint:
+        return 0
+    return count_seen(f"--load {source.name}", seen_lists(checkpoint.load(source.name)), files)
 
 
 def probe_one(

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dataloader.file_list import read_list
+from evaluation.seen_images import find_seen
 from made import make
 from options import parse_train
-from tools import seen_images
 from tools.average import command as average
 from tools.folds import command as folds
 from tools.folds.seen import check_network
@@ -17,6 +17,7 @@ from tools.probe import command as probe
 from tools.publish import command as publish
 from utils import checkpoint
 from utils.errors import UserError
+from utils.seen_lists import seen_lists
 
 ON_CPU = ("-w", "0", "--gpu", "-1")
 
@@ -35,7 +36,7 @@ def lists(photo_set, tmp_path):
 def seen(path, lists):
     """Return how many images of each list the checkpoint has seen, and why that may not be all."""
     content = checkpoint.load(path)
-    found = [seen_images.find_seen(content, files) for files in lists]
+    found = [find_seen(seen_lists(content), files) for files in lists]
     return [count for count, _ in found], {doubt for _, doubts in found for doubt in doubts}
 
 
@@ -92,7 +93,7 @@ def test_seen_lists_of_a_greedy_average_are_those_of_the_networks_in_it(lists, p
     ]
     data = average.data_of(parts[1:], photo_set / "val.txt", [])
     assert data["train_list"] == lists[1].fingerprint()
-    assert [seen_images.find_seen({"data": data}, files)[0] for files in lists] == [0, 12, 0]
+    assert [find_seen(seen_lists({"data": data}), files)[0] for files in lists] == [0, 12, 0]
 
 
 def test_seen_lists_of_a_published_folder_have_no_paths(lists, photo_set, tmp_path, monkeypatch):
@@ -112,8 +113,8 @@ def test_seen_lists_of_a_published_folder_have_no_paths(lists, photo_set, tmp_pa
 )
 def test_seen_lists_of_an_earlier_version_say_that_there_may_be_more(made_by, lists):
     data = {"train_list": lists[0].fingerprint(), "lists": {"train": str(lists[0].source)}}
-    assert seen_images.find_seen({"data": data}, lists[1]) == (0, [])
-    count, (doubt,) = seen_images.find_seen({"data": data, **made_by}, lists[1])
+    assert find_seen(seen_lists({"data": data}), lists[1]) == (0, [])
+    count, (doubt,) = find_seen(seen_lists({"data": data, **made_by}), lists[1])
     assert count == 0 and "or that of a network that it was made from" in doubt
 
 
@@ -121,7 +122,7 @@ def test_seen_lists_that_overlap_count_an_image_once(lists):
     known = [{"path": str(lists[0].source), "fingerprint": "0", "task": "single"}] * 2
     content = {"data": {"seen": [*known, {"path": None, "fingerprint": lists[1].fingerprint()}]}}
     both = read_list(lists[0].source).select(torch.arange(12).numpy() < 5)
-    assert seen_images.find_seen(content, both)[0] == 5 and seen_images.find_seen(content, lists[1]) == (12, [])
+    assert find_seen(seen_lists(content), both)[0] == 5 and find_seen(seen_lists(content), lists[1]) == (12, [])
 
 
 def test_folds_network_that_learned_held_out_images_before_its_fold_is_refused(lists, photo_set, tmp_path):
