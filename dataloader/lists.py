@@ -1,5 +1,6 @@
 """Checks of a command's lists before anything is written: missing files, unreadable images, images listed twice."""
 
+import hashlib
 import os
 import shlex
 
@@ -175,6 +176,14 @@ def listed_images(files: FileList, effect: str) -> NDArray[np.uint64]:
     if again:
         log.warning(f"{again} image(s) of {files.source} are listed again; {effect}.")
     return image
+
+
+def path_fingerprint(files: FileList) -> str:
+    """Return the sha256, as hex, of the absolute paths of the images, in order.
+
+    It tells apart lists of equal labels and file names in two folders, which have one FileList.fingerprint.
+    """
+    return hashlib.sha256(path_hashes(files).tobytes()).hexdigest()
 
 
 def path_hashes(files: FileList) -> NDArray[np.uint64]:

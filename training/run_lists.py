@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dataloader.file_list import FileList
+from dataloader.lists import path_fingerprint
 from utils.classes import Classes
 
 
@@ -35,9 +36,9 @@ class RunLists:
 
     def record(self) -> dict[str, dict[str, object]]:
         """Return what lists.json says of the lists: their content, where options.yaml says where they are."""
-        found: dict[str, dict[str, object]] = {
-            "train": {"images": self.train_images, "fingerprint": self.train_fingerprint}
+        lists = {"train": (self.train, self.train_fingerprint), "val": (self.val, self.val_fingerprint)}
+        return {
+            name: {"images": len(files), "fingerprint": fingerprint, "paths": path_fingerprint(files)}
+            for name, (files, fingerprint) in lists.items()
+            if files is not None
         }
-        if self.val_images:
-            found["val"] = {"images": self.val_images, "fingerprint": self.val_fingerprint}
-        return found

@@ -474,3 +474,17 @@ def test_fingerprint_depends_on_content_not_folder(tmp_path, monkeypatch):
     assert mark("/a/photos/0001.jpg 0", "/a/photos/0002.jpg 1", "x 2") == one
     names = [f"/data/{k:07d}.jpg {k % 7}" for k in range(50)]
     assert len({mark(*names), mark(*names[::-1]), mark(*names[1:])}) == 3
+
+
+def test_path_fingerprint_depends_on_folder_and_order_not_on_spelling(tmp_path, monkeypatch):
+    def mark(*lines):
+        path = tmp_path / "list.txt"
+        path.write_text("".join(f"{line} 0\n" for line in lines))
+        return lists.path_fingerprint(read_list(path))
+
+    one = mark(f"{tmp_path}/a/photos/0001.jpg", f"{tmp_path}/a/photos/0002.jpg")
+    assert mark("a/photos/0001.jpg", "./a//photos/0002.jpg") == one
+    assert mark("a/photos/0002.jpg", "a/photos/0001.jpg") != one
+    assert mark("b/photos/0001.jpg", "b/photos/0002.jpg") != one
+    monkeypatch.chdir(tmp_path)
+    assert lists.path_fingerprint(read_list("list.txt")) == mark("b/photos/0001.jpg", "b/photos/0002.jpg")

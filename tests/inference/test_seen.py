@@ -1,4 +1,4 @@
-"""eval.py warns where it fits something to images that a member has learned from, also behind a file of probabilities."""
+"""eval.py warns where it fits something to images that a member, or a file of its probabilities, has learned from."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from dataloader.file_list import read_list
+from dataloader.lists import path_fingerprint
 from options import build_parser
 from utils import checkpoint
 
@@ -34,15 +36,16 @@ def test_scripts_warn_of_flags_without_an_effect(trained, script, photo_set, sma
 
 
 @pytest.mark.pictures
-def test_train_writes_checkpoints_and_logs(trained):
+def test_train_writes_checkpoints_and_logs(trained, photo_set):
     numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
     assert {path.name for path in (trained / "checkpoints/run").iterdir()} == {*numbered, "last.pt", "best.pt"}
     names = {path.name for path in (trained / "logs/run").iterdir()}
     assert {"log.txt", "metrics.csv", "curves.png", "options.yaml", "lists.json"} <= names
     data = checkpoint.load(trained / "checkpoints/run/last.pt")["data"]
+    paths = [path_fingerprint(read_list(photo_set / f"{name}.txt")) for name in ("train", "val")]
     assert json.loads((trained / "logs/run/lists.json").read_text()) == {
-        "train": {"images": 36, "fingerprint": data["train_list"]},
-        "val": {"images": 12, "fingerprint": data["val_list"]},
+        "train": {"images": 36, "fingerprint": data["train_list"], "paths": paths[0]},
+        "val": {"images": 12, "fingerprint": data["val_list"], "paths": paths[1]},
     }
     assert any(name.startswith("events.out.tfevents") for name in names)
     with open(trained / "logs/run/metrics.csv") as file:

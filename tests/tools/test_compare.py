@@ -245,6 +245,26 @@ def test_runs_of_other_lists_under_one_name_are_told_apart(two, capsys):
     assert any("lists.json cannot be read" in note for note in read_run(two / "logs", "old").notes)
 
 
+def test_runs_of_equally_named_images_in_other_folders_are_told_apart(two, capsys):
+    """Such lists have one fingerprint, so the runs were compared as if scored on one list. A record of a version
+    without paths is compared by the fingerprint alone."""
+    tags = ("first", "second", "third", "old")
+    for tag in ("third", "old"):
+        write_run(two, tag)
+    for tag, paths in zip(tags, ("d" * 64, "e" * 64, "e" * 64, None), strict=True):
+        val = {"images": 12, "fingerprint": "a" * 64} | ({} if paths is None else {"paths": paths})
+        (two / "logs" / tag / "lists.json").write_text(json.dumps({"val": val}))
+    runs = [read_run(two / "logs", tag) for tag in tags]
+    assert "validation list" in differing_options(runs[:2])
+    assert "validation list" not in differing_options(runs[1:3]) + differing_options([runs[0], runs[3]])
+    out, text = compare(capsys, "first", "second")[1], (two / "results/compare.html").read_text()
+    assert "validation list 12 images (aaaaaaaa, paths dddddddd)" in out
+    assert "in different folders. Their scores can be compared only if the images are the same" in out
+    assert "paths eeeeeeee" in text and "only if the images are the same" in text
+    assert "only if the images" not in compare(capsys, "second", "third")[1]
+    assert "only if the images" not in compare(capsys, "first", "old")[1]
+
+
 def test_best_score_is_first_of_equals_and_never_nan(two):
     run = read_run(two / "logs", "first")
     for row, top1 in zip(run.history, (float("nan"), 0.7, 0.7), strict=True):

@@ -18,16 +18,14 @@ from evaluation.ranking import merit
 from options import choices
 from options.parser import ToolParser, expanded
 from tools.compare.runs import (
-    LISTS,
-    OTHER_IMAGES,
     RECORDS,
     Run,
     common_metric,
     differing_options,
     find_runs,
-    lists_differ,
     option_text,
     read_run,
+    validation_warning,
 )
 from utils.logger import log
 from utils.names import columns, padded, shorten_all
@@ -99,8 +97,8 @@ def compare(opt: argparse.Namespace) -> None:
     for run in runs:
         for note in run.notes:
             log.warning(f"{run.tag}: {note}.")
-    if lists_differ(runs, LISTS["val"]):
-        log.warning(OTHER_IMAGES)
+    if warning := validation_warning(runs):
+        log.warning(warning)
     write_page(out, runs, metric)
     log.info(f"\nWritten: {out}")
 

@@ -10,7 +10,7 @@ from typing import Any
 from evaluation.report import page as report
 from evaluation.step_points import Row, steps_per_epoch, thinned
 from options import choices
-from tools.compare.runs import LISTS, OTHER_IMAGES, Run, differing_options, lists_differ, option_text
+from tools.compare.runs import Run, differing_options, option_text, validation_warning
 from utils.names import columns, shorten
 from utils.page import write_filled
 from utils.text import visible
@@ -40,7 +40,7 @@ def write_page(path: Path, runs: Sequence[Run], metric: str = "top1") -> None:
         runs=[_row(run, names, metric) for run in runs],
         options=names,
         tag_width=min(MAX_TAG_REM, 5 + 0.55 * max(columns(visible(run.tag)) for run in runs)),
-        warning=OTHER_IMAGES if lists_differ(runs, LISTS["val"]) else "",
+        warning=validation_warning(runs),
         metric=metric,
         lower=metric in choices.LOWER_IS_BETTER,
         panels=panels(metric),

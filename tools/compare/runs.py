@@ -23,10 +23,28 @@ IN_OTHER_COLUMNS = {"model", "epochs"}
 RECORDS = ("metrics.csv", "steps.csv", "options.yaml", "lists.json")
 LISTS = {"train": "training list", "val": "validation list"}
 OTHER_IMAGES = "The runs have different validation lists, so their scores cannot be compared."
+OTHER_FOLDERS = (
+    "The runs have validation lists of equal labels and file names, in different folders. Their scores can be compared "
+    "only if the images are the same."
+)
 FINGERPRINT_LETTERS = 8  # that are shown of a list's
 MAX_REASON_COLUMNS = 160  # of an error of the YAML parser
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) [A-Z]+ (.*)")
 FROM_THE_START = re.compile(r".* batches of \d+ per epoch, epochs 1 to \d+")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list held: how many images, FileList.fingerprint, and that of the paths; "": its version noted none."""
+
+    images: int
+    fingerprint: str
+    paths: str = ""
+
+    def __str__(self) -> str:
+        """Return it as a person reads it, such as "24 images (3f2a1c09, paths 77c0e1d2)"."""
+        paths = f", paths {self.paths[:FINGERPRINT_LETTERS]}" if self.paths else ""
+        return f"{self.images} images ({self.fingerprint[:FINGERPRINT_LETTERS]}{paths})"
 
 
 @dataclass
@@ -35,7 +53,7 @@ class Run:
 
     Attributes:
         options: of options.yaml, as text; {} if it cannot be read.
-        lists: what the lists held, as text, by a title of LISTS, from lists.json; {} for runs of versions without it.
+        lists: what the lists held, by a title of LISTS, from lists.json; {} for runs of versions without it.
         history: a row of scores per epoch, from metrics.csv.
         steps: the points of steps.csv.
         seconds: how long its commands ran, validation included and pauses left out, by log.txt; None if unknown.
@@ -46,7 +64,7 @@ class Run:
 
     tag: str
     options: dict[str, Any] = field(default_factory=dict)
-    lists: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, Listed] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
     seconds: float | None = None
@@ -187,12 +205,12 @@ def _read_options(run: Run, path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_lists(run: Run, path: Path) -> dict[str, str]:
-    """Return the lists of a run as text, such as "24 images (3f2a1c09)"; {} for a run of a version without the file."""
+def _read_lists(run: Run, path: Path) -> dict[str, Listed]:
+    """Return the lists of a run by their titles; {} for a run of a version without the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
-            LISTS[name]: f"{int(one['images'])} images ({str(one['fingerprint'])[:FINGERPRINT_LETTERS]})"
+            LISTS[name]: Listed(int(one["images"]), str(one["fingerprint"]), str(one.get("paths", "")))
             for name, one in content.items()
             if name in LISTS
         }
@@ -270,12 +288,26 @@ def differing_options(runs: Sequence[Run]) -> list[str]:
     names = list(dict.fromkeys(name for options in known for name in options))
     names = [name for name in names if name not in NOT_COMPARED | IN_OTHER_COLUMNS]
     names = [name for name in names if len({option_text({name: None} | options, name) for options in known}) > 1]
-    return names + [title for title in LISTS.values() if lists_differ(runs, title)]
+    return names + [title for title in LISTS.values() if _lists_differ(runs, title) or _folders_differ(runs, title)]
 
 
-def lists_differ(runs: Sequence[Run], title: str) -> bool:
-    """Return whether the runs that recorded their list `title`, one of LISTS, had different ones."""
-    return len({run.lists[title] for run in runs if title in run.lists}) > 1
+def _lists_differ(runs: Sequence[Run], title: str) -> bool:
+    """Return whether the runs that recorded their list `title`, one of LISTS, had lists of another content."""
+    found = [run.lists[title] for run in runs if title in run.lists]
+    return len({(one.images, one.fingerprint) for one in found}) > 1
+
+
+def _folders_differ(runs: Sequence[Run], title: str) -> bool:
+    """Return whether the runs that recorded the paths of their list `title` had different ones."""
+    found = [run.lists[title] for run in runs if title in run.lists]
+    return len({one.paths for one in found if one.paths}) > 1
+
+
+def validation_warning(runs: Sequence[Run]) -> str:
+    """Return why the scores of the runs cannot be compared, or may not be; "" if they can, as far as is recorded."""
+    if _lists_differ(runs, LISTS["val"]):
+        return OTHER_IMAGES
+    return OTHER_FOLDERS if _folders_differ(runs, LISTS["val"]) else ""
 
 
 def option_text(options: dict[str, Any], name: str) -> str:
