@@ -21,6 +21,7 @@ from utils.task import has_probabilities
 GREEDY_ROUNDS = 50
 MIN_WEIGHT = 1e-6  # of a member in "optimal"; below, it is 0
 MAX_GAP = 0.01  # of the loss: what "optimal" may be above the minimum without a warning
+BLOCK_VALUES = 1 << 22  # probabilities that are blended together: 16 MB of each member
 
 
 # ------------------------------------------------------------------------------------------------ functions that blend
@@ -128,15 +129,22 @@ class Fittable(Protocol):
 class Candidates:
     """What a fit needs of N labelled images: the most likely classes. So 50,030 classes cost no more than 100.
 
+    A class that is in no member's five may be the likeliest of the mean. The search for weights overlooks it; what
+    `blended` returns does not, if `whole` is there.
+
     probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
     is_target: bool (N, K), True in the one column of the true class. If two members name a class, its
         second column is -1.
     place: int64 (N, K), the class of each column.
+    whole: float32 (M, images, C), every probability; None: they are not kept. row: int64 (N,), the images' places in
+        them.
     """
 
     probability: NDArray[np.float32]
     is_target: NDArray[np.bool_]
     place: NDArray[np.int64]
+    whole: NDArray[np.float32] | None = None
+    row: NDArray[np.int64] | None = None
     shown: ClassVar[tuple[str, ...]] = ("top1",)
 
     @property
@@ -146,11 +154,24 @@ class Candidates:
 
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates of the images that `keep`, bool (N,), selects."""
-        return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep])
+        row = None if self.row is None else self.row[keep]
+        return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep], self.whole, row)
 
     def blended(self, weights: NDArray[np.float64]) -> "Candidates":
-        """Return the candidates of one member: the mean of all by `weights`, (M, N), those of each image."""
-        return replace(self, probability=mean_by_image(self.probability, weights))
+        """Return the candidates of one member: the mean of all by `weights`, (M, N), those of each image.
+
+        With `whole` they are the five likeliest classes of that mean, so that every score of it is exact.
+        """
+        if self.whole is None or self.row is None:
+            return replace(self, probability=mean_by_image(self.probability, weights))
+        parts, label = [], torch.from_numpy(self.place[self.is_target])
+        step = max(1, BLOCK_VALUES // self.whole.shape[2])
+        for first in range(0, len(label), step):
+            some = slice(first, first + step)
+            mean = mean_by_image(self.whole[:, self.row[some]], weights[:, some])
+            parts.append(candidates(torch.from_numpy(mean), label[some]))
+        probability, is_target, place = (list(column) for column in zip(*parts, strict=True))
+        return Candidates(torch.cat(probability, dim=1).numpy(), torch.cat(is_target).numpy(), torch.cat(place).numpy())
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
@@ -297,12 +318,13 @@ def fit(
     part = draw_parts(image, seed, 6)
     others = np.stack([FITS[how](data.select(part != k), metric) for k in range(FOLDS)], axis=1)  # (M, FOLDS)
     single = [_scores(data, np.eye(members)[member], metric) for member in range(members)]
-    scores = {
-        "best single": max(single, key=lambda one: (merit(one, metric), -one["loss"])),
-        "mean": _scores(data, np.full(members, 1 / members), metric),
-        "fitted, other images": _scores(data.blended(others[:, part]), np.ones(1), metric),
-        "fitted, same images": _scores(data, weights, metric),
+    blends = {
+        "mean": np.full((members, len(image)), 1 / members),
+        "fitted, other images": others[:, part],
+        "fitted, same images": np.repeat(weights[:, None], len(image), axis=1),
     }
+    scores = {"best single": max(single, key=lambda one: (merit(one, metric), -one["loss"]))}
+    scores |= {name: _scores(data.blended(by_image), np.ones(1), metric) for name, by_image in blends.items()}
     return [float(weight) for weight in weights], scores
 
 

@@ -159,8 +159,9 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
     else:
         if kept is None:
             log.info(
-                f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the most likely classes, "
-                "then the networks run again."
+                f"All probabilities are {size / 1e9:.1f} GB: the weights are fitted to the five most likely classes of "
+                "each member, then the networks run again. The scores of the fit count these classes alone; those of "
+                "the evaluation count all."
             )
         found = _collect(predictor, loader, title, kept)
     weights, scores = distributed.broadcast_from_main(
@@ -243,10 +244,11 @@ def _collect(
     if not distributed.is_main():
         return None
     probabilities, targets, places, rows, readables = zip(*columns, strict=True)
+    row = torch.cat(rows).numpy()
     data = blend.Candidates(
-        torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy()
+        torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy(), kept, row
     )
-    return _Found(data, torch.cat(rows).numpy(), torch.cat(readables))
+    return _Found(data, row, torch.cat(readables))
 
 
 def _collect_targets(

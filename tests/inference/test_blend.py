@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,46 @@ def test_combine_of_each_kind_equals_its_formula():
     score = np.einsum("mbc,m->bc", 1 / rank, weights)
     assert got["rank"] == pytest.approx(score / score.sum(axis=1, keepdims=True))
     assert all(value.sum(axis=1) == pytest.approx(1) for value in got.values())
+
+
+def unnamed_winner():
+    """Labels and members, of whose mean class 10 is the likeliest, which is in neither's five; and of image 5 class 0.
+
+    Each member has five classes of its own in front of class 10.
+    """
+    one = np.array([0.17, 0.16, 0.16, 0.16, 0.155, *[0.01] * 5, 0.145], np.float32)
+    each = np.stack([one, np.concatenate([one[5:10], one[:5], one[10:]])])
+    each = np.repeat(each[:, None], 6, axis=1)
+    each[:, 5] = softmax(np.eye(11)[0] * 5)
+    return np.zeros(6, np.int64), each / each.sum(axis=2, keepdims=True)
+
+
+def test_fit_scores_count_classes_that_no_member_names_among_its_five(monkeypatch):
+    """They were overlooked: top1 of the mean was 1, and eval.py's own score of it below was 1 / 6."""
+    label, each = unnamed_winner()
+    some = held(label, each)
+    data = replace(some, whole=np.concatenate([each[:, :1], each], axis=1), row=np.arange(1, 7))
+    monkeypatch.setattr(blend, "BLOCK_VALUES", 22)  # two images at a time
+    weights = np.full((2, 6), 0.5)
+    assert some.blended(weights).value(np.ones(1), "top1") == 1
+    exact = data.blended(weights)
+    mean = each.mean(axis=0)
+    assert mean[:5].argmax(axis=1).tolist() == [10] * 5
+    assert exact.value(np.ones(1), "top1") == pytest.approx(1 / 6)
+    assert exact.value(np.ones(1), "log_loss") == pytest.approx(-np.log(mean[:, 0]).mean(), rel=1e-6)
+    assert data.select(np.arange(6) > 3).blended(weights[:, 4:]).value(np.ones(1), "top1") == 0.5
+    scores = blend.fit(data, np.arange(6), "optimal")[1]
+    assert scores["mean"]["top1"] == pytest.approx(1 / 6) and scores["best single"]["top1"] == 1
+
+
+def test_fit_scores_of_many_classes_equal_those_of_all_probabilities():
+    label, each = members(np.random.default_rng(8), classes=30, noise=(1.5, 1.8, 2.5))
+    data = replace(held(label, each), whole=each, row=np.arange(len(label)))
+    weights, scores = blend.fit(data, np.arange(len(label)), "greedy", metric="top5")
+    mean = np.einsum("mnc,m->nc", each.astype(np.float64), weights)
+    rank = (mean > mean[np.arange(len(label)), label][:, None]).sum(axis=1)
+    assert scores["fitted, same images"]["top5"] == pytest.approx((rank < 5).mean())
+    assert scores["fitted, same images"]["top1"] == pytest.approx((rank < 1).mean())
 
 
 def test_blenders_registry_equals_choices():
