@@ -15,6 +15,40 @@ BOUNDS = {"loss": (0, np.inf), "log_loss": (0, np.inf), "mae": (0, np.inf), "qwk
 MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
 
+class ImageDraws(NamedTuple):
+    """Draws of images with replacement, where a list has several lines of an image: they are drawn together.
+
+    Drawn by themselves, copies would make an interval narrower without telling anything new.
+
+    Attributes:
+        place: int64 (N,), the image of each row. images: how many there are.
+    """
+
+    place: NDArray[np.int64]
+    images: int
+
+    @classmethod
+    def of(cls, image: NDArray[np.integer] | None, count: int) -> "ImageDraws":
+        """Return the draws for `count` rows.
+
+        Args:
+            image: (count,), equal where rows are of one image; None: all are different.
+        """
+        if image is not None:
+            unique, place = np.unique(image, return_inverse=True)
+            if len(unique) < count:
+                return cls(place, len(unique))
+        return cls(np.arange(count), count)
+
+    def weights(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return how often each row occurs in a resample, int64 (N,)."""
+        return np.bincount(rng.integers(0, self.images, self.images), minlength=self.images)[self.place]
+
+    def uniform(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return a number from 0 to 1 for each row, float64 (N,), the same for all rows of an image."""
+        return rng.random(self.images)[self.place]
+
+
 class _PerImage(NamedTuple):
     label: NDArray[np.int64]
     first: NDArray[np.int64]
@@ -31,6 +65,7 @@ def intervals(
     seed: int,
     resamples: int = RESAMPLES,
     ordered: bool = False,
+    image: NDArray[np.integer] | None = None,
 ) -> dict[str, list[float]]:
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
@@ -45,6 +80,7 @@ def intervals(
 
     Args:
         ordered: whether the classes have an order; then qwk and mae (evaluation.ordinal) have intervals too.
+        image: (N,), equal where predictions are of one image; see ImageDraws.
     """
     scorable = predictions.scorable
     if not scorable.any():
@@ -53,6 +89,7 @@ def intervals(
     area = _auc_of_weights(predictions, num_classes)
     rng = np.random.default_rng([seed, 95])
     count = len(columns.label)
+    draws = ImageDraws.of(None if image is None else image[scorable], count)
 
     def scores_of(weight: NDArray[np.int64]) -> dict[str, float]:
         more = {"roc_auc": area(weight)} if area else {}
@@ -61,13 +98,12 @@ def intervals(
 
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):
-        weight = np.bincount(rng.integers(0, count, count), minlength=count)
-        for name, value in scores_of(weight).items():
+        for name, value in scores_of(draws.weights(rng)).items():
             drawn.setdefault(name, []).append(value)
     scores = scores_of(np.ones(count, np.int64))
     varying = [name for name, values in drawn.items() if _varies(scores[name], values)]
     found = {name: interval(scores[name], np.array(drawn[name]), BOUNDS.get(name, (0, 1))) for name in varying}
-    if "ece" in found and scores["ece"] <= _chance_ece(columns, np.random.default_rng([seed, 96]), resamples):
+    if "ece" in found and scores["ece"] <= _chance_ece(columns, draws, np.random.default_rng([seed, 96]), resamples):
         found["ece"][0] = 0.0
     return found
 
@@ -86,7 +122,7 @@ def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, flo
     return np.clip(moved, *bounds).tolist()
 
 
-def _chance_ece(columns: _PerImage, rng: np.random.Generator, resamples: int) -> float:
+def _chance_ece(columns: _PerImage, draws: ImageDraws, rng: np.random.Generator, resamples: int) -> float:
     """Return the calibration error below which a calibrated network stays in 97.5 % of lists like this one.
 
     Hits are drawn with the confidences as their chances (consistency resampling; Bröcker & Smith, 2007).
@@ -95,7 +131,7 @@ def _chance_ece(columns: _PerImage, rng: np.random.Generator, resamples: int) ->
     drawn = np.empty(resamples)
     for k in range(resamples):
         gap = np.bincount(
-            columns.place, weights=(rng.random(count) < columns.confidence) - columns.confidence, minlength=BINS
+            columns.place, weights=(draws.uniform(rng) < columns.confidence) - columns.confidence, minlength=BINS
         )
         drawn[k] = np.abs(gap).sum() / count
     return float(np.percentile(drawn, 97.5))
@@ -112,7 +148,8 @@ def _per_image(predictions: Predictions, scorable: NDArray[np.bool_], train_coun
 
 
 def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
-    """Return every score of one resample, in which image i occurs weight[i] times."""
+    """Return every score of one resample, in which row i occurs weight[i] times."""
+    count = weight.sum()
     hit = weight * columns.share[:, 0]
     total = np.bincount(columns.label, weights=weight, minlength=num_classes)
     right = np.bincount(columns.label, weights=hit, minlength=num_classes)
@@ -120,7 +157,7 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
     mean = float(np.nanmean(recall))
     macro, weighted = f1(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
     gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
-    top1, top5, loss = (weight @ columns.share / len(weight)).tolist()
+    top1, top5, loss = (weight @ columns.share / count).tolist()
     scores = {
         "top1": top1,
         "top5": top5,
@@ -129,7 +166,7 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
         "mean_class_accuracy": mean,
         "mean_class_error": 1 - mean,
     }
-    scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / len(weight))}
+    scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / count)}
     for name, member in columns.groups.items():
         inside = recall[member & (total > 0)]
         scores[f"{name}_accuracy"] = float(inside.mean()) if len(inside) else np.nan
@@ -167,16 +204,29 @@ def _auc_of_weights(predictions: Predictions, num_classes: int) -> Callable[[NDA
 
 
 def paired_difference(
-    these: NDArray[np.bool_], others: NDArray[np.bool_], seed: int, resamples: int = RESAMPLES
+    these: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+    seed: int,
+    resamples: int = RESAMPLES,
+    image: NDArray[np.integer] | None = None,
 ) -> tuple[float, float, float]:
     """Return how much larger the share of `these` hits is than of the `others`, bool (N,), with its 95 % interval.
 
     Images are drawn with replacement, each with both of its hits. An image counts 1, 0 or -1, so that a resample is a
     draw of three counts. If the two agree on every image, both ends of the interval are 0.
+
+    Args:
+        image: (N,), equal where rows are of one image; see ImageDraws.
     """
-    count = len(these)
+    count, rng = len(these), np.random.default_rng([seed, 97])
+    draws = ImageDraws.of(image, count)
+    if draws.images < count:
+        lead = these.astype(np.int64) - others
+        weights = (draws.weights(rng) for _ in range(resamples))
+        low, high = np.percentile([weight @ lead / weight.sum() for weight in weights], (2.5, 97.5))
+        return float(lead.mean()), float(low), float(high)
     ahead, behind = int((these & ~others).sum()), int((others & ~these).sum())
     share = np.array([ahead, behind, count - ahead - behind]) / count
-    drawn = np.random.default_rng([seed, 97]).multinomial(count, share, size=resamples)
+    drawn = rng.multinomial(count, share, size=resamples)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / count, (2.5, 97.5))
     return (ahead - behind) / count, float(low), float(high)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.bootstrap import interval
+from evaluation.bootstrap import ImageDraws, interval
 from evaluation.ordinal import quadratic_weighted_kappa
 from options import choices
 from utils.logger import progress
@@ -39,21 +39,25 @@ class Difference(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "reason"}
 
 
-def paired_scores(metric: str, scores: Scores, images: int, seed: int, resamples: int) -> Difference:
+def paired_scores(metric: str, scores: Scores, image: NDArray[np.integer], seed: int, resamples: int) -> Difference:
     """Return the difference of `metric` with its interval, from `resamples` draws of images with replacement.
 
     Each draw scores both evaluations on the same images. A difference that is equal in all resamples, such as that of
     one image, has no interval, unless it is 0.
+
+    Args:
+        image: (N,), equal where rows are of one image; see ImageDraws.
     """
+    images = len(image)
     this, other = (float(value[0]) for value in scores(np.ones((images, 1), np.int32)))
     difference = this - other
     if not resamples:
         return Difference(metric, this, other, difference, None, images, "--resamples is 0")
-    rng, drawn = np.random.default_rng([seed, 98]), np.empty(resamples)
+    rng, drawn, draws = np.random.default_rng([seed, 98]), np.empty(resamples), ImageDraws.of(image, images)
     step = max(1, BLOCK_WEIGHTS // images)
     for first in progress(range(0, resamples, step), "paired bootstrap", -(-resamples // step)):
         count = min(step, resamples - first)
-        weights = [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(count)]
+        weights = [draws.weights(rng) for _ in range(count)]
         one, two = scores(np.stack(weights, axis=1).astype(np.int32))
         drawn[first : first + count] = one - two
     if np.ptp(drawn) <= 1e-12 and abs(difference) > 1e-12:
@@ -98,7 +102,8 @@ def error_scores(this: NDArray[np.float64], other: NDArray[np.float64]) -> Score
     """Return what scores resamples by the mean of one error per image, float64 (N,) of both evaluations."""
 
     def scores(weights: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return this @ weights / len(this), other @ weights / len(other)
+        count = weights.sum(axis=0)
+        return this @ weights / count, other @ weights / count
 
     return scores
 

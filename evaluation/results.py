@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataloader.file_list import FileList
+from dataloader.lists import path_hashes
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
 from evaluation.calibration import FittedTemperature
@@ -157,7 +158,13 @@ def write(
     metrics: dict[str, Any] = {**scores, **more}
     if opt.resamples:
         metrics["intervals"] = intervals(
-            predictions, classes.count, classes.train_counts, opt.seed, opt.resamples, classes.task == "ordinal"
+            predictions,
+            classes.count,
+            classes.train_counts,
+            opt.seed,
+            opt.resamples,
+            classes.task == "ordinal",
+            path_hashes(scored.files)[predictions.index],
         )
     if fitted:
         metrics["calibration"] = fitted._asdict()
@@ -199,7 +206,8 @@ def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespac
     columns = predictions.label[rows], predictions.top[rows, 0], compared.other[rows]
     label, first, other = (np.asarray(column, np.int64) for column in columns)
     scores = kappa_scores(label, first, other, scored.classes.count)
-    return paired_scores("qwk", scores, len(rows), opt.seed, opt.resamples)
+    image = path_hashes(scored.files)[predictions.index[rows]]
+    return paired_scores("qwk", scores, image, opt.seed, opt.resamples)
 
 
 def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:

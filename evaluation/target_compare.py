@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
+from dataloader.lists import path_hashes
 from dataloader.targets import LabelSets
 from evaluation.compare import ADVICE, is_number, other_target, rows_of
 from evaluation.multilabel import average_precisions, likeliest_labels, mean_of_known, thresholds_of
@@ -63,32 +64,42 @@ def compare(scored: TargetScored, other: OtherTargets, seed: int, resamples: int
     Raises:
         UserError: no image is readable in both.
     """
-    predictions, _, classes = scored
+    predictions, files, classes = scored
     rows = np.flatnonzero(predictions.scorable & other.readable)
     if not len(rows):
         raise UserError(f"--compare: no image is readable both in {other.path} and here. {ADVICE}")
+    image = path_hashes(files)[predictions.index[rows]]
     if classes.task == "multilabel":
         here = _predicted_labels(scored, rows)
         assert other.labels is not None  # as the task is multilabel
         changed = [row for row, labels in zip(rows.tolist(), here, strict=True) if labels != other.labels[row]]
-        difference = _precision_difference(predictions, other, rows, seed, resamples)
+        difference = _precision_difference(predictions, other, rows, image, seed, resamples)
         return TargetCompared(difference, np.array(changed, np.int64), other)
     true, that = numbers(predictions)[rows], np.asarray(other.value[rows], np.float64)
     these = np.asarray(predictions.value[rows], np.float64)
     scores = error_scores(np.abs(these - true).mean(axis=1), np.abs(that - true).mean(axis=1))
-    difference = paired_scores("mae", scores, len(rows), seed, resamples)
+    difference = paired_scores("mae", scores, image, seed, resamples)
     return TargetCompared(difference, rows[(these != that).any(axis=1)], other)
 
 
 def _precision_difference(
-    predictions: TargetPredictions, other: OtherTargets, rows: NDArray[np.int64], seed: int, resamples: int
+    predictions: TargetPredictions,
+    other: OtherTargets,
+    rows: NDArray[np.int64],
+    image: NDArray[np.uint64],
+    seed: int,
+    resamples: int,
 ) -> Difference:
-    """Return the difference in mAP on `rows`. Of more than MAX_VALUES probabilities, it has no interval."""
+    """Return the difference in mAP on `rows`. Of more than MAX_VALUES probabilities, it has no interval.
+
+    Args:
+        image: as paired_scores takes it, of `rows`.
+    """
     size = len(rows) * predictions.value.shape[1]
     if size <= MAX_VALUES:
         this, that = np.asarray(predictions.value[rows]), np.asarray(other.value[rows], np.float32)
         scores = precision_scores(label_sets(predictions).rows(rows).astype(bool), this, that)
-        return paired_scores("mAP", scores, len(rows), seed, resamples)
+        return paired_scores("mAP", scores, image, seed, resamples)
     both = predictions.readable & other.readable
     values = (predictions.value, np.asarray(other.value, np.float32))
     here, there = (

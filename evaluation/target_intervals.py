@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import regression
-from evaluation.bootstrap import MAX_AUC_VALUES, interval
+from evaluation.bootstrap import MAX_AUC_VALUES, ImageDraws, interval
 from evaluation.multilabel import cross_entropy, thresholds_of
 from evaluation.targets import TargetPredictions, label_sets
 from utils.classes import Classes
@@ -17,11 +17,20 @@ Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorab
 BOUNDS = {"mae": (0, np.inf), "rmse": (0, np.inf), "log_loss": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
 
 
-def intervals(predictions: TargetPredictions, classes: Classes, seed: int, resamples: int) -> dict[str, list[float]]:
+def intervals(
+    predictions: TargetPredictions,
+    classes: Classes,
+    seed: int,
+    resamples: int,
+    image: NDArray[np.integer] | None = None,
+) -> dict[str, list[float]]:
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
     Scores of labels that need whole columns, mAP and macro_f1, have one only up to MAX_AUC_VALUES probabilities. A
     score that is equal in all resamples has no interval.
+
+    Args:
+        image: (N,), equal where predictions are of one image; see ImageDraws.
     """
     rows = np.flatnonzero(predictions.scorable)
     if not len(rows):
@@ -30,10 +39,10 @@ def intervals(predictions: TargetPredictions, classes: Classes, seed: int, resam
         score = _label_scores(predictions, rows, thresholds_of(classes))
     else:
         score = _number_scores(predictions, rows)
-    rng = np.random.default_rng([seed, 95])
+    rng, draws = np.random.default_rng([seed, 95]), ImageDraws.of(None if image is None else image[rows], len(rows))
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):
-        for name, value in score(np.bincount(rng.integers(0, len(rows), len(rows)), minlength=len(rows))).items():
+        for name, value in score(draws.weights(rng)).items():
             drawn.setdefault(name, []).append(value)
     scores = score(np.ones(len(rows), np.int64))
     return {

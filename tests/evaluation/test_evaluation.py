@@ -120,6 +120,34 @@ def test_intervals_contain_binomial_and_repeat(case):
     )
 
 
+def test_intervals_of_lines_of_one_image_are_those_of_the_image():
+    """Four lines of each image made the intervals half as wide. Where no image is listed again, nothing changes."""
+    predictions, _ = made(count=300, classes=6)
+    lines = np.tile(np.arange(300), 4)
+    names = ("index", "label", "top", "probability", "true_probability", "readable")
+    copies = {name: getattr(predictions, name)[lines] for name in names}
+    again = dataclasses.replace(predictions, rows=None, **copies)
+    predictions = dataclasses.replace(predictions, rows=None)
+    once = bootstrap.intervals(predictions, 6, None, seed=3, resamples=200)
+    image = np.random.default_rng(0).permutation(300).astype(np.uint64)
+    assert bootstrap.intervals(predictions, 6, None, seed=3, resamples=200, image=image) == once
+    found = bootstrap.intervals(again, 6, None, seed=3, resamples=200, image=lines)
+    assert found.keys() == once.keys() and all(found[name] == pytest.approx(once[name]) for name in once)
+    alone = bootstrap.intervals(again, 6, None, seed=3, resamples=200)
+    assert np.ptp(alone["top1"]) < 0.6 * np.ptp(once["top1"])
+
+
+def test_paired_difference_of_lines_of_one_image_is_that_of_the_image():
+    rng = np.random.default_rng(1)
+    these, others = rng.random((2, 400)) < [[0.8], [0.7]]
+    lines = np.tile(np.arange(400), 4)
+    once = bootstrap.paired_difference(these, others, 0, 2000)
+    assert bootstrap.paired_difference(these, others, 0, 2000, np.arange(400)[::-1]) == once
+    again = bootstrap.paired_difference(these[lines], others[lines], 0, 2000, lines)
+    assert again == pytest.approx(once, abs=0.01)
+    assert np.ptp(bootstrap.paired_difference(these[lines], others[lines], 0, 2000)[1:]) < 0.6 * np.ptp(once[1:])
+
+
 def test_intervals_of_constant_score_are_absent(case):
     """Of three images that are all wrong, the interval would be 0 to 0."""
     predictions, _ = case

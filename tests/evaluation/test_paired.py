@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, cohen_kappa_score
 
+from dataloader.file_list import read_list
 from dataloader.targets import joined
 from evaluation import multilabel, paired, target_compare
 from evaluation.paired import Difference, describe, error_scores, kappa_scores, paired_scores, precision_scores
@@ -57,21 +58,34 @@ def test_paired_interval_of_an_error_is_that_of_the_mean_difference(monkeypatch)
     rng = np.random.default_rng(2)
     shared, gap = rng.random(900) * 50, rng.normal(0.3, 1, 900)
     scores = error_scores(shared, shared + gap)
-    found = paired_scores("mae", scores, 900, 1, 2000)
+    found = paired_scores("mae", scores, np.arange(900), 1, 2000)
     width = 1.96 * gap.std() / 30
     assert found.difference == pytest.approx(-gap.mean())
     assert found.interval == pytest.approx([-gap.mean() - width, -gap.mean() + width], abs=0.012)
     monkeypatch.setattr(paired, "BLOCK_WEIGHTS", 900 * 7)
-    assert paired_scores("mae", scores, 900, 1, 2000).interval == pytest.approx(found.interval)
-    assert paired_scores("mae", scores, 900, 2, 2000).interval != found.interval
+    assert paired_scores("mae", scores, np.arange(900), 1, 2000).interval == pytest.approx(found.interval)
+    assert paired_scores("mae", scores, np.arange(900), 2, 2000).interval != found.interval
+
+
+def test_paired_interval_of_lines_of_one_image_is_that_of_the_image():
+    """Four lines of each image made the interval half as wide."""
+    rng = np.random.default_rng(2)
+    shared, gap = rng.random(300) * 50, rng.normal(0.3, 1, 300)
+    once = paired_scores("mae", error_scores(shared, shared + gap), np.arange(300), 1, 1000)
+    lines = np.tile(np.arange(300), 4)
+    scores = error_scores(shared[lines], shared[lines] + gap[lines])
+    again = paired_scores("mae", scores, lines, 1, 1000)
+    assert again.interval == pytest.approx(once.interval) and again.difference == pytest.approx(once.difference)
+    alone = paired_scores("mae", scores, np.arange(1200), 1, 1000).interval
+    assert np.ptp(alone) == pytest.approx(np.ptp(once.interval) / 2, rel=0.1)
 
 
 def test_paired_interval_of_equal_or_single_images_is_zero_or_absent():
     error = np.arange(5.0)
-    assert paired_scores("mae", error_scores(error, error), 5, 0, 50).interval == [0, 0]
-    alone = paired_scores("mae", error_scores(np.array([1.0]), np.array([2.0])), 1, 0, 50)
+    assert paired_scores("mae", error_scores(error, error), np.arange(5), 0, 50).interval == [0, 0]
+    alone = paired_scores("mae", error_scores(np.array([1.0]), np.array([2.0])), np.arange(1), 0, 50)
     assert alone.interval is None and "all resamples are equal" in describe("a.csv", alone)
-    without = paired_scores("mae", error_scores(error, error + 1), 5, 0, 0)
+    without = paired_scores("mae", error_scores(error, error + 1), np.arange(5), 0, 0)
     assert without.interval is None and "There is no interval (--resamples is 0)" in describe("a.csv", without)
 
 
@@ -90,14 +104,15 @@ def test_describe_names_the_better_evaluation(metric, interval, verdict):
     assert verdict in text and f"Compared with a.csv by {metric} on 90 images" in text
 
 
-def test_compare_of_many_probabilities_has_the_exact_scores_and_no_interval(monkeypatch):
+def test_compare_of_many_probabilities_has_the_exact_scores_and_no_interval(monkeypatch, tmp_path):
     rng = np.random.default_rng(3)
     present = rng.random((30, 3)) < 0.4
     value, that = rng.random((2, 30, 3)).astype(np.float32)
     readable = np.arange(30) != 4
     sets = joined("multilabel", [np.flatnonzero(row).tolist() for row in present])
     predictions = TargetPredictions(np.arange(30), value, readable, sets)
-    scored = TargetScored(predictions, None, Classes(3, task="multilabel"))
+    (tmp_path / "list.txt").write_text("".join(f"{k}.jpg 0\n" for k in range(30)))
+    scored = TargetScored(predictions, read_list(tmp_path / "list.txt"), Classes(3, task="multilabel"))
     other = OtherTargets("a.csv", that, np.arange(30) != 7, [np.flatnonzero(row >= 0.5).tolist() for row in that])
     whole = target_compare.compare(scored, other, 0, 100).difference
     monkeypatch.setattr(target_compare, "MAX_VALUES", 83)

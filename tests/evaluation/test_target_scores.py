@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from sklearn import metrics as sklearn
 from torchmetrics.functional.classification import multilabel_average_precision
 
-from dataloader.targets import LabelSets, joined
+from dataloader.targets import LabelSets, joined, take
 from evaluation import multilabel, ordinal, regression, targets
 from evaluation.target_intervals import intervals
 from evaluation.targets import TargetPredictions
@@ -85,6 +85,17 @@ def test_multilabel_intervals_hold_the_score_and_resample_as_the_scores():
     assert set(found) == {"mAP", "micro_f1", "macro_f1", "log_loss"}
     assert all(low < scores[name] < high for name, (low, high) in found.items())
     assert found == intervals(predictions, classes, seed=3, resamples=200)
+
+
+def test_multilabel_intervals_of_lines_of_one_image_are_those_of_the_image():
+    predictions, _ = labelled(60)
+    classes, lines = Classes(predictions.value.shape[1], task="multilabel"), np.tile(np.arange(60), 3)
+    sets = take(predictions.targets, lines)
+    again = TargetPredictions(lines, predictions.value[lines], predictions.readable[lines], sets)
+    once = intervals(predictions, classes, seed=3, resamples=50)
+    assert intervals(predictions, classes, 3, 50, np.arange(60)[::-1]) == once
+    found = intervals(again, classes, 3, 50, lines)
+    assert found.keys() == once.keys() and all(found[name] == pytest.approx(once[name]) for name in once)
 
 
 def test_multilabel_intervals_of_one_draw_equal_the_score_of_the_drawn_images():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dataloader.lists import path_hashes
 from dataloader.targets import select
 from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals
@@ -106,9 +107,8 @@ def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[st
     part = part_of(predictions, run.fold_of == number)
     scores: dict[str, Any] = {**score(part, run.classes)}
     if run.opt.resamples:
-        found = intervals(
-            part, run.classes.count, None, run.train.seed, run.opt.resamples, run.classes.task == "ordinal"
-        )
+        ordered, image = run.classes.task == "ordinal", path_hashes(run.files)[part.index]
+        found = intervals(part, run.classes.count, None, run.train.seed, run.opt.resamples, ordered, image)
         scores["intervals"] = {name: value for name, value in found.items() if name in scores}
     return scores
 
@@ -124,7 +124,8 @@ def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: in
     )
     scores: dict[str, Any] = {**score(part, classes)}
     if run.opt.resamples:
-        scores["intervals"] = target_intervals.intervals(part, classes, run.train.seed, run.opt.resamples)
+        image = path_hashes(run.files)[part.index]
+        scores["intervals"] = target_intervals.intervals(part, classes, run.train.seed, run.opt.resamples, image)
     return scores
 
 

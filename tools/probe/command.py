@@ -93,6 +93,7 @@ def run(opt: Options) -> None:
         UserError: a backbone, the list or a flag cannot be used.
     """
     import dataloader
+    from dataloader.lists import path_hashes
     from tools.probe import backbone, features, report
     from utils import distributed, run_lock, seen_lists
     from utils.outputs import check_folder
@@ -125,7 +126,7 @@ def run(opt: Options) -> None:
         row = probe_one(opt, frozen, files, classes, views, folder / name)
         rows.append(replace(row, seen=seen[source]))
         log.info(f"{frozen.title}: linear top1 {rows[-1].scores['top1']:.4f}, kNN top1 {rows[-1].knn_top1:.4f}")
-    found = report.verdict(rows, opt.seed, opt.resamples)
+    found = report.verdict(rows, opt.seed, opt.resamples, path_hashes(files))
     rows = report.ranked(rows)
     then = train_command(opt, found.best)
     about = {name: getattr(opt, name) for name in ("scale", "fit", "views", "folds", "neighbours", "seed")}
@@ -179,8 +180,8 @@ def probe_one(
     near = heads.nearest_vote(rows, label, fold, opt.neighbours)
     strength = linear.strengths[linear.best]
     scores = score(linear.predictions, classes.count)
-    bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples)
-    near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples)
+    bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples, image=image)
+    near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples, image=image)
     head = linear_head.whole_layer(
         linear_head.fit_best(rows, label, linear.strengths, linear.best, kind), classes.count
     )

@@ -92,10 +92,13 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.seen > 0, -row.scores["top1"], row.scores["loss"]))
 
 
-def verdict(rows: Sequence[Row], seed: int, resamples: int) -> Verdict:
+def verdict(rows: Sequence[Row], seed: int, resamples: int, image: NDArray[np.integer] | None = None) -> Verdict:
     """Compare the first row with each other one, by a paired bootstrap over the images.
 
     Networks that have seen the images are compared only if there are no others.
+
+    Args:
+        image: of each line of the list, equal where lines are of one image; None: all are different.
 
     Raises:
         UserError: they were scored on different images.
@@ -103,7 +106,8 @@ def verdict(rows: Sequence[Row], seed: int, resamples: int) -> Verdict:
     best, *others = ranked([row for row in rows if not row.seen] or rows)
     if any(not np.array_equal(row.places, best.places) for row in others):
         raise UserError("Some images were readable for one backbone and not for another. Try: the same command again")
-    leads = [(row.title, *paired_difference(best.hit, row.hit, seed, resamples)) for row in others]
+    image = None if image is None else image[best.places]
+    leads = [(row.title, *paired_difference(best.hit, row.hit, seed, resamples, image)) for row in others]
     return Verdict(best, leads)
 
 
