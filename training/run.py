@@ -113,6 +113,9 @@ class TrainingRun:
         self.recorder: RunRecorder | None = None
         if distributed.rank() == 0:
             self.recorder = self._open_records()
+            lists.warn_known(self.source, before)
+            if teacher is not None:
+                lists.warn_known(f"--teacher {teacher.path}", teacher.seen)
 
     def _open_records(self) -> RunRecorder:
         settings, state, lists, model = self.settings, self.state, self.facts.lists, self.engine.model

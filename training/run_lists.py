@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from dataloader.file_list import FileList
 from dataloader.lists import path_fingerprint
+from evaluation.seen_images import find_seen
 from utils.classes import Classes
+from utils.logger import log
+from utils.seen_lists import Seen
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,23 @@ class RunLists:
     def val_images(self) -> int:
         """Return the number of validation images; 0 without a validation list."""
         return 0 if self.val is None else len(self.val)
+
+    def warn_known(self, what: str, seen: Seen) -> None:
+        """Warn where a network that the run starts from, or learns from, was trained on validation images.
+
+        Args:
+            what: the network, for messages.
+            seen: the lists that it has learned from; the run's own is left out, for train.py compares the two.
+        """
+        if self.val is None:
+            return
+        count, _ = find_seen([one for one in seen if one.get("fingerprint") != self.train_fingerprint], self.val)
+        if count:
+            log.warning(
+                f"{what} was trained on {count} of the {len(self.val)} images of {self.val.source}. It knows their "
+                "answers, so the validation scores, and the choice of the best epoch, say nothing. Give a list of "
+                "other images."
+            )
 
     def record(self) -> dict[str, dict[str, object]]:
         """Return what lists.json says of the lists: their content, where options.yaml says where they are."""

@@ -1,6 +1,8 @@
 """What a network has learned from passes on to every network that is made of it, so that no guard lets one through."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +17,11 @@ from tools.folds import command as folds
 from tools.folds.seen import check_network
 from tools.probe import command as probe
 from tools.publish import command as publish
+from training.run_lists import RunLists
 from utils import checkpoint
+from utils.classes import Classes
 from utils.errors import UserError
-from utils.seen_lists import seen_lists
+from utils.seen_lists import entry, seen_lists
 
 ON_CPU = ("-w", "0", "--gpu", "-1")
 
@@ -49,7 +53,10 @@ def test_seen_lists_of_train_are_those_of_its_starts_its_teacher_and_its_own(scr
 
     first = train("first", 0, "--epochs", 1)
     assert seen(first, lists) == ([12, 0, 0], set())
-    assert seen(train("tuned", 1, "--load", first, "--epochs", 1), lists) == ([12, 12, 0], set())
+    validated = ["--val_freq", 1, "--val_list", lists[0].source]
+    assert seen(train("tuned", 1, "--load", first, "--epochs", 1, *validated), lists) == ([12, 12, 0], set())
+    said = f"{first} was trained on 12 of the 12 images of {lists[0].source}. It knows their answers"
+    assert said in Path("logs/tuned/log.txt").read_text()
     assert seen(train("taught", 2, "--teacher", "checkpoints/tuned/last.pt", "--epochs", 1), lists) == ([12] * 3, set())
     assert seen(train("taught", 2, "--resume", "--epochs", 2), lists) == ([12] * 3, set())
     assert len(checkpoint.load("checkpoints/taught/last.pt")["data"]["seen"]) == 3
@@ -60,6 +67,17 @@ def test_seen_lists_of_train_are_those_of_its_starts_its_teacher_and_its_own(scr
     headed = "results/probe/probe_timm-test_resnet.pt"
     assert seen(headed, lists) == ([0, 12, 12], set())
     assert seen(train("more", 0, "--probe_init", headed, "--epochs", 1), lists) == ([12] * 3, set())
+
+
+def test_validation_images_that_a_start_was_trained_on_are_warned_of(lists, caplog):
+    known = [[entry(one.source, one.fingerprint())] for one in lists]
+    own = RunLists(lists[1], lists[0], Classes(3), lists[1].fingerprint(), lists[0].fingerprint(), {})
+    for seen_before, warns in ((known[0], True), (known[2], False), (known[1], False), ([entry(None, None)], False)):
+        caplog.clear()
+        own.warn_known("a.pt", seen_before)
+        assert ("a.pt was trained on 12 of the 12 images of" in caplog.text) == warns
+    replace(own, val=None).warn_known("a.pt", known[0])
+    assert caplog.text == ""
 
 
 def test_seen_lists_of_an_average_are_those_of_all_that_it_is_made_of(lists, photo_set, tmp_path, monkeypatch, capfd):
