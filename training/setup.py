@@ -159,6 +159,8 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
 def _trial_engine(opt: Options, device: torch.device, classes: Classes) -> tuple[Engine, int]:
     """Return an engine like that of the run, and the largest side of the images that it will see."""
     opt = opt.replace(pretrained=False, compile=False, batch_size=2 * distributed.world_size())
+    # how many epochs the run has is not known yet; its own engine checks --swa against them
+    opt = opt.replace(epochs=max(opt.epochs, opt.swa or 0))
     model = get_model(opt.model)(opt)
     model.place(device)
     model.set_precision(opt.precision)

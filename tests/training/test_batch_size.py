@@ -88,7 +88,11 @@ def test_resolve_batch_on_gpu_takes_what_the_trial_found_and_leaves_the_rate(mon
     assert "-b is 96" in caplog.text and "10%" in caplog.text and "--lr stays 0.003" in caplog.text
 
 
-@pytest.mark.parametrize("words", [(), ("--ema", "0.9", "--sam", "0.05"), ("--scale_schedule", "1:32,2:64")], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--ema", "0.9", "--sam", "0.05"), ("--scale_schedule", "1:32,2:64"), ("--scheduler", "2x", "--swa", "22")],
+    ids=str,
+)
 def test_largest_trial_batch_finds_batch_by_steps_at_the_largest_size_and_leaves_no_trace(words, monkeypatch):
     """A network that has room for 44 images of 64 px stands for a GPU."""
     update, seen = BaseModel.forward, []
