@@ -23,7 +23,7 @@ from network.loading import build_from_checkpoint
 from options import command
 from options.choices import TASK_METRICS
 from utils import checkpoint, distributed, weight_sources
-from utils.classes import Classes, describe_difference, names_agree
+from utils.classes import Classes, counted, describe_difference, names_agree, noun
 from utils.errors import UserError
 from utils.files import file_hash
 from utils.logger import log
@@ -190,9 +190,9 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         weights_alone="format" not in content,
         seen=seen_lists(content),
     )
-    preprocess = member.preprocess
+    preprocess, classes = member.preprocess, Classes.from_dict(data)
     log.info(
-        f"{path}: {member.model.name}, epoch {network.epoch}, {data['num_classes']} classes, "
+        f"{path}: {member.model.name}, epoch {network.epoch}, {counted(classes.count, classes.task)}, "
         f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
     )
     return network
@@ -269,8 +269,9 @@ def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
     saved_probs.check_total(paths)
     found = [saved_probs.read(path) for path in paths]
     for one in found:
-        what = f", {one.data['num_classes']} classes" if one.is_log else f" of --task {one.data['task']}"
-        log.info(f"{one.path}: predictions of {len(one.readable)} images{what}")
+        classes = Classes.from_dict(one.data)
+        what = counted(classes.count, classes.task)
+        log.info(f"{one.path}: predictions of {len(one.readable)} images, {what}")
     return found
 
 
@@ -378,10 +379,13 @@ def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:
     """Raise UserError where members do not number the same classes in the same way."""
     first = Classes.from_dict(datas[0])
     for one, path in zip(map(Classes.from_dict, datas[1:]), paths[1:], strict=True):
-        what = "task" if one.task != first.task else "number of classes" if one.count != first.count else ""
+        what = "task" if one.task != first.task else ""
+        if one.count != first.count:
+            what = what or f"number of {noun(one.task)}"
         if (one.names is None) != (first.names is None):
-            what = what or "class names"
+            what = what or f"{noun(one.task, 1)} names"
         elif not names_agree(one.names, first.names) and one.names and first.names:
-            what = what or f"class names ({describe_difference(first.names, one.names, path)})"
+            details = describe_difference(first.names, one.names, path, one.task)
+            what = what or f"{noun(one.task, 1)} names ({details})"
         if what:
             raise UserError(f"{paths[0]} and {path} differ in their {what}, so their predictions cannot be averaged.")

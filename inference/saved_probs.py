@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dataloader.file_list import FileList
 from evaluation.metrics import MIN_PROBABILITY
 from options.choices import TASKS
-from utils.classes import Classes
+from utils.classes import Classes, counted
 from utils.errors import UserError
 from utils.files import atomic_write
 from utils.seen_lists import Seen, entry
@@ -59,14 +59,19 @@ def array_name(task: str) -> str:
     return "log_probabilities" if has_probabilities(task) else "predictions"
 
 
+def _called(task: str) -> str:
+    """Return what the predictions in a file are called, in messages."""
+    return "predictions" if task == "regression" else "probabilities"
+
+
 def check_size(count: int, num_classes: int, what: str, task: str = "single") -> None:
     """Raise UserError where the predictions in a file, which `what` names, would take more than MAX_BYTES."""
     size = (2 if has_probabilities(task) else 4) * count * num_classes
     if size > MAX_BYTES:
         raise UserError(
-            f"{what}: {count} images of {num_classes} classes are {size / 1e9:.1f} GB of probabilities; "
-            f"allowed: {MAX_BYTES / 1e9:.1f} GB.\n"
-            "Give a shorter list, or checkpoints instead of probabilities."
+            f"{what}: {count} images with {counted(num_classes, task)} each are {size / 1e9:.1f} GB of "
+            f"{_called(task)}; allowed: {MAX_BYTES / 1e9:.1f} GB.\n"
+            f"Give a shorter list, or checkpoints instead of {_called(task)}."
         )
 
 
@@ -156,7 +161,8 @@ def read(path: str) -> SavedProbs:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged, or no file of probabilities ({str(error)[:200]}).") from error
     if found.ndim != 2 or found.shape != (len(saved.readable), len(names)):
-        raise UserError(f"{path} is damaged: probabilities of shape {found.shape} for {len(names)} classes.")
+        shape = f"{_called(task)} of shape {found.shape}"
+        raise UserError(f"{path} is damaged: {shape} for {counted(len(names), task)}.")
     if not saved.is_log and found.dtype != np.float32:
         raise UserError(f"{path} is damaged: its predictions are {found.dtype}; allowed: float32.")
     if edges is not None and (np.shape(edges) != (len(names),) or not all(0 <= edge <= 1 for edge in edges)):

@@ -25,6 +25,7 @@ from training.state import Scores
 from training.step_curves import StepCurves
 from training.unreadable import UnreadableImages
 from utils import checkpoint, distributed
+from utils.classes import counted
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_json, write_yaml
 from utils.logger import format_count, log
@@ -133,8 +134,8 @@ class TrainingRun:
         steps = self.engine.settings.steps_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
-            f"{model.name}: {count} parameters, {lists.classes.count} classes, {model.settings.scale} px, "
-            f"{self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
+            f"{model.name}: {count} parameters, {counted(lists.classes.count, lists.classes.task)}, "
+            f"{model.settings.scale} px, {self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{lists.train_images} training and {lists.val_images} validation images, "
             f"{steps} batches of {min(settings.batch_size, lists.train_images)} per epoch, "
             f"{self.length.described(state.next_epoch)}\n"

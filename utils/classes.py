@@ -11,6 +11,24 @@ from numpy.typing import NDArray
 
 from utils.text import number_in
 
+NOUNS = {  # of what a network of each task predicts: one, several
+    "single": ("class", "classes"),
+    "multilabel": ("label", "labels"),
+    "regression": ("number", "numbers"),
+    "ordinal": ("ordered class", "ordered classes"),
+}
+
+
+def noun(task: str, count: int = 2) -> str:
+    """Return what `count` things that a network of `task` predicts are called: "classes", "label", "numbers"."""
+    one, several = NOUNS.get(task, NOUNS["single"])  # a damaged file may name another task
+    return one if count == 1 else several
+
+
+def counted(count: int, task: str) -> str:
+    """Return how many things a network of `task` predicts, in words: "10 classes", "1 number"."""
+    return f"{count} {noun(task, count)}"
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -96,13 +114,16 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]
     return np.array([numbers[key] if one else -1 for key, one in zip(ours, unique, strict=True)], np.int64)
 
 
-def describe_difference(there: Sequence[str], here: Sequence[str], where: str) -> str:
-    """Return how the names `there` differ from those `here`, which are from `where`, such as "classes.txt"."""
+def describe_difference(there: Sequence[str], here: Sequence[str], where: str, task: str = "single") -> str:
+    """Return how the names `there` differ from those `here`, which are from `where`, such as "classes.txt".
+
+    `task`: that of the network or list whose classes, labels or numbers they are.
+    """
     if len(there) != len(here):
-        return f"it names {len(there)} classes, {where} {len(here)}"
+        return f"it names {counted(len(there), task)}, {where} {len(here)}"
     pairs = zip(_keys(there), _keys(here), strict=True)
     place = next(number for number, (one, other) in enumerate(pairs) if one != other)
-    return f"class {place} is {there[place]!r} there and {here[place]!r} in {where}"
+    return f"{noun(task, 1)} {place} is {there[place]!r} there and {here[place]!r} in {where}"
 
 
 def _keys(names: Sequence[str]) -> list[str]:

@@ -44,7 +44,8 @@ def draw_curves(
     own = [f"val_{name}_{metric}" for name in ("raw", "ema", "swa")] + [f"val_{metric}"]
     panel = "loss" if metric == "log_loss" else "accuracy"
     panels = {title: [*names, *own] if title == panel else names for title, names in PANELS.items()}
-    if not any("val_top1" in row for row in history) and any(f"val_{metric}" in row for row in history):
+    known = {name for row in (*history, *trained) for name in row}
+    if "val_top1" not in known and (f"val_{metric}" in known or "train_top1" not in known):
         panels["accuracy"] = own  # no accuracy is known: the panel shows what the task has instead
     for axis, (title, names) in zip(axes, panels.items(), strict=True):
         for name in dict.fromkeys(names):

@@ -25,7 +25,7 @@ from network.loading import load_weights
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
 from utils import checkpoint
-from utils.classes import match_names, names_agree
+from utils.classes import counted, describe_difference, match_names, names_agree
 from utils.errors import UserError
 
 HEADS = [("timm:test_resnet", head) for head in ("linear", "cosine", "arcface", "subcenter")]
@@ -317,3 +317,14 @@ def test_resume_under_another_tag_prints_existing_checkpoint(script, photo_set, 
             Path("checkpoints/one/best.pt").unlink()
         else:
             assert "has no checkpoint of epoch 1" in result.out
+
+
+def test_counted_and_described_by_what_the_task_predicts():
+    assert [counted(count, task) for count, task in ((1, "regression"), (2, "regression"), (3, "single"))] == [
+        "1 number",
+        "2 numbers",
+        "3 classes",
+    ]
+    assert counted(2, "multilabel") == "2 labels" and counted(4, "ordinal") == "4 ordered classes"
+    assert describe_difference(["a"], ["a", "b"], "there", "regression") == "it names 1 number, there 2"
+    assert describe_difference(["a", "c"], ["a", "b"], "x", "multilabel") == "label 1 is 'c' there and 'b' in x"

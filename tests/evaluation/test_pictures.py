@@ -350,6 +350,13 @@ def test_curves_show_best_epoch_by_the_metric(figures, tmp_path):
     assert figures[1].axes[1].get_title() == "accuracy"
 
 
+def test_curves_of_numbers_without_validation_show_no_accuracy(figures, tmp_path):
+    history = [{"epoch": 1, "train_loss": 1.0, "lr": 0.1}]
+    draw_curves(tmp_path / "mae.png", history, metric="mae")
+    draw_curves(tmp_path / "top1.png", [history[0] | {"train_top1": 0.5}], metric="mae")
+    assert [figure.axes[1].get_title() for figure in figures] == ["mae", "accuracy"]
+
+
 def test_running_mean_leaves_out_what_is_not_finite():
     values = np.array([1.0, 2, np.nan, 4, 5])
     assert running_mean(values, 3).tolist() == [1.5, 1.5, 3, 4.5, 4.5]

@@ -353,6 +353,17 @@ def at(browser, made):
     assert browser.get_log("browser") == []
 
 
+def test_compare_page_of_numbers_speaks_of_no_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tag in ("a", "b"):
+        table = write_run(tmp_path, tag, metric="mae") / "metrics.csv"
+        table.write_text(table.read_text().replace("val_top1", "val_mae").replace("val_top5", "val_r2"))
+    assert command.main(["a", "b"]) == 0
+    text = (tmp_path / "results/compare.html").read_text()
+    assert "<figcaption>validation mae</figcaption>" in text and "last mae" in text
+    assert not re.search("top-1<|last top1|mean class", text)
+
+
 def test_compare_page_is_one_file_and_escapes_names(made):
     text = made.read_text()
     for word in ("http://", "https://", "@import", '<link rel="stylesheet', "src="):

@@ -99,6 +99,9 @@ def test_doctor_of_numbers_finds_constant_outlying_and_foreign_ones(examine):
     numbers = done.summary["lists"][0]["numbers"]
     assert [one["name"] for one in numbers] == ["size", "flat", "other"] and numbers[0]["max"] == 99
     assert "train.txt: flat from 7 to 7" in done.out and "3 number(s)" in done.page
+    heads, line = done.out.splitlines()[1:3]
+    assert heads.split() == ["list", "images", "errors", "warnings", "numbers"] and line.split()[-1] == "3"
+    assert '<th colspan="4">Numbers</th>' in done.page and "Images per class" not in done.page
 
 
 def test_doctor_of_numbers_with_a_long_tail_or_another_count_says_so(examine):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Sc
     for tag, more in (("whole", []), ("cut", ["--keep", "2"])):
         result = script("train.py", "--tag", tag, *flags, "--epochs", "2", *more)
         assert result.code == 0, result.err
+    noun = {"multilabel": "2 labels", "regression": "2 numbers", "ordinal": "3 ordered classes"}[task]
+    assert f" parameters, {noun}, 32 px" in result.out
     metric = choices.TASK_METRICS[task][0]
     assert "best: epoch " in result.out and f", {metric} " in result.out
     result = script("train.py", "--tag", "again", "--resume", "--gpu", "-1", "--load", _first("checkpoints/cut"))
@@ -43,6 +46,7 @@ def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Sc
     load = ["--load", "checkpoints/whole/last.pt", "--gpu", "-1", "-w", "0"]
     result = script("eval.py", "--tag", "whole", *load, "--resamples", "20", "--tta", "flip")
     assert result.code == 0, result.err
+    assert f"epoch 2, {noun}, 32 px" in result.out
     folder = Path("results/whole/2")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert {*choices.TASK_METRICS[task]} <= {*metrics, "top5"} and metrics["count"] == 8
@@ -50,6 +54,7 @@ def test_task_is_trained_resumed_scored_and_submitted(words, colours, script: Sc
     rows = table(folder / "predictions.csv")
     assert len(rows) == 8
     if task == "regression":
+        assert not re.search("class|top1|accuracy", result.out.replace("classes.txt", ""))
         gaps = [
             abs(float(row[f"target_{name}"]) - float(row[f"predicted_{name}"]))
             for row in rows

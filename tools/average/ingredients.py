@@ -14,7 +14,7 @@ from network.base_model import network_settings
 from network.loading import options_from_checkpoint
 from tools.predicting import read_whole
 from training.earlier import DERIVED
-from utils.classes import Classes, describe_difference, names_agree
+from utils.classes import Classes, describe_difference, names_agree, noun
 from utils.errors import UserError
 
 EPOCH_FILE = re.compile(r"(\d+)_.+\.pt")  # as training.run names the ends of epochs
@@ -146,14 +146,14 @@ def _of_classes(first: Ingredient, other: Ingredient) -> str:
     one, two = (Classes.from_dict(part.content["data"]) for part in (first, other))
     for what, values in (
         ("task", (one.task, two.task)),
-        ("number of classes", (one.count, two.count)),
+        (f"number of {noun(one.task)}", (one.count, two.count)),
         ("mean of the targets", (one.mean, two.mean)),
         ("standard deviation of the targets", (one.std, two.std)),
     ):
         if values[0] != values[1]:
             return _named((f"the {what}", *values))
     if one.names and two.names and not names_agree(one.names, two.names):
-        return f"the class names ({describe_difference(one.names, two.names, other.path)})"
+        return f"the {noun(one.task, 1)} names ({describe_difference(one.names, two.names, other.path, one.task)})"
     return ""
 
 

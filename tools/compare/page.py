@@ -34,16 +34,18 @@ def write_page(path: Path, runs: Sequence[Run], metric: str = "top1") -> None:
     """Write the page of `runs`, in their order; `metric` is the score that it puts first."""
     names = differing_options(runs)
     folder, style = Path(__file__).parent, Path(report.__file__).parent / "report.css"
+    rows = [_row(run, names, metric) for run in runs]
     write_filled(
         path,
         folder / "compare.html.j2",
-        runs=[_row(run, names, metric) for run in runs],
+        runs=rows,
         options=names,
         tag_width=min(MAX_TAG_REM, 5 + 0.55 * max(columns(visible(run.tag)) for run in runs)),
         warning=validation_warning(runs),
         metric=metric,
         lower=metric in choices.LOWER_IS_BETTER,
-        panels=panels(metric),
+        panels=_with_points(panels(metric), runs),
+        of_classes=any(row["top1"] is not None for row in rows),
         by_epoch=[visible(run.tag) for run in runs if run.history and not run.steps],
         command=shlex.join(["python", "-m", "tools.compare", *sys.argv[1:]]),
         data=report.embed([curves(run, metric) for run in runs]),
@@ -56,6 +58,12 @@ def panels(metric: str) -> dict[str, str]:
     """Return the curves to draw, {column: title}: PANELS, and the metric if it is not among them."""
     own = {} if metric in ("top1", "log_loss") else {f"val_{metric}": f"validation {metric}"}
     return PANELS | own
+
+
+def _with_points(shown: dict[str, str], runs: Sequence[Run]) -> dict[str, str]:
+    """Return the panels without those of top-1, where no run has it: networks of labels or numbers have none."""
+    known = {name for run in runs for row in (*run.history, *run.steps) for name in row}
+    return {name: title for name, title in shown.items() if not name.endswith("_top1") or name in known}
 
 
 def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataloader.decode import MAX_PIXELS
 from tools.doctor.findings import PROBLEMS
 from tools.doctor.report import Report, about_lines, summary
 from tools.doctor.scan import Store
+from utils.classes import noun
 from utils.names import shorten
 from utils.page import write_filled
 
@@ -69,6 +70,9 @@ def write_page(path: Path, report: Report, store: Store) -> None:
         template,
         sections=sections,
         thumbnails=album.count,
+        task=report.task,
+        one=noun(report.task, 1),
+        several=noun(report.task),
         word={"multilabel": "labels", "regression": "numbers"}.get(report.task, "class"),
         about=[line for entry in content["lists"] for line in page_lines(entry)],
         **content,

@@ -12,6 +12,7 @@ from tools.doctor.classes import Balance
 from tools.doctor.findings import ERROR, PROBLEMS, Findings
 from tools.doctor.scan import Scan
 from utils import tables
+from utils.classes import noun
 from utils.files import atomic_write, write_json
 from utils.logger import format_count, log
 from utils.names import padded, shorten
@@ -152,8 +153,10 @@ def summary(report: Report) -> dict[str, Any]:
 def show(report: Report, folder: Path) -> None:
     """Log the lists, then each problem with a few examples, leaks first."""
     content = summary(report)
-    heads = f"{'list':<28} {'images':>11} {'errors':>8} {'warnings':>8} {'classes':>8} {'images per class':>22}"
-    log.info(f"\n{heads} {'Gini':>5}")
+    heads = f"\n{'list':<28} {'images':>11} {'errors':>8} {'warnings':>8} {noun(report.task):>8}"
+    if report.task != "regression":
+        heads += f" {f'images per {noun(report.task, 1)}':>22} {'Gini':>5}"
+    log.info(heads)
     for entry in content["lists"]:
         counts = entry["problems"]
         errors = sum(count for name, count in counts.items() if PROBLEMS[name].severity == ERROR)
@@ -164,7 +167,7 @@ def show(report: Report, folder: Path) -> None:
         if balance:
             text = f" {balance['classes']:>8} {_per_class(balance):>22} {balance['gini']:>5.2f}"
         else:
-            text = f" {len(entry['numbers'])} number(s)" if entry.get("numbers") else f" {'no labels':>8}"
+            text = f" {len(entry['numbers']):>8}" if entry.get("numbers") else f" {'no labels':>8}"
         log.info(line + text)
     for entry in content["lists"]:
         for text in about_lines(entry):

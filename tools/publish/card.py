@@ -7,7 +7,7 @@ import yaml
 
 from network.base_model import BaseModel
 from options.choices import TASK_METRICS
-from utils.classes import Classes
+from utils.classes import Classes, counted
 from utils.preprocess import Preprocess
 from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX
 from utils.text import visible
@@ -46,7 +46,8 @@ def card_text(opt: argparse.Namespace, facts: Facts) -> str:
     parts = [
         f"---\n{_header(opt, classes, not reason)}---",
         f"# {visible(title)}",
-        f"{model.name}, {classes.count} {_kind(classes)}, images of {preprocess.scale} x {preprocess.scale} pixels.",
+        f"{model.name}, {counted(classes.count, classes.task)}, images of {preprocess.scale} x {preprocess.scale} "
+        "pixels.",
         "## Use",
         *_use(opt.push, model, reason),
         OUTPUTS[model.settings.activation],
@@ -76,10 +77,6 @@ def _header(opt: argparse.Namespace, classes: Classes, in_timm: bool) -> str:
     tags = ["image-regression" if classes.task == "regression" else "image-classification"]
     header["tags"] = [*tags, *(["timm"] if in_timm else []), "safetensors"]
     return str(yaml.safe_dump(header, sort_keys=False, allow_unicode=True))
-
-
-def _kind(classes: Classes) -> str:
-    return {"multilabel": "labels", "regression": "numbers", "ordinal": "ordered classes"}.get(classes.task, "classes")
 
 
 def _use(repository: str | None, model: BaseModel, reason: str) -> list[str]:

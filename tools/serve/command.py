@@ -23,6 +23,7 @@ from options.shared_flags import temperature
 from tools.serve.dockerfile import REQUIREMENTS, write_dockerfile
 from tools.serve.shipped.served import ExportedModel, Model, is_exported
 from tools.serve.shipped.settings import Settings, add_flags, settings_of
+from utils.classes import counted
 from utils.errors import UserError
 from utils.logger import log
 from utils.run import run_tool, set_openmp_spin, tune_malloc
@@ -136,7 +137,7 @@ def _serve(opt: argparse.Namespace, settings: Settings, names: Sequence[str]) ->
     with place:
         models = [_open(opt, path, name, settings) for path, name in zip(opt.load, names, strict=True)]
         for model in models:
-            log.info(f"{model.name}: {model.about}, task {model.task}, {len(model.classes)} classes")
+            log.info(f"{model.name}: {model.about}, task {model.task}, {counted(len(model.classes), model.task)}")
         with _naming_port(settings):
             place.listen()  # another server may have begun meanwhile: two sockets may have one address until then
         return serve(models, settings, place, log.info)
