@@ -59,30 +59,31 @@ class Features:
         self.done += len(found)
 
     def nearest_neighbours(
-        self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+        self, places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
     ) -> dict[int, list[tuple[int, float]]]:
-        """Find the k images nearest to each of `places` by cosine, among the other readable ones.
+        """Find the k images nearest to each of `places` by cosine, among the other readable ones, each once.
 
         Args:
             places: int64 (M,), images by their place in the list. readable: bool (N,).
+            image: (N,), equal where lines of the list name one image.
 
         Returns:
             {place: [(place, cosine), nearest first]}; {} where there are no features.
         """
-        return {} if self.rows is None else nearest(self.rows[: self.done], places, readable, k)
+        return {} if self.rows is None else nearest(self.rows[: self.done], places, readable, image, k)
 
 
 class FindsNeighbours(Protocol):
     """What finds the images nearest to others of a list."""
 
     def nearest_neighbours(
-        self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+        self, places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
     ) -> dict[int, list[tuple[int, float]]]:
         """Find the k images nearest to each of `places`, as `Features` does."""
 
 
 def nearest(
-    rows: NDArray[Any], places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+    rows: NDArray[Any], places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
 ) -> dict[int, list[tuple[int, float]]]:
     """Find the k rows nearest to each of `places` by cosine, as Features.nearest_neighbours does.
 
@@ -90,19 +91,20 @@ def nearest(
         rows: (N, D), each of length 1.
     """
     queries = rows[places].astype(np.float32)
+    found = np.flatnonzero(readable)
+    candidate = np.zeros(len(rows), bool)
+    candidate[found[np.unique(image[found], return_index=True)[1]]] = True  # one line of each image
     best: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
     for first in range(0, len(rows), BLOCK_ROWS):
         cosine = queries @ rows[first : first + BLOCK_ROWS].astype(np.float32).T
         others = np.arange(first, first + cosine.shape[1])
-        cosine[:, ~readable[others]] = -np.inf
-        cosine[places[:, None] == others] = -np.inf
+        cosine[:, ~candidate[others]] = -np.inf
+        cosine[image[places][:, None] == image[others]] = -np.inf
         chosen = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
         best.append((np.take_along_axis(cosine, chosen, 1), others[chosen]))
-    values, found = (np.concatenate(part, axis=1) for part in zip(*best, strict=True))
+    values, near = (np.concatenate(part, axis=1) for part in zip(*best, strict=True))
     order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-    pairs = zip(
-        np.take_along_axis(found, order, 1).tolist(), np.take_along_axis(values, order, 1).tolist(), strict=True
-    )
+    pairs = zip(np.take_along_axis(near, order, 1).tolist(), np.take_along_axis(values, order, 1).tolist(), strict=True)
     return {
         place: [(other, cosine) for other, cosine in zip(*pair, strict=True) if cosine > -np.inf]
         for place, pair in zip(places.tolist(), pairs, strict=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import dataloader
+from dataloader.lists import path_hashes
 from evaluation.label_issues import Issues
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ISSUES, NEIGHBOURS, most_confident_errors
@@ -51,10 +52,11 @@ def report_extra(
         found_maps = gradcam_maps(run.predictor, loader)
         maps = {int(shown[place]): seen for place, seen in found_maps.items()}
     doubtful = scored.predictions.index[found.issues.row[:MAX_ISSUES]]
+    image = path_hashes(scored.files)[scored.predictions.index]
     return replace(
         target_extra(run, folder, metric),
         issues=found.issues,
         maps=maps,
         note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
-        near=features.nearest_neighbours(np.union1d(shown, doubtful), scored.predictions.readable, NEIGHBOURS),
+        near=features.nearest_neighbours(np.union1d(shown, doubtful), scored.predictions.readable, image, NEIGHBOURS),
     )

@@ -1,6 +1,7 @@
 """Make the pictures of report.html: errors with Grad-CAM maps and similar images, and likely label errors."""
 
 import base64
+import os
 from dataclasses import dataclass, field
 
 import cv2
@@ -82,12 +83,13 @@ def error_cards(scored: Scored, pictures: Pictures, maps: Maps, near: Neighbours
     """
     predictions, files, classes = scored
     rows = most_confident_errors(predictions)
-    examples = {} if near else _examples(predictions, np.unique(predictions.top[rows, 0]))
+    examples = {} if near else _examples(scored, np.unique(predictions.top[rows, 0]))
     cards = []
     for row in progress(rows.tolist(), "pictures", len(rows)):
         index, label, first = int(predictions.index[row]), int(predictions.label[row]), int(predictions.top[row, 0])
+        own, correct = os.path.abspath(files.path(index)), examples.get(first, {})
         beside: list[tuple[int, float | None]] = [*near.get(index, ())] or [
-            (other, None) for other in examples.get(first, ())
+            (other, None) for path, other in correct.items() if path != own
         ]
         named = zip(
             predictions.top[row, :NAMED_CLASSES].tolist(),
@@ -153,15 +155,17 @@ def issue_cards(
     return cards
 
 
-def _examples(predictions: Predictions, wanted: NDArray[np.int64]) -> dict[int, list[int]]:
-    """Return list positions of the most confident correct images of each class in `wanted`."""
+def _examples(scored: Scored, wanted: NDArray[np.int64]) -> dict[int, dict[str, int]]:
+    """Return the most confident correct images of each class in `wanted`: {class: {absolute path: list position}}."""
+    predictions, files, _ = scored
     right = np.flatnonzero(
         predictions.scorable & (predictions.top[:, 0] == predictions.label) & np.isin(predictions.label, wanted)
     )
     right = right[np.argsort(-predictions.probability[right, 0], kind="stable")]
-    found: dict[int, list[int]] = {}
+    found: dict[int, dict[str, int]] = {}
     for row in right.tolist():
-        examples = found.setdefault(int(predictions.label[row]), [])
+        examples = found.setdefault(int(predictions.label[row]), {})
         if len(examples) < NEIGHBOURS:
-            examples.append(int(predictions.index[row]))
+            index = int(predictions.index[row])
+            examples.setdefault(os.path.abspath(files.path(index)), index)
     return found

@@ -18,6 +18,7 @@ from evaluation.report import figures as report_figures
 from evaluation.report import fonts, plots, tool_plots
 from evaluation.report.curves import draw_curves, running_mean
 from evaluation.report.page import Extra
+from evaluation.report.pictures import Pictures, error_cards
 from evaluation.scored import TargetScored
 from evaluation.targets import TargetPredictions
 from inference.report_extra import NO_ISSUES
@@ -270,6 +271,13 @@ def test_captions_of_many_numbers_or_labels_are_not_cut(figures, tmp_path):
     )
     assert len(found[0].split("\n")) == len(set(found[0].split("\n"))) == 2
     assert found[1] == "–" and found[2] == found[0].split("\n")[1]
+
+
+def test_examples_beside_an_error_are_distinct_images_and_not_the_image_itself():
+    scored = scored_set(LONG, [0, 1, 1, 1, 1], [1, 1, 1, 1, 1])
+    scored.files.path = lambda index: ("a", "b", "./a", "b", "c")[index]
+    (card,) = error_cards(scored, Pictures(scored.files), {}, {})
+    assert card["path"] == "a" and len(card["near"]) == 2, "b and c"
 
 
 def test_confusion_picture_colours_errors_and_skips_empty_rows(figures, tmp_path):

@@ -102,12 +102,25 @@ def test_features_neighbours_in_blocks_equal_all_pairs(points, monkeypatch, bloc
     net.fc(torch.from_numpy(points))  # outside of the `with` nothing is kept
     assert np.allclose(found.rows, points, atol=1e-6)
     places = np.array([0, 3, 20, count - 1])
-    near = found.nearest_neighbours(places, readable, 4)
+    near = found.nearest_neighbours(places, readable, np.arange(count), 4)
     cosine = points @ points.T
     for place in places.tolist():
         others = [k for k in np.argsort(-cosine[place]) if readable[k] and k != place][:4]
         assert [other for other, _ in near[place]] == others
         assert [value for _, value in near[place]] == pytest.approx(cosine[place, others], abs=1e-5)
+
+
+@pytest.mark.parametrize("block", [7, 1000])
+def test_nearest_of_images_listed_again_are_distinct_and_never_the_image_itself(points, monkeypatch, block):
+    monkeypatch.setattr(features, "BLOCK_ROWS", block)
+    image = np.concatenate([np.arange(len(points)), np.arange(len(points))[::-1]])
+    readable = np.ones(len(image), bool)
+    readable[1] = False  # its other line is readable
+    found = features.nearest(points[image], np.array([0, 5, len(image) - 1]), readable, image, 6)
+    cosine = points @ points.T
+    for place, near in found.items():
+        others = [k for k in np.argsort(-cosine[image[place]]) if k != image[place]][:6]
+        assert [image[other] for other, _ in near] == others and all(readable[other] for other, _ in near)
 
 
 def test_features_without_one_linear_layer_are_absent(monkeypatch):
@@ -118,7 +131,7 @@ def test_features_without_one_linear_layer_are_absent(monkeypatch):
                 net.fc(torch.zeros(4, 6))
             assert found.take(4) is None
         assert found.rows is rows
-        assert found.nearest_neighbours(np.array([1]), np.ones(4, bool), 2) == {}
+        assert found.nearest_neighbours(np.array([1]), np.ones(4, bool), np.arange(4), 2) == {}
     with features.Features(SimpleNamespace(members=[]), 50) as found:  # saved probabilities alone
         assert found.take(4) is None
     assert found.rows is None

@@ -110,7 +110,7 @@ def test_folds_neighbours_are_of_the_same_fold_and_nearest_by_its_features():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_read", lambda kept: kept)
         readable = np.arange(10) != 2
-        found = neighbours.FoldFeatures(run).nearest_neighbours(np.array([0, 5]), readable, 3)
+        found = neighbours.FoldFeatures(run).nearest_neighbours(np.array([0, 5]), readable, np.arange(10), 3)
     for place, near in found.items():
         others = [k for k in range(10) if k != place and k != 2 and fold_of[k] == fold_of[place]]
         wanted = sorted(others, key=lambda k: -float(rows[k] @ rows[place]))[:3]

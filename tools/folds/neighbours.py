@@ -22,7 +22,7 @@ class FoldFeatures:
         self.run = run
 
     def nearest_neighbours(
-        self, places: NDArray[np.int64], readable: NDArray[np.bool_], k: int
+        self, places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
     ) -> dict[int, list[tuple[int, float]]]:
         """Find the k images nearest to each of `places`, as inference.Features does, among those of the same fold."""
         found: dict[int, list[tuple[int, float]]] = {}
@@ -32,7 +32,7 @@ class FoldFeatures:
             rows = _read(fold.probs)
             if rows is None or len(rows) != len(own) or not len(asked):
                 continue
-            for place, near in nearest(rows, asked, readable[own], k).items():
+            for place, near in nearest(rows, asked, readable[own], image[own], k).items():
                 found[int(own[place])] = [(int(own[other]), cosine) for other, cosine in near]
         return found
 
