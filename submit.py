@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
-    from evaluation import submission
+    from evaluation import submission, submission_files
     from evaluation.sample_submission import open_sample
     from evaluation.scored import Scored
     from inference import open_inference, predict, saved_probs
@@ -51,9 +51,9 @@ def main(opt: argparse.Namespace) -> None:
         submission.check_top_k(opt, run.classes)
         sample = open_sample(opt, run.files, run.classes) if opt.like else None
         if distributed.is_main():
-            check(submission.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
+            check(submission_files.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
             run_lock.acquire(out)
-            run_lock.acquire(submission.provenance_file(out))  # which files of other formats share
+            run_lock.acquire(submission_files.provenance_file(out))  # which files of other formats share
 
     if not has_probabilities(run.classes.task):
         submit_targets(run, out, sample)
@@ -67,11 +67,11 @@ def main(opt: argparse.Namespace) -> None:
     scored = Scored(predictions, run.files, run.classes)
 
     # ---------------------------------------------------------------------------------------- files
-    submission.set_aside(out, opt, run.loaded.hashes)
+    submission_files.set_aside(out, opt, run.loaded.hashes)
     submission.write(out, scored, opt, sample)
-    submission.write_provenance(out, scored, opt, run.loaded.provenance())
+    submission_files.write_provenance(out, scored, opt, run.loaded.provenance())
     if opt.pseudo_label is not None:
-        submission.write_pseudo_labels(submission.pseudo_labels(out), scored, opt.pseudo_label)
+        submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
         path, seen = out.with_name("probs.npz"), run.loaded.all_seen
         saved_probs.write(path, probabilities, predictions.readable, run.files, run.classes, seen=seen)
@@ -80,7 +80,7 @@ def main(opt: argparse.Namespace) -> None:
 
 def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None:
     """Predict labels or numbers, and write the submission `out`, in the form of `sample` if there is one."""
-    from evaluation import submission, target_submission
+    from evaluation import submission, submission_files, target_submission
     from evaluation.scored import TargetScored
     from inference import predict_targets, saved_probs
     from utils import distributed
@@ -90,11 +90,11 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
         return
     scored = TargetScored(predictions, run.files, run.classes)
     target_submission.warn_unused(scored, run.opt)
-    submission.set_aside(out, run.opt, run.loaded.hashes)
+    submission_files.set_aside(out, run.opt, run.loaded.hashes)
     target_submission.write(out, scored, run.opt, sample)
-    submission.write_provenance(out, scored, run.opt, run.loaded.provenance())
+    submission_files.write_provenance(out, scored, run.opt, run.loaded.provenance())
     if run.opt.pseudo_label is not None:
-        target_submission.write_pseudo_labels(submission.pseudo_labels(out), scored, run.opt.pseudo_label)
+        target_submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, run.opt.pseudo_label)
     if run.opt.save_probs:
         path, seen = out.with_name("probs.npz"), run.loaded.all_seen
         saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes, seen=seen)
