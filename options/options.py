@@ -69,8 +69,7 @@ def _train() -> Parser:
     loss_flags.loss(parser)
     augmentation_flags.augmentation(parser)
     training_flags.saving(parser)
-    parser.rules += [rules.tag, rules.resume, rules.mixing, rules.patience, rules.hours, rules.stepping]
-    parser.rules += [rules.batch_norm, rules.lora, rules.cache, rules.task]
+    parser.rules += [rules.tag, rules.cache, rules.training]
     parser.fills.append(rules.task_defaults)
     return parser
 

@@ -9,9 +9,9 @@ from typing import Any, NoReturn, Protocol
 
 from options.near_names import did_you_mean
 from options.plain_yaml import YamlError, read_yaml
+from options.rules import Rule
 from options.values import Options
 
-Rule = Callable[[argparse.Namespace], list[str]]
 Fill = Callable[[argparse.Namespace], dict[str, Any]]  # the defaults that follow from other flags
 TRUE, FALSE = ("true", "yes", "on"), ("false", "no", "off")  # values of a switch in a file
 UNSET = object()

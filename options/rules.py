@@ -2,11 +2,13 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import Any
 
 from options.choices import FITTED_BLENDS, TASK_LOSSES, TASK_METRICS
 from options.values import flag_text
 
+Rule = Callable[[argparse.Namespace], list[str]]
 MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
 
 
@@ -197,17 +199,7 @@ NOT_WITH_ORDER = ("smooth", "logit_adjust", "class_weight", "mixup")  # its loss
 
 
 def task(opt: argparse.Namespace) -> list[str]:
-    """Require a loss and a metric of the task, and nothing that its targets do not allow.
-
-    The task of a resumed run is that of its checkpoint: training.start looks at it again.
-    """
-    if opt.resume and "task" not in opt.given:
-        return []
-    return task_problems(opt)
-
-
-def task_problems(opt: argparse.Namespace) -> list[str]:
-    """Return what does not fit --task among the options of train.py."""
+    """Require a loss and a metric of the task, and nothing that its targets do not allow."""
     problems = []
     for name, known in (("loss", TASK_LOSSES), ("metric", TASK_METRICS)):
         value, allowed = getattr(opt, name), known[opt.task]
@@ -295,13 +287,11 @@ def mixing(opt: argparse.Namespace) -> list[str]:
         )
     if opt.loss == "bce" and (margin or opt.logit_adjust):
         problems.append("--loss bce has no softmax, which --logit_adjust and the margin of --head need; leave one out")
-    if opt.mix_off and not (opt.mixup or opt.cutmix):
-        problems.append("--mix_off has nothing to leave out: give --mixup or --cutmix with it")
     if opt.loss == "ohem" and opt.class_weight != "none":
         problems.append("--loss ohem and --class_weight contradict: both weight the samples; leave one out")
     if opt.warmup > opt.epochs and "epochs" in opt.given:
         problems.append(f"--warmup {opt.warmup:g} is longer than --epochs {opt.epochs}; allowed: at most --epochs")
-    if opt.min_lr > opt.lr and ("lr" in opt.given or opt.preset == "original"):
+    if opt.min_lr > opt.lr and ("lr" in opt.given or (opt.preset == "original" and not opt.resume)):
         problems.append(f"--min_lr {opt.min_lr:g} is above --lr {opt.lr:g}; allowed: at most --lr")
     return problems
 
@@ -348,6 +338,14 @@ def stepping(opt: argparse.Namespace) -> list[str]:
         problems.append(
             "--sam and --precision fp16 contradict: SAM would ascend along scaled gradients; allowed: bf16, fp32"
         )
+    return problems
+
+
+def companions(opt: argparse.Namespace) -> list[str]:
+    """Require the flag without which another one does nothing."""
+    problems = []
+    if opt.mix_off and not (opt.mixup or opt.cutmix):
+        problems.append("--mix_off has nothing to leave out: give --mixup or --cutmix with it")
     if opt.clip_mode != "norm" and opt.clip_grad is None:
         problems.append(f"--clip_mode {opt.clip_mode} has no effect without --clip_grad VALUE; give both, or neither")
     return problems
@@ -393,3 +391,35 @@ def cache(opt: argparse.Namespace) -> list[str]:
 def clear(opt: argparse.Namespace) -> list[str]:
     """Refuse to restore and delete at once."""
     return ["--restore and --rm contradict: leave one out"] if opt.restore and opt.rm else []
+
+
+# ------------------------------------------------------------------------------------------------ a resumed run
+
+# They hold of flags that are given together, whatever a checkpoint adds.
+AMONG_FLAGS: tuple[Rule, ...] = (resume, mixing, patience, hours, stepping, batch_norm, lora)
+# They ask for a value that a resumed run may have from its checkpoint.
+AMONG_ALL: tuple[Rule, ...] = (companions, task)
+
+
+def training(opt: argparse.Namespace) -> list[str]:
+    """Apply the rules between the flags of train.py, as far as they can be judged without a checkpoint."""
+    return [line for rule in AMONG_FLAGS + (() if opt.resume else AMONG_ALL) for line in rule(opt)]
+
+
+def resumed(opt: argparse.Namespace, earlier: argparse.Namespace) -> list[str]:
+    """Return the problems between the options of a resumed run, apart from those that it had before.
+
+    A run that began with a contradiction goes on, as a rule may be newer than the run.
+
+    Args:
+        opt: all options of the run, changed by the flags that are given now. earlier: those of its checkpoint.
+    """
+    known = _among_final(earlier, [])
+    return [line for line in _among_final(opt, opt.given) if line not in known]
+
+
+def _among_final(opt: argparse.Namespace, given: list[str]) -> list[str]:
+    """Return the problems between options of which no later step chooses any."""
+    decided = ["lr"] if opt.hours is not None else ["lr", "epochs"]
+    final = argparse.Namespace(**{**vars(opt), "given": [*given, *decided]})
+    return [line for rule in AMONG_FLAGS + AMONG_ALL for line in rule(final)]

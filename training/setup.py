@@ -287,6 +287,11 @@ def _check(opt: argparse.Namespace, model: BaseModel) -> None:
         raise UserError(
             "--sam does not work with fp16: it would ascend along scaled gradients. Give --precision bf16 or fp32."
         )
+    if opt.sam and opt.accumulate > 1:  # earlier versions let a resumed run have both
+        raise UserError(
+            f"--sam does not work with --accumulate {opt.accumulate}: both of its steps use the gradient of one batch. "
+            "Give --accumulate 1."
+        )
     if opt.swa and opt.hours is not None:
         raise UserError(
             "--swa does not work with --hours: it averages from a given epoch to the last, and --hours decides "

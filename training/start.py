@@ -12,6 +12,7 @@ from network.heads import final_layer
 from options import Options, command, rules
 from options.choices import AUTO_BATCH
 from options.defaults import Facts, fill_defaults
+from options.options import build_parser
 from options.unused import unused_flags
 from options.values import flag_text
 from scheduler import find_table, run_length
@@ -304,7 +305,7 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
     Raises:
         UserError: a flag contradicts it.
     """
-    saved = start["opt"]
+    saved, get_default = start["opt"], build_parser("train").get_default
     if opt.batch_size == AUTO_BATCH and "batch_size" in saved:
         log.info(f"-b auto: a resumed run keeps its batch, so -b is {saved['batch_size']}.")
         opt = opt.replace(batch_size=saved["batch_size"])
@@ -317,7 +318,9 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
                 f"{flag_text(name, getattr(opt, name))}.\n"
                 f"Leave --{name} out, or {instead} without --resume."
             )
-    theirs = {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
+    newer = {name: get_default(name) for name in opt.given if name not in NOT_RESTORED}  # than an old checkpoint
+    theirs = newer | {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
+    earlier = dict(theirs)
     for given, other in (("epochs", "hours"), ("hours", "epochs")):
         if given in opt.given:  # it replaces the other
             theirs.pop(other, None)
@@ -327,11 +330,15 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
         if name in opt.given and getattr(opt, name) != value
     ]
     if "precision_used" in saved:
-        theirs["precision"] = saved["precision_used"]  # what "auto" chose
+        theirs["precision"] = earlier["precision"] = saved["precision_used"]  # what "auto" chose
     opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
     opt = opt.replace(load=saved.get("load"))  # what the run began with, as its records say
-    if problems := rules.task_problems(opt) + rules.batch_norm(opt):
-        raise UserError("\n".join(problems))
+    if problems := rules.resumed(opt, opt.replace(**earlier)):
+        what = f"\nA resumed run keeps the options of {source}" + (
+            f"; you change {', '.join(changed)}" if changed else ""
+        )
+        instead = f"leave that out, or start a new run from the weights: --load {source} without --resume"
+        raise UserError("\n".join(problems) + f"{what}.\nTry: {instead}")
     within = start.get("within") or {}
     if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):
         log.warning(

@@ -1,0 +1,90 @@
+"""The options of a resumed run: those of its checkpoint and those given now, under the rules of a new run."""
+
+import pytest
+import torch
+
+from network import get_model
+from options import parse_train
+from training.setup import build_engine
+from training.start import restore_options
+from utils.errors import UserError
+
+
+def resumed(began, now, change=lambda saved: saved):
+    """Return the options of a run that began with the words `began` and is resumed with `now`."""
+    saved = {name: value for name, value in vars(parse_train(began.split())).items() if name != "given"}
+    return restore_options(parse_train([*now.split(), "--resume"]), {"opt": change(saved), "epoch": 1}, "last.pt")
+
+
+@pytest.mark.parametrize(
+    "began, now, said",
+    [
+        ("--sam 0.5", "--accumulate 3", "--sam and --accumulate contradict"),
+        ("--accumulate 3", "--sam 0.5", "--sam and --accumulate contradict"),
+        ("--lora 4", "--swa 2", "--lora and --swa contradict"),
+        ("--swa 2", "--patience 2", "--patience and --swa contradict"),
+        ("--val_freq 0", "--patience 2", "--patience counts validations"),
+        ("--swa 2", "--hours 1", "--hours and --swa contradict"),
+        ("--loss ohem", "--mixup 0.2", "--loss ohem and --mixup/--cutmix contradict"),
+        ("--head arcface", "--mixup 0.2", "--head arcface and --mixup/--cutmix contradict"),
+        ("--loss bce", "--logit_adjust 1", "--loss bce has no softmax"),
+        ("--min_lr 1e-5", "--lr 1e-6", "--min_lr 1e-05 is above --lr 1e-06"),
+        ("--lr 1e-6", "--min_lr 1e-5", "--min_lr 1e-05 is above --lr 1e-06"),
+        ("--warmup 5 --epochs 9", "--epochs 3", "--warmup 5 is longer than --epochs 3"),
+        ("--epochs 3", "--warmup 5", "--warmup 5 is longer than --epochs 3"),
+        ("--mixup 0.2 --mix_off 0.2", "--mixup 0", "--mix_off has nothing to leave out"),
+        ("--clip_grad 1", "--clip_mode agc --sam 1 --accumulate 2", "--sam and --accumulate"),
+        ("--fit_head", "--head cosine", "--head cosine and --fit_head contradict"),
+        ("--task multilabel", "--smooth 0.1", "--smooth 0.1 and --task multilabel contradict"),
+    ],
+)
+def test_resume_with_a_flag_that_contradicts_the_checkpoint_is_refused(began, now, said, capsys):
+    with pytest.raises((UserError, SystemExit)) as error:
+        resumed(began, now)
+    refused = isinstance(error.value, UserError)
+    text = str(error.value) if refused else capsys.readouterr().err
+    assert said in text
+    assert not refused or ("you change --" in text and "--load last.pt without --resume" in text)
+
+
+@pytest.mark.parametrize(
+    "began, now",
+    [
+        ("--cutmix 1", "--mix_off 0.2"),
+        ("--clip_grad 1", "--clip_mode agc"),
+        ("--lr 1e-2 --preset original", "--min_lr 1e-3 --preset original"),
+        ("--sam 0.5", "--sam 0 --accumulate 3"),
+        ("--swa 2 --epochs 4", "--epochs 6"),
+        ("--hours 1", "--epochs 6"),
+        ("--epochs 3", "--hours 1"),
+        ("--task ordinal", "--smooth 0.2"),
+    ],
+)
+def test_resume_with_a_flag_that_suits_the_checkpoint_is_accepted(began, now):
+    opt = resumed(began, now)
+    given = parse_train([*now.split(), "--resume"])
+    assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
+
+
+def test_resume_of_a_contradiction_that_began_before_its_rule_goes_on():
+    old = {"patience": 2, "swa": 3}
+    assert resumed("--epochs 4", "--epochs 6", lambda saved: saved | old).epochs == 6
+    assert resumed("--epochs 4", "--patience 2 --epochs 6", lambda saved: saved | old).swa == 3
+
+
+def test_resume_with_a_flag_that_is_newer_than_the_checkpoint_is_judged():
+    def without(saved):
+        return {name: value for name, value in saved.items() if name not in ("sam", "swa")}
+
+    assert resumed("--epochs 4", "--sam 0.5", without).sam == 0.5
+    with pytest.raises(UserError, match=r"(?s)--sam and --accumulate contradict.*you change --sam 0.0 -> 0.5"):
+        resumed("--accumulate 3", "--sam 0.5", without)
+
+
+def test_engine_of_sam_that_accumulates_is_refused():
+    """Whoever resumed so with an earlier version has both in the checkpoint."""
+    opt = resumed("--model timm:test_resnet --no-pretrained", "", lambda saved: saved | {"sam": 0.5, "accumulate": 3})
+    model = get_model(opt.model)(opt.replace(num_classes=3))
+    model.place(torch.device("cpu"))
+    with pytest.raises(UserError, match="--sam does not work with --accumulate 3"):
+        build_engine(opt, model, 4)
