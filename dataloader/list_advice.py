@@ -166,7 +166,7 @@ def _propose_command(folder: Path, out: Path) -> _Proposal | None:
         return _propose_command(inner, out) if inner is not None else None
     if found[0] != folder:
         parts = find_parts(folder)
-        names = ", ".join(part.name for part in parts.values())
+        names = ", ".join(str(part.relative_to(folder)) for part in parts.values())
         return _Proposal(f"the folders {names}", parts_command(parts, out))
     classes = class_folders(folder)
     shown = ", ".join(classes[:MAX_NAMES]) + (", …" if len(classes) > MAX_NAMES else "")

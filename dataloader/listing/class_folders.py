@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
-from dataloader.folder_layout import find_class_folders
+from dataloader.folder_layout import find_class_folders, find_parts, unused_folders
 from dataloader.list_advice import prepare_command
-from dataloader.listing.folder import read_folder
-from dataloader.listing.lists import Listing, check_apart, check_names, normalise_list, write_all
+from dataloader.listing.folder import images_under, read_folder
+from dataloader.listing.lists import Listing, SkippedItems, check_apart, check_names, normalise_list, write_all
 from dataloader.listing.splits import DEFAULT_VAL, SplitPlan, split_and_log
 from utils.errors import UserError
 from utils.logger import log
@@ -22,11 +22,12 @@ def has_class_folders(root: Path) -> bool:
 def write_lists(root: Path, out: Path, seed: int, hold_out: bool) -> None:
     """Write train.txt, val.txt and classes.txt of the class folders in `root` into the folder `out`, and log it.
 
-    If `root` holds train/ and val/, these are the two lists. Else DEFAULT_VAL of each class is held out.
+    If `root` holds train/ and val/, these are the two lists. Else DEFAULT_VAL of each class is held out. Images of
+    other folders beside train/ are in no list, with a warning.
 
     Args:
         seed: of the split.
-        hold_out: False: train on all images, and write no val.txt.
+        hold_out: False: list all images of the class folders, or those of train/, and write no val.txt.
 
     Raises:
         UserError: there are too few images to hold one out, or a class has a name that no list can hold.
@@ -38,6 +39,8 @@ def write_lists(root: Path, out: Path, seed: int, hold_out: bool) -> None:
     check_names(listing.names)
     parts = {name: normalise_list(images, name) for name, images in listing.lists.items()}
     log.info(f"{root} holds class folders and no train.txt: the lists are made here.")
+    if train != root:
+        _log_parts(root, train, val, hold_out)
     if "val" in parts:
         check_apart(parts["train"], parts["val"])
     elif hold_out:
@@ -50,3 +53,19 @@ def write_lists(root: Path, out: Path, seed: int, hold_out: bool) -> None:
     write_all(Listing(listing.names, parts), out)
     again = prepare_command("folder", train, "--out", "datasets", "--val", 0.2)
     log.info(f"Train with another split: {again}, then {shlex.join(['--data_root', 'datasets'])}")
+
+
+def _log_parts(root: Path, train: Path, val: Path | None, hold_out: bool) -> None:
+    """Log which folders in `root` the training and validation images are from, and warn of images in no list."""
+    from_val = f", the validation images from {val}" if val and hold_out else ""
+    log.info(f"The training images are from {train}{from_val}.")
+    if val and not hold_out:
+        count = len(images_under(str(val), SkippedItems()))
+        log.warning(
+            f"{val} is not used: its {count} images are in no list. To train on them too, join the train.txt and "
+            "val.txt of a run with validation, and give --train_list."
+        )
+    parts = find_parts(root)
+    others = unused_folders(root, {part: parts[part] for part in parts if part != "val" or val})
+    if others:
+        log.warning(f"The images in these folders of {root} are in no list: {', '.join(others)}")

@@ -1,16 +1,24 @@
 """Images in folders: one folder per class, as in ImageNet; or unlabelled, for submission."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from dataloader.decode import image_suffixes
-from dataloader.folder_layout import class_folders, find_only_folder, find_parts
+from dataloader.folder_layout import (
+    MIN_SHARED_CLASSES,
+    class_folders,
+    find_only_folder,
+    find_parts,
+    folders_in,
+    is_hidden,
+    part_names,
+)
 from dataloader.list_advice import parts_command, prepare_command
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
 from utils.errors import UserError, path_hint
 from utils.logger import log, progress
 
-DESKTOP_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}  # desktops create these, besides dot files
 SUFFIX_EXAMPLES = ".jpg, .png, .webp or .tif (whatever Pillow decodes)"
 
 
@@ -35,6 +43,8 @@ def read_folder(folder: str, val_folder: str | None, given: list[str] | None, ou
             f"{root} holds no image in a class folder. {loose}"
             f"Expected: {root}/<class>/<image>, with a suffix such as {SUFFIX_EXAMPLES}."
         )
+    if given is None:
+        _warn_deeper_classes(root, parts["train"].paths)
     if val_folder is not None:
         val = _folder(val_folder, "one folder of images per class")
         origin = "--classes" if given else f"the training root {root}"
@@ -73,7 +83,7 @@ def images_under(folder: str, skipped: SkippedItems) -> list[str]:
         seen.add((state.st_dev, state.st_ino))
         with os.scandir(here) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
-                if _hidden(entry.name):
+                if is_hidden(entry.name):
                     skipped.add("hidden file(s) or folder(s) skipped", entry.path)
                 elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     stack.append(entry.path)
@@ -84,11 +94,6 @@ def images_under(folder: str, skipped: SkippedItems) -> list[str]:
                 else:
                     found.append(entry.path)
     return sorted(found)
-
-
-def _hidden(name: str) -> bool:
-    """Return whether a file is hidden, or created by a desktop."""
-    return name.startswith(".") or name.lower() in DESKTOP_FILES
 
 
 def _folder(path: str, holds: str) -> str:
@@ -104,7 +109,7 @@ def _class_folders(root: str, skipped: SkippedItems) -> list[str]:
     names = []
     for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
-        if _hidden(name):
+        if is_hidden(name):
             skipped.add("hidden file(s) or folder(s) skipped", path)
         elif os.path.isdir(path):
             names.append(name)
@@ -128,10 +133,13 @@ def _read(root: str, folders: list[str], names: list[str], origin: str, skipped:
 
 
 def _check_layout(root: Path, out: str) -> None:
-    """Raise UserError where the classes are deeper: `root` holds train/, val/ and the like, or one folder with them."""
+    """Raise UserError where the classes are deeper: `root` holds train/, val/ and the like, or one folder with them.
+
+    Where classes are named like parts and another folder with images made them classes, warn.
+    """
     parts = find_parts(root)
     if parts:
-        names = ", ".join(part.name for part in parts.values())
+        names = ", ".join(str(part.relative_to(root)) for part in parts.values())
         problem = f"{root} holds the folders {names}, which seem to be the parts of a data set, not classes"
         if "train" in parts and class_folders(parts["train"]):
             raise UserError(f"{problem}: the classes are deeper.\nTry: {parts_command(parts, out)}")
@@ -146,4 +154,31 @@ def _check_layout(root: Path, out: str) -> None:
         raise UserError(
             f"{root} holds one folder, {inner.name}, and the classes seem to be in it.\nTry: {command}\n"
             "If it is a class, say so by its name: --classes FILE."
+        )
+    folders = folders_in(root)
+    kinds = part_names(folders)
+    parts = {part: root / name for name, part in kinds.items()}
+    if "train" in parts and len(parts) > 1:
+        deeper = bool(class_folders(parts["train"]))
+        table = prepare_command("csv", "TABLE", "--root", root, "--out", out)
+        log.warning(
+            f"{' and '.join(kinds)} become classes, as {', '.join(one for one in folders if one not in kinds)} holds "
+            f"images too. If they are the parts of a data set, try: {parts_command(parts, out) if deeper else table}"
+        )
+
+
+def _warn_deeper_classes(root: str, paths: list[str]) -> None:
+    """Warn where folders of the same names hold the images of several class folders: they may be the classes."""
+    below: dict[str, set[str]] = {}
+    for path in paths:
+        name, *folders, _ = path[len(root) :].strip("/").split("/")
+        below.setdefault(name, set()).add(folders[0] if folders else "")
+    deeper = {name: folders for name, folders in below.items() if "" not in folders}
+    shared = Counter(folder for folders in deeper.values() for folder in folders)
+    several = sorted(folder for folder, count in shared.items() if count > 1)
+    if len(several) >= MIN_SHARED_CLASSES:
+        first = next(name for name, folders in deeper.items() if several[0] in folders)
+        log.warning(
+            f"The images of several classes lie in folders of the same names, such as {several[0]} and {several[1]} in "
+            f"{first}. They count as images of {first}. If they are the classes, give the folder that holds them."
         )

@@ -293,6 +293,18 @@ def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
         ("Images_Train/a Images_Train/b", "folder {0}/Images_Train"),
         ("only/a only/b", "folder {0}/only"),
         ("train_images test_images", "csv TABLE --root {0}"),  # flat: a table holds the labels
+        ("train/a train/b val/a val/b __MACOSX/train", "folder {0}/train --val_root {0}/val"),  # zipped on a Mac
+        ("only/a only/b __MACOSX/only/a", "folder {0}/only"),
+        ("train/a train/b val/a val/b high/train/a figures", "folder {0}/train --val_root {0}/val"),
+        (
+            "s_train/s_train/a s_train/s_train/b s_test/s_test/a s_test/s_test/b s_pred",
+            "folder {0}/s_train/s_train --test {0}/s_test/s_test",
+        ),
+        ("s_train/a s_train/b s_test", "folder {0}/s_train --test {0}/s_test"),
+        (
+            "train/images/a train/images/b val/images/a val/images/b",
+            "folder {0}/train/images --val_root {0}/val/images",
+        ),
     ],
 )
 def test_prepare_folder_above_the_classes_is_refused_with_the_right_command(make, tmp_path, parts, words):
@@ -317,6 +329,17 @@ def test_prepare_classes_that_are_named_like_parts_are_classes(make, tmp_path, o
     touch(tmp_path / "things", *(f"{name}/{k}.jpg" for name in ("train/steam", "test", other) for k in range(9)))
     made = make("folder", "things")
     assert made.code == 0 and made.classes == sorted(["train", "test", other.split("/")[0]])
+    assert "test and train become classes" in made.said
+    assert f"folder {tmp_path}/things/train --test {tmp_path}/things/test --out out" in made.said
+
+
+def test_prepare_warns_of_folders_that_several_classes_have(make, tmp_path):
+    for name in ("first", "second"):
+        touch(tmp_path / "things", *(f"{name}/{inner}/{k}.jpg" for inner in ("cat", "dog") for k in range(9)))
+    made = make("folder", "things")
+    assert made.code == 0 and made.classes == ["first", "second"] and "cat and dog in first" in made.said
+    touch(tmp_path / "things", "first/own.jpg")
+    assert "cat and dog" not in make("folder", "things").said
 
 
 def test_prepare_wrong_folder_is_refused(make, tmp_path):

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 
+from dataloader.listing.class_folders import write_lists
 from tiny import FLAGS, write_images
+from utils.logger import start_logging
 
 WORDS = ["--model", "timm:test_resnet", *FLAGS[2:], "--epochs", 1]
 
@@ -66,6 +68,19 @@ def test_train_folders_of_a_split_are_its_lists(folders, script, tmp_path):
     made = lists(tmp_path / "logs/a/lists")
     assert len(made["val"].splitlines()) == 3 and all("/set/val/" in line for line in made["val"].splitlines())
     assert len(made["train"].splitlines()) == 18
+
+
+def test_write_lists_names_folders_that_are_in_no_list(tmp_path, capfd):
+    for part, name in (("train", "a"), ("train", "b"), ("val", "a"), ("val", "b"), ("test", "a"), ("figures", "")):
+        (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / part / name / f"{part}.png").write_bytes(b"")
+    start_logging()
+    for hold_out in (True, False):
+        write_lists(tmp_path, tmp_path / f"lists_{hold_out}", 1, hold_out)
+        said = "".join(capfd.readouterr())
+        assert "are in no list: figures\n" in said
+        assert f"{tmp_path}/train" in said and (f"{tmp_path}/val is not used: its 2 images" in said) != hold_out
+        assert len((tmp_path / f"lists_{hold_out}/train.txt").read_text().splitlines()) == 2
 
 
 def test_train_too_few_images_in_class_folders_are_refused(folders, script):
