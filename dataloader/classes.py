@@ -1,5 +1,7 @@
 """Which classes there are: the training list decides once, and the checkpoint records it."""
 
+import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +12,13 @@ from dataloader.targets import LabelSets
 from utils.classes import Classes, describe_difference, match_names, names_agree
 from utils.errors import UserError
 from utils.logger import log
+from utils.text import number_in
 
 MIN_RELATIVE_STD = 1e-4  # of a number to predict; float32 has seven digits
 MAX_INFERRED_CLASSES = 10_000_000  # more are a mistake: a classifier of 512 features would take 20 GB
 MAX_CLASSES_PER_IMAGE = 10  # and as many as this per image, of which nine in ten would have none
 MIN_DOUBTED_CLASSES = 1000  # fewer cost little: a short list of a large set is fine
+MIN_ORDERED_CLASSES = 3  # of two, either order gives the same scores
 FROM_ONE = " Do the labels start at 1? Number the classes from 0."
 
 
@@ -27,6 +31,7 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
     """Return the classes of a training list: `num_classes` if given, else those of classes.txt, else largest label + 1.
 
     Of a multi-label list these are its labels, of a regression its targets, with their mean and standard deviation.
+    The order of ordinal classes is logged.
 
     Raises:
         UserError: a label is out of range, or by far too large where nothing says how many classes there are (the
@@ -64,7 +69,33 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
     empty, details = _find_empty(images, names)
     if empty:
         log.warning(f"{empty} of {count} classes have no image in {train.source} {details}")
+    if task == "ordinal" and names:
+        _report_order(names, str(train.source.parent / "classes.txt"))
     return Classes(count, names, images.tolist(), task)
+
+
+def _report_order(names: list[str], source: str) -> None:
+    """Log the order of ordinal classes, and warn where it seems to be no more than that of the alphabet.
+
+    Nobody has to have chosen that one: lists of class folders and tables sort the names as text.
+    """
+    log.info(f"The order of the classes, from {source}: {' < '.join(names)}")
+    if len(names) >= MIN_ORDERED_CLASSES and names == sorted(names) and not _are_numbered(names):
+        log.warning(
+            "This is the order of the alphabet, which class folders and tables get by themselves. The loss, qwk, mae "
+            "and the best epoch depend on the order. If it is wrong, write the names in their order into a file, one "
+            "per line, and make the lists with it.\n"
+            "Try: python datasets/prepare.py folder PHOTOS --classes FILE (or csv TABLE --classes FILE)"
+        )
+
+
+def _are_numbered(names: list[str]) -> bool:
+    """Return whether all names are numbers, or hold numbers that ascend (grade1, grade2)."""
+    if all(number_in(name) is not None for name in names):
+        return True
+    found = [re.search(r"\d+", name) for name in names]
+    numbers = [int(match[0]) for match in found if match]
+    return len(numbers) == len(names) and all(one < other for one, other in itertools.pairwise(numbers))
 
 
 def _find_empty(images: NDArray[np.integer], names: list[str] | None) -> tuple[int, str]:

@@ -18,6 +18,7 @@ from dataloader.decode import read_image
 from dataloader.file_list import missing_files, read_class_names, read_list
 from options import parse_eval, parse_train
 from utils.errors import ImageError, UserError
+from utils.logger import start_logging
 
 
 def write(folder, content):
@@ -310,6 +311,30 @@ def test_find_classes_prefers_given_then_named_then_seen(tmp_path, names, given,
     assert found.train_counts == [1, 1, 2, 0, 0][:count]
     assert Classes.from_dict(found.as_dict()) == found
     assert [found.name(label) for label in (-1, 0, 2)] == (["?", kept[0], kept[2]] if kept else ["?", "0", "2"])
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        ("high low medium", True),
+        ("grade1 grade10 grade2", True),
+        ("Mild Moderate No_DR", True),
+        ("low medium high", False),
+        ("grade1 grade2 grade10", False),
+        ("grade1 grade2 grade3", False),
+        ("-1 0.5 10", False),
+        ("no yes", False),
+    ],
+)
+def test_find_classes_logs_the_order_and_warns_of_the_alphabet(tmp_path, capfd, names, warned):
+    start_logging()
+    files = listing(tmp_path, [0, 1, 2][: len(names.split())], "\n".join(names.split()))
+    find_classes(files, None, "ordinal")
+    said = "".join(capfd.readouterr())
+    assert f"from {tmp_path}/classes.txt: {' < '.join(names.split())}" in said
+    assert ("order of the alphabet" in said and "--classes FILE" in said) == warned
+    find_classes(files, None)
+    assert "order" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize(
