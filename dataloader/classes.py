@@ -3,6 +3,7 @@
 import itertools
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,7 +183,7 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
     """Return `files` with the labels of `classes`; `source` names their origin, such as "the checkpoint".
 
     The classes.txt beside the list says what its labels mean. Where it numbers the classes differently, the labels are
-    renumbered by name. Where either side has no names, the labels stay as they are.
+    renumbered by name. Where either side has no names, the labels stay as they are; if it is `classes`, with a warning.
 
     Raises:
         UserError: the list names a class that `classes` lacks, or has more than once; or a label is out of range.
@@ -191,6 +192,12 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
     unlabelled = files.targets is None and files.label.max(initial=-1) < 0
     if unlabelled or names is None or classes.names is None or names_agree(names, classes.names):
         check_labels(files, classes.count, source)
+        if names is not None and classes.names is None and not unlabelled:
+            log.warning(
+                f"{files.source.parent / 'classes.txt'} names the classes, and {source} has no names: the labels are "
+                "used as they are, and predictions have numbers alone. The names of a checkpoint are those of the "
+                "classes.txt beside its training list."
+            )
         return files.with_count(classes.count)
     beside = files.source.parent / "classes.txt"
     check_labels(files, len(names), str(beside))
@@ -223,16 +230,27 @@ def check_numbering(files: FileList, classes: Classes, pseudo: bool, numbers: bo
     Raises:
         UserError: the numbering differs and `pseudo` is set: such a list does not fit the lists beside it.
     """
-    names = read_class_names(files.source.parent)
+    _check_numbering(files.source.parent, classes, pseudo, numbers)
+
+
+def check_pseudo_numbering(folder: Path, classes: Classes) -> None:
+    """Raise UserError where the classes.txt in `folder`, for a list of pseudo-labels, numbers classes differently."""
+    _check_numbering(folder, classes, pseudo=True, numbers=True)
+
+
+def _check_numbering(folder: Path, classes: Classes, pseudo: bool, numbers: bool) -> None:
+    """Do what `check_numbering` says, for the classes.txt in `folder`."""
+    names = read_class_names(folder)
     if names is None or classes.names is None or names_agree(names, classes.names):
         return
-    beside = files.source.parent / "classes.txt"
+    beside = folder / "classes.txt"
     details = describe_difference(classes.names, names, "classes.txt")
     text = f"The checkpoint numbers the classes differently from {beside}: {details}."
     if pseudo:
         raise UserError(
             f"{text} A list made by --pseudo_label would not fit the lists there.\n"
-            "Use a checkpoint that was trained on lists with this numbering, or leave --pseudo_label out."
+            "Use a checkpoint that was trained on lists with this numbering, write elsewhere with --out, or leave "
+            "--pseudo_label out."
         )
     if numbers:
         log.warning(f"{text} The submission uses the checkpoint's numbers; --labels name writes names instead.")

@@ -129,7 +129,15 @@ def _labels(opt: argparse.Namespace, classes: Classes) -> str:
     """Return how a submission writes classes: --labels, or names where a table named them by other numbers.
 
     A table's labels 5, 7, 9 are classes 0, 1, 2, which nobody who reads the submission could tell from its labels.
+
+    Raises:
+        UserError: --labels name, and the checkpoint has no names.
     """
+    if opt.labels == "name" and classes.names is None and classes.task != "regression":
+        raise UserError(
+            "--labels name, but the checkpoint has no names of its classes: there was no classes.txt beside its "
+            "training list. Try: --labels number, or train again with a classes.txt there"
+        )
     other = classes.named_otherwise()
     if opt.like or "labels" in opt.given or other is None:
         return str(opt.labels)

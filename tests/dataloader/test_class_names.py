@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import Classes, align_labels, known_list, lists_of
+from dataloader import Classes, align_labels, check_pseudo_numbering, known_list, lists_of
 from dataloader.file_list import read_list
 from evaluation import label_issues
+from inference import session
 from network import get_model
 from network.loading import load_weights
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
@@ -77,6 +78,31 @@ def test_match_names_in_other_accent_forms_are_equal():
     found = match_names(["a", "b", "b", " "], ["b", " ", "a"])
     assert found.tolist() == [2, -1, -1, -1]
     assert match_names(["a"], ["a", "a"]).tolist() == [-1]
+
+
+def test_align_labels_warns_where_the_list_alone_has_names(tmp_path, said):
+    (tmp_path / "val.txt").write_text("x.jpg 0\ny.jpg 1\n")
+    (tmp_path / "classes.txt").write_text("dog\ncat\n")
+    files = read_list(tmp_path / "val.txt")
+    align_labels(files, Classes(2, ["dog", "cat"]), "the training list")
+    assert "has no names" not in said.text
+    align_labels(files, Classes(2), "the training list")
+    assert f"{tmp_path}/classes.txt names the classes, and the training list has no names" in said.text
+
+
+def test_submission_names_of_a_checkpoint_without_names_are_refused():
+    opt = parse_submit(["--load", "x.pt", "--labels", "name"])
+    assert session._labels(opt, Classes(2, ["dog", "cat"])) == "name"
+    with pytest.raises(UserError, match="no names of its classes.*\n?.*Try: --labels number"):
+        session._labels(opt, Classes(2))
+
+
+def test_pseudo_labels_beside_other_class_names_are_refused(tmp_path):
+    check_pseudo_numbering(tmp_path, Classes(2, ["dog", "cat"]))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    check_pseudo_numbering(tmp_path, Classes(2, ["cat", "dog"]))
+    with pytest.raises(UserError, match="--pseudo_label would not fit"):
+        check_pseudo_numbering(tmp_path, Classes(2, ["dog", "cat"]))
 
 
 def test_align_labels_of_other_numbering_follow_names(tmp_path, said):

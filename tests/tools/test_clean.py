@@ -71,6 +71,20 @@ def test_clean_record_is_a_file_of_decisions(train, issues, tmp_path):
     assert not (tmp_path / "new.decisions.csv").exists()
 
 
+def test_clean_into_another_folder_takes_the_class_names_along(train, issues, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("1\n2\n3\n")
+    out = tmp_path / "other/new.txt"
+    words = [str(train), "--decisions", str(issues), "--top", "2", "--out", str(out)]
+    for _ in range(2):
+        assert clean.main(words) == 0 and (tmp_path / "other/classes.txt").read_text() == "1\n2\n3\n"
+    before = out.read_bytes()
+    (tmp_path / "other/classes.txt").write_text("a\nb\nc\n")
+    assert clean.main(words) == 2 and "names other classes than" in capsys.readouterr().err
+    (tmp_path / "classes.txt").unlink()
+    assert clean.main(words) == 0 and "get the names in" in "".join(capsys.readouterr())
+    assert out.read_bytes() == before and (tmp_path / "other/classes.txt").read_text() == "a\nb\nc\n"
+
+
 @pytest.fixture
 def twice(tmp_path):
     """A list that has one image in two lines, under two spellings of its path."""

@@ -8,6 +8,7 @@ The decisions are a CSV with the columns path, label, action and new_label: the 
 label_issues.csv of an evaluation with its column `action` filled in. Rows without an action change nothing, but --top N
 decides on the N likeliest errors of label_issues.csv. --doctor drops the copies and leaks that tools.doctor found. With
 these two flags <out>.decisions.csv records each decision and its reason; corrected, it is a file for --decisions.
+In another folder --out gets the classes.txt of the list beside it.
 
 To clean a training list, predict each of its images by a network that has not seen it: python -m tools.folds.
 """
@@ -20,10 +21,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from dataloader.file_list import FileList, read_list
+from dataloader.file_list import FileList, read_class_names, read_list
 from options.parser import ToolParser, expanded
 from tools.prepare.clean_copies import Copies, read_copies
 from utils import tables
+from utils.classes import names_agree
 from utils.errors import UserError
 from utils.files import atomic_write_all
 from utils.logger import log
@@ -120,9 +122,12 @@ def clean(
 ) -> dict[str, int]:
     """Write the new list, and return the number of decisions by action.
 
+    The classes.txt beside the old list is written beside `out` too.
+
     Raises:
         UserError: a CSV is malformed, an action or a label is unknown, an image is not in the list or has another label
-            there, two decisions about it differ, or `out` is an input or (without `force`) a file of another kind.
+            there, two decisions about it differ, `out` is an input or (without `force`) a file of another kind, or
+            the classes.txt beside `out` names other classes.
             Then nothing is written.
     """
     files = read_list(source)
@@ -133,6 +138,7 @@ def clean(
     outputs = [Output(out, "a list", is_list)]
     outputs += [Output(record, "a record of decisions", begins_with(*COLUMNS, "reason"))] if record else []
     check(outputs, read, [files], force)
+    names = _names_for(source, out)
     chosen = _chosen(decisions, files, automatic) if decisions else {}
     copies = read_copies(automatic.doctor, files) if automatic.doctor else Copies({}, {})
     for index, reason in copies.drop.items():
@@ -141,7 +147,8 @@ def clean(
     for index, reason in copies.look.items():
         chosen.setdefault(index, Decision(int(files.label[index]), "", None, reason))
     counts = dict.fromkeys(ACTIONS, 0)
-    with atomic_write_all([out, *([record] if record else [])], "w") as opened:
+    written = [out, *([record] if record else []), *([out.parent / "classes.txt"] if names else [])]
+    with atomic_write_all(written, "w") as opened:
         for index in range(len(files)):
             label = int(files.label[index])
             decision = chosen.get(index, Decision(label, "", None))
@@ -152,8 +159,12 @@ def clean(
                 opened[0].write(f"{_written(files, index, out)} {label}\n")
         if record:
             _write_record(opened[1], files, chosen)
+        if names:
+            opened[-1].writelines(f"{name}\n" for name in names)
     changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
     log.info(f"{out}: {len(files) - counts['drop']} images; {changes}" + (f"; why: {record}" if record else ""))
+    if names:
+        log.info(f"{written[-1]}: {len(names)} classes, as beside {source}")
     if not record and beside.is_file() and not (decisions and beside.samefile(decisions)):
         log.warning(
             f"{beside} is of an earlier run: it does not say why this list has changed. Delete it, or rename it."
@@ -277,6 +288,26 @@ def _decision(where: str, row: dict[str, str], action: str) -> Decision:
     if new_label is not None and new_label < 0:
         raise UserError(f"{where}: new_label is {new_label}; classes are numbered from 0.")
     return Decision(label, action, new_label)
+
+
+def _names_for(source: Path, out: Path) -> list[str]:
+    """Return the class names to write beside `out`: those beside the list `source`, unless they are there already.
+
+    Raises:
+        UserError: the classes.txt there names other classes.
+    """
+    names, there = read_class_names(source.parent), read_class_names(out.parent)
+    beside = out.parent / "classes.txt"
+    if there is None:
+        return names or []
+    if names is None:
+        log.warning(f"{source} has no classes.txt: the labels of {out} get the names in {beside}.")
+    elif not names_agree(names, there):
+        raise UserError(
+            f"{beside} names other classes than {source.parent / 'classes.txt'}: the labels of {out} would get its "
+            f"names.\nTry: --out {source.with_name(out.name)}, or another folder"
+        )
+    return []
 
 
 def _written(files: FileList, index: int, out: Path) -> str:
