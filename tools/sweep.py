@@ -104,7 +104,9 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None
     _same_options(study, settings, space)
     _check_new(study, settings)
-    settings = settings if "data_root" in space else _with_drawn_lists(settings, folder)
+    if "data_root" not in space:
+        settings = _with_drawn_lists(settings, folder)
+        rest = [*rest, *_shared_lists(study, settings, space, folder)]
     _same_lists(study, settings, space)
     _enqueue(study, combinations or [])
     total = opt.trials if combinations is None else len(combinations)
@@ -306,6 +308,21 @@ def _with_drawn_lists(settings: Options, folder: Path) -> Options:
     import dataloader
 
     return dataloader.draw_lists(settings, folder / "lists")
+
+
+def _shared_lists(study: "Study", settings: Options, space: Space, folder: Path) -> list[str]:
+    """Return the flags that give all trials the lists drawn in `folder`, if --seed varies: each would draw its own."""
+    lists = {name: getattr(settings, name) for name in ("train_list", "val_list")}
+    if "seed" not in space or lists["train_list"] != str(folder / "lists" / "train.txt"):
+        return []
+    if not finished(study):
+        study.set_user_attr("shared_lists", True)
+    elif "shared_lists" not in study.user_attrs:
+        log.warning(
+            f"The earlier trials of {study.study_name} drew a split each, by their --seed. They were scored on other "
+            "images than the new ones, so do not compare them. Try: another --name"
+        )
+    return [word for name, path in lists.items() if path for word in (f"--{name}", path)]
 
 
 def _same_lists(study: "Study", settings: Options, space: Space) -> None:

@@ -316,6 +316,37 @@ def test_sweep_of_class_folders_notices_another_image(swept, tmp_path, capfd):
     assert "train.txt" in (said := capfd.readouterr().err) and "changed since the sweep s was started" in said
 
 
+def test_sweep_of_class_folders_gives_all_seeds_one_split(swept, tmp_path, capfd, monkeypatch):
+    """Each seed drew a split of its own, and the best seed was that of the easiest validation images."""
+    from tools import sweep as tool
+
+    for label in ("cat", "dog"):
+        (tmp_path / "root" / label).mkdir(parents=True)
+        for k in range(10):
+            (tmp_path / "root" / label / f"{label}_{k}.jpg").write_bytes(b"x")
+    given = []
+    run = tool.run_trial
+    monkeypatch.setattr(
+        tool, "run_trial", lambda study, trial, words, files: (given.append(words), run(study, trial, words, files))
+    )
+    Path("space.yaml").write_text("seed: [1, 2]\nlr: [0.5]\n")
+    assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", "root") == 0
+    assert swept("--sampler", "grid", "--trials", 2, "--", "--data_root", "root") == 0
+    lists = ["--train_list", "results/s/lists/train.txt", "--val_list", "results/s/lists/val.txt"]
+    assert [words[2:6] for words in given] == [lists, lists] and {"--seed=1", "--seed=2"} <= {*given[0], *given[1]}
+    said = capfd.readouterr().out
+    assert shlex.join(lists) in said.strip().splitlines()[-1] and "drew a split each" not in said
+    Path("space.yaml").write_text("lr: [0.5]\n")
+    assert swept("--name", "t", "--sampler", "grid", "--trials", 1, "--", "--data_root", "root") == 0
+    assert "--train_list" not in given[-1]  # train.py draws the same
+    Path("space.yaml").write_text("seed: [1, 2]\nlr: [0.5]\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "_shared_lists", lambda *_: [])
+        assert swept("--name", "u", "--sampler", "grid", "--trials", 1, "--", "--data_root", "root") == 0
+    assert swept("--name", "u", "--sampler", "grid", "--trials", 2, "--", "--data_root", "root") == 0
+    assert "drew a split each" in "".join(capfd.readouterr())
+
+
 def test_sweep_of_an_earlier_version_keeps_its_whole_numbers(swept, capfd, monkeypatch):
     """It took 0 and 1 as a range of whole numbers for any flag; its database would refuse another kind of range."""
     pytest.importorskip("optuna")
