@@ -120,6 +120,7 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
     train_files, classes = train_files.with_count(classes.count), start.keep_units(classes)
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
+        start.check_metric(classes.count)
     train_list = train_files.fingerprint()
     start.check_list(train_list)
     start.check_probe(classes)

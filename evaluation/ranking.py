@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from options import choices
+from utils.errors import UserError
+
+MAX_TOP5_CLASSES = 5  # with no more classes, the right one is always among the five likeliest
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
@@ -13,6 +16,26 @@ def merit(scores: Mapping[str, Any], metric: str, prefix: str = "") -> float:
     """Return the score `prefix + metric` of `scores`, negative where lower is better: a higher merit is better."""
     value = float(scores[prefix + metric])
     return -value if metric in choices.LOWER_IS_BETTER else value
+
+
+def is_constant(metric: str, classes: int) -> bool:
+    """Return whether `metric` is the same for all networks of so many `classes`."""
+    return metric == "top5" and classes <= MAX_TOP5_CLASSES
+
+
+def check_decides(metric: str, classes: int, chosen: str) -> None:
+    """Raise UserError where `metric` is the same for all networks of so many `classes`, and so cannot choose.
+
+    Args:
+        chosen: what it would choose, for the message.
+    """
+    if not is_constant(metric, classes):
+        return
+    others = ", ".join(name for name in choices.SINGLE_METRICS if name != metric)
+    raise UserError(
+        f"--metric top5 is 1 for every network of {classes} classes, so it cannot choose {chosen}; allowed with "
+        f"{MAX_TOP5_CLASSES} classes or fewer: {others}. Try: --metric top1"
+    )
 
 
 def best_row(history: Iterable[Row], metric: str) -> Row | None:

@@ -17,6 +17,7 @@ from dataloader.prefetch import BatchLoader
 from dataloader.targets import take
 from evaluation.calibration import labels_at_temperature
 from evaluation.cross_fit import image_keys
+from evaluation.ranking import check_decides
 from evaluation.thresholds import ONE, FittedThresholds
 from inference import blend, saved_probs
 from inference.blend_targets import TargetCandidates
@@ -138,10 +139,14 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
         holds them and predicts alone. `run.predictor` gets the weights too.
 
     Raises:
-        UserError: there are too few labelled images; or predictions of labels or numbers take too much memory.
+        UserError: there are too few labelled images; `metric` is the same for all networks, and greedy cannot choose;
+            or predictions of labels or numbers take too much memory.
         NotFinite: a member gave NaN or infinite logits.
     """
     opt, predictor, classes, loader = run.opt, run.predictor, run.classes, run.batches()
+    if opt.blend == "greedy":
+        with distributed.together():
+            check_decides(metric, classes.count, "the weights of --blend greedy")
     shape = len(predictor.weights), len(run.files), classes.count
     size = 4 * math.prod(shape)
     kept = np.empty(shape, np.float32) if size <= saved_probs.MAX_BYTES else None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dataloader.transforms import last_stage
+from evaluation.ranking import check_decides, is_constant
 from network.heads import final_layer
 from options import Options, command, rules
 from options.choices import AUTO_BATCH
@@ -194,6 +195,19 @@ class RunStart:
         if self.resumed:
             assert self.content is not None
             resuming.check_classes(self.content, self.source, names, listed)
+
+    def check_metric(self, classes: int) -> None:
+        """Raise UserError if --metric is the same for all networks of so many classes.
+
+        A resumed run keeps the metric that it began with, so there it is a warning.
+        """
+        if not self.resumed:
+            check_decides(self.opt.metric, classes, "the best epoch")
+        elif is_constant(self.opt.metric, classes):
+            log.warning(
+                f"--metric {self.opt.metric} is 1 for every network of {classes} classes: the best epoch stays the "
+                "first, and --patience counts from it. Another --metric needs a new run."
+            )
 
     def check_probe(self, classes: Classes) -> None:
         """Raise UserError if the classifier of --probe_init does not fit this run's network or classes."""

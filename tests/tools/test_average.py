@@ -133,6 +133,15 @@ def test_greedy_soup_of_other_tasks_is_scored_by_their_metric(task, line, data, 
 # ------------------------------------------------------------------------------------------------ greedy
 
 
+def test_greedy_soup_by_top5_of_few_classes_is_refused(photo_set, tmp_path, capfd):
+    """It is 1 for every network of three classes, so all checkpoints were averaged, the bad ones too."""
+    paths = [make(tmp_path / f"{k}.pt", photo_set, k / 100) for k in range(2)]
+    words = ("--load", *paths, "--metric", "top5", "--out", tmp_path / "soup.pt")
+    assert average(*words, "--how", "greedy") == 2
+    assert "cannot choose the checkpoints of --how greedy" in shown(capfd) and not (tmp_path / "soup.pt").exists()
+    assert average(*words, "--how", "uniform") == 0, "where nothing is chosen by it, it is only shown"
+
+
 class Judge:
     """Scores a weight w as table[w], and notes what it was asked."""
 

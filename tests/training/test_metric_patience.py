@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Script
-from evaluation.ranking import best_row, merit, scores_text
+from evaluation.ranking import best_row, is_constant, merit, scores_text
 from options import choices
 from tools.compare.runs import read_run
 from training.state import RunState
@@ -126,6 +126,30 @@ def test_train_metric_decides_best_checkpoint(tmp_path, photo_set, script: Scrip
     assert script("train.py", *words).code == 0
     losses = {int(row["epoch"]): float(row["val_log_loss"]) for row in rows(tmp_path / "logs/m")}
     assert checkpoint.load(tmp_path / "checkpoints/m/best.pt")["epoch"] == min(losses, key=losses.get)
+
+
+def test_train_top5_of_few_classes_is_refused_and_a_resumed_run_warns(tmp_path, photo_set, script: Script):
+    """It is 1 for every network of three classes: best.pt was the first epoch, and --patience ended the run."""
+    words = ["--tag", "t", *WORDS, "--data_root", photo_set, "--epochs", "1"]
+    result = script("train.py", *words, "--metric", "top5")
+    assert result.code == 2 and "--metric top5 is 1 for every network of 3 classes" in result.err
+    assert "it cannot choose the best epoch" in result.err and "Try: --metric top1" in result.err
+    assert not (tmp_path / "checkpoints/t").exists()
+
+    assert script("train.py", *words, "--overwrite").code == 0
+    content = checkpoint.load("checkpoints/t/last.pt")
+    content["opt"]["metric"] = "top5"  # as earlier versions accepted it
+    checkpoint.save(tmp_path / "checkpoints/t/last.pt", content)
+    result = script("train.py", "--tag", "t", "--resume", "--gpu", "-1", "--epochs", "2")
+    assert result.code == 0 and "the best epoch stays the first, and --patience counts from it" in result.out
+    load = ["--load", "checkpoints/t/last.pt", "checkpoints/t/best.pt"]
+    result = script("eval.py", *load, "--blend", "greedy", "--data_root", photo_set, "--gpu", "-1")
+    assert result.code == 2 and "cannot choose the weights of --blend greedy" in result.err, result.out
+
+
+@pytest.mark.parametrize(("metric", "classes", "constant"), [("top5", 5, True), ("top5", 6, False), ("top1", 2, False)])
+def test_is_constant_of_top5_up_to_five_classes(metric, classes, constant):
+    assert is_constant(metric, classes) == constant
 
 
 def test_train_resume_with_another_validation_list_begins_best_and_patience_anew(tmp_path, photo_set, script: Script):

@@ -73,6 +73,7 @@ def option_parser() -> argparse.ArgumentParser:
 def average(opt: argparse.Namespace) -> None:
     """Average, score, print the table, and write both files. Raises UserError where that is impossible."""
     _check_flags(opt)
+    from evaluation.ranking import check_decides
     from evaluation.seen_images import warn_seen
     from tools.average import batchnorm, ingredients, soups
     from tools.average.scores import Scorer, table
@@ -90,6 +91,8 @@ def average(opt: argparse.Namespace) -> None:
     parts = ingredients.read_all(paths, opt.how)
     eval_opt = _eval_options(opt, paths, parts[0])
     scorer = Scorer(eval_opt, parts, get_device(opt.gpu), opt.metric)
+    if opt.how == "greedy":
+        check_decides(scorer.metric, scorer.classes.count, "the checkpoints of --how greedy")
     for part in parts if opt.how == "greedy" else ():
         effect = "Its scores on them say nothing, and nor does the choice of --how greedy."
         warn_seen(part.path, seen_lists(part.content), scorer.files, effect)
