@@ -76,7 +76,7 @@ def main(opt: argparse.Namespace) -> None:
     if opt.pseudo_label is not None:
         submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, opt.pseudo_label)
     if probabilities is not None:
-        path, seen = out.with_name("probs.npz"), run.loaded.all_seen
+        path, seen = submission_files.probabilities_file(out), run.loaded.all_seen
         saved_probs.write(path, probabilities, predictions.readable, run.files, run.classes, seen=seen)
     submission.log_summary(out, scored)
 
@@ -99,7 +99,7 @@ def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None
     if run.opt.pseudo_label is not None:
         target_submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, run.opt.pseudo_label)
     if run.opt.save_probs:
-        path, seen = out.with_name("probs.npz"), run.loaded.all_seen
+        path, seen = submission_files.probabilities_file(out), run.loaded.all_seen
         saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes, seen=seen)
     submission.log_summary(out, scored)
 

@@ -33,13 +33,21 @@ def planned(out: Path, opt: argparse.Namespace, sample: Sample | None = None) ->
     if opt.pseudo_label is not None:
         files.append(Output(pseudo_labels(out), "a list of pseudo-labels", is_label_list))
     if opt.save_probs:
-        files.append(Output(out.with_name("probs.npz"), "a file of probabilities", is_probabilities))
+        files.append(Output(probabilities_file(out), "a file of probabilities", is_probabilities))
     return files
 
 
 def pseudo_labels(out: Path) -> Path:
     """Return the path of the list of --pseudo_label, beside the submission `out`."""
     return out.with_name(f"{out.stem}.pseudo.txt")
+
+
+def probabilities_file(out: Path) -> Path:
+    """Return the path of the probabilities of --save_probs, which files of the same stem as `out` share.
+
+    Those of submission.csv, the name without --out, are probs.npz.
+    """
+    return out.with_name("probs.npz" if out.stem == "submission" else f"{out.stem}.probs.npz")
 
 
 def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None:
@@ -52,7 +60,7 @@ def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None
     Args:
         hashes: sha256 of each member's file.
     """
-    records, probabilities = _records(out), out.with_name("probs.npz")
+    records, probabilities = _records(out), probabilities_file(out)
     unknown = out.name not in records and out.exists()
     if not opt.out and (unknown or any(_members(record) != sorted(hashes) for record in records.values())):
         found = [*(out.with_name(name) for name in sorted({out.name, *records})), provenance_file(out)]

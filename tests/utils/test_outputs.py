@@ -99,6 +99,12 @@ def test_check_refuses_a_place_that_cannot_be_written(as_somebody):
     outputs.check([outputs.Output(Path(tempfile.gettempdir()) / "new" / "list.csv", "a list")], {})
 
 
+def test_check_refuses_one_file_for_two_things(tmp_path):
+    both = [outputs.Output(tmp_path / "a.csv", what) for what in ("a submission", "a file of probabilities")]
+    with pytest.raises(UserError, match=r"a\.csv would be a submission and a file of probabilities at once"):
+        outputs.check(both, {})
+
+
 def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
     load = tmp_path / ready[1]
     for name, source in (("same.pt", load), ("same.txt", tmp_path / "test.txt")):
@@ -121,9 +127,6 @@ def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
         for force in (["--force"], []) if part != "--force" else ([],):
             result = script("submit.py", *ready, "--out", out, *force)
             assert result.code == 2 and part in result.err and "Traceback" not in result.err, (out, result.err)
-    result = script("submit.py", *ready, "--out", "probs.npz", "--save_probs")
-    assert result.code == 2
-    assert "probs.npz would be a submission of these flags and a file of probabilities at once" in result.err
     assert before == {path: path.read_bytes() for path in before} and stat.S_ISCHR(Path("/dev/full").stat().st_mode)
     assert {path.name for path in tmp_path.iterdir()} - {path.name for path in before} == {
         "checkpoints",
@@ -339,12 +342,18 @@ def test_submit_without_pseudo_labels_renames_those_of_the_earlier_run(out, scri
 
 
 def test_submit_out_leaves_probabilities_of_another_submission(script, ready, tmp_path):
-    """The folder has one probs.npz, which another name may have written."""
-    words = ["submit.py", *ready]
-    assert script(*words, "--out", "b.csv").code == 0
-    assert script(*words, "--out", "a.csv", "--save_probs").code == 0
-    assert script(*words, "--out", "b.csv").code == 0
-    assert (tmp_path / "probs.npz").is_file()
+    """The folder had one probs.npz, which each name replaced."""
+    words = ["submit.py", *ready, "--tag", "one"]
+    assert script(*words, "--save_probs").code == 0
+    assert script(*words, "--out", "results/one/a.csv", "--save_probs").code == 0
+    before = {path: path.read_bytes() for path in Path("results/one").glob("*probs.npz")}
+    assert sorted(path.name for path in before) == ["a.probs.npz", "probs.npz"]
+    other = other_checkpoint(tmp_path / ready[1])
+    for more in (["--save_probs"], []):
+        assert script(*words, "--load", other, "--out", "results/one/b.csv", *more).code == 0
+        assert {path: path.read_bytes() for path in before} == before
+    (renamed,) = Path("results/one").glob("b.2*.probs.npz")
+    assert not Path("results/one/b.probs.npz").exists(), f"{renamed} is of the earlier b.csv"
 
 
 def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
