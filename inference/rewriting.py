@@ -13,12 +13,19 @@ from utils.weight_files import is_safetensors
 def announce_rewriting(run: Inference) -> None:
     """Log which checkpoint --calibrate or --fit_thresholds will change, before the work, and keep it from others.
 
+    --debug changes none: what a few batches give is no fit.
+
     Raises:
         UserError: the weights are published ones, which stay as they are; or the checkpoint's folder cannot be written;
             or another command has the run.
     """
     added = {"calibrate": "the temperature", "fit_thresholds": "the thresholds"}
     asked = [name for name in added if getattr(run.opt, name)]
+    if run.opt.debug:
+        if asked:
+            flags = " and ".join(f"--{name}" for name in asked)
+            log.warning(f"--debug: no checkpoint is changed, as a few batches are too few for {flags}.")
+        return
     target = rewritten_file(run)
     if asked and target is not None:
         _refuse_published(target, run.loaded.paths[0], asked[0])

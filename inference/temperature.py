@@ -33,11 +33,13 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
 
 
 def keep_temperature(run: Inference, fitted: FittedTemperature) -> None:
-    """Write a temperature into the checkpoint, if there is one to hold it.
+    """Write a temperature into the checkpoint, if there is one to hold it; not under --debug.
 
     Raises:
         UserError: the checkpoint was replaced meanwhile, or cannot be written.
     """
+    if run.opt.debug:  # announce_rewriting has said so
+        return
     target = rewritten_file(run)
     if target is None:
         what = (
@@ -50,7 +52,10 @@ def keep_temperature(run: Inference, fitted: FittedTemperature) -> None:
 
 
 def temperature_flag(run: Inference, fitted: FittedTemperature | None) -> str | None:
-    """Return what --temperature is to say in a later command, for a fitted temperature; None without one."""
-    if fitted is None:
+    """Return what --temperature is to say in a later command, for a fitted temperature.
+
+    None without one, and for that of a few batches (--debug).
+    """
+    if fitted is None or run.opt.debug:
         return None
     return f"{fitted.temperature:.6f}" if rewritten_file(run) is None else "ckpt"

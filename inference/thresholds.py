@@ -30,11 +30,14 @@ def fit_and_log(run: Inference, predictions: TargetPredictions) -> FittedThresho
 def keep_thresholds(run: Inference, fitted: FittedThresholds | None) -> None:
     """Write thresholds into the checkpoint, if there is one to hold them; None removes those that it holds.
 
-    A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities.
+    A checkpoint holds them for temperature 1: another temperature moves them as it moves the probabilities. --debug
+    changes no checkpoint.
 
     Raises:
         UserError: the checkpoint was replaced meanwhile, or cannot be written.
     """
+    if run.opt.debug:  # announce_rewriting has said so
+        return
     target = rewritten_file(run)
     if target is None:
         where = "; ensemble.yaml holds these" if fitted is not None and writes_ensemble(run.opt) else ""
@@ -51,10 +54,12 @@ def keep_thresholds(run: Inference, fitted: FittedThresholds | None) -> None:
 def threshold_flag(run: Inference, fitted: FittedThresholds | None, temperature: float | None) -> list[float] | None:
     """Return what --threshold is to say in a later command: fitted thresholds that no checkpoint holds, else None.
 
+    Those of a few batches (--debug) are no later command's.
+
     Args:
         temperature: that of the later command, where it is another one than this run's.
     """
-    if fitted is None or rewritten_file(run) is not None:
+    if fitted is None or run.opt.debug or rewritten_file(run) is not None:
         return None
     values = fitted.values[:1] if len(set(fitted.values)) == 1 else fitted.values
     if temperature is None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -174,6 +175,21 @@ def test_eval_that_cannot_write_the_checkpoint_says_so_before_the_work(
     result = script("eval.py", "--load", path, "--gpu", "-1", "-w", "0", *flag.split())
     assert result.code == 2 and f"{path} cannot be written" in result.err and "Traceback" not in result.err
     assert "Temperature " not in result.out and "Labels count as" not in result.out
+
+
+def test_eval_fits_in_debug_change_no_checkpoint(task_checkpoint, script: Script):
+    """The temperature and the thresholds of a few batches were stored, and submit.py used them."""
+    path = task_checkpoint("multilabel")
+    content = path.read_bytes()
+    words = ["--tag", "t", "--load", path, "--gpu", "-1", "-w", "0", "--resamples", "0", "--no-report"]
+    result = script("eval.py", *words, "--calibrate", "--fit_thresholds", "one", "--debug")
+    assert result.code == 0 and path.read_bytes() == content, result.err
+    assert (
+        "--debug: no checkpoint is changed, as a few batches are too few for --calibrate and --fit_thresholds."
+        in result.out
+    )
+    assert "Labels count as predicted" in result.out and "Stored" not in result.out
+    assert not re.search("Next:.*(--temperature|--threshold)", result.out)
 
 
 def test_eval_fit_thresholds_of_a_blend_changes_no_checkpoint_and_writes_an_ensemble(task_checkpoint, script: Script):
