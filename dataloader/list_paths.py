@@ -69,9 +69,11 @@ class ListFlags:
         }
         if len({os.path.realpath(path) for path in found.values()}) > 1:
             shown = "\n".join(f"  {path}: {listed}" for path, listed in found.items())
+            caution = "\nOne network may have learned from the list of another, and scores too well there."
+            caution = caution if name == "val" else ""
             raise UserError(
                 f"The checkpoints remember different {KINDS[name]} lists:\n{shown}\n"
-                f"Say which one to use: --{name}_list FILE, or --data_root DIR."
+                f"Say which one to use: --{name}_list FILE, or --data_root DIR.{caution}"
             )
         owners = " and ".join(found) if len(found) <= 2 else f"{len(found)} checkpoints"
         return next((Path(listed) for listed in found.values()), None), owners
