@@ -95,7 +95,7 @@ def main(opt: Options, started: float = 0.0) -> None:
                 failed = error.with_traceback(None)
             if failed is not None:
                 run.recover(failed)
-    run.finish(lambda script, path: after_training(script, path, opt))
+    run.finish(lambda script, path: after_training(script, path, opt, lists.paths["test"]))
 
 
 def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple[Options, "RunLists"]:

@@ -24,7 +24,7 @@ from inference.blend_targets import TargetCandidates
 from inference.ensemble_file import REQUIRED
 from inference.predictor import Predictor, SavedMember
 from inference.session import Inference
-from options import after_evaluation, choices
+from options import NO_TEST_LIST, after_evaluation, changed, choices
 from options.plain_yaml import YamlError, read_yaml
 from utils import distributed, weight_sources
 from utils.batch import EvalBatch
@@ -321,5 +321,7 @@ def write_ensemble(
     if any(member.path.endswith(".npz") for member in members):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
     else:
-        use = after_evaluation(opt, path)
+        # an oof.npz does not say where the test list of its networks is
+        known = expanded_folds is not None or run.has_test_list()
+        use = after_evaluation(opt if known else changed(opt, test_list=NO_TEST_LIST), path)
     log.info(f"Written: {path}; use it with {use}")

@@ -46,12 +46,16 @@ class Inference:
 
     def can_submit(self) -> bool:
         """Return whether submit.py could predict with the same members: they are networks, and there is a test list."""
+        return self.has_test_list() and not self.loaded.saved
+
+    def has_test_list(self) -> bool:
+        """Return whether there is the test list that submit.py would read without --test_list."""
         opt = changed(self.opt, test_list=None)
         try:
             path = dataloader.known_list(opt, "test", self.loaded.lists)[0] or dataloader.list_path(opt, "test")
         except UserError:  # the members were trained with different ones
             return False
-        return path.is_file() and not self.loaded.saved
+        return path.is_file()
 
 
 def open_inference(

@@ -13,6 +13,7 @@ from options.parser import long_name
 SCRIPTS = ("train.py", "eval.py", "submit.py", "clear.py")
 # Options of a training run that the evaluation of its checkpoint does not take over.
 NOT_EVALUATED = ("tag", "config", "seed", "model", "scale", "fit", "precision", "on_bad_image")
+NO_TEST_LIST = "TEST_LIST"  # stands in a printed command for the list that the user has yet to name
 ENSEMBLE_OPTIONS = ("load", "weights", "blend", "tta", "scale", "fit")  # options that an ensemble.yaml holds
 PRINTED_IF_GIVEN = ("data_root",)  # given with its default value, it overrides the lists that a checkpoint remembers
 
@@ -34,10 +35,14 @@ def words(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[st
     return [word for action in parser._actions for word in _words(action, values.get(action.dest), False)]
 
 
-def after_training(script: str, checkpoint: str, opt: argparse.Namespace) -> str:
-    """Return the command of `script` ("eval", "submit") for `checkpoint`, with the data options of its run `opt`."""
-    shared = {name: value for name, value in vars(opt).items() if name not in NOT_EVALUATED}
-    return command(script, shared | {"load": [checkpoint]})
+def after_training(script: str, checkpoint: str, opt: argparse.Namespace, test_list: str) -> str:
+    """Return the command of `script` ("eval", "submit") for `checkpoint`, with the data options of its run `opt`.
+
+    Args:
+        test_list: the one that submit.py would read. Where there is none, the command has a place to name one.
+    """
+    values = {name: value for name, value in vars(opt).items() if name not in NOT_EVALUATED} | {"load": [checkpoint]}
+    return command(script, values if os.path.isfile(test_list) else values | {"test_list": NO_TEST_LIST})
 
 
 def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:

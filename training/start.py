@@ -145,9 +145,12 @@ class RunStart:
         epochs = run_length(self.opt.scheduler, self.opt.epochs, given=False)
         if self.state.next_epoch <= epochs:
             return False
+        more = "more --epochs"
+        if find_table(self.opt.scheduler) is not None:
+            more = f"another --scheduler ({self.opt.scheduler} sets {epochs} epochs, whatever --epochs says)"
         log.info(
             f"{self.source} is complete: epoch {self.state.epochs_done} of {epochs}. "
-            "To train more, give more --epochs, or start a new run from its weights: --load without --resume."
+            f"To train more, give {more}, or start a new run from its weights: --load without --resume."
         )
         return True
 

@@ -205,6 +205,19 @@ def test_eval_fit_thresholds_of_a_blend_changes_no_checkpoint_and_writes_an_ense
     assert debug.code == 0 and "is not written" in debug.err + debug.out and not [*Path("results/d").rglob("*.yaml")]
 
 
+def test_eval_blend_without_a_test_list_prints_a_command_with_a_place_for_one(
+    task_checkpoint, colours, tmp_path, script: Script
+):
+    path, folder = task_checkpoint("multilabel"), tmp_path / "lists"
+    folder.mkdir()
+    listed = (colours / "multilabel/val.txt").read_text()
+    (folder / "val.txt").write_text(listed.replace("../", f"{colours}/"))
+    words = ["--tag", "t", "--load", path, path, "--gpu", "-1", "-w", "0", "--resamples", "0", "--no-report"]
+    result = script("eval.py", *words, "--data_root", folder, "--blend", "greedy")
+    assert result.code == 0 and "Next:" not in result.out, result.err
+    assert re.search(r"ensemble.yaml; use it with python submit.py .*--test_list TEST_LIST", result.out)
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

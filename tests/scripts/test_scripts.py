@@ -128,7 +128,10 @@ def test_train_without_validation_list_shows_newest_average(script, small, photo
     assert not (tmp_path / "checkpoints/all/best.pt").exists()
     assert checkpoint.load(tmp_path / "checkpoints/all/last.pt")["showing"] == shown
     command = re.search(r"Next: python (.*)", result.out)[1].split()
-    assert script(*command, "--data_root", photo_set, "--gpu", -1).code == 0
+    place = command.index("TEST_LIST")  # there is none: the command as printed ended with an error
+    assert command[0] == "submit.py" and command[place - 1] == "--test_list"
+    command[place] = photo_set / "test.txt"
+    assert script(*command, "--gpu", -1).code == 0
     assert len((tmp_path / "results/cache/submission.csv").read_text().splitlines()) == 7
 
 

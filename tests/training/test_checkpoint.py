@@ -21,6 +21,8 @@ from conftest import ROOT
 from optimizer import load_optimizer_state
 from options import parse_eval, parse_train
 from training.setup import build_engine
+from training.start import RunStart
+from training.state import RunState
 from utils import checkpoint, checkpoint_schema
 from utils.errors import UserError
 
@@ -197,6 +199,17 @@ def messages(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     caplog.set_level("INFO")
     return lambda: " ".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "advice"), [("cos", "give more --epochs, or"), ("1x", "another --scheduler (1x")]
+)
+def test_is_complete_names_the_flag_that_sets_the_epochs(scheduler, advice, caplog, monkeypatch):
+    """A run of a table was told to give more --epochs, which the table does not use."""
+    said = messages(caplog, monkeypatch)
+    opt = parse_train(["--scheduler", scheduler, "--epochs", "12"]).replace(resume=True)
+    assert RunStart(opt, {"opt": {}}, "last.pt", RunState(epochs_done=12)).is_complete()
+    assert "last.pt is complete: epoch 12 of 12. To train more, give" in said() and advice in said()
 
 
 def test_load_flipped_bit_is_refused_by_checksum(tmp_path, caplog, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import dataloader
 from evaluation.thresholds import FittedThresholds
 from inference.ensemble import EnsembleMember, ensemble_content, thresholds_content
-from options import command
+from options import NO_TEST_LIST, command
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import ENSEMBLE, FoldsRun
 from utils.files import file_hash, write_yaml
@@ -45,4 +45,4 @@ def next_command(run: FoldsRun, path: Path) -> str:
     values = {name: getattr(run.train, name) for name in SAME}
     values |= {"tag": run.train.tag, "ensemble": str(path), "result_dir": run.opt.result_dir}
     test = Path(dataloader.lists_of(run.train)["data_root"]) / "test.txt"
-    return command("submit", values | ({} if test.is_file() else {"test_list": "TEST_LIST"}))
+    return command("submit", values | ({} if test.is_file() else {"test_list": NO_TEST_LIST}))
