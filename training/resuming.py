@@ -88,6 +88,16 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
     )
 
 
+def predicts_as(path: Path, other: Path) -> bool:
+    """Return whether two checkpoints predict alike, whatever eval.py has stored in one of them since."""
+    try:
+        return checkpoint.identity(checkpoint.load(path)) == checkpoint.identity(checkpoint.load(other))
+    except MachineFault:
+        raise
+    except UserError:
+        return False
+
+
 def _check_cache(saved: dict[str, Any], source: str, cache_given: bool) -> None:
     """Raise UserError if the checkpoint names a folder for --cache that holds none: a file must not create folders."""
     cache = str(saved.get("cache", "none"))

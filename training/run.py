@@ -296,19 +296,22 @@ class TrainingRun:
         best, folder = self.state.best(), Path(self.source).parent
         if best is None or folder.resolve() == self.checkpoints.resolve():
             return
-        source = next((path for path in (Path(self.source), folder / "best.pt") if resuming.holds(path, best)), None)
+        source = next((path for path in (folder / "best.pt", Path(self.source)) if resuming.holds(path, best)), None)
         if source is not None:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             link_over(source, self.checkpoints / "best.pt")
             log.info(f"{self.checkpoints}/best.pt is {source} (epoch {best['epoch']}) until an epoch is better.")
 
     def _complete_names(self) -> None:
-        """Link last.pt to the names that a killed run had not linked yet."""
+        """Link last.pt to the names that a killed run had not linked yet.
+
+        A copy that eval.py has written since, with a temperature or thresholds, stays.
+        """
         if self.state.within is not None:
             return
         for name in self._names(self.state.history[-1]["epoch"]):
             path = self.checkpoints / name
-            if not (path.exists() and path.samefile(self.last)):
+            if not (path.exists() and (path.samefile(self.last) or resuming.predicts_as(path, self.last))):
                 link_over(self.last, path)
 
     # ------------------------------------------------------------------------------------------------ stopping

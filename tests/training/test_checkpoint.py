@@ -195,6 +195,32 @@ def test_resume_under_another_tag_continues(script, photo_set, small, tmp_path):
     assert "is complete: epoch 2 of 2" in again.out
 
 
+def test_resume_keeps_the_temperature_that_eval_stored(script, photo_set, small, tmp_path):
+    """No later epoch is better: with --lr 0 and --freeze_bn all are alike."""
+    assert script("train.py", "--tag", "run", "--epochs", 1, *small, "--data_root", photo_set).code == 0
+    folder, stored = tmp_path / "checkpoints/run", {"temperature": 2.5, "tta": "none"}
+    for name in ("1_timm-test_resnet.pt", "best.pt"):
+        checkpoint.amend(folder / name, "calibration", stored, checkpoint.identity(checkpoint.load(folder / name)))
+    more = ["--epochs", 2, "--lr", 0, "--freeze_bn"]
+    first = ["--load", "checkpoints/run/last.pt", "--resume", "--gpu", -1]
+    assert script("train.py", "--tag", "other", *first, *more).code == 0
+    assert checkpoint.load(tmp_path / "checkpoints/other/best.pt")["calibration"] == stored
+    done = script("train.py", "--tag", "run", "--resume", "--gpu", -1, *more)
+    assert done.code == 0 and "best: epoch 1" in done.out, done.err + done.out
+    for name in ("1_timm-test_resnet.pt", "best.pt"):
+        assert checkpoint.load(folder / name)["calibration"] == stored
+
+
+def test_resume_links_the_names_that_a_killed_run_had_not(script, photo_set, small, tmp_path):
+    assert script("train.py", "--tag", "run", "--epochs", 2, *small, "--data_root", photo_set).code == 0
+    folder = tmp_path / "checkpoints/run"
+    numbered = folder / "2_timm-test_resnet.pt"
+    numbered.unlink()
+    numbered.write_bytes((folder / "1_timm-test_resnet.pt").read_bytes())
+    assert script("train.py", "--tag", "run", "--resume", "--gpu", -1, "--epochs", 3).code == 0
+    assert checkpoint.load(numbered)["epoch"] == 2
+
+
 def messages(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     caplog.set_level("INFO")
