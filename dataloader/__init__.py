@@ -95,6 +95,8 @@ def draw_lists(opt: Options, out: Path) -> Options:
         UserError: the folders hold too few images.
     """
     root = Path(opt.data_root)
+    if opt.resume and opt.train_list and class_folders.has_class_folders(root):
+        log.info(f"The training list is {opt.train_list}, as before: images that are new in {root} are not in it.")
     if opt.train_list or opt.val_list or "data_root" not in opt.given or not class_folders.has_class_folders(root):
         return opt
     hold_out = bool(opt.val_freq)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Protocol
 
 from options.near_names import did_you_mean
 from options.plain_yaml import YamlError, read_yaml
-from options.rules import Rule
+from options.rules import Rule, lists_beside_root
 from options.values import Options
 
 Fill = Callable[[argparse.Namespace], dict[str, Any]]  # the defaults that follow from other flags
@@ -202,6 +202,7 @@ class Parser(ToolParser):
                 setattr(opt, name, value)
         problems = [line for name in self.bounds for line in self.out_of_bounds(name, getattr(opt, name))]
         problems += [line for rule in self.rules for line in rule(opt)]
+        problems += lists_beside_root(opt, self.names_in(words), settings, f"the file {opt.config}") if settings else []
         # "--load is needed" follows from a mistyped --lod
         known = [line for line in problems if " is needed" not in line or line.split()[0] not in " ".join(mistyped)]
         problems = mistyped + [_as_typed(line, typed) for line in known]

@@ -1,14 +1,16 @@
 """Rules across options. Each returns a list of problems, so that all can be reported at once."""
 
 import argparse
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from options.choices import FITTED_BLENDS, TASK_LOSSES, TASK_METRICS
 from options.values import flag_text
 
 Rule = Callable[[argparse.Namespace], list[str]]
+LISTS = ("train_list", "val_list", "test_list")
 MAX_TAG_BYTES = 200  # file systems allow 255, and a temporary folder has a longer name than its tag
 
 
@@ -391,6 +393,28 @@ def cache(opt: argparse.Namespace) -> list[str]:
 def clear(opt: argparse.Namespace) -> list[str]:
     """Refuse to restore and delete at once."""
     return ["--restore and --rm contradict: leave one out"] if opt.restore and opt.rm else []
+
+
+def lists_beside_root(
+    opt: argparse.Namespace, given: Collection[str], earlier: Mapping[str, Any], source: str
+) -> list[str]:
+    """Refuse another --data_root that would leave the lists as `source` names them.
+
+    Args:
+        given: the options that replace those of the source.
+        earlier: the options that it names. source: a file of --config or a checkpoint, in words.
+    """
+    root, validates = earlier.get("data_root"), vars(opt).get("val_freq") != 0
+    read = [name for name in LISTS if name in vars(opt) and (validates or name != "val_list")]
+    kept = [name for name in read if earlier.get(name) and name not in given]
+    same = root is None or os.path.realpath(root) == os.path.realpath(opt.data_root)
+    if "data_root" not in given or same or not kept:
+        return []
+    what, flags = " ".join(flag_text(name, earlier[name]) for name in kept), " and ".join(f"--{name}" for name in kept)
+    return [
+        f"--data_root {opt.data_root} does not replace the lists that {source} names: {what}. Try: give {flags} too "
+        "(for class folders, make the lists first with datasets/prepare.py folder), or leave --data_root out"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ a resumed run

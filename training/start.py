@@ -350,6 +350,8 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
         theirs["precision"] = earlier["precision"] = saved["precision_used"]  # what "auto" chose
     opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
     opt = opt.replace(load=saved.get("load"))  # what the run began with, as its records say
+    if problems := rules.lists_beside_root(opt, opt.given, saved, source):
+        raise UserError(problems[0])
     if problems := rules.resumed(opt, opt.replace(**earlier)):
         what = f"\nA resumed run keeps the options of {source}" + (
             f"; you change {', '.join(changed)}" if changed else ""

@@ -322,6 +322,22 @@ def test_config_with_forbidden_content_is_refused(text, said, tmp_path, capsys):
     assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_config_whose_lists_another_data_root_would_leave_is_refused(tmp_path, capsys):
+    """The options.yaml of a run on class folders names the lists that it drew from them."""
+    file = tmp_path / "options.yaml"
+    file.write_text("data_root: photos\ntrain_list: logs/b/lists/train.txt\nval_list: logs/b/lists/val.txt\n")
+    for words in (["--data_root", "other"], ["--data_root", "other", "--train_list", "t.txt"]):
+        with pytest.raises(SystemExit):
+            parse_train(["--config", str(file), *words])
+        said = capsys.readouterr().err
+        assert f"--data_root other does not replace the lists that the file {file} names" in said
+        assert ("--train_list logs/b" in said) == ("t.txt" not in words) and "--val_list logs/b/lists/val.txt" in said
+    parse_train(["--config", str(file), "--data_root", "other", "--train_list", "t.txt", "--val_freq", "0"])
+    parse_train(["--config", str(file), "--data_root", "photos/"])
+    file.write_text("train_list: mine.txt\n")
+    assert parse_train(["--config", str(file), "--data_root", "other"]).train_list == "mine.txt"
+
+
 def test_config_flag_inside_a_list_is_a_value(tmp_path):
     (tmp_path / "c.yaml").write_text("load: [a.pt, --tta, x8]\n")
     opt = parse_eval(["--config", str(tmp_path / "c.yaml")])

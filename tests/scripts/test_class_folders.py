@@ -49,6 +49,14 @@ def test_train_class_folders_resumed_and_evaluated_keep_their_lists(folders, scr
     (folders / "red" / "new.png").write_bytes((folders / "red" / "val_image_of_class_0_0.png").read_bytes())
     done = script("train.py", "--tag", "a", "--data_root", "photos", "--resume", "--epochs", 2)
     assert done.code == 0 and "class folders" not in done.out and lists(tmp_path / "logs/a/lists") == made
+    assert (
+        "The training list is logs/a/lists/train.txt, as before: images that are new in photos are not in it."
+        in done.out
+    )
+    shutil.copytree(folders, tmp_path / "photos2")
+    done = script("train.py", "--tag", "a", "--data_root", "photos2", "--resume", "--epochs", 3)
+    assert done.code == 2 and "--data_root photos2 does not replace the lists that checkpoints/a/last.pt" in done.err
+    assert lists(tmp_path / "logs/a/lists") == made
     done = script("eval.py", "--load", "checkpoints/a/best.pt", "--gpu", -1, "-w", 0)
     assert done.code == 0 and "logs/a/lists/val.txt" in done.out
 

@@ -66,6 +66,39 @@ def test_resume_with_a_flag_that_suits_the_checkpoint_is_accepted(began, now):
     assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
 
 
+@pytest.mark.parametrize(
+    "now, said",
+    [
+        (
+            "--data_root b",
+            "last.pt names: --train_list a/t.txt --val_list a/v.txt. Try: give --train_list and --val_list",
+        ),
+        ("--data_root b --train_list b/t.txt", "last.pt names: --val_list a/v.txt. Try: give --val_list too"),
+        ("--data_root b --val_freq 0", "last.pt names: --train_list a/t.txt. Try: give --train_list too"),
+    ],
+)
+def test_resume_with_another_data_root_beside_lists_of_the_checkpoint_is_refused(now, said):
+    with pytest.raises(UserError, match="--data_root b does not replace the lists that") as error:
+        resumed("--data_root a --train_list a/t.txt --val_list a/v.txt", now)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "began, now",
+    [
+        ("--data_root a --train_list a/t.txt --val_list a/v.txt", "--data_root ./a/"),
+        ("--data_root a --train_list a/t.txt --val_list a/v.txt", "--val_list b/v.txt"),
+        ("--data_root a --train_list a/t.txt", "--data_root b --train_list b/t.txt"),
+        ("--data_root a --train_list a/t.txt --val_freq 0", "--train_list b/t.txt"),
+        ("--data_root a", "--data_root b"),
+    ],
+)
+def test_resume_with_lists_that_are_all_named_is_accepted(began, now):
+    opt = resumed(began, now)
+    given = parse_train([*now.split(), "--resume"])
+    assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
+
+
 def test_resume_of_a_contradiction_that_began_before_its_rule_goes_on():
     old = {"patience": 2, "swa": 3}
     assert resumed("--epochs 4", "--epochs 6", lambda saved: saved | old).epochs == 6
