@@ -18,21 +18,28 @@ import argparse
 import contextlib
 import csv
 import itertools
-import json
-import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from evaluation.ranking import merit
 from options import Options, build_parser, choices
 from options.parser import ToolParser, expanded, split_at_dashes
-from tools.same_training import deciding_options, differing_options, shown
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
+from tools.sweep_study import (
+    check_new,
+    check_same_lists,
+    check_same_options,
+    continued_space,
+    count_left,
+    enqueue,
+    finished,
+    import_optuna,
+    open_study,
+)
 from tools.train_process import train_process
 from utils import run_lock, tables
 from utils.errors import UserError
@@ -47,7 +54,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.2
-MAX_NAMED_RUNS = 8  # in a message
 FIXED = ("tag", "resume", "load", "config", "metric")  # flags of train.py that no space may vary
 
 
@@ -92,28 +98,28 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         UserError: Optuna is missing, the space or the flags are wrong, the name belongs to another space or to other
             flags, or no trial was completed.
     """
-    _optuna()  # if it is missing, say so before anything else
+    import_optuna()  # if it is missing, say so before anything else
     space = read_space(Path(opt.space), build_parser("train"), FIXED)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
     check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    study = _open_study(opt, folder, settings.metric)
-    space = _same_space(study, space)
+    study = open_study(opt, folder, settings.metric)
+    space = continued_space(study, space)
     combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None
-    _same_options(study, settings, space)
-    _check_new(study, settings)
+    check_same_options(study, settings, space)
+    check_new(study, settings)
     if "data_root" not in space:
         settings = _with_drawn_lists(settings, folder)
         rest = [*rest, *_shared_lists(study, settings, space, folder)]
-    _same_lists(study, settings, space)
-    _enqueue(study, combinations or [])
+    check_same_lists(study, settings, space)
+    enqueue(study, combinations or [])
     total = opt.trials if combinations is None else len(combinations)
     bar = progress(None, opt.name, total)
-    bar.update(total - _count_left(study, opt.trials, combinations))
-    while _count_left(study, opt.trials, combinations) > 0:
-        _same_lists(study, settings, space)  # a list may have been edited meanwhile
+    bar.update(total - count_left(study, opt.trials, combinations))
+    while count_left(study, opt.trials, combinations) > 0:
+        check_same_lists(study, settings, space)  # a list may have been edited meanwhile
         trial = study.ask()
         chosen = suggest(trial, space)
         tag = f"{opt.name}-{trial.number}"
@@ -130,34 +136,33 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     return report(study, folder, rest)
 
 
+def _with_drawn_lists(settings: Options, folder: Path) -> Options:
+    """Return `settings` with the lists that train.py would draw of class folders without lists, drawn in `folder`."""
+    import dataloader
+
+    return dataloader.draw_lists(settings, folder / "lists")
+
+
+def _shared_lists(study: "Study", settings: Options, space: Space, folder: Path) -> list[str]:
+    """Return the flags that give all trials the lists drawn in `folder`, if --seed varies: each would draw its own."""
+    lists = {name: getattr(settings, name) for name in ("train_list", "val_list")}
+    if "seed" not in space or lists["train_list"] != str(folder / "lists" / "train.txt"):
+        return []
+    if not finished(study):
+        study.set_user_attr("shared_lists", True)
+    elif "shared_lists" not in study.user_attrs:
+        log.warning(
+            f"The earlier trials of {study.study_name} drew a split each, by their --seed. They were scored on other "
+            "images than the new ones, so do not compare them. Try: another --name"
+        )
+    return [word for name, path in lists.items() if path for word in (f"--{name}", path)]
+
+
 def _combinations(space: Space, trials: int) -> list[dict[str, object]]:
     """Return the first `trials` combinations of a grid."""
     table = grid(space)
     products = itertools.islice(itertools.product(*table.values()), trials)
     return [dict(zip(table, values, strict=True)) for values in products]
-
-
-def _open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
-    """Return the study of `metric` in study.db of `folder`, which is created if it is new."""
-    optuna = _optuna()
-    tpe = opt.sampler == "tpe"
-    sampler = (optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler)(seed=opt.seed)
-    study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'study.db').resolve()}",
-        study_name=opt.name,
-        direction="minimize" if metric in choices.LOWER_IS_BETTER else "maximize",
-        load_if_exists=True,
-        sampler=sampler,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
-    )
-    known = study.user_attrs.get("metric", "top1" if study.get_trials(deepcopy=False) else metric)
-    if known != metric:
-        raise UserError(
-            f"The sweep {opt.name} was started with --metric {known}, not {metric}.\n"
-            "Give that metric, or another --name."
-        )
-    study.set_user_attr("metric", metric)
-    return study
 
 
 class TrialFiles:
@@ -179,7 +184,7 @@ class TrialFiles:
 
 def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFiles) -> None:
     """Run train.py with `words`; tell the study its best score, or that it was pruned or failed."""
-    optuna = _optuna()
+    optuna = import_optuna()
     if "--overwrite" in words:
         (files.logs / "metrics.csv").unlink(missing_ok=True)  # from a deleted sweep of the same name
     reported: set[int] = set()  # epochs
@@ -216,160 +221,6 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
     study.tell(trial, best)
 
 
-def finished(study: "Study") -> "list[FrozenTrial]":
-    """Return the trials that are complete, pruned or failed, without those that ended with an interrupted sweep."""
-    cut = study.user_attrs.get("cut", [])
-    return [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in cut
-    ]
-
-
-def _count_left(study: "Study", trials: int, combinations: list[dict[str, object]] | None) -> int:
-    """Return how many trials are left to do; of a grid: how many combinations no finished trial has."""
-    if combinations is None:
-        return trials - len(finished(study))
-    return len(_untried(combinations, finished(study)))
-
-
-def _untried(combinations: Iterable[dict[str, object]], trials: "Iterable[FrozenTrial]") -> list[dict[str, object]]:
-    """Return the combinations of a grid that none of the `trials` has."""
-    known = {_as_key(_settings_of(trial)) for trial in trials}
-    return [settings for settings in combinations if _as_key(settings) not in known]
-
-
-def _settings_of(trial: "FrozenTrial") -> dict[str, object]:
-    """Return the settings of a trial as they were enqueued, or as a sampler chose them."""
-    settings: dict[str, object] = trial.system_attrs.get("fixed_params", trial.params)
-    return settings
-
-
-def _as_key(settings: dict[str, object]) -> str:
-    return json.dumps(settings, sort_keys=True)  # tells 1, 1.0 and true apart, as Optuna's storage does
-
-
-def _enqueue(study: "Study", combinations: Iterable[dict[str, object]]) -> None:
-    """Enqueue the settings of trials that an interruption cut off, and the missing ones of a grid."""
-    states = _optuna().trial.TrialState
-    for trial in study.get_trials(states=(states.RUNNING,)):
-        settings = trial.system_attrs.get("fixed_params", {}) | trial.params
-        if settings:
-            study.enqueue_trial(settings)
-        study.set_user_attr("cut", [*study.user_attrs.get("cut", []), trial.number])
-        study.tell(trial.number, state=states.FAIL)
-        log.info(f"{study.study_name}-{trial.number} was interrupted; its settings run again")
-    for settings in _untried(combinations, [*finished(study), *study.get_trials(states=(states.WAITING,))]):
-        study.enqueue_trial(settings)
-
-
-def _same_space(study: "Study", space: Space) -> Space:
-    """Return the space of the sweep: `space`, or in an earlier version's sweep the whole numbers that it began with.
-
-    Raises:
-        UserError: the sweep was started with another space.
-    """
-    known: Space = study.user_attrs.get("space", space)
-    if known != space and known.keys() == space.keys():
-        whole = {name: {**rule, "whole": known[name].get("whole")} for name, rule in space.items() if "low" in rule}
-        if known == space | whole:  # earlier versions took whole bounds of any flag for a range of whole numbers
-            names = ", ".join(name for name in whole if whole[name] != space[name])
-            log.warning(
-                f"The sweep {study.study_name} goes on with whole numbers for {names}, as it began. "
-                "Try: another --name, to search between them"
-            )
-            return known
-    if known != space:
-        raise UserError(
-            f"The sweep {study.study_name} was started with another space: {study.user_attrs['space']}.\n"
-            "Give that space, or another --name."
-        )
-    study.set_user_attr("space", space)
-    return space
-
-
-def _same_options(study: "Study", settings: argparse.Namespace, space: Space) -> None:
-    """Raise UserError if earlier trials had other flags after --; warn if no flags were noted (earlier versions)."""
-    options = deciding_options(settings, space)
-    known = study.user_attrs.get("options")
-    if known is None and study.get_trials(deepcopy=False):
-        log.warning(
-            f"The sweep {study.study_name} does not record the flags after -- of its earlier trials. They can be "
-            "compared with new ones if the flags were the same."
-        )
-    if known is not None and (differing := differing_options(known, options)):
-        raise UserError(
-            f"The sweep {study.study_name} was started with other flags after --, so its trials cannot be compared "
-            f"with new ones:{shown(differing)}\nGive the flags that were given then to continue, or another --name."
-        )
-    study.set_user_attr("options", options)
-
-
-def _with_drawn_lists(settings: Options, folder: Path) -> Options:
-    """Return `settings` with the lists that train.py would draw of class folders without lists, drawn in `folder`."""
-    import dataloader
-
-    return dataloader.draw_lists(settings, folder / "lists")
-
-
-def _shared_lists(study: "Study", settings: Options, space: Space, folder: Path) -> list[str]:
-    """Return the flags that give all trials the lists drawn in `folder`, if --seed varies: each would draw its own."""
-    lists = {name: getattr(settings, name) for name in ("train_list", "val_list")}
-    if "seed" not in space or lists["train_list"] != str(folder / "lists" / "train.txt"):
-        return []
-    if not finished(study):
-        study.set_user_attr("shared_lists", True)
-    elif "shared_lists" not in study.user_attrs:
-        log.warning(
-            f"The earlier trials of {study.study_name} drew a split each, by their --seed. They were scored on other "
-            "images than the new ones, so do not compare them. Try: another --name"
-        )
-    return [word for name, path in lists.items() if path for word in (f"--{name}", path)]
-
-
-def _same_lists(study: "Study", settings: Options, space: Space) -> None:
-    """Raise UserError if earlier trials had lists of another content; warn if it was not noted (earlier versions).
-
-    Lists that the space varies, and those that are not there, are left to train.py.
-    """
-    import dataloader
-    from dataloader.file_list import read_list
-
-    lists = {}
-    for name in ("train", "val") if settings.val_freq else ("train",):
-        path = dataloader.list_path(settings, name)
-        if not {"data_root", f"{name}_list"} & space.keys() and path.is_file():
-            lists[name] = read_list(path, task=settings.task).content_hash()
-    known = study.user_attrs.get("lists")
-    if known is None and finished(study):
-        log.warning(
-            f"The sweep {study.study_name} does not record what the lists of its earlier trials held. They can be "
-            "compared with new ones if the lists were the same."
-        )
-    changed = [name for name, digest in lists.items() if (known or {}).get(name, digest) != digest]
-    if changed:
-        paths = " and ".join(str(dataloader.list_path(settings, name)) for name in changed)
-        raise UserError(
-            f"{paths} changed since the sweep {study.study_name} was started, so its trials cannot be compared with "
-            "new ones.\nRestore what was there to continue, or try: another --name."
-        )
-    study.set_user_attr("lists", {**(known or {}), **lists})
-
-
-def _check_new(study: "Study", settings: argparse.Namespace) -> None:
-    """Raise UserError if a new sweep would meet runs of a deleted one of the same name."""
-    if study.get_trials(deepcopy=False) or settings.overwrite:
-        return
-    parents = [Path(folder) for folder in (settings.checkpoint_dir, settings.log_dir) if Path(folder).is_dir()]
-    ours = re.compile(rf"{re.escape(study.study_name)}-\d+")
-    left = sorted({path.name for parent in parents for path in parent.iterdir() if ours.fullmatch(path.name)})
-    if left:
-        named = ", ".join(left[:MAX_NAMED_RUNS]) + (" …" if len(left) > MAX_NAMED_RUNS else "")
-        raise UserError(
-            f"There are runs of an earlier sweep {study.study_name!r}: {named}.\n"
-            "Try: another --name; or --overwrite after --, to replace them; "
-            "or python clear.py --tag NAME, which puts one into the trash."
-        )
-
-
 def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> Options:
     """Return train.py's options with the first values of the space.
 
@@ -384,18 +235,6 @@ def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> Options:
         raise UserError(f"--{twice[0]} is also given after --, but each trial sets its own. Leave it out there.")
     first = {name: rule["choices"][0] if "choices" in rule else rule["low"] for name, rule in space.items()}
     return build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
-
-
-def _optuna() -> ModuleType:
-    """Return Optuna, without its own logging. Raise UserError if it is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError(
-            "tools.sweep needs Optuna, which is not installed. Try: python -m pip install 'optuna>=4,<6'"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
 
 
 # ---------------------------------------------------------------------------------------------------- report

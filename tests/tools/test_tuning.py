@@ -243,7 +243,7 @@ def test_sweep_of_an_earlier_version_continues_with_a_warning(swept, capfd, monk
     from tools import sweep as tool
 
     with monkeypatch.context() as patch:
-        patch.setattr(tool, "_same_options", lambda *_: None)  # it noted no flags
+        patch.setattr(tool, "check_same_options", lambda *_: None)  # it noted no flags
         assert swept("--sampler", "grid", "--trials", 1, "--", "--epochs", 2) == 0
     capfd.readouterr()
     assert swept("--sampler", "grid", "--trials", 2, "--", "--epochs", 2) == 0
@@ -267,7 +267,7 @@ def test_sweep_whose_lists_changed_is_refused(swept, tmp_path, capfd, monkeypatc
     assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", tmp_path, "--val_freq", 0) == 2, "no score"
     (tmp_path / "val.txt").write_text("a_val.jpg 0\nb_val.jpg 1\n")
     assert swept(*words, 2, "--", "--data_root", tmp_path) == 0
-    real, asked = tool._same_lists, []
+    real, asked = tool.check_same_lists, []
 
     def edited(*args):
         if asked:
@@ -275,7 +275,7 @@ def test_sweep_whose_lists_changed_is_refused(swept, tmp_path, capfd, monkeypatc
         asked.append(args)
         real(*args)
 
-    monkeypatch.setattr(tool, "_same_lists", edited)
+    monkeypatch.setattr(tool, "check_same_lists", edited)
     assert swept(*words, 3, "--", "--data_root", tmp_path) == 2, "the list changed while the sweep went on"
     assert "train.txt changed since" in capfd.readouterr().err and not Path("logs/s-2").exists()
 
@@ -297,7 +297,7 @@ def test_sweep_of_an_earlier_version_takes_the_lists_of_now_with_a_warning(swept
     for name in ("train", "val"):
         (tmp_path / f"{name}.txt").write_text("a.jpg 0\nb.jpg 1\n")
     with monkeypatch.context() as patch:
-        patch.setattr(tool, "_same_lists", lambda *_: None)  # it noted no lists
+        patch.setattr(tool, "check_same_lists", lambda *_: None)  # it noted no lists
         assert swept("--sampler", "grid", "--trials", 1, "--", "--data_root", tmp_path) == 0
     capfd.readouterr()
     assert swept("--sampler", "grid", "--trials", 2, "--", "--data_root", tmp_path) == 0
