@@ -170,11 +170,14 @@ def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
 
 
 def listed_images(files: FileList, effect: str) -> NDArray[np.uint64]:
-    """Return `path_hashes` of the list; warn where it lists an image again, and of the `effect`."""
+    """Return `path_hashes` of the list; log the `effect` of images that it lists again.
+
+    `warn_repeated` is what warns of them, when the list is opened.
+    """
     image = path_hashes(files)
     again = len(image) - len(np.unique(image))
     if again:
-        log.warning(f"{again} image(s) of {files.source} are listed again; {effect}.")
+        log.info(f"{again} image(s) of {files.source} are listed again; {effect}.")
     return image
 
 

@@ -10,7 +10,7 @@ FOLDS = 5
 
 
 def image_keys(files: FileList) -> NDArray[np.uint64]:
-    """Return what `draw_parts` needs of the images of a list, uint64 (N,); warn where an image is listed again."""
+    """Return what `draw_parts` needs of the images of a list, uint64 (N,); log where an image is listed again."""
     return listed_images(files, "all lines of an image are in one part of the cross-fit")
 
 

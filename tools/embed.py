@@ -73,7 +73,7 @@ def run(opt: argparse.Namespace) -> None:
     """Embed the list, and find neighbours if asked."""
     from dataloader import align_labels
     from dataloader.file_list import read_list
-    from dataloader.lists import listed_images
+    from dataloader.lists import listed_images, warn_repeated
     from inference import saved_probs
     from utils import checkpoint
     from utils.seen_lists import entry, joined, seen_lists
@@ -92,6 +92,8 @@ def run(opt: argparse.Namespace) -> None:
     del content
     files = read_list(opt.list, labelled=not opt.unlabelled)
     among = read_list(opt.among) if opt.neighbours and opt.among else None
+    if opt.neighbours and among is None:
+        warn_repeated(files)
     if among is not None:
         check_apart(files, among)
     if distributed.is_main():

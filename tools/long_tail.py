@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(opt: argparse.Namespace) -> None:
     """Fit both methods, print what they gain, write the checkpoint of the better one."""
     from dataloader.file_list import read_list
+    from dataloader.lists import warn_repeated
     from evaluation.seen_images import warn_seen
     from utils import checkpoint
     from utils.seen_lists import seen_lists
@@ -67,6 +68,7 @@ def run(opt: argparse.Namespace) -> None:
         raise UserError(f"{opt.load} does not say how many training images a class had. Give a checkpoint of train.py.")
     require_classes(content, opt.load, "tools.long_tail")
     files = read_list(opt.list)
+    warn_repeated(files)
     paths = {method: Path(opt.load).with_suffix(f".{method}.pt") for method in METHODS}
     _reserve(paths, content, opt, files)
     effect = "Its scores on them say nothing, and nor does the best tau."

@@ -22,9 +22,11 @@ def test_draw_parts_of_images_listed_again_share_a_part():
     assert np.bincount(part[first]).tolist() == [8] * FOLDS
 
 
-def test_image_keys_of_one_path_written_in_two_ways_are_equal_with_a_warning(tmp_path, caplog, monkeypatch):
+def test_image_keys_of_one_path_written_in_two_ways_are_equal_with_a_note(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("utils.logger.log.propagate", True)
+    caplog.set_level("INFO")
     names = ["a.jpg", "b.jpg", f"{tmp_path}/a.jpg", "./b.jpg", "c.jpg"]
     keys = image_keys(FileList.of_paths([f"{tmp_path}/{name}" if name[0] != "/" else name for name in names], "images"))
     assert keys[0] == keys[2] and keys[1] == keys[3] and len(set(keys.tolist())) == 3
     assert "2 image(s) of images are listed again; all lines of an image are in one part" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["INFO"], "open_list has warned of them"

@@ -187,6 +187,9 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
         assert embed.main([str(word) for word in own]) == 0
         said = capfd.readouterr()
         assert (f"12 image(s) of {path} are listed again; no line of an image" in said.out + said.err) == twice
+        assert (said.out + said.err).count(
+            f"12 of 24 lines of {path} name an image that an earlier line names"
+        ) == twice
         top1[twice] = re.search(r"kNN top1 (\S+)", said.out)[1]
     assert top1[True] == top1[False]  # each neighbour twice; an image that voted for itself scored 1.0
 
