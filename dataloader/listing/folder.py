@@ -168,7 +168,7 @@ def _check_layout(root: Path, out: str) -> None:
 
 
 def _warn_deeper_classes(root: str, paths: list[str]) -> None:
-    """Warn where folders of the same names hold the images of several class folders: they may be the classes."""
+    """Warn where the folders in class folders may be the classes: several have the same ones, or one alone has any."""
     below: dict[str, set[str]] = {}
     for path in paths:
         name, *folders, _ = path[len(root) :].strip("/").split("/")
@@ -182,3 +182,10 @@ def _warn_deeper_classes(root: str, paths: list[str]) -> None:
             f"The images of several classes lie in folders of the same names, such as {several[0]} and {several[1]} in "
             f"{first}. They count as images of {first}. If they are the classes, give the folder that holds them."
         )
+    elif len(deeper) == 1 and len(below) > 1:
+        name, inner = deeper.popitem()
+        if len(inner) > 1:
+            log.warning(
+                f"The images of {name} alone lie in folders, such as {min(inner)}, and count as images of {name}. "
+                f"If these folders are the classes, give the one that holds them: {os.path.join(root, name)}"
+            )

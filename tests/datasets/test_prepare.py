@@ -339,7 +339,10 @@ def test_prepare_warns_of_folders_that_several_classes_have(make, tmp_path):
     made = make("folder", "things")
     assert made.code == 0 and made.classes == ["first", "second"] and "cat and dog in first" in made.said
     touch(tmp_path / "things", "first/own.jpg")
-    assert "cat and dog" not in make("folder", "things").said
+    said = make("folder", "things").said
+    assert "cat and dog" not in said and f"give the one that holds them: {tmp_path}/things/second" in said
+    touch(tmp_path / "things", "second/own.jpg")
+    assert "holds them" not in make("folder", "things").said
 
 
 def test_prepare_wrong_folder_is_refused(make, tmp_path):
