@@ -353,11 +353,12 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
     if problems := rules.lists_beside_root(opt, opt.given, saved, source):
         raise UserError(problems[0])
     if problems := rules.resumed(opt, opt.replace(**earlier)):
-        what = f"\nA resumed run keeps the options of {source}" + (
-            f"; you change {', '.join(changed)}" if changed else ""
+        named = [change for change in changed if change.split()[0] in " ".join(problems)]
+        but = f"; you change {', '.join(named)}" if named else ""
+        raise UserError(
+            "\n".join(problems) + f"\nA resumed run keeps the options of {source}{but}.\n"
+            f"Try: leave the change out, or start a new run from the weights: --load {source} without --resume"
         )
-        instead = f"leave that out, or start a new run from the weights: --load {source} without --resume"
-        raise UserError("\n".join(problems) + f"{what}.\nTry: {instead}")
     within = start.get("within") or {}
     if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):
         log.warning(

@@ -66,6 +66,11 @@ def test_resume_with_a_flag_that_suits_the_checkpoint_is_accepted(began, now):
     assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
 
 
+def test_resume_that_is_refused_names_the_changes_that_matter():
+    with pytest.raises(UserError, match="you change --accumulate 1 -> 3.\nTry: leave the change out"):
+        resumed("--sam 0.5 --epochs 1", "--accumulate 3 --epochs 2")
+
+
 @pytest.mark.parametrize(
     "now, said",
     [
