@@ -236,6 +236,21 @@ def test_folds_refuse_runs_of_another_origin_and_overwrite_deletes_them(done, ph
     assert len(list((folder / "checkpoints").glob("b_fold*/last.pt"))) == 2
 
 
+def test_folds_overwrite_with_fewer_folds_deletes_the_further_ones(done, photo_set, tmp_path, monkeypatch, capfd):
+    """The third network stayed, trained on other parts, and a_fold*/last.pt named it too."""
+    folder = copy_of(done, tmp_path, monkeypatch)
+    assert folds(photo_set, "a", "--folds", 2) == 2 and "--folds 3 -> 2" in capfd.readouterr().err
+    assert len(list((folder / "checkpoints").glob("a_fold*/last.pt"))) == 3, "a call that is refused deletes nothing"
+    monkeypatch.setattr(training, "launch", launch_fold)
+    assert folds(photo_set, "a", "--folds", 2, "--overwrite") == 0
+    assert sorted(path.parent.name for path in (folder / "checkpoints").glob("a_*/last.pt")) == ["a_fold1", "a_fold2"]
+    assert (
+        not list((folder / "checkpoints/a_fold3").glob("*.pt")) and not (folder / "logs/a_fold3/metrics.csv").exists()
+    )
+    lists = {path.name for path in (folder / "results/a/folds").rglob("*fold*.txt")}
+    assert lists and not any("3" in name for name in lists)
+
+
 def amend(path, data=None, **changes):
     """Change keys of a checkpoint, and in its `data`; None removes a key there."""
     content = checkpoint.load(path)

@@ -78,15 +78,17 @@ def make_run(
     fold_of: NDArray[np.int64],
 ) -> FoldsRun:
     """Return the run of folds; nothing is written."""
-    folder, lists = flags.folder_of(opt, train), flags.lists_folder(opt, train)
-    state, found = folder / "folds", []
-    for number in range(1, opt.folds + 1):
-        tag = flags.fold_tag(train.tag, number)
-        paths = list_paths(lists, number)
-        folders = Path(train.checkpoint_dir) / tag, Path(train.log_dir) / tag
-        marks = state / f"fold{number}.trained", state / f"fold{number}.npz"
-        found.append(Fold(number, tag, *paths, *folders, *marks))
-    return FoldsRun(opt, train, words, *listed, fold_of, folder, state, found)
+    folder = flags.folder_of(opt, train)
+    found = [_fold(opt, train, number) for number in range(1, opt.folds + 1)]
+    return FoldsRun(opt, train, words, *listed, fold_of, folder, folder / "folds", found)
+
+
+def _fold(opt: argparse.Namespace, train: Options, number: int) -> Fold:
+    """Return the fold of this number, from 1; nothing is written."""
+    tag, state = flags.fold_tag(train.tag, number), flags.folder_of(opt, train) / "folds"
+    paths = list_paths(flags.lists_folder(opt, train), number)
+    folders = Path(train.checkpoint_dir) / tag, Path(train.log_dir) / tag
+    return Fold(number, tag, *paths, *folders, state / f"fold{number}.trained", state / f"fold{number}.npz")
 
 
 def outputs(run: FoldsRun) -> list[Output]:
@@ -189,7 +191,14 @@ def clear_command(run: FoldsRun, fold: Fold) -> str:
 
 
 def _start_over(run: FoldsRun) -> None:
-    """Delete the plan first, then what belongs to it: a call that is killed in between does not continue half of it."""
+    """Delete the plan, then what belongs to it: a call that is killed in between does not continue half of it.
+
+    The runs that the new plan has no place for go before, while the plan tells of them.
+    """
+    for number in _further(run, _read(run.state / PLAN)):
+        fold = _fold(run.opt, run.train, number)
+        wait_until_free(fold)
+        remove_earlier(fold.checkpoints, fold.logs)
     (run.state / PLAN).unlink(missing_ok=True)
     products = [run.folder / name for name in (OOF, ENSEMBLE, FOLDS_SCORES)]
     marks = [*run.state.glob("fold*.trained"), *run.state.glob("fold*.npz")]
@@ -198,6 +207,12 @@ def _start_over(run: FoldsRun) -> None:
     for fold in run.folds:
         wait_until_free(fold)
         remove_earlier(fold.checkpoints, fold.logs)
+
+
+def _further(run: FoldsRun, known: dict[str, Any] | None) -> range:
+    """Return the numbers of the folds that the earlier plan or lists `known` have beyond those of `run`."""
+    before = (known or {}).get("folds")
+    return range(run.opt.folds + 1, before + 1 if isinstance(before, int) else 0)
 
 
 def wait_until_free(fold: Fold) -> None:
@@ -222,5 +237,8 @@ def _write_drawn(run: FoldsRun, content: dict[str, Any]) -> None:
             f"{folder}/ has the lists of other folds (another list, --folds, --seed, or other groups), "
             "and their runs may still need them.\nTry: another --folds_out"
         )
+    for number in _further(run, known):
+        for path in list_paths(folder, number):
+            path.unlink(missing_ok=True)
     write_lists(folder, run.files, run.fold_of, run.classes)
     write_json(folder / DRAWN, mine)
