@@ -414,7 +414,7 @@ def test_saved_probs_of_another_list_are_refused(script, pair, photo_set, tmp_pa
 
 
 def test_saved_probs_too_large_are_refused(monkeypatch, script, pair):
-    with pytest.raises(UserError, match=r"150000 images of 50030 classes are 15\.0 GB"):
+    with pytest.raises(UserError, match=r"150000 images with 50030 classes each are 15\.0 GB"):
         saved_probs.check_size(150_000, 50_030, "--save_probs")
     run_eval(script, "--tag", "a", "--load", "checkpoints/a/last.pt", "--save_probs", *pair)
     path = "results/a/1/probs.npz"
