@@ -246,7 +246,7 @@ def test_checkpoint_with_thresholds_of_another_count_is_refused(task_checkpoint,
 
 def test_threshold_flag_is_moved_to_the_temperature_of_the_next_command(monkeypatch):
     monkeypatch.setattr(inference.thresholds, "rewritten_file", lambda run: None)
-    run = SimpleNamespace(predictor=SimpleNamespace(temperature=1.0))
+    run = SimpleNamespace(opt=SimpleNamespace(debug=False), predictor=SimpleNamespace(temperature=1.0))
     fitted = SimpleNamespace(values=[0.2, 0.7])
     assert threshold_flag(run, fitted, None) == [0.2, 0.7]
     moved = threshold_flag(run, fitted, 2.0)
