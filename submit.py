@@ -47,7 +47,8 @@ def main(opt: argparse.Namespace) -> None:
     run_lock.acquire(Path(opt.result_dir) / opt.tag, shared=True)
     run = open_inference(opt, "test", tasks=choices.TASKS, shared=True)
     opt = run.opt  # the flags with what --ensemble says
-    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / f"submission.{opt.format}"
+    name = f"submission{'_debug' if opt.debug else ''}.{opt.format}"  # a few rows must not replace a submission
+    out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / name
     with distributed.together():
         submission.check_top_k(opt, run.classes)
         if opt.pseudo_label is not None:

@@ -232,21 +232,23 @@ def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str
 def _folder_name(opt: argparse.Namespace, networks: list[_Network], saved: list[str]) -> str:
     """Return the name of the folder for the results, below --tag.
 
-    It has the epochs, and for checkpoints of another tag their tags and the views too.
+    It has the epochs, and for checkpoints of another tag their tags and the views too. A few batches (--debug) get a
+    folder of their own: they must not replace the results of the whole list.
 
     Args:
         saved: the names of the files of probabilities.
     """
     tags = [re.sub(r"[^\w.+-]", "_", network.tag).lstrip(".")[:MAX_TAG_LETTERS] or "_" for network in networks]
     epochs = [re.sub(r"[^\w-]", "_", network.epoch)[:MAX_EPOCH_LETTERS] for network in networks]
+    debug = "_debug" if opt.debug else ""
     if all(network.tag == opt.tag for network in networks):
-        return _cut("+".join(epochs + saved), MAX_NAME_LETTERS)
+        return _cut("+".join(epochs + saved), MAX_NAME_LETTERS - len(debug)) + debug
     if len(set(tags)) == 1:
         parts = [f"{tags[0]}_{'+'.join(epochs)}"]
     else:
         parts = [f"{tag}_{epoch}" for tag, epoch in zip(tags, epochs, strict=True)]
-    views = f"_{opt.tta}" if opt.tta != "none" else ""
-    return _cut("+".join(parts + saved), MAX_NAME_LETTERS - len(views)) + views
+    end = (f"_{opt.tta}" if opt.tta != "none" else "") + debug
+    return _cut("+".join(parts + saved), MAX_NAME_LETTERS - len(end)) + end
 
 
 def _cut(name: str, letters: int) -> str:

@@ -356,6 +356,19 @@ def test_submit_out_leaves_probabilities_of_another_submission(script, ready, tm
     assert not Path("results/one/b.probs.npz").exists(), f"{renamed} is of the earlier b.csv"
 
 
+def test_a_few_batches_replace_no_results_and_no_submission(script, ready):
+    """The rows that --debug predicts replaced those of the whole list, under their name."""
+    words = [*ready, "--tag", "small", "-b", "1"]
+    for name in ("eval.py", "submit.py"):
+        assert script(name, *words, "--save_probs").code == 0
+    before = {path: path.read_bytes() for path in Path("results").rglob("*") if path.is_file()}
+    for name in ("eval.py", "submit.py"):
+        assert script(name, *words, "--save_probs", "--debug").code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    files = {path.relative_to("results/small").as_posix() for path in Path("results").rglob("*") if path not in before}
+    assert {"1_debug/metrics.json", "submission_debug.csv", "submission_debug.probs.npz"} <= files
+
+
 def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
     """Another process holds a folder as a run, clear.py, or another evaluation would."""
     for folder, shared, refused in (
