@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import cv2
 import numpy as np
@@ -27,32 +26,22 @@ from utils.run import run_tool
 TOP, FILES = 5, 32
 
 
-class NoiseList:
-    """What the report needs of a FileList: its images repeat 32 files of noise."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.source = folder / "noise.txt"
-        folder.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng(2)
-        for k in range(FILES):
-            cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (100 + 10 * k, 200, 3), dtype=np.uint8))
-
-    def path(self, index: int) -> str:
-        """Return the path of image `index`."""
-        return str(self.folder / f"{index % FILES}.jpg")
+class NoiseList(FileList):
+    """A list whose images have paths of their own, and the content of one of 32 files of noise."""
 
     def thumbnail(self, index: int, side: int) -> Image | None:
         """Return image `index`, its longer side at most `side` pixels, uint8 RGB."""
-        return thumbnail(self.path(index), side)
+        return thumbnail(self.path(index % FILES), side)
 
-    def content_hash(self) -> str:
-        """Return what stands for the content of the list: its name, for no two lists are compared."""
-        return str(self.source)
 
-    def file_label(self, label: int) -> int:
-        """Return the number that the list gives a class: its own."""
-        return label
+def write_noise(folder: Path, images: int) -> NoiseList:
+    """Write the files of noise into `folder`, and return a list of so many images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [str(folder / f"{k}.jpg") for k in range(images)]
+    rng = np.random.default_rng(2)
+    for k in range(FILES):
+        cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (100 + 10 * k, 200, 3), dtype=np.uint8))
+    return NoiseList.of_paths(paths, str(folder / "noise.txt"))
 
 
 def made_up(images: int, classes: int) -> Predictions:
@@ -84,7 +73,7 @@ def time_page(opt: argparse.Namespace) -> None:
     names = [f"product {label}" for label in range(opt.classes)]
     scored = Scored(
         predictions,
-        cast(FileList, NoiseList(Path(opt.out) / "images")),
+        write_noise(Path(opt.out) / "images", opt.images),
         Classes(opt.classes, names, rng.integers(1, 200, opt.classes).tolist()),
     )
     options = dict.fromkeys(results.SETTINGS) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +52,7 @@ class FileList:
     targets: Targets | None = None
 
     @classmethod
-    def of_paths(cls, paths: Sequence[str], source: str) -> "FileList":
+    def of_paths(cls, paths: Sequence[str], source: str) -> Self:
         """Return a list of these paths, without labels; relative ones start at the working folder.
 
         `source`: where they come from, for messages, such as "--images".
