@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def main(opt: argparse.Namespace) -> None:
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
-    from dataloader import check_pseudo_numbering
+    from dataloader import check_numbering
     from evaluation import submission, submission_files
     from evaluation.sample_submission import open_sample
     from evaluation.scored import Scored
@@ -52,7 +52,7 @@ def main(opt: argparse.Namespace) -> None:
     with distributed.together():
         submission.check_top_k(opt, run.classes)
         if opt.pseudo_label is not None:
-            check_pseudo_numbering(out.parent, run.classes)
+            check_numbering(out.parent, run.classes, pseudo=True, numbers=True)
         sample = open_sample(opt, run.files, run.classes) if opt.like else None
         if distributed.is_main():
             check(submission_files.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)

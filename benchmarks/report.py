@@ -35,7 +35,7 @@ class NoiseList(FileList):
 
 
 def write_noise(folder: Path, images: int) -> NoiseList:
-    """Write the files of noise into `folder`, and return a list of so many images."""
+    """Write the files of noise into `folder`, and return a list of this number of images."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [str(folder / f"{k}.jpg") for k in range(images)]
     rng = np.random.default_rng(2)

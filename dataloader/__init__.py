@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from dataloader.cache import CacheConfig, build_reader
-from dataloader.classes import align_labels, check_labels, check_numbering, check_pseudo_numbering, find_classes
+from dataloader.classes import align_labels, check_labels, check_numbering, find_classes
 from dataloader.dataset import EvalDataset, TrainDataset, ViewDataset
 from dataloader.file_list import FileList, read_class_names, read_list
 from dataloader.geometry import EvalGeometry
@@ -37,7 +37,6 @@ __all__ = [
     "align_labels",
     "check_labels",
     "check_numbering",
-    "check_pseudo_numbering",
     "check_readable",
     "draw_lists",
     "eval_loader",

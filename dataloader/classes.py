@@ -220,26 +220,17 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
     return files.renumbered(numbers, classes.count)
 
 
-def check_numbering(files: FileList, classes: Classes, pseudo: bool, numbers: bool) -> None:
-    """Check whether the classes.txt beside a list to predict numbers the classes like `classes`, the checkpoint's.
+def check_numbering(folder: Path, classes: Classes, pseudo: bool, numbers: bool) -> None:
+    """Check whether the classes.txt in `folder` numbers the classes like `classes`, the checkpoint's.
 
     Args:
+        folder: that of a list to predict, or of the list that the predictions become.
         pseudo: the predictions become a training list.
         numbers: the predictions are written as numbers; then a difference is a warning.
 
     Raises:
         UserError: the numbering differs and `pseudo` is set: such a list does not fit the lists beside it.
     """
-    _check_numbering(files.source.parent, classes, pseudo, numbers)
-
-
-def check_pseudo_numbering(folder: Path, classes: Classes) -> None:
-    """Raise UserError where the classes.txt in `folder`, for a list of pseudo-labels, numbers classes differently."""
-    _check_numbering(folder, classes, pseudo=True, numbers=True)
-
-
-def _check_numbering(folder: Path, classes: Classes, pseudo: bool, numbers: bool) -> None:
-    """Do what `check_numbering` says, for the classes.txt in `folder`."""
     names = read_class_names(folder)
     if names is None or classes.names is None or names_agree(names, classes.names):
         return

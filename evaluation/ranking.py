@@ -19,12 +19,12 @@ def merit(scores: Mapping[str, Any], metric: str, prefix: str = "") -> float:
 
 
 def is_constant(metric: str, classes: int) -> bool:
-    """Return whether `metric` is the same for all networks of so many `classes`."""
+    """Return whether every network of this number of `classes` has the same `metric`."""
     return metric == "top5" and classes <= MAX_TOP5_CLASSES
 
 
 def check_decides(metric: str, classes: int, chosen: str) -> None:
-    """Raise UserError where `metric` is the same for all networks of so many `classes`, and so cannot choose.
+    """Raise UserError where every network of this number of `classes` has the same `metric`, which then cannot choose.
 
     Args:
         chosen: what it would choose, for the message.

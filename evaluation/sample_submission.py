@@ -103,7 +103,7 @@ def open_sample(opt: argparse.Namespace, files: FileList, classes: Classes) -> S
         kind: Kind = "number" if form.kind == "number" else "name"
         sample, what = Sample(table, id_column, order, kind, targets=form), form.describe()
     if sample.kind == "number":
-        check_numbering(files, classes, pseudo=False, numbers=True)
+        check_numbering(files.source.parent, classes, pseudo=False, numbers=True)
     log.info(
         f"{table.path}: {len(order):,} rows, ids in column {table.header[id_column]!r}, "
         f"{what} in {named((repr(table.header[k]) for k in columns), len(columns))}."

@@ -17,7 +17,11 @@ def warn_seen(what: str, seen: Seen, files: FileList, effect: str) -> None:
     Args:
         what: the network, for messages. seen: its utils.seen_lists.seen_lists. effect: a sentence about the fit.
     """
-    count = count_seen(what, seen, files)
+    warn_of_count(what, count_seen(what, seen, files), files, effect)
+
+
+def warn_of_count(what: str, count: int, files: FileList, effect: str) -> None:
+    """Warn where a network has learned from `count` images of `files`, if there are any. The rest is as `warn_seen`."""
     if count:
         log.warning(
             f"{what} was trained on {count} of the {len(files)} images of {files.source}. {effect} "

@@ -118,7 +118,7 @@ def _open(
         opt = changed(opt, labels=_labels(opt, classes))
         as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
-        dataloader.check_numbering(files, classes, pseudo=makes_list, numbers=as_numbers)
+        dataloader.check_numbering(files.source.parent, classes, pseudo=makes_list, numbers=as_numbers)
     else:
         task = classes.task
         files = dataloader.open_list(opt, "val", known=loaded.lists, task=task) if images == "val" else images

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from dataloader.file_list import FileList
 from dataloader.lists import path_fingerprint
-from evaluation.seen_images import find_seen
+from evaluation.seen_images import find_seen, warn_of_count
 from utils.classes import Classes
-from utils.logger import log
 from utils.seen_lists import Seen
 
 
@@ -47,12 +46,8 @@ class RunLists:
         if self.val is None:
             return
         count, _ = find_seen([one for one in seen if one.get("fingerprint") != self.train_fingerprint], self.val)
-        if count:
-            log.warning(
-                f"{what} was trained on {count} of the {len(self.val)} images of {self.val.source}. It knows their "
-                "answers, so the validation scores, and the choice of the best epoch, say nothing. Give a list of "
-                "other images."
-            )
+        effect = "It knows their answers, so the validation scores, and the choice of the best epoch, say nothing."
+        warn_of_count(what, count, self.val, effect)
 
     def record(self) -> dict[str, dict[str, object]]:
         """Return what lists.json says of the lists: their content, where options.yaml says where they are."""

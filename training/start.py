@@ -200,7 +200,7 @@ class RunStart:
             resuming.check_classes(self.content, self.source, names, listed)
 
     def check_metric(self, classes: int) -> None:
-        """Raise UserError if --metric is the same for all networks of so many classes.
+        """Raise UserError if every network of this number of classes has the same --metric.
 
         A resumed run keeps the metric that it began with, so there it is a warning.
         """

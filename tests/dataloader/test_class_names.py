@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataloader import Classes, align_labels, check_pseudo_numbering, known_list, lists_of
+from dataloader import Classes, align_labels, check_numbering, known_list, lists_of
 from dataloader.file_list import read_list
 from evaluation import label_issues
 from inference import session
@@ -98,11 +98,11 @@ def test_submission_names_of_a_checkpoint_without_names_are_refused():
 
 
 def test_pseudo_labels_beside_other_class_names_are_refused(tmp_path):
-    check_pseudo_numbering(tmp_path, Classes(2, ["dog", "cat"]))
+    check_numbering(tmp_path, Classes(2, ["dog", "cat"]), pseudo=True, numbers=True)
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    check_pseudo_numbering(tmp_path, Classes(2, ["cat", "dog"]))
+    check_numbering(tmp_path, Classes(2, ["cat", "dog"]), pseudo=True, numbers=True)
     with pytest.raises(UserError, match="--pseudo_label would not fit"):
-        check_pseudo_numbering(tmp_path, Classes(2, ["dog", "cat"]))
+        check_numbering(tmp_path, Classes(2, ["dog", "cat"]), pseudo=True, numbers=True)
 
 
 def test_align_labels_of_other_numbering_follow_names(tmp_path, said):

@@ -93,9 +93,9 @@ def average(opt: argparse.Namespace) -> None:
     scorer = Scorer(eval_opt, parts, get_device(opt.gpu), opt.metric)
     if opt.how == "greedy":
         check_decides(scorer.metric, scorer.classes.count, "the checkpoints of --how greedy")
-    for part in parts if opt.how == "greedy" else ():
         effect = "Its scores on them say nothing, and nor does the choice of --how greedy."
-        warn_seen(part.path, seen_lists(part.content), scorer.files, effect)
+        for part in parts:
+            warn_seen(part.path, seen_lists(part.content), scorer.files, effect)
     wanted = opt.bn_images if opt.bn_images is not None else 0 if opt.how == "ema" else MAX_BATCHNORM_IMAGES
     refresh = batchnorm.Refresher(eval_opt, parts, scorer.device, wanted, opt.train_list)
     soup = soups.cook(opt.how, parts, scorer, refresh)
