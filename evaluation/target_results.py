@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dataloader.lists import path_hashes
 from evaluation import calibration, multilabel, paired, regression, thresholds
 from evaluation.report import figures, plots, target_plots
-from evaluation.report.page import Extra
+from evaluation.report.page import Extra, percent
 from evaluation.report.pictures import MAX_ERRORS, SIDE
 from evaluation.report.target_page import Details, Table
 from evaluation.report.target_page import write as write_target_page
@@ -217,16 +217,13 @@ def _write_labels(path: Path, counts: multilabel.LabelCounts, scored: TargetScor
         )
         for k in range(classes.count):
             count, predicted, right = int(counts.positive[k]), int(counts.predicted[k]), int(counts.right[k])
-            shares = [
-                f"{right / predicted:.6f}" if predicted else "",
-                f"{right / count:.6f}" if count else "",
-                "" if np.isnan(f1[k]) else f"{f1[k]:.6f}",
-                "" if np.isnan(counts.average_precision[k]) else f"{counts.average_precision[k]:.6f}",
-                f"{threshold[k]:.6f}",
-            ]
-            writer.writerow([k, classes.name(k), trained[k], count, predicted, right, *shares])
+            precision, recall = right / predicted if predicted else np.nan, right / count if count else np.nan
+            shares = [precision, recall, float(f1[k]), float(counts.average_precision[k])]
+            in_file = ["" if np.isnan(share) else f"{share:.6f}" for share in shares]
+            writer.writerow([k, classes.name(k), trained[k], count, predicted, right, *in_file, f"{threshold[k]:.6f}"])
+            on_page = ["" if np.isnan(share) else percent(share) for share in shares]
             rows.append(
-                [classes.name(k), str(trained[k]), f"{count:,}", f"{predicted:,}", *(text[:6] for text in shares)]
+                [classes.name(k), str(trained[k]), f"{count:,}", f"{predicted:,}", *on_page, f"{threshold[k]:.4f}"]
             )
     order = np.argsort(np.nan_to_num(counts.average_precision, nan=2.0), kind="stable").tolist()
     titles = [

@@ -39,7 +39,21 @@ TITLES = {
     "middle_accuracy": "Middle (20–100)",
     "tail_accuracy": "Tail (< 20)",
 }
-IN_PERCENT = set(TITLES) - {"log_loss", "roc_auc", "qwk", "mae"}
+# Shares of the images or of the classes. A metric that is not named here is a plain number: R² may be negative.
+IN_PERCENT = {
+    "top1",
+    "top5",
+    "mean_class_accuracy",
+    "mean_class_error",
+    "macro_f1",
+    "micro_f1",
+    "weighted_f1",
+    "mAP",
+    "ece",
+    "head_accuracy",
+    "middle_accuracy",
+    "tail_accuracy",
+}
 
 
 @dataclass
@@ -115,7 +129,7 @@ def headline_rows(
     for name, title in {metric: TITLES[metric], **TITLES}.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
-            texts = ["" if value is None else _number(name, value) for value in (metrics[name], low, high)]
+            texts = ["" if value is None else score_text(name, value) for value in (metrics[name], low, high)]
             row = dict(zip(("value", "low", "high"), texts, strict=True))
             rows.append({"name": name, "title": title, **row, "size": (sizes or {}).get(name, "")})
     return rows
@@ -131,8 +145,14 @@ def group_sizes(scored: Scored) -> dict[str, str]:
     return found
 
 
-def _number(name: str, value: float) -> str:
-    return f"{100 * value:.2f} %" if name in IN_PERCENT else f"{value:.4f}"
+def score_text(name: str, value: float) -> str:
+    """Return a score as every page shows it: in per cent where it is a share, else with four digits."""
+    return percent(value) if name in IN_PERCENT else f"{value:.4f}"
+
+
+def percent(share: float) -> str:
+    """Return a share as text, such as "12.34 %"."""
+    return f"{100 * share:.2f} %"
 
 
 def embed(data: object) -> str:

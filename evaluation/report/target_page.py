@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.multilabel import describe_thresholds, thresholds_of
 from evaluation.report import page_plots, target_plots
-from evaluation.report.page import Extra, provenance
+from evaluation.report.page import Extra, provenance, score_text
 from evaluation.report.pictures import MAX_ERRORS, Pictures
 from evaluation.scored import TargetScored
 from evaluation.targets import numbers
@@ -100,7 +100,7 @@ def headline_rows(metrics: dict[str, Any], metric: str) -> list[dict[str, str]]:
     for name, title in {metric: TITLES[metric], **TITLES}.items():
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
-            texts = ["" if value is None else f"{value:.4f}" for value in (metrics[name], low, high)]
+            texts = ["" if value is None else score_text(name, value) for value in (metrics[name], low, high)]
             rows.append({"title": title, **dict(zip(("value", "low", "high"), texts, strict=True))})
     return rows
 
@@ -111,7 +111,7 @@ def _threshold_note(metrics: dict[str, Any], classes: Classes) -> str:
     fitted = metrics.get("fitted_thresholds")
     if not fitted:
         return text
-    honest = ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in fitted["cross_fitted"].items())
+    honest = ", ".join(f"{TITLES[name]} {score_text(name, value)}" for name, value in fitted["cross_fitted"].items())
     return f"{text} They are fitted to these images, so the F1 scores are optimistic; cross-fitted: {honest}."
 
 

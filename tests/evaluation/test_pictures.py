@@ -252,6 +252,7 @@ def test_errors_picture_of_targets_without_a_wrong_image_says_none(figures, tmp_
     classes = Classes(3, task="multilabel")
     page = write_targets(tmp_path / "labels", classes, label_sets([[0], [2]], 3), [[0.9, 0.4, 0.1], [0.2, 0.3, 0.6]])
     assert figures[0]._suptitle.get_text() == "Images with a wrong label, the worst first: none"
+    assert '<td class="number">100.00 %</td>' in page and '<td class="number">0.5000</td>' in page  # F1, threshold
     assert 'class="item"' not in page and re.search('None.</p>\\s*<div class="gallery">', page)
     page = write_targets(tmp_path / "numbers", Classes(1, task="regression"), np.ones((2, 1)), [[1], [1]])
     assert figures[2]._suptitle.get_text() == "The worst predictions: none"

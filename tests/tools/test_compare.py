@@ -9,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from browser import start_browser
+from evaluation.report import page as report
+from evaluation.report import target_page
 from evaluation.step_points import thinned
+from options import choices
 from tools.compare import command, page
 from tools.compare.runs import differing_options, find_runs, read_run, read_seconds
 
@@ -362,6 +365,25 @@ def test_compare_page_of_numbers_speaks_of_no_classes(tmp_path, monkeypatch):
     text = (tmp_path / "results/compare.html").read_text()
     assert "<figcaption>validation mae</figcaption>" in text and "last mae" in text
     assert not re.search("top-1<|last top1|mean class", text)
+
+
+@pytest.mark.parametrize(
+    ("metric", "shown"),
+    [("r2", "-0.2500"), ("spearman", "-0.2500"), ("qwk", "-0.2500"), ("rmse", "-0.2500"), ("mAP", "-25.00 %")],
+)
+def test_compare_page_shows_shares_alone_in_per_cent(metric, shown, tmp_path):
+    table = write_run(tmp_path, "a", top1=(-0.25,), metric=metric) / "metrics.csv"
+    table.write_text(table.read_text().replace("val_top1", f"val_{metric}"))
+    page.write_page(tmp_path / "compare.html", [read_run(tmp_path / "logs", "a")], metric)
+    assert (tmp_path / "compare.html").read_text().count(f'data-value="-0.25">{shown}</td>') == 2, "best and last"
+
+
+def test_pages_show_each_metric_alike():
+    scores = dict.fromkeys([*choices.METRICS, "ece"], 0.25)
+    texts = [(row["title"], row["value"]) for row in report.headline_rows(scores)]
+    texts += [(row["title"], row["value"]) for row in target_page.headline_rows(scores, "mAP")]
+    texts = [pair for pair in texts if not pair[0].startswith("Mean ")]  # mae is of classes, or of numbers
+    assert len({title for title, _ in texts}) == len(set(texts)) < len(texts)
 
 
 def test_compare_page_is_one_file_and_escapes_names(made):

@@ -69,6 +69,7 @@ def _with_points(shown: dict[str, str], runs: Sequence[Run]) -> dict[str, str]:
 def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:
     """Return what the table shows of a run: numbers to sort by, or None, and texts."""
     best, last = run.best(metric), run.last(f"val_{metric}")
+    top1, mean_class = run.last("val_top1"), run.last("val_mean_class_accuracy")
     return {
         "tag": run.tag,
         "model": run.model,
@@ -79,8 +80,10 @@ def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:
         "best_epoch": None if best is None else best[1],
         "last": last,
         "last_text": _score(last, metric),
-        "top1": run.last("val_top1"),
-        "mean_class": run.last("val_mean_class_accuracy"),
+        "top1": top1,
+        "top1_text": _score(top1, "top1"),
+        "mean_class": mean_class,
+        "mean_class_text": _score(mean_class, "mean_class_accuracy"),
         "loss": run.last("val_loss"),
         "seconds": run.seconds,
         "time": run.time_text,
@@ -92,9 +95,7 @@ def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:
 
 
 def _score(value: float | None, metric: str) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if metric in choices.LOWER_IS_BETTER else f"{100 * value:.2f} %"
+    return "–" if value is None else report.score_text(metric, value)
 
 
 def curves(run: Run, metric: str = "top1") -> dict[str, Any]:
