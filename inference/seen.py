@@ -14,6 +14,16 @@ def warn_of_seen_images(run: Inference) -> None:
     fits += ["--fit_thresholds"] if opt.fit_thresholds not in (None, HALF) else []
     if not fits:
         return
-    effect = f"It knows their answers, so what {' and '.join(fits)} fits to them does not hold for other images."
+    warn_of_members(
+        run, f"It knows their answers, so what {' and '.join(fits)} fits to them does not hold for other images."
+    )
+
+
+def warn_of_members(run: Inference, effect: str) -> None:
+    """Warn of each member that has learned from images of the list, or of which that cannot be told.
+
+    Args:
+        effect: a sentence about what is fitted to the images, or measured on them.
+    """
     for path, seen in zip(run.loaded.paths, run.loaded.seen, strict=True):
         warn_seen(path, seen, run.files, effect)

@@ -6,7 +6,7 @@ from dataloader.file_list import FileList
 from dataloader.lists import path_fingerprint
 from evaluation.seen_images import find_seen, warn_of_count
 from utils.classes import Classes
-from utils.seen_lists import Seen
+from utils.seen_lists import Seen, entry
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class RunLists:
         """
         if self.val is None:
             return
-        count, _ = find_seen([one for one in seen if one.get("fingerprint") != self.train_fingerprint], self.val)
+        own = entry(self.train.source, self.train_fingerprint, self.classes.task)
+        count, _ = find_seen([one for one in seen if one != own], self.val)
         effect = "It knows their answers, so the validation scores, and the choice of the best epoch, say nothing."
         warn_of_count(what, count, self.val, effect)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 
@@ -141,6 +142,50 @@ def test_seen_lists_that_overlap_count_an_image_once(lists):
     content = {"data": {"seen": [*known, {"path": None, "fingerprint": lists[1].fingerprint()}]}}
     both = read_list(lists[0].source).select(torch.arange(12).numpy() < 5)
     assert find_seen(seen_lists(content), both)[0] == 5 and find_seen(seen_lists(content), lists[1]) == (12, [])
+
+
+@pytest.fixture
+def folders(tmp_path, photos):
+    """Lists of equal labels and file names: photographs, their smaller and greyer copies, and other photographs."""
+    found = {}
+    for name in ("first", "copied", "other"):
+        folder, shown = tmp_path / name, photos[::-1] if name == "other" else photos
+        (folder / "images_by_number").mkdir(parents=True)
+        for k in range(3):
+            image = shown[k][100 * (k == 1) :, ::-1] if name == "other" else shown[k]
+            if name == "copied":
+                image = cv2.cvtColor(cv2.cvtColor(cv2.resize(image, (90, 60)), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            cv2.imwrite(str(folder / f"images_by_number/{k:05d}.jpg"), image[..., ::-1])
+        (folder / "list.txt").write_text("".join(f"images_by_number/{k:05d}.jpg {k}\n" for k in range(3)))
+        found[name] = read_list(folder / "list.txt")
+    return found
+
+
+def test_list_of_other_images_with_equal_names_and_labels_is_not_seen(folders):
+    first, copied, other = folders.values()
+    assert first.fingerprint() == copied.fingerprint() == other.fingerprint()
+    known = [entry(first.source, first.fingerprint())]
+    assert [find_seen(known, files) for files in (first, copied, other)] == [(3, []), (3, []), (0, [])]
+
+
+def test_list_of_equal_names_is_seen_where_its_images_cannot_be_compared(folders):
+    first, other = folders["first"], folders["other"]
+    published = [entry(None, first.fingerprint())]
+    assert find_seen(published, other) == (3, [])
+    for file in first.source.parent.glob("*/*"):
+        file.unlink()
+    known = [entry(first.source, first.fingerprint())]
+    assert find_seen(known, other) == (3, []), "the images may have moved"
+    first.source.unlink()
+    assert find_seen(known, other) == (3, [])
+
+
+def test_start_whose_list_has_the_names_of_this_runs_list_is_checked(folders, caplog):
+    first, copied = folders["first"], folders["copied"]
+    known = [entry(copied.source, copied.fingerprint())]
+    own = RunLists(first, copied, Classes(3), first.fingerprint(), copied.fingerprint(), {})
+    own.warn_known("a.pt", known)
+    assert "a.pt was trained on 3 of the 3 images of" in caplog.text
 
 
 def test_folds_network_that_learned_held_out_images_before_its_fold_is_refused(lists, photo_set, tmp_path):

@@ -17,6 +17,7 @@ from dataloader.file_list import read_list
 from dataloader.geometry import EvalGeometry, resize
 from inference import saved_probs
 from inference.predictor import Member, Predictor
+from made import make, shown
 from network import get_model
 from options import parse_train
 from options.choices import MODELS
@@ -330,10 +331,19 @@ def test_export_int8_of_other_tasks_reports_their_metric(task, metric, task_chec
 
 
 @pytest.mark.slow
+def test_export_int8_measured_on_training_images_warns(photo_set, tmp_path, capfd):
+    listed, network = photo_set / "train.txt", make(tmp_path / "a.pt", photo_set)
+    assert export("--load", network, "--int8", "--val_list", listed, "--out", tmp_path / "x") == 0, capfd.readouterr()
+    said = f"{network} was trained on 36 of the 36 images of {listed}. It knows their answers, so the accuracy of both"
+    assert said in shown(capfd)
+
+
+@pytest.mark.slow
 def test_export_int8_reports_its_accuracy_and_repeats_itself(trained, tmp_path, capfd):
     folder = tmp_path / "x"
     assert export("--load", trained[0], "--int8", "--out", folder) == 0, capfd.readouterr()
-    out = capfd.readouterr().out
+    out, err = capfd.readouterr()
+    assert "was trained on" not in out + err
     assert "int8: top-1" in out and "times the speed of the float model" in out
     assert b"QuantizeLinear" in (folder / "model.onnx").read_bytes() and not list(folder.glob("prepared*"))
     assert check(folder).returncode == 0

@@ -13,6 +13,7 @@ from dataloader.file_list import FileList
 from evaluation.scoring import score
 from evaluation.targets import of_list
 from inference import Inference
+from inference.seen import warn_of_members
 from options import changed
 from options.choices import TASK_METRICS
 from tools.export.graph import input_names
@@ -40,6 +41,8 @@ def quantise(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Na
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     files = _training_images(run, opt)
+    if run.files.is_labelled():
+        warn_of_members(run, "It knows their answers, so the accuracy of both models on them says nothing.")
     plain = open_exported(new)
     before = {model["file"]: (new / model["file"]).stat().st_size for model in config["models"]}
     for model in config["models"]:
