@@ -1,4 +1,8 @@
-"""Predictions of images that have several labels or numbers instead of one class, and their scores."""
+"""Predictions of images that have several labels or numbers instead of one class, and what their scores need.
+
+"Targets" in a module's name means these tasks: target_results.py here does what results.py does for one class, and
+inference/targets.py what `predict` of inference/predictor.py does.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
