@@ -67,6 +67,11 @@ def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
         UserError: timm has no such model, or the weights are not available; the message says where to put which file.
     """
     if not timm.is_model(name):
+        if name == settings.model:  # see arch_of: not a backbone, but the name of a model of one's own
+            raise UserError(
+                f"Nothing says which backbone {name} is. Add to the class Model in its model.py: "
+                f'ARCHS = {{"{name}": "<backbone>"}}'
+            )
         raise unknown_name("timm model", name, timm.list_models())
     arch, _, tag = name.partition(".")
     if tag and name not in (known := timm.list_pretrained(f"{arch}.*")):

@@ -2,14 +2,19 @@
 
 from torch import Tensor, nn
 
-from network.Airbench.airbench import MIN_SIDE_PIXELS, WIDTHS, Airbench
 from network.backbones import reinit_head
 from network.base_model import BaseModel, Step
-from utils.errors import UserError
+from utils.errors import UserError, unknown_name
+
+from .airbench import MIN_SIDE_PIXELS, WIDTHS, Airbench  # relative, so that a copied folder runs its own file
 
 
 class Model(BaseModel):
+    ARCHS = {"MyNet": "airbench"}  # the backbone of a copy called MyNet; ours are in options/choices.py
+
     def build(self, arch: str) -> nn.Module:
+        if arch not in WIDTHS:
+            raise unknown_name("Airbench backbone", arch, WIDTHS)
         if self.settings.pretrained:
             raise UserError(f"{self.name} has no ImageNet weights: it is for small pictures. Try: --no-pretrained")
         if self.settings.scale < MIN_SIDE_PIXELS:

@@ -7,6 +7,8 @@ from network.base_model import BaseModel, Step
 
 
 class Model(BaseModel):
+    ARCHS = {"MyNet": "resnet50"}  # the backbone of a copy called MyNet; ours are in options/choices.py
+
     def build(self, arch: str) -> nn.Module:
         return timm_network(arch, self.settings)
 

@@ -3,12 +3,17 @@
 from torch import Tensor, nn
 
 from network.base_model import BaseModel, Step
-from network.iResNet.iresnet import DEPTHS, IResNet
-from utils.errors import UserError
+from utils.errors import UserError, unknown_name
+
+from .iresnet import DEPTHS, IResNet  # relative, so that a copied folder runs its own file
 
 
 class Model(BaseModel):
+    ARCHS = {"MyNet": "iresnet50"}  # the backbone of a copy called MyNet; ours are in options/choices.py
+
     def build(self, arch: str) -> nn.Module:
+        if arch not in DEPTHS:
+            raise unknown_name("iResNet backbone", arch, DEPTHS)
         if self.settings.pretrained:
             raise UserError(
                 f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: "

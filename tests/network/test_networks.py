@@ -3,6 +3,10 @@
 import argparse
 import ast
 import copy
+import importlib
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +148,49 @@ def test_get_model_copied_family_obeys_its_own_archs(monkeypatch):
         UserError, match=r"which backbone Mine50 is. ARCHS in network.Mine.model has: Mine18 \(resnet18\)"
     ):
         get_model("Mine50")(options())
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """Return a function: copy a family's folder to network/MyNet, change the texts of its files, return its Model."""
+    monkeypatch.setattr(network, "__path__", [*network.__path__, str(tmp_path)])
+
+    def copy_family(family: str, change=lambda text: text):
+        shutil.copytree(Path(network.__file__).parent / family, tmp_path / "MyNet")
+        for path in (tmp_path / "MyNet").glob("*.py"):
+            path.write_text(change(path.read_text()))
+        importlib.invalidate_caches()
+        return importlib.import_module("network.MyNet.model").Model
+
+    yield copy_family
+    for name in [name for name in sys.modules if name.startswith("network.MyNet")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("family", network.FAMILIES)
+def test_copied_family_builds_a_network_of_the_family(family, copied, monkeypatch):
+    model = copied(family)
+    monkeypatch.setitem(models, "MyNet", model)
+    original = next(name for name, entry in choices.MODELS.items() if entry == (family, model.ARCHS["MyNet"]))
+    ours, theirs = (get_model(name)(options()).net.state_dict() for name in (original, "MyNet"))
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+
+
+@pytest.mark.parametrize("family", [*network.FAMILIES, "Timm"])
+def test_copied_family_without_archs_is_refused(family, copied, monkeypatch):
+    """It was "no timm model 'MyNet' among 1,371", or a KeyError."""
+    without = copied(family, lambda text: re.sub(r"    ARCHS = .*\n", "", text))
+    monkeypatch.setitem(models, "MyNet", without)
+    with pytest.raises(UserError, match=r"which backbone MyNet is. Add .*ARCHS|There is no \w+ backbone 'MyNet'"):
+        get_model("MyNet")(options())
+
+
+@pytest.mark.parametrize(("family", "module"), [("iResNet", "iresnet"), ("Airbench", "airbench")])
+def test_copied_family_runs_its_own_network_file(family, module, copied):
+    """The copy imported the original's file: a change of its own had no effect."""
+    assert getattr(sys.modules[copied(family).__module__], "IResNet" if family == "iResNet" else family).__module__ == (
+        f"network.MyNet.{module}"
+    )
 
 
 def test_get_model_name_overrides_model_option():
