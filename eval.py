@@ -84,7 +84,7 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- results
     with results.replacing(folder, opt) as new:
-        compared = compare(predictions, other) if other else None
+        compared = compare(scored, other) if other else None
         found = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
         if fits_weights:
             write_ensemble(new, folder, run, blend_scores)

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from evaluation.metrics import Predictions
+from dataloader.lists import path_hashes
+from evaluation.bootstrap import ImageDraws
+from evaluation.scored import Scored
 from utils import tables
 from utils.classes import Classes, names_agree
 from utils.errors import UserError, path_hint
@@ -25,11 +27,10 @@ class OtherClasses(NamedTuple):
     predicted: NDArray[np.int64]
 
 
-class Compared(NamedTuple):
-    """McNemar's test (1947; exact: binomial) of these predictions against others of the same list.
+class McNemar(NamedTuple):
+    """McNemar's test (1947; exact: binomial) of two evaluations of the same images.
 
-    only_this, only_other: images that only one of them gets right. p_value: two-sided. rows: int64 (M,), those whose
-    prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
+    only_this, only_other: images that only one of them gets right. p_value: two-sided.
     """
 
     only_this: int
@@ -37,28 +38,48 @@ class Compared(NamedTuple):
     both: int
     neither: int
     p_value: float
+
+
+class Compared(NamedTuple):
+    """These predictions against others of the same list.
+
+    test: of their hits. rows: int64 (M,), those whose prediction changed. other: int64 (N,), the classes of the others,
+    -1 if unreadable.
+    """
+
+    test: McNemar
     rows: NDArray[np.int64]
     other: NDArray[np.int64]
 
 
-def mcnemar(hit: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[int, int, float]:
-    """Return how many images are hits only in `hit`, only in `other`, bool (N,) each, and McNemar's exact p."""
+def mcnemar(these: NDArray[np.bool_], others: NDArray[np.bool_], image: NDArray[np.integer] | None = None) -> McNemar:
+    """Return McNemar's exact test of the hits of two evaluations, bool (N,) each.
+
+    An image on several rows counts once, for the evaluation that is right on more of them: its copies tell nothing new,
+    and would make p too small.
+
+    Args:
+        image: (N,), equal where rows are of one image; None: all are different.
+    """
     from scipy.stats import binomtest
 
-    only_this, only_other = int((hit & ~other).sum()), int((other & ~hit).sum())
+    place, images = ImageDraws.of(image, len(these))
+    here, there = (np.bincount(place, hits, images).astype(np.int64) for hits in (these, others))
+    only_this, only_other = int((here > there).sum()), int((there > here).sum())
+    both = int(((here == there) & (here > 0)).sum())
     differing = only_this + only_other
-    return only_this, only_other, float(binomtest(only_this, differing).pvalue) if differing else 1.0
+    p_value = float(binomtest(only_this, differing).pvalue) if differing else 1.0
+    return McNemar(only_this, only_other, both, images - differing - both, p_value)
 
 
-def compare(predictions: Predictions, other: OtherClasses) -> Compared:
+def compare(scored: Scored, other: OtherClasses) -> Compared:
     """Compare with another evaluation of the same images, on those that both could read."""
+    predictions, files, _ = scored
     scorable = predictions.scorable & (other.predicted >= 0)
     first, label = predictions.top[:, 0], predictions.label
     here, there = (first == label)[scorable], (other.predicted == label)[scorable]
-    only_this, only_other, p_value = mcnemar(here, there)
-    both, neither = int((here & there).sum()), int((~here & ~there).sum())
-    rows = np.flatnonzero(scorable & (first != other.predicted))
-    return Compared(only_this, only_other, both, neither, p_value, rows, other.predicted)
+    test = mcnemar(here, there, path_hashes(files)[predictions.index[scorable]])
+    return Compared(test, np.flatnonzero(scorable & (first != other.predicted)), other.predicted)
 
 
 # ------------------------------------------------------------------------------------------------ the other file

@@ -169,7 +169,7 @@ def write(
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:
-        metrics["compare"] = {"with": opt.compare, **{name: getattr(compared, name) for name in compared._fields[:5]}}
+        metrics["compare"] = {"with": opt.compare, **compared.test._asdict()}
         metrics["compare"] |= difference.as_dict() if difference else {}
         _write_changed(new / "changed.csv", scored, compared)
     if opt.blend == "rank":
@@ -269,9 +269,10 @@ def summary_line(metrics: dict[str, Any], metric: str = "top1") -> str:
 
 def describe_comparison(path: str, compared: Compared) -> str:
     """Return what --compare found, in words."""
+    test = compared.test
     return (
-        f"Compared with {path}: {compared.only_this} images are correct only here, {compared.only_other} only there, "
-        f"{compared.both} in both, {compared.neither} in neither. McNemar's exact test: p = {compared.p_value:.3g}. "
+        f"Compared with {path}: {test.only_this} images are correct only here, {test.only_other} only there, "
+        f"{test.both} in both, {test.neither} in neither. McNemar's exact test: p = {test.p_value:.3g}. "
         f"{len(compared.rows)} predictions changed"
     )
 

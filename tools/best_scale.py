@@ -87,7 +87,7 @@ def run(opt: argparse.Namespace) -> None:
     for scale in scales:
         found[scale] = _score(opt, files, scale)
         log.info(f"{scale} px: top1 {found[scale][0]['top1']:.6f}")
-    rows = [_row(scale, found, own) for scale in scales]
+    rows = [_row(files, scale, found, own) for scale in scales]
     log.info(f"\n{'px':>6s} {'top1':>9s} {'loss':>9s} {'gained':>7s} {'lost':>6s} {'p':>8s}")
     for row in rows:
         numbers = f"{row['scale']:6d} {row['top1']:9.6f} {row['loss']:9.6f} {row['gained']:7d} {row['lost']:6d}"
@@ -107,13 +107,17 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
 
 
-def _row(scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int) -> dict[str, float]:
+def _row(
+    files: "FileList", scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int
+) -> dict[str, float]:
     """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
+    from dataloader.lists import path_hashes
     from evaluation.compare import mcnemar
 
-    score, hit = found[scale]
-    gained, lost, p = mcnemar(hit, found[own][1])
-    return {"scale": scale, "top1": score["top1"], "loss": score["loss"], "gained": gained, "lost": lost, "p": p}
+    (score, hit), (_, own_hit) = found[scale], found[own]
+    test = mcnemar(hit, own_hit, path_hashes(files))
+    changed = {"gained": test.only_this, "lost": test.only_other, "p": test.p_value}
+    return {"scale": scale, "top1": score["top1"], "loss": score["loss"], **changed}
 
 
 def _score(opt: argparse.Namespace, files: "FileList", scale: int) -> tuple[dict[str, float], NDArray[np.bool_]]:

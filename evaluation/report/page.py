@@ -213,7 +213,7 @@ def _compared(scored: Scored, compared: Compared | None) -> dict[str, object] | 
         }
         for row in compared.rows[:MAX_CHANGED].tolist()
     ]
-    return {"rows": rows, "changed": len(compared.rows), **compared._asdict() | {"rows": rows}}
+    return {"rows": rows, "changed": len(compared.rows), **compared.test._asdict()}
 
 
 def _name(classes: Classes, label: int) -> str:

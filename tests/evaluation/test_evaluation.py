@@ -7,15 +7,16 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
 
+from dataloader.file_list import FileList
 from evaluation import bootstrap, calibration, compare, label_issues
 from evaluation.metrics import BINS, Predictions, ProbabilityRows, confused_pairs, ece, extended_scores, score
+from evaluation.scored import Scored
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
@@ -238,23 +239,28 @@ def test_bootstrap_weights_score_as_repeated_images(case):
     assert {name: wanted[name] for name in found} == pytest.approx(found, abs=1e-9)
 
 
-def listed(folder, predictions, change=()):
-    """Write a predictions.csv as eval.py does; `change`: rows whose prediction is another."""
+def listed(folder, predictions, change=(), image=None):
+    """Write a predictions.csv as eval.py does; `change`: rows whose prediction is another; `image`: of `compared`."""
+    image = predictions.index if image is None else image
     path = folder / "predictions.csv"
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "predicted"])
         for row in range(len(predictions.index)):
             first = int(predictions.top[row, 1 if row in change else 0])
-            writer.writerow([f"/x/{row}.jpg", predictions.label[row], first if predictions.readable[row] else ""])
+            writer.writerow(
+                [f"/x/{image[row]}.jpg", predictions.label[row], first if predictions.readable[row] else ""]
+            )
     return path
 
 
-def compared(predictions, path, names=None):
-    """Compare with a predictions.csv, as eval.py does."""
-    files = SimpleNamespace(path=lambda index: f"/x/{index}.jpg", label=predictions.label)
-    images = len(predictions.index)
-    return compare.compare(predictions, compare.read_classes(str(path), files, Classes(CLASSES, names), images))
+def compared(predictions, path, names=None, image=None):
+    """Compare with a predictions.csv, as eval.py does; `image`: the file of each row, by default one each."""
+    image = predictions.index if image is None else image
+    files = dataclasses.replace(FileList.of_paths([f"/x/{k}.jpg" for k in image], "val"), label=predictions.label)
+    classes = Classes(CLASSES, names)
+    other = compare.read_classes(str(path), files, classes, len(predictions.index))
+    return compare.compare(Scored(predictions, files, classes), other)
 
 
 def test_compare_equals_exact_mcnemar_test(case, tmp_path):
@@ -267,10 +273,34 @@ def test_compare_equals_exact_mcnemar_test(case, tmp_path):
     assert found.rows.tolist() == seen
     lost = sum(predictions.top[row, 0] == predictions.label[row] for row in seen)
     won = sum(predictions.top[row, 1] == predictions.label[row] for row in seen)
-    assert (found.only_this, found.only_other) == (lost, won)
-    assert lost + won + found.both + found.neither == predictions.scorable.sum()
-    assert found.p_value == pytest.approx(binomtest(min(lost, won), lost + won).pvalue, abs=1e-12)
-    assert compared(predictions, listed(tmp_path, predictions)).p_value == 1
+    test = found.test
+    assert (test.only_this, test.only_other) == (lost, won)
+    assert lost + won + test.both + test.neither == predictions.scorable.sum()
+    assert test.p_value == pytest.approx(binomtest(min(lost, won), lost + won).pvalue, abs=1e-12)
+    assert compared(predictions, listed(tmp_path, predictions)).test.p_value == 1
+
+
+def test_mcnemar_of_lines_of_one_image_is_that_of_the_image():
+    rng = np.random.default_rng(0)
+    these, others = rng.random(90) < 0.7, rng.random(90) < 0.5
+    lines = rng.permutation(np.repeat(np.arange(90), rng.integers(1, 5, 90)))
+    once = compare.mcnemar(these, others)
+    assert compare.mcnemar(these[lines], others[lines], lines) == once
+    assert compare.mcnemar(these[lines], others[lines]).p_value < once.p_value / 2
+    right, wrong = np.array([True, False, True]), np.array([False, True, False])
+    assert compare.mcnemar(right, wrong, np.zeros(3)) == (1, 0, 0, 0, 1), "two labels of one image: by its lines"
+    assert compare.mcnemar(right[:2], wrong[:2], np.zeros(2)) == (0, 0, 1, 0, 1)
+
+
+def test_compare_counts_an_image_of_several_lines_once(case, tmp_path):
+    predictions, _ = case
+    change, twice = set(range(1, 80)), np.tile(predictions.index, 2)
+    once = compared(predictions, listed(tmp_path, predictions, change))
+    columns = [getattr(predictions, field.name)[twice] for field in dataclasses.fields(predictions)[1:6]]
+    again = Predictions(np.arange(len(twice)), *columns)
+    path = listed(tmp_path, again, change | {row + len(predictions.index) for row in change}, twice)
+    found = compared(again, path, image=twice)
+    assert found.test == once.test and len(found.rows) == 2 * len(once.rows)
 
 
 def test_compare_of_other_images_is_refused(case, tmp_path):
@@ -303,7 +333,7 @@ def test_compare_of_other_images_is_refused(case, tmp_path):
             [f"{head},predicted_name", *(f"{row},{'abcdef'[int(row[-1])] if row[-1] != ',' else ''}" for row in rows)]
         )
     )
-    assert compared(predictions, path, list("abcdef")).p_value == 1
+    assert compared(predictions, path, list("abcdef")).test.p_value == 1
     with pytest.raises(UserError, match="class 1 is 'b' in .*, but 'c' here"):
         compared(predictions, path, list("acbdef"))
 

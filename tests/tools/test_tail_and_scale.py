@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conftest import locked_elsewhere
+from dataloader.file_list import FileList
 from tools import best_scale, embed, long_tail
 from utils import checkpoint, run_lock
 
@@ -147,6 +148,13 @@ def test_long_tail_replaces_only_its_own_checkpoints(skewed, photo_set, capfd):
     with locked_elsewhere(run_lock.lock_path(skewed.parent)):  # its run goes on
         assert long_tail.main(words) == 2
     assert "is in use by another command" in capfd.readouterr().err
+
+
+def test_best_scale_counts_an_image_of_several_lines_once():
+    files = FileList.of_paths(["a.png", "b.png", "a.png", "./a.png"], "--list")
+    right = {32: np.array([False, True, False, False]), 48: np.array([True, False, True, True])}
+    row = best_scale._row(files, 48, {scale: ({"top1": 0.5, "loss": 1.0}, hit) for scale, hit in right.items()}, 32)
+    assert (row["gained"], row["lost"], row["p"]) == (1, 1, 1)
 
 
 def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd):
