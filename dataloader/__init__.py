@@ -1,6 +1,7 @@
 """From list files to batches: `open_list` reads a list, `train_loader` and `eval_loader` give its batches.
 
-The options enter here. Every function below this module takes the values that it needs.
+The options enter here. Every function below this module takes the values that it needs, except the builders of
+transforms/, which get all options: one may read a flag that you add.
 """
 
 import argparse

@@ -75,7 +75,10 @@ class BaseModel(nn.Module):
         """Train on one batch: forward, loss, and `step(loss)`, which goes backward and, if due, steps the optimizer.
 
         Args:
-            images: float (B, 3, S, S), normalised. targets: int64 (B,), or probabilities (B, C) of mixed samples.
+            images: float (B, 3, S, S), normalised.
+            targets: one class per image: int64 (B,), or of mixed samples float (B, C), their shares of each class.
+                Several labels: float (B, K), in [0, 1]. Numbers: float (B, T), in the units of the list. With
+                --teacher: a training.distill.DistilledTargets.
 
         Returns:
             The loss, a detached scalar, and the logits (B, C), detached; both on the device.

@@ -7,8 +7,18 @@ opt = parse_train(["--tag", "x", "--model", "ResNet50", "-b", "32"])
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from options import augmentation_flags, choices, loss_flags, model_flags, rules, shared_flags, training_flags
-from options.parser import Parser, expanded
+from options import (
+    augmentation_flags,
+    clear_flags,
+    evaluation_flags,
+    loss_flags,
+    model_flags,
+    rules,
+    shared_flags,
+    submission_flags,
+    training_flags,
+)
+from options.parser import Parser
 from options.values import Options
 
 
@@ -79,42 +89,7 @@ def _eval() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
-    add = parser.group("evaluation")
-    add("--report", action=shared_flags.SWITCH, default=True, help="write report.html, a single page to read and share")
-    add(
-        "--compare",
-        type=expanded,
-        metavar="CSV",
-        help="predictions.csv of another evaluation of this list: show McNemar's test, or the difference in mAP, mae "
-        "or qwk with its interval, and the changed images",
-    )
-    add(
-        "--metric",
-        choices=choices.METRICS,
-        help="what --blend greedy maximises, and what is shown first; default: that of the checkpoint's training",
-    )
-    add(
-        "--calibrate",
-        action="store_true",
-        help="fit a temperature on this list and write it into the checkpoint of --load: "
-        "that file changes, its weights do not",
-    )
-    add(
-        "--fit_thresholds",
-        choices=choices.THRESHOLDS,
-        help="several labels per image: fit the thresholds with the highest F1 on this list, one for all labels or one "
-        "per label, and write them into the checkpoint of --load, as --calibrate does, or for several into an "
-        "ensemble.yaml; half: write 0.5",
-    )
-    add(
-        "--resamples",
-        type=int,
-        default=1000,
-        low=0,
-        high=100_000,
-        metavar="N",
-        help="bootstrap resamples for the confidence intervals of the scores; 0: no intervals",
-    )
+    evaluation_flags.evaluation(parser)
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
     parser.rules += [rules.fit_thresholds, rules.rank]
     return parser
@@ -125,55 +100,7 @@ def _submit() -> Parser:
     shared_flags.run(parser, "result")
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
-    add = parser.group("submission")
-    add(
-        "--images",
-        type=expanded,
-        nargs="+",
-        metavar="PATH",
-        help="predict these instead of a list: files, folders, patterns such as '*.png', or - for names on standard "
-        "input; prints a table of the 5 likeliest classes (--top_k), or with --format CSV or JSON",
-    )
-    add("--out", type=expanded, metavar="FILE", help="output file; default: results/<tag>/submission.csv (or .json)")
-    shared_flags.force(add, "--out")
-    add(
-        "--like",
-        type=expanded,
-        metavar="CSV",
-        help="the competition's sample submission: take header, ids, order, and the form of the predictions from it",
-    )
-    add("--format", choices=("csv", "json"), default="csv", help="json: a list of objects with id and predicted")
-    add("--columns", nargs=2, default=["id", "predicted"], metavar="NAME", help="column names of the CSV")
-    add("--header", action=shared_flags.SWITCH, default=True, help="write the column names")
-    add("--separator", default=",", metavar="CHAR", help="column separator: one character, or tab")
-    add(
-        "--id",
-        choices=("file", "stem", "path"),
-        default="file",
-        help="file name, file name without extension (stem), or path as listed",
-    )
-    add(
-        "--labels",
-        choices=("number", "name"),
-        default="number",
-        help="write a class as its number, or as its line of classes.txt (the default if that is another number)",
-    )
-    add("--top_k", type=int, default=1, low=1, high=5, metavar="K", help="classes per row, the most likely first")
-    add("--joiner", default=" ", metavar="TEXT", help="text between the classes of --top_k in a CSV")
-    add(
-        "--probabilities",
-        action="store_true",
-        help="several labels per image: write the probability of each label, in a column of its own",
-    )
-    add(
-        "--pseudo_label",
-        type=float,
-        low=0,
-        high=1,
-        metavar="P",
-        help="also write <out>.pseudo.txt, a training list of the images predicted with at least this probability; "
-        "several labels per image: each label present or absent with it",
-    )
+    submission_flags.submission(parser)
     parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.images, rules.cache]
     parser.rules.append(rules.rank)
     return parser
@@ -181,16 +108,6 @@ def _submit() -> Parser:
 
 def _clear() -> Parser:
     parser = Parser("clear.py", "Move the checkpoints, logs, results and run_log lines of one experiment to .trash/.")
-    add = parser.group("clear")
-    add("--tag", help="experiment to clear; only this exact name")
-    add(
-        "--restore",
-        nargs="?",
-        const=choices.NEWEST,
-        metavar="TIME",
-        help="restore the tag from the trash: the newest entry, or that of TIME, as the entry's name begins",
-    )
-    add("--rm", action="store_true", help="delete permanently, including the tag's entries in the trash")
-    shared_flags.add_folders(add, "checkpoint", "log", "result")
+    clear_flags.clear(parser)
     parser.rules += [rules.tag, rules.clear]
     return parser

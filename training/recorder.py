@@ -1,4 +1,4 @@
-"""The pictures and histograms of a run in TensorBoard: the first batch, confusions, weights and gradients."""
+"""The records of a run in logs/<tag>/: metrics.csv, steps.csv, the pictures, and TensorBoard's files."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -28,9 +28,10 @@ TRAIN_NAMES = {"train_loss": "loss", "train_top1": "top1"}
 
 
 class RunRecorder:
-    """Records one run in TensorBoard's files in logs/<tag>/. Only the first process has one.
+    """Records one run in logs/<tag>/. Only the first process has one.
 
-    The steps are epochs, from 1; 0 is the start. Scalars are train/loss, top1, lr, grad_norm, images_per_second,
+    It writes metrics.csv, steps.csv, curves.png, first_batch.png and confusion.png, and TensorBoard's files. The steps
+    of the latter are epochs, from 1; 0 is the start. Scalars are train/loss, top1, lr, grad_norm, images_per_second,
     data_wait and skipped_steps, and each score of the validation as val/…. Pictures are input/first_batch and
     val/confusion. With --histograms there are weights/<name> and gradients/<name>.
     """
@@ -40,7 +41,11 @@ class RunRecorder:
 
         `metric`: by which an epoch is the best.
         """
-        self.scores, self.classes, self.histograms = MetricsWriter(logs, first_step=first_epoch), classes, histograms
+        self.metrics_writer, self.classes, self.histograms = (
+            MetricsWriter(logs, first_step=first_epoch),
+            classes,
+            histograms,
+        )
         self.plotter, self.metric = BackgroundPlotter(), metric
         self.found: dict[str, Predictions] = {}
         self.gradients: dict[str, Tensor] = {}
@@ -49,7 +54,7 @@ class RunRecorder:
         """Draw the first augmented images (uint8 (B, 3, S, S)), with their labels; also as first_batch.png."""
         images = [image.permute(1, 2, 0).numpy() for image in batch.image[:SHOWN]]
         targets = batch.label[:SHOWN].numpy()
-        path = self.scores.folder / "first_batch.png"
+        path = self.metrics_writer.folder / "first_batch.png"
 
         def draw() -> None:
             plots.gallery(path, images, captions_of(self.classes, targets), "The first training batch")
@@ -82,13 +87,13 @@ class RunRecorder:
     def end_epoch(self, epoch: int, scores: Scores, engine: Engine) -> None:
         """Add the epoch's points. A full disk is logged, not raised."""
         train = {TRAIN_NAMES.get(name, name): value for name, value in scores.items() if not name.startswith("val_")}
-        self.scores.scalars("train", train, epoch)
-        self.scores.scalars(
+        self.metrics_writer.scalars("train", train, epoch)
+        self.metrics_writer.scalars(
             "val", {name[4:]: value for name, value in scores.items() if name.startswith("val_")}, epoch
         )
         shown = self.found.get(engine.active_weights)
         if shown is not None:
-            path = self.scores.folder / "confusion.png"
+            path = self.metrics_writer.folder / "confusion.png"
             self._picture("val/confusion", path, partial(plots.confusion, path, shown, self.classes), epoch)
         if self.histograms:
             for name, weight in engine.model.net.named_parameters():
@@ -100,7 +105,7 @@ class RunRecorder:
     def _histogram(self, name: str, values: Tensor, epoch: int) -> None:
         fine = values[values.isfinite()].to(torch.float32).cpu().numpy()
         if fine.size:
-            self.scores.writer.add_histogram(name, fine, epoch)
+            self.metrics_writer.writer.add_histogram(name, fine, epoch)
 
     def write_history(self, history: list[dict[str, Any]], curves: dict[str, Any]) -> None:
         """Write metrics.csv and steps.csv, and draw curves.png.
@@ -111,17 +116,17 @@ class RunRecorder:
             history: the scores of each epoch.
             curves: StepCurves.state_dict.
         """
-        path, rows = self.scores.folder / "curves.png", list(history)
+        path, rows = self.metrics_writer.folder / "curves.png", list(history)
         try:
-            self.scores.table(history)
+            self.metrics_writer.table(history)
         except OSError as error:
-            log.warning(f"The records in {self.scores.folder}/ could not be written: {error}")
+            log.warning(f"The records in {self.metrics_writer.folder}/ could not be written: {error}")
         points = self.write_steps(history, curves)
         self.plotter.draw(path, lambda: draw_curves(path, rows, points(), self.metric))
 
     def write_steps(self, history: list[dict[str, Any]], curves: dict[str, Any]) -> Callable[[], list[Row]]:
         """Write steps.csv in the plotter's thread. Returns what gives its rows, once, in that thread."""
-        path, rows = self.scores.folder / "steps.csv", list(history)
+        path, rows = self.metrics_writer.folder / "steps.csv", list(history)
         found = cache(lambda: step_points.rows_of(curves, rows))
         self.plotter.draw(path, lambda: step_points.write(path, found()))
         return found
@@ -132,17 +137,17 @@ class RunRecorder:
         Call it before a checkpoint is written: then a run that is killed and resumed has no gap in its records.
         """
         self.plotter.wait()
-        self.scores.flush()
+        self.metrics_writer.flush()
 
     def close(self) -> None:
         """Close the files, after all pictures are drawn."""
         self.plotter.wait()
-        self.scores.close()
+        self.metrics_writer.close()
 
     def _picture(self, name: str, path: Path, draw: Callable[[], None], step: int) -> None:
         def shown() -> None:
             draw()
             with PIL.Image.open(path) as image:
-                self.scores.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+                self.metrics_writer.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
         self.plotter.draw(path, shown)

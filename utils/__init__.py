@@ -1,1 +1,1 @@
-"""What every room uses and that uses none of them: errors, files, the run's records, checkpoints, metrics."""
+"""What every program needs and no room owns: errors, files, logging, locks, the checkpoint format."""

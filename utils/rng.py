@@ -1,7 +1,8 @@
-"""The source of all randomness: counters, not states. A draw depends on (seed, epoch, sample) alone.
+"""The source of all randomness: counters, not states. A draw depends on (seed, epoch, sample) or (seed, epoch, batch).
 
-Each stream is a Philox generator whose 128-bit key holds the seed and the purpose of the stream. The order of calls,
-the number of workers and an interruption of the run cannot change it.
+The loader's streams are Philox generators whose 128-bit key holds the seed and the purpose of the stream. For the
+network, torch's generators are seeded for each batch. The order of calls, the number of workers and an interruption of
+the run cannot change a draw.
 """
 
 import numpy as np
@@ -25,8 +26,8 @@ def _stream(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64)))
 
 
-def seed_step(seed: int, epoch: int, step: int, rank: int = 0) -> None:
-    """Seed torch's generators for a training step (dropout, stochastic depth, mixup), differently in each process."""
+def seed_step(seed: int, epoch: int, batch: int, rank: int = 0) -> None:
+    """Seed torch's global generators for a batch (dropout, stochastic depth, mixup), differently in each process."""
     torch.manual_seed(
-        ((seed * 1_000_003 + epoch) * 1_000_003 + step) * (1 if not rank else 1_000_003) + rank & (1 << 63) - 1
+        ((seed * 1_000_003 + epoch) * 1_000_003 + batch) * (1 if not rank else 1_000_003) + rank & (1 << 63) - 1
     )

@@ -292,7 +292,8 @@ def _own_gpu(gpu: int, count: int) -> int:
 def seed_everything(seed: int, deterministic: bool = False) -> None:
     """Seed the global generators of Python, NumPy and torch, for code of a user that draws from them.
 
-    The project itself draws from (seed, epoch, sample) and (seed, step), without global state.
+    The project itself draws by (seed, epoch, sample), without global state, and on the device by (seed, epoch,
+    batch): utils.rng seeds torch's generators for each batch.
 
     Args:
         seed: 0 or more.
