@@ -65,18 +65,18 @@ def main(opt: Options, started: float = 0.0) -> None:
     model = get_model(opt.model)(start.network_options(opt))
     model.set_target_units(classes)
     if start.content is not None:
-        load_weights(model, start.content, start.source, strict=opt.resume, names=classes.names)
+        load_weights(model, start.content, start.source, resume=start.resumed, names=classes.names)
     model.place(device)
     opt = start.fill_defaults(opt, model.net, len(lists.train), classes.present())
     precision, reason = model.set_precision(
-        opt.precision, kept=opt.resume and "precision" not in opt.given, batch_size=opt.batch_size
+        opt.precision, kept=start.resumed and "precision" not in opt.given, batch_size=opt.batch_size
     )
     train_loader = dataloader.train_loader(opt, lists.train, model.preprocess())
     if opt.fit_head and not start.resumed:
         fit_classifier(opt.replace(loader=train_loader.kind), model, lists.train)
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
-    if start.content is not None and opt.resume:
-        engine.load_state_dict(start.content)
+    if start.resumed:
+        engine.load_state_dict(start.resumed_content)
 
     # ---------------------------------------------------------------------------------------- training
     facts = RunFacts(lists, precision, start.reason_for(precision, reason))

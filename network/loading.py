@@ -21,14 +21,14 @@ INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to
 
 
 def load_weights(
-    model: BaseModel, content: dict[str, Any], source: str, strict: bool = False, names: Sequence[str] | None = None
+    model: BaseModel, content: dict[str, Any], source: str, resume: bool = False, names: Sequence[str] | None = None
 ) -> None:
     """Load the weights of a checkpoint (as utils.checkpoint.load gives it) into `model`.
 
     Args:
         source: the file of the checkpoint, for messages.
-        strict: resume: take the raw weights, and raise an error where the classifier has another size. Else take the
-            weights that the checkpoint shows, and leave such a classifier out, with a warning that names the tensors.
+        resume: take the raw weights, and raise an error where the classifier has another size. Else take the weights
+            that the checkpoint shows, and leave such a classifier out, with a warning that names the tensors.
         names: the classes of `model`. Where the checkpoint's differ, or have another order, the classifier's rows are
             carried over by name, and new names start at random; this is logged.
 
@@ -36,13 +36,13 @@ def load_weights(
         UserError: the checkpoint is of another model, or does not fit.
     """
     check_name(content, model.name, source)
-    weights = content["weights"] if strict else _shown_weights(content)
+    weights = content["weights"] if resume else _shown_weights(content)
     known = (content.get("data") or {}).get("class_names")
     has_rows = model.settings.activation not in (CORN, POSITION)  # whose rows are no classes, and have no names
-    if not strict and known and names and has_rows and not names_agree(known, names):
+    if not resume and known and names and has_rows and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source)
     left_out = _load(model, content, weights, source)
-    if left_out and strict:
+    if left_out and resume:
         raise UserError(
             f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
             "--resume keeps the classes.\n"

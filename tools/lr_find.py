@@ -168,7 +168,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     model = get_model(opt.model)(opt)
     model.set_target_units(classes)
     if content is not None:
-        load_weights(model, content, source, strict=False, names=classes.names)
+        load_weights(model, content, source, names=classes.names)
     model.place(get_device(opt.gpu))
     facts = facts_of(opt, len(files), classes.present(), model.net)
     opt, _ = fill_defaults(opt, replace(facts, features=0))  # a given --lr, as this tool finds it, goes without a fit

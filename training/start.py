@@ -114,7 +114,13 @@ class RunStart:
     @property
     def resumed(self) -> bool:
         """Return whether the run continues an earlier one, rather than starting from weights or from nothing."""
-        return self.opt.resume and self.content is not None
+        return bool(self.opt.resume)  # find_start has set it; where it is true, it has found a checkpoint
+
+    @property
+    def resumed_content(self) -> dict[str, Any]:
+        """Return the checkpoint of a resumed run; it is there until the engine has taken its tensors."""
+        assert self.resumed and self.content is not None
+        return self.content
 
     def network_options(self, opt: Options) -> Options:
         """Return `opt` to build the network with: nothing is downloaded if a checkpoint holds the weights."""
@@ -125,9 +131,9 @@ class RunStart:
 
         Its list may have changed since, and with it mean and deviation.
         """
-        if not self.resumed or self.content is None or classes.mean is None:
+        if not self.resumed or classes.mean is None:
             return classes
-        data = self.content["data"]
+        data = self.resumed_content["data"]
         return replace(classes, mean=data["target_mean"], std=data["target_std"])
 
     def is_complete(self) -> bool:
@@ -184,7 +190,7 @@ class RunStart:
         return opt.replace(epochs=epochs)
 
     def _has_used_hours(self) -> bool:
-        clock = self.content["training"].get("clock") if self.resumed and self.content is not None else None
+        clock = self.resumed_content["training"].get("clock")
         if clock is None or not clock["over"] or clock["hours"] != self.opt.hours or self.state.within is not None:
             return False
         log.info(
@@ -196,8 +202,7 @@ class RunStart:
     def check_classes(self, names: list[str] | None, listed: Path) -> None:
         """Raise UserError if a resumed run has other classes than `names`, the classes.txt beside the list `listed`."""
         if self.resumed:
-            assert self.content is not None
-            resuming.check_classes(self.content, self.source, names, listed)
+            resuming.check_classes(self.resumed_content, self.source, names, listed)
 
     def check_metric(self, classes: int) -> None:
         """Raise UserError if every network of this number of classes has the same --metric.
@@ -221,11 +226,10 @@ class RunStart:
         """Start the epoch again if the checkpoint was trained on another list than the one with this fingerprint."""
         if not self.resumed:
             return
-        assert self.content is not None
-        if self.content["data"].get("train_list", fingerprint) == fingerprint:
+        if self.resumed_content["data"].get("train_list", fingerprint) == fingerprint:
             return
         self.state.unreadable.clear()  # they are known by their places in the list
-        again = resuming.begin_epoch_again(self.content)
+        again = resuming.begin_epoch_again(self.resumed_content)
         self.state.within = None
         what = f": epoch {self.state.next_epoch} begins again." if again else "; it is used from here on."
         log.warning(f"The training list is not the one that {self.source} was trained on{what}")
@@ -242,8 +246,7 @@ class RunStart:
         """
         if not self.resumed:
             return fingerprint
-        assert self.content is not None
-        known: str | None = self.content["data"].get("val_list")  # earlier versions did not note it
+        known: str | None = self.resumed_content["data"].get("val_list")  # earlier versions did not note it
         count = self.state.last_count()
         if fingerprint is not None and known is not None and fingerprint != known:
             problem = f"The validation list is not the one that {self.source} was scored on."
@@ -260,12 +263,11 @@ class RunStart:
 
     def _debug_changed(self) -> bool:
         """Return whether the run is resumed with --debug and was without it, or the other way round."""
-        saved = self.content["opt"] if self.resumed and self.content is not None else {}
-        return bool(saved.get("debug", self.opt.debug)) != self.opt.debug
+        return self.resumed and bool(self.resumed_content["opt"].get("debug", self.opt.debug)) != self.opt.debug
 
     def reason_for(self, precision: str, reason: str) -> str:
         """Return why the run has this `precision`: the checkpoint's reason if it is the same, else `reason`."""
-        saved = (self.content or {}).get("opt", {}) if self.resumed else {}
+        saved = self.resumed_content.get("opt", {}) if self.resumed else {}
         return saved.get("precision_why") or reason if saved.get("precision_used") == precision else reason
 
 

@@ -238,6 +238,13 @@ def test_is_complete_names_the_flag_that_sets_the_epochs(scheduler, advice, capl
     assert "last.pt is complete: epoch 12 of 12. To train more, give" in said() and advice in said()
 
 
+def test_run_start_without_its_content_is_still_resumed():
+    """The run drops the checkpoint once the engine has its tensors; from there on it counted as a new run."""
+    start = RunStart(parse_train([]).replace(resume=True), {"opt": {}}, "last.pt", RunState())
+    start.content = None
+    assert start.resumed
+
+
 def test_load_flipped_bit_is_refused_by_checksum(tmp_path, caplog, monkeypatch):
     said = messages(caplog, monkeypatch)
     path, weights = tmp_path / "x.pt", {"a": torch.arange(1000.0)}

@@ -87,7 +87,7 @@ def resumed(path, _):
     opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given=False), num_classes=classes.count)
     start.check_list(files.fingerprint())
     model = network.get_model(opt.model)(start.network_options(opt))
-    network.loading.load_weights(model, content, source, strict=True)
+    network.loading.load_weights(model, content, source, resume=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}
     if start.is_complete():
         return found
