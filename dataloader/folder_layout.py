@@ -19,15 +19,15 @@ _PART_NAME = re.compile(  # train, train2017, test1, train_images, images-val, t
     rf"(?:{_IMAGES}[ _-]?|(?P<set>.+)[ _-])?(?P<part>{'|'.join(sorted(PARTS, key=len, reverse=True))})"
     rf"(?:[ _-]?(?:{_IMAGES}|set|data|\d+))?"
 )
-MIN_SHARED_CLASSES = 2  # of the training images and another part, which no two classes have in common
 
 
 def find_parts(folder: Path) -> dict[str, Path]:
     """Return the folders of the parts of a data set, {"train": folder, "val": folder, "test": folder}, in this order.
 
-    They are recognised by their names. It is {} where another folder in `folder` holds an image, for there "test" may
-    be a class; but not where the training images and another part have the same classes. A single folder is a part
-    where its own folders hold the images. Where the class folders are in a part's only folder, that is returned.
+    They are recognised by their names. Of a folder named like a part beside others with images, such as test/ beside
+    car/ and bus/, it is {}: that may be a class. Training images and another part are no classes, whatever is beside
+    them. A single folder is a part where its own folders hold the images. Where the class folders are in a part's only
+    folder, that is returned.
     """
     kinds = part_names(folders_in(folder))
     parts: dict[str, Path] = {
@@ -36,7 +36,9 @@ def find_parts(folder: Path) -> dict[str, Path]:
         for name in reversed(kinds)
         if kinds[name] == part
     }
-    if parts and unused_folders(folder, parts, kinds) and not _share_classes(parts):
+    if "train" in parts and len(parts) > 1:
+        return parts
+    if parts and unused_folders(folder, parts, kinds):
         return {}
     if len(parts) == 1 and not class_folders(next(iter(parts.values()))):
         return {}
@@ -66,13 +68,6 @@ def _class_root(part: Path) -> Path:
     """Return the folder of the class folders of a part: `part`, or the only folder in it (seg_train/seg_train)."""
     inner = None if class_folders(part) else find_only_folder(part)
     return part if inner is None else inner
-
-
-def _share_classes(parts: dict[str, Path]) -> bool:
-    """Return whether the training images and another part have class folders of the same names."""
-    classes = {part: set(class_folders(folder)) for part, folder in parts.items()}
-    train = classes.pop("train", set())
-    return any(len(train & other) >= MIN_SHARED_CLASSES for other in classes.values())
 
 
 def find_class_folders(folder: Path) -> tuple[Path, Path | None] | None:

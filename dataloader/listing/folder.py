@@ -6,19 +6,18 @@ from pathlib import Path
 
 from dataloader.decode import image_suffixes
 from dataloader.folder_layout import (
-    MIN_SHARED_CLASSES,
     class_folders,
     find_only_folder,
     find_parts,
-    folders_in,
     is_hidden,
-    part_names,
+    unused_folders,
 )
 from dataloader.list_advice import parts_command, prepare_command
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
 from utils.errors import UserError, path_hint
 from utils.logger import log, progress
 
+MIN_SHARED_FOLDERS = 2  # of several class folders: they may be the classes
 SUFFIX_EXAMPLES = ".jpg, .png, .webp or .tif (whatever Pillow decodes)"
 
 
@@ -133,37 +132,25 @@ def _read(root: str, folders: list[str], names: list[str], origin: str, skipped:
 
 
 def _check_layout(root: Path, out: str) -> None:
-    """Raise UserError where the classes are deeper: `root` holds train/, val/ and the like, or one folder with them.
-
-    Where classes are named like parts and another folder with images made them classes, warn.
-    """
+    """Raise UserError where the classes are deeper: `root` holds train/, val/ and the like, or one folder with them."""
     parts = find_parts(root)
     if parts:
         names = ", ".join(str(part.relative_to(root)) for part in parts.values())
         problem = f"{root} holds the folders {names}, which seem to be the parts of a data set, not classes"
         if "train" in parts and class_folders(parts["train"]):
-            raise UserError(f"{problem}: the classes are deeper.\nTry: {parts_command(parts, out)}")
-        raise UserError(
-            f"{problem}; and no folders in them hold images by class.\nAre the labels in a table? "
-            f"Try: {prepare_command('csv', 'TABLE', '--root', root, '--out', out)}\n"
-            "If they are classes, say so by their names: --classes FILE."
-        )
+            advice = f": the classes are deeper.\nTry: {parts_command(parts, out)}"
+            others = unused_folders(root, parts)
+            advice += f"\nThe images in these folders would be in no list: {', '.join(others)}" if others else ""
+        else:
+            advice = "; and no folders in them hold images by class.\nAre the labels in a table? Try: "
+            advice += prepare_command("csv", "TABLE", "--root", root, "--out", out)
+        raise UserError(f"{problem}{advice}\nIf they are classes, say so by their names: --classes FILE.")
     inner = find_only_folder(root)
     if inner is not None:
         command = prepare_command("folder", inner, "--out", out)
         raise UserError(
             f"{root} holds one folder, {inner.name}, and the classes seem to be in it.\nTry: {command}\n"
             "If it is a class, say so by its name: --classes FILE."
-        )
-    folders = folders_in(root)
-    kinds = part_names(folders)
-    parts = {part: root / name for name, part in kinds.items()}
-    if "train" in parts and len(parts) > 1:
-        deeper = bool(class_folders(parts["train"]))
-        table = prepare_command("csv", "TABLE", "--root", root, "--out", out)
-        log.warning(
-            f"{' and '.join(kinds)} become classes, as {', '.join(one for one in folders if one not in kinds)} holds "
-            f"images too. If they are the parts of a data set, try: {parts_command(parts, out) if deeper else table}"
         )
 
 
@@ -176,7 +163,7 @@ def _warn_deeper_classes(root: str, paths: list[str]) -> None:
     deeper = {name: folders for name, folders in below.items() if "" not in folders}
     shared = Counter(folder for folders in deeper.values() for folder in folders)
     several = sorted(folder for folder, count in shared.items() if count > 1)
-    if len(several) >= MIN_SHARED_CLASSES:
+    if len(several) >= MIN_SHARED_FOLDERS:
         first = next(name for name, folders in deeper.items() if several[0] in folders)
         log.warning(
             f"The images of several classes lie in folders of the same names, such as {several[0]} and {several[1]} in "

@@ -324,13 +324,27 @@ def test_prepare_folder_above_the_classes_is_refused_with_the_right_command(make
     assert make("folder", "high", "--classes", "names.txt").code == 0  # a person who says so may
 
 
+@pytest.mark.parametrize("train", ["train", "train/steam"])
 @pytest.mark.parametrize("other", ["bus", "car/old"])
-def test_prepare_classes_that_are_named_like_parts_are_classes(make, tmp_path, other):
-    touch(tmp_path / "things", *(f"{name}/{k}.jpg" for name in ("train/steam", "test", other) for k in range(9)))
+def test_prepare_parts_beside_other_images_are_classes_by_the_users_word_alone(make, tmp_path, train, other):
+    touch(tmp_path / "things", *(f"{name}/{k}.jpg" for name in (train, "test", other) for k in range(9)))
+    names = sorted(["train", "test", other.split("/")[0]])
     made = make("folder", "things")
-    assert made.code == 0 and made.classes == sorted(["train", "test", other.split("/")[0]])
-    assert "test and train become classes" in made.said
-    assert f"folder {tmp_path}/things/train --test {tmp_path}/things/test --out out" in made.said
+    if "/" in train:
+        command = f"folder {tmp_path}/things/train --test {tmp_path}/things/test --out out"
+        wrong(made, f"{command}\n", f"in no list: {names[0]}\n")
+    else:
+        wrong(made, f"csv TABLE --root {tmp_path}/things --out out\n")
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    made = make("folder", "things", "--classes", "names.txt")
+    assert made.code == 0 and made.classes == names
+
+
+@pytest.mark.parametrize("name", ["train", "test", "dev/deep"])
+def test_prepare_class_that_is_named_like_a_part_is_a_class(make, tmp_path, name):
+    touch(tmp_path / "things", *(f"{one}/{k}.jpg" for one in (name, "bus", "car") for k in range(9)))
+    made = make("folder", "things")
+    assert made.code == 0 and made.classes == sorted(["bus", "car", name.split("/")[0]])
 
 
 def test_prepare_warns_of_folders_that_several_classes_have(make, tmp_path):
