@@ -14,10 +14,10 @@ def flag_text(name: str, value: object) -> str:
 
 
 class Options(argparse.Namespace):
-    """Options as attributes, read-only after `make_read_only`.
+    """Options as attributes, read-only after `make_read_only`; `opt.replace(scale=128)` returns a changed copy.
 
-    Late in a run, `opt.lr` is still what the user gave. What a run works out (classes, epochs, precision) belongs
-    elsewhere. `opt.replace(scale=128)` returns a changed copy.
+    train.py takes such a copy when a checkpoint is resumed, when the lists are open (classes, batch size), and when
+    defaults are chosen and the length is known (epochs). `opt.given` still names what the user gave.
     """
 
     __slots__ = ("_frozen",)  # not in __dict__: vars(opt) holds the options alone
