@@ -277,7 +277,7 @@ def _steps(task: dict[str, Any], files: FileList, device: "torch.device") -> Ite
     model, opt = _model(task, device), _options(task, "-w", "0")
     model.set_precision(task["precision"])
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    engine = build_engine(model.opt, model, steps_per_epoch=len(loader))
+    engine = build_engine(model.opt, model, batches_per_epoch=len(loader))
     images, targets = engine.prepare(next(loader.batches(1)))
     while True:
         with model.autocast():
@@ -295,7 +295,7 @@ def _engine_steps(task: dict[str, Any], files: FileList, device: "torch.device")
     model, opt = _model(task, device), _options(task, "-w", "0")
     model.set_precision(task["precision"])
     loader = dataloader.train_loader(opt, files, model.preprocess())
-    engine = build_engine(model.opt, model, steps_per_epoch=len(loader))
+    engine = build_engine(model.opt, model, batches_per_epoch=len(loader))
     batch = next(loader.batches(1))
     while True:
         engine.train_step(batch)

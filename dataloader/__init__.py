@@ -156,12 +156,12 @@ class TrainLoader:
         """What loads the images: "thread" or "process", also where --loader is auto."""
         return self._batches.config.kind
 
-    def batches(self, epoch: int, step: int = 0) -> Iterator[Batch]:
-        """Return the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run.
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Return the batches from epoch `epoch` (from 1), batch `first` of it (from 0), to the end of the run.
 
         Each call returns an iterator with its own position.
         """
-        return self._batches.iterate(self.sampler.iterate(epoch, step))
+        return self._batches.iterate(self.sampler.iterate(epoch, first))
 
 
 def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:

@@ -53,7 +53,7 @@ class TrainDataset(Dataset):
             used[row], failures = self._load(pipeline, batch.epoch, index, repeat, images[row])
             bad += failures
         label = as_label(self.files.batch_targets(used), self.pinned)
-        return Batch(as_images(buffer), label, torch.from_numpy(used), batch.epoch, batch.step, tuple(bad))
+        return Batch(as_images(buffer), label, torch.from_numpy(used), batch.epoch, batch.number, tuple(bad))
 
     def _load(
         self, pipeline: Pipeline, epoch: int, index: int, repeat: int, out: Image

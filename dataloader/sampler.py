@@ -14,12 +14,12 @@ from utils.rng import order_rng
 class BatchIndices(NamedTuple):
     """The samples of one batch.
 
-    epoch: from 1; 0 in evaluation. step: the batch's number in the epoch, from 0. indices: int64 (B,), into the list.
+    epoch: from 1; 0 in evaluation. number: that of the batch in the epoch, from 0. indices: int64 (B,), into the list.
     repeat_index: int64 (B,), how often the epoch drew the same sample before; each repeat is augmented differently.
     """
 
     epoch: int
-    step: int
+    number: int
     indices: NDArray[np.int64]
     repeat_index: NDArray[np.int64]
 
@@ -66,16 +66,16 @@ class TrainSampler:
     def __iter__(self) -> Iterator[BatchIndices]:
         return self.iterate(1, 0)
 
-    def iterate(self, epoch: int, step: int) -> Iterator[BatchIndices]:
-        """Yield the batches from epoch `epoch` (from 1), batch `step` of it (from 0), to the end of the run."""
+    def iterate(self, epoch: int, first: int) -> Iterator[BatchIndices]:
+        """Yield the batches from epoch `epoch` (from 1), batch `first` of it (from 0), to the end of the run."""
         no_repeats = self.sampling.balance == "none" and self.sampling.repeats == 1
         world, rank = distributed.world_size(), distributed.rank()
         for current in range(epoch, self.epochs + 1):
             order = self.order(current)
             repeats = np.zeros(len(order), np.int64) if no_repeats else repeat_index(order)
-            for batch in range(step if current == epoch else 0, self.batches_per_epoch):
-                part = slice(batch * self.batch_size + rank, (batch + 1) * self.batch_size, world)
-                yield BatchIndices(current, batch, order[part], repeats[part])
+            for number in range(first if current == epoch else 0, self.batches_per_epoch):
+                part = slice(number * self.batch_size + rank, (number + 1) * self.batch_size, world)
+                yield BatchIndices(current, number, order[part], repeats[part])
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the samples of epoch `epoch` (from 1) in the order they are shown, int64 (N,)."""
@@ -161,7 +161,7 @@ class EvalSampler:
         return range(self.rank, self.batches, self.world)
 
     def __iter__(self) -> Iterator[BatchIndices]:
-        for step in self._own_batches():
-            first = step * self.batch_size
+        for number in self._own_batches():
+            first = number * self.batch_size
             indices = np.arange(first, min(first + self.batch_size, self.count))
-            yield BatchIndices(0, step, indices, np.zeros_like(indices))
+            yield BatchIndices(0, number, indices, np.zeros_like(indices))

@@ -1,6 +1,6 @@
 """The engine: what happens to one batch, from its images on the CPU to the optimizer's step.
 
-    engine = build_engine(opt, model, steps_per_epoch)      # training/setup.py
+    engine = build_engine(opt, model, batches_per_epoch)      # training/setup.py
     result = engine.train_step(batch)                       # moves, normalises, mixes, and calls the model's `update`
     model.update(images, targets, step)                     # network/<family>/model.py: forward, loss, step(loss)
     engine.descend(batch, loss)                             # backward, clip, optimizer.step()
@@ -35,7 +35,7 @@ from utils import distributed
 from utils.batch import Batch
 from utils.errors import UserError
 from utils.logger import log, progress
-from utils.rng import seed_step
+from utils.rng import seed_batch
 from utils.tensors import buffers_kept
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ Targets = Tensor | DistilledTargets
 class StepSettings:
     """The numbers that the engine steps by.
 
-    steps_per_epoch: batches per epoch. accumulate: batches per optimizer step. sam_radius: 0 without --sam.
+    accumulate: batches per optimizer step. sam_radius: 0 without --sam.
     max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share of the
     run, in which nothing is mixed. swa_start: the first epoch that --swa averages. counts_right: whether the largest
     logit is the predicted class, so that top-1 can be counted. validated: whether epochs are validated; if not, an
@@ -57,7 +57,7 @@ class StepSettings:
 
     seed: int
     lr: float
-    steps_per_epoch: int
+    batches_per_epoch: int
     accumulate: int = 1
     clip_grad: float | None = None
     clip_mode: str = "norm"
@@ -152,16 +152,16 @@ class Engine:
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Targets]:
         """Seed the randomness of the batch; return images and targets on the device, normalised, and mixed if asked."""
-        seed_step(self.settings.seed, batch.epoch, batch.step)
+        seed_batch(self.settings.seed, batch.epoch, batch.number)
         if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
-            self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.step + 1)
+            self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.number + 1)
         images, labels = self._to_device(batch.image, batch.label)
         if labels.dtype == torch.uint8:  # the labels of a multi-label task, a quarter of the size while they travel
             labels = labels.float()
         mix = self.mix if self._mixes(batch) else None
         images, targets = mix_batch(mix, images, labels, self.model.normalise, alone=self.train_net is None)
         if distributed.rank():  # all processes mix alike; their dropout differs
-            seed_step(self.settings.seed, batch.epoch, batch.step, distributed.rank())
+            seed_batch(self.settings.seed, batch.epoch, batch.number, distributed.rank())
         return images, targets if self.teacher is None else self.teacher.distilled(images, targets)
 
     def ascend(self, batch: Batch, loss: Tensor) -> None:
@@ -174,7 +174,7 @@ class Engine:
         """Go backward; at a step's last batch, clip the gradient and step the optimizer if the gradient is finite."""
         self._backward(batch, loss)
         self._in_step.append(batch)
-        if not self.is_step_boundary(batch.step + 1):
+        if not self.is_step_boundary(batch.number + 1):
             return
         if self.sam is not None:
             self.sam.restore()
@@ -220,7 +220,7 @@ class Engine:
         elif self.guard.counts_skip():
             shown = ", ".join(map(str, batches[-1].index[:8].tolist())) + (" …" if len(batches[-1].index) > 8 else "")
             what = (
-                f"The gradient is not finite at epoch {batches[-1].epoch}, batch {batches[-1].step + 1}, "
+                f"The gradient is not finite at epoch {batches[-1].epoch}, batch {batches[-1].number + 1}, "
                 f"samples {shown} of the training list (from 0): {locate_non_finite(self, batches)}."
             )
             if not self.guard.in_row:
@@ -229,12 +229,12 @@ class Engine:
 
     def is_step_boundary(self, done: int) -> bool:
         """Return whether, after `done` batches of an epoch, no gradient is waiting for more."""
-        return done % self.settings.accumulate == 0 or done == self.settings.steps_per_epoch
+        return done % self.settings.accumulate == 0 or done == self.settings.batches_per_epoch
 
     @property
-    def optimizer_steps_per_epoch(self) -> int:
-        """Return how many times an epoch steps the optimizer."""
-        return -(-self.settings.steps_per_epoch // self.settings.accumulate)
+    def steps_per_epoch(self) -> int:
+        """Return how many times an epoch steps the optimizer: once per --accumulate batches, and at its end."""
+        return -(-self.settings.batches_per_epoch // self.settings.accumulate)
 
     def learning_rate(self) -> float:
         """Return the learning rate of the next optimizer step."""
@@ -254,8 +254,8 @@ class Engine:
             )
         self._ran_train_net = False
         accumulate = self.settings.accumulate
-        first = batch.step // accumulate * accumulate
-        in_step = min(accumulate, self.settings.steps_per_epoch - first)
+        first = batch.number // accumulate * accumulate
+        in_step = min(accumulate, self.settings.batches_per_epoch - first)
         # The recomputation would count the batch twice in batch norm's statistics. Its layers must not be told to leave
         # them alone instead: torch checks that the recomputation saves the same tensors, and they are among these.
         with buffers_kept(self.model.net) if self.recomputes else contextlib.nullcontext():
@@ -309,7 +309,7 @@ class Engine:
             self.active_weights = "raw" if self.active_weights == "swa" else self.active_weights
             self.averages.update_swa(self.model.net)
             if epoch == self.length.epochs:
-                count = settings.steps_per_epoch
+                count = settings.batches_per_epoch
                 batches = progress(islice(loader.batches(epoch), count), "statistics of --swa", count)
                 images = (self.model.normalise(batch.image) for batch in batches)
                 with self.model.autocast():
@@ -367,7 +367,7 @@ class Engine:
         self.length.load_state_dict(training.get("clock"))
         self.guard.snapshot_buffers()
         at_start = "epoch" in content and not content.get("within")
-        self.step_count = content["epoch"] * self.optimizer_steps_per_epoch if at_start else training["step"]
+        self.step_count = content["epoch"] * self.steps_per_epoch if at_start else training["step"]
         load_optimizer_state(self.optimizer, training["optimizer"], self.optimizer_settings)
         self.scaler = self._new_scaler()  # the old one may be within a step that was given up
         if training["scaler"]:  # {} of a run that was not in fp16

@@ -35,7 +35,7 @@ class EpochTracker:
 
     def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:
         self.run, self.epoch, self.engine, self.length = run, epoch, engine, engine.length
-        self.batches = engine.settings.steps_per_epoch
+        self.batches = engine.settings.batches_per_epoch
         self.total = torch.zeros(NUM_SUMS, device=engine.model.device)
         self.zero, self.one = torch.zeros((), device=engine.model.device), torch.ones((), device=engine.model.device)
         self.done = self.counted = self.images = 0

@@ -33,7 +33,7 @@ class RunLength:
 
     def is_before(self, share: float, batch: Batch) -> bool:
         """Return whether less than `share` of the run precedes `batch`."""
-        return (batch.epoch - 1) * self.batches + batch.step < share * self.epochs * self.batches
+        return (batch.epoch - 1) * self.batches + batch.number < share * self.epochs * self.batches
 
     def title(self, epoch: int) -> str:
         """Return "3/20" for the third of 20 epochs."""

@@ -15,7 +15,7 @@ def get_mix(mixup: float, cutmix: float, num_classes: int) -> Mix | None:
     """Return what --mixup and --cutmix (their alphas) ask for; if both are set, each step draws one; None for neither.
 
     It takes normalised images (B, 3, S, S) and labels int64 (B,), and returns images and soft labels (B, C). It draws
-    from torch's CPU generator, which `seed_step` sets for each step.
+    from torch's CPU generator, which `seed_batch` sets for each batch.
     """
     mixes: list[Mix] = []
     if mixup:

@@ -106,9 +106,9 @@ class TrainingRun:
             content = start.content if start.resumed else None
             if content is not None and "cut_points" in content["data"] and content["showing"] == engine.active_weights:
                 self.cut_points.keep(engine.active_weights, content["data"]["cut_points"], engine.step_count)
-        self.curves = StepCurves(engine.model.device, engine.optimizer_steps_per_epoch)
+        self.curves = StepCurves(engine.model.device, engine.steps_per_epoch)
         self._load_curves()
-        images = engine.settings.steps_per_epoch * min(settings.batch_size, lists.train_images)
+        images = engine.settings.batches_per_epoch * min(settings.batch_size, lists.train_images)
         self.length.begin(start.watch, images, lists.val_images * len(engine.available_weights()))
         self.tracker: EpochTracker | None = None
         self.recorder: RunRecorder | None = None
@@ -131,13 +131,13 @@ class TrainingRun:
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
             self._complete_names()
-        steps = self.engine.settings.steps_per_epoch
+        batches = self.engine.settings.batches_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
             f"{model.name}: {count} parameters, {counted(lists.classes.count, lists.classes.task)}, "
             f"{model.settings.scale} px, {self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{lists.train_images} training and {lists.val_images} validation images, "
-            f"{steps} batches of {min(settings.batch_size, lists.train_images)} per epoch, "
+            f"{batches} batches of {min(settings.batch_size, lists.train_images)} per epoch, "
             f"{self.length.described(state.next_epoch)}\n"
             f"{settings.described}"
         )

@@ -49,14 +49,14 @@ NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were gi
 def build_engine(
     opt: argparse.Namespace,
     model: BaseModel,
-    steps_per_epoch: int,
+    batches_per_epoch: int,
     class_counts: Sequence[int] | None = None,
     class_names: list[str] | None = None,
 ) -> Engine:
     """Return the engine that trains `model`, which is on its device and has its weights already.
 
     Args:
-        steps_per_epoch: batches per epoch; the optimizer steps once every opt.accumulate of them, and at the end.
+        batches_per_epoch: the optimizer steps once every opt.accumulate of them, and at the end.
         class_counts: training images per class, for the losses of long tails.
         class_names: those of a teacher must be the same.
 
@@ -87,7 +87,7 @@ def build_engine(
         criterion=criterion,
         optimizer=optimizer,
         optimizer_settings=settings,
-        length=get_length(opt, steps_per_epoch),
+        length=get_length(opt, batches_per_epoch),
         averages=averages,
         clip_params=clip_params,
         mix=get_mix(opt.mixup, opt.cutmix, model.num_classes),
@@ -96,7 +96,7 @@ def build_engine(
         recomputes=opt.checkpoint_grad,
         adapters=adapters,
     )
-    return Engine(model, step_settings(opt, steps_per_epoch), parts)
+    return Engine(model, step_settings(opt, batches_per_epoch), parts)
 
 
 def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:
@@ -170,12 +170,12 @@ def _trial_engine(opt: Options, device: torch.device, classes: Classes) -> tuple
     return engine, side
 
 
-def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings:
+def step_settings(opt: argparse.Namespace, batches_per_epoch: int) -> StepSettings:
     """Return the numbers that the engine steps by."""
     return StepSettings(
         seed=opt.seed,
         lr=opt.lr,
-        steps_per_epoch=steps_per_epoch,
+        batches_per_epoch=batches_per_epoch,
         accumulate=opt.accumulate,
         clip_grad=opt.clip_grad,
         clip_mode=opt.clip_mode,
@@ -188,13 +188,13 @@ def step_settings(opt: argparse.Namespace, steps_per_epoch: int) -> StepSettings
     )
 
 
-def get_length(opt: argparse.Namespace, steps_per_epoch: int) -> RunLength:
+def get_length(opt: argparse.Namespace, batches_per_epoch: int) -> RunLength:
     """Return how long the run is, with its schedule: by --epochs, or by --hours."""
-    span = schedule_span(opt, -(-steps_per_epoch // opt.accumulate))
+    span = schedule_span(opt, -(-batches_per_epoch // opt.accumulate))
     if opt.hours is not None:
         needed = last_stage(opt.scale_schedule)
-        return TimedLength(opt.hours, steps_per_epoch, opt.scheduler, span, opt.val_freq, needed)
-    return RunLength(opt.epochs, steps_per_epoch, get_schedule(opt.scheduler, span))
+        return TimedLength(opt.hours, batches_per_epoch, opt.scheduler, span, opt.val_freq, needed)
+    return RunLength(opt.epochs, batches_per_epoch, get_schedule(opt.scheduler, span))
 
 
 def schedule_span(opt: argparse.Namespace, per_epoch: int) -> Span:

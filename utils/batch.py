@@ -17,7 +17,7 @@ class Batch(NamedTuple):
         label: int64 (B,); of a multi-label task uint8 (B, K), of a regression float32 (B, T).
         index: int64 (B,), the position of each sample in its list.
         epoch: from 1.
-        step: the number of the batch in its epoch, from 0.
+        number: that of the batch in its epoch, from 0.
         bad: images that could not be read. The next image of the list replaces each, with its own label and index.
     """
 
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     label: Tensor
     index: Tensor  # type: ignore[assignment]  # it hides tuple.index, which nobody calls
     epoch: int
-    step: int
+    number: int
     bad: Unreadable
 
 

@@ -26,7 +26,7 @@ def _stream(seed: int, purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, purpose], np.uint64)))
 
 
-def seed_step(seed: int, epoch: int, batch: int, rank: int = 0) -> None:
+def seed_batch(seed: int, epoch: int, batch: int, rank: int = 0) -> None:
     """Seed torch's global generators for a batch (dropout, stochastic depth, mixup), differently in each process."""
     torch.manual_seed(
         ((seed * 1_000_003 + epoch) * 1_000_003 + batch) * (1 if not rank else 1_000_003) + rank & (1 << 63) - 1

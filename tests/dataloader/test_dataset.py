@@ -68,7 +68,7 @@ def test_train_batch_has_documented_shapes_and_dtypes(folder):
     assert batch.image.stride() == (32 * 32 * 3, 1, 32 * 3, 3)
     assert batch.label.dtype == batch.index.dtype == torch.int64
     assert batch.label.tolist() == batch.index.tolist() == [3, 0, 8]
-    assert (batch.epoch, batch.step, batch.bad) == (5, 7, ())
+    assert (batch.epoch, batch.number, batch.bad) == (5, 7, ())
 
 
 def test_train_image_in_any_batch_is_the_same(folder):

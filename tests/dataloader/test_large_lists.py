@@ -34,12 +34,12 @@ class Index(TrainDataset):
         return 0
 
     def __getitems__(self, key):
-        if key.step == 0:
+        if key.number == 0:
             gc.collect()  # touches the objects that the fork shared, once; not the index's doing
         for index in key.indices.tolist():
             self.work(index, self.files.path(index), self.files.location(index))
         assert self.files.label[key.indices].min() >= 0
-        return (private() if key.step % 20 in (0, 19) else 0,)  # not each time: the kernel walks through all pages
+        return (private() if key.number % 20 in (0, 19) else 0,)  # not each time: the kernel walks through all pages
 
 
 def growth(folder: Path, lines: int, work) -> int:

@@ -15,7 +15,7 @@ from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler, repeat
 from options import parse_train
 from utils.errors import UserError
 from utils.preprocess import Preprocess
-from utils.rng import order_rng, sample_rng, seed_step
+from utils.rng import order_rng, sample_rng, seed_batch
 from utils.run import DEBUG_BATCHES
 
 WAY = Preprocess(16, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -35,7 +35,7 @@ def sampler(count, batch_size, epochs=3, draw=DRAWS[0], limit=None):
 
 
 def as_plain(keys):
-    return [(key.epoch, key.step, key.indices.tolist(), key.repeat_index.tolist()) for key in keys]
+    return [(key.epoch, key.number, key.indices.tolist(), key.repeat_index.tolist()) for key in keys]
 
 
 def loader(photo_set, *words):
@@ -52,7 +52,7 @@ def test_train_sampler_epoch_shows_each_sample_once(count, batch_size, seed):
     made = sampler(count, batch_size, 2, SamplingConfig(seed))
     size = min(count, batch_size)
     keys = list(made)
-    assert [(key.epoch, key.step) for key in keys] == [
+    assert [(key.epoch, key.number) for key in keys] == [
         (epoch, step) for epoch in (1, 2) for step in range(count // size)
     ]
     for epoch in (1, 2):
@@ -91,12 +91,12 @@ def test_train_sampler_started_at_any_step_continues_the_same(draw, limit):
 @pytest.mark.parametrize(("epoch", "step"), [(1, 0), (1, 2), (2, 0), (3, 1)])
 def test_train_loader_started_at_any_step_continues_the_same(photo_set, epoch, step):
     whole = list(loader(photo_set).batches(1))
-    assert [(batch.epoch, batch.step) for batch in whole] == list(itertools.product((1, 2, 3), (0, 1, 2)))
+    assert [(batch.epoch, batch.number) for batch in whole] == list(itertools.product((1, 2, 3), (0, 1, 2)))
     rest = whole[(epoch - 1) * 3 + step :]
     again = list(loader(photo_set, "-w", 2).batches(epoch, step))
     assert len(again) == len(rest)
     for one, other in zip(again, rest, strict=True):
-        assert (one.epoch, one.step) == (other.epoch, other.step)
+        assert (one.epoch, one.number) == (other.epoch, other.number)
         assert torch.equal(one.index, other.index)
         assert torch.equal(one.label, other.label)
         assert torch.equal(one.image, other.image)
@@ -112,17 +112,17 @@ def test_train_loader_read_again_from_another_step_is_the_same(photo_set):
 @pytest.mark.parametrize("how", [("-w", 0), ("-w", 2), ("-w", 1, "--loader", "process")], ids=str)
 def test_train_loader_two_iterators_keep_their_own_starts(photo_set, how):
     made = loader(photo_set, *how)
-    whole = [(batch.epoch, batch.step, batch.index.tolist()) for batch in loader(photo_set).batches(1)]
+    whole = [(batch.epoch, batch.number, batch.index.tolist()) for batch in loader(photo_set).batches(1)]
     first, second = made.batches(1), made.batches(2, 1)  # the second is asked for before the first gives a batch
-    assert [(batch.epoch, batch.step, batch.index.tolist()) for batch in second] == whole[4:]
-    assert [(batch.epoch, batch.step, batch.index.tolist()) for batch in first] == whole
+    assert [(batch.epoch, batch.number, batch.index.tolist()) for batch in second] == whole[4:]
+    assert [(batch.epoch, batch.number, batch.index.tolist()) for batch in first] == whole
 
 
 def test_train_loader_debug_shows_first_batches_of_epoch(photo_set):
     words = ("-b", 4, "--epochs", 2)
     whole, few = loader(photo_set, *words), loader(photo_set, *words, "--debug")
     assert (len(whole), len(few)) == (9, DEBUG_BATCHES)
-    wanted = [batch.index.tolist() for batch in whole.batches(1) if batch.step < DEBUG_BATCHES]
+    wanted = [batch.index.tolist() for batch in whole.batches(1) if batch.number < DEBUG_BATCHES]
     assert [batch.index.tolist() for batch in few.batches(1)] == wanted
     assert len(loader(photo_set, "-b", 36, "--debug")) == 1
 
@@ -179,7 +179,7 @@ def test_eval_sampler_covers_all_in_order(count, size, sizes):
     assert [len(key.indices) for key in keys] == sizes
     assert len(EvalSampler(count, size)) == len(sizes)
     assert np.concatenate([key.indices for key in keys]).tolist() == list(range(count))
-    assert [key.step for key in keys] == list(range(len(sizes)))
+    assert [key.number for key in keys] == list(range(len(sizes)))
 
 
 def test_eval_loader_debug_shows_first_batches(photo_set):
@@ -254,11 +254,11 @@ def test_sample_rng_neighbours_are_independent():
     assert draws.mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_seed_step_repeats_per_step_and_differs_between_steps():
+def test_seed_batch_repeats_per_batch_and_differs_between_batches():
     seen = {}
     for of in itertools.product((0, 1, LAST_SEED), (1, 2, 3), (0, 1, 2)):
-        seed_step(*of)
+        seed_batch(*of)
         seen[of] = torch.rand(4)
     assert len({tuple(values.tolist()) for values in seen.values()}) == len(seen)
-    seed_step(1, 2, 1)
+    seed_batch(1, 2, 1)
     assert torch.equal(torch.rand(4), seen[1, 2, 1])

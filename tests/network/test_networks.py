@@ -42,15 +42,15 @@ def batch(size: int = 4, scale: int = 64, step: int = 0) -> Batch:
         0, 256, (size, 3, scale, scale), dtype=torch.uint8, generator=torch.Generator().manual_seed(step)
     )
     images = images.to(memory_format=torch.channels_last)
-    return Batch(images, torch.arange(size) % 5, torch.arange(size), epoch=1, step=step, bad=())
+    return Batch(images, torch.arange(size) % 5, torch.arange(size), epoch=1, number=step, bad=())
 
 
-def engine_for(name: str, opt: argparse.Namespace, steps_per_epoch: int) -> Engine:
+def engine_for(name: str, opt: argparse.Namespace, batches_per_epoch: int) -> Engine:
     """The engine of a new network, on the CPU."""
     model = get_model(name)(opt)
     model.place(torch.device("cpu"))
     model.set_precision(opt.precision)
-    return build_engine(opt, model, steps_per_epoch)
+    return build_engine(opt, model, batches_per_epoch)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -58,7 +58,7 @@ def test_model_of_each_family_learns_and_reloads(name, tmp_path):
     """The smallest of each family; what another depth adds is below."""
     opt = options("--optimizer", "sgd", "--lr", "0.01")
     torch.manual_seed(0)
-    engine = engine_for(name, opt, steps_per_epoch=1)
+    engine = engine_for(name, opt, batches_per_epoch=1)
     model = engine.model
     before = {key: value.clone() for key, value in model.net.state_dict().items()}
     grads = {}
@@ -242,7 +242,7 @@ def test_new_head_initial_loss_is_near_uniform():
 def test_grad_accum_ragged_group_steps_at_full_weight():
     """Five batches by twos: three optimizer steps, the last of a single batch at full weight."""
     opt = options(*"--accumulate 2 --optimizer sgd --momentum 0 --lr 1 --weight_decay 0 --scheduler none".split())
-    engine = engine_for("ResNet18", opt, steps_per_epoch=5)
+    engine = engine_for("ResNet18", opt, batches_per_epoch=5)
     weight = engine.model.net.fc.bias
     values = []
     for step in range(5):
@@ -263,7 +263,7 @@ def test_train_step_ignores_earlier_random_state(flag):
     for noise in (1, 2):
         opt = options(*flag.split())
         torch.manual_seed(0)
-        engine = engine_for("timm:resnet10t" if "drop" not in flag else "ResNet18", opt, steps_per_epoch=2)
+        engine = engine_for("timm:resnet10t" if "drop" not in flag else "ResNet18", opt, batches_per_epoch=2)
         torch.manual_seed(noise)
         losses = [engine.train_step(batch(step=step)).loss.item() for step in range(2)]
         results.append((losses, [p.sum().item() for p in engine.model.net.parameters()]))
@@ -272,7 +272,7 @@ def test_train_step_ignores_earlier_random_state(flag):
 
 def test_ema_net_can_be_evaluated():
     opt = options("--ema", "0.999")
-    engine = engine_for("timm:resnet10t", opt, steps_per_epoch=3)
+    engine = engine_for("timm:resnet10t", opt, batches_per_epoch=3)
     model = engine.model
     for step in range(3):
         engine.train_step(batch(step=step))
@@ -288,7 +288,7 @@ def test_ema_net_can_be_evaluated():
 def test_ema_update_equals_timm_bit_for_bit(monkeypatch):
     """Bit for bit, with batch norm's statistics and counts, also where a module has replaced a buffer's tensor."""
     opt = options("--ema", "0.9")
-    engine = engine_for("ResNet18", opt, steps_per_epoch=4)
+    engine = engine_for("ResNet18", opt, batches_per_epoch=4)
     model, averages = engine.model, engine.averages
     timms = copy.deepcopy(averages.ema)
     for step in range(4):

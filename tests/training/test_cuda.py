@@ -452,7 +452,7 @@ def fits(engine, batch, batches):
     """Return whether `batches` steps fit into memory; a failed step's graph is freed with the handler."""
     try:
         for step in range(batches):
-            engine.train_step(batch._replace(step=step))
+            engine.train_step(batch._replace(number=step))
         engine.settle()
     except torch.OutOfMemoryError:
         return False

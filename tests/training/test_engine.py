@@ -474,7 +474,7 @@ def poison(engine, monkeypatch, steps):
     def forward(images):
         return real(images * float("inf") if seen[-1] in steps else images)
 
-    monkeypatch.setattr(engine, "prepare", lambda batch: seen.append(batch.step) or prepare(batch))
+    monkeypatch.setattr(engine, "prepare", lambda batch: seen.append(batch.number) or prepare(batch))
     monkeypatch.setattr(engine.model.net, "forward", forward)
 
 
@@ -548,7 +548,7 @@ def test_train_divergence_reloads_once_then_stops(script, photo_set, tmp_path, m
     def prepare(self, batch):
         images, targets = real(self, batch)
         if batch.epoch == 2 and len(broken) < faults[self.model.opt.tag]:
-            broken.append(batch.step)
+            broken.append(batch.number)
             return images * float("nan"), targets
         return images, targets
 
@@ -575,8 +575,8 @@ def test_train_divergence_reloads_its_own_checkpoint(script, photo_set, tmp_path
 
     def prepare(self, batch):
         images, targets = real(self, batch)
-        if batch.step == where and len(broken) < 2:  # the step, and once more to explain it
-            broken.append(batch.step)
+        if batch.number == where and len(broken) < 2:  # the step, and once more to explain it
+            broken.append(batch.number)
             return images * float("nan"), targets
         return images, targets
 

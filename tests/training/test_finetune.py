@@ -274,7 +274,7 @@ def test_muon_groups_hold_matrices_and_kernels():
 def test_mix_off_leaves_last_part_of_the_run_unmixed():
     opt = options("--mixup", "0.4", "--mix_off", "0.25", "--epochs", "2")
     model = Plain(options(), "X")
-    engine = build_engine(opt, model, steps_per_epoch=4)
+    engine = build_engine(opt, model, batches_per_epoch=4)
     mixed = [
         engine.prepare(batch(step=step, epoch=epoch))[1].ndim == 2 for epoch in (1, 2) for step in range(4)
     ]  # probabilities (B, C) of mixed samples, else class numbers (B,)
@@ -288,7 +288,7 @@ def test_mix_off_leaves_last_part_of_the_run_unmixed():
 def test_muon_on_pretrained_weights_is_warned_of(caplog, words, warned):
     opt = options("--optimizer", "muon", *words.split())
     model = Plain(options("--no-pretrained"), "X")
-    build_engine(opt.replace(epochs=1, num_classes=model.num_classes), model, steps_per_epoch=2)
+    build_engine(opt.replace(epochs=1, num_classes=model.num_classes), model, batches_per_epoch=2)
     assert ("--optimizer muon starts from weights that were trained before" in caplog.text) is warned
 
 

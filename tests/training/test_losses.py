@@ -15,7 +15,7 @@ from training.losses import get_loss
 from training.mix import get_mix
 from training.setup import loss_settings
 from utils.errors import UserError
-from utils.rng import seed_step
+from utils.rng import seed_batch
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(10, 7)) * 3
@@ -241,7 +241,7 @@ def test_mix_blends_images_and_labels_by_one_share(words):
     images = torch.arange(4.0)[:, None, None, None].expand(4, 3, 16, 16).contiguous()
     changed = 0
     for step in range(6):
-        seed_step(1, 1, step)
+        seed_batch(1, 1, step)
         blended, soft = mix(images.clone(), torch.arange(4))
         assert soft.sum(dim=1) == pytest.approx(torch.ones(4))
         assert blended.mean(dim=(1, 2, 3)) == pytest.approx(soft @ torch.arange(4.0), abs=1e-4)

@@ -95,7 +95,7 @@ def resumed(path, _):
     loader = dataloader.train_loader(opt, files, model.preprocess())
     engine = build_engine(opt, model, len(loader), classes.train_counts, classes.names)
     engine.load_state_dict(content)
-    curves = StepCurves(model.device, engine.optimizer_steps_per_epoch)
+    curves = StepCurves(model.device, engine.steps_per_epoch)
     curves.load_state_dict(state.curves, state.epochs_done, within_epoch=bool(state.within))
     run = types.SimpleNamespace(
         state=state,

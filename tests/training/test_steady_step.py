@@ -59,7 +59,7 @@ def started(*words: str) -> tuple[Engine, EpochTracker]:
     model = get_model(opt.model)(opt)
     model.place(torch.device("cpu"))
     engine = build_engine(opt, model, 1000)
-    curves = StepCurves(torch.device("cpu"), engine.optimizer_steps_per_epoch)
+    curves = StepCurves(torch.device("cpu"), engine.steps_per_epoch)
     run = types.SimpleNamespace(state=RunState(), recorder=None, divergence_error=AssertionError, curves=curves)
     return engine, EpochTracker(run, 1, engine).__enter__()
 

@@ -152,7 +152,7 @@ def test_tracker_adds_batches_to_the_step_in_progress():
     """Of accumulated batches the norm is seen at the step alone, and a batch that is not finite counts for nothing."""
     engine = SimpleNamespace(
         model=SimpleNamespace(device=CPU),
-        settings=SimpleNamespace(steps_per_epoch=6),
+        settings=SimpleNamespace(batches_per_epoch=6),
         length=RunLength(1, 6, lambda step: 1.0),
         guard=SimpleNamespace(on=True),
         is_step_boundary=lambda done: done % 2 == 0,
