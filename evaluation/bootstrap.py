@@ -70,10 +70,11 @@ def intervals(
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
 
     With few images per class, a resample has a lower macro F1 and a higher calibration error than its list, and the
-    list differs from the truth in the same way. So the resamples' mean is shifted onto the score, and the interval
-    extends to where a second shift of that size would put it, for the bias of the score itself. A calibration error
-    near 0 needs more: its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often
-    each interval holds the truth.
+    list differs from the truth in the same way. With b = mean(resamples) - score, the percentiles are shifted by -b, so
+    that the resamples' mean is the score, and the interval also covers a second shift, for the bias of the score
+    itself: low = min(q2.5 - b, q2.5 - 2b), high = max(q97.5 - b, q97.5 - 2b). A calibration error near 0 needs more:
+    its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often each interval holds
+    the truth.
 
     The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A
     score that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
@@ -115,7 +116,7 @@ def _varies(score: float, values: list[float]) -> bool:
 
 
 def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, float] = (0, 1)) -> list[float]:
-    """Return low and high, with the resamples' mean shifted onto the score, or as far beyond, within `bounds`."""
+    """Return low and high, shifted by the resamples' bias once or twice, within `bounds`: see `intervals`."""
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])

@@ -1,6 +1,6 @@
 """Read what a submission must look like from a competition's sample: header, order, ids, and the form of a prediction.
 
-A sample may have millions of rows, so that it is read row by row.
+A sample may have millions of rows, so it is read row by row.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def open_sample(opt: argparse.Namespace, files: FileList, classes: Classes) -> S
 
     Raises:
         UserError: the file cannot be read; ids and images are not one to one; a column or a value names no class, or a
-            class has no column; the values do not tell; or there are too many probabilities.
+            class has no column; the values are ambiguous; or there are too many probabilities.
     """
     table = open_table(Path(opt.like))
     if len(table.header) < 2:
@@ -159,7 +159,7 @@ def _holds_names(table: SampleTable, column: int, classes: Classes) -> bool:
 
 
 def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner: str | None) -> Kind:
-    """Return whether all values of a column are names or numbers of classes. Raises UserError if they do not tell."""
+    """Return whether all values of a column are names or numbers of classes. Raises UserError if that is unclear."""
     values = distinct_values(table, [column], joiner, MAX_NAMED + 2 * classes.count)
     names = {comparable(name) for name in classes.names or ()}
     strange = [value for value in values if value not in names and class_number(value, classes.count) < 0]
@@ -182,6 +182,6 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
     else:
         reason = f"some of its values are names, others numbers of classes: {named(values)}"
     raise UserError(
-        f"--like {table.path} does not tell what column {table.header[column]!r} holds: {reason}.\n"
+        f"--like {table.path} does not show what column {table.header[column]!r} holds: {reason}.\n"
         "Try: --labels name, or --labels number; and --top_k K with --joiner for several classes per row"
     )

@@ -129,7 +129,7 @@ def _column_form(opt: argparse.Namespace, table: SampleTable, columns: list[int]
     else:
         reason = f"all values are {values[0]}" if len(values) == 1 else "it is empty" if not values else named(values)
     raise UserError(
-        f"--like {table.path} does not tell what its {len(columns)} columns hold: {reason}.\n"
+        f"--like {table.path} does not show what its {len(columns)} columns hold: {reason}.\n"
         "Allowed: probabilities, of which one is between 0 and 1; or 0 and 1, each of them somewhere.\n"
         f"Try: --probabilities, or --threshold {THRESHOLD} for 0 or 1"
     )
@@ -173,7 +173,7 @@ def _joined_form(opt: argparse.Namespace, table: SampleTable, column: int, class
         reason = f"it fits {' and '.join(fitting)}"
     kind = f"--labels {opt.labels}" if "labels" in opt.given else "--labels name, or --labels number; with"
     raise UserError(
-        f"--like {table.path} does not tell how column {table.header[column]!r} holds the labels: {reason}.\n"
+        f"--like {table.path} does not show how column {table.header[column]!r} holds the labels: {reason}.\n"
         f"Try: {kind} --joiner TEXT, what is between two labels"
     )
 

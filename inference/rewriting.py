@@ -47,7 +47,7 @@ def rewritten_file(run: Inference) -> Path | None:
 def fitted_with(run: Inference) -> dict[str, object]:
     """Return the views, the size and the fit of a run of one network, to be stored with what is fitted to it.
 
-    At others its probabilities are others, and the loader warns.
+    With other settings the probabilities differ, so the loader warns.
     """
     preprocess = run.predictor.members[0].preprocess
     return {"tta": run.opt.tta, "scale": preprocess.scale, "fit": preprocess.fit}

@@ -91,5 +91,8 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
 
 
 def mean_over_views(probabilities: list[Tensor]) -> Tensor:
-    """Average the (B, C) probabilities of several views. A class does not turn with the image: nothing turns back."""
+    """Average the (B, C) probabilities of several views.
+
+    They do not depend on the orientation of the image, so no inverse transform is needed.
+    """
     return torch.stack(probabilities).mean(dim=0)

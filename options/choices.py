@@ -1,7 +1,7 @@
 """The names in the registries, as plain text, so that help and errors do not import torch.
 
-MODELS is the registry of models: `network.models` is made from it. A test holds each other tuple against its registry,
-which has the last word. An optimizer or schedule that you add there works at once. If you add its name here too,
+MODELS is the registry of models: `network.models` is made from it. A test compares every other tuple with its
+registry; the registry decides. An optimizer or schedule that you add there works at once. If you add its name here too,
 `--help` shows it.
 """
 

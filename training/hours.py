@@ -19,22 +19,23 @@ from utils.logger import log
 
 PACE_STEPS = 100  # the pace is an average over about this many steps
 FIRST_STEPS = 10  # may take minutes, as with --compile: the pace is that of the later ones
-# Of the time: the last records are written and the process ends after the last validation, which nobody can measure.
+# The share of the time that is planned. The rest is for the last records and the end of the process, which come after
+# the last validation and cannot be measured.
 AIM = 0.985
-NEAR_END = 0.01  # of the time: with less of it left, a run ends with the epoch
-VALIDATION_COST = 1 / 3  # of an image, beside training on it: until the first validation is measured
+NEAR_END = 0.01  # A run whose epoch ends with less than this share of the time left ends with the epoch.
+VALIDATION_COST = 1 / 3  # Until a validation is measured, one image costs this share of a training image.
 MICROSECONDS = 1_000_000
 
 
 class TimedLength(RunLength):
     """A run that ends when `hours` are used, start-up, validations and saving included.
 
-    Time is of three kinds. Training takes steps. A pause is the end of an epoch that is validated (any end, without
-    validations); the last of them ends the run. The rest is starting. The learning rate follows the share of the
-    training time that has passed, so it reaches its floor when the last pause has to begin.
+    Time is of three kinds: the start, training, and pauses. A pause is the validation and the saving after an epoch
+    that is validated; without validations, the saving after any epoch. The run ends with a pause. The learning rate
+    follows the share of the training time that has passed, so it reaches its floor when the last pause has to begin.
 
-    An epoch is not validated if the time left after that were shorter than a validation: it would only be validated
-    again. So a run has no validation that its end cannot pay for.
+    An epoch is not validated if less training time than a validation takes would be left after that: the run would soon
+    end, and validate again. So the time for the last validation is always there.
 
     Attributes:
         limit: seconds.

@@ -175,7 +175,7 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
         (f"id,label\n{ROWS.format(0)}one,0\n", NAMES, "2 rows are of 1 images that have another row: one, one."),
         ("id,label\n" + "".join(f"x{k},0\n" for k in range(5)), NAMES, "5 of 5 ids have no image .*: x0, x1, x2, …"),
         (f"id,label\n{ROWS.format(3)}", NAMES, "neither names nor numbers of the 3 classes: 3"),
-        (f"id,label\n{ROWS.format('')}", NAMES, "does not tell what column 'label' holds: it is empty"),
+        (f"id,label\n{ROWS.format('')}", NAMES, "does not show what column 'label' holds: it is empty"),
         (f"id,label\n{ROWS.format(1)}", ["1", "2", "3"], "its values are names of classes as well as numbers"),
         (f"id,label\n{ROWS.format(0)}", ["5", "7", "9"], "are names of no class, .* other numbers .*class 0 is 5"),
         (f"id,label\n{ROWS.format(1)}", ["-1", "0.5", "2"], "are names of no class, .* other numbers .*class 0 is -1"),

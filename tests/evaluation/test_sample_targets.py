@@ -97,7 +97,7 @@ def test_sample_with_zeros_alone_is_refused_and_either_flag_decides(tmp_path):
 )
 def test_sample_whose_cell_of_labels_is_not_clear_is_refused(tmp_path, cells, names, said):
     text = "Id,Tags\n" + "".join(f"{name},{cell}\n" for name, cell in zip("abcd", cells, strict=True))
-    with pytest.raises(UserError, match=f"does not tell how column 'Tags' holds the labels: .*{said}(.|\n)*--joiner"):
+    with pytest.raises(UserError, match=f"does not show how column 'Tags' holds the labels: .*{said}(.|\n)*--joiner"):
         written(tmp_path, labels(names), text)
 
 
