@@ -71,11 +71,11 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
     if empty:
         log.warning(f"{empty} of {count} classes have no image in {train.source} {details}")
     if task == "ordinal" and names:
-        _report_order(names, str(train.source.parent / "classes.txt"))
+        report_order(names, str(train.source.parent / "classes.txt"))
     return Classes(count, names, images.tolist(), task)
 
 
-def _report_order(names: list[str], source: str) -> None:
+def report_order(names: list[str], source: str) -> None:
     """Log the order of ordinal classes, and warn where it seems to be no more than that of the alphabet.
 
     Nobody has to have chosen that one: lists of class folders and tables sort the names as text.

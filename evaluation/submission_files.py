@@ -39,15 +39,20 @@ def planned(out: Path, opt: argparse.Namespace, sample: Sample | None = None) ->
 
 def pseudo_labels(out: Path) -> Path:
     """Return the path of the list of --pseudo_label, beside the submission `out`."""
-    return out.with_name(f"{out.stem}.pseudo.txt")
+    return out.with_name(f"{_own_stem(out)}.pseudo.txt")
 
 
 def probabilities_file(out: Path) -> Path:
-    """Return the path of the probabilities of --save_probs, which files of the same stem as `out` share.
+    """Return the path of the probabilities of --save_probs, beside the submission `out`.
 
     Those of submission.csv, the name without --out, are probs.npz.
     """
-    return out.with_name("probs.npz" if out.stem == "submission" else f"{out.stem}.probs.npz")
+    return out.with_name("probs.npz" if out.name == "submission.csv" else f"{_own_stem(out)}.probs.npz")
+
+
+def _own_stem(out: Path) -> str:
+    """Return the beginning of the names of the files that belong to `out` alone: a.csv and a.json may differ."""
+    return out.stem if out.suffix == ".csv" else out.name
 
 
 def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None:
@@ -60,16 +65,17 @@ def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None
     Args:
         hashes: sha256 of each member's file.
     """
-    records, probabilities = _records(out), probabilities_file(out)
+    records = _records(out)
     unknown = out.name not in records and out.exists()
     if not opt.out and (unknown or any(_members(record) != sorted(hashes) for record in records.values())):
-        found = [*(out.with_name(name) for name in sorted({out.name, *records})), provenance_file(out)]
-        found += [pseudo_labels(out), probabilities]
+        submissions = [out.with_name(name) for name in sorted({out.name, *records})]
+        found = [*submissions, provenance_file(out)]
+        found += [beside(path) for path in submissions for beside in (pseudo_labels, probabilities_file)]
         what = f"The submission in {out.parent}/ belongs to other checkpoints, or to an earlier state of these"
     else:
         asked = records.get(out.name, {}).get("options") or {}
         found = [pseudo_labels(out)] if opt.pseudo_label is None and asked.get("pseudo_label") is not None else []
-        found += [probabilities] if not opt.save_probs and asked.get("save_probs") else []
+        found += [probabilities_file(out)] if not opt.save_probs and asked.get("save_probs") else []
         what = f"The earlier {out.name} had files that this run does not write"
     read = {os.path.realpath(path) for path in [*opt.load, opt.test_list] if path}
     found = [path for path in found if path.is_file() and os.path.realpath(path) not in read]

@@ -114,6 +114,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         settings = _with_drawn_lists(settings, folder)
         rest = [*rest, *_shared_lists(study, settings, space, folder)]
     check_same_lists(study, settings, space)
+    _report_order(settings, space)
     enqueue(study, combinations or [])
     total = opt.trials if combinations is None else len(combinations)
     bar = progress(None, opt.name, total)
@@ -156,6 +157,18 @@ def _shared_lists(study: "Study", settings: Options, space: Space, folder: Path)
             "images than the new ones, so do not compare them. Try: another --name"
         )
     return [word for name, path in lists.items() if path for word in (f"--{name}", path)]
+
+
+def _report_order(settings: Options, space: Space) -> None:
+    """Log the order of ordinal classes, which train.py logs into the file of each trial; warn as train.py does."""
+    import dataloader
+    from dataloader.classes import report_order
+
+    if settings.task != "ordinal" or {"data_root", "train_list", "task"} & space.keys():
+        return
+    folder = dataloader.list_path(settings, "train").parent
+    if names := dataloader.read_class_names(folder):
+        report_order(names, str(folder / "classes.txt"))
 
 
 def _combinations(space: Space, trials: int) -> list[dict[str, object]]:

@@ -85,6 +85,20 @@ def test_clean_into_another_folder_takes_the_class_names_along(train, issues, tm
     assert out.read_bytes() == before and (tmp_path / "other/classes.txt").read_text() == "a\nb\nc\n"
 
 
+def test_clean_does_not_write_a_list_over_class_names(train, issues, tmp_path, capsys):
+    """`class 1` looks like a line of a list, so the names were replaced by one."""
+    names = tmp_path / "classes.txt"
+    names.write_text("class 1\nclass 2\nclass 3\n")
+    for out in (names, tmp_path / "other/classes.txt"):
+        words = [str(train), "--decisions", str(issues), "--top", "2", "--out", str(out), "--force"]
+        assert clean.main(words) == 2
+        assert f"Try: --out {out.with_name('train_clean.txt')}" in capsys.readouterr().err
+    assert names.read_text() == "class 1\nclass 2\nclass 3\n" and not (tmp_path / "other").exists()
+    (tmp_path / "link.txt").symlink_to(names)
+    assert clean.main([*words[:-3], "--out", str(tmp_path / "link.txt")]) == 2
+    assert "is the same file as" in capsys.readouterr().err and names.read_text().startswith("class 1")
+
+
 @pytest.fixture
 def twice(tmp_path):
     """A list that has one image in two lines, under two spellings of its path."""

@@ -117,6 +117,15 @@ def test_doctor_of_ordered_classes_is_that_of_classes(examine):
     assert examine("ordinal", train, val).text == examine("single", train, val).text
 
 
+def test_doctor_of_ordered_classes_logs_their_order(examine):
+    labels = [str(k % 3) for k in range(24)]
+    done = examine("ordinal", labels, ["0", "1", "2"], "high low medium")
+    assert "classes.txt: high < low < medium" in done.out and "order of the alphabet" in done.out + done.err
+    done = examine("ordinal", labels, ["0", "1", "2"], "low medium high")
+    assert "classes.txt: low < medium < high" in done.out and "order of the alphabet" not in done.out + done.err
+    assert "classes.txt:" not in examine("single", labels, ["0", "1", "2"], "high low medium").out
+
+
 def test_doctor_without_the_task_names_it(examine):
     done = examine("single", ["0,1", "-"], ["0"])
     assert done.code == 2 and "--task multilabel" in done.err

@@ -347,6 +347,17 @@ def test_sweep_of_class_folders_gives_all_seeds_one_split(swept, tmp_path, capfd
     assert "drew a split each" in "".join(capfd.readouterr())
 
 
+def test_sweep_of_ordered_classes_logs_their_order(swept, tmp_path, capfd):
+    """train.py logs it into the file of each trial, which nobody reads before the end."""
+    (tmp_path / "classes.txt").write_text("high\nlow\nmedium\n")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name}_{k}.jpg {k}\n" for k in range(3)))
+    words = ["--sampler", "grid", "--trials", 1, "--", "--data_root", tmp_path, "--task", "ordinal", "--metric", "top1"]
+    assert swept(*words) == 0
+    said = "".join(capfd.readouterr())
+    assert "classes.txt: high < low < medium" in said and "order of the alphabet" in said
+
+
 def test_sweep_of_an_earlier_version_keeps_its_whole_numbers(swept, capfd, monkeypatch):
     """It took 0 and 1 as a range of whole numbers for any flag; its database would refuse another kind of range."""
     pytest.importorskip("optuna")

@@ -356,6 +356,25 @@ def test_submit_out_leaves_probabilities_of_another_submission(script, ready, tm
     assert not Path("results/one/b.probs.npz").exists(), f"{renamed} is of the earlier b.csv"
 
 
+def test_submit_in_another_format_keeps_its_own_probabilities_and_pseudo_labels(script, ready, tmp_path):
+    """x.csv and x.json shared x.probs.npz and x.pseudo.txt, so the second checkpoint's replaced the first's."""
+    words = ["submit.py", *ready, "--pseudo_label", 0, "--save_probs"]
+    assert script(*words, "--out", "x.csv").code == 0
+    before = {path: path.read_bytes() for path in (Path("x.csv"), Path("x.probs.npz"), Path("x.pseudo.txt"))}
+    other = other_checkpoint(tmp_path / ready[1])
+    assert script(*words, "--load", other, "--out", "x.json", "--format", "json").code == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert Path("x.json.probs.npz").is_file() and Path("x.json.pseudo.txt").is_file()
+    assert script(*words, "--tag", "one").code == 0
+    assert script(*words, "--tag", "one", "--format", "json", "--tta", "flip").code == 0
+    folder = Path("results/one")
+    assert (folder / "submission.json.probs.npz").read_bytes() != (folder / "probs.npz").read_bytes()
+    result = script("submit.py", *ready, "--load", other, "--tag", "one")
+    assert result.code == 0 and "results/one/ belongs to other checkpoints" in result.out
+    left = {path.name for path in folder.iterdir() if ".2" not in path.name}
+    assert left == {"submission.csv", "submission.provenance.json"}
+
+
 def test_a_few_batches_replace_no_results_and_no_submission(script, ready):
     """The rows that --debug predicts replaced those of the whole list, under their name."""
     words = [*ready, "--tag", "small", "-b", "1"]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dataloader.classes import report_order
 from dataloader.decode import MAX_PIXELS
 from dataloader.file_list import FileList, read_list
 from dataloader.list_advice import expected
@@ -80,6 +81,8 @@ def check(opt: argparse.Namespace) -> int:
     check_folder(folder, ("doctor.sqlite", "doctor.csv", "doctor.html", "doctor.json"), opt, *lists)
     run_lock.acquire(folder)
     store = Store(folder / "doctor.sqlite")
+    if opt.task == "ordinal" and names:
+        report_order(names, str(names_file))
     try:
         seen = scan(lists, store, opt.workers, opt.max_pixels)
         found = Findings()

@@ -126,14 +126,20 @@ def clean(
 
     Raises:
         UserError: a CSV is malformed, an action or a label is unknown, an image is not in the list or has another label
-            there, two decisions about it differ, `out` is an input or (without `force`) a file of another kind, or
-            the classes.txt beside `out` names other classes.
+            there, two decisions about it differ, `out` is an input, a classes.txt or (without `force`) a file of
+            another kind, or the classes.txt beside `out` names other classes.
             Then nothing is written.
     """
+    if out.name == "classes.txt":
+        raise UserError(
+            f"--out is {out}, the file of the class names of its folder; allowed: any other name.\n"
+            f"Try: --out {out.with_name('train_clean.txt')}"
+        )
     files = read_list(source)
     beside = out.with_name(f"{out.stem}.decisions.csv")
     record = beside if automatic != NOTHING else None
-    read = {str(source): "the list itself", str(decisions): "--decisions", str(automatic.doctor): "--doctor"}
+    read = {str(source): "the list itself", str(source.parent / "classes.txt"): "the class names"}
+    read |= {str(decisions): "--decisions", str(automatic.doctor): "--doctor"}
     read = {path: what for path, what in read.items() if path != "None"}
     outputs = [Output(out, "a list", is_list)]
     outputs += [Output(record, "a record of decisions", begins_with(*COLUMNS, "reason"))] if record else []
