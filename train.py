@@ -71,7 +71,8 @@ def main(opt: Options, started: float = 0.0) -> None:
     precision, reason = model.set_precision(
         opt.precision, kept=start.resumed and "precision" not in opt.given, batch_size=opt.batch_size
     )
-    train_loader = dataloader.train_loader(opt, lists.train, model.preprocess())
+    repeats_as_before = not start.chooses(opt, "batch_size", "repeat_aug")
+    train_loader = dataloader.train_loader(opt, lists.train, model.preprocess(), repeats_as_before)
     if opt.fit_head and not start.resumed:
         fit_classifier(opt.replace(loader=train_loader.kind), model, lists.train)
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)

@@ -136,11 +136,14 @@ def _reads_no_image(opt: argparse.Namespace, name: str) -> bool:
 class TrainLoader:
     """Loads the batches of a run, from any point of it."""
 
-    def __init__(self, files: FileList, opt: argparse.Namespace, preprocess: Preprocess) -> None:
+    def __init__(
+        self, files: FileList, opt: argparse.Namespace, preprocess: Preprocess, repeats_as_before: bool = False
+    ) -> None:
+        """The arguments are those of `train_loader`."""
         self.files = files
         sampling = SamplingConfig(opt.seed, opt.balance, opt.repeat_aug)
         self.sampler = TrainSampler(files.label, opt.batch_size, opt.epochs, sampling, _max_batches(opt))
-        _check_repeats(opt, self.sampler.batch_size, len(files))
+        _check_repeats(opt, self.sampler.batch_size, len(files), repeats_as_before)
         stages = build_stages(opt, preprocess)
         side = max(pipeline.geometry.min_source_side() for _, pipeline in stages)
         reader = build_reader(files, _cache_config(opt), side, opt.max_pixels)
@@ -164,8 +167,14 @@ class TrainLoader:
         return self._batches.iterate(self.sampler.iterate(epoch, first))
 
 
-def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preprocess) -> TrainLoader:
+def train_loader(
+    opt: argparse.Namespace, files: FileList, preprocess: Preprocess, repeats_as_before: bool = False
+) -> TrainLoader:
     """Return the loader of training batches.
+
+    Args:
+        repeats_as_before: a resumed run began with this batch and --repeat_aug, maybe in a version that did not ask
+            whether one divides the other: then that is a warning.
 
     Raises:
         UserError: the list has fewer than two images, --transform is unknown, --repeat_aug does not divide the batch,
@@ -181,19 +190,16 @@ def train_loader(opt: argparse.Namespace, files: FileList, preprocess: Preproces
         log.info(
             f"Each epoch leaves out {ragged} of {count} images, different ones each time (the last, ragged batch)."
         )
-    return TrainLoader(files, opt, preprocess)
+    return TrainLoader(files, opt, preprocess, repeats_as_before)
 
 
-def _check_repeats(opt: argparse.Namespace, batch: int, images: int) -> None:
-    """Raise UserError where a batch of `batch` images cannot hold each --repeat_aug times.
-
-    A run that an earlier version began so is continued, with a warning.
-    """
+def _check_repeats(opt: argparse.Namespace, batch: int, images: int, as_before: bool) -> None:
+    """Raise UserError where a batch of `batch` images cannot hold each --repeat_aug times; warn if `as_before`."""
     if batch % opt.repeat_aug == 0:
         return
     problem = f"A batch of {batch} cannot hold each image --repeat_aug {opt.repeat_aug} times"
-    if opt.resume:
-        log.warning(f"{problem}: some images of a batch have fewer copies, as when the run began.")
+    if as_before:
+        log.warning(f"{problem}: some images of a batch have fewer copies.")
         return
     step = math.lcm(opt.repeat_aug, distributed.world_size())
     sizes = sorted({batch // step * step, -(-batch // step) * step} & set(range(step, images + 1)))

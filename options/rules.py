@@ -343,11 +343,15 @@ def stepping(opt: argparse.Namespace) -> list[str]:
     return problems
 
 
+def mix_off(opt: argparse.Namespace) -> list[str]:
+    """Require a mixing that --mix_off can leave out; --cutmix may be chosen for the run, as long as it is not given."""
+    nothing = opt.mix_off and not (opt.mixup or opt.cutmix)
+    return ["--mix_off has nothing to leave out: give --mixup or --cutmix with it"] if nothing else []
+
+
 def companions(opt: argparse.Namespace) -> list[str]:
     """Require the flag without which another one does nothing."""
-    problems = []
-    if opt.mix_off and not (opt.mixup or opt.cutmix):
-        problems.append("--mix_off has nothing to leave out: give --mixup or --cutmix with it")
+    problems = mix_off(opt) if opt.preset == "original" or "cutmix" in opt.given else []
     if opt.clip_mode != "norm" and opt.clip_grad is None:
         problems.append(f"--clip_mode {opt.clip_mode} has no effect without --clip_grad VALUE; give both, or neither")
     return problems
@@ -444,6 +448,6 @@ def resumed(opt: argparse.Namespace, earlier: argparse.Namespace) -> list[str]:
 
 def _among_final(opt: argparse.Namespace, given: list[str]) -> list[str]:
     """Return the problems between options of which no later step chooses any."""
-    decided = ["lr"] if opt.hours is not None else ["lr", "epochs"]
+    decided = ["lr", "cutmix"] if opt.hours is not None else ["lr", "cutmix", "epochs"]
     final = argparse.Namespace(**{**vars(opt), "given": [*given, *decided]})
     return [line for rule in AMONG_FLAGS + AMONG_ALL for line in rule(final)]

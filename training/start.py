@@ -168,7 +168,8 @@ class RunStart:
             images: number of training images. classes: those that have some.
 
         Raises:
-            UserError: --min_lr is above the learning rate that was chosen, or --scale_schedule is longer than the run.
+            UserError: --min_lr is above the learning rate that was chosen, --mix_off has nothing to leave out, or
+                --scale_schedule is longer than the run.
         """
         if not self.resumed:
             opt, reasons = fill_defaults(opt, facts_of(opt, images, classes, net))
@@ -178,16 +179,26 @@ class RunStart:
                 raise UserError(
                     f"--min_lr {opt.min_lr:g} is above the chosen --lr {opt.lr:g}. Try: --lr {opt.min_lr:g}"
                 )
+            if problems := rules.mix_off(opt):
+                raise UserError(problems[0])
         warn_unused(opt)
         timed = opt.hours is not None
         epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed)
         last = last_stage(opt.scale_schedule)
-        if last > epochs and not self.resumed:  # a resumed run may be of a version that did not ask
+        if last > epochs and self.chooses(opt, "scale_schedule", "scheduler", "epochs"):
             raise UserError(
                 f"--scale_schedule {opt.scale_schedule} has a size from epoch {last} on, and the run has {epochs} "
                 f"epochs. Try: --epochs {last} or more, or a schedule that ends earlier"
             )
         return opt.replace(epochs=epochs)
+
+    def chooses(self, opt: Options, *names: str) -> bool:
+        """Return whether these options of `opt` are other than when the run began, as all of a new run are.
+
+        A rule between them is asked then alone: the version that a run began with may not have had it.
+        """
+        saved = self.content["opt"] if self.resumed and self.content is not None else {}
+        return not self.resumed or any(getattr(opt, name) != saved.get(name) for name in names)
 
     def _has_used_hours(self) -> bool:
         clock = self.resumed_content["training"].get("clock")

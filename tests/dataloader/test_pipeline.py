@@ -97,10 +97,13 @@ def test_repeat_aug_that_does_not_divide_the_batch_is_refused(photo_set, batch, 
         loader(photo_set, "-b", batch, "--repeat_aug", repeats)
 
 
-def test_repeat_aug_of_a_resumed_run_warns(photo_set, capfd):
+def test_repeat_aug_of_a_resumed_run_warns_if_it_began_so(photo_set, capfd):
     start_logging()
-    loader(photo_set, "-b", 8, "--repeat_aug", 3, "--resume")
+    opt = parse_train(["-b", "8", "--repeat_aug", "3", "--resume"])
+    dataloader.train_loader(opt, read_list(photo_set / "train.txt"), WAY, repeats_as_before=True)
     assert "A batch of 8 cannot hold each image --repeat_aug 3 times" in capfd.readouterr().out
+    with pytest.raises(UserError, match="A batch of 8 .* Try: -b 6 or -b 9$"):
+        loader(photo_set, "-b", 8, "--repeat_aug", 3, "--resume")
 
 
 @pytest.mark.parametrize("size, warned", [(31, True), (32, False), (None, False)])

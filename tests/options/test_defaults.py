@@ -116,6 +116,8 @@ def test_fill_defaults_from_scratch_mixes_unless_it_cannot():
     opt = filled("--epochs 100 --mixup 0.2", SCRATCH)
     assert opt.cutmix == 0 and opt.mix_off > 0  # the user has chosen how to mix
     assert filled("--epochs 100").cutmix == 0  # fine-tuning
+    opt = filled("--epochs 100 --mix_off 0.3", SCRATCH)
+    assert opt.cutmix > 0 and opt.mix_off == 0.3
 
 
 def test_fill_defaults_gives_each_value_with_its_reason():

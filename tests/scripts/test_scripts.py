@@ -174,7 +174,9 @@ def test_train_end_before_the_last_size_is_warned_of(script, photo_set, small):
     result = script("train.py", *words, "--patience", 1, "--lr", 1e-30, "--metric", "top1")
     assert result.code == 0 and "before its last size, which begins with epoch 4" in result.out + result.err
     result = script("train.py", "--tag", "run", "--data_root", photo_set, "--resume", "--epochs", 3, "--patience", 9)
-    assert result.code == 0 and "ended after epoch 3, before its last size" in result.out + result.err
+    assert result.code == 2 and "a size from epoch 4 on, and the run has 3 epochs. Try: --epochs 4" in result.err
+    result = script("train.py", "--tag", "run", "--resume", "--repeat_aug", 5, "--patience", 9)
+    assert result.code == 2 and "cannot hold each image --repeat_aug 5 times; allowed: a multiple of 5" in result.err
 
 
 def test_train_options_yaml_repeats_the_chosen_values(script, photo_set, tmp_path):

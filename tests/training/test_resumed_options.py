@@ -6,7 +6,8 @@ import torch
 from network import get_model
 from options import parse_train
 from training.setup import build_engine
-from training.start import restore_options
+from training.start import RunStart, restore_options
+from training.state import RunState
 from utils.errors import UserError
 
 
@@ -64,6 +65,48 @@ def test_resume_with_a_flag_that_suits_the_checkpoint_is_accepted(began, now):
     opt = resumed(began, now)
     given = parse_train([*now.split(), "--resume"])
     assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
+
+
+def started(words, saved=None):
+    """Return the start of a run with these words, or of one that is resumed from a checkpoint of options `saved`."""
+    opt = parse_train([*words.split(), *(["--resume"] if saved else [])])
+    return RunStart(opt, {"opt": saved} if saved else None, "last.pt", RunState(metric="top1"))
+
+
+@pytest.mark.parametrize("words", ["--mix_off 0.2 --preset original", "--mix_off 0.2 --cutmix 0"])
+def test_mix_off_of_a_run_that_will_not_mix_is_refused_at_once(words, capsys):
+    with pytest.raises(SystemExit):
+        parse_train(words.split())
+    assert "--mix_off has nothing to leave out" in capsys.readouterr().err
+
+
+def test_mix_off_is_judged_after_the_defaults_are_chosen():
+    """It was refused where --cutmix would have been chosen."""
+    start = started("--no-pretrained --epochs 60 --mix_off 0.2")
+    opt = start.fill_defaults(start.opt, torch.nn.Linear(2, 2), 36, 3)
+    assert opt.cutmix > 0 and opt.mix_off == 0.2
+    start = started("--no-pretrained --epochs 6 --mix_off 0.2")
+    with pytest.raises(UserError, match="--mix_off has nothing to leave out"):
+        start.fill_defaults(start.opt, torch.nn.Linear(2, 2), 36, 3)
+
+
+@pytest.mark.parametrize(
+    "words, refused",
+    [
+        ("--epochs 3 --scale_schedule 1:16,4:32", False),  # as it began, in a version that did not ask
+        ("--epochs 2 --scale_schedule 1:16,4:32", True),
+        ("--epochs 3 --scale_schedule 1:16,5:32", True),
+        ("--epochs 5 --scale_schedule 1:16,5:32", False),
+    ],
+)
+def test_resume_before_the_last_size_is_refused_unless_it_began_so(words, refused):
+    saved = dict(vars(parse_train("--epochs 3 --scale_schedule 1:16,4:32".split())))
+    start = started(words, saved)
+    if not refused:
+        assert start.fill_defaults(start.opt, torch.nn.Linear(2, 2), 36, 3).epochs == start.opt.epochs
+        return
+    with pytest.raises(UserError, match="--scale_schedule .* has a size from epoch"):
+        start.fill_defaults(start.opt, torch.nn.Linear(2, 2), 36, 3)
 
 
 def test_resume_that_is_refused_names_the_changes_that_matter():
