@@ -19,7 +19,7 @@ from dataloader.geometry import EvalGeometry
 from dataloader.image_advice import check_readable
 from dataloader.list_paths import KINDS, ListFlags
 from dataloader.listing import class_folders
-from dataloader.lists import check_images, warn_repeated, warn_shared
+from dataloader.lists import check_images, warn_changed, warn_repeated, warn_shared
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from dataloader.transforms import build_stages, get_transform
@@ -49,6 +49,7 @@ __all__ = [
     "read_class_names",
     "train_loader",
     "view_loader",
+    "warn_changed",
     "warn_shared",
 ]
 

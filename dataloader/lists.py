@@ -3,6 +3,8 @@
 import hashlib
 import os
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +90,41 @@ def _try_decoding(files: FileList, present: NDArray[np.int64], max_pixels: int) 
             f"None of {tried} of {files.source} can be read; {details}\nTo see everything wrong: `{doctor}`"
         )
     log.warning(f"{len(bad)} of {tried} of {files.source} cannot be read, over half of them; {details}")
+
+
+# ------------------------------------------------------------------------------------------------ changed since
+
+
+def is_list_of(files: FileList, fingerprint: str) -> bool:
+    """Return whether a FileList.fingerprint is that of the list, or of its images that are there, as in training."""
+    return fingerprint == files.fingerprint() or fingerprint == files.select(~missing_files(files)).fingerprint()
+
+
+def warn_changed(files: FileList, name: str, known: Mapping[str, Mapping[str, Any]]) -> None:
+    """Warn where a list is where checkpoints had theirs, and is another one now: with other images, labels or order.
+
+    Args:
+        files: the list, its labels numbered as those of the checkpoints.
+        name: "train" or "val", which list it is.
+        known: {path of a checkpoint: its `data`}; earlier versions recorded less, and are not compared.
+    """
+    if distributed.rank():  # the main process alone warns
+        return
+    changed = []
+    for path, data in known.items():
+        listed, fingerprint = (data.get("lists") or {}).get(name), data.get(f"{name}_list")
+        if listed is None or fingerprint is None or os.path.realpath(listed) != os.path.realpath(files.source):
+            continue
+        if not is_list_of(files, fingerprint):
+            changed.append(path)
+    if not changed:
+        return
+    owners = " and ".join(changed) if len(changed) <= 2 else f"{len(changed)} checkpoints, the first {changed[0]},"
+    did, effect = "learned from it", "So these images may be others."
+    if name == "val":
+        did = "got its scores" if len(changed) == 1 else "got their scores"
+        effect = "Scores on it cannot be compared with those, and are too good on images that were trained on."
+    log.warning(f"{files.source} has changed since {owners} {did}: other images, labels or another order. {effect}")
 
 
 # ------------------------------------------------------------------------------------------------ listed twice

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dataloader.file_list import FileList, read_list
-from dataloader.lists import path_fingerprint, shared_images
+from dataloader.lists import is_list_of, path_fingerprint, shared_images
 from utils.errors import UserError
 from utils.logger import log
 from utils.seen_lists import Seen
@@ -23,11 +23,7 @@ def warn_seen(what: str, seen: Seen, files: FileList, effect: str) -> None:
     Args:
         what: the network, for messages. seen: its utils.seen_lists.seen_lists. effect: a sentence about the fit.
     """
-    warn_of_count(what, count_seen(what, seen, files), files, effect)
-
-
-def warn_of_count(what: str, count: int, files: FileList, effect: str) -> None:
-    """Warn where a network has learned from `count` images of `files`, if there are any. The rest is as `warn_seen`."""
+    count = count_seen(what, seen, files)
     if count:
         log.warning(
             f"{what} was trained on {count} of the {len(files)} images of {files.source}. {effect} "
@@ -98,7 +94,7 @@ def _shared(one: Mapping[str, str | None], files: FileList) -> tuple[list[int], 
     if theirs is None:
         return [], f"was trained on {path}, which cannot be read now"
     shared = shared_images(theirs, files).tolist()
-    if not shared and known not in (None, theirs.fingerprint()):
+    if not shared and known is not None and not is_list_of(theirs, known):
         return [], f"was trained on {path}, which has changed since"
     return shared, ""
 

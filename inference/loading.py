@@ -47,7 +47,7 @@ class LoadedPredictor:
     hashes: tuple[str, ...]  # sha256 of each file
     identities: tuple[str, ...]  # sha256 of what decides each member's predictions
     saved: tuple[saved_probs.SavedProbs, ...]  # the files of probabilities among them
-    lists: dict[str, Any]  # path -> the lists that this checkpoint remembers (dataloader.list_paths)
+    datas: dict[str, dict[str, Any]]  # path of a checkpoint -> its `data`
     tag: str = ""  # of the run of the only checkpoint; "": there are several
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
     points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
@@ -60,6 +60,11 @@ class LoadedPredictor:
     def classes(self) -> Classes:
         """Return the classes, labels or numbers that are predicted, with the thresholds of labels."""
         return replace(Classes.from_dict(self.data), thresholds=self.thresholds)
+
+    @property
+    def lists(self) -> dict[str, Any]:
+        """Return {path of a checkpoint: the lists that it remembers (dataloader.list_paths)}."""
+        return {path: data.get("lists") for path, data in self.datas.items()}
 
     @property
     def all_seen(self) -> Seen:
@@ -152,7 +157,7 @@ def load_predictor(
         hashes=hashes,
         identities=identities,
         saved=tuple(saved),
-        lists={path: network.data.get("lists") for path, network in zip(paths, networks, strict=False)},
+        datas={path: network.data for path, network in zip(paths, networks, strict=False)},
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],

@@ -123,6 +123,8 @@ def _open(
         task = classes.task
         files = dataloader.open_list(opt, "val", known=loaded.lists, task=task) if images == "val" else images
         files = dataloader.align_labels(files, classes, "the checkpoint") if match_classes else files
+        if images == "val":
+            dataloader.warn_changed(files, "val", loaded.datas)
     loaded.check_list(files)
     if opt.save_probs:
         check_size(len(files), classes.count, "--save_probs", classes.task)

@@ -1,10 +1,12 @@
 """The lists that a run trains on and validates on, with their classes."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataloader.file_list import FileList
 from dataloader.lists import path_fingerprint
-from evaluation.seen_images import find_seen, warn_of_count
+from evaluation.seen_images import warn_seen
 from utils.classes import Classes
 from utils.seen_lists import Seen, entry
 
@@ -39,16 +41,26 @@ class RunLists:
     def warn_known(self, what: str, seen: Seen) -> None:
         """Warn where a network that the run starts from, or learns from, was trained on validation images.
 
+        It also warns where that cannot be told, because such a list has changed or is gone, or nobody knows it.
+
         Args:
             what: the network, for messages.
             seen: the lists that it has learned from; the run's own is left out, for train.py compares the two.
         """
         if self.val is None:
             return
-        own = entry(self.train.source, self.train_fingerprint, self.classes.task)
-        count, _ = find_seen([one for one in seen if one != own], self.val)
         effect = "It knows their answers, so the validation scores, and the choice of the best epoch, say nothing."
-        warn_of_count(what, count, self.val, effect)
+        warn_seen(what, [one for one in seen if not self._is_own(one)], self.val, effect)
+
+    def _is_own(self, one: Mapping[str, str | None]) -> bool:
+        """Return whether a list of `seen` is the run's own, also where it has been moved, or its path is left out.
+
+        A list of equal labels and names that is still there may be of other images.
+        """
+        if one == entry(self.train.source, self.train_fingerprint, self.classes.task):
+            return True
+        path = one.get("path")
+        return one.get("fingerprint") == self.train_fingerprint and (path is None or not os.path.isfile(path))
 
     def record(self) -> dict[str, dict[str, object]]:
         """Return what lists.json says of the lists: their content, where options.yaml says where they are."""

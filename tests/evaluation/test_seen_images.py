@@ -77,8 +77,35 @@ def test_validation_images_that_a_start_was_trained_on_are_warned_of(lists, capl
         caplog.clear()
         own.warn_known("a.pt", seen_before)
         assert ("a.pt was trained on 12 of the 12 images of" in caplog.text) == warns
+    caplog.clear()
     replace(own, val=None).warn_known("a.pt", known[0])
     assert caplog.text == ""
+
+
+def test_start_whose_list_was_made_again_or_is_not_known_is_warned_of(lists, tmp_path, caplog):
+    """prepare.py with another --seed writes other lists to the same paths."""
+    own = RunLists(lists[1], lists[0], Classes(3), lists[1].fingerprint(), lists[0].fingerprint(), {})
+    doubt = f"so it cannot be checked whether it has seen images of {lists[0].source}"
+    for seen_before, reason in (
+        ([entry(lists[1].source, "0" * 64)], "which has changed since"),
+        ([entry(tmp_path / "gone.txt", "0" * 64)], "which cannot be read now"),
+        ([entry(None, "0" * 64)], "does not record where its training list is"),
+        ([entry(tmp_path / "moved.txt", lists[1].fingerprint())], ""),
+        ([entry(None, lists[1].fingerprint())], ""),
+    ):
+        caplog.clear()
+        own.warn_known("a.pt", seen_before)
+        assert (reason in caplog.text and doubt in caplog.text) if reason else caplog.text == "", seen_before
+
+
+def test_list_of_which_images_are_missing_has_not_changed(lists, tmp_path):
+    """train.py leaves missing images out, and records the fingerprint of the others."""
+    with lists[0].source.open("a") as file:
+        file.write("images/gone.jpg 0\n")
+    with_missing = read_list(lists[0].source)
+    assert find_seen([entry(lists[0].source, lists[0].fingerprint())], lists[1]) == (0, [])
+    assert find_seen([entry(lists[0].source, with_missing.fingerprint())], lists[1]) == (0, [])
+    assert find_seen([entry(lists[0].source, "0" * 64)], lists[1])[1]
 
 
 def test_seen_lists_of_an_average_are_those_of_all_that_it_is_made_of(lists, photo_set, tmp_path, monkeypatch, capfd):

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from dataloader.file_list import read_list
-from inference import saved_probs
+from dataloader.lists import warn_changed
+from inference import open_inference, saved_probs
 from inference.seen import warn_of_seen_images
+from made import make
+from options import parse_eval
 from utils.classes import Classes
 from utils.seen_lists import entry
 
@@ -61,6 +64,27 @@ def test_file_of_probabilities_keeps_what_its_networks_have_seen(files, tmp_path
     assert saved_probs.read(str(path)).seen == [entry(None, None)]
     saved_probs.write(path, values, readable, files, Classes(2), {"fold": np.ones(len(files))})  # oof.npz of before
     assert saved_probs.read(str(path)).seen == []
+
+
+def test_list_that_was_made_again_since_training_is_warned_of(photo_set, tmp_path, caplog):
+    """The log says "where a.pt had it", and the scores are of other images."""
+    listed = tmp_path / "val.txt"
+    listed.write_text((photo_set / "val.txt").read_text())  # its paths are absolute
+    data = {"lists": {"val": str(listed)}, "val_list": read_list(listed).fingerprint()}
+    path = make(tmp_path / "a.pt", photo_set, data=data)
+    load = ["--load", path, "--gpu", "-1", "-w", "0"]
+    open_inference(parse_eval(load), "val")
+    assert "has changed" not in caplog.text
+    listed.write_text(listed.read_text().split("\n", 1)[1])
+    open_inference(parse_eval([*load, "--val_list", str(photo_set / "val.txt")]), "val")
+    assert "has changed" not in caplog.text
+    for words in ([], ["--data_root", str(tmp_path)]):
+        caplog.clear()
+        open_inference(parse_eval([*load, *words]), "val")
+        assert f"{listed} has changed since {path} got its scores: other images, labels or another order" in caplog.text
+    caplog.clear()
+    warn_changed(read_list(listed), "train", {"a.pt": {"lists": {"train": str(listed)}, "train_list": "0"}, "b.pt": {}})
+    assert f"{listed} has changed since a.pt learned from it" in caplog.text
 
 
 def test_eval_that_fits_to_the_training_list_warns_of_a_network_and_of_its_file(script, colours, task_checkpoint):

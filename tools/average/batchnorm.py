@@ -75,6 +75,7 @@ class Refresher:
         flags = changed(opt, train_list=train_list)
         known = {part.path: part.content["data"].get("lists") for part in self.parts}
         files = dataloader.open_list(flags, "train", drop_missing=True, known=known, task=data.get("task", "single"))
+        dataloader.warn_changed(files, "train", {part.path: part.content["data"] for part in self.parts})
         self.seen = [entry(files.source, files.fingerprint(), data.get("task", "single"))]
         trained = options_from_checkpoint(content, data["num_classes"], content["model"])
         assert isinstance(trained, Options)

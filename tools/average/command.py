@@ -197,6 +197,8 @@ def data_of(used: Sequence[dict[str, Any]], val_list: Path, more: "Seen") -> dic
     for name in ("train_list", "val_list", "class_images"):
         if any(part.get(name) != parts[0].get(name) for part in parts):
             data.pop(name, None)
+    if "val" not in shared:  # it is not a fingerprint of the list above
+        data.pop("val_list", None)
     return {"class_images": None} | data
 
 

@@ -47,6 +47,7 @@ class Scorer:
         lists = {part.path: part.content["data"].get("lists") for part in parts}
         files = dataloader.open_list(opt, "val", known=lists, task=self.classes.task)
         self.files = dataloader.align_labels(files, self.classes, "the checkpoints")
+        dataloader.warn_changed(self.files, "val", {part.path: part.content["data"] for part in parts})
 
     def __call__(self, weights: dict[str, Tensor], title: str) -> Scores:
         """Return the scores of evaluation.scoring.score; `title` says in messages what the weights are.

@@ -78,6 +78,7 @@ def _training_images(run: Inference, opt: argparse.Namespace) -> FileList:
     """Return opt.calibration_images of the training list, spread over it."""
     flags = changed(run.opt, train_list=opt.train_list)
     files = dataloader.open_list(flags, "train", known=run.loaded.lists, task=run.classes.task)
+    dataloader.warn_changed(files, "train", run.loaded.datas)
     keep = np.zeros(len(files), bool)
     keep[np.unique(np.linspace(0, len(files) - 1, opt.calibration_images).astype(np.int64))] = True
     return files.select(keep)

@@ -1,12 +1,12 @@
 """What networks have seen: those that predict for a fold, or that a fold starts from, must not know held-out images."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dataloader
-from dataloader.file_list import FileList, missing_files, read_list
+from dataloader.file_list import FileList, read_list
+from dataloader.lists import is_list_of
 from evaluation.seen_images import count_seen, find_seen
 from options import Options
 from tools.folds.flags import same_file
@@ -44,7 +44,7 @@ def check_network(run: FoldsRun, fold: Fold, path: Path, content: dict[str, Any]
     known = data.get("train_list")
     if known is None:
         return
-    if known in _fingerprints(run, fold):
+    if is_list_of(_training_list(run, fold), known):
         _check_lists_before(run, fold, path, content)
         return
     listed = (data.get("lists") or {}).get("train")
@@ -76,12 +76,10 @@ def _again(run: FoldsRun, fold: Fold) -> str:
     )
 
 
-def _fingerprints(run: FoldsRun, fold: Fold) -> Iterator[str]:
-    """Yield the fingerprint of the fold's training list, and then of the images that are there: train.py's choice."""
+def _training_list(run: FoldsRun, fold: Fold) -> FileList:
+    """Return the fold's training list, with the images that are missing."""
     listed = run.train.replace(train_list=str(fold.train_list), check_files=False)
-    files = dataloader.open_list(listed, "train", task=run.train.task)
-    yield files.fingerprint()
-    yield files.select(~missing_files(files)).fingerprint()
+    return dataloader.open_list(listed, "train", task=run.train.task)
 
 
 def _trained_identity(fold: Fold) -> str | None:
