@@ -86,15 +86,18 @@ class Averages:
         """Return, for a checkpoint, how many epochs `swa` averages, and whether its batch norm is ready."""
         return {"count": 0 if self.swa is None else int(self.swa.n_averaged), "ready": self.swa_ready}
 
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore what `state_dict` and `swa_state` gave; what a checkpoint does not hold starts fresh."""
-        if self.ema is not None and content.get("ema") is not None:
-            self.ema.module.load_state_dict(content["ema"])
-        if self.swa is not None and content.get("swa") is not None:
-            self.swa.module.load_state_dict(content["swa"])
-            swa = content["training"]["swa"]
+    def load_state_dict(self, content: dict[str, Any], net: nn.Module) -> None:
+        """Restore what `state_dict` and `swa_state` gave; what a checkpoint does not hold starts fresh from `net`."""
+        if self.ema is not None:
+            ema = content.get("ema")
+            self.ema.module.load_state_dict(net.state_dict() if ema is None else ema)
+        if self.swa is not None:
+            swa = {"count": 0, "ready": False}
+            if content.get("swa") is not None:
+                self.swa.module.load_state_dict(content["swa"])
+                swa = content["training"]["swa"]
             self.swa.n_averaged.fill_(swa["count"])
-            self.swa_ready = swa["ready"]
+            self.swa_ready = bool(swa["ready"])
 
 
 def recompute_batchnorm(net: nn.Module, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:

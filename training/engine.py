@@ -372,7 +372,7 @@ class Engine:
         self.scaler = self._new_scaler()  # the old one may be within a step that was given up
         if training["scaler"]:  # {} of a run that was not in fp16
             self.scaler.load_state_dict(training["scaler"])
-        self.averages.load_state_dict(content)
+        self.averages.load_state_dict(content, self.model.net)
         showing = content.get("showing")
         self.active_weights = showing if showing in self.available_weights() else "raw"
 

@@ -13,6 +13,7 @@ from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel, Step
 from options import parse_train
+from training.averages import Averages
 from training.checkpoint_writer import snapshot
 from training.engine import Engine
 from training.lora import adapted_layers, add_adapters, is_target, target_names
@@ -240,6 +241,34 @@ def test_lora_load_weights_goes_back_to_the_bit(tmp_path):
     assert differ(dict(engine.model.net.state_dict()), there)
     engine.load_weights(content)
     assert differ(dict(engine.model.net.state_dict()), there) == []
+
+
+def test_lora_average_that_a_resumed_run_adds_is_resumed_to_the_bit(tmp_path):
+    """The network of a resume holds merged weights when it is copied for --ema; its W must not stay in the average."""
+    content = through_a_file(engine_for("ResNet18", "--lora", "4"), tmp_path / "last.pt")
+    engine = engine_for("ResNet18", "--lora", "4", "--ema", "0.5")
+    with torch.no_grad():
+        for parameter in engine.averages.ema.module.parameters():
+            parameter.fill_(0.1)
+    engine.load_state_dict(content)
+    assert differ(engine.averages.ema.module.state_dict(), engine.model.net.state_dict()) == []
+    engine.train_step(batch(0))
+    content = through_a_file(engine, tmp_path / "last.pt")
+    again = engine_for("ResNet18", "--lora", "4", "--ema", "0.5")
+    again.load_state_dict(content)
+    assert differ(again.net("ema").state_dict(), content["ema"]) == []
+
+
+def test_averages_that_a_checkpoint_does_not_hold_start_fresh():
+    """As after a divergence before the first checkpoint of a resume that added them."""
+    net = nn.Linear(2, 2)
+    averages = Averages(net, 0.5, swa=True)
+    averages.update_swa(net)
+    with torch.no_grad():
+        net.weight.fill_(3.0)
+    averages.load_state_dict({}, net)
+    assert averages.swa_state() == {"count": 0, "ready": False}
+    assert torch.equal(averages.net("ema").weight, net.weight)
 
 
 @pytest.mark.parametrize("saved", [[], ["--lora", "2"], ["--lora", "4", "--freeze", "2"]], ids=str)
