@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dataloader.transforms import last_stage
+from dataloader.transforms import scale_stages
 from evaluation.ranking import check_decides, is_constant
 from network.heads import final_layer
 from options import Options, command, rules
@@ -47,6 +47,8 @@ NOT_RESTORED = {
 IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head", "metric")
 # They decide what is in batch 100.
 BATCH_ORDER_OPTIONS = ("seed", "batch_size", "accumulate", "repeat_aug", "balance", "debug")
+# They decide how an image is scored.
+PREPROCESS_OPTIONS = ("scale", "fit")
 CHOSEN = "Chosen for this run (give a flag to decide it yourself; --preset original takes the template's values):"
 SCHEDULE_OPTIONS = (
     "--epochs",
@@ -184,7 +186,13 @@ class RunStart:
         warn_unused(opt)
         timed = opt.hours is not None
         epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed)
-        last = last_stage(opt.scale_schedule)
+        last, size = scale_stages(opt.scale_schedule)[-1] if opt.scale_schedule else (1, opt.scale)
+        if size != opt.scale:
+            log.warning(
+                f"--scale_schedule ends with {size} px, and --scale is {opt.scale}: the network is scored at "
+                f"{opt.scale} px, and later predicts at that size. To use the size of the last epochs, try: "
+                f"--scale {size}"
+            )
         if last > epochs and self.chooses(opt, "scale_schedule", "scheduler", "epochs"):
             raise UserError(
                 f"--scale_schedule {opt.scale_schedule} has a size from epoch {last} on, and the run has {epochs} "
@@ -248,9 +256,9 @@ class RunStart:
     def check_validation_list(self, fingerprint: str | None, images: int = 0) -> str | None:
         """Return the fingerprint of the validation list for the checkpoints: `fingerprint`, if there is a list.
 
-        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, or
-        of the few images of --debug, the best epoch and --patience are counted from the next epoch on: scores of
-        different images cannot be compared.
+        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, of
+        the few images of --debug, or of images of another --scale or --fit, the best epoch and --patience are counted
+        from the next epoch on: such scores cannot be compared.
 
         Args:
             images: how many images of the list will be scored.
@@ -259,8 +267,15 @@ class RunStart:
             return fingerprint
         known: str | None = self.resumed_content["data"].get("val_list")  # earlier versions did not note it
         count = self.state.last_count()
+        resized = [
+            f"{flag_text(name, self.resumed_content['opt'][name])} -> {getattr(self.opt, name)}"
+            for name in PREPROCESS_OPTIONS
+            if self.resumed_content["opt"].get(name, getattr(self.opt, name)) != getattr(self.opt, name)
+        ]
         if fingerprint is not None and known is not None and fingerprint != known:
             problem = f"The validation list is not the one that {self.source} was scored on."
+        elif fingerprint is not None and count is not None and resized:
+            problem = f"{self.source} was scored on images of another size or fit ({', '.join(resized)})."
         elif fingerprint is not None and self._debug_changed() and count not in (None, images):
             problem = f"{self.source} was scored on {count:g} images of the validation list, which now gives {images}."
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import inference
 import network.loading
@@ -225,6 +226,28 @@ def messages(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     caplog.set_level("INFO")
     return lambda: " ".join(record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize(("schedule", "warns"), [("1:16,3:32", False), ("1:16,3:24", True), (None, False)])
+def test_run_whose_last_training_size_is_not_its_scale_is_warned_of(schedule, warns, caplog, monkeypatch):
+    """It is scored, and predicts later, at --scale."""
+    said = messages(caplog, monkeypatch)
+    opt = parse_train(["--scale", "32", "--epochs", "3", "--no-pretrained"]).replace(scale_schedule=schedule)
+    assert RunStart(opt, None, "", RunState()).fill_defaults(opt, nn.Linear(2, 3), 30, 3).scale == 32
+    assert ("ends with 24 px, and --scale is 32" in said() and "try: --scale 24" in said()) == warns
+
+
+@pytest.mark.parametrize("saved", [{"scale": 16}, {"fit": "crop"}, {"scale": 32}, {}], ids=str)
+def test_resume_with_another_size_counts_the_best_epoch_from_there_on(saved, caplog, monkeypatch):
+    """Scores of two sizes were compared: best.pt stayed that of the smaller images."""
+    said = messages(caplog, monkeypatch)
+    opt = parse_train(["--scale", "32", "--fit", "squash", "--epochs", "3"]).replace(resume=True)
+    state = RunState(epochs_done=2, history=[{"epoch": k, "val_count": 6.0} for k in (1, 2)])
+    start = RunStart(opt, {"opt": saved, "data": {"val_list": "a"}}, "last.pt", state)
+    assert start.check_validation_list("a", 6) == "a"
+    changed = saved in ({"scale": 16}, {"fit": "crop"})
+    assert state.scored_from == (3 if changed else 1)
+    assert ("last.pt was scored on images of another size or fit (--" in said()) == changed
 
 
 @pytest.mark.parametrize(
