@@ -123,14 +123,14 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
         val_files = dataloader.align_labels(val_files, classes, "the training list")
         start.check_metric(classes.count)
     train_list = train_files.fingerprint()
-    start.check_list(train_list)
+    start.adopt_training_list(train_list)
     start.check_probe(classes)
     opt = opt.replace(num_classes=classes.count)
     opt = opt.replace(batch_size=resolve_batch(opt, device, len(train_files), classes))
     if val_files is None:
-        val_list = start.check_validation_list(None)
+        val_list = start.adopt_validation_list(None)
     else:
-        val_list = start.check_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
+        val_list = start.adopt_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
     check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
     return opt, RunLists(train_files, val_files, classes, train_list, val_list, dataloader.lists_of(opt))
 

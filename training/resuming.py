@@ -15,7 +15,7 @@ NO_CHECKPOINT_MARKER = ".nothing_saved_yet"
 
 
 def read_start(
-    tag: str, folder: Path, load: str, resume: bool, again: bool, cache_given: bool
+    tag: str, folder: Path, load: str, resume: bool, restarted: bool, cache_given: bool
 ) -> tuple[bool, dict[str, Any] | None, str]:
     """Return whether to resume, the checkpoint to start from, and its path; without a checkpoint, None and "".
 
@@ -23,45 +23,45 @@ def read_start(
         folder: the tag's checkpoints.
         load: the file of --load or --probe_init, or "".
         resume: the flag.
-        again: torchrun restarted the run after a process died. It resumes by itself, if it has saved anything.
+        restarted: torchrun restarted the run after a process died. It resumes by itself, if it has saved anything.
         cache_given: whether --cache is on the command line.
 
     Raises:
         UserError: there is no such checkpoint, or it cannot be resumed.
     """
-    last, fresh = folder / "last.pt", folder / NO_CHECKPOINT_MARKER
-    if again and not (last.exists() or fresh.exists()):
+    last, marker = folder / "last.pt", folder / NO_CHECKPOINT_MARKER
+    if restarted and not (last.exists() or marker.exists()):
         raise UserError(
             f"torchrun restarted tag {tag!r}, and {folder}/ has nothing of it: "
             "the first process is on another machine now.\n"
             "Put checkpoints where all machines see them (--checkpoint_dir), or set the first machine by --node_rank. "
             "Then continue on the machine that has last.pt, with --resume."
         )
-    if again and not fresh.exists():
+    if restarted and not marker.exists():
         log.info(f"torchrun restarted the run: it continues from {last}.")
-        return True, _checked(checkpoint.load(last), str(last), cache_given), str(last)
+        resume, load = True, str(last)
     source = load or (str(last) if resume else "")
-    start = checkpoint.load(source) if source else None
-    start = _checked(start, source, cache_given) if start is not None and resume else start
+    content = checkpoint.load(source) if source else None
+    if content is not None and resume:
+        _check_resumable(content, source, cache_given)
     if distributed.may_restart() and source != str(last):
-        with atomic_write(fresh, "w") as file:
+        with atomic_write(marker, "w") as file:
             file.write("Until this run writes its first checkpoint, a restart by torchrun starts from the beginning.\n")
-    return resume, start, source
+    return resume, content, source
 
 
-def _checked(start: dict[str, Any], source: str, cache_given: bool) -> dict[str, Any]:
-    """Return `start`, a checkpoint to resume. Raises UserError if it is none, or would decide where this run writes."""
-    if "training" not in start:
+def _check_resumable(content: dict[str, Any], source: str, cache_given: bool) -> None:
+    """Raise UserError if a checkpoint cannot be resumed, or would decide where this run writes."""
+    if "training" not in content:
         raise UserError(
             f"{source} holds weights alone, so it cannot be resumed. Start from them: --load {source} without --resume."
         )
-    _check_cache(start["opt"], source, cache_given)
-    return start
+    _check_cache(content["opt"], source, cache_given)
 
 
-def check_classes(start: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
+def check_classes(content: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
     """Raise UserError if the checkpoint numbers the classes otherwise than `names`, the classes.txt beside `listed`."""
-    known = (start.get("data") or {}).get("class_names")
+    known = (content.get("data") or {}).get("class_names")
     if known and names and not names_agree(known, names):
         raise UserError(
             f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
@@ -109,9 +109,3 @@ def _check_cache(saved: dict[str, Any], source: str, cache_given: bool) -> None:
         "A checkpoint does not decide where files go.\n"
         f"Add --cache {shlex.quote(cache)} to make one there, or --cache ram, which holds the same images."
     )
-
-
-def begin_epoch_again(start: dict[str, Any]) -> bool:
-    """Remove the position within the epoch from the checkpoint `start`; return whether there was one."""
-    within, start["within"] = start.get("within"), None
-    return within is not None

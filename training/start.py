@@ -45,7 +45,7 @@ NOT_RESTORED = {
 }
 # The saved state depends on them.
 IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head", "metric")
-# They decide what is in batch 100.
+# A change of one of them changes which images the rest of a cut epoch reads, so that epoch begins again.
 BATCH_ORDER_OPTIONS = ("seed", "batch_size", "accumulate", "repeat_aug", "balance", "debug")
 # They decide how an image is scored.
 PREPROCESS_OPTIONS = ("scale", "fit")
@@ -241,24 +241,24 @@ class RunStart:
         if self.opt.probe_init and self.content is not None and not self.resumed:
             check_probe(self.content, self.source, vars(self.opt), classes)
 
-    def check_list(self, fingerprint: str) -> None:
-        """Start the epoch again if the checkpoint was trained on another list than the one with this fingerprint."""
+    def adopt_training_list(self, fingerprint: str) -> None:
+        """Continue with the training list of this fingerprint; if it is another one, a cut epoch begins again."""
         if not self.resumed:
             return
         if self.resumed_content["data"].get("train_list", fingerprint) == fingerprint:
             return
         self.state.unreadable.clear()  # they are known by their places in the list
-        again = resuming.begin_epoch_again(self.resumed_content)
-        self.state.within = None
-        what = f": epoch {self.state.next_epoch} begins again." if again else "; it is used from here on."
+        was_cut = self.state.within is not None
+        self.state.within = self.resumed_content["within"] = None
+        what = f": epoch {self.state.next_epoch} begins again." if was_cut else "; it is used from here on."
         log.warning(f"The training list is not the one that {self.source} was trained on{what}")
 
-    def check_validation_list(self, fingerprint: str | None, images: int = 0) -> str | None:
-        """Return the fingerprint of the validation list for the checkpoints: `fingerprint`, if there is a list.
+    def adopt_validation_list(self, fingerprint: str | None, images: int = 0) -> str | None:
+        """Continue with the validation list of this fingerprint; None: without one. Return what checkpoints note.
 
-        Without one, it is that of the list that gave the last scores. If a resumed run has scores of another list, of
-        the few images of --debug, or of images of another --scale or --fit, the best epoch and --patience are counted
-        from the next epoch on: such scores cannot be compared.
+        That is `fingerprint`; without a list, it is that of the list that gave the last scores. If a resumed run has
+        scores of another list, of the few images of --debug, or of images of another --scale or --fit, the best epoch
+        and --patience are counted from the next epoch on: such scores cannot be compared.
 
         Args:
             images: how many images of the list will be scored.
@@ -327,33 +327,60 @@ def _check_earlier(opt: Options, checkpoints: Path, logs: Path) -> None:
     check_earlier(checkpoints, logs, reads, opt.resume, opt.overwrite, clear)
 
 
-def find_start(opt: Options, folder: Path, again: bool) -> tuple[Options, dict[str, Any] | None, str]:
+def find_start(opt: Options, folder: Path, restarted: bool) -> tuple[Options, dict[str, Any] | None, str]:
     """Return the options, the checkpoint to start from, and its path; without one, None and "".
 
     The checkpoint is that of --load, or last.pt of `folder` on --resume. Of several processes only the first reads it,
-    and sends it to the others: their machines need not have the file. `again` and the errors are those of
+    and sends it to the others: their machines need not have the file. `restarted` and the errors are those of
     resuming.read_start.
     """
     load, cache_given = opt.load or opt.probe_init, "cache" in opt.given
-    resume, start, source = distributed.broadcast_from_main(
-        lambda: resuming.read_start(opt.tag, folder, load, opt.resume, again, cache_given)
+    resume, content, source = distributed.broadcast_from_main(
+        lambda: resuming.read_start(opt.tag, folder, load, opt.resume, restarted, cache_given)
     )
     opt = opt.replace(resume=resume)
-    if resume and start is not None:
-        opt = restore_options(opt, start, source)
-    return opt, start, source
+    if resume and content is not None:
+        opt = restore_options(opt, content, source)
+    return opt, content, source
 
 
-def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options:
+def restore_options(opt: Options, content: dict[str, Any], source: str) -> Options:
     """Return the checkpoint's options, overridden by the flags that were given; each change is logged.
 
+    If the changes give the rest of a cut epoch other batches, `content` loses its position in that epoch.
+
     Raises:
-        UserError: a flag contradicts it.
+        UserError: a flag contradicts the checkpoint.
     """
-    saved, get_default = start["opt"], build_parser("train").get_default
+    saved = content["opt"]
     if opt.batch_size == AUTO_BATCH and "batch_size" in saved:
         log.info(f"-b auto: a resumed run keeps its batch, so -b is {saved['batch_size']}.")
         opt = opt.replace(batch_size=saved["batch_size"])
+    _refuse_immutable(opt, saved, source)
+    before = _options_before(opt, saved)
+    changed = [
+        f"--{name} {value} -> {getattr(opt, name)}"
+        for name, value in before.items()
+        if name in opt.given and getattr(opt, name) != value
+    ]
+    if "precision_used" in saved:
+        before["precision"] = saved["precision_used"]  # what "auto" chose
+    opt = _merge(opt, before, saved)
+    _refuse_contradictions(opt, before, changed, saved, source)
+    _restart_reordered_epoch(opt, content, source)
+    within = content.get("within") or {}
+    but = f", but {', '.join(changed)}" if changed else ""
+    where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {content['epoch']}"
+    log.info(f"Resuming {source} {where}, with its options{but}.")
+    if any(change.startswith(SCHEDULE_OPTIONS) for change in changed):
+        log.warning(
+            "The learning rate follows the changed schedule from here on, so it may jump where the run was cut."
+        )
+    return opt
+
+
+def _refuse_immutable(opt: Options, saved: dict[str, Any], source: str) -> None:
+    """Raise UserError if a given flag differs from the option `saved` in a checkpoint whose state depends on it."""
     for name in IMMUTABLE:
         instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
         before = saved.get(name, rules.OFF.get(name, getattr(opt, name)))  # of a flag that is newer than the run
@@ -363,41 +390,46 @@ def restore_options(opt: Options, start: dict[str, Any], source: str) -> Options
                 f"{flag_text(name, getattr(opt, name))}.\n"
                 f"Leave --{name} out, or {instead} without --resume."
             )
-    newer = {name: get_default(name) for name in opt.given if name not in NOT_RESTORED}  # than an old checkpoint
-    theirs = newer | {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
-    earlier = dict(theirs)
-    for given, other in (("epochs", "hours"), ("hours", "epochs")):
-        if given in opt.given:  # it replaces the other
-            theirs.pop(other, None)
-    changed = [
-        f"--{name} {value} -> {getattr(opt, name)}"
-        for name, value in theirs.items()
-        if name in opt.given and getattr(opt, name) != value
-    ]
-    if "precision_used" in saved:
-        theirs["precision"] = earlier["precision"] = saved["precision_used"]  # what "auto" chose
-    opt = opt.replace(**{name: value for name, value in theirs.items() if name not in opt.given})
-    opt = opt.replace(load=saved.get("load"))  # what the run began with, as its records say
+
+
+def _options_before(opt: Options, saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that the run had, of those that a resumed run takes over.
+
+    A given flag that an older checkpoint does not know had its default.
+    """
+    get_default = build_parser("train").get_default
+    defaults = {name: get_default(name) for name in opt.given if name not in NOT_RESTORED}
+    return defaults | {name: value for name, value in saved.items() if name not in NOT_RESTORED and name in vars(opt)}
+
+
+def _merge(opt: Options, before: dict[str, Any], saved: dict[str, Any]) -> Options:
+    """Return the options that the run had `before`, where no flag was given."""
+    replaced = {other for flag, other in (("epochs", "hours"), ("hours", "epochs")) if flag in opt.given}
+    kept = {name: value for name, value in before.items() if name not in opt.given and name not in replaced}
+    return opt.replace(**kept, load=saved.get("load"))  # what the run began with, as its records say
+
+
+def _refuse_contradictions(
+    opt: Options, before: dict[str, Any], changed: list[str], saved: dict[str, Any], source: str
+) -> None:
+    """Raise UserError if the merged options contradict each other, and those of the run `before` did not."""
     if problems := rules.lists_beside_root(opt, opt.given, saved, source):
         raise UserError(problems[0])
-    if problems := rules.resumed(opt, opt.replace(**earlier)):
+    if problems := rules.resumed(opt, opt.replace(**before)):
         named = [change for change in changed if change.split()[0] in " ".join(problems)]
         but = f"; you change {', '.join(named)}" if named else ""
         raise UserError(
             "\n".join(problems) + f"\nA resumed run keeps the options of {source}{but}.\n"
             f"Try: leave the change out, or start a new run from the weights: --load {source} without --resume"
         )
-    within = start.get("within") or {}
-    if any(getattr(opt, name) != saved.get(name) for name in BATCH_ORDER_OPTIONS) and resuming.begin_epoch_again(start):
+
+
+def _restart_reordered_epoch(opt: Options, content: dict[str, Any], source: str) -> None:
+    """Begin the epoch in which the checkpoint `content` was saved again, if its batches are no longer the same."""
+    within = content.get("within")
+    reordered = any(getattr(opt, name) != content["opt"].get(name) for name in BATCH_ORDER_OPTIONS)
+    if within is not None and reordered:
+        content["within"] = None
         log.warning(
             f"{source} was saved in epoch {within['epoch']}, which begins again: its batches are no longer the same."
         )
-        within = {}
-    but = f", but {', '.join(changed)}" if changed else ""
-    where = f"in epoch {within['epoch']}, after batch {within['done']}" if within else f"after epoch {start['epoch']}"
-    log.info(f"Resuming {source} {where}, with its options{but}.")
-    if any(change.startswith(SCHEDULE_OPTIONS) for change in changed):
-        log.warning(
-            "The learning rate follows the changed schedule from here on, so it may jump where the run was cut."
-        )
-    return opt

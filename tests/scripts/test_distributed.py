@@ -281,11 +281,11 @@ def test_rendezvous_name_of_newest_start_wins(monkeypatch):
 def test_find_start_restart_without_checkpoint_is_refused(monkeypatch, tmp_path):
     opt = parse_train(["--tag", "x"])
     with pytest.raises(UserError, match="on another machine now"):
-        find_start(opt, tmp_path, again=True)
+        find_start(opt, tmp_path, restarted=True)
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
     monkeypatch.setattr(distributed, "may_restart", lambda: True)
-    assert find_start(opt, tmp_path, again=False)[1:] == (None, "")
-    assert find_start(opt, tmp_path, again=True)[1:] == (None, "")  # it had begun, and not saved yet
+    assert find_start(opt, tmp_path, restarted=False)[1:] == (None, "")
+    assert find_start(opt, tmp_path, restarted=True)[1:] == (None, "")  # it had begun, and not saved yet
 
 
 # ------------------------------------------------------------------------ machines of their own

@@ -244,7 +244,7 @@ def test_resume_with_another_size_counts_the_best_epoch_from_there_on(saved, cap
     opt = parse_train(["--scale", "32", "--fit", "squash", "--epochs", "3"]).replace(resume=True)
     state = RunState(epochs_done=2, history=[{"epoch": k, "val_count": 6.0} for k in (1, 2)])
     start = RunStart(opt, {"opt": saved, "data": {"val_list": "a"}}, "last.pt", state)
-    assert start.check_validation_list("a", 6) == "a"
+    assert start.adopt_validation_list("a", 6) == "a"
     changed = saved in ({"scale": 16}, {"fit": "crop"})
     assert state.scored_from == (3 if changed else 1)
     assert ("last.pt was scored on images of another size or fit (--" in said()) == changed

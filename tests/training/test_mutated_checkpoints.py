@@ -78,14 +78,14 @@ def started(path, head):
 def resumed(path, _):
     """As train.py --resume reads it, with a step; returns the weights before that."""
     opt = parse_train(["--tag", "m", "--load", str(path), "--resume", "--data_root", ".", "--gpu", "-1", "-w", "0"])
-    opt, content, source = find_start(opt, Path("checkpoints/m"), again=False)
+    opt, content, source = find_start(opt, Path("checkpoints/m"), restarted=False)
     state = RunState()
     state.load_state_dict(content)
     start = RunStart(opt, content, source, state)
     files = dataloader.open_list(opt, "train", drop_missing=True)
     classes = dataloader.find_classes(files, opt.num_classes)
     opt = opt.replace(epochs=run_length(opt.scheduler, opt.epochs, given=False), num_classes=classes.count)
-    start.check_list(files.fingerprint())
+    start.adopt_training_list(files.fingerprint())
     model = network.get_model(opt.model)(start.network_options(opt))
     network.loading.load_weights(model, content, source, resume=True)
     found = {name: value.clone() for name, value in model.net.state_dict().items()}

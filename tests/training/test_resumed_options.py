@@ -169,3 +169,11 @@ def test_engine_of_sam_that_accumulates_is_refused():
     model.place(torch.device("cpu"))
     with pytest.raises(UserError, match="--sam does not work with --accumulate 3"):
         build_engine(opt, model, 4)
+
+
+@pytest.mark.parametrize("now, position", [("--seed 7", None), ("--lr 0.1", {"epoch": 2, "done": 3})])
+def test_resume_of_a_cut_epoch_begins_it_again_if_its_batches_change(now, position):
+    saved = {name: value for name, value in vars(parse_train([])).items() if name != "given"}
+    content = {"opt": saved, "epoch": 1, "within": {"epoch": 2, "done": 3}}
+    restore_options(parse_train([*now.split(), "--resume"]), content, "last.pt")
+    assert content["within"] == position
