@@ -94,7 +94,7 @@ def main(opt: Options, started: float = 0.0) -> None:
                 train(run, engine, train_loader, score)
             except (Diverged, OutOfMemoryError) as error:
                 failed = error.with_traceback(None)
-            if failed is not None:
+            if failed is not None:  # outside the handler: the traceback would keep the memory of the failed step
                 run.recover(failed)
     run.finish(lambda script, path: after_training(script, path, opt, lists.paths["test"]))
 

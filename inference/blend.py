@@ -194,7 +194,7 @@ class Candidates:
         total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
         if metric == "mean_class_accuracy":
             return float((right[total > 0] / total[total > 0]).mean())
-        macro, weighted = f1(total, np.bincount(first, minlength=classes), right)
+        macro, weighted = f1(total, np.bincount(first, minlength=classes), right)  # the two metrics that are left
         return {"macro_f1": macro, "weighted_f1": weighted}[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:

@@ -157,7 +157,7 @@ def load_predictor(
         hashes=hashes,
         identities=identities,
         saved=tuple(saved),
-        datas={path: network.data for path, network in zip(paths, networks, strict=False)},
+        datas={path: network.data for (path, _), network in zip(network_pairs, networks, strict=True)},
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],

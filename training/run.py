@@ -404,7 +404,9 @@ class TrainingRun:
         """Return the checkpoint that this run wrote last, or else the one it resumed; never one of an earlier run."""
         if self.writer.written is not None:
             return checkpoint.load(self.writer.written)
-        return checkpoint.load(self.source) | {"within": self.state.within} if self.resumed else None
+        if not self.resumed:
+            return None
+        return checkpoint.load(self.source) | {"within": self.state.within}
 
     def divergence_error(self, what: str, lr: float) -> UserError:
         """Return the error for numbers that are no longer finite."""
