@@ -20,13 +20,18 @@ MAX_ROUNDS = 50  # a handful is enough
 def positions(predictions: Predictions) -> NDArray[np.float32]:
     """Return the position that each image was predicted at without cut points, float32 (N,), from its probabilities.
 
-    At most two classes have any: the neighbours of the position. So it is exact.
+    Of one view at most two classes have any: the neighbours of the position. So it is exact. Of the mean of several
+    views it is the mean of their positions.
     """
-    first, second = predictions.top[:, 0], predictions.top[:, 1]
-    upper = np.where(predictions.probability[:, 1] > 0, np.maximum(first, second), first)
-    chance = np.where(first == upper, predictions.probability[:, 0], predictions.probability[:, 1])
-    whole = predictions.probability[:, 1] == 0
-    return np.where(whole, first, (upper - 1) + chance).astype(np.float32)
+    top, probability = predictions.top, predictions.probability
+    first, second = top[:, 0], top[:, 1]
+    upper = np.where(probability[:, 1] > 0, np.maximum(first, second), first)
+    chance = np.where(first == upper, probability[:, 0], probability[:, 1])
+    whole = probability[:, 1] == 0
+    found = np.where(whole, first, (upper - 1) + chance)
+    apart = (probability[:, 2:] > 0).any(axis=1) | (~whole & (abs(first - second) > 1))
+    found[apart] = (top * probability)[apart].sum(axis=1) / probability[apart].sum(axis=1)
+    return found.astype(np.float32)
 
 
 def cut(predictions: Predictions, cut_points: list[float], count: int) -> Predictions:
@@ -40,14 +45,18 @@ def cut(predictions: Predictions, cut_points: list[float], count: int) -> Predic
 
 
 def fit(predictions: Predictions, count: int) -> list[float]:
-    """Return the cut points, C - 1 in order, with the highest quadratic weighted kappa of the scorable images.
+    """Return the cut points of predictions that were made without any: `fit_positions` of the scorable images."""
+    scorable = predictions.scorable
+    return fit_positions(positions(predictions)[scorable], predictions.label[scorable], count)
+
+
+def fit_positions(position: NDArray[np.float32], label: NDArray[np.int64], count: int) -> list[float]:
+    """Return the cut points, C - 1 in order, with the highest quadratic weighted kappa of positions, (N,), and labels.
 
     The optimum is exact, over all places between two predictions (of a huge list, a sample by MAX_TERMS). Where no cut
     points give a kappa above 0, they are halfway between the classes. Places between equal predictions do not exist, so
     some classes may never be predicted: then cut points are equal.
     """
-    scorable = predictions.scorable
-    position, label = positions(predictions)[scorable], predictions.label[scorable]
     halfway = [k + 0.5 for k in range(count - 1)]
     if not len(label):
         return halfway

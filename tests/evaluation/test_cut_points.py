@@ -1,6 +1,7 @@
 """Cut points of ordered classes that are learned as numbers: the best kappa there is, and the same bits everywhere."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_positions_come_back_from_probabilities_bit_for_bit():
     position = np.concatenate([rng.uniform(0, 6, 2000), np.arange(7), np.arange(6) + 0.5]).astype(np.float32)
     found = predictions(position, np.zeros(len(position)), 7)
     assert np.array_equal(cut_points.positions(found), position)
+
+
+def test_positions_of_a_mean_over_views_are_the_means_of_their_positions():
+    rng = np.random.default_rng(0)
+    each = rng.uniform(0, 3, (2, 200)).astype(np.float32)
+    each[:, 0] = 0, 2  # two classes apart
+    found = predictions(each[0], np.zeros(200), 4)
+    mean = torch.stack([ordered_probabilities(torch.from_numpy(one), 4) for one in each]).mean(dim=0)
+    top = mean.topk(4)
+    found = replace(found, top=top.indices.numpy(), probability=top.values.numpy())
+    assert cut_points.positions(found) == pytest.approx(each.mean(axis=0), abs=1e-5)
 
 
 def test_cut_predictions_equal_those_of_a_network_with_the_cut_points():

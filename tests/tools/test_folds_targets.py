@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,15 @@ import pytest
 from dataloader.file_list import read_list
 from dataloader.targets import LabelSets
 from evaluation import multilabel
+from evaluation.cut_points import fit_positions
 from evaluation.targets import TargetPredictions
 from evaluation.thresholds import fit_thresholds
 from forked import launch_fold
 from inference import saved_probs
 from options import choices
 from options.plain_yaml import read_yaml
-from tools.folds import command, draw, flags, training
+from tools.folds import command, cut_points, draw, flags, training
+from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
 
@@ -28,17 +31,22 @@ SMALL = (
     "--transform light --precision fp32 --epochs 1"
 ).split()
 TASKS = ("multilabel", "regression", "ordinal")
+AS_NUMBERS = ("--loss", "mse")
 
 
 @pytest.fixture(scope="module")
 def done(colours, tmp_path_factory):
-    """A folder with two finished folds of each task, under the task's name as tag, and of `other`, a regression."""
+    """A folder with two finished folds of each task, under the task's name as tag.
+
+    And those of `other`, a regression, and of `numbers`, ordered classes that are learned as numbers.
+    """
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(training, "launch", launch_fold)
-        for tag, task, lr in (*((task, task, "0.01") for task in TASKS), ("other", "regression", "0.1")):
-            words = ["--task", task, "--tag", tag, "--data_root", str(colours / task), "--lr", lr]
+        others = (("other", "regression", "0.1"), ("numbers", "ordinal", "0.01", *AS_NUMBERS))
+        for tag, task, lr, *more in (*((task, task, "0.01") for task in TASKS), *others):
+            words = ["--task", task, "--tag", tag, "--data_root", str(colours / task), "--lr", lr, *more]
             assert command.main(["--folds", "2", "--allow_rare", "--", *SMALL, *words]) == 0, Path(
                 "train.log"
             ).read_text()
@@ -140,6 +148,62 @@ def test_folds_of_a_task_submit_like_a_sample(done, script, task):
     for one in rows:
         found = [float(one[name]) for name in names]
         assert found == pytest.approx(values[int(one["Id"]) - 26], rel=2e-3)
+
+
+def test_oof_of_ordered_numbers_has_cut_points_of_the_other_fold(done, colours, script, monkeypatch, capfd):
+    """The networks' own were fitted to the labels of the very images that they predict out of fold."""
+    parts = []
+    for number in (1, 2):
+        with np.load(done / f"results/numbers/folds/fold{number}.npz") as content:
+            parts.append(content["position"])
+    with np.load(done / "results/numbers/oof.npz") as content:
+        values, label, fold = content["log_probabilities"], content["labels"], content["fold"]
+    own = [checkpoint.load(done / f"checkpoints/numbers_fold{number}/last.pt") for number in (1, 2)]
+    for number, position in enumerate(parts, 1):
+        assert own[number - 1]["data"]["cut_points"] == fit_positions(position, label[fold == number], 3)
+        content = own[number - 1]
+        cuts = fit_positions(parts[2 - number], label[fold != number], 3)
+        checkpoint.save(Path("other.pt"), content | {"data": content["data"] | {"cut_points": cuts}})
+        load = ["--load", "other.pt", "--val_list", done / f"results/numbers/folds/fold{number}_val.txt"]
+        result = script("eval.py", "--tag", f"e{number}", *load, "--gpu", -1, "-b", 6, "--save_probs", "--resamples", 0)
+        assert result.code == 0, result.err
+        (path,) = Path(f"results/e{number}").glob("*/probs.npz")
+        assert np.array_equal(saved_probs.read(str(path)).values, values[fold == number])
+        scores = json.loads((done / "results/numbers/folds.json").read_text())["folds"][number - 1]
+        assert scores["qwk"] == json.loads((path.parent / "metrics.json").read_text())["qwk"]
+
+    monkeypatch.chdir(done)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    before = Path("results/numbers/oof.npz").read_bytes()
+    first = Path("results/numbers/folds/fold1.npz")
+    with np.load(first) as content:
+        arrays = dict(content)
+    settings = str(arrays["settings"]).removesuffix(" without its cut points")  # as an earlier version wrote it
+    np.savez(first, **{name: value for name, value in arrays.items() if name != "position"} | {"settings": settings})
+    words = ["--task", "ordinal", "--tag", "numbers", "--data_root", str(colours / "ordinal"), "--lr", "0.01"]
+    assert command.main(["--folds", "2", "--allow_rare", "--", *SMALL, *words, *AS_NUMBERS]) == 0
+    assert capfd.readouterr().out.count("is predicted already") == 1
+    assert Path("results/numbers/oof.npz").read_bytes() == before
+
+
+def test_cross_fitted_cut_points_of_a_fold_do_not_depend_on_its_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    position, label = rng.uniform(0, 2, 40).astype(np.float32), rng.integers(3, size=40)
+    fold_of = np.arange(40) % 2
+    folds = [SimpleNamespace(number=number, probs=tmp_path / f"{number}.npz") for number in (1, 2)]
+    for fold in folds:
+        np.savez(fold.probs, position=position[fold_of == fold.number - 1])
+
+    def cut(label):
+        files, classes = SimpleNamespace(label=label), Classes(3, task="ordinal")
+        values = np.zeros((40, 3), np.float16)
+        cut_points.cross_fit(SimpleNamespace(folds=folds, fold_of=fold_of, files=files, classes=classes), values, known)
+        return values
+
+    known = np.ones(40, bool)
+    one, other = cut(label), cut(np.where(fold_of == 0, 2 - label, label))
+    assert np.array_equal(one[fold_of == 0], other[fold_of == 0])
+    assert not np.array_equal(one[fold_of == 1], other[fold_of == 1])
 
 
 def test_oof_files_of_two_recipes_of_numbers_stack_into_one_ensemble(done, colours, script):

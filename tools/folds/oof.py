@@ -2,6 +2,7 @@
 
 import gc
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from dataloader.file_list import FileList
 from dataloader.targets import LabelSets
 from evaluation.cross_fit import image_keys
+from evaluation.cut_points import positions
 from evaluation.targets import of_list
 from evaluation.thresholds import FittedThresholds, fit_thresholds
 from inference import Features, open_inference, predict, predict_targets, saved_probs
@@ -19,7 +21,7 @@ from inference.thresholds import log_fitted
 from options import Options, build_parser, parse_eval
 from options.choices import TASKS
 from options.commands import words
-from tools.folds import flags
+from tools.folds import cut_points, flags
 from tools.folds.plan import OOF, Fold, FoldsRun
 from tools.folds.seen import check_network
 from utils import checkpoint
@@ -48,13 +50,13 @@ def predict_folds(run: FoldsRun) -> list[str]:
         path = checkpoint_of(run, fold)
         content = checkpoint.load(path)
         check_network(run, fold, path, content)
-        identity, batch_size = checkpoint.identity(content), int(content["opt"]["batch_size"])
+        found.append(checkpoint.identity(content))
+        settings, batch_size = _settings(run, found[-1], content["data"]), int(content["opt"]["batch_size"])
         del content
-        found.append(identity)
-        if _noted(fold.probs) == _settings(run, identity):
+        if _noted(fold.probs) == settings:
             log.info(f"{fold.tag}: its held-out part is predicted already.")
             continue
-        _predict(run, fold, identity, batch_size)
+        _predict(run, fold, settings, batch_size)
         gc.collect()  # a network holds reference cycles
     return found
 
@@ -64,20 +66,22 @@ def checkpoint_of(run: FoldsRun, fold: Fold) -> Path:
     return fold.checkpoints / f"{flags.which_checkpoint(run.opt, run.train)}.pt"
 
 
-def _predict(run: FoldsRun, fold: Fold, identity: str, batch_size: int) -> None:
-    """Predict the held-out part of a fold, and write the predictions to fold.probs."""
+def _predict(run: FoldsRun, fold: Fold, settings: str, batch_size: int) -> None:
+    """Predict the held-out part of a fold, and write the predictions and `settings` to fold.probs."""
     opt = prediction_flags(run.train, [str(checkpoint_of(run, fold))], run.opt.tta, batch_size)
     part = held_out(run, fold)
     inference = open_inference(opt, part, tasks=TASKS)
-    more: dict[str, NDArray[Any]] = {"settings": np.array(_settings(run, identity))}
+    more: dict[str, NDArray[Any]] = {"settings": np.array(settings)}
     if not has_probabilities(inference.classes.task):
         targets = predict_targets(inference.predictor, inference.batches(), inference.classes.count)
         saved_probs.write(fold.probs, targets.value, targets.readable, part, inference.classes, more)
         return
+    cut = cut_points.set_aside(inference)
     with Features(inference.predictor, len(part)) as features:  # for the neighbours in the report
         predictions, probabilities = predict(inference.predictor, inference.batches(), keep=True, features=features)
     assert probabilities is not None  # as they are kept
     more |= {} if features.rows is None else {"features": features.rows}
+    more |= {cut_points.POSITION: positions(predictions)} if cut else {}
     saved_probs.write(fold.probs, probabilities, predictions.readable, part, inference.classes, more)
 
 
@@ -92,9 +96,13 @@ def held_out(run: FoldsRun, fold: Fold) -> FileList:
     return run.files.select(run.fold_of == fold.number - 1)
 
 
-def _settings(run: FoldsRun, identity: str) -> str:
-    """Return what decides the probabilities of a fold, beside its list, which the plan fixes."""
-    return f"{identity} {run.opt.tta}"
+def _settings(run: FoldsRun, identity: str, data: Mapping[str, Any]) -> str:
+    """Return what decides the probabilities of a fold, beside its list, which the plan fixes.
+
+    `data`: that of its checkpoint.
+    """
+    cut = " without its cut points" if data.get("cut_points") is not None else ""  # earlier versions kept them
+    return f"{identity} {run.opt.tta}{cut}"
 
 
 def _noted(path: Path) -> str:
@@ -107,7 +115,9 @@ def _noted(path: Path) -> str:
 
 
 def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
-    """Join the predictions of all parts in the order of the list, and fit thresholds to them if that is asked for.
+    """Join the predictions of all parts in the order of the list, with cut points of ordered classes from other parts.
+
+    Thresholds of labels are fitted to them if that is asked for.
 
     Beside what probs.npz holds, oof.npz has `fold`, int64 (N,), from 1, and the arrays of `true_targets`.
 
@@ -123,6 +133,7 @@ def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
             joined = np.empty((len(run.files), saved.values.shape[1]), saved.values.dtype)
         joined[rows], readable[rows] = saved.values, saved.readable
     assert joined is not None  # there are two folds or more
+    cut_points.cross_fit(run, joined, readable)
     path, classes, fitted = run.folder / OOF, run.classes, None
     if run.opt.fit_thresholds:
         values = np.asarray(joined, np.float32)  # as they are, for the task has several labels
