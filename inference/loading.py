@@ -19,7 +19,7 @@ from inference.ensemble_file import EnsembleFile
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from inference.task_flags import check_task
-from network.loading import build_from_checkpoint
+from network.loading import build_from_checkpoint, warn_without_cut_points
 from options import command
 from options.choices import TASK_METRICS
 from utils import checkpoint, distributed, weight_sources
@@ -200,6 +200,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         f"{path}: {member.model.name}, epoch {network.epoch}, {counted(classes.count, classes.task)}, "
         f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
     )
+    warn_without_cut_points(member.model, path)
     return network
 
 

@@ -212,6 +212,18 @@ def build_from_checkpoint(
     return model.eval(), data
 
 
+def warn_without_cut_points(model: BaseModel, path: str) -> None:
+    """Warn where the network of the checkpoint `path` learned ordered classes as numbers, and has no fitted cut points.
+
+    Those of an earlier step are not taken: they were fitted to the positions that other weights predict.
+    """
+    if model.ordered_classes is not None and model.ordered_classes.cut_points is None:
+        log.warning(
+            f"{path} holds no cut points between its classes, as no validation followed its last step. They are taken "
+            "as halfway, which may be far worse than fitted ones; checkpoints of validated epochs hold those."
+        )
+
+
 def _unfit(path: str, num_classes: int, what: str) -> UserError:
     return UserError(
         f"{path} says that it has {num_classes} classes, and its classifier does not fit that ({what}).\n"

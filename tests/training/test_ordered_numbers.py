@@ -43,12 +43,18 @@ def test_eval_of_cut_points_gives_the_scores_of_the_validation_that_fitted_them(
     assert evaluated(script, "halfway.pt", "h")["qwk"] <= metrics["qwk"]
     result = script("submit.py", "--tag", "run", "--load", "checkpoints/run/last.pt", "--gpu", -1)
     assert result.code == 0 and len(Path("results/run/submission.csv").read_text().splitlines()) == 5
+    assert "holds no cut points" not in result.out + result.err
 
 
 def test_run_without_validation_has_no_cut_points_and_predicts(script, colours, small):
     content = train(script, colours, small, "--epochs", 1, "--val_freq", 0)
     assert "cut_points" not in content["data"]
-    assert evaluated(script, "checkpoints/run/last.pt")["count"] == 8
+    for words in (["eval.py", "--resamples", 0], ["submit.py"]):
+        result = script(*words, "--tag", "e", "--load", "checkpoints/run/last.pt", "--gpu", -1, "-w", 0)
+        assert result.code == 0, result.err
+        assert (result.out + result.err).count("checkpoints/run/last.pt holds no cut points between its classes") == 1
+    (found,) = Path("results/e").glob("*/metrics.json")
+    assert json.loads(found.read_text())["count"] == 8
 
 
 def test_cut_points_are_stored_with_the_weights_that_they_were_fitted_to_alone(script, colours, small):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from network.base_model import BaseModel
-from network.loading import build_from_checkpoint
+from network.loading import build_from_checkpoint, warn_without_cut_points
 from tools.predicting import read_whole
 from tools.publish import timm_config
 from tools.publish.card import Facts, card_text
@@ -106,6 +106,7 @@ def _check_place(out: Path, opt: argparse.Namespace) -> None:
 def _read(path: str) -> Source:
     content, sha256 = read_whole(path)
     model, data = build_from_checkpoint(content, path)
+    warn_without_cut_points(model, path)
     return Source(path, content, model, Classes.from_dict(data), sha256)
 
 
