@@ -130,6 +130,36 @@ def test_greedy_soup_of_other_tasks_is_scored_by_their_metric(task, line, data, 
     assert checkpoint.load(tmp_path / "soup.pt")["data"].get("target_std") == data.get("target_std")
 
 
+def test_fitted_thresholds_score_their_checkpoint_and_are_lost_with_a_warning_or_kept(
+    script, photo_set, tmp_path, capfd
+):
+    """All labels counted from 0.5 on, so a soup looked better than a checkpoint with thresholds that is better."""
+    for name in ("train", "val"):
+        paths = [row.rpartition(" ")[0] for row in (photo_set / f"{name}.txt").read_text().splitlines()]
+        (tmp_path / f"{name}.txt").write_text("".join(f"{path} {k % 2}\n" for k, path in enumerate(paths)))
+    about = {"data": {"task": "multilabel", **TARGETS}, "options": {"task": "multilabel", "metric": "micro_f1"}}
+    first, second = (make(tmp_path / f"{k}.pt", tmp_path, k / 100, **about) for k in range(2))
+    content = checkpoint.load(first)
+    rank = {"rule": "per_label", "images": 9, "tta": "none", "values": [0.0, 0.0, 1.0]}  # the two labels that there are
+    checkpoint.save(first, content | {"thresholds": rank, "showing": "raw"})
+    words = ("--tag", "e", "--load", first, "--gpu", -1, "-w", 0, "-b", 6, "--resamples", 0, "--precision", "fp32")
+    assert script("eval.py", *words).code == 0
+    (found,) = (tmp_path / "results/e").glob("*/metrics.json")
+    wanted = json.loads(found.read_text())["micro_f1"]
+    load = ("--load", first, second, "--out")
+    assert average(*load, "mean.pt", "--how", "uniform") == 0
+    printed = shown(capfd)
+    scores = [one["scores"]["micro_f1"] for one in json.loads((tmp_path / "mean.json").read_text())["ingredients"]]
+    assert scores[0] == wanted > scores[1]
+    assert f"{first} holds thresholds of its own probabilities" in printed
+    assert "eval.py --tag mean --load mean.pt" in printed and "--fit_thresholds per_label" in printed
+    assert "thresholds" not in checkpoint.load("mean.pt")
+    assert average(*load, "soup.pt", "--how", "greedy") == 0
+    assert "holds thresholds of its own probabilities" not in shown(capfd)
+    soup = checkpoint.load("soup.pt")
+    assert soup["thresholds"]["values"] == [0.0, 0.0, 1.0], "a soup of one is that checkpoint"
+
+
 # ------------------------------------------------------------------------------------------------ greedy
 
 
@@ -148,7 +178,7 @@ class Judge:
     def __init__(self, table: dict[float, float]) -> None:
         self.table, self.asked = table, []
 
-    def __call__(self, weights, title):
+    def __call__(self, weights, title, thresholds=None):
         value = round(float(weights["w"]), 3)
         self.asked.append(value)
         if self.table[value] is None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from options import choices, given_words, parse_eval
+from options import choices, command, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from utils.errors import UserError
 from utils.run import run_tool
@@ -100,6 +100,7 @@ def average(opt: argparse.Namespace) -> None:
     refresh = batchnorm.Refresher(eval_opt, parts, scorer.device, wanted, opt.train_list)
     soup = soups.cook(opt.how, parts, scorer, refresh)
     log.info(table(out, parts, soup, scorer))
+    _warn_of_thresholds(out, parts, soup)
     content = _content(out, opt, parts, soup, scorer, refresh)
     _write(out, content)
     log.info(f"Written: {out}, {out.with_suffix('.json').name}")
@@ -156,7 +157,7 @@ def _content(
     out: Path, opt: argparse.Namespace, parts: Sequence["Ingredient"], soup: "Soup", scorer: Any, refresh: Any
 ) -> dict[str, Any]:
     """Return the checkpoint: the first one's network and classes, the new weights, and what they are made of."""
-    from tools.average.ingredients import tag_of
+    from tools.average.ingredients import FITTED, tag_of
 
     first = parts[0].content
     about = {
@@ -175,7 +176,25 @@ def _content(
     used = [part.content for part, used in zip(parts, soup.used, strict=True) if used]
     data = data_of(used, scorer.files.source, refresh.seen)
     content = {"model": first["model"], "epoch": epoch, "opt": options, "data": data}
+    if len(used) == 1 and len(parts) > 1:  # a greedy soup of one is that network, with what was fitted to it
+        content |= {name: used[0][name] for name in FITTED if used[0].get(name) is not None}
     return {**content, "weights": soup.weights, "showing": "raw", "average": about}
+
+
+def _warn_of_thresholds(out: Path, parts: Sequence["Ingredient"], soup: "Soup") -> None:
+    """Warn where thresholds of the labels were fitted to networks that were averaged: the average has none."""
+    from tools.average.ingredients import tag_of
+    from utils.logger import log
+
+    used = [part for part, is_used in zip(parts, soup.used, strict=True) if is_used]
+    held = [part for part in used if part.thresholds is not None]
+    if held and len(used) > 1:
+        rule = held[0].content["thresholds"]["rule"]
+        log.warning(
+            f"{held[0].path} holds thresholds of its own probabilities, with which it is scored; {out} has none, so "
+            "labels count from 0.5 on. To fit some: "
+            f"{command('eval', {'tag': tag_of(out), 'load': str(out), 'fit_thresholds': rule})}"
+        )
 
 
 def data_of(used: Sequence[dict[str, Any]], val_list: Path, more: "Seen") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from utils.errors import UserError
 
 EPOCH_FILE = re.compile(r"(\d+)_.+\.pt")  # as training.run names the ends of epochs
 LEFT_OUT = ("training", "within", "curves", "ema", "swa")  # of a checkpoint: the averages do not need it
+FITTED = ("thresholds", "calibration")  # by eval.py, to the weights that the checkpoint shows
 HEAD = ("head", "head_scale", "pool", "activation")
 MAX_TAG_LETTERS = 60
 
@@ -27,7 +28,8 @@ MAX_TAG_LETTERS = 60
 class Ingredient:
     """A checkpoint, and those of its weights that are averaged.
 
-    content: as utils.checkpoint.load gives it, without what only --resume needs; `weights` are those that count.
+    content: as utils.checkpoint.load gives it, without what only --resume needs; `weights` are those that count, and
+    what eval.py has fitted is there if it was fitted to these.
     shown: "raw", "ema" or "swa", which of the file's weights they are. sha256: of the file.
     """
 
@@ -35,6 +37,12 @@ class Ingredient:
     content: dict[str, Any]
     shown: str
     sha256: str
+
+    @property
+    def thresholds(self) -> list[float] | None:
+        """Return the probability of each label from which it counts as predicted, if eval.py has fitted some."""
+        stored = self.content.get("thresholds")
+        return stored["values"] if stored else None
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -102,11 +110,13 @@ def _read(path: str, how: str) -> Ingredient:
         raise UserError(
             f"{path} holds no moving average of its weights: its run had no --ema. Try: train.py --ema 0.999"
         )
-    shown = {"swa": "raw", "ema": "ema"}.get(how, content.get("showing", "ema"))  # as network.loading takes them
-    if content.get(shown) is None:
-        shown = "raw"
+    own = content.get("showing", "ema")  # as network.loading takes them
+    shown, own = (
+        name if content.get(name) is not None else "raw" for name in ({"swa": "raw", "ema": "ema"}.get(how, own), own)
+    )
     weights = content["weights"] if shown == "raw" else content[shown]
-    kept = {name: value for name, value in content.items() if name not in LEFT_OUT}
+    left_out = LEFT_OUT if shown == own else (*LEFT_OUT, *FITTED)
+    kept = {name: value for name, value in content.items() if name not in left_out}
     return Ingredient(path, {**kept, "weights": weights, "showing": "raw"}, shown, sha256)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,10 @@ class Scorer:
         self.files = dataloader.align_labels(files, self.classes, "the checkpoints")
         dataloader.warn_changed(self.files, "val", {part.path: part.content["data"] for part in parts})
 
-    def __call__(self, weights: dict[str, Tensor], title: str) -> Scores:
+    def __call__(self, weights: dict[str, Tensor], title: str, thresholds: list[float] | None = None) -> Scores:
         """Return the scores of evaluation.scoring.score; `title` says in messages what the weights are.
+
+        `thresholds`: of labels, those that were fitted to these weights; None: 0.5.
 
         Raises:
             NotFinite: the network gives NaN or infinite logits.
@@ -58,7 +61,7 @@ class Scorer:
         member, _, _ = build_member({**self.first, "weights": weights}, title, self.opt, self.device)
         predictor = Predictor([member])
         loader = dataloader.eval_loader(self.opt, self.files, predictor.preprocesses)
-        scores = evaluate(predictor, loader, self.classes)
+        scores = evaluate(predictor, loader, replace(self.classes, thresholds=thresholds))
         log.info(f"{title}: {self.metric} {scores[self.metric]:.6f}")
         return scores
 

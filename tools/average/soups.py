@@ -33,7 +33,7 @@ def cook(how: str, parts: Sequence[Ingredient], scorer: Scorer, refresh: Refresh
     Raises:
         NotFinite: an ingredient, or the average of all, gives NaN or infinite logits.
     """
-    single = [scorer(part.weights, part.path) for part in parts]
+    single = [scorer(part.weights, part.path, part.thresholds) for part in parts]
     if how == "greedy":
         return _greedy(parts, single, scorer, refresh)
     weights = refresh(mean_weights([part.weights for part in parts]))
