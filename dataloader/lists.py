@@ -4,6 +4,7 @@ import hashlib
 import os
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ TRIAL_SCALE = 1 / 16  # of an image's size
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that it has an inverse modulo 2^64
 HASH_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
 HASH_CHUNK_BYTES = 1 << 20
+NAME_CHUNK_LINES = 1 << 16
 SLASH, DOT = ord("/"), ord(".")
 
 
@@ -164,7 +166,7 @@ def _two_lines(files: FileList, first: int, again: int) -> str:
 def repeated_images(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices, ascending, of the images that an earlier line names, and for each that of its first line.
 
-    Images are equal by their normalised absolute paths.
+    Images are equal by their paths, as `path_hashes` takes them.
     """
     hashes = path_hashes(files)
     ordered = np.sort(hashes)
@@ -174,8 +176,8 @@ def repeated_images(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int6
     equal = np.concatenate([[False], hashes[order[1:]] == hashes[order[:-1]]])
     begin = np.maximum.accumulate(np.where(equal, 0, np.arange(len(order))))  # of each run of equal hashes
     again, first = order[equal], order[begin[equal]]
-    pairs = zip(again.tolist(), first.tolist(), strict=True)
-    same = np.array([os.path.abspath(files.path(k)) == os.path.abspath(files.path(j)) for k, j in pairs], bool)
+    pairs, real = zip(again.tolist(), first.tolist(), strict=True), _RealPaths()
+    same = np.array([real.image(files.path(k)) == real.image(files.path(j)) for k, j in pairs], bool)
     ascending = np.argsort(again[same])
     return again[same][ascending], first[same][ascending]
 
@@ -195,14 +197,14 @@ def warn_shared(train: FileList, val: FileList) -> None:
 
 
 def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
-    """Return the indices, ascending, of the images of `val` that `train` lists too, by normalised absolute path."""
+    """Return the indices, ascending, of the images of `val` that `train` lists too, by `path_hashes`."""
     val_hashes, train_hashes = path_hashes(val), path_hashes(train)
     order = np.argsort(train_hashes)
     match = np.searchsorted(train_hashes, val_hashes, sorter=order)
     match[match == len(train_hashes)] = 0
     alike = np.flatnonzero(train_hashes[order[match]] == val_hashes)
-    pairs = zip(alike.tolist(), order[match[alike]].tolist(), strict=True)
-    same = [os.path.abspath(val.path(k)) == os.path.abspath(train.path(j)) for k, j in pairs]
+    pairs, real = zip(alike.tolist(), order[match[alike]].tolist(), strict=True), _RealPaths()
+    same = [real.image(val.path(k)) == real.image(train.path(j)) for k, j in pairs]
     return alike[np.array(same, bool)]
 
 
@@ -223,18 +225,73 @@ def path_fingerprint(files: FileList) -> str:
 
     It tells apart lists of equal labels and file names in two folders, which have one FileList.fingerprint.
     """
-    return hashlib.sha256(path_hashes(files).tobytes()).hexdigest()
+    return hashlib.sha256(_written_hashes(files).tobytes()).hexdigest()
 
 
 def path_hashes(files: FileList) -> NDArray[np.uint64]:
     """Return a hash of each image's absolute path, uint64 (N,): equal for equal paths, in whichever list.
 
+    Links to folders are resolved: /data/a.png is /disk/a.png where /data is a link to /disk.
+    """
+    hashes, names = _written_hashes(files), _name_starts(files)
+    _, example, folder = np.unique(
+        _hash(files.text, files.start, names - files.start), return_index=True, return_inverse=True
+    )
+    real, prefixes = _RealPaths(), []
+    for image in example.tolist():
+        written = os.path.dirname(os.path.abspath(files.path(image)))
+        target = real.folder(written)
+        prefixes.append(b"" if target == written else os.fsencode(os.path.join(target, "")))
+    linked = np.flatnonzero(np.array([bool(prefix) for prefix in prefixes])[folder])
+    if len(linked):
+        length = files.start[linked] + files.length[linked] - names[linked]
+        begin = np.array([_hash_of(prefix) for prefix in prefixes], np.uint64)
+        shift = np.array([pow(int(HASH_FACTOR), len(prefix), 1 << 64) for prefix in prefixes], np.uint64)
+        hashes[linked] = begin[folder[linked]] + shift[folder[linked]] * _hash(files.text, names[linked], length)
+    return hashes
+
+
+class _RealPaths:
+    """Resolves links in folders. Each folder is looked at once: a large list has many images in each."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def image(self, path: str) -> str:
+        """Return the absolute path of an image, with the links of its folder resolved."""
+        folder, name = os.path.split(os.path.abspath(path))
+        return os.path.join(self.folder(folder), name)
+
+    def folder(self, path: str) -> str:
+        """Return a normalised absolute path without links."""
+        if path not in self._known:
+            above, name = os.path.split(path)
+            found = os.path.join(self.folder(above), name) if name else path
+            self._known[path] = os.path.realpath(found) if Path(found).is_symlink() else found
+        return self._known[path]
+
+
+def _name_starts(files: FileList) -> NDArray[np.int64]:
+    """Return where the name of each image begins in the text, int64 (N,): after the last "/" of its path."""
+    found = np.empty(len(files), np.int64)
+    for first in range(0, len(files), NAME_CHUNK_LINES):
+        chunk = slice(first, first + NAME_CHUNK_LINES)
+        start, end = files.start[chunk], files.start[chunk] + files.length[chunk]
+        after = np.flatnonzero(files.text[start[0] : end[-1]] == SLASH) + start[0] + 1
+        after = np.concatenate([[0], after])
+        found[chunk] = np.maximum(after[np.searchsorted(after, end, "right") - 1], start)
+    return found
+
+
+def _written_hashes(files: FileList) -> NDArray[np.uint64]:
+    """Return a hash of each image's absolute path, uint64 (N,), links as they are.
+
     It is a polynomial modulo 2^64, computed on the bytes of the list. With Python strings, 2.5 million paths would
     take many times longer.
     """
     hashes = np.empty(len(files), np.uint64)
-    folder = np.frombuffer(os.fsencode(os.path.join(os.path.abspath(files.source.parent), "")), np.uint8)
-    prefix = _hash(folder, np.zeros(1, np.int64), np.array([len(folder)]))[0]
+    folder = os.fsencode(os.path.join(os.path.abspath(files.source.parent), ""))
+    prefix = _hash_of(folder)
     shift = np.uint64(pow(int(HASH_FACTOR), len(folder), 1 << 64))
     relative = files.text[files.start] != SLASH
     hashes[:] = _hash(files.text, files.start, files.length)
@@ -259,6 +316,14 @@ def _may_need_normalising(files: FileList) -> NDArray[np.bool_]:
     last = files.start + files.length - 1
     inside = np.searchsorted(places, last) > np.searchsorted(places, files.start)
     return inside | (text[files.start] == DOT) | (text[last] == SLASH)
+
+
+def _hash_of(name: bytes) -> np.uint64:
+    """Return the hash of one name."""
+    if not name:
+        return np.uint64(0)
+    found: np.uint64 = _hash(np.frombuffer(name, np.uint8), np.zeros(1, np.int64), np.array([len(name)]))[0]
+    return found
 
 
 def _hash(text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.integer]) -> NDArray[np.uint64]:

@@ -80,7 +80,8 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
 def predicted_classes(scored: Scored, row: int, kind: Kind, top_k: int) -> list[str] | list[int]:
     """Return the names or the numbers of the `top_k` likeliest classes of the image of `row`.
 
-    For an unreadable image these are the commonest classes of the training list.
+    For an unreadable image these are the commonest classes of the training list; where their counts are not known, the
+    first classes.
     """
     predictions, _, classes = scored
     labels = (predictions.top[row] if predictions.readable[row] else _commonest(scored))[:top_k].tolist()
@@ -90,7 +91,8 @@ def predicted_classes(scored: Scored, row: int, kind: Kind, top_k: int) -> list[
 def predicted_cells(scored: Scored, row: int, sample: Sample, opt: argparse.Namespace) -> list[str]:
     """Return what the submission holds about the image of `row`: the text of each column to predict.
 
-    Probabilities have 7 digits. Those of an unreadable image are the shares of the classes in the training list.
+    Probabilities have 7 digits. Those of an unreadable image are the shares of the classes in the training list, or
+    equal ones where these are not known.
     """
     predictions, _, classes = scored
     if sample.kind != "probability":
@@ -269,6 +271,8 @@ def log_summary(out: Path, scored: Scored | TargetScored) -> None:
     guessed = int((~readable).sum())
     if guessed:
         held = UNREADABLE.get(scored.classes.task, "the commonest training class")
+        if scored.classes.task not in UNREADABLE and scored.classes.train_counts is None:  # an average of several lists
+            held = f"class {scored.classes.name(0)!r}, or equal probabilities: the commonest class is not known"
         log.warning(f"{guessed} of {count} images could not be read; their rows hold {held}.")
     if len(readable) < count:
         log.warning(f"--debug: {len(readable)} of {count} rows; this is not a submission.")

@@ -196,6 +196,25 @@ def test_open_list_repeated_images_are_warned_of_once_per_list(here, prepare, ca
     assert sorted(os.path.basename(kept.path(k)) for k in range(len(kept))) == ["a b.jpg", "d.jpg"]
 
 
+def test_images_in_a_folder_and_in_a_link_to_it_are_the_same(tmp_path):
+    """A training list that names the folder and a validation list that names the link shared images, without a word."""
+    (tmp_path / "data/a").mkdir(parents=True)
+    (tmp_path / "data/b").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "short").symlink_to("link/a")
+    train, val = tmp_path / "train.txt", tmp_path / "val.txt"
+    train.write_text(f"data/a/1.png 0\n{tmp_path}/data/b/2.png 1\nshort/1.png 0\n{tmp_path}/link/b/../b/3.png 0\n")
+    val.write_text(f"other/1.png 0\n{tmp_path}/link/a/1.png 0\nshort/2.png 0\nlink/b/2.png 1\ndata/b/3.png 0\n")
+    train, val = read_list(train), read_list(val)
+    assert lists.shared_images(train, val).tolist() == [1, 3, 4]
+    assert lists.shared_images(val, train).tolist() == [0, 1, 2, 3]
+    assert [found.tolist() for found in lists.repeated_images(train)] == [[2], [0]]
+    link = (tmp_path / "link").rename(tmp_path / "away")
+    before = lists.path_hashes(val)
+    link.rename(tmp_path / "link")
+    assert (lists.path_hashes(val) != before).tolist() == [False, True, True, True, False]
+
+
 def test_open_list_repeated_images_with_sets_of_labels_are_warned_of(here, caplog):
     (here / "set/train.txt").write_text("c.jpg 0,1\nsub/d.jpg -\nc.jpg 1,0\nsub/d.jpg 1\n")
     dataloader.open_list(parse_train(["--data_root", "set"]), "train", task="multilabel")

@@ -38,6 +38,18 @@ def test_submission_default_is_id_and_predicted(scored, tmp_path):
     assert (tmp_path / "s.csv").read_text() == 'id,predicted\none.jpg,2\ntwo words.jpg,0\n"three,x.jpg",1\none.jpg,1\n'
 
 
+def test_summary_names_what_an_unreadable_row_holds(scored, tmp_path, caplog):
+    """An average of networks of different lists has no count of training images, so no commonest class."""
+    submission.log_summary(tmp_path / "s.csv", scored)
+    assert "their rows hold the commonest training class." in caplog.text
+    caplog.clear()
+    unknown = scored._replace(classes=Classes(3, ["cat", "dog", "eel"], None))
+    submission.write(tmp_path / "s.csv", unknown, flags("--labels", "name"))
+    submission.log_summary(tmp_path / "s.csv", unknown)
+    assert '"three,x.jpg",cat' in (tmp_path / "s.csv").read_text()
+    assert "1 of 4 images could not be read; their rows hold class 'cat', or equal probabilities" in caplog.text
+
+
 @pytest.mark.parametrize(
     "words", [["--columns", "a", "b"], ["--no-header"], ["--separator", "tab"], ["--joiner", "|"]], ids=str
 )
