@@ -25,7 +25,7 @@ from optimizer.sam import SAM
 from training.averages import Averages, frozen_mask
 from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
-from training.guard import Diverged, NonFiniteGuard, locate_non_finite
+from training.guard import Diverged, NonFiniteGuard, Skip, locate_non_finite
 from training.length import RunLength
 from training.lora import Adapters
 from training.losses import Loss
@@ -186,7 +186,7 @@ class Engine:
         if self.on_gradients is not None:
             self.on_gradients()
         self.grad_norm = nn.utils.get_total_norm([p.grad for p in self.model.net.parameters() if p.grad is not None])
-        finite = self.guard.check(self.grad_norm, self.scaler)
+        finite = self.guard.check_and_restore(self.grad_norm, self.scaler)
         if self.settings.clip_grad is not None:
             clip_gradients(self.clip_params, self.settings.clip_grad, self.settings.clip_mode)
         if finite is None:
@@ -217,13 +217,13 @@ class Engine:
             return
         if self.guard.was_finite():
             self.averages.update_ema(self.model.net, self.step_count, self.guard.kept)
-        elif self.guard.counts_skip():
+        elif (skip := self.guard.record_skip()) is not Skip.QUIET:
             shown = ", ".join(map(str, batches[-1].index[:8].tolist())) + (" …" if len(batches[-1].index) > 8 else "")
             what = (
                 f"The gradient is not finite at epoch {batches[-1].epoch}, batch {batches[-1].number + 1}, "
                 f"samples {shown} of the training list (from 0): {locate_non_finite(self, batches)}."
             )
-            if not self.guard.in_row:
+            if skip is Skip.GIVE_UP:
                 raise Diverged(f"{what} {self.guard.max_consecutive} steps in a row were skipped")
             log.warning(f"{what} The step is skipped.")
 

@@ -1,6 +1,7 @@
 """What happens when numbers are not finite: skipped steps, and the search for the layer where it began."""
 
 import contextlib
+import enum
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
 
 class Diverged(UserError):  # noqa: N818  # what happened, not a kind of mistake
     """Raised after --max_nan steps in a row whose gradient was not finite."""
+
+
+class Skip(enum.Enum):
+    """What a skipped step asks for."""
+
+    QUIET = "nothing: it is not counted, or another step has been explained just before"
+    EXPLAIN = "a warning that says where the numbers stopped being finite"
+    GIVE_UP = "the end of this attempt: as many steps in a row were skipped as are allowed"
 
 
 class NonFiniteGuard:
@@ -54,10 +63,10 @@ class NonFiniteGuard:
         for flat, copy, _ in self._groups:
             torch.cat(flat, out=copy)
 
-    def check(self, norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor | None:
+    def check_and_restore(self, norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor | None:
         """Return whether a gradient norm (a scalar) is finite, a boolean on the device; None if the guard is off.
 
-        The network's buffers are afterwards those of the last finite step. `was_finite` gives the answer on the host.
+        The network's buffers become those of the last finite step. `was_finite` gives the answer on the host.
         """
         if not self.on:
             return None
@@ -70,27 +79,27 @@ class NonFiniteGuard:
         return finite
 
     def was_finite(self) -> bool:
-        """Return whether the gradient of the last `check` was finite."""
+        """Return whether the gradient of the last `check_and_restore` was finite."""
         if not self.on:
             return True
         finite = self._seen.read()[0] == 1
         self.in_row = 0 if finite else self.in_row
         return finite
 
-    def counts_skip(self) -> bool:
-        """Count the skipped step; return whether to explain it: the first in a row, and the last that is allowed.
+    def record_skip(self) -> Skip:
+        """Count the skipped step; return what it asks for. The first in a row is explained, and the last allowed one.
 
-        fp16 finds its scale by trying one that is too large, and such a step does not count. `in_row` is 0 after the
-        last step that is allowed.
+        fp16 finds its scale by trying one that is too large, and such a step does not count.
         """
         scale = self._seen.read()[1]
         if scale > 1:
-            return False
+            return Skip.QUIET
         self.skipped += 1
         self.in_row += 1
-        first, last = self.in_row == 1, self.in_row == self.max_consecutive
-        self.in_row = 0 if last else self.in_row
-        return first or last
+        if self.in_row == self.max_consecutive:
+            self.in_row = 0  # the run may go back to a checkpoint, and counts from there
+            return Skip.GIVE_UP
+        return Skip.EXPLAIN if self.in_row == 1 else Skip.QUIET
 
 
 class HostCopy:

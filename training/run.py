@@ -33,6 +33,9 @@ from utils.seen_lists import entry, joined, seen_lists
 from utils.signals import RunInterrupted, SignalHandler
 from utils.task import POSITION
 
+# What a process asks of all between two steps. The highest number wins; one above these is a signal: save and stop.
+NOTHING, SAVE = -1, 0
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -96,7 +99,7 @@ class TrainingRun:
         own = entry(lists.paths["train"], lists.train_fingerprint, lists.classes.task)
         self.seen = joined(before, teacher.seen if teacher is not None else [], [own])
         self.unreadable = UnreadableImages(self.logs / "bad_images.csv", settings.max_bad, self.state)
-        self.signals, self.vote = SignalHandler(), distributed.AsyncMax()
+        self.signals, self.agreed_action = SignalHandler(), distributed.AsyncMax()
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
         self.saved_at = time.monotonic()
         self.rewound = False
@@ -240,12 +243,12 @@ class TrainingRun:
         """Between two optimizer steps: save every --save_minutes, or save and stop if a signal has arrived."""
         idle = self.recorder is not None and not self.writer.busy
         late = idle and time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
-        asked = self.vote.exchange(self.signals.received or int(late) - 1)
-        if asked is None or asked < 0:
+        action = self.agreed_action.exchange(self.signals.received or (SAVE if late else NOTHING))
+        if action is None or action == NOTHING:
             return
         self.save(tracker)
-        if asked > 0:
-            raise RunInterrupted(asked)
+        if action != SAVE:
+            raise RunInterrupted(action)
 
     def save(
         self,
