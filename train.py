@@ -54,6 +54,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     start = RunStart.begin(opt, restarted=distributed.init(device), watch=watch)
     opt = start.opt
     if start.is_complete():
+        start.link_last_epoch()
         return
     seed_everything(opt.seed, opt.deterministic)
 

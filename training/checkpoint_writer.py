@@ -77,6 +77,11 @@ def safe_model_name(model: str) -> str:
     return model.replace(":", "-").replace("/", "-")
 
 
+def epoch_names(model: str, epoch: int, is_best: bool, numbered: bool) -> list[str]:
+    """Return the names under which the checkpoint of the end of `epoch` is kept, besides last.pt."""
+    return [f"{epoch}_{safe_model_name(model)}.pt"] * numbered + ["best.pt"] * is_best
+
+
 class RetentionPolicy:
     """Which numbered checkpoints to keep: the last `keep` epochs, every `every`-th, and the epochs in `always`."""
 

@@ -1,13 +1,14 @@
 """The checkpoint that a run starts from: which one it is, and whether the run can continue from it."""
 
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, distributed
 from utils.classes import describe_difference, names_agree
 from utils.errors import MachineFault, UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, link_over
 from utils.logger import log
 
 CACHE_FILES = "images-*.sqlite"  # as dataloader.stores names them
@@ -76,11 +77,15 @@ def holds(path: Path, row: dict[str, Any]) -> bool:
     if not path.is_file():
         return False
     try:
-        content = checkpoint.load(path)
+        return _ends_with(checkpoint.load(path), row)
     except MachineFault:
         raise
     except UserError:
         return False
+
+
+def _ends_with(content: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is of the end of the epoch of `row`, with its scores."""
     history = content.get("history")
     last = history[-1] if isinstance(history, list) and history else {}
     return content.get("within") is None and all(
@@ -96,6 +101,36 @@ def predicts_as(path: Path, other: Path) -> bool:
         raise
     except UserError:
         return False
+
+
+def link_missing(last: Path, names: Iterable[str], history: Sequence[dict[str, Any]]) -> None:
+    """Link the checkpoint `last` to those of `names`, beside it, that a killed run had not linked yet.
+
+    A copy that eval.py has written since, with a temperature or thresholds, stays. So does a file of another origin.
+
+    Args:
+        history: the scores of each epoch of the run.
+    """
+    for name in names:
+        path = last.with_name(name)
+        if path.exists() and (path.samefile(last) or predicts_as(path, last) or _is_foreign(path, history)):
+            continue
+        link_over(last, path)
+        log.info(f"{path} is {last} now: the run ended before it was linked.")
+
+
+def _is_foreign(path: Path, history: Sequence[dict[str, Any]]) -> bool:
+    """Return whether `path` is no checkpoint of an epoch of this run, such as an average that was put there."""
+    try:
+        content = checkpoint.load(path)
+    except MachineFault:
+        raise
+    except UserError:
+        return False  # it is damaged
+    found = not any(_ends_with(content, row) for row in history)
+    if found:
+        log.warning(f"{path} is of no epoch of this run, so it stays.")
+    return found
 
 
 def _check_cache(saved: dict[str, Any], source: str, cache_given: bool) -> None:

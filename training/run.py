@@ -13,7 +13,7 @@ import torch
 
 from evaluation.metrics import Predictions
 from training import resuming
-from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, safe_model_name
+from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, epoch_names, safe_model_name
 from training.cut_points import CutPoints
 from training.earlier import remove_earlier
 from training.engine import Engine
@@ -133,7 +133,8 @@ class TrainingRun:
         write_json(self.logs / "lists.json", lists.record())
         if self.resumed and state.history and self.source == str(self.last):
             recorder.write_history(state.history, self.curves.state_dict(within_epoch=False))
-            self._complete_names()
+            if self.state.within is None:
+                resuming.link_missing(self.last, self._names(self.state.history[-1]["epoch"]), self.state.history)
         batches = self.engine.settings.batches_per_epoch
         count = format_count(sum(p.numel() for p in model.net.parameters()))
         log.info(
@@ -287,12 +288,8 @@ class TrainingRun:
 
     def _names(self, epoch: int) -> list[str]:
         """Return the names under which the end of `epoch` is kept, besides last.pt."""
-        best, names = self.state.best(), []
-        if self.settings.keep > 0 or epoch % self.settings.save_freq == 0 or self.is_over():
-            names.append(f"{epoch}_{safe_model_name(self.engine.model.name)}.pt")
-        if best is not None and best["epoch"] == epoch:
-            names.append("best.pt")
-        return names
+        numbered = self.settings.keep > 0 or epoch % self.settings.save_freq == 0 or self.is_over()
+        return epoch_names(self.engine.model.name, epoch, self.state.is_best(epoch), numbered)
 
     def _bring_best(self) -> None:
         """Link the best checkpoint here, if the run is resumed under another tag."""
@@ -304,18 +301,6 @@ class TrainingRun:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             link_over(source, self.checkpoints / "best.pt")
             log.info(f"{self.checkpoints}/best.pt is {source} (epoch {best['epoch']}) until an epoch is better.")
-
-    def _complete_names(self) -> None:
-        """Link last.pt to the names that a killed run had not linked yet.
-
-        A copy that eval.py has written since, with a temperature or thresholds, stays.
-        """
-        if self.state.within is not None:
-            return
-        for name in self._names(self.state.history[-1]["epoch"]):
-            path = self.checkpoints / name
-            if not (path.exists() and (path.samefile(self.last) or resuming.predicts_as(path, self.last))):
-                link_over(self.last, path)
 
     # ------------------------------------------------------------------------------------------------ stopping
 

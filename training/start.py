@@ -18,6 +18,7 @@ from options.unused import unused_flags
 from options.values import flag_text
 from scheduler import find_table, run_length
 from training import resuming
+from training.checkpoint_writer import epoch_names
 from training.earlier import check_earlier
 from training.probe_init import batch_norms, check_probe, is_untrained
 from training.state import RunState
@@ -161,6 +162,15 @@ class RunStart:
             f"To train more, give {more}, or start a new run from its weights: --load without --resume."
         )
         return True
+
+    def link_last_epoch(self) -> None:
+        """Give the last checkpoint of a complete run its other names, if the run was killed before it had them."""
+        folder, state = Path(self.opt.checkpoint_dir) / self.opt.tag, self.state
+        if distributed.rank() != 0 or state.within is not None or self.source != str(folder / "last.pt"):
+            return
+        epoch = state.epochs_done
+        names = epoch_names(self.resumed_content["model"], epoch, state.is_best(epoch), numbered=True)
+        resuming.link_missing(folder / "last.pt", names, state.history)
 
     def fill_defaults(self, opt: Options, net: nn.Module, images: int, classes: int) -> Options:
         """Return `opt` with the flags that were not given, unless a checkpoint has set them, and the run's epochs.

@@ -47,6 +47,11 @@ class RunState:
         """Return the scores of the best validated epoch (the first of equals); None before any validation."""
         return best_row((row for row in self.history if row["epoch"] >= self.scored_from), self.metric)
 
+    def is_best(self, epoch: int) -> bool:
+        """Return whether `epoch` is the best of those that were validated."""
+        best = self.best()
+        return best is not None and best["epoch"] == epoch
+
     def is_out_of_patience(self, patience: int) -> bool:
         """Return whether the last `patience` validations were all no better than one before them; 0: never."""
         best = self.best()

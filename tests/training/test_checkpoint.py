@@ -19,6 +19,7 @@ import inference
 import network.loading
 import tiny
 from conftest import ROOT
+from made import make
 from optimizer import load_optimizer_state
 from options import parse_eval, parse_train
 from training.setup import build_engine
@@ -220,6 +221,27 @@ def test_resume_links_the_names_that_a_killed_run_had_not(script, photo_set, sma
     numbered.write_bytes((folder / "1_timm-test_resnet.pt").read_bytes())
     assert script("train.py", "--tag", "run", "--resume", "--gpu", -1, "--epochs", 3).code == 0
     assert checkpoint.load(numbered)["epoch"] == 2
+
+
+def test_resume_of_a_complete_run_links_the_names_that_its_last_epoch_lacks(photo_set, tmp_path, caplog, monkeypatch):
+    """It said that the run is complete, and best.pt stayed an earlier epoch, if the run was killed before the links."""
+    said, folder = messages(caplog, monkeypatch), tmp_path / "run"
+    folder.mkdir()
+    history = [{"epoch": k, "val_top1": k / 4, "val_loss": 1.0} for k in (1, 2)]
+    for epoch, name in ((1, "best.pt"), (2, "last.pt")):
+        content = checkpoint.load(make(tmp_path / "made.pt", photo_set, epoch / 10))
+        checkpoint.save(folder / name, content | {"epoch": epoch, "history": history[:epoch], "within": None})
+    opt = parse_train(["--tag", "run", "--checkpoint_dir", str(tmp_path), "--epochs", "2"]).replace(resume=True)
+    last = folder / "last.pt"
+    start = RunStart(opt, checkpoint.load(last), str(last), RunState(epochs_done=2, history=history))
+    assert start.is_complete()
+    start.link_last_epoch()
+    for name in ("best.pt", "2_timm-test_resnet.pt"):
+        assert (folder / name).samefile(last) and f"{folder / name} is {last} now" in said()
+    (folder / "best.pt").unlink()
+    make(folder / "best.pt", photo_set, 0.7)
+    start.link_last_epoch()
+    assert not (folder / "best.pt").samefile(last) and "best.pt is of no epoch of this run, so it stays" in said()
 
 
 def messages(caplog, monkeypatch):
