@@ -1,6 +1,7 @@
 """The trash of clear.py: entries that hold the folders of a tag, and that survive a kill at any moment.
 
-An entry .trash/<time>_<tag>/ holds origin.json (where its folders belong), the folders, and run_log.txt. While folders
+An entry .trash/<time>_<tag>/ holds origin.json (where its folders belong, and when it was made), the folders, and
+run_log.txt. While folders
 move, in either direction, it also holds journal.json, the identity of each folder when the move began. With it a
 repeated command tells the folders that it must move from later folders of the same name. A folder is moved by one
 rename. To another file system it is copied under a temporary name, renamed, and deleted at its old place.
@@ -24,16 +25,18 @@ from utils.files import atomic_write, name_beside, write_json
 
 TRASH = Path(".trash")
 KINDS = ("checkpoint", "log", "result")
+MADE_AT = "made_at"  # in origin.json: seconds since 1970, which no time zone and no summer time changes
 ORIGIN, JOURNAL = "origin.json", "journal.json"
 NAME = re.compile(r"(\d{8}-\d{6}\+*)_(.+)")
 
 
 class Entry(NamedTuple):
-    """An entry: its folder, its tag, and the original path of each folder in it."""
+    """An entry: its folder, its tag, the original path of each folder in it, and when it was made."""
 
     path: Path
     tag: str
     origin: dict[str, Path]
+    made_at: float
 
     @property
     def time(self) -> str:
@@ -49,41 +52,44 @@ class Entry(NamedTuple):
 def entries(tag: str | None = None) -> tuple[list[Entry], list[Path]]:
     """Return the entries of a tag (None: all), oldest first, and the folders named like one without valid origin."""
     found, others = [], []
-    for path in (
-        sorted(TRASH.iterdir(), key=lambda path: path.name.split("_")[0]) if TRASH.is_dir() else ()
-    ):  # "_" sorts after "+"
+    for path in sorted(TRASH.iterdir()) if TRASH.is_dir() else ():
         match = NAME.fullmatch(path.name)
         if match is None or tag not in (None, match[2]):
             continue
-        origin = _read_origin(path, match[2])
-        if origin:
-            found.append(Entry(path, match[2], origin))
+        entry = _read_entry(path, match[2])
+        if entry is not None:
+            found.append(entry)
         else:
             others.append(path)
-    return found, others
+    return sorted(found, key=lambda entry: (entry.made_at, entry.time)), others
 
 
-def _read_origin(path: Path, tag: str) -> dict[str, Path]:
-    """Return the original paths of the folders of the entry at `path`; {} if origin.json is invalid."""
+def _read_entry(path: Path, tag: str) -> Entry | None:
+    """Return the entry at `path`; None if origin.json is invalid."""
     if path.is_symlink():
-        return {}
+        return None
     content = _read_json(path / ORIGIN)
+    made_at = content.pop(MADE_AT, None)
     origin = {name: Path(where) for name, where in content.items() if name in KINDS and isinstance(where, str)}
-    valid = len(origin) == len(content) and all(where.name == tag for where in origin.values())
-    return origin if valid else {}
+    if not origin or len(origin) != len(content) or any(where.name != tag for where in origin.values()):
+        return None
+    if not isinstance(made_at, int | float):  # of an earlier version, which wrote the file when it made the entry
+        made_at = (path / ORIGIN).stat().st_mtime
+    return Entry(path, tag, origin, float(made_at))
 
 
 def put(tag: str, present: dict[str, Path]) -> Entry:
     """Move the folders `present` and the run_log lines of `tag` to a new entry; return it."""
-    path = TRASH / f"{time.strftime('%Y%m%d-%H%M%S')}_{tag}"
+    made_at = time.time()
+    path = TRASH / f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(made_at))}_{tag}"
     while os.path.lexists(path):
         path = path.with_name(path.name.replace("_", "+_", 1))  # a second entry within the same second
     new = name_beside(TRASH / tag, "new")
     new.mkdir(parents=True)
-    write_json(new / ORIGIN, {name: str(where) for name, where in present.items()})
+    write_json(new / ORIGIN, {name: str(where) for name, where in present.items()} | {MADE_AT: made_at})
     write_json(new / JOURNAL, {name: {"source": _state(where)} for name, where in present.items()})
     new.rename(path)  # now it is an entry
-    entry = Entry(path, tag, present)
+    entry = Entry(path, tag, present, made_at)
     finish(entry)
     return entry
 

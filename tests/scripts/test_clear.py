@@ -1,5 +1,6 @@
 """clear.py takes away exactly one tag's records, and gives them back byte for byte."""
 
+import json
 import os
 import re
 import shutil
@@ -166,6 +167,31 @@ def test_clear_three_in_a_second_restore_newest_first(script, records, monkeypat
         for path in records.glob("*/run.1"):
             path.rename(records / f"aside{len(list(records.iterdir()))}")
     assert came == ["2", "1", "0"]
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_clear_restores_the_newest_whatever_the_time_zone(script, records, earlier_version):
+    """The names have the local time, which is no order between two time zones, nor at the end of summer time."""
+    for zone, which in (("Asia/Tokyo", "old"), ("America/Los_Angeles", "new")):
+        (records / "logs/run.1").mkdir(exist_ok=True)
+        (records / "logs/run.1/which").write_text(which)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            assert script("clear.py", "--tag", "run.1").code == 0
+        time.tzset()
+    oldest, newest = sorted((records / ".trash").iterdir(), key=lambda path: path.name, reverse=True)
+    for path, at in ((oldest, 1_000_000), (newest, 2_000_000)):
+        content = json.loads((path / "origin.json").read_text())
+        made_at = content.pop("made_at")
+        if earlier_version:
+            (path / "origin.json").write_text(json.dumps(content))
+            os.utime(path / "origin.json", (at, at))
+        else:
+            assert abs(made_at - time.time()) < 3600
+            os.utime(path / "origin.json", (3_000_000 - at,) * 2)  # as in a copy of the trash
+    assert script("clear.py", "--tag", "run.1", "--restore").code == 0
+    assert (records / "logs/run.1/which").read_text() == "new"
 
 
 def printed(text, *flags):
