@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList, read_class_names
 from dataloader.targets import LabelSets
-from utils.classes import Classes, describe_difference, match_names, names_agree
+from utils.classes import Classes, counted, describe_difference, match_names, names_agree, noun
 from utils.errors import UserError
 from utils.logger import log
 from utils.text import number_in
@@ -20,7 +20,7 @@ MAX_INFERRED_CLASSES = 10_000_000  # more are a mistake: a classifier of 512 fea
 MAX_CLASSES_PER_IMAGE = 10  # and as many as this per image, of which nine in ten would have none
 MIN_DOUBTED_CLASSES = 1000  # fewer cost little: a short list of a large set is fine
 MIN_ORDERED_CLASSES = 3  # of two, either order gives the same scores
-FROM_ONE = " Do the labels start at 1? Number the classes from 0."
+FROM_ONE = " Do the labels start at 1? Number them from 0."
 
 
 def max_inferred_classes(images: int) -> int:
@@ -46,15 +46,15 @@ def find_classes(train: FileList, num_classes: int | None, task: str = "single")
     count = num_classes or (len(names) if names else int(largest.max(initial=-1)) + 1)
     if names and len(names) != count:
         raise UserError(
-            f"{train.source.parent / 'classes.txt'} names {len(names)} classes, --num_classes is {count}.\n"
-            "Give one line per class, or leave --num_classes out."
+            f"{train.source.parent / 'classes.txt'} names {counted(len(names), task)}, --num_classes is {count}.\n"
+            f"Give one line per {noun(task, 1)}, or leave --num_classes out."
         )
     if not num_classes and not names and count > max_inferred_classes(len(train)):
         raise UserError(
-            f"{train.location(_first_of(train, count - 1))}: the label is {count - 1}, which makes {count} classes for "
-            f"{len(train)} image(s). Is it a label?\n"
-            "Number the classes from 0 without gaps, or say how many there are: --num_classes N, or a classes.txt "
-            "beside the list, one name per line."
+            f"{train.location(_first_of(train, count - 1))}: the label is {count - 1}, which makes "
+            f"{counted(count, task)} for {len(train)} image(s). Is it a label?\n"
+            f"Number the {noun(task)} from 0 without gaps, or say how many there are: --num_classes N, or a "
+            "classes.txt beside the list, one name per line."
         )
     if train.targets is not None:
         return _find_labels(train, count, names, "classes.txt" if names and not num_classes else "--num_classes")
@@ -172,9 +172,10 @@ def check_labels(files: FileList, count: int, source: str) -> None:
     wrong = np.flatnonzero(label >= count)
     if len(wrong):
         first = int(wrong[0] if image is None else image[wrong[0]])
+        task = "single" if image is None else "multilabel"
         raise UserError(
             f"{files.location(first)}: the label is {int(label[wrong[0]])}; allowed: 0 to {count - 1} "
-            f"({count} classes, by {source}). {len(wrong)} line(s) are out of range."
+            f"({counted(count, task)}, by {source}). {len(wrong)} line(s) are out of range."
             + (FROM_ONE if label.min() == 1 and label.max() == count else "")
         )
 
@@ -188,14 +189,14 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
     Raises:
         UserError: the list names a class that `classes` lacks, or has more than once; or a label is out of range.
     """
-    names = read_class_names(files.source.parent)
+    names, several = read_class_names(files.source.parent), noun(classes.task)
     unlabelled = files.targets is None and files.label.max(initial=-1) < 0
     if unlabelled or names is None or classes.names is None or names_agree(names, classes.names):
         check_labels(files, classes.count, source)
         if names is not None and classes.names is None and not unlabelled:
             log.warning(
-                f"{files.source.parent / 'classes.txt'} names the classes, and {source} has no names: the labels are "
-                "used as they are, and predictions have numbers alone. The names of a checkpoint are those of the "
+                f"{files.source.parent / 'classes.txt'} names the {several}, and {source} has no names: the labels "
+                "are used as they are, and predictions have no names. The names of a checkpoint are those of the "
                 "classes.txt beside its training list."
             )
         return files.with_count(classes.count)
@@ -205,17 +206,17 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
     unknown = np.flatnonzero(numbers < 0)
     if len(unknown):
         raise UserError(
-            f"{files.source} is numbered by {beside}, whose classes are not those of {source}: {len(unknown)} of its "
+            f"{files.source} is numbered by {beside}, whose {several} are not those of {source}: {len(unknown)} of its "
             f"{len(names)} names are unknown to {source}, or not unique (the first: {names[unknown[0]]!r}).\n"
-            f"Allowed: a list whose classes.txt names classes of {source}, in any order; or a list without "
-            "classes.txt, whose labels are used as they are."
+            f"Allowed: a list whose classes.txt names {several} of {source}, in any order; or a list without "
+            "classes.txt, which is used as it is."
         )
     if isinstance(files.targets, np.ndarray) and len(names) != classes.count:
         raise UserError(f"{files.source} has {len(names)} targets, by {beside}; {source} has {classes.count}.")
     moved = int((numbers != np.arange(len(numbers))).sum())
     log.info(
-        f"{files.source}: {beside} numbers the classes differently from {source}; labels are matched by name "
-        f"({len(names)} of {classes.count} classes, {moved} of them under another number)."
+        f"{files.source}: {beside} has the {several} in another order than {source}; they are matched by name "
+        f"({len(names)} of {counted(classes.count, classes.task)}, {moved} of them in another place)."
     )
     return files.renumbered(numbers, classes.count)
 
@@ -235,8 +236,8 @@ def check_numbering(folder: Path, classes: Classes, pseudo: bool, numbers: bool)
     if names is None or classes.names is None or names_agree(names, classes.names):
         return
     beside = folder / "classes.txt"
-    details = describe_difference(classes.names, names, "classes.txt")
-    text = f"The checkpoint numbers the classes differently from {beside}: {details}."
+    details = describe_difference(classes.names, names, "classes.txt", classes.task)
+    text = f"The checkpoint numbers the {noun(classes.task)} differently from {beside}: {details}."
     if pseudo:
         raise UserError(
             f"{text} A list made by --pseudo_label would not fit the lists there.\n"

@@ -323,11 +323,9 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits at ten more characters
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one class name per line.") from error
+        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one name per line.") from error
     except OSError as error:
-        raise UserError(
-            f"The class list {path} cannot be read: {error.strerror}. Expected: one class name per line."
-        ) from error
+        raise UserError(f"{path} cannot be read: {error.strerror}. Expected: one name per line.") from error
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
@@ -338,8 +336,8 @@ def check_class_names(path: Path, names: list[str]) -> None:
     lines: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if not name.strip():
-            raise UserError(f"{path}, line {line} is blank; expected one class name per line, each once.")
+            raise UserError(f"{path}, line {line} is blank; expected one name per line, each once.")
         if name in lines:
             again = f"{path}, line {line} names {name!r} again, after line {lines[name]}"
-            raise UserError(f"{again}; expected one class name per line, each once.")
+            raise UserError(f"{again}; expected one name per line, each once.")
         lines[name] = line

@@ -268,7 +268,7 @@ def _check_ensemble(ensemble: EnsembleFile, paths: tuple[str, ...], identities: 
         if ensemble.identities[path] != identity:
             raise UserError(
                 f"--ensemble {ensemble.path}: {path} has changed since the weights were fitted (another network, "
-                "or other weights, classes or options). Put it back, or fit them again with eval.py --blend."
+                "or other weights, names or options). Put it back, or fit them again with eval.py --blend."
             )
 
 

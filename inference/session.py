@@ -20,7 +20,7 @@ from options.unused import unused_flags
 from utils import distributed
 from utils.agreement import check_alike
 from utils.batch import EvalBatch
-from utils.classes import Classes
+from utils.classes import Classes, noun
 from utils.errors import UserError
 from utils.logger import log
 from utils.run import get_device
@@ -116,7 +116,8 @@ def _open(
     if images == "test":
         files = dataloader.open_list(opt, "test", known=loaded.lists)
         opt = changed(opt, labels=_labels(opt, classes))
-        as_numbers = opt.labels == "number" and opt.like is None  # the sample says so later
+        as_numbers = opt.labels == "number" and classes.task != "regression"
+        as_numbers = as_numbers and opt.like is None  # the sample says so later
         makes_list = opt.pseudo_label is not None
         dataloader.check_numbering(files.source.parent, classes, pseudo=makes_list, numbers=as_numbers)
     else:
@@ -139,16 +140,18 @@ def _labels(opt: argparse.Namespace, classes: Classes) -> str:
     Raises:
         UserError: --labels name, and the checkpoint has no names.
     """
-    if opt.labels == "name" and classes.names is None and classes.task != "regression":
+    if classes.task == "regression":  # the columns have the names of the numbers, whatever --labels says
+        return str(opt.labels)
+    if opt.labels == "name" and classes.names is None:
         raise UserError(
-            "--labels name, but the checkpoint has no names of its classes: there was no classes.txt beside its "
-            "training list. Try: --labels number, or train again with a classes.txt there"
+            f"--labels name, but the checkpoint has no names of its {noun(classes.task)}: there was no classes.txt "
+            "beside its training list. Try: --labels number, or train again with a classes.txt there"
         )
     other = classes.named_otherwise()
     if opt.like or "labels" in opt.given or other is None:
         return str(opt.labels)
     log.info(
-        f"The classes are named by other numbers than their own (class {other} is {classes.name(other)}): "
-        "the submission has the names. --labels number writes the classes' own."
+        f"The {noun(classes.task)} are named by other numbers than their own ({noun(classes.task, 1)} {other} is "
+        f"{classes.name(other)}): the submission has the names. --labels number writes their own."
     )
     return "name"

@@ -11,7 +11,7 @@ from network import get_model
 from network.backbones import adapt_to, classifier_layers, head_names, load_foreign, load_matching
 from network.base_model import BaseModel
 from network.layouts.reshape import same_numbers
-from utils.classes import Classes, match_names, names_agree
+from utils.classes import Classes, counted, match_names, names_agree, noun
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
@@ -37,20 +37,21 @@ def load_weights(
     """
     check_name(content, model.name, source)
     weights = content["weights"] if resume else _shown_weights(content)
-    known = (content.get("data") or {}).get("class_names")
+    data = content.get("data") or {}
+    known, task = data.get("class_names"), data.get("task", "single")
     has_rows = model.settings.activation not in (CORN, POSITION)  # whose rows are no classes, and have no names
     if not resume and known and names and has_rows and not names_agree(known, names):
-        weights = carry_by_name(model, weights, known, names, source)
+        weights = carry_by_name(model, weights, known, names, source, task)
     left_out = _load(model, content, weights, source)
     if left_out and resume:
         raise UserError(
-            f"{source} has a classifier of another size than {model.num_classes} classes ({', '.join(left_out)}); "
-            "--resume keeps the classes.\n"
+            f"{source} has a classifier of another size than {counted(model.num_classes, task)} "
+            f"({', '.join(left_out)}); --resume keeps the {noun(task)}.\n"
             "Give the lists of its training, or fine-tune its backbone: --load without --resume."
         )
     if left_out:
         log.warning(
-            f"{source}: its classifier has other classes or another size, so the new one starts at random; "
+            f"{source}: its classifier has other {noun(task)} or another size, so the new one starts at random; "
             f"left out: {', '.join(left_out)}."
         )
 
@@ -110,12 +111,15 @@ def _check_types(model: BaseModel, weights: dict[str, Tensor], source: str) -> N
 
 
 def carry_by_name(
-    model: BaseModel, weights: dict[str, Tensor], known: Sequence[str], names: Sequence[str], source: str
+    model: BaseModel, weights: dict[str, Tensor], known: Sequence[str], names: Sequence[str], source: str, task: str
 ) -> dict[str, Tensor]:
     """Return `weights` with a classifier for `names`, whose rows are the checkpoint's where a name is in `known`.
 
     The other rows are those of `model`. A classifier that cannot be carried over (another --head, no name in common) is
     left out. A class may have several consecutive rows: the centres of --head subcenter.
+
+    Args:
+        task: the checkpoint's, for messages.
 
     Raises:
         UserError: it is unclear which layer of the network is its classifier.
@@ -124,8 +128,8 @@ def carry_by_name(
     layers = classifier_layers(model.net, len(names))
     if not layers:
         raise UserError(
-            f"{source} has other classes than this run, or another order of them, and it is unclear which layer of "
-            f"{model.name} is the classifier.\n"
+            f"{source} has other {noun(task)} than this run, or another order of them, and it is unclear which "
+            f"layer of {model.name} is the classifier.\n"
             "Call its last layer fc, classifier or head, or number the lists as the checkpoint does."
         )
     kept = numbers >= 0
@@ -142,8 +146,8 @@ def carry_by_name(
     if layers_carried:
         count = int(kept.sum())
         log.info(
-            f"{source} has other classes, or another order of them. The classifier keeps {count} of {len(names)} "
-            f"classes, by name; {len(names) - count} start at random, and "
+            f"{source} has other {noun(task)}, or another order of them. The classifier keeps {count} of "
+            f"{counted(len(names), task)}, by name; {len(names) - count} start at random, and "
             f"{len(known) - count} of the checkpoint's are left out."
         )
     return carried
@@ -188,7 +192,7 @@ def build_from_checkpoint(
     opt = options_from_checkpoint(content, data["num_classes"], name)
     rows = logits_of(activation_of(opt.task, opt.loss), data["num_classes"])
     if not any(value.ndim and value.shape[0] % max(1, rows) == 0 for value in content["weights"].values()):
-        raise _unfit(path, data["num_classes"], "no tensor has a row per class")  # before memory is taken for them
+        raise _unfit(path, data, f"no tensor has a row per {noun(opt.task, 1)}")  # before memory is taken for them
     model = get_model(name)(opt)
     own = model.net.state_dict()
     unfit = [
@@ -202,7 +206,7 @@ def build_from_checkpoint(
             "Its backbone can be trained on: train.py --load"
         )
     if unfit:  # load_weights would leave it at random values
-        raise _unfit(path, data["num_classes"], ", ".join(unfit))
+        raise _unfit(path, data, ", ".join(unfit))
     if foreign:
         load_matching(model.net, content["weights"], path)
         _take_normalisation(model, content, path)
@@ -224,9 +228,10 @@ def warn_without_cut_points(model: BaseModel, path: str) -> None:
         )
 
 
-def _unfit(path: str, num_classes: int, what: str) -> UserError:
+def _unfit(path: str, data: dict[str, Any], what: str) -> UserError:
     return UserError(
-        f"{path} says that it has {num_classes} classes, and its classifier does not fit that ({what}).\n"
+        f"{path} says that it has {counted(data['num_classes'], data.get('task', 'single'))}, and its classifier does "
+        f"not fit that ({what}).\n"
         "It is damaged, or was put together by hand: give another checkpoint."
     )
 

@@ -38,7 +38,8 @@ def read_whole(path: str, give: str = "a checkpoint") -> tuple[dict[str, Any], s
     content = checkpoint.load(path)
     if not content.keys() >= {"model", "opt", "data"} or "preprocess" not in content["data"]:
         raise UserError(
-            f"{path} holds weights, but not their network, classes and preprocessing. Give {give} of train.py."
+            f"{path} holds weights, but not their network, preprocessing and what they predict. "
+            f"Give {give} of train.py."
         )
     return content, sha256
 

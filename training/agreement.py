@@ -30,6 +30,6 @@ def check_agree(
         f"the {name} list": files.fingerprint()[:12] if files is not None else "none" for name, files in lists.items()
     }
     names = "\n".join(class_names or ()).encode(errors="surrogateescape")
-    more["the class names"] = hashlib.sha256(names).hexdigest()[:12]
+    more["the names of classes.txt"] = hashlib.sha256(names).hexdigest()[:12]
     more["the teacher's file"] = file_hash(teacher)[:12] if teacher else "none"
     check_alike(options, more)

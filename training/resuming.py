@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import checkpoint, distributed
-from utils.classes import describe_difference, names_agree
+from utils.classes import describe_difference, names_agree, noun
 from utils.errors import MachineFault, UserError
 from utils.files import atomic_write, link_over
 from utils.logger import log
@@ -62,11 +62,12 @@ def _check_resumable(content: dict[str, Any], source: str, cache_given: bool) ->
 
 def check_classes(content: dict[str, Any], source: str, names: list[str] | None, listed: Path) -> None:
     """Raise UserError if the checkpoint numbers the classes otherwise than `names`, the classes.txt beside `listed`."""
-    known = (content.get("data") or {}).get("class_names")
+    data = content.get("data") or {}
+    known, task = data.get("class_names"), data.get("task", "single")
     if known and names and not names_agree(known, names):
         raise UserError(
-            f"{source} was trained with other classes than {listed.parent / 'classes.txt'} names, or in another order: "
-            f"{describe_difference(known, names, 'classes.txt')}. --resume keeps the classes.\n"
+            f"{source} was trained with other {noun(task)} than {listed.parent / 'classes.txt'} names, or in another "
+            f"order: {describe_difference(known, names, 'classes.txt', task)}. --resume keeps the {noun(task)}.\n"
             "Put the lists and classes.txt back as they were, or start from its weights: "
             f"--load {source} without --resume carries the classifier over by name."
         )

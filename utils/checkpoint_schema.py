@@ -20,6 +20,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from options import problems_of_saved
+from utils.classes import counted
 from utils.tensors import check_dense
 
 if TYPE_CHECKING:
@@ -327,26 +328,23 @@ def _contradictions(content: dict[str, Any]) -> list[str]:
     if showing != "raw" and content.get(showing) is None:
         found.append(f"showing: {showing!r}, but there is no {showing}")
     data = content.get("data") or {}
+    predicted = counted(data.get("num_classes", 0), data.get("task", "single"))
     lists = [
         name for name in ("class_names", "class_images", "target_mean", "target_std") if data.get(name) is not None
     ]
     found += [
-        f"data.{name}: {len(data[name])} for {data['num_classes']} classes"
-        for name in lists
-        if len(data[name]) != data["num_classes"]
+        f"data.{name}: {len(data[name])} for {predicted}" for name in lists if len(data[name]) != data["num_classes"]
     ]
     thresholds = content.get("thresholds")
     if thresholds and data.get("task") != "multilabel":
         found.append("thresholds: only a network of several labels per image has them")
     elif thresholds and len(thresholds["values"]) != data["num_classes"]:
-        found.append(f"thresholds.values: {len(thresholds['values'])} for {data['num_classes']} classes")
+        found.append(f"thresholds.values: {len(thresholds['values'])} for {predicted}")
     cut_points = data.get("cut_points")
     if cut_points is not None and data.get("task") != "ordinal":
         found.append("data.cut_points: only ordered classes have them")
     elif cut_points is not None and (len(cut_points) != data["num_classes"] - 1 or cut_points != sorted(cut_points)):
-        found.append(
-            f"data.cut_points: {len(cut_points)} for {data['num_classes']} classes; allowed: one less, ascending"
-        )
+        found.append(f"data.cut_points: {len(cut_points)} for {predicted}; allowed: one less, ascending")
     if data.get("task") == "regression" and not {"target_mean", "target_std"} <= data.keys():
         found.append("data: a regression without target_mean and target_std")
     return found + (_of_training(content) if "training" in content else [])

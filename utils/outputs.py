@@ -68,7 +68,7 @@ def inputs(opt: argparse.Namespace, *lists: ImageList) -> dict[str, str]:
         value = vars(opt).get(name)
         found |= {str(path): f"--{name}" for path in (value if isinstance(value, list) else [value]) if path}
     for files in lists:
-        found |= {str(files.source): "a list", str(files.source.parent / "classes.txt"): "the class names"}
+        found |= {str(files.source): "a list", str(files.source.parent / "classes.txt"): "the names of a list"}
     return found
 
 

@@ -138,7 +138,7 @@ def read_classes(path: Path) -> list[str]:
     names = read_lines(path)
     check_class_names(path, names)
     if not names:
-        raise UserError(f"{path} names no class; expected one class name per line.")
+        raise UserError(f"{path} holds no name; expected one name per line.")
     return names
 
 
@@ -148,16 +148,17 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         count = counts[key_of(name)]
         if count > 1:
-            raise UserError(f"{count} classes are called {name!r}; classes.txt has each name once. Rename all but one.")
+            raise UserError(
+                f"The name {name!r} is there {count} times; classes.txt has each name once. Rename all but one."
+            )
         if name.splitlines() != [name] or not name.strip():
             raise UserError(
-                f"The class name {name!r} is blank or holds a line break; classes.txt has one name per line. "
-                "Rename the class."
+                f"The name {name!r} is blank or holds a line break; classes.txt has one name per line. Rename it."
             )
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise UserError(f"The class name {name!r} is not UTF-8; classes.txt is. Rename the class.") from None
+            raise UserError(f"The name {name!r} is not UTF-8; classes.txt is. Rename it.") from None
 
 
 def to_class_ids(labels: Sequence[str], names: Sequence[str], where: Callable[[int], str], origin: str) -> list[int]:
@@ -355,7 +356,7 @@ def _has_names(path: Path, names: Sequence[str]) -> bool:
         before = []
     if before != list(names):
         log.warning(
-            f"{path} named {len(before)} other classes before: "
+            f"{path} held {len(before)} other names before: "
             "checkpoints and lists with the old numbers do not fit the new ones."
         )
     return before == list(names)

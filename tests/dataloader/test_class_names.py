@@ -25,6 +25,7 @@ from network import get_model
 from network.loading import load_weights
 from options import after_evaluation, command, parse_eval, parse_submit, parse_train
 from tools import best_scale, embed, long_tail
+from training import resuming
 from utils import checkpoint
 from utils.classes import counted, describe_difference, match_names, names_agree
 from utils.errors import UserError
@@ -95,6 +96,19 @@ def test_submission_names_of_a_checkpoint_without_names_are_refused():
     assert session._labels(opt, Classes(2, ["dog", "cat"])) == "name"
     with pytest.raises(UserError, match="no names of its classes.*\n?.*Try: --labels number"):
         session._labels(opt, Classes(2))
+
+
+def test_submission_of_numbers_that_are_named_by_numbers_speaks_of_no_classes(said):
+    opt = parse_submit(["--load", "x.pt"])
+    assert session._labels(opt, Classes(2, ["5", "7"], task="regression")) == "number" and not said.text
+    assert session._labels(opt, Classes(2, ["5", "7"], task="multilabel")) == "name"
+    assert "The labels are named by other numbers than their own (label 0 is 5)" in said.text
+
+
+def test_resume_with_other_names_speaks_of_what_the_task_predicts():
+    data = {"class_names": ["width"], "task": "regression"}
+    with pytest.raises(UserError, match="other numbers than x/classes.txt .*number 0 is 'width' .*keeps the numbers"):
+        resuming.check_classes({"data": data}, "a.pt", ["height"], Path("x/train.txt"))
 
 
 def test_pseudo_labels_beside_other_class_names_are_refused(tmp_path):

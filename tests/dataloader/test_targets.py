@@ -1,5 +1,8 @@
 """Lists of labels and numbers: what a line may hold, and what becomes of it."""
 
+import dataclasses
+import logging
+
 import numpy as np
 import pytest
 
@@ -71,13 +74,27 @@ def test_align_labels_multilabel_renumbers_by_name(tmp_path):
     assert [aligned.targets.of(k).tolist() for k in range(2)] == [[1, 2], []] and aligned.targets.count == 3
 
 
-def test_align_labels_regression_reorders_columns_by_name(tmp_path):
+def test_align_labels_regression_reorders_columns_by_name(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    caplog.set_level(logging.INFO)
     train = read_list(
         write(tmp_path / "t", "train.txt", "a.jpg 1,2", "b.jpg 3,5", classes=("w", "h")), task="regression"
     )
     classes = find_classes(train, None, "regression")
     val = read_list(write(tmp_path / "v", "val.txt", "c.jpg 7,8", classes=("h", "w")), task="regression")
     assert align_labels(val, classes, "the checkpoint").targets.tolist() == [[8, 7]]
+    assert "has the numbers in another order than the checkpoint; they are matched by name (2 of 2" in caplog.text
+    other = read_list(write(tmp_path / "o", "val.txt", "c.jpg 7,8", classes=("h", "depth")), task="regression")
+    with pytest.raises(UserError, match="whose numbers are not those of the checkpoint: 1 of its 2 names"):
+        align_labels(other, classes, "the checkpoint")
+    align_labels(val, dataclasses.replace(classes, names=None), "the checkpoint")
+    assert "classes" not in "".join(caplog.messages).replace("classes.txt", "")
+
+
+def test_find_classes_multilabel_with_names_of_another_count_is_refused(tmp_path):
+    files = read_list(write(tmp_path, "a.txt", "a.jpg 0,1", classes=("x", "y", "z")), task="multilabel")
+    with pytest.raises(UserError, match="names 3 labels, --num_classes is 2.\nGive one line per label"):
+        find_classes(files, 2, "multilabel")
 
 
 def test_align_labels_label_out_of_range_is_refused_with_its_line(tmp_path):
@@ -109,7 +126,7 @@ def test_find_classes_number_that_float32_cannot_tell_apart_is_refused(tmp_path,
 @pytest.mark.parametrize("label", [1_000, 30_000_000])
 def test_find_classes_mistyped_label_is_no_thousand_labels(tmp_path, label):
     files = read_list(write(tmp_path, "a.txt", "a.jpg 1,2", f"b.jpg 2,{label}"), task="multilabel")
-    with pytest.raises(UserError, match=rf"line 2: the label is {label}, which makes {label + 1} classes for 2 image"):
+    with pytest.raises(UserError, match=rf"line 2: the label is {label}, which makes {label + 1} labels for 2 image"):
         find_classes(files, None, "multilabel")
     assert find_classes(files, label + 1, "multilabel").count == label + 1
 

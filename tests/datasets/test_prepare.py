@@ -204,12 +204,12 @@ def test_prepare_classes_file_sets_labels(make, tmp_path):
     made = make("folder", "photos", "--classes", "out/classes.txt", "--val", 0)
     # what is read is not replaced
     assert made.code == 0 and (tmp_path / "out/classes.txt").read_bytes().startswith(b"\xef")
-    assert "named 3 other classes before" in make("folder", "photos", "--val", 0).said
+    assert "held 3 other names before" in make("folder", "photos", "--val", 0).said
     for text, said in (
         ("a\nx\n", "'b'"),
         ("a\nb\na\n", "line 3 names 'a' again"),
         ("a\n\nb\n", "line 2 is blank"),
-        ("\n", "names no class"),
+        ("\n", "holds no name"),
     ):
         wrong(make("folder", "photos", "--classes", table(tmp_path, text, "c.txt"), out="out2"), said)
     wrong(make("folder", "photos", "--classes", "none.txt", out="out2"), "none.txt cannot be read")
@@ -667,7 +667,7 @@ def test_prepare_csv_labels_that_differ_in_unicode_form_are_one_class(make, tmp_
 
 def test_prepare_folders_that_differ_in_unicode_form_are_refused(make, tmp_path):
     photos_of(tmp_path, {NFC: 3, NFD: 3})
-    wrong(make("folder", "photos", "--val", 0), "2 classes are called", "Rename all but one")
+    wrong(make("folder", "photos", "--val", 0), "is there 2 times", "Rename all but one")
 
 
 def rows_with(notes):

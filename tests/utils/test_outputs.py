@@ -115,7 +115,7 @@ def test_submit_out_replaces_only_its_own_submissions(script, ready, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for out, part in (
         ("test.txt", "the same file as"),
-        ("classes.txt", "the class names"),
+        ("classes.txt", "the names of a list"),
         ("same.txt", "test.txt (a list)"),
         ("same.pt", "checkpoints/small/last.pt (--load)"),
         ("link.csv", "test_image_of_class_0_0.png (an image of the list)"),

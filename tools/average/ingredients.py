@@ -132,7 +132,8 @@ def check_fit(first: Ingredient, other: Ingredient) -> None:
     if difference:
         raise UserError(
             f"{first.path} and {other.path} cannot be averaged: they differ in {difference}.\n"
-            "Give checkpoints of one network, with the same classes and preprocessing. "
+            f"Give checkpoints of one network, with the same {noun(first.content['data'].get('task', 'single'))} and "
+            "preprocessing. "
             "To blend the predictions of different networks: eval.py --load A B"
         )
 

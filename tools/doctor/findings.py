@@ -44,7 +44,7 @@ PROBLEMS: dict[str, Problem] = {
         ERROR, "Labels without a name", "Add the names to classes.txt, or correct the labels."
     ),
     "class_name_unusable": Problem(
-        ERROR, "Blank or repeated class names", "Give one name per line of classes.txt, each once."
+        ERROR, "Blank or repeated names", "Give one name per line of classes.txt, each once."
     ),
     "conflicting_labels": Problem(WARNING, "Same bytes, different labels", "One of the two labels is wrong."),
     "near_conflict": Problem(
@@ -72,10 +72,12 @@ PROBLEMS: dict[str, Problem] = {
         WARNING, "Classes with a single training image", "Add images, or merge the class with another."
     ),
     "label_gap": Problem(
-        WARNING, "Labels that no list uses", "Number the classes from 0 without gaps, or expect idle outputs."
+        WARNING, "Labels that no list uses", "Number the labels from 0 without gaps, or expect idle outputs."
     ),
     "class_names": Problem(
-        WARNING, "classes.txt does not fit", "Write one line per class; line k, counted from 0, names class k."
+        WARNING,
+        "classes.txt does not fit",
+        "Write one name per line; line k, counted from 0, names class, label or number k.",
     ),
     "rare_label": Problem(
         WARNING, "Labels with few training images", "Add images; eval.py --fit_thresholds per_label leaves them out."
