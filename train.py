@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from training.start import RunStart
     from utils.batch import EvalBatch
 
-Score = Callable[[str], dict[str, float]]  # of the weights "raw", "ema" or "swa"
+Score = Callable[[str], dict[str, float]]  # "raw", "ema" or "swa" -> the scores with those weights
 
 
 def main(opt: Options, started: float = 0.0) -> None:
@@ -85,7 +85,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     run = TrainingRun(run_settings(opt), start, engine, facts)
     start.content = None  # its tensors are in the engine now
     val_loader = None
-    if lists.val is not None:  # by the training's kind of workers: a process must not begin beside threads that read
+    if lists.val is not None:  # its workers are of the same kind: a process must not start beside threads that read
         val_loader = dataloader.eval_loader(opt.replace(loader=train_loader.kind), lists.val, (model.preprocess(),))
     score = scorer(run, val_loader)
     with run.handle_signals():

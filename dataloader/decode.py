@@ -29,7 +29,7 @@ ScaleFn = Callable[[int, int], float]  # (height, width) of the upright image ->
 
 MAX_PIXELS = 178_956_970  # Pillow warns of a decompression bomb above; it refuses twice as many
 JPEG_EIGHTHS = (1, 2, 3, 4)  # libjpeg-turbo does not vectorise 5/8 to 7/8: they take longer than full size
-PNG_UNUSUAL_CHUNKS = (b"tRNS", b"eXIf", b"acTL")  # of an animation, OpenCV takes another frame than Pillow
+PNG_UNUSUAL_CHUNKS = (b"tRNS", b"eXIf", b"acTL")  # Transparency, orientation, animation: OpenCV and Pillow differ.
 PNG_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 PNG_ORIENTATION_KEYS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 EXIF_TRANSFORMS = {  # orientation: (rotation, then flip)

@@ -13,7 +13,7 @@ from evaluation.targets import TargetPredictions, label_sets
 from utils.errors import UserError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-END_SHARE = 1e-3  # of a temperature; nearer to an end of the range it is no minimum
+END_SHARE = 1e-3  # A temperature within this share of an end of the range is no minimum.
 MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 

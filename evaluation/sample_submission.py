@@ -31,7 +31,7 @@ from utils.errors import UserError
 from utils.logger import log
 from utils.task import has_probabilities
 
-MAX_PROBABILITIES = 1 << 28  # in memory: 1 GB as float32, and as much again while the batches are joined
+MAX_PROBABILITIES = 1 << 28  # 1 GB as float32, and as much again while the batches are joined.
 
 NOUNS = ("class", "classes")
 

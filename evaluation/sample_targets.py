@@ -23,7 +23,7 @@ from evaluation.sample_table import SampleTable
 from utils.classes import Classes
 from utils.errors import UserError
 
-JOINERS = (" ", ",", ";", "|", "/", "+", ", ", "; ")  # that are looked for between the labels of a cell
+JOINERS = (" ", ",", ";", "|", "/", "+", ", ", "; ")  # Texts that may stand between the labels of a cell.
 NO_LABEL = "-"  # a cell of a sample that may stand for no label; an empty one does too
 FLAG_WORDS = (("0", "1"), ("0.0", "1.0"), ("False", "True"), ("false", "true"))
 MAX_VALUES = 1000  # different ones, that are looked at

@@ -32,7 +32,7 @@ from utils.text import exact
 # What the row of an unreadable image holds, where it is not the commonest class.
 UNREADABLE = {"multilabel": "no label", "regression": "the mean of training"}
 
-MAX_LINES = 4  # of one path in a message
+MAX_LINES = 4  # A message names this many lines of one path.
 
 Row = tuple[str, Sequence[str | int]]  # an id, and the names or numbers of its classes
 

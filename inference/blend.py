@@ -19,8 +19,8 @@ from utils.logger import log
 from utils.task import has_probabilities
 
 GREEDY_ROUNDS = 50
-MIN_WEIGHT = 1e-6  # of a member in "optimal"; below, it is 0
-MAX_GAP = 0.01  # of the loss: what "optimal" may be above the minimum without a warning
+MIN_WEIGHT = 1e-6  # A smaller weight of "optimal" becomes 0.
+MAX_GAP = 0.01  # "optimal" warns if it ends further above the minimum, as a share of the loss.
 BLOCK_VALUES = 1 << 22  # probabilities that are blended together: 16 MB of each member
 
 

@@ -125,7 +125,7 @@ def _folds_of(path: str, sha256: str) -> dict[str, Any] | None:
     return content if all(isinstance(content.get(key), kind) for key, kind in REQUIRED.items()) else None
 
 
-Scores = dict[str, dict[str, float]]  # of each member and of the blend
+Scores = dict[str, dict[str, float]]  # {a member, or the blend: its scores by name}
 
 
 def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:

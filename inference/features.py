@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from inference.predictor import Predictor
 from network.heads import final_layer
 
-MAX_BYTES = 1 << 30  # of features in memory for the report: 2,048 numbers of 260,000 images
+MAX_BYTES = 1 << 30  # The report keeps this much in memory: 2,048 features of 260,000 images in float16.
 BLOCK_ROWS = 1 << 14  # compared at a time
 
 

@@ -17,7 +17,7 @@ from utils import distributed
 from utils.preprocess import Preprocess
 
 FOLDABLE = (nn.Conv2d, Conv2dSame)  # they use their weight as it is, while timm's StdConv2d standardises it
-RTOL = 1e-4  # of the largest logit: how much the logits of the folded network may differ
+RTOL = 1e-4  # Folding may change logits by this share of the largest.
 
 
 def optimize_for_inference(

@@ -29,7 +29,7 @@ from utils.run import get_device
 
 ImageLike = str | os.PathLike[str] | bytes | NDArray[np.uint8] | PIL.Image.Image
 KINDS = (str, os.PathLike, bytes, np.ndarray, PIL.Image.Image)
-MAX_NAMES = 10  # of unreadable images in a message
+MAX_NAMES = 10  # A message names this many unreadable images.
 
 
 def load(

@@ -40,19 +40,19 @@ class LoadedPredictor:
     """What `load_predictor` found. `paths`, `hashes` and `identities` are in the order of `predictor.weights`."""
 
     predictor: Predictor
-    data: dict[str, Any]  # of the first member: classes and preprocessing, as a checkpoint holds them
-    name: str  # for the folder of the results
+    data: dict[str, Any]  # the classes and preprocessing of the first member, as its checkpoint holds them
+    name: str  # names the folder of the results
     title: str  # the networks, for people
     paths: tuple[str, ...]  # the members' files, networks first
     hashes: tuple[str, ...]  # sha256 of each file
     identities: tuple[str, ...]  # sha256 of what decides each member's predictions
     saved: tuple[saved_probs.SavedProbs, ...]  # the files of probabilities among them
     datas: dict[str, dict[str, Any]]  # path of a checkpoint -> its `data`
-    tag: str = ""  # of the run of the only checkpoint; "": there are several
+    tag: str = ""  # the only checkpoint's run; "": there are several
     history: list[dict[str, Any]] = field(default_factory=list)  # its scores per epoch
     points: list[Row] = field(default_factory=list)  # its points by step, as in steps.csv
-    metric: str = "top1"  # by which the first member's best epoch was chosen
-    thresholds: list[float] | None = None  # of each label, from --threshold or the only member; None: 0.5
+    metric: str = "top1"  # the one that chose the first member's best epoch
+    thresholds: list[float] | None = None  # one per label, from --threshold or the only member; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
     seen: tuple[Seen, ...] = ()  # the lists that each member has learned from, in the order of `paths`
 

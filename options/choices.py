@@ -75,7 +75,7 @@ TASK_METRICS = {
     "ordinal": ("qwk", "mae", *SINGLE_METRICS),
 }
 METRICS = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name in names))  # of --metric
-LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # of METRICS
+LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # The other METRICS are better when higher.
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 TASK_BLENDS = {
     "single": BLENDS,

@@ -25,7 +25,7 @@ TIMES_ADAMW = {"lion": 0.3, "lamb": 3.0}  # learning rates of these optimizers, 
 # images x features x classes are so few that the fit takes seconds.
 MAX_FITTED_IMAGES, MIN_FITTED_PER_CLASS, MAX_FITTED_PER_CLASS = 10_000, 2, 200
 MAX_FITTED_VALUES = 1_000_000_000
-FITTED_LR_FACTOR = 0.3  # where the classifier is fitted already
+FITTED_LR_FACTOR = 0.3  # A run whose classifier is fitted already multiplies its learning rate by this.
 WARMUP, MAX_WARMUP_EPOCHS = 0.1, 5.0
 MIN_AUGMENTED_EPOCHS, FULLY_AUGMENTED_EPOCHS = 3, 20  # below the first no augmentation, from the second on all of it
 CHAIN = {  # derived flags of --transform resize: (value at no strength, value at full strength)

@@ -15,8 +15,8 @@ from utils.batch import Batch
 from utils.logger import log
 
 GRAIN = 8  # images; GPUs like multiples of it
-FREE_SHARE = 0.1  # of the GPU's memory that stays free: cuDNN's choice of algorithms, and fragments, vary between runs
-MAX_IMAGES = 1024  # per process; few recipes gain from more
+FREE_SHARE = 0.1  # This share of GPU memory stays free: cuDNN's algorithms and fragmentation vary between runs.
+MAX_IMAGES = 1024  # Images per process; few recipes gain from more.
 
 
 def find_batch(fits: Callable[[int], bool], limit: int) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.logger import log
 
-DERIVED = (".norm.pt", ".prior.pt")  # of tools.long_tail, which names them after the checkpoint that they are made of
+DERIVED = (".norm.pt", ".prior.pt")  # What tools.long_tail adds to the name of a checkpoint.
 WRITTEN = re.compile(r"(\d+_.+|(last|best)(\.norm|\.prior)?)\.pt")
 MAX_NAMED = 6  # checkpoints, in a message
 RECORDS = ("metrics.csv", "steps.csv", "curves.png", "confusion.png", "first_batch.png", "bad_images.csv")

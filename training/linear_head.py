@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-DECAYS = (1.0, 0.1, 0.01, 0.001)  # of the mean loss, times half the squared weights of standardised features
-SHRINKAGES = (0.5, 0.1, 0.01)  # of the covariance towards a multiple of the identity
+# L2 strengths: each, times half the squared weights of standardised features, is added to the mean loss.
+DECAYS = (1.0, 0.1, 0.01, 0.001)
+SHRINKAGES = (0.5, 0.1, 0.01)  # The covariance shrinks this far towards a multiple of the identity.
 MAX_LOGISTIC = 10_000_000_000  # images x features x classes: a pass over them takes about half a second on two cores
-MAX_ITERATIONS = 200  # of L-BFGS per strength; the stronger ones come first and start the next
+MAX_ITERATIONS = 200  # L-BFGS stops after these. Stronger decays come first, and each starts the next.
 MIN_THREADED = (
     200_000_000  # images x features x classes: below, threads of BLAS wait for each other longer than they work
 )

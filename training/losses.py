@@ -22,7 +22,7 @@ from utils.errors import UserError, unknown_name
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss per sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
 MAX_TORCH_LOGITS = 1 << 19  # batch * classes; up to here torch's cross entropy is faster on a CPU: see dev/LOG.md
-MAX_GPU_BYTES = 1 << 30  # of logits on another device: up to here memory is cheap there, and each kernel costs a launch
+MAX_GPU_BYTES = 1 << 30  # The same on a GPU, in bytes of logits: memory is cheap there, and each kernel costs a launch.
 NUM_CHUNKS = 20  # each temporary is of one chunk of the logits
 FP16_GRAD_SCALE = 1024  # a gradient in fp16 is kept larger by this: probabilities below 6e-8 would be lost
 

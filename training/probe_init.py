@@ -11,7 +11,7 @@ from utils.classes import Classes, describe_difference, match_names
 from utils.errors import UserError
 from utils.logger import log
 
-PARTS = {"probe", "model", "opt", "data"}  # of a checkpoint of tools.probe
+PARTS = {"probe", "model", "opt", "data"}  # The keys of a checkpoint of tools.probe.
 
 
 def check_probe(content: dict[str, Any], source: str, wanted: Mapping[str, Any], classes: Classes) -> None:

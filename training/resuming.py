@@ -11,7 +11,7 @@ from utils.errors import MachineFault, UserError
 from utils.files import atomic_write, link_over
 from utils.logger import log
 
-CACHE_FILES = "images-*.sqlite"  # as dataloader.stores names them
+CACHE_FILES = "images-*.sqlite"  # The names are those of dataloader.stores.
 NO_CHECKPOINT_MARKER = ".nothing_saved_yet"
 
 

@@ -41,9 +41,9 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 
-FIT_SAMPLE_IMAGES = 50_000  # that --fit_head fits a classifier to, where there are more
-TRIAL_STEPS = 1000  # per epoch, for the schedule of a trial; any number does
-NOT_SAVED = ("given", "config", "overwrite")  # of the options: how they were given
+FIT_SAMPLE_IMAGES = 50_000  # --fit_head samples a longer list to this many.
+TRIAL_STEPS = 1000  # Batches per epoch of a trial; its schedule needs a number, and any does.
+NOT_SAVED = ("given", "config", "overwrite")  # These say how the run was started, not what it is.
 
 
 def build_engine(

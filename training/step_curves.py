@@ -9,7 +9,7 @@ from torch import Tensor
 from utils import distributed
 
 MAX_POINTS = 2000
-NUM_SUMS = 6  # of losses, how many; of gradient norms, how many; of top-1, how many
+NUM_SUMS = 6  # The sum and the count of losses, of gradient norms, and of top-1.
 
 
 class StepCurves:

@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 
-ALWAYS_TOLERATED = 10  # in any list, however short
+ALWAYS_TOLERATED = 10  # This many are tolerated in any list, however short.
 
 
 class UnreadableImages:

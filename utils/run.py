@@ -35,8 +35,8 @@ SPIN_COUNT = (
 )
 GPU_FILES = "/dev/nvidia[0-9]*"
 DEBUG_BATCHES = 3  # batches per epoch with --debug
-LOADER_THREADS = "loader"  # how the names of the threads that load images begin
-MAX_JOIN_SECONDS = 10.0  # that a thread has to end the batch which it is loading
+LOADER_THREADS = "loader"  # The names of the threads that load images begin with this.
+MAX_JOIN_SECONDS = 10.0  # A thread has this long to finish the batch that it is loading.
 WRITE_FLAGS = "--checkpoint_dir, --log_dir, --result_dir"
 
 
