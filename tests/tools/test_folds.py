@@ -217,6 +217,29 @@ def test_folds_of_another_plan_are_refused(done, photo_set, tmp_path, monkeypatc
     assert (folder / "results/a/oof.npz").is_file()
 
 
+def test_folds_of_other_class_names_are_refused(done, photo_set, tmp_path, monkeypatch, capfd):
+    """They continued: oof.npz had the new names, and the networks the old ones."""
+    copy_of(done, tmp_path, monkeypatch)
+    monkeypatch.setattr(training, "launch", lambda *_: pytest.fail("it trains"))
+    edited, path = tmp_path / "edited", Path("results/a/folds/plan.json")
+    shutil.copytree(photo_set, edited)
+    names = (edited / "classes.txt").read_text().split()
+    for text, said in (
+        ("\n".join(names[::-1]), f"class 0 is {names[0]!r} there and {names[-1]!r} in classes.txt"),
+        ("", "classes.txt names no classes now"),
+    ):
+        (edited / "classes.txt").write_text(text) if text else (edited / "classes.txt").unlink()
+        plan = json.loads(path.read_text())
+        path.write_text(json.dumps(plan | {"options": plan["options"] | {"data_root": str(edited)}}))
+        before = path.read_bytes()
+        assert folds(edited, "a", "--folds", 3) == 2
+        assert said in capfd.readouterr().err and path.read_bytes() == before
+    plan = json.loads(path.read_text())
+    del plan["classes"]  # as an earlier version wrote it
+    path.write_text(json.dumps(plan))
+    assert folds(edited, "a", "--folds", 3) == 0
+
+
 def test_folds_refuse_runs_of_another_origin_and_overwrite_deletes_them(done, photo_set, tmp_path, monkeypatch, capfd):
     folder = copy_of(done, tmp_path, monkeypatch)
     shutil.rmtree("results/a")

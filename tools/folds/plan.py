@@ -22,7 +22,7 @@ from tools.folds.draw import list_paths, write_lists
 from tools.same_training import deciding_options, differing_options, shown
 from training.earlier import holds_run, remove_earlier
 from utils import run_lock
-from utils.classes import Classes
+from utils.classes import Classes, describe_difference, names_agree
 from utils.errors import UserError
 from utils.files import write_json
 from utils.logger import log
@@ -133,6 +133,7 @@ def _content(run: FoldsRun) -> dict[str, Any]:
         "folds": run.opt.folds,
         "list": run.files.content_hash(),
         "drawn": drawn,
+        "classes": run.classes.names,
         "processes": run.opt.processes,
         "checkpoint_dir": run.train.checkpoint_dir,
         "options": deciding_options(run.train),
@@ -164,6 +165,8 @@ def _differences(known: dict[str, Any], content: dict[str, Any]) -> list[str]:
         found.append("the training list has other images, paths or labels")
     elif _moved(known, content, "drawn") and not _moved(known, content, "folds"):
         found.append("the images are in other folds (--seed, the groups, or the version of scikit-learn)")
+    if not _moved(known, content, "list") and (renamed := _renamed(known, content)):
+        found.append(renamed)
     before = known.get("options")
     before = before if isinstance(before, dict) else {}
     return found + differing_options(before, content["options"])
@@ -171,6 +174,16 @@ def _differences(known: dict[str, Any], content: dict[str, Any]) -> list[str]:
 
 def _moved(known: dict[str, Any], content: dict[str, Any], name: str) -> bool:
     return bool(known.get(name) != content[name])
+
+
+def _renamed(known: dict[str, Any], content: dict[str, Any]) -> str:
+    """Return in words how the class names of the plan `content` differ from those of the `known` one; "" if not."""
+    before, now = known.get("classes", content["classes"]), content["classes"]  # plans of earlier versions have none
+    if bool(before) != bool(now):
+        return "classes.txt names the classes now" if now else "classes.txt names no classes now"
+    if names_agree(before, now):
+        return ""
+    return f"the classes have other names, or another order: {describe_difference(before, now, 'classes.txt')}"
 
 
 def _refuse_earlier(run: FoldsRun) -> None:
