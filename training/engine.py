@@ -206,8 +206,8 @@ class Engine:
     def settle(self) -> None:
         """Update the averages after the last step; if it was skipped, count and explain it.
 
-        By the end of the next step the device has decided long ago, so nothing waits. `net`, `state_dict` and
-        `end_epoch` settle first, since they need the present state.
+        By the end of the next step the outcome has arrived on the host, so reading it does not wait. `net`,
+        `state_dict` and `end_epoch` settle first, since they need the present state.
 
         Raises:
             Diverged: --max_nan steps in a row were skipped.

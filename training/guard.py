@@ -89,7 +89,8 @@ class NonFiniteGuard:
     def record_skip(self) -> Skip:
         """Count the skipped step; return what it asks for. The first in a row is explained, and the last allowed one.
 
-        fp16 finds its scale by trying one that is too large, and such a step does not count.
+        The scaler of fp16 starts with a scale that is too large. The steps that it skips to find the right one do not
+        count.
         """
         scale = self._seen.read()[1]
         if scale > 1:
