@@ -37,8 +37,13 @@ def _geometric(each: Tensor, weights: Tensor) -> Tensor:
 
 
 def _rank(each: Tensor, weights: Tensor) -> Tensor:
-    """Return the weighted mean of 1 / rank of a class within its row, scaled to sum to 1: an order, no probability."""
-    rank = each.argsort(dim=2, descending=True).argsort(dim=2) + 1
+    """Return the weighted mean of 1 / rank of a class within its row, scaled to sum to 1: an order, no probability.
+
+    Equal classes share the mean of their ranks, however they are numbered.
+    """
+    falling, rising = (one.argsort(dim=2, stable=True).argsort(dim=2) for one in (-each, each))
+    # both count the equal classes before a class; one adds those above it, the other those below
+    rank = (each.shape[2] + 1 + falling - rising) / 2
     score = (weights / rank).sum(dim=0)
     return score / score.sum(dim=1, keepdim=True)
 

@@ -35,6 +35,21 @@ def held(label, each):
     return blend.Candidates(*(one.numpy() for one in blend.candidates(torch.from_numpy(each), torch.from_numpy(label))))
 
 
+def test_rank_of_equal_classes_does_not_depend_on_their_numbers():
+    """Classes without votes of neighbours (knn.npz) are all 0: the one with the lower number was ranked higher."""
+    rng = np.random.default_rng(0)
+    each, weights = rng.integers(3, size=(2, 20, 40)).astype(np.float32), np.array([0.7, 0.3], np.float32)
+    above, equal = ((op(each[..., None, :], each[..., :, None])).sum(axis=-1) for op in (np.greater, np.equal))
+    score = np.einsum("mbc,m->bc", 1 / (above + (equal + 1) / 2), weights)
+    order = rng.permutation(40)
+    found, renumbered = (
+        blend.combine(torch.from_numpy(one), torch.from_numpy(weights), "rank").numpy()
+        for one in (each, each[..., order])
+    )
+    assert found == pytest.approx(score / score.sum(axis=1, keepdims=True), rel=1e-5)
+    assert renumbered == pytest.approx(found[:, order], rel=1e-6)
+
+
 def test_combine_of_each_kind_equals_its_formula():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(3, 5, 6)) * 3

@@ -94,6 +94,19 @@ def test_compare_prints_table_options_and_checkpoints(two, capsys):
     assert "warning" not in out
 
 
+def test_compare_by_another_metric_says_which_epoch_the_best_checkpoint_is(two, capsys):
+    """The table said "best top1, epoch 2", and beside it stood a best.pt of another epoch."""
+    for metric, note in (("top1", ""), ("log_loss", " (epoch 3, the best log_loss)")):
+        tag = f"by_{metric}"
+        table = write_run(two, tag, metric=metric) / "metrics.csv"
+        table.write_text(table.read_text().replace("val_loss", "val_log_loss"))
+        folder = two / "checkpoints" / tag
+        folder.mkdir()
+        (folder / "best.pt").touch()
+        assert f"  {tag}: checkpoints/{tag}/best.pt{note}\n" in compare(capsys, tag, "--metric", "top1")[1] + "\n"
+        assert f"checkpoints/{tag}/best.pt{note}<" in (two / "results/compare.html").read_text()
+
+
 def test_compare_sort_and_tags_choose_the_rows(two, capsys):
     write_run(two, "third", top1=(0.1,))
 

@@ -91,7 +91,7 @@ def compare(opt: argparse.Namespace) -> None:
     runs = in_order(runs, opt.sort, metric)
     log.info("\n".join(table(runs, metric, shutil.get_terminal_size(fallback=(PIPE_COLUMNS, 24)).columns)))
     log.info("\n" + "\n".join(describe_options(runs)))
-    log.info("\nCheckpoints:\n" + "\n".join(f"  {run.tag}: {run.where}" for run in runs))
+    log.info("\nCheckpoints:\n" + "\n".join(f"  {run.tag}: {run.where(metric)}" for run in runs))
     if others:
         log.info(f"\nNo records of train.py, so left out: {', '.join(f'{logs / name}/' for name in others)}")
     for run in runs:

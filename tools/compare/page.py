@@ -89,7 +89,7 @@ def _row(run: Run, names: Sequence[str], metric: str) -> dict[str, Any]:
         "time": run.time_text,
         "speed": run.images_per_second,
         "options": [shorten(option_text(run.compared, name), MAX_VALUE_CHARACTERS) for name in names],
-        "where": run.where,
+        "where": run.where(metric),
         "notes": run.notes,
     }
 

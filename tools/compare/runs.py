@@ -114,11 +114,6 @@ class Run:
         return f"{self.seconds / 60:.1f} min" if self.seconds < 6000 else f"{self.seconds / 3600:.1f} h"
 
     @property
-    def where(self) -> str:
-        """Return the path of the checkpoint, or that there is none."""
-        return self.checkpoint or f"none in {self.looked_in}/"
-
-    @property
     def images_per_second(self) -> float | None:
         """Return the speed of training over all epochs, which have as many images each; None if unknown."""
         speeds = [row["images_per_second"] for row in self.history if row.get("images_per_second", 0) > 0]
@@ -128,6 +123,18 @@ class Run:
         """Return the best validation score by a metric of --metric, and its epoch (the first of equals), or None."""
         row = best_row(self.history, metric)
         return None if row is None else (row[f"val_{metric}"], int(row["epoch"]))
+
+    def where(self, metric: str) -> str:
+        """Return the path of the checkpoint, or that there is none.
+
+        Of a best.pt that was chosen by the run's own metric, also its epoch, if the best one by `metric` is another.
+        """
+        if not self.checkpoint:
+            return f"none in {self.looked_in}/"
+        own, shown = self.best(self.metric), self.best(metric)
+        if Path(self.checkpoint).name != "best.pt" or own is None or (shown is not None and own[1] == shown[1]):
+            return self.checkpoint
+        return f"{self.checkpoint} (epoch {own[1]}, the best {self.metric})"
 
     def last(self, column: str) -> float | None:
         """Return the newest value of a column of metrics.csv; None without one."""
