@@ -16,7 +16,7 @@ from utils.errors import UserError, unknown_name
 from utils.logger import log
 
 Schedule = Callable[[int], float]
-UNLIMITED = 1_000_000_000  # epochs
+UNLIMITED_EPOCHS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,14 @@ def find_table(name: str) -> Table | None:
 
 
 def run_length(name: str, epochs: int, given: bool, timed: bool = False) -> int:
-    """Return the number of epochs of a run: the table's, or else `epochs`; UNLIMITED if the run is `timed` (--hours).
+    """Return the number of epochs of a run: the table's, or else `epochs`.
 
-    A warning is logged if the user gave a number (`given`) and the table has another.
+    It is UNLIMITED_EPOCHS if the run is `timed` (--hours). A warning is logged if the user gave a number (`given`) and
+    the table has another.
     """
     table = find_table(name)
     if timed:
-        return UNLIMITED
+        return UNLIMITED_EPOCHS
     if table is None:
         return epochs
     if given and table.epochs != epochs:

@@ -132,6 +132,21 @@ def test_seen_lists_of_an_average_are_those_of_all_that_it_is_made_of(lists, pho
     assert seen("refreshed.pt", lists) == ([12] * 3, set()), "batch norm was recomputed with images of the third"
 
 
+def test_greedy_average_warns_of_the_networks_that_know_the_list(lists, photo_set, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    load = []
+    for k in (0, 2):
+        known = [entry(lists[k].source, lists[k].fingerprint())]
+        load.append(make(tmp_path / f"{k}.pt", photo_set, k / 100, data={"seen": known}))
+    words = [*ON_CPU, "--precision", "fp32", "-b", "6", "--bn_images", "0", "--val_list", str(lists[0].source)]
+    for how, warns in (("greedy", True), ("uniform", False)):
+        capfd.readouterr()
+        assert average.main([*words, "--how", how, "--load", *load, "--out", f"{how}.pt"]) == 0
+        shown = "".join(capfd.readouterr())
+        assert (f"{load[0]} was trained on 12 of the 12 images of {lists[0].source}" in shown) == warns
+        assert ("nor does the choice of --how greedy" in shown) == warns and f"{load[1]} was trained" not in shown
+
+
 def test_seen_lists_of_a_greedy_average_are_those_of_the_networks_in_it(lists, photo_set):
     parts = [
         {"data": {"train_list": one.fingerprint(), "lists": {"train": str(one.source)}, "class_images": None}}

@@ -157,6 +157,18 @@ def test_best_scale_counts_an_image_of_several_lines_once():
     assert (row["gained"], row["lost"], row["p"]) == (1, 1, 1)
 
 
+def test_best_scale_of_images_that_the_network_was_trained_on_warns(skewed, photo_set, tmp_path, capfd):
+    for name, warns in (("val", False), ("train", True)):
+        capfd.readouterr()
+        path = photo_set / f"{name}.txt"
+        words = ["--load", skewed, "--list", path, "--out", tmp_path / "out", *"--scales 32 --gpu -1 -w 0".split()]
+        assert best_scale.main(list(map(str, words))) == 0
+        count = len(path.read_text().splitlines())
+        shown = "".join(capfd.readouterr())
+        assert (f"--load {skewed} was trained on {count} of the {count} images of {path}" in shown) == warns
+        assert ("nor does the best size" in shown) == warns
+
+
 def test_best_scale_scores_equal_eval(skewed, script, photo_set, tmp_path, capfd):
     words = ["--load", skewed, "--list", photo_set / "val.txt", "--out", tmp_path / "out"]
     words += "--scales 24 48 --gpu -1 -w 0".split()
