@@ -52,7 +52,7 @@ def main(opt: argparse.Namespace) -> None:
     metric = opt.metric or run.loaded.metric
     folder = Path(opt.result_dir) / opt.tag / run.loaded.name
     other = None
-    with distributed.together():
+    with distributed.share_errors():
         if distributed.is_main():
             results.keep_folds(folder, asked)
             check(results.planned(folder, opt), inputs(opt, files))

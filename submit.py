@@ -49,7 +49,7 @@ def main(opt: argparse.Namespace) -> None:
     opt = run.opt  # the flags with what --ensemble says
     name = f"submission{'_debug' if opt.debug else ''}.{opt.format}"  # a few rows must not replace a submission
     out = Path(opt.out) if opt.out else Path(opt.result_dir) / opt.tag / name
-    with distributed.together():
+    with distributed.share_errors():
         submission.check_top_k(opt, run.classes)
         if opt.pseudo_label is not None:
             check_numbering(out.parent, run.classes, pseudo=True, numbers=True)
@@ -120,9 +120,9 @@ def predict_images(opt: argparse.Namespace) -> None:
 
     start_logging(to_stderr=True)
     seed_everything(opt.seed, opt.deterministic)
-    if distributed.world_size() > 1:  # they meet first, so that one of them prints a mistake
+    if distributed.world_size() > 1:  # before a mistake, which one process prints for all
         distributed.init(get_device(opt.gpu), distributed.PREDICTION_TIMEOUT)
-    with distributed.together():
+    with distributed.share_errors():
         if STANDARD_INPUT in opt.images:
             distributed.refuse_several_processes("Names from standard input")
         lines = sys.stdin.buffer.read() if STANDARD_INPUT in opt.images else b""

@@ -51,7 +51,8 @@ def main(opt: Options, started: float = 0.0) -> None:
     # ---------------------------------------------------------------------------------------- where to begin
     start_logging()
     device = get_device(opt.gpu)
-    start = RunStart.begin(opt, restarted=distributed.init(device), watch=watch)
+    distributed.init(device)
+    start = RunStart.begin(opt, restarted=distributed.was_restarted(), watch=watch)
     opt = start.opt
     if start.is_complete():
         start.link_last_epoch()

@@ -110,7 +110,7 @@ def warn_changed(files: FileList, name: str, known: Mapping[str, Mapping[str, An
         name: "train" or "val", which list it is.
         known: {path of a checkpoint: its `data`}; earlier versions recorded less, and are not compared.
     """
-    if distributed.rank():  # the main process alone warns
+    if not distributed.is_main():  # the main process alone warns
         return
     changed = []
     for path, data in known.items():
@@ -134,7 +134,7 @@ def warn_changed(files: FileList, name: str, known: Mapping[str, Mapping[str, An
 
 def warn_repeated(files: FileList) -> None:
     """Warn where several lines of a labelled list name one image: it counts once per line, perhaps with two labels."""
-    if distributed.rank():  # the main process alone warns
+    if not distributed.is_main():  # the main process alone warns
         return
     again, first = repeated_images(files)
     if not len(again):
@@ -184,7 +184,7 @@ def repeated_images(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 def warn_shared(train: FileList, val: FileList) -> None:
     """Warn where an image is in both lists: a score on training images says nothing."""
-    if distributed.rank():  # the main process alone warns
+    if not distributed.is_main():  # the main process alone warns
         return
     shared = shared_images(train, val)
     if len(shared):

@@ -145,7 +145,7 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
     """
     opt, predictor, classes, loader = run.opt, run.predictor, run.classes, run.batches()
     if opt.blend == "greedy":
-        with distributed.together():
+        with distributed.share_errors():
             check_decides(metric, classes.count, "the weights of --blend greedy")
     shape = len(predictor.weights), len(run.files), classes.count
     size = 4 * math.prod(shape)
@@ -153,7 +153,7 @@ def fit_ensemble(run: Inference, metric: str) -> tuple[Predictor, Scores]:
     title = f"members for --blend {opt.blend}"
     found: _Found | None
     if not has_probabilities(classes.task):
-        with distributed.together():
+        with distributed.share_errors():
             if kept is None:
                 raise UserError(
                     f"--blend {opt.blend} needs all predictions of all members in memory, {size / 1e9:.1f} GB; "

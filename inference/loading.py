@@ -120,7 +120,7 @@ def load_predictor(
 
     Raises:
         UserError: a checkpoint is missing, damaged, or of another model; their classes differ; a flag does not fit
-            their task; a member of the ensemble has changed; or torchrun started several processes that have not met.
+            their task; a member of the ensemble has changed; or torchrun started several processes that share no group.
     """
     distributed.require_single_process("This command and `inference.load`")
     pairs = list(zip(opt.load, opt.weights or [1.0] * len(opt.load), strict=True))

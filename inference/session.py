@@ -67,8 +67,8 @@ def open_inference(
 ) -> Inference:
     """Load the members of --load or --ensemble, open the list, and check that they fit each other.
 
-    With `shared`, the processes that torchrun started meet here, and share the batches from here on. All of them call
-    it, and an error of one is an error of all.
+    With `shared`, the processes that torchrun started join a group here, and share the batches from here on. All of
+    them call it, and an error of one is an error of all.
 
     Args:
         opt: flags of eval.py or submit.py.
@@ -86,13 +86,13 @@ def open_inference(
     if not shared or distributed.world_size() == 1:
         return _open(opt, device, images, match_classes, tasks)
     distributed.init(device, distributed.PREDICTION_TIMEOUT)
-    with distributed.together():
+    with distributed.share_errors():
         distributed.per_process_batch(opt.batch_size)
         run = _open(opt, device, images, match_classes, tasks)
     more = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
     more |= {f"precision of member {k}": str(one.model.dtype) for k, one in enumerate(run.predictor.members)}
     more["thresholds of the labels"] = str(run.loaded.thresholds)
-    with distributed.together():
+    with distributed.share_errors():
         check_alike(vars(run.opt), {**more, "the list": run.files.fingerprint()[:12]})
     log.info(f"{distributed.world_size()} processes share the batches.")
     return run

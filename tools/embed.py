@@ -161,7 +161,7 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
 
     run = open_checkpoint(opt, files, match_classes=False, shared=True)
     features = Features(run.predictor, len(files), np.float32)
-    with distributed.together():
+    with distributed.share_errors():
         if features.head is None:
             raise UserError(
                 f"{opt.load}: its classifier is not a single layer; "

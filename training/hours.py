@@ -131,7 +131,7 @@ class TimedLength(RunLength):
 
         With several processes the reading is that of the first one at the step before: no process waits.
         """
-        reading = self.clock.exchange(0 if distributed.rank() else round(self._seconds() * MICROSECONDS))
+        reading = self.clock.exchange(round(self._seconds() * MICROSECONDS) if distributed.is_main() else 0)
         if reading is None:
             return False
         now = max(self.at, reading / MICROSECONDS)

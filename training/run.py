@@ -115,7 +115,7 @@ class TrainingRun:
         self.length.begin(start.watch, images, lists.val_images * len(engine.available_weights()))
         self.tracker: EpochTracker | None = None
         self.recorder: RunRecorder | None = None
-        if distributed.rank() == 0:
+        if distributed.is_main():
             self.recorder = self._open_records()
             lists.warn_known(self.source, before)
             if teacher is not None:

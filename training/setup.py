@@ -146,7 +146,7 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
     world = distributed.world_size()
     limit = min(MAX_IMAGES, images // world)
     found = largest_trial_batch(functools.partial(_trial_engine, opt, device, classes), device, limit)
-    batch = world * -distributed.all_reduce_max(-(found or 2))  # where not even 2 fit, the first step says what to do
+    batch = world * distributed.all_reduce_min(found or 2)  # where not even 2 fit, the first step says what to do
     chosen = opt.preset == "auto" and "lr" not in opt.given
     rate = "--lr follows from it." if chosen else f"--lr stays {opt.lr:g}: check that it suits this batch."
     log.info(

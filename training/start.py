@@ -104,7 +104,7 @@ class RunStart:
         state = RunState(metric=opt.metric)
         if content is not None and opt.resume:
             state.load_state_dict(content)
-        if distributed.rank() == 0:
+        if distributed.is_main():
             for left in checkpoints.glob(".*.tmp"):  # of a run that was killed while it saved
                 left.unlink(missing_ok=True)
         return cls(opt, content, source, state, watch)
@@ -166,7 +166,7 @@ class RunStart:
     def link_last_epoch(self) -> None:
         """Give the last checkpoint of a complete run its other names, if the run was killed before it had them."""
         folder, state = Path(self.opt.checkpoint_dir) / self.opt.tag, self.state
-        if distributed.rank() != 0 or state.within is not None or self.source != str(folder / "last.pt"):
+        if not distributed.is_main() or state.within is not None or self.source != str(folder / "last.pt"):
             return
         epoch = state.epochs_done
         names = epoch_names(self.resumed_content["model"], epoch, state.is_best(epoch), numbered=True)

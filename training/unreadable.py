@@ -60,7 +60,7 @@ class UnreadableImages:
             log.warning(f"{len(self.named)} images could not be read in training; they are named in {self.path}.")
 
     def _write(self) -> None:
-        if distributed.rank():
+        if not distributed.is_main():
             return
         with atomic_write(self.path, "w") as file:
             writer = tables.writer(file)

@@ -30,7 +30,8 @@ GLOO_LOST = ("closed by peer", "reset by peer", "broken pipe")  # in gloo's erro
 GLOO_LATE = "timed out"  # in gloo's errors, after the timeout of `init`
 
 _stores: "list[torch.distributed.Store]" = []  # torchrun's store, once `init` has opened it
-_has_met = False  # whether `init` has started the process group; a caller's own group shares no work with us
+_restarted = False  # what `was_restarted` returns
+_has_joined = False  # whether `init` has started the process group; a caller's own group shares no work with us
 
 
 def rank() -> int:
@@ -58,45 +59,48 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def init(device: "torch.device", timeout: timedelta | None = None) -> bool:
-    """Start the process group: gloo, and nccl as well where `device` is a GPU.
+def init(device: "torch.device", timeout: timedelta | None = None) -> None:
+    """Join the process group: gloo, and nccl as well where `device` is a GPU.
 
     torchrun keeps its store over a restart, with the addresses of processes that have ended. The processes of one start
-    therefore agree on a name first, and meet under it. `mark_begun` leaves the note that tells a restart from a first
-    start. torchrun's own count of restarts differs between machines, and includes a start that was refused.
-    A single process under torchrun joins no group, but torchrun may restart it as well.
+    therefore agree on a name first, and form their group under it. `was_restarted` then tells a restart from a first
+    start, by the note that `mark_begun` leaves. torchrun's own count of restarts differs between machines, and includes
+    a start that was refused. A single process under torchrun joins no group, but torchrun may restart it as well.
 
     Args:
         device: the device of this process.
         timeout: how long a process waits for another; None: torch's own limit, 30 minutes.
-
-    Returns:
-        Whether torchrun has started this run before.
     """
+    global _restarted, _has_joined
+    _restarted = False
     if not _has_agent():
-        return False
+        return
     from torch import distributed
 
     if distributed.is_initialized():
-        return False
+        return
     store = next(distributed.rendezvous("env://"))[0]
     _stores.append(store)
-    restarted = store.check([BEGUN_KEY]) if rank() == 0 else False
+    _restarted = is_main() and bool(store.check([BEGUN_KEY]))
     if world_size() == 1:
-        return bool(restarted)
+        return
     name = _rendezvous_name(store)
     # Objects and flags travel by gloo, which does not hold up the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     named_store = distributed.PrefixStore(name, store)
     distributed.init_process_group(backend, timeout=timeout, store=named_store, rank=rank(), world_size=world_size())
-    global _has_met
-    _has_met = True
-    return bool(broadcast_from_main(lambda: restarted))
+    _has_joined = True
+    _restarted = broadcast_from_main(lambda: _restarted)
+
+
+def was_restarted() -> bool:
+    """Return whether torchrun has started this run before; `init` finds it out."""
+    return _restarted
 
 
 def mark_begun() -> None:
     """Note in torchrun's store that the run has begun: every later start is a restart of it."""
-    if _stores and rank() == 0:
+    if _stores and is_main():
         _stores[-1].set(BEGUN_KEY, "")
 
 
@@ -115,7 +119,7 @@ def _rendezvous_name(store: "torch.distributed.Store") -> str:
     from torch import distributed
 
     own_id = uuid.uuid4().hex
-    if rank() == 0:
+    if is_main():
         store.set(START_KEY, own_id)
         for other in range(1, world_size()):
             answer = f"{own_id}/{other}"  # holds the id of the process that has this rank now
@@ -135,16 +139,16 @@ def _rendezvous_name(store: "torch.distributed.Store") -> str:
 
 
 def require_single_process(what: str) -> None:
-    """Raise UserError if torchrun started several processes that have not met by `init`.
+    """Raise UserError if torchrun started several processes that have not joined a group by `init`.
 
     Each would do all of the work and write the same files.
     """
-    if world_size() > 1 and not _have_met():
+    if world_size() > 1 and not _has_group():
         refuse_several_processes(what)
 
 
 def refuse_several_processes(what: str) -> None:
-    """Raise UserError if torchrun started several processes, whether they have met or not."""
+    """Raise UserError if torchrun started several processes, whether they share a group or not."""
     if world_size() > 1:
         raise UserError(
             f"{what} run in one process, but torchrun started {world_size()}.\n"
@@ -152,11 +156,11 @@ def refuse_several_processes(what: str) -> None:
         )
 
 
-def _have_met() -> bool:
+def _has_group() -> bool:
     """Return whether this process has joined the group of `init`."""
     from torch import distributed
 
-    return _has_met and distributed.is_initialized()
+    return _has_joined and distributed.is_initialized()
 
 
 def shutdown() -> None:
@@ -170,8 +174,8 @@ def shutdown() -> None:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
-            global _has_met
-            _has_met = False
+            global _has_joined
+            _has_joined = False
             gc.collect()  # DistributedDataParallel holds the group too, in reference cycles
 
 
@@ -210,6 +214,11 @@ def all_reduce_max(value: int) -> int:
     return max(all_gather_object(value))
 
 
+def all_reduce_min(value: int) -> int:
+    """Return the lowest `value` of all processes."""
+    return min(all_gather_object(value))
+
+
 class AsyncMax:
     """The maximum over all processes, one call late: no process waits for another."""
 
@@ -244,20 +253,20 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
     from torch import distributed
 
     found: list[Any] = [None, None]  # the result, and an error
-    if rank() == 0:
+    if is_main():
         try:
             found = [make(), None]
         except UserError as error:
             found = [None, error]
     distributed.broadcast_object_list(found)
     if found[1] is not None:
-        found[1].told_by_main = bool(rank())
+        found[1].printed_elsewhere = not is_main()
         raise found[1]
     return found[0]
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def share_errors() -> Iterator[None]:
     """Run the body in every process; if it raises UserError in one of them, raise in all. The main process prints it.
 
     Without it, every process would print the same message, or the others would wait for the one that ended.
@@ -272,7 +281,7 @@ def together() -> Iterator[None]:
     if failed is None:
         return
     raised = own or UserError(f"In process {failed}: {texts[failed]}")
-    raised.told_by_main = bool(rank())
+    raised.printed_elsewhere = not is_main()
     raise raised
 
 

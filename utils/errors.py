@@ -15,10 +15,10 @@ class UserError(Exception):
 
     A script prints the message without a traceback and exits with code 2.
 
-    told_by_main: of several processes, the first one prints the same error, so this process prints nothing.
+    printed_elsewhere: another process prints the same error, so this one prints nothing.
     """
 
-    told_by_main = False
+    printed_elsewhere = False
 
 
 class ProcessLost(Exception):  # noqa: N818  # what happened, not a kind of mistake

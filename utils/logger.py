@@ -61,7 +61,7 @@ def start_logging(file: Path | None = None, to_stderr: bool = False) -> None:
     logging.raiseExceptions = False  # a full disk ends in the checkpoint's error, not in a traceback per line
     log.setLevel(logging.INFO)
     log.propagate = False
-    if distributed.rank():
+    if not distributed.is_main():
         log.addHandler(logging.NullHandler())
         return
     log.addHandler(_Screen(to_stderr))
@@ -86,7 +86,7 @@ def progress(iterable: Iterable[Any] | None, description: str, total: int | None
 
     Without a terminal it logs a line every PROGRESS_SECONDS instead, if `lines`.
     """
-    description, silent = visible(description), bool(distributed.rank())
+    description, silent = visible(description), not distributed.is_main()
     if not silent and lines and not (sys.stderr is not None and sys.stderr.isatty()):
         return _Lines(iterable, description, total)
     return tqdm.tqdm(iterable, desc=description, total=total, leave=False, dynamic_ncols=True, disable=silent or None)

@@ -58,7 +58,7 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
     except SystemExit as wrong:
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
-    if distributed.rank():
+    if not distributed.is_main():
         code = _run_and_leave(lambda: main(opt))
         _leave_stuck_threads(code)
         return code
@@ -125,7 +125,7 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         with _told_before_end():
             return act() or 0
     except UserError as error:
-        if not error.told_by_main:
+        if not error.printed_elsewhere:
             say(f"\nerror: {error}")
         log_to_file(str(error))
         return 2
@@ -171,7 +171,7 @@ def _told_before_end() -> AbstractContextManager[None]:
 
     torchrun sends SIGTERM to every process once one of them has died.
     """
-    if distributed.world_size() == 1 or distributed.rank():
+    if distributed.world_size() == 1 or not distributed.is_main():
         return contextlib.nullcontext()
     return raising_sigterm(f"SIGTERM: {distributed.lost('A process')}")
 

@@ -49,7 +49,7 @@ def acquire(folder: Path, shared: bool = False) -> None:
     Raises:
         UserError: another process holds the lock.
     """
-    if distributed.rank():
+    if not distributed.is_main():
         return
     _acquire(lock_path(folder), folder, shared)
     if folder.is_symlink():

@@ -45,7 +45,7 @@ def in_turns(parts: Iterable[T]) -> Iterator[T]:
     world = distributed.world_size()
     if world == 1:
         yield from parts
-    elif distributed.rank():
+    elif not distributed.is_main():
         _send_all(parts)
     else:
         own = iter(parts)
@@ -117,7 +117,7 @@ def _send_all(parts: Iterable[object]) -> None:
     while waiting:
         _wait(waiting.popleft())
     if failed is not None:
-        failed.told_by_main = True
+        failed.printed_elsewhere = True
         raise failed
 
 

@@ -95,13 +95,15 @@ def test_distributed_init_after_refused_start_is_no_restart(monkeypatch):
     monkeypatch.setattr(torch.distributed, "rendezvous", lambda _: iter([(store, 0, 1)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(distributed, "_stores", [])  # later tests run without torchrun
-    monkeypatch.setattr(distributed, "_has_met", False)
+    monkeypatch.setattr(distributed, "_has_joined", False)
+    monkeypatch.setattr(distributed, "_restarted", False)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "_rendezvous_name", lambda _: "name")
     monkeypatch.setattr(distributed, "broadcast_from_main", lambda make: make())
     store, found = torch.distributed.HashStore(), []
     for begins in (False, True, True):
-        found.append(distributed.init(torch.device("cpu")))
+        distributed.init(torch.device("cpu"))
+        found.append(distributed.was_restarted())
         if begins:
             distributed.mark_begun()
     assert found == [False, False, True]
