@@ -3,8 +3,8 @@
     python -m tools.preview --data_root datasets/fashion-mnist --transform resize
     python -m tools.preview --transform light --samples 4 --views 12 --out light.png
 
-Takes train.py's options. Each row is one image: first as evaluation sees it, then augmented as in epochs 1, 2, …
-Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
+Takes train.py's options. Each row is one image: first as evaluation sees it, then augmented as in epochs 1, 2, …,
+each at its size of --scale_schedule. Writes a PNG, and the same picture into TensorBoard under logs/<tag>.
 """
 
 import sys
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from tensorboardX import SummaryWriter
 
 import dataloader
 from dataloader.dataset import EvalDataset, TrainDataset
 from dataloader.reader import FileReader
 from dataloader.sampler import BatchIndices
-from dataloader.transforms import get_transform
+from dataloader.transforms import build_stages
 from evaluation.report.figures import captions_of
 from evaluation.report.plots import gallery
 from options import Options, build_parser
@@ -62,19 +63,20 @@ def draw(opt: Options) -> None:
     plain = (
         EvalDataset(files, FileReader(files), (preprocess,)).__getitems__(BatchIndices(0, 0, chosen, once)).images[0]
     )
-    dataset = TrainDataset(files, FileReader(files), [(1, get_transform(opt, preprocess))], opt.seed)
+    dataset = TrainDataset(files, FileReader(files), build_stages(opt, preprocess), opt.seed)
     epochs = [
         dataset.__getitems__(BatchIndices(epoch, 0, chosen, once)).image
         for epoch in progress(range(1, opt.views + 1), "augmenting")
     ]
+    sizes = [f", {view.shape[-1]} px" if opt.scale_schedule else "" for view in epochs]
     images, captions = [], []
     for row, caption in enumerate(captions_of(classes, files.batch_targets(chosen))):
         images += [view[row].permute(1, 2, 0).numpy() for view in (plain, *epochs)]
-        captions += [caption, *(f"epoch {epoch}" for epoch in range(1, opt.views + 1))]
+        captions += [caption, *(f"epoch {epoch}{size}" for epoch, size in enumerate(sizes, 1))]
     gallery(out, images, captions, f"--transform {opt.transform}, {opt.scale} px", columns=opt.views + 1)
-    sheet = np.concatenate(
-        [np.concatenate([view[row].numpy() for view in (plain, *epochs)], axis=2) for row in range(len(chosen))], axis=1
-    )
+    side = max(view.shape[-1] for view in (plain, *epochs))
+    views = [F.interpolate(view, (side, side), mode="nearest-exact").numpy() for view in (plain, *epochs)]
+    sheet = np.concatenate(list(np.concatenate(views, axis=3)), axis=1)
     with SummaryWriter(str(Path(opt.log_dir) / opt.tag)) as writer:
         writer.add_image(f"preview/{opt.transform}", sheet)
     chosen_for = ""

@@ -97,6 +97,18 @@ def test_preview_says_whose_augmentation_it_shows(words, tmp_path, monkeypatch, 
     assert ("augmented as in 30 epochs" in capfd.readouterr().out) == (len(words) == 8)
 
 
+def test_preview_draws_each_epoch_at_its_size_of_the_schedule(tmp_path, monkeypatch, photo_set):
+    """It drew --scale, at which no epoch of such a run is trained."""
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    monkeypatch.setattr(preview, "gallery", lambda path, images, captions, *_, **__: drawn.append((images, captions)))
+    words = ["--data_root", str(photo_set), "--scale", "16", "--scale_schedule", "1:12,3:24"]
+    assert preview.main([*words, "--samples", "2", "--views", "3"]) == 0
+    ((images, captions),) = drawn
+    assert [image.shape[0] for image in images] == [16, 12, 12, 24] * 2
+    assert captions[1:4] == ["epoch 1, 12 px", "epoch 2, 12 px", "epoch 3, 24 px"]
+
+
 def test_lr_find_of_few_images_takes_every_step_of_the_range(tmp_path, monkeypatch, capfd, photo_set):
     """36 images in 30 epochs make fewer batches than steps; the chosen rate must not move the range."""
     monkeypatch.chdir(tmp_path)
