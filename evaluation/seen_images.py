@@ -39,8 +39,9 @@ def count_seen(what: str, seen: Seen, files: FileList) -> int:
     """
     count, doubts = find_seen(seen, files)
     for doubt in doubts:
+        images = f"other images than these {count}" if count else "images"
         log.warning(
-            f"{what} {doubt}, so it cannot be checked whether it has seen images of {files.source}. "
+            f"{what} {doubt}, so it cannot be checked whether it has seen {images} of {files.source}. "
             "If it has, it predicts them better than others, and no score of theirs is out of fold."
         )
     return count
@@ -94,8 +95,8 @@ def _shared(one: Mapping[str, str | None], files: FileList) -> tuple[list[int], 
     if theirs is None:
         return [], f"was trained on {path}, which cannot be read now"
     shared = shared_images(theirs, files).tolist()
-    if not shared and known is not None and not is_list_of(theirs, known):
-        return [], f"was trained on {path}, which has changed since"
+    if len(shared) < len(files) and known is not None and not is_list_of(theirs, known):
+        return shared, f"was trained on {path}, which has changed since"
     return shared, ""
 
 

@@ -115,6 +115,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
         rest = [*rest, *_shared_lists(study, settings, space, folder)]
     check_same_lists(study, settings, space)
     _report_order(settings, space)
+    _report_sizes(settings, space)
     enqueue(study, combinations or [])
     total = opt.trials if combinations is None else len(combinations)
     bar = progress(None, opt.name, total)
@@ -169,6 +170,22 @@ def _report_order(settings: Options, space: Space) -> None:
     folder = dataloader.list_path(settings, "train").parent
     if names := dataloader.read_class_names(folder):
         report_order(names, str(folder / "classes.txt"))
+
+
+def _report_sizes(settings: Options, space: Space) -> None:
+    """Warn where the trials are trained at other sizes than they are scored at; each trial warns in its own file."""
+    from dataloader.transforms import scale_stages
+    from training.start import warn_of_last_size
+
+    if not settings.scale_schedule or "scale_schedule" in space:
+        return
+    if "scale" in space:
+        log.warning(
+            f"--scale_schedule {settings.scale_schedule} sets the sizes at which all trials are trained, so `scale` in "
+            f"the space changes only the size at which they are scored. Try: leave one of the two out"
+        )
+    else:
+        warn_of_last_size(scale_stages(settings.scale_schedule)[-1][1], settings.scale)
 
 
 def _combinations(space: Space, trials: int) -> list[dict[str, object]]:

@@ -197,12 +197,7 @@ class RunStart:
         timed = opt.hours is not None
         epochs = run_length(opt.scheduler, opt.epochs, given="epochs" in opt.given, timed=timed)
         last, size = scale_stages(opt.scale_schedule)[-1] if opt.scale_schedule else (1, opt.scale)
-        if size != opt.scale:
-            log.warning(
-                f"--scale_schedule ends with {size} px, and --scale is {opt.scale}: the network is scored at "
-                f"{opt.scale} px, and later predicts at that size. To use the size of the last epochs, try: "
-                f"--scale {size}"
-            )
+        warn_of_last_size(size, opt.scale)
         if last > epochs and self.chooses(opt, "scale_schedule", "scheduler", "epochs"):
             raise UserError(
                 f"--scale_schedule {opt.scale_schedule} has a size from epoch {last} on, and the run has {epochs} "
@@ -311,6 +306,15 @@ def warn_unused(opt: Options) -> None:
     """Warn of the given flags that change nothing beside the other options of a run, which are final."""
     for line in unused_flags(opt, distributed.world_size()):
         log.warning(line)
+
+
+def warn_of_last_size(size: int, scale: int) -> None:
+    """Warn where --scale_schedule ends with another `size` than --scale."""
+    if size != scale:
+        log.warning(
+            f"--scale_schedule ends with {size} px, and --scale is {scale}: the network is scored at {scale} px, and "
+            f"later predicts at that size. To use the size of the last epochs, try: --scale {size}"
+        )
 
 
 def facts_of(opt: Options, images: int, classes: int = 0, net: nn.Module | None = None) -> Facts:

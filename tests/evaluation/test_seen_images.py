@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dataloader.file_list import read_list
-from evaluation.seen_images import find_seen
+from evaluation.seen_images import count_seen, find_seen
 from made import make
 from options import parse_train
 from tools.average import command as average
@@ -96,6 +96,17 @@ def test_start_whose_list_was_made_again_or_is_not_known_is_warned_of(lists, tmp
         caplog.clear()
         own.warn_known("a.pt", seen_before)
         assert (reason in caplog.text and doubt in caplog.text) if reason else caplog.text == "", seen_before
+
+
+def test_changed_list_that_still_shares_images_is_counted_and_doubted(lists, tmp_path, caplog):
+    """It was another list when the network learned from it, so the count may be too small."""
+    lines = [one.source.read_text().splitlines(keepends=True) for one in lists]
+    (tmp_path / "changed.txt").write_text("".join([*lines[0][:3], *lines[1]]))
+    known = [entry(tmp_path / "changed.txt", "0" * 64)]
+    assert count_seen("a.pt", known, lists[0]) == 3
+    assert "so it cannot be checked whether it has seen other images than these 3 of" in caplog.text
+    caplog.clear()
+    assert count_seen("a.pt", known, lists[1]) == 12 and caplog.text == ""
 
 
 def test_list_of_which_images_are_missing_has_not_changed(lists, tmp_path):

@@ -370,6 +370,25 @@ def test_sweep_of_ordered_classes_logs_their_order(swept, tmp_path, capfd):
     assert "classes.txt: high < low < medium" in said and "order of the alphabet" in said
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("scale: [16, 24]\n", "so `scale` in the space changes only the size at which they are scored"),
+        ("lr: [0.5]\n", "--scale_schedule ends with 12 px, and --scale is 16"),
+        ("scale_schedule: ['1:12', '1:16']\n", ""),
+    ],
+)
+def test_sweep_whose_trials_are_scored_at_another_size_is_warned_of(space, said, swept, tmp_path, capfd):
+    """The trials of two scales were trained alike, and the size of the test alone made one the best."""
+    (tmp_path / "space.yaml").write_text(space)
+    words = [] if space.startswith("scale:") else ["--scale", 16]
+    words += ["--scale_schedule", "1:12"] if said else []
+    swept("--sampler", "grid", "--trials", 1, "--", *words)
+    found = "".join(capfd.readouterr())
+    assert said in found
+    assert bool(said) == ("--scale_schedule ends" in found or "changes only the size" in found)
+
+
 def test_sweep_of_an_earlier_version_keeps_its_whole_numbers(swept, capfd, monkeypatch):
     """It took 0 and 1 as a range of whole numbers for any flag; its database would refuse another kind of range."""
     pytest.importorskip("optuna")
