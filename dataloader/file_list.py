@@ -39,7 +39,8 @@ class FileList:
     source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,);
     -1 in a list without labels, or with `targets`. line: int32 (N,), line numbers from 1. file_labels: int64
     (classes,), the label that the file itself gives each class, or -1; None: `label` is as in the file. targets: those
-    of a multi-label task or a regression; None: `label` says it all.
+    of a multi-label task or a regression; None: `label` says it all. group: int64 (N,), equal where images belong
+    together, such as photos of one product; None: nothing is known of that.
     """
 
     source: Path
@@ -50,6 +51,7 @@ class FileList:
     line: NDArray[np.int32]
     file_labels: NDArray[np.int64] | None = None
     targets: Targets | None = None
+    group: NDArray[np.int64] | None = None
 
     @classmethod
     def of_paths(cls, paths: Sequence[str], source: str) -> Self:
@@ -151,7 +153,8 @@ class FileList:
     def select(self, keep: NDArray[np.bool_]) -> "FileList":
         """Return the list of the images that `keep`, bool (N,), marks; the text is shared."""
         columns = {name: getattr(self, name)[keep] for name in ("start", "length", "label", "line")}
-        return replace(self, **columns, targets=target_columns.select(self.targets, keep))
+        group = None if self.group is None else self.group[keep]
+        return replace(self, **columns, targets=target_columns.select(self.targets, keep), group=group)
 
     def sample(self, limit: int, seed: int) -> "FileList":
         """Return a random part of the list, of at most `limit` images, in which each class has about the same share."""

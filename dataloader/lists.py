@@ -220,6 +220,11 @@ def listed_images(files: FileList, effect: str) -> NDArray[np.uint64]:
     return image
 
 
+def units_of(files: FileList) -> NDArray[np.integer]:
+    """Return what a resample draws, (N,): equal where lines are of one image, or where images are of one group."""
+    return path_hashes(files) if files.group is None else files.group
+
+
 def path_fingerprint(files: FileList) -> str:
     """Return the sha256, as hex, of the absolute paths of the images, in order.
 

@@ -9,8 +9,13 @@ from dataloader.lists import listed_images
 FOLDS = 5
 
 
-def image_keys(files: FileList) -> NDArray[np.uint64]:
-    """Return what `draw_parts` needs of the images of a list, uint64 (N,); log where an image is listed again."""
+def image_keys(files: FileList) -> NDArray[np.integer]:
+    """Return what `draw_parts` needs of the images of a list, (N,); log where an image is listed again.
+
+    A group is in one part, as it is in one fold of tools.folds.
+    """
+    if files.group is not None:
+        return files.group
     return listed_images(files, "all lines of an image are in one part of the cross-fit")
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataloader.file_list import FileList
-from dataloader.lists import path_hashes
+from dataloader.lists import units_of
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
 from evaluation.calibration import FittedTemperature
@@ -164,7 +164,7 @@ def write(
             opt.seed,
             opt.resamples,
             classes.task == "ordinal",
-            path_hashes(scored.files)[predictions.index],
+            units_of(scored.files)[predictions.index],
         )
     if fitted:
         metrics["calibration"] = fitted._asdict()
@@ -206,7 +206,7 @@ def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespac
     columns = predictions.label[rows], predictions.top[rows, 0], compared.other[rows]
     label, first, other = (np.asarray(column, np.int64) for column in columns)
     scores = kappa_scores(label, first, other, scored.classes.count)
-    image = path_hashes(scored.files)[predictions.index[rows]]
+    image = units_of(scored.files)[predictions.index[rows]]
     return paired_scores("qwk", scores, image, opt.seed, opt.resamples)
 
 

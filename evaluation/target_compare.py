@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from dataloader.lists import path_hashes
+from dataloader.lists import units_of
 from dataloader.targets import LabelSets
 from evaluation.compare import ADVICE, is_number, other_target, rows_of
 from evaluation.multilabel import average_precisions, likeliest_labels, mean_of_known, thresholds_of
@@ -68,7 +68,7 @@ def compare(scored: TargetScored, other: OtherTargets, seed: int, resamples: int
     rows = np.flatnonzero(predictions.scorable & other.readable)
     if not len(rows):
         raise UserError(f"--compare: no image is readable both in {other.path} and here. {ADVICE}")
-    image = path_hashes(files)[predictions.index[rows]]
+    image = units_of(files)[predictions.index[rows]]
     if classes.task == "multilabel":
         here = _predicted_labels(scored, rows)
         assert other.labels is not None  # as the task is multilabel
@@ -86,7 +86,7 @@ def _precision_difference(
     predictions: TargetPredictions,
     other: OtherTargets,
     rows: NDArray[np.int64],
-    image: NDArray[np.uint64],
+    image: NDArray[np.integer],
     seed: int,
     resamples: int,
 ) -> Difference:

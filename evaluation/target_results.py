@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.lists import path_hashes
+from dataloader.lists import units_of
 from evaluation import calibration, multilabel, paired, regression, thresholds
 from evaluation.report import figures, plots, target_plots
 from evaluation.report.page import Extra, percent
@@ -64,7 +64,7 @@ def write(
         metrics = dict(regression.scores_of(predictions, each, classes.std))
         table = _write_targets(new / "per_target.csv", each, scored)
     if opt.resamples:
-        image = path_hashes(files)[predictions.index]
+        image = units_of(files)[predictions.index]
         metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples, image)
     if compared:
         metrics["compare"] = {"with": opt.compare, "changed": len(compared.rows), **compared.difference.as_dict()}

@@ -77,6 +77,14 @@ class LoadedPredictor:
         for one in self.saved:
             saved_probs.check_same_list(one, files, content_hash)
 
+    def with_groups(self, files: FileList) -> FileList:
+        """Return `files` with the groups of images that saved probabilities hold, where they hold some."""
+        holder = next((one for one in self.saved if one.group is not None), None)
+        if holder is None:
+            return files
+        log.info(f"Intervals and cross-fits keep the groups of {holder.path} together.")
+        return replace(files, group=holder.group)
+
     def provenance(self) -> list[dict[str, object]]:
         """Return path, sha256 and weight of each member, as files beside predictions and exports name them."""
         members = zip(self.paths, self.hashes, self.predictor.weights, strict=True)

@@ -37,7 +37,7 @@ class SavedProbs:
     values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
     float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint. thresholds: of
     labels, (K,), for these probabilities; None: the file holds none. seen: the lists that its networks have learned
-    from, as utils.seen_lists keeps them.
+    from, as utils.seen_lists keeps them. group: of each image, (N,), from tools.folds --group_by or --group_table.
     """
 
     path: str
@@ -47,6 +47,7 @@ class SavedProbs:
     data: dict[str, Any]
     thresholds: list[float] | None
     seen: Seen
+    group: NDArray[np.int64] | None = None
 
     @property
     def is_log(self) -> bool:
@@ -94,7 +95,7 @@ def write(
     Its arrays: `log_probabilities` float16 (N, C), for labels or numbers `predictions` float32 (N, K), `readable` bool
     (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; `thresholds` float64
     (K,) where labels have some: those with which these probabilities are scored; `seen`, the lists that the networks
-    have learned from, as JSON, None: they are not known; then those of `more`, which `read` ignores.
+    have learned from, as JSON, None: they are not known; then those of `more`, of which `read` takes `group`.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -155,7 +156,8 @@ def read(path: str) -> SavedProbs:
             data |= {name: content[name].tolist() for name in ("target_mean", "target_std") if name in content.files}
             edges = content["thresholds"].tolist() if "thresholds" in content.files else None
             seen = _read_seen(content, task)
-            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges, seen)
+            group = content["group"] if "group" in content.files else None
+            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges, seen, group)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -165,6 +167,8 @@ def read(path: str) -> SavedProbs:
         raise UserError(f"{path} is damaged: {shape} for {counted(len(names), task)}.")
     if not saved.is_log and found.dtype != np.float32:
         raise UserError(f"{path} is damaged: its predictions are {found.dtype}; allowed: float32.")
+    if group is not None and (group.shape != saved.readable.shape or group.dtype.kind not in "iu"):
+        raise UserError(f"{path} is damaged: its groups are {group.dtype} {group.shape}; allowed: a number per image.")
     if edges is not None and (np.shape(edges) != (len(names),) or not all(0 <= edge <= 1 for edge in edges)):
         raise UserError(f"{path} is damaged: its thresholds are {str(edges)[:100]}; allowed: one per label, 0 to 1.")
     return saved

@@ -127,6 +127,7 @@ def _open(
         if images == "val":
             dataloader.warn_changed(files, "val", loaded.datas)
     loaded.check_list(files)
+    files = loaded.with_groups(files)
     if opt.save_probs:
         check_size(len(files), classes.count, "--save_probs", classes.task)
     return Inference(opt, loaded, classes, files)

@@ -15,12 +15,14 @@ import pytest
 
 from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
+from dataloader.lists import units_of
+from evaluation.cross_fit import image_keys
 from evaluation.seen_images import count_seen
 from forked import Forked, launch_fold
 from inference import saved_probs
 from options import parse_train
 from options.plain_yaml import read_yaml
-from tools.folds import command, draw, flags, neighbours, seen, training
+from tools.folds import command, draw, flags, neighbours, oof, seen, training
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import UserError
@@ -453,7 +455,7 @@ def write_list(folder, labels, paths=None):
 
 def drawn(files, *words):
     opt = flags.option_parser().parse_args(list(map(str, words)))
-    return draw.draw(opt, files, Classes(int(files.label.max()) + 1))
+    return draw.draw(opt, files, Classes(int(files.label.max()) + 1))[1]
 
 
 def test_draw_spreads_classes_and_repeats_with_its_seed(tmp_path):
@@ -493,6 +495,39 @@ def test_draw_keeps_groups_of_a_pattern_and_repeated_lines_together(tmp_path):
     for pattern in (r"(.*)\.jpg", r"(p\d)\.jpg"):  # it captures "./" too; it leaves half of the images alone
         fold = drawn(twice, "--folds", 5, "--group_by", pattern)
         assert np.array_equal(fold[:20], fold[20:]) and len(set(fold)) == 5
+
+
+def test_oof_of_grouped_images_keeps_groups_together_in_intervals_and_cross_fits(photo_set, tmp_path, script):
+    """Images of a group were drawn one by one, so intervals were too narrow where such images are alike."""
+    listed, words = read_list(photo_set / "train.txt"), ["--group_by", r"train_(\w+_\d)"]  # the first digit of a number
+    files, fold_of = draw.draw(flags.option_parser().parse_args(["--folds", "2", *words]), listed, Classes(3))
+    assert len(np.unique(files.group)) == 3 * 10 and len(files.select(fold_of == 0).group) == (fold_of == 0).sum()
+    assert np.array_equal(image_keys(files), files.group) and np.array_equal(units_of(files), files.group)
+    assert len(np.unique(units_of(listed))) == len(listed) == 36
+
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), 36).astype(np.float32)
+    values, classes = saved_probs.to_log_float16(probabilities), Classes(3, task="single")
+    parts = [SimpleNamespace(number=k + 1, probs=tmp_path / f"fold{k + 1}.npz") for k in range(2)]
+    for k, part in enumerate(parts):
+        mine = fold_of == k
+        saved_probs.write(part.probs, values[mine], np.ones(mine.sum(), bool), files.select(mine), classes)
+    found = {}
+    for name, grouped in (("with", files), ("without", listed)):
+        opt, folder = SimpleNamespace(fit_thresholds=None, resamples=200), tmp_path / name
+        folder.mkdir()
+        train = SimpleNamespace(seed=0)
+        run = SimpleNamespace(
+            files=grouped, fold_of=fold_of, folds=parts, folder=folder, classes=classes, opt=opt, train=train
+        )
+        path, _ = oof.write_oof(run)
+        assert ("group" in np.load(path)) == (name == "with")
+        load = ["--load", path, "--val_list", listed.source, "--resamples", 200, "--seed", 0, "--no-report"]
+        result = script("eval.py", "--tag", name, *load, "--gpu", -1)
+        assert result.code == 0, result.err
+        assert ("keep the groups of" in result.out) == (name == "with")
+        metrics = json.loads(Path(f"results/{name}/oof/metrics.json").read_text())
+        found[name] = metrics["intervals"]["top1"]
+    assert found["with"] != found["without"]
 
 
 def test_draw_groups_that_list_the_same_image_become_one(tmp_path, caplog):

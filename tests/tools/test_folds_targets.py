@@ -241,7 +241,7 @@ def drawn(folder, task, targets, *words):
     files = read_list(folder / "train.txt", task=task)
     count = files.targets.count if isinstance(files.targets, LabelSets) else files.targets.shape[1]
     opt = flags.option_parser().parse_args(list(map(str, words)))
-    return draw.draw(opt, files, Classes(count, task=task))
+    return draw.draw(opt, files, Classes(count, task=task))[1]
 
 
 def test_draw_spreads_each_label_of_a_set(tmp_path):

@@ -51,7 +51,8 @@ def run_folds(opt: argparse.Namespace, words: list[str]) -> int:
 
     files, classes = open_training_list(train, flags.folder_of(opt, train) / "folds" / "all")
     seen.check_start(train, files)
-    run = plan.make_run(opt, train, words, (files, classes), draw(opt, files, classes))
+    files, fold_of = draw(opt, files, classes)
+    run = plan.make_run(opt, train, words, (files, classes), fold_of)
     read = {name: vars(train).get(name) for name in INPUT_FLAGS} | {"file": opt.group_table}
     check(plan.outputs(run), inputs(argparse.Namespace(**read), files))
     run_lock.acquire(run.folder)

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ MAX_NAMED = 5  # classes or images in a message
 RARE = "--allow_rare spreads these images anyway, and names what the networks have not seen"
 
 
-def draw(opt: argparse.Namespace, files: FileList, classes: Classes) -> NDArray[np.int64]:
+def draw(opt: argparse.Namespace, files: FileList, classes: Classes) -> tuple[FileList, NDArray[np.int64]]:
     """Return the fold of each image, from 0, int64 (N,), by --folds, --seed and the flags for groups.
+
+    Before it, the list, with the groups that these flags name.
 
     Raises:
         UserError: there are too few images or groups, in all or of a class; or a table of groups does not fit the list.
@@ -40,7 +43,7 @@ def draw(opt: argparse.Namespace, files: FileList, classes: Classes) -> NDArray[
     if len(empty):
         raise UserError(f"--folds is {opt.folds}, and fold {empty[0] + 1} would be empty. Try: fewer --folds")
     _check_untrained(opt, label, fold_of[image], classes)
-    return fold_of
+    return (replace(files, group=groups) if opt.group_table or opt.group_by else files), fold_of
 
 
 def labels_of(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -119,7 +119,8 @@ def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
 
     Thresholds of labels are fitted to them if that is asked for.
 
-    Beside what probs.npz holds, oof.npz has `fold`, int64 (N,), from 1, and the arrays of `true_targets`.
+    Beside what probs.npz holds, oof.npz has `fold`, int64 (N,), from 1, the arrays of `true_targets`, and where images
+    belong together `group`, int64 (N,).
 
     Returns:
         The path of oof.npz, and the thresholds of --fit_thresholds, which it holds too; None: labels count from 0.5 on.
@@ -142,6 +143,7 @@ def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
         log_fitted(fitted)
         classes = replace(classes, thresholds=fitted.values)
     more = true_targets(run.files) | {"fold": run.fold_of + 1}
+    more |= {} if run.files.group is None else {"group": run.files.group}
     saved_probs.write(path, joined, readable, run.files, classes, more, seen=[])  # no network predicts what it has seen
     return path, fitted
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.lists import path_hashes
+from dataloader.lists import units_of
 from dataloader.targets import select
 from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals
@@ -107,7 +107,7 @@ def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[st
     part = part_of(predictions, run.fold_of == number)
     scores: dict[str, Any] = {**score(part, run.classes)}
     if run.opt.resamples:
-        ordered, image = run.classes.task == "ordinal", path_hashes(run.files)[part.index]
+        ordered, image = run.classes.task == "ordinal", units_of(run.files)[part.index]
         found = intervals(part, run.classes.count, None, run.train.seed, run.opt.resamples, ordered, image)
         scores["intervals"] = {name: value for name, value in found.items() if name in scores}
     return scores
@@ -124,7 +124,7 @@ def target_fold_scores(run: FoldsRun, predictions: TargetPredictions, number: in
     )
     scores: dict[str, Any] = {**score(part, classes)}
     if run.opt.resamples:
-        image = path_hashes(run.files)[part.index]
+        image = units_of(run.files)[part.index]
         scores["intervals"] = target_intervals.intervals(part, classes, run.train.seed, run.opt.resamples, image)
     return scores
 
