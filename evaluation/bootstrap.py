@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, f1, shot_groups
+from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, class_scores, shot_groups
 from evaluation.ordinal import order_scores
+from evaluation.scoring import SCORES
 from utils.logger import progress
 
 RESAMPLES = 1000
-BOUNDS = {"loss": (0, np.inf), "log_loss": (0, np.inf), "mae": (0, np.inf), "qwk": (-1, 1)}
 MAX_AUC_VALUES = 500_000  # with more probabilities ROC-AUC has no interval, for its resamples would take minutes
 
 
@@ -103,7 +103,7 @@ def intervals(
             drawn.setdefault(name, []).append(value)
     scores = scores_of(np.ones(count, np.int64))
     varying = [name for name, values in drawn.items() if _varies(scores[name], values)]
-    found = {name: interval(scores[name], np.array(drawn[name]), BOUNDS.get(name, (0, 1))) for name in varying}
+    found = {name: interval(scores[name], np.array(drawn[name]), bounds(name)) for name in varying}
     if "ece" in found and scores["ece"] <= _chance_ece(columns, draws, np.random.default_rng([seed, 96]), resamples):
         found["ece"][0] = 0.0
     return found
@@ -115,7 +115,12 @@ def _varies(score: float, values: list[float]) -> bool:
     return not np.isnan(score) and bool(known) and max(known) - min(known) > 1e-9
 
 
-def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, float] = (0, 1)) -> list[float]:
+def bounds(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest value of a score, or of the loss."""
+    return SCORES[name].bounds if name in SCORES else (0, np.inf)
+
+
+def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, float]) -> list[float]:
     """Return low and high, shifted by the resamples' bias once or twice, within `bounds`: see `intervals`."""
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
@@ -155,8 +160,7 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
     total = np.bincount(columns.label, weights=weight, minlength=num_classes)
     right = np.bincount(columns.label, weights=hit, minlength=num_classes)
     recall = np.divide(right, total, out=np.full(num_classes, np.nan), where=total > 0)
-    mean = float(np.nanmean(recall))
-    macro, weighted = f1(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
+    by_class = class_scores(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
     gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
     top1, top5, loss = (weight @ columns.share / count).tolist()
     scores = {
@@ -164,10 +168,10 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
         "top5": top5,
         "loss": loss,
         "log_loss": loss,
-        "mean_class_accuracy": mean,
-        "mean_class_error": 1 - mean,
+        **by_class,
+        "mean_class_error": 1 - by_class["mean_class_accuracy"],
+        "ece": float(np.abs(gap).sum() / count),
     }
-    scores |= {"macro_f1": macro, "weighted_f1": weighted, "ece": float(np.abs(gap).sum() / count)}
     for name, member in columns.groups.items():
         inside = recall[member & (total > 0)]
         scores[f"{name}_accuracy"] = float(inside.mean()) if len(inside) else np.nan

@@ -59,15 +59,11 @@ def score(predictions: Predictions, num_classes: int) -> dict[str, float]:
     hit = top == label[:, None]
     total = np.bincount(label, minlength=num_classes)
     right = np.bincount(label[hit[:, 0]], minlength=num_classes)
-    occurs = total > 0
-    macro, weighted = f1(total, np.bincount(top[:, 0], minlength=num_classes), right)
     loss = _mean(-np.log(np.maximum(predictions.true_probability[scorable].astype(np.float64), MIN_PROBABILITY)))
     return {
         "top1": _mean(hit[:, 0]),
         "top5": _mean(hit[:, :5].any(axis=1)),
-        "mean_class_accuracy": _mean(right[occurs] / total[occurs]),
-        "macro_f1": macro,
-        "weighted_f1": weighted,
+        **class_scores(total, np.bincount(top[:, 0], minlength=num_classes), right),
         "log_loss": loss,
         "loss": loss,
         "count": int(scorable.sum()),
@@ -112,13 +108,19 @@ def extended_scores(
     return found
 
 
-def f1(count: NDArray[Any], predicted: NDArray[Any], correct: NDArray[Any]) -> tuple[float, float]:
-    """Return macro and weighted F1 from counts per class, (C,) each: labels, predictions, hits; 0 without images."""
+def class_scores(count: NDArray[Any], predicted: NDArray[Any], correct: NDArray[Any]) -> dict[str, float]:
+    """Return the scores that follow from counts per class, (C,) each: labels, predictions, hits; 0 without images.
+
+    Their intervals and `--blend greedy` use this function, too.
+    """
+    recall = correct[count > 0] / count[count > 0]
     both = count + predicted
-    if not both.any():
-        return 0.0, 0.0
-    each = np.divide(2.0 * correct, both, out=np.zeros(len(both)), where=both > 0)
-    return float(each[both > 0].mean()), float((each * count).sum() / count.sum())
+    each = np.divide(2.0 * correct, both, out=np.zeros(len(both)), where=both > 0)  # F1
+    return {
+        "mean_class_accuracy": _mean(recall),
+        "macro_f1": _mean(each[both > 0]),
+        "weighted_f1": float((each * count).sum() / max(count.sum(), 1)),
+    }
 
 
 def reliability(confidence: NDArray[np.floating], hit: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:

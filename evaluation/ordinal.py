@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import Predictions
+from options.choices import ORDER_METRICS
 
 
 def score(predictions: Predictions, num_classes: int) -> dict[str, float]:
@@ -22,7 +23,7 @@ def order_scores(
     """Return qwk and mae of classes, int64 (N,) each, in which image i counts weight[i] times."""
     total = weight.sum()
     if not total:
-        return {"qwk": 0.0, "mae": 0.0}
+        return dict.fromkeys(ORDER_METRICS, 0.0)
     distance = np.abs(label - predicted)
     return {
         "qwk": quadratic_weighted_kappa(label, predicted, weight, num_classes),

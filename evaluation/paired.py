@@ -77,7 +77,7 @@ def describe(path: str, found: Difference) -> str:
     if low <= 0 <= high:
         verdict = "holds 0: neither is shown to be better"
     else:
-        better = (low > 0) != (found.metric in choices.LOWER_IS_BETTER)
+        better = (low > 0) != choices.METRICS[found.metric].lower_is_better
         verdict = f"excludes 0: {'this' if better else 'the other'} evaluation is better"
     return f"{start}, 95 % interval [{low:+.6f}, {high:+.6f}], which {verdict}"
 

@@ -15,7 +15,7 @@ Row = TypeVar("Row", bound=Mapping[str, Any])
 def merit(scores: Mapping[str, Any], metric: str, prefix: str = "") -> float:
     """Return the score `prefix + metric` of `scores`, negative where lower is better: a higher merit is better."""
     value = float(scores[prefix + metric])
-    return -value if metric in choices.LOWER_IS_BETTER else value
+    return -value if choices.METRICS[metric].lower_is_better else value
 
 
 def is_constant(metric: str, classes: int) -> bool:

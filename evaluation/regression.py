@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.targets import TargetPredictions, numbers
+from options.choices import TASK_METRICS
 
-NAMES = ("mae", "rmse", "r2", "spearman")
+NAMES = TASK_METRICS["regression"]
 
 
 def score(predictions: TargetPredictions, std: list[float] | None = None) -> dict[str, float]:

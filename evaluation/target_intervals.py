@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import regression
-from evaluation.bootstrap import MAX_AUC_VALUES, ImageDraws, interval
+from evaluation.bootstrap import MAX_AUC_VALUES, ImageDraws, bounds, interval
 from evaluation.multilabel import cross_entropy, thresholds_of
 from evaluation.targets import TargetPredictions, label_sets
 from utils.classes import Classes
@@ -14,7 +14,6 @@ from utils.logger import progress
 
 MIN_UNEXPLAINED = 1e-12  # share of the variance; its logarithm is finite
 Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
-BOUNDS = {"mae": (0, np.inf), "rmse": (0, np.inf), "log_loss": (0, np.inf), "r2": (-np.inf, 1), "spearman": (-1, 1)}
 
 
 def intervals(
@@ -57,7 +56,7 @@ def _interval(name: str, score: float, values: NDArray[np.float64]) -> list[floa
     one such value would shift the mean of all.
     """
     if name != "r2":
-        return interval(score, values, BOUNDS.get(name, (0, 1)))
+        return interval(score, values, bounds(name))
     unexplained = np.log(np.maximum(1 - np.append(values, score), MIN_UNEXPLAINED))
     low, high = interval(unexplained[-1], unexplained[:-1], (-np.inf, np.inf))
     return [1 - float(np.exp(high)), 1 - float(np.exp(low))]

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.cross_fit import FOLDS, draw_parts
-from evaluation.metrics import MIN_PROBABILITY, f1
+from evaluation.metrics import MIN_PROBABILITY, class_scores
 from evaluation.multilabel import MIN_P
 from evaluation.ordinal import order_scores
 from evaluation.ranking import merit
+from options.choices import ORDER_METRICS
 from utils.errors import UserError
 from utils.logger import log
 from utils.task import has_probabilities
@@ -194,13 +195,10 @@ class Candidates:
         label = self.place[self.is_target]
         first = np.where(above == 0, label, np.take_along_axis(self.place, other.argmax(axis=1)[:, None], 1)[:, 0])
         classes = int(self.place.max()) + 1
-        if metric in ("qwk", "mae"):
+        if metric in ORDER_METRICS:
             return order_scores(label, first, np.ones(len(label)), classes)[metric]
         total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
-        if metric == "mean_class_accuracy":
-            return float((right[total > 0] / total[total > 0]).mean())
-        macro, weighted = f1(total, np.bincount(first, minlength=classes), right)  # the two metrics that are left
-        return {"macro_f1": macro, "weighted_f1": weighted}[metric]
+        return class_scores(total, np.bincount(first, minlength=classes), right)[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:
         """Return the mean -log p of the true class under the weighted mean."""

@@ -5,6 +5,26 @@ registry; the registry decides. An optimizer or schedule that you add there work
 `--help` shows it.
 """
 
+from math import inf
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """A score, as the pages show it and as a search compares it.
+
+    Attributes:
+        title: what the pages call it.
+        bounds: the lowest and the highest value that it can have; its interval ends there.
+        in_percent: whether pages show it in per cent; for shares of the images or the classes.
+        lower_is_better: whether a search minimises it.
+    """
+
+    title: str
+    bounds: tuple[float, float]
+    in_percent: bool = False
+    lower_is_better: bool = False
+
+
 # The models: name -> the folder of its family in network/, and the backbone that the family's `build` gets.
 MODELS: dict[str, tuple[str, str]] = {
     "ResNet18": ("ResNet", "resnet18"),
@@ -68,14 +88,29 @@ TASK_LOSSES = {
     "ordinal": ("ce", "corn", "huber", "l1", "mse"),
 }
 SINGLE_METRICS = ("top1", "top5", "mean_class_accuracy", "macro_f1", "weighted_f1", "log_loss")
+ORDER_METRICS = ("qwk", "mae")
 TASK_METRICS = {
     "single": SINGLE_METRICS,
     "multilabel": ("mAP", "micro_f1", "macro_f1", "log_loss"),
     "regression": ("mae", "rmse", "r2", "spearman"),
-    "ordinal": ("qwk", "mae", *SINGLE_METRICS),
+    "ordinal": (*ORDER_METRICS, *SINGLE_METRICS),
 }
-METRICS = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name in names))  # of --metric
-LOWER_IS_BETTER = ("log_loss", "mae", "rmse")  # The other METRICS are better when higher.
+# --metric -> what every room has to know of it. A test compares the names with TASK_METRICS and with the scores.
+METRICS = {
+    "top1": Metric("Top-1", (0, 1), in_percent=True),
+    "top5": Metric("Top-5", (0, 1), in_percent=True),
+    "mean_class_accuracy": Metric("Mean class accuracy", (0, 1), in_percent=True),
+    "macro_f1": Metric("Macro F1", (0, 1), in_percent=True),
+    "weighted_f1": Metric("Weighted F1", (0, 1), in_percent=True),
+    "log_loss": Metric("Log loss", (0, inf), lower_is_better=True),
+    "mAP": Metric("Mean average precision", (0, 1), in_percent=True),
+    "micro_f1": Metric("Micro F1", (0, 1), in_percent=True),
+    "mae": Metric("Mean absolute error", (0, inf), lower_is_better=True),
+    "rmse": Metric("Root mean squared error", (0, inf), lower_is_better=True),
+    "r2": Metric("R²", (-inf, 1)),
+    "spearman": Metric("Spearman's correlation", (-1, 1)),
+    "qwk": Metric("Quadratic weighted kappa", (-1, 1)),
+}
 BLENDS = ("mean", "logits", "geometric", "rank", "greedy", "optimal")
 TASK_BLENDS = {
     "single": BLENDS,

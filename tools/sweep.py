@@ -246,7 +246,7 @@ def run_trial(study: "Study", trial: "Trial", words: list[str], files: TrialFile
         )
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return
-    best = (min if files.metric in choices.LOWER_IS_BETTER else max)(score for _, score in scores)
+    best = (min if choices.METRICS[files.metric].lower_is_better else max)(score for _, score in scores)
     log.info(f"{trial.user_attrs['tag']}: {files.metric} {best:.6f}")
     study.tell(trial, best)
 

@@ -41,7 +41,7 @@ def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}",
         study_name=opt.name,
-        direction="minimize" if metric in choices.LOWER_IS_BETTER else "maximize",
+        direction="minimize" if choices.METRICS[metric].lower_is_better else "maximize",
         load_if_exists=True,
         sampler=sampler,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3),

@@ -15,7 +15,9 @@ from evaluation.metrics import confused_pairs, per_class, shot_groups
 from evaluation.report import page_plots
 from evaluation.report.pictures import Maps, Neighbours, Pictures, error_cards, issue_cards
 from evaluation.scored import Scored
+from evaluation.scoring import EXTENDED, SCORES
 from evaluation.step_points import Row
+from options.choices import TASK_METRICS
 from utils.classes import Classes
 from utils.files import json_text
 from utils.page import write_filled
@@ -23,37 +25,6 @@ from utils.text import visible
 
 MAX_PAIRS = 100_000  # of classes that were confused, in the page and in confused.csv
 MAX_CHANGED = 200  # rows of the comparison
-TITLES = {
-    "qwk": "Quadratic weighted kappa",
-    "mae": "Mean distance, classes",
-    "top1": "Top-1",
-    "top5": "Top-5",
-    "mean_class_accuracy": "Mean class accuracy",
-    "mean_class_error": "Mean class error",
-    "macro_f1": "Macro F1",
-    "weighted_f1": "Weighted F1",
-    "log_loss": "Log loss",
-    "ece": "Calibration error",
-    "roc_auc": "ROC-AUC (macro)",
-    "head_accuracy": "Head (> 100 images)",
-    "middle_accuracy": "Middle (20–100)",
-    "tail_accuracy": "Tail (< 20)",
-}
-# Shares of the images or of the classes. A metric that is not named here is a plain number: R² may be negative.
-IN_PERCENT = {
-    "top1",
-    "top5",
-    "mean_class_accuracy",
-    "mean_class_error",
-    "macro_f1",
-    "micro_f1",
-    "weighted_f1",
-    "mAP",
-    "ece",
-    "head_accuracy",
-    "middle_accuracy",
-    "tail_accuracy",
-}
 
 
 @dataclass
@@ -102,7 +73,7 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
         folder / "report.html.j2",
         title=extra.title,
         about=extra.about,
-        numbers=headline_rows(metrics, group_sizes(scored), extra.metric),
+        numbers=headline_rows(metrics, scored.classes.task, extra.metric, group_sizes(scored)),
         metrics=metrics,
         extra=extra,
         data=embed(data),
@@ -119,19 +90,19 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
 
 
 def headline_rows(
-    metrics: dict[str, Any], sizes: dict[str, str] | None = None, metric: str = "top1"
+    metrics: dict[str, Any], task: str, metric: str, sizes: dict[str, str] | None = None
 ) -> list[dict[str, str]]:
     """Return a row of text for each score: title, value, low and high of its interval (or ""), and its group's size.
 
-    The row of `metric` is the first.
+    The row of `metric` is the first; the other metrics of the task follow, then what only an evaluation measures.
     """
     rows = []
-    for name, title in {metric: TITLES[metric], **TITLES}.items():
+    for name in dict.fromkeys((metric, *TASK_METRICS[task], *EXTENDED)):
         if name in metrics:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             texts = ["" if value is None else score_text(name, value) for value in (metrics[name], low, high)]
             row = dict(zip(("value", "low", "high"), texts, strict=True))
-            rows.append({"name": name, "title": title, **row, "size": (sizes or {}).get(name, "")})
+            rows.append({"name": name, "title": SCORES[name].title, **row, "size": (sizes or {}).get(name, "")})
     return rows
 
 
@@ -147,7 +118,7 @@ def group_sizes(scored: Scored) -> dict[str, str]:
 
 def score_text(name: str, value: float) -> str:
     """Return a score as every page shows it: in per cent where it is a share, else with four digits."""
-    return percent(value) if name in IN_PERCENT else f"{value:.4f}"
+    return percent(value) if SCORES[name].in_percent else f"{value:.4f}"
 
 
 def percent(share: float) -> str:

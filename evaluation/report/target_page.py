@@ -8,29 +8,16 @@ from numpy.typing import NDArray
 
 from evaluation.multilabel import describe_thresholds, thresholds_of
 from evaluation.report import page_plots, target_plots
-from evaluation.report.page import Extra, provenance, score_text
+from evaluation.report.page import Extra, headline_rows, provenance, score_text
 from evaluation.report.pictures import MAX_ERRORS, Pictures
 from evaluation.scored import TargetScored
+from evaluation.scoring import SCORES
 from evaluation.targets import numbers
 from utils.classes import Classes
 from utils.page import write_filled
 from utils.text import visible
 
 MAX_ROWS = 500  # of the table of labels; the CSV has all of them
-NUMBER_TITLES = {
-    "mae": "Mean absolute error",
-    "rmse": "Root mean squared error",
-    "r2": "R²",
-    "spearman": "Spearman's correlation",
-}
-TITLES = {
-    "mAP": "Mean average precision",
-    "micro_f1": "Micro F1",
-    "macro_f1": "Macro F1",
-    "log_loss": "Log loss",
-    "ece": "Calibration error",
-    **NUMBER_TITLES,
-}
 
 
 class Table(NamedTuple):
@@ -79,7 +66,7 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
         title=extra.title,
         about=extra.about,
         what="labels" if classes.task == "multilabel" else "numbers per image",
-        numbers=headline_rows(metrics, extra.metric),
+        numbers=headline_rows(metrics, classes.task, extra.metric),
         metrics=metrics,
         thresholds=_threshold_note(metrics, classes) if classes.task == "multilabel" else "",
         difference=visible(extra.difference),
@@ -94,24 +81,15 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
     )
 
 
-def headline_rows(metrics: dict[str, Any], metric: str) -> list[dict[str, str]]:
-    """Return a row of text for each score: title, value, low and high of its interval or "". `metric` is the first."""
-    rows = []
-    for name, title in {metric: TITLES[metric], **TITLES}.items():
-        if name in metrics:
-            low, high = metrics.get("intervals", {}).get(name, (None, None))
-            texts = ["" if value is None else score_text(name, value) for value in (metrics[name], low, high)]
-            rows.append({"title": title, **dict(zip(("value", "low", "high"), texts, strict=True))})
-    return rows
-
-
 def _threshold_note(metrics: dict[str, Any], classes: Classes) -> str:
     """Return from which probabilities on labels count as predicted, and whether that flatters the scores."""
     text = f"Labels count as predicted {describe_thresholds(thresholds_of(classes).tolist())}."
     fitted = metrics.get("fitted_thresholds")
     if not fitted:
         return text
-    honest = ", ".join(f"{TITLES[name]} {score_text(name, value)}" for name, value in fitted["cross_fitted"].items())
+    honest = ", ".join(
+        f"{SCORES[name].title} {score_text(name, value)}" for name, value in fitted["cross_fitted"].items()
+    )
     return f"{text} They are fitted to these images, so the F1 scores are optimistic; cross-fitted: {honest}."
 
 

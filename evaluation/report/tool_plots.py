@@ -78,7 +78,7 @@ def trials(
     figure, axes = figures.new_figure(4 * (1 + len(space)), 3.8, 1 + len(space))
     done = sorted(done, key=lambda trial: trial[0])
     numbers, scores = [trial[0] for trial in done], [trial[1] for trial in done]
-    lower = metric in choices.LOWER_IS_BETTER
+    lower = choices.METRICS[metric].lower_is_better
     best = int(np.argmin(scores) if lower else np.argmax(scores))
     axes[0].plot(numbers, scores, "o", color="tab:blue", label="trial")
     axes[0].step(

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import itertools
+import json
 import os
 import re
 import shlex
@@ -421,8 +422,8 @@ def copy(tmp_path):
 
 
 def run_small(words, folder, photo_set, *more):
-    """Run a page's training command in `folder`, on the photographs, small."""
-    assert words[:2] == ["python", "train.py"]
+    """Run a page's command in `folder`, on the photographs, small."""
+    assert words[:2] in (["python", "train.py"], ["python", "eval.py"])
     small = f"--data_root {photo_set} --scale 32 -b 12 -w 0 --gpu -1".split()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -466,3 +467,30 @@ def test_extending_page_parts_train(copy, photo_set):
     run_small(command, copy, photo_set, *network)
     assert (copy / "checkpoints/mine/3_timm-test_resnet.pt").is_file()
     run_small(command, copy, photo_set, *network, "--scheduler", "sqrt", "--epochs", "1", "--overwrite")
+
+
+@pytest.mark.slow
+def test_extending_page_metric_trains_and_is_reported(copy, photo_set):
+    text = section_with("docs/extending.md", "worst_class_accuracy")
+    places = ("\nMETRICS = {\n", "\nSINGLE_METRICS = (", "    return {\n")  # "…" stands for the names that are there
+    for code, place in zip(blocks(text, "python"), places, strict=True):
+        first, line = code.split("\n", 1)
+        path = copy / first.removeprefix("# ").split(":")[0]
+        content = path.read_text()
+        start = content.index(place, max(content.find("def class_scores"), 0)) + len(place)
+        if "…" in line:
+            end = content.index(")", start)
+            content = content[:end] + line.partition('"log_loss"')[2].removesuffix(")\n") + content[end:]
+        else:
+            content = content[:start] + line + content[start:]
+        path.write_text(content)
+
+    metric = ["--metric", "worst_class_accuracy"]
+    train = "python train.py --tag worst --model timm:test_resnet --no-pretrained --epochs 1".split()
+    run_small(train, copy, photo_set, *metric)
+    score = "python eval.py --tag two --load checkpoints/worst/best.pt checkpoints/worst/last.pt --blend greedy".split()
+    run_small(score, copy, photo_set)
+    (made,) = (copy / "results/two").glob("*/metrics.json")
+    metrics = json.loads(made.read_text())
+    assert metrics["worst_class_accuracy"] <= metrics["mean_class_accuracy"]
+    assert "Worst class accuracy" in (made.parent / "report.html").read_text()

@@ -9,10 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from browser import start_browser
-from evaluation.report import page as report
-from evaluation.report import target_page
 from evaluation.step_points import thinned
-from options import choices
 from tools.compare import command, page
 from tools.compare.runs import differing_options, find_runs, read_run, read_seconds
 
@@ -389,14 +386,6 @@ def test_compare_page_shows_shares_alone_in_per_cent(metric, shown, tmp_path):
     table.write_text(table.read_text().replace("val_top1", f"val_{metric}"))
     page.write_page(tmp_path / "compare.html", [read_run(tmp_path / "logs", "a")], metric)
     assert (tmp_path / "compare.html").read_text().count(f'data-value="-0.25">{shown}</td>') == 2, "best and last"
-
-
-def test_pages_show_each_metric_alike():
-    scores = dict.fromkeys([*choices.METRICS, "ece"], 0.25)
-    texts = [(row["title"], row["value"]) for row in report.headline_rows(scores)]
-    texts += [(row["title"], row["value"]) for row in target_page.headline_rows(scores, "mAP")]
-    texts = [pair for pair in texts if not pair[0].startswith("Mean ")]  # mae is of classes, or of numbers
-    assert len({title for title, _ in texts}) == len(set(texts)) < len(texts)
 
 
 def test_compare_page_is_one_file_and_escapes_names(made):
