@@ -21,7 +21,8 @@ from made import make, shown
 from network import get_model
 from options import parse_train
 from options.choices import MODELS
-from tools.export import command, graph
+from tools.export import command, formats, graph
+from tools.export.shipped import predict
 from tools.export.shipped import preprocess as shipped
 from utils.classes import Classes
 from utils.preprocess import Preprocess
@@ -137,7 +138,7 @@ def agreement(predictor: Predictor, path, count: int = 3, shown=None, **settings
     `shown`: the images for PyTorch, and those for ONNX Runtime; None: random ones for both.
     """
     made = graph.Graph(predictor, **settings)
-    graph.write_onnx(made, path)
+    formats.write_onnx(made, path)
     session = onnxruntime.InferenceSession(str(path))
     images = [torch.randint(0, 256, (count, 3, way.scale, way.scale), dtype=torch.uint8) for way in made.preprocesses]
     images = images if shown is None else [shown[0]]
@@ -211,6 +212,11 @@ def export(*words: object) -> int:
 
 def check(folder) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, folder / "predict.py", "--check"], capture_output=True, text=True)
+
+
+def test_formats_have_each_a_runtime_that_opens_them():
+    """The exported folder has a table of its own, as it predicts without this project."""
+    assert {made.suffix for made in formats.FORMATS.values()} == set(predict.RUNTIMES)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -21,7 +22,7 @@ FOUND = re.compile(r"largest difference (\S+)")
 TIMEOUT_SECONDS = 1800
 
 
-def check_alone(folder: Path, runtimes: list[str]) -> float:
+def check_alone(folder: Path, runtimes: Sequence[str]) -> float:
     """Run `predict.py --check` of an exported folder in a new process, and return the largest difference.
 
     The process finds the standard library, NumPy, Pillow and the packages `runtimes`, and nothing else.

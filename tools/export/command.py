@@ -19,16 +19,10 @@ from pathlib import Path
 from options import choices, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from options.shared_flags import temperature
+from tools.export.formats import FORMATS
 from utils.errors import UserError
 from utils.run import run_tool
 
-FORMATS = ("onnx", "torch_export", "openvino")
-# What each format needs here: the module, and what to install
-NEEDS = {
-    "onnx": (("onnx", "onnxruntime"), "onnx onnxruntime"),
-    "openvino": (("onnx", "openvino"), "onnx openvino"),
-    "torch_export": ((), ""),
-}
 MAX_GOLDEN = 1000
 CALIBRATION_IMAGES = 256
 # Flags of eval.py that a command may give: the members, and how they predict
@@ -116,10 +110,12 @@ def export(opt: argparse.Namespace) -> None:
 
 def check_packages(form: str) -> None:
     """Raise UserError where a package that a format needs is missing."""
-    modules, packages = NEEDS[form]
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    needs = FORMATS[form].needs
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--to {form} needs {' and '.join(missing)}, which is missing.\nTry: pip install {packages}")
+        raise UserError(
+            f"--to {form} needs {' and '.join(missing)}, which is missing.\nTry: pip install {' '.join(needs)}"
+        )
 
 
 def _check_flags(opt: argparse.Namespace) -> None:

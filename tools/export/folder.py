@@ -20,6 +20,7 @@ from inference.predictor import Predictor
 from options import choices
 from tools.export import graph, quantise
 from tools.export.alone import check_alone
+from tools.export.formats import FORMATS
 from tools.export.speed import compare_speed, open_exported
 from utils import run_lock
 from utils.errors import UserError
@@ -35,8 +36,7 @@ INT8_TOLERANCE = 2e-2  # of the 8-bit model's own predictions, for other process
 EXPECTED, INT8_EXPECTED = "probabilities.npy", "int8.npy"  # in golden/: of eval.py, and of the 8-bit model here
 MEANS = ("mean", *choices.FITTED_BLENDS)  # of --blend: weighted means of predictions
 SHIPPED = ("predict.py", "preprocess.py")
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch_export": ".pt2"}
-RUNTIMES = {"onnx": ["onnxruntime"], "openvino": ["openvino"], "torch_export": ["torch"]}
+VERSIONED = ("torch", "timm", "numpy", *dict.fromkeys(name for form in FORMATS.values() for name in form.needs))
 
 
 class Golden(NamedTuple):
@@ -81,7 +81,7 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         _write_models(new, config, run, opt)
         write_config(new, config)
         report = _quantise(new, config, run, golden, opt) if opt.int8 else []
-        worst = check_alone(new, RUNTIMES[opt.to])
+        worst = check_alone(new, FORMATS[opt.to].runtimes)
         lines = compare_speed(new, run.predictor)
         shutil.rmtree(new / "__pycache__", ignore_errors=True)
     log.info(f"{len(golden.files)} golden images, in a process without this project: largest difference {worst:.2e}")
@@ -129,7 +129,7 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
     apart = opt.members == "apart" and len(predictor.members) > 1
     outside = apart or opt.outputs == "logits"
     versions = {"python": platform.python_version()}
-    for name in ("torch", "timm", "numpy", "onnx", "onnxruntime", "openvino"):
+    for name in VERSIONED:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -166,7 +166,7 @@ def _write_parts(new: Path, config: dict[str, Any], run: Inference, golden: Gold
         shutil.copyfile(Path(__file__).parent / "shipped" / name, new / name)
     names = [run.classes.name(label) for label in range(run.classes.count)]
     (new / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    runtimes = RUNTIMES[config["export"]["format"]]
+    runtimes = FORMATS[config["export"]["format"]].runtimes
     (new / "requirements.txt").write_text("".join(f"{name}\n" for name in ["numpy", "pillow", *runtimes]))
     (new / "golden").mkdir()
     copied = []
@@ -192,10 +192,10 @@ def _write_models(new: Path, config: dict[str, Any], run: Inference, opt: argpar
     total = sum(whole.weights)
     for k, part in enumerate(parts):
         name = "model" if len(parts) == 1 else f"model_{k}"
-        path = new / f"{name}{SUFFIXES[opt.to]}"
+        path = new / f"{name}{FORMATS[opt.to].suffix}"
         traced = graph.Graph(part, logits=opt.outputs == "logits", normalised=opt.normalise == "file")
         log.info(f"Exporting {path.name} …")
-        graph.WRITERS[opt.to](traced, path)
+        FORMATS[opt.to].write(traced, path)
         weight = whole.weights[k] / total if len(parts) > 1 else 1.0
         places = [whole.preprocesses.index(way) for way in part.preprocesses]
         config["models"].append({"file": path.name, "weight": weight, "inputs": places})

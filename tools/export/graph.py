@@ -1,11 +1,8 @@
 """The graph that is exported: images to probabilities, for one network or for several, in fp32."""
 
 import copy
-import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +11,10 @@ from inference.blend import combine, with_temperature
 from inference.predictor import Predictor
 from inference.tta import View, mean_over_views
 from utils.errors import UserError
-from utils.logger import log
 from utils.preprocess import Preprocess
 from utils.task import CORN, LINEAR, POSITION, ordered_probabilities, predictions_of
 
 EXAMPLES = 2  # images of the example batch; a batch of 1 would be taken as a constant
-OPSET = 20
 
 
 class Graph(nn.Module):
@@ -124,40 +119,6 @@ def export_program(graph: Graph) -> "torch.export.ExportedProgram":
             ) from error
 
 
-def write_onnx(graph: Graph, path: Path) -> None:
-    """Write the graph as ONNX, with inputs `images`, or `images_0` and so on, and one output.
-
-    The graph is traced, which takes a tenth of the time of torch.export; torch.export follows where tracing fails. What
-    a trace got wrong shows in the comparison with PyTorch, which every export makes.
-
-    Raises:
-        UserError: the network has an operation that ONNX lacks.
-    """
-    inputs, outputs = input_names(len(graph.preprocesses)), [graph.output_name]
-    names: dict[str, Any] = {"input_names": inputs, "output_names": outputs, "opset_version": OPSET, "verbose": False}
-    axes = {name: {0: "batch"} for name in (*inputs, *outputs)}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(graph, graph.examples(), str(path), dynamo=False, dynamic_axes=axes, **names)
-        except Exception as failure:  # the tracer raises nearly anything
-            path.unlink(missing_ok=True)
-            log.info(f"The network cannot be traced ({type(failure).__name__}); torch.export follows it instead.")
-            _write_with_dynamo(graph, path, names)
-
-
-def _write_with_dynamo(graph: Graph, path: Path, names: dict[str, Any]) -> None:
-    """Write the graph as ONNX through torch.export, which needs onnxscript."""
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UserError("This network is written by torch.export, which needs onnxscript.\nTry: pip install onnxscript")
-    program: Any
-    try:
-        program = torch.onnx.export(export_program(graph), dynamo=True, **names)
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise UserError(f"The network cannot be written as ONNX: {str(error).strip()[:300]}") from error
-    program.save(str(path))
-
-
 def input_names(count: int) -> Sequence[str]:
     """Return the names of `count` inputs of an exported graph."""
     return ["images"] if count == 1 else [f"images_{k}" for k in range(count)]
@@ -170,27 +131,3 @@ def describe_inputs(graph: Graph) -> str:
     return ", ".join(
         f"{name} {kind} (B, 3, {way.scale}, {way.scale})" for name, way in zip(names, graph.preprocesses, strict=True)
     )
-
-
-def write_torch(graph: Graph, path: Path) -> None:
-    """Write the graph as torch.export's archive."""
-    torch.export.save(export_program(graph), str(path))
-
-
-def write_openvino(graph: Graph, path: Path) -> None:
-    """Write the graph as OpenVINO's IR, in fp32; `path` ends in .xml, and the weights are beside it."""
-    import openvino
-
-    between = path.with_suffix(".onnx")
-    write_onnx(graph, between)
-    model = openvino.convert_model(str(between))
-    openvino.save_model(model, str(path), compress_to_fp16=False)
-    del model
-    between.unlink()
-
-
-WRITERS: dict[str, Callable[[Graph, Path], None]] = {
-    "onnx": write_onnx,
-    "torch_export": write_torch,
-    "openvino": write_openvino,
-}

@@ -162,7 +162,7 @@ def _sibling(folder: Path, name: str) -> Any:
 
 def _open(path: Path, threads: int) -> Model:
     """Return a function from the inputs of a model to its output."""
-    return {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}[path.suffix](path, threads)
+    return RUNTIMES[path.suffix](path, threads)
 
 
 def _open_onnx(path: Path, threads: int) -> Model:
@@ -195,6 +195,9 @@ def _open_torch(path: Path, threads: int) -> Model:
             return module(*(torch.from_numpy(np.ascontiguousarray(one)) for one in inputs)).numpy()
 
     return run
+
+
+RUNTIMES = {".onnx": _open_onnx, ".xml": _open_openvino, ".pt2": _open_torch}  # by the suffix of the model's file
 
 
 # ------------------------------------------------------------------------------------------------ the command
@@ -248,8 +251,8 @@ def main() -> int:
     try:
         predictor = Predictor(threads=opt.threads)
     except ImportError as error:
-        packages = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch", "PIL": "pillow"}
-        print(f"{error}\nTry: pip install {packages.get(error.name or '', error.name)}", file=sys.stderr)
+        package = "pillow" if error.name == "PIL" else error.name
+        print(f"{error}\nTry: pip install {package}", file=sys.stderr)
         return 2
     except DamagedModelError as error:
         print(error, file=sys.stderr)
