@@ -19,6 +19,7 @@ from inference.ensemble_file import EnsembleFile
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from inference.task_flags import check_task
+from inference.tta import warn_of_unknown_views
 from network.loading import build_from_checkpoint, warn_without_cut_points
 from options import command
 from options.choices import TASK_METRICS
@@ -209,6 +210,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         f"{preprocess.scale} px ({preprocess.fit}), {chosen}"
     )
     warn_without_cut_points(member.model, path)
+    warn_of_unknown_views(opt.tta, trained, path)
     return network
 
 

@@ -1,12 +1,15 @@
 """Test-time augmentation: the views of an image that a network sees. Its probabilities are averaged over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from options.choices import TRANSFORM_FLAGS
 from utils.errors import unknown_name
+from utils.logger import log
 from utils.preprocess import CROP_FRACTION, Preprocess
 
 
@@ -88,6 +91,31 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
     if name not in TTA:
         raise unknown_name("TTA", name, TTA)
     return TTA[name](preprocess)
+
+
+def warn_of_unknown_views(name: str, trained: Mapping[str, Any], path: str) -> None:
+    """Warn where --tta `name` shows the network of the checkpoint `path` images as its training never did.
+
+    Upside-down and turned views cost Airbench, trained upright on Fashion-MNIST, 57 points (docs/benchmarks.md).
+
+    Args:
+        trained: the options of its training; one without a known transform is not judged.
+    """
+    used = TRANSFORM_FLAGS.get(trained.get("transform", ""))
+    if used is None:
+        return
+    given = {flag: trained.get(flag, 0.0) for flag in ("hflip", "vflip", "transpose", "rotate") if flag in used}
+    turned = given.get("vflip") or given.get("transpose") or given.get("rotate", 0) >= 90
+    if name == "x8" and not turned:
+        log.warning(
+            f"--tta x8 shows {path} images upside down and turned, which it never saw in training "
+            f"(--transform {trained['transform']}). Its score may fall far. Try: --tta flip"
+        )
+    if name in ("flip", "x8") and given.get("hflip") == 0:
+        log.warning(
+            f"--tta {name} shows {path} mirror images, which it never saw in training (--hflip 0). "
+            "Its score may fall. Try: --tta none"
+        )
 
 
 def mean_over_views(probabilities: list[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from inference import Member, Predictor
-from inference.tta import TTA, get_views
+from inference.tta import TTA, get_views, warn_of_unknown_views
 from network import get_model
 from options import parse_train
 from utils.batch import EvalBatch
@@ -86,6 +86,31 @@ def test_x8_averages_probabilities():
     each = np.exp(logits - logits.max(axis=-1, keepdims=True))
     wanted = (each / each.sum(axis=-1, keepdims=True)).mean(axis=0)
     assert predictor(Corner(), "x8")((image,)).numpy() == pytest.approx(wanted, abs=1e-4)
+
+
+UPRIGHT = {"hflip": 0.5, "vflip": 0.0, "transpose": 0.0, "rotate": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("tta", "trained", "said"),
+    [
+        ("x8", {"transform": "light", **UPRIGHT, "vflip": 0.5}, "upside down"),  # light has no such flip
+        ("x8", {"transform": "resize", **UPRIGHT}, "upside down"),
+        ("x8", {"transform": "none"}, "upside down"),
+        ("flip", {"transform": "resize", **UPRIGHT, "hflip": 0.0}, "--hflip 0"),
+        ("x8", {"transform": "resize", **UPRIGHT, "vflip": 0.5, "hflip": 0.0}, "--hflip 0"),
+        ("x8", {"transform": "resize", **UPRIGHT, "vflip": 0.5}, ""),
+        ("x8", {"transform": "resize", **UPRIGHT, "transpose": 0.5}, ""),
+        ("x8", {"transform": "resize", **UPRIGHT, "rotate": 180.0}, ""),
+        ("flip", {"transform": "resize", **UPRIGHT}, ""),
+        ("flip", {"transform": "none", "hflip": 0.0}, ""),  # without a transform nobody chose that flip
+        ("fivecrop", {"transform": "none", "hflip": 0.0}, ""),
+        ("x8", {}, ""),  # a plain state dict
+    ],
+)
+def test_views_that_training_never_showed_are_warned_of(caplog, tta, trained, said):
+    warn_of_unknown_views(tta, trained, "a.pt")
+    assert len(caplog.records) == bool(said) and said in caplog.text
 
 
 def test_fivecrop_takes_corners_and_centre():

@@ -29,7 +29,7 @@ def trained(photo_set, tmp_path_factory, request):
 
 
 @pytest.mark.parametrize("tta", ["none", "x8"])
-def test_load_gives_the_bits_of_eval(trained, photo_set, tta):
+def test_load_gives_the_bits_of_eval(trained, photo_set, tta, caplog):
     from inference import open_inference, predict
     from options import parse_eval
 
@@ -40,6 +40,7 @@ def test_load_gives_the_bits_of_eval(trained, photo_set, tta):
     assert np.array_equal(np.log(probabilities.clip(1e-30)).astype(np.float16), kept)
     assert names == [run.classes.name(int(label)) for label in expected.top[:, 0]]
     assert len(set(map(bytes, probabilities))) > 6
+    assert ("upside down" in caplog.text) == (tta == "x8")  # --transform light never shows that
 
 
 def test_load_any_kind_of_image_gives_the_same(trained, tmp_path, photos):
