@@ -255,7 +255,8 @@ def loss_settings(
 ) -> LossSettings:
     """Return what the loss is built from; `class_counts`: training images per class.
 
-    A warning is logged if more than one flag corrects for rare classes.
+    A warning is logged if more than one flag corrects for rare classes. The log also says where a step of several
+    batches or processes is other than one of a large batch.
     """
     corrections = [f"--balance {opt.balance}"] if opt.balance != "none" else []
     corrections += [f"--class_weight {opt.class_weight}"] if opt.class_weight != "none" else []
@@ -263,6 +264,12 @@ def loss_settings(
     if len(corrections) > 1:
         log.warning(
             f"{' and '.join(corrections)} each correct for rare classes: together they correct twice. Leave one out."
+        )
+    parts = opt.accumulate * distributed.world_size()
+    if parts > 1 and (within_batch := _averaged_within_batch(opt)):
+        log.info(
+            f"{within_batch} averages within each of the {parts} parts of a step, so the step is not quite that of "
+            "one large batch."
         )
     counts = None
     if class_counts is not None:
@@ -280,6 +287,15 @@ def loss_settings(
         head_margin=opt.head_margin,
         class_counts=counts,
     )
+
+
+def _averaged_within_batch(opt: argparse.Namespace) -> str:
+    """Return the flag that makes the loss of a batch more than a plain mean over its images; "": there is none."""
+    if opt.loss in ("ohem", "corn"):  # they average over the hardest images, and over those of each cut
+        return f"--loss {opt.loss}"
+    # The weights of labels are equal in all images; those of classes are not.
+    weighted = opt.class_weight != "none" and opt.task != "multilabel"
+    return f"--class_weight {opt.class_weight}" if weighted else ""
 
 
 def _check(opt: argparse.Namespace, model: BaseModel) -> None:

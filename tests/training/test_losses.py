@@ -331,3 +331,21 @@ def test_get_loss_two_corrections_for_rare_classes_are_warned(words, named, capl
     monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
     get_loss(loss_settings(parse_train(words.split()), COUNTS))
     assert ("correct twice" in caplog.text) == bool(named) and named in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--accumulate 2 --class_weight effective", "--class_weight effective averages within each of the 2"),
+        ("--accumulate 2 --loss ohem", "--loss ohem averages"),
+        ("--accumulate 2 --task ordinal --loss corn", "--loss corn averages"),
+        ("--accumulate 2", ""),
+        ("--class_weight effective", ""),
+        ("--accumulate 2 --task multilabel --class_weight effective", ""),
+    ],
+)
+def test_loss_of_several_batches_that_is_not_that_of_a_large_one_is_logged(words, named, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    caplog.set_level(logging.INFO, "classifier")
+    loss_settings(parse_train(words.split()), COUNTS)
+    assert ("averages within" in caplog.text) == bool(named) and named in caplog.text
