@@ -340,7 +340,7 @@ def _hash(text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.
     end = start + length
     span = min(len(text), max(HASH_CHUNK_BYTES, int(length.max())))
     power = np.cumprod(np.full(span, HASH_FACTOR)) * HASH_INVERSE
-    inverse_power = np.cumprod(np.full(span, HASH_INVERSE)) * HASH_FACTOR
+    inverse_power = np.cumprod(np.full(span + 1, HASH_INVERSE)) * HASH_FACTOR  # an empty part may begin at the end
     at = 0
     while at < len(start):
         first = int(start[at])

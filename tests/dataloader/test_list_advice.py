@@ -180,6 +180,15 @@ def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, c
     assert again.tolist() == sorted(again)
 
 
+def test_path_hashes_of_names_without_folder_at_the_end_of_a_chunk(tmp_path, monkeypatch):
+    (tmp_path / "train.txt").write_text("a 0\nb 0\na 0\n")
+    files = read_list(tmp_path / "train.txt")
+    hashes = lists.path_hashes(files)
+    monkeypatch.setattr(lists, "HASH_CHUNK_BYTES", 4)  # as long as a line: the second folder, "", begins at its end
+    assert lists.path_hashes(files).tolist() == hashes.tolist() == [hashes[0], hashes[1], hashes[0]]
+    assert hashes[0] != hashes[1]
+
+
 @pytest.mark.parametrize("check", ["--check_files", "--no-check_files"])
 @pytest.mark.parametrize("name", ["train", "val"])
 def test_open_list_repeated_images_are_warned_of_once_per_list(here, prepare, caplog, check, name):

@@ -241,7 +241,7 @@ def test_checkpoint_with_thresholds_of_another_count_is_refused(task_checkpoint,
     content = checkpoint.load(path)
     torch.save({**content, "thresholds": {"rule": "one", "values": [0.5], "tta": "none"}}, path)
     result = script("eval.py", "--load", path, "--gpu", "-1")
-    assert result.code == 2 and "thresholds.values: 1 for 2 classes" in result.err
+    assert result.code == 2 and "thresholds.values: 1 for 2 labels" in result.err
 
 
 def test_threshold_flag_is_moved_to_the_temperature_of_the_next_command(monkeypatch):
