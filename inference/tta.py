@@ -99,12 +99,15 @@ def warn_of_unknown_views(name: str, trained: Mapping[str, Any], path: str) -> N
     Upside-down and turned views cost Airbench, trained upright on Fashion-MNIST, 57 points (docs/benchmarks.md).
 
     Args:
-        trained: the options of its training; one without a known transform is not judged.
+        trained: the options of its training; where they lack the transform or its flips, nothing is judged.
     """
     used = TRANSFORM_FLAGS.get(trained.get("transform", ""))
     if used is None:
         return
-    given = {flag: trained.get(flag, 0.0) for flag in ("hflip", "vflip", "transpose", "rotate") if flag in used}
+    flips = {"hflip", "vflip", "transpose", "rotate"} & set(used)
+    if not trained.keys() >= flips:  # earlier versions flipped without these flags
+        return
+    given = {flag: trained[flag] for flag in flips}
     turned = given.get("vflip") or given.get("transpose") or given.get("rotate", 0) >= 90
     if name == "x8" and not turned:
         log.warning(

@@ -106,6 +106,8 @@ UPRIGHT = {"hflip": 0.5, "vflip": 0.0, "transpose": 0.0, "rotate": 10.0}
         ("flip", {"transform": "none", "hflip": 0.0}, ""),  # without a transform nobody chose that flip
         ("fivecrop", {"transform": "none", "hflip": 0.0}, ""),
         ("x8", {}, ""),  # a plain state dict
+        ("x8", {"transform": "resize"}, ""),  # of a version that had no such flags
+        ("flip", {"transform": "light"}, ""),
     ],
 )
 def test_views_that_training_never_showed_are_warned_of(caplog, tta, trained, said):
