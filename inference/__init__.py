@@ -1,6 +1,7 @@
 """Checkpoints into probabilities."""
 
-from inference.ensemble import fit_ensemble, write_ensemble
+from inference.ensemble import fit_ensemble
+from inference.ensemble_file import write_ensemble
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.images import ImagePredictor, load

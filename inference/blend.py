@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from utils.task import has_probabilities
 GREEDY_ROUNDS = 50
 MIN_WEIGHT = 1e-6  # A smaller weight of "optimal" becomes 0.
 MAX_GAP = 0.01  # "optimal" warns if it ends further above the minimum, as a share of the loss.
+BlendScores = dict[str, dict[str, float]]  # {a member, or the blend: its scores by name}
 BLOCK_VALUES = 1 << 22  # probabilities that are blended together: 16 MB of each member
 
 
@@ -295,7 +296,7 @@ FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": gre
 
 def fit(
     data: Fittable, image: NDArray[np.integer], how: str, seed: int = 0, metric: str = "top1"
-) -> tuple[list[float], dict[str, Any]]:
+) -> tuple[list[float], BlendScores]:
     """Fit weights (M,) to all of `data`, and measure by cross-fitting what they gain.
 
     Args:

@@ -141,7 +141,7 @@ def load_predictor(
     networks = [_load_network(path, weight, opt, device) for path, weight in network_pairs]
     identities = (*(network.identity for network in networks), *hashes[len(networks) :])
     if ensemble is not None:
-        _check_ensemble(ensemble, paths, identities)
+        ensemble.check_members(paths, identities)
     saved = _read_saved([path for path, _ in saved_pairs])
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
@@ -272,16 +272,6 @@ def _cut(name: str, letters: int) -> str:
     return os.fsencode(name[:letters])[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _check_ensemble(ensemble: EnsembleFile, paths: tuple[str, ...], identities: tuple[str, ...]) -> None:
-    """Raise UserError where a member of --ensemble is not the one that the weights were fitted to."""
-    for path, identity in zip(paths, identities, strict=True):
-        if ensemble.identities[path] != identity:
-            raise UserError(
-                f"--ensemble {ensemble.path}: {path} has changed since the weights were fitted (another network, "
-                "or other weights, names or options). Put it back, or fit them again with eval.py --blend."
-            )
-
-
 def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
     """Read the files of probabilities."""
     saved_probs.check_total(paths)
@@ -356,7 +346,7 @@ def _thresholds(
             )
         return list(opt.threshold) * (classes.count if len(opt.threshold) == 1 else 1)
     if ensemble is not None and ensemble.thresholds:
-        return _ensemble_thresholds(ensemble.path, ensemble.thresholds, classes, temperature)
+        return ensemble.thresholds_at(temperature, classes.count)
     held = {one.member.path: one.thresholds["values"] for one in networks if one.thresholds is not None}
     held |= {one.path: one.thresholds for one in saved if one.thresholds is not None}
     if not held:
@@ -375,22 +365,6 @@ def _thresholds(
     values = labels_at_temperature(np.array(held[opt.load[0]]), temperature).tolist()
     log.info(f"Labels count as predicted {describe_thresholds(values)}, as {opt.load[0]} says")
     return values
-
-
-def _ensemble_thresholds(path: str, stored: dict[str, Any], classes: Classes, temperature: float) -> list[float]:
-    """Return the thresholds that the ensemble.yaml at `path` holds for temperature 1, moved to `temperature`."""
-    values = stored["values"]
-    if len(values) not in (1, classes.count):
-        raise UserError(
-            f"--ensemble {path}: thresholds.values has {len(values)} numbers; allowed: one, or one for each of the "
-            f"{classes.count} labels."
-        )
-    moved: list[float] = labels_at_temperature(np.array(values), temperature).tolist()
-    moved = moved * (classes.count if len(moved) == 1 else 1)
-    images = str(stored.get("images"))
-    about = f" (fitted to {images} images)" if images.isdigit() else ""
-    log.info(f"Labels count as predicted {describe_thresholds(moved)}, as {path} says{about}")
-    return moved
 
 
 def _check_classes(datas: list[dict[str, Any]], paths: tuple[str, ...]) -> None:

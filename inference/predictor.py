@@ -94,6 +94,17 @@ class Predictor:
         # bool (N,): for which images of the list every saved member has a valid row; None: there is no saved member
         self.saved_readable: Tensor | None = None
 
+    def from_saved(self, saved: Sequence[SavedMember], readable: Tensor | None) -> "Predictor":
+        """Return a predictor without networks, which looks up what the members of this one have predicted for a list.
+
+        Args:
+            saved: one per member, in their order, or none: a process that shares a list may have no row of it.
+            readable: bool (N,), which images of the list all members could read.
+        """
+        found = Predictor((), blend=self.blend, saved=saved, task=self.task)
+        found.weights, found.temperature, found.saved_readable = self.weights, self.temperature, readable
+        return found
+
     def readable(self, batch: EvalBatch) -> Tensor:
         """Return bool (B,): which images of the batch all members could read."""
         return batch.readable if self.saved_readable is None else batch.readable & self.saved_readable[batch.index]

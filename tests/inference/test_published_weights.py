@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from inference.ensemble import EnsembleMember, ensemble_content
-from inference.ensemble_file import apply_ensemble_file
+from inference.ensemble_file import EnsembleMember, apply_ensemble_file, ensemble_content
 from inference.loading import load_predictor
 from inference.rewriting import announce_rewriting
 from inference.session import open_inference
@@ -47,7 +46,7 @@ def test_ensemble_of_folders_and_repositories_names_them_again(published, tmp_pa
     members = [EnsembleMember(source, "0", 0.25) for source in sources]
     folder = tmp_path / "results"
     folder.mkdir()
-    content = ensemble_content(folder, members, "none", more={})
+    content = ensemble_content(folder, members, "none")
     assert content["load"] == ["../out", "../out", "../best.pt", "hf-hub:owner/name@main"]
     write_yaml(folder / "ensemble.yaml", {**content, "load": ["local-dir:../out", *content["load"][1:]]})
     asked = parse_eval(["--ensemble", "results/ensemble.yaml", *CPU])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dataloader
 from evaluation.thresholds import FittedThresholds
-from inference.ensemble import EnsembleMember, ensemble_content, thresholds_content
+from inference.ensemble_file import EnsembleMember, ensemble_content, thresholds_content
 from options import NO_TEST_LIST, command
 from tools.folds.oof import checkpoint_of
 from tools.folds.plan import ENSEMBLE, FoldsRun
@@ -34,7 +34,7 @@ def write(run: FoldsRun, identities: list[str], oof: Path, thresholds: FittedThr
     if thresholds is not None:
         about["thresholds"] = thresholds_content(thresholds, temperature=1.0)
     path = run.folder / ENSEMBLE
-    write_yaml(path, ensemble_content(run.folder, members, run.opt.tta, more=about))
+    write_yaml(path, ensemble_content(run.folder, members, run.opt.tta) | about)
     kept = "" if thresholds is None else f", and the thresholds fitted to {oof.name}"
     log.info(f"Written: {path}, {len(members)} networks of equal weights{kept}; {oof}")
     log.info(f"Next: {next_command(run, path)}")
