@@ -146,7 +146,7 @@ def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Score
 
     def score(weights: str) -> dict[str, float]:
         assert loader is not None  # as --val_freq asks for scores
-        member = Member(model, model.preprocess(), net=run.engine.net(weights), weights=weights)
+        member = Member(model, model.preprocess(), net=run.engine.net(weights), which=weights)
         return evaluate(Predictor([member]), loader, classes, run.on_predictions(weights), run.cut_points_of(weights))
 
     return score

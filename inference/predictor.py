@@ -52,7 +52,7 @@ class SavedMember:
 class Member:
     """One network of an ensemble, how its images are prepared, and its weight in the mean.
 
-    net: the network with an average of its weights, "ema" or "swa" as `weights` says; None is `model.net`.
+    net: the network with an average of its weights, "ema" or "swa" as `which` says; None is `model.net`.
     """
 
     model: BaseModel
@@ -60,7 +60,7 @@ class Member:
     weight: float = 1.0
     path: str = ""  # its checkpoint; "": it is being trained
     net: nn.Module | None = None
-    weights: str = "raw"
+    which: str = "raw"
 
     def evaluating(self) -> contextlib.AbstractContextManager[nn.Module]:
         """Return the context in which the network is in eval mode; it yields the network."""
@@ -90,7 +90,7 @@ class Predictor:
         self.preprocesses = tuple(dict.fromkeys(view.preprocess for views in self.views for view in views))
         self.weights = [member.weight for member in self.members] + [one.weight for one in self.saved]
         self.temperature = 1.0  # of the blend: see inference.blend.with_temperature
-        self._weights: tuple[tuple[object, ...], Tensor] | None = None  # as the device has them, and what they are of
+        self._normalised: tuple[tuple[object, ...], Tensor] | None = None  # the weights on the device, and their key
         # bool (N,): for which images of the list every saved member has a valid row; None: there is no saved member
         self.saved_readable: Tensor | None = None
 
@@ -148,10 +148,10 @@ class Predictor:
     def _normalised_weights(self, device: torch.device) -> Tensor:
         """Return the weights, float32 (M,), of sum 1. They are cached: a copy to the device waits for it."""
         key = (*self.weights, device)
-        if self._weights is None or self._weights[0] != key:
+        if self._normalised is None or self._normalised[0] != key:
             weights = torch.tensor(self.weights, device=device)
-            self._weights = key, weights / weights.sum()
-        return self._weights[1]
+            self._normalised = key, weights / weights.sum()
+        return self._normalised[1]
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -224,10 +224,10 @@ class Predictor:
         for member, count in zip(everyone, broken, strict=True):
             path, model = member.path, member.model if isinstance(member, Member) else None
             if count and not path:
-                weights = member.weights if isinstance(member, Member) else "raw"
-                which = "" if weights == "raw" else f" (its {weights} average)"
+                which = member.which if isinstance(member, Member) else "raw"
+                average = "" if which == "raw" else f" (its {which} average)"
                 raise NotFinite(
-                    f"The network{which} gives NaN or infinite logits for {count} of {seen} validation images"
+                    f"The network{average} gives NaN or infinite logits for {count} of {seen} validation images"
                 )
             if count:
                 half = model is not None and model.dtype is not None
