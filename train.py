@@ -68,7 +68,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     model.set_target_units(classes)
     if start.content is not None:
         load_weights(model, start.content, start.source, resume=start.resumed, names=classes.names)
-    model.place(device)
+    model.to_device(device)
     opt = start.fill_defaults(opt, model.net, len(lists.train), classes.present())
     precision, reason = model.set_precision(
         opt.precision, kept=start.resumed and "precision" not in opt.given, batch_size=opt.batch_size

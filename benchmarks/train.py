@@ -266,7 +266,7 @@ def _model(task: dict[str, Any], device: "torch.device") -> "BaseModel":
 
     opt = _options(task).replace(num_classes=int(read_list(task["list"]).label.max()) + 1)
     model = get_model(opt.model)(opt)
-    model.place(device)
+    model.to_device(device)
     return model
 
 

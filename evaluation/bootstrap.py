@@ -21,10 +21,10 @@ class ImageDraws(NamedTuple):
     Drawn by themselves, copies would make an interval narrower without telling anything new.
 
     Attributes:
-        place: int64 (N,), the image of each row. images: how many there are.
+        image_of: int64 (N,), the image of each row. images: how many there are.
     """
 
-    place: NDArray[np.int64]
+    image_of: NDArray[np.int64]
     images: int
 
     @classmethod
@@ -35,18 +35,18 @@ class ImageDraws(NamedTuple):
             image: (count,), equal where rows are of one image; None: all are different.
         """
         if image is not None:
-            unique, place = np.unique(image, return_inverse=True)
+            unique, image_of = np.unique(image, return_inverse=True)
             if len(unique) < count:
-                return cls(place, len(unique))
+                return cls(image_of, len(unique))
         return cls(np.arange(count), count)
 
     def weights(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return how often each row occurs in a resample, int64 (N,)."""
-        return np.bincount(rng.integers(0, self.images, self.images), minlength=self.images)[self.place]
+        return np.bincount(rng.integers(0, self.images, self.images), minlength=self.images)[self.image_of]
 
     def uniform(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return a number from 0 to 1 for each row, float64 (N,), the same for all rows of an image."""
-        return rng.random(self.images)[self.place]
+        return rng.random(self.images)[self.image_of]
 
 
 class _PerImage(NamedTuple):
@@ -54,7 +54,7 @@ class _PerImage(NamedTuple):
     first: NDArray[np.int64]
     share: NDArray[np.float64]  # (N, 3): top1, top5, loss
     confidence: NDArray[np.float64]
-    place: NDArray[np.int64]
+    bin_of: NDArray[np.int64]
     groups: dict[str, NDArray[np.bool_]]
 
 
@@ -137,7 +137,7 @@ def _chance_ece(columns: _PerImage, draws: ImageDraws, rng: np.random.Generator,
     drawn = np.empty(resamples)
     for k in range(resamples):
         gap = np.bincount(
-            columns.place, weights=(draws.uniform(rng) < columns.confidence) - columns.confidence, minlength=BINS
+            columns.bin_of, weights=(draws.uniform(rng) < columns.confidence) - columns.confidence, minlength=BINS
         )
         drawn[k] = np.abs(gap).sum() / count
     return float(np.percentile(drawn, 97.5))
@@ -149,8 +149,8 @@ def _per_image(predictions: Predictions, scorable: NDArray[np.bool_], train_coun
     loss = -np.log(np.maximum(predictions.true_probability[scorable].astype(np.float64), MIN_PROBABILITY))
     share = np.stack([hit[:, 0], hit[:, :5].any(axis=1), loss], axis=1)
     confidence = predictions.probability[scorable, 0].astype(np.float64)
-    place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return _PerImage(label, top[:, 0], share, confidence, place, shot_groups(train_counts) if train_counts else {})
+    bin_of = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return _PerImage(label, top[:, 0], share, confidence, bin_of, shot_groups(train_counts) if train_counts else {})
 
 
 def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -> dict[str, float]:
@@ -161,7 +161,7 @@ def _resample(columns: _PerImage, weight: NDArray[np.int64], num_classes: int) -
     right = np.bincount(columns.label, weights=hit, minlength=num_classes)
     recall = np.divide(right, total, out=np.full(num_classes, np.nan), where=total > 0)
     by_class = class_scores(total, np.bincount(columns.first, weights=weight, minlength=num_classes), right)
-    gap = np.bincount(columns.place, weights=hit - weight * columns.confidence, minlength=BINS)
+    gap = np.bincount(columns.bin_of, weights=hit - weight * columns.confidence, minlength=BINS)
     top1, top5, loss = (weight @ columns.share / count).tolist()
     scores = {
         "top1": top1,

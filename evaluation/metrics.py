@@ -128,11 +128,11 @@ def reliability(confidence: NDArray[np.floating], hit: NDArray[np.bool_]) -> dic
 
     A bin includes its upper edge, not its lower (torchmetrics puts a confidence on an edge one bin higher).
     """
-    place = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(int) - 1, 0, BINS - 1)
-    count = np.bincount(place, minlength=BINS)
+    bin_of = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(int) - 1, 0, BINS - 1)
+    count = np.bincount(bin_of, minlength=BINS)
     of = np.maximum(count, 1)
-    mean = np.bincount(place, weights=confidence, minlength=BINS) / of
-    return {"count": count, "confidence": mean, "accuracy": np.bincount(place, weights=hit, minlength=BINS) / of}
+    mean = np.bincount(bin_of, weights=confidence, minlength=BINS) / of
+    return {"count": count, "confidence": mean, "accuracy": np.bincount(bin_of, weights=hit, minlength=BINS) / of}
 
 
 def ece(confidence: NDArray[np.float32], hit: NDArray[np.bool_]) -> float:

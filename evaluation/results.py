@@ -93,11 +93,11 @@ def set_aside(folder: Path, identities: Sequence[str]) -> None:
         return
     if _same(noted, identities):
         return
-    place = Path(os.path.realpath(folder))  # a link stays a link
-    other = place.with_name(f"{place.name}.{time.strftime('%Y%m%d-%H%M%S', time.localtime(state.st_mtime))}")
+    real = Path(os.path.realpath(folder))  # a link stays a link
+    other = real.with_name(f"{real.name}.{time.strftime('%Y%m%d-%H%M%S', time.localtime(state.st_mtime))}")
     while os.path.lexists(other):
         other = other.with_name(f"{other.name}+")
-    place.rename(other)
+    real.rename(other)
     log.warning(f"{folder}/ held the results of another checkpoint. It is renamed to {other.name}/.")
 
 

@@ -142,14 +142,14 @@ class Candidates:
     probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
     is_target: bool (N, K), True in the one column of the true class. If two members name a class, its
         second column is -1.
-    place: int64 (N, K), the class of each column.
+    class_of: int64 (N, K), the class of each column.
     whole: float32 (M, images, C), every probability; None: they are not kept. row: int64 (N,), the images' places in
         them.
     """
 
     probability: NDArray[np.float32]
     is_target: NDArray[np.bool_]
-    place: NDArray[np.int64]
+    class_of: NDArray[np.int64]
     whole: NDArray[np.float32] | None = None
     row: NDArray[np.int64] | None = None
     shown: ClassVar[tuple[str, ...]] = ("top1",)
@@ -162,7 +162,7 @@ class Candidates:
     def select(self, keep: NDArray[np.bool_]) -> "Candidates":
         """Return the candidates of the images that `keep`, bool (N,), selects."""
         row = None if self.row is None else self.row[keep]
-        return Candidates(self.probability[:, keep], self.is_target[keep], self.place[keep], self.whole, row)
+        return Candidates(self.probability[:, keep], self.is_target[keep], self.class_of[keep], self.whole, row)
 
     def blended(self, weights: NDArray[np.float64]) -> "Candidates":
         """Return the candidates of one member: the mean of all by `weights`, (M, N), those of each image.
@@ -171,14 +171,16 @@ class Candidates:
         """
         if self.whole is None or self.row is None:
             return replace(self, probability=mean_by_image(self.probability, weights))
-        parts, label = [], torch.from_numpy(self.place[self.is_target])
+        parts, label = [], torch.from_numpy(self.class_of[self.is_target])
         step = max(1, BLOCK_VALUES // self.whole.shape[2])
         for first in range(0, len(label), step):
             some = slice(first, first + step)
             mean = mean_by_image(self.whole[:, self.row[some]], weights[:, some])
             parts.append(candidates(torch.from_numpy(mean), label[some]))
-        probability, is_target, place = (list(column) for column in zip(*parts, strict=True))
-        return Candidates(torch.cat(probability, dim=1).numpy(), torch.cat(is_target).numpy(), torch.cat(place).numpy())
+        probability, is_target, class_of = (list(column) for column in zip(*parts, strict=True))
+        return Candidates(
+            torch.cat(probability, dim=1).numpy(), torch.cat(is_target).numpy(), torch.cat(class_of).numpy()
+        )
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
@@ -193,9 +195,9 @@ class Candidates:
         if metric in ("top1", "top5"):
             return float((above < (1 if metric == "top1" else 5)).mean())
         other = np.where(self.is_target, -np.inf, score)
-        label = self.place[self.is_target]
-        first = np.where(above == 0, label, np.take_along_axis(self.place, other.argmax(axis=1)[:, None], 1)[:, 0])
-        classes = int(self.place.max()) + 1
+        label = self.class_of[self.is_target]
+        first = np.where(above == 0, label, np.take_along_axis(self.class_of, other.argmax(axis=1)[:, None], 1)[:, 0])
+        classes = int(self.class_of.max()) + 1
         if metric in ORDER_METRICS:
             return order_scores(label, first, np.ones(len(label)), classes)[metric]
         total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
@@ -344,15 +346,15 @@ def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Ten
         each: float32 (M, B, C). label: int64 (B,), none below 0. top_k: classes that each member names.
 
     Returns:
-        probability float32 (M, B, K), is_target bool (B, K), and place int64 (B, K), the classes; K = M * min(top_k, C)
+        probability float32 (M, B, K), is_target bool (B, K), and class_of int64 (B, K); K = M * min(top_k, C)
         + 1. A class that is named twice keeps one column; the others are set to -1, below every probability, so that no
         class competes with itself.
     """
     members, batch, count = each.shape
     named = each.topk(min(top_k, count), dim=2).indices.permute(1, 0, 2).reshape(batch, -1)
-    place = torch.cat([label[:, None], named], dim=1)
-    is_repeated = (place[:, :, None] == place[:, None, :]).tril(-1).any(dim=2)
-    probability = each.gather(2, place.expand(members, -1, -1)).masked_fill(is_repeated, -1.0)
+    class_of = torch.cat([label[:, None], named], dim=1)
+    is_repeated = (class_of[:, :, None] == class_of[:, None, :]).tril(-1).any(dim=2)
+    probability = each.gather(2, class_of.expand(members, -1, -1)).masked_fill(is_repeated, -1.0)
     is_target = torch.zeros_like(is_repeated)
     is_target[:, 0] = True
-    return probability, is_target, place
+    return probability, is_target, class_of

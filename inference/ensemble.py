@@ -132,8 +132,8 @@ def _collect(
         readable = predictor.readable(batch)
         known = readable & (batch.label >= 0)
         use = known.to(each.device)
-        probability, target, place = blend.candidates(each[:, use], batch.label.to(each.device)[use])
-        found = probability.cpu(), target.cpu(), place.cpu()
+        probability, target, class_of = blend.candidates(each[:, use], batch.label.to(each.device)[use])
+        found = probability.cpu(), target.cpu(), class_of.cpu()
         return _OfBatch(found, batch.index[known], readable, each if kept is not None else None)
 
     columns: list[tuple[Tensor, ...]] = []
@@ -145,10 +145,10 @@ def _collect(
         done += len(found.readable)
     if not distributed.is_main():
         return None
-    probabilities, targets, places, rows, readables = zip(*columns, strict=True)
+    probabilities, targets, classes, rows, readables = zip(*columns, strict=True)
     row = torch.cat(rows).numpy()
     data = blend.Candidates(
-        torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(places).numpy(), kept, row
+        torch.cat(probabilities, dim=1).numpy(), torch.cat(targets).numpy(), torch.cat(classes).numpy(), kept, row
     )
     return _Collected(data, row, torch.cat(readables))
 

@@ -40,7 +40,7 @@ def optimize_for_inference(
         images = torch.rand(2, 3, preprocess.scale, preprocess.scale, generator=torch.Generator().manual_seed(0))
         model.net, folded = fold_batchnorm(model.net.eval(), model.normalise((images * 255).to(torch.uint8)))
         note = f", {folded} batch norms folded" if folded else ""
-    model.place(device)
+    model.to_device(device)
     if precision in ("auto", "fast") and model.device.type == "cpu":
         if distributed.world_size() > 1:  # each would choose by its own timing, and the answers would be of both
             precision, why = "fp32", "several processes time nothing"

@@ -89,7 +89,7 @@ class BaseModel(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ forward
 
-    def place(self, device: torch.device) -> None:
+    def to_device(self, device: torch.device) -> None:
         """Move to `device`, with weights in channels_last: convolutions are up to twice as fast, on CPU and CUDA."""
         self.to(device)
         self.to(memory_format=torch.channels_last)

@@ -169,7 +169,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     model.set_target_units(classes)
     if content is not None:
         load_weights(model, content, source, names=classes.names)
-    model.place(get_device(opt.gpu))
+    model.to_device(get_device(opt.gpu))
     facts = facts_of(opt, len(files), classes.present(), model.net)
     opt, _ = fill_defaults(opt, replace(facts, features=0))  # a given --lr, as this tool finds it, goes without a fit
     warn_unused(opt)

@@ -132,7 +132,7 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
     if opt.precision == "fp16":
         raise UserError("The CPU computes no fp16. bf16 needs the same memory. Try: --precision bf16")
     model = get_model(opt.model)(opt.replace(pretrained=False))
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     facts = facts_of(opt, opt.images, int(opt.num_classes), model.net)
     opt, _ = fill_defaults(opt, replace(facts, pretrained=bool(opt.pretrained)))  # the weights here are random
     model.set_precision(opt.precision)

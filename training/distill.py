@@ -100,7 +100,7 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
     """
     content = checkpoint.load(path)
     model, data = build_from_checkpoint(content, path)
-    model.place(student.device)
+    model.to_device(student.device)
     model.dtype = student.dtype
     model.requires_grad_(False)
     if data.get("task", "single") != "single":

@@ -97,7 +97,7 @@ def add_adapters(model: BaseModel, rank: int, seed: int) -> "Adapters":
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, net, ADAPTER)
-    model.place(model.device)  # the new weights, too, in channels_last
+    model.to_device(model.device)  # the new weights, too, in channels_last
     for name, parameter in net.named_parameters():
         if name in learning:
             parameter.requires_grad_(True)

@@ -162,7 +162,7 @@ def _trial_engine(opt: Options, device: torch.device, classes: Classes) -> tuple
     # how many epochs the run has is not known yet; its own engine checks --swa against them
     opt = opt.replace(epochs=max(opt.epochs, opt.swa or 0))
     model = get_model(opt.model)(opt)
-    model.place(device)
+    model.to_device(device)
     model.set_precision(opt.precision)
     side = max(pipeline.size for _, pipeline in build_stages(opt, model.preprocess()))
     engine = build_engine(opt, model, TRIAL_STEPS, classes.train_counts, classes.names)

@@ -48,7 +48,7 @@ def batch(size: int = 4, scale: int = 64, step: int = 0) -> Batch:
 def engine_for(name: str, opt: argparse.Namespace, batches_per_epoch: int) -> Engine:
     """The engine of a new network, on the CPU."""
     model = get_model(name)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision(opt.precision)
     return build_engine(opt, model, batches_per_epoch)
 
@@ -82,7 +82,7 @@ def test_model_of_each_family_learns_and_reloads(name, tmp_path):
     checkpoint.save(tmp_path / "x.pt", {"model": name, "weights": model.net.state_dict()})
     other = get_model(name)(opt)
     load_weights(other, checkpoint.load(tmp_path / "x.pt"), "x.pt")
-    other.place(torch.device("cpu"))
+    other.to_device(torch.device("cpu"))
     with torch.no_grad():
         assert torch.equal(other.eval()(images), wanted)
 

@@ -122,7 +122,7 @@ def built(name: str, scale: int, *words: str, tta: str = "none") -> Predictor:
     for part in model.net.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
             part.momentum = 1.0  # the statistics of the next batch: with others, a thousand layers overflow
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     with torch.no_grad():
         model.train()(torch.randint(0, 256, (4, 3, scale, scale), dtype=torch.uint8))
         for part in model.net.modules():

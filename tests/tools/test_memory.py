@@ -27,7 +27,7 @@ def plain() -> memory.Need:
 def test_need_of_a_batch_is_what_its_step_takes(plain):
     opt = parse_train([*WORDS[:-6], "-b", "24", "--optimizer", "sgd"])
     model = get_model(opt.model)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision("fp32")
     engine = build_engine(opt, model, 10)
     memory.count_bytes(engine, 32, 2)

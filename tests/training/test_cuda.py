@@ -52,7 +52,7 @@ def engine_on(device, *words, batches=1000):
     opt = parse_train([*WORDS.split(), *gpu_flag(device), *map(str, words)])
     torch.manual_seed(0)
     model = get_model(opt.model)(opt)
-    model.place(device)
+    model.to_device(device)
     model.set_precision(opt.precision)
     return build_engine(opt, model, batches)
 

@@ -56,7 +56,7 @@ def engine_for(*words, batches=100):
     opt = parse_train([*TINY.split(), *map(str, words)])
     torch.manual_seed(0)
     model = get_model(opt.model)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     return build_engine(opt, model, batches)
 
 
@@ -67,7 +67,7 @@ def half_engine(*words):
     opt = parse_train([*TINY.replace("fp32", "fp16").split(), *words])
     torch.manual_seed(0)
     model = get_model(opt.model)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     assert model.set_precision(opt.precision)[0] == "fp16"
     return build_engine(opt, model, 100)
 

@@ -104,7 +104,7 @@ def start(kind: type[BaseModel], *words: str, batches: int = 3) -> Engine:
     opt = options("--lr", "0.05", "--optimizer", "sgd", "--epochs", "4", *rest)
     opt = opt.replace(freeze_bn=len(rest) < len(words))
     model = kind(opt, "X")
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision("fp32")
     return build_engine(opt, model, batches)
 
@@ -392,7 +392,7 @@ def test_sam_path_equals_reference():
     flags = ["--momentum", "0.9", "--weight_decay", "0", "--scheduler", "none"]
     engine, plain = start(Plain, "--sam", "0.1", *flags, batches=5), start(Plain, *flags, batches=5)
     other = Plain(options(), "X")
-    other.place(torch.device("cpu"))
+    other.to_device(torch.device("cpu"))
     sam = pytorch_optimizer.SAM(other.net.parameters(), torch.optim.SGD, rho=0.1, lr=0.05, momentum=0.9, nesterov=True)
     for step in range(5):
         part = batch(step=step)

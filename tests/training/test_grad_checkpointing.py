@@ -31,7 +31,7 @@ def engine_for(name: str, *words: str, kind: type[BaseModel] | None = None) -> E
     opt = parse_train([*WORDS, "--model", name, "--scale", "160" if "vit" in name else "32", *words])
     torch.manual_seed(1)
     model = kind(opt, name) if kind is not None else get_model(name)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision(opt.precision)
     return build_engine(opt, model, 4)
 

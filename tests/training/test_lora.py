@@ -49,7 +49,7 @@ def model_for(name: str, *words: str) -> BaseModel:
         for key, parameter in model.net.named_parameters():
             if not key.endswith("bias") and not parameter.any():
                 parameter.fill_(0.5)  # a gain of 0 closes a residual branch, and LoRA would leave it so
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision(opt.precision)
     return model
 

@@ -43,7 +43,7 @@ def plain_probabilities(content, folder):
         image = cv2.cvtColor(cv2.imread(str(folder / line.split()[0])), cv2.COLOR_BGR2RGB)
         images.append(image)
     batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     with torch.inference_mode():
         return model.eval()(batch).float().softmax(dim=1)
 

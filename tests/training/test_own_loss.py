@@ -33,7 +33,7 @@ class BrokenNet(OwnLoss):
 def engine_for(kind, *words, outputs=3):
     opt = parse_train([*FLAGS, "--model", "timm:test_resnet", *words]).replace(num_classes=outputs)
     model = kind(opt, "timm:test_resnet")
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     model.set_precision("fp32")
     return build_engine(opt, model, 100)
 

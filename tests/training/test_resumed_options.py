@@ -166,7 +166,7 @@ def test_engine_of_sam_that_accumulates_is_refused():
     """Whoever resumed so with an earlier version has both in the checkpoint."""
     opt = resumed("--model timm:test_resnet --no-pretrained", "", lambda saved: saved | {"sam": 0.5, "accumulate": 3})
     model = get_model(opt.model)(opt.replace(num_classes=3))
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     with pytest.raises(UserError, match="--sam does not work with --accumulate 3"):
         build_engine(opt, model, 4)
 

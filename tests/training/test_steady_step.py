@@ -57,7 +57,7 @@ def batch_of(step: int) -> Batch:
 def started(*words: str) -> tuple[Engine, EpochTracker]:
     opt = parse_train([*WORDS.split(), *words])
     model = get_model(opt.model)(opt)
-    model.place(torch.device("cpu"))
+    model.to_device(torch.device("cpu"))
     engine = build_engine(opt, model, 1000)
     curves = StepCurves(torch.device("cpu"), engine.steps_per_epoch)
     run = types.SimpleNamespace(state=RunState(), recorder=None, divergence_error=AssertionError, curves=curves)

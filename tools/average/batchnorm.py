@@ -91,7 +91,7 @@ class Refresher:
             return weights
         content = {**self.parts[0].content, "weights": weights}
         model, _ = build_from_checkpoint(content, "the average")
-        model.place(self.device)
+        model.to_device(self.device)
         model.set_precision(_precision(content, self.device))
         held = [module for name, module in model.net.named_modules() if name in self.frozen]
         with torch.no_grad(), model.autocast():

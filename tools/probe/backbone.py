@@ -132,7 +132,7 @@ def build(source: Source, opt: argparse.Namespace, num_classes: int, device: tor
     after = nn.functional.linear(features, classifier.weight.cpu(), _cpu(classifier.bias))
     if (after - within).abs().max() > RELATIVE_ERROR * max(1.0, float(within.abs().max())):
         raise UserError(f"{source.name} changes the output of its classifier; allowed: a network that ends with it.")
-    model.place(device)
+    model.to_device(device)
     return found
 
 
