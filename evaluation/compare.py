@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from dataloader.lists import path_hashes
+from dataloader.lists import units_of
 from evaluation.bootstrap import ImageDraws
 from evaluation.scored import Scored
 from utils import tables
@@ -30,7 +30,7 @@ class OtherClasses(NamedTuple):
 class McNemar(NamedTuple):
     """McNemar's test (1947; exact: binomial) of two evaluations of the same images.
 
-    only_this, only_other: images that only one of them gets right. p_value: two-sided.
+    only_this, only_other: images, or groups, that one of them gets right more often. p_value: two-sided.
     """
 
     only_this: int
@@ -43,33 +43,34 @@ class McNemar(NamedTuple):
 class Compared(NamedTuple):
     """These predictions against others of the same list.
 
-    test: of their hits. rows: int64 (M,), those whose prediction changed. other: int64 (N,), the classes of the others,
-    -1 if unreadable.
+    test: of their hits. counted: what the test counts, images or groups of images. rows: int64 (M,), those whose
+    prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
     """
 
     test: McNemar
+    counted: str
     rows: NDArray[np.int64]
     other: NDArray[np.int64]
 
 
-def mcnemar(these: NDArray[np.bool_], others: NDArray[np.bool_], image: NDArray[np.integer] | None = None) -> McNemar:
+def mcnemar(these: NDArray[np.bool_], others: NDArray[np.bool_], unit: NDArray[np.integer] | None = None) -> McNemar:
     """Return McNemar's exact test of the hits of two evaluations, bool (N,) each.
 
-    An image on several rows counts once, for the evaluation that is right on more of them: its copies tell nothing new,
-    and would make p too small.
+    An image on several rows, or a group of images, counts once, for the evaluation that is right on more of its rows:
+    they are no independent trials, and would make p too small.
 
     Args:
-        image: (N,), equal where rows are of one image; None: all are different.
+        unit: (N,), equal where rows are of one image or group, as `units_of` a list; None: all are different.
     """
     from scipy.stats import binomtest
 
-    place, images = ImageDraws.of(image, len(these))
-    here, there = (np.bincount(place, hits, images).astype(np.int64) for hits in (these, others))
+    place, units = ImageDraws.of(unit, len(these))
+    here, there = (np.bincount(place, hits, units).astype(np.int64) for hits in (these, others))
     only_this, only_other = int((here > there).sum()), int((there > here).sum())
     both = int(((here == there) & (here > 0)).sum())
     differing = only_this + only_other
     p_value = float(binomtest(only_this, differing).pvalue) if differing else 1.0
-    return McNemar(only_this, only_other, both, images - differing - both, p_value)
+    return McNemar(only_this, only_other, both, units - differing - both, p_value)
 
 
 def compare(scored: Scored, other: OtherClasses) -> Compared:
@@ -78,8 +79,9 @@ def compare(scored: Scored, other: OtherClasses) -> Compared:
     scorable = predictions.scorable & (other.predicted >= 0)
     first, label = predictions.top[:, 0], predictions.label
     here, there = (first == label)[scorable], (other.predicted == label)[scorable]
-    test = mcnemar(here, there, path_hashes(files)[predictions.index[scorable]])
-    return Compared(test, np.flatnonzero(scorable & (first != other.predicted)), other.predicted)
+    test = mcnemar(here, there, units_of(files)[predictions.index[scorable]])
+    counted = "images" if files.group is None else "groups of images"
+    return Compared(test, counted, np.flatnonzero(scorable & (first != other.predicted)), other.predicted)
 
 
 # ------------------------------------------------------------------------------------------------ the other file

@@ -169,7 +169,7 @@ def write(
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:
-        metrics["compare"] = {"with": opt.compare, **compared.test._asdict()}
+        metrics["compare"] = {"with": opt.compare, "counted": compared.counted, **compared.test._asdict()}
         metrics["compare"] |= difference.as_dict() if difference else {}
         _write_changed(new / "changed.csv", scored, compared)
     if opt.blend == "rank":
@@ -269,9 +269,9 @@ def summary_line(metrics: dict[str, Any], metric: str = "top1") -> str:
 
 def describe_comparison(path: str, compared: Compared) -> str:
     """Return what --compare found, in words."""
-    test = compared.test
+    test, counted = compared.test, compared.counted
     return (
-        f"Compared with {path}: {test.only_this} images are correct only here, {test.only_other} only there, "
+        f"Compared with {path}: {test.only_this} {counted} are correct only here, {test.only_other} only there, "
         f"{test.both} in both, {test.neither} in neither. McNemar's exact test: p = {test.p_value:.3g}. "
         f"{len(compared.rows)} predictions changed"
     )

@@ -56,6 +56,7 @@ class LoadedPredictor:
     thresholds: list[float] | None = None  # one per label, from --threshold or the only member; None: 0.5
     weights_alone: bool = False  # whether a member is a plain state dict, which holds nothing else
     seen: tuple[Seen, ...] = ()  # the lists that each member has learned from, in the order of `paths`
+    caches: dict[str, str] = field(default_factory=dict)  # path of a checkpoint -> the --cache of its training
 
     @property
     def classes(self) -> Classes:
@@ -114,6 +115,7 @@ class _Network:
     metric: str
     weights_alone: bool
     seen: Seen
+    cache: str
 
 
 def load_predictor(
@@ -167,6 +169,7 @@ def load_predictor(
         identities=identities,
         saved=tuple(saved),
         datas={path: network.data for (path, _), network in zip(network_pairs, networks, strict=True)},
+        caches={path: network.cache for (path, _), network in zip(network_pairs, networks, strict=True)},
         tag=only.tag if only else "",
         history=only.history if only else [],
         points=only.points if only else [],
@@ -203,6 +206,7 @@ def _load_network(path: str, weight: float, opt: argparse.Namespace, device: tor
         metric=trained.get("metric", "top1"),
         weights_alone="format" not in content,
         seen=seen_lists(content),
+        cache=trained.get("cache", "none"),
     )
     preprocess, classes = member.preprocess, Classes.from_dict(data)
     log.info(

@@ -126,11 +126,22 @@ def _open(
         files = dataloader.align_labels(files, classes, "the checkpoint") if match_classes else files
         if images == "val":
             dataloader.warn_changed(files, "val", loaded.datas)
+            _note_cache(opt, loaded)
     loaded.check_list(files)
     files = loaded.with_groups(files)
     if opt.save_probs:
         check_size(len(files), classes.count, "--save_probs", classes.task)
     return Inference(opt, loaded, classes, files)
+
+
+def _note_cache(opt: argparse.Namespace, loaded: LoadedPredictor) -> None:
+    """Log where the training saw other pixels than this evaluation, so that its score may be another."""
+    for path, cache in loaded.caches.items():
+        if cache != "none" and opt.cache == "none":
+            log.info(
+                f"{path} was trained and validated with --cache {cache}, whose images are smaller and saved again. "
+                "This evaluation reads the files, so a few predictions may differ. For the same pixels: --cache ram"
+            )
 
 
 def _labels(opt: argparse.Namespace, classes: Classes) -> str:

@@ -111,11 +111,11 @@ def _row(
     files: "FileList", scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int
 ) -> dict[str, float]:
     """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
-    from dataloader.lists import path_hashes
+    from dataloader.lists import units_of
     from evaluation.compare import mcnemar
 
     (score, hit), (_, own_hit) = found[scale], found[own]
-    test = mcnemar(hit, own_hit, path_hashes(files))
+    test = mcnemar(hit, own_hit, units_of(files))
     changed = {"gained": test.only_this, "lost": test.only_other, "p": test.p_value}
     return {"scale": scale, "top1": score["top1"], "loss": score["loss"], **changed}
 

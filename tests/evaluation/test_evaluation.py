@@ -14,7 +14,7 @@ import torch
 from sklearn import metrics as sk
 
 from dataloader.file_list import FileList
-from evaluation import bootstrap, calibration, compare, label_issues
+from evaluation import bootstrap, calibration, compare, label_issues, results
 from evaluation.metrics import BINS, Predictions, ProbabilityRows, confused_pairs, ece, extended_scores, score
 from evaluation.scored import Scored
 from utils import checkpoint
@@ -254,10 +254,11 @@ def listed(folder, predictions, change=(), image=None):
     return path
 
 
-def compared(predictions, path, names=None, image=None):
+def compared(predictions, path, names=None, image=None, group=None):
     """Compare with a predictions.csv, as eval.py does; `image`: the file of each row, by default one each."""
     image = predictions.index if image is None else image
-    files = dataclasses.replace(FileList.of_paths([f"/x/{k}.jpg" for k in image], "val"), label=predictions.label)
+    files = FileList.of_paths([f"/x/{k}.jpg" for k in image], "val")
+    files = dataclasses.replace(files, label=predictions.label, group=group)
     classes = Classes(CLASSES, names)
     other = compare.read_classes(str(path), files, classes, len(predictions.index))
     return compare.compare(Scored(predictions, files, classes), other)
@@ -290,6 +291,19 @@ def test_mcnemar_of_lines_of_one_image_is_that_of_the_image():
     right, wrong = np.array([True, False, True]), np.array([False, True, False])
     assert compare.mcnemar(right, wrong, np.zeros(3)) == (1, 0, 0, 0, 1), "two labels of one image: by its lines"
     assert compare.mcnemar(right[:2], wrong[:2], np.zeros(2)) == (0, 0, 1, 0, 1)
+
+
+def test_compare_counts_a_group_of_images_once(case, tmp_path):
+    predictions, _ = case
+    other, group = listed(tmp_path, predictions, set(range(1, 80))), np.arange(len(predictions.index)) // 4
+    images, groups = compared(predictions, other), compared(predictions, other, group=group)
+    assert (images.counted, groups.counted) == ("images", "groups of images")
+    assert groups.test.only_this + groups.test.only_other + groups.test.both + groups.test.neither == len(
+        np.unique(group[predictions.scorable])
+    )
+    assert groups.test.p_value > images.test.p_value
+    assert groups.rows.tolist() == images.rows.tolist()
+    assert " groups of images are correct only here" in results.describe_comparison("a.csv", groups)
 
 
 def test_compare_counts_an_image_of_several_lines_once(case, tmp_path):

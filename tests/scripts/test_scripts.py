@@ -35,6 +35,16 @@ def test_scripts_warn_of_flags_without_an_effect(trained, script, photo_set, sma
     assert result.code == 0 and "--cache_size has no effect without --cache" in result.out + result.err
 
 
+def test_eval_says_where_training_saw_other_pixels(script, photo_set, small, tmp_path):
+    words = ["--tag", "run", "--data_root", photo_set, "--gpu", -1, "-w", 0]
+    assert script("train.py", *small, *words, "--epochs", 1, "--cache", "ram").code == 0
+    words += ["--load", tmp_path / "checkpoints/run/last.pt", "--no-report"]
+    files, cached = script("eval.py", *words), script("eval.py", *words, "--cache", "ram")
+    assert files.code == cached.code == 0
+    assert "was trained and validated with --cache ram" in files.out + files.err
+    assert "trained and validated with" not in cached.out + cached.err
+
+
 @pytest.mark.pictures
 def test_train_writes_checkpoints_and_logs(trained, photo_set):
     numbered = {f"{epoch}_timm-test_resnet.pt" for epoch in (1, 2)}
