@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from training.start import RunStart
     from utils.batch import EvalBatch
 
-Score = Callable[[str], dict[str, float]]  # "raw", "ema" or "swa" -> the scores with those weights
+Scorer = Callable[[str], dict[str, float]]  # "raw", "ema" or "swa" -> the scores with those weights
 
 
 def main(opt: Options, started: float = 0.0) -> None:
@@ -137,7 +137,7 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
     return opt, RunLists(train_files, val_files, classes, train_list, val_list, dataloader.lists_of(opt))
 
 
-def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Score:
+def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Scorer:
     """Return what scores the network with the weights "raw", "ema" or "swa" on the validation list."""
     from inference import Member, Predictor
     from inference.evaluating import evaluate
@@ -152,7 +152,7 @@ def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Score
     return score
 
 
-def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Score) -> None:
+def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Scorer) -> None:
     """Train the epochs that are left, and validate: `score(weights)` gives the scores."""
     batches = loader.batches(*run.state.next_batch)
     while not run.is_over():
@@ -169,7 +169,7 @@ def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Sc
         run.end_epoch(epoch, scores)
 
 
-def validate(engine: "Engine", score: Score, metric: str) -> dict[str, float]:
+def validate(engine: "Engine", score: Scorer, metric: str) -> dict[str, float]:
     """Score the weights, and the averages of --ema and --swa; the best become the engine's active weights.
 
     Returns:

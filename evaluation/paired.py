@@ -13,7 +13,7 @@ from utils.logger import progress
 
 BLOCK_WEIGHTS = 1 << 20  # resamples are scored together, in blocks that fit in a processor's cache
 # How often each of N images counts in R resamples, int32 (N, R) -> the metric of both evaluations, float64 (R,) each.
-Scores = Callable[[NDArray[np.int32]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+PairedScorer = Callable[[NDArray[np.int32]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 class Difference(NamedTuple):
@@ -39,7 +39,9 @@ class Difference(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "reason"}
 
 
-def paired_scores(metric: str, scores: Scores, image: NDArray[np.integer], seed: int, resamples: int) -> Difference:
+def paired_scores(
+    metric: str, scores: PairedScorer, image: NDArray[np.integer], seed: int, resamples: int
+) -> Difference:
     """Return the difference of `metric` with its interval, from `resamples` draws of images with replacement.
 
     Each draw scores both evaluations on the same images. A difference that is equal in all resamples, such as that of
@@ -84,7 +86,7 @@ def describe(path: str, found: Difference) -> str:
 
 def kappa_scores(
     label: NDArray[np.int64], first: NDArray[np.int64], other: NDArray[np.int64], num_classes: int
-) -> Scores:
+) -> PairedScorer:
     """Return what scores resamples by qwk; label, and the classes of both predictions: int64 (N,) each."""
 
     def scores(weights: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -98,7 +100,7 @@ def kappa_scores(
     return scores
 
 
-def error_scores(this: NDArray[np.float64], other: NDArray[np.float64]) -> Scores:
+def error_scores(this: NDArray[np.float64], other: NDArray[np.float64]) -> PairedScorer:
     """Return what scores resamples by the mean of one error per image, float64 (N,) of both evaluations."""
 
     def scores(weights: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -108,7 +110,7 @@ def error_scores(this: NDArray[np.float64], other: NDArray[np.float64]) -> Score
     return scores
 
 
-def precision_scores(present: NDArray[np.bool_], this: NDArray[np.float32], other: NDArray[np.float32]) -> Scores:
+def precision_scores(present: NDArray[np.bool_], this: NDArray[np.float32], other: NDArray[np.float32]) -> PairedScorer:
     """Return what scores resamples by mAP; whether labels are present, and both probabilities of them: (N, K) each."""
     ranked = [[_Ranked.of(present[:, k], value[:, k]) for k in range(value.shape[1])] for value in (this, other)]
 

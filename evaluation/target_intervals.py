@@ -13,7 +13,7 @@ from utils.classes import Classes
 from utils.logger import progress
 
 MIN_UNEXPLAINED = 1e-12  # share of the variance; its logarithm is finite
-Score = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
+Scorer = Callable[[NDArray[np.int64]], dict[str, float]]  # how often each scorable image counts -> scores
 
 
 def intervals(
@@ -62,7 +62,7 @@ def _interval(name: str, score: float, values: NDArray[np.float64]) -> list[floa
     return [1 - float(np.exp(high)), 1 - float(np.exp(low))]
 
 
-def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Score:
+def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> Scorer:
     def score(weight: NDArray[np.int64]) -> dict[str, float]:
         each = regression.per_target(predictions, np.repeat(rows, weight))
         return {name: float(each[name].mean()) for name in regression.NAMES}
@@ -70,7 +70,7 @@ def _number_scores(predictions: TargetPredictions, rows: NDArray[np.int64]) -> S
     return score
 
 
-def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64], threshold: NDArray[np.float64]) -> Score:
+def _label_scores(predictions: TargetPredictions, rows: NDArray[np.int64], threshold: NDArray[np.float64]) -> Scorer:
     """Return what scores a resample; of many labels, only from sums per image. The thresholds stay what they are."""
     sets, count = label_sets(predictions), predictions.value.shape[1]
     whole = len(rows) * count <= MAX_AUC_VALUES

@@ -293,7 +293,7 @@ def _warn_of_gap(data: Fittable, weights: NDArray[np.float64]) -> None:
         log.warning(f"--blend optimal: the loss of its weights, {loss:.6g}, may be {gap:.2g} above the smallest.")
 
 
-FITS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
+FITTERS: dict[str, Callable[[Fittable, str], NDArray[np.float64]]] = {"greedy": greedy, "optimal": optimal}
 
 
 def fit(
@@ -318,11 +318,11 @@ def fit(
         raise UserError(
             f"--blend {how} needs at least {FOLDS} labelled, readable images; there are {count}. Try: --blend mean"
         )
-    weights = FITS[how](data, metric)
+    weights = FITTERS[how](data, metric)
     if how == "optimal":
         _warn_of_gap(data, weights)
     part = draw_parts(image, seed, 6)
-    others = np.stack([FITS[how](data.select(part != k), metric) for k in range(FOLDS)], axis=1)  # (M, FOLDS)
+    others = np.stack([FITTERS[how](data.select(part != k), metric) for k in range(FOLDS)], axis=1)  # (M, FOLDS)
     single = [_scores(data, np.eye(members)[member], metric) for member in range(members)]
     blends = {
         "mean": np.full((members, len(image)), 1 / members),

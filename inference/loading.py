@@ -93,7 +93,7 @@ class LoadedPredictor:
         return [{"path": path, "sha256": sha256, "weight": weight} for path, sha256, weight in members]
 
     @property
-    def run(self) -> Path | None:
+    def active_folder(self) -> Path | None:
         """Return the folder of the only checkpoint if it is that of its tag, where its run may be active; else None."""
         folder = Path(self.paths[0]).resolve().parent
         return folder if len(self.paths) == 1 and folder.name == self.tag else None

@@ -33,8 +33,8 @@ def announce_rewriting(run: Inference) -> None:
         for name in asked:
             what = f"{added[name]} to {_named(target)}"
             log.info(f"--{name} adds {what}: that file is rewritten, its weights stay as they are.")
-        if run.loaded.run is not None:
-            run_lock.acquire(run.loaded.run, shared=True)
+        if run.loaded.active_folder is not None:
+            run_lock.acquire(run.loaded.active_folder, shared=True)
 
 
 def rewritten_file(run: Inference) -> Path | None:

@@ -66,11 +66,11 @@ class Facts:
 
 
 Values = dict[str, int | float | str]
-Rule = Callable[[Options, Facts], tuple[Values, str]]  # the flags' values, and the reason
+Default = Callable[[Options, Facts], tuple[Values, str]]  # the flags' values, and the reason
 
 
 def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
-    """Return `opt` with a value that suits `facts` for each flag that was not given, and a line of reasons per rule.
+    """Return `opt` with a value that suits `facts` for each flag that was not given, and one line per default.
 
     With --preset original nothing changes.
     """
@@ -78,8 +78,8 @@ def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
     if opt.preset == "original":
         return opt, reasons
     opt = opt.replace(epochs=TIMED_EPOCHS) if opt.hours is not None else opt
-    for rule in RULES:
-        values, reason = rule(opt, facts)
+    for default in DEFAULTS:
+        values, reason = default(opt, facts)
         values = {name: value for name, value in values.items() if name not in opt.given}
         if values:
             opt = opt.replace(**values)
@@ -87,7 +87,7 @@ def fill_defaults(opt: Options, facts: Facts) -> tuple[Options, list[str]]:
     return opt, reasons
 
 
-# ------------------------------------------------------------------------------------------------ the rules, in order
+# ------------------------------------------------------------------------------------------------ defaults, in order
 
 
 def _batch_size(opt: Options, facts: Facts) -> tuple[Values, str]:
@@ -196,7 +196,7 @@ def _mix_off(opt: Options, facts: Facts) -> tuple[Values, str]:
     return {"mix_off": MIX_OFF}, "whole images at the end, as evaluation shows them"
 
 
-RULES: tuple[Rule, ...] = (
+DEFAULTS: tuple[Default, ...] = (
     _batch_size,
     _epochs,
     _fit_head,

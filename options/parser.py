@@ -145,7 +145,7 @@ class Parser(ToolParser):
         self.derived: set[str] = set()
         super().__init__(prog, description)
         self.bounds: dict[str, tuple[float | None, float | None]] = {}
-        self.words: dict[str, str] = {}
+        self.special_values: dict[str, str] = {}
         self.rules: list[Rule] = []
         self.fills: list[Fill] = []
 
@@ -163,7 +163,7 @@ class Parser(ToolParser):
         ) -> None:
             action = group.add_argument(*flags, **settings)
             if word:
-                self.words[action.dest] = word
+                self.special_values[action.dest] = word
             if low is not None or high is not None:
                 self.bounds[action.dest] = (low, high)
             if derived:
@@ -228,7 +228,7 @@ class Parser(ToolParser):
     def out_of_bounds(self, name: str, value: float | Sequence[float | None] | None) -> list[str]:
         """Return a line for each number of `value` (one, or a list) outside the bounds of the option `name`."""
         several = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-        numbers = [number for number in several if number is not None and number != self.words.get(name)]
+        numbers = [number for number in several if number is not None and number != self.special_values.get(name)]
         found = [(number, beyond(number, self.bounds.get(name, (None, None)))) for number in numbers]
         return [f"--{name} is {number}; allowed: {allowed}" for number, allowed in found if allowed]
 
@@ -279,7 +279,7 @@ class Parser(ToolParser):
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
         """Return the value of a word, which stays text where it is the one that its flag takes instead of a number."""
-        return text if text == self.words.get(action.dest) else super()._get_value(action, text)
+        return text if text == self.special_values.get(action.dest) else super()._get_value(action, text)
 
     def _config(self, words: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
         """Read the file that --config names. Return ({dest: value}, {dest: flag as the file spells it})."""

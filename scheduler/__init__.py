@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions of the step, so they can be plotted, tested, and resumed anywhere.
 
-    rate = get_schedule("2x", Span(total=2400, per_epoch=100))
-    rate(step)            # the factor of --lr at that optimizer step, counted from 0
+    factor = get_schedule("2x", Span(total=2400, per_epoch=100))
+    factor(step)          # the factor of --lr at that optimizer step, counted from 0
 
 To add a schedule, write a table: a name, its number of epochs, and the epochs after which the learning rate drops to a
 tenth. A table sets the number of epochs of the run; a run of --hours stretches it over its time.
@@ -77,12 +77,12 @@ def _onecycle(span: Span) -> Schedule:
     peak = max(0.3 * span.total - 1, 1e-9)
     last = max(span.total - 1, peak + 1e-9)
 
-    def rate(step: int) -> float:
+    def factor(step: int) -> float:
         if step <= peak:
             return _between(1 / 25, 1.0, step / peak)
         return _between(1.0, max(span.floor, 1 / 25e4), (min(step, last) - peak) / (last - peak))
 
-    return rate
+    return factor
 
 
 schedulers: dict[str, Callable[[Span], Schedule]] = {
@@ -136,14 +136,14 @@ def get_schedule(name: str, span: Span) -> Schedule:
         raise UserError(f"--warmup takes {span.warmup} steps of a run of {span.total}; allowed: less than the run.")
     table = find_table(name)
     if table is None:
-        rate = schedulers[name](span)
+        factor = schedulers[name](span)
     else:
         drops = [drop * span.total / table.epochs for drop in table.drops]
 
-        def rate(step: int) -> float:
+        def factor(step: int) -> float:
             return 0.1 ** sum(step >= drop for drop in drops)
 
-    return lambda step: rate(step) * min(1.0, (step + 1) / span.warmup) if span.warmup else rate(step)
+    return lambda step: factor(step) * min(1.0, (step + 1) / span.warmup) if span.warmup else factor(step)
 
 
 def _done(span: Span, step: int) -> float:

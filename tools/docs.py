@@ -242,8 +242,8 @@ def _values(parser: Parser, action: argparse.Action, words: dict[str, str]) -> s
     if low is not None:
         endless = high is None or high > ENDLESS
         kind = words["low" if endless else "both"].format(kind=kind, low=_number(low), high=_number(high))
-    if action.dest in parser.words:
-        kind = words["or"].format(kind=kind, word=parser.words[action.dest])
+    if action.dest in parser.special_values:
+        kind = words["or"].format(kind=kind, word=parser.special_values[action.dest])
     return words["some"].format(kind=kind) if action.nargs == "+" else kind
 
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 GRID_POINTS = 5  # of a range without a step
 KEYS = {"low", "high", "log", "step"}
-Rule = dict[str, Any]  # {"choices": […]}, or {"low", "high", "log", "step" (or None), "whole"}
-Space = dict[str, Rule]  # by flag
+Dimension = dict[str, Any]  # {"choices": […]}, or {"low", "high", "log", "step" (or None), "whole"}
+Space = dict[str, Dimension]  # by flag
 
 
 def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> Space:
@@ -57,7 +57,7 @@ def read_space(path: Path, parser: Parser, fixed: Sequence[str] = ()) -> Space:
     return space
 
 
-def _rule(where: str, rule: object, whole: bool) -> Rule:
+def _rule(where: str, rule: object, whole: bool) -> Dimension:
     """Return the rule of a range; `whole`: its flag takes whole numbers. Raises UserError where it is not allowed."""
     if (
         not isinstance(rule, dict)
@@ -114,7 +114,7 @@ def grid(space: Space) -> dict[str, list[Any]]:
     return {name: rule["choices"] if "choices" in rule else _points(rule) for name, rule in space.items()}
 
 
-def _points(rule: Rule) -> list[Any]:
+def _points(rule: Dimension) -> list[Any]:
     low, high = rule["low"], rule["high"]
     if rule["step"] is not None:
         return [low + k * rule["step"] for k in range(int((high - low) / rule["step"] + 1e-9) + 1)]

@@ -107,7 +107,7 @@ def test_fit_scores_of_many_classes_equal_those_of_all_probabilities():
 
 def test_blenders_registry_equals_choices():
     assert tuple(blend.BLENDERS) == choices.BLENDS
-    assert tuple(blend.FITS) == choices.FITTED_BLENDS
+    assert tuple(blend.FITTERS) == choices.FITTED_BLENDS
 
 
 def test_blend_value_equals_scikit_learn():

@@ -50,10 +50,10 @@ def write_report(run: FoldsRun, oof: Path, fitted: FittedThresholds | None) -> N
     log.info(f"Report: {folder}/report.html")
 
 
-Scores = tuple[dict[str, Any], list[dict[str, Any]]]  # of all images, and of each fold
+FoldsScores = tuple[dict[str, Any], list[dict[str, Any]]]  # of all images, and of each fold
 
 
-def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Scores:
+def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> FoldsScores:
     """Write the report of predicted classes, and return the scores."""
     opt, metric = inference.opt, run.train.metric
     rows = rows_to_keep(len(run.files), run.classes.count, sample=False)
@@ -69,7 +69,9 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Sc
     return found.metrics, each
 
 
-def _write_target_report(run: FoldsRun, inference: Inference, folder: Path, fitted: FittedThresholds | None) -> Scores:
+def _write_target_report(
+    run: FoldsRun, inference: Inference, folder: Path, fitted: FittedThresholds | None
+) -> FoldsScores:
     """Write the report of predicted labels or numbers, and return the scores. `fitted`: see `write_report`."""
     predictions = predict_targets(inference.predictor, inference.batches(), run.classes.count)
     classes = inference.classes

@@ -22,14 +22,14 @@ OUTPUTS = {
         "to 0 and the last class. The class is how many of the `cut_points` are at or below that number."
     ),
 }
-FITS = {
+FIT_TEXTS = {
     "squash": "both sides are resized to {scale} pixels",
     "crop": "the short side is resized to {scale} / 0.875 pixels, and the centre of {scale} x {scale} is shown",
     "pad": "the long side is resized to {scale} pixels, and the rest is filled with the mean colour",
 }
 
 
-class Facts(NamedTuple):
+class CardFacts(NamedTuple):
     """What the card says. scores: as in scores.json. reason: why timm cannot load the folder; "": it can."""
 
     title: str
@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     reason: str
 
 
-def card_text(opt: argparse.Namespace, facts: Facts) -> str:
+def card_text(opt: argparse.Namespace, facts: CardFacts) -> str:
     """Return the text of README.md; `opt` has the licence and the repository."""
     title, model, classes, preprocess, scores, reason = facts
     parts = [
@@ -53,8 +53,8 @@ def card_text(opt: argparse.Namespace, facts: Facts) -> str:
         OUTPUTS[model.settings.activation],
         "`classes.txt` has their names, one per line." if classes.names else "They are numbered from 0, without names.",
         "## Preprocessing",
-        f"{FITS[preprocess.fit].format(scale=preprocess.scale).capitalize()}. RGB values in 0..1 are normalised with "
-        f"mean {list(preprocess.mean)} and standard deviation {list(preprocess.std)}. "
+        f"{FIT_TEXTS[preprocess.fit].format(scale=preprocess.scale).capitalize()}. RGB values in 0..1 are normalised "
+        f"with mean {list(preprocess.mean)} and standard deviation {list(preprocess.std)}. "
         "`preprocess.json` holds these numbers. Other programs resize by their own code, so pixels differ a little.",
         *_scores(scores, classes.task),
         "## Provenance",

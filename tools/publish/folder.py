@@ -15,7 +15,7 @@ from network.base_model import BaseModel
 from network.loading import build_from_checkpoint, warn_without_cut_points
 from tools.predicting import read_whole
 from tools.publish import timm_config
-from tools.publish.card import Facts, card_text
+from tools.publish.card import CardFacts, card_text
 from utils import checkpoint, run_lock
 from utils.classes import Classes
 from utils.errors import UserError
@@ -76,7 +76,7 @@ def write_folder(opt: argparse.Namespace, out: Path) -> None:
         _write_json(new / "scores.json", scores)
         _write_json(new / "provenance.json", _provenance(source))
         title = opt.title or opt.push or out.resolve().name
-        text = card_text(opt, Facts(title, source.model, source.classes, preprocess, scores, reason))
+        text = card_text(opt, CardFacts(title, source.model, source.classes, preprocess, scores, reason))
         (new / "README.md").write_text(text, encoding="utf-8")
         _check_again(new, source)
     how = f"not by timm: {reason}" if reason else f'timm.create_model("local-dir:{out}", pretrained=True)'
