@@ -449,3 +449,20 @@ def test_compare_page_pointer_on_curve_names_its_run(at):
     assert at.texts("#tip") == ["run-10: 0.63 at epoch 2, step 8"]
     assert at.texts("#runs tr.pointed td.tag")[0].strip() == "run-10"
     assert at.count("svg.some .pointed") == 5  # no training top-1
+
+
+def test_compare_page_says_what_a_logarithmic_axis_leaves_out(tmp_path, browser):
+    for tag in "ab":
+        write_run(tmp_path, tag)
+    table = tmp_path / "logs/a/steps.csv"
+    table.write_text(table.read_text().replace(",,0.1,", ",,0,"))
+    path = tmp_path / "compare.html"
+    page.write_page(path, [read_run(tmp_path / "logs", tag) for tag in "ab"])
+    browser.get(path.as_uri())
+    words = "return document.querySelector('[data-name=lr]').textContent"
+    assert "not shown" not in browser.execute_script(words)
+    browser.find_element("css selector", "#log").click()
+    zeros = len(read_run(tmp_path / "logs", "a").steps)
+    assert f"epoch; {zeros} points at 0 or below not shown" in browser.execute_script(words)
+    browser.find_element("css selector", "#runs tbody tr:last-child input").click()
+    assert browser.execute_script(words) == f"learning rate{zeros} points at 0 or below not shown"

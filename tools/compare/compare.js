@@ -88,13 +88,18 @@
     for (let k = Math.floor(Math.log10(low)); 10 ** k <= high; k++) for (const by of factors) if (by * 10 ** k >= low && by * 10 ** k <= high) found.push(by * 10 ** k);
     return found.length > 1 ? found.filter((_, k) => k % Math.ceil(found.length / 7) === 0) : [low, high];
   }
+  /* Return the points of a curve, and how many a logarithmic axis has no room for. */
   function points(k, name, log) {
     const part = name.startsWith("val_") ? data[k].val : data[k].train;
     const xs = part[$("axis").value];
-    const found = [];
+    const all = [];
     part[name].forEach((y, i) => {
-      if (xs[i] !== null && y !== null && (!log || y > 0)) found.push([xs[i], y, part.epoch[i], part.step[i]]);
+      if (xs[i] !== null && y !== null) all.push([xs[i], y, part.epoch[i], part.step[i]]);
     });
+    const found = log ? all.filter(([, y]) => y > 0) : all;
+    return [smoothed(found, name), all.length - found.length];
+  }
+  function smoothed(found, name) {
     return $("smooth").checked && name !== "lr" && !name.startsWith("val_") ? smooth(found) : found;
   }
   /* Return points whose y is the mean of a twentieth of the curve around them. */
@@ -112,13 +117,17 @@
     const log = $("log").checked && !name.endsWith("top1");
     svg.replaceChildren();
     figure.lines = [];
+    let missing = 0;
     data.forEach((_, k) => {
-      const found = boxes[k].checked && !rows[k].hidden ? points(k, name, log) : [];
+      if (!boxes[k].checked || rows[k].hidden) return;
+      const [found, below] = points(k, name, log);
+      missing += below;
       if (found.length) figure.lines.push({ k, found });
     });
+    const below = missing ? `${missing} point${missing > 1 ? "s" : ""} at 0 or below not shown` : "";
     const all = figure.lines.flatMap((line) => line.found);
     if (!all.length) {
-      svg.append(draw("text", { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" }, "nothing to draw"));
+      svg.append(draw("text", { x: (left + right) / 2, y: (top + bottom) / 2, "text-anchor": "middle" }, below || "nothing to draw"));
       return;
     }
     let [xLow, xHigh, yLow, yHigh] = [0, -Infinity, Infinity, -Infinity];
@@ -138,7 +147,7 @@
       svg.append(draw("text", { x: left - 6, y: up(y) + 4, "text-anchor": "end" }, short(y)));
     }
     for (const x of ticks(xLow, xHigh, 6)) svg.append(draw("text", { x: along(x), y: bottom + 16, "text-anchor": "middle" }, x.toLocaleString("en", { maximumFractionDigits: 3 })));
-    svg.append(draw("text", { x: (left + right) / 2, y: bottom + 31, "text-anchor": "middle" }, $("axis").value));
+    svg.append(draw("text", { x: (left + right) / 2, y: bottom + 31, "text-anchor": "middle" }, $("axis").value + (below && `; ${below}`)));
     for (const line of figure.lines) {
       const group = draw("g", { "data-run": line.k });
       line.at = line.found.map(([x, y]) => [along(x), up(y)]);
