@@ -14,14 +14,9 @@ With --images there is no list: the predictions are printed as a table, or with 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from options import choices, parse_submit
 from utils.run import run_command
-
-if TYPE_CHECKING:
-    from evaluation.sample_submission import Sample
-    from inference import Inference
 
 
 def main(opt: argparse.Namespace) -> None:
@@ -29,13 +24,11 @@ def main(opt: argparse.Namespace) -> None:
     from dataloader import check_numbering
     from evaluation import submission, submission_files
     from evaluation.sample_submission import open_sample
-    from evaluation.scored import Scored
-    from inference import open_inference, predict, saved_probs
+    from inference import open_inference, predict_list, saved_probs
     from utils import distributed, run_lock
     from utils.logger import start_logging
     from utils.outputs import check, inputs
     from utils.run import seed_everything
-    from utils.task import has_probabilities
 
     if opt.images:
         predict_images(opt)
@@ -59,49 +52,21 @@ def main(opt: argparse.Namespace) -> None:
             run_lock.acquire(out)
             run_lock.acquire(submission_files.provenance_file(out))  # which files of other formats share
 
-    if not has_probabilities(run.classes.task):
-        submit_targets(run, out, sample)
-        return
-
     # ---------------------------------------------------------------------------------------- predictions
     rows = sample.rows_to_keep() if sample else None
-    predictions, probabilities = predict(run.predictor, run.batches(), keep=opt.save_probs, rows=rows)
+    scored, values = predict_list(run, keep=opt.save_probs, rows=rows)
     if not distributed.is_main():  # the main process has the predictions of all
         return
-    scored = Scored(predictions, run.files, run.classes)
 
     # ---------------------------------------------------------------------------------------- files
     submission_files.set_aside(out, opt, run.loaded.hashes)
-    submission.write(out, scored, opt, sample)
+    submission_files.write(out, scored, opt, sample)
     submission_files.write_provenance(out, scored, opt, run.loaded.provenance())
     if opt.pseudo_label is not None:
-        submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, opt.pseudo_label)
-    if probabilities is not None:
+        submission_files.write_pseudo_labels(out, scored, opt.pseudo_label)
+    if values is not None:
         path, seen = submission_files.probabilities_file(out), run.loaded.all_seen
-        saved_probs.write(path, probabilities, predictions.readable, run.files, run.classes, seen=seen)
-    submission.log_summary(out, scored)
-
-
-def submit_targets(run: "Inference", out: Path, sample: "Sample | None") -> None:
-    """Predict labels or numbers, and write the submission `out`, in the form of `sample` if there is one."""
-    from evaluation import submission, submission_files, target_submission
-    from evaluation.scored import TargetScored
-    from inference import predict_targets, saved_probs
-    from utils import distributed
-
-    predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
-    if not distributed.is_main():
-        return
-    scored = TargetScored(predictions, run.files, run.classes)
-    target_submission.warn_unused(scored, run.opt)
-    submission_files.set_aside(out, run.opt, run.loaded.hashes)
-    target_submission.write(out, scored, run.opt, sample)
-    submission_files.write_provenance(out, scored, run.opt, run.loaded.provenance())
-    if run.opt.pseudo_label is not None:
-        target_submission.write_pseudo_labels(submission_files.pseudo_labels(out), scored, run.opt.pseudo_label)
-    if run.opt.save_probs:
-        path, seen = submission_files.probabilities_file(out), run.loaded.all_seen
-        saved_probs.write(path, predictions.value, predictions.readable, run.files, run.classes, seen=seen)
+        saved_probs.write(path, values, scored.predictions.readable, run.files, run.classes, seen=seen)
     submission.log_summary(out, scored)
 
 
@@ -110,13 +75,11 @@ def predict_images(opt: argparse.Namespace) -> None:
     from dataloader.file_list import FileList
     from dataloader.listing.named import STANDARD_INPUT, find_images
     from evaluation import answers
-    from evaluation.scored import Scored, TargetScored
-    from inference import open_inference, predict, predict_targets
+    from inference import open_inference, predict_list
     from utils import distributed, run_lock
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import get_device, seed_everything
-    from utils.task import has_probabilities
 
     start_logging(to_stderr=True)
     seed_everything(opt.seed, opt.deterministic)
@@ -131,14 +94,10 @@ def predict_images(opt: argparse.Namespace) -> None:
             check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
             run_lock.acquire(Path(opt.out))
     run = open_inference(opt, files, match_classes=False, tasks=choices.TASKS, shared=True)
-    if has_probabilities(run.classes.task):
-        scored = Scored(predict(run.predictor, run.batches())[0], files, run.classes)
-        found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
-    else:
-        predictions = predict_targets(run.predictor, run.batches(), run.classes.count)
-        found = answers.target_answers(TargetScored(predictions, files, run.classes))
+    scored = predict_list(run)[0]
     if not distributed.is_main():
         return
+    found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
     if opt.out:
         answers.write(Path(opt.out), found, opt.format)
         log.info(f"{len(found.each)} predictions: {opt.out}")

@@ -71,8 +71,16 @@ def _is_ours(path: Path) -> bool:
     )
 
 
-def answers(scored: Scored, top: int) -> Answers:
-    """Return the `top` likeliest classes of each image, in the order of the images."""
+def answers(scored: Scored | TargetScored, top: int) -> Answers:
+    """Return what is predicted of each image, in the order of the images.
+
+    Of one class per image, it is the `top` likeliest ones; else the labels from their thresholds on, the likeliest
+    first; or the numbers.
+    """
+    return _target_answers(scored) if isinstance(scored, TargetScored) else _class_answers(scored, top)
+
+
+def _class_answers(scored: Scored, top: int) -> Answers:
     predictions, files, classes = scored
     found = []
     for row, index in enumerate(predictions.index.tolist()):
@@ -82,8 +90,7 @@ def answers(scored: Scored, top: int) -> Answers:
     return Answers(classes.task, found)
 
 
-def target_answers(scored: TargetScored) -> Answers:
-    """Return the labels of each image from their thresholds on, the likeliest first, or its numbers."""
+def _target_answers(scored: TargetScored) -> Answers:
     predictions, files, classes = scored
     threshold = thresholds_of(classes)
     found = []

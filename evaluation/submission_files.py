@@ -1,4 +1,4 @@
-"""The files of a submission: which ones submit.py writes, what it sets aside for them, and their provenance."""
+"""The files of a submission of any task: which ones submit.py writes, what it sets aside for them, their provenance."""
 
 import argparse
 import csv
@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from evaluation import submission, target_submission
 from evaluation.multilabel import short_thresholds
 from evaluation.sample_submission import Sample
 from evaluation.sample_table import error_handling
@@ -87,6 +88,23 @@ def set_aside(out: Path, opt: argparse.Namespace, hashes: Sequence[str]) -> None
     for path in found:
         path.rename(_stamped(path, stamp))
     log.warning(f"{what}. Renamed: {', '.join(f'{path.name} to {_stamped(path, stamp).name}' for path in found)}.")
+
+
+def write(out: Path, scored: Scored | TargetScored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
+    """Write the submission `out`, in the form of submit.py's flags, or of `sample`, as the module of its task does."""
+    if isinstance(scored, TargetScored):
+        target_submission.warn_unused(scored, opt)
+        target_submission.write(out, scored, opt, sample)
+    else:
+        submission.write(out, scored, opt, sample)
+
+
+def write_pseudo_labels(out: Path, scored: Scored | TargetScored, min_probability: float) -> None:
+    """Write the list of --pseudo_label beside the submission `out`, as the module of its task does."""
+    if isinstance(scored, TargetScored):
+        target_submission.write_pseudo_labels(pseudo_labels(out), scored, min_probability)
+    else:
+        submission.write_pseudo_labels(pseudo_labels(out), scored, min_probability)
 
 
 def _stamped(path: Path, stamp: str) -> Path:

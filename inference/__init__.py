@@ -8,7 +8,7 @@ from inference.images import ImagePredictor, load
 from inference.loading import build_member, load_predictor
 from inference.predictor import Member, Predictor, predict, rows_to_keep
 from inference.session import Inference, open_inference
-from inference.targets import predict_targets
+from inference.targets import predict_list, predict_targets
 
 __all__ = [
     "Features",
@@ -23,6 +23,7 @@ __all__ = [
     "load_predictor",
     "open_inference",
     "predict",
+    "predict_list",
     "predict_targets",
     "rows_to_keep",
     "write_ensemble",
