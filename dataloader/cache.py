@@ -45,8 +45,10 @@ Body = bytes | memoryview
 class CacheConfig:
     """Where and how images are cached.
 
-    location: "none", "ram" or "disk:<folder>". size: the short side in pixels; None: what the transforms need.
-    format: "jpeg" of `quality` (1 to 100), or "raw".
+    Attributes:
+        location: "none", "ram" or "disk:<folder>".
+        size: the short side in pixels; None: what the transforms need.
+        format: "jpeg" of `quality` (1 to 100), or "raw".
     """
 
     location: str = "none"

@@ -36,11 +36,17 @@ EXISTS_CHUNK = 4096  # files that a thread looks for together
 class FileList:
     """A list of N images, whose paths are cut from one buffer on demand.
 
-    source: the file. text: its bytes. start: int64 (N,), length: int32 (N,), the bytes of each path. label: int32 (N,);
-    -1 in a list without labels, or with `targets`. line: int32 (N,), line numbers from 1. file_labels: int64
-    (classes,), the label that the file itself gives each class, or -1; None: `label` is as in the file. targets: those
-    of a multi-label task or a regression; None: `label` says it all. group: int64 (N,), equal where images belong
-    together, such as photos of one product; None: nothing is known of that.
+    Attributes:
+        source: the file.
+        text: its bytes.
+        start, length: int64 (N,) and int32 (N,), the bytes of each path.
+        label: int32 (N,); -1 in a list without labels, or with `targets`.
+        line: int32 (N,), line numbers from 1.
+        file_labels: int64 (classes,), the label that the file itself gives each class, or -1; None: `label` is as in
+            the file.
+        targets: those of a multi-label task or a regression; None: `label` says it all.
+        group: int64 (N,), equal where images belong together, such as photos of one product; None: nothing is known of
+            that.
     """
 
     source: Path

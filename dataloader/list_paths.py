@@ -16,8 +16,11 @@ KINDS = {"train": "training", "val": "validation", "test": "test"}
 class ListFlags:
     """What the flags say about the lists.
 
-    data_root: the folder of lists. root_given: whether the command line or a config sets it. paths: --train_list,
-    --val_list and --test_list by "train", "val" and "test", as far as the command has them; None: not given.
+    Attributes:
+        data_root: the folder of lists.
+        root_given: whether the command line or a config sets it.
+        paths: --train_list, --val_list and --test_list by "train", "val" and "test", as far as the command has them;
+            None: not given.
     """
 
     data_root: str

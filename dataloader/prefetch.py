@@ -67,9 +67,11 @@ class BatchSampler(Sized, Iterable[BatchIndices], Protocol):
 class WorkerConfig:
     """Who prepares the batches.
 
-    kind: "thread", "process", or "auto", see `resolved`. count: the number of workers; 0: the calling thread; None:
-    `default_workers`. timeout_seconds: how long to wait for a batch; 0: without limit. on_gpu: the network runs on a
-    GPU, so that batches are page-locked and more cores are free for workers.
+    Attributes:
+        kind: "thread", "process", or "auto", see `resolved`.
+        count: the number of workers; 0: the calling thread; None: `default_workers`.
+        timeout_seconds: how long to wait for a batch; 0: without limit.
+        on_gpu: the network runs on a GPU, so that batches are page-locked and more cores are free for workers.
     """
 
     kind: str = "thread"

@@ -14,8 +14,11 @@ from utils.rng import order_rng
 class BatchIndices(NamedTuple):
     """The samples of one batch.
 
-    epoch: from 1; 0 in evaluation. number: that of the batch in the epoch, from 0. indices: int64 (B,), into the list.
-    repeat_index: int64 (B,), how often the epoch drew the same sample before; each repeat is augmented differently.
+    Attributes:
+        epoch: from 1; 0 in evaluation.
+        number: that of the batch in the epoch, from 0.
+        indices: int64 (B,), into the list.
+        repeat_index: int64 (B,), how often the epoch drew the same sample before; each repeat is augmented differently.
     """
 
     epoch: int
@@ -28,9 +31,11 @@ class BatchIndices(NamedTuple):
 class SamplingConfig:
     """How an epoch draws its samples.
 
-    balance: "none" draws each sample once. "sqrt" and "class" draw as many, divided among the classes by the square
-    root of their size, or evenly. repeats: every draw occurs that many times in a row (repeated augmentation, Hoffer
-    et al., 2020), and the epoch has as many times fewer draws.
+    Attributes:
+        balance: "none" draws each sample once. "sqrt" and "class" draw as many, divided among the classes by the square
+            root of their size, or evenly.
+        repeats: every draw occurs that many times in a row (repeated augmentation, Hoffer et al., 2020), and the epoch
+            has as many times fewer draws.
     """
 
     seed: int

@@ -20,7 +20,10 @@ NUMBERS = re.compile(rb"%b(,%b)*" % (NUMBER, NUMBER))
 class LabelSets:
     """The labels of N images. Those of image i are label[start[i]:start[i + 1]], ascending.
 
-    start: int64 (N + 1,). label: int32 (M,). count: how many labels there are, K.
+    Attributes:
+        start: int64 (N + 1,).
+        label: int32 (M,).
+        count: how many labels there are, K.
     """
 
     start: NDArray[np.int64]

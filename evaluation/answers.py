@@ -37,8 +37,10 @@ class Number(NamedTuple):
 class Answer(NamedTuple):
     """What is predicted of one image.
 
-    classes: the likeliest classes, the likeliest first, or all labels from their thresholds on; None: it cannot be
-    read. numbers: those of a regression instead.
+    Attributes:
+        classes: the likeliest classes, the likeliest first, or all labels from their thresholds on; None: it cannot be
+            read.
+        numbers: those of a regression instead.
     """
 
     file: str

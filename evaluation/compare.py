@@ -30,7 +30,9 @@ class OtherClasses(NamedTuple):
 class McNemar(NamedTuple):
     """McNemar's test (1947; exact: binomial) of two evaluations of the same images.
 
-    only_this, only_other: images, or groups, that one of them gets right more often. p_value: two-sided.
+    Attributes:
+        only_this, only_other: images, or groups, that one of them gets right more often.
+        p_value: two-sided.
     """
 
     only_this: int
@@ -43,8 +45,11 @@ class McNemar(NamedTuple):
 class Compared(NamedTuple):
     """These predictions against others of the same list.
 
-    test: of their hits. counted: what the test counts, images or groups of images. rows: int64 (M,), those whose
-    prediction changed. other: int64 (N,), the classes of the others, -1 if unreadable.
+    Attributes:
+        test: of their hits.
+        counted: what the test counts, images or groups of images.
+        rows: int64 (M,), those whose prediction changed.
+        other: int64 (N,), the classes of the others, -1 if unreadable.
     """
 
     test: McNemar

@@ -15,8 +15,11 @@ from utils.files import atomic_write
 class Issues(NamedTuple):
     """M likely label errors, the likeliest first.
 
-    row: int64 (M,), rows of the predictions. quality: float32 (M,), the probability of the label. suggested: int64
-    (M,), the likeliest other class. method: how they were found, in words.
+    Attributes:
+        row: int64 (M,), rows of the predictions.
+        quality: float32 (M,), the probability of the label.
+        suggested: int64 (M,), the likeliest other class.
+        method: how they were found, in words.
     """
 
     row: NDArray[np.int64]

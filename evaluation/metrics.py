@@ -27,9 +27,14 @@ class ProbabilityRows:
 class Predictions:
     """The predictions for N listed images; unreadable ones are marked, and count in no score.
 
-    index: int64 (N,), positions in the list. label: int64 (N,), -1 if unknown. top: int64 (N, K), the likeliest
-    classes in order. probability: float32 (N, K), theirs. true_probability: float32 (N,), that of the label. readable:
-    bool (N,). rows: whole rows, if they were asked for; of all N images only if N * C is at most MAX_ROW_VALUES.
+    Attributes:
+        index: int64 (N,), positions in the list.
+        label: int64 (N,), -1 if unknown.
+        top: int64 (N, K), the likeliest classes in order.
+        probability: float32 (N, K), theirs.
+        true_probability: float32 (N,), that of the label.
+        readable: bool (N,).
+        rows: whole rows, if they were asked for; of all N images only if N * C is at most MAX_ROW_VALUES.
     """
 
     index: NDArray[np.int64]

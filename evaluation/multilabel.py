@@ -19,8 +19,11 @@ MIN_P = float(np.finfo(np.float32).eps)  # probabilities nearer to 0 or 1 count 
 class LabelCounts:
     """What was counted per label, (K,) each, over the scorable images.
 
-    positive: images with the label, int64. predicted: images predicted to have it. right: both. average_precision:
-    float64, NaN without a positive image (sklearn's average_precision_score).
+    Attributes:
+        positive: images with the label, int64.
+        predicted: images predicted to have it.
+        right: both.
+        average_precision: float64, NaN without a positive image (sklearn's average_precision_score).
     """
 
     positive: NDArray[np.int64]

@@ -19,8 +19,12 @@ BLOCK_VALUES = 1 << 22  # predictions that are scored together: 16 MB
 class TargetPredictions:
     """The predictions for N listed images; unreadable ones are marked, and count in no score.
 
-    index: int64 (N,), positions in the list. value: float32 (N, K), the probability of each label, or the numbers; of
-    a large list in a file (inference.targets). readable: bool (N,). targets: those of the N images; None: unknown.
+    Attributes:
+        index: int64 (N,), positions in the list.
+        value: float32 (N, K), the probability of each label, or the numbers; of a large list in a file
+            (inference.targets).
+        readable: bool (N,).
+        targets: those of the N images; None: unknown.
     """
 
     index: NDArray[np.int64]

@@ -139,12 +139,14 @@ class Candidates:
     A class that is in no member's five may be the likeliest of the mean. The search for weights overlooks it; what
     `blended` returns does not, if `whole` is there.
 
-    probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true one.
-    is_target: bool (N, K), True in the one column of the true class. If two members name a class, its
-        second column is -1.
-    class_of: int64 (N, K), the class of each column.
-    whole: float32 (M, images, C), every probability; None: they are not kept. row: int64 (N,), the images' places in
-        them.
+    Attributes:
+        probability: float32 (M, N, K), of K candidates per image: all members' five most likely classes, and the true
+            one.
+        is_target: bool (N, K), True in the one column of the true class. If two members name a class, its second column
+            is -1.
+        class_of: int64 (N, K), the class of each column.
+        whole: float32 (M, images, C), every probability; None: they are not kept.
+        row: int64 (N,), the images' places in them.
     """
 
     probability: NDArray[np.float32]

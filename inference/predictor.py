@@ -52,7 +52,8 @@ class SavedMember:
 class Member:
     """One network of an ensemble, how its images are prepared, and its weight in the mean.
 
-    net: the network with an average of its weights, "ema" or "swa" as `which` says; None is `model.net`.
+    Attributes:
+        net: the network with an average of its weights, "ema" or "swa" as `which` says; None is `model.net`.
     """
 
     model: BaseModel
@@ -263,8 +264,11 @@ def _logits(member: Member, shown: list[Tensor]) -> list[Tensor]:
 class _Answer(NamedTuple):
     """What `predict` takes of a batch of B images.
 
-    columns: those of Predictions, from index to readable, (B, ...).
-    rows: float32 (R, C), the wanted rows of probabilities. log_probability: float16 (B, C). features: float32 (B, D).
+    Attributes:
+        columns: those of Predictions, from index to readable, (B, ...).
+        rows: float32 (R, C), the wanted rows of probabilities.
+        log_probability: float16 (B, C).
+        features: float32 (B, D).
     """
 
     columns: tuple[Tensor, ...]

@@ -34,10 +34,13 @@ MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,00
 class SavedProbs:
     """What a file holds: `values`, `readable` bool (N,), and their list and classes.
 
-    values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
-    float32 (N, K). data: num_classes, class_names, class_images and the task, as in a checkpoint. thresholds: of
-    labels, (K,), for these probabilities; None: the file holds none. seen: the lists that its networks have learned
-    from, as utils.seen_lists keeps them. group: of each image, (N,), from tools.folds --group_by or --group_table.
+    Attributes:
+        values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
+            float32 (N, K).
+        data: num_classes, class_names, class_images and the task, as in a checkpoint.
+        thresholds: of labels, (K,), for these probabilities; None: the file holds none.
+        seen: the lists that its networks have learned from, as utils.seen_lists keeps them.
+        group: of each image, (N,), from tools.folds --group_by or --group_table.
     """
 
     path: str

@@ -36,9 +36,14 @@ class BaseModel(nn.Module):
 
     `forward` takes uint8 (B, 3, S, S) images, or floats that are normalised already, and gives logits (B, C).
 
-    settings: what the network is built from. opt: all options, for a flag that you add.
-    net: the network. dtype: that of autocast; None is fp32 throughout. frozen: modules kept in eval mode.
-    The engine sets `criterion`, the loss of (logits, targets), and `train_net`, what training runs instead of `net`.
+    Attributes:
+        settings: what the network is built from.
+        opt: all options, for a flag that you add.
+        net: the network.
+        dtype: that of autocast; None is fp32 throughout.
+        frozen: modules kept in eval mode.
+        criterion: the loss of (logits, targets); the engine sets it.
+        train_net: what training runs instead of `net`; the engine sets it.
     """
 
     criterion: Callable[[Tensor, Any], Tensor]

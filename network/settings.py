@@ -7,10 +7,12 @@ from dataclasses import dataclass
 class NetworkSettings:
     """The flags of these names, which `BaseModel` reads from the options.
 
-    num_classes: of the logits; None is ImageNet's 1000. activation: what turns logits into predictions, one of
-    utils.task's. scale: side of the images, pixels.
-    weights_dir_given: whether the user named the folder, which must exist then.
-    rebuilt: the network was trained at `scale`, so its size needs no trial.
+    Attributes:
+        num_classes: of the logits; None is ImageNet's 1000.
+        activation: what turns logits into predictions, one of utils.task's.
+        scale: side of the images, pixels.
+        weights_dir_given: whether the user named the folder, which must exist then.
+        rebuilt: the network was trained at `scale`, so its size needs no trial.
     """
 
     model: str

@@ -19,7 +19,8 @@ from utils.errors import unknown_name
 class OptimizerSettings:
     """What an optimizer is built from: the flags of those names.
 
-    weight_decay: None means the optimizer's own default.
+    Attributes:
+        weight_decay: None means the optimizer's own default.
     """
 
     optimizer: str

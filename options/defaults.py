@@ -51,10 +51,13 @@ TIMED_EPOCHS, TIMED_WARMUP_STEPS = 10, 100
 class Facts:
     """What the defaults follow from, besides the flags.
 
-    images: number of training images. pretrained: the network starts from trained weights. batch_norm: it has batch
-    norms, as most convolutional networks; a transformer has none. features: what its last layer is given per image; 0
-    where that is not one linear layer. classes: those that have images; 0: unknown. scheduled_epochs: the number that
-    --scheduler sets, such as 24 for 2x, or None.
+    Attributes:
+        images: number of training images.
+        pretrained: the network starts from trained weights.
+        batch_norm: it has batch norms, as most convolutional networks; a transformer has none.
+        features: what its last layer is given per image; 0 where that is not one linear layer.
+        classes: those that have images; 0: unknown.
+        scheduled_epochs: the number that --scheduler sets, such as 24 for 2x, or None.
     """
 
     images: int

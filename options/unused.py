@@ -28,7 +28,12 @@ KNOWN: dict[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """When a flag acts. where: the state without an effect, in words, such as "with --loss ce". try_: what has one."""
+    """When a flag acts.
+
+    Attributes:
+        where: the state without an effect, in words, such as "with --loss ce".
+        try_: what has one.
+    """
 
     acts: Test
     where: Callable[[argparse.Namespace], str]

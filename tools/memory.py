@@ -40,8 +40,12 @@ MIB = 1 << 20
 class Need(NamedTuple):
     """What a step needs at one size of images, in bytes.
 
-    side: pixels. weights: also buffers, averages of the weights, and a teacher. state: that of the optimizer. fixed and
-    per_image: int64 (N,); after operation i of a step over B images, fixed[i] + B * per_image[i] further bytes live.
+    Attributes:
+        side: pixels.
+        weights: also buffers, averages of the weights, and a teacher.
+        state: that of the optimizer.
+        fixed, per_image: int64 (N,); after operation i of a step over B images, fixed[i] + B * per_image[i] further
+            bytes live.
     """
 
     side: int
@@ -68,7 +72,9 @@ class Need(NamedTuple):
 class Count(NamedTuple):
     """What a step took, in bytes: weights, the optimizer's state, and what else lived after each of its N operations.
 
-    names: of the operations. live: int64 (N,).
+    Attributes:
+        names: of the operations.
+        live: int64 (N,).
     """
 
     weights: int

@@ -12,8 +12,9 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 class Averages:
     """The averages of a network's weights. Either is None unless its flag asks for it.
 
-    ema: exponential, by timm, with a decay that warms up from 0.
-    swa: the mean over the ends of epochs (Izmailov et al., 2018, algorithm 1), by torch.
+    Attributes:
+        ema: exponential, by timm, with a decay that warms up from 0.
+        swa: the mean over the ends of epochs (Izmailov et al., 2018, algorithm 1), by torch.
     """
 
     def __init__(self, net: nn.Module, ema_decay: float = 0.0, swa: bool = False) -> None:

@@ -16,9 +16,10 @@ from utils.logger import log
 class AsyncCheckpointWriter:
     """Copies what is to be saved, and writes it in a thread, one checkpoint after another.
 
-    error: why the last checkpoint could not be written, or None.
-    written: the path of the last one that was written.
-    blocked_seconds: how long the callers have waited.
+    Attributes:
+        error: why the last checkpoint could not be written, or None.
+        written: the path of the last one that was written.
+        blocked_seconds: how long the callers have waited.
     """
 
     def __init__(self, marker: Path | None = None, before_write: Callable[[], None] = lambda: None) -> None:

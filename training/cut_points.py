@@ -7,7 +7,9 @@ from evaluation.metrics import Predictions
 class CutPoints:
     """Fits the cut points of each set of weights ("raw", "ema", "swa") to the predictions of a validation.
 
-    values: the last fit of each; nothing before the first validation. step: the optimizer step that they belong to.
+    Attributes:
+        values: the last fit of each; nothing before the first validation.
+        step: the optimizer step that they belong to.
     """
 
     def __init__(self, count: int) -> None:

@@ -26,7 +26,8 @@ class Teacher:
 
     It sees the student's very images, after augmentation and mixing, normalised its own way.
 
-    seen: the lists that it has learned from.
+    Attributes:
+        seen: the lists that it has learned from.
     """
 
     def __init__(

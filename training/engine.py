@@ -48,11 +48,19 @@ Targets = Tensor | DistilledTargets
 class StepSettings:
     """The numbers that the engine steps by.
 
-    accumulate: batches per optimizer step. sam_radius: 0 without --sam.
-    max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient. mix_off: the last share of the
-    run, in which nothing is mixed. swa_start: the first epoch that --swa averages. counts_right: whether the largest
-    logit is the predicted class, so that top-1 can be counted. validated: whether epochs are validated; if not, an
-    average predicts, if there is one.
+    Attributes:
+        seed: of the draws of a batch: mixing, dropout.
+        lr: the learning rate that the schedule multiplies by its factor.
+        batches_per_epoch: those that one process trains.
+        accumulate: batches per optimizer step.
+        clip_grad: the largest norm, value or ratio of a gradient, as `clip_mode` says; None: no limit.
+        clip_mode: "norm", "value" or "agc"; see clip_gradients.
+        sam_radius: 0 without --sam.
+        max_nonfinite_steps: how many steps in a row may be skipped; 0 looks at no gradient.
+        mix_off: the last share of the run, in which nothing is mixed.
+        swa_start: the first epoch that --swa averages.
+        counts_right: whether the largest logit is the predicted class, so that top-1 can be counted.
+        validated: whether epochs are validated; if not, an average predicts, if there is one.
     """
 
     seed: int
@@ -73,11 +81,17 @@ class StepSettings:
 class Parts:
     """What the engine drives; `training.setup.build_engine` makes it from the options.
 
-    length: how long the run is; it holds the schedule of the learning rate.
-    clip_params: the parameters that --clip_grad clips.
-    train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
-    recomputes: whether the backward pass runs parts of the forward pass once more (--checkpoint_grad).
-    adapters: what the layers of the network have with --lora, or None.
+    Attributes:
+        criterion: the loss of (logits, targets).
+        optimizer_settings: what `optimizer` was built from.
+        length: how long the run is; it holds the schedule of the learning rate.
+        averages: those of the weights, for --ema and --swa.
+        clip_params: the parameters that --clip_grad clips.
+        mix: mixes the images of a batch, or None.
+        teacher: gives further targets, or None.
+        train_net: what training runs instead of the network (compiled, or one of several processes); None: the network.
+        recomputes: whether the backward pass runs parts of the forward pass once more (--checkpoint_grad).
+        adapters: what the layers of the network have with --lora, or None.
     """
 
     criterion: Loss
@@ -96,7 +110,9 @@ class Parts:
 class StepResult(NamedTuple):
     """What a batch gave, on the device.
 
-    loss: a detached scalar. top1: the share of the images that are classified correctly, or None.
+    Attributes:
+        loss: a detached scalar.
+        top1: the share of the images that are classified correctly, or None.
     """
 
     loss: Tensor
@@ -106,11 +122,12 @@ class StepResult(NamedTuple):
 class Engine:
     """Owns the training of one network: its steps, the optimizer, the averages, and what a checkpoint keeps of them.
 
-    step_count: optimizer steps so far, skipped ones included.
-    grad_norm: that of the last step, before clipping, a scalar on the device.
-    active_weights: "raw", "ema" or "swa", the weights to predict with: the best of the last validation.
-    on_gradients: called before each step's gradients are clipped; or None.
-    watches_loss: whether the next step looks if the model uses its criterion; the first one does.
+    Attributes:
+        step_count: optimizer steps so far, skipped ones included.
+        grad_norm: that of the last step, before clipping, a scalar on the device.
+        active_weights: "raw", "ema" or "swa", the weights to predict with: the best of the last validation.
+        on_gradients: called before each step's gradients are clipped; or None.
+        watches_loss: whether the next step looks if the model uses its criterion; the first one does.
     """
 
     def __init__(self, model: BaseModel, settings: StepSettings, parts: Parts) -> None:

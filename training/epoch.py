@@ -29,8 +29,11 @@ BAR_SECONDS = 0.5
 class EpochTracker:
     """Sums over an epoch: loss, top-1, gradient norm, time, wait for data. It does not wait for the device.
 
-    done: batches trained so far. ended: whether the epoch's training is over, as in a run that was cut while it was
-    validating. Use it in a `with`.
+    Use it in a `with`.
+
+    Attributes:
+        done: batches trained so far.
+        ended: whether the epoch's training is over, as in a run that was cut while it was validating.
     """
 
     def __init__(self, run: "TrainingRun", epoch: int, engine: Engine) -> None:

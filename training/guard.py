@@ -31,8 +31,10 @@ class Skip(enum.Enum):
 class NonFiniteGuard:
     """Looks at each step's gradient without waiting for the device, and restores batch norm after a skipped step.
 
-    skipped: skipped steps of the run. in_row: how many of them came last, in a row.
-    kept: {id of a floating buffer of the network: its value after the last step that was taken}.
+    Attributes:
+        skipped: skipped steps of the run.
+        in_row: how many of them came last, in a row.
+        kept: {id of a floating buffer of the network: its value after the last step that was taken}.
     """
 
     def __init__(self, net: nn.Module, max_consecutive: int, device: torch.device) -> None:

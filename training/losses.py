@@ -30,9 +30,12 @@ FP16_GRAD_SCALE = 1024  # a gradient in fp16 is kept larger by this: probabiliti
 class SoftmaxConfig(NamedTuple):
     """What is done to logits before the softmax.
 
-    smooth: this share of each target is spread over all classes (Szegedy et al., 2016, section 7). adjust: float (C,)
-    added to the logits, tau * log prior (Menon et al., 2021, eq. 10). margin: added to the angle of the target, in
-    radians, for logits that are scale * cosine (Deng et al., 2019, eq. 3). temperature: divides the logits.
+    Attributes:
+        smooth: this share of each target is spread over all classes (Szegedy et al., 2016, section 7).
+        adjust: float (C,) added to the logits, tau * log prior (Menon et al., 2021, eq. 10).
+        margin: added to the angle of the target, in radians, for logits that are scale * cosine (Deng et al., 2019, eq.
+            3).
+        temperature: divides the logits.
     """
 
     smooth: float = 0.0
@@ -230,7 +233,8 @@ def ohem(each: PerSampleLoss, ratio: float) -> Loss:
 class LossSettings:
     """What a loss is built from: the flags of those names.
 
-    class_counts: training images per class, float64 (C,), or None.
+    Attributes:
+        class_counts: training images per class, float64 (C,), or None.
     """
 
     loss: str = "ce"

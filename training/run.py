@@ -41,14 +41,19 @@ NOTHING, SAVE = -1, 0
 class RunSettings:
     """What a run takes from the options.
 
-    checkpoints, logs: the folders of its tag.
-    val_freq: epochs between validations; 0: none.
-    patience: validations without a better epoch that end the run; 0: none.
-    last_stage: the first epoch of the last size of --scale_schedule.
-    save_minutes: minutes between checkpoints within an epoch.
-    keep, save_freq: which epochs' checkpoints stay. max_bad: the share of images that may be unreadable.
-    overwrite: whether to delete an earlier run. options: what checkpoints keep. config: the same for --config.
-    described: the recipe on one line. resume_command: the command that continues the run.
+    Attributes:
+        checkpoints, logs: the folders of its tag.
+        val_freq: epochs between validations; 0: none.
+        patience: validations without a better epoch that end the run; 0: none.
+        last_stage: the first epoch of the last size of --scale_schedule.
+        save_minutes: minutes between checkpoints within an epoch.
+        keep, save_freq: which epochs' checkpoints stay.
+        max_bad: the share of images that may be unreadable.
+        overwrite: whether to delete an earlier run.
+        options: what checkpoints keep.
+        config: the same for --config.
+        described: the recipe on one line.
+        resume_command: the command that continues the run.
     """
 
     checkpoints: Path
@@ -73,7 +78,8 @@ class RunSettings:
 class RunFacts:
     """What a run works out beside its options.
 
-    precision, precision_reason: what "auto" chose, and why.
+    Attributes:
+        precision, precision_reason: what "auto" chose, and why.
     """
 
     lists: RunLists
@@ -84,8 +90,10 @@ class RunFacts:
 class TrainingRun:
     """Owns a run's files, and its state beside the engine's. Of several processes, only the first writes.
 
-    state: how far the run is. recorder: that of metrics and pictures; None in the other processes. seen: the lists that
-    the network learns from, and those that it, or its teacher, has learned from before.
+    Attributes:
+        state: how far the run is.
+        recorder: that of metrics and pictures; None in the other processes.
+        seen: the lists that the network learns from, and those that it, or its teacher, has learned from before.
     """
 
     def __init__(self, settings: RunSettings, start: RunStart, engine: Engine, facts: RunFacts) -> None:

@@ -15,10 +15,11 @@ from utils.seen_lists import Seen, entry
 class RunLists:
     """The opened lists of a run.
 
-    train, val: the images, with the labels that `classes` numbers; `val` is None without a validation list.
-    train_fingerprint, val_fingerprint: what a checkpoint records, to tell other lists apart. Without a validation list,
-    `val_fingerprint` is that of the list that gave a resumed run its last scores, or None.
-    paths: where the lists are, for the evaluation of the checkpoints.
+    Attributes:
+        train, val: the images, with the labels that `classes` numbers; `val` is None without a validation list.
+        train_fingerprint, val_fingerprint: what a checkpoint records, to tell other lists apart. Without a validation
+            list, `val_fingerprint` is that of the list that gave a resumed run its last scores, or None.
+        paths: where the lists are, for the evaluation of the checkpoints.
     """
 
     train: FileList

@@ -68,10 +68,11 @@ SCHEDULE_OPTIONS = (
 class RunStart:
     """The start of a run, made by `begin`.
 
-    opt: the options, with what a resumed run takes from its checkpoint; not what later follows from the lists.
-    state: how far a resumed run is.
-    content, source: the checkpoint to start from, or None, and its path.
-    watch: counts from the start of the program, for --hours.
+    Attributes:
+        opt: the options, with what a resumed run takes from its checkpoint; not what later follows from the lists.
+        state: how far a resumed run is.
+        content, source: the checkpoint to start from, or None, and its path.
+        watch: counts from the start of the program, for --hours.
     """
 
     opt: Options

@@ -12,14 +12,16 @@ Scores = dict[str, float]  # of an epoch, by name
 class RunState:
     """What a run has done.
 
-    epochs_done: whole epochs. history: the scores of each of them.
-    within: the position within the next epoch (EpochTracker.state_dict), or None at its start.
-    curves: the points by step of the checkpoint (StepCurves.state_dict), or None.
-    unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
-    metric: what makes an epoch the best.
-    scored_from: the first epoch whose scores are of the present validation images; earlier ones are not compared. The
-    rows of the history hold it from that epoch on, for whoever reads the history alone.
-    continued: no epoch was validated since the state was loaded.
+    Attributes:
+        epochs_done: whole epochs.
+        history: the scores of each of them.
+        within: the position within the next epoch (EpochTracker.state_dict), or None at its start.
+        curves: the points by step of the checkpoint (StepCurves.state_dict), or None.
+        unreadable: {place in the training list, as text: what is wrong with the image, with its path}.
+        metric: what makes an epoch the best.
+        scored_from: the first epoch whose scores are of the present validation images; earlier ones are not compared.
+            The rows of the history hold it from that epoch on, for whoever reads the history alone.
+        continued: no epoch was validated since the state was loaded.
     """
 
     epochs_done: int = 0

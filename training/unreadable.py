@@ -15,7 +15,8 @@ ALWAYS_TOLERATED = 10  # This many are tolerated in any list, however short.
 class UnreadableImages:
     """Records each unreadable image once: in the log, in bad_images.csv, and in the run's state.
 
-    named: {place in the training list, as text: what is wrong, with the path}.
+    Attributes:
+        named: {place in the training list, as text: what is wrong, with the path}.
     """
 
     def __init__(self, path: Path, max_share: float, state: RunState) -> None:

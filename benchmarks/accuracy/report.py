@@ -16,7 +16,8 @@ NOT_FINISHED = "not finished"
 class Result(NamedTuple):
     """The runs of one trainer within one budget, one value per seed that ended; epochs of 0: not even one epoch fits.
 
-    stopped: the seeds whose run was ended because it took far more than the budget.
+    Attributes:
+        stopped: the seeds whose run was ended because it took far more than the budget.
     """
 
     epochs: int

@@ -26,8 +26,10 @@ CHECK_SECONDS = 300
 class Trainer(NamedTuple):
     """One row of the comparison.
 
-    script: a module of `rivals`; empty: our train.py. venv: the environment in the folder of --rivals. advice: the
-    settings in words, and whose advice they are.
+    Attributes:
+        script: a module of `rivals`; empty: our train.py.
+        venv: the environment in the folder of --rivals.
+        advice: the settings in words, and whose advice they are.
     """
 
     script: str
@@ -64,7 +66,13 @@ class Failed(Exception):  # noqa: N818  # a row of the table, not an error of ou
 
 
 class Job(NamedTuple):
-    """What all trainers get. lists: (training, validation). model: our name of the network. work: a folder for runs."""
+    """What all trainers get.
+
+    Attributes:
+        lists: (training, validation).
+        model: our name of the network.
+        work: a folder for runs.
+    """
 
     lists: tuple[Path, Path]
     task: Task

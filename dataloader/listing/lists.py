@@ -33,9 +33,12 @@ CHANGES = {
 class ImageList:
     """The N images of one list.
 
-    paths: absolute. labels: class numbers; None: a list without labels, or with other targets. groups: which images
-    belong together, or None. sets: the labels of each image, for --task multilabel, or None. values: the numbers of
-    each image, for --task regression, or None.
+    Attributes:
+        paths: absolute.
+        labels: class numbers; None: a list without labels, or with other targets.
+        groups: which images belong together, or None.
+        sets: the labels of each image, for --task multilabel, or None.
+        values: the numbers of each image, for --task regression, or None.
     """
 
     paths: list[str]

@@ -159,7 +159,8 @@ class PolicyOp:
 class MagnitudeRange:
     """The largest magnitude of each kind: slope, pixels, degrees, change of tone; and the bits that posterize keeps.
 
-    bits: in the first and in the last bin.
+    Attributes:
+        bits: in the first and in the last bin.
     """
 
     slope: float

@@ -31,12 +31,19 @@ MAX_CHANGED = 200  # rows of the comparison
 class Extra:
     """What the page shows beyond the scores; what is empty is left out, or reported as missing.
 
-    maps: the result of inference.gradcam_maps, by image. note: why there is none. near: the nearest images of each
-    error and of each likely label error, with their cosines, by image. history: scores of training per epoch. points:
-    the rows of steps.csv. runs: settings and scores of earlier evaluations beside this one. metric: the score to show
-    first. compared: the result of --compare. difference: that of a metric, in words. folder: where the page is going to
-    be, by default the folder to which it is written. title: the networks. about: their files and the list, in a few
-    words.
+    Attributes:
+        maps: the result of inference.gradcam_maps, by image.
+        note: why there is none.
+        near: the nearest images of each error and of each likely label error, with their cosines, by image.
+        history: scores of training per epoch.
+        points: the rows of steps.csv.
+        runs: settings and scores of earlier evaluations beside this one.
+        metric: the score to show first.
+        compared: the result of --compare.
+        difference: that of a metric, in words.
+        folder: where the page is going to be, by default the folder to which it is written.
+        title: the networks.
+        about: their files and the list, in a few words.
     """
 
     issues: Issues

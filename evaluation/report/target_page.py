@@ -30,9 +30,11 @@ class Table(NamedTuple):
 class Details(NamedTuple):
     """What the page shows beside the scores.
 
-    table: a row per label or number. mistakes: the labels that are missed and invented most often, {title: [(label,
-    images)]}. worst: the rows of the worst predictions, int64 (M,). described: what is true and what is predicted, as
-    text, of each of them.
+    Attributes:
+        table: a row per label or number.
+        mistakes: the labels that are missed and invented most often, {title: [(label, images)]}.
+        worst: the rows of the worst predictions, int64 (M,).
+        described: what is true and what is predicted, as text, of each of them.
     """
 
     table: Table

@@ -39,9 +39,14 @@ MAX_SHOWN = 4
 class Adapted:
     """A file's weights under the network's names.
 
-    weights: of the network, and its classifier also in another size. layout, prefix: what was found.
-    renamed: (old, new) names. reshaped: (name, old shape, new shape). left_out: what the network does not need.
-    wrong: why it does not fit; empty if it does. matched: how many tensors besides the classifier fit.
+    Attributes:
+        weights: of the network, and its classifier also in another size.
+        layout, prefix: what was found.
+        renamed: (old, new) names.
+        reshaped: (name, old shape, new shape).
+        left_out: what the network does not need.
+        wrong: why it does not fit; empty if it does.
+        matched: how many tensors besides the classifier fit.
     """
 
     weights: Weights

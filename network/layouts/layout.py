@@ -19,8 +19,10 @@ QKV = re.compile(r"(.+\.attn)\.([qkv])\.(weight|bias)")
 class Target:
     """The network that the weights are for.
 
-    wanted: its state dict. head: its classifier's name, such as "fc". config: what the file's folder says of its
-    network, as the program wrote it (config.json), {} without one.
+    Attributes:
+        wanted: its state dict.
+        head: its classifier's name, such as "fc".
+        config: what the file's folder says of its network, as the program wrote it (config.json), {} without one.
     """
 
     net: nn.Module
@@ -41,11 +43,13 @@ class Target:
 class Layout:
     """The names of one program for one family.
 
-    name: for people. mark: a regular expression; a file of the layout has a name that it matches whole.
-    convert: gives the tensors under timm's names; a name that it does not know stays as it is.
-    ignored: a regular expression of the names that the network does not need, such as indices.
-    check: says why the same shapes would mean something else in this network, "" if they do not.
-    note: what the user must know of the outputs, "" if they agree for all images.
+    Attributes:
+        name: for people.
+        mark: a regular expression; a file of the layout has a name that it matches whole.
+        convert: gives the tensors under timm's names; a name that it does not know stays as it is.
+        ignored: a regular expression of the names that the network does not need, such as indices.
+        check: says why the same shapes would mean something else in this network, "" if they do not.
+        note: what the user must know of the outputs, "" if they agree for all images.
     """
 
     name: str

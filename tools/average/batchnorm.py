@@ -24,8 +24,9 @@ from utils.seen_lists import Seen, entry
 class Refresher:
     """Recomputes batch norm as train.py --swa does: in training mode, with the augmented images of one epoch.
 
-    about: what was done, as plain data: the images and batches, or the reason why nothing is recomputed.
-    seen: the list of these images, as utils.seen_lists has it; [] where nothing is recomputed.
+    Attributes:
+        about: what was done, as plain data: the images and batches, or the reason why nothing is recomputed.
+        seen: the list of these images, as utils.seen_lists has it; [] where nothing is recomputed.
     """
 
     def __init__(

@@ -28,9 +28,11 @@ MAX_TAG_LETTERS = 60
 class Ingredient:
     """A checkpoint, and those of its weights that are averaged.
 
-    content: as utils.checkpoint.load gives it, without what only --resume needs; `weights` are those that count, and
-    what eval.py has fitted is there if it was fitted to these.
-    shown: "raw", "ema" or "swa", which of the file's weights they are. sha256: of the file.
+    Attributes:
+        content: as utils.checkpoint.load gives it, without what only --resume needs; `weights` are those that count,
+            and what eval.py has fitted is there if it was fitted to these.
+        shown: "raw", "ema" or "swa", which of the file's weights they are.
+        sha256: of the file.
     """
 
     path: str

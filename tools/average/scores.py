@@ -27,7 +27,12 @@ Scores = dict[str, float]
 
 
 class Scorer:
-    """Scores weights of one network on one validation list. metric: the score that decides. files: the list."""
+    """Scores weights of one network on one validation list.
+
+    Attributes:
+        metric: the score that decides.
+        files: the list.
+    """
 
     def __init__(
         self, opt: argparse.Namespace, parts: Sequence[Ingredient], device: torch.device, metric: str | None

@@ -43,8 +43,11 @@ class Row(TypedDict):
 class Report:
     """All findings.
 
-    balances: class balance per list, None without labels. names: of the classes, or None. task: of the lists. about:
-    what else is known of the labels or numbers of each list.
+    Attributes:
+        balances: class balance per list, None without labels.
+        names: of the classes, or None.
+        task: of the lists.
+        about: what else is known of the labels or numbers of each list.
     """
 
     seen: Scan

@@ -55,8 +55,13 @@ class Fold:
 class FoldsRun:
     """All that a run of folds is made of.
 
-    opt: the flags of this tool. train: those of train.py, and `words` as they were typed. files: the whole training
-    list. fold_of: int64 (N,), the fold of each image, from 0. folder: results/<tag>. state: its folder `folds`.
+    Attributes:
+        opt: the flags of this tool.
+        train: those of train.py, and `words` as they were typed.
+        files: the whole training list.
+        fold_of: int64 (N,), the fold of each image, from 0.
+        folder: results/<tag>.
+        state: its folder `folds`.
     """
 
     opt: argparse.Namespace

@@ -36,9 +36,13 @@ class Source:
 class Backbone:
     """A network in eval mode whose classifier is replaced by the identity, so that it gives features.
 
-    title: unique among those that are probed. opt: the options it was built with. head: the name of the classifier's
-    module. dim: features per image. seen: the lists that it has learned from. identity: sha256 of the weights without
-    the classifier.
+    Attributes:
+        title: unique among those that are probed.
+        opt: the options it was built with.
+        head: the name of the classifier's module.
+        dim: features per image.
+        seen: the lists that it has learned from.
+        identity: sha256 of the weights without the classifier.
     """
 
     title: str

@@ -39,7 +39,11 @@ CACHE_OPTIONS = ("cache_size", "cache_format", "cache_quality")  # what --cache 
 class Features(NamedTuple):
     """Features of every image, read from the disk on demand.
 
-    rows: float32 (N, D), memory-mapped. readable: bool (N,). seconds: that computing them took; peak_bytes: of memory.
+    Attributes:
+        rows: float32 (N, D), memory-mapped.
+        readable: bool (N,).
+        seconds: that computing them took.
+        peak_bytes: of memory.
     """
 
     rows: NDArray[np.float32]

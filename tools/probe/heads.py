@@ -17,8 +17,11 @@ from utils.logger import progress
 class Probe(NamedTuple):
     """What cross-validation found.
 
-    predictions: of each image by a head that has not seen it, with the strength that is best for the other folds.
-    strengths: what was tried; top1: float (S,), of each. best: the index of the best of them on all images.
+    Attributes:
+        predictions: of each image by a head that has not seen it, with the strength that is best for the other folds.
+        strengths: the S that were tried.
+        top1: float (S,), of each of them.
+        best: the index of the best of them on all images.
     """
 
     predictions: Predictions

@@ -24,11 +24,16 @@ SCORES = ("top1", "top5", "mean_class_accuracy", "loss")
 class Row:
     """One backbone.
 
-    scores, intervals: of the linear probe, by name; knn_top1, knn_interval: of the nearest neighbours.
-    kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were tried.
-    hit: bool (N,), which images the linear probe classifies correctly. places: where they are in the list.
-    seen: how many of the list's images a checkpoint's network was trained on: it knows them, so it is no candidate.
-    file: the checkpoint with the fitted head. network: options of train.py that the network was built with.
+    Attributes:
+        scores, intervals: of the linear probe, by name.
+        knn_top1, knn_interval: of the nearest neighbours.
+        kind: of the linear head, with its `strength` (a weight decay, or a shrinkage) and the top-1 of all that were
+            tried.
+        hit: bool (N,), which images the linear probe classifies correctly.
+        places: where they are in the list.
+        seen: how many of the list's images a checkpoint's network was trained on: it knows them, so it is no candidate.
+        file: the checkpoint with the fitted head.
+        network: options of train.py that the network was built with.
     """
 
     title: str

@@ -30,7 +30,12 @@ FIT_TEXTS = {
 
 
 class CardFacts(NamedTuple):
-    """What the card says. scores: as in scores.json. reason: why timm cannot load the folder; "": it can."""
+    """What the card says.
+
+    Attributes:
+        scores: as in scores.json.
+        reason: why timm cannot load the folder; "": it can.
+    """
 
     title: str
     model: BaseModel

@@ -14,9 +14,13 @@ from typing import NamedTuple
 class Task(NamedTuple):
     """What to train, and where.
 
-    images: folder with train/<class>/ and val/<class>/. weights: ImageNet's, a state dict under timm's names. arch:
-    timm's name of the network. size: side of the images, pixels. out: an empty folder for checkpoints. tuned: follow
-    the project's advice for fine-tuning instead of its defaults.
+    Attributes:
+        images: folder with train/<class>/ and val/<class>/.
+        weights: ImageNet's, a state dict under timm's names.
+        arch: timm's name of the network.
+        size: side of the images, pixels.
+        out: an empty folder for checkpoints.
+        tuned: follow the project's advice for fine-tuning instead of its defaults.
     """
 
     images: str
