@@ -85,20 +85,20 @@ def main(opt: argparse.Namespace) -> None:
     # ---------------------------------------------------------------------------------------- results
     with results.replacing(folder, opt) as new:
         compared = compare(scored, other) if other else None
-        found = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
+        report = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
         if fits_weights:
             write_ensemble(new, folder, run, blend_scores)
         if probabilities is not None:
             seen = run.loaded.all_seen
             saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes, seen=seen)
-        if opt.report and found.metrics["count"]:
-            results.write_page(new, scored, found, report_extra(run, scored, found, folder, features, metric))
+        if opt.report and report.metrics["count"]:
+            results.write_page(new, scored, report, report_extra(run, scored, report, folder, features, metric))
         results.set_aside(folder, run.loaded.identities)
-    if found.difference:
-        log.info(describe(opt.compare, found.difference))
-    if found.compared:
-        log.info(f"{results.describe_comparison(opt.compare, found.compared)}: {folder}/changed.csv")
-    log_results(asked, run, folder, results.summary_line(found.metrics, metric), temperature_flag(run, fitted))
+    if report.difference:
+        log.info(describe(opt.compare, report.difference))
+    if report.compared:
+        log.info(f"{results.describe_comparison(opt.compare, report.compared)}: {folder}/changed.csv")
+    log_results(asked, run, folder, results.summary_line(report.metrics, metric), temperature_flag(run, fitted))
 
 
 def evaluate_targets(

@@ -176,12 +176,10 @@ def validate(engine: "Engine", score: Scorer, metric: str) -> dict[str, float]:
         The scores of the best by `metric`, as val_<name>. If there are averages, also the metric of each, as
         val_<which>_<metric>.
     """
-    found = {weights: score(weights) for weights in engine.available_weights()}
-    engine.active_weights = max(found, key=lambda weights: (merit(found[weights], metric), -found[weights]["loss"]))
-    scores = {f"val_{name}": value for name, value in found[engine.active_weights].items()}
-    return scores | (
-        {f"val_{weights}_{metric}": one[metric] for weights, one in found.items()} if len(found) > 1 else {}
-    )
+    each = {weights: score(weights) for weights in engine.available_weights()}
+    engine.active_weights = max(each, key=lambda weights: (merit(each[weights], metric), -each[weights]["loss"]))
+    scores = {f"val_{name}": value for name, value in each[engine.active_weights].items()}
+    return scores | ({f"val_{weights}_{metric}": one[metric] for weights, one in each.items()} if len(each) > 1 else {})
 
 
 if __name__ == "__main__":

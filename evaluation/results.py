@@ -210,26 +210,26 @@ def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespac
     return paired_scores("qwk", scores, image, opt.seed, opt.resamples)
 
 
-def write_page(new: Path, scored: Scored, found: EvaluationReport, extra: page.Extra) -> None:
+def write_page(new: Path, scored: Scored, report: EvaluationReport, extra: page.Extra) -> None:
     """Write report.html into `new`, which becomes extra.folder.
 
     Among the runs beside it, single networks without TTA come first. Those of another list are left out: the lists
     would differ, not the settings. So are those of versions that did not note the list.
     """
-    extra.compared = found.compared
-    extra.difference = describe(found.metrics["compare"]["with"], found.difference) if found.difference else ""
+    extra.compared = report.compared
+    extra.difference = describe(report.metrics["compare"]["with"], report.difference) if report.difference else ""
     folder = extra.folder or new
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
     noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]
     runs = [run for of_one in noted for run in (of_one if isinstance(of_one, list) else ()) if _is_run(run)]
-    alike = [run for run in runs if all(run.get(key) == found.metrics[key] for key in ("list_hash", "count"))]
+    alike = [run for run in runs if all(run.get(key) == report.metrics[key] for key in ("list_hash", "count"))]
     if len(alike) < len(runs):
         log.info(
             f"report.html leaves out {format_count(len(runs) - len(alike))} evaluation(s) in {folder.parent}/: of "
             "another list, with other images unreadable, or by a version that did not note the list."
         )
     extra.runs = sorted(alike, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
-    page.write(new / "report.html", scored, found.metrics, extra)
+    page.write(new / "report.html", scored, report.metrics, extra)
 
 
 def _is_run(run: object) -> bool:

@@ -133,16 +133,16 @@ def _collect(
         known = readable & (batch.label >= 0)
         use = known.to(each.device)
         probability, target, class_of = blend.candidates(each[:, use], batch.label.to(each.device)[use])
-        found = probability.cpu(), target.cpu(), class_of.cpu()
-        return _OfBatch(found, batch.index[known], readable, each if kept is not None else None)
+        candidates = probability.cpu(), target.cpu(), class_of.cpu()
+        return _OfBatch(candidates, batch.index[known], readable, each if kept is not None else None)
 
     columns: list[tuple[Tensor, ...]] = []
     done = 0
-    for found in predictor.share(loader, title, take_likely):
-        columns.append((*found.candidates, found.rows, found.readable))
-        if kept is not None and found.each is not None:
-            kept[:, done : done + len(found.readable)] = found.each.cpu().numpy()
-        done += len(found.readable)
+    for part in predictor.share(loader, title, take_likely):
+        columns.append((*part.candidates, part.rows, part.readable))
+        if kept is not None and part.each is not None:
+            kept[:, done : done + len(part.readable)] = part.each.cpu().numpy()
+        done += len(part.readable)
     if not distributed.is_main():
         return None
     probabilities, targets, classes, rows, readables = zip(*columns, strict=True)

@@ -107,8 +107,8 @@ def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, En
             )
     settings = {name: content.get(name) for name in ("tta", "blend", "scale", "fit") if name not in opt.given}
     identities = {name: content["hashes"][k] for name, k in zip(load, used, strict=True)}
-    found = EnsembleFile(opt.ensemble, identities, content.get("thresholds"))
-    if found.thresholds and not vars(opt).get("threshold") and not vars(opt).get("fit_thresholds"):
+    ensemble = EnsembleFile(opt.ensemble, identities, content.get("thresholds"))
+    if ensemble.thresholds and not vars(opt).get("threshold") and not vars(opt).get("fit_thresholds"):
         for name in ("tta", "blend", "scale", "fit"):
             if name not in settings and getattr(opt, name) != content.get(name):
                 log.warning(
@@ -121,7 +121,7 @@ def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, En
         raise UserError(
             f"--ensemble {path} blends by rank, and {needing[0]} needs probabilities. Try: --blend mean beside it."
         )
-    return applied, found
+    return applied, ensemble
 
 
 def _source_of(name: str, folder: Path) -> str:
@@ -230,7 +230,7 @@ def expand_folds(
         members: with their fitted weights.
         hashes: the sha256 of each member's file.
     """
-    found, views = [], set[str]()
+    networks, views = [], set[str]()
     for member in members:
         beside = _folds_of(member.path, hashes[member.path])
         if beside is None:
@@ -238,7 +238,7 @@ def expand_folds(
         views.add(beside["tta"])
         folder = Path(member.path).parent
         shares = zip(beside["load"], beside["hashes"], strict=True)
-        found += [
+        networks += [
             EnsembleMember(str(folder / path), identity, member.weight / len(beside["load"]))
             for path, identity in shares
         ]
@@ -248,7 +248,7 @@ def expand_folds(
             "So its members are the files, which submit.py cannot predict with. Try: the same --tta for all folds"
         )
         return None
-    return found, views.pop()
+    return networks, views.pop()
 
 
 def _folds_of(path: str, sha256: str) -> dict[str, Any] | None:

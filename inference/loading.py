@@ -279,12 +279,12 @@ def _cut(name: str, letters: int) -> str:
 def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
     """Read the files of probabilities."""
     saved_probs.check_total(paths)
-    found = [saved_probs.read(path) for path in paths]
-    for one in found:
+    saved = [saved_probs.read(path) for path in paths]
+    for one in saved:
         classes = Classes.from_dict(one.data)
         what = counted(classes.count, classes.task)
         log.info(f"{one.path}: predictions of {len(one.readable)} images, {what}")
-    return found
+    return saved
 
 
 def _history(history: Any) -> list[dict[str, Any]]:

@@ -102,9 +102,9 @@ class Predictor:
             saved: one per member, in their order, or none: a process that shares a list may have no row of it.
             readable: bool (N,), which images of the list all members could read.
         """
-        found = Predictor((), blend=self.blend, saved=saved, task=self.task)
-        found.weights, found.temperature, found.saved_readable = self.weights, self.temperature, readable
-        return found
+        predictor = Predictor((), blend=self.blend, saved=saved, task=self.task)
+        predictor.weights, predictor.temperature, predictor.saved_readable = self.weights, self.temperature, readable
+        return predictor
 
     def readable(self, batch: EvalBatch) -> Tensor:
         """Return bool (B,): which images of the batch all members could read."""
@@ -122,7 +122,7 @@ class Predictor:
         """
         device = self.members[0].model.device if self.members else torch.device("cpu")
         moved = {key: image.to(device, non_blocking=True) for key, image in zip(self.preprocesses, images, strict=True)}
-        found = []
+        probabilities = []
         for member, views in zip(self.members, self.views, strict=True):
             logits = _logits(member, [view.transform(moved[view.preprocess]) for view in views])
             if self.blend == "logits":  # the views too
@@ -130,11 +130,11 @@ class Predictor:
             else:
                 blended = mean_over_views([member.model.predictions(one) for one in logits])
             finite = torch.stack([one.isfinite().all(dim=1) for one in logits]).all(dim=0)
-            found.append(blended.masked_fill(~finite[:, None], torch.nan))
+            probabilities.append(blended.masked_fill(~finite[:, None], torch.nan))
         for one in self.saved:
             assert index is not None, "saved probabilities are found by an image's place"
-            found.append(one.rows(index).to(device))
-        return torch.stack(found)
+            probabilities.append(one.rows(index).to(device))
+        return torch.stack(probabilities)
 
     def __call__(self, images: tuple[Tensor, ...], index: Tensor | None = None) -> Tensor:
         """Return the blend of `member_probabilities`: float32 (B, C) on the device, rows summing to 1."""
@@ -250,15 +250,15 @@ def _logits(member: Member, shown: list[Tensor]) -> list[Tensor]:
     places: dict[int, list[int]] = {}
     for k, images in enumerate(shown):
         places.setdefault(images.shape[-1], []).append(k)
-    found: dict[int, Tensor] = {}
+    logits_of: dict[int, Tensor] = {}
     model = member.model
     with member.evaluating() as net, model.autocast():
         for side, group in places.items():
             images = torch.cat([shown[k] for k in group]) if len(group) > 1 else shown[group[0]]
             batch_size = max(len(shown[0]), GPU_PIXELS // side**2) if images.is_cuda else max(1, CPU_PIXELS // side**2)
             logits = torch.cat([net(model.normalise(part)).float() for part in images.split(batch_size)])
-            found.update(zip(group, logits.chunk(len(group)), strict=True))
-    return [found[k] for k in range(len(shown))]
+            logits_of.update(zip(group, logits.chunk(len(group)), strict=True))
+    return [logits_of[k] for k in range(len(shown))]
 
 
 class _Answer(NamedTuple):
@@ -320,15 +320,15 @@ def predict(
     row_parts: list[NDArray[np.float32]] = []
     kept = RowStore(len(loader.dataset), np.float16) if keep else None
     labelled = loader.dataset.files.is_labelled()
-    for found in predictor.share(loader, "evaluating", answer):
-        warn_unreadable(found.bad, labelled)
-        columns.append(found.columns)
-        if found.rows is not None:
-            row_parts.append(found.rows.cpu().numpy())
-        if kept is not None and found.log_probability is not None:
-            kept.append(found.log_probability.cpu().numpy())
-        if features is not None and found.features is not None:
-            features.add(found.features)
+    for part in predictor.share(loader, "evaluating", answer):
+        warn_unreadable(part.bad, labelled)
+        columns.append(part.columns)
+        if part.rows is not None:
+            row_parts.append(part.rows.cpu().numpy())
+        if kept is not None and part.log_probability is not None:
+            kept.append(part.log_probability.cpu().numpy())
+        if features is not None and part.features is not None:
+            features.add(part.features)
     predictions = _joined(columns)
     if rows is not None:
         probability = np.concatenate(row_parts) if row_parts else np.zeros((0, 0), np.float32)

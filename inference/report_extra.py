@@ -35,12 +35,13 @@ def target_extra(run: Inference, folder: Path, metric: str) -> Extra:
 
 
 def report_extra(
-    run: Inference, scored: Scored, found: EvaluationReport, folder: Path, features: FindsNeighbours, metric: str
+    run: Inference, scored: Scored, report: EvaluationReport, folder: Path, features: FindsNeighbours, metric: str
 ) -> Extra:
     """Return what report.html of `folder` shows beyond the scores: Grad-CAM maps, near images, and training's history.
 
     Args:
-        found: what evaluation.results.write returned. features: those of the images of `scored`.
+        report: what evaluation.results.write returned.
+        features: those of the images of `scored`.
         metric: the one to show first.
     """
     shown = np.sort(scored.predictions.index[most_confident_errors(scored.predictions)])
@@ -49,13 +50,13 @@ def report_extra(
         opt = changed(run.opt, cache="none", debug=False)  # each image is read once, and all are
         part = scored.files.select(np.isin(np.arange(len(scored.files)), shown))
         loader = dataloader.eval_loader(opt, part, run.predictor.preprocesses, shared=False)
-        found_maps = gradcam_maps(run.predictor, loader)
-        maps = {int(shown[place]): seen for place, seen in found_maps.items()}
-    doubtful = scored.predictions.index[found.issues.row[:MAX_ISSUES]]
+        gradcam = gradcam_maps(run.predictor, loader)
+        maps = {int(shown[place]): seen for place, seen in gradcam.items()}
+    doubtful = scored.predictions.index[report.issues.row[:MAX_ISSUES]]
     image = path_hashes(scored.files)[scored.predictions.index]
     return replace(
         target_extra(run, folder, metric),
-        issues=found.issues,
+        issues=report.issues,
         maps=maps,
         note="this network has no spatial map, so there is none" if len(shown) and not maps else "",
         near=features.nearest_neighbours(np.union1d(shown, doubtful), scored.predictions.readable, image, NEIGHBOURS),

@@ -46,10 +46,10 @@ def predict_targets(predictor: Predictor, loader: BatchLoader[EvalBatch], count:
         return _Answer(predictor.combine(each), predictor.readable(batch), batch.bad)
 
     labelled = loader.dataset.files.is_labelled()
-    for found in predictor.share(loader, "evaluating", answer):
-        warn_unreadable(found.bad, labelled)
-        values.append(found.value.cpu().numpy())
-        readable.append(found.readable.cpu().numpy())
+    for part in predictor.share(loader, "evaluating", answer):
+        warn_unreadable(part.bad, labelled)
+        values.append(part.value.cpu().numpy())
+        readable.append(part.readable.cpu().numpy())
     files, known = loader.dataset.files, np.concatenate(readable)
     index = np.arange(len(known))
     distributed.broadcast_from_main(lambda: check_readable(files, index, known))

@@ -61,12 +61,12 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Fo
     scored = Scored(predictions, run.files, inference.classes)
     each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
     with results.replacing(folder, opt) as new:
-        found = results.write(new, scored, opt, None, folder, inference.loaded.identities)
-        if found.metrics["count"]:
-            extra = report_extra(inference, scored, found, folder, FoldFeatures(run), metric)
-            results.write_page(new, scored, found, _described(run, extra, each))
+        report = results.write(new, scored, opt, None, folder, inference.loaded.identities)
+        if report.metrics["count"]:
+            extra = report_extra(inference, scored, report, folder, FoldFeatures(run), metric)
+            results.write_page(new, scored, report, _described(run, extra, each))
         results.set_aside(folder, inference.loaded.identities)
-    return found.metrics, each
+    return report.metrics, each
 
 
 def _write_target_report(
