@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from evaluation.metrics import BINS, MIN_PROBABILITY, Predictions, class_scores, shot_groups
 from evaluation.ordinal import order_scores
 from evaluation.scoring import SCORES
+from utils.classes import Classes
 from utils.logger import progress
 
 RESAMPLES = 1000
@@ -60,11 +61,9 @@ class _PerImage(NamedTuple):
 
 def intervals(
     predictions: Predictions,
-    num_classes: int,
-    train_counts: list[int] | None,
+    classes: Classes,
     seed: int,
     resamples: int = RESAMPLES,
-    ordered: bool = False,
     image: NDArray[np.integer] | None = None,
 ) -> dict[str, list[float]]:
     """Return the 95 % interval of each score, {name: [low, high]}, from `resamples` draws of images with replacement.
@@ -76,26 +75,26 @@ def intervals(
     its interval starts at 0 if a calibrated network would show as much. dev/LOG.md says how often each interval holds
     the truth.
 
-    The names are those of `metrics.score` and `metrics.extended_scores`; the same seed gives the same intervals. A
+    The names are those of `scoring.score` and `metrics.extended_scores`; the same seed gives the same intervals. A
     score that is equal in all resamples, such as that of three wrong images, has no interval: it would have no width.
 
     Args:
-        ordered: whether the classes have an order; then qwk and mae (evaluation.ordinal) have intervals too.
         image: (N,), equal where predictions are of one image; see ImageDraws.
     """
     scorable = predictions.scorable
     if not scorable.any():
         return {}
-    columns = _per_image(predictions, scorable, train_counts)
-    area = _auc_of_weights(predictions, num_classes)
+    columns = _per_image(predictions, scorable, classes.train_counts)
+    area = _auc_of_weights(predictions, classes.count)
     rng = np.random.default_rng([seed, 95])
     count = len(columns.label)
     draws = ImageDraws.of(None if image is None else image[scorable], count)
 
     def scores_of(weight: NDArray[np.int64]) -> dict[str, float]:
         more = {"roc_auc": area(weight)} if area else {}
-        more |= order_scores(columns.label, columns.first, weight, num_classes) if ordered else {}
-        return {**_resample(columns, weight, num_classes), **more}
+        if classes.task == "ordinal":
+            more |= order_scores(columns.label, columns.first, weight, classes.count)
+        return {**_resample(columns, weight, classes.count), **more}
 
     drawn: dict[str, list[float]] = {}
     for _ in progress(range(resamples), "bootstrap", resamples):

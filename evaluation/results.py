@@ -157,15 +157,8 @@ def write(
     more = extended_scores(predictions, classes.count, classes.train_counts)
     metrics: dict[str, Any] = {**scores, **more}
     if opt.resamples:
-        metrics["intervals"] = intervals(
-            predictions,
-            classes.count,
-            classes.train_counts,
-            opt.seed,
-            opt.resamples,
-            classes.task == "ordinal",
-            units_of(scored.files)[predictions.index],
-        )
+        image = units_of(scored.files)[predictions.index]
+        metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples, image)
     if fitted:
         metrics["calibration"] = fitted._asdict()
     if compared:

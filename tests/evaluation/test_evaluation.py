@@ -107,7 +107,7 @@ def test_confused_pairs_equal_off_diagonal_matrix(case):
 def test_intervals_contain_binomial_and_repeat(case):
     predictions, _ = case
     images = [500, 101, 100, 20, 19, 1]
-    found = bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=800)
+    found = bootstrap.intervals(predictions, Classes(CLASSES, None, images), seed=3, resamples=800)
     scores = {**score(predictions, CLASSES), **extended_scores(predictions, CLASSES, images)}
     assert set(found) == set(scores) - {"count", "unreadable", "num_classes"}
     for name, (low, high) in found.items():
@@ -116,9 +116,9 @@ def test_intervals_contain_binomial_and_repeat(case):
     p, n = scores["top1"], scores["count"]
     half = 1.96 * (p * (1 - p) / n) ** 0.5
     assert found["top1"] == pytest.approx([p - half, p + half], abs=0.15 * half)
-    assert bootstrap.intervals(predictions, CLASSES, images, seed=3, resamples=20) == bootstrap.intervals(
-        predictions, CLASSES, images, seed=3, resamples=20
-    )
+    assert bootstrap.intervals(
+        predictions, Classes(CLASSES, None, images), seed=3, resamples=20
+    ) == bootstrap.intervals(predictions, Classes(CLASSES, None, images), seed=3, resamples=20)
 
 
 def test_intervals_of_lines_of_one_image_are_those_of_the_image():
@@ -129,12 +129,12 @@ def test_intervals_of_lines_of_one_image_are_those_of_the_image():
     copies = {name: getattr(predictions, name)[lines] for name in names}
     again = dataclasses.replace(predictions, rows=None, **copies)
     predictions = dataclasses.replace(predictions, rows=None)
-    once = bootstrap.intervals(predictions, 6, None, seed=3, resamples=200)
+    once = bootstrap.intervals(predictions, Classes(6), seed=3, resamples=200)
     image = np.random.default_rng(0).permutation(300).astype(np.uint64)
-    assert bootstrap.intervals(predictions, 6, None, seed=3, resamples=200, image=image) == once
-    found = bootstrap.intervals(again, 6, None, seed=3, resamples=200, image=lines)
+    assert bootstrap.intervals(predictions, Classes(6), seed=3, resamples=200, image=image) == once
+    found = bootstrap.intervals(again, Classes(6), seed=3, resamples=200, image=lines)
     assert found.keys() == once.keys() and all(found[name] == pytest.approx(once[name]) for name in once)
-    alone = bootstrap.intervals(again, 6, None, seed=3, resamples=200)
+    alone = bootstrap.intervals(again, Classes(6), seed=3, resamples=200)
     assert np.ptp(alone["top1"]) < 0.6 * np.ptp(once["top1"])
 
 
@@ -154,7 +154,7 @@ def test_intervals_of_constant_score_are_absent(case):
     predictions, _ = case
     wrong = predictions.label == 5
     predictions = dataclasses.replace(predictions, top=np.where(wrong[:, None], np.arange(5), predictions.top))
-    found = bootstrap.intervals(predictions, CLASSES, [500, 500, 500, 500, 500, 1], seed=3, resamples=20)
+    found = bootstrap.intervals(predictions, Classes(CLASSES, None, [500, 500, 500, 500, 500, 1]), seed=3, resamples=20)
     assert "tail_accuracy" not in found and found["head_accuracy"][0] < found["head_accuracy"][1] and "top1" in found
     assert extended_scores(predictions, CLASSES, [500, 500, 500, 500, 500, 1])["tail_accuracy"] == 0
 
@@ -171,7 +171,7 @@ def test_label_issues_method_names_its_limit(case):
 def test_intervals_of_small_classes_contain_score():
     """Three images a class: plain percentiles of the macro F1 lie wholly below it."""
     predictions, _ = made(count=600, classes=200)
-    found = bootstrap.intervals(predictions, 200, None, seed=0, resamples=100)
+    found = bootstrap.intervals(predictions, Classes(200), seed=0, resamples=100)
     scores = score(predictions, 200) | extended_scores(predictions, 200)
     for name in ("macro_f1", "weighted_f1", "ece"):
         low, high = found[name]
@@ -203,7 +203,7 @@ def test_intervals_of_biased_scores_contain_truth():
         held = 0
         for seed in range(1, 41):
             low, high = bootstrap.intervals(
-                drawn_list(seed, count, classes, sharpness), classes, None, seed, resamples=100
+                drawn_list(seed, count, classes, sharpness), Classes(classes), seed, resamples=100
             )[name]
             held += low <= truth <= high
         assert held >= 35, (name, truth, held)
@@ -211,7 +211,7 @@ def test_intervals_of_biased_scores_contain_truth():
 
 def test_intervals_of_overconfident_ece_exclude_zero():
     predictions = drawn_list(1, 3000, 10, 6.0)
-    assert bootstrap.intervals(predictions, 10, None, 0, resamples=100)["ece"][0] > 0.02
+    assert bootstrap.intervals(predictions, Classes(10), 0, resamples=100)["ece"][0] > 0.02
 
 
 def test_bootstrap_weights_score_as_repeated_images(case):
@@ -643,7 +643,7 @@ def test_evaluation_of_50030_classes_fits_in_memory(tmp_path):
     )
     tracemalloc.start()
     extended_scores(predictions, classes, [3] * classes)
-    bootstrap.intervals(predictions, classes, [3] * classes, 0, resamples=2)
+    bootstrap.intervals(predictions, Classes(classes, None, [3] * classes), 0, resamples=2)
     label_issues.find(predictions, classes)
     confused_pairs(predictions, classes, 1000)
     peak = tracemalloc.get_traced_memory()[1]

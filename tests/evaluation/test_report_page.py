@@ -58,7 +58,7 @@ def scored_set(folder):
 def write_page(folder, scored):
     predictions, classes = scored.predictions, scored.classes
     metrics = {**score(predictions, classes.count), **extended_scores(predictions, classes.count, classes.train_counts)}
-    metrics["intervals"] = intervals(predictions, classes.count, classes.train_counts, 0, 20)
+    metrics["intervals"] = intervals(predictions, classes, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
     rows = pictures.most_confident_errors(predictions)
     seen = np.full((24, 24, 3), 90, np.uint8), np.linspace(0, 1, 4, dtype=np.float32).reshape(2, 2)
@@ -396,7 +396,7 @@ def long_set():
 def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
     scored = long_set()
     metrics = {**score(scored.predictions, 32), **extended_scores(scored.predictions, 32, scored.classes.train_counts)}
-    metrics["intervals"] = intervals(scored.predictions, 32, scored.classes.train_counts, 0, 20)
+    metrics["intervals"] = intervals(scored.predictions, scored.classes, 0, 20)
     metrics["options"] = {"resamples": 20, "temperature": "none", "tta": "none", "load": ["a.pt"]}
     extra = page.Extra(
         label_issues.find(scored.predictions, 32), title="ResNet18, epoch 2 of shirts", about="a.pt on val.txt"

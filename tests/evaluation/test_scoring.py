@@ -45,7 +45,7 @@ def intervals_of(task: str) -> dict[str, list[float]]:
     predictions = predictions_of(task)
     if isinstance(predictions, TargetPredictions):
         return target_intervals.intervals(predictions, classes_of(task), 0, 50)
-    return bootstrap.intervals(predictions, CLASSES, None, 0, 50, ordered=task == "ordinal")
+    return bootstrap.intervals(predictions, classes_of(task), 0, 50)
 
 
 def test_metrics_are_those_of_the_tasks():

@@ -109,8 +109,8 @@ def fold_scores(run: FoldsRun, predictions: Predictions, number: int) -> dict[st
     part = part_of(predictions, run.fold_of == number)
     scores: dict[str, Any] = {**score(part, run.classes)}
     if run.opt.resamples:
-        ordered, image = run.classes.task == "ordinal", units_of(run.files)[part.index]
-        found = intervals(part, run.classes.count, None, run.train.seed, run.opt.resamples, ordered, image)
+        image = units_of(run.files)[part.index]
+        found = intervals(part, run.classes, run.train.seed, run.opt.resamples, image)
         scores["intervals"] = {name: value for name, value in found.items() if name in scores}
     return scores
 

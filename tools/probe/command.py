@@ -157,6 +157,7 @@ def probe_one(
     from evaluation.metrics import score
     from tools.probe import heads, report
     from training import linear_head
+    from utils.classes import Classes
 
     readable = np.logical_and.reduce([view.readable for view in views])
     places = np.flatnonzero(readable)
@@ -180,8 +181,9 @@ def probe_one(
     near = heads.nearest_vote(rows, label, fold, opt.neighbours)
     strength = linear.strengths[linear.best]
     scores = score(linear.predictions, classes.count)
-    bounds = intervals(linear.predictions, classes.count, None, opt.seed, opt.resamples, image=image)
-    near_bounds = intervals(near, classes.count, None, opt.seed, opt.resamples, image=image)
+    plain = Classes(classes.count)  # no scores of classes with few training images
+    bounds = intervals(linear.predictions, plain, opt.seed, opt.resamples, image)
+    near_bounds = intervals(near, plain, opt.seed, opt.resamples, image)
     head = linear_head.whole_layer(
         linear_head.fit_best(rows, label, linear.strengths, linear.best, kind), classes.count
     )
