@@ -78,14 +78,16 @@ def main(opt: argparse.Namespace) -> None:
     if not distributed.is_main():  # the main process has the predictions of all
         return
     scored = Scored(predictions, files, classes)
-    fitted = calibrate(run, predictions) if opt.calibrate else None
-    if fitted:
-        keep_temperature(run, fitted)
+    temperature = calibrate(run, predictions) if opt.calibrate else None
+    if temperature:
+        keep_temperature(run, temperature)
 
     # ---------------------------------------------------------------------------------------- results
     with results.replacing(folder, opt) as new:
         compared = compare(scored, other) if other else None
-        report = results.write(new, scored, opt, fitted, folder, run.loaded.identities, compared)
+        report = results.write(
+            new, scored, opt, run.loaded.identities, earlier=folder, temperature=temperature, compared=compared
+        )
         if fits_weights:
             write_ensemble(new, folder, run, blend_scores)
         if probabilities is not None:
@@ -98,7 +100,7 @@ def main(opt: argparse.Namespace) -> None:
         log.info(describe(opt.compare, report.difference))
     if report.compared:
         log.info(f"{results.describe_comparison(opt.compare, report.compared)}: {folder}/changed.csv")
-    log_results(asked, run, folder, results.summary_line(report.metrics, metric), temperature_flag(run, fitted))
+    log_results(asked, run, folder, results.summary_line(report.metrics, metric), temperature_flag(run, temperature))
 
 
 def evaluate_targets(
@@ -136,7 +138,14 @@ def evaluate_targets(
     extra = target_extra(run, folder, metric) if run.opt.report else None
     with results.replacing(folder, run.opt) as new:
         metrics = target_results.write(
-            new, scored, run.opt, run.loaded.identities, extra, temperature, thresholds, compared
+            new,
+            scored,
+            run.opt,
+            run.loaded.identities,
+            extra=extra,
+            temperature=temperature,
+            thresholds=thresholds,
+            compared=compared,
         )
         if results.writes_ensemble(run.opt):
             write_ensemble(new, folder, run, blend_scores, thresholds)

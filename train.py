@@ -93,7 +93,7 @@ def main(opt: Options, started: float = 0.0) -> None:
         while not run.is_over():
             failed: Exception | None = None
             try:
-                train(run, engine, train_loader, score)
+                train(run, train_loader, score)
             except (Diverged, OutOfMemoryError) as error:
                 failed = error.with_traceback(None)
             if failed is not None:  # outside the handler: the traceback would keep the memory of the failed step
@@ -152,9 +152,9 @@ def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Score
     return score
 
 
-def train(run: "TrainingRun", engine: "Engine", loader: "TrainLoader", score: Scorer) -> None:
+def train(run: "TrainingRun", loader: "TrainLoader", score: Scorer) -> None:
     """Train the epochs that are left, and validate: `score(weights)` gives the scores."""
-    batches = loader.batches(*run.state.next_batch)
+    engine, batches = run.engine, loader.batches(*run.state.next_batch)
     while not run.is_over():
         epoch = run.state.next_epoch
         with run.track(epoch) as tracker:

@@ -78,7 +78,7 @@ def time_page(opt: argparse.Namespace) -> None:
     )
     options = dict.fromkeys(results.SETTINGS) | {"load": [], "tta": "none", "temperature": "none", "resamples": 1000}
     began = time.monotonic()
-    found = results.write(Path(opt.out), scored, argparse.Namespace(**options, compare=None, seed=0))
+    found = results.write(Path(opt.out), scored, argparse.Namespace(**options, compare=None, seed=0), [])
     scored_at = time.monotonic()
     results.write_page(Path(opt.out), scored, found, page.Extra(found.issues, title="made-up predictions"))
     ended = time.monotonic()

@@ -139,16 +139,18 @@ def write(
     new: Path,
     scored: Scored,
     opt: argparse.Namespace,
-    fitted: FittedTemperature | None = None,
+    identities: Sequence[str],
+    *,
     earlier: Path | None = None,
-    identities: Sequence[str] = (),
+    temperature: FittedTemperature | None = None,
     compared: Compared | None = None,
 ) -> EvaluationReport:
     """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
 
     Args:
-        earlier: the folder whose metrics.json lists evaluations with other settings; by default `new` itself.
         identities: of the checkpoints, from utils.checkpoint.identity.
+        earlier: the folder whose metrics.json lists evaluations with other settings; by default `new` itself.
+        temperature: the one that was fitted to these predictions, if any; the scores do not use it.
         compared: the result of --compare.
     """
     predictions, _, classes = scored
@@ -159,8 +161,8 @@ def write(
     if opt.resamples:
         image = units_of(scored.files)[predictions.index]
         metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples, image)
-    if fitted:
-        metrics["calibration"] = fitted._asdict()
+    if temperature:
+        metrics["calibration"] = temperature._asdict()
     if compared:
         metrics["compare"] = {"with": opt.compare, "counted": compared.counted, **compared.test._asdict()}
         metrics["compare"] |= difference.as_dict() if difference else {}

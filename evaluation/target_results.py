@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.lists import units_of
-from evaluation import calibration, multilabel, paired, regression, thresholds
+from evaluation import multilabel, paired, regression
+from evaluation.calibration import FittedTemperature, label_ece
 from evaluation.report import figures, plots, target_plots
 from evaluation.report.page import Extra, percent
 from evaluation.report.pictures import MAX_ERRORS, SIDE
@@ -20,6 +21,7 @@ from evaluation.scored import TargetScored
 from evaluation.target_compare import TargetCompared, prediction_heads, write_changed
 from evaluation.target_intervals import intervals
 from evaluation.targets import label_sets, numbers
+from evaluation.thresholds import FittedThresholds
 from utils import tables
 from utils.files import atomic_write, write_json
 
@@ -32,16 +34,17 @@ def write(
     scored: TargetScored,
     opt: argparse.Namespace,
     identities: Sequence[str],
+    *,
     extra: Extra | None,
-    calibrated: calibration.FittedTemperature | None = None,
-    fitted: thresholds.FittedThresholds | None = None,
+    temperature: FittedTemperature | None = None,
+    thresholds: FittedThresholds | None = None,
     compared: TargetCompared | None = None,
 ) -> dict[str, Any]:
     """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
 
     Args:
-        calibrated: the temperature that was fitted to these predictions, if any; the scores do not use it.
-        fitted: the thresholds of `scored`, if they were fitted to these predictions.
+        identities, temperature: as evaluation.results.write takes them.
+        thresholds: those of `scored`, if they were fitted to these predictions.
         compared: the result of --compare.
 
     Returns:
@@ -52,12 +55,13 @@ def write(
     if is_labels:
         counts = multilabel.count_labels(predictions, multilabel.thresholds_of(classes))
         metrics: dict[str, Any] = dict(multilabel.scores_of(predictions, counts))
-        metrics["ece"] = calibration.label_ece(predictions)
-        if calibrated:
-            metrics["calibration"] = calibrated._asdict()
+        metrics["ece"] = label_ece(predictions)
+        if temperature:
+            metrics["calibration"] = temperature._asdict()
         metrics["threshold"] = multilabel.short_thresholds(classes)
-        if fitted:
-            metrics["fitted_thresholds"] = {key: value for key, value in fitted._asdict().items() if key != "values"}
+        if thresholds:
+            about = {key: value for key, value in thresholds._asdict().items() if key != "values"}
+            metrics["fitted_thresholds"] = about
         table = _write_labels(new / "per_class.csv", counts, scored)
     else:
         each = regression.per_target(predictions)

@@ -208,7 +208,9 @@ def write_targets(folder, classes, targets, value):
     predictions = TargetPredictions(
         np.arange(len(value)), np.array(value, np.float32), np.ones(len(value), bool), targets
     )
-    target_results.write(folder, TargetScored(predictions, files, classes), opt, [], Extra(NO_ISSUES, metric=metric))
+    target_results.write(
+        folder, TargetScored(predictions, files, classes), opt, [], extra=Extra(NO_ISSUES, metric=metric)
+    )
     return (folder / "report.html").read_text()
 
 

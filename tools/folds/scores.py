@@ -61,7 +61,7 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Fo
     scored = Scored(predictions, run.files, inference.classes)
     each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
     with results.replacing(folder, opt) as new:
-        report = results.write(new, scored, opt, None, folder, inference.loaded.identities)
+        report = results.write(new, scored, opt, inference.loaded.identities, earlier=folder)
         if report.metrics["count"]:
             extra = report_extra(inference, scored, report, folder, FoldFeatures(run), metric)
             results.write_page(new, scored, report, _described(run, extra, each))
@@ -79,7 +79,8 @@ def _write_target_report(
     each = [target_fold_scores(run, predictions, number, classes) for number in range(len(run.folds))]
     extra = _described(run, target_extra(inference, folder, run.train.metric), each)
     with results.replacing(folder, inference.opt) as new:
-        metrics = target_results.write(new, scored, inference.opt, inference.loaded.identities, extra, fitted=fitted)
+        identities = inference.loaded.identities
+        metrics = target_results.write(new, scored, inference.opt, identities, extra=extra, thresholds=fitted)
         results.set_aside(folder, inference.loaded.identities)
     return metrics, each
 
