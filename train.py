@@ -109,7 +109,6 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
         the lists.
     """
     import dataloader
-    from training.agreement import check_agree
     from training.run_lists import RunLists
     from training.setup import resolve_batch
 
@@ -133,8 +132,9 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
         val_list = start.adopt_validation_list(None)
     else:
         val_list = start.adopt_validation_list(val_files.fingerprint(), dataloader.evaluated_images(opt, val_files))
-    check_agree(vars(opt), {"training": train_files, "validation": val_files}, classes.names, opt.teacher)
-    return opt, RunLists(train_files, val_files, classes, train_list, val_list, dataloader.lists_of(opt))
+    lists = RunLists(train_files, val_files, classes, train_list, val_list, dataloader.lists_of(opt))
+    lists.check_alike(vars(opt), opt.teacher)
+    return opt, lists
 
 
 def scorer(run: "TrainingRun", loader: "BatchLoader[EvalBatch] | None") -> Scorer:

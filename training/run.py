@@ -125,9 +125,9 @@ class TrainingRun:
         self.recorder: RunRecorder | None = None
         if distributed.is_main():
             self.recorder = self._open_records()
-            lists.warn_known(self.source, before)
+            lists.warn_seen(self.source, before)
             if teacher is not None:
-                lists.warn_known(f"--teacher {teacher.path}", teacher.seen)
+                lists.warn_seen(f"--teacher {teacher.path}", teacher.seen)
 
     def _open_records(self) -> RunRecorder:
         settings, state, lists, model = self.settings, self.state, self.facts.lists, self.engine.model

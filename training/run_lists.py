@@ -1,5 +1,6 @@
 """The lists that a run trains on and validates on, with their classes."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +8,10 @@ from dataclasses import dataclass
 from dataloader.file_list import FileList
 from dataloader.lists import path_fingerprint
 from evaluation.seen_images import warn_seen
+from utils import distributed
+from utils.agreement import check_alike
 from utils.classes import Classes
+from utils.files import file_hash
 from utils.seen_lists import Seen, entry
 
 
@@ -39,7 +43,30 @@ class RunLists:
         """Return the number of validation images; 0 without a validation list."""
         return 0 if self.val is None else len(self.val)
 
-    def warn_known(self, what: str, seen: Seen) -> None:
+    def check_alike(self, options: Mapping[str, object], teacher: str) -> None:
+        """Compare what the processes of a run were given; call it before the first step, in all of them.
+
+        The first process reads --load for all of them.
+
+        Args:
+            options: by name.
+            teacher: the path of --teacher, or "".
+
+        Raises:
+            UserError: in every process, if they differ; it names what differs, with the value in each process.
+        """
+        if distributed.world_size() == 1:
+            return
+        names = "\n".join(self.classes.names or ()).encode(errors="surrogateescape")
+        more = {
+            "the training list": self.train.fingerprint()[:12],
+            "the validation list": "none" if self.val is None else self.val.fingerprint()[:12],
+            "the names of classes.txt": hashlib.sha256(names).hexdigest()[:12],
+            "the teacher's file": file_hash(teacher)[:12] if teacher else "none",
+        }
+        check_alike(options, more)
+
+    def warn_seen(self, what: str, seen: Seen) -> None:
         """Warn where a network that the run starts from, or learns from, was trained on validation images.
 
         It also warns where that cannot be told, because such a list has changed or is gone, or nobody knows it.

@@ -75,10 +75,10 @@ def test_validation_images_that_a_start_was_trained_on_are_warned_of(lists, capl
     own = RunLists(lists[1], lists[0], Classes(3), lists[1].fingerprint(), lists[0].fingerprint(), {})
     for seen_before, warns in ((known[0], True), (known[2], False), (known[1], False), ([entry(None, None)], False)):
         caplog.clear()
-        own.warn_known("a.pt", seen_before)
+        own.warn_seen("a.pt", seen_before)
         assert ("a.pt was trained on 12 of the 12 images of" in caplog.text) == warns
     caplog.clear()
-    replace(own, val=None).warn_known("a.pt", known[0])
+    replace(own, val=None).warn_seen("a.pt", known[0])
     assert caplog.text == ""
 
 
@@ -94,7 +94,7 @@ def test_start_whose_list_was_made_again_or_is_not_known_is_warned_of(lists, tmp
         ([entry(None, lists[1].fingerprint())], ""),
     ):
         caplog.clear()
-        own.warn_known("a.pt", seen_before)
+        own.warn_seen("a.pt", seen_before)
         assert (reason in caplog.text and doubt in caplog.text) if reason else caplog.text == "", seen_before
 
 
@@ -237,7 +237,7 @@ def test_start_whose_list_has_the_names_of_this_runs_list_is_checked(folders, ca
     first, copied = folders["first"], folders["copied"]
     known = [entry(copied.source, copied.fingerprint())]
     own = RunLists(first, copied, Classes(3), first.fingerprint(), copied.fingerprint(), {})
-    own.warn_known("a.pt", known)
+    own.warn_seen("a.pt", known)
     assert "a.pt was trained on 3 of the 3 images of" in caplog.text
 
 
