@@ -17,9 +17,9 @@ from dataloader.dataset import EvalDataset, TrainDataset, ViewDataset
 from dataloader.file_list import FileList, read_class_names, read_list
 from dataloader.geometry import EvalGeometry
 from dataloader.image_advice import check_readable
+from dataloader.list_checks import check_images, warn_changed, warn_repeated, warn_shared
 from dataloader.list_paths import KINDS, ListFlags
 from dataloader.listing import class_folders
-from dataloader.lists import check_images, warn_changed, warn_repeated, warn_shared
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from dataloader.transforms import build_stages, get_transform

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from evaluation.bootstrap import ImageDraws
 from evaluation.scored import Scored
 from utils import tables

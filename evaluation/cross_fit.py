@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from dataloader.lists import listed_images
+from dataloader.list_checks import listed_images
 
 FOLDS = 5
 

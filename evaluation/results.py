@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataloader.file_list import FileList
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
 from evaluation.calibration import FittedTemperature

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from dataloader.file_list import FileList, read_list
-from dataloader.lists import is_list_of, path_fingerprint, shared_images
+from dataloader.list_checks import is_list_of, path_fingerprint, shared_images
 from utils.errors import UserError
 from utils.logger import log
 from utils.seen_lists import Seen

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from dataloader.file_list import FileList
 from evaluation.metrics import MAX_TOP
 from evaluation.sample_submission import Kind, Sample
-from evaluation.sample_table import SampleTable, error_handling
+from evaluation.sample_submission.table import SampleTable, error_handling
 from evaluation.scored import Scored, TargetScored
 from utils import tables
 from utils.classes import Classes

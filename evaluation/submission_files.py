@@ -15,7 +15,7 @@ from typing import Any
 from evaluation import submission, target_submission
 from evaluation.multilabel import short_thresholds
 from evaluation.sample_submission import Sample
-from evaluation.sample_table import error_handling
+from evaluation.sample_submission.table import error_handling
 from evaluation.scored import Scored, TargetScored
 from evaluation.submission import separator
 from utils.files import check_regular, file_hash, write_json

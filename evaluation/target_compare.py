@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from dataloader.targets import LabelSets
 from evaluation.compare import ADVICE, is_number, other_target, rows_of
 from evaluation.multilabel import average_precisions, likeliest_labels, mean_of_known, thresholds_of

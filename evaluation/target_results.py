@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from evaluation import multilabel, paired, regression
 from evaluation.calibration import FittedTemperature, label_ece
 from evaluation.report import figures, plots, target_plots

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import dataloader
-from dataloader.lists import path_hashes
+from dataloader.list_checks import path_hashes
 from evaluation.label_issues import Issues
 from evaluation.report.page import Extra
 from evaluation.report.pictures import MAX_ISSUES, NEIGHBOURS, most_confident_errors

@@ -111,7 +111,7 @@ def _row(
     files: "FileList", scale: int, found: dict[int, tuple[dict[str, float], NDArray[np.bool_]]], own: int
 ) -> dict[str, float]:
     """Return the scores at `scale`, and how it differs from the size `own`: images gained and lost, and McNemar's p."""
-    from dataloader.lists import units_of
+    from dataloader.list_checks import units_of
     from evaluation.compare import mcnemar
 
     (score, hit), (_, own_hit) = found[scale], found[own]

@@ -73,7 +73,7 @@ def run(opt: argparse.Namespace) -> None:
     """Embed the list, and find neighbours if asked."""
     from dataloader import align_labels
     from dataloader.file_list import read_list
-    from dataloader.lists import listed_images, warn_repeated
+    from dataloader.list_checks import listed_images, warn_repeated
     from inference import saved_probs
     from utils import checkpoint
     from utils.seen_lists import entry, joined, seen_lists
@@ -132,7 +132,7 @@ def run(opt: argparse.Namespace) -> None:
 
 def check_apart(files: "FileList", among: "FileList") -> None:
     """Raise UserError where an image is in the list and in --among too: it would be its own nearest neighbour."""
-    from dataloader.lists import shared_images
+    from dataloader.list_checks import shared_images
 
     shared = shared_images(among, files)
     if len(shared):

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(opt: argparse.Namespace) -> None:
     """Fit both methods, print what they gain, write the checkpoint of the better one."""
     from dataloader.file_list import read_list
-    from dataloader.lists import warn_repeated
+    from dataloader.list_checks import warn_repeated
     from evaluation.seen_images import warn_seen
     from utils import checkpoint
     from utils.seen_lists import seen_lists

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataloader.file_list import FileList
-from dataloader.lists import path_fingerprint
+from dataloader.list_checks import path_fingerprint
 from evaluation.seen_images import warn_seen
 from utils import distributed
 from utils.agreement import check_alike

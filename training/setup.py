@@ -11,7 +11,7 @@ from torch import nn
 
 import dataloader
 from dataloader.file_list import FileList
-from dataloader.lists import path_hashes
+from dataloader.list_checks import path_hashes
 from dataloader.transforms import build_stages, last_stage
 from network import get_model
 from network.backbones import head_names

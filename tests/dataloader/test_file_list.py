@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dataloader
-from dataloader import classes, file_list, lists
+from dataloader import classes, file_list, list_checks
 from dataloader.classes import Classes, check_labels, find_classes
 from dataloader.decode import read_image
 from dataloader.file_list import missing_files, read_class_names, read_list
@@ -474,7 +474,7 @@ def test_open_list_all_files_missing_is_refused(tmp_path):
 
 
 def test_open_list_no_check_files_looks_for_none(gappy, monkeypatch):
-    monkeypatch.setattr(lists, "missing_files", None)
+    monkeypatch.setattr(list_checks, "missing_files", None)
     assert len(opened(gappy, "--no-check_files", drop_missing=True)) == 15
 
 
@@ -505,11 +505,11 @@ def test_path_fingerprint_depends_on_folder_and_order_not_on_spelling(tmp_path, 
     def mark(*lines):
         path = tmp_path / "list.txt"
         path.write_text("".join(f"{line} 0\n" for line in lines))
-        return lists.path_fingerprint(read_list(path))
+        return list_checks.path_fingerprint(read_list(path))
 
     one = mark(f"{tmp_path}/a/photos/0001.jpg", f"{tmp_path}/a/photos/0002.jpg")
     assert mark("a/photos/0001.jpg", "./a//photos/0002.jpg") == one
     assert mark("a/photos/0002.jpg", "a/photos/0001.jpg") != one
     assert mark("b/photos/0001.jpg", "b/photos/0002.jpg") != one
     monkeypatch.chdir(tmp_path)
-    assert lists.path_fingerprint(read_list("list.txt")) == mark("b/photos/0001.jpg", "b/photos/0002.jpg")
+    assert list_checks.path_fingerprint(read_list("list.txt")) == mark("b/photos/0001.jpg", "b/photos/0002.jpg")

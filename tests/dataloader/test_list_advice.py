@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dataloader
-from dataloader import lists
+from dataloader import list_checks
 from dataloader.file_list import read_list
 from options import parse_submit, parse_train
 from utils.errors import UserError
@@ -157,7 +157,7 @@ PIECE = st.sampled_from(["a", "b.jpg", "../", "./", "/", "//", "..", "sub/", "é
     size=st.sampled_from([4, 1 << 20]),
 )
 def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, cut, size):
-    monkeypatch.setattr(lists, "HASH_CHUNK_BYTES", size)
+    monkeypatch.setattr(list_checks, "HASH_CHUNK_BYTES", size)
     (tmp_path / "sub").mkdir(exist_ok=True)
     rows = [(f"{tmp_path}/" if absolute else "") + "".join(pieces) for absolute, pieces in paths]
     rows = [row for row in rows if row.strip()]
@@ -168,12 +168,12 @@ def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, c
         (tmp_path / name).write_text("".join(f"{row} 0\n" for row in part))
     train, val = (read_list(tmp_path / name) for name, _ in parts)
     known = {os.path.abspath(train.path(k)) for k in range(len(train))}
-    assert lists.shared_images(train, val).tolist() == [
+    assert list_checks.shared_images(train, val).tolist() == [
         k for k in range(len(val)) if os.path.abspath(val.path(k)) in known
     ]
-    assert lists.path_hashes(val).dtype == np.uint64
+    assert list_checks.path_hashes(val).dtype == np.uint64
     paths = [os.path.abspath(train.path(k)) for k in range(len(train))]
-    again, first = lists.repeated_images(train)
+    again, first = list_checks.repeated_images(train)
     assert dict(zip(again.tolist(), first.tolist(), strict=True)) == {
         k: paths.index(path) for k, path in enumerate(paths) if paths.index(path) < k
     }
@@ -183,9 +183,9 @@ def test_shared_images_in_any_spelling_are_found(tmp_path, monkeypatch, paths, c
 def test_path_hashes_of_names_without_folder_at_the_end_of_a_chunk(tmp_path, monkeypatch):
     (tmp_path / "train.txt").write_text("a 0\nb 0\na 0\n")
     files = read_list(tmp_path / "train.txt")
-    hashes = lists.path_hashes(files)
-    monkeypatch.setattr(lists, "HASH_CHUNK_BYTES", 4)  # as long as a line: the second folder, "", begins at its end
-    assert lists.path_hashes(files).tolist() == hashes.tolist() == [hashes[0], hashes[1], hashes[0]]
+    hashes = list_checks.path_hashes(files)
+    monkeypatch.setattr(list_checks, "HASH_CHUNK_BYTES", 4)  # a line's length: the second folder, "", begins at its end
+    assert list_checks.path_hashes(files).tolist() == hashes.tolist() == [hashes[0], hashes[1], hashes[0]]
     assert hashes[0] != hashes[1]
 
 
@@ -215,13 +215,13 @@ def test_images_in_a_folder_and_in_a_link_to_it_are_the_same(tmp_path):
     train.write_text(f"data/a/1.png 0\n{tmp_path}/data/b/2.png 1\nshort/1.png 0\n{tmp_path}/link/b/../b/3.png 0\n")
     val.write_text(f"other/1.png 0\n{tmp_path}/link/a/1.png 0\nshort/2.png 0\nlink/b/2.png 1\ndata/b/3.png 0\n")
     train, val = read_list(train), read_list(val)
-    assert lists.shared_images(train, val).tolist() == [1, 3, 4]
-    assert lists.shared_images(val, train).tolist() == [0, 1, 2, 3]
-    assert [found.tolist() for found in lists.repeated_images(train)] == [[2], [0]]
+    assert list_checks.shared_images(train, val).tolist() == [1, 3, 4]
+    assert list_checks.shared_images(val, train).tolist() == [0, 1, 2, 3]
+    assert [found.tolist() for found in list_checks.repeated_images(train)] == [[2], [0]]
     link = (tmp_path / "link").rename(tmp_path / "away")
-    before = lists.path_hashes(val)
+    before = list_checks.path_hashes(val)
     link.rename(tmp_path / "link")
-    assert (lists.path_hashes(val) != before).tolist() == [False, True, True, True, False]
+    assert (list_checks.path_hashes(val) != before).tolist() == [False, True, True, True, False]
 
 
 def test_open_list_repeated_images_with_sets_of_labels_are_warned_of(here, caplog):

@@ -7,7 +7,7 @@ import pytest
 
 from dataloader import Classes
 from dataloader.file_list import read_list
-from evaluation import sample_ids, sample_table, submission
+from evaluation import submission
 from evaluation.metrics import Predictions, ProbabilityRows
 from evaluation.sample_submission import open_sample
 from evaluation.scored import Scored
@@ -84,7 +84,7 @@ def test_sample_ids_whose_first_rows_have_no_ending_are_matched_with_endings(tmp
 
 
 def test_sample_ids_whose_first_row_fits_both_forms_are_matched_by_all_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_table, "ROWS_TO_GUESS_FROM", 1)
+    monkeypatch.setattr("evaluation.sample_submission.table.ROWS_TO_GUESS_FROM", 1)
     scored = scored_images(tmp_path, ("a.jpg", "a.jpg.png", "b.jpg", "c.jpg"))
     text = written(scored, tmp_path, "id,label\na.jpg,0\na,0\nb,0\nc,0\n")
     assert text == "id,label\na.jpg,0\na,2\nb,1\nc,1\n"
@@ -97,7 +97,7 @@ def test_sample_id_of_the_root_is_not_that_of_a_folder(tmp_path):
 
 
 def test_sample_ids_with_equal_hashes_are_told_apart(scored, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_ids, "hash", lambda text: 7, raising=False)
+    monkeypatch.setattr("evaluation.sample_submission.ids.hash", lambda text: 7, raising=False)
     text = 'id,label\ntwo words,0\nété.v2,0\none,0\n"three,x",0\n'
     assert written(scored, tmp_path, text) == 'id,label\ntwo words,0\nété.v2,1\none,2\n"three,x",1\n'
 

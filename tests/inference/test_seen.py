@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataloader.file_list import read_list
-from dataloader.lists import warn_changed
+from dataloader.list_checks import warn_changed
 from inference import open_inference, saved_probs
 from inference.seen import warn_of_seen_images
 from made import make

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from dataloader.file_list import read_list
-from dataloader.lists import path_fingerprint
+from dataloader.list_checks import path_fingerprint
 from options import build_parser
 from utils import checkpoint
 

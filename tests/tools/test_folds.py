@@ -15,7 +15,7 @@ import pytest
 
 from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from evaluation.cross_fit import image_keys
 from evaluation.seen_images import count_seen
 from forked import Forked, launch_fold

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
+from dataloader.list_checks import listed_images
 from dataloader.listing.lists import as_on_disk
 from dataloader.listing.splits import SplitPlan, draw_folds, draw_set_folds, group_by
 from dataloader.listing.target_splits import quantile_bins
-from dataloader.lists import listed_images
 from dataloader.targets import LabelSets
 from tools.prepare.table import read_csv
 from utils.classes import Classes

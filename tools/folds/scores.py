@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.lists import units_of
+from dataloader.list_checks import units_of
 from dataloader.targets import select
 from evaluation import results, target_intervals, target_results
 from evaluation.bootstrap import intervals

@@ -6,7 +6,7 @@ from typing import Any
 
 import dataloader
 from dataloader.file_list import FileList, read_list
-from dataloader.lists import is_list_of
+from dataloader.list_checks import is_list_of
 from evaluation.seen_images import count_seen, find_seen
 from options import Options
 from tools.folds.flags import same_file

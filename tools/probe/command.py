@@ -93,7 +93,7 @@ def run(opt: Options) -> None:
         UserError: a backbone, the list or a flag cannot be used.
     """
     import dataloader
-    from dataloader.lists import path_hashes
+    from dataloader.list_checks import path_hashes
     from tools.probe import backbone, features, report
     from utils import distributed, run_lock, seen_lists
     from utils.outputs import check_folder
@@ -152,7 +152,7 @@ def probe_one(
     opt: Options, frozen: "Backbone", files: "FileList", classes: "Classes", views: list["Features"], path: Path
 ) -> "Row":
     """Cross-validate the heads of one backbone, write the network with the one fitted to all images; return its row."""
-    from dataloader.lists import path_hashes
+    from dataloader.list_checks import path_hashes
     from evaluation.bootstrap import intervals
     from evaluation.metrics import score
     from tools.probe import heads, report

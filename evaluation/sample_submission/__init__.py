@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dataloader import check_numbering
 from dataloader.file_list import FileList
-from evaluation.sample_columns import (
+from evaluation.sample_submission.columns import (
     all_classes,
     class_number,
     classes_of_columns,
@@ -23,9 +23,9 @@ from evaluation.sample_columns import (
     distinct_values,
     warn_of_placeholders,
 )
-from evaluation.sample_ids import MAX_NAMED, match, named
-from evaluation.sample_table import SampleTable, open_table
-from evaluation.sample_targets import TargetForm, find_form
+from evaluation.sample_submission.ids import MAX_NAMED, match, named
+from evaluation.sample_submission.table import SampleTable, open_table
+from evaluation.sample_submission.targets import TargetForm, find_form
 from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
@@ -84,7 +84,7 @@ def open_sample(opt: argparse.Namespace, files: FileList, classes: Classes) -> S
     """Return the sample of --like, whose ids are the images of `files`.
 
     Several columns beside the ids, or one that is named after a class, are probabilities. Else the values of the one
-    column decide between names and numbers, unless --labels does. See sample_targets for labels and numbers.
+    column decide between names and numbers, unless --labels does. See targets.py for labels and numbers.
 
     Raises:
         UserError: the file cannot be read; ids and images are not one to one; a column or a value names no class, or a

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
-from evaluation.sample_table import SampleTable
+from evaluation.sample_submission.table import SampleTable
 from utils.errors import UserError
 from utils.text import exact
 

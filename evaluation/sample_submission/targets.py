@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaluation.multilabel import THRESHOLD
-from evaluation.sample_columns import (
+from evaluation.sample_submission.columns import (
     all_classes,
     class_number,
     classes_of_columns,
@@ -18,8 +18,8 @@ from evaluation.sample_columns import (
     distinct_values,
     warn_of_placeholders,
 )
-from evaluation.sample_ids import MAX_NAMED, named
-from evaluation.sample_table import SampleTable
+from evaluation.sample_submission.ids import MAX_NAMED, named
+from evaluation.sample_submission.table import SampleTable
 from utils.classes import Classes
 from utils.errors import UserError
 

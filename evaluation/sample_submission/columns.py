@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.sample_ids import MAX_NAMED, named
-from evaluation.sample_table import SampleTable
+from evaluation.sample_submission.ids import MAX_NAMED, named
+from evaluation.sample_submission.table import SampleTable
 from utils.classes import Classes, key_of
 from utils.errors import UserError
 from utils.logger import log
