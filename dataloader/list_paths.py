@@ -98,8 +98,8 @@ class ListFlags:
             return chosen
         if not path.is_file():
             raise UserError(
-                f"There is no list {path}, where {owners} had its {KINDS[name]} list.\n"
+                f"There is no list {path}, the {KINDS[name]} list that {owners} recorded.\n"
                 f"Say where it is now: --{name}_list FILE, or --data_root DIR, which holds {name}.txt."
             )
-        log.info(f"The {KINDS[name]} list is {path}, where {owners} had it; --{name}_list and --data_root override it.")
+        log.info(f"The {KINDS[name]} list is {path}, as {owners} recorded; --{name}_list and --data_root override it.")
         return path

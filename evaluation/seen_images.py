@@ -17,13 +17,14 @@ THUMBNAIL_PIXELS, CELLS = 64, 16  # the longer side as read, and both sides as c
 MAX_LEVELS = 40.0  # of 255: 19 photographs differed by 62 from each other, and by 31 from their central crops (medians)
 
 
-def warn_seen(what: str, seen: Seen, files: FileList, effect: str) -> None:
-    """Warn where a network has learned from images of `files`, to which something is fitted, or that cannot be told.
+def warn_seen(what: str, seen: Seen, files: FileList, effect: str, doubts: bool = True) -> None:
+    """Warn where a network has learned from images of `files`, or that cannot be told.
 
     Args:
-        what: the network, for messages. seen: its utils.seen_lists.seen_lists. effect: a sentence about the fit.
+        what: the network, for messages. seen: its utils.seen_lists.seen_lists. effect: a sentence about what is fitted
+            to the images, or measured on them. doubts: whether to warn where it cannot be told.
     """
-    count = count_seen(what, seen, files)
+    count = count_seen(what, seen, files) if doubts else find_seen(seen, files)[0]
     if count:
         log.warning(
             f"{what} was trained on {count} of the {len(files)} images of {files.source}. {effect} "

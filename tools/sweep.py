@@ -38,6 +38,7 @@ from tools.sweep_study import (
     enqueue,
     finished,
     import_optuna,
+    next_trial,
     open_study,
 )
 from tools.train_process import train_process
@@ -122,7 +123,7 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     bar.update(total - count_left(study, opt.trials, combinations))
     while count_left(study, opt.trials, combinations) > 0:
         check_same_lists(study, settings, space)  # a list may have been edited meanwhile
-        trial = study.ask()
+        trial = next_trial(study, opt)
         chosen = suggest(trial, space)
         tag = f"{opt.name}-{trial.number}"
         trial.set_user_attr("tag", tag)

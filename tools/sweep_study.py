@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from options import Options, choices
 from tools.same_training import deciding_options, differing_options, shown
 from tools.sweep_space import Space
@@ -16,7 +18,7 @@ from utils.logger import log
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 MAX_NAMED_RUNS = 8  # in a message
 
@@ -36,14 +38,11 @@ def import_optuna() -> ModuleType:
 def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
     """Return the study of `metric` in study.db of `folder`, which is created if it is new."""
     optuna = import_optuna()
-    tpe = opt.sampler == "tpe"
-    sampler = (optuna.samplers.TPESampler if tpe else optuna.samplers.RandomSampler)(seed=opt.seed)
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}",
         study_name=opt.name,
         direction="minimize" if choices.METRICS[metric].lower_is_better else "maximize",
         load_if_exists=True,
-        sampler=sampler,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
     )
     known = study.user_attrs.get("metric", "top1" if study.get_trials(deepcopy=False) else metric)
@@ -54,6 +53,19 @@ def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
         )
     study.set_user_attr("metric", metric)
     return study
+
+
+def next_trial(study: "Study", opt: argparse.Namespace) -> "Trial":
+    """Return the trial that is to run next.
+
+    A sampler's random numbers depend on (--seed, number of the trial): those of a sampler that each command makes anew
+    would begin again, and propose the settings of the first trials a second time.
+    """
+    samplers = import_optuna().samplers
+    sampler = samplers.TPESampler if opt.sampler == "tpe" else samplers.RandomSampler
+    number = len(study.get_trials(deepcopy=False))
+    study.sampler = sampler(seed=int(np.random.SeedSequence([opt.seed, number]).generate_state(1)[0]))
+    return study.ask()
 
 
 def finished(study: "Study") -> "list[FrozenTrial]":

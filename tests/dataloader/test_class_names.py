@@ -322,7 +322,7 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
     load = ["--load", "checkpoints/a_run/best.pt", *QUIET]
     bare = script("eval.py", *load)
     assert bare.code == 0
-    assert f"The validation list is {own}/val.txt, where checkpoints/a_run/best.pt had it" in bare.out
+    assert f"The validation list is {own}/val.txt, as checkpoints/a_run/best.pt recorded;" in bare.out
     assert f"top1 {best:.6f}" in bare.out and "(12 images)" in bare.out
     assert "(2 images)" in script("eval.py", *load, "--data_root", "datasets").out
     assert "(12 images)" in script("eval.py", *load, "--val_list", photo_set / "val.txt").out
@@ -335,7 +335,7 @@ def test_eval_printed_command_beside_another_list_runs_as_printed(script, photo_
     own.rename(tmp_path / "away")
     gone = script("eval.py", *load)
     assert gone.code == 2
-    assert f"There is no list {own}/val.txt, where checkpoints/a_run/best.pt had its validation list" in gone.err
+    assert f"There is no list {own}/val.txt, the validation list that checkpoints/a_run/best.pt recorded" in gone.err
 
 
 @pytest.mark.slow

@@ -48,6 +48,15 @@ def test_fit_to_images_of_a_member_warns_of_that_member(files, photo_set, caplog
     assert warnings_of(caplog, files, [other, other], **flags) == []
 
 
+def test_score_on_images_of_a_member_is_warned_of(files, photo_set, caplog):
+    train = read_list(photo_set / "train.txt")
+    own, other = [entry(files.source, files.fingerprint())], [entry(train.source, train.fingerprint())]
+    (said,) = warnings_of(caplog, files, [other, own])
+    assert said.startswith(f"1.pt was trained on {len(files)} of the {len(files)} images of {files.source}. It knows ")
+    assert "its score says little about other images" in said
+    assert warnings_of(caplog, files, [other, [entry(None, None)]]) == [], "what cannot be told is said of fits alone"
+
+
 def test_fit_says_where_it_cannot_be_checked_and_without_a_fit_nothing(files, caplog):
     unknown = [entry(None, None)]
     (said,) = warnings_of(caplog, files, [unknown], calibrate=True)
@@ -67,7 +76,7 @@ def test_file_of_probabilities_keeps_what_its_networks_have_seen(files, tmp_path
 
 
 def test_list_that_was_made_again_since_training_is_warned_of(photo_set, tmp_path, caplog):
-    """The log says "where a.pt had it", and the scores are of other images."""
+    """The log says "as a.pt recorded", and the scores are of other images."""
     listed = tmp_path / "val.txt"
     listed.write_text((photo_set / "val.txt").read_text())  # its paths are absolute
     data = {"lists": {"val": str(listed)}, "val_list": read_list(listed).fingerprint()}

@@ -238,6 +238,20 @@ def swept(tmp_path, monkeypatch):
     return lambda *words: tool.main(["--name", "s", "--space", "space.yaml", *map(str, words)])
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_sweep_continued_by_another_command_equals_that_of_one(sampler, swept):
+    """A sampler that each command makes anew would propose its first settings again."""
+    Path("space.yaml").write_text("lr: {low: 0.0001, high: 1, log: true}\n")
+    for name, calls in (("once", (6,)), ("twice", (2, 3, 6))):
+        for trials in calls:
+            assert swept("--name", name, "--sampler", sampler, "--trials", trials) == 0
+    tried = {}
+    for name in ("once", "twice"):
+        with open(f"results/{name}/trials.csv", newline="") as file:
+            tried[name] = [row["lr"] for row in csv.DictReader(file)]
+    assert len(set(tried["once"])) == 6 and tried["twice"] == tried["once"]
+
+
 def test_sweep_with_other_flags_for_training_is_refused(swept, capfd):
     """Its trials cannot be compared with those that are there. Flags that change no result may differ."""
     optuna = pytest.importorskip("optuna")
@@ -421,7 +435,7 @@ def test_sweep_flag_of_the_space_after_the_dashes_is_refused(word, swept, capfd)
 
 def test_sweep_grid_after_another_sampler_tries_every_combination(swept, capfd):
     """Trials that a random sampler chose count for the combinations that they have, and for no other."""
-    assert swept("--sampler", "random", "--trials", 3, "--seed", 3) == 0
+    assert swept("--sampler", "random", "--trials", 3, "--seed", 4) == 0
     assert swept("--sampler", "grid", "--trials", 20) == 0
     with open("results/s/trials.csv", newline="") as file:
         rows = [float(row["lr"]) for row in csv.DictReader(file)]
