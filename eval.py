@@ -83,18 +83,18 @@ def main(opt: argparse.Namespace) -> None:
         keep_temperature(run, temperature)
 
     # ---------------------------------------------------------------------------------------- results
-    with results.replacing(folder, opt) as new:
+    with results.replacing(folder, opt) as staging:
         compared = compare(scored, other) if other else None
         report = results.write(
-            new, scored, opt, run.loaded.identities, earlier=folder, temperature=temperature, compared=compared
+            staging, scored, opt, run.loaded.identities, earlier=folder, temperature=temperature, compared=compared
         )
         if fits_weights:
-            write_ensemble(new, folder, run, blend_scores)
+            write_ensemble(staging, folder, run, blend_scores)
         if probabilities is not None:
             seen = run.loaded.all_seen
-            saved_probs.write(new / results.PROBS, probabilities, predictions.readable, files, classes, seen=seen)
+            saved_probs.write(staging / results.PROBS, probabilities, predictions.readable, files, classes, seen=seen)
         if opt.report and report.metrics["count"]:
-            results.write_page(new, scored, report, report_extra(run, scored, report, folder, features, metric))
+            results.write_page(staging, scored, report, report_extra(run, scored, report, folder, features, metric))
         results.set_aside(folder, run.loaded.identities)
     if report.difference:
         log.info(describe(opt.compare, report.difference))
@@ -136,9 +136,9 @@ def evaluate_targets(
     scored = TargetScored(predictions, run.files, classes)
     compared = target_compare.compare(scored, other, run.opt.seed, run.opt.resamples) if other else None
     extra = target_extra(run, folder, metric) if run.opt.report else None
-    with results.replacing(folder, run.opt) as new:
+    with results.replacing(folder, run.opt) as staging:
         metrics = target_results.write(
-            new,
+            staging,
             scored,
             run.opt,
             run.loaded.identities,
@@ -148,9 +148,9 @@ def evaluate_targets(
             compared=compared,
         )
         if results.writes_ensemble(run.opt):
-            write_ensemble(new, folder, run, blend_scores, thresholds)
+            write_ensemble(staging, folder, run, blend_scores, thresholds)
         if run.opt.save_probs:
-            path, seen = new / results.PROBS, run.loaded.all_seen
+            path, seen = staging / results.PROBS, run.loaded.all_seen
             saved_probs.write(path, predictions.value, predictions.readable, run.files, classes, seen=seen)
         results.set_aside(folder, run.loaded.identities)
     if compared:

@@ -136,7 +136,7 @@ def replacing(folder: Path, opt: argparse.Namespace) -> AbstractContextManager[P
 
 
 def write(
-    new: Path,
+    staging: Path,
     scored: Scored,
     opt: argparse.Namespace,
     identities: Sequence[str],
@@ -145,11 +145,11 @@ def write(
     temperature: FittedTemperature | None = None,
     compared: Compared | None = None,
 ) -> EvaluationReport:
-    """Score, and write metrics.json, the CSVs and the pictures into the folder `new`.
+    """Score, and write metrics.json, the CSVs and the pictures into the folder `staging`.
 
     Args:
         identities: of the checkpoints, from utils.checkpoint.identity.
-        earlier: the folder whose metrics.json lists evaluations with other settings; by default `new` itself.
+        earlier: the folder whose metrics.json lists evaluations with other settings; by default `staging` itself.
         temperature: the one that was fitted to these predictions, if any; the scores do not use it.
         compared: the result of --compare.
     """
@@ -166,23 +166,23 @@ def write(
     if compared:
         metrics["compare"] = {"with": opt.compare, "counted": compared.counted, **compared.test._asdict()}
         metrics["compare"] |= difference.as_dict() if difference else {}
-        _write_changed(new / "changed.csv", scored, compared)
+        _write_changed(staging / "changed.csv", scored, compared)
     if opt.blend == "rank":
         log.warning(
             "--blend rank gives no probabilities: log_loss, loss and ece are of means of 1/rank, and mean nothing."
         )
     issues = label_issues.find(predictions, classes.count)
-    label_issues.write(new / "label_issues.csv", issues, scored)
-    _write_predictions(new / "predictions.csv", scored)
-    _write_classes(new / "per_class.csv", scored)
-    _write_confused(new / "confused.csv", scored)
+    label_issues.write(staging / "label_issues.csv", issues, scored)
+    _write_predictions(staging / "predictions.csv", scored)
+    _write_classes(staging / "per_class.csv", scored)
+    _write_confused(staging / "confused.csv", scored)
     if metrics["count"]:
-        plots.confusion(new / "confusion.png", predictions, classes)
-        plots.errors(new / "errors.png", scored)
+        plots.confusion(staging / "confusion.png", predictions, classes)
+        plots.errors(staging / "errors.png", scored)
     made_by = settings_of(opt, scored.files)
-    runs = _earlier(earlier or new, made_by, identities)
+    runs = _earlier(earlier or staging, made_by, identities)
     metrics |= made_by | {"checkpoints": list(identities)}
-    write_json(new / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
+    write_json(staging / METRICS, {**metrics, "runs": [*runs, _run(metrics)]})
     return EvaluationReport(metrics, issues, compared, difference)
 
 
@@ -205,16 +205,16 @@ def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespac
     return paired_scores("qwk", scores, image, opt.seed, opt.resamples)
 
 
-def write_page(new: Path, scored: Scored, report: EvaluationReport, extra: page.Extra) -> None:
-    """Write report.html into `new`, which becomes extra.folder.
+def write_page(staging: Path, scored: Scored, report: EvaluationReport, extra: page.Extra) -> None:
+    """Write report.html into `staging`, which becomes extra.folder.
 
     Among the runs beside it, single networks without TTA come first. Those of another list are left out: the lists
     would differ, not the settings. So are those of versions that did not note the list.
     """
     extra.compared = report.compared
     extra.difference = describe(report.metrics["compare"]["with"], report.difference) if report.difference else ""
-    folder = extra.folder or new
-    others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: new}
+    folder = extra.folder or staging
+    others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: staging}
     noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]
     runs = [run for of_one in noted for run in (of_one if isinstance(of_one, list) else ()) if _is_run(run)]
     alike = [run for run in runs if all(run.get(key) == report.metrics[key] for key in ("list_hash", "count"))]
@@ -224,7 +224,7 @@ def write_page(new: Path, scored: Scored, report: EvaluationReport, extra: page.
             "another list, with other images unreadable, or by a version that did not note the list."
         )
     extra.runs = sorted(alike, key=lambda run: (len(run["load"]), run["tta"] != "none", run["temperature"] != "none"))
-    page.write(new / "report.html", scored, report.metrics, extra)
+    page.write(staging / "report.html", scored, report.metrics, extra)
 
 
 def _is_run(run: object) -> bool:

@@ -30,7 +30,7 @@ MAX_NAMED = 12  # labels or numbers of an image, in words
 
 
 def write(
-    new: Path,
+    staging: Path,
     scored: TargetScored,
     opt: argparse.Namespace,
     identities: Sequence[str],
@@ -40,7 +40,7 @@ def write(
     thresholds: FittedThresholds | None = None,
     compared: TargetCompared | None = None,
 ) -> dict[str, Any]:
-    """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `new`.
+    """Score, and write metrics.json, the CSVs, the pictures, and with `extra` the page into the folder `staging`.
 
     Args:
         identities, temperature: as evaluation.results.write takes them.
@@ -62,31 +62,31 @@ def write(
         if thresholds:
             about = {key: value for key, value in thresholds._asdict().items() if key != "values"}
             metrics["fitted_thresholds"] = about
-        table = _write_labels(new / "per_class.csv", counts, scored)
+        table = _write_labels(staging / "per_class.csv", counts, scored)
     else:
         each = regression.per_target(predictions)
         metrics = dict(regression.scores_of(predictions, each, classes.std))
-        table = _write_targets(new / "per_target.csv", each, scored)
+        table = _write_targets(staging / "per_target.csv", each, scored)
     if opt.resamples:
         image = units_of(files)[predictions.index]
         metrics["intervals"] = intervals(predictions, classes, opt.seed, opt.resamples, image)
     if compared:
         metrics["compare"] = {"with": opt.compare, "changed": len(compared.rows), **compared.difference.as_dict()}
-        write_changed(new / "changed.csv", scored, compared)
+        write_changed(staging / "changed.csv", scored, compared)
     metrics |= {"task": classes.task, **settings_of(opt, files), "checkpoints": list(identities)}
-    _write_predictions(new / "predictions.csv", scored)
-    write_json(new / METRICS, metrics)
+    _write_predictions(staging / "predictions.csv", scored)
+    write_json(staging / METRICS, metrics)
     if not metrics["count"]:
         return metrics
     worst = worst_rows(scored)
     described = [describe(scored, row) for row in worst.tolist()]
     images = [files.thumbnail(int(index), SIDE) for index in predictions.index[worst[:24]]]
     title = "Images with a wrong label, the worst first" if is_labels else "The worst predictions"
-    plots.gallery(new / "errors.png", images, _captions(scored, worst[:24]), title, 6, plots.WIDE_CELL)
+    plots.gallery(staging / "errors.png", images, _captions(scored, worst[:24]), title, 6, plots.WIDE_CELL)
     mistakes = {}
     if is_labels:
         target_plots.average_precision(
-            new / "average_precision.png", counts.average_precision, counts.positive, classes
+            staging / "average_precision.png", counts.average_precision, counts.positive, classes
         )
         found = multilabel.commonest_mistakes(counts, MAX_MISTAKES)
         mistakes = {"Missed most often": found["missed"], "Invented most often": found["invented"]}
@@ -94,12 +94,12 @@ def write(
         rows = np.flatnonzero(predictions.scorable)
         names = [classes.name(k) for k in range(classes.count)]
         target_plots.scatter(
-            new / "scatter.png", numbers(predictions)[rows], predictions.value[rows].astype(np.float64), names
+            staging / "scatter.png", numbers(predictions)[rows], predictions.value[rows].astype(np.float64), names
         )
     if extra is not None:
         extra.difference = paired.describe(opt.compare, compared.difference) if compared else ""
         details = Details(table, mistakes, worst, described)
-        write_target_page(new / "report.html", scored, metrics, extra, details)
+        write_target_page(staging / "report.html", scored, metrics, extra, details)
     return metrics
 
 

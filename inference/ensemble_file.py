@@ -276,13 +276,13 @@ def thresholds_content(fitted: FittedThresholds, temperature: float) -> dict[str
 
 
 def write_ensemble(
-    new: Path,
+    staging: Path,
     folder: Path,
     run: "Inference",
     scores: blend.BlendScores | None = None,
     thresholds: FittedThresholds | None = None,
 ) -> None:
-    """Write ensemble.yaml into the folder `new`, which will replace `folder`.
+    """Write ensemble.yaml into the folder `staging`, which will replace `folder`.
 
     It holds the members (paths relative to its folder), their identities, weights and views, the list, the `scores` of
     fitted weights, and the fitted `thresholds` of labels, if any.
@@ -308,7 +308,7 @@ def write_ensemble(
         content = ensemble_content(folder, members, tta, blend=blended)
     else:
         content = ensemble_content(folder, members, opt.tta, blend=blended, scale=opt.scale, fit=opt.fit)
-    write_yaml(new / path.name, content | about)
+    write_yaml(staging / path.name, content | about)
     if any(member.path.endswith(".npz") for member in members):
         use = "submit.py --load the same members, with their .npz of the test list, and --weights as above"
     else:

@@ -41,17 +41,17 @@ def whole_folder(path: Path, keep: Keep = lambda name: None) -> Iterator[Path]:
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     remove_leftovers(path.parent)
-    new, lock = _begin(path)
+    staging, lock = _begin(path)
     try:
-        yield new
+        yield staging
         if path.is_dir():
-            _carry_over(path, new, keep)
-        _sync(new)
+            _carry_over(path, staging, keep)
+        _sync(staging)
         with _held(path.parent):
-            old = _replace(path, new)
+            old = _replace(path, staging)
         sync_folder(path.parent)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
         raise
     finally:
         if lock is not None:
@@ -80,11 +80,11 @@ def remove_leftovers(folder: Path) -> None:
 def _begin(path: Path) -> tuple[Path, int | None]:
     """Return a new folder beside `path`, and the lock that marks it as in use (None on a file system without locks)."""
     with _held(path.parent):
-        new = name_beside(path, "partial")
-        new.mkdir()
+        staging = name_beside(path, "partial")
+        staging.mkdir()
         if path.is_dir():
-            new.chmod(path.stat().st_mode & 0o7777)
-        return new, _lock(new, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            staging.chmod(path.stat().st_mode & 0o7777)
+        return staging, _lock(staging, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _lock(folder: Path, kind: int) -> int | None:
@@ -122,22 +122,22 @@ def _free(left: Path) -> bool:
     return handle is not None
 
 
-def _carry_over(old: Path, new: Path, keep: Keep) -> None:
+def _carry_over(old: Path, staging: Path, keep: Keep) -> None:
     for entry in sorted(old.iterdir()):
-        if (new / entry.name).exists():
+        if (staging / entry.name).exists():
             continue
         name = keep(entry.name)
         if name is None:
             continue
         if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, new / name, symlinks=True, copy_function=_link)
+            shutil.copytree(entry, staging / name, symlinks=True, copy_function=_link)
         else:
-            _link(entry, new / name)
+            _link(entry, staging / name)
 
 
-def _sync(new: Path) -> None:
-    """Write all of `new` to the disk: a rename must not survive a power cut that its files do not."""
-    for folder, _, names in os.walk(new):
+def _sync(staging: Path) -> None:
+    """Write all of `staging` to the disk: a rename must not survive a power cut that its files do not."""
+    for folder, _, names in os.walk(staging):
         for name in names:
             with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as file:
                 os.fsync(file.fileno())
@@ -151,16 +151,16 @@ def _link(source: str | Path, target: str | Path) -> None:
         shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _replace(path: Path, new: Path) -> Path | None:
-    """Put `new` in the place of `path`; return the old folder under its present name, or None."""
+def _replace(path: Path, staging: Path) -> Path | None:
+    """Put `staging` in the place of `path`; return the old folder under its present name, or None."""
     if not path.exists():
-        new.rename(path)
+        staging.rename(path)
         return None
-    if _exchange(new, path):
-        return new
-    old = new.with_suffix(".old")
+    if _exchange(staging, path):
+        return staging
+    old = staging.with_suffix(".old")
     path.rename(old)
-    new.rename(path)  # if it is killed before this, `remove_leftovers` restores the old folder
+    staging.rename(path)  # if it is killed before this, `remove_leftovers` restores the old folder
     return old
 
 

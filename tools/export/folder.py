@@ -75,15 +75,15 @@ def export_folder(opt: argparse.Namespace, eval_opt: argparse.Namespace, out: Pa
         raise UserError("--outputs logits is for networks whose logits go into a softmax. Try: --outputs probabilities")
     _check_inputs(out, inputs(run.opt, run.files))
     golden = _golden(run, opt.golden)
-    with whole_folder(out) as new:
+    with whole_folder(out) as staging:
         config = _describe(opt, run)
-        _write_parts(new, config, run, golden)
-        _write_models(new, config, run, opt)
-        write_config(new, config)
-        report = _quantise(new, config, run, golden, opt) if opt.int8 else []
-        worst = check_alone(new, FORMATS[opt.to].runtimes)
-        lines = compare_speed(new, run.predictor)
-        shutil.rmtree(new / "__pycache__", ignore_errors=True)
+        _write_parts(staging, config, run, golden)
+        _write_models(staging, config, run, opt)
+        write_config(staging, config)
+        report = _quantise(staging, config, run, golden, opt) if opt.int8 else []
+        worst = check_alone(staging, FORMATS[opt.to].runtimes)
+        lines = compare_speed(staging, run.predictor)
+        shutil.rmtree(staging / "__pycache__", ignore_errors=True)
     log.info(f"{len(golden.files)} golden images, in a process without this project: largest difference {worst:.2e}")
     log.info("\n".join([*lines, *report]))
     log.info(f"Written: {out}/\nNext: python {out}/predict.py --check")
@@ -160,30 +160,30 @@ def _describe(opt: argparse.Namespace, run: Inference) -> dict[str, Any]:
     }
 
 
-def _write_parts(new: Path, config: dict[str, Any], run: Inference, golden: Golden) -> None:
+def _write_parts(staging: Path, config: dict[str, Any], run: Inference, golden: Golden) -> None:
     """Write everything but the model: code, classes, requirements, golden images."""
     for name in SHIPPED:
-        shutil.copyfile(Path(__file__).parent / "shipped" / name, new / name)
+        shutil.copyfile(Path(__file__).parent / "shipped" / name, staging / name)
     names = [run.classes.name(label) for label in range(run.classes.count)]
-    (new / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (staging / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     runtimes = FORMATS[config["export"]["format"]].runtimes
-    (new / "requirements.txt").write_text("".join(f"{name}\n" for name in ["numpy", "pillow", *runtimes]))
-    (new / "golden").mkdir()
+    (staging / "requirements.txt").write_text("".join(f"{name}\n" for name in ["numpy", "pillow", *runtimes]))
+    (staging / "golden").mkdir()
     copied = []
     for place in range(len(golden.files)):
         source = golden.files.path(place)
         copied.append(f"{place:02d}{Path(source).suffix.lower()}")
-        shutil.copyfile(source, new / "golden" / copied[-1])
-    (new / "golden" / "files.json").write_text(json_text(copied, indent=1), encoding="utf-8")
-    np.save(new / "golden" / EXPECTED, golden.predictions)
+        shutil.copyfile(source, staging / "golden" / copied[-1])
+    (staging / "golden" / "files.json").write_text(json_text(copied, indent=1), encoding="utf-8")
+    np.save(staging / "golden" / EXPECTED, golden.predictions)
 
 
-def write_config(new: Path, config: dict[str, Any]) -> None:
-    """Write config.json into the folder `new`."""
-    (new / "config.json").write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
+def write_config(staging: Path, config: dict[str, Any]) -> None:
+    """Write config.json into the folder `staging`."""
+    (staging / "config.json").write_text(json_text(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_models(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Namespace) -> None:
+def _write_models(staging: Path, config: dict[str, Any], run: Inference, opt: argparse.Namespace) -> None:
     """Write the graph of the predictor, or one for each member, and enter them in `config`."""
     whole = run.predictor
     parts = [whole]
@@ -192,27 +192,32 @@ def _write_models(new: Path, config: dict[str, Any], run: Inference, opt: argpar
     total = sum(whole.weights)
     for k, part in enumerate(parts):
         name = "model" if len(parts) == 1 else f"model_{k}"
-        path = new / f"{name}{FORMATS[opt.to].suffix}"
+        path = staging / f"{name}{FORMATS[opt.to].suffix}"
         traced = graph.Graph(part, logits=opt.outputs == "logits", normalised=opt.normalise == "file")
         log.info(f"Exporting {path.name} …")
         FORMATS[opt.to].write(traced, path)
         weight = whole.weights[k] / total if len(parts) > 1 else 1.0
         places = [whole.preprocesses.index(way) for way in part.preprocesses]
         config["models"].append({"file": path.name, "weight": weight, "inputs": places})
-        size = sum(one.stat().st_size for one in new.glob(f"{name}.*"))
+        size = sum(one.stat().st_size for one in staging.glob(f"{name}.*"))
         log.info(f"{path.name}: {size / 1e6:.1f} MB, inputs {graph.describe_inputs(traced)}")
 
 
-def _quantise(new: Path, config: dict[str, Any], run: Inference, golden: Golden, opt: argparse.Namespace) -> list[str]:
+def _quantise(
+    staging: Path, config: dict[str, Any], run: Inference, golden: Golden, opt: argparse.Namespace
+) -> list[str]:
     """Quantise the models, and let the check compare with what they give here; return lines of the report.
 
     Rounding to 8 bits moves single probabilities far. What it costs is measured as accuracy.
     """
-    report = quantise.quantise(new, config, run, opt)
-    files = [new / "golden" / name for name in json.loads((new / "golden" / "files.json").read_text(encoding="utf-8"))]
-    found = open_exported(new).predictions(files)
-    np.save(new / "golden" / INT8_EXPECTED, found)
+    report = quantise.quantise(staging, config, run, opt)
+    files = [
+        staging / "golden" / name
+        for name in json.loads((staging / "golden" / "files.json").read_text(encoding="utf-8"))
+    ]
+    found = open_exported(staging).predictions(files)
+    np.save(staging / "golden" / INT8_EXPECTED, found)
     config |= {"golden": INT8_EXPECTED, "tolerance": INT8_TOLERANCE}
-    write_config(new, config)
+    write_config(staging, config)
     difference = np.abs(found - golden.predictions) / np.array(config["units"])
     return [*report, f"int8: golden predictions differ from eval.py's by {difference.max():.2g} at most"]

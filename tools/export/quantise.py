@@ -26,8 +26,8 @@ QUANTISED = ["Conv", "Gemm", "MatMul"]
 TIMED_BATCH = 8
 
 
-def quantise(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Namespace) -> list[str]:
-    """Replace the ONNX models in the folder `new` by quantised ones; return lines on accuracy and speed.
+def quantise(staging: Path, config: dict[str, Any], run: Inference, opt: argparse.Namespace) -> list[str]:
+    """Replace the ONNX models in the folder `staging` by quantised ones; return lines on accuracy and speed.
 
     Weights are signed, with a scale for each output channel; activations are unsigned, with one scale, from the range
     that they take for images of the training list. Only convolutions and matrix products are quantised.
@@ -43,10 +43,10 @@ def quantise(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Na
     files = _training_images(run, opt)
     if run.files.is_labelled():
         warn_of_members(run, "It knows their answers, so the accuracy of both models on them says nothing.")
-    plain = open_exported(new)
-    before = {model["file"]: (new / model["file"]).stat().st_size for model in config["models"]}
+    plain = open_exported(staging)
+    before = {model["file"]: (staging / model["file"]).stat().st_size for model in config["models"]}
     for model in config["models"]:
-        path, prepared = new / model["file"], new / f"prepared_{model['file']}"
+        path, prepared = staging / model["file"], staging / f"prepared_{model['file']}"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         path.unlink()
         quantize_static(
@@ -63,7 +63,7 @@ def quantise(new: Path, config: dict[str, Any], run: Inference, opt: argparse.Na
         prepared.unlink()
         log.info(f"{path.name}: {before[path.name] / 1e6:.1f} MB -> {path.stat().st_size / 1e6:.1f} MB")
     compare = _compare if has_probabilities(run.classes.task) else _compare_targets
-    return compare(plain, open_exported(new), run)
+    return compare(plain, open_exported(staging), run)
 
 
 def _has_vnni() -> bool:

@@ -60,11 +60,11 @@ def _write_class_report(run: FoldsRun, inference: Inference, folder: Path) -> Fo
     predictions, _ = predict(inference.predictor, inference.batches(), rows=rows)
     scored = Scored(predictions, run.files, inference.classes)
     each = [fold_scores(run, predictions, number) for number in range(len(run.folds))]
-    with results.replacing(folder, opt) as new:
-        report = results.write(new, scored, opt, inference.loaded.identities, earlier=folder)
+    with results.replacing(folder, opt) as staging:
+        report = results.write(staging, scored, opt, inference.loaded.identities, earlier=folder)
         if report.metrics["count"]:
             extra = report_extra(inference, scored, report, folder, FoldFeatures(run), metric)
-            results.write_page(new, scored, report, _described(run, extra, each))
+            results.write_page(staging, scored, report, _described(run, extra, each))
         results.set_aside(folder, inference.loaded.identities)
     return report.metrics, each
 
@@ -78,9 +78,9 @@ def _write_target_report(
     scored = TargetScored(predictions, run.files, classes)
     each = [target_fold_scores(run, predictions, number, classes) for number in range(len(run.folds))]
     extra = _described(run, target_extra(inference, folder, run.train.metric), each)
-    with results.replacing(folder, inference.opt) as new:
+    with results.replacing(folder, inference.opt) as staging:
         identities = inference.loaded.identities
-        metrics = target_results.write(new, scored, inference.opt, identities, extra=extra, thresholds=fitted)
+        metrics = target_results.write(staging, scored, inference.opt, identities, extra=extra, thresholds=fitted)
         results.set_aside(folder, inference.loaded.identities)
     return metrics, each
 

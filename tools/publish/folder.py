@@ -57,8 +57,8 @@ def write_folder(opt: argparse.Namespace, out: Path) -> None:
     preprocess = Preprocess.from_dict(source.content["data"]["preprocess"])
     names = [source.classes.name(label) for label in range(source.classes.count)]
     architecture, reason = timm_config.architecture_of(source.model)
-    with whole_folder(out) as new:
-        _write_weights(new, source)
+    with whole_folder(out) as staging:
+        _write_weights(staging, source)
         of_logits = names if source.classes.names and len(names) == source.model.num_classes else None
         config = timm_config.config_of(source.model, preprocess, of_logits, opt.license)
         if source.classes.mean is not None:
@@ -66,19 +66,19 @@ def write_folder(opt: argparse.Namespace, out: Path) -> None:
         if source.model.settings.activation == POSITION:
             config |= _position_config(source.classes)
         if architecture:
-            _write_json(new / "config.json", {"architecture": architecture, **config, WRITER: WRITER_NAME})
-            reason = _problem_in_timm(new, source.model, preprocess.scale)
+            _write_json(staging / "config.json", {"architecture": architecture, **config, WRITER: WRITER_NAME})
+            reason = _problem_in_timm(staging, source.model, preprocess.scale)
             architecture = "" if reason else architecture
         if not architecture:  # a name that timm refuses, rather than another network's
-            _write_json(new / "config.json", {"architecture": source.model.name, **config, WRITER: WRITER_NAME})
-        (new / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        _write_json(new / "preprocess.json", preprocess.as_dict())
-        _write_json(new / "scores.json", scores)
-        _write_json(new / "provenance.json", _provenance(source))
+            _write_json(staging / "config.json", {"architecture": source.model.name, **config, WRITER: WRITER_NAME})
+        (staging / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        _write_json(staging / "preprocess.json", preprocess.as_dict())
+        _write_json(staging / "scores.json", scores)
+        _write_json(staging / "provenance.json", _provenance(source))
         title = opt.title or opt.push or out.resolve().name
         text = card_text(opt, CardFacts(title, source.model, source.classes, preprocess, scores, reason))
-        (new / "README.md").write_text(text, encoding="utf-8")
-        _check_again(new, source)
+        (staging / "README.md").write_text(text, encoding="utf-8")
+        _check_again(staging, source)
     how = f"not by timm: {reason}" if reason else f'timm.create_model("local-dir:{out}", pretrained=True)'
     log.info(f"Written: {out}/\nIt loads with --load {out}; {how}")
     if opt.license is None:
@@ -117,7 +117,7 @@ def _position_config(classes: Classes) -> dict[str, object]:
     return {"target_mean": [mean], "target_std": [std], "cut_points": cut_points}
 
 
-def _write_weights(new: Path, source: Source) -> None:
+def _write_weights(staging: Path, source: Source) -> None:
     """Write the weights that the checkpoint predicts with, and with them all that --load needs."""
     content = source.content
     data = {name: value for name, value in content["data"].items() if name != "lists"}
@@ -127,13 +127,13 @@ def _write_weights(new: Path, source: Source) -> None:
     published |= {name: without_folders(content[name]) for name in MADE_BY if name in published}
     published |= {"opt": without_folders(content["opt"]), "data": data, "showing": "raw"}
     published["weights"] = source.model.net.state_dict()
-    checkpoint.save_published(new / WEIGHTS, published, {"model": source.model.name})
+    checkpoint.save_published(staging / WEIGHTS, published, {"model": source.model.name})
 
 
-def _problem_in_timm(new: Path, model: BaseModel, scale: int) -> str:
-    """Return why timm does not give the same logits for the folder `new`, "" if it does."""
+def _problem_in_timm(staging: Path, model: BaseModel, scale: int) -> str:
+    """Return why timm does not give the same logits for the folder `staging`, "" if it does."""
     try:
-        difference = timm_config.difference_in_timm(new, model, scale)
+        difference = timm_config.difference_in_timm(staging, model, scale)
     except Exception as error:  # a network whose own code differs may fail anywhere
         return f"timm's network does not take its weights or images ({' '.join(str(error).split())[:200]})"
     if not difference <= timm_config.MAX_LOGIT_DIFFERENCE:
@@ -142,10 +142,10 @@ def _problem_in_timm(new: Path, model: BaseModel, scale: int) -> str:
     return ""
 
 
-def _check_again(new: Path, source: Source) -> None:
+def _check_again(staging: Path, source: Source) -> None:
     """Raise UserError where --load of the folder would not predict to the bit as the checkpoint does."""
-    found = checkpoint.load(new)
-    model, data = build_from_checkpoint(found, str(new))
+    found = checkpoint.load(staging)
+    model, data = build_from_checkpoint(found, str(staging))
     weights, own = model.net.state_dict(), source.model.net.state_dict()
     same = weights.keys() == own.keys() and all(torch.equal(value, weights[name]) for name, value in own.items())
     same = same and all(found.get(name) == source.content.get(name) for name in FITTED)
