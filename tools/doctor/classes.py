@@ -49,15 +49,15 @@ def read_names(lists: list[FileList]) -> tuple[Path, Names]:
 def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -> list[Balance | None]:
     """Add the problems of the classes to `found`; return `class_balance` of each list, None for one without labels."""
     every = [labels_of(files) for files in seen.lists]
-    labelled = [place for place, labels in enumerate(every) if len(labels.label)]
+    labelled = [list_number for list_number, labels in enumerate(every) if len(labels.label)]
     counts: list[NDArray | None] = [None] * len(seen.lists)
     if not labelled:
         return [None] * len(seen.lists)
-    total = 1 + max(int(every[place].label.max()) for place in labelled)
+    total = 1 + max(int(every[list_number].label.max()) for list_number in labelled)
     total = max(total, len(names) if names else 0)
     if total <= MAX_CLASSES_PER_IMAGE * len(seen.label) + 1000:
-        for place in labelled:
-            counts[place] = np.bincount(every[place].label, minlength=total)
+        for list_number in labelled:
+            counts[list_number] = np.bincount(every[list_number].label, minlength=total)
     else:
         found.add_text(
             "label_gap",
@@ -66,8 +66,8 @@ def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -
             f"labels reach {total - 1}, with {len(seen.label)} images: these are no class numbers",
         )
         return [
-            class_balance(np.unique(labels.label, return_counts=True)[1]) if place in labelled else None
-            for place, labels in enumerate(every)
+            class_balance(np.unique(labels.label, return_counts=True)[1]) if list_number in labelled else None
+            for list_number, labels in enumerate(every)
         ]
     _check_presence(found, seen, every, counts, names)
     if names is not None:
@@ -90,7 +90,7 @@ def class_balance(counts: NDArray) -> Balance:
 def _check_presence(
     found: Findings, seen: Scan, every: list[Labels], counts: list[NDArray | None], names: Names
 ) -> None:
-    labelled = [place for place, held in enumerate(counts) if held is not None]
+    labelled = [list_number for list_number, held in enumerate(counts) if held is not None]
     train = labelled[0]
     held = counts[train]
     assert held is not None
@@ -98,15 +98,15 @@ def _check_presence(
         found.add_text(
             "single_image", train, _first(seen, every, train, label), f"class {shown(label, names)} has one image"
         )
-    for place in labelled[1:]:
-        other = counts[place]
+    for list_number in labelled[1:]:
+        other = counts[list_number]
         assert other is not None
         for label in np.flatnonzero((other > 0) & (held == 0)).tolist():
             text = f"class {shown(label, names)}: {other[label]} image(s) here, none in {seen.lists[train].source.name}"
-            found.add_text("class_not_in_train", place, _first(seen, every, place, label), text)
+            found.add_text("class_not_in_train", list_number, _first(seen, every, list_number, label), text)
         for label in np.flatnonzero((other == 0) & (held > 0)).tolist():
             text = f"class {shown(label, names)}: {held[label]} image(s) in {seen.lists[train].source.name}, none here"
-            found.add_text("class_not_scored", place, -1, text)
+            found.add_text("class_not_scored", list_number, -1, text)
     used = np.sum([part for part in counts if part is not None], axis=0)
     for begin, end in _runs(used == 0):
         text = f"class {shown(begin, names)}" if begin == end else f"classes {begin} to {end}"
@@ -114,8 +114,8 @@ def _check_presence(
 
 
 def _check_names(found: Findings, seen: Scan, every: list[Labels], names_file: Path, names: list[str]) -> None:
-    labelled = [place for place, labels in enumerate(every) if len(labels.label)]
-    largest = max(int(every[place].label.max()) for place in labelled)
+    labelled = [list_number for list_number, labels in enumerate(every) if len(labels.label)]
+    largest = max(int(every[list_number].label.max()) for list_number in labelled)
     if len(names) != largest + 1:
         much = "few" if len(names) <= largest else "many"
         needed = f"the largest label is {largest}, which needs {largest + 1}"
@@ -130,17 +130,17 @@ def _check_names(found: Findings, seen: Scan, every: list[Labels], names_file: P
             text = f"{name!r} names class {by_name[key]} and class {label}"
             found.add_text("class_name_unusable", labelled[0], -1, text)
         by_name.setdefault(key, label)
-    for place in labelled:
-        held = every[place].label
+    for list_number in labelled:
+        held = every[list_number].label
         labels, count = np.unique(held[held >= len(names)], return_counts=True)
         for label, lines in zip(labels.tolist(), count.tolist(), strict=True):
             text = f"label {label}; {names_file.name} names 0 to {len(names) - 1}; {lines} line(s)"
-            found.add_text("label_out_of_range", place, _first(seen, every, place, label), text)
+            found.add_text("label_out_of_range", list_number, _first(seen, every, list_number, label), text)
 
 
-def _first(seen: Scan, every: list[Labels], place: int, label: int) -> int:
+def _first(seen: Scan, every: list[Labels], list_number: int, label: int) -> int:
     """Return the first image of a class in a list."""
-    return int(seen.first[place]) + every[place].first(label)
+    return int(seen.first[list_number]) + every[list_number].first(label)
 
 
 def _runs(marked: NDArray[np.bool_]) -> list[tuple[int, int]]:

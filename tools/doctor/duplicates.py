@@ -62,9 +62,9 @@ def exact(seen: Scan, groups: Contents) -> Pairs:
     read = np.flatnonzero(groups.of >= 0)
     home = seen.list_of(read)
     later, earlier = [], []
-    for place in range(len(seen.lists)):
-        partner = groups.first[groups.of[read], place]
-        hit = (partner >= 0) & (place <= home) & (partner < read)
+    for list_number in range(len(seen.lists)):
+        partner = groups.first[groups.of[read], list_number]
+        hit = (partner >= 0) & (list_number <= home) & (partner < read)
         later.append(read[hit])
         earlier.append(partner[hit])
     return Pairs(np.concatenate(later), np.concatenate(earlier), np.zeros(sum(map(len, later)), np.uint8))
@@ -96,9 +96,9 @@ def _nearest(seen: Scan, pairs: Pairs) -> Pairs:
     """Keep one pair per later image and list of the earlier image: the nearest."""
     order = np.lexsort((pairs.earlier, pairs.distance, seen.list_of(pairs.earlier), pairs.later))
     later, earlier, distance = pairs.later[order], pairs.earlier[order], pairs.distance[order]
-    place = seen.list_of(earlier)
+    list_number = seen.list_of(earlier)
     begins = np.ones(len(order), bool)
-    begins[1:] = (later[1:] != later[:-1]) | (place[1:] != place[:-1])
+    begins[1:] = (later[1:] != later[:-1]) | (list_number[1:] != list_number[:-1])
     return Pairs(later[begins], earlier[begins], distance[begins])
 
 

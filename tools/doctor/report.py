@@ -61,9 +61,9 @@ class Report:
     def row(self, number: int) -> Row:
         """Return finding `number` as a row."""
         code, image, partner, _, listed = (int(column[number]) for column in self.found.columns())
-        place = listed if listed >= 0 else self.seen.which(image)[0]
+        list_number = listed if listed >= 0 else self.seen.which(image)[0]
         return {
-            "list": str(self.seen.lists[place].source),
+            "list": str(self.seen.lists[list_number].source),
             "line": self.seen.line(image) if image >= 0 else "",
             "path": self.seen.path(image) if image >= 0 else "",
             "problem": list(PROBLEMS)[code],
@@ -95,8 +95,8 @@ class Report:
 
     def target(self, image: int) -> str:
         """Return the label, the labels or the numbers of an image, as its list has them."""
-        place, index = self.seen.which(image)
-        targets = self.seen.lists[place].targets
+        list_number, index = self.seen.which(image)
+        targets = self.seen.lists[list_number].targets
         return str(self.seen.label[image]) if targets is None else as_text(targets, index)
 
     def class_name(self, image: int) -> str:
@@ -106,8 +106,8 @@ class Report:
         """
         if self.seen.label[image] < 0 or self.task == "regression":
             return "" if self.seen.label[image] < 0 else self.target(image)
-        place, index = self.seen.which(image)
-        targets = self.seen.lists[place].targets
+        list_number, index = self.seen.which(image)
+        targets = self.seen.lists[list_number].targets
         labels = targets.of(index).tolist() if isinstance(targets, LabelSets) else [int(self.seen.label[image])]
         known = self.names or []
         return ", ".join(known[label] if label < len(known) else str(label) for label in labels) or "none"
@@ -132,7 +132,7 @@ def summary(report: Report) -> dict[str, Any]:
     """Return all counts as plain data; values that differ between runs are under "run"."""
     seen = report.seen
     lists = []
-    for place, (files, balance) in enumerate(zip(seen.lists, report.balances, strict=True)):
+    for list_number, (files, balance) in enumerate(zip(seen.lists, report.balances, strict=True)):
         labelled = balance is not None
         lists.append(
             {
@@ -140,8 +140,8 @@ def summary(report: Report) -> dict[str, Any]:
                 "images": len(files),
                 "labelled": labelled,
                 "classes": balance,
-                "problems": _problems_of(report, place),
-                **(report.about[place] if report.about else {}),
+                "problems": _problems_of(report, list_number),
+                **(report.about[list_number] if report.about else {}),
             }
         )
     problems = {
@@ -181,8 +181,8 @@ def show(report: Report, folder: Path) -> None:
         log.info(f"{problem.severity:<8}{problem.title}: {format_count(len(rows))}. {problem.advice}")
         for number in rows[:MAX_EXAMPLES].tolist():
             row = report.row(number)
-            place = Path(row["list"]).name + (f", line {row['line']}" if row["line"] else "")
-            log.info("        " + ": ".join(str(part) for part in (place, row["path"], row["detail"]) if part))
+            where = Path(row["list"]).name + (f", line {row['line']}" if row["line"] else "")
+            log.info("        " + ": ".join(str(part) for part in (where, row["path"], row["detail"]) if part))
         if len(rows) > MAX_EXAMPLES:
             log.info(f"        … and {format_count(len(rows) - MAX_EXAMPLES)} more")
     if not report.found.count:
@@ -215,10 +215,10 @@ def _rows(report: Report) -> Iterator[Row]:
             yield report.row(number)
 
 
-def _problems_of(report: Report, place: int) -> dict[str, int]:
+def _problems_of(report: Report, list_number: int) -> dict[str, int]:
     """Return how often each problem was found in a list."""
     _, image, _, _, listed = report.found.columns()
-    home = np.where(listed >= 0, listed, report.seen.list_of(image)) == place
+    home = np.where(listed >= 0, listed, report.seen.list_of(image)) == list_number
     counts = {name: int(home[rows].sum()) for name, rows in report.found.by_problem()}
     return {name: count for name, count in counts.items() if count}
 

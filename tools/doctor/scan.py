@@ -113,18 +113,18 @@ class Scan:
 
     def which(self, image: int) -> tuple[int, int]:
         """Return the list of an image, and its index there."""
-        place = int(np.searchsorted(self.first, image, side="right")) - 1
-        return place, image - int(self.first[place])
+        list_number = int(np.searchsorted(self.first, image, side="right")) - 1
+        return list_number, image - int(self.first[list_number])
 
     def path(self, image: int) -> str:
         """Return the path of an image."""
-        place, index = self.which(image)
-        return self.lists[place].path(index)
+        list_number, index = self.which(image)
+        return self.lists[list_number].path(index)
 
     def line(self, image: int) -> int:
         """Return the line of an image in its list."""
-        place, index = self.which(image)
-        return int(self.lists[place].line[index])
+        list_number, index = self.which(image)
+        return int(self.lists[list_number].line[index])
 
     def list_of(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the list of each of `images`, int64."""
@@ -174,8 +174,8 @@ def target_numbers(lists: list[FileList]) -> NDArray[np.int32]:
 
 
 def _blocks(seen: Scan) -> Iterator[tuple[range, list[str]]]:
-    for place, files in enumerate(seen.lists):
-        begin = int(seen.first[place])
+    for list_number, files in enumerate(seen.lists):
+        begin = int(seen.first[list_number])
         for start in range(0, len(files), TRANSACTION_FILES):
             end = min(start + TRANSACTION_FILES, len(files))
             yield range(begin + start, begin + end), [files.path(index) for index in range(start, end)]

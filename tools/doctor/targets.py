@@ -41,7 +41,7 @@ def check_labels(found: Findings, seen: Scan, names: Names) -> About:
     """Add the problems of sets of labels; return labels per image, images without, and the commonest pairs."""
     about: About = []
     trained = False
-    for place, files in enumerate(seen.lists):
+    for list_number, files in enumerate(seen.lists):
         sets = files.targets
         if not isinstance(sets, LabelSets):
             about.append({})
@@ -51,9 +51,9 @@ def check_labels(found: Findings, seen: Scan, names: Names) -> About:
         empty = np.flatnonzero(sizes == 0)
         if len(empty):
             text = f"{len(empty)} of {len(files)} images have no label (-)"
-            found.add_text("no_label", place, int(seen.first[place] + empty[0]), text)
+            found.add_text("no_label", list_number, int(seen.first[list_number] + empty[0]), text)
         if not trained:
-            _check_training_labels(found, place, sets, pairs, images, names)
+            _check_training_labels(found, list_number, sets, pairs, images, names)
             trained = True
         order = np.argsort(-images, kind="stable")[:MAX_PAIRS].tolist()
         about.append(
@@ -82,7 +82,7 @@ def label_pairs(sets: LabelSets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _check_training_labels(
     found: Findings,
-    place: int,
+    list_number: int,
     sets: LabelSets,
     pairs: NDArray[np.int64],
     images: NDArray[np.int64],
@@ -91,13 +91,13 @@ def _check_training_labels(
     """Add the labels of the training list that are rare, on every image, or on the same images as another."""
     count = sets.images_per_label()
     for label in np.flatnonzero((count > 1) & (count < MIN_POSITIVES)).tolist():
-        found.add_text("rare_label", place, -1, f"label {shown(label, names)} has {count[label]} images")
+        found.add_text("rare_label", list_number, -1, f"label {shown(label, names)} has {count[label]} images")
     for label in np.flatnonzero(count == len(sets)).tolist():
-        found.add_text("always_present", place, -1, f"label {shown(label, names)} is on all {len(sets)} images")
+        found.add_text("always_present", list_number, -1, f"label {shown(label, names)} is on all {len(sets)} images")
     same = (images == count[pairs[:, 0]]) & (images == count[pairs[:, 1]]) & (images > 1)
     for (one, other), many in zip(pairs[same].tolist(), images[same].tolist(), strict=True):
         text = f"labels {shown(one, names)} and {shown(other, names)} are on the same {many} images"
-        found.add_text("always_together", place, -1, text)
+        found.add_text("always_together", list_number, -1, text)
 
 
 # ------------------------------------------------------------------------------------------------ numbers
@@ -105,7 +105,9 @@ def _check_training_labels(
 
 def check_numbers(found: Findings, seen: Scan, names_file: Path, names: Names) -> About:
     """Add the problems of the numbers of a regression; return the range, mean and deviation of each number."""
-    labelled = [(place, values) for place, files in enumerate(seen.lists) if (values := _numbers(files)) is not None]
+    labelled = [
+        (list_number, values) for list_number, files in enumerate(seen.lists) if (values := _numbers(files)) is not None
+    ]
     about: About = [{} for _ in seen.lists]
     if not labelled:
         return about
@@ -115,17 +117,17 @@ def check_numbers(found: Findings, seen: Scan, names_file: Path, names: Names) -
         much = "few" if len(names) < count else "many"
         text = f"too {much} names: {names_file} has {len(names)}; a line of {seen.lists[train].source.name} has {count}"
         found.add_text("class_names", train, -1, f"{text} number(s)")
-    for place, values in labelled:
+    for list_number, values in labelled:
         if values.shape[1] != count:
             text = f"{values.shape[1]} number(s) per image; {seen.lists[train].source.name} has {count}"
-            found.add_text("target_count", place, -1, text)
+            found.add_text("target_count", list_number, -1, text)
             continue
-        about[place] = {"numbers": [_described(values[:, k], _name(k, names)) for k in range(count)]}
+        about[list_number] = {"numbers": [_described(values[:, k], _name(k, names)) for k in range(count)]}
         for k in range(count):
-            if place == train:
-                _check_column(found, seen, place, values[:, k], _name(k, names))
+            if list_number == train:
+                _check_column(found, seen, list_number, values[:, k], _name(k, names))
             else:
-                _check_range(found, seen, place, values[:, k], first[:, k], _name(k, names))
+                _check_range(found, seen, list_number, values[:, k], first[:, k], _name(k, names))
     return about
 
 
@@ -144,10 +146,10 @@ def _described(values: NDArray[np.float64], name: str) -> dict[str, Any]:
     return {"name": name, **{key: float(value) for key, value in found.items()}, "std": float(values.std())}
 
 
-def _check_column(found: Findings, seen: Scan, place: int, values: NDArray[np.float64], name: str) -> None:
+def _check_column(found: Findings, seen: Scan, list_number: int, values: NDArray[np.float64], name: str) -> None:
     """Add what is wrong with one number of the training list."""
     if np.ptp(values) == 0:
-        found.add_text("constant_number", place, -1, f"{name} is {values[0]:g} for all {len(values)} images")
+        found.add_text("constant_number", list_number, -1, f"{name} is {values[0]:g} for all {len(values)} images")
         return
     low, high = np.percentile(values, [25, 75])
     below, above = low - FAR * (high - low), high + FAR * (high - low)
@@ -157,16 +159,16 @@ def _check_column(found: Findings, seen: Scan, place: int, values: NDArray[np.fl
     half = f"half of the images are from {low:g} to {high:g}"
     if len(far) > MAX_OUTLIERS * len(values) and len(far) > 1:
         text = f"{name}: {len(far)} of {len(values)} images are below {below:g} or above {above:g}; {half}"
-        found.add_text("long_tail", place, int(seen.first[place] + far[np.abs(values[far]).argmax()]), text)
+        found.add_text("long_tail", list_number, int(seen.first[list_number] + far[np.abs(values[far]).argmax()]), text)
         return
     distance = np.maximum(below - values[far], values[far] - above)
     for index in far[np.argsort(-distance, kind="stable")][:MAX_SHOWN].tolist():
-        image = int(seen.first[place]) + index
-        found.add_text("outlying_number", place, image, f"{name} is {values[index]:g}; {half}")
+        image = int(seen.first[list_number]) + index
+        found.add_text("outlying_number", list_number, image, f"{name} is {values[index]:g}; {half}")
 
 
 def _check_range(
-    found: Findings, seen: Scan, place: int, values: NDArray[np.float64], trained: NDArray[np.float64], name: str
+    found: Findings, seen: Scan, list_number: int, values: NDArray[np.float64], trained: NDArray[np.float64], name: str
 ) -> None:
     """Add a finding where a number of a list leaves the range of the training list more often than by chance."""
     low, high = trained.min(), trained.max()
@@ -174,4 +176,4 @@ def _check_range(
     if len(beyond) > max(1, MAX_OUTLIERS * len(values)):
         farthest = beyond[np.maximum(low - values[beyond], values[beyond] - high).argmax()]
         text = f"{name}: {len(beyond)} image(s) are outside {low:g} to {high:g}, up to {values[farthest]:g}"
-        found.add_text("beyond_train", place, int(seen.first[place] + farthest), text)
+        found.add_text("beyond_train", list_number, int(seen.first[list_number] + farthest), text)
