@@ -96,7 +96,8 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
 def warn_of_unknown_views(name: str, trained: Mapping[str, Any], path: str) -> None:
     """Warn where --tta `name` shows the network of the checkpoint `path` images as its training never did.
 
-    Upside-down and turned views cost Airbench, trained upright on Fashion-MNIST, 57 points (docs/benchmarks.md).
+    Upside-down and turned views cost Airbench, trained upright on Fashion-MNIST, 57 points; mirror images cost
+    EfficientNet-Lite0, trained without them, 1.2 (docs/benchmarks.md).
 
     Args:
         trained: the options of its training; where they lack the transform or its flips, nothing is judged.
@@ -108,15 +109,17 @@ def warn_of_unknown_views(name: str, trained: Mapping[str, Any], path: str) -> N
     if not trained.keys() >= flips:  # earlier versions flipped without these flags
         return
     given = {flag: trained[flag] for flag in flips}
+    mirrored = given.get("hflip")
     turned = given.get("vflip") or given.get("transpose") or given.get("rotate", 0) >= 90
     if name == "x8" and not turned:
         log.warning(
             f"--tta x8 shows {path} images upside down and turned, which it never saw in training "
-            f"(--transform {trained['transform']}). Its score may fall far. Try: --tta flip"
+            f"(--transform {trained['transform']}). Its score may fall far. Try: --tta {'flip' if mirrored else 'none'}"
         )
-    if name in ("flip", "x8") and given.get("hflip") == 0:
+    elif name in ("flip", "x8") and not mirrored:
+        why = "--hflip 0" if "hflip" in flips else f"--transform {trained['transform']}"
         log.warning(
-            f"--tta {name} shows {path} mirror images, which it never saw in training (--hflip 0). "
+            f"--tta {name} shows {path} mirror images, which it never saw in training ({why}). "
             "Its score may fall. Try: --tta none"
         )
 

@@ -103,7 +103,8 @@ UPRIGHT = {"hflip": 0.5, "vflip": 0.0, "transpose": 0.0, "rotate": 10.0}
         ("x8", {"transform": "resize", **UPRIGHT, "transpose": 0.5}, ""),
         ("x8", {"transform": "resize", **UPRIGHT, "rotate": 180.0}, ""),
         ("flip", {"transform": "resize", **UPRIGHT}, ""),
-        ("flip", {"transform": "none", "hflip": 0.0}, ""),  # without a transform nobody chose that flip
+        ("flip", {"transform": "none", "hflip": 0.5}, "--transform none"),
+        ("x8", {"transform": "none", "hflip": 0.5}, "--tta none"),
         ("fivecrop", {"transform": "none", "hflip": 0.0}, ""),
         ("x8", {}, ""),  # a plain state dict
         ("x8", {"transform": "resize"}, ""),  # of a version that had no such flags
