@@ -19,8 +19,10 @@ from inference.ensemble_file import EnsembleFile
 from inference.folding import optimize_for_inference
 from inference.predictor import Member, Predictor, SavedMember
 from inference.task_flags import check_task
-from inference.tta import warn_of_unknown_views
+from inference.tta import get_views, warn_of_unknown_views
+from network.base_model import BaseModel
 from network.loading import build_from_checkpoint, warn_without_cut_points
+from network.sizes import check_size, own_size
 from options import command
 from options.choices import TASK_METRICS
 from utils import checkpoint, distributed, weight_sources
@@ -231,7 +233,8 @@ def build_member(
         The member, the checkpoint's `data`, and in words the precision and how it was chosen.
 
     Raises:
-        UserError: the checkpoint does not fit its network; see build_from_checkpoint.
+        UserError: the checkpoint does not fit its network; see build_from_checkpoint. Or the network does not take
+            images of the size that --scale or --tta asks for.
     """
     model, data = build_from_checkpoint(content, path, opt.model)
     trained = content.get("opt", {})
@@ -239,9 +242,26 @@ def build_member(
     if precision == "fp16" and device.type == "cpu":  # fp16 is for CUDA
         precision = "fp32"
     preprocess = Preprocess.from_dict(data["preprocess"]) if "preprocess" in data else model.preprocess()
+    trained = preprocess.scale if "preprocess" in data else 0  # a plain state dict does not say it
     preprocess = replace(preprocess, scale=opt.scale or preprocess.scale, fit=opt.fit or preprocess.fit)
+    _check_sizes(model, preprocess, opt.tta, path, trained)
     chosen = optimize_for_inference(model, preprocess, opt, precision, device)
     return Member(model, preprocess, weight, path), data, chosen
+
+
+def _check_sizes(model: BaseModel, preprocess: Preprocess, tta: str, path: str, trained: int) -> None:
+    """Raise UserError where the network does not take images of a size that it will see.
+
+    Args:
+        path: its checkpoint. trained: the size that it was trained at, which needs no trial; 0: unknown.
+    """
+    scale, own = preprocess.scale, trained or own_size(model.net)
+    if scale != trained:
+        advice = f"give --scale {own}, its own size" if own not in (0, scale) else "give another --scale"
+        check_size(model.net, scale, path, f"--scale {scale}", advice)
+    sides = {view.side for view in get_views(tta, preprocess)}
+    for side in sorted(sides - {trained, scale}):
+        check_size(model.net, side, path, f"--tta {tta}", "give another --tta, or another --scale")
 
 
 def _title(networks: list[_Network], saved: list[saved_probs.SavedProbs]) -> str:

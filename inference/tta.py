@@ -20,6 +20,12 @@ class View:
     preprocess: Preprocess
     transform: Callable[[Tensor], Tensor]
 
+    @property
+    def side(self) -> int:
+        """Return the side, in pixels, of the square that the network sees."""
+        shown = torch.empty(1, 3, self.preprocess.scale, self.preprocess.scale, device="meta")  # no memory, no work
+        return int(self.transform(shown).shape[-1])
+
 
 def _dihedral(k: int) -> Callable[[Tensor], Tensor]:
     """Return view k: bit 0 mirrors left and right, bit 1 top and bottom, bit 2 swaps rows and columns first."""

@@ -8,6 +8,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from network.settings import NetworkSettings
+from network.sizes import check_size, own_size
 from utils.errors import UserError
 
 NUM_SUBCENTERS = 3  # per class in sub-centre ArcFace, as in its paper
@@ -118,25 +119,15 @@ def _smoke_test(net: Any, settings: NetworkSettings) -> nn.Module:
     Raises:
         UserError: the network cannot take the image, or gives logits of another shape.
     """
-    own = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", (3, 0, 0))[-1]
+    own = own_size(net)
     parts = " ".join(
         [f"--head {settings.head}"] * (settings.head != "linear") + ["--pool gem"] * (settings.pool == "gem")
     )
     if not settings.model.startswith("timm:") or (settings.scale == own and not parts) or settings.rebuilt:
         return net
-    was = net.training
-    try:
-        with torch.no_grad():
-            found = tuple(net.eval()(torch.zeros(1, 3, settings.scale, settings.scale)).shape)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        fit = f"give --scale {own}, its own size" if settings.scale != own else f"leave {parts} out"
-        raise UserError(
-            f"{settings.model} does not work with --scale {settings.scale}{parts and f' and {parts}'} ({reason}); "
-            f"{fit}."
-        ) from error
-    finally:
-        net.train(was)
+    flags = f"--scale {settings.scale}{parts and f' and {parts}'}"
+    advice = f"give --scale {own}, its own size" if settings.scale != own else f"leave {parts} out"
+    found = check_size(net, settings.scale, settings.model, flags, advice)
     if parts and found != (1, net.num_classes):
         raise UserError(
             f"{settings.model} does not work with {parts}: it would give {found} for one image, "

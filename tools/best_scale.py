@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dataloader.file_list import FileList
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
-STEP_PIXELS = 8
+STEPS_PIXELS = (8, 14, 16, 28, 32)  # what convolutions like; the sides of patches; those of windows of patches
 MAX_P_VALUE = 0.05
 
 
@@ -44,7 +44,7 @@ def option_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="PX",
-        help="by default 0.75 to 1.5 times the checkpoint's, in steps of 8 px",
+        help="by default 0.75 to 1.5 times the checkpoint's, in steps of 8 px, or of what the network takes",
     )
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16", "fast"))
     parser.add_argument("--out", type=expanded, default="results/best_scale", metavar="DIR")
@@ -81,8 +81,7 @@ def run(opt: argparse.Namespace) -> None:
     warn_seen(f"--load {opt.load}", seen_lists(content), files, effect)
     files = align_labels(files, Classes.from_dict(data), "the checkpoint")
     own = int(preprocess["scale"])
-    near = [max(STEP_PIXELS, round(own * factor / STEP_PIXELS) * STEP_PIXELS) for factor in FACTORS]
-    scales = sorted({own, *(opt.scales or near)})
+    scales = sorted({own, *(_checked(opt, content) if opt.scales else _near(opt.load, content, own))})
     found = {}
     for scale in scales:
         found[scale] = _score(opt, files, scale)
@@ -105,6 +104,40 @@ def run(opt: argparse.Namespace) -> None:
         kept = {name: getattr(opt, name) for name in ("precision", "batch_size", "workers", "gpu")}
         log.info(f"\n{command('submit', kept | {'load': [opt.load], 'scale': best['scale']})}")
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
+
+
+def _checked(opt: argparse.Namespace, content: dict[str, Any]) -> list[int]:
+    """Return the sizes of --scales. Raises UserError if the network of the checkpoint does not take one of them."""
+    from network.loading import build_from_checkpoint
+    from network.sizes import check_size
+
+    net = build_from_checkpoint(content, opt.load)[0].net
+    for side in opt.scales:
+        check_size(net, side, opt.load, "--scales", "give sizes that it takes, or leave --scales out")
+    return list(opt.scales)
+
+
+def _near(path: str, content: dict[str, Any], own: int) -> set[int]:
+    """Return sizes about FACTORS times `own` that the network of the checkpoint `path` takes.
+
+    They are multiples of the first of STEPS_PIXELS at which it takes all of them, else those that it takes at any.
+
+    Raises:
+        UserError: it takes none but its own.
+    """
+    from network.loading import build_from_checkpoint
+    from network.sizes import takes_size
+
+    net, taken = build_from_checkpoint(content, path)[0].net, set()
+    for step in STEPS_PIXELS:
+        near = {max(step, round(own * factor / step) * step) for factor in FACTORS}
+        fitting = {side for side in near if takes_size(net, side)}
+        if fitting == near:
+            return near
+        taken |= fitting
+    if taken <= {own}:
+        raise UserError(f"{path} takes no images of a size near {own} px but its own: there is no size to choose.")
+    return taken
 
 
 def _row(

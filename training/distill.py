@@ -1,5 +1,6 @@
 """Training also learns from a trained network: --teacher."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -7,10 +8,12 @@ from torch import Tensor
 
 from network.base_model import BaseModel
 from network.loading import build_from_checkpoint
+from network.sizes import check_size, own_size
 from training.losses import Loss, SoftmaxConfig, softmax_loss
 from utils import checkpoint
 from utils.classes import describe_difference, names_agree
 from utils.errors import NotFinite, UserError
+from utils.logger import log
 from utils.seen_lists import Seen, seen_lists
 
 
@@ -89,14 +92,23 @@ def distilled_loss(plain: Loss, alpha: float, temperature: float) -> Loss:
     return loss  # type: ignore[return-value]  # it is handed what Teacher.distilled makes
 
 
-def load_teacher(path: str, temperature: float, student: BaseModel, class_names: list[str] | None = None) -> Teacher:
+def load_teacher(
+    path: str,
+    temperature: float,
+    student: BaseModel,
+    sizes: Mapping[int, str],
+    class_names: list[str] | None = None,
+) -> Teacher:
     """Load the network of --teacher, on the student's device and in its precision.
 
+    It is warned of where the student's images have another size than those that the teacher was trained for.
+
     Args:
+        sizes: {side of the images that the student trains on, in pixels: the flag that asks for it}.
         class_names: those of the run; the teacher's must be the same.
 
     Raises:
-        UserError: it has other classes.
+        UserError: it has other classes, or does not take images of one of `sizes`.
         NotFinite: its outputs for noise are not finite.
     """
     content = checkpoint.load(path)
@@ -108,11 +120,28 @@ def load_teacher(path: str, temperature: float, student: BaseModel, class_names:
         raise UserError(f"--teacher {path} is of --task {data['task']}; allowed: single, as this run.")
     check_same_names(data["class_names"], class_names, path)
     teacher = Teacher(model, path, temperature, student, seen_lists(content))
+    trained = int(data["preprocess"]["scale"]) if "preprocess" in data else 0  # a plain state dict does not say it
+    own = trained or own_size(model.net)
     generator = torch.Generator().manual_seed(0)
-    side = student.preprocess().scale
-    noise = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
-    teacher.check(student.normalise(noise))
+    for side in sorted(sizes):
+        advice = f"give --scale {own}, its own size" if own else "give another teacher, or another size"
+        check_size(model.net, side, f"--teacher {path}", sizes[side], advice)
+        noise = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=generator)
+        teacher.check(student.normalise(noise))
+    _warn_of_other_size(path, trained, sizes)
     return teacher
+
+
+def _warn_of_other_size(path: str, trained: int, sizes: Mapping[int, str]) -> None:
+    """Warn where the teacher sees images of another size than `trained`; 0: its file does not say for which it is."""
+    others = sizes.keys() - {trained}
+    if trained and others:
+        farthest = max(others, key=lambda side: (abs(side - trained), side))
+        log.warning(
+            f"--teacher {path} was trained for images of {trained} px, and sees those of this run, of "
+            f"{farthest} px ({sizes[farthest]}). It may predict far worse there, and teach it. To use its size, try: "
+            f"--scale {trained}"
+        )
 
 
 def check_same_names(teacher: list[str] | None, own: list[str] | None, path: str) -> None:

@@ -12,10 +12,11 @@ from torch import nn
 import dataloader
 from dataloader.file_list import FileList
 from dataloader.list_checks import path_hashes
-from dataloader.transforms import build_stages, last_stage
+from dataloader.transforms import build_stages, last_stage, scale_stages
 from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel
+from network.sizes import check_size
 from optimizer import OptimizerSettings, get_optimizer
 from options import Options, build_parser, resume_command
 from options.choices import AUTO_BATCH
@@ -61,16 +62,20 @@ def build_engine(
         class_names: those of a teacher must be the same.
 
     Raises:
-        UserError: --freeze, --layer_decay, --lora, --checkpoint_grad, --sam, --swa or --teacher do not fit this
-            network or this run.
+        UserError: --freeze, --layer_decay, --lora, --checkpoint_grad, --sam, --swa, --scale_schedule or --teacher do
+            not fit this network or this run.
     """
     _check(opt, model)
+    sizes = training_sizes(opt)
+    for side in sorted(sizes.keys() - {model.settings.scale}):  # that was tried when the network was built
+        advice = "give sizes that it takes, or leave --scale_schedule out"
+        check_size(model.net, side, model.name, sizes[side], advice)
     if opt.sync_bn:
         model.net = convert_sync_batchnorm(model.net, model.device)
     criterion: Loss = get_task_loss(opt.task, loss_settings(opt, class_counts, model.device), model.target_units)
     teacher = None
     if opt.teacher:
-        teacher = load_teacher(opt.teacher, opt.distill_temp, model, class_names)
+        teacher = load_teacher(opt.teacher, opt.distill_temp, model, sizes, class_names)
         criterion = distilled_loss(criterion, opt.distill_alpha, opt.distill_temp)
     head = head_names(model.net)
     model.frozen = frozen_modules(opt, model.net)
@@ -97,6 +102,13 @@ def build_engine(
         adapters=adapters,
     )
     return Engine(model, step_settings(opt, batches_per_epoch), parts)
+
+
+def training_sizes(opt: argparse.Namespace) -> dict[int, str]:
+    """Return {side of the images that a run trains on, in pixels: the flag that asks for it}."""
+    if not opt.scale_schedule:
+        return {opt.scale: f"--scale {opt.scale}"}
+    return {side: f"--scale_schedule {opt.scale_schedule}" for _, side in scale_stages(opt.scale_schedule)}
 
 
 def frozen_modules(opt: argparse.Namespace, net: nn.Module) -> list[nn.Module]:

@@ -166,6 +166,7 @@ def _from_checkpoint(source: Source, opt: argparse.Namespace, num_classes: int) 
             "Give a checkpoint of train.py."
         )
     settings = options_from_checkpoint(content, num_classes, name).replace(head="linear", scale=opt.scale, fit=opt.fit)
+    settings = settings.replace(rebuilt=False)  # this size may be another than that of its training
     model = get_model(name)(settings)
     load_backbone(model, content, source.name)
     return model, seen_lists(content)
