@@ -14,6 +14,7 @@ from utils.errors import UserError
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 END_SHARE = 1e-3  # A temperature within this share of an end of the range is no minimum.
+MAX_FLAT_LOSS = 1e-9  # Losses that differ by no more are equal.
 MAX_VALUES_AT_ONCE = 4_000_000  # probabilities in memory as float64
 
 
@@ -29,7 +30,7 @@ class FittedTemperature(NamedTuple):
 
     @property
     def is_at_end(self) -> bool:
-        """Return whether the temperature is an end of the range that is tried: the loss may be lower beyond it."""
+        """Return whether the temperature is an end of the range that is tried: none within it is better."""
         least, most = MIN_TEMPERATURE * (1 + END_SHARE), MAX_TEMPERATURE * (1 - END_SHARE)
         return not least < self.temperature < most
 
@@ -119,7 +120,10 @@ def _sample(predictions: TargetPredictions, seed: int) -> TargetPredictions:
 
 
 def _minimise(loss: Callable[[float], float]) -> float:
-    """Return the temperature with the lowest loss."""
+    """Return the temperature with the lowest loss; MIN_TEMPERATURE, if no other is better.
+
+    Where no image is wrong, the loss is 0 from some temperature down, and a search stops anywhere there.
+    """
     from scipy.optimize import minimize_scalar
 
     best = minimize_scalar(
@@ -128,7 +132,8 @@ def _minimise(loss: Callable[[float], float]) -> float:
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(best.x))
+    is_flat = abs(loss(MIN_TEMPERATURE) - best.fun) <= MAX_FLAT_LOSS
+    return MIN_TEMPERATURE if is_flat else float(np.exp(best.x))
 
 
 def _scores(probability: NDArray[np.float32], label: NDArray[np.int64], temperature: float) -> tuple[float, float]:

@@ -27,7 +27,8 @@ def calibrate(run: Inference, predictions: Predictions | TargetPredictions) -> F
     if fitted.is_at_end:
         log.warning(
             f"The temperature is at the end of what is tried, {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}. "
-            "The probabilities say nothing about these labels, or the network has learned these images. Check the list."
+            "No prediction is wrong here, the network has learned these images, or the probabilities say nothing about "
+            "these labels. Such a temperature makes later probabilities far too sure or unsure. Check the list."
         )
     return fitted
 

@@ -11,7 +11,7 @@ import torch
 from conftest import Script
 from dataloader.targets import LabelSets, joined
 from evaluation import calibration, targets
-from evaluation.metrics import ece
+from evaluation.metrics import Predictions, ProbabilityRows, ece
 from evaluation.targets import TargetPredictions
 from inference.blend import with_temperature
 from inference.temperature import calibrate
@@ -66,6 +66,32 @@ def test_calibrate_temperature_at_the_end_of_its_range_is_warned_of(monkeypatch,
     sure.value[:] = np.where(np.random.default_rng(0).random(sure.value.shape) < 0.5, 0.001, 0.999)
     fitted = calibrate(run, sure)
     assert fitted.is_at_end and "The temperature is at the end of what is tried, 0.05 to 20" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "value, flat",
+    [((0.9, 0.99), True), ((0.99, 0.999), True), ((0.999, 0.9999), True), ((0.5, 0.9), True), ((0.2, 0.99), False)],
+)
+@pytest.mark.parametrize("fit", ["classes", "labels"])
+def test_calibrate_where_no_prediction_is_wrong_is_warned_of(value, flat, fit, monkeypatch, caplog):
+    """The loss is 0 from some temperature down; the search stopped anywhere there, without a word."""
+    monkeypatch.setattr("utils.logger.log.propagate", True)
+    rng = np.random.default_rng(0)
+    p, label = rng.uniform(*value, 50), rng.integers(2, size=50)
+    probability = np.where(np.arange(2) == label[:, None], p[:, None], 1 - p[:, None]).astype(np.float32)
+    rows, every = np.arange(50), np.ones(50, bool)
+    if fit == "labels":
+        found = joined("multilabel", [[one] for one in label])
+        predictions = TargetPredictions(rows, probability, every, LabelSets(found.start, found.label, 2))
+    else:
+        top = probability.argmax(1)[:, None]
+        predictions = Predictions(
+            rows, label, top, np.take_along_axis(probability, top, 1), p.astype(np.float32), every
+        )
+        predictions.rows = ProbabilityRows(rows, probability)
+    fitted = calibrate(SimpleNamespace(opt=SimpleNamespace(seed=0)), predictions)
+    assert fitted.is_at_end == (fitted.temperature < 0.051) == flat
+    assert ("No prediction is wrong here" in caplog.text) == flat
 
 
 def test_with_temperature_of_numbers_is_a_fault_of_the_caller():
