@@ -62,6 +62,9 @@ def main(opt: Options, started: float = 0.0) -> None:
     # ---------------------------------------------------------------------------------------- data
     opt, lists = open_lists(opt, start, device)
     classes = lists.classes
+    if start.is_out_of_patience():  # not before: on other images, --patience counts from here on
+        start.link_last_epoch()
+        return
 
     # ---------------------------------------------------------------------------------------- network
     model = get_model(opt.model)(start.network_options(opt))

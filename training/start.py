@@ -141,15 +141,9 @@ class RunStart:
         return replace(classes, mean=data["target_mean"], std=data["target_std"])
 
     def is_complete(self) -> bool:
-        """Return whether a resumed run has no epoch left to train; if so, log it."""
+        """Return whether a resumed run has no epoch left to train; if so, log it. See `is_out_of_patience` too."""
         if not self.resumed:
             return False
-        if self.state.is_out_of_patience(self.opt.patience) and not self._debug_changed():
-            log.info(
-                f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
-                f"{self.opt.patience}. To train on, give more --patience."
-            )
-            return True
         if self.opt.hours is not None:
             return self._has_used_hours()
         epochs = run_length(self.opt.scheduler, self.opt.epochs, given=False)
@@ -161,6 +155,19 @@ class RunStart:
         log.info(
             f"{self.source} is complete: epoch {self.state.epochs_done} of {epochs}. "
             f"To train more, give {more}, or start a new run from its weights: --load without --resume."
+        )
+        return True
+
+    def is_out_of_patience(self) -> bool:
+        """Return whether a resumed run has ended by --patience; if so, log it.
+
+        Ask once the lists are open: `adopt_validation_list` may let --patience count from the next epoch on.
+        """
+        if not self.resumed or not self.state.is_out_of_patience(self.opt.patience):
+            return False
+        log.info(
+            f"{self.source} is complete: it stopped after epoch {self.state.epochs_done} by --patience "
+            f"{self.opt.patience}. To train on, give more --patience."
         )
         return True
 

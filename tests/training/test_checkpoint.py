@@ -273,6 +273,25 @@ def test_resume_with_another_size_counts_the_best_epoch_from_there_on(saved, cap
 
 
 @pytest.mark.parametrize(
+    ("saved", "listed", "complete"),
+    [({}, "a", True), ({"scale": 16}, "a", False), ({"fit": "crop"}, "a", False), ({}, "b", False), ({}, None, True)],
+    ids=str,
+)
+def test_resume_of_a_run_that_ended_by_patience_with_other_images_trains_on(
+    saved, listed, complete, caplog, monkeypatch
+):
+    """It was called complete, before its lists were open."""
+    said = messages(caplog, monkeypatch)
+    opt = parse_train("--scale 32 --fit squash --epochs 6 --patience 1".split()).replace(resume=True)
+    history = [{"epoch": k, "val_top1": 0.5, "val_loss": 1.0, "val_count": 6.0} for k in (1, 2)]
+    start = RunStart(opt, {"opt": saved, "data": {"val_list": "a"}}, "l.pt", RunState(epochs_done=2, history=history))
+    assert not start.is_complete()
+    start.adopt_validation_list(listed, 6)
+    assert start.is_out_of_patience() == complete
+    assert ("l.pt is complete: it stopped after epoch 2 by --patience 1" in said()) == complete
+
+
+@pytest.mark.parametrize(
     ("scheduler", "advice"), [("cos", "give more --epochs, or"), ("1x", "another --scheduler (1x")]
 )
 def test_is_complete_names_the_flag_that_sets_the_epochs(scheduler, advice, caplog, monkeypatch):

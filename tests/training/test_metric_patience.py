@@ -110,6 +110,10 @@ def test_train_patience_ends_run_and_resume_continues_with_more(tmp_path, photo_
     result = script("train.py", "--tag", "p", "--resume", "--gpu", "-1", "--patience", "3")
     assert result.code == 0, result.err
     assert [row["epoch"] for row in rows(tmp_path / "logs/p")] == ["1", "2", "3", "4"]
+    result = script("train.py", "--tag", "p", "--resume", "--gpu", "-1", "--fit", "pad", "--epochs", "5")
+    assert result.code == 0, result.err
+    assert "The best epoch and --patience count from epoch 5 on" in result.out + result.err
+    assert [row["epoch"] for row in rows(tmp_path / "logs/p")] == ["1", "2", "3", "4", "5"]
 
     result = script("train.py", "--tag", "p", "--resume", "--gpu", "-1", "--metric", "top1")
     assert result.code == 2 and "was trained with --metric macro_f1" in result.err
