@@ -12,6 +12,8 @@ from utils.errors import unknown_name
 from utils.logger import log
 from utils.preprocess import CROP_FRACTION, Preprocess
 
+MULTISCALE_STEPS_PIXELS = (8, 4, 2, 1)  # convolutions like multiples of 8
+
 
 @dataclass(frozen=True)
 class View:
@@ -69,14 +71,16 @@ def _fivecrop(preprocess: Preprocess) -> list[View]:
 
 
 def _multiscale(preprocess: Preprocess) -> list[View]:
-    """Return 1, 1.15 and 1.3 times the size of training: networks gain from testing larger (Touvron et al., 2019)."""
-    return [
-        View(
-            replace(preprocess, scale=round(preprocess.scale * factor / 8) * 8 if factor > 1 else preprocess.scale),
-            _dihedral(0),
-        )
-        for factor in (1, 1.15, 1.3)
-    ]
+    """Return 1, 1.15 and 1.3 times the size of training: networks gain from testing larger (Touvron et al., 2019).
+
+    The larger sizes are multiples of 8 px; of a small image, of the largest of 4, 2 and 1 px that makes three sizes.
+    """
+    own = preprocess.scale
+    for step in MULTISCALE_STEPS_PIXELS:
+        sizes = [own, *(round(own * factor / step) * step for factor in (1.15, 1.3))]
+        if sizes[0] < sizes[1] < sizes[2]:
+            break
+    return [View(replace(preprocess, scale=size), _dihedral(0)) for size in sizes]
 
 
 TTA: dict[str, Callable[[Preprocess], list[View]]] = {

@@ -1,5 +1,7 @@
 """TTA and ensembles: each view is what it says, and the average is the average."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,17 @@ def test_fivecrop_takes_corners_and_centre():
 def test_multiscale_needs_three_sizes():
     assert [view.preprocess.scale for view in get_views("multiscale", WAY)] == [64, 72, 80]
     assert len(predictor(Blind(), "multiscale").preprocesses) == 3
+
+
+def test_multiscale_shows_three_sizes_of_any_image():
+    """At 32 px it showed 40 px twice, at 8 px one size three times, at 10 px a smaller one."""
+    for own in range(8, 1025):
+        first, second, third = (view.side for view in get_views("multiscale", replace(WAY, scale=own)))
+        assert first == own < second < third and abs(second / own - 1.15) < 0.12 and abs(third / own - 1.3) < 0.16
+        eights = [round(own * factor / 8) * 8 for factor in (1.15, 1.3)]  # as it always was
+        assert [second, third] == eights or not own < eights[0] < eights[1]
+    sizes = {own: [view.side for view in get_views("multiscale", replace(WAY, scale=own))] for own in (32, 224, 384)}
+    assert sizes == {32: [32, 36, 40], 224: [224, 256, 288], 384: [384, 440, 496]}
 
 
 def test_ensemble_equals_weighted_mean():

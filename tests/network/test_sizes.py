@@ -105,7 +105,7 @@ def test_teacher_of_another_size_than_the_run_is_warned_of(vit, words, said, cap
     ("words", "said"),
     [
         ("--scale 40", "does not work with images of 40 px (--scale 40): Input height (40) should"),
-        ("--tta multiscale", "does not work with images of 40 px (--tta multiscale): "),
+        ("--tta multiscale", "does not work with images of 36 px (--tta multiscale): "),
         ("--scale 48 --tta fivecrop", ""),
         ("--tta x8", ""),
     ],
