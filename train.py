@@ -42,7 +42,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     from network.loading import load_weights
     from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
-    from training.setup import build_engine, fit_classifier, run_settings
+    from training.setup import build_engine, check_names, fit_classifier, run_settings
     from training.start import RunStart
     from utils import distributed
     from utils.logger import start_logging
@@ -52,6 +52,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     start_logging()
     device = get_device(opt.gpu)
     distributed.init(device)
+    distributed.broadcast_from_main(lambda: check_names(opt))
     start = RunStart.begin(opt, restarted=distributed.was_restarted(), watch=watch)
     opt = start.opt
     if start.is_complete():

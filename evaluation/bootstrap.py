@@ -199,7 +199,7 @@ def _auc_of_weights(predictions: Predictions, num_classes: int) -> Callable[[NDA
             pairs = positive.sum() * negative.sum()
             if pairs:
                 found.append((positive * (negative.cumsum() - negative / 2)).sum() / pairs)
-        return float(np.mean(found))
+        return float(np.mean(found)) if found else np.nan  # a draw of one class
 
     return area
 

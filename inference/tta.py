@@ -99,7 +99,7 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
         UserError: there is no TTA of that name.
     """
     if name not in TTA:
-        raise unknown_name("TTA", name, TTA)
+        raise unknown_name("TTA", name, TTA, "--tta ")
     return TTA[name](preprocess)
 
 

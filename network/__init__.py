@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 from network.Airbench.model import Model as Airbench
+from network.backbones import check_timm_name
 from network.base_model import BaseModel
 from network.EfficientNet.model import Model as EfficientNet
 from network.iResNet.model import Model as iResNet
@@ -38,10 +39,11 @@ def get_model(name: str) -> Callable[..., BaseModel]:
     """Return what builds the model called `name`: `get_model("ResNet50")(opt)`; `timm:<name>` is any model of timm.
 
     Raises:
-        UserError: there is no such model. The message suggests near names, and lists all.
+        UserError: there is no such model. The message suggests near names, and lists all, those of timm apart.
     """
     if name.startswith("timm:"):
+        check_timm_name(name.removeprefix("timm:"))
         return functools.partial(Timm, name=name)
     if name not in models:
-        raise unknown_name("model", name, [*models, "timm:<any name of timm>"])
+        raise unknown_name("model", name, [*models, "timm:<any name of timm>"], "--model ")
     return functools.partial(models[name], name=name)

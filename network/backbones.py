@@ -67,22 +67,29 @@ def _listed(archs: dict[str, str]) -> str:
     return ", ".join(f"{name} ({arch})" for name, arch in archs.items())
 
 
+def check_timm_name(name: str) -> None:
+    """Raise UserError if timm has no model `name` ("resnet18" or "resnet18.a1_in1k"); the message has near names."""
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, timm.list_models(), "--model timm:")
+    arch, _, tag = name.partition(".")
+    if tag and name not in (known := timm.list_pretrained(f"{arch}.*")):
+        raise unknown_name("timm model", name, known, "--model timm:")
+
+
 def timm_network(name: str, settings: NetworkSettings) -> nn.Module:
     """Build timm's `name` as `settings` say; with ImageNet weights where they say `pretrained`.
 
     Raises:
         UserError: timm has no such model, or the weights are not available; the message says where to put which file.
     """
-    if not timm.is_model(name):
-        if name == settings.model:  # see arch_of: not a backbone, but the name of a model of one's own
-            raise UserError(
-                f"Nothing says which backbone {name} is. Add to the class Model in its model.py: "
-                f'ARCHS = {{"{name}": "<backbone>"}}'
-            )
-        raise unknown_name("timm model", name, timm.list_models())
-    arch, _, tag = name.partition(".")
-    if tag and name not in (known := timm.list_pretrained(f"{arch}.*")):
-        raise unknown_name("timm model", name, known)
+    if (
+        not timm.is_model(name) and name == settings.model
+    ):  # see arch_of: not a backbone, but the name of a model of one's own
+        raise UserError(
+            f"Nothing says which backbone {name} is. Add to the class Model in its model.py: "
+            f'ARCHS = {{"{name}": "<backbone>"}}'
+        )
+    check_timm_name(name)
     arguments: dict[str, Any] = {"num_classes": 1000 if settings.num_classes is None else settings.num_classes}
     drops = ("drop_rate", settings.drop), ("drop_path_rate", settings.drop_path)
     arguments |= {key: value for key, value in drops if value}

@@ -116,6 +116,17 @@ optimizers: dict[str, Builder] = {
 }
 
 
+def find_optimizer(name: str) -> Builder:
+    """Return what builds the optimizer called `name`.
+
+    Raises:
+        UserError: the name is unknown; the message lists the known ones.
+    """
+    if name not in optimizers:
+        raise unknown_name("optimizer", name, optimizers, "--optimizer ")
+    return optimizers[name]
+
+
 def get_optimizer(
     net: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None, head: Collection[str] = ()
 ) -> torch.optim.Optimizer:
@@ -129,10 +140,9 @@ def get_optimizer(
     Raises:
         UserError: the name is unknown; the message lists the known ones.
     """
-    if settings.optimizer not in optimizers:
-        raise unknown_name("optimizer", settings.optimizer, optimizers)
+    build = find_optimizer(settings.optimizer)
     kinds = None if settings.optimizer != "muon" else muon_params(net, head)
-    return optimizers[settings.optimizer](parameter_groups(net, weight_decay(settings), scales, kinds), settings)
+    return build(parameter_groups(net, weight_decay(settings), scales, kinds), settings)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any], settings: OptimizerSettings) -> None:

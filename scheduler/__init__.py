@@ -106,7 +106,7 @@ def find_table(name: str) -> Table | None:
         times = int(match[1])
         return Table(tables["1x"].epochs * times, tuple(drop * times for drop in tables["1x"].drops))
     if name not in schedulers:
-        raise unknown_name("scheduler", name, [*schedulers, *tables, "Nx (any N)"])
+        raise unknown_name("scheduler", name, [*schedulers, *tables, "Nx (any N)"], "--scheduler ")
     return None
 
 

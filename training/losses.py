@@ -267,7 +267,7 @@ def get_loss(settings: LossSettings) -> Loss:
         UserError: the name is unknown; the message lists the known ones. Or class counts are needed and missing.
     """
     if settings.loss not in losses:
-        raise unknown_name("loss", settings.loss, losses)
+        raise unknown_name("loss", settings.loss, losses, "--loss ")
     if settings.class_counts is None and (settings.logit_adjust or settings.class_weight != "none"):
         raise UserError(
             "--logit_adjust and --class_weight need the number of training images of each class, "

@@ -12,15 +12,15 @@ from torch import nn
 import dataloader
 from dataloader.file_list import FileList
 from dataloader.list_checks import path_hashes
-from dataloader.transforms import build_stages, last_stage, scale_stages
+from dataloader.transforms import build_stages, find_transform, last_stage, scale_stages
 from network import get_model
 from network.backbones import head_names
 from network.base_model import BaseModel
 from network.sizes import check_size
-from optimizer import OptimizerSettings, get_optimizer
+from optimizer import OptimizerSettings, find_optimizer, get_optimizer
 from options import Options, build_parser, resume_command
 from options.choices import AUTO_BATCH
-from scheduler import Span, get_schedule
+from scheduler import Span, find_table, get_schedule
 from training.averages import Averages
 from training.batch_size import FREE_SHARE, MAX_IMAGES, largest_trial_batch
 from training.distill import distilled_loss, load_teacher
@@ -35,7 +35,7 @@ from training.losses import Loss, LossSettings
 from training.mix import get_mix
 from training.probe_init import batch_norms
 from training.run import RunSettings
-from training.task_losses import get_task_loss
+from training.task_losses import check_loss, get_task_loss
 from training.wrapping import convert_sync_batchnorm, wrap_for_training
 from utils import distributed
 from utils.classes import Classes
@@ -45,6 +45,27 @@ from utils.logger import log
 FIT_SAMPLE_IMAGES = 50_000  # --fit_head samples a longer list to this many.
 TRIAL_STEPS = 1000  # Batches per epoch of a trial; its schedule needs a number, and any does.
 NOT_SAVED = ("given", "config", "overwrite")  # These say how the run was started, not what it is.
+
+
+def check_names(opt: argparse.Namespace) -> None:
+    """Raise UserError for every name in the options that no registry has.
+
+    Before a list is opened, so that a mistyped name is not found after lists, network and weights.
+    """
+    problems = []
+    for look_up in (
+        lambda: get_model(opt.model),
+        lambda: find_optimizer(opt.optimizer),
+        lambda: find_table(opt.scheduler),
+        lambda: find_transform(opt.transform),
+        lambda: check_loss(opt.task, opt.loss),
+    ):
+        try:
+            look_up()
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def build_engine(

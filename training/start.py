@@ -388,6 +388,8 @@ def restore_options(opt: Options, content: dict[str, Any], source: str) -> Optio
     if "precision_used" in saved:
         before["precision"] = saved["precision_used"]  # what "auto" chose
     opt = _merge(opt, before, saved)
+    if find_table(opt.scheduler) is not None and before.get("hours") is None:  # the table sets the epochs
+        changed = [change for change in changed if not change.startswith("--epochs ")]
     _refuse_contradictions(opt, before, changed, saved, source)
     _restart_reordered_epoch(opt, content, source)
     within = content.get("within") or {}

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.losses import Loss, LossSettings, class_weights, get_loss
+from training.losses import Loss, LossSettings, class_weights, get_loss, losses
 from utils.errors import unknown_name
 
 ASL_POSITIVE, ASL_NEGATIVE, ASL_MARGIN = 0.0, 4.0, 0.05  # Ridnik et al., 2021, section 4: gamma+, gamma-, m
@@ -100,6 +100,17 @@ VALUE_LOSSES: dict[str, LabelLoss] = {
 }
 
 
+def check_loss(task: str, name: str) -> None:
+    """Raise UserError if `task`, one of options.choices.TASKS, has no loss called `name`; the message lists them."""
+    known = {
+        "multilabel": [*LABEL_LOSSES],
+        "regression": [*VALUE_LOSSES],
+        "ordinal": [*losses, "corn", *VALUE_LOSSES],
+    }.get(task, [*losses])
+    if name not in known:
+        raise unknown_name("loss", name, known, "--loss ")
+
+
 def get_task_loss(task: str, settings: LossSettings, units: Units | None = None) -> Loss:
     """Return the loss that --loss names for `task`, one of options.choices.TASKS.
 
@@ -111,13 +122,10 @@ def get_task_loss(task: str, settings: LossSettings, units: Units | None = None)
     Raises:
         UserError: the task has no such loss; see also training.losses.get_loss.
     """
+    check_loss(task, settings.loss)
     if task == "multilabel":
-        if settings.loss not in LABEL_LOSSES:
-            raise unknown_name("loss", settings.loss, LABEL_LOSSES)
         return mean_over_labels(LABEL_LOSSES[settings.loss](settings), class_weights(settings))
     if task == "regression":
-        if settings.loss not in VALUE_LOSSES:
-            raise unknown_name("loss", settings.loss, VALUE_LOSSES)
         return standardised(VALUE_LOSSES[settings.loss], units)
     if task == "ordinal" and settings.loss == "corn":
         return corn

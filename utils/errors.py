@@ -40,14 +40,20 @@ class ImageError(Exception):
     """An image cannot be read. The message holds its path and the reason."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that a registry does not hold: the near names, then all of them if they are few."""
+def unknown_name(kind: str, name: str, known: Iterable[str], flag: str = "") -> UserError:
+    """Return the error for a name that a registry does not hold: the near names, then all of them if they are few.
+
+    Args:
+        flag: what stands before the name on a command line ("--loss ", "--model timm:"), for a line to try.
+    """
     names = list(known)
+    near = near_names(name, (one for one in names if " " not in one), 1)  # not "Nx (any N)"
+    attempt = f"\nTry: {flag}{near[0]}" if flag and near else ""
     if len(names) > MAX_NAMES:
         hint = did_you_mean(name, names, MAX_NEAR) or "No name is similar."
-        return UserError(f"There is no {kind} {name!r} among {len(names):,}. {hint}")
+        return UserError(f"There is no {kind} {name!r} among {len(names):,}. {hint}{attempt}")
     hint = did_you_mean(name, names)
-    return UserError(f"There is no {kind} {name!r}.{hint and f' {hint}'}\nThere are: {', '.join(names)}.")
+    return UserError(f"There is no {kind} {name!r}.{hint and f' {hint}'}\nThere are: {', '.join(names)}.{attempt}")
 
 
 def _names_in(folder: Path) -> list[str]:

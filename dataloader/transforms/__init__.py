@@ -174,15 +174,24 @@ def last_stage(schedule: str | None) -> int:
     return scale_stages(schedule)[-1][0] if schedule else 1
 
 
+def find_transform(name: str) -> Builder:
+    """Return what builds the pipeline called `name`.
+
+    Raises:
+        UserError: the name is unknown; the message lists the known ones.
+    """
+    if name not in transforms:
+        raise unknown_name("transform", name, transforms, "--transform ")
+    return transforms[name]
+
+
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:
     """Return the pipeline that --transform names, followed by --erase.
 
     Raises:
         UserError: the name is unknown; the message lists the known ones.
     """
-    if opt.transform not in transforms:
-        raise unknown_name("transform", opt.transform, transforms)
-    pipeline = transforms[opt.transform](opt, preprocess)
+    pipeline = find_transform(opt.transform)(opt, preprocess)
     if opt.erase:
         return replace(pipeline, operations=[*pipeline.operations, ops.erase(opt.erase, opt.erase_area)])
     return pipeline

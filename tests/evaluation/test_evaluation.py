@@ -6,6 +6,7 @@ Also calibration, Grad-CAM and datasets/clean.py.
 import csv
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -237,6 +238,16 @@ def test_bootstrap_weights_score_as_repeated_images(case):
     )
     wanted = {**score(repeated, CLASSES), **extended_scores(repeated, CLASSES, images)}
     assert {name: wanted[name] for name in found} == pytest.approx(found, abs=1e-9)
+
+
+def test_auc_of_a_draw_with_one_class_is_unknown_without_a_warning(case):
+    """Of six images many draws are of one class, and eval.py printed NumPy's RuntimeWarning."""
+    predictions, probability = case
+    predictions.rows = ProbabilityRows(np.arange(len(probability)), probability)
+    label = predictions.label[np.flatnonzero(predictions.scorable)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(bootstrap._auc_of_weights(predictions, CLASSES)((label == 1).astype(np.int64)))
 
 
 def listed(folder, predictions, change=(), image=None):

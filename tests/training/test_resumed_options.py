@@ -1,5 +1,7 @@
 """The options of a resumed run: those of its checkpoint and those given now, under the rules of a new run."""
 
+import logging
+
 import pytest
 import torch
 
@@ -169,6 +171,25 @@ def test_engine_of_sam_that_accumulates_is_refused():
     model.to_device(torch.device("cpu"))
     with pytest.raises(UserError, match="--sam does not work with --accumulate 3"):
         build_engine(opt, model, 4)
+
+
+@pytest.mark.parametrize(
+    "began, now, says",
+    [
+        ("--scheduler 2x", "--epochs 30", False),  # it ends after 24 epochs, as before
+        ("--scheduler 2x --epochs 24", "--scheduler 2x --epochs 20", False),
+        ("--epochs 24", "--epochs 20", True),
+        ("--scheduler 2x", "--scheduler cos --epochs 30", True),
+        ("--scheduler 2x --hours 1", "--epochs 30", True),
+    ],
+)
+def test_resume_with_another_number_of_epochs_is_a_change_where_the_schedule_uses_it(
+    began, now, says, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    caplog.set_level("INFO")
+    resumed(began, now)
+    assert ("--epochs" in caplog.text) == ("learning rate follows the changed schedule" in caplog.text) == says
 
 
 @pytest.mark.parametrize("now, position", [("--seed 7", None), ("--lr 0.1", {"epoch": 2, "done": 3})])

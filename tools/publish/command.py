@@ -68,7 +68,7 @@ def publish(opt: argparse.Namespace) -> None:
 def _check_flags(opt: argparse.Namespace) -> None:
     """Raise one UserError with all problems of the flags."""
     if opt.license is not None and opt.license not in LICENCES:
-        raise unknown_name("licence", opt.license, LICENCES)
+        raise unknown_name("licence", opt.license, LICENCES, "--license ")
     wrong = []
     other = [name for name in ("license_name", "license_link") if getattr(opt, name)]
     if opt.license == "other" and len(other) < 2:
