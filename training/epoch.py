@@ -89,7 +89,7 @@ class EpochTracker:
             asked = time.monotonic()
             self.batch = self._next(batches)
             self.waited += time.monotonic() - asked
-            self.run.unreadable.record(self.batch.bad, self.run.facts.lists.train_images)
+            self.run.unreadable.record(self.batch.bad)
             self.lr = self.engine.learning_rate()
             stop = self._record(self.batch)
             try:
@@ -158,8 +158,10 @@ class EpochTracker:
         """End the epoch's training; return its scores, the same in every process.
 
         Raises:
-            UserError: the loss is no longer a number, or no step of the epoch was taken.
+            UserError: too many images cannot be read, the loss is no longer a number, or no step of the epoch was
+                taken.
         """
+        self.run.unreadable.share()
         if not self.ended:
             self.run.curves.reduce()
         self.ended = True

@@ -34,7 +34,7 @@ from utils.signals import RunInterrupted, SignalHandler
 from utils.task import POSITION
 
 # What a process asks of all between two steps. The highest number wins; one above these is a signal: save and stop.
-NOTHING, SAVE = -1, 0
+NOTHING, SHARE, SAVE = -2, -1, 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class TrainingRun:
         before, teacher = seen_lists(start.content) if start.content is not None else [], engine.teacher
         own = entry(lists.paths["train"], lists.train_fingerprint, lists.classes.task)
         self.seen = joined(before, teacher.seen if teacher is not None else [], [own])
-        self.unreadable = UnreadableImages(self.logs / "bad_images.csv", settings.max_bad, self.state)
+        bad_images = self.logs / "bad_images.csv"
+        self.unreadable = UnreadableImages(bad_images, settings.max_bad, lists.train_images, self.state)
         self.signals, self.agreed_action = SignalHandler(), distributed.AsyncMax()
         self.writer = AsyncCheckpointWriter(self.checkpoints / resuming.NO_CHECKPOINT_MARKER)
         self.saved_at = time.monotonic()
@@ -249,11 +250,20 @@ class TrainingRun:
     # ------------------------------------------------------------------------------------------------ saving
 
     def maybe_save(self, tracker: EpochTracker) -> None:
-        """Between two optimizer steps: save every --save_minutes, or save and stop if a signal has arrived."""
+        """Between two optimizer steps: save every --save_minutes, or save and stop if a signal has arrived.
+
+        Raises:
+            RunInterrupted: it has arrived.
+            UserError: the processes have found too many unreadable images.
+        """
         idle = self.recorder is not None and not self.writer.busy
         late = idle and time.monotonic() - self.saved_at > 60 * self.settings.save_minutes
-        action = self.agreed_action.exchange(self.signals.received or (SAVE if late else NOTHING))
+        wanted = SAVE if late else SHARE if self.unreadable.has_unshared else NOTHING
+        action = self.agreed_action.exchange(self.signals.received or wanted)
         if action is None or action == NOTHING:
+            return
+        self.unreadable.share()
+        if action == SHARE:
             return
         self.save(tracker)
         if action != SAVE:
@@ -291,7 +301,6 @@ class TrainingRun:
         best = self.state.best()
         always = {epoch} if best is None else {epoch, best["epoch"]}
         name = safe_model_name(self.engine.model.name)
-        self.unreadable.gather()
         self.save(None, self._names(epoch), RetentionPolicy(name, self.settings.keep, self.settings.save_freq, always))
 
     def _names(self, epoch: int) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 import processes
 from benchmarks import crash_test
-from conftest import ROOT, wait_for
+from conftest import ROOT, SMALL, wait_for
 from dataloader.sampler import EvalSampler, SamplingConfig, TrainSampler
 from evaluation.step_points import COLUMNS, read_table
 from options import parse_train
@@ -145,6 +145,32 @@ def test_eval_score_equals_that_of_two_processes(script, photo_set, tmp_path):
     found = json.loads((tmp_path / "results/cache/bn_3/metrics.json").read_text())
     assert found["loss"] == pytest.approx(last["val_loss"], abs=1e-6)
     assert found["top1"] == last["val_top1"]
+
+
+@pytest.mark.parametrize("share, code", [(0.01, 2), (0.5, 0)])
+def test_train_two_processes_name_and_count_unreadable_images_together(photo_set, tmp_path, share, code):
+    """Neither has found ten, which are always tolerated, when both together have found more, within the epoch."""
+    bad = [tmp_path / f"bad{k:02}.jpg" for k in range(24)]
+    for path in bad:
+        path.write_bytes(b"no image")
+    for name in ("classes", "val"):
+        shutil.copy(photo_set / f"{name}.txt", tmp_path)
+    listed = (photo_set / "train.txt").read_text() + "".join(f"{path} 1\n" for path in bad)
+    (tmp_path / "train.txt").write_text(listed)
+    words = [*SMALL.split(), "--data_root", tmp_path, "--epochs", 1, "--max_bad", share, "--tag", "bad"]
+    assert ranks(tmp_path, words, words) == [code, code], logs(tmp_path)
+    first, second = (path.read_text() for path in sorted(tmp_path.glob("torchrun*.log")))
+    assert (tmp_path / "checkpoints/bad/last.pt").exists() == (code == 0)
+    table = (tmp_path / "logs/bad/bad_images.csv").read_text()
+    log = (tmp_path / "logs/bad/log.txt").read_text()
+    named = [path for path in bad if str(path) in table]
+    assert 10 < len(named) < 24 if code else named == bad
+    assert all(log.count(f"{path}") == (path in named) for path in bad)
+    assert "cannot be read" not in second
+    if code:
+        assert f"{len(named)} of 60 images cannot be read, more than --max_bad 0.01" in first
+    else:
+        assert "24 images could not be read in training" in first
 
 
 # ------------------------------------------------------------------------ processes that die

@@ -103,8 +103,7 @@ def resumed(path, _):
         source=source,
         checkpoints=Path("checkpoints/m"),
         recorder=None,
-        facts=types.SimpleNamespace(lists=types.SimpleNamespace(train_images=len(files))),
-        unreadable=UnreadableImages(Path("bad_images.csv"), 1.0, state),
+        unreadable=UnreadableImages(Path("bad_images.csv"), 1.0, len(files), state),
         maybe_save=lambda tracker: None,
         divergence_error=lambda what, lr: UserError(what),
     )
