@@ -37,9 +37,14 @@ def torchrun(folder: Path, launcher, *words, machine: str | None = None):
 
 
 def ranks(folder: Path, *lines) -> list[int]:
-    """The exit codes of processes that meet each other without torchrun, one for each line of a script and its words.
+    """The exit codes of processes as `start_ranks` starts them."""
+    return [process.wait() for process in start_ranks(folder, *lines)]
 
-    What each printed is in torchrun<port>_<rank>.log.
+
+def start_ranks(folder: Path, *lines) -> list[Forked]:
+    """Start processes that meet each other without torchrun, one for each line of a script and its words.
+
+    What each prints is in torchrun<port>_<rank>.log.
     """
     port, started = free_port(), []
     for rank, line in enumerate(lines):
@@ -47,7 +52,7 @@ def ranks(folder: Path, *lines) -> list[int]:
         own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = os.environ | ONE_THREAD | {name: str(value) for name, value in own.items()}
         started.append(Forked(folder, folder / f"torchrun{port}_{rank}.log", *line, environment=environment))
-    return [process.wait() for process in started]
+    return started
 
 
 def alone(folder: Path, script: Path, *words) -> int:

@@ -323,22 +323,34 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Around the epochs: a signal ends the run at a safe point, after the checkpoint in progress is written."""
-        try:
-            with self.signals:
+        """Around the epochs: a signal ends the run at a safe point, after the checkpoint in progress is written.
+
+        torchrun sends SIGTERM once one of several processes has ended, and SIGKILL 30 seconds later. So they all stay
+        until the first has written the checkpoint, and a SIGTERM replaces no message.
+        """
+        with self.signals:
+            try:
                 yield
-        except RunInterrupted as stop:
-            self.writer.wait()
-            if self.writer.error is not None:
-                raise self.writer.error from None
-            raise RunInterrupted(stop.number, f"{stop.name}: the run ends here. {self._how_to_continue()}") from None
-        except MachineFault as fault:
-            self.writer.wait()
-            if self.writer.written is None:
-                raise
-            raise MachineFault(f"{fault}\nOnce that is fixed, continue the run. {self._how_to_continue()}") from fault
-        finally:
-            self.writer.wait()
+            except RunInterrupted as stop:  # raised in all processes, or in the only one
+                if distributed.world_size() > 1:
+                    self.signals.ignore_sigterm_afterwards()
+                distributed.broadcast_from_main(self._wait_until_written)
+                text = f"{stop.name}: the run ends here. {self._how_to_continue()}"
+                raise RunInterrupted(stop.number, text) from None
+            except MachineFault as fault:
+                self.writer.wait()
+                if self.writer.written is None:
+                    raise
+                text = f"{fault}\nOnce that is fixed, continue the run. {self._how_to_continue()}"
+                raise MachineFault(text) from fault
+            finally:
+                self.writer.wait()
+
+    def _wait_until_written(self) -> None:
+        """Wait until the last checkpoint is written. Raises its SaveError if it could not be."""
+        self.writer.wait()
+        if self.writer.error is not None:
+            raise self.writer.error
 
     @contextlib.contextmanager
     def interruptible(self, tracker: EpochTracker) -> Iterator[None]:

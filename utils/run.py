@@ -130,7 +130,8 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         log_to_file(str(error))
         return 2
     except RunInterrupted as stop:
-        say(f"\n{stop}")
+        if distributed.is_main():
+            say(f"\n{stop}")
         return 128 + stop.number
     except ProcessLost as error:
         _say_lost(str(error))

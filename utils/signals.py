@@ -73,6 +73,10 @@ class SignalHandler:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def ignore_sigterm_afterwards(self) -> None:
+        """Ignore SIGTERM when the context ends: torchrun sends it to a run that has stopped already."""
+        self._previous |= {number: signal.SIG_IGN for number in self._previous if number == signal.SIGTERM}
+
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
         """Raise RunInterrupted in the body as soon as a signal arrives: for work that may stop anywhere."""

@@ -252,6 +252,23 @@ def test_torchrun_signal_to_one_process_stops_all_saved(undisturbed, photo_set, 
     assert as_undisturbed(undisturbed, tmp_path)
 
 
+def test_train_signal_to_one_process_all_stay_until_it_is_saved(photo_set, tmp_path):
+    """torchrun kills the first process 30 seconds after another has ended; its checkpoint was lost, though "saved"."""
+    script = [ROOT / "tests/held_write.py", tmp_path, ROOT / "train.py", *SMALL.split(), "--data_root", photo_set]
+    words = [*script, "--epochs", 3, "--val_freq", 0, "--tag", "cut"]
+    first, second = processes.start_ranks(tmp_path, words, words)
+    wait_for((tmp_path / "held").exists)
+    wait_for(lambda: (tmp_path / "waits").exists() or second.poll() is not None)
+    assert first.poll() is second.poll() is None
+    first.send_signal(signal.SIGTERM)  # as torchrun does when another process has ended
+    (tmp_path / "release").touch()
+    assert [first.wait(), second.wait()] == [128 + signal.SIGUSR1] * 2, logs(tmp_path)
+    said, other = (path.read_text() for path in sorted(tmp_path.glob("torchrun*_*.log")))
+    assert 0 < said.index("written") < said.index("SIGUSR1: the run ends here. It is saved in checkpoints/cut/last.pt")
+    assert "has ended" not in said and "It is saved" not in other
+    assert checkpoint.load(tmp_path / "checkpoints/cut/last.pt")["within"] is not None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["static", "c10d"])
 def test_torchrun_two_agents_killed_process_resumes_bit_for_bit(undisturbed, photo_set, tmp_path, kind):

@@ -35,7 +35,7 @@ from training.memory import largest_batch, out_of_memory
 from training.setup import build_engine, step_settings
 from utils import checkpoint
 from utils.batch import Batch
-from utils.signals import RunInterrupted, SignalHandler
+from utils.signals import RunInterrupted, SignalHandler, raising_sigterm
 
 TINY = (
     "--model timm:test_resnet --no-pretrained --preset original "
@@ -413,6 +413,18 @@ def test_signal_handler_second_interrupt_raises():
         os.kill(os.getpid(), signal.SIGTERM)
         wait_for(lambda: False)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signal_handler_ignores_sigterm_afterwards_where_asked():
+    """In a process of torchrun, which ends the others once one has stopped: it would replace the message."""
+    with pytest.raises(RunInterrupted, match="saved"), raising_sigterm("SIGTERM: another process has ended"):
+        try:
+            with SignalHandler() as signals:
+                signals.ignore_sigterm_afterwards()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RunInterrupted(signal.SIGUSR1, "saved")
+    assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == signal.SIG_IGN
 
 
 # ------------------------------------------------------------------------ saving
