@@ -25,7 +25,7 @@ from optimizer.sam import SAM
 from training.averages import Averages, frozen_mask
 from training.clipping import clip_gradients
 from training.distill import DistilledTargets, Teacher
-from training.guard import Diverged, NonFiniteGuard, Skip, locate_non_finite
+from training.guard import Diverged, NonFiniteGuard, Skip, explain_non_finite
 from training.length import RunLength
 from training.lora import Adapters
 from training.losses import Loss
@@ -235,11 +235,7 @@ class Engine:
         if self.guard.was_finite():
             self.averages.update_ema(self.model.net, self.step_count, self.guard.kept)
         elif (skip := self.guard.record_skip()) is not Skip.QUIET:
-            shown = ", ".join(map(str, batches[-1].index[:8].tolist())) + (" …" if len(batches[-1].index) > 8 else "")
-            what = (
-                f"The gradient is not finite at epoch {batches[-1].epoch}, batch {batches[-1].number + 1}, "
-                f"samples {shown} of the training list (from 0): {locate_non_finite(self, batches)}."
-            )
+            what = explain_non_finite(self, batches)
             if skip is Skip.GIVE_UP:
                 raise Diverged(f"{what} {self.guard.max_consecutive} steps in a row were skipped")
             log.warning(f"{what} The step is skipped.")

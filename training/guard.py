@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from utils import distributed
 from utils.batch import Batch
 from utils.errors import UserError
 
 if TYPE_CHECKING:
     from training.engine import Engine
+
+MAX_SAMPLES = 8  # A message names this many samples of a batch.
 
 
 class Diverged(UserError):  # noqa: N818  # what happened, not a kind of mistake
@@ -127,11 +130,33 @@ class HostCopy:
         return self._numbers.tolist()
 
 
-def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
-    """Return in words where the step over `batches` stopped being finite: the first weight, layer output, or gradient.
+def explain_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
+    """Return in words which batch made the step over `batches` not finite, and where: see `locate_non_finite`.
 
-    The step is computed again. All processes do so together, since mixing a batch takes all of them. Gradients, buffers
-    and weights are restored afterwards.
+    Every process calls it. The samples are those of the first process that finds something, else those of all of them.
+    """
+    batch, where = locate_non_finite(engine, batches) or (batches[-1], None)
+    found = distributed.all_gather_object((batch.number, batch.index.tolist(), where))
+    process = next((k for k, (*_, where) in enumerate(found) if where is not None), None)
+    if process is None:
+        number, samples = batch.number, [index for _, part, _ in found for index in part]
+        where = "the same step, computed again, is finite"
+    else:
+        number, samples, where = found[process]
+    shown = ", ".join(map(str, samples[:MAX_SAMPLES])) + (" …" if len(samples) > MAX_SAMPLES else "")
+    part = f", the part of process {process}" if process is not None and len(found) > 1 else ""
+    return (
+        f"The gradient is not finite at epoch {batch.epoch}, batch {number + 1}, "
+        f"samples {shown} of the training list (from 0){part}: {where}."
+    )
+
+
+def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> tuple[Batch, str] | None:
+    """Return in words where the step over `batches` stopped being finite, with the batch; None if it is finite.
+
+    That is the first weight, layer output, or gradient. The step is computed again, with the batches of this process.
+    All processes do so together, since mixing a batch takes all of them. Gradients, buffers and weights are restored
+    afterwards.
 
     Raises:
         NotFinite: the outputs of --teacher are not finite.
@@ -139,17 +164,18 @@ def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
     model = engine.model
     for name, parameter in model.net.named_parameters():
         if not bool(parameter.isfinite().all()):
-            return f"the weight {name} holds {_kind(parameter)}"
-    found: list[str] = []
+            return batches[-1], f"the weight {name} holds {_kind(parameter)}"
+    seen: list[str] = []
 
     def look(name: str, module: nn.Module) -> RemovableHandle:
         def hook(_: nn.Module, inputs: object, output: object) -> None:
-            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+            if not seen and isinstance(output, Tensor) and not bool(output.isfinite().all()):
                 what = f"layer {name} ({type(module).__name__}), which holds {_kind(output)}"
-                found.append(f"first seen in the output of {what}")
+                seen.append(f"first seen in the output of {what}")
 
         return module.register_forward_hook(hook)
 
+    found: tuple[Batch, str] | None = None
     with _as_it_was(engine):
         hooks = [look(name, module) for name, module in model.net.named_modules() if not list(module.children())]
         try:
@@ -158,15 +184,22 @@ def locate_non_finite(engine: "Engine", batches: Sequence[Batch]) -> str:
                 if engine.teacher is not None:
                     engine.teacher.check(images)
                 model.update(images, targets, lambda loss: engine.scaler.scale(loss).backward())
+                where = seen[0] if seen else _non_finite_gradient(model.net)
+                if found is None and where is not None:
+                    found = batch, where
         finally:
             for hook in hooks:
                 hook.remove()
-        if not found:
-            for name, parameter in reversed(list(model.net.named_parameters())):
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    what = f"the gradient of {name} is the first that holds {_kind(parameter.grad)}"
-                    return f"every layer's output is finite; going backward, {what}"
-    return found[0] if found else "the same step, computed again, is finite"
+    return found
+
+
+def _non_finite_gradient(net: nn.Module) -> str | None:
+    """Return in words which gradient, going backward, is the first that is not finite; None if all are."""
+    for name, parameter in reversed(list(net.named_parameters())):
+        if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            what = f"the gradient of {name} is the first that holds {_kind(parameter.grad)}"
+            return f"every layer's output is finite; going backward, {what}"
+    return None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import processes
 from benchmarks import crash_test
 from conftest import ROOT, gated, wait_for
 from evaluation.step_points import read_table
@@ -535,6 +536,37 @@ def test_max_nan_reached_names_step_samples_and_layer(monkeypatch):
             engine.train_step(batch_of(step=step))
     assert step == 7  # what became of a step is looked at in the next one
     assert "3 steps in a row" in str(error.value)
+
+
+NAN_IN_PROCESS_1 = """
+import sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+from test_engine import batch_of, engine_for
+from utils import distributed
+from utils.logger import start_logging
+import torch
+
+distributed.init(torch.device("cpu"))
+start_logging()
+engine, rank = engine_for("--accumulate", 2), distributed.rank()
+real = engine.prepare
+broken = lambda batch: rank == 1 and batch.number == 2
+engine.prepare = lambda batch: (real(batch)[0] * (torch.nan if broken(batch) else 1), batch.label)
+for step in range(4):
+    batch = batch_of(step=step)
+    engine.train_step(batch._replace(index=batch.index + 1000 * rank + 10 * step))
+engine.settle()
+distributed.shutdown()
+"""
+
+
+def test_skipped_step_of_two_processes_names_samples_of_the_broken_batch(tmp_path):
+    """It named those of the first process, or those of the step's last batch, which were innocent."""
+    (tmp_path / "nan.py").write_text(NAN_IN_PROCESS_1.format(root=str(ROOT)))
+    assert processes.ranks(tmp_path, *[[tmp_path / "nan.py"]] * 2) == [0, 0], processes.logs(tmp_path)
+    said = processes.logs(tmp_path)
+    named = "batch 3, samples 1120, 1121, 1122, 1123, 1124, 1125 of the training list (from 0), the part of process 1"
+    assert f"epoch 1, {named}: first seen in the output of layer" in said
 
 
 @pytest.mark.parametrize("where", ["weight", "gradient"])
