@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from utils import faults
+from utils import distributed, faults
 from utils.logger import log
 
 Entry = tuple[int, bytes, bytes]  # index in the list, key, body
@@ -53,8 +53,8 @@ class MemoryStore:
         self.blocks.append(np.frombuffer(b"".join(body for _, _, body in entries), np.uint8))
 
     def free_bytes(self) -> int:
-        """Return how many bytes may still be added."""
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        """Return how many bytes may still be added: each process of torchrun on this machine adds as many."""
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // distributed.local_world_size()
 
     def close(self) -> None:
         """Do nothing: SqliteStore alone has something to close."""

@@ -1,6 +1,7 @@
 """Predict from Python: `from inference import load; predictor = load("best.pt"); predictor(["a.jpg", array])`.
 
-Nothing outside this project is changed: no logging, no threads, no signal handlers.
+Nothing outside this project is changed: no logging, no threads, no signal handlers. But on a GPU, `load` makes it
+torch's current device and lets torch multiply fp32 matrices in TF32, as eval.py does.
 """
 
 import os
@@ -64,8 +65,10 @@ def load(
     parser = build_parser("eval")
     parser.error = _refuse  # type: ignore[method-assign]  # a command's parser would end the program
     opt = parser.parse(given_words(values))
-    with torch.random.fork_rng():  # a network draws the initial weights that the checkpoint replaces
-        loaded = load_predictor(opt, get_device(opt.gpu))
+    device = get_device(opt.gpu)
+    gpus = [device] if device.type == "cuda" else []  # the others are left alone: to ask them would start CUDA there
+    with torch.random.fork_rng(devices=gpus):  # a network draws the initial weights that the checkpoint replaces
+        loaded = load_predictor(opt, device)
     return ImagePredictor(loaded.predictor, loaded.classes, opt.batch_size, opt.workers)
 
 

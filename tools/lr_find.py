@@ -23,7 +23,7 @@ from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import Parser, expanded
 from options.shared_flags import force
-from utils import tables
+from utils import distributed, tables
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular
 from utils.logger import log, progress
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find(opt: Options) -> None:
-    """Test the range of learning rates, and report. Raises UserError if the range is empty."""
+    """Test the range of learning rates, and report. Raises UserError for several processes, or an empty range."""
+    distributed.refuse_several_processes("Range tests")
     if opt.low >= opt.high:
         raise UserError(f"--low {opt.low:g} is not below --high {opt.high:g}. Give, for example, --low 1e-6 --high 1.")
     report(opt, *range_test(opt))

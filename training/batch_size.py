@@ -60,6 +60,8 @@ def largest_trial_batch(start: Callable[[], tuple[Engine, int]], device: torch.d
         found = find_batch(_steps_of(*start()), limit)
     gc.collect()
     torch.cuda.empty_cache()
+    if gpus:
+        torch.cuda.reset_peak_memory_stats(device)  # the progress shows the run's own peak
     return found
 
 

@@ -160,6 +160,13 @@ def test_ram_cache_too_large_is_refused(photo_set, monkeypatch):
         loader(photo_set, "--cache", "ram")
 
 
+def test_ram_cache_is_one_of_as_many_as_the_machine_has_processes(monkeypatch):
+    """Each process of torchrun keeps a copy of its own: the check counted one."""
+    monkeypatch.setattr("os.sysconf", {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert cache.MemoryStore(3).free_bytes() == 512_000
+
+
 def test_min_source_side_of_quarter_zoom_is_doubled():
     assert RandomCrop(224, 0.25, 0.75).min_source_side() == 448
 

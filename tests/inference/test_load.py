@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import processes
 from conftest import ROOT
@@ -255,3 +256,10 @@ def test_load_in_several_processes_waits_for_none(trained, photo_set, tmp_path):
     refused = "This command and `inference.load` run in one process, but torchrun started 2."
     said = [(tmp_path / f"said{rank}.txt").read_text().strip() for rank in range(2)]
     assert said == [refused, f"{refused}\n4 names"]
+
+
+def test_load_on_the_cpu_leaves_the_gpus_alone(trained, monkeypatch):
+    """It asked each GPU for the state of its generator, which starts CUDA in this process, and torch warned."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: pytest.fail(f"asked GPU {device}"))
+    assert load(trained, gpu=-1).classes == ["china", "flower", "hopper"]

@@ -46,6 +46,13 @@ def test_suggest_on_known_curve_finds_steepest_fall():
     assert lr_find.suggest(rates, np.linspace(1, 2, 200)) is None
 
 
+def test_lr_find_in_several_processes_is_refused(monkeypatch, capfd):
+    """It ended in a traceback of torch."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert lr_find.main([]) == 2
+    assert "Range tests run in one process, but torchrun started 2" in capfd.readouterr().err
+
+
 def test_lr_find_writes_only_its_results_and_valid_command(tmp_path, monkeypatch, tiny, capfd, photo_set):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "more.yaml").write_text("steps: 60\nsmooth: 0.1\n")

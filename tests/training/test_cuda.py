@@ -491,6 +491,7 @@ def test_10_batch_auto_fits_and_twice_as_many_images_do_not(device, monkeypatch)
     with memory_limit(device, 2 << 30):
         found = batch_size.largest_trial_batch(lambda: (engine_on(device, *words), 224), device, 1024)
         assert found is not None and 8 <= found < 1024
+        assert torch.cuda.max_memory_reserved(device) == torch.cuda.memory_reserved(device)  # not the trials' peak
         for size, wanted in ((found, True), (2 * found, False)):
             engine = engine_on(device, *words, "-b", size)
             assert fits(engine, batch_for(engine), 3) == wanted

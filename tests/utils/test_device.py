@@ -124,15 +124,20 @@ def test_tf32_on_gpu_is_on_unless_deterministic(monkeypatch, gpu, deterministic,
     """Whichever is called first."""
     Cuda(monkeypatch, "A100")
     calls = [lambda: get_device(gpu), lambda: seed_everything(1, deterministic)]
+    convolutions = torch.backends.cudnn.allow_tf32
+    assert convolutions
     try:
         for order in (calls, calls[::-1]):
             for call in order:
                 call()
             assert torch.backends.cuda.matmul.allow_tf32 is wanted
+            assert torch.backends.cudnn.allow_tf32 is not deterministic
             torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.allow_tf32 = convolutions
             torch.use_deterministic_algorithms(False)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = convolutions
         torch.use_deterministic_algorithms(False)
 
 
