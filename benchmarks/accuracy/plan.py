@@ -49,7 +49,8 @@ def settle(budget: float, history: Callable[[], Sequence[Timing]], timed: Callab
     while epochs > 0:
         seconds = timed(epochs)
         if seconds > budget:
-            most = epochs = epochs - 1
+            most = epochs - 1
+            epochs = min(most, max(1, epochs_within(budget, history())))
             continue
         more = epochs_within(budget, history())
         if most is not None or more <= epochs or seconds >= MIN_USE * budget:

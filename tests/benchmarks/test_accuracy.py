@@ -54,6 +54,10 @@ def test_settle_takes_more_epochs_where_much_time_is_left():
     assert settled(215, lambda epochs: START + EPOCH * epochs, [1]) == (10, [7, 10])
 
 
+def test_settle_falls_by_as_many_epochs_as_the_late_run_tells():
+    assert settled(215, lambda epochs: START + EPOCH * epochs * (1.2 if epochs > 5 else 1), [1, 2]) == (8, [10, 8])
+
+
 def test_settle_without_time_for_one_epoch_runs_nothing():
     assert settled(25, lambda epochs: START + EPOCH * epochs, [1, 2]) == (0, [])
 
