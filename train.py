@@ -82,6 +82,7 @@ def main(opt: Options, started: float = 0.0) -> None:
     if opt.fit_head and not start.resumed:
         fit_classifier(opt.replace(loader=train_loader.kind), model, lists.train)
     engine = build_engine(opt, model, len(train_loader), classes.train_counts, classes.names)
+    start.check_teacher(engine.teacher)
     if start.resumed:
         engine.load_state_dict(start.resumed_content)
 

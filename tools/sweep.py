@@ -32,6 +32,7 @@ from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_
 from tools.sweep_study import (
     check_new,
     check_same_lists,
+    check_same_networks,
     check_same_options,
     continued_space,
     count_left,
@@ -122,7 +123,8 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     bar = progress(None, opt.name, total)
     bar.update(total - count_left(study, opt.trials, combinations))
     while count_left(study, opt.trials, combinations) > 0:
-        check_same_lists(study, settings, space)  # a list may have been edited meanwhile
+        check_same_lists(study, settings, space)  # a list may have been edited meanwhile, a network replaced
+        check_same_networks(study, settings, space)
         trial = next_trial(study, opt)
         chosen = suggest(trial, space)
         tag = f"{opt.name}-{trial.number}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from options import Options, choices
-from tools.same_training import deciding_options, differing_options, shown
+from tools.same_training import deciding_options, differing_options, network_identities, replaced_networks, shown
 from tools.sweep_space import Space
 from utils.errors import UserError
 from utils.logger import log
@@ -182,6 +182,19 @@ def check_same_lists(study: "Study", settings: Options, space: Space) -> None:
             "new ones.\nRestore what was there to continue, or try: another --name."
         )
     study.set_user_attr("lists", {**(known or {}), **lists})
+
+
+def check_same_networks(study: "Study", settings: Options, space: Space) -> None:
+    """Raise UserError if a file of --load, --probe_init or --teacher holds another network than for earlier trials."""
+    known = study.user_attrs.get("networks", {})  # earlier versions did not note them
+    now = network_identities(settings, space)
+    if replaced := replaced_networks(known, now):
+        raise UserError(
+            f"{' and '.join(replaced)}: another network than when the sweep {study.study_name} was started, so its "
+            "trials cannot be compared with new ones.\n"
+            "Put back what was there to continue, or try: another --name."
+        )
+    study.set_user_attr("networks", {**now, **known})
 
 
 def check_new(study: "Study", settings: argparse.Namespace) -> None:

@@ -31,10 +31,17 @@ class Teacher:
 
     Attributes:
         seen: the lists that it has learned from.
+        identity: utils.checkpoint.identity of its file.
     """
 
     def __init__(
-        self, model: BaseModel, path: str, temperature: float, student: BaseModel, seen: Seen | None = None
+        self,
+        model: BaseModel,
+        path: str,
+        temperature: float,
+        student: BaseModel,
+        seen: Seen | None = None,
+        identity: str = "",
     ) -> None:
         """Take `model`, read from the checkpoint `path`, as the teacher of `student`.
 
@@ -46,7 +53,8 @@ class Teacher:
                 f"--teacher {path} knows {model.num_classes} classes, this run has {student.num_classes}; "
                 "they must be the same."
             )
-        self.path, self.model, self.temperature, self.seen = path, model.eval(), temperature, seen or []
+        self.path, self.model, self.temperature = path, model.eval(), temperature
+        self.seen, self.identity = seen or [], identity
         of_student, of_teacher = (
             [torch.tensor(values, device=student.device).view(1, 3, 1, 1) for values in (one.mean, one.std)]
             for one in (student, model)
@@ -112,6 +120,7 @@ def load_teacher(
         NotFinite: its outputs for noise are not finite.
     """
     content = checkpoint.load(path)
+    identity = checkpoint.identity(content)
     model, data = build_from_checkpoint(content, path)
     model.to_device(student.device)
     model.dtype = student.dtype
@@ -119,7 +128,7 @@ def load_teacher(
     if data.get("task", "single") != "single":
         raise UserError(f"--teacher {path} is of --task {data['task']}; allowed: single, as this run.")
     check_same_names(data["class_names"], class_names, path)
-    teacher = Teacher(model, path, temperature, student, seen_lists(content))
+    teacher = Teacher(model, path, temperature, student, seen_lists(content), identity)
     trained = int(data["preprocess"]["scale"]) if "preprocess" in data else 0  # a plain state dict does not say it
     own = trained or own_size(model.net)
     generator = torch.Generator().manual_seed(0)

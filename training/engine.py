@@ -349,6 +349,7 @@ class Engine:
         }
         clock = self.length.state_dict()
         training |= {} if clock is None else {"clock": clock}
+        training |= {} if self.teacher is None else {"teacher": self.teacher.identity}
         weights = {"weights": self.net("raw").state_dict(), **self.averages.state_dict()}
         if self.adapters is not None:
             ema = self.averages.ema.module if self.averages.ema is not None else None

@@ -19,6 +19,7 @@ from options.values import flag_text
 from scheduler import find_table, run_length
 from training import resuming
 from training.checkpoint_writer import epoch_names
+from training.distill import Teacher
 from training.earlier import check_earlier
 from training.probe_init import batch_norms, check_probe, is_untrained
 from training.state import RunState
@@ -253,6 +254,20 @@ class RunStart:
         """Raise UserError if the classifier of --probe_init does not fit this run's network or classes."""
         if self.opt.probe_init and self.content is not None and not self.resumed:
             check_probe(self.content, self.source, vars(self.opt), classes)
+
+    def check_teacher(self, teacher: Teacher | None) -> None:
+        """Raise UserError if the path of a resumed run's --teacher holds another network than before.
+
+        A --teacher of another path is a change that was logged. Checkpoints of earlier versions note no network.
+        """
+        if not self.resumed or teacher is None or self.resumed_content["opt"].get("teacher") != teacher.path:
+            return
+        if self.resumed_content["training"].get("teacher", teacher.identity) != teacher.identity:
+            raise UserError(
+                f"--teacher {teacher.path} is another network than the one that {self.source} has learned from: the "
+                "file was replaced.\nPut that network back to continue. Or copy the new one, and name the copy to "
+                "learn from it from here on: --teacher COPY"
+            )
 
     def adopt_training_list(self, fingerprint: str) -> None:
         """Continue with the training list of this fingerprint; if it is another one, a cut epoch begins again."""

@@ -21,7 +21,7 @@ Keys of a checkpoint:
     long_tail    how tools.long_tail changed the classifier
     curves       sums over stretches of steps: the points of steps.csv
     within       for --resume: the position within the epoch
-    training     for --resume: optimizer, scaler, step, progress of --swa
+    training     for --resume: optimizer, scaler, step, progress of --swa, identity of the teacher
 
 utils.checkpoint_schema declares the types, and every file is checked against it. A file without `format` counts as the
 plain state dict of another program.

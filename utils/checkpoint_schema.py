@@ -242,6 +242,7 @@ class Training(TypedDict):
     skipped: NotRequired[Count]
     lora: NotRequired[Lora]
     clock: NotRequired[Clock]
+    teacher: NotRequired[Text]
 
 
 @with_config(OPEN)

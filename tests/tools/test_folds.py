@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT, wait_for
 from dataloader.file_list import read_list
@@ -618,6 +619,34 @@ def test_folds_network_that_has_seen_the_list_is_refused(done, photo_set, tmp_pa
     assert command.main(words) == 2
     assert f"{flag} checkpoints/a_fold1/last.pt was trained on" in capfd.readouterr().err
     assert not Path("results/x").exists()
+
+
+@pytest.mark.parametrize("flag", ["--load", "--teacher"])
+def test_folds_of_another_network_at_the_same_path_are_refused(photo_set, tmp_path, monkeypatch, capfd, flag):
+    """Fold 2 was trained from another network than fold 1, and both were one oof score."""
+    monkeypatch.chdir(tmp_path)
+    first, other = ({"weights": {"a": torch.full((2,), value)}} for value in (0.0, 1.0))
+    torch.save(first["weights"], "w.pt")
+    lines = []
+    monkeypatch.setattr(training, "launch", lambda line, _: lines.append(line) or 2)
+    words = ["--folds", "2", "--", *SMALL, "--data_root", str(photo_set), "--tag", "x", flag, "w.pt"]
+    assert command.main(words) == 2 and len(lines) == 1
+    plan = Path("results/x/folds/plan.json")
+    kept = json.loads(plan.read_text())
+    assert kept["networks"] == {"w.pt": checkpoint.identity(first)}
+    torch.save(other["weights"], "w.pt")
+    capfd.readouterr()
+    for _ in range(2):  # a call that is refused does not make the new network the known one
+        assert command.main(words) == 2 and len(lines) == 1
+        assert "w.pt: another network than when the folds of tag 'x' were begun" in capfd.readouterr().err
+    torch.save(first["weights"], "w.pt")
+    assert command.main(words) == 2 and len(lines) == 2
+    torch.save(other["weights"], "w.pt")
+    plan.write_text(json.dumps({name: value for name, value in kept.items() if name != "networks"}))
+    assert command.main(words) == 2 and len(lines) == 3, "an earlier version noted no network"
+    assert json.loads(plan.read_text())["networks"] == {"w.pt": checkpoint.identity(other)}
+    torch.save(first["weights"], "w.pt")
+    assert command.main([words[0], words[1], "--overwrite", *words[2:]]) == 2 and len(lines) == 4
 
 
 def test_folds_network_that_has_seen_images_of_a_cleaned_list_is_refused(done, photo_set, tmp_path, monkeypatch, capfd):

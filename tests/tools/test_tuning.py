@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT, gated, wait_for
 from evaluation.report import tool_plots
@@ -335,6 +336,29 @@ def test_sweep_of_an_earlier_version_takes_the_lists_of_now_with_a_warning(swept
     capfd.readouterr()
     assert swept("--sampler", "grid", "--trials", 2, "--", "--data_root", tmp_path) == 0
     assert "".join(capfd.readouterr()).count("does not record what the lists of its earlier trials held") == 1
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_sweep_whose_network_was_replaced_is_refused(varies, swept, tmp_path, capfd, monkeypatch):
+    """The path of --load, or of a teacher in the space, is the same, so the flags are."""
+    from tools import sweep as tool
+
+    if varies:
+        Path("space.yaml").write_text("lr: [0.5, 0.6, 0.7]\nteacher: [t.pt, w.pt]\n")
+    torch.save({"a": torch.zeros(2)}, "w.pt")
+    torch.save({"a": torch.zeros(3)}, "t.pt")
+    words = ["--", "--data_root", tmp_path, *([] if varies else ["--load", "w.pt"])]
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "check_same_networks", lambda *_: None)  # an earlier version noted none
+        assert swept("--sampler", "grid", "--trials", 1, *words) == 0
+    assert swept("--sampler", "grid", "--trials", 2, *words) == 0
+    torch.save({"a": torch.ones(2)}, "w.pt")
+    capfd.readouterr()
+    assert swept("--sampler", "grid", "--trials", 3, *words) == 2
+    assert "w.pt: another network than when the sweep s was started" in capfd.readouterr().err
+    assert swept("--sampler", "grid", "--trials", 2, *words) == 0, "nothing is left to train"
+    torch.save({"a": torch.zeros(2)}, "w.pt")
+    assert swept("--sampler", "grid", "--trials", 3, *words) == 0
 
 
 def test_sweep_of_class_folders_notices_another_image(swept, tmp_path, capfd):

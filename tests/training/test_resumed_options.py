@@ -1,15 +1,19 @@
 """The options of a resumed run: those of its checkpoint and those given now, under the rules of a new run."""
 
 import logging
+import shutil
 
 import pytest
 import torch
 
+import network
+import tiny
 from network import get_model
 from options import parse_train
 from training.setup import build_engine
 from training.start import RunStart, restore_options
 from training.state import RunState
+from utils import checkpoint
 from utils.errors import UserError
 
 
@@ -198,3 +202,35 @@ def test_resume_of_a_cut_epoch_begins_it_again_if_its_batches_change(now, positi
     content = {"opt": saved, "epoch": 1, "within": {"epoch": 2, "done": 3}}
     restore_options(parse_train([*now.split(), "--resume"]), content, "last.pt")
     assert content["within"] == position
+
+
+def test_resume_with_another_teacher_at_the_same_path_is_refused(script, tmp_path, monkeypatch):
+    """The rest of the run learned from the other network, and the log told of no change."""
+    monkeypatch.setitem(network.models, "Tiny", tiny.Tiny)
+    tiny.write_images(tmp_path)
+    first = checkpoint.load(tiny.unpack("sgd", tmp_path))
+    other = {**first, "weights": {name: value.clone() for name, value in first["weights"].items()}}
+    other["weights"]["fc.bias"] += 1
+    checkpoint.save(tmp_path / "t.pt", first)
+    words = ["train.py", "--tag", "s", "--gpu", "-1", "-w", "0"]
+    run = [*words, *tiny.FLAGS, "--data_root", ".", "--teacher", "t.pt", "--epochs", "1"]
+    assert script(*run).code == 0
+    last = tmp_path / "checkpoints/s/last.pt"
+    content = checkpoint.load(last)
+    assert content["training"]["teacher"] == checkpoint.identity(first)
+
+    checkpoint.save(tmp_path / "t.pt", {**first, "calibration": {"temperature": 2.0, "tta": "none"}})
+    assert script(*words, "--resume", "--epochs", "2").code == 0, "eval.py stores a temperature in the same network"
+    checkpoint.save(tmp_path / "t.pt", other)
+    for more in ((), ("--teacher", "t.pt")):
+        result = script(*words, "--resume", "--epochs", "3", *more)
+        assert result.code == 2
+        assert "--teacher t.pt is another network than the one that checkpoints/s/last.pt has learned" in result.err
+    shutil.copy("t.pt", "copy.pt")
+    result = script(*words, "--resume", "--epochs", "3", "--teacher", "copy.pt")
+    assert result.code == 0 and "--teacher t.pt -> copy.pt" in result.out
+    assert checkpoint.load(last)["training"]["teacher"] == checkpoint.identity(other)
+
+    del content["training"]["teacher"]
+    checkpoint.save(last, content)  # of an earlier version
+    assert script(*words, "--resume", "--epochs", "2").code == 0

@@ -19,7 +19,7 @@ from evaluation.results import FOLDS_SCORES
 from options import Options, command
 from tools.folds import flags
 from tools.folds.draw import list_paths, write_lists
-from tools.same_training import deciding_options, differing_options, shown
+from tools.same_training import deciding_options, differing_options, network_identities, replaced_networks, shown
 from training.earlier import holds_run, remove_earlier
 from utils import run_lock
 from utils.classes import Classes, describe_difference, names_agree
@@ -30,6 +30,7 @@ from utils.outputs import Output, begins_with, has_key, is_probabilities
 
 PLAN, DRAWN = "plan.json", "drawn.json"
 OOF, ENSEMBLE = "oof.npz", "ensemble.yaml"
+NETWORKS = "networks"  # of the plan: those that the folds start from or learn from
 WAIT_SECONDS = 120.0  # for a run of an earlier call, which saves its state before it ends
 
 
@@ -128,7 +129,19 @@ def begin(run: FoldsRun) -> None:
         done = sum(fold.is_trained() for fold in run.folds)
         log.info(f"The folds of tag {run.train.tag!r} continue: {done} of {len(run.folds)} are trained.")
     _write_drawn(run, content)
-    write_json(path, content)
+    before = {} if known is None or run.opt.overwrite else known.get(NETWORKS, {})
+    write_json(path, {**content, NETWORKS: {**network_identities(run.train), **before}})
+
+
+def check_networks(run: FoldsRun) -> None:
+    """Raise UserError if --load, --probe_init or --teacher is another network than when the folds were begun."""
+    known = (_read(run.state / PLAN) or {}).get(NETWORKS, {})
+    if replaced := replaced_networks(known, network_identities(run.train)):
+        raise UserError(
+            f"{' and '.join(replaced)}: another network than when the folds of tag {run.train.tag!r} were begun, so "
+            "the folds would not be of one recipe.\n"
+            "Put back what was there to continue. Or give another --tag, or --overwrite (before --) to begin again."
+        )
 
 
 def _content(run: FoldsRun) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from dataloader import lists_of
 from options import build_parser
 from options.commands import words
-from tools.folds.plan import Fold, FoldsRun, wait_until_free
+from tools.folds.plan import Fold, FoldsRun, check_networks, wait_until_free
 from tools.train_process import train_process
 from utils import checkpoint
 from utils.errors import UserError
@@ -34,7 +34,10 @@ def train_folds(run: FoldsRun) -> None:
             continue
         wait_until_free(fold)
         line = words_of(run, fold)
-        log.info(f"{where}: " + ("resuming" if "--resume" in line else "training") + f" {fold.tag}.")
+        resumes = "--resume" in line
+        if not resumes:  # train.py compares the teacher of a run that it resumes, which reads no other network
+            check_networks(run)
+        log.info(f"{where}: {'resuming' if resumes else 'training'} {fold.tag}.")
         _check_code(launch(line, run.opt.processes), f"{where}, tag {fold.tag}")
         last = fold.checkpoints / "last.pt"
         if not last.is_file():
