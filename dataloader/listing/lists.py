@@ -104,9 +104,12 @@ class SkippedItems:
 def natural_sort(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels, sorted by value if all are numbers (-1, 2, 2.5, 10), else as text.
 
-    Labels that are one number in two spellings, such as 1 and 1.0, stay two classes, with a warning.
+    Labels that are one number in two spellings, such as 1 and 1.0, stay two classes, with a warning. So do those that
+    differ in case.
     """
-    numbers = {label: number_in(label) for label in set(labels)}
+    labels = set(labels)
+    warn_of_case(labels, "label(s)", "classes")
+    numbers = {label: number_in(label) for label in labels}
     found = [(number, label) for label, number in numbers.items() if number is not None]
     if len(found) < len(numbers):
         return sorted(numbers)
@@ -116,6 +119,20 @@ def natural_sort(labels: Iterable[str]) -> list[str]:
             log.warning(f"The labels {label!r} and {other!r} are one number and two classes.")
             break
     return [label for _, label in found]
+
+
+def warn_of_case(names: Iterable[str], noun: str, effect: str) -> None:
+    """Warn where names are equal but for case, such as Cat and cat; `effect`: what each of them remains."""
+    forms: dict[str, set[str]] = {}
+    for name in names:
+        forms.setdefault(key_of(name).casefold(), set()).add(name)
+    several = sorted(sorted(found) for found in forms.values() if len(found) > 1)
+    if several:
+        shown = " and ".join(map(repr, several[0]))
+        log.warning(
+            f"{len(several)} {noun} are written with upper and lower case, the first: {shown}. They stay different "
+            f"{effect}."
+        )
 
 
 def one_form(labels: Iterable[str]) -> set[str]:

@@ -231,6 +231,27 @@ def test_prepare_labels_that_are_numbers_sort_by_value(make, tmp_path):
     assert "The labels '-2' and '-2.0' are one number and two classes." in made.said
 
 
+def test_prepare_warns_of_labels_and_groups_that_may_be_missing_or_differ_in_case(make, tmp_path):
+    """pandas writes nan into an empty cell; all such images became a class, or one group."""
+    rows = "".join(f"{k}.jpg,{'cat Cat nan N/A dog'.split()[k % 5]},{'nan p1 P1'.split()[k % 3]}\n" for k in range(30))
+    made = make("csv", table(tmp_path, f"image,label,site\n{rows}"), *COLUMNS, "--val", 0, "--group_column", "site")
+    assert made.code == 0 and len(made.classes) == 5
+    assert (
+        "12 value(s) of column 'label' are 'N/A', 'nan', which often means that there is none (the first: " in made.said
+    )
+    assert "line 4); each such name becomes a class" in made.said
+    assert "10 value(s) of column 'site' are 'nan', which often" in made.said
+    assert "1 label(s) are written with upper and lower case, the first: 'Cat' and 'cat'. They stay" in made.said
+    assert "1 group(s) of column 'site' are written with upper and lower case, the first: 'P1' and 'p1'" in made.said
+    text = "image,label,site\na.jpg,None,x\nb.jpg,red,y\n"
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0, "--label_separator", "|", out="sets")
+    assert made.code == 0 and "1 value(s) of column 'label' are 'None'" in made.said
+    (tmp_path / "names.txt").write_text("None\nred\n")
+    more = ("--label_separator", "|", "--group_column", "site", "--classes", "names.txt")
+    made = make("csv", table(tmp_path, text), *COLUMNS, "--val", 0, *more, out="given")
+    assert made.code == 0 and "there is none" not in made.said and "case" not in made.said
+
+
 @pytest.mark.parametrize(
     ("labels", "warned"), [(("1.0", "2.0", "3.5"), True), (("-1", "1"), False), (("1.0", "2.0"), False)]
 )

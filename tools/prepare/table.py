@@ -3,11 +3,11 @@
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dataloader.classes import max_inferred_classes
-from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids, warn_of_case
 from dataloader.listing.splits import singleton_group
 from tools.prepare.csv_rows import Rows, read_rows
 from tools.prepare.label_sets import find_label_sets
@@ -25,6 +25,7 @@ SPLIT_OF_VALUE = {
     "dev": "val",
     "test": "test",
 }
+MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null", "none"}  # what programs write for an empty cell, in any case
 MAX_CLASSES = 1_000_000  # a larger label is the number of a product, not of a class
 
 
@@ -44,6 +45,8 @@ def read_csv(opt: argparse.Namespace, given: list[str] | None) -> Listing:
         has_label = rows.labels[row] or opt.label_separator is not None or opt.target_columns is not None
         if parts[row] != "test" and not has_label:
             raise _no_label(rows, row, opt)
+    if opt.group_column:
+        _check_groups(rows, opt.group_column)
     columns: dict[str, Sequence[object]]
     if opt.target_columns is not None:
         names, columns = list(opt.target_columns), {"values": _values(rows, parts)}
@@ -79,6 +82,29 @@ def _no_label(rows: Rows, row: int, opt: argparse.Namespace) -> UserError:
     )
 
 
+def _check_groups(rows: Rows, column: str) -> None:
+    """Warn of groups whose names may mean that there is none, or that are equal but for case."""
+    effect = "the images of one such name are one group. Where the group is unknown, leave the cell empty"
+    _warn_of_missing(rows, column, enumerate(rows.groups), f"{effect}: that image is then a group of its own")
+    warn_of_case({key_of(group) for group in rows.groups}, f"group(s) of column {column!r}", "groups")
+
+
+def _warn_of_missing(rows: Rows, column: str, cells: Iterable[tuple[int, str]], effect: str) -> None:
+    """Warn of values that often stand for a missing one.
+
+    Args:
+        cells: the row of each value, and the value.
+        effect: what becomes of them, and what to do.
+    """
+    found = [(row, text) for row, text in cells if text.casefold() in MISSING]
+    if found:
+        shown = ", ".join(repr(text) for text in sorted({text for _, text in found}))
+        log.warning(
+            f"{len(found)} value(s) of column {column!r} are {shown}, which often means that there is none (the first: "
+            f"{rows.location(found[0][0])}); {effect}."
+        )
+
+
 def _group(rows: Rows, row: int) -> str:
     """Return the key of the group of a row."""
     return f"={key_of(rows.groups[row])}" if rows.groups[row] else singleton_group(rows.paths[row])
@@ -110,6 +136,9 @@ def _number(
         raise UserError(f"{rows.file} has no training row to number the classes by. Name them with --classes FILE.")
     names = given or natural_sort(one_form(training))
     origin = "--classes" if given else "the training rows"
+    if not given:
+        effect = "each such name becomes a class. If the label is missing, delete the line"
+        _warn_of_missing(rows, opt.label_column, zip(labelled, labels, strict=True), effect)
     sets = None if given else find_label_sets(training)
     if sets is not None:
         log.warning(
@@ -138,6 +167,10 @@ def _sets(
     if not names:
         raise UserError(f"{rows.file} has no training row with a label in column {opt.label_column!r}.")
     origin = "--classes" if given else "the training rows"
+    if not given:
+        effect = "each such name becomes a label. If an image has no label, leave the cell empty"
+        cells = ((row, text) for row in labelled for text in split[row])
+        _warn_of_missing(rows, opt.label_column, cells, effect)
     if all(len(texts) <= 1 for texts in split.values()):
         log.warning(
             f"{rows.file}: no row has two labels with --label_separator {opt.label_separator!r} between them; one cell "
