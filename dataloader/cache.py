@@ -6,6 +6,7 @@
 The key of an entry is the file's absolute path, size and modification time, and the encoding; a changed image
 therefore gets a new entry. Entries are written whole or not at all, and an interrupted build continues at the next
 start. An image that cannot be read has no entry: the run reads its file and meets the error there, as without a cache.
+Nor has one with a side that is too long for an entry.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ from utils.errors import ImageError, UserError
 from utils.logger import format_count, log, progress
 
 HEADER = struct.Struct("<IIHH")  # full height and width, then those of the entry
+MAX_SIDE = 65_500  # pixels: the limit of libjpeg; the header could hold 65,535
 KEY_BYTES = 16
 TRANSACTION_SIZE = 256  # entries: what a kill can lose
 SAMPLE_SIZE = 64  # images encoded to predict the size of the cache
@@ -65,9 +67,11 @@ class Encoding:
     format: str
     quality: int
 
-    def encode(self, image: Image, full: tuple[int, int]) -> bytes:
-        """Return the entry of an image, decoded to `image` from `full` (height, width)."""
+    def encode(self, image: Image, full: tuple[int, int]) -> bytes | None:
+        """Return the entry of an image, decoded to `image` from `full` (height, width); None: a side is too long."""
         image = np.ascontiguousarray(shrink(image, self.size / min(image.shape[:2])))
+        if max(image.shape) > MAX_SIDE:
+            return None
         head = HEADER.pack(*full, *image.shape[:2])
         if self.format == "raw":
             return head + image.tobytes()
@@ -191,12 +195,13 @@ def add_missing(source: FileReader, keys: NDArray[np.uint8], store: Store, encod
             store.put(entries)
             written += len(entries)
             bar.update(len(chunk))
-    unread = len(missing) - written
-    log.info(f"Cached {written} images of {files.source}" + (f"; {unread} cannot be read." if unread else "."))
+    left = len(missing) - written
+    rest = f"; {left} have no entry: they cannot be read, or a side is over {MAX_SIDE:,} px." if left else "."
+    log.info(f"Cached {written} images of {files.source}{rest}")
 
 
 def _encode(source: FileReader, index: int, encoding: Encoding) -> bytes | None:
-    """Return the entry of an image; None where the image cannot be read, which a batch will meet and report."""
+    """Return the entry of an image; None where it has none, so that a batch reads its file, or reports the error."""
     try:
         return encoding.encode(*source.read(index, encoding.target_scale))
     except ImageError:

@@ -267,7 +267,12 @@ def _check(opt: argparse.Namespace, rest: list[str], space: Space) -> Options:
     if twice:
         raise UserError(f"--{twice[0]} is also given after --, but each trial sets its own. Leave it out there.")
     first = {name: rule["choices"][0] if "choices" in rule else rule["low"] for name, rule in space.items()}
-    return build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
+    settings = build_parser("train").parse([*rest, *words_of(first), "--tag", opt.name])
+    if 0 in space.get("val_freq", {}).get("choices", [settings.val_freq]):
+        raise UserError(
+            "--val_freq is 0, and tools.sweep compares validation scores. Allowed: 1 or more. Try: leave it out"
+        )
+    return settings
 
 
 # ---------------------------------------------------------------------------------------------------- report

@@ -21,6 +21,7 @@ from evaluation.sample_submission.columns import (
     columns_beside,
     comparable,
     distinct_values,
+    has_complement,
     warn_of_placeholders,
 )
 from evaluation.sample_submission.ids import MAX_NAMED, match, named
@@ -30,6 +31,7 @@ from utils.classes import Classes
 from utils.errors import UserError
 from utils.logger import log
 from utils.task import has_probabilities
+from utils.text import number_in
 
 MAX_PROBABILITIES = 1 << 28  # 1 GB as float32, and as much again while the batches are joined.
 
@@ -158,6 +160,12 @@ def _holds_names(table: SampleTable, column: int, classes: Classes) -> bool:
     return any(values) and all(value in names for value in values if value)
 
 
+def _is_share(text: str) -> bool:
+    """Return whether `text` is a number from 0 to 1."""
+    number = number_in(text)
+    return number is not None and 0 <= number <= 1
+
+
 def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner: str | None) -> Kind:
     """Return whether all values of a column are names or numbers of classes. Raises UserError if that is unclear."""
     values = distinct_values(table, [column], joiner, MAX_NAMED + 2 * classes.count)
@@ -181,7 +189,14 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
         reason = f"these values are neither names nor numbers of the {classes.count} classes: {named(strange)}"
     else:
         reason = f"some of its values are names, others numbers of classes: {named(values)}"
+    advice = ""
+    if has_complement(classes) and values and all(_is_share(value) for value in values):
+        pair = " or ".join(classes.name(label) for label in range(2))
+        advice = (
+            "If it holds the probability of a class, name the column after that class in a copy of the sample "
+            f"({pair}), and change the header of the submission back. If it holds classes:\n"
+        )
     raise UserError(
-        f"--like {table.path} does not show what column {table.header[column]!r} holds: {reason}.\n"
+        f"--like {table.path} does not show what column {table.header[column]!r} holds: {reason}.\n{advice}"
         "Try: --labels name, or --labels number; and --top_k K with --joiner for several classes per row"
     )

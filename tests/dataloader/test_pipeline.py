@@ -128,6 +128,23 @@ def test_scale_schedule_sets_size_per_epoch(photo_set):
 
 
 @pytest.mark.parametrize("form", ["jpeg", "raw"])
+def test_cache_leaves_out_an_image_with_too_long_a_side(tmp_path, form, capfd):
+    """A struct.error, or one of libjpeg, ended the run, which reads such files without a cache."""
+    start_logging()
+    lines = []
+    for label, width in enumerate((65501, 40)):
+        cv2.imwrite(str(tmp_path / f"{label}.png"), np.full((1, width, 3), 60 * label + 30, np.uint8))
+        lines.append(f"{label}.png {label}\n")
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+    words = ("-w", 0, "-b", 2, "--transform", "none")
+    cached = batches(tmp_path, *words, "--cache", "ram", "--cache_format", form)
+    said = capfd.readouterr().out
+    assert "Cached 1 images" in said and "; 1 have no entry: they cannot be read, or a side is over" in said
+    assert cached and equal(cached, batches(tmp_path, *words))
+
+
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
 @pytest.mark.parametrize("loader_kind", ["thread", "process"])
 def test_cache_in_ram_and_on_disk_agree_and_are_near_files(photo_set, tmp_path, form, loader_kind):
     plain = batches(photo_set, "-w", 0, "--transform", "light")

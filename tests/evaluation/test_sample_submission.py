@@ -139,6 +139,18 @@ def test_sample_with_one_column_named_after_one_of_two_classes_gets_its_probabil
     assert written(two, tmp_path, text, "--labels", "number").splitlines()[1] == "photos/a/one.jpg,2"
 
 
+def test_sample_of_probabilities_whose_column_names_no_class_says_how_to_name_it(scored, tmp_path):
+    """It advised --labels alone, which writes classes into a column of probabilities."""
+    two = scored._replace(classes=Classes(2, ["cat", "dog"], [1, 3]))
+    text = f"id,target\n{ROWS.format('0.5')}"
+    with pytest.raises(UserError, match=r"(?s)name the column after that class .*\(cat or dog\).*Try: --labels name"):
+        written(two, tmp_path, text)
+    for one, shown in ((scored, text), (two, text.replace("0.5", "1.5"))):
+        with pytest.raises(UserError) as error:
+            written(one, tmp_path, shown)
+        assert "neither names nor numbers" in str(error.value) and "probability of a class" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "warned"),
     [("name", "purple", "are the name of no class of the checkpoint"), ("name", "cat", ""), ("number", "1", "")],

@@ -361,6 +361,17 @@ def test_sweep_whose_network_was_replaced_is_refused(varies, swept, tmp_path, ca
     assert swept("--sampler", "grid", "--trials", 3, *words) == 0
 
 
+@pytest.mark.parametrize(
+    "space, words", [("lr: [0.5]", ["--val_freq", 0]), ("val_freq: [1, 0]", []), ("val_freq: {low: 0, high: 2}", [])]
+)
+def test_sweep_without_validation_is_refused_at_once(space, words, swept, capfd):
+    """Each trial was trained to its end, and failed with exit code 0."""
+    Path("space.yaml").write_text(space)
+    assert swept("--trials", 1, "--", *words) == 2
+    assert "--val_freq is 0, and tools.sweep compares validation scores" in capfd.readouterr().err
+    assert not Path("results").exists()
+
+
 def test_sweep_of_class_folders_notices_another_image(swept, tmp_path, capfd):
     for label in ("cat", "dog"):
         (tmp_path / "root" / label).mkdir(parents=True)
