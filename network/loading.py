@@ -30,7 +30,8 @@ def load_weights(
         resume: take the raw weights, and raise an error where the classifier has another size. Else take the weights
             that the checkpoint shows, and leave such a classifier out, with a warning that names the tensors.
         names: the classes of `model`. Where the checkpoint's differ, or have another order, the classifier's rows are
-            carried over by name, and new names start at random; this is logged.
+            carried over by name, and new names start at random; this is logged. A classifier without a row per class
+            is left out, as one of another size is.
 
     Raises:
         UserError: the checkpoint is of another model, or does not fit.
@@ -40,8 +41,12 @@ def load_weights(
     data = content.get("data") or {}
     known, task = data.get("class_names"), data.get("task", "single")
     has_rows = model.settings.activation not in (CORN, POSITION)  # whose rows are no classes, and have no names
-    if not resume and known and names and has_rows and not names_agree(known, names):
+    if not resume and has_rows and known and names and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source, task)
+    recounted = data.get("num_classes", model.opt.num_classes) != model.opt.num_classes
+    if not resume and not has_rows and (recounted or (known and names and not names_agree(known, names))):
+        layers = classifier_layers(model.net, model.num_classes)
+        weights = {name: value for name, value in weights.items() if name not in layers}
     left_out = _load(model, content, weights, source)
     if left_out and resume:
         raise UserError(

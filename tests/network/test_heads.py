@@ -128,6 +128,26 @@ def test_load_weights_linear_into_new_head_keeps_backbone(tmp_path):
             assert torch.equal(new.net.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("loss", ["mse", "corn"])
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [("abcde", "abcde"), ("abcde", "edcba"), ("abcde", "vwxyz"), ("abc", "abcde"), (None, "abcde"), ("", None)],
+)
+def test_load_weights_of_ordered_classes_that_differ_starts_a_new_last_layer(loss, known, names):
+    """The output of one order is the opposite in the reversed one, and fits in size: a qwk of 0 without a word."""
+    words = ("--model", "timm:test_resnet", "--task", "ordinal", "--loss", loss)
+    old, new = built(*words), built(*words)
+    state = {name: value + 1 for name, value in old.net.state_dict().items()}
+    data = {"class_names": list(known) if known else None, "task": "ordinal", "num_classes": 5}
+    if known == "":  # nothing is named, and the checkpoint has another number of classes
+        data["num_classes"] = 4
+    content = {"format": 1, "weights": state, "model": old.name, "data": data}
+    load_weights(new, content, "old.pt", names=list(names) if names else None)
+    taken = {name for name, value in new.net.state_dict().items() if torch.equal(value, state[name])}
+    kept = known == names or known is None
+    assert set(state) - taken == (set() if kept else {"fc.weight", "fc.bias"})
+
+
 def test_train_arcface_then_eval_then_distil_succeeds(script, photo_set, tmp_path):
     """ArcFace with GeM, evaluated from its checkpoint; then a student of another family learns from it."""
     common = ["--no-pretrained", "--scale", 32, "-b", 12, "-w", 0, "--gpu", -1, "--precision", "fp32", "--epochs", 1]
