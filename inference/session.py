@@ -15,7 +15,7 @@ from inference.loading import LoadedPredictor, load_predictor
 from inference.predictor import Predictor
 from inference.saved_probs import check_size
 from inference.task_flags import CLASS_TASKS
-from options import changed
+from options import build_parser, changed
 from options.unused import unused_flags
 from utils import distributed
 from utils.agreement import check_alike
@@ -24,6 +24,8 @@ from utils.classes import Classes, noun
 from utils.errors import UserError
 from utils.logger import log
 from utils.run import get_device
+
+NETWORK_FLAGS = ("model", "tta", "scale", "fit", "precision", "fold")  # how the networks of --load predict
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ def _open(
     for line in unused_flags(opt):
         log.warning(line)
     opt, ensemble = apply_ensemble_file(opt)
+    if all(path.endswith(".npz") for path in opt.load):
+        opt = _without_network_flags(opt)
     loaded = load_predictor(opt, device, ensemble)
     classes = loaded.classes
     if classes.task not in tasks:
@@ -142,6 +146,18 @@ def _note_cache(opt: argparse.Namespace, loaded: LoadedPredictor) -> None:
                 f"{path} was trained and validated with --cache {cache}, whose images are smaller and saved again. "
                 "This evaluation reads the files, so a few predictions may differ. For the same pixels: --cache ram"
             )
+
+
+def _without_network_flags(opt: argparse.Namespace) -> argparse.Namespace:
+    """Return `opt` without what says how networks predict, for records, as there is none; warn of such a given flag."""
+    get_default = build_parser("eval").get_default
+    given = [name for name in NETWORK_FLAGS if name in opt.given and getattr(opt, name) != get_default(name)]
+    if given:
+        log.warning(
+            f"{', '.join(f'--{name}' for name in given)}: no effect, as all of --load are saved predictions, which are "
+            "taken as they are. Try: leave it out, or the checkpoints in --load"
+        )
+    return changed(opt, **{name: get_default(name) for name in NETWORK_FLAGS})
 
 
 def _labels(opt: argparse.Namespace, classes: Classes) -> str:

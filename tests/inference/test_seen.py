@@ -1,5 +1,6 @@
 """eval.py warns where it fits something to images that a member, or a file of its probabilities, has learned from."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,21 @@ def test_file_of_probabilities_keeps_what_its_networks_have_seen(files, tmp_path
     assert saved_probs.read(str(path)).seen == [entry(None, None)]
     saved_probs.write(path, values, readable, files, Classes(2), {"fold": np.ones(len(files))})  # oof.npz of before
     assert saved_probs.read(str(path)).seen == []
+
+
+def test_file_of_probabilities_alone_is_scored_without_the_flags_of_networks(photo_set, script, tmp_path):
+    """They change nothing, and metrics.json, as report.html and provenance.json, said that they were applied."""
+    files = read_list(photo_set / "val.txt")
+    values = np.log(np.full((len(files), 3), 1 / 3)).astype(np.float16)
+    saved_probs.write(tmp_path / "p.npz", values, np.ones(len(files), bool), files, Classes(3))
+    words = ["--load", "p.npz", "--val_list", photo_set / "val.txt", "--gpu", -1, "-w", 0, "--no-report"]
+    result = script("eval.py", *words, "--tta", "flip", "--scale", 64, "--resamples", 100)
+    assert result.code == 0, result.err
+    assert "--tta, --scale: no effect, as all of --load are saved predictions" in result.out + result.err
+    (path,) = Path("results").rglob("metrics.json")
+    options = json.loads(path.read_text())["options"]
+    assert (options["tta"], options["scale"], options["resamples"]) == ("none", None, 100)
+    assert "no effect" not in script("eval.py", *words).out
 
 
 def test_list_that_was_made_again_since_training_is_warned_of(photo_set, tmp_path, caplog):
