@@ -83,6 +83,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "momentum": (_value("optimizer", "sgd"),),
     "step_size": (_value("scheduler", "step"),),
     "min_lr": (_value("scheduler", "cos", "poly", "onecycle"),),
+    "drop_path": (
+        Condition(
+            lambda opt: choices.MODELS.get(opt.model, ("",))[0] not in ("Airbench", "iResNet"),  # not of timm
+            lambda opt: f"with --model {opt.model}",
+            "--model ResNet50",
+        ),
+    ),
     **{flag: _in_transform(flag) for flags in choices.TRANSFORM_FLAGS.values() for flag in flags},
     "erase_area": (_beside("erase", "--erase 0.5"),),
     "on_bad_image": (_beside("check_files", "--check_files"),),

@@ -112,8 +112,9 @@ class TimedLength(RunLength):
         self.images_per_step = train_images / self.span.per_epoch
         self.validation_steps = validation_images / self.images_per_step
         used = f" {_clock_text(self.used_before)} of it are used." if self.used_before else ""
-        end = time.localtime(time.time() + self.limit - self._seconds())
-        log.info(f"--hours {self.hours:g}: the run ends at about {time.strftime('%H:%M', end)}.{used}")
+        now = time.time()
+        end = end_text(now, now + self.limit - self._seconds())
+        log.info(f"--hours {self.hours:g}: the run ends at about {end}.{used}")
 
     def epoch_began(self) -> None:
         """End the pause before it. Raises UserError if the time is used before the first step of a run."""
@@ -237,6 +238,12 @@ class TimedLength(RunLength):
         self.pause, self.share, self.over = state["pause"], state["share"], state["over"]
         if state["hours"] != self.hours:
             self.share, self.over = min(1.0, self.share * state["hours"] / self.hours), False
+
+
+def end_text(now: float, end: float) -> str:
+    """Return the local time of `end`, with its date where that is not the date of `now`; both in seconds of Unix."""
+    dates = [time.strftime("%Y-%m-%d ", time.localtime(moment)) for moment in (now, end)]
+    return ("" if dates[0] == dates[1] else dates[1]) + time.strftime("%H:%M", time.localtime(end))
 
 
 def _clock_text(seconds: float) -> str:

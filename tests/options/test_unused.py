@@ -18,6 +18,7 @@ CASES = {
     "momentum 0.8": ("--optimizer muon", "--optimizer sgd"),
     "step_size 3": ("", "--scheduler step"),
     "min_lr 0.0001": ("--scheduler 7x", "--scheduler onecycle"),
+    "drop_path 0.1": ("--model iResNet50", "--model timm:resnet18"),
     "rotate 9": ("--transform albumentations", "--transform resize"),
     "ra_ops 3": ("", "--transform randaugment"),
     "ra_magnitude 3": ("--transform none", "--transform randaugment"),

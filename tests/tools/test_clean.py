@@ -122,6 +122,14 @@ def test_clean_changes_every_line_of_an_image(twice, row, expected, top, tmp_pat
     assert f"2 {'dropped' if action == 'drop' else 'relabelled'}" in capsys.readouterr().out
 
 
+def test_clean_label_beyond_the_names_of_the_classes_is_refused(train, tmp_path, capsys):
+    """It was written, and train.py refused the list."""
+    (tmp_path / "classes.txt").write_text("x\ny\nz\n")
+    (tmp_path / "d.csv").write_text(f"path,label,action,new_label\n{tmp_path}/a.png,0,relabel,3\n")
+    assert cleaned(train, "--decisions", tmp_path / "d.csv") == (2, None)
+    assert "a.png gets new_label 3, and" in (said := capsys.readouterr().err) and "allowed: 0 to 2" in said
+
+
 def test_clean_of_an_image_with_two_labels_is_refused(twice, tmp_path, capsys):
     for second in ("b.png 0\nb.png 1\n", "b.png 1\nb.png 0\n"):
         twice.write_text(second)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+from datetime import datetime
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,7 @@ from options import parse_train
 from scheduler import Span
 from ticking import tick
 from training.engine import Engine
-from training.hours import TimedLength
+from training.hours import TimedLength, end_text
 from utils import checkpoint, clock
 from utils.batch import Batch
 from utils.errors import UserError
@@ -152,6 +153,11 @@ def test_parse_hours_beside_what_counts_epochs_is_refused(words, problem, capsys
     with pytest.raises(SystemExit):
         parse_train(["--tag", "x", "--hours", "1", *words.split()])
     assert problem in capsys.readouterr().err
+
+
+def test_end_text_of_another_day_has_its_date():
+    noon = datetime(2026, 11, 27, 12).timestamp()
+    assert end_text(noon, noon + 3600) == "13:00" and end_text(noon, noon + 30 * 3600) == "2026-11-28 18:00"
 
 
 # ------------------------------------------------------------------------ whole runs: 3 steps per epoch

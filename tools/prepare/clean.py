@@ -146,6 +146,7 @@ def clean(
     check(outputs, read, [files], force)
     names = _names_for(source, out)
     chosen = _chosen(decisions, files, automatic) if decisions else {}
+    _check_new_labels(chosen, files, source.parent / "classes.txt", out.parent / "classes.txt")
     copies = read_copies(automatic.doctor, files) if automatic.doctor else Copies({}, {})
     for index, reason in copies.drop.items():
         if index not in chosen or chosen[index].reason:  # a person's decision has no reason
@@ -211,6 +212,17 @@ def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int,
                 "The list has changed since the decisions were made; evaluate it again."
             )
     return chosen
+
+
+def _check_new_labels(chosen: dict[int, Decision], files: FileList, *names_files: Path) -> None:
+    """Raise UserError where a new label is beyond the classes that the first of `names_files` that is there names."""
+    named = next(((path, names) for path in names_files if (names := read_class_names(path.parent))), None)
+    for index, decision in chosen.items():
+        if named is not None and decision.new_label is not None and decision.new_label >= len(named[1]):
+            raise UserError(
+                f"{files.path(index)} gets new_label {decision.new_label}, and {named[0]} names {len(named[1])} "
+                f"classes; allowed: 0 to {len(named[1]) - 1}."
+            )
 
 
 def _places(paths: Iterable[str]) -> dict[str, list[int]]:
