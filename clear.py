@@ -16,7 +16,7 @@ from pathlib import Path
 
 from options import command, parse_clear
 from options.choices import NEWEST
-from options.near_names import did_you_mean
+from options.near_names import did_you_mean, near_names
 from utils import run_lock, run_log, trash
 from utils.errors import UserError
 from utils.run import run_command
@@ -131,10 +131,11 @@ def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
         return present
     parents = [folder.parent for folder in folders.values() if folder.parent.is_dir()]
     tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
-    hint = did_you_mean(tag, tags)
+    hint, near = did_you_mean(tag, tags), near_names(tag, tags, 1)
+    attempt = f"\nTry: {command('clear', {'tag': near[0]})}" if near else ""
     raise UserError(
         f"There are no records of tag {tag!r}.{hint and f' {hint}'}\n"
-        f"There are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}"
+        f"There are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}{attempt}"
     )
 
 

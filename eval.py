@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(opt: argparse.Namespace) -> None:
+    """Evaluate the checkpoints of --load, and write their scores."""
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from evaluation import results
     from evaluation.compare import OtherClasses, compare

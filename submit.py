@@ -20,6 +20,7 @@ from utils.run import run_command
 
 
 def main(opt: argparse.Namespace) -> None:
+    """Predict the test list, and write the submission."""
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
     from dataloader import check_numbering
     from evaluation import submission, submission_files

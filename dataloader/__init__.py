@@ -157,7 +157,7 @@ class TrainLoader:
 
     @property
     def kind(self) -> str:
-        """What loads the images: "thread" or "process", also where --loader is auto."""
+        """Return what loads the images: "thread" or "process", also where --loader is auto."""
         return self._batches.config.kind
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:

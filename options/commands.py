@@ -45,10 +45,18 @@ def after_training(script: str, checkpoint: str, opt: argparse.Namespace, test_l
     return command(script, values if os.path.isfile(test_list) else values | {"test_list": NO_TEST_LIST})
 
 
-def resume_command(opt: argparse.Namespace, processes: int = 1) -> str:
-    """Return the command that continues the training run `opt` from its last.pt; `processes` above 1 need torchrun."""
+def resume_command(opt: argparse.Namespace, processes: int = 1, in_all: int = 0) -> str:
+    """Return the command that continues the training run `opt` from its last.pt.
+
+    Args:
+        processes: those of this machine; more than 1 need torchrun.
+        in_all: those of all machines. Where they are more, each machine has a command that is not known here.
+    """
     own = {name: getattr(opt, name) for name in ("tag", "debug", "checkpoint_dir", "log_dir", "gpu", "workers")}
     text = command("train", own | {"resume": True})
+    if in_all > processes:
+        start = "the torchrun of this run again on each machine, with its --nnodes and --node_rank, and"
+        return f"{start}\n    {text.removeprefix('python ')}"
     return f"torchrun --nproc_per_node={processes} {text.removeprefix('python ')}" if processes > 1 else text
 
 

@@ -166,7 +166,8 @@ def _augmentation(opt: Options, facts: Facts) -> tuple[Values, str]:
         return {}, ""
     beyond = (opt.epochs - MIN_AUGMENTED_EPOCHS) / (FULLY_AUGMENTED_EPOCHS - MIN_AUGMENTED_EPOCHS)
     strength = min(1.0, max(0.0, beyond))
-    seen = f"each image is seen {opt.epochs} times" + (", if --hours allows it" if opt.hours is not None else "")
+    times = "once" if opt.epochs == 1 else f"{opt.epochs} times"
+    seen = f"each image is seen {times}" + (", if --hours allows it" if opt.hours is not None else "")
     if opt.epochs < MIN_AUGMENTED_EPOCHS and not set(TRANSFORM_FLAGS["resize"]) & set(opt.given):
         return {"transform": "none"}, f"{seen}: too few to learn from distorted ones"
     chain: Values = {name: round(none + strength * (full - none), 3) for name, (none, full) in CHAIN.items()}

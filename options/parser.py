@@ -138,7 +138,8 @@ class Parser(ToolParser):
 
     An alias is a second long name in `add_argument`: `group("--smooth", "--label_smoothing")`. It works on the command
     line, in a file, and in --no- forms. The options, checkpoints and printed commands use the first name.
-    A user's mistake ends with exit code 2 and one message that lists every problem, in the user's spelling.
+    A user's mistake ends with exit code 2 and one message in the user's spelling. It lists every
+    problem, but a word that argparse cannot read (`--lr abc`), which it names alone, before the others are looked for.
     """
 
     def __init__(self, prog: str, description: str) -> None:

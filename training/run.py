@@ -150,7 +150,8 @@ class TrainingRun:
             f"{model.name}: {count} parameters, {counted(lists.classes.count, lists.classes.task)}, "
             f"{model.settings.scale} px, {self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{lists.train_images} training and {lists.val_images} validation images, "
-            f"{batches} batches of {min(settings.batch_size, lists.train_images)} per epoch, "
+            f"{batches} {'batch' if batches == 1 else 'batches'} of "
+            f"{min(settings.batch_size, lists.train_images)} per epoch, "
             f"{self.length.described(state.next_epoch)}\n"
             f"{settings.described}"
         )
@@ -250,7 +251,7 @@ class TrainingRun:
     # ------------------------------------------------------------------------------------------------ saving
 
     def maybe_save(self, tracker: EpochTracker) -> None:
-        """Between two optimizer steps: save every --save_minutes, or save and stop if a signal has arrived.
+        """Between two optimizer steps, save every --save_minutes, or save and stop if a signal has arrived.
 
         Raises:
             RunInterrupted: it has arrived.
@@ -323,7 +324,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Around the epochs: a signal ends the run at a safe point, after the checkpoint in progress is written.
+        """Let a signal end the run at a safe point, after the checkpoint in progress is written.
 
         torchrun sends SIGTERM once one of several processes has ended, and SIGKILL 30 seconds later. So they all stay
         until the first has written the checkpoint, and a SIGTERM replaces no message.
@@ -354,7 +355,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def interruptible(self, tracker: EpochTracker) -> Iterator[None]:
-        """Around a validation, in which a signal ends the run at once; the resumed run validates again from the start.
+        """Let a signal end the run at once, during a validation; the resumed run validates again from the start.
 
         Several processes would stop at different batches, so they validate to the end.
 

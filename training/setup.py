@@ -260,7 +260,7 @@ def run_settings(opt: argparse.Namespace) -> RunSettings:
             f"{opt.optimizer}, lr {opt.lr:g}, {opt.scheduler}, loss {opt.loss}, transform {opt.transform}, "
             f"seed {opt.seed}"
         ),
-        resume_command=resume_command(opt, distributed.world_size()),
+        resume_command=resume_command(opt, distributed.local_world_size(), distributed.world_size()),
     )
 
 

@@ -51,7 +51,7 @@ class StepCurves:
         self.stride *= 2
 
     def reduce(self) -> None:
-        """At an epoch's end: replace the sums by their means over the processes, as metrics.csv has them."""
+        """Replace the sums by their means over the processes, as metrics.csv has them; at the end of an epoch."""
         self.sums = distributed.all_reduce_mean_(self.sums)
 
     # ------------------------------------------------------------------------------------------------ state

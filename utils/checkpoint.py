@@ -31,6 +31,7 @@ import hashlib
 import os
 import pickle
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -233,5 +234,5 @@ def _neighbours(path: Path) -> str:
         return path_hint(path)
     present = sorted((p for p in folder.glob("*.pt") if p != path), key=lambda p: -p.stat().st_mtime)
     if present:
-        return "\nThere are: " + ", ".join(str(p) for p in present[:8])
-    return f"\nThe folder {folder} holds no checkpoint."
+        return f"\nThere are: {', '.join(str(p) for p in present[:8])}\nTry: {shlex.quote(str(present[0]))}"
+    return f"\nThe folder {folder} holds no checkpoint.\nTry: find . -name '*.pt'"

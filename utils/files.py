@@ -71,6 +71,24 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
         sync_folder(folder)
 
 
+def write_replaced(path: Path, content: bytes) -> None:
+    """Write a file beside `path` and rename it, without waiting for the disk: for many files that can be made again.
+
+    A process that is killed leaves the old file or the new one. Missing folders are made.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    beside = name_beside(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error.strerror}.\nTry: df -h {path.parent}") from error
+
+
 def check_regular(path: Path) -> None:
     """Raise UserError if `path` is a folder, a device or a pipe; links are followed, and a missing file is fine."""
     try:

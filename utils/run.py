@@ -283,7 +283,11 @@ def _own_gpu(gpu: int, count: int) -> int:
     """Return the GPU of this process under torchrun. Raises UserError if the machine's `count` GPUs are too few."""
     own, processes = distributed.local_rank(), distributed.local_world_size()
     if own >= count:
-        command = shlex.join(["torchrun", f"--nproc_per_node={count}", *sys.argv])
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)  # of `torchrun -m tools.embed`; a file has none
+        as_module = spec is not None and getattr(main, "__file__", "") == sys.argv[0]
+        words = ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec and as_module else sys.argv
+        command = shlex.join(["torchrun", f"--nproc_per_node={count}", *words])
         raise UserError(f"torchrun started {processes} processes on a machine with {count} GPUs.\nTry: {command}")
     if gpu and own == 0:
         log.warning(f"--gpu {gpu} is ignored: under torchrun each process takes the GPU of its local rank, from 0.")

@@ -121,7 +121,7 @@ def test_load_pickle_with_code_is_refused_and_not_run(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(UserError, match="(?s)damaged or cut short.*evil.pt"):
         checkpoint.load(tmp_path / "bad.safetensors")
-    with pytest.raises(UserError, match="(?s)There is no checkpoint.*There are: .*evil.pt"):
+    with pytest.raises(UserError, match="(?s)There is no checkpoint.*There are: .*evil.pt.*Try: .*\\.pt"):
         checkpoint.load(tmp_path / "none.pt")
 
 

@@ -1,5 +1,6 @@
 """Which device, and what is said of it: torch.cuda is a fake here, with as many GPUs as a test wants."""
 
+import sys
 import types
 
 import pytest
@@ -160,3 +161,15 @@ def test_run_command_tunes_malloc_before_the_work(mallopt, monkeypatch, tmp_path
     seen = []
     code = run.run_command(lambda _: types.SimpleNamespace(tag="t"), lambda opt: seen.extend(mallopt))
     assert code == 0 and {parameter for parameter, _ in seen} == {run.M_MMAP_THRESHOLD, run.M_TRIM_THRESHOLD}
+
+
+def test_too_few_gpus_of_a_module_name_the_module(monkeypatch):
+    """torchrun -m tools.embed: the path of the file cannot be run by itself."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("sys.argv", ["/x/tools/embed.py", "--load", "a.pt"])
+    spec = types.SimpleNamespace(name="tools.embed")
+    module, script = types.SimpleNamespace(__spec__=spec, __file__="/x/tools/embed.py"), types.SimpleNamespace()
+    for main, wanted in ((module, "-m tools.embed"), (script, "/x/tools/embed.py")):
+        monkeypatch.setitem(sys.modules, "__main__", main)
+        with pytest.raises(UserError, match=rf"Try: torchrun --nproc_per_node=1 {wanted} --load a\.pt"):
+            run._own_gpu(0, 1)

@@ -21,7 +21,7 @@ from tools import lr_find, preview
 from tools.doctor import command as doctor
 from utils import checkpoint, outputs, run_lock
 from utils.errors import UserError
-from utils.files import atomic_write, link_over
+from utils.files import atomic_write, link_over, write_replaced
 
 
 @pytest.fixture
@@ -407,3 +407,16 @@ def test_eval_and_submit_in_locked_folder_are_refused(script, ready, tmp_path):
             other.communicate("\n")
     assert script("eval.py", *ready, "--tag", "t", "--no-report", "--calibrate").code == 0
     assert "calibration" in checkpoint.load(ready[1])
+
+
+def test_write_replaced_keeps_the_old_file_if_it_fails(tmp_path, monkeypatch):
+    """An image was written in place, so that a kill left a part of it."""
+    path = tmp_path / "images" / "a.png"
+    write_replaced(path, b"old")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", lambda *words: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(UserError, match=r"(?s)a\.png cannot be written: No space left.*Try: df -h"):
+            write_replaced(path, b"new")
+    assert path.read_bytes() == b"old" and [one.name for one in path.parent.iterdir()] == ["a.png"]
+    write_replaced(path, b"new")
+    assert path.read_bytes() == b"new"

@@ -24,7 +24,7 @@ from tools.prepare.packages import Package, check_content, check_outside, debian
 from utils import tables
 from utils.cores import usable_cores
 from utils.errors import ImageError, UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, write_replaced
 from utils.logger import log, progress
 
 LEVELS = ("top", "leaf")
@@ -304,6 +304,5 @@ def _groups(drawings: Sequence[Drawing]) -> list[str]:
 
 def _write(path: Path, png: bytes) -> str:
     """Write the file, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png)
+    write_replaced(path, png)
     return str(path)

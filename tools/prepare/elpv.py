@@ -1,7 +1,6 @@
 """ELPV: 2,624 grey images of solar cells, 300 x 300 pixels, from electroluminescence (PyPI's elpv-dataset)."""
 
 import argparse
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from dataloader.listing.splits import split_and_log
 from tools.prepare.flags import split_plan
 from tools.prepare.packages import Package, check_content, check_outside, pypi_folder
 from utils.errors import UserError
+from utils.files import write_replaced
 from utils.logger import log, progress
 
 DATA = "elpv_dataset/data"
@@ -46,10 +46,9 @@ def prepare_elpv(opt: argparse.Namespace) -> None:
         check_content(PACKAGE, folder, opt)
         labels = read_labels(folder / "labels.csv", opt.target)
         paths = []
-        (out / "images").mkdir(parents=True, exist_ok=True)
         for name in progress(list(labels), "copying images"):
             paths.append(str(out / "images" / Path(name).name))
-            shutil.copyfile(folder / name, paths[-1])
+            write_replaced(Path(paths[-1]), (folder / name).read_bytes())
     numbers = list(labels.values())
     if opt.target == "probability":
         images = ImageList(paths, None, values=[[DEGREES[number]] for number in numbers])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dataloader.listing.lists import ImageList, Listing, write_all
 from tools.prepare.packages import install_debian
-from utils.errors import UserError
+from utils.files import write_replaced
 from utils.logger import log, progress
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -72,9 +72,7 @@ def long_tail(labels: NDArray[np.uint8], imbalance: float) -> NDArray[np.int64]:
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> str:
     """Write a PNG and return its path. Raises UserError where it cannot be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), image):
-        raise UserError(f"{path} cannot be written. Is the disk full? Try: df -h {path.parent}")
+    write_replaced(path, cv2.imencode(".png", image)[1].tobytes())
     return str(path)
 
 

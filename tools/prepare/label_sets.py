@@ -17,7 +17,7 @@ class LabelSets(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """The flag that takes the cells apart."""
+        """Return a line to try, with the flag that takes the cells apart."""
         return f'Try: --label_separator "{self.separator}", for --task multilabel'
 
 

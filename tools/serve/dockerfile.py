@@ -10,6 +10,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 from utils.logger import log
 from utils.outputs import Output, check
+from utils.whole_folder import whole_folder
 
 REQUIREMENTS = ("fastapi", "uvicorn", "python-multipart", "prometheus-client")
 COMMAND = ("python", "-m", "serve", "--host", "0.0.0.0", "--port", "8000")
@@ -53,9 +54,9 @@ def write_dockerfile(folder: Path, force: bool = False) -> None:
     planned = [Output(folder / name, f"the {name} of tools.serve", _is_text(text)) for name, text in texts.items()]
     check(planned, {}, force=force)
     shipped = Path(__file__).parent / "shipped"
-    (folder / "serve").mkdir(exist_ok=True)
-    for source in (*shipped.glob("*.py"), shipped / "page.html"):
-        shutil.copyfile(source, folder / "serve" / source.name)
+    with whole_folder(folder / "serve", keep=lambda name: name) as new:
+        for source in (*shipped.glob("*.py"), shipped / "page.html"):
+            shutil.copyfile(source, new / source.name)
     for name, text in texts.items():
         with atomic_write(folder / name, "w") as file:
             file.write(text)

@@ -237,6 +237,7 @@ def as_object(name: str, row: list[tuple[str, float]], task: str) -> dict[str, o
 
 
 def main() -> int:
+    """Predict the images of the command line; return the exit code."""
     parser = argparse.ArgumentParser("predict.py", description="Predict images with the exported network.")
     parser.add_argument("images", nargs="*", help="files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes per image; of several labels or numbers all")
