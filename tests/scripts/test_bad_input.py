@@ -267,7 +267,7 @@ def test_train_batch_above_data_is_the_data(script, tiny):
     result = script("train.py", *tiny, "-b", 500)
     assert result.code == 0, result.err
     assert "36 images, fewer than a batch of 500" in result.out
-    assert "1 batches of 36" in result.out
+    assert "1 batch of 36" in result.out
 
 
 def test_last_batch_of_one_is_dropped_in_train_kept_in_eval(script, tiny, lines, listed):

@@ -70,8 +70,9 @@ def test_fit_head_first_step_starts_at_logits_of_logistic_regression(words, scri
     """scikit-learn, fitted here to standardised features, with the strength that the held-out images prefer."""
     found = []
 
-    def stop(run, engine, loader, score):
-        found.append((*features_and_logits(engine.model, engine.model.opt, loader.files), loader.files.label))
+    def stop(run, loader, score):
+        model = run.engine.model
+        found.append((*features_and_logits(model, model.opt, loader.files), loader.files.label))
         raise UserError("stopped before the first step")
 
     monkeypatch.setattr(train, "train", stop)

@@ -36,11 +36,11 @@ def first_logits(monkeypatch, script):
     """`first_logits(words)` returns logits of the training list where train.py would take its first step."""
     found = []
 
-    def stop(run, engine, loader, score):
-        opt = engine.model.opt.replace(batch_size=50)
-        (batch,) = dataloader.eval_loader(opt, loader.files, (engine.model.preprocess(),))
-        with torch.inference_mode(), engine.model.evaluating() as net:
-            found.append(net(engine.model.normalise(batch.images[0])))
+    def stop(run, loader, score):
+        model = run.engine.model
+        (batch,) = dataloader.eval_loader(model.opt.replace(batch_size=50), loader.files, (model.preprocess(),))
+        with torch.inference_mode(), model.evaluating() as net:
+            found.append(net(model.normalise(batch.images[0])))
         raise UserError("stopped before the first step")
 
     def logits(*words):
