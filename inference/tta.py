@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from options.choices import TRANSFORM_FLAGS
-from utils.errors import unknown_name
+from utils.errors import look_up
 from utils.logger import log
 from utils.preprocess import CROP_FRACTION, Preprocess
 
@@ -98,16 +98,14 @@ def get_views(name: str, preprocess: Preprocess) -> list[View]:
     Raises:
         UserError: there is no TTA of that name.
     """
-    if name not in TTA:
-        raise unknown_name("TTA", name, TTA, "--tta ")
-    return TTA[name](preprocess)
+    return look_up("TTA", name, TTA, "--tta ")(preprocess)
 
 
 def warn_of_unknown_views(name: str, trained: Mapping[str, Any], path: str) -> None:
     """Warn where --tta `name` shows the network of the checkpoint `path` images as its training never did.
 
     Upside-down and turned views cost Airbench, trained upright on Fashion-MNIST, 57 points; mirror images cost
-    EfficientNet-Lite0, trained without them, 1.2 (docs/benchmarks.md).
+    EfficientNet-Lite0, trained without them, 1.1 (docs/benchmarks.md).
 
     Args:
         trained: the options of its training; where they lack the transform or its flips, nothing is judged.

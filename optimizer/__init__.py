@@ -12,7 +12,7 @@ from torch import nn
 
 from optimizer.state import check_state
 from options.choices import default_weight_decay
-from utils.errors import unknown_name
+from utils.errors import look_up
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ def find_optimizer(name: str) -> Builder:
     Raises:
         UserError: the name is unknown; the message lists the known ones.
     """
-    if name not in optimizers:
-        raise unknown_name("optimizer", name, optimizers, "--optimizer ")
-    return optimizers[name]
+    return look_up("optimizer", name, optimizers, "--optimizer ")
 
 
 def get_optimizer(

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from utils.outputs import check_folder
 from utils.run import run_tool
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from dataloader.file_list import FileList
 
 FACTORS = (0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
@@ -63,6 +65,7 @@ def run(opt: argparse.Namespace) -> None:
     from dataloader.file_list import read_list
     from evaluation.report.tool_plots import line
     from evaluation.seen_images import warn_seen
+    from network.loading import build_from_checkpoint
     from utils import checkpoint
     from utils.seen_lists import seen_lists
 
@@ -81,7 +84,9 @@ def run(opt: argparse.Namespace) -> None:
     warn_seen(f"--load {opt.load}", seen_lists(content), files, effect)
     files = align_labels(files, Classes.from_dict(data), "the checkpoint")
     own = int(preprocess["scale"])
-    scales = sorted({own, *(_checked(opt, content) if opt.scales else _near(opt.load, content, own))})
+    net = build_from_checkpoint(content, opt.load)[0].net
+    scales = sorted({own, *(_checked(net, opt.load, opt.scales) if opt.scales else _near(net, opt.load, own))})
+    del net  # each size is scored with a network of its own
     found = {}
     for scale in scales:
         found[scale] = _score(opt, files, scale)
@@ -106,29 +111,26 @@ def run(opt: argparse.Namespace) -> None:
     log.info(f"Written: {out}/best_scale.csv, best_scale.png")
 
 
-def _checked(opt: argparse.Namespace, content: dict[str, Any]) -> list[int]:
-    """Return the sizes of --scales. Raises UserError if the network of the checkpoint does not take one of them."""
-    from network.loading import build_from_checkpoint
+def _checked(net: "nn.Module", path: str, scales: list[int]) -> list[int]:
+    """Return the sizes of --scales. Raises UserError if `net`, of the checkpoint `path`, does not take one of them."""
     from network.sizes import check_size
 
-    net = build_from_checkpoint(content, opt.load)[0].net
-    for side in opt.scales:
-        check_size(net, side, opt.load, "--scales", "give sizes that it takes, or leave --scales out")
-    return list(opt.scales)
+    for side in scales:
+        check_size(net, side, path, "--scales", "give sizes that it takes, or leave --scales out")
+    return scales
 
 
-def _near(path: str, content: dict[str, Any], own: int) -> set[int]:
-    """Return sizes about FACTORS times `own` that the network of the checkpoint `path` takes.
+def _near(net: "nn.Module", path: str, own: int) -> set[int]:
+    """Return sizes about FACTORS times `own` that `net`, of the checkpoint `path`, takes.
 
     They are multiples of the first of STEPS_PIXELS at which it takes all of them, else those that it takes at any.
 
     Raises:
         UserError: it takes none but its own.
     """
-    from network.loading import build_from_checkpoint
     from network.sizes import takes_size
 
-    net, taken = build_from_checkpoint(content, path)[0].net, set()
+    taken = set[int]()
     for step in STEPS_PIXELS:
         near = {max(step, round(own * factor / step) * step) for factor in FACTORS}
         fitting = {side for side in near if takes_size(net, side)}

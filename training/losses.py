@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.errors import UserError, unknown_name
+from utils.errors import UserError, look_up
 
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> a loss per sample
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits, targets -> the scalar to minimise
@@ -266,14 +266,13 @@ def get_loss(settings: LossSettings) -> Loss:
     Raises:
         UserError: the name is unknown; the message lists the known ones. Or class counts are needed and missing.
     """
-    if settings.loss not in losses:
-        raise unknown_name("loss", settings.loss, losses, "--loss ")
+    build = look_up("loss", settings.loss, losses, "--loss ")
     if settings.class_counts is None and (settings.logit_adjust or settings.class_weight != "none"):
         raise UserError(
             "--logit_adjust and --class_weight need the number of training images of each class, "
             "which is not known here."
         )
-    return losses[settings.loss](settings)
+    return build(settings)
 
 
 def softmax_config(settings: LossSettings) -> SoftmaxConfig:

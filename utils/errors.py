@@ -1,13 +1,15 @@
 """Errors that a user reads, and hints at the name that was meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from options.near_names import did_you_mean, near_names
 
 MAX_NAMES = 60  # timm has 1,400 models: of more names than these, a message lists only the near ones
 MAX_NEAR = 5
 MAX_FOLDERS = 8
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -54,6 +56,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str], flag: str = "") -> 
         return UserError(f"There is no {kind} {name!r} among {len(names):,}. {hint}{attempt}")
     hint = did_you_mean(name, names)
     return UserError(f"There is no {kind} {name!r}.{hint and f' {hint}'}\nThere are: {', '.join(names)}.{attempt}")
+
+
+def look_up(kind: str, name: str, registry: Mapping[str, T], flag: str = "") -> T:
+    """Return what `registry` holds under `name`.
+
+    Raises:
+        UserError: it holds nothing of that name; see `unknown_name`.
+    """
+    if name not in registry:
+        raise unknown_name(kind, name, registry, flag)
+    return registry[name]
 
 
 def _names_in(folder: Path) -> list[str]:

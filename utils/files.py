@@ -16,23 +16,28 @@ from utils.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb", sync: bool = True) -> Iterator[IO[Any]]:
     """Open a temporary file beside `path` for writing; at the end of the body, fsync it and rename it to `path`.
 
     A reader sees the old content or the new one, never a part. If the body or the disk fails, the old file stays and
     the temporary one is deleted. A new file has the permissions of open(), a replaced file keeps its own. A link is
     replaced, not followed. Text is UTF-8; file names of other bytes keep them (surrogateescape).
 
+    Args:
+        sync: False: do not wait for the disk, for many files that can be made again.
+
     Raises:
         UserError: `path` is a folder, a device, or anything else but a regular file.
         OSError: the disk is full, the folder cannot be written, and so on.
     """
-    with atomic_write_all([path], mode) as (file,):
+    with atomic_write_all([path], mode, sync) as (file,):
         yield file
 
 
 @contextlib.contextmanager
-def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") -> Iterator[list[IO[Any]]]:
+def atomic_write_all(
+    paths: Sequence[str | os.PathLike[str]], mode: str = "wb", sync: bool = True
+) -> Iterator[list[IO[Any]]]:
     """Open files as `atomic_write` does, for files that belong together.
 
     All are complete on the disk before the first is renamed. So all are old or all are new, unless the process is
@@ -53,7 +58,8 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
             for path, file in zip(targets, files, strict=True):
                 file.flush()
                 _copy_permissions(path, file.fileno())
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
         for path in targets:
             check_regular(path)  # again, because the body may take hours
         for path, beside in zip(targets, besides, strict=True):
@@ -67,25 +73,20 @@ def atomic_write_all(paths: Sequence[str | os.PathLike[str]], mode: str = "wb") 
             }
             error.filename = meant.get(error.filename, error.filename)
         raise
-    for folder in dict.fromkeys(path.parent for path in targets):
+    for folder in dict.fromkeys(path.parent for path in targets) if sync else ():
         sync_folder(folder)
 
 
 def write_replaced(path: Path, content: bytes) -> None:
-    """Write a file beside `path` and rename it, without waiting for the disk: for many files that can be made again.
-
-    A process that is killed leaves the old file or the new one. Missing folders are made.
+    """Replace a file by `content` as `atomic_write` does, without waiting for the disk.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    beside = name_beside(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        with atomic_write(path, sync=False) as file:
+            file.write(content)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error.strerror}.\nTry: df -h {path.parent}") from error
 
 

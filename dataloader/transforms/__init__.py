@@ -13,7 +13,7 @@ import numpy as np
 from dataloader.decode import Image, ScaleFn
 from dataloader.geometry import EvalGeometry, RandomCrop, Region
 from dataloader.transforms import ops, policies
-from utils.errors import UserError, unknown_name
+from utils.errors import UserError, look_up
 from utils.preprocess import Preprocess
 
 ReadFn = Callable[[ScaleFn], tuple[Image, tuple[int, int]]]  # a Reader's `read` for one index
@@ -180,9 +180,7 @@ def find_transform(name: str) -> Builder:
     Raises:
         UserError: the name is unknown; the message lists the known ones.
     """
-    if name not in transforms:
-        raise unknown_name("transform", name, transforms, "--transform ")
-    return transforms[name]
+    return look_up("transform", name, transforms, "--transform ")
 
 
 def get_transform(opt: argparse.Namespace, preprocess: Preprocess) -> Pipeline:

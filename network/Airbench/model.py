@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from network.backbones import reinit_head
 from network.base_model import BaseModel, Step
-from utils.errors import UserError, unknown_name
+from utils.errors import UserError, look_up
 
 from .airbench import MIN_SIDE_PIXELS, WIDTHS, Airbench  # relative, so that a copied folder runs its own file
 
@@ -13,8 +13,7 @@ class Model(BaseModel):
     ARCHS = {"MyNet": "airbench"}  # the backbone of a copy called MyNet; ours are in options/choices.py
 
     def build(self, arch: str) -> nn.Module:
-        if arch not in WIDTHS:
-            raise unknown_name("Airbench backbone", arch, WIDTHS)
+        widths = look_up("Airbench backbone", arch, WIDTHS)
         if self.settings.pretrained:
             raise UserError(f"{self.name} has no ImageNet weights: it is for small pictures. Try: --no-pretrained")
         if self.settings.scale < MIN_SIDE_PIXELS:
@@ -22,7 +21,7 @@ class Model(BaseModel):
                 f"{self.name} halves the image three times: --scale {self.settings.scale} is too small; "
                 f"allowed: {MIN_SIDE_PIXELS} or more."
             )
-        return reinit_head(Airbench(WIDTHS[arch], self.num_classes, self.settings.drop))
+        return reinit_head(Airbench(widths, self.num_classes, self.settings.drop))
 
     def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():

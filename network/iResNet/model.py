@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from network.base_model import BaseModel, Step
-from utils.errors import UserError, unknown_name
+from utils.errors import UserError, look_up
 
 from .iresnet import DEPTHS, IResNet  # relative, so that a copied folder runs its own file
 
@@ -12,14 +12,13 @@ class Model(BaseModel):
     ARCHS = {"MyNet": "iresnet50"}  # the backbone of a copy called MyNet; ours are in options/choices.py
 
     def build(self, arch: str) -> nn.Module:
-        if arch not in DEPTHS:
-            raise unknown_name("iResNet backbone", arch, DEPTHS)
+        depths = look_up("iResNet backbone", arch, DEPTHS)
         if self.settings.pretrained:
             raise UserError(
                 f"{self.name} has no ImageNet weights on any hub. The authors publish {arch}_pretrained.pth: "
                 f"fetch it and give --load {arch}_pretrained.pth,\nor start from random weights: --no-pretrained."
             )
-        return IResNet(DEPTHS[arch], self.num_classes, self.settings.drop)
+        return IResNet(depths, self.num_classes, self.settings.drop)
 
     def update(self, images: Tensor, targets: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         with self.autocast():

@@ -1,7 +1,5 @@
 """Which sizes a network takes: each command asks before it begins, in place of a traceback in the middle."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -10,6 +8,7 @@ import inference
 from inference.loading import build_member
 from made import RESNET, VIT, make
 from network import get_model
+from network.loading import build_from_checkpoint
 from network.sizes import check_size, output_shape, takes_size
 from options import parse_eval, parse_train
 from tools import best_scale
@@ -136,18 +135,17 @@ def test_plain_weights_at_a_default_size_that_the_network_does_not_take_are_refu
 
 def test_best_scale_proposes_sizes_that_the_network_takes(vit, photo_set):
     """Its default sizes were multiples of 8 px, which no network with patches of 16 px takes."""
-    content = checkpoint.load(vit)
-    assert best_scale._near(vit, content, 32) == {32, 48}
-    assert best_scale._near(vit, content, 160) == {128, 144, 160, 176, 192, 240}
-    given = SimpleNamespace(load=vit, scales=[32, 40])
+    net = build_from_checkpoint(checkpoint.load(vit), vit)[0].net
+    assert best_scale._near(net, vit, 32) == {32, 48}
+    assert best_scale._near(net, vit, 160) == {128, 144, 160, 176, 192, 240}
     with pytest.raises(UserError, match=r"vit.pt does not work with images of 40 px \(--scales\): "):
-        best_scale._checked(given, content)
+        best_scale._checked(net, vit, [32, 40])
 
 
 def test_best_scale_of_a_network_of_one_size_is_refused(monkeypatch, vit):
     monkeypatch.setattr("network.sizes.takes_size", lambda net, side: side == 32)
     with pytest.raises(UserError, match="takes no images of a size near 32 px but its own"):
-        best_scale._near(vit, checkpoint.load(vit), 32)
+        best_scale._near(build_from_checkpoint(checkpoint.load(vit), vit)[0].net, vit, 32)
 
 
 def test_probe_of_a_checkpoint_at_a_size_that_it_does_not_take_is_refused(vit):
