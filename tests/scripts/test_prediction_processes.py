@@ -242,7 +242,13 @@ def test_torchrun_process_killed_ends_all_and_keeps_earlier_results(places, held
     agent = processes.torchrun(two, launcher, ROOT / "tests/held_batch.py", two, held, EVAL, *words, "-b", 6)
     wait_for(lambda: (two / "held").exists() or agent.poll() is not None)
     children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    if held:  # torchrun stands still until the main process has noticed by itself
+        os.kill(agent.pid, signal.SIGSTOP)
     os.kill(int(children[1]), signal.SIGKILL)
+    if held:
+        state = Path(f"/proc/{children[0]}/stat")
+        wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "Z")
+        os.kill(agent.pid, signal.SIGCONT)
     assert agent.wait() == 1
     assert ("Process 1 of this run has ended" if held else "SIGTERM: A process of this run has ended") in logs(two)
     assert "RuntimeError" not in logs(two)
