@@ -179,6 +179,28 @@ def test_package_of_debian_missing_tells_what_to_install(make, tmp_path, monkeyp
     assert code == 2 and f"apt-get install {wanted.package.name}" in said and "--source" in said
 
 
+def test_package_folder_that_another_package_fills_too(make, clips, tmp_path, monkeypatch):
+    """Tux Paint itself, which apt recommends with its stamps, adds drawings to their folder."""
+    wanted = drawings.COLLECTIONS["stamps"].package
+    own = wanted.paths(clips)
+    found = packages.content_hash(clips, own)
+    package = packages.Package(wanted.name, "1", wanted.patterns, len(own), found, "none")
+    monkeypatch.setitem(drawings.COLLECTIONS, "stamps", drawings.Collection(package, clips, {"top": 1, "leaf": 1}))
+    draw(clips, "animals/of_the_other_package.png", picture(99))
+    listing = tmp_path / "listing"
+    listing.write_text("".join(f"{path}\n" for path in [clips.parent, clips, *own]))
+    fake = tmp_path / "bin/dpkg-query"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n[ "$2" = {wanted.name} ] && cat {listing}\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent), prepend=os.pathsep)
+    code, said = make("stamps", "--val", 0)
+    assert code == 0 and "do not compare" not in said
+    assert labels_of("train") and not any("other_package" in name for name in [*labels_of("train"), *left_out()])
+    code, said = make("stamps", "--val", 0, "--source", clips)  # a folder that was given is taken whole
+    assert code == 2 and f"expected {len(own)} files" in said and f"found {len(own) + 1}" in said
+
+
 def test_package_folder_is_never_written_to(make, cells, tmp_path):
     (tmp_path / "out").symlink_to(cells)
     before = {path: path.read_bytes() for path in cells.rglob("*") if path.is_file()}

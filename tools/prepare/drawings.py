@@ -20,7 +20,7 @@ from dataloader.listing.splits import split_and_log
 from tools.doctor.inspection import MAX_FLAT_LEVELS
 from tools.prepare.alike import alike_groups, sketch
 from tools.prepare.flags import split_plan
-from tools.prepare.packages import Package, check_content, check_outside, debian_folder
+from tools.prepare.packages import Package, debian_files
 from utils import tables
 from utils.cores import usable_cores
 from utils.errors import ImageError, UserError
@@ -116,9 +116,7 @@ def prepare_drawings(opt: argparse.Namespace) -> None:
         UserError: the package is unavailable, its content is not as expected, or no class is left.
     """
     collection, out, left_out = COLLECTIONS[opt.kind], Path(opt.out).resolve(), LeftOut()
-    folder = debian_folder(collection.package, collection.folder, opt)
-    check_outside(folder, out)
-    files = check_content(collection.package, folder, opt)
+    folder, files = debian_files(collection.package, collection.folder, opt)
     drawings = merge_copies(read_drawings(files, folder, opt.side, left_out))
     if getattr(opt, "multilabel", False):
         _write_multilabel(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,18 @@ def content_hash(folder: Path, paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def check_content(package: Package, folder: Path, opt: argparse.Namespace) -> list[Path]:
+def check_content(
+    package: Package, folder: Path, opt: argparse.Namespace, owned: Callable[[Path], bool] = lambda _: True
+) -> list[Path]:
     """Return the package's files in `folder`. Other content than expected is an error, or with --any_version a warning.
+
+    Args:
+        owned: tells whether a file below `folder` belongs to the package; other files are left out.
 
     Raises:
         UserError: there is no such file, or the content differs.
     """
-    paths = package.paths(folder)
+    paths = [path for path in package.paths(folder) if owned(path)]
     if not paths:
         raise UserError(f"{folder} holds no file of {package.name}; expected {' and '.join(package.patterns)} in it.")
     found = content_hash(folder, paths)
@@ -96,35 +101,54 @@ def check_outside(folder: Path, out: Path) -> None:
 # ------------------------------------------------------------------------------------------------ Debian
 
 
-def install_debian(name: str, folder: Path) -> bool:
-    """Return whether `folder` exists, after root's apt-get has installed the package `name` where it was missing."""
-    apt = shutil.which("apt-get")
-    if not folder.is_dir() and apt and os.geteuid() == 0:
-        log.info(f"Installing Debian's {name} …")
-        install = [apt, "install", "-y", "--no-install-recommends", name]
-        if not _quietly(install):  # a fresh machine has no package lists yet
-            _quietly([apt, "update"])
-            _quietly(install)
-    return folder.is_dir()
+def debian_files(package: Package, folder: Path, opt: argparse.Namespace) -> tuple[Path, list[Path]]:
+    """Return the folder of --source, else `folder`, which Debian's `package` fills; and the package's files in it.
 
-
-def debian_folder(package: Package, folder: Path, opt: argparse.Namespace) -> Path:
-    """Return the folder of --source, else `folder`, which Debian's `package` fills.
+    Other packages may fill the same folder: of `folder`, only the files count that dpkg ascribes to `package`.
 
     Raises:
-        UserError: the package is not installed and cannot be installed here.
+        UserError: the package is not installed and cannot be installed here, or its content is not as expected.
     """
-    given = source_folder(opt)
-    if given is not None:
-        return given
-    if not install_debian(package.name, folder):
-        raise UserError(
-            f"There is no {folder}, and Debian's package {package.name} could not be installed: "
-            "this takes apt-get, root and a network.\n"
-            f"Try: sudo apt-get install {package.name}\n"
-            f"On another system, unpack its .deb (`dpkg-deb -x FILE DIR`) and give --source DIR{folder}."
-        )
-    return folder.resolve()
+    source, names = source_folder(opt), set[Path]()
+    if source is None:
+        names = install_debian(package.name, folder)
+        if not folder.is_dir():
+            raise UserError(
+                f"There is no {folder}, and Debian's package {package.name} could not be installed: "
+                "this takes apt-get, root and a network.\n"
+                f"Try: sudo apt-get install {package.name}\n"
+                f"On another system, unpack its .deb (`dpkg-deb -x FILE DIR`) and give --source DIR{folder}."
+            )
+        source = folder.resolve()
+    check_outside(source, Path(opt.out).resolve())
+    return source, check_content(package, source, opt, lambda path: not names or path.relative_to(source) in names)
+
+
+def install_debian(name: str, folder: Path) -> set[Path]:
+    """Return the files of the package `name` in `folder`, after root's apt-get has installed it where it was missing.
+
+    They are relative to `folder`. None where dpkg knows none: a system without dpkg, or a folder that was unpacked.
+    """
+    apt = shutil.which("apt-get")
+    names = installed_names(name, folder)
+    if names or not apt or os.geteuid() != 0:
+        return names
+    log.info(f"Installing Debian's {name} …")
+    install = [apt, "install", "-y", "--no-install-recommends", name]
+    if not _quietly(install):  # a fresh machine has no package lists yet
+        _quietly([apt, "update"])
+        _quietly(install)
+    return installed_names(name, folder)
+
+
+def installed_names(name: str, folder: Path) -> set[Path]:
+    """Return the files and folders that dpkg ascribes to the package `name`, relative to `folder`, below it alone."""
+    dpkg = shutil.which("dpkg-query")
+    if not dpkg:
+        return set()
+    listed = subprocess.run([dpkg, "--listfiles", name], stdin=subprocess.DEVNULL, capture_output=True).stdout
+    paths = (Path(os.fsdecode(line)) for line in listed.splitlines())
+    return {path.relative_to(folder) for path in paths if path.is_relative_to(folder)}
 
 
 def _quietly(command: list[str]) -> bool:
