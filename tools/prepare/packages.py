@@ -111,38 +111,35 @@ def debian_files(package: Package, folder: Path, opt: argparse.Namespace) -> tup
     """
     source, names = source_folder(opt), set[Path]()
     if source is None:
-        names = install_debian(package.name, folder)
-        if not folder.is_dir():
+        if not install_debian(package.name, folder):
             raise UserError(
                 f"There is no {folder}, and Debian's package {package.name} could not be installed: "
                 "this takes apt-get, root and a network.\n"
                 f"Try: sudo apt-get install {package.name}\n"
                 f"On another system, unpack its .deb (`dpkg-deb -x FILE DIR`) and give --source DIR{folder}."
             )
-        source = folder.resolve()
+        source, names = folder.resolve(), installed_names(package.name, folder)
     check_outside(source, Path(opt.out).resolve())
     return source, check_content(package, source, opt, lambda path: not names or path.relative_to(source) in names)
 
 
-def install_debian(name: str, folder: Path) -> set[Path]:
-    """Return the files of the package `name` in `folder`, after root's apt-get has installed it where it was missing.
-
-    They are relative to `folder`. None where dpkg knows none: a system without dpkg, or a folder that was unpacked.
-    """
+def install_debian(name: str, folder: Path) -> bool:
+    """Return whether `folder` exists, after root's apt-get has installed the package `name` where it was missing."""
     apt = shutil.which("apt-get")
-    names = installed_names(name, folder)
-    if names or not apt or os.geteuid() != 0:
-        return names
-    log.info(f"Installing Debian's {name} …")
-    install = [apt, "install", "-y", "--no-install-recommends", name]
-    if not _quietly(install):  # a fresh machine has no package lists yet
-        _quietly([apt, "update"])
-        _quietly(install)
-    return installed_names(name, folder)
+    if not installed_names(name, folder) and apt and os.geteuid() == 0:
+        log.info(f"Installing Debian's {name} …")
+        install = [apt, "install", "-y", "--no-install-recommends", name]
+        if not _quietly(install):  # a fresh machine has no package lists yet
+            _quietly([apt, "update"])
+            _quietly(install)
+    return folder.is_dir()
 
 
 def installed_names(name: str, folder: Path) -> set[Path]:
-    """Return the files and folders that dpkg ascribes to the package `name`, relative to `folder`, below it alone."""
+    """Return the files and folders that dpkg ascribes to the package `name`, relative to `folder`, below it alone.
+
+    None where dpkg knows none: a system without dpkg, or a folder that was unpacked by hand.
+    """
     dpkg = shutil.which("dpkg-query")
     if not dpkg:
         return set()
