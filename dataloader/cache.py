@@ -174,6 +174,9 @@ def entry_keys(files: FileList, encoding: Encoding) -> NDArray[np.uint8]:
 def add_missing(source: FileReader, keys: NDArray[np.uint8], store: Store, encoding: Encoding) -> None:
     """Encode the images that the store lacks, in threads: decoding, resizing and encoding release the GIL.
 
+    Args:
+        keys: uint8 (N, 16), one for each image of `source`, as `entry_keys` gives them.
+
     Raises:
         UserError: the entries do not fit.
     """

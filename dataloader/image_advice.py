@@ -27,7 +27,7 @@ DIFFERENCES = {
 
 
 def explain_unreadable(files: FileList, indices: NDArray[np.int64]) -> str:
-    """Return why the images at `indices` cannot be read: the most frequent reason, and how to correct it.
+    """Return why the images at `indices`, int64 (M,), cannot be read: the most frequent reason, and how to correct it.
 
     The text is empty where no reason is found. MAX_EXAMINED images, spread over `indices`, are examined.
     """
@@ -45,7 +45,7 @@ def explain_unreadable(files: FileList, indices: NDArray[np.int64]) -> str:
 
 
 def check_readable(files: FileList, index: NDArray[np.int64], readable: NDArray[np.bool_]) -> None:
-    """Raise UserError where none of the images `index` (M,) is `readable` (M,); warn where over half are not."""
+    """Raise UserError where none of the images `index`, int64 (M,), is `readable`, bool (M,); warn if most are not."""
     bad = index[~readable]
     if 2 * len(bad) <= len(index):
         return

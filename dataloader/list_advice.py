@@ -54,7 +54,7 @@ def prepare_command(*words: object) -> str:
 
 
 def check_text(path: Path, text: NDArray[np.uint8]) -> None:
-    """Raise UserError where `text`, the bytes of `path`, is not UTF-8: an image, an archive, UTF-16, zero bytes."""
+    """Raise UserError where `text`, the bytes of `path`, uint8 (n,), is not UTF-8: an image, an archive, zero bytes."""
     zeros = len(text) - int(np.count_nonzero(text))
     kind = next((kind for begin, kind in SIGNATURES.items() if bytes(text[: len(begin)]) == begin), None)
     if kind is not None:
@@ -73,7 +73,7 @@ def check_text(path: Path, text: NDArray[np.uint8]) -> None:
 
 
 def no_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
-    """Return the error for a line without a label."""
+    """Return the error for a line without a label; `text`: the bytes of the line, uint8 (n,)."""
     shown = bytes(text[:200]).decode(errors="replace")
     hint = ""
     if path.suffix.lower() in (".csv", ".tsv") or (line == 1 and re.search(r"[,;\t|]", shown)):
@@ -84,7 +84,7 @@ def no_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
 
 
 def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
-    """Return the error for a label that is not a number."""
+    """Return the error for a label that is not a number; `text`: the bytes of the label, uint8 (n,)."""
     shown = bytes(text[:60]).decode(errors="replace")
     problem = f"{path}, line {line}: the label is {shown!r}; allowed: a whole number from 0."
     if re.fullmatch("[0-9]+", shown):
@@ -97,7 +97,12 @@ def bad_label(path: Path, line: int, text: NDArray[np.uint8]) -> UserError:
 
 
 def bad_targets(path: Path, line: int, text: NDArray[np.uint8], task: str, count: int | None) -> UserError:
-    """Return the error for a line whose targets do not fit `task`; `count`: how many numbers the first line has."""
+    """Return the error for a line whose targets do not fit `task`.
+
+    Args:
+        text: the bytes of the targets, uint8 (n,).
+        count: how many numbers the first line has, if this line has other ones; None: its targets are misspelt.
+    """
     shown = bytes(text[:60]).decode(errors="replace")
     if count is not None:
         return UserError(f"{path}, line {line} has other targets than the first line: {shown!r}; allowed: {count}.")

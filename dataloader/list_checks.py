@@ -166,7 +166,7 @@ def _two_lines(files: FileList, first: int, again: int) -> str:
 def repeated_images(files: FileList) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the indices, ascending, of the images that an earlier line names, and for each that of its first line.
 
-    Images are equal by their paths, as `path_hashes` takes them.
+    Both are int64 (M,). Images are equal by their paths, as `path_hashes` takes them.
     """
     hashes = path_hashes(files)
     ordered = np.sort(hashes)
@@ -197,7 +197,7 @@ def warn_shared(train: FileList, val: FileList) -> None:
 
 
 def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
-    """Return the indices, ascending, of the images of `val` that `train` lists too, by `path_hashes`."""
+    """Return the indices, int64 (M,), ascending, of the images of `val` that `train` lists too, by `path_hashes`."""
     val_hashes, train_hashes = path_hashes(val), path_hashes(train)
     order = np.argsort(train_hashes)
     match = np.searchsorted(train_hashes, val_hashes, sorter=order)
@@ -209,7 +209,7 @@ def shared_images(train: FileList, val: FileList) -> NDArray[np.int64]:
 
 
 def listed_images(files: FileList, effect: str) -> NDArray[np.uint64]:
-    """Return `path_hashes` of the list; log the `effect` of images that it lists again.
+    """Return `path_hashes` of the list, uint64 (N,); log the `effect` of images that it lists again.
 
     `warn_repeated` is what warns of them, when the list is opened.
     """

@@ -83,7 +83,11 @@ def _split_sets(train: ImageList, sets: list[list[int]], plan: SplitPlan) -> dic
 
 
 def draw_set_folds(sets: list[list[int]], groups: NDArray[np.int64], plan: SplitPlan) -> NDArray[np.int64]:
-    """Return the fold of each image of several labels, int64 (N,); without folds, 0 is held out."""
+    """Return the fold of each image of several labels, int64 (N,); without folds, 0 is held out.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
     count = int(groups.max()) + 1
     if plan.folds is not None and count < plan.folds:
         raise UserError(f"--folds is {plan.folds}, and there are {count} groups or images; allowed: 2 to {count}.")
@@ -164,7 +168,11 @@ def _share_of_groups(
 
 
 def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int, seed: int) -> NDArray[np.int64]:
-    """Return the fold (0 to folds - 1) of each image, int64 (N,): classes spread evenly, groups kept whole."""
+    """Return the fold (0 to folds - 1) of each image, int64 (N,): classes spread evenly, groups kept whole.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if groups is None:
