@@ -120,7 +120,10 @@ def bounds(name: str) -> tuple[float, float]:
 
 
 def interval(score: float, values: NDArray[np.float64], bounds: tuple[float, float]) -> list[float]:
-    """Return low and high, shifted by the resamples' bias once or twice, within `bounds`: see `intervals`."""
+    """Return low and high of `values`, (R,) of as many resamples, within `bounds`.
+
+    They are shifted by the resamples' bias once or twice: see `intervals`.
+    """
     bias = np.nanmean(values) - score
     low, high = np.nanpercentile(values, (2.5, 97.5)) - bias
     moved = np.array([min(low, low - bias), max(high, high - bias)])

@@ -36,7 +36,10 @@ class FittedTemperature(NamedTuple):
 
 
 def classes_at_temperature(probability: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """Return softmax(log p / T) of rows (M, C). It equals softmax(logits / T), as a constant per row has no effect."""
+    """Return softmax(log p / T) of rows (M, C), float64 of the same shape.
+
+    It equals softmax(logits / T), as a constant per row has no effect.
+    """
     logits = np.log(np.maximum(probability.astype(np.float64), MIN_PROBABILITY)) / temperature
     logits -= logits.max(axis=1, keepdims=True)
     np.exp(logits, out=logits)

@@ -131,7 +131,8 @@ def class_scores(count: NDArray[Any], predicted: NDArray[Any], correct: NDArray[
 def reliability(confidence: NDArray[np.floating], hit: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     """Return `count`, mean `confidence` and `accuracy` of 15 equal bins of the confidence, (15,) each; 0 in empty bins.
 
-    A bin includes its upper edge, not its lower (torchmetrics puts a confidence on an edge one bin higher).
+    `confidence` and `hit` are (N,). A bin includes its upper edge, not its lower (torchmetrics puts a confidence on an
+    edge one bin higher).
     """
     bin_of = np.clip(np.ceil(confidence.astype(np.float64) * BINS).astype(int) - 1, 0, BINS - 1)
     count = np.bincount(bin_of, minlength=BINS)
@@ -141,7 +142,7 @@ def reliability(confidence: NDArray[np.floating], hit: NDArray[np.bool_]) -> dic
 
 
 def ece(confidence: NDArray[np.float32], hit: NDArray[np.bool_]) -> float:
-    """Return the expected calibration error, L1 (Guo et al., 2017, eq. 3), of N confidences and hits."""
+    """Return the expected calibration error, L1 (Guo et al., 2017, eq. 3), of confidences and hits, (N,) each."""
     bins = reliability(confidence, hit)
     return float((np.abs(bins["accuracy"] - bins["confidence"]) * bins["count"]).sum() / max(len(hit), 1))
 

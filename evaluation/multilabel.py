@@ -32,7 +32,7 @@ class LabelCounts:
     average_precision: NDArray[np.float64]
 
     def f1(self) -> NDArray[np.float64]:
-        """Return the F1 of each label, NaN where it occurs neither in the targets nor in the predictions."""
+        """Return the F1 of each label, float64 (K,); NaN where neither the targets nor the predictions have it."""
         both = self.positive + self.predicted
         return np.divide(2.0 * self.right, both, out=np.full(len(both), np.nan), where=both > 0)
 
@@ -62,7 +62,7 @@ def count_labels(predictions: TargetPredictions, threshold: float | NDArray[np.f
 def count_hits(
     predictions: TargetPredictions, threshold: float | NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return `positive`, `predicted` and `right` of LabelCounts."""
+    """Return `positive`, `predicted` and `right` of LabelCounts, int64 (K,) each; `threshold` is (K,) or one."""
     sets, count = label_sets(predictions), predictions.value.shape[1]
     positive, predicted, right = (np.zeros(count, np.int64) for _ in range(3))
     for rows, values in predictions.blocks():
@@ -190,7 +190,7 @@ def scores_of(predictions: TargetPredictions, counts: LabelCounts) -> dict[str, 
 
 
 def mean_of_known(values: NDArray[np.float64]) -> float:
-    """Return the mean of the values that are no NaN; 0 without any."""
+    """Return the mean of the values, (K,), that are no NaN; 0 without any."""
     return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else 0.0
 
 

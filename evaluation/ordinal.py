@@ -34,7 +34,10 @@ def order_scores(
 def quadratic_weighted_kappa(
     label: NDArray[np.int64], predicted: NDArray[np.int64], weight: NDArray[np.number], num_classes: int
 ) -> float:
-    """Return 1 - sum of squared distances / that of independent draws with the same frequencies; 1 if both are 0."""
+    """Return 1 - sum of squared distances / that of independent draws with the same frequencies; 1 if both are 0.
+
+    `label` and `predicted` are classes, int64 (N,); image i counts weight[i] times, (N,).
+    """
     true = np.bincount(label, weights=weight, minlength=num_classes)
     found = np.bincount(predicted, weights=weight, minlength=num_classes)
     place = np.arange(num_classes, dtype=np.float64)

@@ -26,7 +26,7 @@ def score(predictions: TargetPredictions, std: list[float] | None = None) -> dic
 def scores_of(
     predictions: TargetPredictions, each: dict[str, NDArray[np.float64]], std: list[float] | None = None
 ) -> dict[str, float]:
-    """Return `score` from what `per_target` gave already."""
+    """Return `score` from `each`, what `per_target` gave already: float64 (T,) by name."""
     scorable = predictions.scorable
     scale = np.array(std) if std is not None else np.maximum(numbers(predictions)[scorable].std(axis=0), 1e-12)
     return {

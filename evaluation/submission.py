@@ -180,7 +180,10 @@ def _check_names(rows: list[Row], scored: Scored, opt: argparse.Namespace) -> No
 
 
 def check_ids(files: FileList, index: NDArray[np.int64], how: str) -> None:
-    """Warn where the images at `index` have an id twice; where the list has a path twice, no --id tells them apart."""
+    """Warn where the images at `index`, int64 (N,), have an id twice.
+
+    Where the list has a path twice, no --id tells them apart.
+    """
     paths = [files.as_written(image) for image in index.tolist()]
     twice = [name for name, count in Counter(row_id(path, how) for path in paths).items() if count > 1]
     if not twice:

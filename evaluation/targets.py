@@ -49,7 +49,10 @@ class TargetPredictions:
 def of_list(
     index: NDArray[np.int64], value: NDArray[np.float32], readable: NDArray[np.bool_], targets: Targets | None
 ) -> TargetPredictions:
-    """Return the predictions of the images at `index` of a list, whose targets are `targets`."""
+    """Return the predictions of the images at `index` of a list, whose targets are `targets`.
+
+    The shapes are those of TargetPredictions, but `targets` is of the whole list.
+    """
     return TargetPredictions(index, value, readable, None if targets is None else take(targets, index))
 
 

@@ -92,7 +92,10 @@ def _draw_curve(axis: "Axes", name: str, history: Sequence[Mapping[str, Any]], t
 
 
 def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Return the mean of the `width` values around each one, of fewer at the ends; what is not finite is left out."""
+    """Return the mean of the `width` values around each one, of fewer at the ends, float64 (N,) as `values`.
+
+    What is not finite is left out; a mean of nothing is NaN.
+    """
     kernel, fine = np.ones(width), np.isfinite(values)
     start = width // 2
     total = np.convolve(np.where(fine, values, 0), kernel)[start : start + len(values)]

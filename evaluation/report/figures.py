@@ -87,7 +87,7 @@ def class_names(
     points: float = 72 * CELL - GAP,
     size: float = CAPTION_SIZE,
 ) -> dict[int, str]:
-    """Return unique names of the classes `labels` (a sequence), none wider than `points` in a font of `size` points."""
+    """Return unique names of the classes `labels`, (M,), none wider than `points` in a font of `size` points."""
     names = {label: visible(classes.name(label)) for label in np.asarray(labels).tolist()}
     family = fonts.families("".join(names.values()))
     return shorten_all(names, points, lambda text: text_width(text, size, family))

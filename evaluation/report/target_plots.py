@@ -66,5 +66,5 @@ def draw_residuals(axis: "Axes", true: NDArray[np.float64], found: NDArray[np.fl
 
 
 def drawn_rows(count: int) -> NDArray[np.int64]:
-    """Return which of `count` points are drawn: all, or MAX_DRAWN of them, evenly spread."""
+    """Return which of `count` points are drawn, int64, ascending: all, or MAX_DRAWN of them, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, MAX_DRAWN)).astype(np.int64))

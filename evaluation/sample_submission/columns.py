@@ -33,7 +33,8 @@ def all_classes(
     """Return the classes of the columns.
 
     Args:
-        found: from `classes_of_columns`. nouns: what a class is called, one and several of them.
+        found: int64, the class of each of `columns`, from `classes_of_columns`.
+        nouns: what a class is called, one and several of them.
 
     Raises:
         UserError: a class has no column, or several, or a column is named after none; one of two classes is enough.
