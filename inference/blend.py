@@ -123,10 +123,10 @@ class Fittable(Protocol):
         """Return the same images with one member: the mean of all by `weights`, (M, N), those of each image."""
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
-        """Return `metric` of the mean by `weights`, (M,)."""
+        """Return `metric` of the mean by `weights`, float64 (M,)."""
 
     def loss(self, weights: NDArray[np.float64]) -> float:
-        """Return what `convex_loss` computes."""
+        """Return the loss of the mean by `weights`, float64 (M,), as `convex_loss` computes it."""
 
     def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:
         """Return a function of the weights that gives the loss of the mean, convex in them, and its slope, (M,)."""
@@ -185,7 +185,7 @@ class Candidates:
         )
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
-        """Return `metric`, a metric of ordered classes in options.choices, of the weighted mean.
+        """Return `metric`, a metric of ordered classes in options.choices, of the mean by `weights`, float64 (M,).
 
         In top1 and top5 a tie counts as wrong.
         """
@@ -206,7 +206,7 @@ class Candidates:
         return class_scores(total, np.bincount(first, minlength=classes), right)[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:
-        """Return the mean -log p of the true class under the weighted mean."""
+        """Return the mean -log p of the true class under the mean by `weights`, float64 (M,)."""
         return float(-np.log(np.maximum(weights @ self._true(), MIN_PROBABILITY)).mean())
 
     def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:

@@ -45,7 +45,7 @@ class TargetCandidates:
         return replace(self, each=mean_by_image(self.each, weights))
 
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
-        """Return `metric`, a metric of the task in options.choices, of the weighted mean."""
+        """Return `metric`, a metric of the task in options.choices, of the mean by `weights`, float64 (M,)."""
         found = self._mean(weights)
         if metric == "mAP":
             return multilabel.mean_of_known(multilabel.average_precisions(found))
@@ -54,7 +54,7 @@ class TargetCandidates:
         return score(found, self.classes)[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:
-        """Return what `convex_loss` computes."""
+        """Return the loss of the mean by `weights`, float64 (M,), as `convex_loss` computes it."""
         return self.convex_loss()(weights)[0]
 
     def convex_loss(self) -> Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]]:

@@ -54,7 +54,11 @@ class EnsembleFile:
                 )
 
     def thresholds_at(self, temperature: float, count: int) -> list[float]:
-        """Return the thresholds of `count` labels, moved from temperature 1 to `temperature`, and log them."""
+        """Return the thresholds of `count` labels, moved from temperature 1 to `temperature`, and log them.
+
+        Raises:
+            UserError: the file has neither one threshold nor `count` of them.
+        """
         assert self.thresholds is not None
         values = self.thresholds["values"]
         if len(values) not in (1, count):

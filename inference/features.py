@@ -79,7 +79,7 @@ class FindsNeighbours(Protocol):
     def nearest_neighbours(
         self, places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
     ) -> dict[int, list[tuple[int, float]]]:
-        """Find the k images nearest to each of `places`, as `Features` does."""
+        """Find the k images nearest to each of `places`, int64 (M,): see Features.nearest_neighbours."""
 
 
 def nearest(

@@ -163,7 +163,9 @@ class Predictor:
             yield
 
     def run(self, loader: BatchLoader[EvalBatch], title: str) -> Iterator[tuple[EvalBatch, Tensor]]:
-        """Yield each EvalBatch of `loader` and its `member_probabilities`. No process waits for another.
+        """Yield each EvalBatch of `loader` and its `member_probabilities`, float32 (M, B, C).
+
+        No process waits for another.
 
         Raises:
             NotFinite: as `share` says.

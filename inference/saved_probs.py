@@ -80,7 +80,7 @@ def check_size(count: int, num_classes: int, what: str, task: str = "single") ->
 
 
 def to_log_float16(probability: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return probabilities as a file keeps them."""
+    """Return probabilities (N, C) as a file keeps them: logarithms, float16 (N, C), of MIN_PROBABILITY at least."""
     return np.log(np.maximum(probability, MIN_PROBABILITY)).astype(np.float16)
 
 

@@ -66,7 +66,8 @@ def predict_list(
         rows: of the images whose every probability of a class is wanted, as `predict` takes them.
 
     Returns:
-        The predictions with what names them, and with `keep` the values that inference.saved_probs writes; else None.
+        The predictions with what names them, and with `keep` the values that inference.saved_probs writes: log
+        probabilities of classes, float16 (N, C), else float32 (N, K). Without `keep`, None.
     """
     if has_probabilities(run.classes.task):
         predictions, probabilities = predict(run.predictor, run.batches(), keep=keep, rows=rows)
