@@ -345,7 +345,8 @@ def head_names(net: nn.Module) -> set[str]:
 def classifier_layers(net: nn.Module, num_classes: int) -> dict[str, torch.Tensor]:
     """Return the tensors whose rows are classes: those of the last layer, and of a norm after it, by state-dict name.
 
-    Networks with several classifiers (distilled ones) have the tensors of each.
+    A tensor has one row per class, or as many for each. Networks with several classifiers (distilled ones) have the
+    tensors of each.
     """
     found: dict[str, torch.Tensor] = {}
     parts = dict(net.named_modules())

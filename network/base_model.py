@@ -73,7 +73,11 @@ class BaseModel(nn.Module):
         self.train_net: Callable[[Tensor], Tensor] | None = None
 
     def build(self, arch: str) -> nn.Module:
-        """Return the network of `arch`, with `num_classes` outputs."""
+        """Return the network of `arch`, with `num_classes` outputs.
+
+        Raises:
+            UserError: there is no such network, or it has no ImageNet weights, or `scale` is too small for it.
+        """
         raise NotImplementedError(f"{type(self).__module__}: write build(arch), which returns an nn.Module")
 
     def update(self, images: Tensor, targets: Any, step: Step) -> tuple[Tensor, Tensor]:
