@@ -71,7 +71,7 @@ class Averages:
             self.swa_ready = False
 
     def update_swa_batchnorm(self, images: Iterable[Tensor], frozen: Sequence[bool]) -> None:
-        """Recompute the batch-norm statistics of `swa`; see recompute_batchnorm."""
+        """Recompute the batch-norm statistics of `swa` from normalised images (B, 3, S, S); see recompute_batchnorm."""
         assert self.swa is not None
         recompute_batchnorm(self.swa.module, images, frozen)
         self.swa_ready = True

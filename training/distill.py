@@ -69,13 +69,13 @@ class Teacher:
 
     @torch.inference_mode()
     def targets(self, images: Tensor) -> Tensor:
-        """Return softened probabilities, float32 (B, C), for images that are normalised for the student."""
+        """Return softened probabilities, float32 (B, C), for images (B, 3, S, S), normalised for the student."""
         own = images if self.alike else images * self.scale + self.shift
         with self.model.autocast():
             return (self.model.net(own).float() / self.temperature).softmax(dim=1)
 
     def check(self, images: Tensor) -> None:
-        """Raise NotFinite if the teacher's outputs for `images`, normalised for the student, are not finite."""
+        """Raise NotFinite if the teacher's outputs for `images` are not finite; `images` are as for `targets`."""
         broken = int((~self.targets(images).isfinite().all(dim=1)).sum())
         if broken:
             raise NotFinite(

@@ -168,7 +168,10 @@ class Engine:
         return StepResult(loss, share_right(logits, targets) if self.settings.counts_right else None)
 
     def prepare(self, batch: Batch) -> tuple[Tensor, Targets]:
-        """Seed the randomness of the batch; return images and targets on the device, normalised, and mixed if asked."""
+        """Seed the randomness of the batch; return images and targets on the device, normalised, and mixed if asked.
+
+        Their shapes are those that BaseModel.update takes.
+        """
         seed_batch(self.settings.seed, batch.epoch, batch.number)
         if isinstance(self.train_net, DistributedDataParallel):  # gradients travel once per step, not once per batch
             self.train_net.require_backward_grad_sync = self.is_step_boundary(batch.number + 1)
@@ -182,13 +185,16 @@ class Engine:
         return images, targets if self.teacher is None else self.teacher.distilled(images, targets)
 
     def ascend(self, batch: Batch, loss: Tensor) -> None:
-        """Go backward, and climb to the weights at which --sam takes the gradient."""
+        """Go backward from `loss`, a scalar, and climb to the weights at which --sam takes the gradient."""
         assert self.sam is not None
         self._backward(batch, loss)
         self.sam.ascend()
 
     def descend(self, batch: Batch, loss: Tensor) -> None:
-        """Go backward; at a step's last batch, clip the gradient and step the optimizer if the gradient is finite."""
+        """Go backward from `loss`, a scalar.
+
+        At a step's last batch, clip the gradient and step the optimizer if the gradient is finite.
+        """
         self._backward(batch, loss)
         self._in_step.append(batch)
         if not self.is_step_boundary(batch.number + 1):

@@ -50,7 +50,11 @@ class EpochTracker:
             self.load_state_dict(within)
 
     def load_state_dict(self, within: dict[str, Any]) -> None:
-        """Continue where `state_dict` was called."""
+        """Continue where `state_dict` was called.
+
+        Raises:
+            UserError: the checkpoint counts more batches than an epoch has; it is damaged.
+        """
         if within["done"] > self.batches:
             raise UserError(
                 f"{self.run.source} was saved after batch {within['done']} of an epoch that has {self.batches}. "

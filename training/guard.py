@@ -118,7 +118,7 @@ class HostCopy:
         self._event = torch.cuda.Event() if on_gpu else None
 
     def send(self, *values: Tensor) -> None:
-        """Send scalars, as many as `count`."""
+        """Send scalars, as many as `count`, of any dtype; they arrive as float32."""
         self._host.copy_(torch.stack([value.float() for value in values]), non_blocking=True)
         if self._event is not None:
             self._event.record()

@@ -47,7 +47,11 @@ def strengths_of(kind: str) -> tuple[float, ...]:
 def fit(
     views: Sequence[Rows], label: NDArray[np.int32], rows: NDArray[np.int64], strengths: Sequence[float], kind: str
 ) -> Iterator[Head]:
-    """Yield a head for each strength, fitted to the images `rows` in all views, with the classes that occur in them."""
+    """Yield a head for each strength, fitted to the images `rows` in all views, with the classes that occur in them.
+
+    Args:
+        views: features float32 (N, D) of each view. label: int32 (N,). rows: int64 (M,).
+    """
     present, target = np.unique(label[rows], return_inverse=True)
     if len(present) == 1:
         yield from [Head(torch.zeros(1, views[0].shape[1]), torch.zeros(1), present.astype(np.int64))] * len(strengths)
@@ -79,7 +83,7 @@ def _moments(views: Sequence[Rows], rows: NDArray[np.int64]) -> tuple[NDArray[np
 
 
 def blocks(rows: NDArray[np.int64], width: int) -> list[NDArray[np.int64]]:
-    """Return `rows` in parts of at most BLOCK_VALUES / width."""
+    """Return `rows`, int64 (M,), in parts of at most BLOCK_VALUES / width, of one at least."""
     size = max(1, BLOCK_VALUES // max(1, width))
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
@@ -159,7 +163,10 @@ def _tensor(values: NDArray[np.float64]) -> Tensor:
 
 
 def whole_layer(head: Head, classes: int) -> tuple[Tensor, Tensor]:
-    """Return weight (C, D) and bias (C,) for all classes: one without images has weights of 0 and the lowest bias."""
+    """Return weight, float32 (C, D), and bias, float32 (C,), for all classes.
+
+    A class without images has weights of 0 and the lowest bias.
+    """
     weight, bias = torch.zeros(classes, head.weight.shape[1]), torch.full((classes,), float(head.bias.min()))
     present = torch.from_numpy(head.present)
     weight[present], bias[present] = head.weight, head.bias

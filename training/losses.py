@@ -295,9 +295,10 @@ def class_weights(settings: LossSettings) -> Tensor | None:
 
 
 def effective_weight(count: Tensor, beta: float) -> Tensor:
-    """Return weights (C,) by the effective number of samples, (1 - beta) / (1 - beta^n) (Cui et al., 2019, eq. 3).
+    """Return weights (C,) of classes with `count` images, (C,), by the effective number of samples.
 
-    Their mean over the classes with images is 1. A class without images has the weight 1: the formula has none for it.
+    They are (1 - beta) / (1 - beta^n) (Cui et al., 2019, eq. 3), scaled: their mean over the classes with images is 1.
+    A class without images has the weight 1: the formula has none for it.
     """
     present = count > 0
     weight = torch.where(present, (1 - beta) / (1 - beta ** count.clamp(min=1)), 0)

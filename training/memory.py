@@ -65,7 +65,7 @@ def leave_processes(engine: Engine) -> list[Tensor]:
     """Take the network out of its process group, whose other processes are within a step.
 
     Returns:
-        As much memory as the buckets of the group took.
+        As much memory as the buckets of the group took: an empty tensor like each trainable parameter, or none.
     """
     if not isinstance(engine.train_net, DistributedDataParallel):
         return []

@@ -14,6 +14,8 @@ from utils.logger import log
 def first_update(model: BaseModel, images: Tensor, targets: Any, step: Step) -> tuple[Tensor, Tensor]:
     """Call `model.update` as the first step of a run does; warn if it does not call `model.criterion`.
 
+    The tensors are those that BaseModel.update takes and returns.
+
     Raises:
         UserError: its own loss fails on targets that are not those of --task single.
     """

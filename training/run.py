@@ -328,6 +328,10 @@ class TrainingRun:
 
         torchrun sends SIGTERM once one of several processes has ended, and SIGKILL 30 seconds later. So they all stay
         until the first has written the checkpoint, and a SIGTERM replaces no message.
+
+        Raises:
+            RunInterrupted: a signal has come; the message says how to continue.
+            MachineFault: a file could not be read; the message says so too, if a checkpoint was written.
         """
         with self.signals:
             try:

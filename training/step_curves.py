@@ -35,7 +35,7 @@ class StepCurves:
         self.lr = [math.nan] * MAX_POINTS
 
     def add(self, step: int, sums: Tensor, lr: float) -> None:
-        """Add the sums (NUM_SUMS,) of a batch of the optimizer step `step`, from 1, with the learning rate `lr`."""
+        """Add the sums, float (NUM_SUMS,), of a batch of optimizer step `step`, from 1, with the learning rate `lr`."""
         while step > MAX_POINTS * self.stride:
             self._halve()
         point = (step - 1) // self.stride
