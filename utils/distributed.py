@@ -200,7 +200,7 @@ def per_process_batch(batch_size: int) -> int:
 
 
 def all_reduce_mean_(values: "torch.Tensor") -> "torch.Tensor":
-    """Replace `values` in place by their mean over the processes, and return them."""
+    """Replace `values`, floats of one shape in all processes, in place by their mean over them, and return them."""
     if world_size() > 1:
         from torch import distributed
 
