@@ -60,7 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(opt: argparse.Namespace) -> None:
-    """Score each size, print the table and the command, write the CSV and the plot."""
+    """Score each size, print the table and the command, write the CSV and the plot.
+
+    Raises:
+        UserError: the checkpoint does not say at what size it was trained; or what the functions below raise.
+    """
     from dataloader import Classes, align_labels
     from dataloader.file_list import read_list
     from evaluation.report.tool_plots import line

@@ -70,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(opt: argparse.Namespace) -> None:
-    """Embed the list, and find neighbours if asked."""
+    """Embed the list, and find neighbours if asked.
+
+    Raises:
+        UserError: --neighbours has no list with labels to choose from, or FAISS is missing; the checkpoint or a list
+            is unusable.
+    """
     from dataloader import align_labels
     from dataloader.file_list import read_list
     from dataloader.list_checks import listed_images, warn_repeated
@@ -185,7 +190,7 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: "FileList") -> None:
-    """Write features.npy and features.csv, with one row per image."""
+    """Write features.npy, float32 (N, D), and features.csv, with one row per image."""
     with atomic_write(folder / "features.npy") as file:
         np.save(file, features, allow_pickle=False)
     with atomic_write(folder / "features.csv", "w") as file:
@@ -270,7 +275,10 @@ def picture(
     cosine: NDArray[np.float32],
     classes: Classes,
 ) -> None:
-    """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with classes."""
+    """Draw a grid: queries picked evenly from the list, each beside its nearest images in `pool`, with classes.
+
+    `near`, int64 (N, k), and `cosine`, float32 (N, k), are what `neighbours` gave.
+    """
     from evaluation.report.figures import class_names
     from evaluation.report.pictures import SIDE
     from evaluation.report.tool_plots import neighbour_grid

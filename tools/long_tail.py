@@ -55,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(opt: argparse.Namespace) -> None:
-    """Fit both methods, print what they gain, write the checkpoint of the better one."""
+    """Fit both methods, print what they gain, write the checkpoint of the better one.
+
+    Raises:
+        UserError: the checkpoint does not hold how many training images a class had, or no last layer with weight and
+            bias; or it or the list is unusable.
+    """
     from dataloader.file_list import read_list
     from dataloader.list_checks import warn_repeated
     from evaluation.seen_images import warn_seen
@@ -142,7 +147,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def top1(logits: NDArray[np.float32], label: NDArray[np.int64]) -> float:
-    """Return the share of the rows whose largest logit is the label's."""
+    """Return the share of the rows of `logits`, (N, C), whose largest is that of `label`, int64 (N,)."""
     return float((logits.argmax(axis=1) == label).mean())
 
 

@@ -36,7 +36,11 @@ def import_optuna() -> ModuleType:
 
 
 def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
-    """Return the study of `metric` in study.db of `folder`, which is created if it is new."""
+    """Return the study of `metric` in study.db of `folder`, which is created if it is new.
+
+    Raises:
+        UserError: it was started with another metric, or Optuna is missing.
+    """
     optuna = import_optuna()
     study = optuna.create_study(
         storage=f"sqlite:///{(folder / 'study.db').resolve()}",

@@ -87,7 +87,7 @@ class Refresher:
         return dataloader.train_loader(trained.replace(**own), files, Preprocess.from_dict(data["preprocess"]))
 
     def __call__(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return `weights` with new statistics; the same where nothing is recomputed."""
+        """Return `weights`, {name: tensor}, with new statistics, on the CPU; the same where nothing is recomputed."""
         if self.loader is None:
             return weights
         content = {**self.parts[0].content, "weights": weights}

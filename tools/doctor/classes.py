@@ -78,7 +78,7 @@ def check_classes(found: Findings, seen: Scan, names_file: Path, names: Names) -
 def class_balance(counts: NDArray) -> Balance:
     """Return images per class: minimum, median, maximum, max / min, and the Gini coefficient (0: all equal).
 
-    Classes without images do not count.
+    `counts` has the images of each class, integers (C,). Classes without images do not count.
     """
     held = np.sort(counts[counts > 0]).astype(float)
     rank = np.arange(1, len(held) + 1)

@@ -67,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def check(opt: argparse.Namespace) -> int:
-    """Check the lists of `opt`, log and write the findings; return 1 if there are errors, else 0."""
+    """Check the lists of `opt`, log and write the findings; return 1 if there are errors, else 0.
+
+    Raises:
+        UserError: --workers, --near or --max_pixels is out of range, or a list cannot be read.
+    """
     if opt.workers < 1:
         raise UserError(f"--workers is {opt.workers}; allowed: 1 or more.")
     if not -1 <= opt.near <= MAX_BITS:

@@ -160,7 +160,7 @@ class Findings:
         return self.blocks[0]
 
     def by_problem(self) -> Iterator[tuple[str, NDArray[np.int64]]]:
-        """Yield each problem that was found, the most severe first, with its rows."""
+        """Yield each problem that was found, the most severe first, with its rows of `columns`, int64 (n,)."""
         code = self.columns()[0]
         for name in sorted(NAMES, key=lambda name: PROBLEMS[name].severity != ERROR):
             rows = np.flatnonzero(code == CODE[name])

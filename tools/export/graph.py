@@ -47,7 +47,7 @@ class Graph(nn.Module):
         self.eval()  # an exporter puts back the mode that it found, for the networks too
 
     def forward(self, *images: Tensor) -> Tensor:
-        """Return the probabilities, or the logits, of a batch."""
+        """Return the probabilities, numbers or logits of a batch, float32 (B, C)."""
         shown = dict(zip(self.preprocesses, images, strict=True))
         found = []
         for k, views in enumerate(self.views):
@@ -84,7 +84,7 @@ class Graph(nn.Module):
         return "logits" if self.logits else "values" if self.activations[0] == LINEAR else "probabilities"
 
     def examples(self) -> tuple[Tensor, ...]:
-        """Return example inputs, of EXAMPLES images."""
+        """Return example inputs, (EXAMPLES, 3, S, S) for each of `preprocesses`: uint8, or float if `normalised`."""
         draw = torch.Generator().manual_seed(0)
         shapes = [(EXAMPLES, 3, way.scale, way.scale) for way in self.preprocesses]
         images = [torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw) for shape in shapes]
@@ -92,7 +92,10 @@ class Graph(nn.Module):
 
 
 def corn_probabilities(logits: Tensor) -> Tensor:
-    """Return what utils.task.predictions_of does for CORN, without the running product, which ONNX lacks."""
+    """Return the probabilities (B, C) of CORN's logits (B, C - 1).
+
+    utils.task.predictions_of does the same by a running product, which ONNX lacks.
+    """
     above = [torch.ones_like(logits[:, :1])]
     for step in logits.sigmoid().split(1, dim=1):
         above.append(above[-1] * step)

@@ -203,7 +203,10 @@ def list_paths(folder: Path, fold: int) -> tuple[Path, Path]:
 
 
 def write_lists(folder: Path, files: FileList, fold_of: NDArray[np.int64], classes: Classes) -> None:
-    """Write both lists of each fold, with absolute paths, and classes.txt if the classes have names."""
+    """Write both lists of each fold, with absolute paths, and classes.txt if the classes have names.
+
+    `fold_of` is the fold of each image, int64 (N,), from 0.
+    """
     beside = folder / "classes.txt"
     folds = int(fold_of.max()) + 1
     pairs = [list_paths(folder, fold + 1) for fold in range(folds)]

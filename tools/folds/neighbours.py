@@ -24,7 +24,10 @@ class FoldFeatures:
     def nearest_neighbours(
         self, places: NDArray[np.int64], readable: NDArray[np.bool_], image: NDArray[np.integer], k: int
     ) -> dict[int, list[tuple[int, float]]]:
-        """Find the k images nearest to each of `places`, as inference.Features does, among those of the same fold."""
+        """Find the k images nearest to each of `places`, int64 (M,), among those of the same fold.
+
+        The arguments and the result are those of inference.Features.nearest_neighbours.
+        """
         found: dict[int, list[tuple[int, float]]] = {}
         for fold in self.run.folds:
             own = np.flatnonzero(self.run.fold_of == fold.number - 1)

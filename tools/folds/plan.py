@@ -83,7 +83,7 @@ def make_run(
     listed: tuple[FileList, Classes],
     fold_of: NDArray[np.int64],
 ) -> FoldsRun:
-    """Return the run of folds; nothing is written."""
+    """Return the run of folds; nothing is written. `fold_of` is the fold of each image, int64 (N,), from 0."""
     folder = flags.folder_of(opt, train)
     found = [_fold(opt, train, number) for number in range(1, opt.folds + 1)]
     return FoldsRun(opt, train, words, *listed, fold_of, folder, folder / "folds", found)

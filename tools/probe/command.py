@@ -249,8 +249,10 @@ def sample(files: "FileList", opt: Options) -> "FileList":
 def count_folds(label: NDArray[np.int32], folds: int) -> int:
     """Return the number of folds, at most the images of the largest class; rare classes are named in a warning.
 
+    `label` is the class of each image, int32 (N,).
+
     Raises:
-        UserError: no class has two images.
+        UserError: there is one class, or no class has two images.
     """
     counts = np.bincount(label)
     counts = counts[counts > 0]

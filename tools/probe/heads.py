@@ -104,7 +104,15 @@ def _best(hit: NDArray[np.bool_], loss: NDArray[np.float64]) -> int:
 def predict(
     head: Head, features: Rows, rows: NDArray[np.int64], label: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Return for the images `rows` the likeliest classes (M, width), their probabilities, and the label's (M,)."""
+    """Return for the images `rows`, int64 (M,), the likeliest classes, their probabilities, and the label's.
+
+    Args:
+        features: float32 (N, D). label: int32 (N,).
+
+    Returns:
+        int64 (M, width), float32 (M, width), float32 (M,). Where the head has fewer classes than `width`, the class is
+        -1, of probability 0; a label that the head does not have has the probability 0.
+    """
     tops, probabilities, trues = [], [], []
     column = np.full(int(max(label.max(), head.present.max())) + 1, -1)
     column[head.present] = np.arange(len(head.present))
@@ -122,7 +130,11 @@ def predict(
 def nearest_vote(
     views: Sequence[Rows], label: NDArray[np.int32], fold: NDArray[np.int64], neighbours: int
 ) -> Predictions:
-    """Predict each image by the votes of its nearest images in other folds, by cosine; in whichever of their views."""
+    """Predict each image by the votes of its nearest images in other folds, by cosine; in whichever of their views.
+
+    Args:
+        views: features float32 (N, D) of each view, the plain one first. label: int32 (N,). fold: int64 (N,).
+    """
     count = len(label)
     pool = torch.empty(count * len(views), views[0].shape[1])
     for k, view in enumerate(views):

@@ -103,7 +103,7 @@ def verdict(rows: Sequence[Row], seed: int, resamples: int, image: NDArray[np.in
     Networks that have seen the images are compared only if there are no others.
 
     Args:
-        image: of each line of the list, equal where lines are of one image; None: all are different.
+        image: (N,), of each line of the list, equal where lines are of one image; None: all are different.
 
     Raises:
         UserError: they were scored on different images.

@@ -63,7 +63,7 @@ class CheckpointModel:
         return tuple(made)
 
     def run(self, batch: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return the predictions, as Model says; NaN where the network gives no finite number."""
+        """Return the predictions, float32 (B, C), as Model says; NaN where the network gives no finite number."""
         with self.predictor.evaluating():
             return self.predictor(_tensors(batch)).cpu().numpy()
 

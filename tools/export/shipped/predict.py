@@ -99,7 +99,7 @@ class Predictor:
         return np.concatenate(rows)
 
     def probabilities(self, images: Sequence[ImageFile]) -> np.ndarray:
-        """Return `predictions`, by their name for classes and labels."""
+        """Return `predictions`, float32 (N, C), by their name for classes and labels."""
         return self.predictions(images)
 
     def run(self, inputs: list[np.ndarray]) -> np.ndarray:

@@ -62,7 +62,10 @@ class Preprocess:
         return 0, 0, height, width, size, size
 
     def render(self, image: np.ndarray, full: tuple[int, int]) -> np.ndarray:
-        """Return the square of a decoded image that was `full` (height, width) before it was decoded smaller."""
+        """Return the square of a decoded image, uint8 (h, w, 3), as uint8 (scale, scale, 3).
+
+        `full` is its (height, width) before it was decoded smaller.
+        """
         region = self.region(*full)
         height, width = region[4:]
         out = np.empty((self.scale, self.scale, 3), np.uint8)
@@ -74,7 +77,7 @@ class Preprocess:
 
 
 def squares(data: bytes, ways: list[Preprocess]) -> list[np.ndarray]:
-    """Return the bytes of an image file prepared in several ways; it is decoded once.
+    """Return the bytes of an image file prepared in several ways, uint8 (S, S, 3) each; it is decoded once.
 
     Raises:
         ImageError: it is not an image, is cut short, or has too many pixels.
@@ -229,7 +232,10 @@ def _decode_16_bit(data: bytes) -> np.ndarray:
 
 
 def crop_resize(image: np.ndarray, full: tuple[int, int], region: tuple[int, int, int, int, int, int]) -> np.ndarray:
-    """Return the region, which counts in pixels of the `full` size, cropped and resized in one step."""
+    """Return the region of a uint8 (h, w, 3) image, cropped and resized in one step.
+
+    `region` is what Preprocess.region gives; it counts in pixels of the `full` size (height, width).
+    """
     down, right = _decode_ratios(image.shape[:2], full)
     top, left, height, width = region[0] * down, region[1] * right, region[2] * down, region[3] * right
     out = region[4:]
@@ -254,7 +260,10 @@ def _decode_ratios(size: tuple[int, int], full: tuple[int, int]) -> tuple[float,
 
 
 def warp(image: np.ndarray, start: tuple[float, float], step: tuple[float, float], out: tuple[int, int]) -> np.ndarray:
-    """Return the image sampled bilinearly from `start` (top, left), `step` pixels apart; edges are repeated."""
+    """Return the image, uint8 (h, w, 3), sampled bilinearly from `start` (top, left), `step` pixels apart.
+
+    The result is uint8, of `out` (height, width) pixels. Edges are repeated.
+    """
     places = [np.float32(s * (np.arange(n) + 0.5) + first - 0.5) for s, n, first in zip(step, out, start, strict=True)]
     rows, columns = (np.floor(place).astype(np.int64) for place in places)
     down, right = places[0] - rows, places[1] - columns
@@ -269,7 +278,10 @@ def warp(image: np.ndarray, start: tuple[float, float], step: tuple[float, float
 
 
 def resize(image: np.ndarray, size: tuple[float, float], out: tuple[int, int]) -> np.ndarray:
-    """Return the upper left `size` (height, width, with fractions of pixels), resized to `out`, antialiased."""
+    """Return the upper left `size` (height, width, with fractions of pixels) of a uint8 (h, w, 3) image.
+
+    It is resized to `out` (height, width), antialiased.
+    """
     if size == image.shape[:2] == out:
         return image
     lengths, counts, steps = image.shape[:2], list(out), [image.shape[axis] / out[axis] for axis in (0, 1)]

@@ -39,7 +39,12 @@ class Batcher:
         max_delay_seconds: float,
         observe: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        """Start the thread. `observe` is called after each batch with its number of images, and its seconds."""
+        """Start the thread.
+
+        Args:
+            run: takes a batch of B images and returns their predictions, float32 (B, C).
+            observe: is called after each batch with its number of images, and its seconds.
+        """
         self._run, self._max_batch, self._max_delay, self._observe = run, max_batch, max_delay_seconds, observe
         self._waiting: deque[_Waiting] = deque()
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()

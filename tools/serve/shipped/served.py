@@ -77,7 +77,7 @@ class ExportedModel:
             raise BadImageError(str(error)) from error
 
     def run(self, batch: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return the predictions, as Model says."""
+        """Return the predictions, float32 (B, C), as Model says."""
         stacked = [np.stack(images).transpose(0, 3, 1, 2) for images in zip(*batch, strict=True)]
         return self.predictor.run([np.ascontiguousarray(images) for images in stacked])
 
