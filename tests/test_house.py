@@ -144,6 +144,7 @@ def test_options_enter_training_through_six_files():
         "dataloader/transforms/__init__.py",
         "network/base_model.py",
         "train.py",
+        "training/resumed_options.py",
         "training/setup.py",
         "training/start.py",
     ]

@@ -9,8 +9,8 @@ from network.base_model import BaseModel
 from options import parse_eval, parse_train
 from training import setup
 from training.batch_size import GRAIN, find_batch, largest_trial_batch
+from training.resumed_options import restore_options
 from training.setup import resolve_batch
-from training.start import restore_options
 from utils import checkpoint
 from utils.classes import Classes
 

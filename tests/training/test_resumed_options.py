@@ -10,8 +10,9 @@ import network
 import tiny
 from network import get_model
 from options import parse_train
+from training.resumed_options import restore_options
 from training.setup import build_engine
-from training.start import RunStart, restore_options
+from training.start import RunStart
 from training.state import RunState
 from utils import checkpoint
 from utils.errors import UserError
