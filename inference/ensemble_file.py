@@ -15,7 +15,7 @@ from evaluation.multilabel import describe_thresholds
 from evaluation.thresholds import ONE, FittedThresholds
 from inference import blend
 from inference.tta import TTA
-from options import NO_TEST_LIST, after_evaluation, changed, choices, rules
+from options import NO_TEST_LIST, after_evaluation, changed, choices, predict_rules
 from options.parser import expanded
 from options.plain_yaml import YamlError, read_yaml
 from utils import weight_sources
@@ -120,7 +120,7 @@ def apply_ensemble_file(opt: argparse.Namespace) -> tuple[argparse.Namespace, En
                     f"{getattr(opt, name)}."
                 )
     applied = changed(opt, load=load, weights=[content["weights"][k] for k in used], **settings)
-    needing = rules.without_probabilities(applied)
+    needing = predict_rules.without_probabilities(applied)
     if needing:
         raise UserError(
             f"--ensemble {path} blends by rank, and {needing[0]} needs probabilities. Try: --blend mean beside it."

@@ -13,6 +13,7 @@ from options import (
     evaluation_flags,
     loss_flags,
     model_flags,
+    predict_rules,
     rules,
     shared_flags,
     submission_flags,
@@ -90,8 +91,8 @@ def _eval() -> Parser:
     shared_flags.data(parser, lists=("val",))
     shared_flags.inference(parser)
     evaluation_flags.evaluation(parser)
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.cache, rules.calibrate]
-    parser.rules += [rules.fit_thresholds, rules.rank]
+    parser.rules += [rules.tag, rules.cache, *predict_rules.OF_BOTH, predict_rules.calibrate]
+    parser.rules.append(predict_rules.fit_thresholds)
     return parser
 
 
@@ -101,8 +102,7 @@ def _submit() -> Parser:
     shared_flags.data(parser, lists=("test",))
     shared_flags.inference(parser)
     submission_flags.submission(parser)
-    parser.rules += [rules.tag, rules.load, rules.weights, rules.blend, rules.submission, rules.images, rules.cache]
-    parser.rules.append(rules.rank)
+    parser.rules += [rules.tag, rules.cache, *predict_rules.OF_BOTH, predict_rules.submission, predict_rules.images]
     return parser
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from dataloader.folder_layout import find_class_folders, find_parts, unused_folders
 from dataloader.list_advice import prepare_command
+from dataloader.listing.class_names import check_names
 from dataloader.listing.folder import images_under, read_folder
-from dataloader.listing.lists import Listing, SkippedItems, check_apart, check_names, normalise_list, write_all
+from dataloader.listing.lists import Listing, SkippedItems, check_apart, normalise_list, write_all
 from dataloader.listing.splits import DEFAULT_VAL, SplitPlan, split_and_log
 from utils.errors import UserError
 from utils.logger import log

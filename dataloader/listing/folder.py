@@ -13,7 +13,8 @@ from dataloader.folder_layout import (
     unused_folders,
 )
 from dataloader.list_advice import parts_command, prepare_command
-from dataloader.listing.lists import ImageList, Listing, SkippedItems, natural_sort, to_class_ids
+from dataloader.listing.class_names import natural_sort, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, SkippedItems
 from utils.errors import UserError, path_hint
 from utils.logger import log, progress
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dataloader.decode import image_suffixes
-from dataloader.listing.lists import ImageList, Listing, SkippedItems, absolute, natural_sort, to_class_ids
+from dataloader.listing.class_names import natural_sort, to_class_ids
+from dataloader.listing.lists import ImageList, Listing, SkippedItems, absolute
 from utils.classes import key_of
 from utils.errors import UserError
 from utils.logger import log

@@ -27,16 +27,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
+from dataloader.listing.class_names import check_names, read_classes
 from dataloader.listing.folder import read_folder, read_unlabelled
-from dataloader.listing.lists import (
-    Listing,
-    as_on_disk,
-    check_apart,
-    check_names,
-    normalise_list,
-    read_classes,
-    write_all,
-)
+from dataloader.listing.lists import Listing, as_on_disk, check_apart, normalise_list, write_all
 from dataloader.listing.splits import DEFAULT_VAL, group_by, split_and_log
 from options.commands import words
 from options.parser import ToolParser, expanded

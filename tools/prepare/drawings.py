@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.decode import read_image, shrink
-from dataloader.listing.lists import ImageList, Listing, SkippedItems, check_names, normalise_list, write_all
+from dataloader.listing.class_names import check_names
+from dataloader.listing.lists import ImageList, Listing, SkippedItems, normalise_list, write_all
 from dataloader.listing.splits import split_and_log
 from tools.doctor.inspection import MAX_FLAT_LEVELS
 from tools.prepare.alike import alike_groups, sketch

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 from dataloader.file_list import FileList, read_class_names, read_list
-from dataloader.listing.lists import ImageList, Listing, absolute, to_class_ids
+from dataloader.listing.class_names import to_class_ids
+from dataloader.listing.lists import ImageList, Listing, absolute
 from utils.errors import UserError
 from utils.logger import log
 

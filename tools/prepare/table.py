@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dataloader.classes import max_inferred_classes
-from dataloader.listing.lists import ImageList, Listing, absolute, natural_sort, one_form, to_class_ids, warn_of_case
+from dataloader.listing.class_names import natural_sort, one_form, to_class_ids, warn_of_case
+from dataloader.listing.lists import ImageList, Listing, absolute
 from dataloader.listing.splits import singleton_group
 from tools.prepare.csv_rows import Rows, read_rows
 from tools.prepare.label_sets import find_label_sets
