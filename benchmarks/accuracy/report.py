@@ -11,6 +11,8 @@ from evaluation.report import figures, tool_plots
 from utils.text import visible
 
 NOT_FINISHED = "not finished"
+WIDE = 8
+TICKS = [10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200]  # seconds
 
 
 class Result(NamedTuple):
@@ -84,16 +86,18 @@ def _heading(budget: float, unit: str) -> str:
 def plot(path: Path, results: Results, title: str) -> bool:
     """Draw the top-1 of each trainer over its wall time, with whiskers from the lowest to the highest seed.
 
+    The axis of time is logarithmic where the times differ more than WIDE-fold.
+
     Returns:
         Whether there was anything to draw.
     """
     figure, (axis,) = figures.new_figure(8, 5.2, 1)
-    drawn = False
+    times: list[float] = []
     for number, (name, row) in enumerate(results.items()):
         points = [row[budget] for budget in sorted(row) if row[budget].top1]
         if not points:
             continue
-        drawn = True
+        times += [point.time() for point in points]
         medians, lows, highs = (np.array(values) for values in zip(*(one.accuracy() for one in points), strict=True))
         marker = tool_plots.MARKERS[number % len(tool_plots.MARKERS)]
         axis.errorbar(
@@ -109,7 +113,12 @@ def plot(path: Path, results: Results, title: str) -> bool:
     axis.set(xlabel="wall time of the whole process, seconds", ylabel="top-1 on the validation images, %")
     axis.set_title(title, fontsize=10)
     axis.grid(alpha=0.3)
-    if drawn:
+    if times:
+        if max(times) > WIDE * min(times):
+            axis.set_xscale("log")
+            ticks = [tick for tick in TICKS if min(times) / 1.3 <= tick <= 1.3 * max(times)]
+            axis.set_xticks(ticks, map(str, ticks))
+            axis.minorticks_off()
         figures.legend_below(axis, 4)
         figures.save(figure, path)
-    return drawn
+    return bool(times)

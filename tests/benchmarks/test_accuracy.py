@@ -92,6 +92,21 @@ def test_plot_is_drawn_where_a_run_ended(tmp_path):
     assert not (tmp_path / "b.png").exists()
 
 
+@pytest.mark.parametrize(("last", "scale"), [(100.0, "linear"), (600.0, "log")])
+def test_plot_of_very_different_times_has_a_logarithmic_axis(last, scale, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report.figures, "save", lambda figure, _: drawn.append(figure.axes[0]))
+    report.plot(tmp_path / "a.png", {"ours": {60.0: Result(1, [50.0], [0.8]), 600.0: Result(9, [last], [0.9])}}, "")
+    assert [axis.get_xscale() for axis in drawn] == [scale]
+    assert scale == "linear" or [label.get_text() for label in drawn[0].get_xticklabels()] == [
+        "60",
+        "120",
+        "300",
+        "600",
+    ]
+    assert not (tmp_path / "b.png").exists()
+
+
 def test_our_flags_are_data_model_size_and_epochs(tmp_path):
     """A flag more would no longer be our defaults."""
     task = trainers.Task("", str(tmp_path / "net.pth"), "", 10, 64, 0, 0, 2, "cpu", "", False)
