@@ -56,7 +56,8 @@ def load(
         workers: threads that decode images; 0: the calling thread.
 
     Raises:
-        UserError: a checkpoint is missing or damaged, they do not fit together, or an argument has a wrong value.
+        UserError: a checkpoint is missing or damaged, they do not fit together, or an argument has a wrong value. Or a
+            file holds saved predictions, which are of one list.
     """
     paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
     values: dict[str, Any] = {"load": [os.fspath(path) for path in paths], "weights": weights}
@@ -69,6 +70,11 @@ def load(
     gpus = [device] if device.type == "cuda" else []  # the others are left alone: to ask them would start CUDA there
     with torch.random.fork_rng(devices=gpus):  # a network draws the initial weights that the checkpoint replaces
         loaded = load_predictor(opt, device)
+    if loaded.saved:  # they are found by an image's place in their list
+        raise UserError(
+            f"{loaded.saved[0].path} holds the predictions of one list, so it can predict no other images. "
+            "Try: checkpoints alone"
+        )
     return ImagePredictor(loaded.predictor, loaded.classes, opt.batch_size, opt.workers)
 
 

@@ -15,7 +15,8 @@ import torch
 import processes
 from conftest import ROOT
 from dataloader.file_list import read_list
-from inference import load
+from inference import load, saved_probs
+from utils.classes import Classes
 from utils.errors import ImageError, UserError
 
 
@@ -81,6 +82,15 @@ def test_load_wrong_input_is_named(trained, tmp_path):
         load(trained, tta="x9")
     with pytest.raises(UserError, match=r"absent\.pt"):
         load(tmp_path / "absent.pt")
+
+
+def test_load_of_saved_predictions_is_refused(photo_set, tmp_path):
+    """The rows of a probs.npz answered for any images, by their places among them."""
+    files, path = read_list(photo_set / "val.txt"), tmp_path / "probs.npz"
+    values, readable = np.full((len(files), 3), -1, np.float16), np.ones(len(files), bool)
+    saved_probs.write(path, values, readable, files, Classes(3))
+    with pytest.raises(UserError, match=r"probs\.npz holds the predictions of one list(.|\n)*Try: checkpoints alone"):
+        load(path, gpu=-1)
 
 
 STATE = """
