@@ -72,7 +72,9 @@ def restore(tag: str, time: str) -> None:
     """
     entries = trash.entries(tag)[0]
     if not entries:
-        raise UserError(f"The trash holds nothing of tag {tag!r}.{_tags_in_trash()}")
+        near = near_names(tag, (entry.tag for entry in trash.entries()[0]), 1)
+        attempt = f"\nTry: {command('clear', {'tag': near[0], 'restore': NEWEST})}" if near else ""
+        raise UserError(f"The trash holds nothing of tag {tag!r}.{_tags_in_trash()}{attempt}")
     chosen = entries[-1:] if time == NEWEST else [entry for entry in entries if entry.time == time]
     if not chosen:
         times = ", ".join(entry.time for entry in entries)

@@ -85,7 +85,18 @@ def test_clear_rm_deletes_records_and_trash(script, records):
     assert files(records) == others
     result = script("clear.py", "--tag", "run.1", "--restore")
     assert result.code == 2
-    assert "trash holds nothing of tag 'run.1'" in result.err
+    assert "trash holds nothing of tag 'run.1'" in result.err and "Try:" not in result.err
+
+
+def test_clear_restore_of_a_misspelt_tag_gives_the_command_for_the_near_one(script, records):
+    before = files(records)
+    assert script("clear.py", "--tag", "run.1").code == 0
+    result = script("clear.py", "--tag", "run_1", "--restore")
+    assert result.code == 2
+    words = result.err.split("Try: python ")[1].split()
+    assert words == ["clear.py", "--tag", "run.1", "--restore"]
+    assert script(*words).code == 0
+    assert files(records) == before
 
 
 def test_clear_rm_of_trash_only_succeeds(script, records):
