@@ -332,7 +332,8 @@ def read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits at ten more characters
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one name per line.") from error
+        advice = list_advice.utf_8_advice(path, error.object[:2])
+        raise UserError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8, one name per line.{advice}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}. Expected: one name per line.") from error
     while lines and not lines[-1].strip():

@@ -50,6 +50,14 @@ def prepare_command(*words: object) -> str:
     return shlex.join(["python", "datasets/prepare.py", *map(str, words)])
 
 
+def utf_8_advice(path: Path, begin: bytes) -> str:
+    """Return the command that writes a UTF-8 copy of a file which begins with `begin`, if that marks it as UTF-16."""
+    if begin[:2] not in UTF_16_MARKS:
+        return ""
+    names = (shlex.quote(str(name)) for name in (path, path.with_name(f"{path.stem}_utf8{path.suffix}")))
+    return "\nTry: iconv -f UTF-16 -t UTF-8 {} > {}".format(*names)
+
+
 # ------------------------------------------------------------------------------------------------ the list itself
 
 
@@ -62,6 +70,7 @@ def check_text(path: Path, text: NDArray[np.uint8]) -> None:
     if bytes(text[:2]) in UTF_16_MARKS or zeros > MAX_ZERO_SHARE * len(text):
         raise UserError(
             f"The list {path} is not UTF-8 text. Is it UTF-16, as Windows often writes it? Save it as UTF-8."
+            f"{utf_8_advice(path, bytes(text[:2]))}"
         )
     if zeros:
         at = int(np.argmin(text))

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import subprocess
 import time
 
 import cv2
@@ -15,7 +16,7 @@ import dataloader
 from dataloader import classes, file_list, list_checks
 from dataloader.classes import Classes, check_labels, find_classes
 from dataloader.decode import read_image
-from dataloader.file_list import missing_files, read_class_names, read_list
+from dataloader.file_list import missing_files, read_class_names, read_lines, read_list
 from options import parse_eval, parse_train
 from utils.errors import ImageError, UserError
 from utils.logger import start_logging
@@ -195,6 +196,18 @@ def test_read_list_utf16_is_refused(tmp_path, encoding, labelled):
     """As PowerShell's `>` writes it."""
     with pytest.raises(UserError, match=r"train\.txt is not UTF-8.*UTF-16"):
         read_list(write(tmp_path, "/a.jpg 1\r\n/图 片/b.jpg 2\r\n".encode(encoding)), labelled)
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="no iconv")
+@pytest.mark.parametrize("name", ["my list.txt", "classes.txt"])
+def test_utf16_file_message_has_a_command_that_converts_it(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("/图 片/b.jpg 2\n", encoding="utf-16")
+    read = read_lines if name == "classes.txt" else read_list
+    with pytest.raises(UserError, match="Try: iconv") as caught:
+        read(path)
+    subprocess.run(str(caught.value).split("Try: ")[1], shell=True, check=True)
+    assert len(read(path.with_name(f"{path.stem}_utf8.txt"))) == 1
 
 
 @pytest.mark.parametrize("labelled", [True, False])
