@@ -22,11 +22,12 @@ from dataloader.file_list import FileList
 from evaluation.metrics import MIN_PROBABILITY
 from options.choices import TASKS
 from utils.classes import Classes, counted
-from utils.errors import UserError
+from utils.errors import UserError, path_hint
 from utils.files import atomic_write
 from utils.seen_lists import Seen, entry
 from utils.task import has_probabilities
 
+WRITE_AGAIN = "Try: python eval.py --load CKPT --save_probs"
 MAX_BYTES = 4 << 30  # of all files together, in memory: 50,030 classes of 42,000 images in float16
 
 
@@ -138,15 +139,12 @@ def read(path: str) -> SavedProbs:
         with np.load(path, allow_pickle=False) as content:
             task = str(content["task"]) if "task" in content.files else "single"
             if task not in TASKS:
-                raise UserError(f"{path} is damaged: its task is {task!r}; allowed: {', '.join(TASKS)}.")
+                raise _damaged(path, f"its task is {task!r}; allowed: {', '.join(TASKS)}")
             needed = {array_name(task), "classes", "list_hash", "readable"}
             needed |= {"target_mean", "target_std"} if task == "regression" else set()
             missing = needed - set(content.files)
             if missing:
-                raise UserError(
-                    f"{path} holds no {', '.join(sorted(missing))}. "
-                    "Write it again: python eval.py --load CKPT --save_probs"
-                )
+                raise UserError(f"{path} holds no {', '.join(sorted(missing))}.\n{WRITE_AGAIN}")
             found = content[array_name(task)]
             names, images = content["classes"].tolist(), content["class_images"].tolist()
             data = {
@@ -162,19 +160,23 @@ def read(path: str) -> SavedProbs:
             group = content["group"] if "group" in content.files else None
             saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges, seen, group)
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}. Write one: python eval.py --load CKPT --save_probs") from None
+        raise UserError(f"There is no file {path}.{path_hint(Path(path))}\n{WRITE_AGAIN}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged, or no file of probabilities ({str(error)[:200]}).") from error
+        what = f"{path} is damaged, or no file of probabilities ({str(error)[:200]})."
+        raise UserError(f"{what}\n{WRITE_AGAIN}") from error
     if found.ndim != 2 or found.shape != (len(saved.readable), len(names)):
-        shape = f"{_called(task)} of shape {found.shape}"
-        raise UserError(f"{path} is damaged: {shape} for {counted(len(names), task)}.")
+        raise _damaged(path, f"{_called(task)} of shape {found.shape} for {counted(len(names), task)}")
     if not saved.is_log and found.dtype != np.float32:
-        raise UserError(f"{path} is damaged: its predictions are {found.dtype}; allowed: float32.")
+        raise _damaged(path, f"its predictions are {found.dtype}; allowed: float32")
     if group is not None and (group.shape != saved.readable.shape or group.dtype.kind not in "iu"):
-        raise UserError(f"{path} is damaged: its groups are {group.dtype} {group.shape}; allowed: a number per image.")
+        raise _damaged(path, f"its groups are {group.dtype} {group.shape}; allowed: a number per image")
     if edges is not None and (np.shape(edges) != (len(names),) or not all(0 <= edge <= 1 for edge in edges)):
-        raise UserError(f"{path} is damaged: its thresholds are {str(edges)[:100]}; allowed: one per label, 0 to 1.")
+        raise _damaged(path, f"its thresholds are {str(edges)[:100]}; allowed: one per label, 0 to 1")
     return saved
+
+
+def _damaged(path: str, what: str) -> UserError:
+    return UserError(f"{path} is damaged: {what}.\n{WRITE_AGAIN}")
 
 
 def _read_seen(content: Mapping[str, NDArray[Any]], task: str) -> Seen:

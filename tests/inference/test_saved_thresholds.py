@@ -60,3 +60,4 @@ def test_file_with_damaged_thresholds_is_refused(evaluated, script, task_checkpo
     np.savez(path, **arrays, thresholds=np.array(thresholds))
     result = script("eval.py", "--tag", "x", "--load", path, "--val_list", "val.txt", *SCORE)
     assert result.code == 2 and "is damaged: its thresholds are" in result.err
+    assert "Try: python eval.py --load CKPT --save_probs" in result.err
