@@ -204,7 +204,9 @@ def _import_faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
-        raise UserError("--neighbours needs FAISS, which is not installed. Run: pip install faiss-cpu") from error
+        raise UserError(
+            "--neighbours needs FAISS, which is not installed. Try: python -m pip install faiss-cpu"
+        ) from error
     return faiss
 
 

@@ -129,8 +129,13 @@ def compute(opt: Options) -> tuple[int, list[Need]]:
 
     if not opt.num_classes:
         raise UserError("The classifier's size is missing: no list is read. Try: --num_classes 1000")
-    if opt.resume or opt.load or opt.probe_init:
-        raise UserError("tools.memory reads no checkpoint, and its weights need no other memory. Leave it out.")
+    given = [f"--{name}" for name in ("resume", "load", "probe_init") if getattr(opt, name)]
+    if given:
+        them = "them" if len(given) > 1 else "it"
+        raise UserError(
+            f"{', '.join(given)}: tools.memory reads no checkpoint, whose weights need no other memory. "
+            f"Try: leave {them} out"
+        )
     if opt.batch_size == AUTO_BATCH:
         raise UserError("-b auto asks the GPU. Give a number, such as -b 24: the largest batch is printed beside it.")
     if opt.precision == "auto":
@@ -162,7 +167,10 @@ def _need(engine: "Engine", side: int) -> Need:
         if np.allclose([need.highest(few), need.highest(many)], highest, rtol=MAX_ERROR):
             return need
         few, before = many, after
-    raise UserError("The steps of this network differ with the batch, so its memory cannot be computed.")
+    raise UserError(
+        "The steps of this network differ with the batch, so its memory cannot be computed.\n"
+        f"Try: train.py -b {AUTO_BATCH} on the GPU, which measures it"
+    )
 
 
 def count_bytes(engine: "Engine", side: int, images: int) -> Count:

@@ -166,7 +166,7 @@ def load(path: str | os.PathLike[str], verified: bool = False) -> dict[str, Any]
     """
     path, about = weight_sources.locate(os.fspath(path))
     if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.{_neighbours(path)}")
+        raise UserError(f"There is no checkpoint {path}.{beside(path)}")
     try:
         content = faults.with_retries(lambda: weight_files.read(path, verified), path)
     except PermissionError as error:
@@ -188,9 +188,7 @@ def load(path: str | os.PathLike[str], verified: bool = False) -> dict[str, Any]
         IndexError,
     ) as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(
-            f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{_neighbours(path)}"
-        ) from error
+        raise UserError(f"The checkpoint {path} is damaged or cut short ({lines[0][:200]}).{beside(path)}") from error
     if isinstance(content, dict) and isinstance(content.get("format"), int) and "weights" in content:
         if content["format"] > FORMAT:
             raise UserError(
@@ -214,7 +212,7 @@ def _check(content: dict[str, Any], path: Path) -> None:
     if found:
         more = f"\n  … and {len(found) - MAX_PROBLEMS} more" if len(found) > MAX_PROBLEMS else ""
         shown = "".join(f"\n  {line}" for line in found[:MAX_PROBLEMS])
-        raise UserError(f"The checkpoint {path} is damaged, or not from train.py:{shown}{more}{_neighbours(path)}")
+        raise UserError(f"The checkpoint {path} is damaged, or not from train.py:{shown}{more}{beside(path)}")
 
 
 def _unpickler_reason(error: Exception) -> str:
@@ -227,8 +225,8 @@ def _unpickler_reason(error: Exception) -> str:
     return re.split(r"Please use|Check the documentation", text)[0].strip(" .")[:200]
 
 
-def _neighbours(path: Path) -> str:
-    """Return the checkpoints in the folder, for the second line of an error."""
+def beside(path: Path) -> str:
+    """Return, as the end of an error, which checkpoints are in the folder `path` or beside the file, and one to try."""
     folder = path if path.is_dir() else path.parent
     if not folder.is_dir():
         return path_hint(path)

@@ -528,7 +528,7 @@ def test_clean_failure_keeps_old_list(a_list, tmp_path, monkeypatch):
         ("{}/c.jpg,1,burn,", "allowed: keep, drop, relabel"),
         ("{}/c.jpg,1,relabel,", "must be class numbers"),
         ("{}/c.jpg,1,relabel,-2", "from 0"),
-        ("{0}/c.jpg,1,drop,\n{0}/c.jpg,1,keep,", "another decision"),
+        ("{0}/c.jpg,1,drop,\n{0}/c.jpg,1,keep,", "above. Keep one"),
     ],
 )
 def test_clean_wrong_decision_writes_nothing(a_list, tmp_path, row, message, capsys):

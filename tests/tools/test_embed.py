@@ -67,7 +67,7 @@ def test_knn_vote_weighs_by_cosine():
 def test_embed_without_faiss_names_the_package(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert embed.main(["--load", "x.pt", "--list", "none.txt", "--neighbours", "3"]) == 2
-    assert "pip install faiss-cpu" in capsys.readouterr().err
+    assert "Try: python -m pip install faiss-cpu" in capsys.readouterr().err
 
 
 def test_embed_neighbours_of_an_unlabelled_list_alone_are_refused_before_the_work(capsys):

@@ -378,6 +378,16 @@ def test_export_wrong_flags_and_places_are_refused(trained, photo_set, tmp_path,
     assert "Try: pip install onnx onnxruntime" in capfd.readouterr().err
 
 
+def test_export_that_onnx_lacks_an_operation_for_names_the_other_format(trained, tmp_path, monkeypatch, capfd):
+    def refuse(*_, dynamo, **__):
+        raise torch.onnx.errors.OnnxExporterError("no such operation") if dynamo else ValueError("no trace")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    assert export("--load", trained[0], "--out", tmp_path / "x") == 2
+    shown = capfd.readouterr().err
+    assert "cannot be written as ONNX: no such operation\nTry: --to torch_export\n" in shown
+
+
 def test_export_that_differs_is_not_written(trained, tmp_path, monkeypatch, capfd):
     forward = graph.Graph._logits
     monkeypatch.setattr(graph.Graph, "_logits", lambda self, k, view, shown: 1.5 * forward(self, k, view, shown))

@@ -106,7 +106,8 @@ def test_memory_commands_of_its_help_parse():
         ([*WORDS, "-b", "auto"], "-b 24"),
         ([*WORDS, "--precision", "auto"], "--precision bf16"),
         ([*WORDS, "--precision", "fp16"], "--precision bf16"),
-        ([*WORDS, "--load", "a.pt"], "no checkpoint"),
+        ([*WORDS, "--load", "a.pt"], "--load: tools.memory reads no checkpoint"),
+        ([*WORDS, "--load", "a.pt", "--resume"], "Try: leave them out"),
     ],
     ids=str,
 )

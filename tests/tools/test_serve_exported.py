@@ -143,6 +143,15 @@ def test_serve_wrong_flags_are_refused_by_name(words, said, tmp_path, monkeypatc
     assert re.search(said, out.out + out.err, re.S), out
 
 
+def test_serve_folder_of_a_run_is_refused_with_its_checkpoint_to_try(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best.pt").touch()
+    assert command.main(["--load", "run", "--port", "0"]) == 2
+    out = capsys.readouterr()
+    assert (out.out + out.err).rstrip().endswith("\nTry: run/best.pt"), out
+
+
 def test_serve_port_in_use_is_named_before_the_model_is_loaded(tmp_path, capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -69,7 +69,8 @@ def _write_with_dynamo(graph: "Graph", path: Path, names: dict[str, Any]) -> Non
     try:
         program = torch.onnx.export(export_program(graph), dynamo=True, **names)
     except torch.onnx.errors.OnnxExporterError as error:
-        raise UserError(f"The network cannot be written as ONNX: {str(error).strip()[:300]}") from error
+        reason = str(error).strip()[:300]
+        raise UserError(f"The network cannot be written as ONNX: {reason}\nTry: --to torch_export") from error
     program.save(str(path))
 
 

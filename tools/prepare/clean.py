@@ -198,7 +198,7 @@ def _chosen(decisions: Path, files: FileList, automatic: Automatic) -> dict[int,
     for path, decision in decided.items():
         for index in known[path]:
             if chosen.setdefault(index, decision) != decision:
-                raise UserError(f"{decisions}: there are two decisions about {path}.")
+                raise UserError(f"{decisions}: there are two decisions about {path}. Keep one of them.")
             if files.label[index] == decision.label:
                 continue
             if any(files.label[known[path]] == decision.label):
@@ -275,7 +275,8 @@ def read_decisions(path: Path, automatic: Automatic = NOTHING) -> dict[str, Deci
         if before is None or (before.reason and not decision.reason):  # a person's decision has no reason, and wins
             decided[place] = decision
         elif bool(before.reason) == bool(reason) and before._replace(reason=reason) != decision:
-            raise UserError(f"{path}, line {line}: there is another decision about {row['path']} above.")
+            where = f"{path}, line {line}"
+            raise UserError(f"{where}: there is another decision about {row['path']} above. Keep one of them.")
     return decided
 
 

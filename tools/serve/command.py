@@ -158,7 +158,10 @@ def _open(opt: argparse.Namespace, path: str, name: str, settings: Settings) -> 
     """Return the model of a checkpoint, or of an exported folder. Raises UserError."""
     if Path(path).is_dir():
         if not is_exported(Path(path)):
-            raise UserError(f"{path} is a folder without an export; allowed: a checkpoint, or an exported folder.")
+            from utils import checkpoint
+
+            problem = f"{path} is a folder without an export; allowed: a checkpoint, or an exported folder."
+            raise UserError(problem + checkpoint.beside(Path(path)))
         try:
             return ExportedModel(Path(path), name, settings.max_pixels)
         except ModuleNotFoundError as error:
