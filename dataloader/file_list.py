@@ -8,7 +8,7 @@ lines and blanks at the end of a line are skipped. A relative path starts at the
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from dataloader.targets import MAX_LABEL_DIGITS, LabelSets, Targets
 from utils import faults
 from utils.errors import UserError
 from utils.logger import progress
+from utils.text import exact
 
 PARSE_CHUNK_BYTES = 1 << 24  # parsed together: the temporary arrays stay small beside the list itself
 SPACE, TAB, LF, CR = 32, 9, 10, 13
@@ -130,11 +131,30 @@ class FileList:
         return digest.hexdigest()
 
     def content_hash(self) -> str:
-        """Return the sha256, as hex, of the paths and labels in order. Results and files of probabilities note it."""
+        """Return the sha256, as hex, of the paths and labels in order. Results and files of probabilities note it.
+
+        The paths are those of `path`, so the list has another hash by another name: `absolute_hash` has not.
+        """
+        return self._hash(self.path)
+
+    def absolute_hash(self) -> str:
+        """Return what `content_hash` is of the absolute paths: the same from any folder, however the list is named."""
+        here = str(Path.cwd())  # os.path.abspath would ask for the folder each time
+        return self._hash(lambda index: os.path.normpath(os.path.join(here, self.path(index))))
+
+    def _hash(self, path: Callable[[int], str]) -> str:
         digest = hashlib.sha256()
         for index in range(len(self)):
-            digest.update(f"{self.path(index)} {self.target_text(index)}\n".encode(errors="surrogateescape"))
+            digest.update(f"{path(index)} {self.target_text(index)}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
+
+    def is_path(self, index: int, text: str) -> bool:
+        """Return whether `text`, the path of an image in a table of ours, is that of image `index`.
+
+        Another name of the list, such as an absolute one, gives its images other paths in a table.
+        """
+        own = exact(self.path(index))
+        return text == own or os.path.abspath(text) == os.path.abspath(own)
 
     def renumbered(self, numbers: NDArray[np.int64], count: int) -> "FileList":
         """Return the list with label k replaced by `numbers[k]`, one of `count` classes; `file_label` maps back."""

@@ -161,8 +161,8 @@ def rows_of(
                         f"--compare: row {count + 1} of {path} has {len(cells)} cells, not {len(header)}. {ADVICE}"
                     )
                 found = ["" if column is None else cells[column] for column in columns]
-                own = exact(files.path(count - 1))
-                if found[0] != own:
+                if not files.is_path(count - 1, found[0]):
+                    own = exact(files.path(count - 1))
                     raise UserError(f"--compare: row {count + 1} of {path} is {found[0]}, but {own} here. {ADVICE}")
                 yield found[1:]
         except csv.Error as error:

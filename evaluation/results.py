@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from utils.whole_folder import whole_folder
 SETTINGS = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
 METRICS = "metrics.json"
+ABSOLUTE = "list_hash_absolute"
 FOLDS_REPORT, FOLDS_SCORES = "oof", "folds.json"  # of tools.folds, in results/<tag>/
 TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
 PICTURES = ("confusion.png", "errors.png", "average_precision.png", "scatter.png")
@@ -187,9 +188,10 @@ def write(
 
 
 def settings_of(opt: argparse.Namespace, files: FileList) -> dict[str, Any]:
-    """Return what metrics.json says of how it was made: `options`, and the list with the hash of its content."""
+    """Return what metrics.json says of how it was made: `options`, and the list with the hashes of its content."""
     options = {key: getattr(opt, key) for key in SETTINGS}
-    return {"options": options, "list": str(files.source), "list_hash": files.content_hash()}
+    hashes = {"list_hash": files.content_hash(), ABSOLUTE: files.absolute_hash()}
+    return {"options": options, "list": str(files.source), **hashes}
 
 
 def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespace) -> Difference | None:
@@ -217,7 +219,8 @@ def write_page(staging: Path, scored: Scored, report: EvaluationReport, extra: p
     others = {path.parent: path.parent for path in folder.parent.glob(f"[!.]*/{METRICS}")} | {folder: staging}
     noted = [_metrics(others[beside]).get("runs") for beside in sorted(others)]
     runs = [run for of_one in noted for run in (of_one if isinstance(of_one, list) else ()) if _is_run(run)]
-    alike = [run for run in runs if all(run.get(key) == report.metrics[key] for key in ("list_hash", "count"))]
+    metrics = report.metrics
+    alike = [run for run in runs if run.get("count") == metrics["count"] and _same_list(run, metrics)]
     if len(alike) < len(runs):
         log.info(
             f"report.html leaves out {format_count(len(runs) - len(alike))} evaluation(s) in {folder.parent}/: of "
@@ -237,7 +240,13 @@ def _is_run(run: object) -> bool:
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
-    return metrics["options"] | {key: metrics[key] for key in ("list", "list_hash", *RUN_SCORES)}
+    return metrics["options"] | {key: metrics[key] for key in ("list", "list_hash", ABSOLUTE, *RUN_SCORES)}
+
+
+def _same_list(run: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
+    """Return whether a run notes the list of `made_by`, from `settings_of`, by this or another name of the list."""
+    here, there = ({about.get("list_hash"), about.get(ABSOLUTE)} - {None} for about in (made_by, run))
+    return "list_hash" in run and not here.isdisjoint(there)
 
 
 def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
@@ -252,7 +261,7 @@ def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -
         run
         for run in runs
         if any(run.get(key) != made_by["options"][key] for key in compared)
-        or run.get("list_hash", made_by["list_hash"]) != made_by["list_hash"]
+        or ("list_hash" in run and not _same_list(run, made_by))
     ]
 
 

@@ -77,9 +77,7 @@ class LoadedPredictor:
 
     def check_list(self, files: FileList) -> None:
         """Raise UserError where saved probabilities are of another list than `files`, numbered as the checkpoint."""
-        content_hash = files.content_hash() if self.saved else ""
-        for one in self.saved:
-            saved_probs.check_same_list(one, files, content_hash)
+        saved_probs.check_same_list(files, *self.saved)
 
     def with_groups(self, files: FileList) -> FileList:
         """Return `files` with the groups of images that saved probabilities hold, where they hold some."""

@@ -56,7 +56,7 @@ def _labels_with_probabilities(
         raise UserError(f"--compare: {beside} is of other labels than this checkpoint.\n{again}")
     count = len(labels)
     part = run.files if count == len(run.files) else run.files.select(np.arange(len(run.files)) < count)
-    saved_probs.check_same_list(saved, part, part.content_hash())
+    saved_probs.check_same_list(part, saved)
     for row, (some, words) in enumerate(zip(labels, sure, strict=True)):
         if [f"{saved.values[row, label]:.6f}" for label in some] != words or (some and not saved.readable[row]):
             raise UserError(

@@ -24,6 +24,7 @@ from options.choices import TASKS
 from utils.classes import Classes, counted
 from utils.errors import UserError, path_hint
 from utils.files import atomic_write
+from utils.logger import log
 from utils.seen_lists import Seen, entry
 from utils.task import has_probabilities
 
@@ -39,6 +40,7 @@ class SavedProbs:
         values: log probabilities of the classes, float16 (N, C), if `is_log`; else probabilities of labels, or numbers,
             float32 (N, K).
         data: num_classes, class_names, class_images and the task, as in a checkpoint.
+        absolute_hash: that of the list by its absolute paths; "" in a file of an earlier version.
         thresholds: of labels, (K,), for these probabilities; None: the file holds none.
         seen: the lists that its networks have learned from, as utils.seen_lists keeps them.
         group: of each image, (N,), from tools.folds --group_by or --group_table.
@@ -52,6 +54,7 @@ class SavedProbs:
     thresholds: list[float] | None
     seen: Seen
     group: NDArray[np.int64] | None = None
+    absolute_hash: str = ""
 
     @property
     def is_log(self) -> bool:
@@ -97,9 +100,10 @@ def write(
     """Write an npz file without pickles.
 
     Its arrays: `log_probabilities` float16 (N, C), for labels or numbers `predictions` float32 (N, K), `readable` bool
-    (N,), `files` (N,) paths, `classes` (C,) names, and the content hash of the list, `list_hash`; `thresholds` float64
-    (K,) where labels have some: those with which these probabilities are scored; `seen`, the lists that the networks
-    have learned from, as JSON, None: they are not known; then those of `more`, of which `read` takes `group`.
+    (N,), `files` (N,) paths, `classes` (C,) names, and the hashes of the list, `list_hash` by its paths as they were
+    named and `list_hash_absolute` by the absolute ones; `thresholds` float64 (K,) where labels have some: those with
+    which these probabilities are scored; `seen`, the lists that the networks have learned from, as JSON, None: they are
+    not known; then those of `more`, of which `read` takes `group`.
     """
     names = np.array([classes.name(label) for label in range(classes.count)])
     paths = np.array(
@@ -115,6 +119,7 @@ def write(
         "class_images": images,
         "named": np.array(classes.names is not None),
         "list_hash": np.array(part.content_hash()),
+        "list_hash_absolute": np.array(part.absolute_hash()),
         **(more or {}),
     }
     if classes.task != "single":
@@ -158,7 +163,9 @@ def read(path: str) -> SavedProbs:
             edges = content["thresholds"].tolist() if "thresholds" in content.files else None
             seen = _read_seen(content, task)
             group = content["group"] if "group" in content.files else None
-            saved = SavedProbs(path, found, content["readable"], str(content["list_hash"]), data, edges, seen, group)
+            absolute = str(content["list_hash_absolute"]) if "list_hash_absolute" in content.files else ""
+            listed = str(content["list_hash"])
+            saved = SavedProbs(path, found, content["readable"], listed, data, edges, seen, group, absolute)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.{path_hint(Path(path))}\n{WRITE_AGAIN}") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -207,11 +214,24 @@ def check_total(paths: Sequence[str]) -> None:
         )
 
 
-def check_same_list(saved: SavedProbs, files: FileList, content_hash: str) -> None:
-    """Raise UserError where `saved` is of another list than `files`, whose hash is `content_hash`."""
-    if len(saved.readable) != len(files) or saved.list_hash != content_hash:
-        raise UserError(
-            f"{saved.path} holds probabilities of another list than {files.source}: {len(saved.readable)} images for "
-            f"{len(files)}, hash {saved.list_hash[:12]} for {content_hash[:12]}.\n"
-            "Blend files of one list, or give the list that they were made of."
-        )
+def check_same_list(files: FileList, *saved: SavedProbs) -> None:
+    """Raise UserError where one of `saved` is of another list than `files`.
+
+    A list that only bears the same name in another folder may be a copy of the first one, or hold other images: that is
+    a warning.
+    """
+    if not saved:
+        return
+    named, absolute = files.content_hash(), files.absolute_hash()
+    for one in saved:
+        if len(one.readable) != len(files) or not {one.list_hash, one.absolute_hash} & {named, absolute}:
+            raise UserError(
+                f"{one.path} holds probabilities of another list than {files.source}: {len(one.readable)} images for "
+                f"{len(files)}, hash {one.list_hash[:12]} for {named[:12]}.\n"
+                "Blend files of one list, or give the list that they were made of."
+            )
+        if one.absolute_hash not in ("", absolute):
+            log.warning(
+                f"{one.path} was made of a list of the same name, paths and labels in another folder than "
+                f"{files.source}. It is taken for a copy of that list: are the images the same?"
+            )

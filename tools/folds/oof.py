@@ -129,7 +129,7 @@ def write_oof(run: FoldsRun) -> tuple[Path, FittedThresholds | None]:
     readable = np.zeros(len(run.files), bool)
     for fold in run.folds:
         saved, rows = saved_probs.read(str(fold.probs)), np.flatnonzero(run.fold_of == fold.number - 1)
-        saved_probs.check_same_list(saved, (part := held_out(run, fold)), part.content_hash())
+        saved_probs.check_same_list(held_out(run, fold), saved)
         if joined is None:
             joined = np.empty((len(run.files), saved.values.shape[1]), saved.values.dtype)
         joined[rows], readable[rows] = saved.values, saved.readable

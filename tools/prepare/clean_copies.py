@@ -9,7 +9,6 @@ from dataloader.file_list import FileList
 from utils import tables
 from utils.errors import UserError
 from utils.logger import log
-from utils.text import exact
 
 COLUMNS = ("list", "line", "path", "problem", "detail", "partner_list", "partner_line", "partner_path")
 COPIES = ("duplicate", "near_duplicate")  # the later image is dropped
@@ -66,7 +65,7 @@ def _index(path: Path, row: dict[str, str], end: str, files: FileList, place_of:
     """Return the index of the image that a row, or its partner, is about. Raises UserError if it is not there now."""
     line, name = row[f"{end}line"], row[f"{end}path"]
     index = place_of.get(int(line) if line.isdecimal() else -1)
-    if index is None or exact(files.path(index)) != name:
+    if index is None or not files.is_path(index, name):
         raise UserError(
             f"{path}: line {line} of {files.source} is no longer {name}. The list has changed since.\n"
             f"Check it again: python -m tools.doctor {files.source}"
