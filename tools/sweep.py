@@ -30,6 +30,7 @@ from options import Options, build_parser, choices
 from options.parser import ToolParser, expanded, split_at_dashes
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from tools.sweep_study import (
+    STUDY,
     check_new,
     check_same_lists,
     check_same_networks,
@@ -41,6 +42,7 @@ from tools.sweep_study import (
     import_optuna,
     next_trial,
     open_study,
+    study_errors,
 )
 from tools.train_process import train_process
 from utils import run_lock, tables
@@ -104,9 +106,16 @@ def search(opt: argparse.Namespace, rest: list[str]) -> int:
     space = read_space(Path(opt.space), build_parser("train"), FIXED)
     settings = _check(opt, rest, space)
     folder = Path(opt.result_dir) / opt.name
-    check_folder(folder, ("study.db", "trials.csv", "sweep.png"), opt)
+    check_folder(folder, (STUDY, "trials.csv", "sweep.png"), opt)
     run_lock.acquire(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    with study_errors(folder):
+        return _search(opt, rest, space, settings)
+
+
+def _search(opt: argparse.Namespace, rest: list[str], space: Space, settings: Options) -> int:
+    """Do what `search` says, once the folder is locked."""
+    folder = Path(opt.result_dir) / opt.name
     study = open_study(opt, folder, settings.metric)
     space = continued_space(study, space)
     combinations = _combinations(space, opt.trials) if opt.sampler == "grid" else None

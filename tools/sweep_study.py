@@ -1,9 +1,10 @@
 """The study of a sweep: the trials of all its commands, and what they must have in common to be compared."""
 
 import argparse
+import contextlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 MAX_NAMED_RUNS = 8  # in a message
+STUDY = "study.db"  # in the folder of the sweep
 
 
 def import_optuna() -> ModuleType:
@@ -35,6 +37,28 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
+@contextlib.contextmanager
+def study_errors(folder: Path) -> Iterator[None]:
+    """Turn the errors of Optuna's file in `folder` into UserErrors: a full disk, a damaged file, another Optuna."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "optuna version" not in str(error):  # Optuna has no class for this one
+            raise
+        # Optuna's own text is about its users' code, so the reason is that of the database below
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = str(getattr(cause, "orig", None) or cause or error).strip().splitlines()[0]
+        raise UserError(
+            f"{folder / STUDY}, which keeps the trials, cannot be read or written: {reason}\n"
+            f"Where the disk is full (`df -h {folder}`) or the file read-only, mend that, and run the same command "
+            "again to continue. Where the file is damaged or of another Optuna, put back a whole one, or try: another "
+            "--name"
+        ) from error
+
+
 def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
     """Return the study of `metric` in study.db of `folder`, which is created if it is new.
 
@@ -43,7 +67,7 @@ def open_study(opt: argparse.Namespace, folder: Path, metric: str) -> "Study":
     """
     optuna = import_optuna()
     study = optuna.create_study(
-        storage=f"sqlite:///{(folder / 'study.db').resolve()}",
+        storage=f"sqlite:///{(folder / STUDY).resolve()}",
         study_name=opt.name,
         direction="minimize" if choices.METRICS[metric].lower_is_better else "maximize",
         load_if_exists=True,

@@ -8,6 +8,7 @@ import glob
 import os
 import random
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -137,6 +138,7 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         _say_lost(str(error))
         return 1
     except KeyboardInterrupt:
+        _end_at_second_interrupt()
         if distributed.is_main():  # Ctrl-C reaches all processes of a terminal
             say("\ninterrupted" + (f"; {again}" if again else ""))
         return 130
@@ -158,6 +160,12 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         return 1
     finally:
         run_lock.release_all()
+
+
+def _end_at_second_interrupt() -> None:
+    """Let another Ctrl-C end this process at once, without a traceback: the first is being answered."""
+    with contextlib.suppress(ValueError):  # outside the main thread Python allows no handlers
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 
 def _say_lost(message: str) -> None:

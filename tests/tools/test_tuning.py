@@ -1,10 +1,12 @@
 """tools.lr_find finds a learning rate; tools.sweep continues after a kill; TensorBoard has each point once."""
 
+import contextlib
 import csv
 import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -564,6 +566,32 @@ def test_grid_of_ranges_has_expected_values(tmp_path):
         "--ema",
         "--no-pretrained",
     ]
+
+
+@pytest.mark.parametrize("case", ["damaged", "of another Optuna", "lost while a trial begins"])
+def test_sweep_whose_study_cannot_be_used_is_one_message(case, swept, capfd, monkeypatch):
+    """A full disk, or a copy that was cut short, ended in a traceback of SQLAlchemy."""
+    from tools import sweep as tool
+
+    study, real = Path("results/s/study.db"), tool.next_trial
+    assert swept("--trials", 1) == 0
+    if case == "damaged":
+        study.write_bytes(study.read_bytes()[:5000])
+    elif case == "of another Optuna":
+        with contextlib.closing(sqlite3.connect(study)) as file, file:
+            file.execute("UPDATE alembic_version SET version_num = 'v0.1'")
+    else:
+
+        def lose(*args):
+            study.write_bytes(b"no database at all" * 1000)
+            return real(*args)
+
+        monkeypatch.setattr(tool, "next_trial", lose)
+    capfd.readouterr()
+    assert swept("--trials", 2) == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"\nerror: {study}, which keeps the trials, cannot be read or written: ")
+    assert "Traceback" not in said and "try: another --name" in said
 
 
 def test_sweep_without_optuna_names_the_package(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,29 @@
+"""Ctrl-C ends a command with its exit code and one line, however often it is pressed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+PRESSED = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from utils import run, run_lock
+
+def press(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+if {again}:
+    run_lock.release_all = press
+sys.exit(run.run_tool(lambda: None, press))
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_second_interrupt_while_the_first_is_answered_ends_without_a_traceback(again):
+    words = [sys.executable, "-c", PRESSED.format(root=str(ROOT), again=again)]
+    done = subprocess.run(words, timeout=600, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "\ninterrupted\n")
