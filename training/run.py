@@ -236,13 +236,15 @@ class TrainingRun:
                 f"--scale_schedule: the run ended after epoch {self.state.epochs_done}, before its last size, which "
                 f"begins with epoch {self.settings.last_stage}: the network has not been trained at that size."
             )
-        there = best is not None and resuming.holds(self.checkpoints / "best.pt", best)
+        best_path = self.checkpoints / "best.pt"
+        there = best is not None and resuming.holds(best_path, best)
         if best is not None and not there:
-            log.warning(
-                f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}: "
-                "another run wrote it, and it is not beside the checkpoint that was resumed."
-            )
-        path = self.checkpoints / "best.pt" if there else self.last
+            why = "it could not be written, as a warning above says"
+            if self.resumed:
+                why = "it could not be written, or another run wrote it and it is not beside the resumed checkpoint"
+            stale = f" {best_path} is of another epoch." if best_path.exists() else ""
+            log.warning(f"{self.checkpoints}/ has no checkpoint of epoch {best['epoch']}, the best: {why}.{stale}")
+        path = best_path if there else self.last
         if summary := self.length.summary():
             log.info(summary)
         then = command("submit" if best is None else "eval", str(path))

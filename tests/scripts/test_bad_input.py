@@ -732,6 +732,29 @@ def test_train_full_disk_keeps_checkpoint_and_can_resume(script, tiny, disk):
     assert checkpoint.load(folder / "full/last.pt")["epoch"] == 2
 
 
+def test_train_best_epoch_that_met_a_full_disk_is_named_as_such(script, tiny, monkeypatch):
+    """The log blamed another run, and did not say that best.pt is an earlier epoch."""
+    from training.run import TrainingRun
+
+    real_end, real_save = TrainingRun.end_epoch, checkpoint.save
+
+    def full(path, content, also=()):
+        if content["epoch"] == 2:
+            raise checkpoint.SaveError("No space left on device")
+        real_save(path, content, also)
+
+    monkeypatch.setattr(
+        TrainingRun, "end_epoch", lambda self, epoch, scores: real_end(self, epoch, scores | {"val_top1": epoch % 3})
+    )
+    monkeypatch.setattr(checkpoint, "save", full)
+    result = script("train.py", *tiny, "--tag", "gap", "--epochs", 3)
+    assert result.code == 0, result.err
+    said = "has no checkpoint of epoch 2, the best: it could not be written, as a warning above says. checkpoints/gap/"
+    assert said + "best.pt is of another epoch." in result.out and "another run" not in result.out
+    assert checkpoint.load("checkpoints/gap/best.pt")["epoch"] == 1
+    assert "checkpoints/gap/last.pt" in result.out.rpartition("Next:")[2]
+
+
 @pytest.mark.parametrize("size, part", [("4k", "options.yaml"), ("100k", "last.pt could not be written")])
 def test_train_full_disk_for_records_is_refused(script, tiny, disk, monkeypatch, size, part):
     monkeypatch.chdir(disk(size))
