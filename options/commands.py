@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from options.options import build_parser
@@ -81,7 +82,12 @@ def after_evaluation(
 
 def _beside(script: str) -> str:
     running = sys.argv[0] if sys.argv else ""
-    return os.path.join(os.path.dirname(running), script) if os.path.basename(running) in SCRIPTS else script
+    if os.path.basename(running) not in SCRIPTS:
+        return script
+    beside = os.path.join(os.path.dirname(running), script)
+    if Path(running).is_symlink() and not Path(beside).exists():  # a link to the one script
+        return os.path.join(os.path.dirname(os.path.realpath(running)), script)
+    return beside
 
 
 def _words(action: argparse.Action, value: object, given: bool) -> list[str]:

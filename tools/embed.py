@@ -15,6 +15,7 @@ With --among it also writes knn.npz, the votes of these labels as probabilities,
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from tools.predicting import add_flags, open_checkpoint, require_classes
 from utils import distributed, run_lock, tables
 from utils.classes import Classes
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, atomic_write_all
 from utils.logger import log
 from utils.outputs import check_folder, remove_stale
 from utils.run import run_tool
@@ -190,13 +191,14 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
 
 
 def write_features(folder: Path, features: NDArray[np.float32], files: "FileList") -> None:
-    """Write features.npy, float32 (N, D), and features.csv, with one row per image."""
-    with atomic_write(folder / "features.npy") as file:
-        np.save(file, features, allow_pickle=False)
-    with atomic_write(folder / "features.csv", "w") as file:
-        writer = tables.writer(file)
+    """Write features.npy, float32 (N, D), and features.csv, one row per image; a full disk leaves both as they were."""
+    with atomic_write_all([folder / "features.npy", folder / "features.csv"]) as (rows, table):
+        np.save(rows, features, allow_pickle=False)
+        text = io.TextIOWrapper(table, encoding="utf-8", errors="surrogateescape", newline="")
+        writer = tables.writer(text)
         writer.writerow(["row", "path", "label"])
         writer.writerows([row, files.path(row), int(files.label[row])] for row in range(len(files)))
+        text.detach()
     log.info(f"Written: {folder}/features.npy {features.shape}, features.csv")
 
 

@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from utils import distributed, faults, run_lock, run_log
@@ -124,6 +125,7 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
     """Return the exit code of `act`; print an error, and append it to the log file."""
     try:
         with _told_before_end():
+            _check_working_folder()
             return act() or 0
     except UserError as error:
         if not error.printed_elsewhere:
@@ -160,6 +162,17 @@ def _guarded(act: Callable[[], int | None], write_flags: str, again: str) -> int
         return 1
     finally:
         run_lock.release_all()
+
+
+def _check_working_folder() -> None:
+    """Raise UserError where the working folder was deleted, in which relative paths start and results are written."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError(
+            "The working folder is gone: it was deleted, or replaced by another of its name.\n"
+            'Try: cd "$PWD", or cd to another folder, then the same command again'
+        ) from None
 
 
 def _end_at_second_interrupt() -> None:

@@ -1,8 +1,10 @@
 """The commands that a script prints."""
 
+import sys
+
 import pytest
 
-from options import parse_train, resume_command
+from options import command, parse_train, resume_command
 
 
 @pytest.mark.parametrize(
@@ -18,3 +20,18 @@ def test_resume_command_counts_the_processes_of_one_machine(processes, in_all, w
     """For 2 machines of 8 it said --nproc_per_node=16, without --nnodes."""
     found = resume_command(parse_train(["--tag", "many"]), processes, in_all)
     assert found.startswith(wanted) and found.endswith("train.py --tag many --resume")
+
+
+@pytest.mark.parametrize("scripts", [["train.py"], ["train.py", "eval.py"]])
+def test_command_of_a_script_behind_a_link_is_of_the_project(tmp_path, monkeypatch, scripts):
+    """bin/train.py, a link to the one script, said to go on with bin/eval.py, which is not there."""
+    for folder in ("project", "bin"):
+        (tmp_path / folder).mkdir()
+    for name in ("train.py", "eval.py"):
+        (tmp_path / "project" / name).touch()
+    for name in scripts:
+        (tmp_path / "bin" / name).symlink_to(tmp_path / "project" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bin/train.py"])
+    wanted = "bin/eval.py" if "eval.py" in scripts else f"{tmp_path}/project/eval.py"
+    assert command("eval", {}) == f"python {wanted}"

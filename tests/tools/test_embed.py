@@ -207,3 +207,26 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     words = ["--load", load, "--list", tmp_path / "bad.txt", "--out", out, *words[-6:]]
     assert embed.main([str(word) for word in words]) == 2
     assert "None of the 1 images" in capfd.readouterr().err and (out / "features.npy").stat().st_mtime_ns == before
+
+
+def test_features_and_their_table_are_replaced_together(tmp_path, monkeypatch):
+    """A disk that was full after the features left them beside the paths of an earlier list."""
+    from dataloader.file_list import FileList
+
+    first, second = (FileList.of_paths([f"/x/{name}{k}.png" for k in range(3)], "list") for name in "ab")
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    embed.write_features(tmp_path, rows, first)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before["features.csv"].splitlines()[:2] == [b"row,path,label", b"0,/x/a0.png,-1"]
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embed.tables, "writer", full)
+        with pytest.raises(OSError, match="No space left"):
+            embed.write_features(tmp_path, rows + 1, second)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    embed.write_features(tmp_path, rows + 1, second)
+    assert np.array_equal(np.load(tmp_path / "features.npy"), rows + 1)
+    assert b"b0.png" in (tmp_path / "features.csv").read_bytes()
