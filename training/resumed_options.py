@@ -9,6 +9,7 @@ from options.values import flag_text
 from scheduler import find_table
 from utils.errors import UserError
 from utils.logger import log
+from utils.task import activation_of
 
 # What a resumed run does not take from its checkpoint: where it runs and writes.
 NOT_RESTORED = {
@@ -26,7 +27,11 @@ NOT_RESTORED = {
     "overwrite",
 }
 # The saved state depends on them.
-IMMUTABLE = ("model", "task", "optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head", "metric")
+IMMUTABLE = (
+    *("model", "task", "head", "pool", "loss", "metric"),
+    *("optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head"),
+)
+SAME_CLASSIFIER = {"cosine", "arcface"}  # a margin belongs to the loss
 # A change of one of them changes which images the rest of a cut epoch reads, so that epoch begins again.
 BATCH_ORDER_OPTIONS = ("seed", "batch_size", "accumulate", "repeat_aug", "balance", "debug")
 SCHEDULE_OPTIONS = (
@@ -81,15 +86,23 @@ def restore_options(opt: Options, content: dict[str, Any], source: str) -> Optio
 
 def _refuse_immutable(opt: Options, saved: dict[str, Any], source: str) -> None:
     """Raise UserError if a given flag differs from the option `saved` in a checkpoint whose state depends on it."""
+    task = saved.get("task", "single")
     for name in IMMUTABLE:
         instead = "start a new run" if name == "model" else f"start a new run from the weights: --load {source}"
         before = saved.get(name, rules.OFF.get(name, getattr(opt, name)))  # of a flag that is newer than the run
-        if name in opt.given and getattr(opt, name) != before:
+        if name in opt.given and not _have_same_state(name, before, getattr(opt, name), task):
             raise UserError(
                 f"{source} was trained with {flag_text(name, before)}, whose state does not fit "
                 f"{flag_text(name, getattr(opt, name))}.\n"
                 f"Leave --{name} out, or {instead} without --resume."
             )
+
+
+def _have_same_state(name: str, before: Any, now: Any, task: str) -> bool:
+    """Return whether a run of `task` has the same state with the option `name` as `before` and as it is `now`."""
+    if name == "loss":  # most losses want the same logits; those of ordered classes give them another meaning
+        return activation_of(task, before) == activation_of(task, now)
+    return before == now or (name == "head" and {before, now} == SAME_CLASSIFIER)
 
 
 def _options_before(opt: Options, saved: dict[str, Any]) -> dict[str, Any]:

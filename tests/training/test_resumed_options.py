@@ -42,7 +42,6 @@ def resumed(began, now, change=lambda saved: saved):
         ("--epochs 3", "--warmup 5", "--warmup 5 is longer than --epochs 3"),
         ("--mixup 0.2 --mix_off 0.2", "--mixup 0", "--mix_off has nothing to leave out"),
         ("--clip_grad 1", "--clip_mode agc --sam 1 --accumulate 2", "--sam and --accumulate"),
-        ("--fit_head", "--head cosine", "--head cosine and --fit_head contradict"),
         ("--task multilabel", "--smooth 0.1", "--smooth 0.1 and --task multilabel contradict"),
     ],
 )
@@ -72,6 +71,41 @@ def test_resume_with_a_flag_that_suits_the_checkpoint_is_accepted(began, now):
     opt = resumed(began, now)
     given = parse_train([*now.split(), "--resume"])
     assert all(getattr(opt, name) == getattr(given, name) for name in given.given)
+
+
+@pytest.mark.parametrize(
+    "began, now",
+    [
+        ("--head linear", "--head cosine"),
+        ("--fit_head", "--head cosine"),
+        ("--head cosine", "--head subcenter"),
+        ("--pool gem", "--pool avg"),
+        ("--task ordinal --loss corn", "--loss huber"),
+        ("--task ordinal", "--loss l1"),
+        ("--optimizer sgd", "--optimizer adam"),
+    ],
+)
+def test_resume_with_a_flag_that_changes_the_saved_state_is_refused_by_its_name(began, now):
+    """A --head or --pool ended in a message about the optimizer, or the classes. With two ordered classes, --loss corn
+    and huber both have one logit, so the run went on."""
+    with pytest.raises(UserError) as error:
+        resumed(began, now)
+    assert f"whose state does not fit {now}" in str(error.value)
+    assert f"Leave {now.split()[0]} out" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "began, now",
+    [
+        ("--head cosine", "--head arcface"),
+        ("--task ordinal --loss huber", "--loss mse"),
+        ("--task multilabel", "--loss asl"),
+        ("--loss ce", "--loss focal"),
+        ("--pool gem", "--pool gem"),
+    ],
+)
+def test_resume_with_a_flag_that_keeps_the_saved_state_is_accepted(began, now):
+    assert resumed(began, now).resume
 
 
 def started(words, saved=None):
