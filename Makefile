@@ -35,7 +35,7 @@ check: lint
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .
+	$(BIN)/python -m mypy .
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .

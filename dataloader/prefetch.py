@@ -15,7 +15,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -34,6 +34,9 @@ from utils.run import LOADER_THREADS
 from utils.signals import STOP_SIGNALS
 
 PREFETCH_BATCHES = 4  # per worker
+# A batch is waited for in this many parts: of the time in which the whole run was stopped (Ctrl-Z, SIGSTOP from a batch
+# system), which the clock counts, the limit counts one part at most.
+WAIT_PARTS = 10
 MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
 MIN_BATCHES_PER_PROCESS = 2  # with fewer, a worker process takes longer to start than it saves
 SHARED_MEMORY = "/dev/shm"
@@ -155,7 +158,8 @@ class BatchLoader(Generic[BatchT]):
         elif self.config.kind == "thread":
             source = prefetch_threaded(make, batches, self.workers, timeout)
         else:
-            source = iter(_process_loader(self.dataset, batches, self.workers, timeout, self.config.on_gpu))
+            loader = _process_loader(self.dataset, batches, self.workers, timeout / WAIT_PARTS, self.config.on_gpu)
+            source = _waiting_in_parts(iter(loader))
         return self._translate_errors(source)
 
     def _translate_errors(self, source: Iterator[BatchT]) -> Iterator[BatchT]:
@@ -211,11 +215,22 @@ def prefetch_threaded(
     try:
         waiting.extend(pool.submit(make, batch) for batch in islice(batches, workers * PREFETCH_BATCHES))
         while waiting:
-            made = waiting.popleft().result(timeout_seconds or None)
+            made = _result(waiting.popleft(), timeout_seconds)
             waiting.extend(pool.submit(make, batch) for batch in islice(batches, 1))
             yield made
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _result(future: Future[T], timeout_seconds: float) -> T:
+    """Return what `future` gives, waiting in parts. Raises TimeoutError, or what the future raises."""
+    if timeout_seconds:
+        for _ in range(WAIT_PARTS):
+            if future.done() or wait([future], timeout_seconds / WAIT_PARTS).done:
+                break
+        else:
+            raise TimeoutError
+    return future.result()
 
 
 def default_workers(on_gpu: bool, cores: int, processes: int) -> tuple[int, str]:
@@ -253,7 +268,7 @@ def _workers_here(on_gpu: bool, limit: int, kind: str) -> int:
 
 
 def _process_loader(
-    dataset: BatchDataset[BatchT], batches: Iterable[BatchIndices], workers: int, timeout_seconds: int, on_gpu: bool
+    dataset: BatchDataset[BatchT], batches: Iterable[BatchIndices], workers: int, timeout_seconds: float, on_gpu: bool
 ) -> "DataLoader[Any]":
     """Return torch's DataLoader over the batches of these indices."""
     return DataLoader(
@@ -266,6 +281,28 @@ def _process_loader(
         prefetch_factor=PREFETCH_BATCHES,
         timeout=timeout_seconds,
     )
+
+
+def _waiting_in_parts(source: Iterator[T]) -> Iterator[T]:
+    """Yield from the iterator of a DataLoader whose timeout is a part of the limit.
+
+    Raises:
+        RuntimeError: all parts have passed without a batch, or a worker failed.
+    """
+    parts = 0
+    while True:
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            parts += 1
+            # An error of a worker begins otherwise: after it, the next batch would be another one.
+            if not str(error).startswith("DataLoader timed out") or parts == WAIT_PARTS:
+                raise
+            continue
+        parts = 0
+        yield batch
 
 
 class _SharedMemoryDataset(Generic[BatchT]):

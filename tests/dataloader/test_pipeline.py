@@ -457,6 +457,39 @@ def test_worker_stuck_is_user_error_after_timeout(photo_set, monkeypatch, kind):
         batches(photo_set, "-w", 1, "--loader", kind, "--worker_timeout", 1)
 
 
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_run_that_was_stopped_for_longer_than_the_timeout_goes_on(photo_set, tmp_path, kind):
+    """After Ctrl-Z and `fg`, or a batch system's SIGSTOP, a run ended with "a worker is stuck"."""
+    code = f"""
+import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT / "tests")!r}, {str(ROOT)!r}]
+from test_pipeline import Path, loader, time
+from dataloader import dataset
+real = dataset.TrainDataset.__getitems__
+
+def slow(self, key):
+    for _ in range(20):
+        time.sleep(0.05)
+    return real(self, key)
+
+opened = loader(Path({str(photo_set)!r}), "--scale", 64, "-w", 1, "--loader", {kind!r}, "--worker_timeout", 3)
+dataset.TrainDataset.__getitems__ = slow
+batches = opened.batches(1)
+print("begun", flush=True)
+print(next(batches).label.shape[0] > 0)
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True) as run:
+        try:
+            assert run.stdout is not None and run.stdout.readline() == "begun\n"
+            time.sleep(0.5)
+            os.killpg(run.pid, signal.SIGSTOP)
+            time.sleep(4)
+            os.killpg(run.pid, signal.SIGCONT)
+            assert run.stdout.readline() == "True\n"
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+
+
 def test_shared_memory_too_small_is_refused_at_start(photo_set, monkeypatch):
     from dataloader import prefetch
 
