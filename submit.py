@@ -78,11 +78,14 @@ def predict_images(opt: argparse.Namespace) -> None:
     from evaluation import answers
     from inference import open_inference, predict_list
     from utils import distributed, run_lock
+    from utils.errors import UserError
     from utils.logger import log, start_logging
     from utils.outputs import check, inputs
     from utils.run import get_device, seed_everything
 
     start_logging(to_stderr=True)
+    if sys.stdout is None and not opt.out:
+        raise UserError("--images prints the answers, and standard output is closed. Try: --out FILE")
     seed_everything(opt.seed, opt.deterministic)
     if distributed.world_size() > 1:  # before a mistake, which one process prints for all
         distributed.init(get_device(opt.gpu), distributed.PREDICTION_TIMEOUT)

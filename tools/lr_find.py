@@ -43,7 +43,7 @@ MIN_STEPS = 10  # before these the running mean holds too few batches to detect 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, draw; return the exit code."""
-    return run_tool(lambda: option_parser().parse(argv), find)
+    return run_tool(lambda: option_parser().parse(argv), find, write_flags="--out FILE")
 
 
 def find(opt: Options) -> None:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group("--views", type=int, default=8, low=1, high=64, help="augmented versions of each image")
     force(group, "--out")
     group("--out", type=expanded, metavar="FILE", help="where the PNG goes; by default logs/<tag>/preview.png")
-    return run_tool(lambda: parser.parse(argv), draw)
+    return run_tool(lambda: parser.parse(argv), draw, write_flags="--out FILE")
 
 
 def draw(opt: Options) -> None:

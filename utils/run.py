@@ -39,7 +39,7 @@ GPU_FILES = "/dev/nvidia[0-9]*"
 DEBUG_BATCHES = 3  # batches per epoch with --debug
 LOADER_THREADS = "loader"  # The names of the threads that load images begin with this.
 MAX_JOIN_SECONDS = 10.0  # A thread has this long to finish the batch that it is loading.
-WRITE_FLAGS = "--checkpoint_dir, --log_dir, --result_dir"
+WRITE_FLAGS = ("checkpoint_dir", "log_dir", "result_dir", "out")  # where a command writes, as far as it has them
 
 
 def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Opt], None]) -> int:
@@ -61,11 +61,11 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
         run_log.end(run_log.begin("-"), f"exit {wrong.code}")
         raise
     if not distributed.is_main():
-        code = _run_and_leave(lambda: main(opt))
+        code = _run_and_leave(lambda: main(opt), _write_flags(opt))
         _leave_stuck_threads(code)
         return code
     entry = run_log.begin(opt.tag)
-    code = _run_and_leave(lambda: main(opt))
+    code = _run_and_leave(lambda: main(opt), _write_flags(opt))
     stopped = {128 + number: f"interrupted ({number.name})" for number in STOP_SIGNALS} | {
         0: f"done in {time.monotonic() - started:.0f} s"
     }
@@ -74,7 +74,7 @@ def run_command(parse: Callable[[Sequence[str] | None], Opt], main: Callable[[Op
     return code
 
 
-def _run_and_leave(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS, again: str = "") -> int:
+def _run_and_leave(act: Callable[[], int | None], write_flags: str, again: str = "") -> int:
     """Return the exit code of `act`; after an `act` that ended well, leave the process group."""
     code = _guarded(act, write_flags, again)
     if code == 0:
@@ -82,8 +82,13 @@ def _run_and_leave(act: Callable[[], int | None], write_flags: str = WRITE_FLAGS
     return code
 
 
+def _write_flags(opt: argparse.Namespace) -> str:
+    """Return the flags of a command that choose where it writes; "" if it has none."""
+    return ", ".join(f"--{name}" for name in WRITE_FLAGS if hasattr(opt, name))
+
+
 def run_tool(
-    parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: str = "", write_flags: str = "--out DIR"
+    parse: Callable[[], Opt], act: Callable[[Opt], int | None], again: str = "", write_flags: str | None = None
 ) -> int:
     """Call `act(parse())` for a tool, with the exit codes of `run_command`.
 
@@ -91,7 +96,8 @@ def run_tool(
         parse: returns the options of the tool.
         act: does the work; it may return an exit code.
         again: text that Ctrl-C prints after "interrupted", such as how to continue.
-        write_flags: the flags that choose where the tool writes, for the message about a full disk.
+        write_flags: the flags that choose where the tool writes, for the message about a full disk; None: those of
+            WRITE_FLAGS that it has.
 
     Returns:
         The exit code.
@@ -99,7 +105,7 @@ def run_tool(
     prepare_streams()
     opt = parse()
     start_logging()
-    code = _run_and_leave(lambda: act(opt), write_flags, again)
+    code = _run_and_leave(lambda: act(opt), _write_flags(opt) if write_flags is None else write_flags, again)
     _leave_stuck_threads(code)
     return code
 
@@ -203,10 +209,12 @@ def _user_fixable(error: Exception, write_flags: str) -> str | None:
 
     Args:
         error: what ended the command.
-        write_flags: the flags that choose where the command writes.
+        write_flags: the flags that choose where the command writes; "" if it has none.
     """
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        return f"{error}.\nFree some space (`df -h`), or write elsewhere: {write_flags}."
+        if write_flags:
+            return f"{error}.\nFree some space (`df -h`), or write elsewhere: {write_flags}."
+        return f"{error}.\nFree some space (`df -h`)."
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's allocator on the CPU
         reason = (str(error).strip() or "MemoryError").splitlines()[-1]  # a worker process adds its traceback before it
         return f"The machine has no memory left ({reason}).\n{faults.MEMORY}"

@@ -1,12 +1,13 @@
-"""What happens to a command from outside: Ctrl-C, however often it is pressed; its working folder is deleted."""
+"""What happens to a command from outside: Ctrl-C, a deleted working folder, a full disk, a closed output."""
 
 import subprocess
 import sys
 
 import pytest
 
+import options
 from conftest import ROOT
-from utils.run import run_tool
+from utils.run import run_command, run_tool
 
 PRESSED = """
 import os, signal, sys, time
@@ -38,3 +39,43 @@ def test_command_in_a_deleted_folder_says_so(tmp_path, monkeypatch, capsys):
     gone.rmdir()
     assert run_tool(lambda: None, lambda _: 0) == 2
     assert capsys.readouterr().err.startswith("\nerror: The working folder is gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "flags"),
+    [
+        ("train", [], ": --checkpoint_dir, --log_dir."),
+        ("eval", ["--load", "x.pt"], ": --result_dir."),
+        ("submit", ["--load", "x.pt"], ": --result_dir, --out."),
+        ("clear", ["--tag", "x"], ": --checkpoint_dir, --log_dir, --result_dir."),
+    ],
+)
+def test_full_disk_advises_the_flags_that_the_script_has(name, words, flags, tmp_path, monkeypatch, capsys):
+    """submit.py advised --log_dir, which it has not, and left out --out."""
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+    assert run_command(getattr(options, f"parse_{name}"), full) == 2
+    assert capsys.readouterr().err.endswith(f"Free some space (`df -h`), or write elsewhere{flags}\n")
+
+
+def test_full_disk_advises_no_flag_where_there_is_none(capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    assert run_tool(lambda: None, full) == 2
+    assert capsys.readouterr().err.endswith("Free some space (`df -h`).\n")
+
+
+def test_answers_for_a_closed_output_are_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    """It ended in a traceback after all images were predicted."""
+    import submit
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["submit.py", "--load", "x.pt", "--images", "a.png"])
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run_command(submit.parse_submit, submit.main) == 2
+    assert "standard output is closed. Try: --out FILE" in capsys.readouterr().err
