@@ -128,6 +128,7 @@ def open_lists(opt: Options, start: "RunStart", device: "torch.device") -> tuple
     if val_files is not None:
         val_files = dataloader.align_labels(val_files, classes, "the training list")
         start.check_metric(classes.count)
+    start.warn_other_lists(dataloader.lists_of(opt))
     train_list = train_files.fingerprint()
     start.adopt_training_list(train_list)
     start.check_probe(classes)

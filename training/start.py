@@ -1,6 +1,8 @@
 """Where a run starts: its tag, and the checkpoint of --load or --resume."""
 
 import functools
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,32 @@ class RunStart:
                 f"--teacher {teacher.path} is another network than the one that {self.source} has learned from: the "
                 "file was replaced.\nPut that network back to continue. Or copy the new one, and name the copy to "
                 "learn from it from here on: --teacher COPY"
+            )
+
+    def warn_other_lists(self, lists: Mapping[str, str]) -> None:
+        """Warn where a resumed run reads other lists than before, though no flag says so and those are still there.
+
+        Relative paths start at the working folder: in another one they may name other lists, of the same names and
+        labels.
+
+        Args:
+            lists: where its lists are now, as checkpoints record them (dataloader.lists_of).
+        """
+        if not self.resumed or "data_root" in self.opt.given:
+            return
+        known = self.resumed_content["data"].get("lists") or {}  # earlier versions did not note them
+        names = [name for name in ("train", "val") if f"{name}_list" not in self.opt.given and name in known]
+        other = [
+            name
+            for name in (names if self.opt.val_freq else names[:1])
+            if Path(known[name]).is_file() and Path(known[name]).resolve() != Path(lists[name]).resolve()
+        ]
+        if other:
+            flags = shlex.join(word for name in other for word in (f"--{name}_list", known[name]))
+            changes = ", ".join(f"{known[name]} -> {lists[name]}" for name in other)
+            log.warning(
+                f"Resuming {self.source} with other lists, as relative paths start at the working folder: {changes}. "
+                f"To keep those of the run, try: {flags}"
             )
 
     def adopt_training_list(self, fingerprint: str) -> None:

@@ -8,6 +8,7 @@ import torch
 
 import network
 import tiny
+from dataloader import lists_of
 from network import get_model
 from options import parse_train
 from training.resumed_options import restore_options
@@ -269,3 +270,31 @@ def test_resume_with_another_teacher_at_the_same_path_is_refused(script, tmp_pat
     del content["training"]["teacher"]
     checkpoint.save(last, content)  # of an earlier version
     assert script(*words, "--resume", "--epochs", "2").code == 0
+
+
+@pytest.mark.parametrize(
+    "now, warned",
+    [("", "train val"), ("--val_freq 0", "train"), ("--val_list datasets/val.txt", "train"), ("--data_root data", "")],
+)
+def test_resume_in_another_folder_names_the_lists_that_it_reads_instead(now, warned, tmp_path, monkeypatch, caplog):
+    """A second version of a data set, of the same names and labels, was trained on without a word."""
+    for folder in ("one", "two"):
+        (tmp_path / folder / "datasets").mkdir(parents=True)
+        for name in ("train", "val"):
+            (tmp_path / folder / "datasets" / f"{name}.txt").write_text("a.png 0\n")
+    monkeypatch.setattr(logging.getLogger("classifier"), "propagate", True)
+    monkeypatch.chdir(tmp_path / "one")
+    recorded = lists_of(parse_train([]))
+    opt = parse_train([*now.split(), "--resume"])
+    start = RunStart(opt, {"data": {"lists": recorded}}, "last.pt", RunState())
+    start.warn_other_lists(lists_of(parse_train([])))
+    assert not caplog.records, "the same folder"
+    monkeypatch.chdir(tmp_path / "two")
+    start.warn_other_lists(lists_of(opt))
+    for name in ("train", "val"):
+        said = f"{recorded[name]} -> {tmp_path}/two/datasets/{name}.txt"
+        assert (said in caplog.text) == (f"--{name}_list {recorded[name]}" in caplog.text) == (name in warned)
+    caplog.clear()
+    (tmp_path / "one").rename(tmp_path / "moved")
+    start.warn_other_lists(lists_of(opt))
+    assert not caplog.records, "the folder was moved"
