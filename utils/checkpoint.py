@@ -27,6 +27,7 @@ utils.checkpoint_schema declares the types, and every file is checked against it
 plain state dict of another program.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -42,6 +43,7 @@ from utils import faults, weight_files, weight_sources
 from utils.errors import UserError, path_hint
 from utils.files import atomic_write, link_over
 from utils.foreign_weights import declared_architecture, plain_weights
+from utils.whole_folder import held
 
 FORMAT = 1
 MAX_PROBLEMS = 8  # listed in a message
@@ -105,6 +107,13 @@ def amend(path: Path, key: str, value: object, known: str) -> list[Path]:
         UserError: another checkpoint has replaced it, it is a plain state dict, or the disk is full.
     """
     path = path.resolve()
+    lock = held(path.parent) if path.parent.is_dir() else contextlib.nullcontext()
+    with lock:  # two commands at once would each write back what the other has changed
+        return _amend(path, key, value, known)
+
+
+def _amend(path: Path, key: str, value: object, known: str) -> list[Path]:
+    """Do what `amend` says; `path` is no link."""
     content = load(path)
     if "format" not in content:
         raise UserError(

@@ -47,7 +47,7 @@ def whole_folder(path: Path, keep: Keep = lambda name: None) -> Iterator[Path]:
         if path.is_dir():
             _carry_over(path, staging, keep)
         _sync(staging)
-        with _held(path.parent):
+        with held(path.parent):
             old = _replace(path, staging)
         sync_folder(path.parent)
     except BaseException:
@@ -65,8 +65,8 @@ def remove_leftovers(folder: Path) -> None:
 
     A folder that a process still fills is locked, and stays. On a file system without locks every folder stays.
     """
-    with _held(folder) as held:
-        for left in sorted(folder.iterdir()) if held else ():
+    with held(folder) as locked:
+        for left in sorted(folder.iterdir()) if locked else ():
             match = LEFT.fullmatch(left.name)
             if match is None or left.is_symlink() or not left.is_dir():
                 continue
@@ -79,7 +79,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def _begin(path: Path) -> tuple[Path, int | None]:
     """Return a new folder beside `path`, and the lock that marks it as in use (None on a file system without locks)."""
-    with _held(path.parent):
+    with held(path.parent):
         staging = name_beside(path, "partial")
         staging.mkdir()
         if path.is_dir():
@@ -101,8 +101,8 @@ def _lock(folder: Path, kind: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Lock `folder` against other whole_folders, for a few system calls; yield False on a file system without locks."""
+def held(folder: Path) -> Iterator[bool]:
+    """Lock `folder` against other users of this lock, for a moment; yield False on a file system without locks."""
     handle = _lock(folder, fcntl.LOCK_EX)
     try:
         yield handle is not None

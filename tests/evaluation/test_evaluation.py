@@ -6,6 +6,7 @@ Also calibration, Grad-CAM and datasets/clean.py.
 import csv
 import dataclasses
 import json
+import threading
 import warnings
 from pathlib import Path
 
@@ -433,6 +434,30 @@ def test_amend_changes_only_its_keys(tmp_path):
     with pytest.raises(UserError, match="plain state dict"):
         checkpoint.amend(path, "calibration", {}, known)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_amend_by_two_commands_at_once_keeps_both_keys(tmp_path, monkeypatch):
+    """eval.py --calibrate and --fit_thresholds that ended together each said "Stored", and one of the two was lost."""
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"model": "x", "epoch": 3, "weights": {"w": torch.ones(2)}})
+    known, real, others = checkpoint.identity(checkpoint.load(path)), checkpoint.save, []
+
+    def save(*args):
+        if not others:
+            others.append(threading.Thread(target=checkpoint.amend, args=(path, "thresholds", {"values": []}, known)))
+            others[0].start()
+            others[0].join(1)
+        real(*args)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "_check", lambda *_: None)
+    checkpoint.amend(path, "calibration", {"temperature": 1.5}, known)
+    others[0].join(60)
+    assert {"calibration", "thresholds"} <= checkpoint.load(path).keys()
+    path.unlink()
+    tmp_path.rmdir()
+    with pytest.raises(UserError, match="There is no checkpoint"):
+        checkpoint.amend(path, "calibration", {}, known)
 
 
 # ------------------------------------------------------------------------ label errors

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -393,3 +394,37 @@ def test_export_that_differs_is_not_written(trained, tmp_path, monkeypatch, capf
     monkeypatch.setattr(graph.Graph, "_logits", lambda self, k, view, shown: 1.5 * forward(self, k, view, shown))
     assert export("--load", trained[0], "--out", tmp_path / "x") == 2
     assert "does not give the predictions of eval.py" in capfd.readouterr().err and not (tmp_path / "x").exists()
+
+
+# ------------------------------------------------------------------------ a full disk
+
+
+def test_write_torch_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    """torch's own writer ended the process, with exit code 134 and no message."""
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    monkeypatch.setattr(graph, "export_program", lambda _: program)
+    (tmp_path / "full.pt2").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        formats.write_torch(None, tmp_path / "full.pt2")
+    formats.write_torch(None, tmp_path / "model.pt2")
+    x = torch.randn(1, 2)
+    assert torch.equal(torch.export.load(str(tmp_path / "model.pt2")).module()(x), program.module()(x))
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_write_onnx_on_a_full_disk_blames_the_disk_alone(full, tmp_path, monkeypatch):
+    """It said that the network cannot be traced, and traced it a second time."""
+    failure, again = OSError(28, "No space left on device") if full else OSError("could not get source code"), []
+
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(formats, "_write_with_dynamo", lambda *_: again.append(1))
+    some = SimpleNamespace(preprocesses=[0], output_name="y", examples=tuple)
+    if full:
+        with pytest.raises(OSError, match="No space left"):
+            formats.write_onnx(some, tmp_path / "model.onnx")
+    else:
+        formats.write_onnx(some, tmp_path / "model.onnx")
+    assert again == [] if full else again == [1]

@@ -1,6 +1,7 @@
 """The formats of an export: what writes each, and what it needs."""
 
 import importlib.util
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.errors import UserError
 from utils.logger import log
+from utils.run import DISK_ERRNOS
 
 if TYPE_CHECKING:
     from tools.export.graph import Graph
@@ -39,6 +41,7 @@ def write_onnx(graph: "Graph", path: Path) -> None:
 
     Raises:
         UserError: the network has an operation that ONNX lacks.
+        OSError: the disk is full.
     """
     import torch
 
@@ -52,6 +55,8 @@ def write_onnx(graph: "Graph", path: Path) -> None:
         try:
             torch.onnx.export(graph, graph.examples(), str(path), dynamo=False, dynamic_axes=axes, **names)
         except Exception as failure:  # the tracer raises nearly anything
+            if isinstance(failure, OSError) and failure.errno in DISK_ERRNOS:
+                raise
             path.unlink(missing_ok=True)
             log.info(f"The network cannot be traced ({type(failure).__name__}); torch.export follows it instead.")
             _write_with_dynamo(graph, path, names)
@@ -75,12 +80,14 @@ def _write_with_dynamo(graph: "Graph", path: Path, names: dict[str, Any]) -> Non
 
 
 def write_torch(graph: "Graph", path: Path) -> None:
-    """Write the graph as torch.export's archive."""
+    """Write the graph as torch.export's archive. Raises OSError where the disk is full."""
     import torch
 
     from tools.export.graph import export_program
 
-    torch.export.save(export_program(graph), str(path))
+    archive = io.BytesIO()  # torch's own writer ends the process on a full disk
+    torch.export.save(export_program(graph), archive)
+    path.write_bytes(archive.getbuffer())
 
 
 def write_openvino(graph: "Graph", path: Path) -> None:
