@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from network import get_model
@@ -15,9 +18,10 @@ from utils.classes import Classes, counted, match_names, names_agree, noun
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
-from utils.task import CORN, POSITION, activation_of, logits_of
+from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX, activation_of, logits_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
+OTHER_UNIT_FACTOR = 10  # deviations that differ more, or means that are more deviations apart, are of another unit
 
 
 def load_weights(
@@ -31,7 +35,8 @@ def load_weights(
             that the checkpoint shows, and leave such a classifier out, with a warning that names the tensors.
         names: the classes of `model`. Where the checkpoint's differ, or have another order, the classifier's rows are
             carried over by name, and new names start at random; this is logged. A classifier without a row per class
-            is left out, as one of another size is.
+            is left out, as one of another size is; so is one whose rows mean something else, such as that of a
+            regression where labels are learned, or of numbers in other units (see `known_units`).
 
     Raises:
         UserError: the checkpoint is of another model, or does not fit.
@@ -44,8 +49,9 @@ def load_weights(
     if not resume and has_rows and known and names and not names_agree(known, names):
         weights = carry_by_name(model, weights, known, names, source, task)
     recounted = data.get("num_classes", model.opt.num_classes) != model.opt.num_classes
-    if not resume and not has_rows and (recounted or (known and names and not names_agree(known, names))):
-        layers = classifier_layers(model.net, model.num_classes)
+    moved = not has_rows and (recounted or (known and names and not names_agree(known, names)))
+    if not resume and (moved or not _rows_mean_the_same(model, content, names)):
+        layers = _classifier_of(model, source, task)
         weights = {name: value for name, value in weights.items() if name not in layers}
     left_out = _load(model, content, weights, source)
     if left_out and resume:
@@ -59,6 +65,67 @@ def load_weights(
             f"{source}: its classifier has other {noun(task)} or another size, so the new one starts at random; "
             f"left out: {', '.join(left_out)}."
         )
+
+
+def _rows_mean_the_same(model: BaseModel, content: dict[str, Any], names: Sequence[str] | None) -> bool:
+    """Return whether a logit of the checkpoint tells the network `model` what its own logit is to tell.
+
+    Evidence for a class, and for one of several labels, is the same. A number is the same in the same units alone.
+    """
+    if "format" not in content:  # weights alone: what their rows mean is unknown
+        return True
+    data, trained, own = content.get("data") or {}, content.get("opt") or {}, model.settings.activation
+    theirs = activation_of(data.get("task", "single"), str(trained.get("loss", "ce")))
+    if own != LINEAR or theirs != LINEAR:
+        return own == theirs or {own, theirs} <= {SOFTMAX, SIGMOID}
+    if model.target_units is None or "target_mean" not in data:
+        return True
+    place = _place_in(data, names, model.num_classes)
+    pairs = zip(model.target_units, (data["target_mean"], data["target_std"]), strict=True)
+    return all(torch.equal(units.cpu()[place >= 0], torch.tensor(values)[place[place >= 0]]) for units, values in pairs)
+
+
+def known_units(classes: Classes, content: dict[str, Any], source: str) -> Classes:
+    """Return the numbers of a list in the units in which the network of a checkpoint has learned them; this is logged.
+
+    With the units of the list, the last layer would predict other numbers than before. Numbers that the network does
+    not know have those of the list. If a number seems to be in another unit than the network's, all of them have: then
+    `load_weights` leaves the last layer out.
+
+    Args:
+        classes: of the list; of other tasks than a regression they are returned as they are.
+        content: as utils.checkpoint.load gives it. source: its file, for messages.
+    """
+    data = content.get("data") or {}
+    if classes.mean is None or classes.std is None or "target_mean" not in data:
+        return classes
+    place = _place_in(data, classes.names, classes.count)
+    mean, std = list(classes.mean), list(classes.std)
+    for number in np.flatnonzero(place >= 0).tolist():
+        old_mean, old_std = data["target_mean"][place[number]], data["target_std"][place[number]]
+        larger, smaller = max(std[number], old_std), min(std[number], old_std)
+        if max(larger / smaller, abs(mean[number] - old_mean) / larger) > OTHER_UNIT_FACTOR:
+            log.warning(
+                f"{source} has learned number {classes.name(number)} with the mean {old_mean:g} and the standard "
+                f"deviation {old_std:g}; in the training list they are {mean[number]:g} and {std[number]:g}, as of "
+                "another unit. To keep what its last layer knows, give the numbers in its unit."
+            )
+            return classes
+        mean[number], std[number] = old_mean, old_std
+    if (mean, std) != (classes.mean, classes.std):
+        log.info(
+            f"The numbers are learned in the units of {source}, in which its last layer predicts them: those of its "
+            "training list, whose mean and standard deviation differ from this list's."
+        )
+    return replace(classes, mean=mean, std=std)
+
+
+def _place_in(data: dict[str, Any], names: Sequence[str] | None, count: int) -> NDArray[np.int64]:
+    """Return the place of each of `count` numbers among those of a checkpoint's `data`, int64; -1: it has none such."""
+    known: list[str] | None = data.get("class_names")
+    if known and names and not names_agree(known, names):
+        return match_names(names, known)
+    return np.arange(count) if data["num_classes"] == count else np.full(count, -1)
 
 
 def load_backbone(model: BaseModel, content: dict[str, Any], source: str) -> None:
@@ -130,13 +197,7 @@ def carry_by_name(
         UserError: it is unclear which layer of the network is its classifier.
     """
     numbers = torch.from_numpy(match_names(names, known))
-    layers = classifier_layers(model.net, len(names))
-    if not layers:
-        raise UserError(
-            f"{source} has other {noun(task)} than this run, or another order of them, and it is unclear which "
-            f"layer of {model.name} is the classifier.\n"
-            "Call its last layer fc, classifier or head, or number the lists as the checkpoint does."
-        )
+    layers = _classifier_of(model, source, task)
     kept = numbers >= 0
     carried, layers_carried = dict(weights), 0
     for name, own in layers.items():
@@ -156,6 +217,22 @@ def carry_by_name(
             f"{len(known) - count} of the checkpoint's are left out."
         )
     return carried
+
+
+def _classifier_of(model: BaseModel, source: str, task: str) -> dict[str, Tensor]:
+    """Return the tensors of the classifier of `model`, which cannot stay those of the checkpoint `source`.
+
+    Raises:
+        UserError: it is unclear which layer is the classifier. `task` is the checkpoint's, for the message.
+    """
+    layers = classifier_layers(model.net, model.num_classes)
+    if not layers:
+        raise UserError(
+            f"{source} has other {noun(task)} than this run, or another order of them, and it is unclear which "
+            f"layer of {model.name} is the classifier.\n"
+            "Call its last layer fc, classifier or head, or number the lists as the checkpoint does."
+        )
+    return layers
 
 
 def check_name(content: dict[str, Any], name: str | None, source: str) -> None:

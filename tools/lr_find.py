@@ -134,7 +134,7 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     """
     import dataloader
     from network import get_model
-    from network.loading import load_weights
+    from network.loading import known_units, load_weights
     from training.probe_init import check_probe
     from training.setup import build_engine, fit_classifier
     from training.start import facts_of, warn_unused
@@ -166,6 +166,8 @@ def build(opt: Options, epochs: int | None = None) -> "tuple[Engine, TrainLoader
     content = checkpoint.load(Path(source)) if source else None
     if content is not None and opt.probe_init:
         check_probe(content, source, vars(opt), classes)
+    if content is not None:
+        classes = known_units(classes, content, source)
     model = get_model(opt.model)(opt)
     model.set_target_units(classes)
     if content is not None:

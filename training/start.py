@@ -12,6 +12,7 @@ from torch import nn
 from dataloader.transforms import scale_stages
 from evaluation.ranking import check_decides, is_constant
 from network.heads import final_layer
+from network.loading import known_units
 from options import Options, command, rules
 from options.defaults import Facts, fill_defaults
 from options.unused import unused_flags
@@ -103,12 +104,14 @@ class RunStart:
         return opt.replace(pretrained=opt.pretrained and self.content is None)
 
     def keep_units(self, classes: Classes) -> Classes:
-        """Return the classes of the list with the units that a resumed network has learned its numbers in.
+        """Return the classes of the list with the units that a loaded network has learned its numbers in.
 
-        Its list may have changed since, and with it mean and deviation.
+        The list may be another one than the network's, or have changed since, and with it mean and deviation.
         """
-        if not self.resumed or classes.mean is None:
+        if self.content is None or classes.mean is None:
             return classes
+        if not self.resumed:
+            return known_units(classes, self.content, self.source)
         data = self.resumed_content["data"]
         return replace(classes, mean=data["target_mean"], std=data["target_std"])
 

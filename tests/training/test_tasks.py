@@ -172,6 +172,63 @@ def test_resumed_regression_keeps_the_units_of_its_first_list(colours, script: S
     assert result.code == 2 and "--cutmix 1 and --task regression contradict" in result.err
 
 
+def loaded(script: Script, small, root: Path, path: Path, task: str = "regression"):
+    """Train an epoch that changes no weight, from the weights of `path`; return what was printed and the checkpoint."""
+    flags = [word for word in small if word != "--no-pretrained"]
+    words = ["--task", task, "--data_root", root, *flags, "--lr", "0", "--freeze_bn", "--epochs", "1", "--load", path]
+    result = script("train.py", "--tag", "loaded", *words)
+    assert result.code == 0, result.err
+    return result.out + result.err, checkpoint.load(Path("checkpoints/loaded/last.pt"))
+
+
+def test_loaded_regression_predicts_the_same_numbers_beside_another_list_in_another_order(
+    colours, task_checkpoint, script: Script, small, tmp_path
+):
+    """With the units of the new list, the loaded last layer predicted other numbers."""
+    path = task_checkpoint("regression")
+    before = checkpoint.load(path)
+    root = Path(shutil.copytree(colours, tmp_path / "moved")) / "regression"
+    for name in ("train", "val"):
+        pairs = [line.split() for line in (root / f"{name}.txt").read_text().splitlines()]
+        swapped = [f"{image} {','.join(reversed(numbers.split(',')))}\n" for image, numbers in pairs]
+        (root / f"{name}.txt").write_text("".join(swapped[: 12 if name == "train" else None]))
+    (root / "classes.txt").write_text("greenness\nredness\n")
+    printed, after = loaded(script, small, root, path)
+    assert f"in the units of {path}" in printed and "start at random, and 0 of" in printed
+    for name in ("target_mean", "target_std"):
+        assert after["data"][name] == before["data"][name][::-1]
+    for name in ("mae", "rmse", "r2", "spearman"):
+        assert after["history"][0][f"val_{name}"] == pytest.approx(before["history"][0][f"val_{name}"], rel=1e-5)
+
+
+def test_loaded_regression_of_another_unit_starts_its_last_layer_at_random(
+    colours, task_checkpoint, script: Script, small, tmp_path
+):
+    path = task_checkpoint("regression")
+    root = Path(shutil.copytree(colours, tmp_path / "moved")) / "regression"
+    pairs = [line.split() for line in (root / "train.txt").read_text().splitlines()]
+    numbers = [[float(one) for one in of.split(",")] for _, of in pairs]
+    (root / "train.txt").write_text(
+        "".join(f"{image} {red},{1000 * green}\n" for (image, _), (red, green) in zip(pairs, numbers, strict=True))
+    )
+    printed, after = loaded(script, small, root, path)
+    assert "number greenness with the mean 0." in printed and "as of another unit" in printed
+    assert "so the new one starts at random; left out: fc.weight, fc.bias" in printed
+    assert after["data"]["target_mean"][1] == pytest.approx(np.mean(numbers, axis=0)[1] * 1000)
+
+
+def test_loaded_classifier_of_a_task_whose_rows_mean_something_else_starts_at_random(
+    colours, task_checkpoint, script: Script, small, tmp_path
+):
+    """Without names, the rows of two numbers passed for those of two labels."""
+    root = Path(shutil.copytree(colours, tmp_path / "moved")) / "multilabel"
+    (root / "classes.txt").unlink()
+    printed, _ = loaded(script, small, root, task_checkpoint("regression"), "multilabel")
+    assert "so the new one starts at random; left out: fc.weight, fc.bias" in printed
+    printed, _ = loaded(script, [*small, "--overwrite"], root, task_checkpoint("multilabel"), "multilabel")
+    assert "left out" not in printed
+
+
 @pytest.mark.parametrize("words", ["--probabilities", "--threshold 0.3"])
 def test_submit_flags_of_labels_are_refused_for_classes(words, colours, script: Script, small):
     flags = ["--task", "ordinal", "--data_root", colours / "ordinal", *small, "--epochs", "1"]
