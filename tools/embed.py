@@ -6,7 +6,8 @@
     torchrun --standalone --nproc_per_node=2 -m tools.embed --load checkpoints/lite0/best.pt \\
         --list datasets/fashion-mnist/val.txt
 
-Writes features.npy (float32, N x D, rows of length 1: the input of the classifier) and features.csv (row, path, label).
+Writes features.npy (float32, N x D, rows of length 1: the input of the classifier) and features.csv (row, path, label
+as in the list). The row of an image that cannot be read is NaN, and neighbours.csv leaves it out.
 --neighbours adds neighbours.csv, the nearest images by cosine in --among (by default in the list itself, without the
 image), and neighbours.png: each row is a query and its nearest images, framed in green where the labels agree.
 An image of --list that is in --among too is refused: its own label would vote for it.
@@ -105,6 +106,7 @@ def run(opt: argparse.Namespace) -> None:
     if distributed.is_main():
         check_folder(out, OUTPUTS, opt, files)
     features, readable, classes = embed(opt, files)
+    features[~readable] = np.nan  # what the network makes of a blank picture is not of the image
     if distributed.is_main():
         remove_stale(out / name for name in OUTPUTS if not name.startswith("features."))  # of other features
         write_features(out, features, files)
@@ -118,14 +120,17 @@ def run(opt: argparse.Namespace) -> None:
     if not distributed.is_main():  # the main process has the features of all
         return
     own = None if opt.among else listed_images(files, "no line of an image is a neighbour of another")
-    near, cosine = neighbours(features, pool, opt.neighbours, kept, own)
-    _write_neighbours(out / "neighbours.csv", files, pool_files, near, cosine)
+    queries = np.flatnonzero(readable)
+    near, cosine = neighbours(features[queries], pool, opt.neighbours, kept, own, rows=queries)
+    found = files.select(readable)
+    _write_neighbours(out / "neighbours.csv", found, pool_files, near, cosine)
     saved_probs.check_size(2 * len(files), classes.count, "The neighbours' votes")
-    votes = knn_vote(pool_files.label[near], cosine, classes.count)
+    votes = np.full((len(files), classes.count), 1 / classes.count, np.float32)  # of an unreadable image, none
+    votes[queries] = knn_vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
         top1 = float((votes.argmax(axis=1) == files.label)[readable].mean())
-        log.info(f"kNN top1 {top1:.6f} ({int(readable.sum())} images)")
-    picture(out / "neighbours.png", files, pool_files, near, cosine, classes)
+        log.info(f"kNN top1 {top1:.6f} ({len(queries)} images)")
+    picture(out / "neighbours.png", found, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if among is not None:
         seen = joined(seen, [entry(among.source, among.fingerprint())])  # its images have voted
@@ -184,7 +189,7 @@ def embed(opt: argparse.Namespace, files: "FileList") -> tuple[NDArray[np.float3
             features.add(found)
             readable.append(known)
             for _, reason in bad:
-                log.warning(f"Unreadable, so no neighbour of any image: {reason}")
+                log.warning(f"Unreadable, so it has no features and no neighbours: {reason}")
     kept = torch.cat(readable).numpy()
     distributed.broadcast_from_main(lambda: check_readable(files, np.arange(len(files)), kept))
     return features.rows if features.rows is not None else np.zeros((0, 0), np.float32), kept, run.classes
@@ -218,6 +223,7 @@ def neighbours(
     k: int,
     readable: NDArray[np.bool_],
     image: NDArray[np.integer] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Find the k nearest rows of `pool` (M, D) for each of `queries` (N, D), exactly, by cosine.
 
@@ -225,7 +231,9 @@ def neighbours(
 
     Args:
         readable: bool (M,); only readable rows are neighbours.
-        image: (M,), where the queries are the pool: equal where rows are of one image. None is a neighbour of another.
+        image: (M,), where the queries are of the pool: equal where rows are of one image. None is a neighbour of
+            another.
+        rows: (N,), with `image`: which rows of the pool the queries are; None: all of them.
 
     Returns:
         int64 (N, k) places in the pool, nearest first, and float32 (N, k) cosines.
@@ -246,7 +254,7 @@ def neighbours(
     near = places[near]
     if image is None:
         return near, cosine
-    own = image[near] == image[:, None]
+    own = image[near] == (image if rows is None else image[rows])[:, None]
     others = np.argsort(own, axis=1, kind="stable")[:, :k]  # the nearest k of other images, in their order
     return np.take_along_axis(near, others, 1), np.take_along_axis(cosine, others, 1)
 

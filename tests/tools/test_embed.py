@@ -3,6 +3,7 @@
 import csv
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -201,6 +202,17 @@ def test_embed_command_writes_features_and_neighbours(script, photo_set, small, 
     assert f"12 of 12 images of {photo_set}/val.txt are in --among {both} too" in capfd.readouterr().err
 
     (tmp_path / "bad.jpg").write_text("no image")
+    (tmp_path / "some.txt").write_text("bad.jpg 0\n" + (photo_set / "val.txt").read_text())
+    for among in ([], ["--among", photo_set / "train.txt"]):  # an unreadable image had the neighbours of a blank one
+        some = ["--load", load, "--list", tmp_path / "some.txt", "--neighbours", 2, "--out", tmp_path / "some", *among]
+        assert embed.main([str(word) for word in [*some, *words[-6:]]]) == 0
+        assert "so it has no features and no neighbours: " in "".join(capfd.readouterr())
+        rows = np.load(tmp_path / "some/features.npy")
+        assert np.isnan(rows[0]).all() and np.linalg.norm(rows[1:], axis=1) == pytest.approx(1, abs=1e-5)
+        with open(tmp_path / "some/neighbours.csv") as file:
+            found = [(Path(row["path"]).name, Path(row["neighbour"]).name) for row in csv.DictReader(file)]
+        assert len(found) == 24 and "bad.jpg" not in {name for pair in found for name in pair}
+        assert all(name != other for name, other in found)
     (tmp_path / "bad.txt").write_text("bad.jpg 0\n")
     before = (out / "features.npy").stat().st_mtime_ns
     capfd.readouterr()
