@@ -43,7 +43,7 @@ class LoadedPredictor:
     """What `load_predictor` found. `paths`, `hashes` and `identities` are in the order of `predictor.weights`."""
 
     predictor: Predictor
-    data: dict[str, Any]  # the classes and preprocessing of the first member, as its checkpoint holds them
+    data: dict[str, Any]  # the classes of all members, as a checkpoint holds them: see `_of_all`
     name: str  # names the folder of the results
     title: str  # the networks, for people
     paths: tuple[str, ...]  # the members' files, networks first
@@ -147,7 +147,7 @@ def load_predictor(
     saved = _read_saved([path for path, _ in saved_pairs])
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
-    data = networks[0].data if networks else saved[0].data
+    data = _of_all([*(network.data for network in networks), *(one.data for one in saved)])
     saved_members = [
         SavedMember(one.values, weight, is_log=one.is_log, path=path)
         for one, (path, weight) in zip(saved, saved_pairs, strict=True)
@@ -178,6 +178,23 @@ def load_predictor(
         weights_alone=any(network.weights_alone for network in networks),
         seen=(*(network.seen for network in networks), *(one.seen for one in saved)),
     )
+
+
+def _of_all(datas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what members know of their classes: images per class, and units of numbers, are the mean of all members.
+
+    These are of the training lists, which may differ. As a mean, the order of the members changes nothing. A member
+    that does not record the images per class is left out.
+    """
+    found = dict(datas[0])
+    for name in ("class_images", "target_mean", "target_std"):
+        values = [one[name] for one in datas if one.get(name) is not None]
+        if any(value != values[0] for value in values):
+            mean = np.mean(values, axis=0)
+            found[name] = (mean.round().astype(int) if name == "class_images" else mean).tolist()
+        elif values:
+            found[name] = values[0]
+    return found
 
 
 def _hash_of(source: str) -> str:

@@ -16,8 +16,12 @@ import processes
 from conftest import ROOT
 from dataloader.file_list import read_list
 from inference import load, saved_probs
+from made import make
+from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
+
+COUNTS = ([12, 4, 12], [28, 8, 8])  # training images per class, of two checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +150,22 @@ def test_submit_images_agrees_with_load(trained, photo_set, script):
 
 
 # ------------------------------------------------------------------------------------------------ other tasks
+
+
+def test_load_of_several_lists_knows_the_mean_of_them_in_any_order(tmp_path, photo_set, task_checkpoint):
+    """It was what the first member knew: the rare classes, and the class of an unreadable image, were its own."""
+    paths = [make(tmp_path / f"{k}.pt", photo_set, 0.1 * k, data={"class_images": c}) for k, c in enumerate(COUNTS)]
+    for some in (paths, paths[::-1]):
+        assert load(some, gpu=-1).known.train_counts == [20, 6, 10]
+    assert load(paths[0], gpu=-1).known.train_counts == COUNTS[0]
+    first = task_checkpoint("regression")
+    content = checkpoint.load(first)
+    other, mean = tmp_path / "other.pt", content["data"]["target_mean"]
+    moved = content["data"] | {"target_mean": [one + 4 for one in mean]}
+    checkpoint.save(other, content | {"data": moved})
+    for some in ([first, other], [other, first]):
+        assert load(some, gpu=-1).known.mean == pytest.approx([one + 2 for one in mean])
+        assert load(some, gpu=-1).known.std == content["data"]["target_std"]
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "ordinal", "corn"])
