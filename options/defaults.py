@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from options import rules
 from options.choices import COLOUR_FLAGS, DECOUPLED, TRANSFORM_FLAGS, default_weight_decay
 from options.values import Options, flag_text
+from options.wording import count_of
 
 BATCH_SIZES = ((1_000, 16), (20_000, 32), (math.inf, 64))  # (training images below this, batch size)
 MIN_STEPS = 150  # a run with fewer takes smaller batches
@@ -99,7 +100,7 @@ def _batch_size(opt: Options, facts: Facts) -> tuple[Values, str]:
     why = f"{facts.images:,} training images"
     while epochs is not None and size > BATCH_SIZES[0][1] and epochs * facts.images < MIN_STEPS * size:
         size //= 2
-        why = f"{facts.images:,} training images, {epochs} epochs: few steps"
+        why = f"{facts.images:,} training images, {count_of(epochs, 'epoch')}: few steps"
     if size % opt.repeat_aug:
         size = -(-size // opt.repeat_aug) * opt.repeat_aug
         why += f"; a multiple of --repeat_aug {opt.repeat_aug}"
@@ -183,7 +184,7 @@ def _smoothing(opt: Options, facts: Facts) -> tuple[Values, str]:
     if opt.task not in ("single", "ordinal"):
         return {"smooth": 0.0}, f"--task {opt.task}"
     if opt.epochs < MIN_SMOOTHED_EPOCHS or opt.loss != "ce":
-        return {"smooth": 0.0}, f"--loss {opt.loss}, {opt.epochs} epochs"
+        return {"smooth": 0.0}, f"--loss {opt.loss}, {count_of(opt.epochs, 'epoch')}"
     return {"smooth": SMOOTHING}, f"{opt.epochs} epochs would make the network too sure of itself"
 
 

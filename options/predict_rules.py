@@ -4,6 +4,7 @@ import argparse
 
 from options.choices import FITTED_BLENDS
 from options.rules import Rule, is_on
+from options.wording import count_of
 
 NEED_PROBABILITIES = ("calibrate", "temperature", "save_probs", "pseudo_label")
 
@@ -25,7 +26,8 @@ def weights(opt: argparse.Namespace) -> list[str]:
     problems = []
     if len(opt.weights) != len(opt.load):
         problems.append(
-            f"--weights has {len(opt.weights)} numbers for {len(opt.load)} checkpoints; give one per checkpoint"
+            f"--weights has {count_of(len(opt.weights), 'number')} for {count_of(len(opt.load), 'checkpoint')}; "
+            "give one per checkpoint"
         )
     if sum(opt.weights) == 0:
         problems.append("--weights are all 0; at least one must be above 0")

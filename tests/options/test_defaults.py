@@ -69,6 +69,11 @@ def test_fill_defaults_hours_sets_no_epochs_and_a_short_warmup():
     assert fill_defaults(opt, SCRATCH)[0].warmup == 0.05
 
 
+def test_fill_defaults_reasons_of_one_epoch_are_singular():
+    reasons = "\n".join(fill_defaults(parse_train(["--epochs", "1"]), SCRATCH)[1])
+    assert "1 epoch" in reasons and "1 epochs" not in reasons
+
+
 def test_fill_defaults_augments_more_in_longer_runs():
     zooms = [filled(f"--epochs {epochs}").zoom for epochs in (5, 10, 20, 100)]
     assert zooms == sorted(zooms, reverse=True) and zooms[0] > zooms[1] > zooms[2] == zooms[3] == CHAIN["zoom"][1]
