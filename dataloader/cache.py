@@ -25,6 +25,7 @@ from dataloader.decode import MAX_PIXELS, Image, ScaleFn, full_size, jpeg_size_a
 from dataloader.file_list import FileList
 from dataloader.reader import FileReader
 from dataloader.stores import MemoryStore, SqliteStore
+from options.wording import count_of
 from utils import faults
 from utils.cores import usable_cores
 from utils.errors import ImageError, UserError
@@ -200,7 +201,7 @@ def add_missing(source: FileReader, keys: NDArray[np.uint8], store: Store, encod
             bar.update(len(chunk))
     left = len(missing) - written
     rest = f"; {left} have no entry: they cannot be read, or a side is over {MAX_SIDE:,} px." if left else "."
-    log.info(f"Cached {written} images of {files.source}{rest}")
+    log.info(f"Cached {count_of(written, 'image')} of {files.source}{rest}")
 
 
 def _encode(source: FileReader, index: int, encoding: Encoding) -> bytes | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_finder import BACKSLASH, ENDING, FORM, FileFinder
 from dataloader.file_list import missing_files, read_lines, read_list
+from options.wording import count_of
 from utils.errors import UserError
 from utils.files import atomic_write_all
 from utils.logger import log
@@ -287,19 +288,20 @@ def check_files(path: Path, images: ImageList) -> int:
 
 def _summary(images: ImageList, names: Sequence[str]) -> str:
     """Return what a list holds, such as "90 images of 3 classes, from 10 ('cap') to 50 ('shoe') per class"."""
+    listed = count_of(f"{len(images.paths):,}", "image")
     if images.sets is not None:
         total = sum(map(len, images.sets))
         used = len({label for labels in images.sets for label in labels})
-        return f"{len(images.paths):,} images with {total:,} labels, of {used:,} kinds"
+        return f"{listed} with {count_of(f'{total:,}', 'label')}, of {count_of(f'{used:,}', 'kind')}"
     if images.values is not None:
-        return f"{len(images.paths):,} images with {len(images.values[0])} number(s) each"
+        return f"{listed} with {count_of(len(images.values[0]), 'number')} each"
     if images.labels is None:
-        return f"{len(images.paths):,} images, without labels"
+        return f"{listed}, without labels"
     counts: NDArray[np.int64] = np.bincount(np.asarray(images.labels, np.int64), minlength=len(names))
     present = np.flatnonzero(counts)
     small, large = (int(present[pick(counts[present])]) for pick in (np.argmin, np.argmax))
     names = names or [str(k) for k in range(len(counts))]
-    text = f"{len(images.paths):,} images of {len(present):,} classes"
+    text = f"{listed} of {count_of(f'{len(present):,}', 'class', 'classes')}"
     if counts[small] == counts[large]:
         text += f", {counts[small]:,} of each"
     else:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dataloader.listing.lists import ImageList
 from dataloader.listing.target_splits import iterative_folds, quantile_bins
+from options.wording import count_of
 from utils.errors import UserError
 from utils.logger import log
 
@@ -36,7 +37,7 @@ class SplitPlan:
 def split_and_log(train: ImageList, plan: SplitPlan) -> dict[str, ImageList]:
     """Divide `train` as `split` does, and log the sizes of the parts."""
     parts = split(train, plan)
-    sizes = ", ".join(f"{len(part.paths):,} images for {name}" for name, part in parts.items())
+    sizes = ", ".join(f"{count_of(f'{len(part.paths):,}', 'image')} for {name}" for name, part in parts.items())
     log.info(f"Split by seed {plan.seed}: {sizes}")
     return parts
 
@@ -90,7 +91,7 @@ def draw_set_folds(sets: list[list[int]], groups: NDArray[np.int64], plan: Split
     """
     count = int(groups.max()) + 1
     if plan.folds is not None and count < plan.folds:
-        raise UserError(f"--folds is {plan.folds}, and there are {count} groups or images; allowed: 2 to {count}.")
+        raise _too_many(plan.folds, count, "group or image", "groups or images")
     shares = [plan.share, 1 - plan.share] if plan.folds is None else [1 / plan.folds] * plan.folds
     return iterative_folds(sets, groups, shares, plan.seed)
 
@@ -179,9 +180,7 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, fold
         return _assign(StratifiedKFold(folds, shuffle=True, random_state=seed), labels, None, folds)
     count = int(groups.max()) + 1
     if count < folds:
-        raise UserError(
-            f"--folds is {folds}, and there are {count} groups; allowed: 2 to {count}, since a group is not split."
-        )
+        raise _too_many(folds, count, "group", "groups, none of which is split")
     if count * len(np.unique(labels)) <= MAX_TABLE_CELLS and count * folds <= MAX_GROUP_FOLDS:
         return _assign(StratifiedGroupKFold(folds, shuffle=True, random_state=seed), labels, groups, folds)
     log.info(f"{count:,} groups are spread by the class of their first image, without regard to their sizes.")
@@ -189,12 +188,18 @@ def draw_folds(labels: NDArray[np.int64], groups: NDArray[np.int64] | None, fold
     return _assign(StratifiedKFold(folds, shuffle=True, random_state=seed), labels[first], None, folds)[groups]
 
 
+def _too_many(folds: int, count: int, one: str, several: str) -> UserError:
+    """Return the error for more folds than there are `several` to divide."""
+    allowed = f"allowed: 2 to {count}" if count > 1 else "that cannot be divided"
+    return UserError(f"--folds is {folds}, for {count_of(count, one, several)}; {allowed}.")
+
+
 def _assign(
     splitter: Any, labels: NDArray[np.int64], groups: NDArray[np.int64] | None, folds: int
 ) -> NDArray[np.int64]:
     """Return the fold of each row, int64 (N,), by a splitter of scikit-learn."""
     if len(labels) < folds:
-        raise UserError(f"--folds is {folds}, and there are {len(labels)} images; allowed: 2 to {len(labels)}.")
+        raise _too_many(folds, len(labels), "image", "images")
     if np.bincount(labels).max() < folds:  # scikit-learn refuses it; any spread is right for such small classes
         labels = np.zeros_like(labels)
     fold_of = np.full(len(labels), -1, np.int64)

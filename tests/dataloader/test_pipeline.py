@@ -140,7 +140,7 @@ def test_cache_leaves_out_an_image_with_too_long_a_side(tmp_path, form, capfd):
     words = ("-w", 0, "-b", 2, "--transform", "none")
     cached = batches(tmp_path, *words, "--cache", "ram", "--cache_format", form)
     said = capfd.readouterr().out
-    assert "Cached 1 images" in said and "; 1 have no entry: they cannot be read, or a side is over" in said
+    assert "Cached 1 image of" in said and "; 1 have no entry: they cannot be read, or a side is over" in said
     assert cached and equal(cached, batches(tmp_path, *words))
 
 

@@ -486,7 +486,7 @@ def test_prepare_impossible_split_is_refused(make, tmp_path):
     photos_of(tmp_path, {"a": 1, "b": 1})
     made = make("folder", "photos", "--val", 0.5)
     assert made.code == 0 and not made.val and "too few" in made.said
-    wrong(make("folder", "photos", "--folds", 3, "--fold", 1, out="o"), "there are 2 images", "allowed: 2 to 2")
+    wrong(make("folder", "photos", "--folds", 3, "--fold", 1, out="o"), "for 2 images; allowed: 2 to 2")
     made = make("folder", "photos", "--folds", 2, "--fold", 1)
     assert made.code == 0 and "none in training" in made.said
     wrong(make("folder", "photos", "--group_by", "zzz", out="o"), "found in no path")
@@ -496,7 +496,10 @@ def test_prepare_impossible_split_is_refused(make, tmp_path):
     )
     touch(tmp_path / "photos", "a/x_1.jpg", "b/x_2.jpg")
     wrong(make("folder", "photos", "--group_by", r"jpg", out="o"), "one group")
-    wrong(make("folder", "photos", "--group_by", r"jpg", "--folds", 2, "--fold", 1, out="o"), "there are 1 groups")
+    wrong(
+        make("folder", "photos", "--group_by", r"jpg", "--folds", 2, "--fold", 1, out="o"),
+        "for 1 group; that cannot be divided",
+    )
 
 
 @pytest.mark.parametrize(
@@ -657,7 +660,7 @@ def test_prepare_part_from_its_own_csv_uses_same_labels(make, tmp_path):
         ("image,label\na.jpg,x\nb.jpg,\n", ("line 3 has no label",)),
         ("image,label\na.jpg,x\n,y\n", ("line 3 has no path",)),
         ("image,label\na.jpg,x,extra\n", ("line 2 has 3 fields, the header 2", "quotes")),
-        ("image,label\na.jpg\n", ("line 2 has 1 fields",)),
+        ("image,label\na.jpg\n", ("line 2 has 1 field,",)),
         ("image,label\n", ("no row",)),
         ("", ("no column 'image'",)),
         ('image,label\na.jpg,"x\ny"\n', ("line break",)),
