@@ -25,6 +25,7 @@ from evaluation.scored import Scored
 from evaluation.scoring import score
 from evaluation.thresholds import ONE, PER_LABEL
 from options import choices, command
+from options.wording import count_of
 from utils import tables
 from utils.errors import UserError
 from utils.files import atomic_write, write_json
@@ -267,7 +268,7 @@ def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -
 
 def summary_line(metrics: dict[str, Any], metric: str = "top1") -> str:
     """Return the scores on one line, `metric` first."""
-    text = f"{scores_text(metrics, metric)}  ({metrics['count']} images"
+    text = f"{scores_text(metrics, metric)}  ({count_of(metrics['count'], 'image')}"
     return text + (f", {metrics['unreadable']} unreadable)" if metrics["unreadable"] else ")")
 
 

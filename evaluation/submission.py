@@ -22,6 +22,7 @@ from evaluation.metrics import MAX_TOP
 from evaluation.sample_submission import Kind, Sample
 from evaluation.sample_submission.table import SampleTable, error_handling
 from evaluation.scored import Scored, TargetScored
+from options.wording import count_of
 from utils import tables
 from utils.classes import Classes
 from utils.errors import UserError
@@ -188,13 +189,13 @@ def check_ids(files: FileList, index: NDArray[np.int64], how: str) -> None:
     twice = [name for name, count in Counter(row_id(path, how) for path in paths).items() if count > 1]
     if not twice:
         return
-    text = f"{len(twice)} ids occur in more than one row (the first: {twice[0]})."
+    text = f"{count_of(len(twice), 'id')} in more than one row (the first: {twice[0]})."
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         again = [image for image, path in zip(index.tolist(), paths, strict=True) if path == repeated[0]]
         lines = ", ".join(str(files.line[image]) for image in again[:MAX_LINES])
-        text += f" {files.source} has {len(repeated)} paths in more than one line (the first: {repeated[0]}, "
-        text += f"lines {lines}). Keep one line per image."
+        text += f" {files.source} has {count_of(len(repeated), 'path')} in more than one line "
+        text += f"(the first: {repeated[0]}, lines {lines}). Keep one line per image."
     if how != "path":
         text += " --id path makes the ids of different paths unique." if repeated else " --id path makes them unique."
     log.warning(text)

@@ -18,6 +18,7 @@ from evaluation.scored import Scored
 from evaluation.scoring import EXTENDED, SCORES
 from evaluation.step_points import Row
 from options.choices import TASK_METRICS
+from options.wording import count_of
 from utils.classes import Classes
 from utils.files import json_text
 from utils.page import write_filled
@@ -119,7 +120,8 @@ def group_sizes(scored: Scored) -> dict[str, str]:
     count = per_class(predictions, classes.count)["count"]
     found = {}
     for name, member in shot_groups(classes.train_counts).items() if classes.train_counts else ():
-        found[f"{name}_accuracy"] = f"{int((count[member] > 0).sum()):,} classes, {int(count[member].sum()):,} images"
+        present, images = f"{(count[member] > 0).sum():,}", f"{count[member].sum():,}"
+        found[f"{name}_accuracy"] = f"{count_of(present, 'class', 'classes')}, {count_of(images, 'image')}"
     return found
 
 

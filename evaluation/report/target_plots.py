@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evaluation.report import figures
 from evaluation.report.plots import MAX_LABEL_POINTS, MAX_PAIRS
+from options.wording import count_of
 from utils.classes import Classes
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def average_precision(path: Path, found: NDArray[np.float64], positive: NDArray[
     figure, (axis,) = figures.new_figure(9, 1.5 + 0.28 * max(1, len(worst)), 1)
     names = figures.class_names(classes, worst, MAX_LABEL_POINTS, figures.LABEL_SIZE)
     bars = axis.barh(range(len(worst)), found[worst], color="#4a90d9")
-    axis.bar_label(bars, [f"{positive[k]:,} images" for k in worst.tolist()], padding=3, fontsize=8)
+    axis.bar_label(bars, [count_of(f"{positive[k]:,}", "image") for k in worst.tolist()], padding=3, fontsize=8)
     axis.set_yticks(range(len(worst)), [names[k] for k in worst.tolist()], fontsize=figures.LABEL_SIZE)
     axis.set_xlim(0, 1.12)
     axis.margins(y=0.01)

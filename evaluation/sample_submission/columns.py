@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.sample_submission.ids import MAX_NAMED, named
 from evaluation.sample_submission.table import SampleTable
+from options.wording import count_of
 from utils.classes import Classes, key_of
 from utils.errors import UserError
 from utils.logger import log
@@ -49,7 +50,7 @@ def all_classes(
     if unknown:
         problems.append(f"{len(unknown)} of its columns are named after no {one}: {named(unknown)}.")
     if twice:
-        problems.append(f"{len(twice)} {several} have several columns: {named(twice)}.")
+        problems.append(f"{count_of(len(twice), one, several)} with several columns: {named(twice)}.")
     if absent and not (has_complement(classes) and len(header) == 1):
         problems.append(f"{len(absent)} of {classes.count} {several} have no column: {named(absent)}.")
     if problems:

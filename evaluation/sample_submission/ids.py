@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
 from evaluation.sample_submission.table import SampleTable
+from options.wording import count_of
 from utils.errors import UserError
 from utils.text import exact
 
@@ -141,8 +142,8 @@ def _check(table: SampleTable, column: int, order: NDArray[np.int64], files: Fil
     problems = []
     for rows, text in (
         (unknown, f"{len(unknown):,} of {len(order):,} ids have no image in the list"),
-        (unclear, f"{len(unclear):,} ids fit several images"),
-        (again, f"{len(again):,} rows are of {int((times > 1).sum()):,} images that have another row"),
+        (unclear, f"{count_of(f'{len(unclear):,}', 'id')} with several images that fit"),
+        (again, f"{len(again):,} rows are of {count_of(f'{(times > 1).sum():,}', 'image')} with another row"),
     ):
         if len(rows):
             wanted = set(rows[:MAX_NAMED].tolist())

@@ -20,6 +20,7 @@ from evaluation.sample_submission.columns import (
 )
 from evaluation.sample_submission.ids import MAX_NAMED, named
 from evaluation.sample_submission.table import SampleTable
+from options.wording import count_of
 from utils.classes import Classes
 from utils.errors import UserError
 
@@ -129,7 +130,7 @@ def _column_form(opt: argparse.Namespace, table: SampleTable, columns: list[int]
     else:
         reason = f"all values are {values[0]}" if len(values) == 1 else "it is empty" if not values else named(values)
     raise UserError(
-        f"--like {table.path} does not show what its {len(columns)} columns hold: {reason}.\n"
+        f"--like {table.path} does not show what is in its {count_of(len(columns), 'column')}: {reason}.\n"
         "Allowed: probabilities, of which one is between 0 and 1; or 0 and 1, each of them somewhere.\n"
         f"Try: --probabilities, or --threshold {THRESHOLD} for 0 or 1"
     )

@@ -438,7 +438,7 @@ def test_report_matrix_of_long_names_is_labelled(browser, tmp_path):
         mouse(at, "pointerleave", 0, 0)
         assert look(f"{tip}.hidden")
         tile = look("[...document.querySelectorAll('.tile')].map(x => x.textContent).find(x => x.startsWith('Tail'))")
-        assert tile == "Tail (< 20)0.00 %no interval1 classes, 4 images"
+        assert tile == "Tail (< 20)0.00 %no interval1 class, 4 images"
         options = look("[...document.querySelectorAll('#issues select')].map(x => [...x.options].map(y => y.text))")
         assert options and all(len(set(texts)) == len(texts) for texts in options)
         assert browser.get_log("browser") == []

@@ -184,7 +184,7 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
     [
         ('id,label\none,0\n"three,x",0\nété.v2,0\n', NAMES, "1 of 4 images of the list have no row: photos/a/two"),
         (f"id,label\n{ROWS.format(0)}x,0\ny,0\n", NAMES, "2 of 6 ids have no image in the list: x, y."),
-        (f"id,label\n{ROWS.format(0)}one,0\n", NAMES, "2 rows are of 1 images that have another row: one, one."),
+        (f"id,label\n{ROWS.format(0)}one,0\n", NAMES, "2 rows are of 1 image with another row: one, one."),
         ("id,label\n" + "".join(f"x{k},0\n" for k in range(5)), NAMES, "5 of 5 ids have no image .*: x0, x1, x2, …"),
         (f"id,label\n{ROWS.format(3)}", NAMES, "neither names nor numbers of the 3 classes: 3"),
         (f"id,label\n{ROWS.format('')}", NAMES, "does not show what column 'label' holds: it is empty"),
@@ -193,7 +193,7 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
         (f"id,label\n{ROWS.format(1)}", ["-1", "0.5", "2"], "are names of no class, .* other numbers .*class 0 is -1"),
         ("id,label\none,1\ntwo words,cat\n\"three,x\",1\nété.v2,1\n", NAMES, "some of its values are names, others"),
         (f"id,a,b\n{ROWS.format('0,0')}", NAMES, "2 of its columns are named after no class: a, b."),
-        (f"id,cat,cat\n{ROWS.format('0,0')}", NAMES, "1 classes have several columns: cat"),
+        (f"id,cat,cat\n{ROWS.format('0,0')}", NAMES, "1 class with several columns: cat"),
         (f"id,cat,{'old'}\n{ROWS.format('0,0')}", NAMES, '2 of 3 classes have no column: big "dog", old, fox.'),
         (f"id\n{ROWS.format(0)[:4]}\n", NAMES, "has 1 fields|has 2 fields|one column"),
         ("id,label\none,0\ntwo,0,0\n", NAMES, "line 3 has 3 fields, the header 2"),
@@ -212,7 +212,7 @@ def test_sample_that_does_not_fit_is_refused(tmp_path, text, names, said):
 
 def test_sample_id_of_two_images_is_refused(tmp_path):
     scored = scored_images(tmp_path, ("a/x.jpg", "b/x.jpg", "b/y.jpg", "b/z.jpg"))
-    with pytest.raises(UserError, match="1 ids fit several images: x"):
+    with pytest.raises(UserError, match="1 id with several images that fit: x"):
         written(scored, tmp_path, "id,label\nx,0\ny,0\nz,0\n")
 
 

@@ -89,14 +89,14 @@ def test_submission_of_any_form_holds_the_predictions(scored, tmp_path):
 @pytest.mark.parametrize("how", ["file", "path"])
 def test_submission_ids_that_occur_twice_name_what_helps(scored, tmp_path, caplog, how):
     submission.write(tmp_path / "s.csv", scored, flags("--id", how))
-    unique = "1 ids occur in more than one row (the first: one.jpg). --id path makes them unique."
+    unique = "1 id in more than one row (the first: one.jpg). --id path makes them unique."
     assert caplog.messages == ([unique] if how == "file" else [])
     caplog.clear()
     (tmp_path / "test.txt").write_text("a/one.jpg\n\na/two.jpg\na/one.jpg\nb/two.jpg\n")
     scored = scored._replace(files=read_list(tmp_path / "test.txt", labelled=False))
     submission.write(tmp_path / "s.csv", scored, flags("--id", how))
     (said,) = caplog.messages
-    assert "test.txt has 1 paths in more than one line (the first: a/one.jpg, lines 1, 4). Keep one line" in said
+    assert "test.txt has 1 path in more than one line (the first: a/one.jpg, lines 1, 4). Keep one line" in said
     assert "makes them unique" not in said
     assert ("--id path makes the ids of different paths unique." in said) is (how == "file")
 
