@@ -23,6 +23,7 @@ from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import Parser, expanded
 from options.shared_flags import force
+from options.wording import count_of
 from utils import distributed, tables
 from utils.errors import UserError
 from utils.files import atomic_write, check_regular
@@ -232,10 +233,11 @@ def report(opt: argparse.Namespace, used: argparse.Namespace, rates: np.ndarray,
         writer = tables.writer(file)
         writer.writerows([("lr", "loss"), *zip(rates.tolist(), losses.tolist(), strict=True)])
     low, high = (rates[0], rates[-1]) if len(rates) else (opt.low, opt.low)
-    log.info(f"{len(losses)} steps, learning rates {low:.3g} to {high:.3g}: {out}")
+    log.info(f"{count_of(len(losses), 'step')}, learning rates {low:.3g} to {high:.3g}: {out}")
     if best is None:
         raise UserError(
-            f"The loss never fell in {len(losses)} steps from --low {opt.low:g} to --high {opt.high:g}; see {out}.\n"
+            f"The loss never fell in {count_of(len(losses), 'step')} from --low {opt.low:g} to --high {opt.high:g}; "
+            f"see {out}.\n"
             "Try: a wider range, more --steps, or a larger -b if the batches are noisy."
         )
     log.info(f"The loss falls fastest at a learning rate of {best:.2g}. To train with it:\n{train_command(opt, best)}")

@@ -22,6 +22,7 @@ from options import Options, build_parser
 from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import Parser
+from options.wording import count_of
 from utils.errors import UserError
 from utils.run import run_tool
 
@@ -105,7 +106,8 @@ def run(opt: Options) -> None:
     batch, needs = compute(opt)
     memory = opt.gpu_memory * (1 << 30)
     for need in needs:
-        print(f"{need.side} px, {opt.precision}, a step over {batch} images: {need.of_batch(batch) / MIB:,.0f} MiB")
+        images, total = count_of(batch, "image"), f"{need.of_batch(batch) / MIB:,.0f} MiB"
+        print(f"{need.side} px, {opt.precision}, a step over {images}: {total}")
         parts = {"CUDA itself, about": CUDA_BYTES, "weights, and averages of them": need.weights}
         parts |= {"the optimizer's state": need.state, "gradients, activations, temporary": need.highest(batch)}
         for kind, size in parts.items():

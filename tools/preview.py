@@ -27,6 +27,7 @@ from options.choices import AUTO_BATCH
 from options.defaults import fill_defaults
 from options.parser import expanded
 from options.shared_flags import force
+from options.wording import count_of
 from training.start import facts_of, warn_unused
 from utils.logger import log, progress
 from utils.outputs import Output, check, inputs, is_plot
@@ -82,9 +83,9 @@ def draw(opt: Options) -> None:
     chosen_for = ""
     if opt.preset != "original" and "transform" not in opt.given and "epochs" not in opt.given:
         # without the network it is not known whether its weights are trained, nor therefore how long its run is
-        chosen_for = f", augmented as in {opt.epochs} epochs (--epochs N shows those of another run)"
+        chosen_for = f", augmented as in {count_of(opt.epochs, 'epoch')} (--epochs N shows those of another run)"
     log.info(
-        f"{len(chosen)} images with {opt.views} views each{chosen_for}: {out}, "
+        f"{count_of(len(chosen), 'image')} with {count_of(opt.views, 'view')} each{chosen_for}: {out}, "
         f"and TensorBoard in {opt.log_dir}/{opt.tag}"
     )
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from evaluation.ranking import merit
 from options import Options, build_parser, choices
 from options.parser import ToolParser, expanded, split_at_dashes
+from options.wording import count_of
 from tools.sweep_space import Space, grid, in_words, read_space, suggest, words_of
 from tools.sweep_study import (
     STUDY,
@@ -315,7 +316,8 @@ def report(study: "Study", folder: Path, rest: list[str]) -> int:
                 (trial.user_attrs["tag"], trial.state.name.lower(), score, *(trial.params.get(name) for name in names))
             )
     pruned = len(done) - len(good) - len(bad)
-    log.info(f"{len(done)} trials: {len(good)} complete, {pruned} pruned, {len(bad)} failed; {folder}/trials.csv")
+    trials = count_of(len(done), "trial")
+    log.info(f"{trials}: {len(good)} complete, {pruned} pruned, {len(bad)} failed; {folder}/trials.csv")
     for trial in bad:
         log.warning(f"{trial.user_attrs['tag']} failed: {trial.user_attrs['failed']}")
     if not good:

@@ -204,7 +204,7 @@ def test_clean_doctor_drops_copies_and_leaks_and_marks_conflicts(checked, tmp_pa
         ("copy", "drop", "duplicate: train.txt, line 1"),
         ("twin", "", "conflicting_labels: train.txt, line 2"),
     ]
-    assert "2 images have a copy with another label" in capsys.readouterr().out
+    assert "2 images with a copy of another label" in capsys.readouterr().out
 
 
 def test_clean_person_decides_over_the_doctor_and_doctor_over_top(checked, tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from network.base_model import network_settings
 from network.loading import options_from_checkpoint
+from options.wording import count_of
 from tools.predicting import read_whole
 from training.earlier import DERIVED
 from utils.classes import Classes, describe_difference, names_agree, noun
@@ -78,7 +79,8 @@ def epoch_files(opt: argparse.Namespace) -> list[str]:
     wanted = opt.last or 2
     if len(found) < wanted:
         raise UserError(
-            f"{folder} holds {len(found)} checkpoints of epochs (<epoch>_<model>.pt); needed: {wanted} or more.\n"
+            f"{folder} holds {count_of(len(found), 'checkpoint')} of epochs (<epoch>_<model>.pt); needed: {wanted} "
+            "or more.\n"
             "train.py --keep N keeps the last N, --save_freq N every N-th."
         )
     return [path for _, path in found[-(opt.last or len(found)) :]]

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from dataloader.targets import LabelSets, as_text
+from options.wording import count_of
 from tools.doctor.classes import Balance
 from tools.doctor.findings import ERROR, PROBLEMS, Findings
 from tools.doctor.scan import Scan
@@ -189,7 +190,8 @@ def show(report: Report, folder: Path) -> None:
         log.info("No problems were found.")
     run = content["run"]
     rate = f", {run['files_read'] / max(report.seconds, 1e-3):.0f} images/s" if run["files_read"] > 100 else ""
-    log.info(f"\n{run['files_read']} files read, {run['known']} known already: {report.seconds:.1f} s{rate}.")
+    read = count_of(run["files_read"], "file")
+    log.info(f"\n{read} read, {run['known']} known already: {report.seconds:.1f} s{rate}.")
     log.info(
         f"{content['errors']} error(s), {content['warnings']} warning(s): {folder}/doctor.html, doctor.csv, doctor.json"
     )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from inference.predictor import Predictor
+from options.wording import count_of
 
 BATCH_SIZES = (1, 8)
 ROUNDS = 7
@@ -38,7 +39,7 @@ def compare_speed(folder: Path, predictor: Predictor) -> list[str]:
     Both run in turns; the median of ROUNDS counts.
     """
     exported = open_exported(folder)
-    lines = [f"images per second without decoding, {torch.get_num_threads()} threads:"]
+    lines = [f"images per second without decoding, {count_of(torch.get_num_threads(), 'thread')}:"]
     rng = np.random.default_rng(0)
     for batch_size in BATCH_SIZES:
         shapes = [(batch_size, 3, way.scale, way.scale) for way in predictor.preprocesses]

@@ -15,6 +15,7 @@ from dataloader.listing.lists import as_on_disk
 from dataloader.listing.splits import SplitPlan, draw_folds, draw_set_folds, group_by
 from dataloader.listing.target_splits import quantile_bins
 from dataloader.targets import LabelSets
+from options.wording import count_of
 from tools.prepare.table import read_csv
 from utils.classes import Classes
 from utils.errors import UserError
@@ -104,7 +105,7 @@ def _joined(groups: NDArray[np.int64], image: NDArray[np.int64]) -> NDArray[np.i
 def _numbered(groups: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of each group, from 0 in the order of their names."""
     number_of = {group: number for number, group in enumerate(sorted(set(groups)))}
-    log.info(f"{len(number_of):,} groups of {len(groups):,} images; a group is in one fold.")
+    log.info(f"{count_of(f'{len(number_of):,}', 'group')} of {len(groups):,} images; a group is in one fold.")
     return np.array([number_of[group] for group in groups], np.int64)
 
 

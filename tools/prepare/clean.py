@@ -23,6 +23,7 @@ from typing import IO, NamedTuple
 
 from dataloader.file_list import FileList, read_class_names, read_list
 from options.parser import ToolParser, expanded
+from options.wording import count_of
 from tools.prepare.clean_copies import Copies, read_copies
 from utils import tables
 from utils.classes import names_agree
@@ -169,7 +170,8 @@ def clean(
         if names:
             opened[-1].writelines(f"{name}\n" for name in names)
     changes = f"{counts['drop']} dropped, {counts['relabel']} relabelled, {counts['keep']} kept"
-    log.info(f"{out}: {len(files) - counts['drop']} images; {changes}" + (f"; why: {record}" if record else ""))
+    left = count_of(len(files) - counts["drop"], "image")
+    log.info(f"{out}: {left}; {changes}" + (f"; why: {record}" if record else ""))
     if names:
         log.info(f"{written[-1]}: {len(names)} classes, as beside {source}")
     if not record and beside.is_file() and not (decisions and beside.samefile(decisions)):
@@ -178,7 +180,8 @@ def clean(
         )
     open_conflicts = sum(not chosen[index].action for index in copies.look)
     if open_conflicts:
-        log.warning(f"{open_conflicts} images have a copy with another label. They are in {record}: decide on them.")
+        found = count_of(open_conflicts, "image")
+        log.warning(f"{found} with a copy of another label, listed in {record}: decide on them.")
     return counts
 
 

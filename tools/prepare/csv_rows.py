@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataloader.list_advice import prepare_command
+from options.wording import count_of
 from utils import tables
 from utils.errors import UserError, unknown_name
 from utils.logger import log
@@ -96,7 +97,7 @@ def read_rows(opt: argparse.Namespace) -> Rows:
                 continue
             if len(fields) != len(header):
                 raise UserError(
-                    f"{file}, line {reader.line_num} has {len(fields)} fields, the header {len(header)} "
+                    f"{file}, line {reader.line_num} has {count_of(len(fields), 'field')}, the header {len(header)} "
                     f"(delimiter {delimiter!r}); a value that holds the delimiter needs double quotes."
                 )
             swallowed.check(reader.line_num, reader.end, fields)
@@ -109,7 +110,8 @@ def read_rows(opt: argparse.Namespace) -> Rows:
     if not rows.paths:
         raise UserError(f"{file} has no row below its header; expected one image per row.")
     swallowed.report()
-    log.info(f"{os.fspath(file)}: {len(rows.paths):,} rows, delimiter {delimiter!r}, columns {', '.join(header)}")
+    count = count_of(f"{len(rows.paths):,}", "row")
+    log.info(f"{os.fspath(file)}: {count}, delimiter {delimiter!r}, columns {', '.join(header)}")
     return rows
 
 

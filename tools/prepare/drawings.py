@@ -18,6 +18,7 @@ from dataloader.decode import read_image, shrink
 from dataloader.listing.class_names import check_names
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, normalise_list, write_all
 from dataloader.listing.splits import split_and_log
+from options.wording import count_of
 from tools.doctor.inspection import MAX_FLAT_LEVELS
 from tools.prepare.alike import alike_groups, sketch
 from tools.prepare.flags import split_plan
@@ -107,7 +108,7 @@ class LeftOut:
             rows = tables.writer(file)
             rows.writerow(("path", "reason", "detail"))
             rows.writerows(sorted(self.rows))
-        log.info(f"{path}: {len(self.rows):,} files left out, each with its reason")
+        log.info(f"{path}: {count_of(f'{len(self.rows):,}', 'file')} left out, each with its reason")
 
 
 def prepare_drawings(opt: argparse.Namespace) -> None:

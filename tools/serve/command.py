@@ -20,6 +20,7 @@ from pathlib import Path
 from options import choices, given_words, parse_eval
 from options.parser import ToolParser, expanded
 from options.shared_flags import temperature
+from options.wording import count_of
 from tools.serve.dockerfile import REQUIREMENTS, write_dockerfile
 from tools.serve.shipped.served import ExportedModel, Model, is_exported
 from tools.serve.shipped.settings import Settings, add_flags, settings_of
@@ -106,7 +107,8 @@ def model_names(paths: Sequence[str], given: Sequence[str] | None) -> list[str]:
         UserError: there are too many or too few, or two are equal.
     """
     if given is not None and len(given) != len(paths):
-        raise UserError(f"--names has {len(given)} names for {len(paths)} models; allowed: one per model.")
+        names_given, models = count_of(len(given), "name"), count_of(len(paths), "model")
+        raise UserError(f"--names has {names_given} for {models}; allowed: one per model.")
     names = list(given) if given is not None else [_name(Path(path)) for path in paths]
     for name in names:
         if names.count(name) > 1:
