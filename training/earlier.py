@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from options.wording import count_of
 from utils.errors import UserError
 from utils.logger import log
 
@@ -67,8 +68,8 @@ def remove_earlier(folder: Path, logs: Path) -> None:
         path.unlink(missing_ok=True)
     if checkpoints or records:
         log.warning(
-            f"--overwrite: deleted {len(checkpoints)} checkpoints of the earlier run in {folder}/, "
-            f"{len(records)} files in {logs}/."
+            f"--overwrite: deleted {count_of(len(checkpoints), 'checkpoint')} of the earlier run in {folder}/, "
+            f"{count_of(len(records), 'file')} in {logs}/."
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from evaluation.ranking import scores_text
+from options.wording import count_of
 from training.engine import Engine, StepResult
 from training.memory import out_of_memory
 from training.state import Scores
@@ -177,7 +178,8 @@ class EpochTracker:
 
     def _none_taken(self) -> None:
         """Warn if fp16 needed the whole epoch to find its scale; else raise UserError."""
-        what = f"No step of epoch {self.epoch} was taken: no gradient of its {self.done} batches was finite"
+        batches = count_of(self.done, "batch", "batches")
+        what = f"No step of epoch {self.epoch} was taken: no gradient of its {batches} was finite"
         if self.engine.scaler.is_enabled() and self.engine.scaler.get_scale() > 1:
             scale = self.engine.scaler.get_scale()
             log.warning(f"{what}. fp16 is still finding its scale, now {scale:g}; short epochs need several for it.")
@@ -231,7 +233,7 @@ def format_metrics(scores: Scores, metric: str = "top1") -> str:
         ]
         if scores["val_unreadable"]:
             words.append(f"{scores['val_unreadable']} unreadable")
-    words += [f"{scores['skipped_steps']} steps skipped"] if scores.get("skipped_steps") else []
+    words += [f"{count_of(int(scores['skipped_steps']), 'step')} skipped"] if scores.get("skipped_steps") else []
     words.append(f"lr {scores['lr']:.3g}  {scores['images_per_second']:.0f} images/s")
     words.append(f"waiting for data {100 * scores['data_wait']:.0f} %")
     return "  ".join(words)

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from options.wording import count_of
 from scheduler import Span, get_schedule
 from training.length import RunLength
 from utils import distributed
@@ -93,7 +94,7 @@ class TimedLength(RunLength):
 
     def described(self, first: int) -> str:
         """Return "from epoch 1, for 0.5 hours" for a run that begins with epoch `first`."""
-        return f"from epoch {first}, for {self.hours:g} hours"
+        return f"from epoch {first}, for {count_of(f'{self.hours:g}', 'hour')}"
 
     def summary(self) -> str:
         """Return how long the run took."""
@@ -185,10 +186,11 @@ class TimedLength(RunLength):
 
     def _announce(self) -> None:
         speed = self.images_per_step / self.step_seconds
-        log.info(f"--hours {self.hours:g}: about {self.planned:.3g} epochs at {speed:.0f} images/s.")
+        log.info(f"--hours {self.hours:g}: about {count_of(f'{self.planned:.3g}', 'epoch')} at {speed:.0f} images/s.")
         if self.span.warmup >= self.planned * self.span.per_epoch:
+            epochs = count_of(f"{self.span.warmup / self.span.per_epoch:.3g}", "epoch")
             log.warning(
-                f"--warmup takes {self.span.warmup / self.span.per_epoch:.3g} epochs, longer than the run: "
+                f"--warmup takes {epochs}, longer than the run: "
                 "the learning rate does not reach --lr. Try: a shorter --warmup, or more --hours"
             )
         if self.last_stage > self.epochs:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from network.backbones import head_names
 from network.base_model import BaseModel
+from options.wording import count_of
 from utils.errors import UserError
 from utils.logger import format_count, log
 
@@ -103,8 +104,8 @@ def add_adapters(model: BaseModel, rank: int, seed: int) -> "Adapters":
             parameter.requires_grad_(True)
     count = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
     log.info(
-        f"--lora {rank}: {len(names)} layers have adapters. With those of the classifier, {format_count(count)} "
-        f"parameters learn, beside {format_count(total)} of the network."
+        f"--lora {rank}: adapters on {count_of(len(names), 'layer')}. With those of the classifier, "
+        f"{format_count(count)} parameters learn, beside {format_count(total)} of the network."
     )
     return Adapters(rank)
 

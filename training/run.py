@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from evaluation.metrics import Predictions
+from options.wording import count_of
 from training import resuming
 from training.checkpoint_writer import AsyncCheckpointWriter, RetentionPolicy, epoch_names, safe_model_name
 from training.cut_points import CutPoints
@@ -150,7 +151,7 @@ class TrainingRun:
             f"{model.name}: {count} parameters, {counted(lists.classes.count, lists.classes.task)}, "
             f"{model.settings.scale} px, {self.facts.precision} on {model.device}{distributed.process_count_text()}\n"
             f"{lists.train_images} training and {lists.val_images} validation images, "
-            f"{batches} {'batch' if batches == 1 else 'batches'} of "
+            f"{count_of(batches, 'batch', 'batches')} of "
             f"{min(settings.batch_size, lists.train_images)} per epoch, "
             f"{self.length.described(state.next_epoch)}\n"
             f"{settings.described}"
@@ -414,7 +415,8 @@ class TrainingRun:
         if content is None:
             raise self.divergence_error(str(error), self.engine.learning_rate()) from None
         self.rewound = True
-        log.warning(f"{error}. The run goes back, once, to where it was after {content['training']['step']} steps.")
+        steps = count_of(content["training"]["step"], "step")
+        log.warning(f"{error}. The run goes back, once, to where it was after {steps}.")
         self.engine.load_weights(content)
         self.engine.load_state_dict(content)
         self.state.load_state_dict(content)
