@@ -17,6 +17,7 @@ from pathlib import Path
 from options import command, parse_clear
 from options.choices import NEWEST
 from options.near_names import did_you_mean, near_names
+from options.wording import count_of
 from utils import run_lock, run_log, trash
 from utils.errors import UserError
 from utils.run import run_command
@@ -60,7 +61,7 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
         present = _present(tag, folders)
         entry = trash.put(tag, present)
         lines = len(run_log.read(entry.path / run_log.FILE))
-        say(f"Moved {_listed(present)} and {lines} line(s) of {run_log.FILE} to {entry.path}/", sys.stdout)
+        say(f"Moved {_listed(present)} and {count_of(lines, 'line')} of {run_log.FILE} to {entry.path}/", sys.stdout)
     back, gone = (command("clear", {"tag": tag, **flag}) for flag in ({"restore": entry.time}, {"rm": True}))
     say(f"Restore them: {back}      Delete them permanently: {gone}", sys.stdout)
 
@@ -104,7 +105,8 @@ def remove(tag: str, folders: dict[str, Path], left: int) -> None:
         if os.path.lexists(path):  # it may have been inside a deleted one
             trash.discard(path, tag)
     say(
-        f"Deleted {_listed(present)}, {len(entries)} trash entries and {len(lines) + held} line(s) of {run_log.FILE}.",
+        f"Deleted {_listed(present)}, {count_of(len(entries), 'trash entry', 'trash entries')} and "
+        f"{count_of(len(lines) + held, 'line')} of {run_log.FILE}.",
         sys.stdout,
     )
 

@@ -25,6 +25,7 @@ from network.loading import build_from_checkpoint, warn_without_cut_points
 from network.sizes import check_size, own_size
 from options import command
 from options.choices import TASK_METRICS
+from options.wording import count_of
 from utils import checkpoint, distributed, weight_sources
 from utils.classes import Classes, counted, describe_difference, names_agree, noun
 from utils.errors import UserError
@@ -318,7 +319,7 @@ def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
     for one in saved:
         classes = Classes.from_dict(one.data)
         what = counted(classes.count, classes.task)
-        log.info(f"{one.path}: predictions of {len(one.readable)} images, {what}")
+        log.info(f"{one.path}: predictions of {count_of(len(one.readable), 'image')}, {what}")
     return saved
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from options.wording import count_of
 from utils.errors import UserError, unknown_name
 from utils.logger import log
 
@@ -133,7 +134,8 @@ def get_schedule(name: str, span: Span) -> Schedule:
         UserError: the name is unknown, or the warm-up is longer than the run.
     """
     if span.warmup >= span.total > 0 and span.warmup:
-        raise UserError(f"--warmup takes {span.warmup} steps of a run of {span.total}; allowed: less than the run.")
+        steps = count_of(span.warmup, "step")
+        raise UserError(f"--warmup takes {steps} of a run of {span.total}; allowed: less than the run.")
     table = find_table(name)
     if table is None:
         factor = schedulers[name](span)

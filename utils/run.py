@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from options.wording import count_of
 from utils import distributed, faults, run_lock, run_log
 from utils.errors import ProcessLost, UserError
 from utils.logger import log, log_to_file, start_logging
@@ -317,7 +318,8 @@ def _own_gpu(gpu: int, count: int) -> int:
         as_module = spec is not None and getattr(main, "__file__", "") == sys.argv[0]
         words = ["-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec and as_module else sys.argv
         command = shlex.join(["torchrun", f"--nproc_per_node={count}", *words])
-        raise UserError(f"torchrun started {processes} processes on a machine with {count} GPUs.\nTry: {command}")
+        gpus = count_of(count, "GPU")
+        raise UserError(f"torchrun started {processes} processes on a machine with {gpus}.\nTry: {command}")
     if gpu and own == 0:
         log.warning(f"--gpu {gpu} is ignored: under torchrun each process takes the GPU of its local rank, from 0.")
     return own

@@ -51,7 +51,7 @@ def test_clear_moves_exactly_its_tag(script, records):
     assert result.code == 0, result.err
     assert files(records) == {path: content for path, content in before.items() if "/run.1/" not in path}
     assert log_lines(records) == [line for line in logged if "tag run.1\t" not in line]
-    assert "2 line(s)" in result.out
+    assert "2 lines of run_log.txt" in result.out
     assert "--restore" in result.out
     assert len(list((records / ".trash").iterdir())) == 1
 
@@ -262,7 +262,7 @@ def test_clear_names_the_runs_of_folds(script, records):
 def test_clear_rm_counts_the_lines_in_the_trash(script, records):
     assert script("clear.py", "--tag", "run.1").code == 0
     # the third is that of the first command
-    assert "1 trash entries and 3 line(s) of run_log.txt" in script("clear.py", "--tag", "run.1", "--rm").out
+    assert "1 trash entry and 3 lines of run_log.txt" in script("clear.py", "--tag", "run.1", "--rm").out
 
 
 def test_clear_restore_with_rm_is_refused(script, records):
