@@ -26,6 +26,7 @@ from tools.export import command, formats, graph
 from tools.export.shipped import predict
 from tools.export.shipped import preprocess as shipped
 from utils.classes import Classes
+from utils.errors import UserError
 from utils.preprocess import Preprocess
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -428,3 +429,20 @@ def test_write_onnx_on_a_full_disk_blames_the_disk_alone(full, tmp_path, monkeyp
     else:
         formats.write_onnx(some, tmp_path / "model.onnx")
     assert again == [] if full else again == [1]
+
+
+@pytest.mark.parametrize(
+    "step, said", [("convert_model", "cannot convert this network: no such"), ("save_model", "df -h")]
+)
+def test_write_openvino_that_fails_is_one_message(step, said, tmp_path, monkeypatch):
+    """A full disk, and a network that OpenVINO does not take, ended in a traceback."""
+    openvino = pytest.importorskip("openvino")
+
+    def fail(*_, **__):
+        raise RuntimeError("no such\noperation")
+
+    monkeypatch.setattr(formats, "write_onnx", lambda _, path: path.touch())
+    monkeypatch.setattr(openvino, "convert_model", lambda _: None)
+    monkeypatch.setattr(openvino, step, fail)
+    with pytest.raises(UserError, match=said):
+        formats.write_openvino(None, tmp_path / "model.xml")

@@ -91,13 +91,26 @@ def write_torch(graph: "Graph", path: Path) -> None:
 
 
 def write_openvino(graph: "Graph", path: Path) -> None:
-    """Write the graph as OpenVINO's IR, in fp32; `path` ends in .xml, and the weights are beside it."""
+    """Write the graph as OpenVINO's IR, in fp32; `path` ends in .xml, and the weights are beside it.
+
+    Raises:
+        UserError: OpenVINO cannot convert the network, or write it; its errors are of no class of their own.
+    """
     import openvino
 
     between = path.with_suffix(".onnx")
     write_onnx(graph, between)
-    model = openvino.convert_model(str(between))
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    try:
+        model = openvino.convert_model(str(between))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"OpenVINO cannot convert this network: {reason}\nTry: --to onnx") from error
+    try:
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+    except RuntimeError as error:  # "iostream error" where the disk is full
+        raise UserError(
+            f"OpenVINO could not write {path.name} ({error}).\nFree some space (`df -h {path.parent.parent}`)."
+        ) from error
     del model
     between.unlink()
 
