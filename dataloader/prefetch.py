@@ -40,6 +40,7 @@ WAIT_PARTS = 10
 MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
 MIN_BATCHES_PER_PROCESS = 2  # with fewer, a worker process takes longer to start than it saves
 SHARED_MEMORY = "/dev/shm"
+NO_THREAD = "can't start new thread"  # in Python's RuntimeError
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
@@ -112,7 +113,7 @@ class BatchLoader(Generic[BatchT]):
 
     Raises:
         UserError: too little shared memory for the worker processes. While iterating: no image can be read, or a worker
-            was killed or is stuck.
+            cannot start, was killed or is stuck.
     """
 
     def __init__(
@@ -159,7 +160,10 @@ class BatchLoader(Generic[BatchT]):
             source = prefetch_threaded(make, batches, self.workers, timeout)
         else:
             loader = _process_loader(self.dataset, batches, self.workers, timeout / WAIT_PARTS, self.config.on_gpu)
-            source = _waiting_in_parts(iter(loader))
+            try:
+                source = _waiting_in_parts(iter(loader))
+            except OSError as error:
+                raise UserError(_not_started(error, f"{self.workers} worker processes")) from error
         return self._translate_errors(source)
 
     def _translate_errors(self, source: Iterator[BatchT]) -> Iterator[BatchT]:
@@ -187,7 +191,9 @@ class BatchLoader(Generic[BatchT]):
             yield batch
 
     def _worker_failure(self, text: str) -> str | None:
-        """Return the message for a RuntimeError of torch's DataLoader; None where no worker caused it."""
+        """Return the message for a RuntimeError of torch's DataLoader or a thread; None where no worker caused it."""
+        if NO_THREAD in text:
+            return _not_started(text, f"{self.workers} loader threads")
         if "timed out" in text:
             return _stuck(self.config.timeout_seconds)
         if SHARED_MEMORY in text:
@@ -405,6 +411,15 @@ def _no_shared_memory(text: str, wanted: int) -> str:
     return (
         f"A worker process found no room for a batch ({why[:200]}).\n"
         f"{_less_shared_memory(wanted)} Then continue with --resume."
+    )
+
+
+def _not_started(error: object, workers: str) -> str:
+    """Return the message for workers that the system did not start, such as "8 loader threads"."""
+    return (
+        f"{workers} cannot start: {error}.\n"
+        f"Use fewer --workers, or --workers 0. Limits: `ulimit -u`, the pids limit of a container; processes also need "
+        f"{SHARED_MEMORY} and `ulimit -n` (--loader thread does without)."
     )
 
 

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -455,6 +456,25 @@ def test_worker_stuck_is_user_error_after_timeout(photo_set, monkeypatch, kind):
     monkeypatch.setattr(dataset.TrainDataset, "__getitems__", lambda self, key: time.sleep(4))
     with pytest.raises(UserError, match="a worker is stuck"):
         batches(photo_set, "-w", 1, "--loader", kind, "--worker_timeout", 1)
+
+
+@pytest.mark.parametrize(
+    "kind, unit, error",
+    [
+        ("process", multiprocessing.process.BaseProcess, BlockingIOError(11, "Resource temporarily unavailable")),
+        ("thread", threading.Thread, RuntimeError("can't start new thread")),
+    ],
+)
+def test_workers_that_cannot_start_are_one_message(photo_set, monkeypatch, kind, unit, error):
+    """The limit of a container on processes ended a run in a traceback."""
+
+    def fail(_):
+        raise error
+
+    opened = loader(photo_set, "-w", 2, "--loader", kind)
+    monkeypatch.setattr(unit, "start", fail)
+    with pytest.raises(UserError, match=f"2 .*cannot start: .*{error.args[-1]}.*\nUse fewer --workers"):
+        next(opened.batches(1))
 
 
 @pytest.mark.parametrize("kind", ["thread", "process"])
