@@ -29,6 +29,7 @@ from utils.batch import EvalBatch
 from utils.errors import NotFinite, UserError
 from utils.files import sync_folder, write_json
 from utils.logger import log, progress
+from utils.preprocess import Preprocess
 
 FORMAT = 1  # raise it when other code would compute other features
 SAVE_SECONDS = 10.0  # between two counts of what is on the disk
@@ -62,6 +63,58 @@ class _Progress:
     peak_bytes: int = 0
 
 
+@dataclass(frozen=True)
+class _View:
+    """One view of each image of a list, as a backbone sees it.
+
+    Attributes:
+        opt: the options of this tool, as those of training.
+        number: 0 is what evaluation sees, others are augmented.
+    """
+
+    backbone: Backbone
+    files: FileList
+    opt: Any
+    number: int
+
+    def preprocess(self) -> Preprocess:
+        """Return how an image becomes a square."""
+        return replace(self.backbone.preprocess(), scale=self.opt.scale, fit=self.opt.fit)
+
+    def batches(self, first: int) -> tuple[Iterator[EvalBatch], int]:
+        """Return the batches from image `first` on, and how many there are."""
+        size, count = self.opt.batch_size, len(self.files)
+        loader = (
+            dataloader.view_loader(self.opt, self.files, self.preprocess(), self.number)
+            if self.number
+            else dataloader.eval_loader(self.opt, self.files, (self.preprocess(),))
+        )
+        starts = range(first, count, size)
+
+        def indices() -> Iterator[BatchIndices]:
+            for start in starts:
+                own = np.arange(start, min(start + size, count))
+                yield BatchIndices(0, 0, own, np.zeros_like(own))
+
+        return loader.iterate(indices()), len(starts)
+
+    def settings(self, images: str) -> dict[str, Any]:
+        """Return all that the features depend on; `images` is the `image_key` of the list."""
+        cached = self.opt.cache != "none"
+        options = ("max_pixels", *(CACHE_OPTIONS if cached else ()), *(VIEW_OPTIONS if self.number else ()))
+        return {
+            "format": FORMAT,
+            "model": self.backbone.model.name,
+            "weights": self.backbone.identity,
+            "images": images,
+            "preprocess": self.preprocess().as_dict(),
+            "view": self.number,
+            "cached": cached,
+            "device": self.backbone.model.device.type,
+            **{name: getattr(self.opt, name) for name in options},
+        }
+
+
 def image_key(files: FileList) -> str:
     """Return the sha256, as hex, of the absolute path, size and modification time of each image, in order."""
     return hashlib.sha256(entry_keys(files, Encoding(0, "", 0)).tobytes()).hexdigest()
@@ -78,7 +131,8 @@ def compute(backbone: Backbone, files: FileList, opt: Any, view: int, folder: Pa
         UserError: the disk has too little space.
         NotFinite: a feature is infinite or NaN.
     """
-    settings = _settings(backbone, opt, view, images)
+    shown = _View(backbone, files, opt, view)
+    settings = shown.settings(images)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     path = folder / f"{safe_model_name(backbone.model.name)}-{digest[:16]}.npy"
     found = _read(path, len(files), backbone.dim)
@@ -97,7 +151,7 @@ def compute(backbone: Backbone, files: FileList, opt: Any, view: int, folder: Pa
         else:
             np.lib.format.write_array_header_1_0(file, _header(len(files), backbone.dim))
         file.truncate()
-        done = _fill(file, part, backbone, files, opt, view, done)
+        done = _fill(file, part, shown, done)
     write_json(path.with_suffix(".json"), {**settings, **vars(done)})
     os.replace(part, path)
     _journal(part).unlink(missing_ok=True)
@@ -107,11 +161,9 @@ def compute(backbone: Backbone, files: FileList, opt: Any, view: int, folder: Pa
     return complete
 
 
-def _fill(
-    file: BinaryIO, part: Path, backbone: Backbone, files: FileList, opt: Any, view: int, done: _Progress
-) -> _Progress:
+def _fill(file: BinaryIO, part: Path, view: _View, done: _Progress) -> _Progress:
     """Append the features of the remaining images; return the progress at the end, when all rows are on the disk."""
-    unreadable = list(done.unreadable)
+    backbone, unreadable = view.backbone, list(done.unreadable)
     memory = PeakMemory(backbone)
     began = saved = time.monotonic()
     rows = done.rows
@@ -124,7 +176,7 @@ def _fill(
         write_json(_journal(part), vars(now))
         return now
 
-    batches, steps = _batches(backbone, files, opt, view, rows)
+    batches, steps = view.batches(rows)
     for batch in progress(batches, f"features of {backbone.title}", steps):
         features = backbone.features(batch.images[0])
         if not features[batch.readable].isfinite().all():
@@ -133,7 +185,7 @@ def _fill(
         rows += len(features)
         for index, reason in batch.bad:
             unreadable.append(index)
-            if view == 0:
+            if view.number == 0:
                 log.warning(f"Unreadable, so in no score: {reason}")
         if time.monotonic() - saved > SAVE_SECONDS:
             save()
@@ -141,41 +193,7 @@ def _fill(
     return save()
 
 
-def _batches(backbone: Backbone, files: FileList, opt: Any, view: int, first: int) -> tuple[Iterator[EvalBatch], int]:
-    """Return the batches from image `first` on, and how many there are."""
-    preprocess = replace(backbone.preprocess(), scale=opt.scale, fit=opt.fit)
-    loader = (
-        dataloader.view_loader(opt, files, preprocess, view)
-        if view
-        else dataloader.eval_loader(opt, files, (preprocess,))
-    )
-    starts = range(first, len(files), opt.batch_size)
-
-    def indices() -> Iterator[BatchIndices]:
-        for start in starts:
-            own = np.arange(start, min(start + opt.batch_size, len(files)))
-            yield BatchIndices(0, 0, own, np.zeros_like(own))
-
-    return loader.iterate(indices()), len(starts)
-
-
 # ------------------------------------------------------------------------------------------------ files
-
-
-def _settings(backbone: Backbone, opt: Any, view: int, images: str) -> dict[str, Any]:
-    """Return all that the features of a view depend on."""
-    options = ("max_pixels", *(CACHE_OPTIONS if opt.cache != "none" else ()), *(VIEW_OPTIONS if view else ()))
-    return {
-        "format": FORMAT,
-        "model": backbone.model.name,
-        "weights": backbone.identity,
-        "images": images,
-        "preprocess": replace(backbone.preprocess(), scale=opt.scale, fit=opt.fit).as_dict(),
-        "view": view,
-        "cached": opt.cache != "none",
-        "device": backbone.model.device.type,
-        **{name: getattr(opt, name) for name in options},
-    }
 
 
 def _journal(part: Path) -> Path:
