@@ -165,7 +165,7 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
     """Return -b as a number of images, that of all processes together.
 
     With `auto` on a GPU, steps are tried on another network of the same architecture. On the CPU no memory of a GPU
-    limits the batch, so it is the default.
+    limits the batch, so it is the template's.
 
     Args:
         opt: the options, with the number of classes. images: in the training list.
@@ -174,7 +174,7 @@ def resolve_batch(opt: Options, device: torch.device, images: int, classes: Clas
         return int(opt.batch_size)
     if device.type != "cuda":
         usual = int(build_parser("train").get_default("batch_size"))
-        log.info(f"-b auto: there is no GPU whose memory would limit the batch, so -b is {usual}, the default.")
+        log.info(f"-b auto: there is no GPU whose memory would limit the batch, so -b is {usual}, as in the template.")
         return usual
     world = distributed.world_size()
     limit = min(MAX_IMAGES, images // world)

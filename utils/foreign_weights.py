@@ -13,7 +13,7 @@ from utils.errors import UserError
 from utils.logger import log
 from utils.tensors import check_dense
 
-# keys of the weights, at any depth; the first one there is taken
+# keys of the weights, up to MAX_WRAPPERS deep; the first one there is taken
 WRAPPERS = (
     "state_dict",
     "model",

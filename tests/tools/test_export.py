@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -260,17 +261,26 @@ def test_export_folder_changed_fails_its_check(trained, tmp_path, capfd):
     assert (done.returncode, done.stderr) == (2, "none.jpg: No such file or directory\n")
 
 
-def test_export_predictor_answers_in_three_lines(trained, photo_set, tmp_path, capfd):
+def printed_snippet(folder, image):
+    """The Python of docs/export.md, for another folder and image, which prints its answer."""
+    page = (ROOT / "docs/export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert '"exported"' in code and code.endswith('predictor("a.jpg")\n')
+    return code.replace('"exported"', repr(str(folder))).replace(
+        'predictor("a.jpg")', f"print(predictor({str(image)!r}))"
+    )
+
+
+def test_export_predictor_answers_as_the_page_says(trained, photo_set, tmp_path, capfd):
     folder = tmp_path / "x"
     assert export("--load", *trained, "--weights", 2, 1, "--members", "apart", "--out", folder) == 0
     assert {path.name for path in folder.glob("*.onnx")} == {"model_0.onnx", "model_1.onnx"}
     assert export("--load", *trained, "--weights", 2, 1, "--out", tmp_path / "y") == 0
     image = next(photo_set.glob("val*.jpg"))
-    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom predict import Predictor\n"
-    code += "predictor = Predictor(sys.argv[1])\nprint(predictor(sys.argv[2]))"
     answers = []
     for made in (folder, tmp_path / "y"):
-        done = subprocess.run([sys.executable, "-c", code, made, image], capture_output=True, text=True, cwd=tmp_path)
+        words = [sys.executable, "-c", printed_snippet(made, image)]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         answers.append(dict(eval(done.stdout)))
     from inference import load

@@ -80,7 +80,9 @@ PROBLEMS: dict[str, Problem] = {
         "Write one name per line; line k, counted from 0, names class, label or number k.",
     ),
     "rare_label": Problem(
-        WARNING, "Labels with few training images", "Add images; eval.py --fit_thresholds per_label leaves them out."
+        WARNING,
+        "Labels with few training images",
+        "Add images; with few in its list, eval.py --fit_thresholds per_label gives them one threshold.",
     ),
     "always_present": Problem(
         WARNING, "Labels that every training image has", "There is nothing to learn: remove the label."

@@ -4,10 +4,10 @@
     python predict.py --json a.jpg
     python predict.py --check
 
-In Python:
+In Python, in this folder or with it in sys.path:
 
     from predict import Predictor
-    predictor = Predictor("folder")
+    predictor = Predictor()
     predictor("a.jpg")                        # [("bag", 0.93), ("shirt", 0.04), …], the likeliest first
     predictor.predictions(["a.jpg", data])    # float32 (images, classes); data: the bytes of an image file
 
@@ -38,10 +38,10 @@ class DamagedModelError(ValueError):
 
 
 class Predictor:
-    """The exported network: `Predictor("folder")("a.jpg")`."""
+    """The exported network: `Predictor()("a.jpg")`."""
 
     def __init__(self, folder: str | os.PathLike = Path(__file__).parent, threads: int = 0) -> None:
-        """Load the model in `folder`. `threads`: of the runtime; 0: its own choice.
+        """Load the model in `folder`, by default that of this file. `threads`: of the runtime; 0: its own choice.
 
         Raises:
             ImportError: a package is missing.
