@@ -29,6 +29,7 @@ from utils import distributed
 from utils.classes import Classes
 from utils.clock import Stopwatch
 from utils.errors import UserError
+from utils.files import check_writable
 from utils.logger import log, start_logging
 from utils.run_lock import acquire
 
@@ -71,6 +72,8 @@ class RunStart:
         checkpoints, logs = Path(opt.checkpoint_dir) / opt.tag, Path(opt.log_dir) / opt.tag
         for folder in (checkpoints, logs):
             distributed.broadcast_from_main(functools.partial(acquire, folder))
+        for path in (checkpoints / "last.pt", logs / "log.txt"):  # before hours of training
+            distributed.broadcast_from_main(functools.partial(check_writable, path))
         distributed.broadcast_from_main(lambda: None if restarted else _check_earlier(opt, checkpoints, logs))
         distributed.mark_begun()
         start_logging(logs / "log.txt")

@@ -108,6 +108,7 @@ def check_writable(path: Path) -> None:
     Folders that are missing are made later, so the nearest one that exists is asked.
     """
     folder = path.absolute().parent
+    check_links(folder)
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
@@ -118,6 +119,16 @@ def check_writable(path: Path) -> None:
             f"{folder}. Files are replaced whole, so that a crash leaves the old one.\n"
             "Allow writing there (`chmod u+w`), or give a place in another folder."
         )
+
+
+def check_links(folder: Path) -> None:
+    """Raise UserError where `folder`, or one that it is in, is a link to a folder that is not there."""
+    for place in (folder, *folder.parents):
+        if place.is_symlink() and not place.exists():
+            raise UserError(
+                f"{folder} cannot be written: {place} is a link to {place.readlink()}, which is not there.\n"
+                "Mount its drive, or make that folder; or delete the link."
+            )
 
 
 def link_over(source: Path, path: Path) -> None:

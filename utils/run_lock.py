@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from utils import distributed
 from utils.errors import UserError
+from utils.files import check_links
 
 TIMEOUT_SECONDS = 2.0  # a process that was killed a moment ago may not have ended yet
 POLL_SECONDS = 0.05
@@ -111,6 +112,7 @@ def _acquire(path: Path, folder: Path, shared: bool) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        check_links(folder)
         raise type(error)(error.errno, f"{error.strerror}, for {folder}", error.filename) from error
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:

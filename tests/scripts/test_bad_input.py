@@ -732,6 +732,31 @@ def test_train_full_disk_keeps_checkpoint_and_can_resume(script, tiny, disk):
     assert checkpoint.load(folder / "full/last.pt")["epoch"] == 2
 
 
+@pytest.mark.parametrize("what", ["checkpoints", "logs", "results"])
+def test_folder_of_a_drive_that_is_not_mounted_is_refused_at_once(script, tiny, trained, monkeypatch, tmp_path, what):
+    """A training went through all epochs, and could write none of its checkpoints."""
+    from training.run import TrainingRun
+
+    monkeypatch.setattr(TrainingRun, "__init__", lambda *_: pytest.fail("it began to train"))
+    (tmp_path / what).mkdir(exist_ok=True)
+    (tmp_path / what / "away").symlink_to("/mnt/not/mounted")
+    words = (
+        ["eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2]] if what == "results" else ["train.py"]
+    )
+    result = script(*words, *([] if what == "results" else tiny), "--tag", "away")
+    refused(result, f"{what}/away is a link to /mnt/not/mounted, which is not there", "Mount its drive")
+
+
+def test_train_checkpoints_that_cannot_be_written_are_found_before_the_first_step(script, tiny, tmp_path, monkeypatch):
+    from training.run import TrainingRun
+
+    real = os.access
+    monkeypatch.setattr(TrainingRun, "__init__", lambda *_: pytest.fail("it began to train"))
+    monkeypatch.setattr(os, "access", lambda path, *how, **more: Path(path).name != "shut" and real(path, *how, **more))
+    (tmp_path / "checkpoints/shut").mkdir(parents=True)
+    refused(script("train.py", *tiny, "--tag", "shut"), "checkpoints/shut/last.pt cannot be written: its permissions")
+
+
 def test_train_best_epoch_that_met_a_full_disk_is_named_as_such(script, tiny, monkeypatch):
     """The log blamed another run, and did not say that best.pt is an earlier epoch."""
     from training.run import TrainingRun
