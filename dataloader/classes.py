@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dataloader.file_list import FileList, read_class_names
 from dataloader.targets import LabelSets
+from options.wording import count_of
 from utils.classes import Classes, counted, describe_difference, match_names, names_agree, noun
 from utils.errors import UserError
 from utils.logger import log
@@ -212,7 +213,8 @@ def align_labels(files: FileList, classes: Classes, source: str) -> FileList:
             "classes.txt, which is used as it is."
         )
     if isinstance(files.targets, np.ndarray) and len(names) != classes.count:
-        raise UserError(f"{files.source} has {len(names)} targets, by {beside}; {source} has {classes.count}.")
+        own = count_of(len(names), "target")
+        raise UserError(f"{files.source} has {own}, by {beside}; {source} has {classes.count}.")
     moved = int((numbers != np.arange(len(numbers))).sum())
     log.info(
         f"{files.source}: {beside} has the {several} in another order than {source}; they are matched by name "

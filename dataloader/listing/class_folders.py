@@ -9,6 +9,7 @@ from dataloader.listing.class_names import check_names
 from dataloader.listing.folder import images_under, read_folder
 from dataloader.listing.lists import Listing, SkippedItems, check_apart, normalise_list, write_all
 from dataloader.listing.splits import DEFAULT_VAL, SplitPlan, split_and_log
+from options.wording import count_of
 from utils.errors import UserError
 from utils.logger import log
 
@@ -63,8 +64,8 @@ def _log_parts(root: Path, train: Path, val: Path | None, hold_out: bool) -> Non
     if val and not hold_out:
         count = len(images_under(str(val), SkippedItems()))
         log.warning(
-            f"{val} is not used: its {count} images are in no list. To train on them too, join the train.txt and "
-            "val.txt of a run with validation, and give --train_list."
+            f"{val} is not used: no list holds its {count_of(count, 'image')}. To train on them too, join the "
+            "train.txt and val.txt of a run with validation, and give --train_list."
         )
     parts = find_parts(root)
     others = unused_folders(root, {part: parts[part] for part in parts if part != "val" or val})

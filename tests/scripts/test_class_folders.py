@@ -87,7 +87,10 @@ def test_write_lists_names_folders_that_are_in_no_list(tmp_path, capfd):
         write_lists(tmp_path, tmp_path / f"lists_{hold_out}", 1, hold_out)
         said = "".join(capfd.readouterr())
         assert "are in no list: figures\n" in said
-        assert f"{tmp_path}/train" in said and (f"{tmp_path}/val is not used: its 2 images" in said) != hold_out
+        assert (
+            f"{tmp_path}/train" in said
+            and (f"{tmp_path}/val is not used: no list holds its 2 images" in said) != hold_out
+        )
         assert len((tmp_path / f"lists_{hold_out}/train.txt").read_text().splitlines()) == 2
 
 
