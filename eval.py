@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from options import after_evaluation, choices, parse_eval
+from options.wording import count_of
 from utils.run import run_command
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def evaluate_targets(
         results.set_aside(folder, run.loaded.identities)
     if compared:
         log.info(paired.describe(run.opt.compare, compared.difference))
-        log.info(f"{len(compared.rows)} predictions changed: {folder}/changed.csv")
+        log.info(f"{count_of(len(compared.rows), 'prediction')} changed: {folder}/changed.csv")
     edges = threshold_flag(run, thresholds, temperature.temperature if temperature else None)
     summary = results.summary_line(metrics, metric)
     log_results(asked, run, folder, summary, temperature_flag(run, temperature), edges)

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from options import choices, parse_submit
+from options.wording import count_of
 from utils.run import run_command
 
 
@@ -104,7 +105,7 @@ def predict_images(opt: argparse.Namespace) -> None:
     found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
     if opt.out:
         answers.write(Path(opt.out), found, opt.format)
-        log.info(f"{len(found.each)} predictions: {opt.out}")
+        log.info(f"{count_of(len(found.each), 'prediction')}: {opt.out}")
     else:
         answers.write_to(sys.stdout, found, opt.format if "format" in opt.given else "table")
 

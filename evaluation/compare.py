@@ -12,6 +12,7 @@ from dataloader.file_list import FileList
 from dataloader.list_checks import units_of
 from evaluation.bootstrap import ImageDraws
 from evaluation.scored import Scored
+from options.wording import count_of
 from utils import tables
 from utils.classes import Classes, names_agree
 from utils.errors import UserError, path_hint
@@ -168,7 +169,7 @@ def rows_of(
         except csv.Error as error:
             raise UserError(f"--compare: {path} is no CSV file (line {reader.line_num}: {error}). {ADVICE}") from error
     if count != images:
-        raise UserError(f"--compare: {path} has {count} images, this list {images}. {ADVICE}")
+        raise UserError(f"--compare: {path} has {count_of(count, 'image')}, this list {images}. {ADVICE}")
 
 
 def other_target(path: str, row: int, what: str, got: str, own: str) -> UserError:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from evaluation.bootstrap import ImageDraws, interval
 from evaluation.ordinal import quadratic_weighted_kappa
 from options import choices
+from options.wording import count_of
 from utils.logger import progress
 
 BLOCK_WEIGHTS = 1 << 20  # resamples are scored together, in blocks that fit in a processor's cache
@@ -70,8 +71,8 @@ def paired_scores(
 def describe(path: str, found: Difference) -> str:
     """Return on one line which of two evaluations is better, and whether the interval excludes 0."""
     start = (
-        f"Compared with {path} by {found.metric} on {found.images} images: {found.this:.6f} here, {found.other:.6f} "
-        f"there, difference {found.difference:+.6f}"
+        f"Compared with {path} by {found.metric} on {count_of(found.images, 'image')}: {found.this:.6f} here, "
+        f"{found.other:.6f} there, difference {found.difference:+.6f}"
     )
     if found.interval is None:
         return f"{start}. There is no interval ({found.reason}), so this may be chance"

@@ -278,7 +278,7 @@ def describe_comparison(path: str, compared: Compared) -> str:
     return (
         f"Compared with {path}: {test.only_this} {counted} are correct only here, {test.only_other} only there, "
         f"{test.both} in both, {test.neither} in neither. McNemar's exact test: p = {test.p_value:.3g}. "
-        f"{len(compared.rows)} predictions changed"
+        f"{count_of(len(compared.rows), 'prediction')} changed"
     )
 
 

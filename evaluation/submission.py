@@ -280,4 +280,4 @@ def log_summary(out: Path, scored: Scored | TargetScored) -> None:
         log.warning(f"{guessed} of {count} images could not be read; their rows hold {held}.")
     if len(readable) < count:
         log.warning(f"--debug: {len(readable)} of {count} rows; this is not a submission.")
-    log.info(f"{len(readable)} predictions: {out}")
+    log.info(f"{count_of(len(readable), 'prediction')}: {out}")
