@@ -20,6 +20,7 @@ from network.layouts import Adapted, adapt
 from network.layouts.reshape import same_numbers
 from network.settings import NetworkSettings
 from options.choices import MODELS
+from options.wording import count_of
 from utils import checkpoint
 from utils.errors import UserError, path_hint, unknown_name
 from utils.foreign_weights import prefix_hint
@@ -305,7 +306,7 @@ def load_matching(net: nn.Module, state: dict[str, torch.Tensor], source: str) -
     ]
     if wrong:
         shown = ", ".join(wrong[:4]) + (f", … ({len(wrong)} in all)" if len(wrong) > 4 else "")
-        what = f"{shown} differ. It holds {len(state)} tensors, the network {len(wanted)}."
+        what = f"{shown} differ. It holds {count_of(len(state), 'tensor')}, the network {len(wanted)}."
         raise UserError(f"{source} does not fit this network: {what}{prefix_hint(state, wanted, source)}")
     net.load_state_dict(
         {name: value for name, value in state.items() if name in wanted and name not in left_out}, strict=False

@@ -243,7 +243,9 @@ class Engine:
         elif (skip := self.guard.record_skip()) is not Skip.QUIET:
             what = explain_non_finite(self, batches)
             if skip is Skip.GIVE_UP:
-                raise Diverged(f"{what} {self.guard.max_consecutive} steps in a row were skipped")
+                count = self.guard.max_consecutive
+                skipped = "1 step was skipped" if count == 1 else f"{count} steps in a row were skipped"
+                raise Diverged(f"{what} {skipped}")
             log.warning(f"{what} The step is skipped.")
 
     def is_step_boundary(self, done: int) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from options.wording import count_of
 from training.state import RunState
 from utils import distributed, tables
 from utils.errors import UserError
@@ -74,7 +75,8 @@ class UnreadableImages:
     def log_summary(self) -> None:
         """Log at the end of the run how many there were."""
         if self.named:
-            log.warning(f"{len(self.named)} images could not be read in training; they are named in {self.path}.")
+            count = count_of(len(self.named), "image")
+            log.warning(f"{count} could not be read in training, as {self.path} says.")
 
     def _write(self) -> None:
         if not distributed.is_main():

@@ -13,6 +13,7 @@ from network.layouts import efficientnet, inverted_residuals, torchvision, trans
 from network.layouts.declared import check_architecture, twin_of
 from network.layouts.layout import Layout, Target, Weights
 from network.layouts.reshape import first_convolution, reshaped, same_numbers
+from options.wording import count_of
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
 from utils.logger import log
@@ -221,7 +222,8 @@ def _unfit(weights: Weights, target: Target, nearest: Adapted | None, source: st
         if absent := torchvision.absent_from_timm(part):
             return UserError(f"{source} is of {absent}. timm has no such network, so none here takes its weights.")
     wrong = nearest.wrong if nearest else list(target.wanted)
-    what = f"{_few(wrong)} differ. It holds {len(weights)} tensors, the network {len(target.wanted)}."
+    held = count_of(len(weights), "tensor")
+    what = f"{_few(wrong)} differ. It holds {held}, the network {len(target.wanted)}."
     if nearest and (nearest.layout != OWN or nearest.prefix):
         what += f" The nearest layout is {nearest.layout}" + (
             f", below {nearest.prefix!r}." * bool(nearest.prefix) or "."

@@ -629,6 +629,7 @@ def test_train_divergence_reloads_its_own_checkpoint(script, photo_set, tmp_path
     result = script("train.py", *words, "--load", "earlier.pt", "--save_minutes", 0)
     assert result.code == 0, result.out
     assert re.search(r"goes back, once, to where it was after (1 step|2 steps)\.", result.out)
+    assert "1 step was skipped" in result.out
     again = checkpoint.load("checkpoints/t/last.pt")
     assert all(torch.equal(tensor, again["weights"][name]) for name, tensor in whole["weights"].items())
     where = 0
