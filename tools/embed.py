@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from options import command
 from options.parser import ToolParser, expanded
+from options.wording import count_of
 from tools.predicting import add_flags, open_checkpoint, require_classes
 from utils import distributed, run_lock, tables
 from utils.classes import Classes
@@ -129,7 +130,7 @@ def run(opt: argparse.Namespace) -> None:
     votes[queries] = knn_vote(pool_files.label[near], cosine, classes.count)
     if not opt.unlabelled:
         top1 = float((votes.argmax(axis=1) == files.label)[readable].mean())
-        log.info(f"kNN top1 {top1:.6f} ({len(queries)} images)")
+        log.info(f"kNN top1 {top1:.6f} ({count_of(len(queries), 'image')})")
     picture(out / "neighbours.png", found, pool_files, near, cosine, classes)
     log.info(f"Written: {out}/neighbours.csv, neighbours.png")
     if among is not None:

@@ -14,6 +14,7 @@ from evaluation.ranking import merit
 from inference import Predictor, build_member
 from inference.evaluating import evaluate
 from options.choices import TASK_METRICS
+from options.wording import count_of
 from tools.average.ingredients import Ingredient
 from utils.classes import Classes
 from utils.errors import UserError
@@ -93,4 +94,4 @@ def table(out: Path, parts: Sequence[Ingredient], soup: "Soup", scorer: Scorer) 
     for name, scores, used in rows:
         cells = "".join(f"  {scores[key]:{max(10, len(key))}.6f}" for key in columns)
         lines.append(f"{name:{wide}}{cells}  {used}")
-    return "\n".join(["", *lines, f"({scorer.files.source}, {int(soup.scores['count'])} images)"])
+    return "\n".join(["", *lines, f"({scorer.files.source}, {count_of(int(soup.scores['count']), 'image')})"])

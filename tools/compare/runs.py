@@ -14,6 +14,7 @@ from evaluation.ranking import best_row
 from evaluation.step_points import Row, read_table
 from options import choices
 from options.plain_yaml import YamlError, read_yaml
+from options.wording import count_of
 from utils.errors import UserError, path_hint, unknown_name
 from utils.names import shorten
 
@@ -44,7 +45,7 @@ class Listed:
     def __str__(self) -> str:
         """Return it as a person reads it, such as "24 images (3f2a1c09, paths 77c0e1d2)"."""
         paths = f", paths {self.paths[:FINGERPRINT_LETTERS]}" if self.paths else ""
-        return f"{self.images} images ({self.fingerprint[:FINGERPRINT_LETTERS]}{paths})"
+        return f"{count_of(self.images, 'image')} ({self.fingerprint[:FINGERPRINT_LETTERS]}{paths})"
 
 
 @dataclass

@@ -292,7 +292,7 @@ def _likeliest(path: Path, rows: list[tuple[int, dict[str, str]]], top: int) -> 
         except (TypeError, ValueError):
             raise UserError(f"{path}, line {line}: quality {row['quality']!r} is no number.") from None
     if top > len(rows):
-        log.warning(f"--top is {top}; {path} has {len(rows)} rows.")
+        log.warning(f"--top is {top}; {path} has {count_of(len(rows), 'row')}.")
     lines = sorted(quality, key=quality.__getitem__)[:top]
     return {line: f"likely label error {place} (quality {quality[line]:.6f})" for place, line in enumerate(lines, 1)}
 

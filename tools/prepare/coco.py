@@ -16,6 +16,7 @@ from typing import Any
 from dataloader.decode import image_suffixes
 from dataloader.listing.class_names import natural_sort, to_class_ids
 from dataloader.listing.lists import ImageList, Listing, SkippedItems, absolute
+from options.wording import count_of
 from utils.classes import key_of
 from utils.errors import UserError
 from utils.logger import log
@@ -35,17 +36,17 @@ def read_coco(opt: argparse.Namespace, given: list[str] | None) -> Listing:
     content = _load(file)
     images = content["images"]
     root = str(Path(opt.root if opt.root is not None else file.parent).resolve())
-    skipped = SkippedItems()
+    skipped, count = SkippedItems(), count_of(f"{len(images):,}", "image")
     annotations = content.get("annotations") or []
     labelled = annotations or any("class_id" in image or "category_id" in image for image in images)
     if opt.part == "test" or not labelled:
-        log.info(f"{file}: {len(images):,} images; they go to test.txt, without labels.")
+        log.info(f"{file}: {count}; they go to test.txt, without labels.")
         return Listing([], {"test": ImageList(_paths(file, images, [None] * len(images), root), None)})
     if annotations:
-        log.info(f"{file}: {len(images):,} images; categories by `annotations` (COCO).")
+        log.info(f"{file}: {count}; categories by `annotations` (COCO).")
         kept, ids = _annotated(file, images, annotations, skipped)
     else:
-        log.info(f"{file}: {len(images):,} images; categories by `class_id` in `images` (AliProducts).")
+        log.info(f"{file}: {count}; categories by `class_id` in `images` (AliProducts).")
         pairs = [(image, image.get("class_id", image.get("category_id"))) for image in images]
         kept = [image for image, key in pairs if key is not None]
         ids = [str(key) for _, key in pairs if key is not None]

@@ -111,6 +111,11 @@ class LeftOut:
         log.info(f"{path}: {count_of(f'{len(self.rows):,}', 'file')} left out, each with its reason")
 
 
+def _described(images: int, side: int) -> str:
+    count = count_of(f"{images:,}", "image")
+    return f"{count}: transparent parts became white, and sides over {side} pixels were shrunk."
+
+
 def prepare_drawings(opt: argparse.Namespace) -> None:
     """Write the drawings over white as PNG, and their lists; existing files are replaced.
 
@@ -132,7 +137,7 @@ def prepare_drawings(opt: argparse.Namespace) -> None:
         raise UserError(f"No class of {folder} has {least} drawings; allowed with --min_images: a smaller number.")
     check_names(names)
     paths = [_write(out / "images" / one.names[0], one.png) for one, _ in progress(classed, "writing images")]
-    log.info(f"{len(paths):,} images: transparent parts became white, and sides over {opt.side} pixels were shrunk.")
+    log.info(_described(len(paths), opt.side))
     labels = [names.index(name) for _, name in classed]
     images = ImageList(paths, labels, _groups([drawing for drawing, _ in classed]))
     write_all(Listing(names, split_drawings(normalise_list(images, "train"), opt)), out)
@@ -149,7 +154,7 @@ def _write_multilabel(
     check_names(names)
     numbers = {name: k for k, name in enumerate(names)}
     paths = [_write(out / "images" / one.names[0], one.png) for one, _ in progress(labelled, "writing images")]
-    log.info(f"{len(paths):,} images: transparent parts became white, and sides over {opt.side} pixels were shrunk.")
+    log.info(_described(len(paths), opt.side))
     groups = _groups([drawing for drawing, _ in labelled])
     images = ImageList(paths, None, groups, sets=[sorted(numbers[name] for name in found) for _, found in labelled])
     write_all(Listing(names, split_and_log(normalise_list(images, "train"), split_plan(opt))), out)
