@@ -253,6 +253,15 @@ def test_troubleshooting_quotes_exist_in_the_code():
     assert [quote for quote, pattern in patterns.items() if not re.search(pattern, texts)] == []
 
 
+@pytest.mark.parametrize("name", ["docs/outputs.md", "docs/zh/outputs.md"])
+def test_outputs_page_columns_are_words_of_the_code(name):
+    """Words such as `val_<score>` are made of others."""
+    section = section_with(name, "| `steps.csv` |")
+    rows = [line.split(" | ", 1)[1] for line in section.splitlines() if line.startswith("| `")]
+    words = {word for row in rows for word in re.findall("`([^`]+)`", row) if "<" not in word}
+    assert len(rows) > 15 and words - set(texts_of_the_code()) == {"val_num_classes"}
+
+
 def test_readme_demo_output_equals_the_code():
     (shown,) = (block for block in blocks(read("README.md"), "text") if block.startswith("Done in"))
     code = read("tools/demo.py").replace("{TAG}", "demo")
