@@ -1,7 +1,7 @@
 """Run a learning-rate range test: train while the learning rate rises, and find where the loss falls fastest.
 
     python -m tools.lr_find --data_root datasets/fashion-mnist --model ResNet18 --optimizer sgd --scale 96
-    python -m tools.lr_find --model ConvNeXt --optimizer adamw --low 1e-7 --high 0.1 --steps 200 --out rates.png
+    python -m tools.lr_find --model timm:convnext_tiny --optimizer adamw --low 1e-7 --high 0.1 --steps 200
 
 Takes train.py's options. The learning rate rises by the same factor at each step (Smith, "Cyclical Learning Rates for
 Training Neural Networks", 2017, section 3.3). Writes a PNG and a CSV into logs/<tag>/. It reads no run, except for the

@@ -362,6 +362,29 @@ def test_docs_commands_all_parse(parse_only, tmp_path):
                 pytest.fail(f"{source}: {shlex.join(words)}: {type(error).__name__} {error}")
 
 
+def docstring_commands():
+    """The commands in the docstrings of modules, which --help shows: (file, words)."""
+    rooms = [ROOT, *(ROOT / room for room in ("tools", "benchmarks", "datasets"))]
+    found = {path for room in rooms for path in (room.glob("*.py") if room == ROOT else room.rglob("*.py"))}
+    for path in sorted(path for path in found if path.parent.name != "shipped"):  # those run in another folder
+        text = re.sub(r"\\\n +", "", ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
+        for line in re.findall(r"^ *((?:python|torchrun) .*)", text, re.M):
+            line = re.split("  +", line)[0]  # what follows is said of the command
+            yield path.relative_to(ROOT), shlex.split(line, comments=True)
+
+
+def test_docstring_commands_all_parse(parse_only, tmp_path):
+    """tools.lr_find showed a --model that does not exist."""
+    (tmp_path / "space.yaml").write_text("lr: [0.1, 0.01]\n")
+    found = list(docstring_commands())
+    assert len(found) > 60
+    for source, words in found:
+        try:
+            parse_command(words)
+        except (Exception, SystemExit) as error:
+            pytest.fail(f"{source}: {shlex.join(words)}: {type(error).__name__} {error}")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
