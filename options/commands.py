@@ -12,6 +12,7 @@ from options.options import build_parser
 from options.parser import long_name
 
 SCRIPTS = ("train.py", "eval.py", "submit.py", "clear.py")
+TOOL_FOLDERS = ("tools", "datasets", "benchmarks")  # beside the scripts; their commands run in any folder
 # Options of a training run that the evaluation of its checkpoint does not take over.
 NOT_EVALUATED = ("tag", "config", "seed", "model", "scale", "fit", "precision", "on_bad_image")
 NO_TEST_LIST = "TEST_LIST"  # stands in a printed command for the list that the user has yet to name
@@ -81,9 +82,12 @@ def after_evaluation(
 
 
 def _beside(script: str) -> str:
+    """Return the path of `script` from this folder: beside the running script, or in the project of a running tool."""
     running = sys.argv[0] if sys.argv else ""
     if os.path.basename(running) not in SCRIPTS:
-        return script
+        project = Path(__file__).resolve().parent.parent
+        is_tool = not {project / name for name in TOOL_FOLDERS}.isdisjoint(Path(running).resolve().parents)
+        return str(project / script) if is_tool and not Path(script).exists() else script
     beside = os.path.join(os.path.dirname(running), script)
     if Path(running).is_symlink() and not Path(beside).exists():  # a link to the one script
         return os.path.join(os.path.dirname(os.path.realpath(running)), script)

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from conftest import ROOT
 from options import command, parse_train, resume_command
 
 
@@ -35,3 +36,16 @@ def test_command_of_a_script_behind_a_link_is_of_the_project(tmp_path, monkeypat
     monkeypatch.setattr(sys, "argv", ["bin/train.py"])
     wanted = "bin/eval.py" if "eval.py" in scripts else f"{tmp_path}/project/eval.py"
     assert command("eval", {}) == f"python {wanted}"
+
+
+@pytest.mark.parametrize("running", ["tools/export/__main__.py", "tools/lr_find.py", "datasets/prepare.py"])
+def test_command_of_a_tool_in_another_folder_is_of_the_project(running, tmp_path, monkeypatch):
+    """`python /project/datasets/prepare.py` in the folder of the images said `python train.py`, which is not there."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / running)])
+    monkeypatch.chdir(tmp_path)
+    assert command("train", {}) == f"python {ROOT}/train.py"
+    monkeypatch.chdir(ROOT)
+    assert command("train", {}) == "python train.py"
+    monkeypatch.setattr(sys, "argv", ["/elsewhere/tools/mine.py"])
+    monkeypatch.chdir(tmp_path)
+    assert command("train", {}) == "python train.py", "a program of somebody else"
