@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from network import get_model
-from network.backbones import adapt_to, classifier_layers, head_names, load_foreign, load_matching
+from network.backbones import POOL_NAMES, adapt_to, classifier_layers, head_names, load_foreign, load_matching
 from network.base_model import BaseModel
 from network.layouts.reshape import same_numbers
+from options.values import flag_text
 from utils.classes import Classes, counted, match_names, names_agree, noun
 from utils.errors import UserError
 from utils.foreign_weights import prefix_hint
@@ -21,6 +22,7 @@ from utils.logger import log
 from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX, activation_of, logits_of
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
+NO_HEAD_FLAGS = {"head": "linear", "pool": "avg"}  # of checkpoints before these flags
 OTHER_UNIT_FACTOR = 10  # deviations that differ more, or means that are more deviations apart, are of another unit
 
 
@@ -53,6 +55,7 @@ def load_weights(
     if not resume and (moved or not _rows_mean_the_same(model, content, names)):
         layers = _classifier_of(model, source, task)
         weights = {name: value for name, value in weights.items() if name not in layers}
+    held = content["weights"].keys()
     left_out = _load(model, content, weights, source)
     if left_out and resume:
         raise UserError(
@@ -60,11 +63,43 @@ def load_weights(
             f"({', '.join(left_out)}); --resume keeps the {noun(task)}.\n"
             "Give the lists of its training, or fine-tune its backbone: --load without --resume."
         )
+    # of another head or pooling: there is nothing to leave out
+    new = [name for name in left_out if name.startswith(POOL_NAMES) or ("format" in content and name not in held)]
+    left_out = [name for name in left_out if name not in new]
     if left_out:
         log.warning(
             f"{source}: its classifier has other {noun(task)} or another size, so the new one starts at random; "
             f"left out: {', '.join(left_out)}."
         )
+    if not resume:
+        _warn_of_other_head(model, content, source, new, is_kept=not left_out)
+
+
+def _warn_of_other_head(
+    model: BaseModel, content: dict[str, Any], source: str, new: Sequence[str], is_kept: bool
+) -> None:
+    """Warn where --head, --head_scale or --pool let the loaded network begin with other predictions than its own.
+
+    Args:
+        new: tensors that the checkpoint does not hold. is_kept: whether its classifier is loaded.
+    """
+    trained, own = content.get("opt") or {}, model.settings
+    head = trained.get("head", "linear")
+    now = {"pool": own.pool} | ({"head": own.head, "head_scale": own.head_scale} if is_kept else {})
+    then = {name: trained.get(name, NO_HEAD_FLAGS.get(name, value)) for name, value in now.items()}
+    if {head, own.head} <= {"cosine", "arcface"}:  # a margin belongs to the loss
+        then["head"] = now.get("head")
+    elif "linear" in (head, own.head):
+        now.pop("head_scale", None)
+    differing = [name for name in now if now[name] != then[name]]
+    if not differing:
+        return
+    before, after = (" ".join(flag_text(name, values[name]) for name in differing) for values in (then, now))
+    start = f" New in it: {', '.join(new)}." if new else ""
+    log.warning(
+        f"{source} was trained with {before}, and this run has {after}: it begins with other predictions than that "
+        f"network's.{start} To keep them, try: {before}"
+    )
 
 
 def _rows_mean_the_same(model: BaseModel, content: dict[str, Any], names: Sequence[str] | None) -> bool:
@@ -72,10 +107,10 @@ def _rows_mean_the_same(model: BaseModel, content: dict[str, Any], names: Sequen
 
     Evidence for a class, and for one of several labels, is the same. A number is the same in the same units alone.
     """
-    if "format" not in content:  # weights alone: what their rows mean is unknown
-        return True
     data, trained, own = content.get("data") or {}, content.get("opt") or {}, model.settings.activation
-    theirs = activation_of(data.get("task", "single"), str(trained.get("loss", "ce")))
+    if "loss" not in trained:  # weights alone: what their rows mean is unknown
+        return True
+    theirs = activation_of(data.get("task", "single"), trained["loss"])
     if own != LINEAR or theirs != LINEAR:
         return own == theirs or {own, theirs} <= {SOFTMAX, SIGMOID}
     if model.target_units is None or "target_mean" not in data:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from made import RESNET, make
 from network import get_model, heads
 from network.backbones import head_names
 from network.heads import CosineHead, GeM
@@ -217,3 +218,25 @@ def test_distilled_loss_equals_hintons_formula(tmp_path):
     plain = -np.log(softmax(x))[np.arange(4), labels].mean()
     assert got.item() == pytest.approx(0.6 * plain + 0.4 * apart, rel=1e-3)
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "said"),
+    [
+        ({"head": "cosine", "head_scale": 8.0}, "", "--head cosine, and this run has --head linear: it begins"),
+        ({}, "--head arcface", "--head linear, and this run has --head arcface: it begins"),
+        ({"head": "cosine", "head_scale": 8.0}, "--head arcface", "--head_scale 8, and this run has --head_scale 30"),
+        ({"pool": "gem"}, "", "--pool gem, and this run has --pool avg: it begins"),
+        ({}, "--pool gem", "--pool avg, and this run has --pool gem: it begins with other predictions than that"),
+        ({"head": "cosine", "head_scale": 30.0}, "--head arcface", ""),
+        ({"head": "subcenter", "pool": "gem"}, "--head subcenter --pool gem", ""),
+    ],
+)
+def test_load_into_another_head_or_pool_says_that_it_begins_with_other_predictions(then, now, said, tmp_path, caplog):
+    """Some were loaded without a word, and of others it was said that the classifier starts at random."""
+    path = make(tmp_path / "a.pt", tmp_path, options=then)
+    words = ["--model", RESNET, "--no-pretrained", "--scale", "32", "--num_classes", "3", *now.split()]
+    load_weights(get_model(RESNET)(parse_train(words)), checkpoint.load(path), path)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == bool(said) and all(f"{path} was trained with {said}" in line for line in warnings)
+    assert ("New in it: global_pool.p." in caplog.text) == (now == "--pool gem")
