@@ -456,3 +456,23 @@ def test_write_openvino_that_fails_is_one_message(step, said, tmp_path, monkeypa
     monkeypatch.setattr(openvino, step, fail)
     with pytest.raises(UserError, match=said):
         formats.write_openvino(None, tmp_path / "model.xml")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_predict_of_a_folder_without_files_says_so(more, tmp_path, monkeypatch, capsys):
+    """It printed nothing, with exit code 0."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some/a.png").touch()
+
+    class Known:
+        task, preprocess = "single", shipped
+
+        def __call__(self, path, top):
+            return [("cap", 1.0)]
+
+    monkeypatch.setattr(predict, "Predictor", lambda **_: Known())
+    monkeypatch.setattr(sys, "argv", ["predict.py", *more, str(tmp_path / "empty"), str(tmp_path / "some")])
+    assert predict.main() == 2
+    shown = capsys.readouterr()
+    assert shown.err == f"{tmp_path}/empty: the folder holds no file\n" and "some/a.png" in shown.out

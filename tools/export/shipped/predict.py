@@ -261,6 +261,10 @@ def main() -> int:
     if opt.check:
         return check(predictor)
     answers, failed = [], 0
+    for name in opt.images:
+        if Path(name).is_dir() and not find([name]):
+            print(f"{name}: the folder holds no file", file=sys.stderr)
+            failed = 2
     for path in find(opt.images):
         try:
             answers.append((str(path), predictor(path, opt.top)))
