@@ -57,7 +57,7 @@ def to_trash(tag: str, folders: dict[str, Path]) -> None:
             f"Finished {entry.path}/, which a killed command had left incomplete: moved {_listed(moved)}.",
             sys.stdout,
         )
-    if not unfinished or any(map(os.path.lexists, folders.values())):
+    if not unfinished or any(map(_is_record, folders.values())):
         present = _present(tag, folders)
         entry = trash.put(tag, present)
         lines = len(run_log.read(entry.path / run_log.FILE))
@@ -97,7 +97,7 @@ def restore(tag: str, time: str) -> None:
 def remove(tag: str, folders: dict[str, Path], left: int) -> None:
     """Delete the tag's records and its entries in the trash. `left`: the number of leftovers deleted already."""
     entries = trash.entries(tag)[0]
-    found = any(map(os.path.lexists, folders.values()))
+    found = any(map(_is_record, folders.values()))
     present = _present(tag, folders) if found or not (entries or left) else {}
     held = sum(len(trash.lines_of(entry)) for entry in entries)
     lines = run_log.pop(tag)  # first: if this command is killed, a repeated one still finds the folders
@@ -130,17 +130,23 @@ def name_folds(opt: argparse.Namespace, parents: list[Path]) -> None:
 
 def _present(tag: str, folders: dict[str, Path]) -> dict[str, Path]:
     """Return those of `folders` that exist. Raises UserError with the existing tags if none does."""
-    present = {name: path for name, path in folders.items() if os.path.lexists(path)}
+    present = {name: path for name, path in folders.items() if _is_record(path)}
     if present:
         return present
     parents = [folder.parent for folder in folders.values() if folder.parent.is_dir()]
-    tags = sorted({path.name for parent in parents for path in parent.iterdir() if not path.name.startswith(".")})
+    found = {path.name for parent in parents for path in parent.iterdir() if _is_record(path)}
+    tags = sorted(name for name in found if not name.startswith("."))
     hint, near = did_you_mean(tag, tags), near_names(tag, tags, 1)
     attempt = f"\nTry: {command('clear', {'tag': near[0]})}" if near else ""
     raise UserError(
         f"There are no records of tag {tag!r}.{hint and f' {hint}'}\n"
         f"There are: {', '.join(tags) or 'none of any tag'}.{_tags_in_trash()}{attempt}"
     )
+
+
+def _is_record(path: Path) -> bool:
+    """Return whether `path` is the folder of a tag, or a link in its place: a file such as compare.html is none."""
+    return path.is_dir() or path.is_symlink()
 
 
 def _tags_in_trash() -> str:

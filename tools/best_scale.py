@@ -4,7 +4,8 @@
 
 (Touvron et al., 2019, "Fixing the train-test resolution discrepancy".) Scores each size on a validation list. p is that
 of McNemar's exact test against the checkpoint's own size: above 0.05 the difference may be chance, and the best of many
-scores has been lucky too. Writes best_scale.csv and best_scale.png, and prints the command that submits at this size.
+scores has been lucky too. Writes best_scale.csv and best_scale.png. Prints the command that submits at the best size,
+if that is better by more than chance.
 """
 
 import argparse

@@ -117,6 +117,16 @@ def test_clear_unknown_tag_lists_the_known(script, records, flags):
     assert files(records) == before
 
 
+@pytest.mark.parametrize("flags", [[], ["--rm"]])
+def test_clear_of_a_file_beside_the_tags_is_refused(script, records, flags):
+    """results/compare.html, of tools.compare, was among the tags, and was cleared as one."""
+    page = records / "results/compare.html"
+    page.write_text("a page")
+    result = script("clear.py", "--tag", "compare.html", *flags)
+    assert result.code == 2 and "There are no records of tag 'compare.html'." in result.err
+    assert "compare.html" not in result.err.split("There are: ")[1] and page.read_text() == "a page"
+
+
 def test_clear_restore_unknown_tag_lists_the_trash(script, records):
     assert script("clear.py", "--tag", "run.1").code == 0
     result = script("clear.py", "--tag", "run", "--restore")
