@@ -360,7 +360,7 @@ def test_load_foreign_file_gets_true_messages_and_working_command(script, tmp_pa
     torch.save({"a": torch.ones(1)}, "other.pth")
     result = script("eval.py", "--load", "other.pth", *words)
     assert result.code == 2
-    assert "other.pth does not fit this network: a, " in result.err and "It holds 1 tensors" in result.err
+    assert "other.pth does not fit this network: a, " in result.err and "It holds 1 tensor, " in result.err
     torch.save({"state_dict": weights, "state_dict_ema": weights}, "both.pth")
     result = script("eval.py", "--load", "both.pth", *words)
     assert "loading its weights 'state_dict', not the averaged weights 'state_dict_ema'" in result.out
