@@ -45,9 +45,10 @@ def check_earlier(
     names = ", ".join(path.name for path in checkpoints[:MAX_NAMED]) + more
     there = [f"{folder}/ holds {names}"] if checkpoints else []
     there += [f"{logs}/metrics.csv has {epochs} epoch(s)"] if epochs else []
+    go_on = "Leave --load out" if resume else "Give --resume"
     raise UserError(
         f"There is a run of tag {tag!r} already, which this one would replace: {'; '.join(there)}.\n"
-        "Give --resume to continue it, --overwrite to delete it, or another --tag. "
+        f"{go_on} to continue it, --overwrite to delete it, or another --tag. "
         f"To put it into the trash, try: {clear}"
     )
 

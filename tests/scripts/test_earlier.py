@@ -56,6 +56,7 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
         ),
         (["--load", "checkpoints/run/../run/3_ResNet18.pt"], "is of tag 'run' itself"),
         (["--resume", "--load", "other.pt"], "run of tag 'run' already"),
+        (["--resume", "--load", "other.pt"], "Leave --load out to continue it, --overwrite to delete it"),
     ):
         result = script("train.py", *earlier, *flags)
         assert result.code == 2 and part in result.err and files(tmp_path) == before, result.err
