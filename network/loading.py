@@ -23,7 +23,7 @@ from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX, activation_of, 
 
 INFER_CLASSES = 2  # of the network that a plain state dict is compared with, to find its number of classes
 NO_HEAD_FLAGS = {"head": "linear", "pool": "avg"}  # of checkpoints before these flags
-OTHER_UNIT_FACTOR = 10  # deviations that differ more, or means that are more deviations apart, are of another unit
+OTHER_UNIT_FACTOR = 10  # deviations that differ more, or means more deviations apart, are of another unit or range
 
 
 def load_weights(
@@ -124,8 +124,8 @@ def known_units(classes: Classes, content: dict[str, Any], source: str) -> Class
     """Return the numbers of a list in the units in which the network of a checkpoint has learned them; this is logged.
 
     With the units of the list, the last layer would predict other numbers than before. Numbers that the network does
-    not know have those of the list. If a number seems to be in another unit than the network's, all of them have: then
-    `load_weights` leaves the last layer out.
+    not know have those of the list. If a number seems to be in another unit than the network's, or of a far smaller or
+    larger range, all of them have: then `load_weights` leaves the last layer out.
 
     Args:
         classes: of the list; of other tasks than a regression they are returned as they are.
@@ -143,7 +143,7 @@ def known_units(classes: Classes, content: dict[str, Any], source: str) -> Class
             log.warning(
                 f"{source} has learned number {classes.name(number)} with the mean {old_mean:g} and the standard "
                 f"deviation {old_std:g}; in the training list they are {mean[number]:g} and {std[number]:g}, as of "
-                "another unit. To keep what its last layer knows, give the numbers in its unit."
+                "another unit or range. To keep what its last layer knows, give the numbers in its unit, of its range."
             )
             return classes
         mean[number], std[number] = old_mean, old_std
