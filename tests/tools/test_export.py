@@ -23,7 +23,7 @@ from made import make, shown
 from network import get_model
 from options import parse_train
 from options.choices import MODELS
-from tools.export import command, formats, graph
+from tools.export import alone, command, formats, graph
 from tools.export.shipped import predict
 from tools.export.shipped import preprocess as shipped
 from utils.classes import Classes
@@ -476,3 +476,19 @@ def test_predict_of_a_folder_without_files_says_so(more, tmp_path, monkeypatch, 
     assert predict.main() == 2
     shown = capsys.readouterr()
     assert shown.err == f"{tmp_path}/empty: the folder holds no file\n" and "some/a.png" in shown.out
+
+
+def test_check_alone_lets_python_find_its_own_library(tmp_path, monkeypatch):
+    """A Python of a cluster's modules did not start, and the exported folder was said not to run by itself."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$LD_LIBRARY_PATH" ] || { echo "libpython: cannot open shared object file" >&2; exit 127; }\n'
+        'echo "largest difference 0.0"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    assert alone.check_alone(tmp_path, ()) == 0
+    monkeypatch.delenv("LD_LIBRARY_PATH")
+    with pytest.raises(UserError, match="cannot open shared object"):
+        alone.check_alone(tmp_path, ())

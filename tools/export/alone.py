@@ -1,5 +1,6 @@
 """Runs an exported folder as another machine would: a new process that finds neither this project nor torch."""
 
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 FOUND = re.compile(r"largest difference (\S+)")
 TIMEOUT_SECONDS = 1800
+KEPT = ("LD_LIBRARY_PATH",)  # by which the Python of a cluster's modules finds its own library
 
 
 def check_alone(folder: Path, runtimes: Sequence[str]) -> float:
@@ -47,8 +49,9 @@ def check_alone(folder: Path, runtimes: Sequence[str]) -> float:
             str(folder.resolve() / "predict.py"),
             "--check",
         ]
+        kept = {variable: os.environ[variable] for variable in KEPT if variable in os.environ}
         done = subprocess.run(
-            words, cwd=name, env={"HOME": name}, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
+            words, cwd=name, env={"HOME": name} | kept, capture_output=True, text=True, timeout=TIMEOUT_SECONDS
         )
     found = FOUND.search(done.stdout)
     if found is None:
