@@ -160,6 +160,12 @@ def load_predictor(
     if saved:
         predictor.saved_readable = torch.from_numpy(np.logical_and.reduce([one.readable for one in saved]))
     only = networks[0] if len(networks) == 1 else None
+    metrics = list(dict.fromkeys(network.metric for network in networks))
+    if len(metrics) > 1 and opt.blend == "greedy" and not opt.metric:
+        log.warning(
+            f"The best epochs of these checkpoints were chosen by {' and '.join(metrics)}. --blend greedy improves "
+            f"{metrics[0]}, as the first of them. Try: --metric {metrics[0]}, or another"
+        )
     return LoadedPredictor(
         predictor,
         data=data,

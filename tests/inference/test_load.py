@@ -15,8 +15,9 @@ import torch
 import processes
 from conftest import ROOT
 from dataloader.file_list import read_list
-from inference import load, saved_probs
+from inference import load, load_predictor, saved_probs
 from made import make
+from options import parse_eval
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
@@ -166,6 +167,17 @@ def test_load_of_several_lists_knows_the_mean_of_them_in_any_order(tmp_path, pho
     for some in ([first, other], [other, first]):
         assert load(some, gpu=-1).known.mean == pytest.approx([one + 2 for one in mean])
         assert load(some, gpu=-1).known.std == content["data"]["target_std"]
+
+
+def test_greedy_blend_of_checkpoints_with_different_metrics_says_which_it_improves(tmp_path, photo_set, caplog):
+    """It was that of the first without a word, so that another order of --load gave other weights."""
+    paths = [
+        make(tmp_path / f"{metric}.pt", photo_set, noise, options={"metric": metric})
+        for noise, metric in ((0.1, "top1"), (0.2, "log_loss"))
+    ]
+    for words in ([], ["--blend", "greedy", "--metric", "top1"], ["--blend", "greedy"]):
+        load_predictor(parse_eval(["--load", *paths[::-1], "--gpu", "-1", *words]), torch.device("cpu"))
+        assert ("by log_loss and top1. --blend greedy improves log_loss" in caplog.text) == (len(words) == 2)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "ordinal", "corn"])
