@@ -24,6 +24,7 @@ from evaluation.multilabel import likeliest_labels, thresholds_of
 from inference.loading import load_predictor
 from inference.predictor import Predictor
 from options import build_parser, given_words
+from options.choices import BLENDS, FITTED_BLENDS
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
 from utils.run import get_device
@@ -59,6 +60,12 @@ def load(
         UserError: a checkpoint is missing or damaged, they do not fit together, or an argument has a wrong value. Or a
             file holds saved predictions, which are of one list.
     """
+    if blend in FITTED_BLENDS:
+        allowed = ", ".join(one for one in BLENDS if one not in FITTED_BLENDS)
+        raise UserError(
+            f"blend is {blend!r}, which fits the weights to labels, and images have none here; allowed: {allowed}. "
+            f"Try: eval.py --blend {blend}, and the weights that it logs as `weights`"
+        )
     paths = [checkpoints] if isinstance(checkpoints, str | os.PathLike) else list(checkpoints)
     values: dict[str, Any] = {"load": [os.fspath(path) for path in paths], "weights": weights}
     values |= {"temperature": temperature, "threshold": threshold, "scale": scale, "fit": fit, "precision": precision}

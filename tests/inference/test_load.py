@@ -18,6 +18,7 @@ from dataloader.file_list import read_list
 from inference import load, load_predictor, saved_probs
 from made import make
 from options import parse_eval
+from options.choices import FITTED_BLENDS
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
@@ -96,6 +97,13 @@ def test_load_of_saved_predictions_is_refused(photo_set, tmp_path):
     saved_probs.write(path, values, readable, files, Classes(3))
     with pytest.raises(UserError, match=r"probs\.npz holds the predictions of one list(.|\n)*Try: checkpoints alone"):
         load(path, gpu=-1)
+
+
+@pytest.mark.parametrize("blend", FITTED_BLENDS)
+def test_load_with_a_blend_that_is_fitted_is_refused(blend):
+    """It was the plain mean, without a word."""
+    with pytest.raises(UserError, match=f"blend is '{blend}', which fits(.|\n)*allowed: mean, logits, geometric, rank"):
+        load(["a.pt", "b.pt"], blend=blend, gpu=-1)
 
 
 STATE = """
