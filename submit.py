@@ -78,6 +78,7 @@ def predict_images(opt: argparse.Namespace) -> None:
     from dataloader.listing.named import STANDARD_INPUT, find_images
     from evaluation import answers
     from inference import open_inference, predict_list
+    from inference.blend import warn_of_ranks
     from utils import distributed, run_lock
     from utils.errors import UserError
     from utils.logger import log, start_logging
@@ -99,6 +100,7 @@ def predict_images(opt: argparse.Namespace) -> None:
             check([answers.planned(Path(opt.out))], inputs(opt), [files], opt.force)
             run_lock.acquire(Path(opt.out))
     run = open_inference(opt, files, match_classes=False, tasks=choices.TASKS, shared=True)
+    warn_of_ranks(run.opt.blend)
     scored = predict_list(run)[0]
     if not distributed.is_main():
         return

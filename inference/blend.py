@@ -104,6 +104,12 @@ def with_temperature(predictions: Tensor, temperature: float, task: str) -> Tens
     return (predictions.clamp_min(MIN_PROBABILITY).log() / temperature).softmax(dim=1)
 
 
+def warn_of_ranks(blend: str) -> None:
+    """Warn where a blend by rank is about to be shown as the probabilities of images."""
+    if blend == "rank":
+        log.warning("--blend rank gives means of 1/rank, which order the classes of an image and are no probabilities.")
+
+
 # ------------------------------------------------------------------------------------------------ fitted weights
 
 

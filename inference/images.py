@@ -21,6 +21,7 @@ from dataloader.pillow import load_plugins
 from dataloader.prefetch import BatchLoader, WorkerConfig
 from dataloader.sampler import EvalSampler
 from evaluation.multilabel import likeliest_labels, thresholds_of
+from inference.blend import warn_of_ranks
 from inference.loading import load_predictor
 from inference.predictor import Predictor
 from options import build_parser, given_words
@@ -82,6 +83,7 @@ def load(
             f"{loaded.saved[0].path} holds the predictions of one list, so it can predict no other images. "
             "Try: checkpoints alone"
         )
+    warn_of_ranks(opt.blend)
     return ImagePredictor(loaded.predictor, loaded.classes, opt.batch_size, opt.workers)
 
 

@@ -106,6 +106,20 @@ def test_load_with_a_blend_that_is_fitted_is_refused(blend):
         load(["a.pt", "b.pt"], blend=blend, gpu=-1)
 
 
+def test_load_and_submit_images_by_rank_warn_that_these_are_no_probabilities(trained, photo_set, script, caplog):
+    """They showed 54.55 % for a class that both networks put first, whatever their probabilities."""
+    said, image = (
+        "means of 1/rank, which order the classes of an image and are no probabilities",
+        next(photo_set.glob("*.jpg")),
+    )
+    load([trained, trained], blend="rank", gpu=-1)
+    assert said in caplog.text
+    words = ("--images", image, "--gpu", -1, "-w", 0)
+    done = script("submit.py", "--load", trained, trained, "--blend", "rank", *words)
+    assert done.code == 0 and said in done.err, done.err
+    assert "1/rank" not in script("submit.py", "--load", trained, trained, *words).err
+
+
 STATE = """
 import faulthandler, json, logging, os, random, signal, sys, threading, warnings
 import albumentations, cv2, matplotlib, numpy, PIL.Image, scipy.stats, sklearn, timm, torch, torchvision, tqdm
