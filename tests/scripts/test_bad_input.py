@@ -381,7 +381,7 @@ def test_train_contradictions_are_all_reported(script, tiny):
     )
 
 
-@pytest.mark.parametrize("flags, message", [([0, 0], "all 0"), ([1], "1 numbers for 2"), ([1, -1], "--weights is -1")])
+@pytest.mark.parametrize("flags, message", [([0, 0], "all 0"), ([1], "1 number for 2"), ([1, -1], "--weights is -1")])
 def test_eval_wrong_ensemble_weights_are_refused(script, flags, message):
     refused(script("eval.py", "--load", "a.pt", "b.pt", "--weights", *flags), message)
 
