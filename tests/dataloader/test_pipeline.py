@@ -491,7 +491,7 @@ def slow(self, key):
         time.sleep(0.05)
     return real(self, key)
 
-opened = loader(Path({str(photo_set)!r}), "--scale", 64, "-w", 1, "--loader", {kind!r}, "--worker_timeout", 3)
+opened = loader(Path({str(photo_set)!r}), "--scale", 64, "-w", 1, "--loader", {kind!r}, "--worker_timeout", 10)
 dataset.TrainDataset.__getitems__ = slow
 batches = opened.batches(1)
 print("begun", flush=True)
@@ -503,7 +503,7 @@ print(next(batches).label.shape[0] > 0)
             assert run.stdout is not None and run.stdout.readline() == "begun\n"
             time.sleep(0.5)
             os.killpg(run.pid, signal.SIGSTOP)
-            time.sleep(4)
+            time.sleep(11)
             os.killpg(run.pid, signal.SIGCONT)
             assert run.stdout.readline() == "True\n"
         finally:
