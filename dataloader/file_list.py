@@ -28,6 +28,7 @@ from utils.text import exact
 
 PARSE_CHUNK_BYTES = 1 << 24  # parsed together: the temporary arrays stay small beside the list itself
 SPACE, TAB, LF, CR = 32, 9, 10, 13
+LIST_HASH, ABSOLUTE_HASH = "list_hash", "list_hash_absolute"
 HASH_CHUNK_LINES = 1 << 16
 HASH_SUFFIX_BYTES = 16  # of a path: they tell one image from the next
 EXISTS_CHUNK = 4096  # files that a thread looks for together
@@ -141,6 +142,10 @@ class FileList:
         """Return what `content_hash` is of the absolute paths: the same from any folder, however the list is named."""
         here = str(Path.cwd())  # os.path.abspath would ask for the folder each time
         return self._hash(lambda index: os.path.normpath(os.path.join(here, self.path(index))))
+
+    def hashes(self) -> dict[str, str]:
+        """Return both hashes, under the names that results and files of probabilities give them."""
+        return {LIST_HASH: self.content_hash(), ABSOLUTE_HASH: self.absolute_hash()}
 
     def _hash(self, path: Callable[[int], str]) -> str:
         digest = hashlib.sha256()

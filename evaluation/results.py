@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataloader.file_list import FileList
+from dataloader.file_list import ABSOLUTE_HASH, LIST_HASH, FileList
 from dataloader.list_checks import units_of
 from evaluation import label_issues
 from evaluation.bootstrap import intervals
@@ -36,7 +36,6 @@ from utils.whole_folder import whole_folder
 SETTINGS = ("load", "weights", "tta", "scale", "fit", "precision", "temperature", "blend", "resamples")
 ENSEMBLE, PROBS, EARLIER = "ensemble.yaml", "probs.npz", "probs.earlier.npz"
 METRICS = "metrics.json"
-ABSOLUTE = "list_hash_absolute"
 FOLDS_REPORT, FOLDS_SCORES = "oof", "folds.json"  # of tools.folds, in results/<tag>/
 TABLES = (METRICS, "predictions.csv", "per_class.csv", "confused.csv", "label_issues.csv", "changed.csv")
 PICTURES = ("confusion.png", "errors.png", "average_precision.png", "scatter.png")
@@ -191,8 +190,7 @@ def write(
 def settings_of(opt: argparse.Namespace, files: FileList) -> dict[str, Any]:
     """Return what metrics.json says of how it was made: `options`, and the list with the hashes of its content."""
     options = {key: getattr(opt, key) for key in SETTINGS}
-    hashes = {"list_hash": files.content_hash(), ABSOLUTE: files.absolute_hash()}
-    return {"options": options, "list": str(files.source), **hashes}
+    return {"options": options, "list": str(files.source), **files.hashes()}
 
 
 def _order_difference(scored: Scored, compared: Compared, opt: argparse.Namespace) -> Difference | None:
@@ -241,13 +239,13 @@ def _is_run(run: object) -> bool:
 
 
 def _run(metrics: dict[str, Any]) -> dict[str, Any]:
-    return metrics["options"] | {key: metrics[key] for key in ("list", "list_hash", ABSOLUTE, *RUN_SCORES)}
+    return metrics["options"] | {key: metrics[key] for key in ("list", LIST_HASH, ABSOLUTE_HASH, *RUN_SCORES)}
 
 
 def _same_list(run: Mapping[str, Any], made_by: Mapping[str, Any]) -> bool:
     """Return whether a run notes the list of `made_by`, from `settings_of`, by this or another name of the list."""
-    here, there = ({about.get("list_hash"), about.get(ABSOLUTE)} - {None} for about in (made_by, run))
-    return "list_hash" in run and not here.isdisjoint(there)
+    here, there = ({about.get(LIST_HASH), about.get(ABSOLUTE_HASH)} - {None} for about in (made_by, run))
+    return LIST_HASH in run and not here.isdisjoint(there)
 
 
 def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -> list[dict[str, Any]]:
@@ -262,7 +260,7 @@ def _earlier(folder: Path, made_by: dict[str, Any], identities: Sequence[str]) -
         run
         for run in runs
         if any(run.get(key) != made_by["options"][key] for key in compared)
-        or ("list_hash" in run and not _same_list(run, made_by))
+        or (LIST_HASH in run and not _same_list(run, made_by))
     ]
 
 

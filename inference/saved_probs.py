@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataloader.file_list import FileList
+from dataloader.file_list import ABSOLUTE_HASH, LIST_HASH, FileList
 from evaluation.metrics import MIN_PROBABILITY
 from options.choices import TASKS
 from utils.classes import Classes, counted
@@ -118,8 +118,7 @@ def write(
         "classes": names,
         "class_images": images,
         "named": np.array(classes.names is not None),
-        "list_hash": np.array(part.content_hash()),
-        "list_hash_absolute": np.array(part.absolute_hash()),
+        **{name: np.array(value) for name, value in part.hashes().items()},
         **(more or {}),
     }
     if classes.task != "single":
@@ -145,7 +144,7 @@ def read(path: str) -> SavedProbs:
             task = str(content["task"]) if "task" in content.files else "single"
             if task not in TASKS:
                 raise _damaged(path, f"its task is {task!r}; allowed: {', '.join(TASKS)}")
-            needed = {array_name(task), "classes", "list_hash", "readable"}
+            needed = {array_name(task), "classes", LIST_HASH, "readable"}
             needed |= {"target_mean", "target_std"} if task == "regression" else set()
             missing = needed - set(content.files)
             if missing:
@@ -163,8 +162,8 @@ def read(path: str) -> SavedProbs:
             edges = content["thresholds"].tolist() if "thresholds" in content.files else None
             seen = _read_seen(content, task)
             group = content["group"] if "group" in content.files else None
-            absolute = str(content["list_hash_absolute"]) if "list_hash_absolute" in content.files else ""
-            listed = str(content["list_hash"])
+            absolute = str(content[ABSOLUTE_HASH]) if ABSOLUTE_HASH in content.files else ""
+            listed = str(content[LIST_HASH])
             saved = SavedProbs(path, found, content["readable"], listed, data, edges, seen, group, absolute)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.{path_hint(Path(path))}\n{WRITE_AGAIN}") from None

@@ -14,6 +14,7 @@ from network import get_model
 from network.backbones import POOL_NAMES, adapt_to, classifier_layers, head_names, load_foreign, load_matching
 from network.base_model import BaseModel
 from network.layouts.reshape import same_numbers
+from options.choices import SAME_HEADS
 from options.values import flag_text
 from utils.classes import Classes, counted, match_names, names_agree, noun
 from utils.errors import UserError
@@ -87,7 +88,7 @@ def _warn_of_other_head(
     head = trained.get("head", "linear")
     now = {"pool": own.pool} | ({"head": own.head, "head_scale": own.head_scale} if is_kept else {})
     then = {name: trained.get(name, NO_HEAD_FLAGS.get(name, value)) for name, value in now.items()}
-    if {head, own.head} <= {"cosine", "arcface"}:  # a margin belongs to the loss
+    if {head, own.head} <= SAME_HEADS:
         then["head"] = now.get("head")
     elif "linear" in (head, own.head):
         now.pop("head_scale", None)

@@ -76,6 +76,7 @@ TRANSFORM_FLAGS: dict[str, tuple[str, ...]] = {
 TRANSFORMS = tuple(TRANSFORM_FLAGS)
 LOSSES = ("ce", "ohem", "focal", "bce")
 HEADS = ("linear", "cosine", "arcface", "subcenter")
+SAME_HEADS = frozenset(("cosine", "arcface"))  # of one state: the margin of arcface belongs to the loss
 POOLS = ("avg", "gem")
 FITS = ("squash", "crop", "pad")
 TTAS = ("none", "flip", "x8", "fivecrop", "multiscale")

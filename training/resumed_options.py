@@ -3,7 +3,7 @@
 from typing import Any
 
 from options import Options, rules
-from options.choices import AUTO_BATCH
+from options.choices import AUTO_BATCH, SAME_HEADS
 from options.options import build_parser
 from options.values import flag_text
 from scheduler import find_table
@@ -31,7 +31,6 @@ IMMUTABLE = (
     *("model", "task", "head", "pool", "loss", "metric"),
     *("optimizer", "freeze", "head_lr", "layer_decay", "lora", "fit_head"),
 )
-SAME_CLASSIFIER = {"cosine", "arcface"}  # a margin belongs to the loss
 # A change of one of them changes which images the rest of a cut epoch reads, so that epoch begins again.
 BATCH_ORDER_OPTIONS = ("seed", "batch_size", "accumulate", "repeat_aug", "balance", "debug")
 SCHEDULE_OPTIONS = (
@@ -102,7 +101,7 @@ def _have_same_state(name: str, before: Any, now: Any, task: str) -> bool:
     """Return whether a run of `task` has the same state with the option `name` as `before` and as it is `now`."""
     if name == "loss":  # most losses want the same logits; those of ordered classes give them another meaning
         return activation_of(task, before) == activation_of(task, now)
-    return before == now or (name == "head" and {before, now} == SAME_CLASSIFIER)
+    return before == now or (name == "head" and {before, now} == SAME_HEADS)
 
 
 def _options_before(opt: Options, saved: dict[str, Any]) -> dict[str, Any]:

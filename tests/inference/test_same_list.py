@@ -95,8 +95,7 @@ def test_runs_of_a_list_are_set_side_by_side_whatever_it_was_called(named):
     """report.html left them out as evaluations of another list."""
 
     def noted(name: str) -> dict[str, str]:
-        files = read_list(name)
-        return {"list_hash": files.content_hash(), results.ABSOLUTE: files.absolute_hash()}
+        return read_list(name).hashes()
 
     runs = [noted(name) for name in names(named)]
     assert len({run["list_hash"] for run in runs}) > 1
