@@ -134,6 +134,15 @@ def gated(folder: Path, epoch: int, *words: object, **settings: Any) -> "Forked"
     return process
 
 
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """Give each test the handlers that it found: a script that answers Ctrl-C leaves one that ends the process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Result(NamedTuple):
     """How a script ended, and what it printed."""
 

@@ -200,7 +200,7 @@ def test_captions_of_long_names_stay_apart_and_inside(figures, tmp_path):
 def write_targets(folder, classes, targets, value):
     """Write what eval.py leaves of predicted labels or numbers, of small grey images; return report.html."""
     files = scored_set(["a", "b"] * 3, [0], [1]).files
-    files.source, files.content_hash, files.absolute_hash = "val.txt", str, str
+    files.source, files.hashes = "val.txt", dict
     opt = Namespace(**dict.fromkeys(results.SETTINGS, 0), compare=None)
     opt.load, opt.seed = [], 0
     folder.mkdir()
