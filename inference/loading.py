@@ -1,6 +1,7 @@
 """Builds a Predictor from checkpoints and files of probabilities."""
 
 import argparse
+import functools
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,7 @@ from options.wording import count_of
 from utils import checkpoint, distributed, weight_sources
 from utils.classes import Classes, counted, describe_difference, names_agree, noun
 from utils.errors import UserError
-from utils.files import file_hash
+from utils.files import read_hashed
 from utils.logger import log
 from utils.preprocess import Preprocess
 from utils.seen_lists import Seen, joined, seen_lists
@@ -105,6 +106,7 @@ class _Network:
     """A network, and what its checkpoint says beside the weights."""
 
     member: Member
+    sha256: str
     identity: str
     data: dict[str, Any]
     tag: str
@@ -139,13 +141,13 @@ def load_predictor(
     network_pairs = [pair for pair in pairs if not pair[0].endswith(".npz")]
     saved_pairs = [pair for pair in pairs if pair[0].endswith(".npz")]
     paths = tuple(path for path, _ in network_pairs + saved_pairs)
-    # before they are read, for a run may replace them meanwhile; a missing one gets its message when it is read
-    hashes = tuple(_hash_of(path) for path in paths)
     networks = [_load_network(path, weight, opt, device) for path, weight in network_pairs]
+    read = _read_saved([path for path, _ in saved_pairs])
+    saved = [one for one, _ in read]
+    hashes = (*(network.sha256 for network in networks), *(sha256 for _, sha256 in read))
     identities = (*(network.identity for network in networks), *hashes[len(networks) :])
     if ensemble is not None:
         ensemble.check_members(paths, identities)
-    saved = _read_saved([path for path, _ in saved_pairs])
     _check_classes([network.data for network in networks] + [one.data for one in saved], paths)
 
     data = _of_all([*(network.data for network in networks), *(one.data for one in saved)])
@@ -204,21 +206,16 @@ def _of_all(datas: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _hash_of(source: str) -> str:
-    """Return the sha256 of the file that `source`, a value of --load, stands for; "" where there is none."""
-    path = weight_sources.locate(source)[0]
-    return file_hash(path) if path.is_file() else ""
-
-
 def _load_network(path: str, weight: float, opt: argparse.Namespace, device: torch.device) -> _Network:
     """Build the network of the checkpoint `path` on `device`, and log what it is."""
-    content = checkpoint.load(path)
+    content, sha256 = read_hashed(weight_sources.locate(path)[0], lambda: checkpoint.load(path))
     identity = checkpoint.identity(content)
     member, data, chosen = build_member(content, path, opt, device, weight)
     trained = content.get("opt", {})
     history, curves = _history(content.get("history")), content.get("curves")
     network = _Network(
         member,
+        sha256,
         identity,
         data,
         tag=trained.get("tag") or Path(path).stem,
@@ -318,11 +315,11 @@ def _cut(name: str, letters: int) -> str:
     return os.fsencode(name[:letters])[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
-def _read_saved(paths: list[str]) -> list[saved_probs.SavedProbs]:
-    """Read the files of probabilities."""
+def _read_saved(paths: list[str]) -> list[tuple[saved_probs.SavedProbs, str]]:
+    """Read the files of probabilities; return each with its sha256."""
     saved_probs.check_total(paths)
-    saved = [saved_probs.read(path) for path in paths]
-    for one in saved:
+    saved = [read_hashed(path, functools.partial(saved_probs.read, path)) for path in paths]
+    for one, _ in saved:
         classes = Classes.from_dict(one.data)
         what = counted(classes.count, classes.task)
         log.info(f"{one.path}: predictions of {count_of(len(one.readable), 'image')}, {what}")

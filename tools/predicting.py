@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from options import given_words, parse_eval
@@ -23,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
 def read_whole(path: str, give: str = "a checkpoint") -> tuple[dict[str, Any], str]:
     """Return what a checkpoint holds, its network, classes and preprocessing among it, and the sha256 of its file.
 
-    The sha256 is that before the reading: a run may replace the file meanwhile. It is "" of what is no single file.
+    The sha256 is "" of what is no single file.
 
     Args:
         give: what the tool takes, for the message.
@@ -32,10 +31,9 @@ def read_whole(path: str, give: str = "a checkpoint") -> tuple[dict[str, Any], s
         UserError: it cannot be read, or holds weights alone.
     """
     from utils import checkpoint
-    from utils.files import file_hash
+    from utils.files import read_hashed
 
-    sha256 = file_hash(path) if Path(path).is_file() else ""
-    content = checkpoint.load(path)
+    content, sha256 = read_hashed(path, lambda: checkpoint.load(path))
     if not content.keys() >= {"model", "opt", "data"} or "preprocess" not in content["data"]:
         raise UserError(
             f"{path} holds weights, but not their network, preprocessing and what they predict. "

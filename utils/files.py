@@ -8,11 +8,13 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from utils.errors import UserError
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -204,6 +206,28 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     """Return the sha256 of a file, as hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_hashed(path: str | os.PathLike[str], read: Callable[[], T]) -> tuple[T, str]:
+    """Return what `read` gives, and the sha256 of the state of the file `path` that it has read.
+
+    A file that a run replaces meanwhile is read once more. The sha256 is "" where there is no file: `read` has the
+    message for that, or needs none.
+    """
+    while True:
+        before = _state(path)
+        sha256 = file_hash(path) if before else ""
+        content = read()
+        if _state(path) == before:
+            return content, sha256
+
+
+def _state(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """Return what changes with each replacement of a file, and with most other writing; None where there is none."""
+    if not os.path.isfile(path):
+        return None
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager
