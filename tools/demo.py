@@ -8,13 +8,13 @@ Each step is a command that you could type yourself; it is printed before it run
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from options.parser import ToolParser
+from tools.train_process import train_process
 from utils.run import run_tool
 
 DATA = "datasets/fashion-mnist"
@@ -40,7 +40,8 @@ def run(opt: argparse.Namespace) -> int:
     began = time.monotonic()
     for step in STEPS:
         print(f"\n$ python {step}", flush=True)
-        code = subprocess.run([sys.executable, *shlex.split(step)]).returncode
+        with train_process([sys.executable, *shlex.split(step)]) as process:
+            code = process.wait()
         if code:
             print(f"The demo stopped: `python {step}` ended with exit code {code}.", file=sys.stderr)
             return code

@@ -29,7 +29,7 @@ def train_process(
     """
     stderr = None if output is None else subprocess.STDOUT
     process = subprocess.Popen(
-        command, stdout=output, stderr=stderr, cwd=folder, env=environment, preexec_fn=_end_with_parent
+        command, stdout=output, stderr=stderr, cwd=folder, env=environment, preexec_fn=end_with_parent
     )
     try:
         yield process
@@ -43,7 +43,7 @@ def train_process(
                 process.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End this process when its parent is killed; on Linux alone (prctl 1 is PR_SET_PDEATHSIG)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)

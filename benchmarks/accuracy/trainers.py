@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import harness as bench
 from benchmarks.accuracy.rivals.common import Task
+from tools.train_process import end_with_parent
 from utils.errors import UserError
 
 RIVALS = "benchmarks.accuracy.rivals"
@@ -156,6 +157,7 @@ def _timed(
             cwd=cwd,
             env=environ,
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         code: int | None = None
         try:

@@ -1,5 +1,7 @@
 """Accuracy at equal wall time: choice of epochs, order of the runs, table and plot; without real training."""
 
+import contextlib
+import fcntl
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 from benchmarks.accuracy import command, plan, report, trainers
 from benchmarks.accuracy.plan import Timing
 from benchmarks.accuracy.report import Result
+from conftest import wait_for
 from options import parse_train
 
 START, EPOCH = 10.0, 20.0  # seconds of the trainer that tests pretend to have
@@ -268,6 +271,28 @@ def test_run_beyond_its_limit_is_ended_with_its_children(tmp_path):
     code = "import subprocess, sys; subprocess.Popen(['sleep', '600']).wait()"
     seconds, exit_code, _ = trainers._timed([sys.executable, "-c", code], tmp_path, {}, 0.5, tmp_path / "log.txt")
     assert exit_code is None and seconds >= 0.5
+
+
+def test_trainer_ends_with_a_killed_benchmark(tmp_path):
+    """The trainer holds a lock for as long as it lives."""
+    child = "import fcntl, os, time; file = open('lock', 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+    child += "os.mkdir('held'); time.sleep(3600)"
+    call = (
+        "import math, os, sys; from pathlib import Path; from benchmarks.accuracy import trainers; "
+        "folder = Path(sys.argv[1]); "
+        f"trainers._timed([sys.executable, '-c', {child!r}], folder, os.environ, math.inf, folder / 'log')"
+    )
+    with subprocess.Popen([sys.executable, "-c", call, tmp_path], cwd=Path(command.__file__).parents[2]) as benchmark:
+        wait_for((tmp_path / "held").exists)
+        benchmark.kill()
+    with open(tmp_path / "lock") as file:
+        wait_for(lambda: _lock(file))
+
+
+def _lock(file):
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
 
 
 def test_rivals_import_standard_library_alone():

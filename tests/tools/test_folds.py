@@ -366,7 +366,7 @@ def launch(line, processes):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    train_process._end_with_parent()
+    train_process.end_with_parent()
     sys.argv = [{train!r}, *line]
     if "k_fold2" in line:
         gate.hold(Path("gates"), {{1}})
