@@ -35,12 +35,9 @@ def main(opt: Options, started: float = 0.0) -> None:
     """Train. `started`: seconds that this process has taken already, which count in --hours."""
     watch = Stopwatch(started)
     # Heavy imports are here, so that --help and a mistyped flag answer at once.
-    from torch import OutOfMemoryError
-
     import dataloader
     from network import get_model
     from network.loading import load_weights
-    from training.guard import Diverged
     from training.run import RunFacts, TrainingRun
     from training.setup import build_engine, check_names, fit_classifier, run_settings
     from training.start import RunStart
@@ -99,7 +96,9 @@ def main(opt: Options, started: float = 0.0) -> None:
             failed: Exception | None = None
             try:
                 train(run, train_loader, score)
-            except (Diverged, OutOfMemoryError) as error:
+            except Exception as error:
+                if not run.can_recover(error):
+                    raise
                 failed = error.with_traceback(None)
             if failed is not None:  # outside the handler: the traceback would keep the memory of the failed step
                 run.recover(failed)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from utils import faults
 from utils.errors import UserError
 
 
@@ -23,9 +24,9 @@ def output_shape(net: nn.Module, side: int) -> tuple[int, ...]:
     try:
         with torch.no_grad():
             return tuple(net.eval()(torch.zeros(1, 3, side, side, device=device)).shape)
-    except torch.OutOfMemoryError:  # which says nothing about the network
-        raise
     except Exception as error:
+        if faults.is_gpu_full(error):  # which says nothing about the network
+            raise
         raise SizeRefused(" ".join(str(error).split())[:200].rstrip(".") or type(error).__name__) from error
     finally:
         for part, mode in modes:  # one by one: some of a network's modules may be frozen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.engine import Engine
 from training.memory import fits_step, leave_processes
-from utils import task
+from utils import faults, task
 from utils.batch import Batch
 from utils.logger import log
 
@@ -56,8 +56,12 @@ def largest_trial_batch(start: Callable[[], tuple[Engine, int]], device: torch.d
     """
     gpus = [device] if device.type == "cuda" else []
     found = None
-    with torch.random.fork_rng(devices=gpus), _quiet(), contextlib.suppress(torch.OutOfMemoryError):
-        found = find_batch(_steps_of(*start()), limit)
+    with torch.random.fork_rng(devices=gpus), _quiet():
+        try:
+            found = find_batch(_steps_of(*start()), limit)
+        except RuntimeError as error:
+            if not faults.is_gpu_full(error):
+                raise
     gc.collect()
     torch.cuda.empty_cache()
     if gpus:

@@ -78,7 +78,7 @@ class EpochTracker:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
-    def out_of_memory(self, error: torch.OutOfMemoryError) -> Exception:
+    def out_of_memory(self, error: Exception) -> Exception:
         """Return the error that says which batch fits, if training ran out of memory; else `error`.
 
         Call it outside of the handler of `error`.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.engine import Engine
-from utils import distributed
+from utils import distributed, faults
 from utils.batch import Batch
 from utils.errors import UserError
 
@@ -38,14 +38,16 @@ def out_of_memory(engine: Engine, batch: Batch) -> UserError:
 def largest_batch(engine: Engine, batch: Batch) -> int | None:
     """Return how many images of `batch` fit into a step, to a sixteenth of the batch; None if not even two fit.
 
-    Call it outside of the handler of the torch.OutOfMemoryError, whose traceback holds the failed step's graph. The run
+    Call it outside of the handler of the error, whose traceback holds the failed step's graph. The run
     cannot continue afterwards: whole steps are tried, at a learning rate of 0. One process of several may call it.
     """
     gc.collect()
     engine.zero_gradients()
     try:
         buckets = leave_processes(engine)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not faults.is_gpu_full(error):
+            raise
         return None
     if not fits_step(engine, batch, 2):  # the optimizer has its state from now on
         return None
@@ -84,7 +86,9 @@ def fits_step(engine: Engine, batch: Batch, count: int) -> bool:
     fits = True
     try:
         _try_step(engine, part)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not faults.is_gpu_full(error):
+            raise
         fits = False
     engine.zero_gradients()  # here, where the handler has been left, and with it the graph
     return fits

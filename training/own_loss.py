@@ -3,10 +3,10 @@
 import traceback
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from network.base_model import BaseModel, Step
+from utils import faults
 from utils.errors import UserError
 from utils.logger import log
 
@@ -34,7 +34,7 @@ def first_update(model: BaseModel, images: Tensor, targets: Any, step: Step) -> 
     try:
         result = model.update(images, targets, watched_step)
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
-        if events == {"forward"} and _has_other_targets(model) and not isinstance(error, torch.OutOfMemoryError):
+        if events == {"forward"} and _has_other_targets(model) and not faults.is_gpu_full(error):
             raise _failed(model, error) from error
         raise
     finally:

@@ -19,13 +19,14 @@ from training.cut_points import CutPoints
 from training.earlier import remove_earlier
 from training.engine import Engine
 from training.epoch import EpochTracker, format_metrics
+from training.guard import Diverged
 from training.recorder import RunRecorder
 from training.run_lists import RunLists
 from training.start import RunStart
 from training.state import Scores
 from training.step_curves import StepCurves
 from training.unreadable import UnreadableImages
-from utils import checkpoint, distributed
+from utils import checkpoint, distributed, faults
 from utils.classes import counted
 from utils.errors import MachineFault, NotFinite, UserError
 from utils.files import link_over, write_json, write_yaml
@@ -388,6 +389,11 @@ class TrainingRun:
 
     # ------------------------------------------------------------------------------------------------ going wrong
 
+    @staticmethod
+    def can_recover(error: Exception) -> bool:
+        """Return whether `error` is one that `recover` takes: a divergence, or a GPU without memory."""
+        return isinstance(error, Diverged) or faults.is_gpu_full(error)
+
     def recover(self, error: Exception) -> None:
         """Go back after a divergence; after running out of memory, look for the batch that fits, and raise.
 
@@ -396,9 +402,9 @@ class TrainingRun:
 
         Raises:
             UserError: as `rewind`, or with the batch that fits.
-            torch.OutOfMemoryError: it was not in training.
+            RuntimeError: `error`, out of memory, was not in training.
         """
-        if isinstance(error, torch.OutOfMemoryError):
+        if faults.is_gpu_full(error):
             assert self.tracker is not None
             raise self.tracker.out_of_memory(error) from None
         assert isinstance(error, UserError)

@@ -40,6 +40,8 @@ HINTS |= dict.fromkeys(
     ),
     DRIVE,
 )
+# How the libraries of CUDA say that the GPU is full, for which torch has no class of its own.
+GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 OPENCV_NO_MEMORY = -4  # cv2.Error.StsNoMem; OpenCV need not be imported here
 
 
@@ -54,6 +56,13 @@ def is_machine_fault(error: BaseException) -> bool:
         return error.errno in HINTS
     of_opencv = type(error).__name__ == "error" and getattr(error, "code", 0) == OPENCV_NO_MEMORY
     return isinstance(error, MemoryError) or of_opencv
+
+
+def is_gpu_full(error: BaseException) -> bool:
+    """Return whether `error` says that the GPU has no memory left: torch.OutOfMemoryError, or what a library raises."""
+    if type(error).__name__ == "OutOfMemoryError":  # by its name, for torch need not be imported here
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in GPU_FULL)
 
 
 def with_retries(act: Callable[[], T], path: str | os.PathLike[str]) -> T:

@@ -221,9 +221,8 @@ def _user_fixable(error: Exception, write_flags: str) -> str | None:
         return f"The machine has no memory left ({reason}).\n{faults.MEMORY}"
     if faults.is_machine_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
-    # torch's error by its name: torch may not be imported. In training, training.epoch says more.
-    if type(error).__name__ == "OutOfMemoryError":
-        reason = str(error).split(". ")[0]
+    if faults.is_gpu_full(error):  # in training, training.epoch says more
+        reason = str(error).splitlines()[0].split(". ")[0]
         return (
             f"The GPU is out of memory ({reason}).\n"
             "Try: a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi shows the processes on the GPU."

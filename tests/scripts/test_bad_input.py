@@ -820,15 +820,26 @@ def test_train_folder_not_creatable_is_refused(script, tiny, tmp_path):
     refused(script("train.py", *tiny), "logs/cache")
 
 
-def test_eval_out_of_memory_is_one_message(script, trained, tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has …"),
+            "The GPU is out of memory (CUDA out of memory)",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might"), "(CUDA error: out of memory)"),
+    ],
+    ids=["torch", "CUDA"],
+)
+def test_eval_out_of_memory_is_one_message(script, trained, tiny, monkeypatch, error, said):
     from network import BaseModel
 
     def normalise(self, images):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has …")
+        raise error
 
     monkeypatch.setattr(BaseModel, "normalise", normalise)
     result = script("eval.py", "--load", trained, *tiny[tiny.index("--data_root") :][:2])
-    refused(result, "The GPU is out of memory (CUDA out of memory)", "smaller -b")
+    refused(result, said, "smaller -b")
 
 
 @pytest.mark.parametrize(
