@@ -62,13 +62,13 @@ def main(opt: argparse.Namespace) -> None:
 
     # ---------------------------------------------------------------------------------------- files
     submission_files.set_aside(out, opt, run.loaded.hashes)
-    submission_files.write(out, scored, opt, sample)
-    submission_files.write_provenance(out, scored, opt, run.loaded.provenance())
-    if opt.pseudo_label is not None:
-        submission_files.write_pseudo_labels(out, scored, opt.pseudo_label)
-    if values is not None:
+    if values is not None:  # the largest file first: a disk that it fills keeps the earlier set whole
         path, seen = submission_files.probabilities_file(out), run.loaded.all_seen
         saved_probs.write(path, values, scored.predictions.readable, run.files, run.classes, seen=seen)
+    if opt.pseudo_label is not None:
+        submission_files.write_pseudo_labels(out, scored, opt.pseudo_label)
+    submission_files.write(out, scored, opt, sample)
+    submission_files.write_provenance(out, scored, opt, run.loaded.provenance())
     submission.log_summary(out, scored)
 
 

@@ -800,6 +800,19 @@ def test_train_full_disk_for_tensorboard_does_not_hang(script, tiny, monkeypatch
     assert "TensorBoard's file cannot be written" in result.out
 
 
+def test_submit_full_disk_for_the_probabilities_keeps_the_earlier_set(script, trained, tiny, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    words = ["--load", trained, *tiny[tiny.index("--data_root") :][:2], "--gpu", "-1", "--save_probs", "--tag", "set"]
+    assert script("submit.py", *words).code == 0
+    before = {path: path.read_bytes() for path in Path("results/set").iterdir()}
+    assert len(before) == 3
+    monkeypatch.setattr("inference.saved_probs.write", full)
+    refused(script("submit.py", *words, "--scale", 16, "--force"), "Free some space")
+    assert {path: path.read_bytes() for path in Path("results/set").iterdir()} == before
+
+
 @pytest.mark.slow
 def test_train_file_size_limit_keeps_checkpoint(trained, tiny, tmp_path):
     before = trained.read_bytes()
