@@ -5,7 +5,8 @@ from inference.ensemble_file import write_ensemble
 from inference.features import Features
 from inference.gradcam import gradcam_maps
 from inference.images import ImagePredictor, load
-from inference.loading import build_member, load_predictor
+from inference.loading import load_predictor
+from inference.members import build_member
 from inference.predictor import Member, Predictor, predict, rows_to_keep
 from inference.session import Inference, open_inference
 from inference.targets import predict_list, predict_targets

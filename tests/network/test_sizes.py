@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import inference
-from inference.loading import build_member
+from inference.members import build_member
 from made import RESNET, VIT, make
 from network import get_model
 from network.loading import build_from_checkpoint
