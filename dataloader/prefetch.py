@@ -8,59 +8,38 @@ GIL. Both give the same batches, bit for bit.
 """
 
 import functools
-import os
 import shlex
-import shutil
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import cv2
-import torch
-from torch.utils.data import DataLoader
 
-from dataloader.file_list import FileList
 from dataloader.sampler import BatchIndices
+from dataloader.shared_memory import (
+    PREFETCH_BATCHES,
+    SHARED_MEMORY,
+    check_shared_memory,
+    max_processes,
+    no_shared_memory,
+    shared_bytes,
+)
+from dataloader.worker_processes import WAIT_PARTS, BatchDataset, process_loader, waiting_in_parts
 from utils import distributed
 from utils.cores import usable_cores
 from utils.errors import ImageError, MachineFault, UserError
 from utils.logger import log
 from utils.run import LOADER_THREADS
-from utils.signals import STOP_SIGNALS
 
-PREFETCH_BATCHES = 4  # per worker
-# A batch is waited for in this many parts: of the time in which the whole run was stopped (Ctrl-Z, SIGSTOP from a batch
-# system), which the clock counts, the limit counts one part at most.
-WAIT_PARTS = 10
 MIN_WORKERS, MAX_WORKERS = 2, 16  # by default; each worker holds PREFETCH_BATCHES batches
 MIN_BATCHES_PER_PROCESS = 2  # with fewer, a worker process takes longer to start than it saves
-SHARED_MEMORY = "/dev/shm"
 NO_THREAD = "can't start new thread"  # in Python's RuntimeError
 
 T = TypeVar("T")
 BatchT = TypeVar("BatchT")
-BatchCo = TypeVar("BatchCo", covariant=True)
-
-
-class BatchDataset(Protocol[BatchCo]):
-    """Makes whole batches of a list. Its loader decides whether they are made in page-locked memory (`pinned`)."""
-
-    files: FileList
-    pinned: bool
-
-    def __len__(self) -> int:
-        """Return the number of listed images."""
-
-    def __getitems__(self, batch: BatchIndices) -> BatchCo:
-        """Return the batch of these indices."""
-
-    def batch_bytes(self, batch_size: int) -> int:
-        """Return the size in bytes of the images of the largest batch."""
 
 
 class BatchSampler(Sized, Iterable[BatchIndices], Protocol):
@@ -99,11 +78,11 @@ class WorkerConfig:
         count = self.count if self.count is not None else _default_workers_here(self.on_gpu)[0]
         if not self.on_gpu or count == 0 or batches < MIN_BATCHES_PER_PROCESS * count:
             return replace(self, kind="thread")
-        if _max_processes(batch_bytes) >= (count if self.count is not None else MIN_WORKERS):
+        if max_processes(batch_bytes) >= (count if self.count is not None else MIN_WORKERS):
             return replace(self, kind="process")
         log.info(
             f"{SHARED_MEMORY} is too small for worker processes: threads load the images, and hold up the GPU. "
-            f"Give a container more: docker run --shm-size={(2 * _shared_bytes(batch_bytes, count) >> 20) + 64}m."
+            f"Give a container more: docker run --shm-size={(2 * shared_bytes(batch_bytes, count) >> 20) + 64}m."
         )
         return replace(self, kind="thread")
 
@@ -136,12 +115,12 @@ class BatchLoader(Generic[BatchT]):
         dataset.pinned = self.config.pins_in_place
         limit, in_processes = MAX_WORKERS, self.config.kind == "process"
         if in_processes:
-            limit = max(MIN_WORKERS, min(limit, _max_processes(self._batch_bytes)))
+            limit = max(MIN_WORKERS, min(limit, max_processes(self._batch_bytes)))
         count = self.config.count
         self.workers: int = count if count is not None else _workers_here(workers.on_gpu, limit, self.config.kind)
         if self.workers and in_processes:
             self.workers = min(self.workers, max(1, passes * len(sampler)))  # the others would have nothing to do
-            _check_shared_memory(_shared_bytes(self._batch_bytes, self.workers), self.workers)
+            check_shared_memory(shared_bytes(self._batch_bytes, self.workers), self.workers)
 
     def __len__(self) -> int:
         """Return the number of batches of the sampler."""
@@ -159,9 +138,9 @@ class BatchLoader(Generic[BatchT]):
         elif self.config.kind == "thread":
             source = prefetch_threaded(make, batches, self.workers, timeout)
         else:
-            loader = _process_loader(self.dataset, batches, self.workers, timeout / WAIT_PARTS, self.config.on_gpu)
+            loader = process_loader(self.dataset, batches, self.workers, timeout / WAIT_PARTS, self.config.on_gpu)
             try:
-                source = _waiting_in_parts(iter(loader))
+                source = waiting_in_parts(iter(loader))
             except OSError as error:
                 raise UserError(_not_started(error, f"{self.workers} worker processes")) from error
         return self._translate_errors(source)
@@ -197,7 +176,7 @@ class BatchLoader(Generic[BatchT]):
         if "timed out" in text:
             return _stuck(self.config.timeout_seconds)
         if SHARED_MEMORY in text:
-            return _no_shared_memory(text, 2 * _shared_bytes(self._batch_bytes, self.workers))
+            return no_shared_memory(text, 2 * shared_bytes(self._batch_bytes, self.workers))
         if "exited unexpectedly" in text or "killed by signal" in text:
             return _killed(text, self.workers)
         return None
@@ -270,148 +249,7 @@ def _workers_here(on_gpu: bool, limit: int, kind: str) -> int:
     return count
 
 
-# ------------------------------------------------------------------------------------------------ processes
-
-
-def _process_loader(
-    dataset: BatchDataset[BatchT], batches: Iterable[BatchIndices], workers: int, timeout_seconds: float, on_gpu: bool
-) -> "DataLoader[Any]":
-    """Return torch's DataLoader over the batches of these indices."""
-    return DataLoader(
-        _SharedMemoryDataset(dataset),  # type: ignore[arg-type]  # DataLoader calls __getitems__ alone
-        batch_sampler=batches,  # type: ignore[arg-type]  # the dataset makes a whole batch of each item
-        num_workers=workers,
-        collate_fn=_identity,
-        pin_memory=on_gpu,
-        worker_init_fn=_start_worker,
-        prefetch_factor=PREFETCH_BATCHES,
-        timeout=timeout_seconds,
-    )
-
-
-def _waiting_in_parts(source: Iterator[T]) -> Iterator[T]:
-    """Yield from the iterator of a DataLoader whose timeout is a part of the limit.
-
-    Raises:
-        RuntimeError: all parts have passed without a batch, or a worker failed.
-    """
-    parts = 0
-    while True:
-        try:
-            batch = next(source)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            parts += 1
-            # An error of a worker begins otherwise: after it, the next batch would be another one.
-            if not str(error).startswith("DataLoader timed out") or parts == WAIT_PARTS:
-                raise
-            continue
-        parts = 0
-        yield batch
-
-
-class _SharedMemoryDataset(Generic[BatchT]):
-    """Wraps a dataset whose batches must be in shared memory when a worker hands them over.
-
-    torch would move them there in a thread of the worker's queue. A full /dev/shm then loses the batch, and the main
-    process waits for it until the timeout. Here the worker itself fails, and reports it at once.
-    """
-
-    def __init__(self, dataset: BatchDataset[BatchT]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        """Return the number of listed images."""
-        return len(self.dataset)
-
-    def __getitems__(self, indices: BatchIndices) -> BatchT:
-        """Return the batch of these indices, in shared memory."""
-        batch: Any = self.dataset.__getitems__(indices)
-        try:
-            for field in batch:
-                for tensor in field if isinstance(field, tuple) else (field,):
-                    if isinstance(tensor, torch.Tensor):
-                        tensor.share_memory_()
-        except (RuntimeError, OSError) as error:
-            raise RuntimeError(f"{SHARED_MEMORY}: {error}") from None
-        return batch
-
-
-def _identity(batch: T) -> T:
-    """Return the batch: the dataset has collated it already."""
-    return batch
-
-
-def _start_worker(_: int) -> None:
-    """Set up a worker process: one thread, and no reaction to signals that end the run.
-
-    Batch systems send those signals to all processes; the main process alone handles them.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_for_parent, args=(os.getppid(),), daemon=True).start()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-
-
-def _end_for_parent(parent: int) -> None:
-    """End this worker when SIGTERM comes from the process `parent`, which ends its workers that way."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
-# ------------------------------------------------------------------------------------------------ shared memory
-
-
-def _free_shared_memory() -> int:
-    """Return the free bytes of shared memory; where the folder does not exist, more than anyone needs."""
-    try:
-        return shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:
-        return 1 << 62
-
-
-def _shared_bytes(batch_bytes: int, workers: int) -> int:
-    """Return how many bytes of batches the workers of all processes on this machine hold at most."""
-    return batch_bytes * workers * PREFETCH_BATCHES * distributed.local_world_size()
-
-
-def _max_processes(batch_bytes: int) -> int:
-    """Return how many workers find room in shared memory, twice: for training and validation at the same time."""
-    return _free_shared_memory() // max(1, 2 * _shared_bytes(batch_bytes, workers=1))
-
-
-def _check_shared_memory(wanted: int, workers: int) -> None:
-    """Raise UserError where the workers' batches exceed shared memory, which containers keep small.
-
-    Without this check, the run would end later with a bus error.
-    """
-    free = _free_shared_memory()
-    if wanted > free:
-        raise UserError(
-            f"{workers} worker processes may hold {wanted / 1e6:.1f} MB of batches in {SHARED_MEMORY}, "
-            f"where {free / 1e6:.1f} MB are free.\n{_less_shared_memory(wanted)}"
-        )
-
-
-def _less_shared_memory(wanted: int) -> str:
-    """Return the advice for too little shared memory."""
-    return (
-        "Use threads (--loader thread), fewer --workers or a smaller -b, "
-        f"or give the container more: docker run --shm-size={(wanted >> 20) + 64}m."
-    )
-
-
-def _no_shared_memory(text: str, wanted: int) -> str:
-    """Return the message for a worker whose batch did not fit into shared memory."""
-    why = text.strip().splitlines()[-1].removeprefix("RuntimeError: ")
-    return (
-        f"A worker process found no room for a batch ({why[:200]}).\n"
-        f"{_less_shared_memory(wanted)} Then continue with --resume."
-    )
+# ------------------------------------------------------------------------------------------------ messages
 
 
 def _not_started(error: object, workers: str) -> str:

@@ -333,13 +333,13 @@ def test_loaders_beside_gpu_decode_into_pinned_memory(photo_set, monkeypatch, ki
 def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog):
     import joblib
 
-    from dataloader import prefetch
+    from dataloader import prefetch, shared_memory
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(
-        prefetch.shutil,
+        shared_memory.shutil,
         "disk_usage",
-        lambda path: type("Usage", (), {"free": 2 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 10})(),
+        lambda path: type("Usage", (), {"free": 2 * 32 * 32 * 3 * shared_memory.PREFETCH_BATCHES * 10})(),
     )
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
@@ -361,16 +361,17 @@ def test_workers_default_beside_gpu_follows_cores(photo_set, monkeypatch, caplog
 
 
 def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(photo_set, monkeypatch, caplog):
-    from dataloader import prefetch
+    from dataloader import shared_memory
 
-    room = 24 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2 * 2  # two batches of two workers, training and validation
+    each = 32 * 32 * 3 * shared_memory.PREFETCH_BATCHES
+    room = 24 * each * 2 * 2  # two batches of two workers, training and validation
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr("utils.logger.log.propagate", True)
     caplog.set_level("INFO")
 
     def kinds(words, free=room, epochs=4):
-        monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
+        monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
         words = [*"-b 9 --scale 32 -w 2 --no-pretrained --epochs".split(), str(epochs), *words]
         opt = parse_train([*words, "--train_list", str(photo_set / "train.txt")])
         files, way = read_list(photo_set / "train.txt"), Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
@@ -386,18 +387,18 @@ def test_loader_auto_takes_processes_for_gpu_where_memory_and_batches_suffice(ph
     assert kinds(["-b", "18"], epochs=2) == ("process", "thread")
     assert kinds(["-w", "0"]) == kinds(["--gpu", "-1"]) == kinds(["--loader", "thread"]) == ("thread", "thread")
     assert "--shm-size" not in caplog.text
-    assert kinds([], free=9 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2 * 2 - 1) == ("thread", "thread")
+    assert kinds([], free=9 * each * 2 * 2 - 1) == ("thread", "thread")
     assert caplog.text.count("docker run --shm-size=64m") == 2  # of either loader
 
 
 def test_loader_auto_takes_as_many_processes_as_find_room_and_have_work(photo_set, monkeypatch):
-    from dataloader import prefetch
+    from dataloader import prefetch, shared_memory
 
-    each = 9 * 32 * 32 * 3 * prefetch.PREFETCH_BATCHES * 2
+    each = 9 * 32 * 32 * 3 * shared_memory.PREFETCH_BATCHES * 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(prefetch, "usable_cores", lambda: 9)
-    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * each})())
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 5 * each})())
     prefetch._workers_here.cache_clear()
     opt = parse_train("-b 9 --scale 32 --no-pretrained --epochs 9".split())
     files, way = read_list(photo_set / "train.txt"), Preprocess(32, "squash", (0.5,) * 3, (0.5,) * 3)
@@ -511,9 +512,9 @@ print(next(batches).label.shape[0] > 0)
 
 
 def test_shared_memory_too_small_is_refused_at_start(photo_set, monkeypatch):
-    from dataloader import prefetch
+    from dataloader import shared_memory
 
-    monkeypatch.setattr(prefetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(UserError, match="--shm-size"):
         loader(photo_set, "-w", 2, "--loader", "process")
 
