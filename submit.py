@@ -49,6 +49,7 @@ def main(opt: argparse.Namespace) -> None:
         if opt.pseudo_label is not None:
             check_numbering(out.parent, run.classes, pseudo=True, numbers=True)
         sample = open_sample(opt, run.files, run.classes) if opt.like else None
+        submission.check_joiner(opt, run.classes, sample)
         if distributed.is_main():
             check(submission_files.planned(out, opt, sample), inputs(opt, run.files), [run.files], opt.force)
             run_lock.acquire(out)

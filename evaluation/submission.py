@@ -47,6 +47,31 @@ def check_top_k(opt: argparse.Namespace, classes: Classes) -> None:
         )
 
 
+def check_joiner(opt: argparse.Namespace, classes: Classes, sample: Sample | None = None) -> None:
+    """Raise UserError where a class cannot be told from the text between several of a row.
+
+    Call it before the networks run: which classes they predict should not decide whether the file can be written. Where
+    a sample says what is between its labels, there is no other text to give, so only a label that is predicted counts.
+    """
+    several = classes.task == "multilabel" or opt.top_k > 1
+    of_sample = sample is not None and sample.targets is not None and "joiner" not in opt.given
+    if not several or of_sample or opt.probabilities or opt.format == "json":
+        return
+    kind, noun = opt.labels if sample is None else sample.kind, "label" if classes.task == "multilabel" else "class"
+    for name in (classes.name(label) if kind == "name" else str(label) for label in range(classes.count)):
+        if opt.joiner in name:
+            raise UserError(
+                f"The {noun} {name!r} contains --joiner {opt.joiner!r}, which separates several in a row. "
+                "Try: another --joiner" + (", or --labels number" if kind == "name" else "")
+            )
+
+
+def warn_unused(opt: argparse.Namespace) -> None:
+    """Warn of a given --joiner that nothing is written with."""
+    if opt.top_k == 1 and "joiner" in opt.given:
+        log.warning("--joiner has no effect, as each row holds one class. Try: leave it out, or --top_k 2")
+
+
 def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | None = None) -> None:
     """Write a row (CSV) or an object (JSON) for each line of the list, in its order, in the form of submit.py's flags.
 
@@ -59,6 +84,7 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
     """
     predictions, files, classes = scored
     check_top_k(opt, classes)
+    check_joiner(opt, classes, sample)
     if not opt.debug and not np.array_equal(predictions.index, np.arange(len(files))):
         raise AssertionError(
             f"{len(predictions.index)} predictions for {len(files)} lines of {files.source}, or in another order"
@@ -67,7 +93,7 @@ def write(path: Path, scored: Scored, opt: argparse.Namespace, sample: Sample | 
         write_like(path, sample, len(predictions.index), lambda image: predicted_cells(scored, image, sample, opt))
         return
     rows = _rows(scored, opt)
-    _check_names(rows, scored, opt)
+    check_ids(files, predictions.index, opt.id)
     with atomic_write(path, "w") as file:
         _write_json(file, rows) if opt.format == "json" else _write_csv(file, rows, opt)
         file.flush()
@@ -114,13 +140,8 @@ def _commonest(scored: Scored) -> NDArray[np.int64]:
 
 
 def _join(classes: Sequence[str | int], opt: argparse.Namespace) -> str:
-    """Return the classes of one CSV field. Raises UserError where they could not be taken apart again."""
-    for name in map(str, classes if opt.top_k > 1 else ()):
-        if opt.joiner in name:
-            raise UserError(
-                f"The class name {name!r} contains --joiner {opt.joiner!r}. Give another --joiner, or --labels number."
-            )
-    return opt.joiner.join(map(str, classes))
+    """Return the classes of one CSV field."""
+    return str(opt.joiner).join(map(str, classes))
 
 
 # ------------------------------------------------------------------------------------------------ like a sample
@@ -171,13 +192,6 @@ def row_id(path: str, how: str) -> str:
     path = exact(path)
     name = path if how == "path" else os.path.basename(path)
     return name.removesuffix(Path(name).suffix) if how == "stem" else name
-
-
-def _check_names(rows: list[Row], scored: Scored, opt: argparse.Namespace) -> None:
-    if opt.format == "csv":
-        for _, classes in rows:
-            _join(classes, opt)
-    check_ids(scored.files, scored.predictions.index, opt.id)
 
 
 def check_ids(files: FileList, index: NDArray[np.int64], how: str) -> None:

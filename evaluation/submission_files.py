@@ -96,6 +96,7 @@ def write(out: Path, scored: Scored | TargetScored, opt: argparse.Namespace, sam
         target_submission.warn_unused(scored, opt)
         target_submission.write(out, scored, opt, sample)
     else:
+        submission.warn_unused(opt)
         submission.write(out, scored, opt, sample)
 
 

@@ -86,6 +86,8 @@ def submission(opt: argparse.Namespace) -> list[str]:
         problems += [
             f"--{name} and --like contradict: the sample says how the file must look; leave one out" for name in taken
         ]
+    if not opt.header and "columns" in opt.given:
+        problems.append("--columns and --no-header contradict: the names are written in the header; leave one out")
     if opt.top_k > 1 and not opt.joiner:
         problems.append("--joiner is empty; allowed with --top_k: any text")
     if opt.probabilities and "threshold" in opt.given:

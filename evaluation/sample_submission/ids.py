@@ -57,9 +57,18 @@ class _Images:
     def find(self, ids: Sequence[str], ending: bool) -> NDArray[np.int64]:
         """Return the image of each id, int64 (N,), or NONE, or SEVERAL.
 
+        A backslash that is in no name of an image is the slash of a table that was written under Windows.
+
         Args:
             ending: whether the ids have the ending of the file name.
         """
+        found = self._find(ids, ending)
+        rows = [row for row in np.flatnonzero(found == NONE).tolist() if "\\" in ids[row]]
+        found[rows] = self._find([ids[row].replace("\\", "/") for row in rows], ending)
+        return found
+
+    def _find(self, ids: Sequence[str], ending: bool) -> NDArray[np.int64]:
+        """Return the image of each id as it stands, as `find` does."""
         found = np.full(len(ids), NONE, np.int64)
         keys = [_key(text) for text in ids]
         folders = np.array([key.count("/") for key in keys], np.int64)

@@ -66,8 +66,10 @@ def test_sample_with_names_gives_its_order_header_and_quoted_names(scored, tmp_p
         [path.removesuffix(".jpg") for path in PATHS],
         [f"./{path}" for path in PATHS],
         ["one.jpg", "a/two words.jpg", "three,x.jpg", "e\u0301te\u0301.v2.jpg"],
+        [path.replace("/", "\\") for path in PATHS],
+        [".\\" + path.replace("/", "\\").removesuffix(".jpg") for path in PATHS],
     ],
-    ids=["file", "stem", "folder", "path stem", "dot", "mixed"],
+    ids=["file", "stem", "folder", "path stem", "dot", "mixed", "Windows", "Windows stem"],
 )
 def test_sample_ids_of_any_form_are_matched_and_kept(scored, tmp_path, ids):
     text = "".join(f'"{one}";0\n' for one in reversed(ids))
@@ -94,6 +96,12 @@ def test_sample_id_of_the_root_is_not_that_of_a_folder(tmp_path):
     scored = scored_images(tmp_path, ("t/one.jpg", "t/x/one.jpg", "t/y/one.jpg", "t/two.jpg"))
     text = "id,label\nx/one,0\none,0\ny/one,0\ntwo,0\n"
     assert written(scored, tmp_path, text) == "id,label\nx/one,0\none,2\ny/one,1\ntwo,1\n"
+
+
+def test_sample_id_with_a_backslash_in_a_name_is_that_file(tmp_path):
+    """A name may hold a backslash: only where there is no such file is it the slash of another system."""
+    scored = scored_images(tmp_path, ("a\\one.jpg", "a/one.jpg"))
+    assert written(scored, tmp_path, "id,label\na/one.jpg,0\na\\one.jpg,0\n") == "id,label\na/one.jpg,0\na\\one.jpg,2\n"
 
 
 def test_sample_ids_with_equal_hashes_are_told_apart(scored, tmp_path, monkeypatch):

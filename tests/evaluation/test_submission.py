@@ -10,7 +10,7 @@ import pytest
 
 from dataloader import Classes
 from dataloader.file_list import read_list
-from evaluation import submission
+from evaluation import submission, submission_files
 from evaluation.metrics import Predictions
 from evaluation.results import Scored
 from options import parse_submit
@@ -118,6 +118,34 @@ def test_submission_ambiguous_is_refused_and_old_file_kept(scored, tmp_path, mon
     with pytest.raises(AssertionError, match="does not read back"):
         submission.write(path, scored, flags())
     assert path.read_text() == "old" and not list(tmp_path.glob(".s*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--labels", "name"], "'old, fox' contains --joiner ' ', which .* Try: another --joiner, or --labels number$"),
+        (["--joiner", "1"], "The class '1' contains --joiner '1', which separates several in a row. Try: another"),
+    ],
+)
+def test_joiner_within_a_class_is_refused_before_the_networks_run(words, said):
+    """Whether the file can be written must not hang on the classes that come out hours later."""
+    classes = Classes(3, ["cat", "dog", "old, fox"])
+    with pytest.raises(UserError, match=said):
+        submission.check_joiner(flags("--top_k", "2", *words), classes)
+    submission.check_joiner(flags("--top_k", "2", "--format", "json", "--labels", "name"), classes)
+    submission.check_joiner(flags(*words), classes)
+    with pytest.raises(UserError, match="The label 'old, fox' contains --joiner ', '"):
+        submission.check_joiner(
+            flags("--joiner", ", ", "--labels", "name"), Classes(3, classes.names, task="multilabel")
+        )
+
+
+def test_flags_of_the_form_that_change_nothing_are_named(scored, tmp_path, caplog, capsys):
+    submission_files.write(tmp_path / "s.csv", scored, flags("--joiner", "|"))
+    assert "--joiner has no effect, as each row holds one class. Try: leave it out, or --top_k 2" in caplog.messages
+    with pytest.raises(SystemExit):
+        flags("--columns", "image", "label", "--no-header")
+    assert "--columns and --no-header contradict" in capsys.readouterr().err
 
 
 def test_pseudo_labels_read_back_as_training_list(scored, tmp_path):
