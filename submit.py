@@ -105,6 +105,9 @@ def predict_images(opt: argparse.Namespace) -> None:
     scored = predict_list(run)[0]
     if not distributed.is_main():
         return
+    count = len(scored.predictions.index)
+    if count < len(files):
+        log.warning(f"--debug: the answers are of {count} of {len(files)} images.")
     found = answers.answers(scored, opt.top_k if "top_k" in opt.given else answers.DEFAULT_TOP)
     if opt.out:
         answers.write(Path(opt.out), found, opt.format)

@@ -11,6 +11,7 @@ import pytest
 from dataloader.listing.named import find_images
 from tiny import FLAGS, write_images
 from utils.errors import UserError
+from utils.run import DEBUG_BATCHES
 
 
 @pytest.fixture
@@ -70,7 +71,9 @@ def test_submit_images_without_a_form_prints_a_table(trained, script, tmp_path):
     assert lines[1].split()[0].endswith("test_image_of_class_0_0.png") and lines[1].endswith("%")
     assert lines[2].split()[0] in ("red", "green", "blue") and lines[2].startswith(" ")
     assert lines[-1].split(maxsplit=1)[1] == "cannot be read"
-    assert "bad.png" in done.err and "best.pt" in done.err
+    assert "bad.png" in done.err and "best.pt" in done.err and "--debug" not in done.err
+    few = script("submit.py", *words, "--images", folder, "-b", 1, "--debug")
+    assert few.code == 0 and f"warning: --debug: the answers are of {DEBUG_BATCHES} of 22 images." in few.err
     assert sorted(path for path in tmp_path.rglob("*") if path.name != "run_log.txt") == [
         path for path in before if path.name != "run_log.txt"
     ]
