@@ -17,6 +17,10 @@ class FileFinder:
         self._suffixes = image_suffixes()
         self._folders: dict[str, tuple[dict[str, list[str]], dict[str, list[str]]]] = {}
 
+    def exists(self, path: str) -> bool:
+        """Return whether `path` exists, or one file that it can mean does."""
+        return os.path.lexists(path) or self.find(path) is not None
+
     def find(self, path: str) -> tuple[str, str] | None:
         """Return the one file that `path`, which does not exist, can mean, and how they differ.
 

@@ -276,6 +276,24 @@ def test_prepare_warns_of_numbers_as_classes_and_of_labelled_images_to_predict(m
     assert "different numbers" not in make("csv", table(tmp_path, f"image,label\n{rows}"), *COLUMNS, "--val", 0).said
 
 
+def test_prepare_whose_images_are_in_a_folder_beside_the_table_names_it(make, prepare, tmp_path):
+    """The command that it prints for a table has no --root: run, it listed files that do not exist, silently."""
+    touch(tmp_path, "train images/a/x1.jpg", "train images/a/x2.jpg", "other/a/y.jpg")
+    text = "id,label\na\\x1,cap\na\\x2,shoe\n"
+    command = make("csv", table(tmp_path, text)).said.partition("Try: ")[2]
+    made = make(*shlex.split(command)[2:-2], "--val", 0)
+    assert made.code == 0
+    assert "None of the first 2 listed images is there, such as" in made.said
+    assert f"relative paths start at {tmp_path}/.\nTry: python datasets/prepare.py csv list.csv" in made.said
+    command = made.said.partition("\nTry: ")[2].splitlines()[0]
+    made = make(*shlex.split(command)[2:])
+    assert list(made.train) == ["train images/a/x1.jpg", "train images/a/x2.jpg"] and "None of" not in made.said
+    said = make(
+        "csv", table(tmp_path, "id,label\n/none/x.jpg,cap\n"), *COLUMNS[:1], "id", *COLUMNS[2:], "--val", 0
+    ).said
+    assert "None of the first 1 listed image is there, such as '/none/x.jpg'.\n" in said and "Try:" not in said
+
+
 def test_prepare_takes_every_suffix_of_the_decoder(make, tmp_path, photos):
     import PIL.Image
 

@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dataloader.file_finder import FileFinder
 from dataloader.list_advice import prepare_command
 from dataloader.listing.class_names import check_names, read_classes
 from dataloader.listing.folder import read_folder, read_unlabelled
@@ -33,6 +34,7 @@ from dataloader.listing.lists import Listing, as_on_disk, check_apart, normalise
 from dataloader.listing.splits import DEFAULT_VAL, group_by, split_and_log
 from options.commands import words
 from options.parser import ToolParser, expanded
+from options.wording import count_of
 from tools.prepare.coco import read_coco
 from tools.prepare.drawings import COLLECTIONS, LEVELS, prepare_drawings
 from tools.prepare.elpv import TARGETS, prepare_elpv
@@ -45,6 +47,7 @@ from utils.logger import log
 from utils.run import run_tool
 
 DEFAULT_SIDE = 256  # pixels
+FIRST_PATHS = 20  # of each list, that are looked for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -298,6 +301,7 @@ def prepare_lists(opt: argparse.Namespace) -> None:
     if opt.kind != "folder":
         for images in listing.lists.values():
             images.paths = as_on_disk(images.paths, opt.suffix)
+        _warn_elsewhere(opt, listing)
     if opt.test is not None:
         if "test" in listing.lists:
             raise UserError(f"{opt.file} holds images for test.txt, and so does --test {opt.test}; leave one out.")
@@ -332,13 +336,41 @@ def _keep_source(opt: argparse.Namespace, out: Path) -> None:
     for name in ("train", "val", "test", "classes"):
         target = out / f"{name}.txt"
         if target.exists() and target.samefile(source):
-            actions = option_parser()._actions
-            kinds = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
-            flags = words(kinds.choices[opt.kind], {**vars(opt), "out": str(out / "split")})
-            again = prepare_command(opt.kind, *flags)
+            again = _again(opt, out=str(out / "split"))
             raise UserError(
                 f"{source} would be replaced by the {target.name} made from it. Use another folder.\nTry: {again}"
             )
+
+
+def _again(opt: argparse.Namespace, **changed: str) -> str:
+    """Return the command of `opt` with the options `changed`."""
+    actions = option_parser()._actions
+    kinds = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+    return prepare_command(opt.kind, *words(kinds.choices[opt.kind], {**vars(opt), **changed}))
+
+
+def _warn_elsewhere(opt: argparse.Namespace, listing: Listing) -> None:
+    """Warn where none of the first images is there; name the folder beside the source that has them, if one does.
+
+    The images may be on another machine, so this is no error.
+    """
+    root = _root(opt)
+    paths = [path for images in listing.lists.values() for path in images.paths[:FIRST_PATHS]]
+    if not paths or not root.is_dir() or any(map(os.path.lexists, paths)):
+        return
+    first, finder = os.path.relpath(paths[0], root), FileFinder()
+    relative = not first.startswith("../")  # else the source has absolute paths, which --root does not change
+    fitting = [str(one) for one in root.glob("*") if relative and one.is_dir() and finder.exists(str(one / first))]
+    reason = f"; relative paths start at {root}/" if relative else ""
+    command = f"\nTry: {_again(opt, root=fitting[0])}" if len(fitting) == 1 else ""
+    log.warning(
+        f"None of the first {count_of(len(paths), 'listed image')} is there, such as {paths[0]!r}{reason}.{command}"
+    )
+
+
+def _root(opt: argparse.Namespace) -> Path:
+    """Return where the relative paths of a table, a JSON file or a list start."""
+    return Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
 
 
 def _split(listing: Listing, opt: argparse.Namespace) -> None:
@@ -347,7 +379,7 @@ def _split(listing: Listing, opt: argparse.Namespace) -> None:
     if train is None or "val" in listing.lists or getattr(opt, "split_column", None) is not None:
         return
     if opt.group_by is not None:
-        root = Path(opt.root if opt.root is not None else Path(opt.file).parent).resolve()
+        root = _root(opt)
         train.groups = group_by([os.path.relpath(path, root) for path in train.paths], opt.group_by)
     others = {name: images for name, images in listing.lists.items() if name != "train"}
     listing.lists = split_and_log(train, split_plan(opt)) | others
