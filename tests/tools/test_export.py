@@ -478,6 +478,36 @@ def test_predict_of_a_folder_without_files_says_so(more, tmp_path, monkeypatch, 
     assert shown.err == f"{tmp_path}/empty: the folder holds no file\n" and "some/a.png" in shown.out
 
 
+@pytest.mark.parametrize(
+    "words", ["--check a.jpg", "--check --json", "--top 0 a.jpg", "--top -1 a.jpg", "--threads -1 a.jpg"]
+)
+def test_predict_refuses_flags_that_would_mislead(words, monkeypatch, capsys):
+    """--top 0 said "no label", --top -1 left out the last class, and --check ignored the images."""
+    monkeypatch.setattr(sys, "argv", ["predict.py", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        predict.main()
+    assert stop.value.code == 2 and re.search("leave it out|allowed", capsys.readouterr().err)
+
+
+def test_predict_prints_names_that_the_terminal_cannot_encode(tmp_path, monkeypatch):
+    """A terminal of Windows, or a file of another encoding, ended in a UnicodeEncodeError after the prediction."""
+
+    class Known:
+        task, preprocess = "single", shipped
+
+        def __call__(self, path, top):
+            return [("连衣裙", 1.0)]
+
+    (tmp_path / "a.png").touch()
+    stream = io.TextIOWrapper(io.BytesIO(), "cp1252")
+    monkeypatch.setattr(predict, "Predictor", lambda **_: Known())
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(tmp_path / "a.png")])
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert predict.main() == 0
+    stream.flush()
+    assert b"\\u8fde\\u8863\\u88d9" in stream.buffer.getvalue()
+
+
 def test_check_alone_lets_python_find_its_own_library(tmp_path, monkeypatch):
     """A Python of a cluster's modules did not start, and the exported folder was said not to run by itself."""
     python = tmp_path / "python"

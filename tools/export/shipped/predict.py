@@ -17,6 +17,7 @@ a regression with each number and its name. `predictions` has all probabilities,
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -249,6 +250,15 @@ def main() -> int:
     opt = parser.parse_args()
     if not opt.images and not opt.check:
         parser.error("which images? Give files or folders, or --check.")
+    if opt.check and (opt.images or opt.json):
+        parser.error(
+            "--check predicts the images in golden/ alone: leave it out, or give it without images and --json."
+        )
+    if opt.top < 1 or opt.threads < 0:
+        parser.error(f"--top is {opt.top}, --threads {opt.threads}; allowed: --top from 1 on, --threads from 0 on.")
+    # names that the terminal's encoding lacks; a notebook's stream, or a closed one, stays as it is
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         predictor = Predictor(threads=opt.threads)
     except ImportError as error:
