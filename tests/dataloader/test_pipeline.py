@@ -450,6 +450,28 @@ def test_worker_process_ends_by_sigterm_of_its_parent_only(photo_set):
         worker.kill()  # multiprocessing would wait for it
 
 
+def test_worker_process_computes_in_one_thread(photo_set, monkeypatch, tmp_path):
+    """OpenCV's threads in a forked process can wait for each other for ever, and several per worker fight for cores."""
+    from dataloader import dataset
+
+    real, before = dataset.TrainDataset.__getitems__, (cv2.getNumThreads(), torch.get_num_threads())
+
+    def noting(self, key):
+        (tmp_path / "threads").write_text(f"{os.getpid()} {cv2.getNumThreads()} {torch.get_num_threads()}")
+        return real(self, key)
+
+    monkeypatch.setattr(dataset.TrainDataset, "__getitems__", noting)
+    cv2.setNumThreads(3)
+    torch.set_num_threads(3)
+    try:
+        batches(photo_set, "-w", 1, "--loader", "process")
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
+    process, *threads = map(int, (tmp_path / "threads").read_text().split())
+    assert process != os.getpid() and threads == [1, 1]
+
+
 @pytest.mark.parametrize("kind", ["thread", "process"])
 def test_worker_stuck_is_user_error_after_timeout(photo_set, monkeypatch, kind):
     from dataloader import dataset
