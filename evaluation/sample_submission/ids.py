@@ -4,6 +4,8 @@ Of the list, one 64-bit hash per image is kept. Each hit is compared with the im
 hashes are told apart.
 """
 
+import os
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataloader.file_list import FileList
+from dataloader.list_advice import prepare_command
 from evaluation.sample_submission.table import SampleTable
 from options.wording import count_of
 from utils.errors import UserError
 from utils.text import exact
 
 CHUNK_ROWS = 20_000
+MAX_LOOKED_AT = 1000  # rows, for an advice
 MAX_NAMED = 3  # examples in a message
 NONE, SEVERAL = -1, -2  # instead of an image's index
 
@@ -166,5 +170,37 @@ def _check(table: SampleTable, column: int, order: NDArray[np.int64], files: Fil
             f"--like {table.path} (ids in column {table.header[column]!r}) does not fit {files.source}. "
             + "\n".join(problems)
             + "\nAllowed: one row per image, whose id is the end of its path, with or without the file's ending.\n"
-            "Try: --test_list FILE with the images of the sample"
+            f"Try: {_advice(table, column, order, files)}"
         )
+
+
+def _advice(table: SampleTable, column: int, order: NDArray[np.int64], files: FileList) -> str:
+    """Return the flag that takes the images of the sample, with the command that lists them where that is known.
+
+    It is known where the images of the first rows, as far as they have one, are below one folder, and no list would be
+    refused: no id fits several images, and none has an image that another has.
+    """
+    known = order[order >= 0]
+    clear = len(np.unique(known)) == len(known) and not (order == SEVERAL).any()
+    rows = np.flatnonzero(order >= 0)[: MAX_LOOKED_AT if clear else 0].tolist()
+    wanted, folders = set(rows), set()
+    for row, text in zip(range(rows[-1] + 1 if rows else 0), _ids(table, column), strict=False):
+        if row in wanted:
+            path = os.path.abspath(files.path(int(order[row])))
+            folders.add(path.rsplit("/", _key(text.replace("\\", "/")).count("/") + 1)[0] or "/")
+    if len(folders) != 1:
+        return "--test_list FILE with the images of the sample"
+    out = files.source.parent / "sample"
+    command = prepare_command(
+        "csv",
+        table.path,
+        "--path_column",
+        table.header[column],
+        "--part",
+        "test",
+        "--root",
+        folders.pop(),
+        "--out",
+        out,
+    )
+    return f"--test_list {shlex.quote(str(out / 'test.txt'))}, after: {command}"

@@ -1,6 +1,8 @@
 """Submissions in the form of a competition's sample: header, order, ids, predictions, or a refusal with names."""
 
 import csv
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,7 +194,7 @@ ROWS = 'one,{0}\ntwo words,{0}\n"three,x",{0}\nété.v2,{0}\n'
     [
         ('id,label\none,0\n"three,x",0\nété.v2,0\n', NAMES, "1 of 4 images of the list have no row: photos/a/two"),
         (f"id,label\n{ROWS.format(0)}x,0\ny,0\n", NAMES, "2 of 6 ids have no image in the list: x, y."),
-        (f"id,label\n{ROWS.format(0)}one,0\n", NAMES, "2 rows are of 1 image with another row: one, one."),
+        (f"id,label\n{ROWS.format(0)}one,0\n", NAMES, "2 rows are of 1 image with another row: one, one.(?s:.)*FILE"),
         ("id,label\n" + "".join(f"x{k},0\n" for k in range(5)), NAMES, "5 of 5 ids have no image .*: x0, x1, x2, …"),
         (f"id,label\n{ROWS.format(3)}", NAMES, "neither names nor numbers of the 3 classes: 3"),
         (f"id,label\n{ROWS.format('')}", NAMES, "does not show what column 'label' holds: it is empty"),
@@ -218,9 +220,26 @@ def test_sample_that_does_not_fit_is_refused(tmp_path, text, names, said):
     assert (tmp_path / "s.csv").read_text() == "old"
 
 
+@pytest.mark.parametrize("ids", [["a/one.jpg", "b/other.jpg"], ["a\\two words", ".\\a\\one"]], ids=["other", "Windows"])
+def test_sample_of_other_images_names_the_command_that_lists_them(scored, prepare, tmp_path, monkeypatch, ids):
+    monkeypatch.chdir(tmp_path)
+    text = "id,label\n" + "".join(f"{one},0\n" for one in ids)
+    with pytest.raises(UserError) as error:
+        written(scored, tmp_path, text)
+    flag, _, command = str(error.value).partition("Try: ")[2].partition(", after: ")
+    for name in ("photos/a/one.jpg", "photos/a/two words.jpg", "photos/b/other.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    prepare.main(shlex.split(command)[2:])
+    files = read_list(Path(shlex.split(flag)[1]), labelled=False)
+    assert len(files) == 2
+    opt = parse_submit(["--load", "x.pt", "--like", "sample.csv"])
+    assert open_sample(opt, files, scored.classes).order.tolist() == [0, 1]
+
+
 def test_sample_id_of_two_images_is_refused(tmp_path):
     scored = scored_images(tmp_path, ("a/x.jpg", "b/x.jpg", "b/y.jpg", "b/z.jpg"))
-    with pytest.raises(UserError, match="1 id with several images that fit: x"):
+    with pytest.raises(UserError, match="(?s)1 id with several images that fit: x.*Try: --test_list FILE with the"):
         written(scored, tmp_path, "id,label\nx,0\ny,0\nz,0\n")
 
 
