@@ -20,7 +20,8 @@ def check_earlier(
 ) -> None:
     """Raise UserError if a new run would replace an earlier one without --overwrite.
 
-    Raise it too if the run would replace the checkpoint that it starts from, or its teacher, even with --overwrite.
+    Raise it too if the run would replace the checkpoint that it starts from or continues, or its teacher, even with
+    --overwrite.
 
     Args:
         folder, logs: the checkpoints and logs of its tag, which is their name.
@@ -32,6 +33,11 @@ def check_earlier(
         return
     inside = [name for name, path in reads.items() if path and Path(path).resolve().parent == folder.resolve()]
     if resume and (not reads["load"] or "load" in inside):
+        if overwrite:  # its best epoch, and what it continues from, would be gone before the first new checkpoint
+            raise UserError(
+                f"--resume and --overwrite contradict: one continues the run of tag {tag!r}, the other deletes it. "
+                "Try: leave one out"
+            )
         return
     if inside and checkpoints:
         flag = inside[0]

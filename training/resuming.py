@@ -1,5 +1,6 @@
 """The checkpoint that a run starts from: which one it is, and whether the run can continue from it."""
 
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def read_start(
     if restarted and not marker.exists():
         log.info(f"torchrun restarted the run: it continues from {last}.")
         resume, load = True, str(last)
+    if resume and load and os.path.realpath(load) == os.path.realpath(last):
+        load = ""  # the run itself, by another name
     source = load or (str(last) if resume else "")
     content = checkpoint.load(source) if source else None
     if content is not None and resume:

@@ -56,6 +56,10 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
         ),
         (["--load", "checkpoints/run/../run/3_ResNet18.pt"], "is of tag 'run' itself"),
         (["--resume", "--load", "other.pt"], "run of tag 'run' already"),
+        (["--resume", "--overwrite"], "--resume and --overwrite contradict: one continues the run of tag 'run'"),
+        # it deleted the run that it continued, with its best epoch, before it had anything new
+        (["--resume", "--load", "./checkpoints/run/last.pt", "--overwrite"], "--resume and --overwrite contradict"),
+        (["--resume", "--load", "checkpoints/run/2_ResNet18.pt", "--overwrite"], "--resume and --overwrite contradict"),
         (["--resume", "--load", "other.pt"], "Leave --load out to continue it, --overwrite to delete it"),
     ):
         result = script("train.py", *earlier, *flags)
@@ -73,7 +77,9 @@ def test_train_over_earlier_run_needs_overwrite(script, earlier, tmp_path):
     assert Path("logs/run/confusion.png") not in after and after[Path("logs/run/log.txt")].startswith(b"what it said\n")
     saved = checkpoint.load(tmp_path / "checkpoints/run/last.pt")["opt"]
     assert "overwrite" not in saved and "overwrite" not in (tmp_path / "logs/run/options.yaml").read_text()
-    assert script("train.py", "--tag", "run", "--resume", "--epochs", 1).code == 0
+    for other_name in ([], ["--load", tmp_path / "checkpoints/run/last.pt"]):
+        again = script("train.py", "--tag", "run", "--resume", "--epochs", 1, *other_name)
+        assert again.code == 0 and "\ncheckpoints/run/last.pt is complete" in f"\n{again.out}", again
 
     assert script(*command[1:]).code == 0  # as printed
     assert not (tmp_path / "checkpoints/run").exists()
