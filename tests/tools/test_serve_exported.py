@@ -184,6 +184,15 @@ def test_serve_exported_folder_that_is_damaged_is_named(predict, tmp_path, capsy
     assert f"{tmp_path} is an exported folder that cannot be opened" in out.out + out.err
 
 
+def test_shipped_server_refuses_negative_threads(capsys):
+    """The runtime's error was taken for a damaged model: "copy the folder again"."""
+    from tools.serve.shipped.__main__ import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["--threads", "-1"])
+    assert stop.value.code == 2 and "--threads is -1; allowed: from 0 on" in capsys.readouterr().err
+
+
 def test_serve_without_its_packages_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(command, "MODULES", ("fastapi", "no_such_module"))
     assert command.main(["--load", "a.pt"]) == 2

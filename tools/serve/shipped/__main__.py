@@ -16,6 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="of the runtime; 0: its own choice")
     add_flags(parser)
     opt = parser.parse_args(argv)
+    if opt.threads < 0:
+        parser.error(f"--threads is {opt.threads}; allowed: from 0 on")
     try:
         settings = settings_of(opt)
     except ValueError as error:
