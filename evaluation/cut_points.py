@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics import Predictions
 from utils.task import ordered_probabilities
+from utils.tensors import likeliest
 
 MAX_TERMS = 20_000_000  # cut points times the places that they are tried at
 MAX_ROUNDS = 50  # a handful is enough
@@ -37,11 +38,9 @@ def positions(predictions: Predictions) -> NDArray[np.float32]:
 def cut(predictions: Predictions, cut_points: list[float], count: int) -> Predictions:
     """Return predictions that were made without cut points as a network with `cut_points` gives them."""
     probability = ordered_probabilities(torch.from_numpy(positions(predictions)), count, cut_points)
-    top = probability.topk(predictions.top.shape[1])
+    values, top = likeliest(probability, predictions.top.shape[1])
     true = probability.gather(1, torch.from_numpy(predictions.label).clamp_min(0)[:, None])[:, 0]
-    return replace(
-        predictions, top=top.indices.numpy(), probability=top.values.numpy(), true_probability=true.numpy(), rows=None
-    )
+    return replace(predictions, top=top.numpy(), probability=values.numpy(), true_probability=true.numpy(), rows=None)
 
 
 def fit(predictions: Predictions, count: int) -> list[float]:

@@ -18,6 +18,7 @@ from options.choices import ORDER_METRICS
 from utils.errors import UserError
 from utils.logger import log
 from utils.task import has_probabilities
+from utils.tensors import likeliest
 
 GREEDY_ROUNDS = 50
 MIN_WEIGHT = 1e-6  # A smaller weight of "optimal" becomes 0.
@@ -193,22 +194,23 @@ class Candidates:
     def value(self, weights: NDArray[np.float64], metric: str) -> float:
         """Return `metric`, a metric of ordered classes in options.choices, of the mean by `weights`, float64 (M,).
 
-        In top1 and top5 a tie counts as wrong.
+        Of equal classes that with the lower number is the likelier, as everywhere.
         """
         if metric == "log_loss":
             return self.loss(weights)
         score = np.tensordot(weights.astype(np.float32), self.probability, 1)
-        true = np.where(self.is_target, score, -np.inf).max(axis=1, keepdims=True)
-        above = (~self.is_target & (score >= true)).sum(axis=1)
-        if metric in ("top1", "top5"):
-            return float((above < (1 if metric == "top1" else 5)).mean())
-        other = np.where(self.is_target, -np.inf, score)
-        label = self.class_of[self.is_target]
-        first = np.where(above == 0, label, np.take_along_axis(self.class_of, other.argmax(axis=1)[:, None], 1)[:, 0])
-        classes = int(self.class_of.max()) + 1
+        label, classes = self.class_of[self.is_target], int(self.class_of.max()) + 1
+        if metric == "top5":
+            true = score[self.is_target][:, None]
+            above = (score > true) | ((score == true) & (self.class_of < label[:, None]))
+            return float((above.sum(axis=1) < 5).mean())
+        is_first = score == score.max(axis=1, keepdims=True)
+        first = np.where(is_first, self.class_of, classes).min(axis=1)
+        if metric == "top1":
+            return float((first == label).mean())
         if metric in ORDER_METRICS:
             return order_scores(label, first, np.ones(len(label)), classes)[metric]
-        total, right = np.bincount(label, minlength=classes), np.bincount(label[above == 0], minlength=classes)
+        total, right = np.bincount(label, minlength=classes), np.bincount(label[first == label], minlength=classes)
         return class_scores(total, np.bincount(first, minlength=classes), right)[metric]
 
     def loss(self, weights: NDArray[np.float64]) -> float:
@@ -359,7 +361,7 @@ def candidates(each: Tensor, label: Tensor, top_k: int = 5) -> tuple[Tensor, Ten
         class competes with itself.
     """
     members, batch, count = each.shape
-    named = each.topk(min(top_k, count), dim=2).indices.permute(1, 0, 2).reshape(batch, -1)
+    named = likeliest(each, min(top_k, count))[1].permute(1, 0, 2).reshape(batch, -1)
     class_of = torch.cat([label[:, None], named], dim=1)
     is_repeated = (class_of[:, :, None] == class_of[:, None, :]).tril(-1).any(dim=2)
     probability = each.gather(2, class_of.expand(members, -1, -1)).masked_fill(is_repeated, -1.0)

@@ -168,8 +168,8 @@ class ImagePredictor:
             threshold = thresholds_of(self.known)
             labels = [likeliest_labels(row, threshold).tolist() for row in found.numpy()]
             return LabelAnswers([[self.known.name(label) for label in row] for row in labels], found.numpy())
-        likeliest = found.topk(1).indices[:, 0].tolist()  # as eval.py chooses among equal ones
-        return Answers([self.known.name(label) for label in likeliest], found.numpy())
+        first = found.argmax(dim=1).tolist()  # of equal ones the first, as eval.py chooses
+        return Answers([self.known.name(label) for label in first], found.numpy())
 
     def _predict(self, several: Sequence[ImageLike]) -> torch.Tensor:
         """Return the predictions of images, float32 (N, C), on the CPU. Raises what __call__ raises."""

@@ -22,6 +22,7 @@ from utils.batch import EvalBatch, Unreadable
 from utils.errors import NotFinite
 from utils.logger import log, progress
 from utils.preprocess import Preprocess
+from utils.tensors import likeliest
 from utils.turns import in_turns
 
 if TYPE_CHECKING:
@@ -307,11 +308,11 @@ def predict(
 
     def answer(batch: EvalBatch, each: Tensor) -> _Answer:
         probability = predictor.combine(each)
-        top = probability.topk(min(MAX_TOP, probability.shape[1]))
+        top_values, top = likeliest(probability, min(MAX_TOP, probability.shape[1]))
         label = batch.label.to(probability.device, non_blocking=True)
         true = probability.gather(1, label.clamp_min(0)[:, None])[:, 0]
         return _Answer(
-            (batch.index, batch.label, top.indices, top.values, true, predictor.readable(batch)),
+            (batch.index, batch.label, top, top_values, true, predictor.readable(batch)),
             batch.bad,
             rows=_wanted(rows, batch.index, probability),
             log_probability=probability.clamp_min(MIN_PROBABILITY).log().half() if keep else None,

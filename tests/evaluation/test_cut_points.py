@@ -13,16 +13,17 @@ from evaluation.ordinal import order_scores, quadratic_weighted_kappa
 from evaluation.ordinal import score as ordinal_score
 from training.task_losses import VALUE_LOSSES
 from utils.task import POSITION_LOSSES, ordered_probabilities, position_units
+from utils.tensors import likeliest
 
 
 def predictions(position, label, count, cuts=None, readable=None) -> Predictions:
     """Return what a network gives that predicts these positions."""
     probability = ordered_probabilities(torch.as_tensor(position, dtype=torch.float32), count, cuts)
-    top = probability.topk(min(5, count))
+    values, top = likeliest(probability, min(5, count))
     label = np.asarray(label, np.int64)
     true = probability.gather(1, torch.from_numpy(label).clamp_min(0)[:, None])[:, 0]
     readable = np.ones(len(label), bool) if readable is None else readable
-    return Predictions(np.arange(len(label)), label, top.indices.numpy(), top.values.numpy(), true.numpy(), readable)
+    return Predictions(np.arange(len(label)), label, top.numpy(), values.numpy(), true.numpy(), readable)
 
 
 def kappa(position, label, cuts, count) -> float:

@@ -9,12 +9,15 @@ import pytest
 import torch
 import yaml
 
+from evaluation import metrics, ordinal
+from evaluation.metrics import Predictions
 from evaluation.ranking import merit
 from inference import blend, saved_probs
 from inference.predictor import SavedMember
 from options import choices
 from utils import checkpoint
 from utils.errors import UserError
+from utils.tensors import likeliest
 
 
 def softmax(x):
@@ -130,6 +133,18 @@ def test_blend_value_equals_scikit_learn():
     assert {name: data.value(weights, name) for name in choices.TASK_METRICS["ordinal"]} == pytest.approx(
         wanted, abs=1e-6
     )
+
+
+def test_blend_value_of_equal_classes_is_that_of_eval():
+    """A tie counted as wrong: a blend had a lower score in the log than in metrics.json."""
+    rng = np.random.default_rng(3)
+    label, rows = rng.integers(8, size=300), rng.integers(1, 4, (300, 8)).astype(np.float32) / 8
+    columns = np.arange(300), label, *(one.numpy() for one in likeliest(torch.from_numpy(rows), 5)[::-1])
+    found = Predictions(*columns, rows[columns[:2]], np.ones(300, bool))
+    wanted = metrics.score(found, 8) | ordinal.score(found, 8)
+    assert 0 < wanted["top1"] < (rows.max(axis=1) == rows[columns[:2]]).mean()  # there are ties
+    for name in choices.TASK_METRICS["ordinal"]:
+        assert held(label, rows[None]).value(np.ones(1), name) == pytest.approx(wanted[name], abs=1e-6), name
 
 
 @pytest.mark.parametrize("metric", choices.TASK_METRICS["ordinal"])

@@ -16,12 +16,15 @@ import processes
 from conftest import ROOT
 from dataloader.file_list import read_list
 from inference import load, load_predictor, saved_probs
+from inference.images import ImagePredictor
+from inference.predictor import Predictor
 from made import make
 from options import parse_eval
 from options.choices import FITTED_BLENDS
 from utils import checkpoint
 from utils.classes import Classes
 from utils.errors import ImageError, UserError
+from utils.tensors import likeliest
 
 COUNTS = ([12, 4, 12], [28, 8, 8])  # training images per class, of two checkpoints
 
@@ -118,6 +121,16 @@ def test_load_and_submit_images_by_rank_warn_that_these_are_no_probabilities(tra
     done = script("submit.py", "--load", trained, trained, "--blend", "rank", *words)
     assert done.code == 0 and said in done.err, done.err
     assert "1/rank" not in script("submit.py", "--load", trained, trained, *words).err
+
+
+def test_load_of_equal_classes_names_the_one_that_eval_and_an_export_name(monkeypatch):
+    """Ranks of two networks, and logits in bf16, are often equal; each command named another of the classes."""
+    rows = torch.randint(4, (200, 10), generator=torch.Generator().manual_seed(0)).float()
+    monkeypatch.setattr(ImagePredictor, "_predict", lambda predictor, several: rows)
+    found = ImagePredictor(Predictor([]), Classes(10))(["a.jpg"])
+    first = likeliest(rows, 5)[1][:, 0].tolist()  # as inference.predictor takes them
+    exported = np.argsort(-rows.numpy(), axis=1, kind="stable")[:, 0].tolist()
+    assert [int(name) for name in found.names] == first == exported
 
 
 STATE = """

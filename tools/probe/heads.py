@@ -12,6 +12,7 @@ from evaluation.metrics import MAX_TOP, Predictions
 from tools.embed import KNN_TEMPERATURE
 from training.linear_head import Head, Rows, blocks, fit
 from utils.logger import progress
+from utils.tensors import likeliest
 
 
 class Probe(NamedTuple):
@@ -118,12 +119,12 @@ def predict(
     column[head.present] = np.arange(len(head.present))
     for part in blocks(rows, max(len(head.present), features.shape[1])):
         found = torch.nn.functional.linear(torch.from_numpy(features[part]), head.weight, head.bias).softmax(dim=1)
-        likeliest = found.topk(min(width, len(head.present)))
+        values, places = likeliest(found, min(width, len(head.present)))
         own = torch.from_numpy(column[label[part]])
         trues.append(torch.where(own >= 0, found.gather(1, own.clamp_min(0)[:, None])[:, 0], 0.0).numpy())
-        missing = width - likeliest.indices.shape[1]
-        tops.append(np.pad(head.present[likeliest.indices.numpy()], ((0, 0), (0, missing)), constant_values=-1))
-        probabilities.append(np.pad(likeliest.values.numpy(), ((0, 0), (0, missing))))
+        missing = width - places.shape[1]
+        tops.append(np.pad(head.present[places.numpy()], ((0, 0), (0, missing)), constant_values=-1))
+        probabilities.append(np.pad(values.numpy(), ((0, 0), (0, missing))))
     return np.concatenate(tops), np.concatenate(probabilities), np.concatenate(trues)
 
 
