@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA; Hu et al., 2022), through peft: which layers get one, how it is merged, what is saved.
 
-An adapted layer computes W x + SCALE / rank * B A x. W stays as it is; A and B learn. Every checkpoint holds the merged
-weights W + SCALE / rank * B A, under the names of the plain network; W, A and B are kept beside them for --resume.
+An adapted layer computes W x + SCALE * B A x. W stays as it is; A and B learn. Every checkpoint holds the merged
+weights W + SCALE * B A, under the names of the plain network; W, A and B are kept beside them for --resume.
 """
 
 import copy

@@ -149,7 +149,7 @@ def test_adapters_of_any_family_learn_and_merge(name):
         before = model.net.eval()(images)
     adapters = add_adapters(model, 4, seed=3)
     layers = dict(adapted_layers(model.net))
-    assert len(layers) > 3
+    assert len(layers) > 3 and {layer.scaling["default"] for layer in layers.values()} == {2.0}  # W + 2 B A in the docs
     with torch.no_grad():
         assert torch.equal(model.net.eval()(images), before)
         for layer in layers.values():
