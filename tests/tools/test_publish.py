@@ -20,7 +20,7 @@ from network import get_model
 from network.loading import build_from_checkpoint
 from options import parse_train
 from options.choices import MODELS
-from tools.publish import command, folder, hub, timm_config
+from tools.publish import card, command, folder, hub, timm_config
 from utils import checkpoint
 from utils.errors import UserError
 from utils.files import file_hash
@@ -179,8 +179,8 @@ def test_network_that_timm_lacks_says_so_and_loads_here(
     path = make(tmp_path / "a.pt", photo_set, 0.01, model, options)
     assert publish("--load", path, "--out", "out") == 0
     assert f"not by timm: {reason}" in shown(capfd)
-    card = (tmp_path / "out/README.md").read_text()
-    assert f"timm cannot load this folder: {reason}" in card and "timm.create_model" not in card
+    text = (tmp_path / "out/README.md").read_text()
+    assert f"timm cannot load this folder: {reason}" in text and "timm.create_model" not in text
     assert "library_name" not in header(tmp_path / "out/README.md")
     with pytest.raises(RuntimeError, match="Unknown model"):
         timm.create_model("local-dir:out", pretrained=True)
@@ -217,9 +217,9 @@ def test_card_scores_and_provenance_say_what_the_checkpoint_says(script, photo_s
     about = json.loads((tmp_path / "out/provenance.json").read_text())
     assert about["checkpoint"]["sha256"] == file_hash(path) and about["training_list"] == "f" * 64
     assert about["options"]["train_list"] == "train.txt" and about["options"]["lr"] == content["opt"]["lr"]
-    card = (tmp_path / "out/README.md").read_text()
-    assert f"| an evaluation | top1 | {listed['top1']:.4f} |" in card and "# Cuts" in card
-    assert "| the validation list, in training | top1 | 0.2500 |" in card and "0.5000 |" not in card
+    text = (tmp_path / "out/README.md").read_text()
+    assert f"| an evaluation of 12 images --precision fp32 | top1 | {listed['top1']:.4f} |" in text and "# Cuts" in text
+    assert "| the validation list, in training | top1 | 0.2500 |" in text and "0.5000 |" not in text
     assert header(tmp_path / "out/README.md") == {
         "license": "cc-by-4.0",
         "library_name": "timm",
@@ -230,6 +230,11 @@ def test_card_scores_and_provenance_say_what_the_checkpoint_says(script, photo_s
     for file in (tmp_path / "out").iterdir():  # nothing of this machine
         raw = file.read_bytes()
         assert b"/home/me" not in raw and str(tmp_path).encode() not in raw and str(photo_set).encode() not in raw
+    listed["options"] |= {"tta": "flip", "scale": 40, "temperature": 1.5, "precision": "auto"}
+    metrics.write_text(json.dumps(listed))
+    found = folder._scores(folder._read(path), str(metrics))
+    about = "an evaluation of 12 images --tta flip --scale 40 --temperature 1.5"
+    assert f"| {about} | top1 | {listed['top1']:.4f} |" in card._scores(found, "single")[1]
     listed["checkpoints"] = ["0" * 64]
     metrics.write_text(json.dumps(listed))
     with pytest.raises(UserError, match="is not of"):

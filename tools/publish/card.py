@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from network.base_model import BaseModel
+from options import build_parser
 from options.choices import TASK_METRICS
+from options.values import flag_text
+from options.wording import count_of
 from utils.classes import Classes, counted
 from utils.preprocess import Preprocess
 from utils.task import CORN, LINEAR, POSITION, SIGMOID, SOFTMAX
@@ -22,6 +25,7 @@ OUTPUTS = {
         "to 0 and the last class. The class is how many of the `cut_points` are at or below that number."
     ),
 }
+HOW = ("tta", "scale", "fit", "temperature", "precision")  # options of an evaluation that change its scores
 FIT_TEXTS = {
     "squash": "both sides are resized to {scale} pixels",
     "crop": "the short side is resized to {scale} / 0.875 pixels, and the centre of {scale} x {scale} is shown",
@@ -106,7 +110,7 @@ def _use(repository: str | None, model: BaseModel, reason: str) -> list[str]:
 def _scores(scores: dict[str, Any], task: str) -> list[str]:
     """Return the section with the scores, as a table."""
     columns = [
-        ("evaluation", "an evaluation", ""),
+        ("evaluation", _evaluated(scores.get("evaluation", {})), ""),
         ("average", "the validation list", ""),
         ("epoch", "the validation list, in training", "val_"),
     ]
@@ -120,6 +124,13 @@ def _scores(scores: dict[str, Any], task: str) -> list[str]:
         return ["## Scores", "The checkpoint holds no scores of this epoch."]
     note = "The validation list chose the epoch or the average, so its scores are optimistic."
     return ["## Scores", "\n".join(["| measured on | metric | score |", "|---|---|---|", *rows]), note]
+
+
+def _evaluated(evaluation: dict[str, Any]) -> str:
+    """Return what an evaluation of scores.json measured: how many images, and how if not as the checkpoint predicts."""
+    options, get_default = evaluation.get("options", {}), build_parser("eval").get_default
+    flags = [flag_text(name, options[name]) for name in HOW if options.get(name) not in (None, get_default(name))]
+    return " ".join([f"an evaluation of {count_of(evaluation.get('count', 0), 'image')}", *flags])
 
 
 def _licence(opt: argparse.Namespace) -> str:
