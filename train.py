@@ -165,9 +165,10 @@ def train(run: "TrainingRun", loader: "TrainLoader", score: Scorer) -> None:
         with run.track(epoch) as tracker:
             for batch in tracker.track(batches):
                 tracker.update(engine.train_step(batch))
-            if not tracker.ended:
-                engine.end_epoch(epoch, loader)
+            resumed_at_end = tracker.ended
             scores = tracker.close()
+            if not resumed_at_end:
+                engine.end_epoch(epoch, loader)
         if run.should_validate(epoch):
             with run.interruptible(tracker):
                 scores |= validate(engine, score, run.state.metric)

@@ -166,6 +166,7 @@ class EpochTracker:
             UserError: too many images cannot be read, the loss is no longer a number, or no step of the epoch was
                 taken.
         """
+        self.engine.settle()  # so that the last step counts if it was skipped
         self.run.unreadable.share()
         if not self.ended:
             self.run.curves.reduce()

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from evaluation.step_points import MAX_VALIDATIONS, read_table, rows_of
-from training import step_curves
+from training import epoch, step_curves
 from training.earlier import remove_earlier
+from training.engine import Engine
 from training.epoch import EpochTracker
 from training.length import RunLength
 from training.state import RunState
@@ -176,13 +177,34 @@ def test_steps_csv_of_a_run_agrees_with_metrics_csv(script, photo_set, small, tm
     with open(tmp_path / "logs/a/metrics.csv") as file:
         epochs = list(csv.DictReader(file))
     assert notes == [] and [row["step"] for row in rows] == list(range(1, 15))
-    for place, epoch in enumerate(epochs):
+    for place, scores in enumerate(epochs):
         part = rows[7 * place : 7 * place + 7]
         for name in ("train_loss", "train_top1", "grad_norm"):
-            assert np.mean([row[name] for row in part]) == pytest.approx(float(epoch[name]), rel=1e-5)
-        assert part[-1]["lr"] == float(epoch["lr"]) and part[-1]["epoch"] == float(epoch["epoch"])
+            assert np.mean([row[name] for row in part]) == pytest.approx(float(scores[name]), rel=1e-5)
+        assert part[-1]["lr"] == float(scores["lr"]) and part[-1]["epoch"] == float(scores["epoch"])
     assert rows[-1]["val_top1"] == float(epochs[1]["val_top1"]) and rows[-1]["val_loss"] == float(epochs[1]["val_loss"])
     assert all("val_loss" not in row for row in rows[:-1])
     assert (tmp_path / "logs/a/curves.png").is_file()
     remove_earlier(tmp_path / "checkpoints/a", tmp_path / "logs/a")
     assert not (tmp_path / "logs/a/steps.csv").exists()
+
+
+def test_speed_of_an_epoch_leaves_out_the_statistics_of_swa(script, photo_set, small, tmp_path, monkeypatch):
+    """The pass over the training images after the last epoch of --swa counted as time of training."""
+    seconds, train_step, end_epoch = [0.0], Engine.train_step, Engine.end_epoch
+
+    def step(engine, batch):
+        seconds[0] += 1
+        return train_step(engine, batch)
+
+    def end(engine, *about):
+        seconds[0] += 1000
+        end_epoch(engine, *about)
+
+    monkeypatch.setattr(Engine, "train_step", step)
+    monkeypatch.setattr(Engine, "end_epoch", end)
+    monkeypatch.setattr(epoch, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    words = [*small, "--data_root", photo_set, "--epochs", 1, "--swa", 1, "--scheduler", "none"]
+    assert script("train.py", "--tag", "a", *words).code == 0
+    (row,), _ = read_table(tmp_path / "logs/a/metrics.csv", ("epoch", "images_per_second"))
+    assert row["images_per_second"] == 12 and row["data_wait"] == 0  # three steps of 12 images
