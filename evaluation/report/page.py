@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.bootstrap import MAX_AUC_VALUES
 from evaluation.compare import Compared
 from evaluation.label_issues import Issues
 from evaluation.metrics import confused_pairs, per_class, shot_groups
@@ -76,12 +77,14 @@ def write(path: Path, scored: Scored, metrics: dict[str, Any], extra: Extra) -> 
     }
     sizes, sized = page_plots.by_size(predictions, files, extra.seed)
     folder = Path(__file__).parent
+    numbers = headline_rows(metrics, scored.classes.task, extra.metric, group_sizes(scored))
     write_filled(
         path,
         folder / "report.html.j2",
         title=extra.title,
         about=extra.about,
-        numbers=headline_rows(metrics, scored.classes.task, extra.metric, group_sizes(scored)),
+        numbers=numbers,
+        interval_note=interval_note(metrics, numbers),
         metrics=metrics,
         extra=extra,
         data=embed(data),
@@ -112,6 +115,29 @@ def headline_rows(
             row = dict(zip(("value", "low", "high"), texts, strict=True))
             rows.append({"name": name, "title": SCORES[name].title, **row, "size": (sizes or {}).get(name, "")})
     return rows
+
+
+def interval_note(metrics: dict[str, Any], rows: list[dict[str, str]]) -> str:
+    """Return what the intervals of `rows`, from `headline_rows`, are, and why some rows have none; "" without any."""
+    if not metrics.get("intervals"):
+        return ""
+    resamples = metrics["options"]["resamples"]
+    text = f"Below each score is its 95 % bootstrap interval, from {resamples:,} resamples of the images."
+    reasons = [_why_no_interval(metrics, row["name"], row["title"]) for row in rows if not row["low"]]
+    return " ".join([text, *dict.fromkeys(reasons)])
+
+
+def _why_no_interval(metrics: dict[str, Any], name: str, title: str) -> str:
+    """Return why a score has no interval beside others that have one: see `intervals` of each kind of task."""
+    of_labels = "mAP" in metrics
+    images = metrics["count"] + (0 if of_labels else metrics["unreadable"])
+    if of_labels and name == "ece":
+        return "The calibration error of labels has none."
+    if images * metrics["num_classes"] > MAX_AUC_VALUES and name in (
+        ("mAP", "macro_f1") if of_labels else ("roc_auc",)
+    ):
+        return f"{title} of more than {MAX_AUC_VALUES:,} probabilities has none, which would take minutes."
+    return "A score that is equal in all resamples has no interval."
 
 
 def group_sizes(scored: Scored) -> dict[str, str]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from evaluation.multilabel import describe_thresholds, thresholds_of
 from evaluation.report import page_plots, target_plots
-from evaluation.report.page import Extra, headline_rows, provenance, score_text
+from evaluation.report.page import Extra, headline_rows, interval_note, provenance, score_text
 from evaluation.report.pictures import MAX_ERRORS, Pictures
 from evaluation.scored import TargetScored
 from evaluation.scoring import SCORES
@@ -57,7 +57,7 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
         }
         for row, (true, predicted) in zip(worst[:MAX_ERRORS].tolist(), described, strict=False)
     ]
-    folder = Path(__file__).parent
+    folder, headline = Path(__file__).parent, headline_rows(metrics, classes.task, extra.metric)
     named = {
         title: [(visible(classes.name(label)), f"{images:,}") for label, images in rows]
         for title, rows in mistakes.items()
@@ -68,7 +68,8 @@ def write(path: Path, scored: TargetScored, metrics: dict[str, Any], extra: Extr
         title=extra.title,
         about=extra.about,
         what="labels" if classes.task == "multilabel" else "numbers per image",
-        numbers=headline_rows(metrics, classes.task, extra.metric),
+        numbers=headline,
+        interval_note=interval_note(metrics, headline),
         metrics=metrics,
         thresholds=_threshold_note(metrics, classes) if classes.task == "multilabel" else "",
         difference=visible(extra.difference),

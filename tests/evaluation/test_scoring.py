@@ -6,7 +6,7 @@ import pytest
 from dataloader.targets import LabelSets, joined
 from evaluation import bootstrap, target_intervals
 from evaluation.metrics import Predictions
-from evaluation.report.page import headline_rows
+from evaluation.report.page import headline_rows, interval_note
 from evaluation.scoring import score
 from evaluation.targets import TargetPredictions
 from options.choices import METRICS, TASK_METRICS
@@ -77,3 +77,32 @@ def test_report_has_a_row_of_each_metric_of_its_task_and_the_chosen_one_first(ta
         rows = headline_rows(scores, task, metric)
         assert [row["name"] for row in rows] == [metric, *(name for name in TASK_METRICS[task] if name != metric)]
         assert rows[0]["value"].endswith(" %") == METRICS[metric].in_percent, "shares alone are shown in per cent"
+
+
+@pytest.mark.parametrize(
+    ("known", "num_classes", "reasons"),
+    [
+        ({"top1": 0.5, "roc_auc": 0.9}, 100, ["ROC-AUC (macro) of more than 500,000 probabilities has none"]),
+        ({"top1": 0.5, "roc_auc": 0.9}, 10, ["A score that is equal in all resamples has no interval."]),
+        (
+            {"mAP": 0.5, "macro_f1": 0.5, "ece": 0.1},
+            10,
+            ["A score that is", "The calibration error of labels has none"],
+        ),
+        (
+            {"mAP": 0.5, "macro_f1": 0.5, "ece": 0.1},
+            100,
+            ["Mean average precision of more", "Macro F1 of more", "The calibration error of"],
+        ),
+    ],
+)
+def test_report_says_why_a_score_has_no_interval(known, num_classes, reasons):
+    """It said of ROC-AUC, which takes too long for many probabilities, that it is equal in all resamples."""
+    metrics = {**known, "count": 6000, "unreadable": 1, "num_classes": num_classes, "options": {"resamples": 1000}}
+    task = "multilabel" if "mAP" in known else "single"
+    rows = headline_rows(metrics, task, next(iter(known)))
+    assert interval_note(metrics, rows) == ""
+    metrics["intervals"] = {"top1": [0.4, 0.6], "micro_f1": [0.4, 0.6]}
+    note = interval_note(metrics, headline_rows(metrics, task, next(iter(known))))
+    assert note.startswith("Below each score is its 95 % bootstrap interval, from 1,000 resamples of the images. ")
+    assert [reason in note for reason in reasons] == [True] * len(reasons) and note.count(". ") == len(reasons), note
