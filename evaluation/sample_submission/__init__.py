@@ -21,6 +21,7 @@ from evaluation.sample_submission.columns import (
     columns_beside,
     comparable,
     distinct_values,
+    encoding_advice,
     has_complement,
     warn_of_placeholders,
 )
@@ -173,7 +174,7 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
     strange = [value for value in values if value not in names and class_number(value, classes.count) < 0]
     as_names = bool(values) and all(value in names for value in values)
     as_numbers = bool(values) and all(class_number(value, classes.count) >= 0 for value in values)
-    other = classes.named_otherwise()
+    other, encoding = classes.named_otherwise(), ""
     if as_names and as_numbers and any(comparable(classes.name(int(value))) != value for value in values):
         reason = f"its values are names of classes as well as numbers ({named(values)})"
     elif as_numbers and not as_names and other is not None:
@@ -187,6 +188,7 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
         reason = "it is empty"
     elif strange:
         reason = f"these values are neither names nor numbers of the {classes.count} classes: {named(strange)}"
+        encoding = encoding_advice(strange)
     else:
         reason = f"some of its values are names, others numbers of classes: {named(values)}"
     advice = ""
@@ -197,6 +199,6 @@ def _names_or_numbers(table: SampleTable, column: int, classes: Classes, joiner:
             f"({pair}), and change the header of the submission back. If it holds classes:\n"
         )
     raise UserError(
-        f"--like {table.path} does not show what column {table.header[column]!r} holds: {reason}.\n{advice}"
+        f"--like {table.path} does not show what column {table.header[column]!r} holds: {reason}.{encoding}\n{advice}"
         "Try: --labels name, or --labels number; and --top_k K with --joiner for several classes per row"
     )

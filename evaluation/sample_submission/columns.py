@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,8 @@ def all_classes(
     absent = [classes.name(label) for label in range(classes.count) if label not in counts]
     problems = []
     if unknown:
-        problems.append(f"{len(unknown)} of its columns are named after no {one}: {named(unknown)}.")
+        nameless = f"{len(unknown)} of its columns are named after no {one}: {named(unknown)}."
+        problems.append(nameless + encoding_advice(unknown))
     if twice:
         problems.append(f"{count_of(len(twice), one, several)} with several columns: {named(twice)}.")
     if absent and not (has_complement(classes) and len(header) == 1):
@@ -71,6 +73,13 @@ def has_complement(classes: Classes) -> bool:
 def comparable(name: str) -> str:
     """Return the name in a cell in the form that is compared, without the blanks around it."""
     return key_of(name.strip())
+
+
+def encoding_advice(texts: Iterable[str]) -> str:
+    """Return what to do where some of the texts of a sample are not UTF-8, and so are no names; else ""."""
+    if not any("\udc80" <= letter <= "\udcff" for text in texts for letter in text):  # surrogateescape: a byte
+        return ""
+    return " These are not UTF-8 text. Save a copy of the sample as UTF-8 (spreadsheets: `CSV UTF-8`)."
 
 
 def class_number(text: str, count: int) -> int:
@@ -108,5 +117,5 @@ def warn_of_placeholders(table: SampleTable, column: int, classes: Classes, kind
         log.warning(
             f"--like {table.path}: {len(strange)} value(s) of column {table.header[column]!r} are the {kind} of no "
             f"class of the checkpoint, and are taken for placeholders, as --labels {kind} is given: {named(strange)}. "
-            "Is the checkpoint of this competition's classes?"
+            f"Is the checkpoint of this competition's classes?{encoding_advice(strange)}"
         )

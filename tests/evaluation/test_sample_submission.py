@@ -237,6 +237,28 @@ def test_sample_of_other_images_names_the_command_that_lists_them(scored, prepar
     assert open_sample(opt, files, scored.classes).order.tolist() == [0, 1]
 
 
+def _gbk(text: str) -> str:
+    """Return a sample in GBK, as a spreadsheet of a Chinese Windows writes it, but for the ids, as it is read."""
+    rows = [line.rsplit(",", 1) for line in text.splitlines()]
+    return b"".join(f"{one},".encode() + label.encode("gbk") + b"\n" for one, label in rows).decode(
+        "utf-8", "surrogateescape"
+    )
+
+
+@pytest.mark.parametrize("header", ["id,label", "id,红裙"])
+def test_sample_whose_names_are_not_utf8_says_so(tmp_path, caplog, header):
+    scored = scored_images(tmp_path, names=["红裙", "牛仔裤", "bag"])
+    text = _gbk(f"{header}\n{ROWS.format('红裙')}")
+    said = r"neither names nor numbers .* These are not UTF-8 text. Save a copy of the sample as UTF-8"
+    with pytest.raises(UserError, match=said):
+        written(scored, tmp_path, text)
+    written(scored, tmp_path, text, "--labels", "name")
+    assert "taken for placeholders" in caplog.text and "These are not UTF-8 text. Save a copy" in caplog.text
+    with pytest.raises(UserError) as error:
+        written(scored, tmp_path, f"id,label\n{ROWS.format('紅')}")
+    assert "UTF-8" not in str(error.value)
+
+
 def test_sample_id_of_two_images_is_refused(tmp_path):
     scored = scored_images(tmp_path, ("a/x.jpg", "b/x.jpg", "b/y.jpg", "b/z.jpg"))
     with pytest.raises(UserError, match="(?s)1 id with several images that fit: x.*Try: --test_list FILE with the"):
