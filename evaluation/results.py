@@ -190,6 +190,7 @@ def write(
 def settings_of(opt: argparse.Namespace, files: FileList) -> dict[str, Any]:
     """Return what metrics.json says of how it was made: `options`, and the list with the hashes of its content."""
     options = {key: getattr(opt, key) for key in SETTINGS}
+    options["precision_used"] = vars(opt).get("precision_used", [])  # one for each network, see inference.session
     return {"options": options, "list": str(files.source), **files.hashes()}
 
 

@@ -50,7 +50,7 @@ def optimize_for_inference(
     model.set_precision("auto" if precision == "fast" else precision)
     if model.dtype:
         cast_weights(model.net, model.dtype)
-    return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[model.dtype] + note
+    return model.precision + note
 
 
 class _Tracer(fx.Tracer):

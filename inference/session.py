@@ -92,10 +92,10 @@ def open_inference(
         distributed.per_process_batch(opt.batch_size)
         run = _open(opt, device, images, match_classes, tasks)
     more = {f"member {k} of --load": identity[:12] for k, identity in enumerate(run.loaded.identities)}
-    more |= {f"precision of member {k}": str(one.model.dtype) for k, one in enumerate(run.predictor.members)}
+    more |= {f"precision of member {k}": precision for k, precision in enumerate(run.opt.precision_used)}
     more["thresholds of the labels"] = str(run.loaded.thresholds)
     with distributed.share_errors():
-        check_alike(vars(run.opt), {**more, "the list": run.files.fingerprint()[:12]})
+        check_alike(vars(changed(run.opt, precision_used=None)), {**more, "the list": run.files.fingerprint()[:12]})
     log.info(f"{distributed.world_size()} processes share the batches.")
     return run
 
@@ -135,7 +135,9 @@ def _open(
     files = loaded.with_groups(files)
     if opt.save_probs:
         check_size(len(files), classes.count, "--save_probs", classes.task)
-    return Inference(opt, loaded, classes, files)
+    # for records: with --precision auto, timing may have chosen them
+    used = [member.model.precision for member in loaded.predictor.members]
+    return Inference(changed(opt, precision_used=used), loaded, classes, files)
 
 
 def _note_cache(opt: argparse.Namespace, loaded: LoadedPredictor) -> None:

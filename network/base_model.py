@@ -183,6 +183,11 @@ class BaseModel(nn.Module):
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         return precision, why
 
+    @property
+    def precision(self) -> str:
+        """Return "fp32", "bf16" or "fp16", as `set_precision` chose it."""
+        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
     @contextlib.contextmanager
     def evaluating(self, net: nn.Module | None = None) -> Iterator[nn.Module]:
         """Keep `net`, by default the network itself, in eval mode while the body runs.

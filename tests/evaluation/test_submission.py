@@ -177,6 +177,7 @@ def test_submit_writes_provenance_and_pseudo_labels(script, photo_set, small, tm
         assert entry["sha256"] == hashlib.sha256((tmp_path / path).read_bytes()).hexdigest()
     assert found["list"]["images"] == found["submission"]["rows"] == 6
     assert found["options"]["tta"] == "none" and found["versions"]["torch"]
+    assert found["options"]["precision_used"] == ["fp32"]
     pseudo = tmp_path / "results/run/submission.pseudo.txt"
     assert len(pseudo.read_text().splitlines()) == 6
     again = ["--train_list", pseudo, "--data_root", photo_set, "--num_classes", 3]

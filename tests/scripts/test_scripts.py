@@ -74,6 +74,7 @@ def test_eval_score_equals_that_of_training(trained, script, photo_set):
     )
     assert result.code == 0, result.err
     metrics = json.loads((trained / "results/run/2/metrics.json").read_text())
+    assert metrics["options"]["precision_used"] == ["fp32"]
     for name in ("top1", "top5", "mean_class_accuracy", "loss"):
         assert abs(metrics[name] - float(last[f"val_{name}"])) < 1e-6
     assert metrics["count"] == 12
