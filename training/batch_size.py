@@ -56,12 +56,8 @@ def largest_trial_batch(start: Callable[[], tuple[Engine, int]], device: torch.d
     """
     gpus = [device] if device.type == "cuda" else []
     found = None
-    with torch.random.fork_rng(devices=gpus), _quiet():
-        try:
-            found = find_batch(_steps_of(*start()), limit)
-        except RuntimeError as error:
-            if not faults.is_gpu_full(error):
-                raise
+    with torch.random.fork_rng(devices=gpus), _quiet(), faults.suppress_gpu_full():
+        found = find_batch(_steps_of(*start()), limit)
     gc.collect()
     torch.cuda.empty_cache()
     if gpus:

@@ -38,18 +38,15 @@ def out_of_memory(engine: Engine, batch: Batch) -> UserError:
 def largest_batch(engine: Engine, batch: Batch) -> int | None:
     """Return how many images of `batch` fit into a step, to a sixteenth of the batch; None if not even two fit.
 
-    Call it outside of the handler of the error, whose traceback holds the failed step's graph. The run
-    cannot continue afterwards: whole steps are tried, at a learning rate of 0. One process of several may call it.
+    Call it outside of the handler of the error, whose traceback holds the failed step's graph. The run cannot continue
+    afterwards: whole steps are tried, at a learning rate of 0. One process of several may call it.
     """
     gc.collect()
     engine.zero_gradients()
-    try:
+    buckets = None
+    with faults.suppress_gpu_full():
         buckets = leave_processes(engine)
-    except RuntimeError as error:
-        if not faults.is_gpu_full(error):
-            raise
-        return None
-    if not fits_step(engine, batch, 2):  # the optimizer has its state from now on
+    if buckets is None or not fits_step(engine, batch, 2):  # the optimizer has its state from now on
         return None
     whole = len(batch.label)
     grain = max(1, whole // 16)
@@ -83,13 +80,10 @@ def fits_step(engine: Engine, batch: Batch, count: int) -> bool:
     """Return whether a step over batches of `count` images fits, with the optimizer's state and the averages."""
     part = batch._replace(image=batch.image[:count], label=batch.label[:count], index=batch.index[:count])
     torch.cuda.empty_cache()
-    fits = True
-    try:
+    fits = False
+    with faults.suppress_gpu_full():
         _try_step(engine, part)
-    except RuntimeError as error:
-        if not faults.is_gpu_full(error):
-            raise
-        fits = False
+        fits = True
     engine.zero_gradients()  # here, where the handler has been left, and with it the graph
     return fits
 

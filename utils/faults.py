@@ -3,10 +3,11 @@
 The read is repeated for a while; a fault that lasts ends the command.
 """
 
+import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from utils.errors import MachineFault
@@ -63,6 +64,16 @@ def is_gpu_full(error: BaseException) -> bool:
     if type(error).__name__ == "OutOfMemoryError":  # by its name, for torch need not be imported here
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in GPU_FULL)
+
+
+@contextlib.contextmanager
+def suppress_gpu_full() -> Iterator[None]:
+    """Leave the body without an error where it finds the GPU full."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_gpu_full(error):
+            raise
 
 
 def with_retries(act: Callable[[], T], path: str | os.PathLike[str]) -> T:

@@ -222,7 +222,7 @@ def _user_fixable(error: Exception, write_flags: str) -> str | None:
     if faults.is_machine_fault(error) and getattr(error, "filename", None):
         return f"{error}.\n{faults.HINTS[error.errno]}"  # type: ignore[attr-defined]
     if faults.is_gpu_full(error):  # in training, training.epoch says more
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = str(error).partition("\n")[0].partition(". ")[0]
         return (
             f"The GPU is out of memory ({reason}).\n"
             "Try: a smaller -b or --scale, or --gpu -1 for the CPU; nvidia-smi shows the processes on the GPU."

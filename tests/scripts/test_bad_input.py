@@ -841,8 +841,9 @@ def test_train_folder_not_creatable_is_refused(script, tiny, tmp_path):
             "The GPU is out of memory (CUDA out of memory)",
         ),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might"), "(CUDA error: out of memory)"),
+        (torch.OutOfMemoryError(), "The GPU is out of memory"),
     ],
-    ids=["torch", "CUDA"],
+    ids=["torch", "CUDA", "wordless"],
 )
 def test_eval_out_of_memory_is_one_message(script, trained, tiny, monkeypatch, error, said):
     from network import BaseModel
